@@ -1,0 +1,32 @@
+"""Cannistraci-Hebb training with a soft rule (CHTs) and its relatives, from 6-node graphs to language models."""
+
+from chts_core import (
+    diagnostics,
+    distributions,
+    link_prediction,
+    percolation,
+    removal,
+    sampling,
+    schedules,
+    topology,
+)
+from chts_core.methods import METHODS, Method
+from chts_core.percolation import LayerGraph
+from chts_core.sparsifier import Sparsifier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "LayerGraph",
+    "Method",
+    "Sparsifier",
+    "diagnostics",
+    "distributions",
+    "link_prediction",
+    "percolation",
+    "removal",
+    "sampling",
+    "schedules",
+    "topology",
+]

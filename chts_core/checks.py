@@ -1,0 +1,66 @@
+"""Argument checks shared by the core: each says what was given, what was expected and what to do."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_mask(mask: object, name: str = "mask") -> None:
+    """Raise unless `mask` is a 2-D Boolean tensor, shaped like `nn.Linear.weight`."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"{name} is a {type(mask).__name__}; expected a Boolean torch.Tensor shaped "
+            "(out_features, in_features). Convert it with torch.as_tensor(..., dtype=torch.bool)."
+        )
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"{name} has dtype {mask.dtype}; expected torch.bool (True where a link exists). "
+            f"Convert it with {name}.bool() or {name} != 0."
+        )
+    if mask.ndim != 2:
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected two dimensions (out_features, in_features).")
+
+
+def check_same_shape(tensor: Tensor, mask: Tensor, name: str) -> None:
+    """Raise unless `tensor` is shaped like `mask`."""
+    if tensor.shape != mask.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)} but the mask has shape {tuple(mask.shape)}; "
+            "pass both shaped like the layer's weight, (out_features, in_features)."
+        )
+
+
+def check_generator(generator: object) -> None:
+    """Raise unless `generator` is a torch.Generator: nothing here draws from the global random state."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is a {type(generator).__name__}; expected a torch.Generator. "
+            "Pass generator=torch.Generator().manual_seed(0)."
+        )
+
+
+def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
+    """Raise unless 0 <= sparsity < 1."""
+    if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
+        raise ValueError(
+            f"{name} is {sparsity}; expected a fraction in [0, 1): the share of links that are absent. "
+            "For 5 % of the links write sparsity=0.95."
+        )
+
+
+def check_density(density: float, name: str = "density") -> None:
+    """Raise unless 0 <= density <= 1."""
+    if not (math.isfinite(density) and 0 <= density <= 1):
+        raise ValueError(
+            f"{name} is {density}; expected a fraction in [0, 1]: the share of links that exist. "
+            "Density is 1 - sparsity."
+        )
+
+
+def check_features(out_features: int, in_features: int) -> None:
+    """Raise unless both sides of the bipartite network have at least one node."""
+    if out_features < 1 or in_features < 1:
+        raise ValueError(
+            f"a layer of {out_features} outputs and {in_features} inputs was asked for; both must be at least 1."
+        )

@@ -1,0 +1,138 @@
+"""Draw links without replacement, softly or hard.
+
+CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to
+its score to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score,
+T = 1 follows it, and T → ∞ is the hard rule, which takes the best ones.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from chts_core.checks import check_generator, check_mask, check_same_shape
+
+# Links with score 0 must rank after every other one. Float64 Gumbel noise lies in [-6.6, 36.8], so a gap of
+# 100 keeps the two groups apart for certain.
+_ZERO_SCORE_GAP = 100.0
+
+
+def temperature_from_softness(softness: float) -> float:
+    """Exponent T = δ / (1 - δ) of the softness δ (paper, soft removal).
+
+    δ = 0.5 gives T = 1, δ = 0.75 gives T = 3, δ = 0.9 gives T = 9 and δ = 1 gives the hard rule, T = ∞.
+
+    Raises:
+        ValueError: if softness is outside [0, 1].
+    """
+    if not 0 <= softness <= 1:
+        raise ValueError(f"softness is {softness}; expected δ in [0, 1], for example 0.5 for T = 1.")
+    return math.inf if softness == 1 else softness / (1 - softness)
+
+
+def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, float64, finite. The k highest of log p + noise are k draws without replacement."""
+    uniform = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
+    # rand can return 0, whose noise would be -inf.
+    return -(-uniform.clamp_min(torch.finfo(torch.float64).tiny).log()).log()
+
+
+def draw(
+    scores: Tensor,
+    candidates: Tensor,
+    num: int,
+    *,
+    temperature: float = 1.0,
+    soft: bool = True,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw exactly `num` of the candidate links, without replacement.
+
+    Soft: successive draws with p ∝ score^temperature, done in one pass as a Gumbel top-k race, in logs so that
+    score^temperature cannot underflow. Candidates with score 0 come only after all others, in random order.
+    Hard: the `num` highest scores; ties are broken at random.
+
+    The work happens on the generator's device, so that one CPU generator gives the same links for weights on
+    any device.
+
+    Args:
+        scores: non-negative and finite, shape (out_features, in_features), any float dtype.
+        candidates: Boolean, same shape; True where a link may be drawn.
+        num: how many links to draw, 0 <= num <= candidates.sum().
+        temperature: the exponent T >= 0 of a soft draw; math.inf makes it hard.
+        soft: False for the hard rule.
+        generator: the source of randomness.
+
+    Returns:
+        Boolean mask on the device of `scores`, a subset of `candidates` with exactly `num` links.
+
+    Raises:
+        TypeError, ValueError: for a wrong dtype or shape, too large a `num`, negative or non-finite scores.
+    """
+    check_mask(candidates, "candidates")
+    check_same_shape(scores, candidates, "scores")
+    check_generator(generator)
+    if temperature < 0 or math.isnan(temperature):
+        raise ValueError(f"temperature is {temperature}; expected T >= 0 (1 follows the scores, large T is hard).")
+
+    positions = candidates.flatten().nonzero().squeeze(1)
+    if not 0 <= num <= positions.numel():
+        raise ValueError(
+            f"{num} links were asked for but there are {positions.numel()} candidates; "
+            "ask for a number between 0 and the number of candidates."
+        )
+    keys = scores.detach().flatten()[positions].to(generator.device, torch.float64)
+    if not bool((keys.isfinite() & (keys >= 0)).all()):
+        raise ValueError(
+            "scores hold a negative, infinite or NaN value at a candidate link; expected finite scores >= 0. "
+            "Check the weights for divergence, or take the absolute value."
+        )
+    if soft and temperature != math.inf:
+        keys = _race_keys(keys, temperature, generator)
+
+    chosen = positions[_highest(keys, num, generator).to(positions.device)]
+    drawn = torch.zeros(candidates.numel(), dtype=torch.bool, device=candidates.device)
+    drawn[chosen] = True
+    return drawn.view_as(candidates)
+
+
+def keep(
+    scores: Tensor,
+    mask: Tensor,
+    num_keep: int,
+    temperature: float = 1.0,
+    soft: bool = True,
+    *,
+    generator: torch.Generator,
+) -> Tensor:
+    """The links that survive a removal: exactly `num_keep` of the *existing* links of `mask`.
+
+    See :func:`draw` for the distribution, the arguments and the errors.
+    """
+    check_mask(mask)
+    return draw(scores, mask, num_keep, temperature=temperature, soft=soft, generator=generator)
+
+
+def _race_keys(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    """Keys whose k highest are k successive draws without replacement with p ∝ score^temperature."""
+    noise = gumbel(scores.shape, generator=generator)
+    if temperature == 0 or scores.numel() == 0:
+        return noise
+    log_weights = temperature * scores.log()
+    zero = scores == 0
+    lowest = log_weights.masked_fill(zero, math.inf).min().nan_to_num(posinf=0.0)
+    return log_weights.masked_fill(zero, 0.0) + torch.where(zero, lowest - _ZERO_SCORE_GAP, 0.0) + noise
+
+
+def _highest(keys: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """Indices of the `num` highest keys (1-D), equal keys at the threshold chosen at random."""
+    if num == 0:
+        return keys.new_empty(0, dtype=torch.long)
+    threshold = keys.topk(num, sorted=False).values.min()
+    above = (keys > threshold).nonzero().squeeze(1)
+    tied = (keys == threshold).nonzero().squeeze(1)
+    needed = num - above.numel()
+    if needed < tied.numel():
+        order = torch.randperm(tied.numel(), generator=generator, device=keys.device)
+        tied = tied[order[:needed]]
+    return torch.cat([above, tied])

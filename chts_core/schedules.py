@@ -1,0 +1,139 @@
+"""How the number of links, the turnover and the softness change over the steps of a run."""
+
+import math
+from dataclasses import dataclass
+
+from chts_core.checks import check_sparsity
+
+
+def sigmoid_sparsity(
+    step: int, start: int, end: int, initial: float = 0.5, final: float = 0.95, k: float = 6.0
+) -> float:
+    """Sparsity of CHTss at a step: a sigmoid from `initial` to `final` with exact endpoints.
+
+        s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
+
+    (Paper, Equation 1, whose sign is written for density; the rescaling, from the published code, makes s_t equal
+    s_i at the start and s_f at the end, which the bare sigmoid only approaches.)
+
+    Raises:
+        ValueError: if the window is empty, a sparsity is outside [0, 1), or k <= 0.
+    """
+    if not k > 0:
+        raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
+    u = _progress(step, start, end)
+    share = 0.5 + (_logistic(k * (2 * u - 1)) - 0.5) / (_logistic(k) - _logistic(-k))
+    return _between(initial, final, share)
+
+
+def cubic_sparsity(step: int, start: int, end: int, initial: float = 0.5, final: float = 0.95) -> float:
+    """Sparsity of gradual magnitude pruning at a step: s_t = s_f + (s_i - s_f)(1 - u)³ (Zhu and Gupta, 2017).
+
+    Raises:
+        ValueError: if the window is empty or a sparsity is outside [0, 1).
+    """
+    u = _progress(step, start, end)
+    return _between(initial, final, 1 - (1 - u) ** 3)
+
+
+def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
+    """Share ζ_t of the links that an update removes and regrows: ζ/2 · (1 + cos(π t / end)), 0 from `end` on.
+
+    Raises:
+        ValueError: if zeta is outside [0, 1] or end <= 0.
+    """
+    if not 0 <= zeta <= 1:
+        raise ValueError(f"zeta is {zeta}; expected the share of links exchanged per update, in [0, 1].")
+    if end <= 0:
+        raise ValueError(f"the turnover ends at step {end}; expected a step above 0.")
+    return 0.0 if step >= end else zeta / 2 * (1 + math.cos(math.pi * step / end))
+
+
+def linear_temperature(step: int, end: int, initial: float = 1.0, final: float = 3.0) -> float:
+    """Temperature T of soft removal, raised linearly from `initial` at step 0 to `final` at step `end`.
+
+    T = 1 → 3 (softness δ = 0.5 → 0.75) is what the published MLP and Transformer code does, T = 1 → 9 (δ = 0.5 → 0.9)
+    what the LLaMA code does; both raise T, not δ, linearly.
+
+    Raises:
+        ValueError: if a temperature is negative or end <= 0.
+    """
+    if initial < 0 or final < 0:
+        raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")
+    if end <= 0:
+        raise ValueError(f"the temperature ramp ends at step {end}; expected a step above 0.")
+    return final if step >= end else initial + (final - initial) * step / end
+
+
+def _progress(step: int, start: int, end: int) -> float:
+    if end <= start:
+        raise ValueError(f"the decay window goes from step {start} to {end}; its end must come after its start.")
+    return min(max((step - start) / (end - start), 0.0), 1.0)
+
+
+def _between(initial: float, final: float, share: float) -> float:
+    check_sparsity(initial, "initial sparsity")
+    check_sparsity(final, "final sparsity")
+    # share * final + (1 - share) * initial, unlike initial + share * (final - initial), ends at exactly `final`.
+    return share * final + (1 - share) * initial
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When a run updates its topology: every `update_every` steps, up to the fraction `stop` of `total_steps`."""
+
+    total_steps: int
+    update_every: int
+    stop: float
+
+    def __post_init__(self) -> None:
+        if self.total_steps <= 0:
+            raise ValueError(f"total_steps is {self.total_steps}; expected the number of optimizer steps of the run.")
+        if self.update_every <= 0:
+            raise ValueError(f"update_every is {self.update_every}; expected a number of optimizer steps above 0.")
+        if not 0 < self.stop <= 1:
+            raise ValueError(f"updates stop at {self.stop} of the run; expected a fraction in (0, 1].")
+
+    @property
+    def stop_step(self) -> int:
+        """Step from which the topology stays as it is."""
+        return round(self.stop * self.total_steps)
+
+    @property
+    def last_update(self) -> int:
+        """Step of the last update; 0 when there is none."""
+        return self._update_before(self.stop)
+
+    def is_update(self, step: int) -> bool:
+        """Whether the topology is updated after optimizer step `step` (the first is 1)."""
+        return 0 < step <= self.last_update and step % self.update_every == 0
+
+    def window(self, start: float, end: float) -> tuple[int, int]:
+        """First and last step of a decay given as fractions of the run, each moved back to an update.
+
+        Raises:
+            ValueError: if the decay outlives the last update, or has no update in it.
+        """
+        if not 0 <= start < end <= 1:
+            raise ValueError(f"the decay goes from {start} to {end} of the run; expected 0 <= start < end <= 1.")
+        if end > self.stop:
+            raise ValueError(
+                f"the density decay ends at step {round(end * self.total_steps)} but updates stop at step "
+                f"{self.stop_step}, so the final density would never be reached; "
+                "end the decay earlier or let the turnover stop later."
+            )
+        steps = self._update_before(start), self._update_before(end)
+        if steps[0] == steps[1]:
+            raise ValueError(
+                f"the density decay from step {round(start * self.total_steps)} to {round(end * self.total_steps)} "
+                f"holds no update, with one every {self.update_every} steps; update more often or train longer."
+            )
+        return steps
+
+    def _update_before(self, fraction: float) -> int:
+        # A fraction such as 0.29 of 100 steps is meant to be step 29, not 28.999...
+        return math.floor(round(fraction * self.total_steps, 6)) // self.update_every * self.update_every
