@@ -99,9 +99,7 @@ class Sparsifier:
         percolate(self.masks, self._graph)  # a graph that does not fit is refused now rather than at the first update
 
         for name, weight in self._weights.items():
-            weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                _gradient_hook(weakref.ref(self), name)
-            )
+            weight.register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
             self._clear_absent(name, self.masks[name])
 
     def density(self) -> float:

@@ -1,0 +1,58 @@
+# One command each: `make tour` shows sparse training at work, `make lab` opens the notebooks, `make test` runs the tests.
+# All work in .venv, made from constraints.txt when it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: tour lab test lint types check-notebooks refresh-notebooks wheel bench clean
+
+tour: .venv/notebooks.stamp
+	$(BIN)/chts tour --profile laptop --out runs/tour
+
+lab: .venv/notebooks.stamp
+	$(BIN)/jupyter lab notebooks
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+# The notebooks at the smallest profile, then each of their cells once more under nbval.
+check-notebooks: .venv/test.stamp
+	$(BIN)/chts tour --profile ci --out runs/ci
+	$(BIN)/python -m pytest -c /dev/null --rootdir runs/ci --nbval-lax --nbval-current-env runs/ci $(PYTEST_OPTIONS)
+
+# Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile.
+refresh-notebooks: .venv/notebooks.stamp
+	$(BIN)/jupytext --to ipynb notebooks/*.py
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+		--CoalesceStreamsPreprocessor.enabled=True notebooks/*.ipynb
+
+# The wheel, tried from an environment and a folder of its own.
+wheel: .venv/dev.stamp
+	rm -rf dist runs/wheel
+	$(BIN)/python -m build --quiet
+	$(PYTHON) -m venv runs/wheel/venv
+	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[notebooks]"
+	cd runs/wheel && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts run 06 --profile ci --out out
+
+bench: .venv/notebooks.stamp
+	$(BIN)/python benchmarks/core.py
+
+clean:
+	rm -rf .venv dist runs
+
+.venv/%.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "chts needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv

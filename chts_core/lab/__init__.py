@@ -1,0 +1,1 @@
+"""What the notebooks stand on: data, models, training, records, figures and widgets."""

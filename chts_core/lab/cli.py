@@ -1,0 +1,103 @@
+"""The `chts` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import torch
+
+from chts_core.lab import notebooks, records
+from chts_core.lab.data import IMAGE_SETS, locate
+from chts_core.lab.tour import as_text, comparison, tour
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 if it worked, 1 if a notebook failed, 2 if it was asked for something that cannot be."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except ValueError as error:
+        print(f"chts: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chts", description="Brain-inspired sparse training, in notebooks.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("doctor", help="show versions, device, memory, and which data sets are there")
+    command.set_defaults(command=_doctor)
+
+    command = commands.add_parser("list", help="list the notebooks and their parameters")
+    command.set_defaults(command=_list)
+
+    command = commands.add_parser("run", help="run a notebook with parameters and record the run")
+    command.add_argument("notebook", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")
+    command.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
+    )
+    command.add_argument("--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: laptop)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
+    command.set_defaults(command=_run)
+
+    command = commands.add_parser("tour", help="run all notebooks and write one page about them")
+    command.add_argument(
+        "--profile", default="laptop", help=f"one of {', '.join(notebooks.PROFILES)} (default: laptop)"
+    )
+    command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
+    command.set_defaults(command=_tour)
+    return parser
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    device = records.describe_device(records.choose_device())
+    memory = psutil.virtual_memory()
+    print("Versions")
+    for name, version in records.versions().items():
+        print(f"  {name:<13} {version}")
+    print(f"\nDevice\n  {device['type']}: {device['name']}, {device['threads']} threads")
+    if not torch.cuda.is_available():
+        print("  no CUDA device: the ci, binder and laptop profiles are made for that")
+    print(f"  memory: {memory.available / 2**30:.1f} GB free of {memory.total / 2**30:.1f} GB")
+    print("\nData sets")
+    for name, source in IMAGE_SETS.items():
+        place = "comes with scikit-learn" if source.folder is None else locate(source)
+        print(f"  {name:<13} {source.size}: {f'found, {place}' if place else f'missing; {source.remedy}'}")
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    for path in notebooks.stages():
+        minutes = notebooks.profile_settings(path.stem, "laptop")["minutes"]
+        print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
+        for parameter in notebooks.parameters(path).values():
+            print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default:<10} {parameter.help}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    path = notebooks.find(options.notebook)
+    given = dict(options.parameters)
+    if options.profile is not None:
+        given["profile"] = options.profile
+    parameters = notebooks.checked_parameters(path, given)
+    out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    record = notebooks.run(path, out_dir, parameters)
+    rows = comparison([record])
+    if rows:
+        print(as_text(rows))
+    print(f"notebook: {out_dir / path.name}\nrecord:   {out_dir / path.stem}.json")
+    if record["error"]:
+        print(f"chts: {path.stem} failed in {record['error']}", file=sys.stderr)
+    return 1 if record["error"] else 0
+
+
+def _tour(options: argparse.Namespace) -> int:
+    return 0 if tour(options.profile, options.out) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

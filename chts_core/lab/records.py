@@ -1,0 +1,144 @@
+"""What a run was and gave: parameters, results, versions, device, seconds, git revision - as JSON."""
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+SCHEMA = 1
+
+# A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.
+RESULTS_TYPE = "application/vnd.chts.results+json"
+
+_PACKAGES = ("chts", "torch", "numpy", "scikit-learn", "matplotlib", "ipywidgets", "papermill", "jupyterlab")
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of every package that matters here; "not installed" for a missing one."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: if that device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda' but torch sees no CUDA device; use device='auto' or 'cpu'.")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> dict[str, str | int]:
+    """Kind, model and size of a device."""
+    described: dict[str, str | int] = {
+        "type": device.type,
+        "name": _processor(),
+        "threads": torch.get_num_threads(),
+        "memory_mb": round(psutil.virtual_memory().total / 2**20),
+        "platform": platform.platform(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        described |= {"name": properties.name, "memory_mb": round(properties.total_memory / 2**20)}
+    return described
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def git_revision() -> str:
+    """Revision of the checkout that this package runs from, "+changes" if it is modified; "none" outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return "none"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
+def environment_line(device: torch.device) -> str:
+    """One line for the top of a notebook."""
+    found = versions()
+    return (
+        f"chts {found['chts']} · Python {found['python']} · torch {found['torch']} · "
+        f"{describe_device(device)['name']} ({device.type}), {torch.get_num_threads()} threads"
+    )
+
+
+def publish(results: Mapping[str, Any]) -> None:
+    """Show a notebook's results as a table and hand them to the record of the run.
+
+    Args:
+        results: JSON values by name; a list of rows (mappings) becomes a table of its own.
+
+    Raises:
+        TypeError: if a value is not JSON.
+    """
+    from IPython.display import display
+
+    memory = psutil.Process().memory_info().rss / 2**20
+    content = json.loads(json.dumps({**results, "memory_mb": round(memory)}))
+    display({RESULTS_TYPE: content, "text/html": _html(content), "text/plain": json.dumps(content)}, raw=True)
+
+
+def _html(content: Mapping[str, Any]) -> str:
+    import pandas as pd
+
+    single = {name: value for name, value in content.items() if not isinstance(value, list)}
+    tables = [pd.DataFrame([single])] + [pd.DataFrame(value) for value in content.values() if isinstance(value, list)]
+    return "".join(table.to_html(index=False, float_format="{:.4g}".format, border=0) for table in tables)
+
+
+def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """All results that the cells of an executed notebook published, later ones last."""
+    results: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            results |= output.get("data", {}).get(RESULTS_TYPE, {})
+    return results
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

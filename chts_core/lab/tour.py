@@ -1,0 +1,117 @@
+"""The tour: every stage notebook, one after the other, then one page and one table to read."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from chts_core.lab import notebooks
+from chts_core.lab.pages import write_page
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { line-height: 1.2; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid #ccc; }
+th:first-child, td:first-child { text-align: left; }
+article { border-top: 1px solid #ccc; padding: 1rem 0; }
+article img { max-width: 100%; height: auto; }
+.failed { color: #b00020; font-weight: bold; }
+small { color: #555; }
+"""
+
+
+def tour(profile: str, out_dir: Path) -> bool:
+    """Run all stages at a profile, write their pages and the index, print the table; True if none failed.
+
+    A stage that fails does not stop the others.
+    """
+    records = []
+    for path in notebooks.stages():
+        print(f"\n{path.stem}: {notebooks.title(path)}", flush=True)
+        record = notebooks.run(path, out_dir, {"profile": profile})
+        write_page(out_dir / path.name)
+        print(f"  {record['error'] or 'done'} in {record['seconds']:.0f} s", flush=True)
+        records.append(record)
+    index = out_dir / "index.html"
+    index.write_text(_index(records, out_dir), encoding="utf-8")
+
+    rows = comparison(records)
+    if rows:
+        print(f"\n{as_text(rows)}")
+    print(f"\nRead the pages: {index}")
+    return all(record["status"] == "done" for record in records)
+
+
+def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The methods that the stages raced, a row each, ready to print: the mean over seeds."""
+    return [
+        {
+            "method": row["method"],
+            "test accuracy": f"{row['accuracy']:.1%} ± {row['interval']:.1%}",
+            "density": f"{row['density']:.2%}",
+            "active neurons": f"{row['active_neurons']:.0%}",
+            "seconds": f"{row['seconds']:.1f}",
+        }
+        for record in records
+        for row in record["results"].get("methods", [])
+    ]
+
+
+def as_text(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of text, the first column to the left and the others to the right."""
+    names = list(rows[0])
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
+
+    def line(values: Mapping[str, str]) -> str:
+        return "  ".join(
+            values[name].ljust(widths[name]) if name == names[0] else values[name].rjust(widths[name]) for name in names
+        )
+
+    return "\n".join([line({name: name for name in names}), *(line(row) for row in rows)])
+
+
+def _index(records: Sequence[Mapping[str, Any]], out_dir: Path) -> str:
+    first = records[0]
+    rows = comparison(records)
+    table = ""
+    if rows:
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    articles = "".join(_article(record, out_dir) for record in records)
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>chts: the tour</title>'
+        f"<style>{_STYLE}</style></head><body><h1>Brain-inspired sparse training: the tour</h1>"
+        f"<p>Profile {html.escape(first['parameters']['profile'])}, {html.escape(str(first['device']['name']))}, "
+        f"started {html.escape(first['started'])}.</p>{table}{articles}<p><small>{html.escape(versions)}; revision "
+        f"{html.escape(first['git'])}</small></p></body></html>"
+    )
+
+
+def _article(record: Mapping[str, Any], out_dir: Path) -> str:
+    stem = record["notebook"]
+    executed = nbformat.read(out_dir / f"{stem}.ipynb", as_version=4)
+    failed = f'<p class="failed">failed: {html.escape(record["error"])}</p>' if record["error"] else ""
+    return (
+        f'<article><h2><a href="{stem}.html">{html.escape(notebooks.title(out_dir / f"{stem}.ipynb"))}</a></h2>'
+        f"{failed}{_richest_picture(executed)}<p><small>{record['seconds']:.0f} s · "
+        f'<a href="{stem}.html">page</a> · <a href="{stem}.ipynb">notebook</a> · '
+        f'<a href="{stem}.json">record</a></small></p></article>'
+    )
+
+
+def _richest_picture(notebook: Mapping[str, Any]) -> str:
+    """The picture that takes most bytes, as an <img>: it is the one with most to see."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+    pictured = [output for output in outputs if "image/png" in output.get("data", {})]
+    if not pictured:
+        return ""
+    richest = max(pictured, key=lambda output: len(output["data"]["image/png"]))
+    alt = html.escape(richest["metadata"].get("image/png", {}).get("alt", ""))
+    return f'<p><img src="data:image/png;base64,{richest["data"]["image/png"]}" alt="{alt}"></p>'
