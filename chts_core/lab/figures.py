@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from torch import Tensor
 
 from chts_core.diagnostics import degrees
@@ -82,12 +82,12 @@ def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
     axes.set_ylabel("output neuron")
 
 
-def _draw_links(axes: Axes, mask: Tensor, colour: str, label: str | None = None) -> None:
+def _draw_links(axes: Axes, mask: Tensor, colour: str) -> None:
     rows, columns = mask.shape
     outputs, inputs = mask.cpu().nonzero().T.numpy()
     # Squares that fill their cell where it is large enough to be seen, dots that stay visible where it is not.
     size = max(170 / max(rows, columns), 1.5)
-    axes.plot(inputs, outputs, marker="s", linestyle="", markersize=size, markeredgewidth=0, color=colour, label=label)
+    axes.plot(inputs, outputs, marker="s", linestyle="", markersize=size, markeredgewidth=0, color=colour)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -175,8 +175,9 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
         draw_mask(right, torch.zeros_like(first), "what changed")
         kinds = (("removed", first & ~last, ORANGE), ("regrown", last & ~first, BLUE), ("kept", first & last, BLACK))
         for name, links, colour in kinds:
-            _draw_links(right, links, colour, label=f"{name}: {int(links.sum())}")
-        figure.legend(loc="outside lower right", ncols=3, markerscale=2)
+            _draw_links(right, links, colour)
+            right.plot([], [], marker="s", linestyle="", color=colour, label=f"{name}: {int(links.sum())}")
+        figure.legend(loc="outside lower right", ncols=3)
     return figure
 
 
@@ -211,8 +212,10 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
                 )
         left.set_ylabel("regrown links that were\njust removed (%)")
         right.set_ylabel("links ever active (%)")
+        left.set_ylim(0, 105)
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter(ScalarFormatter())
         for axes in (left, right):
             axes.set_xlabel("training step")
-            axes.set_ylim(0, 105)
             axes.legend()
     return figure
