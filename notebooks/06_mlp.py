@@ -90,13 +90,53 @@ pd.DataFrame({name: {choice: str(value) for choice, value in vars(chts.METHODS[n
 #   regrows where link prediction (CH2-L3n) says that a link is likely.
 # - **CHTss** does the same while the density falls from 50 % to the target along a sigmoid.
 #
-# ## Two lines in your own loop
+# ## One update, by hand
 #
-# The `Sparsifier` attaches to a model and its optimizer as a learning-rate scheduler does, and `sparsifier.step()` follows
-# `optimizer.step()`. One epoch, updating the topology every 10 steps:
+# Three outputs, four inputs, six links. *Relative importance* is the link's share of its input's links plus its share of
+# its output's links, by weight. For the top left link: 3/3 of its column plus 3/4 of its row, 1.75.
+
+# %%
+weight = torch.tensor([[3.0, 1, 0, 0], [0, 1, 2, 0], [0, 0, 2, 4]])
+mask = weight != 0
+importance = chts.removal.relative_importance(weight)
+print(importance.round(decimals=2))
+assert importance[0, 0].round(decimals=2) == 1.75
+
+# %% [markdown]
+# Remove one link of six. The hard rule takes the least important, from output 0 to input 1 (1/2 + 1/4 = 0.75); CHTs draws
+# the five survivors with probability ∝ importance$^T$, so that any link may go, the weak ones more often.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
+survivors = chts.sampling.keep(importance, mask, 5, soft=False, generator=generator)
+print(survivors.int())
+
+# %% [markdown]
+# Regrow one link where the network suggests it. *CH2-L3n* looks at the paths of three steps around a missing link. Between
+# output 1 and input 3 there is one: output 1 – input 2 – output 2 – input 3. Its two middle nodes each have one link
+# inside the path and none elsewhere, so each scores (1 + 1)/(1 + 0) = 2, and the link scores 4. So does the link from
+# output 2 to input 1; all others have no such path.
+
+# %%
+scores = chts.link_prediction.ch2_l3n(survivors)
+print(scores)
+assert scores[1, 3] == scores[2, 1] == 4
+assert scores.sum() == 8
+
+# %% [markdown]
+# Soft regrowth draws in proportion to the score: of 200 draws, about half should fall on each of the two.
+
+# %%
+draws = sum(chts.link_prediction.sample_links(survivors, 1, generator=generator).int() for _ in range(200))
+print(draws)
+
+# %% [markdown]
+# ## Two lines in your own loop
+#
+# The `Sparsifier` attaches to a model and its optimizer as a learning-rate scheduler does, and `sparsifier.step()` follows
+# `optimizer.step()`. Forty steps, updating the topology every tenth:
+
+# %%
 model = models.mlp(task.features, settings.hidden, task.classes, generator=generator)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 sparsifier = chts.Sparsifier(model, optimizer, "chts", sparsity, total_steps=40, update_every=10, seed=seed)
@@ -153,26 +193,29 @@ runs = training.race(
 # %%
 figures.show(
     figures.race(runs),
-    "Validation accuracy by epoch: the line is the mean over seeds, the band its 95 % confidence interval. CHTss starts "
-    "with half of all links and ends with as few as the others.",
+    "Validation accuracy by epoch: the line is the mean over seeds, the band its 95 % confidence interval.",
 )
 
 # %% [markdown]
+# CHTss starts with half of all links and ends with as few as the others. Its curve shows the price: while the sigmoid is
+# steep it loses links faster than the rest can adapt, and recovers when the density settles.
+
+# %% [markdown]
 # The test images now, once, with the network of the last epoch. The interval says how far the mean of so few runs can be
-# from the truth: methods whose intervals overlap are not told apart by this race.
+# from the truth: a difference that fits into the intervals may be chance.
 
 # %%
 summary = training.summarise(runs)
 pd.DataFrame(summary).style.hide(axis="index").format(precision=4)
 
 # %% [markdown]
-# *Seconds* is honest and sobering: here every method multiplies dense matrices that hold zeros, so sparse training takes
-# longer than FC. What sparsity saves is memory and arithmetic, if the software makes use of it.
+# `seconds` is honest and sobering: every method here multiplies dense matrices that hold zeros, and the sparse ones do
+# some bookkeeping on top. What sparsity saves is arithmetic and memory, once the software makes use of it.
 #
 # ## What happened to the network
 #
-# The first hidden layer of a CHTs run, before and after. The receptive fields of the start are still visible; links that
-# carried little were exchanged for links that the topology suggests.
+# The first hidden layer of a CHTs run, before and after. What is left of the diagonal is the receptive field of the start.
+# New links gather in columns: link prediction favours inputs that are already well connected, and makes hubs of them.
 
 # %%
 shown = next(run for run in runs if run.method == "chts")
@@ -185,15 +228,16 @@ figures.show(
 # %% [markdown]
 # ## Did the topology explore?
 #
-# A hard rule that removes the weakest and regrows the likeliest links soon regrows what it has just removed. Sampling
-# avoids that: low overlap, and more and more links tried over time.
+# Random regrowth hardly ever returns a link that was just removed. Link prediction can: a link that was likely before is
+# often still likely after. At 100 % the update would undo itself and the network would be stuck; drawing both removal and
+# regrowth keeps it moving. The other measure is how many links were ever tried.
 
 # %%
 sparse_runs = [run for run in runs if run.history]
 figures.show(
     figures.overlap_and_itop(sparse_runs),
     "Left: the share of regrown links that were just removed. Right: the share of all possible links that were ever "
-    "active; CHTss begins with half of them. Means over layers and seeds.",
+    "active, on a logarithmic axis; CHTss begins with half of them. Means over layers and seeds.",
 )
 
 # %% [markdown]

@@ -106,7 +106,7 @@ def publish(results: Mapping[str, Any]) -> None:
     from IPython.display import display
 
     memory = psutil.Process().memory_info().rss / 2**20
-    content = json.loads(json.dumps({**results, "memory_mb": round(memory)}))
+    content = json.loads(json.dumps({**results, "memory_mb": round(memory), "threads": torch.get_num_threads()}))
     display({RESULTS_TYPE: content, "text/html": _html(content), "text/plain": json.dumps(content)}, raw=True)
 
 
