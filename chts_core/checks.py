@@ -22,8 +22,10 @@ def check_mask(mask: object, name: str = "mask") -> None:
         raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected two dimensions (out_features, in_features).")
 
 
-def check_same_shape(tensor: Tensor, mask: Tensor, name: str) -> None:
-    """Raise unless `tensor` is shaped like `mask`."""
+def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:
+    """Raise unless `tensor` is a tensor shaped like `mask`."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor shaped {tuple(mask.shape)}.")
     if tensor.shape != mask.shape:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)} but the mask has shape {tuple(mask.shape)}; "

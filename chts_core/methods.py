@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from chts_core import schedules, topology
+from chts_core import removal, schedules, topology
+from chts_core.link_prediction import PREDICTORS
 from chts_core.schedules import Timeline
 
 
@@ -177,6 +178,8 @@ _CHTS = Method(
     turnover=Turnover(zeta=0.3),
 )
 
+REGROWTH_SCORES = ("random", *PREDICTORS)
+
 METHODS: dict[str, Method] = {
     "fc": replace(_SET, topology=FullyConnected(), sparsity=Dense(), turnover=Turnover(zeta=0.0)),
     "set": _SET,
@@ -186,13 +189,20 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(method: str | Method) -> Method:
-    """The method of that name, or the one given.
+    """The method of that name, or the one given, if its choices exist.
 
     Raises:
-        ValueError: if no method has that name.
+        ValueError: for an unknown name or score, or a turnover outside [0, 1].
     """
-    if isinstance(method, Method):
-        return method
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}, or a Method.")
-    return METHODS[method]
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}, or a Method.")
+        return METHODS[method]
+    for score, known in ((method.removal.score, removal.SCORES), (method.regrowth.score, REGROWTH_SCORES)):
+        if score not in known:
+            raise ValueError(f"the method has score {score!r}; expected one of {', '.join(map(repr, known))}.")
+    if not 0 <= method.turnover.zeta <= 1:
+        raise ValueError(
+            f"zeta is {method.turnover.zeta}; expected the share of links exchanged per update, in [0, 1]."
+        )
+    return method

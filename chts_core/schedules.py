@@ -22,7 +22,8 @@ def sigmoid_sparsity(
     if not k > 0:
         raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
     u = _progress(step, start, end)
-    share = 0.5 + (_logistic(k * (2 * u - 1)) - 0.5) / (_logistic(k) - _logistic(-k))
+    # At the ends the quotient is 1/2 up to rounding; the sparsity there is exact.
+    share = u if u in (0, 1) else 0.5 + (_logistic(k * (2 * u - 1)) - 0.5) / (_logistic(k) - _logistic(-k))
     return _between(initial, final, share)
 
 
@@ -58,7 +59,7 @@ def linear_temperature(step: int, end: int, initial: float = 1.0, final: float =
     Raises:
         ValueError: if a temperature is negative or end <= 0.
     """
-    if initial < 0 or final < 0:
+    if not (initial >= 0 and final >= 0):
         raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")
     if end <= 0:
         raise ValueError(f"the temperature ramp ends at step {end}; expected a step above 0.")

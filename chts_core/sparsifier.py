@@ -83,6 +83,8 @@ class Sparsifier:
         self.sparsity = sparsity
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
         self.optimizer = optimizer
+        # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
+        self._keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         self.steps = 0
         self.history: list[Update] = []
 
@@ -98,8 +100,10 @@ class Sparsifier:
         self._ever_active = {name: mask.clone() for name, mask in self.masks.items()}
         percolate(self.masks, self._graph)  # a graph that does not fit is refused now rather than at the first update
 
-        for name, weight in self._weights.items():
-            weight.register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
+        final = self._targets(total_steps)
+        self._enforced = [name for name, mask in self.masks.items() if final[name] < mask.numel()]
+        for name in self._enforced:  # a dense layer, as in FC, costs nothing
+            self._weights[name].register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
             self._clear_absent(name, self.masks[name])
 
     def density(self) -> float:
@@ -132,8 +136,11 @@ class Sparsifier:
         self.steps += 1
         if self.timeline.is_update(self.steps):
             self._update()
-        for name, weight in self._weights.items():
-            weight.masked_fill_(~self.masks[name], 0)
+        for name in self._enforced:
+            if self._keeps_zeros:
+                self._weights[name].masked_fill_(~self.masks[name], 0)
+            else:
+                self._clear_absent(name, self.masks[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state."""
@@ -152,10 +159,13 @@ class Sparsifier:
         Raises:
             ValueError: if the state is of other settings or other layers; nothing is changed then.
         """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
         for key, ours in self._settings().items():
-            if state.get(key) != ours:
+            if state[key] != ours:
                 raise ValueError(
-                    f"the saved state has {key} {state.get(key)!r} but this Sparsifier has {ours!r}; "
+                    f"the saved state has {key} {state[key]!r} but this Sparsifier has {ours!r}; "
                     "build it with the settings of the run that saved the state."
                 )
         for key in ("masks", "ever_active", "generators"):
@@ -168,10 +178,18 @@ class Sparsifier:
             for name, mask in state[key].items():
                 check_mask(mask, f"saved mask {name!r}")
                 check_same_shape(mask, self.masks[name], f"saved mask {name!r}")
+        # New generators first: one that does not fit is refused before anything is changed.
+        generators = {name: torch.Generator(generator.device) for name, generator in self._generators.items()}
+        for name, generator in generators.items():
+            try:
+                generator.set_state(state["generators"][name])
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(f"the saved generator of layer {name!r} does not fit: {error}") from error
+
+        self._generators = generators
         for name in self.masks:
             self.masks[name].copy_(state["masks"][name])
             self._ever_active[name].copy_(state["ever_active"][name])
-            self._generators[name].set_state(state["generators"][name])
             self._clear_absent(name, self.masks[name])
         self.steps = state["steps"]
         self.history = [row.copy() for row in state["history"]]

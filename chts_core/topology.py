@@ -86,7 +86,7 @@ def receptive_field(
     degrees = _output_degrees(out_features, in_features, links, degree, generator).to(where)
     width = int(degrees.max())
     rank = torch.arange(width, device=where)
-    centre = _centres(degrees, in_features, evened=isinstance(degree, str) and degree == "fixed")
+    centre = _centres(degrees, in_features)
 
     if r == 0:
         # The d columns nearest to the centre are a window on the ring.
@@ -150,16 +150,12 @@ def _checked_degrees(out_features: int, in_features: int, links: int, degree: Te
     return degree.long()
 
 
-def _centres(degrees: Tensor, in_features: int, *, evened: bool) -> Tensor:
-    """Position on the input ring that each output looks at, float64: the diagonal of the mask.
-
-    `evened` moves each centre by at most half a column, to the middle of the output's share of all links, so that
-    windows of degree d and d + 1 still touch when there is barely one link per input.
-    """
-    out_features = degrees.numel()
-    if evened and int(degrees.sum()) > 0:
-        ends = degrees.cumsum(0)
-        return (ends - degrees / 2) * (in_features / int(ends[-1])) - 0.5
-    return (torch.arange(out_features, device=degrees.device, dtype=torch.float64) + 0.5) * (
-        in_features / out_features
-    ) - 0.5
+def _centres(degrees: Tensor, in_features: int) -> Tensor:
+    """Position on the input ring that each output looks at, float64: the diagonal of the mask."""
+    out_features, links = degrees.numel(), int(degrees.sum())
+    if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
+        # Equal degrees: the middle of each output's share of all links, at most half a column off the diagonal, so that
+        # windows of d and d + 1 columns still touch when there is barely one link per input.
+        return (degrees.cumsum(0) - degrees / 2) * (in_features / links) - 0.5
+    outputs = torch.arange(out_features, device=degrees.device, dtype=torch.float64)
+    return (outputs + 0.5) * (in_features / out_features) - 0.5
