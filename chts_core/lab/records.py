@@ -101,12 +101,14 @@ def publish(results: Mapping[str, Any]) -> None:
         results: JSON values by name; a list of rows (mappings) becomes a table of its own.
 
     Raises:
-        TypeError: if a value is not JSON.
+        TypeError, ValueError: if a value is not JSON, which NaN is not.
     """
     from IPython.display import display
 
     memory = psutil.Process().memory_info().rss / 2**20
-    content = json.loads(json.dumps({**results, "memory_mb": round(memory), "threads": torch.get_num_threads()}))
+    content = json.loads(
+        json.dumps({**results, "memory_mb": round(memory), "threads": torch.get_num_threads()}, allow_nan=False)
+    )
     display({RESULTS_TYPE: content, "text/html": _html(content), "text/plain": json.dumps(content)}, raw=True)
 
 
@@ -133,7 +135,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
+            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())

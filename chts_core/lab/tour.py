@@ -50,7 +50,8 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "method": row["method"],
-            "test accuracy": f"{row['accuracy']:.1%} ± {row['interval']:.1%}",
+            "test accuracy": f"{row['accuracy']:.1%}"
+            + (f" ± {row['interval']:.1%}" if row["interval"] is not None else ""),
             "density": f"{row['density']:.2%}",
             "active neurons": f"{row['active_neurons']:.0%}",
             "seconds": f"{row['seconds']:.1f}",

@@ -179,7 +179,8 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval."""
+    """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval,
+    None for a single run."""
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
         mine = [run for run in runs if run.method == method]
@@ -189,7 +190,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "method": method,
                 "runs": len(mine),
                 "accuracy": accuracy,
-                "interval": interval,
+                "interval": None if math.isnan(interval) else interval,
                 **{
                     name: sum(getattr(run, name) for run in mine) / len(mine)
                     for name in ("density", "active_neurons", "itop", "seconds")
