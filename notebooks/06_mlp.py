@@ -67,9 +67,8 @@ print(records.environment_line(settings.device))
 
 # %%
 task = data.load_images(settings.dataset, data_dir)
-print(
-    f"{len(task.train.labels)} training, {len(task.validation.labels)} validation, {len(task.test.labels)} test images"
-)
+sizes = {part: len(getattr(task, part).labels) for part in ("train", "validation", "test")}
+print(sizes)
 figures.show(figures.images(task), f"The first ten training images of {task.name}, with their classes.")
 
 # %% [markdown]

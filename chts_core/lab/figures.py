@@ -90,8 +90,8 @@ def _draw_links(axes: Axes, mask: Tensor, colour: str) -> None:
     axes.plot(inputs, outputs, marker="s", linestyle="", markersize=size, markeredgewidth=0, color=colour)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.spines[["top", "right"]].set_visible(True)
 
 
@@ -112,7 +112,6 @@ def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
         axes.hist(degree.cpu(), bins=bins, histtype="step", color=colour, linestyle=style, linewidth=1.8, label=title)
     axes.set_xlabel(f"links per {side} neuron")
     axes.set_ylabel(f"number of {side} neurons")
-    axes.legend()
 
 
 def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
@@ -120,6 +119,7 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
     with _new_figure(8, 3.0, columns=2) as (figure, (left, right)):
         draw_degrees(left, {title: degrees(mask)[0] for title, mask in named.items()}, "output")
         draw_degrees(right, {title: degrees(mask)[1] for title, mask in named.items()}, "input")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(named))
     return figure
 
 
@@ -131,6 +131,7 @@ def mask_and_degrees(mask: Tensor, title: str) -> Figure:
         draw_degrees(right, {"outputs": outputs, "inputs": inputs}, "")
         right.set_xlabel("links per neuron")
         right.set_ylabel("number of neurons")
+        right.legend()
     return figure
 
 

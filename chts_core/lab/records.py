@@ -1,5 +1,6 @@
 """What a run was and gave: parameters, results, versions, device, seconds, git revision - as JSON."""
 
+import html
 import json
 import os
 import platform
@@ -90,7 +91,7 @@ def environment_line(device: torch.device) -> str:
     found = versions()
     return (
         f"chts {found['chts']} · Python {found['python']} · torch {found['torch']} · "
-        f"{describe_device(device)['name']} ({device.type}), {torch.get_num_threads()} threads"
+        f"{describe_device(device)['name']} ({device.type}), threads: {torch.get_num_threads()}"
     )
 
 
@@ -98,7 +99,7 @@ def publish(results: Mapping[str, Any]) -> None:
     """Show a notebook's results as a table and hand them to the record of the run.
 
     Args:
-        results: JSON values by name; a list of rows (mappings) becomes a table of its own.
+        results: JSON values by name; a list of rows (mappings) is folded below the table.
 
     Raises:
         TypeError, ValueError: if a value is not JSON, which NaN is not.
@@ -115,9 +116,16 @@ def publish(results: Mapping[str, Any]) -> None:
 def _html(content: Mapping[str, Any]) -> str:
     import pandas as pd
 
-    single = {name: value for name, value in content.items() if not isinstance(value, list)}
-    tables = [pd.DataFrame([single])] + [pd.DataFrame(value) for value in content.values() if isinstance(value, list)]
-    return "".join(table.to_html(index=False, float_format="{:.4g}".format, border=0) for table in tables)
+    def table(rows: list[dict[str, Any]]) -> str:
+        shown = [{name: value for name, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+        return str(pd.DataFrame(shown).to_html(index=False, float_format="{:.4g}".format, border=0))
+
+    lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    folded = (
+        f"<details><summary>{html.escape(name)}: {len(rows)} rows</summary>{table(rows)}</details>"
+        for name, rows in lists.items()
+    )
+    return table([dict(content)]) + "".join(folded)
 
 
 def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
