@@ -204,8 +204,13 @@ figures.show(
 
 # %%
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
-unseen = int((~wide.any(dim=0)).sum())
-print(f"{int(wide.sum())} links, the farthest rounded centre is {511 * (1376 // 512)}, inputs without a link: {unseen}")
+print("links per output:", int(wide.sum(dim=1).min()), "to", int(wide.sum(dim=1).max()))
+print("inputs without a link:", int((~wide.any(dim=0)).sum()))
+
+# %%
+rounded_centres = torch.arange(512) * (1376 // 512)
+windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 nearest inputs of each
+print("inputs without a link, had the step been rounded:", 1376 - windows.unique().numel())
 
 # %% [markdown]
 # ## Explore

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
 from chts_core.diagnostics import degrees
@@ -215,7 +215,9 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
         right.set_ylabel("links ever active (%)")
         left.set_ylim(0, 105)
         right.set_yscale("log")
+        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.yaxis.set_major_formatter(ScalarFormatter())
+        right.yaxis.set_minor_locator(NullLocator())
         for axes in (left, right):
             axes.set_xlabel("training step")
             axes.legend()
