@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"chts: {error}", file=sys.stderr)
         return 2
 
@@ -74,7 +74,7 @@ def _list(_: argparse.Namespace) -> int:
         minutes = notebooks.profile_settings(path.stem, "laptop")["minutes"]
         print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
         for parameter in notebooks.parameters(path).values():
-            print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default:<10} {parameter.help}")
+            print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
     return 0
 
 

@@ -5,8 +5,10 @@ Looked for in `data_dir`, then `$CHTS_DATA`, then where the system keeps it, the
 """
 
 import gzip
+import math
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +142,12 @@ def _load_fashion_mnist(data_dir: str | None) -> ImageData:
         train_images, train_labels, test_images, test_labels = (read_idx(folder / file) for file in source.files)
     else:
         train_images, train_labels, test_images, test_labels = _fetch_fashion_mnist(source, data_dir)
+    for part, images, labels in (("training", train_images, train_labels), ("test", test_images, test_labels)):
+        if images.shape[1:] != (28, 28) or labels.shape != (len(images),):
+            raise ValueError(
+                f"{source.title} has {part} images of shape {images.shape} and labels of {labels.shape}; expected "
+                "(n, 28, 28) and (n,). The files do not belong together: fetch all four again."
+            )
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(train_labels))
     validation, train = np.split(order, [len(order) // 12])  # 5,000 of 60,000
 
@@ -169,14 +177,16 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         with gzip.open(path, "rb") as file:
             content = file.read()
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} starts with {content[:4]!r}; expected an IDX file of unsigned bytes.")
     dimensions = content[3]
     header = 4 + 4 * dimensions
+    if len(content) < header:
+        raise ValueError(f"{path} announces {dimensions} dimensions but ends before their sizes; fetch it again.")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != np.prod(shape):
+    if len(content) - header != math.prod(shape):
         raise ValueError(f"{path} announces {shape} but holds {len(content) - header} bytes; fetch it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 

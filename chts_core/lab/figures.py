@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -107,9 +108,11 @@ def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
     """Histogram of node degrees, one outline per network."""
     highest = max(int(d.max()) for d in named.values())
     bins = [links - 0.5 for links in range(highest + 2)]
-    colours = (BLUE, VERMILION, GREEN, ORANGE)
-    for (title, degree), colour, style in zip(named.items(), colours, ("-", "--", ":", "-."), strict=False):
-        axes.hist(degree.cpu(), bins=bins, histtype="step", color=colour, linestyle=style, linewidth=1.8, label=title)
+    colours, styles = cycle((BLUE, VERMILION, GREEN, ORANGE, PURPLE)), cycle(("-", "--", ":", "-."))
+    for (title, degree), colour, style in zip(named.items(), colours, styles, strict=False):
+        axes.hist(
+            degree.cpu().numpy(), bins=bins, histtype="step", color=colour, linestyle=style, linewidth=1.8, label=title
+        )
     axes.set_xlabel(f"links per {side} neuron")
     axes.set_ylabel(f"number of {side} neurons")
 
@@ -186,7 +189,7 @@ def images(data: ImageData, count: int = 10) -> Figure:
     """The first images of the training set, each below its class."""
     with _new_figure(0.8 * count, 1.2, columns=count) as (figure, panels):
         for axes, image, label in zip(panels, data.train.images, data.train.labels, strict=False):
-            axes.imshow(image.view(data.image_shape), cmap="gray_r")
+            axes.imshow(image.view(data.image_shape).cpu().numpy(), cmap="gray_r")
             axes.set_title(str(int(label)))
             axes.set_axis_off()
     return figure

@@ -1,10 +1,14 @@
 """Find, check, run and publish the staged notebooks."""
 
+import ast
 import difflib
+import math
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +19,13 @@ import nbformat
 import papermill
 import torch
 import yaml
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from chts_core.lab import records
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
-# A kernel that listens on files of this user rather than on TCP ports, where the system has that.
-_KERNEL_CONFIG = Config({} if sys.platform == "win32" else {"KernelManager": {"transport": "ipc"}})
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -32,28 +35,31 @@ class Parameter:
 
     name: str
     type: type
-    default: str
+    default: Any
     help: str
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included unless `below` excludes the upper one."""
+    """Numbers from `low` to `high`, both included unless `below` excludes the upper one; `whole` wants integers."""
 
     low: float
-    high: float | None = None
+    high: float = math.inf
     below: bool = False
+    whole: bool = False
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value lies in the range (NaN does not)."""
-        if self.high is None:
-            return bool(value >= self.low)
-        return bool(self.low <= value < self.high if self.below else self.low <= value <= self.high)
+        """Whether a value is a finite number in the range."""
+        kind = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            return False
+        return self.low <= value < self.high if self.below else self.low <= value <= self.high
 
     def __str__(self) -> str:
-        if self.high is None:
-            return f"a number of at least {self.low}"
-        return f"a number in [{self.low}, {self.high}{')' if self.below else ']'}"
+        noun = "a whole number" if self.whole else "a number"
+        if self.high == math.inf:
+            return f"{noun} of at least {self.low}"
+        return f"{noun} in [{self.low}, {self.high}{')' if self.below else ']'}"
 
 
 @dataclass(frozen=True)
@@ -73,14 +79,14 @@ class Choice:
 # A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
 LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(PROFILES),
-    "seed": Range(0),
+    "seed": Range(0, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
     "dataset": Choice(("", "digits", "fashion_mnist")),
     "sparsity": Range(0, 1, below=True),
     "r": Range(0, 1),
-    "epochs": Range(0),
-    "seeds": Range(0),
-    "hidden": Range(0),
+    "epochs": Range(0, whole=True),
+    "seeds": Range(0, whole=True),
+    "hidden": Range(0, whole=True),
 }
 
 
@@ -105,7 +111,7 @@ def find(name: str) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
     known = {path.stem: path for path in stages()}
-    if name.isdigit():
+    if name.isdecimal():
         for stem, path in known.items():
             if int(stem[:2]) == int(name):
                 return path
@@ -127,12 +133,23 @@ def title(path: Path) -> str:
 
 
 def parameters(path: Path) -> dict[str, Parameter]:
-    """The parameters that a notebook declares, by name."""
+    """The parameters that a notebook declares, by name.
+
+    Raises:
+        ValueError: if one is not annotated as int, float, str or bool.
+    """
     types = {"int": int, "float": float, "str": str, "bool": bool}
-    return {
-        name: Parameter(name, types[found["inferred_type_name"]], found["default"], found["help"])
-        for name, found in papermill.inspect_notebook(str(path)).items()
-    }
+    declared = {}
+    for name, found in papermill.inspect_notebook(str(path)).items():
+        annotation = found["inferred_type_name"]
+        if annotation not in types:
+            raise ValueError(
+                f"{path.name} declares parameter {name} as {annotation}; annotate it as {', '.join(types)}: "
+                f"{name}: int = 0."
+            )
+        default = ast.literal_eval(found["default"])
+        declared[name] = Parameter(name, types[annotation], default, found["help"])
+    return declared
 
 
 def profile_settings(stage: str, profile: str) -> dict[str, Any]:
@@ -141,7 +158,7 @@ def profile_settings(stage: str, profile: str) -> dict[str, Any]:
     Raises:
         ValueError: for an unknown profile.
     """
-    _check_value("profile", profile)
+    check_value("profile", profile)
     profiles = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
     return dict(profiles[stage][profile])
 
@@ -163,7 +180,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
     settings = profile_settings(stage, profile)
     minutes, memory = settings.pop("minutes"), settings.pop("memory_mb")
     for name, value in given.items():
-        _check_value(name, value)
+        check_value(name, value)
         if name not in settings or value not in (0, ""):
             settings[name] = value
     expected = f"about {minutes:g} min and {memory} MB on 2 cores" if minutes else "time and memory not measured yet"
@@ -189,7 +206,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
                 f"{path.stem} has no parameter {name!r}{_nearest(name, known)}; its parameters are {', '.join(known)}."
             )
         checked[name] = _convert(name, text, known[name].type)
-        _check_value(name, checked[name])
+        check_value(name, checked[name])
     return checked
 
 
@@ -205,7 +222,12 @@ def _convert(name: str, text: str, kind: type) -> Any:
         raise ValueError(f"parameter {name} is {text!r}; expected {noun}.") from None
 
 
-def _check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any) -> None:
+    """Refuse a value outside the limits of its parameter.
+
+    Raises:
+        ValueError: naming the parameter, the value, the nearest known word and what was expected.
+    """
     limit = LIMITS.get(name)
     if limit is not None and not limit.accepts(value):
         nearest = _nearest(value, limit.words) if isinstance(limit, Choice) and isinstance(value, str) else ""
@@ -227,19 +249,28 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, versions,
-        device, seconds, started, git. A notebook fails when a cell raises, or a widget does.
+        device, seconds, started, git. A notebook fails when a cell raises, a widget does, or the kernel dies.
+
+    Raises:
+        ValueError: if the device is not there, or the notebook would be written over; nothing has run then.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
     executed_path = out_dir / path.name
-    declared = {name: parameter.default for name, parameter in parameters(path).items()}
+    if executed_path.resolve() == path.resolve():
+        raise ValueError(f"{path} would be written over; choose another folder than its own for the result.")
+    settled = {**{name: parameter.default for name, parameter in parameters(path).items()}, **given}
+    device = records.describe_device(records.choose_device(settled.get("device", "auto")))
+    out_dir.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.perf_counter()
     error = None
-    try:
-        papermill.execute_notebook(
-            str(path), str(executed_path), parameters=dict(given), kernel_name="python3", config=_KERNEL_CONFIG
-        )
-    except PapermillExecutionError as failure:
-        error = f"cell {failure.cell_index}: {failure.ename}: {failure.evalue}"
+    with _kernel_config() as config:
+        try:
+            papermill.execute_notebook(
+                str(path), str(executed_path), parameters=dict(given), kernel_name="python3", config=config
+            )
+        except PapermillExecutionError as failure:
+            error = f"cell {failure.cell_index}: {failure.ename}: {failure.evalue}"
+        except DeadKernelError:
+            error = "the kernel: it died, as it does when memory runs out"
     seconds = time.perf_counter() - clock
     executed = nbformat.read(executed_path, as_version=4)
     if error is None:
@@ -250,16 +281,24 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "notebook": path.stem,
         "status": "failed" if error else "done",
         "error": error,
-        "parameters": {**{name: yaml.safe_load(value) for name, value in declared.items()}, **given},
+        "parameters": settled,
         "results": records.published(executed),
         "versions": records.versions(),
-        "device": records.describe_device(records.choose_device(str(given.get("device", "auto")))),
+        "device": device,
         "seconds": round(seconds, 1),
         "started": started.isoformat(timespec="seconds"),
         "git": records.git_revision(),
     }
     records.write_json(out_dir / f"{path.stem}.json", record)
     return record
+
+
+@contextmanager
+def _kernel_config() -> Iterator[Config]:
+    """A kernel that listens on sockets in a folder of this run rather than on TCP ports, where the system has that."""
+    with tempfile.TemporaryDirectory(prefix="chts-") as sockets:
+        ipc = {"KernelManager": {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}}
+        yield Config({} if sys.platform == "win32" else ipc)
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:

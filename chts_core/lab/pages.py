@@ -1,23 +1,44 @@
 """Executed notebooks as pages that can be read without a network."""
 
+import html
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import latex2mathml.converter
 from jinja2 import pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 
 class _Renderer(IPythonRenderer):
     """Formulas as MathML, which browsers show by themselves; the usual MathJax is fetched from the network."""
 
     def inline_math(self, body: str) -> str:
-        return latex2mathml.converter.convert(body)
+        return _mathml(body, "inline") or str(super().inline_math(body))
 
     def block_math(self, body: str) -> str:
-        return latex2mathml.converter.convert(body, display="block")
+        return _mathml(body, "block") or str(super().block_math(body))
+
+
+def _mathml(formula: str, display: Literal["inline", "block"]) -> str | None:
+    try:
+        return latex2mathml.converter.convert(formula, display=display)
+    except Exception:  # its errors have no class in common; a formula it cannot read is shown as it was written
+        return None
+
+
+class _PictureWithAlternative(Preprocessor):
+    """Pictures keep their text alternative, which the template would drop."""
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
+        for output in cell.get("outputs", []):
+            alternative = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if alternative and "image/png" in output.get("data", {}):
+                source = f"data:image/png;base64,{output.data.pop('image/png').strip()}"
+                output.data["text/html"] = f'<img src="{source}" alt="{html.escape(alternative)}">'
+        return cell, resources
 
 
 class _PageExporter(HTMLExporter):
@@ -31,7 +52,9 @@ def write_page(executed: Path) -> Path:
     """Write an executed notebook as an HTML page beside it."""
     exporter = _PageExporter(template_name="lab")
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar is its last state
+    exporter.register_preprocessor(_PictureWithAlternative, enabled=True)
     page, _ = exporter.from_filename(str(executed))
+    page = re.sub(r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page)  # of MathJax, and widgets without a kernel
     target = executed.with_suffix(".html")
     target.write_text(page, encoding="utf-8")
     return target

@@ -39,11 +39,11 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         ValueError: if that device is not there.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; expected auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda' but torch sees no CUDA device; use device='auto' or 'cpu'.")
-    return torch.device(name)
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def describe_device(device: torch.device) -> dict[str, str | int]:

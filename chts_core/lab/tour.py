@@ -28,6 +28,7 @@ def tour(profile: str, out_dir: Path) -> bool:
 
     A stage that fails does not stop the others.
     """
+    notebooks.check_value("profile", profile)
     records = []
     for path in notebooks.stages():
         print(f"\n{path.stem}: {notebooks.title(path)}", flush=True)

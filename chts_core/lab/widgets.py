@@ -50,8 +50,8 @@ class ReceptiveFieldExplorer:
         )
         self.sparsity = ipywidgets.FloatSlider(
             value=self.state.sparsity,
-            min=0.5,
-            max=0.99,
+            min=min(0.5, self.state.sparsity),
+            max=max(0.99, self.state.sparsity),
             step=0.01,
             description="sparsity",
             continuous_update=False,
