@@ -1,0 +1,284 @@
+import gzip
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from chts_core.lab import data
+from chts_core.lab.data import DataNotFoundError, ImageData, Split
+
+FASHION = data.IMAGE_SETS["fashion_mnist"]
+
+
+def parts(task: ImageData) -> dict[str, Split]:
+    return {"train": task.train, "validation": task.validation, "test": task.test}
+
+
+# --- digits ---
+
+
+def test_digits_are_split_60_20_20(digits: ImageData) -> None:
+    assert {name: len(part.labels) for name, part in parts(digits).items()} == {
+        "train": 1077,
+        "validation": 360,
+        "test": 360,
+    }
+    assert (digits.name, digits.image_shape, digits.features, digits.classes) == ("digits", (8, 8), 64, 10)
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_digits_are_floats_from_0_to_1_with_whole_labels(digits: ImageData, part: str) -> None:
+    split = parts(digits)[part]
+    assert split.images.dtype == torch.float32
+    assert split.images.shape == (len(split.labels), 64)
+    assert (float(split.images.min()), float(split.images.max())) == (0, 1)
+    assert split.labels.dtype == torch.int64
+    assert set(split.labels.tolist()) == set(range(10))
+
+
+def test_every_digit_is_in_exactly_one_part(digits: ImageData) -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    whole = sorted((*(row / 16).tolist(), int(label)) for row, label in zip(images, labels, strict=True))
+    ours = sorted(
+        (*image, label)
+        for part in parts(digits).values()
+        for image, label in zip(part.images.tolist(), part.labels.tolist(), strict=True)
+    )
+    # 1/16 is exact in float32, so equality is exact; the originals are all different, so no image is in two parts.
+    assert ours == whole
+    assert len(set(ours)) == len(ours)
+
+
+def test_the_split_depends_on_no_seed(digits: ImageData) -> None:
+    torch.manual_seed(7)
+    np.random.seed(7)  # noqa: NPY002 - the global state is what must not matter
+    again = data.load_images("digits", data_dir="/nowhere")
+    for name, part in parts(again).items():
+        assert torch.equal(part.images, parts(digits)[name].images)
+        assert torch.equal(part.labels, parts(digits)[name].labels)
+
+
+def test_moving_moves_every_part(digits: ImageData) -> None:
+    moved = digits.to("meta")
+    assert {part.images.device.type for part in parts(moved).values()} == {"meta"}
+    assert {part.labels.device.type for part in parts(moved).values()} == {"meta"}
+    assert (moved.name, moved.image_shape, moved.classes) == ("digits", (8, 8), 10)
+    assert digits.train.images.device.type == "cpu"
+
+
+# --- IDX files ---
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (0, 28, 28)])
+def test_an_idx_file_is_read_as_it_was_written(
+    tmp_path: Path, write_idx: Callable[..., Path], shape: tuple[int, ...]
+) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    read = data.read_idx(write_idx(tmp_path / "array.gz", array))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, array)
+
+
+def idx(dimensions: int, *sizes: int, magic: bytes = b"\0\0\x08", content: bytes = b"") -> bytes:
+    return gzip.compress(magic + bytes([dimensions]) + struct.pack(f">{len(sizes)}I", *sizes) + content)
+
+
+WHOLE = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 3000) + bytes(range(250)) * 12)
+BAD_FILES = {
+    "not gzip": (b"<html>404 Not Found</html>", "not a whole gzip file"),
+    "empty": (b"", "IDX"),
+    "cut short": (WHOLE[: len(WHOLE) // 2], "not a whole gzip file"),
+    "damaged in the middle": (WHOLE[:20] + b"\xff" * 20 + WHOLE[40:], "not a whole gzip file"),
+    "wrong checksum": (WHOLE[:-8] + b"\0" * 8, "not a whole gzip file"),
+    "other magic": (idx(1, 2, magic=b"\0\0\x0d", content=bytes(8)), "expected an IDX file of unsigned bytes"),
+    "a text": (gzip.compress(b"label,pixel\n"), "expected an IDX file of unsigned bytes"),
+    "fewer bytes than announced": (idx(2, 3, 4, content=bytes(11)), r"announces \(3, 4\) but holds 11 bytes"),
+    "more bytes than announced": (idx(2, 3, 4, content=bytes(13)), r"announces \(3, 4\) but holds 13 bytes"),
+    "no room for its own shape": (idx(3, 5), "expected|announces|whole"),
+    # The product of this shape is 2^64, which a 64-bit integer would take for 0.
+    "a shape beyond counting": (idx(3, 2**31, 2**31, 4), "announces"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_what_is_no_idx_file_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    content, message = BAD_FILES[case]
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as refused:
+        data.read_idx(path)
+    assert str(path) in str(refused.value)
+
+
+# --- where data is looked for ---
+
+
+def mark_of(task: ImageData) -> int:
+    """Which of the fake copies was loaded: they differ in their test images."""
+    return round(float(task.test.images[0, 0]) * 255)
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_places_are_searched_in_order(
+    tmp_path: Path, write_fashion: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, environment, system = (
+        write_fashion(tmp_path / name, mark) for mark, name in enumerate(("given", "environment", "system"), start=1)
+    )
+    monkeypatch.setattr(data, "SYSTEM_FOLDERS", (tmp_path / "not here", system))
+    assert mark_of(data.load_images("fashion_mnist")) == 3
+    monkeypatch.setenv("CHTS_DATA", str(environment))
+    assert mark_of(data.load_images("fashion_mnist")) == 2
+    assert mark_of(data.load_images("fashion_mnist", "")) == 2
+    assert mark_of(data.load_images("fashion_mnist", str(given))) == 1
+    # A folder without the data, or with some of the files only, is passed over.
+    assert mark_of(data.load_images("fashion_mnist", str(tmp_path))) == 2
+    (given / "fashion-mnist" / FASHION.files[3]).unlink()
+    assert mark_of(data.load_images("fashion_mnist", str(given))) == 2
+    assert data.locate(FASHION, str(given)) == environment / "fashion-mnist"
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_a_tilde_is_the_home_folder(
+    tmp_path: Path, write_fashion: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fashion(tmp_path / "sets", mark=9)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert mark_of(data.load_images("fashion_mnist", "~/sets")) == 9
+
+
+def test_what_a_package_carries_is_in_no_folder() -> None:
+    assert data.locate(data.IMAGE_SETS["digits"]) is None
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_fashion_mnist_is_split_without_loss(tmp_path: Path, write_fashion: Callable[..., Path]) -> None:
+    task = data.load_images("fashion_mnist", str(write_fashion(tmp_path)))
+    numbers = {name: (part.images[:, 0] * 255).round().int().tolist() for name, part in parts(task).items()}
+    assert len(numbers["validation"]) == 2  # a twelfth of 24
+    assert sorted(numbers["train"] + numbers["validation"]) == list(range(24))
+    for name in ("train", "validation"):
+        assert parts(task)[name].labels.tolist() == [number % 10 for number in numbers[name]]
+    assert task.test.labels.tolist() == [number % 10 for number in range(12)]
+    assert (task.image_shape, task.features, task.classes) == ((28, 28), 784, 10)
+    assert task.test.images.shape == (12, 784)
+    assert float(task.test.images.max()) == 1
+
+
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize("file", [0, 1, 2, 3])
+def test_images_and_labels_that_do_not_belong_together_are_refused(
+    tmp_path: Path, write_fashion: Callable[..., Path], write_idx: Callable[..., Path], file: int
+) -> None:
+    folder = write_fashion(tmp_path) / "fashion-mnist"
+    whole = data.read_idx(folder / FASHION.files[file])
+    write_idx(folder / FASHION.files[file], whole[:-1])
+    with pytest.raises(ValueError, match=r"images.*labels"):
+        data.load_images("fashion_mnist", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_images_of_another_size_are_refused(
+    tmp_path: Path, write_fashion: Callable[..., Path], write_idx: Callable[..., Path]
+) -> None:
+    folder = write_fashion(tmp_path) / "fashion-mnist"
+    write_idx(folder / FASHION.files[0], np.zeros((24, 32, 32), np.uint8))
+    with pytest.raises(ValueError, match="28"):
+        data.load_images("fashion_mnist", str(tmp_path))
+
+
+# --- the hub ---
+
+
+class FakeHub:
+    """Stands in for the `datasets` package; remembers what it was asked for."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.asked: list[str] = []
+
+    def load_dataset(self, name: str) -> dict[str, dict[str, list[object]]]:
+        self.asked.append(name)
+        if self.error is not None:
+            raise self.error
+        train = [np.full((28, 28), number, np.uint8) for number in range(24)]
+        test = [np.full((28, 28), 77, np.uint8)] * 12
+        return {
+            "train": {"image": list(train), "label": [number % 10 for number in range(24)]},
+            "test": {"image": list(test), "label": [number % 10 for number in range(12)]},
+        }
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_what_is_nowhere_comes_from_the_hub(
+    tmp_path: Path, write_fashion: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = FakeHub()
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=hub.load_dataset))
+    task = data.load_images("fashion_mnist")
+    assert hub.asked == ["zalando-datasets/fashion_mnist"]
+    assert mark_of(task) == 77
+    # The same images as from files are split in the same way.
+    from_files = data.load_images("fashion_mnist", str(write_fashion(tmp_path, mark=77)))
+    assert len(hub.asked) == 1
+    for name, part in parts(task).items():
+        assert torch.equal(part.images, parts(from_files)[name].images)
+        assert torch.equal(part.labels, parts(from_files)[name].labels)
+
+
+MISSING = {
+    "no network": (FakeHub(ConnectionError("Name or service not known")), "ConnectionError: Name or service not known"),
+    "no package": (None, "the datasets package is not installed"),
+}
+
+
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize("case", MISSING)
+def test_missing_data_names_all_there_is_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    hub, reason = MISSING[case]
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    monkeypatch.setenv("CHTS_DATA", str(tmp_path / "environment"))
+    monkeypatch.setattr(data, "SYSTEM_FOLDERS", (tmp_path / "system",))
+    with pytest.raises(DataNotFoundError) as refused:
+        data.load_images("fashion_mnist", str(tmp_path / "given"))
+    message = str(refused.value)
+    tried = [str(tmp_path / place / "fashion-mnist") for place in ("given", "environment", "system")]
+    told = ["Fashion-MNIST", FASHION.size, *tried, "zalando-datasets/fashion_mnist", reason, FASHION.remedy, "'digits'"]
+    positions = [message.find(what) for what in told]
+    assert -1 not in positions, message
+    assert positions[2:5] == sorted(positions[2:5])  # in the order of the search
+    assert isinstance(refused.value, FileNotFoundError)
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"'fashion'; expected one of 'digits', 'fashion_mnist'"):
+        data.load_images("fashion")
+
+
+# --- the real thing ---
+
+
+def test_the_real_fashion_mnist() -> None:
+    if data.locate(FASHION) is None:
+        pytest.skip(f"{FASHION.title} is not on this machine; {FASHION.remedy}")
+    task = data.load_images("fashion_mnist")
+    assert {name: len(part.labels) for name, part in parts(task).items()} == {
+        "train": 55_000,
+        "validation": 5_000,
+        "test": 10_000,
+    }
+    # Balanced over all 60,000; counts by class show that labels were not shifted against the parts.
+    counts = torch.bincount(task.train.labels) + torch.bincount(task.validation.labels)
+    assert counts.tolist() == [6000] * 10
+    assert torch.bincount(task.test.labels).tolist() == [1000] * 10
+    assert (float(task.train.images.min()), float(task.train.images.max())) == (0, 1)
+    # Sandals (5) are mostly background, coats (4) fill the frame: images belong to their labels.
+    ink = {label: float(task.test.images[task.test.labels == label].mean()) for label in (4, 5)}
+    assert ink[5] < 0.2 < 0.3 < ink[4]

@@ -1,0 +1,243 @@
+import base64
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import IPython.display
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from chts_core.lab import figures, training
+from chts_core.lab.data import ImageData
+from chts_core.lab.training import Recipe, Run
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
+OTHER = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def runs(digits: ImageData) -> list[Run]:
+    recipe = Recipe(hidden=16, epochs=3)
+    return training.race(digits, ["fc", "set", "chts", "chtss"], 0.9, recipe, seeds=range(2))
+
+
+FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
+    "masks": lambda _, __: figures.masks({"one": MASK, "two": OTHER}),
+    "degree_histograms": lambda _, __: figures.degree_histograms({"one": MASK, "two": OTHER}),
+    "mask_and_degrees": lambda _, __: figures.mask_and_degrees(MASK, "one"),
+    "race": lambda runs, _: figures.race(runs),
+    "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
+    "images": lambda _, data: figures.images(data),
+    "overlap_and_itop": lambda runs, _: figures.overlap_and_itop([run for run in runs if run.history]),
+}
+
+
+def test_every_figure_is_tested() -> None:
+    public = {
+        name
+        for name, function in inspect.getmembers(figures, inspect.isfunction)
+        if not name.startswith("_")
+        and function.__module__ == figures.__name__
+        and typing.get_type_hints(function).get("return") is Figure
+    }
+    assert public == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_axes_are_labelled_and_the_picture_is_a_png(name: str, runs: list[Run], digits: ImageData) -> None:
+    figure = FIGURES[name](runs, digits)
+    assert isinstance(figure, Figure)
+    assert figure.axes
+    if name != "images":
+        for axes in figure.axes:
+            assert axes.get_xlabel(), f"no x label at {axes.get_title()!r}"
+            assert axes.get_ylabel(), f"no y label at {axes.get_title()!r}"
+    picture = figures.to_png(figure)
+    assert picture.startswith(PNG_SIGNATURE)
+    assert len(picture) > 1000
+    assert pyplot.get_fignums() == []  # nothing is left for a notebook to show twice, nor in memory
+
+
+def test_the_style_is_left_as_it_was(runs: list[Run], digits: ImageData) -> None:
+    with pyplot.rc_context():
+        pyplot.rcdefaults()
+        before = dict(pyplot.rcParams)
+        for draw in FIGURES.values():
+            figures.to_png(draw(runs, digits))
+        assert dict(pyplot.rcParams) == before
+
+
+def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[dict[str, str], dict[str, Any]]] = []
+
+    def display(content: dict[str, str], *, raw: bool, metadata: dict[str, Any] | None = None) -> None:
+        assert raw
+        shown.append((content, metadata or {}))
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    figures.show(figures.masks({"one": MASK}), "Five links.")
+    (picture, metadata), (caption, _) = shown
+    assert base64.b64decode(picture["image/png"]).startswith(PNG_SIGNATURE)
+    assert metadata == {"image/png": {"alt": "Five links."}}
+    assert picture["text/plain"] == caption["text/plain"] == "Five links."
+    assert caption["text/markdown"] == "*Five links.*"
+
+
+def points(axes: Axes, line: int = 0) -> set[tuple[int, int]]:
+    """Rows and columns of the marks of a line."""
+    columns, rows = axes.lines[line].get_data()
+    return set(zip(np.asarray(rows).tolist(), np.asarray(columns).tolist(), strict=True))
+
+
+def links(mask: torch.Tensor) -> set[tuple[int, int]]:
+    return {(row, column) for row, column in mask.nonzero().tolist()}
+
+
+def test_a_mask_is_drawn_link_by_link_with_row_0_on_top() -> None:
+    left, right = figures.masks({"one": MASK, "two": OTHER}).axes
+    assert points(left) == links(MASK)
+    assert points(right) == links(OTHER)
+    assert [left.get_title(), right.get_title()] == ["one", "two"]
+    assert left.get_xlim() == (-0.5, 3.5)
+    assert left.get_ylim() == (2.5, -0.5)
+    assert (left.get_xlabel(), left.get_ylabel()) == ("input neuron", "output neuron")
+
+
+def test_a_mask_without_links_is_drawn_too() -> None:
+    (axes,) = figures.masks({"none": torch.zeros(3, 4, dtype=torch.bool)}).axes
+    assert points(axes) == set()
+
+
+def histograms(axes: Axes) -> dict[str, dict[int, int]]:
+    """By name, neurons by number of links, read off the outlines of histograms."""
+    return {
+        # An outline goes up at the left edge of each bin and holds its height to the right edge.
+        patch.get_label(): {
+            round((left + right) / 2): round(height)
+            for (left, height), (right, same) in pairwise(np.asarray(patch.get_xy()))
+            if right > left and height == same and height > 0
+        }
+        for patch in axes.patches
+    }
+
+
+def legend_names(figure: Figure) -> set[str]:
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    return {text.get_text() for legend in legends if legend is not None for text in legend.get_texts()}
+
+
+def test_degrees_are_counted() -> None:
+    figure = figures.degree_histograms({"one": MASK, "two": OTHER})
+    outputs, inputs = figure.axes
+    # MASK has 2, 2 and 1 links per output and 1, 2, 1 and 1 per input; OTHER has as many per output.
+    assert histograms(outputs) == {"one": {1: 1, 2: 2}, "two": {1: 1, 2: 2}}
+    assert histograms(inputs) == {"one": {1: 3, 2: 1}, "two": {0: 1, 1: 2, 3: 1}}
+    assert "output" in outputs.get_xlabel()
+    assert "input" in inputs.get_xlabel()
+    assert legend_names(figure) == {"one", "two"}
+
+
+def test_a_mask_and_its_degrees() -> None:
+    figure = figures.mask_and_degrees(MASK, "one")
+    left, right = figure.axes
+    assert points(left) == links(MASK)
+    assert histograms(right) == {"outputs": {1: 1, 2: 2}, "inputs": {1: 3, 2: 1}}
+    assert legend_names(figure) == {"outputs", "inputs"}
+
+
+def test_no_network_is_left_out_of_the_degrees() -> None:
+    named = {f"network {number}": MASK for number in range(6)}
+    figure = figures.degree_histograms(named)
+    assert all(set(histograms(axes)) == set(named) for axes in figure.axes)
+    assert legend_names(figure) == set(named)
+
+
+def test_what_changed_adds_up() -> None:
+    figure = figures.topology_change(MASK, OTHER)
+    before, after, changed = figure.axes
+    assert (before.get_title(), after.get_title()) == ("before: 5 links", "after: 5 links")
+    (legend,) = figure.legends
+    drawn = {
+        text.get_text(): set().union(
+            *(points(changed, index) for index, line in enumerate(changed.lines) if line.get_color() == key.get_color())
+        )
+        for text, key in zip(legend.get_texts(), legend.legend_handles, strict=True)
+    }
+    assert drawn == {
+        "removed: 2": links(MASK & ~OTHER),
+        "regrown: 2": links(OTHER & ~MASK),
+        "kept: 3": links(MASK & OTHER),
+    }
+
+
+@pytest.fixture
+def with_curves(runs: list[Run]) -> Callable[..., list[Run]]:
+    """Runs of one method with the validation accuracies given."""
+
+    def make(*curves: list[float], method: str = "chts") -> list[Run]:
+        return [replace(runs[0], method=method, validation_accuracy=curve) for curve in curves]
+
+    return make
+
+
+def test_the_race_shows_means_in_percent(with_curves: Callable[..., list[Run]]) -> None:
+    figure = figures.race([*with_curves([0.5, 0.7], [0.7, 0.9]), *with_curves([0.2, 0.4], [0.2, 0.4], method="mine")])
+    (axes,) = figure.axes
+    curves = {str(line.get_label()): np.asarray(line.get_data()).T.tolist() for line in axes.lines}
+    assert set(curves) == {"CHTs", "mine"}
+    np.testing.assert_allclose(curves["CHTs"], [[1, 60], [2, 80]])
+    np.testing.assert_allclose(curves["mine"], [[1, 20], [2, 40]])
+
+
+def test_bands_of_the_race_stay_between_0_and_100(with_curves: Callable[..., list[Run]]) -> None:
+    # Two values so far apart have an interval of ±12.7 standard errors: below 0 and above 100 %.
+    figure = figures.race(with_curves([0.05, 0.95], [0.15, 0.99]))
+    (band,) = figure.axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.min() == 0
+    assert heights.max() == 100
+
+
+def test_the_band_is_the_interval_where_it_fits(with_curves: Callable[..., list[Run]]) -> None:
+    values = [0.50, 0.51, 0.52]
+    figure = figures.race(with_curves(*([value, value] for value in values)))
+    mean, interval = training.mean_and_interval(values)
+    heights = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (
+        pytest.approx(100 * (mean - interval)),
+        pytest.approx(100 * (mean + interval)),
+    )
+
+
+def test_a_race_of_one_seed_has_lines_and_no_band(with_curves: Callable[..., list[Run]]) -> None:
+    figure = figures.race(with_curves([0.5, 0.6]))
+    assert len(figure.axes[0].lines) == 1
+    assert figures.to_png(figure).startswith(PNG_SIGNATURE)
+
+
+def test_overlap_and_itop_are_means_over_layers_and_seeds(runs: list[Run]) -> None:
+    chts = [run for run in runs if run.method == "chts"]
+    left, right = figures.overlap_and_itop(chts).axes
+    steps = sorted({row["step"] for run in chts for row in run.history})
+    for axes, column in ((left, "overlap"), (right, "itop")):
+        (line,) = axes.lines
+        expected = [
+            100 * np.mean([row[column] for run in chts for row in run.history if row["step"] == step])  # type: ignore[literal-required]
+            for step in steps
+        ]
+        np.testing.assert_allclose(np.asarray(line.get_data()), [steps, expected])
+
+
+def test_images_are_shown_below_their_classes(digits: ImageData) -> None:
+    panels = figures.images(digits, count=3).axes
+    assert [axes.get_title() for axes in panels] == [str(int(label)) for label in digits.train.labels[:3]]
+    for axes, image in zip(panels, digits.train.images, strict=False):
+        np.testing.assert_array_equal(axes.images[0].get_array(), image.view(8, 8))

@@ -1,0 +1,232 @@
+import json
+import math
+import os
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import IPython.display
+import nbformat
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+import chts_core as chts
+from chts_core.lab import records
+
+# --- versions and devices ---
+
+
+def test_versions_are_those_installed() -> None:
+    found = records.versions()
+    assert found["chts"] == chts.__version__
+    assert found["torch"] == metadata.version("torch")
+    assert {"python", "numpy", "scikit-learn", "matplotlib", "ipywidgets", "papermill", "jupyterlab"} <= set(found)
+
+
+def test_a_missing_package_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_PACKAGES", ("no-such-package", "numpy"))
+    found = records.versions()
+    assert found["no-such-package"] == "not installed"
+    assert found["numpy"] == metadata.version("numpy")
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "expected"), [("auto", False, "cpu"), ("auto", True, "cuda"), ("cpu", True, "cpu")]
+)
+def test_the_device_chosen(monkeypatch: pytest.MonkeyPatch, name: str, cuda: bool, expected: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert records.choose_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "gpu", "mps"])
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device is '{name}'"):
+        records.choose_device(name)
+
+
+def test_the_description_of_the_cpu() -> None:
+    described = records.describe_device(torch.device("cpu"))
+    assert list(described) == ["type", "name", "threads", "memory_mb", "platform"]
+    assert described["type"] == "cpu"
+    assert described["name"]
+    assert described["threads"] == torch.get_num_threads()
+    assert int(described["memory_mb"]) > 500
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_the_environment_in_one_line() -> None:
+    line = records.environment_line(torch.device("cpu"))
+    assert "\n" not in line
+    for part in (f"chts {chts.__version__}", f"torch {metadata.version('torch')}", "(cpu)", "Python 3.", "threads"):
+        assert part in line
+
+
+# --- git ---
+
+
+@pytest.fixture
+def package_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes the records module believe that its package is in a folder."""
+
+    def place(root: Path) -> None:
+        monkeypatch.setattr(records, "__file__", str(root / "chts_core" / "lab" / "records.py"))
+
+    return place
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, package_in: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    (tmp_path / "file").write_text("first\n")
+    identity = ("-c", "user.name=Nobody", "-c", "user.email=nobody@example.org")
+    for command in (("init", "--quiet"), ("add", "file"), (*identity, "commit", "--quiet", "-m", "First")):
+        subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True)
+    package_in(tmp_path)
+    return tmp_path
+
+
+def test_the_revision_of_a_checkout_says_whether_it_changed(checkout: Path) -> None:
+    head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    revision = head.stdout.strip()
+    assert len(revision) == 40
+    assert records.git_revision() == revision
+    (checkout / "file").write_text("second\n")
+    assert records.git_revision() == f"{revision}+changes"
+
+
+def test_outside_a_checkout_there_is_no_revision(tmp_path: Path, package_in: Callable[[Path], None]) -> None:
+    package_in(tmp_path)
+    assert records.git_revision() == "none"
+
+
+def test_an_installed_package_does_not_take_the_revision_of_the_folder_around_it(
+    checkout: Path, package_in: Callable[[Path], None]
+) -> None:
+    package_in(checkout / ".venv" / "lib" / "site-packages")
+    assert records.git_revision() == "none"
+
+
+@pytest.mark.usefixtures("checkout")
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.CalledProcessError(128, "git")])
+def test_without_a_working_git_there_is_no_revision(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert records.git_revision() == "none"
+
+
+# --- results in a notebook ---
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was shown instead of being shown."""
+    shown: list[dict[str, Any]] = []
+
+    def display(content: dict[str, Any], *, raw: bool) -> None:
+        assert raw
+        shown.append(content)
+
+    monkeypatch.setattr(IPython.display, "display", display)
+    return shown
+
+
+def test_results_come_back_from_the_cells_that_published_them(tmp_path: Path, displayed: list[dict[str, Any]]) -> None:
+    records.publish({"links": 7, "methods": [{"method": "chts", "accuracy": 0.5}], "name": "first"})
+    records.publish({"name": "second", "nested": {"a": None, "b": [1, 2]}})
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell("print(1)", outputs=[new_output("stream", text="1\n")]),
+        *(new_code_cell("publish", outputs=[new_output("display_data", data=content)]) for content in displayed),
+        new_code_cell("1 / 0", outputs=[new_output("error", ename="ZeroDivisionError", evalue="", traceback=[])]),
+    ]
+    path = tmp_path / "executed.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+
+    results = records.published(nbformat.read(path, as_version=4))
+    assert results.pop("memory_mb") > 50
+    assert results.pop("threads") == torch.get_num_threads()
+    assert results == {
+        "links": 7,
+        "methods": [{"method": "chts", "accuracy": 0.5}],
+        "name": "second",
+        "nested": {"a": None, "b": [1, 2]},
+    }
+
+
+def test_a_notebook_that_published_nothing_has_no_results() -> None:
+    assert records.published(new_notebook(cells=[new_markdown_cell("text"), new_code_cell("1")])) == {}
+
+
+def test_results_are_shown_as_tables(displayed: list[dict[str, Any]]) -> None:
+    rows = [{"method": "<b>chts</b>", "accuracy": 0.123456789}, {"method": "set", "accuracy": 0.5}]
+    records.publish({"links": 7, "methods": rows})
+    (content,) = displayed
+    assert content["text/html"].count("<table") == 2
+    for text in ("<th>links</th>", "<td>7</td>", "<th>accuracy</th>", "<td>0.1235</td>", "&lt;b&gt;chts&lt;/b&gt;"):
+        assert text in content["text/html"]
+    assert json.loads(content["text/plain"]) == content[records.RESULTS_TYPE]
+
+
+@pytest.mark.parametrize("value", [torch.tensor(1.0), {1, 2}, Path()])
+def test_what_is_not_json_cannot_be_published(displayed: list[dict[str, Any]], value: object) -> None:
+    with pytest.raises(TypeError):
+        records.publish({"value": value})
+    assert displayed == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_json_does_not_know_cannot_be_published(displayed: list[dict[str, Any]], value: float) -> None:
+    # Between a kernel and its notebook it would turn into the text "nan".
+    with pytest.raises(ValueError, match="JSON"):
+        records.publish({"rows": [{"value": value}]})
+    assert displayed == []
+
+
+# --- files ---
+
+
+def test_json_is_written_readable_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "record.json"
+    content = {"name": "Erdős–Rényi", "values": [1, 2.5, None, True], "nested": {"a": "b"}}
+    records.write_json(path, content)
+    text = path.read_text(encoding="utf-8")
+    assert json.loads(text) == content
+    assert "Erdős–Rényi" in text
+    assert text.endswith("}\n")
+    assert path.stat().st_mode & 0o777 == 0o644
+    records.write_json(path, {"second": 2})
+    assert json.loads(path.read_text()) == {"second": 2}
+    assert [entry.name for entry in path.parent.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize("value", [{1, 2}, math.nan])
+def test_what_is_not_json_leaves_the_old_file_whole(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "record.json"
+    records.write_json(path, {"old": 1})
+    with pytest.raises((TypeError, ValueError)):
+        records.write_json(path, {"fine": "x" * 100_000, "not": value})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    records.write_json(path, {"old": 1})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        records.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]

@@ -1,0 +1,289 @@
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import chts_core as chts
+from chts_core.lab import training
+from chts_core.lab.data import ImageData, Split
+from chts_core.lab.training import Recipe, Run, as_record, mean_and_interval, summarise
+
+METHODS = ("fc", "set", "chts", "chtss")
+TINY = Recipe(hidden=16, epochs=3)  # with fewer epochs the density of CHTss has no update to fall at
+SHAPES = {"0.weight": (16, 64), "2.weight": (16, 16), "4.weight": (16, 16)}
+
+
+def links_at(sparsity: float, shapes: dict[str, tuple[int, int]]) -> dict[str, int]:
+    return {name: chts.topology.link_count(*shape, 1 - sparsity) for name, shape in shapes.items()}
+
+
+def strict_json(text: str) -> Any:
+    """Python reads and writes NaN as JSON; browsers and other languages do not."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def runs(digits: ImageData) -> list[Run]:
+    return training.race(digits, METHODS, 0.9, TINY, seeds=range(2))
+
+
+# --- one run, and a race ---
+
+
+def test_a_race_runs_every_method_with_every_seed(runs: list[Run]) -> None:
+    assert [(run.method, run.seed) for run in runs] == [(method, seed) for method in METHODS for seed in (0, 1)]
+    for run in runs:
+        assert run.sparsity == 0.9
+        assert len(run.validation_accuracy) == TINY.epochs
+        assert all(0 <= value <= 1 for value in [*run.validation_accuracy, run.test_accuracy])
+        assert run.seconds > 0
+
+
+def test_the_same_seed_gives_the_same_run(digits: ImageData, runs: list[Run]) -> None:
+    torch.manual_seed(123)  # the global generator must not matter
+    again = training.race(digits, METHODS, 0.9, TINY, seeds=range(2))
+    for one, other in zip(runs, again, strict=True):
+        for field in fields(Run):
+            ours, theirs = getattr(one, field.name), getattr(other, field.name)
+            if field.name.endswith("masks"):
+                assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
+            elif field.name == "history":
+                assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
+            elif field.name != "seconds":
+                assert ours == theirs, field.name
+
+
+@pytest.mark.parametrize("method", ["set", "chts", "chtss"])
+def test_another_seed_gives_another_run(runs: list[Run], method: str) -> None:
+    first, second = (run for run in runs if run.method == method)
+    for kind in ("first_masks", "last_masks"):
+        assert not torch.equal(getattr(first, kind)["0.weight"], getattr(second, kind)["0.weight"])
+    assert first.validation_accuracy != second.validation_accuracy
+
+
+def test_equal_seeds_give_every_method_the_same_weights_and_batches(
+    digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[list[Tensor]] = []
+    batches: list[list[list[int]]] = []
+    build, loss = training.mlp, training.F.cross_entropy
+
+    def recording_mlp(*arguments: Any, **settings: Any) -> nn.Sequential:
+        model = build(*arguments, **settings)
+        weights.append([parameter.detach().clone() for parameter in model.parameters()])
+        batches.append([])
+        return model
+
+    def recording_loss(output: Tensor, labels: Tensor) -> Tensor:
+        batches[-1].append(labels.tolist())
+        return loss(output, labels)
+
+    monkeypatch.setattr(training, "mlp", recording_mlp)
+    monkeypatch.setattr(training.F, "cross_entropy", recording_loss)
+    training.race(digits, METHODS, 0.9, TINY, seeds=[5])
+    assert len(weights) == 4
+    for mine, theirs in zip(weights[1:], batches[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, weights[0], strict=True))
+        assert theirs == batches[0]
+    steps = len(digits.train.labels) // TINY.batch_size
+    assert len(batches[0]) == TINY.epochs * steps
+    assert {len(batch) for batch in batches[0]} == {TINY.batch_size}
+    assert batches[0][:steps] != batches[0][steps : 2 * steps]  # shuffled anew in every epoch
+
+
+def test_fc_is_dense_from_first_to_last(runs: list[Run]) -> None:
+    for run in (run for run in runs if run.method == "fc"):
+        assert run.density == run.active_neurons == run.itop == 1
+        assert run.history == []
+        for masks in (run.first_masks, run.last_masks):
+            assert {name: tuple(mask.shape) for name, mask in masks.items()} == SHAPES
+            assert all(mask.all() for mask in masks.values())
+
+
+@pytest.mark.parametrize("method", ["set", "chts", "chtss"])
+def test_sparse_runs_record_their_network(runs: list[Run], method: str) -> None:
+    links = links_at(0.9, SHAPES)
+    for run in (run for run in runs if run.method == method):
+        assert {name: int(mask.sum()) for name, mask in run.last_masks.items()} == links
+        assert run.density == sum(links.values()) / (16 * 64 + 16 * 16 + 16 * 16)
+        assert {row["layer"] for row in run.history} == set(SHAPES)
+        start = links_at(0.5 if method == "chtss" else 0.9, SHAPES)
+        assert {name: int(mask.sum()) for name, mask in run.first_masks.items()} == start
+        assert not torch.equal(run.first_masks["0.weight"], run.last_masks["0.weight"])
+        assert 0 < run.active_neurons <= 1
+        assert run.density <= run.itop <= 1
+
+
+def test_masks_of_a_run_are_its_own(runs: list[Run]) -> None:
+    tensors = [mask for run in runs for masks in (run.first_masks, run.last_masks) for mask in masks.values()]
+    assert len({mask.data_ptr() for mask in tensors}) == len(tensors)
+
+
+def test_a_method_of_ones_own_has_a_label(digits: ImageData) -> None:
+    mine = replace(chts.METHODS["chts"], topology=chts.methods.ErdosRenyi())
+    assert training.train(digits, mine, 0.9, TINY, label="mine").method == "mine"
+    assert training.train(digits, mine, 0.9, TINY).method == "custom"
+    assert training.train(digits, "set", 0.9, TINY).method == "set"
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(digits: ImageData) -> None:
+    with pytest.raises(ValueError, match="batch_size is 2000 but there are 1077 training images"):
+        training.train(digits, "chts", 0.9, replace(TINY, batch_size=2000))
+
+
+def test_each_part_of_the_data_serves_its_own_end(digits: ImageData) -> None:
+    def spoilt(split: Split) -> Split:
+        return Split(split.images, (split.labels + 1) % 10)
+
+    def run(data: ImageData) -> Run:
+        return training.train(data, "fc", 0.0, Recipe(hidden=64, epochs=3, learning_rate=0.05))
+
+    usual, test, validation = (
+        run(data)
+        for data in (
+            digits,
+            replace(digits, test=spoilt(digits.test)),
+            replace(digits, validation=spoilt(digits.validation)),
+        )
+    )
+    assert usual.test_accuracy > 0.5 > test.test_accuracy
+    assert test.validation_accuracy == usual.validation_accuracy
+    assert usual.validation_accuracy[-1] > 0.5 > validation.validation_accuracy[-1]
+    assert validation.test_accuracy == usual.test_accuracy
+
+
+def test_a_race_shows_one_bar_that_counts_epochs(digits: ImageData, capsys: pytest.CaptureFixture[str]) -> None:
+    training.race(digits, ["fc", "set"], 0.9, TINY, seeds=[3])
+    shown = capsys.readouterr()
+    last = shown.out.rsplit("\r", maxsplit=1)[-1]
+    assert "set seed 3: 100%" in last
+    assert "6/6" in last
+    assert shown.err == ""  # a notebook would paint it red
+
+
+def test_accuracy_counts_the_right_answers() -> None:
+    model = nn.Identity()
+    split = Split(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+    assert training.accuracy(model, split) == 0.75
+
+
+# --- sparse networks learn ---
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("method", ["chts", "chtss"])
+def test_sparse_networks_learn_and_keep_their_number_of_links(digits: ImageData, method: str, sparsity: float) -> None:
+    # Chance is 0.1. Each bound is well below what any of six seeds reached.
+    run = training.train(digits, method, sparsity, Recipe(hidden=256, epochs=8, learning_rate=0.05))
+    assert run.validation_accuracy[-1] > (0.85 if sparsity < 0.99 else 0.5)
+    assert abs(run.test_accuracy - run.validation_accuracy[-1]) < 0.15
+
+    links = links_at(sparsity, {"0.weight": (256, 64), "2.weight": (256, 256), "4.weight": (256, 256)})
+    assert {name: int(mask.sum()) for name, mask in run.last_masks.items()} == links
+    rows = run.history if method == "chts" else run.history[-3:]
+    assert len({row["step"] for row in run.history}) >= 4
+    for row in rows:
+        assert row["links"] == links[row["layer"]]
+    if method == "chtss":  # the density only falls
+        for layer in links:
+            counts = [row["links"] for row in run.history if row["layer"] == layer]
+            assert counts == sorted(counts, reverse=True)
+            assert counts[0] > counts[-1]
+
+
+# --- statistics ---
+
+
+def test_mean_and_interval_by_hand() -> None:
+    # Mean 2, standard error 1/√3, t(0.975; 2) = 4.302653.
+    mean, interval = mean_and_interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert interval == pytest.approx(4.302652729749464 / math.sqrt(3))
+
+
+def test_mean_and_interval_agree_with_scipy() -> None:
+    from scipy import stats
+
+    values = [0.91, 0.953, 0.88, 0.97, 0.934]
+    mean, interval = mean_and_interval(values)
+    low, high = stats.t.interval(0.95, df=4, loc=mean, scale=stats.sem(values))
+    assert (mean - interval, mean + interval) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize(("values", "mean"), [([0.5], 0.5), ([0.25, 0.25], 0.25)])
+def test_intervals_of_one_value_and_of_equal_values(values: list[float], mean: float) -> None:
+    found, interval = mean_and_interval(values)
+    assert found == mean
+    assert math.isnan(interval) if len(values) == 1 else interval == 0
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Run]:
+    def make(method: str = "chts", seed: int = 0, **given: Any) -> Run:
+        settings: dict[str, Any] = {
+            "sparsity": 0.9,
+            "validation_accuracy": [0.123456789, 0.5],
+            "test_accuracy": 0.987654321,
+            "density": 0.0999755859375,
+            "active_neurons": 0.75,
+            "itop": 1 / 3,
+            "seconds": 1.23456,
+            "history": [],
+            "first_masks": {},
+            "last_masks": {},
+        }
+        return Run(method=method, seed=seed, **(settings | given))
+
+    return make
+
+
+def test_a_summary_has_one_row_of_means_per_method(make_run: Callable[..., Run]) -> None:
+    runs = [
+        make_run("set", 0, test_accuracy=0.5, seconds=1.0, itop=0.25, active_neurons=1.0),
+        make_run("chts", 0, test_accuracy=0.75),
+        make_run("set", 1, test_accuracy=0.75, seconds=2.0, itop=0.5, active_neurons=0.5),
+        make_run("chts", 1, test_accuracy=0.75),
+    ]
+    first, second = summarise(runs)
+    _, interval = mean_and_interval([0.5, 0.75])
+    assert first == {
+        "method": "set",
+        "runs": 2,
+        "accuracy": 0.625,
+        "interval": interval,
+        "density": 0.0999755859375,
+        "active_neurons": 0.75,
+        "itop": 0.375,
+        "seconds": 1.5,
+    }
+    assert (second["method"], second["runs"], second["interval"]) == ("chts", 2, 0)
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_summaries_and_records_are_json(make_run: Callable[..., Run], seeds: int) -> None:
+    runs = [make_run(method, seed) for method in ("set", "chts") for seed in range(seeds)]
+    for content in (summarise(runs), [as_record(run) for run in runs]):
+        assert strict_json(json.dumps(content)) == content
+
+
+def test_a_record_keeps_all_but_masks_and_history(make_run: Callable[..., Run]) -> None:
+    assert as_record(make_run("chts", 3)) == {
+        "method": "chts",
+        "seed": 3,
+        "sparsity": 0.9,
+        "validation_accuracy": [0.12346, 0.5],
+        "test_accuracy": 0.98765,
+        "density": 0.0999755859375,  # exact: it tells the number of links
+        "active_neurons": 0.75,
+        "itop": 0.33333,
+        "seconds": 1.235,
+    }

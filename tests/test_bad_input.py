@@ -1,0 +1,427 @@
+"""Mistakes are refused: with the type of error one would expect, what was given, and what was expected."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import chts_core as chts
+from chts_core import methods
+from chts_core.schedules import Timeline
+
+MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
+SCORES = torch.ones(2, 4)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+# --- masks ---
+
+MASK_TAKERS: dict[str, Callable[[Any], Any]] = {
+    "ch2_l3n": chts.link_prediction.ch2_l3n,
+    "sample_links": lambda mask: chts.link_prediction.sample_links(mask, 1, generator=generator()),
+    "keep": lambda mask: chts.sampling.keep(SCORES, mask, 1, generator=generator()),
+    "draw": lambda mask: chts.sampling.draw(SCORES, mask, 1, generator=generator()),
+    "percolate": lambda mask: chts.percolation.percolate({"layer": mask}, chts.LayerGraph()),
+    "active_neurons": lambda mask: chts.percolation.active_neurons({"layer": mask}, chts.LayerGraph()),
+    "degrees": chts.diagnostics.degrees,
+    "overlap removed": lambda mask: chts.diagnostics.overlap(mask, MASK),
+    "overlap regrown": lambda mask: chts.diagnostics.overlap(MASK, mask),
+    "itop_rate": chts.diagnostics.itop_rate,
+}
+BAD_MASKS: dict[str, tuple[Any, type[Exception], str]] = {
+    "list": ([[True, False]], TypeError, r"is a list; expected a Boolean torch\.Tensor"),
+    "none": (None, TypeError, r"is a NoneType; expected a Boolean torch\.Tensor"),
+    "array": (MASK.numpy(), TypeError, r"is a ndarray; expected a Boolean torch\.Tensor"),
+    "float": (MASK.float(), TypeError, r"has dtype torch\.float32; expected torch\.bool"),
+    "integer": (MASK.long(), TypeError, r"has dtype torch\.int64; expected torch\.bool"),
+    "one dimension": (MASK[0], ValueError, r"has shape \(4,\); expected two dimensions"),
+    "three dimensions": (MASK[None], ValueError, r"has shape \(1, 2, 4\); expected two dimensions"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_MASKS)
+@pytest.mark.parametrize("function", MASK_TAKERS)
+def test_what_is_no_mask_is_refused(function: str, bad: str) -> None:
+    mask, error, message = BAD_MASKS[bad]
+    with pytest.raises(error, match=message):
+        MASK_TAKERS[function](mask)
+
+
+# --- generators ---
+
+GENERATOR_TAKERS: dict[str, Callable[..., Any]] = {
+    "erdos_renyi": lambda **given: chts.topology.erdos_renyi(2, 4, 0.5, **given),
+    "receptive_field": lambda **given: chts.topology.receptive_field(2, 4, 0.5, **given),
+    "sample_links": lambda **given: chts.link_prediction.sample_links(MASK, 1, **given),
+    "keep": lambda **given: chts.sampling.keep(SCORES, MASK, 1, **given),
+    "draw": lambda **given: chts.sampling.draw(SCORES, MASK, 1, **given),
+}
+
+
+@pytest.mark.parametrize("function", GENERATOR_TAKERS)
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "missing 1 required keyword-only argument: 'generator'"),
+        ({"generator": None}, r"generator is a NoneType; expected a torch\.Generator"),
+        ({"generator": 0}, r"generator is a int; expected a torch\.Generator"),
+        ({"generator": torch.manual_seed}, r"generator is a builtin_function_or_method|generator is a function"),
+    ],
+    ids=["missing", "none", "integer", "function"],
+)
+def test_what_is_no_generator_is_refused(function: str, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        GENERATOR_TAKERS[function](**given)
+
+
+# --- functions ---
+
+
+def brf(density: float = 0.5, r: float = 0.25, degree: Any = "fixed", shape: tuple[int, int] = (2, 4)) -> Tensor:
+    return chts.topology.receptive_field(*shape, density, r, degree, generator=generator())
+
+
+def er(density: float = 0.5, shape: tuple[int, int] = (2, 4)) -> Tensor:
+    return chts.topology.erdos_renyi(*shape, density, generator=generator())
+
+
+def keep(scores: Tensor = SCORES, num: int = 1, temperature: float = 1.0, soft: bool = True) -> Tensor:
+    return chts.sampling.keep(scores, MASK, num, temperature, soft, generator=generator())
+
+
+def scores_with(value: float) -> Tensor:
+    scores = SCORES.clone()
+    scores[1, 2] = value
+    return scores
+
+
+def percolate(*chains: tuple[str, ...]) -> Any:
+    masks = {"a": MASK, "b": MASK, "c": MASK.T}
+    return chts.percolation.percolate(masks, chts.LayerGraph(chains))
+
+
+SCHEDULES = chts.schedules
+BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
+    # topology
+    "er density above 1": (lambda: er(1.5), r"density is 1\.5; expected a fraction in \[0, 1\]"),
+    "er density negative": (lambda: er(-0.1), r"density is -0\.1; expected a fraction in \[0, 1\]"),
+    "er density nan": (lambda: er(math.nan), r"density is nan; expected a fraction in \[0, 1\]"),
+    "brf density above 1": (lambda: brf(1.5), r"density is 1\.5; expected a fraction in \[0, 1\]"),
+    "brf density nan": (lambda: brf(math.nan), r"density is nan; expected a fraction in \[0, 1\]"),
+    "er no outputs": (lambda: er(shape=(0, 4)), r"0 outputs and 4 inputs .* at least 1"),
+    "brf no inputs": (lambda: brf(shape=(2, 0)), r"2 outputs and 0 inputs .* at least 1"),
+    "link_count no inputs": (lambda: chts.topology.link_count(2, -1, 0.5), r"2 outputs and -1 inputs .* at least 1"),
+    "r above 1": (lambda: brf(r=1.1), r"r is 1\.1; expected a randomness in \[0, 1\]"),
+    "r negative": (lambda: brf(r=-0.1), r"r is -0\.1; expected a randomness in \[0, 1\]"),
+    "r nan": (lambda: brf(r=math.nan), r"r is nan; expected a randomness in \[0, 1\]"),
+    "degree unknown": (lambda: brf(degree="poisson"), "degree is 'poisson'; expected 'fixed', 'uniform' or"),
+    "degree list": (lambda: brf(degree=[2, 2]), r"degree is \[2, 2\]; expected 'fixed', 'uniform' or a 1-D integer"),
+    "degree beyond the row": (
+        lambda: brf(5 / 8, degree=torch.tensor([0, 5])),
+        r"degree\[1\] is 5 but .* has 4 inputs.* in \[0, 4\]",
+    ),
+    "degree negative": (
+        lambda: brf(2 / 8, degree=torch.tensor([-1, 3])),
+        r"degree\[0\] is -1 but .* has 4 inputs.* in \[0, 4\]",
+    ),
+    "degrees of another density": (
+        lambda: brf(0.5, degree=torch.tensor([1, 2])),
+        r"add up to 3 links but the density means 4.*density=0\.375",
+    ),
+    "degrees too few": (lambda: brf(degree=torch.tensor([4])), r"shape \(1,\).*expected 2 integers"),
+    "degrees two-dimensional": (lambda: brf(degree=torch.ones(2, 1).long()), r"shape \(2, 1\).*expected 2 integers"),
+    "degrees float": (lambda: brf(degree=torch.tensor([2.0, 2.0])), r"torch\.float32.*expected 2 integers"),
+    "degrees Boolean": (lambda: brf(2 / 8, degree=torch.tensor([True, True])), r"torch\.bool.*expected 2 integers"),
+    # sampling
+    "keep too many": (lambda: keep(num=5), r"5 links were asked for but there are 4 candidates"),
+    "keep a negative number": (lambda: keep(num=-1), r"-1 links were asked for .* between 0 and"),
+    "regrow too many": (
+        lambda: chts.link_prediction.sample_links(MASK, 5, generator=generator()),
+        r"5 links were asked for but there are 4 candidates",
+    ),
+    "temperature negative": (lambda: keep(temperature=-1.0), r"temperature is -1\.0; expected T >= 0"),
+    "temperature nan": (lambda: keep(temperature=math.nan), r"temperature is nan; expected T >= 0"),
+    "scores negative": (lambda: keep(scores_with(-1)), r"negative, infinite or NaN .* expected finite scores >= 0"),
+    "scores nan": (lambda: keep(scores_with(math.nan)), r"negative, infinite or NaN .* expected finite scores >= 0"),
+    "scores infinite": (lambda: keep(scores_with(math.inf)), r"negative, infinite or NaN .* expected finite scores"),
+    "hard scores negative": (lambda: keep(scores_with(-1), soft=False), r"negative, infinite or NaN .* expected"),
+    "hard scores nan": (lambda: keep(scores_with(math.nan), soft=False), r"negative, infinite or NaN .* expected"),
+    "scores misshapen": (lambda: keep(SCORES.T), r"scores has shape \(4, 2\) but the mask has shape \(2, 4\)"),
+    "softness above 1": (
+        lambda: chts.sampling.temperature_from_softness(1.5),
+        r"softness is 1\.5; expected .*\[0, 1\]",
+    ),
+    "softness nan": (
+        lambda: chts.sampling.temperature_from_softness(math.nan),
+        r"softness is nan; expected .*\[0, 1\]",
+    ),
+    "predictor unknown": (
+        lambda: chts.link_prediction.sample_links(MASK, 1, "ch9", generator=generator()),
+        r"predictor is 'ch9'; expected one of 'ch2_l3n'",
+    ),
+    # percolation and diagnostics
+    "graph names an unknown layer": (lambda: percolate(("a", "z")), r"names layer 'z', which has no mask.* a, b, c"),
+    "graph names a layer twice": (lambda: percolate(("a", "c"), ("a",)), r"names layer 'a' twice; each .* one chain"),
+    "graph chains what does not fit": (lambda: percolate(("a", "b")), r"'a' has 2 outputs but 'b'.* has 4 inputs"),
+    "overlap misshapen": (
+        lambda: chts.diagnostics.overlap(MASK, MASK.T),
+        r"regrown has shape \(4, 2\) but the mask has shape \(2, 4\)",
+    ),
+    # schedules and distributions
+    "uniform sparsity of 1": (
+        lambda: chts.distributions.uniform({"a": (2, 4)}, 1.0),
+        r"sparsity is 1\.0; expected a fraction in \[0, 1\)",
+    ),
+    "sigmoid window empty": (lambda: SCHEDULES.sigmoid_sparsity(5, 9, 9), r"from step 9 to 9; .* after its start"),
+    "cubic window reversed": (lambda: SCHEDULES.cubic_sparsity(5, 9, 3), r"from step 9 to 3; .* after its start"),
+    "sigmoid flat": (lambda: SCHEDULES.sigmoid_sparsity(5, 0, 9, k=0), r"k is 0; expected a steepness above 0"),
+    "sigmoid k nan": (lambda: SCHEDULES.sigmoid_sparsity(5, 0, 9, k=math.nan), r"k is nan; expected a steepness"),
+    "initial sparsity": (lambda: SCHEDULES.cubic_sparsity(5, 0, 9, -0.5, 0.9), r"initial sparsity is -0\.5; expected"),
+    "final sparsity": (lambda: SCHEDULES.sigmoid_sparsity(5, 0, 9, 0.5, 1.0), r"final sparsity is 1\.0; expected"),
+    "zeta above 1": (lambda: SCHEDULES.cosine_turnover(5, 9, 1.2), r"zeta is 1\.2; expected .* in \[0, 1\]"),
+    "zeta nan": (lambda: SCHEDULES.cosine_turnover(5, 9, math.nan), r"zeta is nan; expected .* in \[0, 1\]"),
+    "turnover ends at 0": (lambda: SCHEDULES.cosine_turnover(5, 0), r"ends at step 0; expected a step above 0"),
+    "temperature ramp negative": (
+        lambda: SCHEDULES.linear_temperature(5, 9, -1.0),
+        r"from -1\.0 to 3\.0; expected T >=",
+    ),
+    "temperature ramp nan": (
+        lambda: SCHEDULES.linear_temperature(5, 9, 1.0, math.nan),
+        r"from 1\.0 to nan; expected T",
+    ),
+    "temperature ramp ends at 0": (
+        lambda: SCHEDULES.linear_temperature(5, 0),
+        r"ends at step 0; expected a step above",
+    ),
+    "updates stop at 0": (lambda: Timeline(100, 10, 0.0), r"stop at 0\.0 of the run; expected a fraction in \(0, 1\]"),
+    "updates stop after the run": (lambda: Timeline(100, 10, 1.5), r"stop at 1\.5 of the run; expected a fraction"),
+    "window reversed": (lambda: Timeline(100, 10, 0.75).window(0.5, 0.2), r"from 0\.5 to 0\.2 of the run; expected"),
+    "window before the run": (lambda: Timeline(100, 10, 0.75).window(-0.5, 0.2), r"from -0\.5 to 0\.2 of the run"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CALLS)
+def test_values_that_make_no_sense_are_refused(bad: str) -> None:
+    call, message = BAD_CALLS[bad]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_scores_that_are_no_tensor_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"scores is a list; expected a torch\.Tensor"):
+        keep([[1.0] * 4] * 2)  # type: ignore[arg-type]
+
+
+# --- the Sparsifier ---
+
+
+def method(name: str = "set", **choices: Any) -> chts.Method:
+    return replace(chts.METHODS[name], **choices)
+
+
+def wrong_topology(mask: Any) -> chts.Method:
+    """A method whose topology gives every layer this mask."""
+    return method(topology=lambda *shape, generator: mask)  # noqa: ARG005
+
+
+def half(out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+    return chts.topology.erdos_renyi(out_features, in_features, density / 2, generator=generator)
+
+
+class Tangled(nn.Module):
+    """No nn.Sequential tells which layers feed each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.two(self.one(x)))
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def tied() -> nn.Module:
+    """Two layers that share a weight, which cannot follow two masks."""
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    model[2].weight = model[0].weight
+    return model
+
+
+GRAPHS = {
+    "unknown": chts.LayerGraph((("0.weight", "9.weight"),)),
+    "duplicate": chts.LayerGraph((("0.weight", "2.weight"), ("2.weight",))),
+    "misfit": chts.LayerGraph((("2.weight", "0.weight"),)),
+    "module": chts.LayerGraph((("0", "2"),)),
+}
+# What differs from settings that work, the error and its message.
+BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception], ...], str]] = {
+    **{
+        f"sparsity {value}": (
+            {"sparsity": value},
+            ValueError,
+            rf"sparsity is {value}; expected a fraction in \[0, 1\)",
+        )
+        for value in (-0.1, 1, 1.0, 1.2, 95, math.nan, math.inf)
+    },
+    **{
+        f"total_steps {value}": ({"total_steps": value}, ValueError, rf"total_steps is {value}; expected")
+        for value in (0, -5)
+    },
+    **{
+        f"update_every {value}": ({"update_every": value}, ValueError, rf"update_every is {value}; expected")
+        for value in (0, -5)
+    },
+    "method unknown": (
+        {"method": "lottery"},
+        ValueError,
+        "method is 'lottery'; expected one of 'fc', 'set', 'chts', 'chtss'.*Method",
+    ),
+    "method of a wrong type": (
+        {"method": None},
+        (TypeError, ValueError),
+        "method is (None|a NoneType); expected .*'fc', 'set', 'chts', 'chtss'.*Method",
+    ),
+    "no update ever": (
+        {"method": "chts", "update_every": 800},
+        ValueError,
+        r"every 800 steps and none after step 750 of 1000.*never change",
+    ),
+    "no update in the decay": (
+        {"method": "chtss", "update_every": 400},
+        ValueError,
+        r"decay from step 0 to 375 holds no update, with one every 400",
+    ),
+    "decay outlives the turnover": (
+        {"method": method("chtss", sparsity=methods.Sigmoid(end=0.9))},
+        ValueError,
+        r"decay ends at step 900 but updates stop at step 750",
+    ),
+    "cubic decay outlives the turnover": (
+        {"method": method("chtss", sparsity=methods.Cubic(), turnover=methods.Turnover(0.3, stop=0.5))},
+        ValueError,
+        r"decay ends at step 750 but updates stop at step 500",
+    ),
+    "sparsity below the initial one": (
+        {"method": "chtss", "sparsity": 0.3},
+        ValueError,
+        r"would fall from 0\.5 to 0\.3; choose a final sparsity above",
+    ),
+    "layer without a link": (
+        {"sparsity": 0.99},
+        ValueError,
+        r"layer '0\.weight' of shape \(6, 4\) would have no link at sparsity 0\.99; .* at most 0\.958333",
+    ),
+    "no linear layer": (
+        {"model": lambda: nn.Sequential(nn.Conv1d(1, 1, 1))},
+        ValueError,
+        "Sequential has 0 trainable nn.Linear layers; expected at least two",
+    ),
+    "one linear layer": (
+        {"model": lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU())},
+        ValueError,
+        "Sequential has 1 trainable nn.Linear layers; expected at least two",
+    ),
+    "tied weights": ({"model": tied}, ValueError, r"0\.weight.*2\.weight"),
+    "optimizer of another model": (
+        {"optimizer": lambda model: torch.optim.SGD(perceptron().parameters(), lr=0.1)},  # noqa: ARG005
+        ValueError,
+        r"optimizer does not hold the model's weights 0\.weight, 2\.weight; build it from model\.parameters\(\)",
+    ),
+    "optimizer of a part of the model": (
+        {"optimizer": lambda model: torch.optim.SGD(model[0].parameters(), lr=0.1)},
+        ValueError,
+        r"optimizer does not hold the model's weights 2\.weight; build it from model\.parameters\(\)",
+    ),
+    "no graph to percolate": (
+        {"model": Tangled, "method": "chts"},
+        ValueError,
+        r"one\.weight, two\.weight are not in an nn\.Sequential; pass graph=LayerGraph",
+    ),
+    "graph unknown": (
+        {"graph": GRAPHS["unknown"]},
+        ValueError,
+        r"'9\.weight', which has no mask.* 0\.weight, 2\.weight",
+    ),
+    "graph of modules": ({"graph": GRAPHS["module"]}, ValueError, r"'0', which has no mask.* 0\.weight, 2\.weight"),
+    "graph duplicate": ({"graph": GRAPHS["duplicate"]}, ValueError, r"'2\.weight' twice; each layer belongs to one"),
+    "graph misfit": (
+        {"graph": GRAPHS["misfit"]},
+        ValueError,
+        r"'2\.weight' has 6 outputs but '0\.weight'.* has 4 inputs",
+    ),
+    "topology of a wrong count": (
+        {"method": method(topology=half)},
+        ValueError,
+        r"gave layer '0\.weight' 6 links; expected exactly 12",
+    ),
+    "topology of a wrong shape": (
+        {"method": wrong_topology(torch.ones(4, 6, dtype=torch.bool))},
+        ValueError,
+        r"'0\.weight' has shape \(4, 6\) but the mask has shape \(6, 4\)",
+    ),
+    "topology of a wrong type": (
+        {"method": wrong_topology(torch.ones(6, 4))},
+        TypeError,
+        r"'0\.weight' has dtype torch\.float32; expected torch\.bool",
+    ),
+    "topology of nothing": (
+        {"method": wrong_topology(None)},
+        TypeError,
+        r"'0\.weight' is a NoneType; expected a Boolean",
+    ),
+    "zeta out of range": (
+        {"method": method(turnover=methods.Turnover(zeta=1.5))},
+        ValueError,
+        r"zeta is 1\.5; expected",
+    ),
+    "removal score unknown": (
+        {"method": method(removal=methods.Removal("size"))},
+        ValueError,
+        "'size'; expected .*'magnitude'.*'relative_importance'",
+    ),
+    "regrowth score unknown": (
+        {"method": method(regrowth=methods.Regrowth("ch9"))},
+        ValueError,
+        "'ch9'; expected .*'random'.*'ch2_l3n'",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_SETTINGS)
+def test_settings_that_cannot_work_are_refused_and_change_nothing(bad: str) -> None:
+    given, error, message = BAD_SETTINGS[bad]
+    settings = {"method": "set", "sparsity": 0.5, "total_steps": 1000, "update_every": 100} | given
+    torch.manual_seed(0)
+    model = settings.pop("model", perceptron)()
+    build = settings.pop("optimizer", lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    optimizer = build(model)
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    with pytest.raises(error, match=message):
+        chts.Sparsifier(model, optimizer, **settings)
+
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+        assert parameter.grad is None
+    assert not optimizer.state
+    # No hook was left behind that would mask gradients.
+    sum(parameter.sum() for parameter in model.parameters()).backward()
+    assert all(parameter.grad.all() for parameter in model.parameters())
+
+
+def test_the_settings_the_others_differ_from_do_work() -> None:
+    for name in chts.METHODS:
+        model = perceptron()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        sparsifier = chts.Sparsifier(model, optimizer, name, 0.5, total_steps=1000, update_every=100)
+        assert list(sparsifier.masks) == ["0.weight", "2.weight"]

@@ -1,0 +1,63 @@
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chts_core as chts
+
+
+def test_magnitude_is_the_absolute_weight() -> None:
+    weight = torch.tensor([[1.0, -2.0, 0.0, 0.5], [-0.25, 0.0, 4.0, -8.0]])
+    assert chts.removal.magnitude(weight).tolist() == [[1.0, 2.0, 0.0, 0.5], [0.25, 0.0, 4.0, 8.0]]
+
+
+def test_relative_importance_by_hand() -> None:
+    weight = torch.tensor([[1.0, -3.0], [0.0, 1.0]])
+    # Link 0-0 is all of input 0 and a quarter of output 0; link 0-1 three quarters of both; link 1-1 a quarter and all.
+    expected = torch.tensor([[1.25, 1.5], [0.0, 1.25]])
+    torch.testing.assert_close(chts.removal.relative_importance(weight, eps=0), expected)
+
+
+def test_relative_importance_guards_a_neuron_without_links() -> None:
+    weight = torch.tensor([[1e-5, 0.0], [0.0, 0.0]])
+    # With ε = 1e-5 in both denominators: 1e-5 / 2e-5 + 1e-5 / 2e-5, and 0 elsewhere.
+    torch.testing.assert_close(chts.removal.relative_importance(weight), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+
+
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    density=st.floats(0, 1),
+    unit=st.sampled_from([1e-6, 1.0, 1e6]),
+    seed=st.integers(0, 99),
+)
+def test_relative_importance_is_the_definition(shape: tuple[int, int], density: float, unit: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=generator) * unit * (torch.rand(shape, generator=generator) < density)
+    scores = chts.removal.relative_importance(weight)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), oracles.relative_importance(weight), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_relative_importance_sums_half_precision_weights_in_float32(dtype: torch.dtype) -> None:
+    # 8 + 600 · 2^-8 stays 8 when summed in bfloat16, one small value at a time.
+    weight = torch.full((1, 601), 2.0**-8, dtype=dtype)
+    weight[0, 0] = 8
+    scores = chts.removal.relative_importance(weight)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), oracles.relative_importance(weight), rtol=1e-5, atol=0)
+
+
+def test_relative_importance_protects_the_last_link_of_a_neuron() -> None:
+    weight = torch.tensor([[5.0, 5.0, 0.0], [5.0, 5.0, 0.0], [0.0, 0.0, 0.1]])
+    assert chts.removal.relative_importance(weight).argmax() == 8
+    assert chts.removal.magnitude(weight).argmax() != 8
+
+
+def test_scores_leave_the_weights_alone() -> None:
+    weight = torch.randn(3, 4)
+    before = weight.clone()
+    for score in chts.removal.SCORES.values():
+        score(weight)
+    assert torch.equal(weight, before)
