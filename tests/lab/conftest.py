@@ -18,12 +18,12 @@ from chts_core.lab.data import ImageData
 FASHION_FILES = data.IMAGE_SETS["fashion_mnist"].files
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digits() -> ImageData:
     return data.load_images("digits")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def write_notebook() -> Callable[..., Path]:
     """Writes a notebook: a title, a parameters cell if there are parameters, and code cells; returns its path."""
 
@@ -40,7 +40,7 @@ def write_notebook() -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def write_idx() -> Callable[[Path, NDArray[np.uint8]], Path]:
     """Writes an array as a gzipped IDX file; returns its path."""
 
@@ -53,7 +53,7 @@ def write_idx() -> Callable[[Path, NDArray[np.uint8]], Path]:
     return write
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def write_fashion(write_idx: Callable[..., Path]) -> Callable[..., Path]:
     """Writes 24 training and 12 test images below a root; returns the root.
 

@@ -15,8 +15,8 @@ from chts_core.lab.data import DataNotFoundError, ImageData, Split
 FASHION = data.IMAGE_SETS["fashion_mnist"]
 
 
-def parts(task: ImageData) -> dict[str, Split]:
-    return {"train": task.train, "validation": task.validation, "test": task.test}
+def parts(loaded: ImageData) -> dict[str, Split]:
+    return {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
 
 
 # --- digits ---
@@ -120,9 +120,9 @@ def test_what_is_no_idx_file_is_refused_by_name(tmp_path: Path, case: str) -> No
 # --- where data is looked for ---
 
 
-def mark_of(task: ImageData) -> int:
+def mark_of(loaded: ImageData) -> int:
     """Which of the fake copies was loaded: they differ in their test images."""
-    return round(float(task.test.images[0, 0]) * 255)
+    return round(float(loaded.test.images[0, 0]) * 255)
 
 
 @pytest.mark.usefixtures("no_fashion")
@@ -160,16 +160,16 @@ def test_what_a_package_carries_is_in_no_folder() -> None:
 
 @pytest.mark.usefixtures("no_fashion")
 def test_fashion_mnist_is_split_without_loss(tmp_path: Path, write_fashion: Callable[..., Path]) -> None:
-    task = data.load_images("fashion_mnist", str(write_fashion(tmp_path)))
-    numbers = {name: (part.images[:, 0] * 255).round().int().tolist() for name, part in parts(task).items()}
+    loaded = data.load_images("fashion_mnist", str(write_fashion(tmp_path)))
+    numbers = {name: (part.images[:, 0] * 255).round().int().tolist() for name, part in parts(loaded).items()}
     assert len(numbers["validation"]) == 2  # a twelfth of 24
     assert sorted(numbers["train"] + numbers["validation"]) == list(range(24))
     for name in ("train", "validation"):
-        assert parts(task)[name].labels.tolist() == [number % 10 for number in numbers[name]]
-    assert task.test.labels.tolist() == [number % 10 for number in range(12)]
-    assert (task.image_shape, task.features, task.classes) == ((28, 28), 784, 10)
-    assert task.test.images.shape == (12, 784)
-    assert float(task.test.images.max()) == 1
+        assert parts(loaded)[name].labels.tolist() == [number % 10 for number in numbers[name]]
+    assert loaded.test.labels.tolist() == [number % 10 for number in range(12)]
+    assert (loaded.image_shape, loaded.features, loaded.classes) == ((28, 28), 784, 10)
+    assert loaded.test.images.shape == (12, 784)
+    assert float(loaded.test.images.max()) == 1
 
 
 @pytest.mark.usefixtures("no_fashion")
@@ -222,13 +222,13 @@ def test_what_is_nowhere_comes_from_the_hub(
 ) -> None:
     hub = FakeHub()
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=hub.load_dataset))
-    task = data.load_images("fashion_mnist")
+    loaded = data.load_images("fashion_mnist")
     assert hub.asked == ["zalando-datasets/fashion_mnist"]
-    assert mark_of(task) == 77
+    assert mark_of(loaded) == 77
     # The same images as from files are split in the same way.
     from_files = data.load_images("fashion_mnist", str(write_fashion(tmp_path, mark=77)))
     assert len(hub.asked) == 1
-    for name, part in parts(task).items():
+    for name, part in parts(loaded).items():
         assert torch.equal(part.images, parts(from_files)[name].images)
         assert torch.equal(part.labels, parts(from_files)[name].labels)
 
@@ -268,17 +268,17 @@ def test_an_unknown_name_lists_the_known() -> None:
 def test_the_real_fashion_mnist() -> None:
     if data.locate(FASHION) is None:
         pytest.skip(f"{FASHION.title} is not on this machine; {FASHION.remedy}")
-    task = data.load_images("fashion_mnist")
-    assert {name: len(part.labels) for name, part in parts(task).items()} == {
+    loaded = data.load_images("fashion_mnist")
+    assert {name: len(part.labels) for name, part in parts(loaded).items()} == {
         "train": 55_000,
         "validation": 5_000,
         "test": 10_000,
     }
     # Balanced over all 60,000; counts by class show that labels were not shifted against the parts.
-    counts = torch.bincount(task.train.labels) + torch.bincount(task.validation.labels)
+    counts = torch.bincount(loaded.train.labels) + torch.bincount(loaded.validation.labels)
     assert counts.tolist() == [6000] * 10
-    assert torch.bincount(task.test.labels).tolist() == [1000] * 10
-    assert (float(task.train.images.min()), float(task.train.images.max())) == (0, 1)
+    assert torch.bincount(loaded.test.labels).tolist() == [1000] * 10
+    assert (float(loaded.train.images.min()), float(loaded.train.images.max())) == (0, 1)
     # Sandals (5) are mostly background, coats (4) fill the frame: images belong to their labels.
-    ink = {label: float(task.test.images[task.test.labels == label].mean()) for label in (4, 5)}
+    ink = {label: float(loaded.test.images[loaded.test.labels == label].mean()) for label in (4, 5)}
     assert ink[5] < 0.2 < 0.3 < ink[4]
