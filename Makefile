@@ -30,7 +30,7 @@ check-notebooks: .venv/test.stamp
 
 # Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile.
 refresh-notebooks: .venv/notebooks.stamp
-	$(BIN)/jupytext --to ipynb notebooks/*.py
+	$(BIN)/jupytext --update --to ipynb notebooks/*.py
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--CoalesceStreamsPreprocessor.enabled=True notebooks/*.ipynb
 

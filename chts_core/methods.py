@@ -192,12 +192,16 @@ def get_method(method: str | Method) -> Method:
     """The method of that name, or the one given, if its choices exist.
 
     Raises:
-        ValueError: for an unknown name or score, or a turnover outside [0, 1].
+        TypeError, ValueError: for what is no method, an unknown name or score, or a turnover outside [0, 1].
     """
     if isinstance(method, str):
         if method not in METHODS:
             raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, METHODS))}, or a Method.")
         return METHODS[method]
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method is a {type(method).__name__}; expected one of {', '.join(map(repr, METHODS))}, or a Method."
+        )
     for score, known in ((method.removal.score, removal.SCORES), (method.regrowth.score, REGROWTH_SCORES)):
         if score not in known:
             raise ValueError(f"the method has score {score!r}; expected one of {', '.join(map(repr, known))}.")

@@ -22,8 +22,8 @@ def sigmoid_sparsity(
     if not k > 0:
         raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
     u = _progress(step, start, end)
-    # At the ends the quotient is 1/2 up to rounding; the sparsity there is exact.
-    share = u if u in (0, 1) else 0.5 + (_logistic(k * (2 * u - 1)) - 0.5) / (_logistic(k) - _logistic(-k))
+    # The same with σ(x) - 1/2 = tanh(x/2)/2, which is exact at both ends and does not overflow for steep ones.
+    share = 0.5 + 0.5 * math.tanh(k * (2 * u - 1) / 2) / math.tanh(k / 2)
     return _between(initial, final, share)
 
 
@@ -77,10 +77,6 @@ def _between(initial: float, final: float, share: float) -> float:
     check_sparsity(final, "final sparsity")
     # share * final + (1 - share) * initial, unlike initial + share * (final - initial), ends at exactly `final`.
     return share * final + (1 - share) * initial
-
-
-def _logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
 
 
 @dataclass(frozen=True)

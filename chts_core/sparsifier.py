@@ -197,6 +197,7 @@ class Sparsifier:
     def _settings(self) -> dict[str, Any]:
         return {
             "method": repr(self.method),
+            "graph": repr(self._graph),
             "sparsity": self.sparsity,
             "total_steps": self.timeline.total_steps,
             "update_every": self.timeline.update_every,
@@ -332,6 +333,14 @@ def _sparse_layers(model: nn.Module) -> dict[str, nn.Linear]:
             "the last one is the output layer and stays dense, those before it become sparse."
         )
     layers.popitem()
+    first_name: dict[int, str] = {}
+    for name, layer in layers.items():
+        other = first_name.setdefault(id(layer.weight), name)
+        if other != name:
+            raise ValueError(
+                f"the layers {other} and {name} share one weight, which cannot have two masks; untie them, "
+                "or give each its own weight."
+            )
     return layers
 
 

@@ -80,10 +80,12 @@ def _list(_: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     path = notebooks.find(options.notebook)
-    given = dict(options.parameters)
-    if options.profile is not None:
-        given["profile"] = options.profile
-    parameters = notebooks.checked_parameters(path, given)
+    given = [*options.parameters, *([("profile", options.profile)] if options.profile is not None else [])]
+    names = [name for name, _ in given]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
+    parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])

@@ -4,11 +4,8 @@ import ast
 import difflib
 import math
 import re
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +18,6 @@ import torch
 import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from chts_core.lab import records
 
@@ -79,7 +75,7 @@ class Choice:
 # A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
 LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(PROFILES),
-    "seed": Range(0, whole=True),
+    "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
     "dataset": Choice(("", "digits", "fashion_mnist")),
     "sparsity": Range(0, 1, below=True),
@@ -147,7 +143,12 @@ def parameters(path: Path) -> dict[str, Parameter]:
                 f"{path.name} declares parameter {name} as {annotation}; annotate it as {', '.join(types)}: "
                 f"{name}: int = 0."
             )
-        default = ast.literal_eval(found["default"])
+        try:
+            default = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError):
+            raise ValueError(
+                f"{path.name} gives parameter {name} the default {found['default']}; expected a literal without #."
+            ) from None
         declared[name] = Parameter(name, types[annotation], default, found["help"])
     return declared
 
@@ -262,15 +263,18 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     out_dir.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.perf_counter()
     error = None
-    with _kernel_config() as config:
-        try:
-            papermill.execute_notebook(
-                str(path), str(executed_path), parameters=dict(given), kernel_name="python3", config=config
-            )
-        except PapermillExecutionError as failure:
-            error = f"cell {failure.cell_index}: {failure.ename}: {failure.evalue}"
-        except DeadKernelError:
-            error = "the kernel: it died, as it does when memory runs out"
+    try:
+        papermill.execute_notebook(
+            str(path),
+            str(executed_path),
+            parameters=dict(given),
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
+        )
+    except PapermillExecutionError as failure:
+        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
+    except DeadKernelError:
+        error = "the kernel: it died, as it does when memory runs out"
     seconds = time.perf_counter() - clock
     executed = nbformat.read(executed_path, as_version=4)
     if error is None:
@@ -291,14 +295,6 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     records.write_json(out_dir / f"{path.stem}.json", record)
     return record
-
-
-@contextmanager
-def _kernel_config() -> Iterator[Config]:
-    """A kernel that listens on sockets in a folder of this run rather than on TCP ports, where the system has that."""
-    with tempfile.TemporaryDirectory(prefix="chts-") as sockets:
-        ipc = {"KernelManager": {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}}
-        yield Config({} if sys.platform == "win32" else ipc)
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:

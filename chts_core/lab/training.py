@@ -78,33 +78,13 @@ def train(
     Raises:
         ValueError: if the training set is smaller than a batch, or the settings do not fit together.
     """
-    steps_per_epoch = len(data.train.labels) // recipe.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"batch_size is {recipe.batch_size} but there are {len(data.train.labels)} training images; "
-            "choose a smaller batch."
-        )
     data = data.to(device)
-    total_steps = recipe.epochs * steps_per_epoch
     generator = torch.Generator().manual_seed(seed)
-    model = mlp(data.features, recipe.hidden, data.classes, generator=generator).to(device)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=total_steps)
-    sparsifier = Sparsifier(
-        model,
-        optimizer,
-        method,
-        sparsity,
-        total_steps=total_steps,
-        update_every=steps_per_epoch,
-        seed=seed,
-    )
+    model, optimizer, sparsifier = _prepare(data, method, sparsity, recipe, seed, generator)
     sparsifier.rescale_weights()
+    steps_per_epoch = sparsifier.timeline.update_every
+    total_steps = sparsifier.timeline.total_steps
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=total_steps)
     first_masks = {name: mask.cpu().clone() for name, mask in sparsifier.masks.items()}
 
     validation = []
@@ -140,6 +120,40 @@ def train(
     )
 
 
+def _prepare(
+    data: ImageData,
+    method: str | Method,
+    sparsity: float,
+    recipe: Recipe,
+    seed: int,
+    generator: torch.Generator,
+) -> tuple[nn.Sequential, torch.optim.SGD, Sparsifier]:
+    """What a run trains, on the device of the data; refuses settings that do not fit together."""
+    steps_per_epoch = len(data.train.labels) // recipe.batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(
+            f"batch_size is {recipe.batch_size} but there are {len(data.train.labels)} training images; "
+            "choose a smaller batch."
+        )
+    model = mlp(data.features, recipe.hidden, data.classes, generator=generator).to(data.train.images.device)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    sparsifier = Sparsifier(
+        model,
+        optimizer,
+        method,
+        sparsity,
+        total_steps=recipe.epochs * steps_per_epoch,
+        update_every=steps_per_epoch,
+        seed=seed,
+    )
+    return model, optimizer, sparsifier
+
+
 def race(
     data: ImageData,
     methods: Sequence[str],
@@ -149,7 +163,13 @@ def race(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[Run]:
-    """Train every method with every seed at an equal number of steps; one progress bar counts the epochs."""
+    """Train every method with every seed at an equal number of steps; one progress bar counts the epochs.
+
+    Raises:
+        ValueError: if the settings do not fit one of the methods, before any is trained.
+    """
+    for method in methods:
+        _prepare(data, method, sparsity, recipe, seeds[0], torch.Generator().manual_seed(seeds[0]))
     runs = []
     progress: tqdm[Any]
     with tqdm(total=len(methods) * len(seeds) * recipe.epochs, unit="epoch", file=sys.stdout) as progress:

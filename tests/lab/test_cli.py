@@ -222,3 +222,11 @@ def test_the_command_is_installed() -> None:
 
     (entry,) = entry_points(group="console_scripts", name="chts")
     assert entry.load() is cli.main
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--profile", "ci", "-p", "profile", "gpu"], ["-p", "seed", "1", "-p", "seed", "2"]]
+)
+def test_a_parameter_given_twice_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "06", *arguments]) == 2
+    assert "is given more than once" in capsys.readouterr().err

@@ -287,3 +287,14 @@ def test_a_record_keeps_all_but_masks_and_history(make_run: Callable[..., Run]) 
         "itop": 0.33333,
         "seconds": 1.235,
     }
+
+
+def test_a_race_is_refused_before_any_method_is_trained(digits: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected(*_: object, **__: object) -> None:
+        raise AssertionError("it trained")
+
+    monkeypatch.setattr(training, "train", unexpected)
+    with pytest.raises(ValueError, match=r"would fall from 0\.5 to 0\.3"):
+        training.race(digits, ("fc", "chtss"), 0.3, Recipe(hidden=16, epochs=4), seeds=[0])
+    with pytest.raises(ValueError, match="the topology would never change"):
+        training.race(digits, ("fc", "set"), 0.9, Recipe(hidden=16, epochs=1), seeds=[0])
