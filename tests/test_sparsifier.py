@@ -460,6 +460,16 @@ def test_decay_without_turnover_only_removes() -> None:
     assert {row["regrown"] for row in run.sparsifier.history} == {0}
 
 
+def test_decay_may_start_from_a_dense_network() -> None:
+    run = start(replace(chts.METHODS["chtss"], sparsity=methods.Cubic(initial=0.0, end=0.375)), 0.9)
+    for step in run.train():
+        u = min(step // EVERY * EVERY, DECAY_END) / DECAY_END
+        for name, mask in run.sparsifier.masks.items():
+            assert int(mask.sum()) == round((0.1 + 0.9 * (1 - u) ** 3) * 256)
+            for tensor in (run.weight(name), run.weight(name).grad, *run.state(name)):
+                assert not tensor[~mask].any()
+
+
 def test_soft_removal_samples() -> None:
     method = plain(removal=methods.Removal("magnitude", methods.Ramp(1.0, 1.0)))
     one, other = (first_update(method, seed=seed) for seed in (0, 1))

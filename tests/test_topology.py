@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracles import assert_fits
 from torch import Tensor
@@ -170,6 +170,7 @@ def layers(draw: st.DrawFn) -> tuple[tuple[int, int], int, Rule | Tensor]:
     return shape, links, draw(st.sampled_from(RULES))
 
 
+@example(layer=((4, 8), 8, torch.tensor([1, 1, 3, 3])))
 @given(layer=layers())
 def test_nearest_are_the_d_nearest_on_the_ring(layer: tuple[tuple[int, int], int, Rule | Tensor]) -> None:
     shape, links, degree = layer
