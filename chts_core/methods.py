@@ -154,7 +154,10 @@ class Turnover:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of dynamic sparse training."""
+    """A method of dynamic sparse training.
+
+    Choices of your own are best frozen dataclasses too: a saved run knows its method by the repr.
+    """
 
     topology: Topology
     removal: Removal

@@ -49,7 +49,8 @@ def draw(
     """Draw exactly `num` of the candidate links, without replacement.
 
     Soft: successive draws with p ∝ score^temperature, done in one pass as a Gumbel top-k race, in logs so that
-    score^temperature cannot underflow. Candidates with score 0 come only after all others, in random order.
+    score^temperature cannot underflow. Candidates with score 0 come only after all others, in random order, unless
+    temperature 0 makes all alike.
     Hard: the `num` highest scores; ties are broken at random.
 
     The work happens on the generator's device, so that one CPU generator gives the same links for weights on

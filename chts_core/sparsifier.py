@@ -3,11 +3,12 @@
 import hashlib
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from chts_core import distributions
 from chts_core.checks import check_mask, check_same_shape, check_sparsity
@@ -18,6 +19,9 @@ from chts_core.percolation import LayerGraph, active_neurons, percolate, sequent
 from chts_core.removal import SCORES
 from chts_core.sampling import draw, keep
 from chts_core.schedules import Timeline
+
+# Which Sparsifier rules a weight: the latest that was attached.
+_RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
 
 
 class Update(TypedDict):
@@ -44,6 +48,8 @@ class Sparsifier:
     The weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are zeroed as
     soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and optimizer
     state zero after every step, and a regrown link starts from zeros.
+
+    A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step.
 
     Every `nn.Linear` weight that requires a gradient is sparsified, except the last one, which is the output layer.
 
@@ -101,6 +107,8 @@ class Sparsifier:
         percolate(self.masks, self._graph)  # a graph that does not fit is refused now rather than at the first update
 
         final = self._targets(total_steps)
+        for weight in self._weights.values():
+            _RULED_BY[weight] = weakref.ref(self)
         self._enforced = [name for name, mask in self.masks.items() if final[name] < mask.numel()]
         for name in self._enforced:  # a dense layer, as in FC, costs nothing
             self._weights[name].register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
@@ -132,7 +140,15 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero."""
+        """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero.
+
+        Raises:
+            RuntimeError: if another Sparsifier has been attached to the model since.
+        """
+        if any(_RULED_BY[weight]() is not self for weight in self._weights.values()):
+            raise RuntimeError(
+                "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
+            )
         self.steps += 1
         if self.timeline.is_update(self.steps):
             self._update()
@@ -157,7 +173,7 @@ class Sparsifier:
         """Go on from `state_dict()`; load the model's and the optimizer's state first.
 
         Raises:
-            ValueError: if the state is of other settings or other layers; nothing is changed then.
+            TypeError, ValueError: if the state is of other settings or other layers, or not whole; nothing is changed.
         """
         missing = self.state_dict().keys() - state.keys()
         if missing:
@@ -178,6 +194,13 @@ class Sparsifier:
             for name, mask in state[key].items():
                 check_mask(mask, f"saved mask {name!r}")
                 check_same_shape(mask, self.masks[name], f"saved mask {name!r}")
+        last_update = min(state["steps"], self.timeline.last_update) // self.timeline.update_every
+        for name, links in self._targets(last_update * self.timeline.update_every).items():
+            if int(state["masks"][name].sum()) != links:
+                raise ValueError(
+                    f"the saved mask {name!r} has {int(state['masks'][name].sum())} links; expected exactly {links} "
+                    f"after step {state['steps']}. The saved state was changed or damaged."
+                )
         # New generators first: one that does not fit is refused before anything is changed.
         generators = {name: torch.Generator(generator.device) for name, generator in self._generators.items()}
         for name, generator in generators.items():
@@ -377,7 +400,7 @@ def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable
 
     def hook(weight: Tensor) -> None:
         owner = sparsifier()
-        if owner is not None and weight.grad is not None:
+        if owner is not None and _RULED_BY[weight]() is owner and weight.grad is not None:
             weight.grad.masked_fill_(~owner.masks[name], 0)
 
     return hook

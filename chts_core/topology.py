@@ -56,14 +56,15 @@ def receptive_field(
 ) -> Tensor:
     """Bipartite receptive field network (BRF): outputs prefer the inputs near them.
 
-    Output i looks at position (i + 1/2) · in/out of the input ring, the diagonal of the mask. Its degree is set
+    Output i looks at position (i + 1/2) · in/out - 1/2 of the input ring, the diagonal of the mask (to within half a
+    column where all degrees are alike). Its degree is set
     first and never changes: with degree d it draws d inputs without replacement, with probability
     ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest; r = 1 takes any input alike, so that the network is
     ER given the output degrees. (Paper, "Bipartite receptive field network modelling"; the published code rounds
     in/out to an integer, which leaves part of a longer input side without links.)
 
     When there are at least as many links as inputs, r = 0 reaches every input; when there are at least as many
-    as outputs, every output has a link, at any r.
+    as outputs, every output has a link, at any r. (Degrees given as a tensor may say otherwise.)
 
     Args:
         out_features, in_features: the two sides.
@@ -126,7 +127,6 @@ def _output_degrees(
         )
     # Rounding the running sum keeps each degree within 1 of what is wanted and the total exact.
     ends = torch.floor(wanted.cumsum(0) + 0.5).long()
-    ends[-1] = links
     return ends.diff(prepend=ends.new_zeros(1))
 
 

@@ -772,6 +772,11 @@ def make_float(state: dict[str, Any]) -> None:
     state["masks"]["2.weight"] = state["masks"]["2.weight"].float()
 
 
+def add_link(state: dict[str, Any]) -> None:
+    absent = (~state["masks"]["0.weight"]).nonzero()[0]
+    state["masks"]["0.weight"][tuple(absent)] = True
+
+
 def truncate_generator(state: dict[str, Any]) -> None:
     state["generators"]["2.weight"] = state["generators"]["2.weight"][:100]
 
@@ -797,6 +802,7 @@ BAD_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], st
     "mask misshapen": (misshape, ValueError, r"2\.weight.*\(16, 15\).*\(16, 16\)"),
     "ever_active misshapen": (misshape_ever_active, ValueError, r"2\.weight.*\(2, 2\).*\(16, 16\)"),
     "mask not Boolean": (make_float, TypeError, r"2\.weight.*float32.*torch\.bool"),
+    "a link too many": (add_link, ValueError, r"0\.weight.* links; expected exactly"),
     "generator truncated": (truncate_generator, (ValueError, TypeError, RuntimeError), r"(?i)generator|RNG"),
     **{
         f"no {key}": (lambda s, key=key: s.pop(key), ValueError, key)
@@ -837,6 +843,23 @@ def test_a_state_of_another_layer_graph_is_refused() -> None:
 
 
 # --- other models ---
+
+
+def test_a_newer_sparsifier_takes_over_and_the_older_one_refuses_to_step() -> None:
+    model = mlp((16, 16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    old, new = (
+        chts.Sparsifier(model, optimizer, "set", 0.8, total_steps=100, update_every=10, seed=seed) for seed in (0, 1)
+    )
+    model(torch.randn(8, 16, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    assert bool((model[0].weight.grad[new.masks["0.weight"]] != 0).any())
+    only_new = new.masks["0.weight"] & ~old.masks["0.weight"]
+    assert bool((model[0].weight.grad[only_new] != 0).any())  # the older hook would have cleared these
+    assert bool((model[0].weight.grad[~new.masks["0.weight"]] == 0).all())
+    with pytest.raises(RuntimeError, match="another Sparsifier has been attached"):
+        old.step()
+    new.step()
+    assert (old.steps, new.steps) == (0, 1)
 
 
 def test_a_new_sparsifier_replaces_one_that_is_gone() -> None:
