@@ -161,6 +161,9 @@ history.drop(columns="seconds").round(3)
 # an *epitopological local minimum*. `anp` is the share of neurons that are active, `itop` the share of all possible links
 # that were ever used.
 #
+# The first update may remove far more than the ζ = 30 % that are meant to be exchanged. With so few links, some neurons
+# get none from below; they are inactive, and percolation drops the links they send on.
+#
 # The weights obey the mask, to the last one:
 
 # %%

@@ -113,6 +113,7 @@ def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
         axes.hist(
             degree.cpu().numpy(), bins=bins, histtype="step", color=colour, linestyle=style, linewidth=1.8, label=title
         )
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel(f"links per {side} neuron")
     axes.set_ylabel(f"number of {side} neurons")
 
