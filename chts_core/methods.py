@@ -208,8 +208,5 @@ def get_method(method: str | Method) -> Method:
     for score, known in ((method.removal.score, removal.SCORES), (method.regrowth.score, REGROWTH_SCORES)):
         if score not in known:
             raise ValueError(f"the method has score {score!r}; expected one of {', '.join(map(repr, known))}.")
-    if not 0 <= method.turnover.zeta <= 1:
-        raise ValueError(
-            f"zeta is {method.turnover.zeta}; expected the share of links exchanged per update, in [0, 1]."
-        )
+    schedules.cosine_turnover(0, 1, method.turnover.zeta)  # refuses a zeta outside [0, 1]
     return method

@@ -57,11 +57,10 @@ def receptive_field(
     """Bipartite receptive field network (BRF): outputs prefer the inputs near them.
 
     Output i looks at position (i + 1/2) · in/out - 1/2 of the input ring, the diagonal of the mask (to within half a
-    column where all degrees are alike). Its degree is set
-    first and never changes: with degree d it draws d inputs without replacement, with probability
-    ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest; r = 1 takes any input alike, so that the network is
-    ER given the output degrees. (Paper, "Bipartite receptive field network modelling"; the published code rounds
-    in/out to an integer, which leaves part of a longer input side without links.)
+    column where all degrees are alike). Its degree is set first and never changes: with degree d it draws d inputs
+    without replacement, with probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest; r = 1 takes any input
+    alike, so that the network is ER given the output degrees. (Paper, "Bipartite receptive field network modelling";
+    the published code rounds in/out to an integer, which leaves part of a longer input side without links.)
 
     When there are at least as many links as inputs, r = 0 reaches every input; when there are at least as many
     as outputs, every output has a link, at any r. (Degrees given as a tensor may say otherwise.)
@@ -87,11 +86,11 @@ def receptive_field(
     degrees = _output_degrees(out_features, in_features, links, degree, generator).to(where)
     width = int(degrees.max())
     rank = torch.arange(width, device=where)
-    centre = _centres(degrees, in_features)
+    centre = _centres(degrees.double(), in_features)
 
     if r == 0:
         # The d columns nearest to the centre are a window on the ring.
-        start = torch.floor(centre - degrees / 2 + 1).long()
+        start = torch.floor(centre - degrees.double() / 2 + 1).long()
         columns = (start[:, None] + rank) % in_features
     else:
         distance = (torch.arange(in_features, device=where, dtype=torch.float64) - centre[:, None]).abs()
@@ -118,14 +117,13 @@ def _output_degrees(
         # Receptive fields at least as wide as the step between them leave no gap at r = 0.
         low = max(math.ceil(in_features / out_features), 2 * mean - in_features)
         low = min(low, mean)
-        order = torch.randperm(out_features, generator=generator, device=generator.device).cpu()
+        order = torch.randperm(out_features, generator=generator, device=generator.device).cpu().double()
         wanted = low + (order + 0.5) / out_features * 2 * (mean - low)
-        wanted = wanted.double()
     else:
         raise ValueError(
             f"degree is {degree!r}; expected 'fixed', 'uniform' or a 1-D integer tensor of output degrees."
         )
-    # Rounding the running sum keeps each degree within 1 of what is wanted and the total exact.
+    # Rounding the running sum, in float64, keeps each degree within 1 of what is wanted and the total exact.
     ends = torch.floor(wanted.cumsum(0) + 0.5).long()
     return ends.diff(prepend=ends.new_zeros(1))
 
@@ -151,7 +149,7 @@ def _checked_degrees(out_features: int, in_features: int, links: int, degree: Te
 
 
 def _centres(degrees: Tensor, in_features: int) -> Tensor:
-    """Position on the input ring that each output looks at, float64: the diagonal of the mask."""
+    """Position on the input ring that each output looks at: the diagonal of the mask. Degrees and result are float64."""
     out_features, links = degrees.numel(), int(degrees.sum())
     if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
         # Equal degrees: the middle of each output's share of all links, at most half a column off the diagonal, so that

@@ -322,3 +322,9 @@ def test_masks_depend_on_the_generator_alone(build: type) -> None:
 def test_masks_go_to_the_device_asked_for(build: type) -> None:
     assert build(2, 4, 0.5, generator=torch.Generator(), device="meta").device.type == "meta"
     assert build(2, 4, 0.5, generator=torch.Generator()).device.type == "cpu"
+
+
+@pytest.mark.parametrize(("shape", "links"), [((2225, 4546), 9_978_556), ((4159, 2446), 10_017_397)])
+def test_uniform_degrees_of_large_layers_add_up(shape: tuple[int, int], links: int) -> None:
+    # Sums of this size are exact in float64 but not in float32, where these two were off by one.
+    assert int(receptive_field(shape, links, 0, "uniform", seed=0).sum()) == links
