@@ -149,7 +149,7 @@ def _checked_degrees(out_features: int, in_features: int, links: int, degree: Te
 
 
 def _centres(degrees: Tensor, in_features: int) -> Tensor:
-    """Position on the input ring that each output looks at: the diagonal of the mask. Degrees and result are float64."""
+    """Position on the input ring that each output looks at, the diagonal of the mask; all in float64."""
     out_features, links = degrees.numel(), int(degrees.sum())
     if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
         # Equal degrees: the middle of each output's share of all links, at most half a column off the diagonal, so that
