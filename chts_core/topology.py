@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_density, check_features, check_generator
-from chts_core.sampling import gumbel
+from chts_core.sampling import draw, gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
 
@@ -102,6 +102,282 @@ def receptive_field(
     mask = torch.zeros(out_features, in_features, dtype=torch.bool, device=where)
     mask.scatter_(1, columns, rank < degrees[:, None])
     return mask.to(device or where)
+
+
+def small_world(
+    out_features: int,
+    in_features: int,
+    density: float,
+    beta: float = 0.25,
+    *,
+    generator: torch.Generator,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Bipartite small world (BSW): the nearest links of a ring, a fraction β of them rewired at random.
+
+    The Watts-Strogatz model for two sides. Every node of the larger side (the outputs when both are equal) starts with
+    its K nearest nodes of the other side; K is links / nodes, rounded so that degrees differ by at most 1 and the
+    number of links is exact. Then round(β · links) links, chosen uniformly, let go of the other side all at once, and
+    each larger-side node draws as many new ends, uniformly and without replacement, among the nodes that its remaining
+    links do not reach. So the degrees of the larger side never change, every rectangle and density will do, and β = 1
+    is exactly ER given those degrees. (A link may fall back on its old place. Were that forbidden, as in the model for
+    one side, β = 1 would be biased in dense layers, and impossible in full ones.) (Paper, bipartite small world model.)
+
+    β = 0 is receptive_field(..., r=0, degree="fixed"), link for link, for out_features >= in_features; for a longer
+    input side it is the transpose of that network for (in_features, out_features). With at least as many links as
+    nodes on the larger side, every larger-side node has a link, at any β, and at β = 0 so has every other node.
+
+    Args:
+        out_features, in_features: the two sides.
+        density: share of the links that exist; their number is exactly link_count(...).
+        beta: share of the links that are rewired, in [0, 1].
+        generator: the source of randomness.
+        device: of the mask; by default the generator's.
+
+    Returns:
+        Boolean mask (out_features, in_features) on `device`.
+
+    Raises:
+        ValueError: for beta or density out of range.
+    """
+    check_generator(generator)
+    if not 0 <= beta <= 1:
+        raise ValueError(
+            f"beta is {beta}; expected a share of rewired links in [0, 1]: 0 is nearest only, 1 is Erdős–Rényi."
+        )
+    links = link_count(out_features, in_features, density)
+    where = generator.device
+    larger, smaller = max(out_features, in_features), min(out_features, in_features)
+    nearest = receptive_field(larger, smaller, links / (larger * smaller), r=0, generator=generator)
+
+    rewired = torch.randperm(links, generator=generator, device=where)[: round(beta * links)]
+    leaving = torch.zeros(larger * smaller, dtype=torch.bool, device=where)
+    leaving[nearest.flatten().nonzero().squeeze(1)[rewired]] = True
+    leaving = leaving.view(larger, smaller)
+    staying = nearest & ~leaving
+
+    # The n highest of a row of uniform keys are n draws without replacement; keys of -1 are never among them.
+    number = leaving.sum(1, keepdim=True)
+    keys = torch.rand((larger, smaller), dtype=torch.float64, device=where, generator=generator)
+    ends = keys.masked_fill_(staying, -1).topk(int(number.max()), dim=1).indices
+    arriving = torch.zeros_like(staying).scatter_(1, ends, torch.arange(ends.shape[1], device=where) < number)
+    mask = staying | arriving
+    return (mask if out_features >= in_features else mask.T.contiguous()).to(device or where)
+
+
+def scale_free(
+    out_features: int,
+    in_features: int,
+    density: float,
+    *,
+    generator: torch.Generator,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Bipartite scale-free network (BSF): Barabási–Albert growth, then same-side links are rewired across.
+
+    1. A Barabási–Albert network grows over all out + in nodes. It starts from one link between an output and an input;
+       the other nodes join in random order, share the remaining links evenly (to within 1), and attach each of theirs
+       to a node already there with probability ∝ its degree. A node met twice is linked twice.
+    2. Of every link within a side one end, at random, moves to the other side, to a node drawn ∝ its degree in 1; but
+       a newcomer keeps its end of its first link.
+    3. Of links that fall together one stays. The missing ones are drawn from all absent links, without replacement,
+       with probability ∝ the product of their ends' degrees in 1 (links of a node without any come last).
+
+    Growth gives degrees the power law k^-γ with γ = 3 (fits to networks of this size may find less; the paper reports
+    2.76), and 2 scales it alike for all nodes of a side, by (out + in) / (2 · nodes of the side) on average: both sides
+    keep the exponent, whatever their ratio. No degree exceeds the size of the other side, so tails are cut off there,
+    and in dense layers little of them is left. With at least out + in - 1 links every node has one.
+    (Paper, bipartite scale-free model; Batagelj and Brandes 2005, "Efficient generation of large random networks", for
+    drawing by degree from a list of link ends; resolving that list by pointer jumping makes the growth vectorised.)
+
+    Args:
+        out_features, in_features: the two sides.
+        density: share of the links that exist; their number is exactly link_count(...).
+        generator: the source of randomness.
+        device: of the mask; by default the generator's.
+
+    Returns:
+        Boolean mask (out_features, in_features) on `device`.
+    """
+    check_generator(generator)
+    links = link_count(out_features, in_features, density)
+    where = generator.device
+    mask = torch.zeros(out_features, in_features, dtype=torch.bool, device=where)
+    if links == 0:
+        return mask.to(device or where)
+
+    # Nodes are numbered outputs first. Each stands in `ends` as often as it has links, so that a uniform draw from
+    # there is a draw by degree.
+    newer, older = _barabasi_albert(out_features, in_features, links, generator)
+    ends = torch.cat([newer, older])
+    by_degree = [
+        side[torch.randint(side.numel(), (links,), generator=generator, device=where)]
+        for side in (ends[ends < out_features], ends[ends >= out_features])
+    ]
+
+    coin = torch.rand(links, generator=generator, device=where) < 0.5
+    first = newer.diff(prepend=newer.new_full((1,), -1)) != 0
+    stays, moves = (torch.where(coin & ~first, *pair) for pair in ((older, newer), (newer, older)))
+    same_side = (newer < out_features) == (older < out_features)
+    across = torch.where(stays < out_features, by_degree[1], by_degree[0])
+    moves = torch.where(same_side, across, moves)
+    mask[torch.minimum(stays, moves), torch.maximum(stays, moves) - out_features] = True
+
+    degrees = torch.bincount(ends, minlength=out_features + in_features).double()
+    products = torch.outer(degrees[:out_features], degrees[out_features:])
+    mask |= draw(products, ~mask, links - int(mask.sum()), generator=generator)
+    return mask.to(device or where)
+
+
+def _barabasi_albert(
+    out_features: int, in_features: int, links: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The newer and the older end of every link (at least one) of a growing network, in the order they came."""
+    where = generator.device
+    outputs = torch.randperm(out_features, generator=generator, device=where)
+    inputs = torch.randperm(in_features, generator=generator, device=where) + out_features
+    joining = torch.cat([outputs[1:], inputs[1:]])
+    joining = joining[torch.randperm(joining.numel(), generator=generator, device=where)]
+
+    # Link 0 joins the two founders; of the others, each newcomer brings a run.
+    newcomer = torch.arange(links - 1, device=where) * joining.numel() // max(links - 1, 1)
+    newer = torch.cat([outputs[:1], joining[newcomer]])
+    links_before = 1 + torch.searchsorted(newcomer, newcomer)
+
+    # Slots 2l and 2l + 1 hold the newer and the older end of link l. An older end is a copy of any slot filled before
+    # its newcomer joined, often a copy itself: follow the copies until each points at a slot that is none.
+    copied = torch.arange(2 * links, device=where)
+    any_slot = torch.rand(links - 1, dtype=torch.float64, device=where, generator=generator)
+    copied[3::2] = (any_slot * (2 * links_before)).long()
+    while not torch.equal(copied, further := copied[copied]):
+        copied = further
+    slots = newer.repeat_interleave(2)
+    slots[1] = inputs[0]
+    return newer, slots[copied[1::2]]
+
+
+class Correlation:
+    """Pearson correlation of the features of a data set, in one pass over its batches.
+
+    The state is the number of samples, the first sample, the mean and the co-moments (Σ of products of deviations from
+    the mean) of all pairs, features² float64 numbers (75 MB for CIFAR10's 3072), on the device of the first batch.
+    Deviations are taken within a batch and the batches merged, which loses no digits to a large mean (Chan, Golub and
+    LeVeque 1979). All is measured from the first sample, so that a constant feature has a variance of exactly 0.
+
+        correlation = Correlation()
+        for images, _ in loader:
+            correlation.update(images.flatten(1))
+        mask = correlated(1568, 784, 0.01, correlation.matrix(), generator=generator)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: Tensor | None = None
+
+    def update(self, batch: Tensor) -> None:
+        """Take in a batch of samples, (samples, features), of any real dtype.
+
+        Raises:
+            TypeError, ValueError: for what is no such tensor, another number of features than before, or values that
+                are infinite or NaN.
+        """
+        if not isinstance(batch, Tensor) or batch.is_complex():
+            what = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
+            raise TypeError(f"batch is a {what}; expected a tensor of real numbers shaped (samples, features).")
+        if batch.ndim != 2:
+            raise ValueError(
+                f"batch has shape {tuple(batch.shape)}; expected (samples, features). Flatten images by .flatten(1)."
+            )
+        if not bool(batch.isfinite().all()):
+            raise ValueError("batch holds infinite or NaN values; correlations need finite ones. Clean the data first.")
+        samples, features = batch.shape
+        if samples == 0:
+            return
+        if self._first is None:
+            self._first = batch[0].detach().to(torch.float64, copy=True)
+            self._mean = torch.zeros_like(self._first)
+            self._comoments = self._first.new_zeros(features, features)
+        if features != self._first.numel():
+            raise ValueError(
+                f"batch has {features} features but the ones before had {self._first.numel()}; "
+                "use one Correlation per data set."
+            )
+
+        values = batch.detach().to(self._first) - self._first
+        mean = values.mean(0)
+        values -= mean
+        change = mean - self._mean
+        total = self.count + samples
+        self._comoments += values.T @ values + torch.outer(change, change) * (self.count * samples / total)
+        self._mean += change * (samples / total)
+        self.count = total
+
+    def matrix(self) -> Tensor:
+        """|r| of every pair of features: symmetric float64 (features, features), in [0, 1].
+
+        The diagonal is 0, and so is what has no correlation: pairs with a constant feature.
+
+        Raises:
+            ValueError: before the first sample.
+        """
+        if self._first is None:
+            raise ValueError("no sample was seen; call update(batch) before matrix().")
+        deviation = self._comoments.diagonal().sqrt()
+        # Divided one after the other: the product of two small deviations could underflow.
+        r = (self._comoments / deviation / deviation[:, None]).abs().nan_to_num(nan=0.0).clamp(max=1)
+        # A matrix product need not be symmetric to the last digit, and links that tie should tie.
+        return ((r + r.T) / 2).fill_diagonal_(0)
+
+
+def correlated(
+    out_features: int,
+    in_features: int,
+    density: float,
+    correlation: Tensor,
+    *,
+    generator: torch.Generator,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Correlated sparse topological initialisation (CSTI): the links between the most correlated input features.
+
+    Node i of either side stands for feature i mod features: the matrix of |r| is tiled to cover the layer, 2×2 for
+    twice the width, and cropped where the layer ends. The links of highest |r| exist. Those that tie, as copies in
+    different tiles do, are chosen at random; links with r = 0 exist only if all others do. (Paper, baselines; Zhang et
+    al., "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse
+    advantage in deep learning", ICLR 2024.)
+
+    Args:
+        out_features, in_features: the two sides.
+        density: share of the links that exist; their number is exactly link_count(...).
+        correlation: |r| of the input features, (features, features), as from :meth:`Correlation.matrix`.
+        generator: the source of randomness.
+        device: of the mask; by default the generator's.
+
+    Returns:
+        Boolean mask (out_features, in_features) on `device`.
+
+    Raises:
+        TypeError, ValueError: for what is no square matrix of finite numbers >= 0.
+    """
+    check_generator(generator)
+    links = link_count(out_features, in_features, density)
+    if not isinstance(correlation, Tensor):
+        raise TypeError(
+            f"correlation is a {type(correlation).__name__}; expected a tensor (features, features), "
+            "as from Correlation().matrix()."
+        )
+    if correlation.ndim != 2 or correlation.shape[0] != correlation.shape[1] or correlation.numel() == 0:
+        raise ValueError(f"correlation has shape {tuple(correlation.shape)}; expected (features, features).")
+    if not bool((correlation.isfinite() & (correlation >= 0)).all()):
+        raise ValueError(
+            "correlation holds a negative, infinite or NaN value; expected |r| in [0, 1]. "
+            "Take the absolute value, and 0 where a feature is constant."
+        )
+    features, where = correlation.shape[0], correlation.device
+    rows, columns = (torch.arange(size, device=where) % features for size in (out_features, in_features))
+    tiled = correlation[rows[:, None], columns]
+    mask = draw(tiled, torch.ones_like(tiled, dtype=torch.bool), links, soft=False, generator=generator)
+    return mask.to(device or generator.device)
 
 
 def _output_degrees(

@@ -1,3 +1,6 @@
+import math
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,3 +27,147 @@ def test_uniform_is_within_half_a_link(shapes: dict[str, tuple[int, int]], spars
     assert links.keys() == shapes.keys()
     for name, (outputs, inputs) in shapes.items():
         assert abs(links[name] - (1 - sparsity) * outputs * inputs) <= 0.5 + 1e-6
+
+
+def test_uniform_counts_kernels_in() -> None:
+    assert chts.distributions.uniform({"conv": (8, 4, 3, 3), "layer": (10, 10)}, 0.5) == {"conv": 144, "layer": 50}
+
+
+# --- Erdős–Rényi ---
+
+LAYERS = st.tuples(st.integers(1, 40), st.integers(1, 40))
+KERNELS = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
+NETWORKS = st.lists(st.one_of(LAYERS, KERNELS), max_size=8).map(
+    lambda shapes: {f"layer {number}": shape for number, shape in enumerate(shapes)}
+)
+RULES = [chts.distributions.erdos_renyi, chts.distributions.erdos_renyi_kernel]
+SPARSITIES = st.floats(0, 1, exclude_max=True)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("shapes", "links", "expected"),
+    [
+        # ε · (sum of the two sides): the same for both of these, though one has 16 weights and the other 25.
+        ({"wide": (2, 8), "square": (5, 5)}, 20, {"wide": 10, "square": 10}),
+        ({"one": (10, 30), "two": (20, 40)}, 50, {"one": 20, "two": 30}),
+        # ε = 53/25 would give the small layer 10.6 of 6 links: it is dense, and the other takes what is left.
+        ({"small": (2, 3), "large": (10, 10)}, 53, {"small": 6, "large": 47}),
+        # With "b" dense ε rises from 2.4 to 2.5, which fills "a" too: one step of rescaling is not enough.
+        ({"a": (4, 6), "b": (1, 10), "c": (25, 25)}, 174, {"a": 24, "b": 10, "c": 140}),
+        ({"one": (3, 4), "two": (1, 1)}, 13, {"one": 12, "two": 1}),
+        ({}, 0, {}),
+    ],
+)
+def test_erdos_renyi_by_hand(
+    rule: chts.distributions.Distribution,
+    shapes: dict[str, tuple[int, ...]],
+    links: int,
+    expected: dict[str, int],
+) -> None:
+    total = sum(math.prod(shape) for shape in shapes.values())
+    assert rule(shapes, 1 - links / total if total else 0.5) == expected
+
+
+def test_kernels_count_in_one_and_not_in_the_other() -> None:
+    shapes = {"conv": (4, 2, 3, 3), "layer": (10, 20)}
+    # 27 links: 27 · 12/42 = 7.7 and 27 · 30/42 = 19.3; without kernels 27 · 54/84 = 17.4 and 27 · 30/84 = 9.6.
+    assert chts.distributions.erdos_renyi_kernel(shapes, 0.9) == {"conv": 8, "layer": 19}
+    assert chts.distributions.erdos_renyi(shapes, 0.9) == {"conv": 17, "layer": 10}
+
+
+def made_dense_one_by_one(shapes: dict[str, tuple[int, ...]], total: float) -> dict[str, float]:
+    """RigL's procedure: while a density exceeds 1, make the layers of highest density dense and find ε again."""
+    size = {name: math.prod(shape) for name, shape in shapes.items()}
+    raw = {name: sum(shape) / size[name] for name, shape in shapes.items()}
+    dense: set[str] = set()
+    while len(dense) < len(shapes):
+        left = total - sum(size[name] for name in dense)
+        epsilon = left / sum(raw[name] * size[name] for name in shapes if name not in dense)
+        highest = max(raw[name] for name in shapes if name not in dense)
+        if epsilon * highest <= 1:
+            return {name: size[name] * (1 if name in dense else epsilon * raw[name]) for name in shapes}
+        dense |= {name for name in shapes if name not in dense and raw[name] == highest}
+    return {name: float(count) for name, count in size.items()}
+
+
+@given(shapes=NETWORKS, sparsity=SPARSITIES)
+def test_erdos_renyi_kernel_is_rigls(shapes: dict[str, tuple[int, ...]], sparsity: float) -> None:
+    total = sum(math.prod(shape) for shape in shapes.values())
+    expected = made_dense_one_by_one(shapes, round((1 - sparsity) * total))
+    # Whole numbers with the exact sum may be off by half a link, and by what other layers had to gain or lose.
+    for name, links in chts.distributions.erdos_renyi_kernel(shapes, sparsity).items():
+        assert abs(links - expected[name]) <= max(1, len(shapes) / 2)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(shapes=NETWORKS, sparsity=SPARSITIES)
+def test_links_add_up_exactly_and_fit_the_layers(
+    rule: chts.distributions.Distribution, shapes: dict[str, tuple[int, ...]], sparsity: float
+) -> None:
+    links = rule(shapes, sparsity)
+    total = round((1 - sparsity) * sum(math.prod(shape) for shape in shapes.values()))
+    assert list(links) == list(shapes)
+    assert sum(links.values()) == total
+    for name, shape in shapes.items():
+        assert min(1, total // len(shapes)) <= links[name] <= math.prod(shape)
+
+
+@pytest.mark.parametrize("rule", chts.distributions.DISTRIBUTIONS.values(), ids=chts.distributions.DISTRIBUTIONS)
+@given(shapes=NETWORKS, sparsities=st.tuples(SPARSITIES, SPARSITIES))
+def test_no_layer_gains_links_as_the_sparsity_rises(
+    rule: chts.distributions.Distribution, shapes: dict[str, tuple[int, ...]], sparsities: tuple[float, float]
+) -> None:
+    fewer, more = rule(shapes, max(sparsities)), rule(shapes, min(sparsities))
+    assert all(fewer[name] <= more[name] for name in shapes)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        # By largest remainders the second layer has 3 of 14 links but 2 of 15.
+        {"a": (4, 9), "b": (3, 3), "c": (7, 9)},
+        {"a": (2, 2), "b": (2, 5), "c": (6, 7)},
+        {"a": (5, 5), "b": (5, 5), "c": (5, 5), "d": (1, 1), "e": (2, 2, 3, 3)},
+    ],
+)
+def test_links_come_one_at_a_time(rule: chts.distributions.Distribution, shapes: dict[str, tuple[int, ...]]) -> None:
+    total = sum(math.prod(shape) for shape in shapes.values())
+    series = [rule(shapes, 1 - links / total) for links in range(1, total + 1)]
+    for fewer, more in pairwise(series):
+        assert sorted(more[name] - fewer[name] for name in shapes) == [0] * (len(shapes) - 1) + [1]
+    # Links that all layers can have go to one each first, the largest sum before the others.
+    assert set(series[len(shapes) - 1].values()) == {1}
+    assert all(min(links.values()) >= 1 for links in series[len(shapes) - 1 :])
+
+
+def test_the_last_links_stay_with_the_largest() -> None:
+    shapes = {"small": (2, 2), "large": (9, 9), "middle": (4, 4)}
+    assert chts.distributions.erdos_renyi(shapes, 1 - 2 / 101) == {"small": 0, "large": 1, "middle": 1}
+    assert chts.distributions.erdos_renyi(shapes, 1 - 0.4 / 101) == {"small": 0, "large": 0, "middle": 0}
+
+
+@given(shapes=st.dictionaries(st.text(), st.tuples(st.integers(1, 3000), st.integers(1, 3000))), sparsity=SPARSITIES)
+def test_both_are_the_same_without_kernels(shapes: dict[str, tuple[int, int]], sparsity: float) -> None:
+    assert chts.distributions.erdos_renyi(shapes, sparsity) == chts.distributions.erdos_renyi_kernel(shapes, sparsity)
+
+
+def test_distributions_go_by_their_names() -> None:
+    table = chts.distributions.DISTRIBUTIONS
+    assert list(table) == ["uniform", "erdos_renyi", "erdos_renyi_kernel"]
+    assert all(rule is getattr(chts.distributions, name) for name, rule in table.items())
+
+
+@pytest.mark.parametrize("rule", chts.distributions.DISTRIBUTIONS.values(), ids=chts.distributions.DISTRIBUTIONS)
+@pytest.mark.parametrize("shape", [(), (5,), (0, 5), (3, 4, 0)])
+def test_shapes_that_are_no_layers_are_refused(rule: chts.distributions.Distribution, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"'odd' has shape \(.*\); expected \(out_features, in_features\)"):
+        rule({"fine": (2, 3), "odd": shape}, 0.5)
+
+
+@pytest.mark.parametrize("rule", chts.distributions.DISTRIBUTIONS.values(), ids=chts.distributions.DISTRIBUTIONS)
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, float("nan")])
+def test_sparsities_out_of_range_are_refused(rule: chts.distributions.Distribution, sparsity: float) -> None:
+    with pytest.raises(ValueError, match=r"sparsity is .*; expected a fraction in \[0, 1\)"):
+        rule({"layer": (2, 3)}, sparsity)

@@ -1,12 +1,17 @@
+import random
 from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations, product
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from oracles import assert_fits
+from oracles import assert_fits, links_of, mask_of
+from scipy import stats
 from torch import Tensor
 
 import chts_core as chts
@@ -303,11 +308,533 @@ def test_almost_no_randomness_is_nearest(r: float) -> None:
     assert torch.equal(receptive_field((9, 9), 27, r), receptive_field((9, 9), 27, 0))
 
 
+# --- literal versions of random models ---
+
+# Which of several options, by their weights.
+Choose = Callable[[Sequence[float]], int]
+
+
+class UndecidedError(Exception):
+    def __init__(self, weights: Sequence[float]) -> None:
+        self.weights = weights
+
+
+def outcomes(model: Callable[[Choose], Any], decisions: tuple[int, ...] = ()) -> Counter[Any]:
+    """Probability of everything that a model may return, by trying all of its choices."""
+    ahead = iter(decisions)
+
+    def choose(weights: Sequence[float]) -> int:
+        decision = next(ahead, None)
+        if decision is None:
+            raise UndecidedError(weights)
+        return decision
+
+    try:
+        return Counter({model(choose): 1.0})
+    except UndecidedError as undecided:
+        weights = undecided.weights
+    found: Counter[Any] = Counter()
+    for option, weight in enumerate(weights):
+        if weight:
+            for outcome, probability in outcomes(model, (*decisions, option)).items():
+                found[outcome] += weight / sum(weights) * probability
+    return found
+
+
+def pick(options: Sequence[Any], choose: Choose) -> Any:
+    return options[choose([1] * len(options))]
+
+
+def rewired_small_world(nearest: Tensor, number: int, choose: Choose) -> frozenset[tuple[int, int]]:
+    """Cut `number` links one by one; then rows, the larger side, draw as many ends that they have no link to."""
+    links = sorted(links_of(nearest))
+    cut = [links.pop(choose([1] * len(links)))[0] for _ in range(number)]
+    for row in cut:
+        links.append((row, pick([end for end in range(nearest.shape[1]) if (row, end) not in links], choose)))
+    return frozenset(links)
+
+
+def grown_scale_free(shape: tuple[int, int], links: int, choose: Choose) -> frozenset[tuple[int, int]]:
+    """Grow a Barabási–Albert network node by node, move ends of same-side links across, replace repeated links."""
+    outputs, inputs = ([(side, node) for node in range(size)] for side, size in zip("oi", shape, strict=True))
+    founders = [pick(outputs, choose), pick(inputs, choose)]
+    joining = [node for node in outputs + inputs if node not in founders]
+    joining = [joining.pop(choose([1] * len(joining))) for _ in range(len(joining))]
+    brings = Counter(joining[link * len(joining) // (links - 1)] for link in range(links - 1))
+
+    grown = [tuple(founders)]
+    degree = Counter(founders)
+    for node in joining:
+        there = list(degree.items())
+        for _ in range(brings[node]):
+            older = there[choose([count for _, count in there])][0]
+            grown.append((node, older))
+            degree.update([node, older])
+
+    found = set()
+    met = set()
+    for newer, older in grown:
+        stays, moves = newer, older
+        if newer in met and pick([True, False], choose):
+            stays, moves = older, newer
+        met.add(newer)
+        if newer[0] == older[0]:
+            across = inputs if stays in outputs else outputs
+            moves = across[choose([degree[node] for node in across])]
+        pair = dict([stays, moves])
+        found.add((pair["o"], pair["i"]))
+    absent = sorted(set(product(range(shape[0]), range(shape[1]))) - found)
+    weights = [degree["o", output] * degree["i", source] for output, source in absent]
+    while len(found) < links:
+        option = choose(weights if any(weights) else [1] * len(absent))
+        found.add(absent.pop(option))
+        weights.pop(option)
+    return frozenset(found)
+
+
+def assert_drawn_as(draw: Callable[[], Tensor], expected: Counter[Any], draws: int) -> None:
+    """Assert that masks come with the probabilities expected; those that come too seldom are counted together."""
+    counts = Counter(frozenset(links_of(draw())) for _ in range(draws))
+    assert counts.keys() <= expected.keys()
+    common = [outcome for outcome, probability in expected.items() if probability * draws >= 10]
+    rare = [outcome for outcome in expected if outcome not in common]
+    groups = [[outcome] for outcome in common] + [rare] * (sum(expected[outcome] for outcome in rare) * draws >= 5)
+    assert_fits(
+        [sum(counts[outcome] for outcome in group) for group in groups],
+        [sum(expected[outcome] for outcome in group) for group in groups],
+    )
+
+
+def tail_exponent(degrees: Tensor) -> float:
+    """γ of degrees ∝ k^-γ by Hill's estimator, from the tenth of the nodes of highest degree."""
+    ordered = degrees.double().sort(descending=True).values
+    top = ordered.numel() // 10
+    return 1 + 1 / float((ordered[:top] / ordered[top]).log().mean().clamp(min=1e-9))
+
+
+# --- small world ---
+
+
+def small_world(shape: tuple[int, int], links: int, beta: float, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return chts.topology.small_world(*shape, links / (shape[0] * shape[1]), beta, generator=generator)
+
+
+@pytest.mark.parametrize("beta", [0, 0.25, 1])
+@pytest.mark.parametrize("density", [0, 0.3, 0.5, 1])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (6, 1), (5, 5), (4, 9), (9, 4)])
+def test_small_world_has_the_exact_number_of_links(shape: tuple[int, int], density: float, beta: float) -> None:
+    mask = chts.topology.small_world(*shape, density, beta, generator=torch.Generator().manual_seed(0))
+    assert mask.shape == shape
+    assert mask.dtype == torch.bool
+    assert mask.is_contiguous()
+    assert int(mask.sum()) == chts.topology.link_count(*shape, density)
+
+
+# A number of links half-way between two integers, where the order of multiplication decides.
+@example(shape=(3, 5), density=0.36666666666666664, beta=0.5, seed=0)
+@example(shape=(5, 3), density=0.36666666666666664, beta=0.5, seed=0)
+@given(shape=st.tuples(SIDES, SIDES), density=st.floats(0, 1), beta=st.floats(0, 1), seed=st.integers(0, 99))
+def test_small_world_conserves_the_degrees_of_the_larger_side(
+    shape: tuple[int, int], density: float, beta: float, seed: int
+) -> None:
+    links = chts.topology.link_count(*shape, density)
+    mask = chts.topology.small_world(*shape, density, beta, generator=torch.Generator().manual_seed(seed))
+    nearest = chts.topology.small_world(*shape, density, 0, generator=torch.Generator().manual_seed(seed))
+    assert int(mask.sum()) == links
+    larger = 1 if shape[0] >= shape[1] else 0
+    assert torch.equal(mask.sum(larger), nearest.sum(larger))
+    assert int(mask.sum(larger).max() - mask.sum(larger).min()) <= 1
+    # Links that are not rewired stay where they were.
+    assert int((mask & nearest).sum()) >= links - round(beta * links)
+
+
+def test_small_world_of_nearest_by_hand() -> None:
+    assert small_world((4, 2), 4, 0).int().tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
+    assert small_world((2, 4), 4, 0).int().tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    # A square closes the ring: output 0 reaches round the edge for its third nearest.
+    assert small_world((4, 4), 12, 0).int().tolist() == [[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]
+
+
+@given(shape=st.tuples(SIDES, SIDES), share=st.floats(0, 1))
+def test_small_world_without_rewiring_is_the_receptive_field_without_randomness(
+    shape: tuple[int, int], share: float
+) -> None:
+    links = round(share * shape[0] * shape[1])
+    if shape[0] >= shape[1]:
+        assert torch.equal(small_world(shape, links, 0), receptive_field(shape, links, 0))
+    else:
+        assert torch.equal(small_world(shape, links, 0), receptive_field((shape[1], shape[0]), links, 0).T)
+
+
+@given(shape=st.tuples(SIDES, SIDES), share=st.floats(0, 1), beta=st.floats(0, 1), seed=st.integers(0, 99))
+def test_small_world_reaches_every_node(shape: tuple[int, int], share: float, beta: float, seed: int) -> None:
+    size = shape[0] * shape[1]
+    links = round(max(shape) + share * (size - max(shape)))
+    assert small_world(shape, links, beta, seed).any(1 if shape[0] >= shape[1] else 0).all()
+    nearest = small_world(shape, links, 0, seed)
+    assert nearest.any(0).all()
+    assert nearest.any(1).all()
+
+
+def test_small_world_moves_the_share_asked_for() -> None:
+    shape, links = (400, 300), 2400
+    nearest = small_world(shape, links, 0)
+    for beta in (0.1, 0.25, 0.6, 1):
+        number = round(beta * links)
+        # Of the ends drawn anew a share falls on an old place: 6 links per row among the places that are free.
+        back = 6 * beta / (300 - 6 + 6 * beta)
+        moved = links - int((small_world(shape, links, beta) & nearest).sum())
+        assert moved == pytest.approx(number * (1 - back), abs=4 * (number * back) ** 0.5 + 2)
+
+
+@pytest.mark.parametrize(("shape", "links", "beta"), [((3, 3), 6, 0.3), ((4, 3), 5, 0.4), ((3, 2), 4, 0.5)])
+def test_small_world_is_drawn_as_defined(shape: tuple[int, int], links: int, beta: float) -> None:
+    nearest = small_world(shape, links, 0)
+    expected = outcomes(partial(rewired_small_world, nearest, round(beta * links)))
+    generator = torch.Generator().manual_seed(0)
+    density = links / (shape[0] * shape[1])
+    assert_drawn_as(lambda: chts.topology.small_world(*shape, density, beta, generator=generator), expected, 1200)
+
+
+def test_small_world_of_a_wide_layer_is_that_of_the_tall_one_turned() -> None:
+    assert torch.equal(small_world((7, 20), 50, 0.4), small_world((20, 7), 50, 0.4).T)
+
+
+@pytest.mark.parametrize(("shape", "links"), [((3, 4), 8), ((4, 3), 8)])
+def test_small_world_all_rewired_draws_any_ends_alike(shape: tuple[int, int], links: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for _ in range(1500):
+        mask = chts.topology.small_world(*shape, links / 12, 1, generator=generator)
+        rows = mask if shape[0] >= shape[1] else mask.T
+        counts.update(tuple(row.nonzero().flatten().tolist()) for row in rows)
+    assert_fits([counts[pair] for pair in combinations(range(3), 2)], [1 / 3] * 3)
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.1, float("nan")])
+def test_small_world_refuses_a_share_that_is_none(beta: float) -> None:
+    with pytest.raises(ValueError, match=r"beta is .*; expected a share of rewired links in \[0, 1\]"):
+        small_world((3, 3), 4, beta)
+
+
+# --- scale-free ---
+
+
+def scale_free(shape: tuple[int, int], links: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return chts.topology.scale_free(*shape, links / (shape[0] * shape[1]), generator=generator)
+
+
+@example(shape=(1, 1), share=1.0, seed=0)
+@example(shape=(24, 24), share=1.0, seed=0)
+@example(shape=(24, 1), share=0.0, seed=0)
+@given(shape=st.tuples(SIDES, SIDES), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_scale_free_has_the_exact_number_of_links(shape: tuple[int, int], share: float, seed: int) -> None:
+    links = round(share * shape[0] * shape[1])
+    mask = scale_free(shape, links, seed)
+    assert mask.shape == shape
+    assert mask.dtype == torch.bool
+    assert int(mask.sum()) == links
+
+
+@given(shape=st.tuples(SIDES, SIDES), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_scale_free_links_every_node(shape: tuple[int, int], share: float, seed: int) -> None:
+    fewest = sum(shape) - 1
+    mask = scale_free(shape, round(fewest + share * (shape[0] * shape[1] - fewest)), seed)
+    assert mask.any(0).all()
+    assert mask.any(1).all()
+
+
+@pytest.mark.parametrize(("shape", "links"), [((2, 3), 1), ((2, 2), 2), ((2, 2), 3), ((1, 4), 3), ((2, 3), 3)])
+def test_scale_free_grows_by_degree(shape: tuple[int, int], links: int) -> None:
+    expected = outcomes(partial(grown_scale_free, shape, links))
+    generator = torch.Generator().manual_seed(0)
+    density = links / (shape[0] * shape[1])
+    assert_drawn_as(lambda: chts.topology.scale_free(*shape, density, generator=generator), expected, 1200)
+
+
+@pytest.mark.parametrize(("shape", "links"), [((8, 32), 96), ((32, 8), 96)])
+def test_scale_free_has_the_degrees_of_the_model(shape: tuple[int, int], links: int) -> None:
+    # Too many outcomes to try them all. The spread of degrees, and how many nodes have next to none, on both sides.
+    chance = random.Random(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def choose(weights: Sequence[float]) -> int:
+        return chance.choices(range(len(weights)), weights)[0]
+
+    def literal() -> Tensor:
+        return mask_of(set(grown_scale_free(shape, links, choose)), shape)
+
+    def fast() -> Tensor:
+        return chts.topology.scale_free(*shape, links / (shape[0] * shape[1]), generator=generator)
+
+    def measured(mask: Tensor) -> list[int]:
+        sides = [mask.sum(1), mask.sum(0)]
+        return [int((degrees**2).sum()) for degrees in sides] + [int((degrees <= 1).sum()) for degrees in sides]
+
+    samples = [np.array([measured(draw()) for _ in range(200)]) for draw in (literal, fast)]
+    varies = samples[0].std(0) > 0
+    assert stats.ttest_ind(*(sample[:, varies] for sample in samples), equal_var=False).pvalue.min() > 1e-3
+
+
+def test_newcomers_attach_to_those_before_them_by_degree() -> None:
+    # Two outputs and an input, all of whose seven links are kept: the last node brings six of them to the founders.
+    grown = chts.topology._barabasi_albert
+    counts: Counter[int] = Counter()
+    for seed in range(300):
+        newer, older = grown(2, 1, 7, torch.Generator().manual_seed(seed))
+        assert older[0] == 2
+        assert newer.tolist() == [newer[0]] + [1 - newer[0]] * 6
+        counts.update((older[1:] == 2).tolist())
+    assert_fits([counts[0], counts[1]], [0.5, 0.5])
+
+
+def test_growth_has_the_power_law_of_barabasi_and_albert() -> None:
+    newer, older = chts.topology._barabasi_albert(20_000, 60_000, 400_000, torch.Generator().manual_seed(0))
+    degrees = torch.bincount(torch.cat([newer, older]))
+    # With m links per newcomer a share m (m + 1) / (k (k + 1)) has at least k links, which is γ = 3.
+    for side in (degrees[:20_000], degrees[20_000:]):
+        for k in (6, 10, 20, 50):
+            expected = 5 * 6 / (k * (k + 1))
+            error = (expected / side.numel()) ** 0.5
+            assert float((side >= k).double().mean()) == pytest.approx(expected, abs=4 * error + 1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1200, 1200), (600, 1800), (1800, 600)])
+def test_scale_free_degrees_have_heavy_tails_on_both_sides(shape: tuple[int, int]) -> None:
+    mask = scale_free(shape, shape[0] * shape[1] // 50)
+    random_mask = chts.topology.erdos_renyi(*shape, 0.02, generator=torch.Generator().manual_seed(0))
+    for side in (0, 1):
+        assert 2.4 < tail_exponent(mask.sum(side)) < 3.6
+        assert tail_exponent(random_mask.sum(side)) > 5
+        assert int(mask.sum(side).max()) > 4 * int(random_mask.sum(side).max())
+
+
+def test_scale_free_hubs_are_any_nodes() -> None:
+    hubs = [int(scale_free((5, 5), 10, seed).sum(1).argmax()) for seed in range(60)]
+    assert set(hubs) == set(range(5))
+
+
+# --- correlation ---
+
+
+def test_correlation_by_hand() -> None:
+    samples = torch.tensor([[1.0, 2.0, 1.0, 7.0], [2.0, 4.0, 0.0, 7.0], [3.0, 6.0, 1.0, 7.0], [4.0, 8.0, 0.0, 7.0]])
+    correlation = chts.topology.Correlation()
+    correlation.update(samples)
+    r = 5**-0.5  # of 1 2 3 4 with 1 0 1 0, less the sign
+    expected = torch.tensor([[0, 1, r, 0], [1, 0, r, 0], [r, r, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(correlation.matrix(), expected, rtol=0, atol=1e-15)
+
+
+def correlation_of(samples: Tensor, sizes: Sequence[int]) -> Tensor:
+    correlation = chts.topology.Correlation()
+    for batch in samples.split(list(sizes)):
+        correlation.update(batch)
+    assert correlation.count == len(samples)
+    return correlation.matrix()
+
+
+def oracle(samples: Tensor) -> Tensor:
+    r = np.abs(np.corrcoef(samples.double().numpy(), rowvar=False))
+    np.fill_diagonal(r, 0)
+    return torch.from_numpy(r)
+
+
+SAMPLES = torch.randn(200, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+SAMPLES = SAMPLES @ torch.randn(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.uint8])
+def test_correlation_of_any_dtype_is_numpys(dtype: torch.dtype) -> None:
+    samples = (SAMPLES * 10).abs().to(dtype)
+    assert (correlation_of(samples, [64, 64, 64, 8]) - oracle(samples)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("sizes", [[200], [1] * 200, [1, 199], [199, 1], [0, 100, 0, 100], [3, 7, 90, 100]])
+def test_correlation_depends_neither_on_batches_nor_on_order(sizes: list[int]) -> None:
+    samples = SAMPLES + torch.arange(12) * 100
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(len(sizes)))
+    assert (correlation_of(samples[order], sizes) - oracle(samples)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("sizes", [[200], [1] * 200, [50] * 4])
+def test_correlation_keeps_its_digits_beside_a_large_mean(sizes: list[int]) -> None:
+    # Integers, so that adding the mean loses nothing. Σx² - (Σx)²/n would lose 12 of the 16 digits.
+    samples = (SAMPLES * 100).round()
+    assert (correlation_of(samples + 1e8, sizes) - oracle(samples)).abs().max() < 1e-12
+    assert (correlation_of(SAMPLES + 1e6, sizes) - oracle(SAMPLES)).abs().max() < 1e-8
+
+
+def test_correlation_of_drifting_batches() -> None:
+    samples = SAMPLES + torch.arange(200)[:, None] * torch.linspace(-1, 1, 12)
+    assert (correlation_of(samples, [20] * 10) - oracle(samples)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e8 / 3, -1e-300])
+@pytest.mark.parametrize("sizes", [[200], [7, 193], [1] * 200])
+def test_constant_features_have_no_correlation(value: float, sizes: list[int]) -> None:
+    # The mean of many 0.1 is not quite 0.1: taken at face value, two constants could correlate at 1.
+    samples = SAMPLES.clone()
+    samples[:, 3] = samples[:, 8] = value
+    r = correlation_of(samples, sizes)
+    rest = [column for column in range(12) if column not in (3, 8)]
+    assert not r[[3, 8]].any()
+    assert not r[:, [3, 8]].any()
+    assert (r[rest][:, rest] - oracle(samples[:, rest])).abs().max() < 1e-12
+
+
+def test_correlation_is_symmetric_within_bounds_and_has_an_empty_diagonal() -> None:
+    samples = torch.randn(500, 40, generator=torch.Generator().manual_seed(0))
+    r = correlation_of(torch.cat([samples, -3 * samples, samples], 1), [100] * 5)
+    assert r.dtype == torch.float64
+    assert torch.equal(r, r.T)
+    assert not r.diagonal().any()
+    assert r.min() >= 0
+    assert r.max() <= 1
+    assert r.diagonal(40).min() == pytest.approx(1)
+
+
+def test_one_sample_has_no_correlation() -> None:
+    assert not correlation_of(SAMPLES[:1], [1]).any()
+
+
+def test_correlation_leaves_batches_alone_and_keeps_none() -> None:
+    buffer = SAMPLES[:100].clone()
+    correlation = chts.topology.Correlation()
+    correlation.update(buffer)
+    assert torch.equal(buffer, SAMPLES[:100])
+    buffer.copy_(SAMPLES[100:])  # as a data loader may reuse its memory
+    correlation.update(buffer)
+    assert (correlation.matrix() - oracle(SAMPLES)).abs().max() < 1e-12
+
+
+def test_correlation_may_be_read_in_between() -> None:
+    correlation = chts.topology.Correlation()
+    correlation.update(SAMPLES[:50])
+    first = correlation.matrix()
+    assert torch.equal(correlation.matrix(), first)
+    correlation.update(SAMPLES[50:])
+    assert (correlation.matrix() - oracle(SAMPLES)).abs().max() < 1e-12
+    assert (first - oracle(SAMPLES[:50])).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ([[1.0, 2.0]], TypeError, r"batch is a list; expected a tensor of real numbers"),
+        (torch.ones(2, 3, dtype=torch.complex64), TypeError, r"batch is a torch\.complex64; expected a tensor of real"),
+        (torch.ones(2, 3, 4), ValueError, r"shape \(2, 3, 4\); expected \(samples, features\)"),
+        (torch.ones(3), ValueError, r"shape \(3,\); expected \(samples, features\)"),
+        (torch.tensor([[1.0, float("nan"), 2.0]]), ValueError, r"infinite or NaN"),
+        (torch.tensor([[1.0, float("inf"), 2.0]]), ValueError, r"infinite or NaN"),
+        (torch.ones(2, 4), ValueError, r"batch has 4 features but the ones before had 3"),
+    ],
+)
+def test_batches_that_are_none_are_refused(batch: Any, error: type[Exception], message: str) -> None:
+    correlation = chts.topology.Correlation()
+    correlation.update(torch.eye(3))
+    before = correlation.matrix()
+    with pytest.raises(error, match=message):
+        correlation.update(batch)
+    assert torch.equal(correlation.matrix(), before)
+
+
+def test_correlation_of_nothing_is_refused() -> None:
+    correlation = chts.topology.Correlation()
+    correlation.update(torch.empty(0, 5))
+    with pytest.raises(ValueError, match=r"no sample was seen; call update\(batch\)"):
+        correlation.matrix()
+
+
+# --- correlated ---
+
+R = torch.tensor([[0.0, 0.9, 0.2], [0.9, 0.0, 0.5], [0.2, 0.5, 0.0]])
+
+
+def correlated(shape: tuple[int, int], links: int, matrix: Tensor, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return chts.topology.correlated(*shape, links / (shape[0] * shape[1]), matrix, generator=generator)
+
+
+def test_correlated_by_hand() -> None:
+    assert correlated((3, 3), 2, R).int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert correlated((3, 3), 4, R).int().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    assert correlated((3, 3), 6, R).int().tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+
+
+def test_correlated_tiles_and_crops() -> None:
+    # Twice as high, and from the first feature again in the fourth column; 0.9 four times, then 0.5 four times.
+    assert correlated((6, 3), 4, R).nonzero().tolist() == [[0, 1], [1, 0], [3, 1], [4, 0]]
+    assert correlated((3, 4), 3, R).nonzero().tolist() == [[0, 1], [1, 0], [1, 3]]
+    assert correlated((2, 2), 2, R).nonzero().tolist() == [[0, 1], [1, 0]]
+    assert correlated((6, 6), 16, R).tolist() == correlated((3, 3), 4, R).repeat(2, 2).tolist()
+
+
+def test_correlated_chooses_between_ties_at_random() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = Counter(
+        tuple(chts.topology.correlated(6, 3, 2 / 18, R, generator=generator).flatten().nonzero().flatten().tolist())
+        for _ in range(1200)
+    )
+    assert_fits([counts[pair] for pair in combinations([1, 3, 10, 12], 2)], [1 / 6] * 6)
+
+
+def test_correlated_takes_zeros_last_and_at_random() -> None:
+    counts: Counter[tuple[int, ...]] = Counter()
+    for seed in range(600):
+        mask = correlated((3, 3), 7, R, seed)
+        assert mask[R > 0].all()
+        counts.update(mask.diagonal().nonzero().flatten().tolist())
+    assert_fits([counts[node] for node in range(3)], [1 / 3] * 3)
+
+
+@given(data=st.data(), shape=st.tuples(SIDES, SIDES), density=st.floats(0, 1), features=st.integers(1, 12))
+def test_correlated_has_exactly_the_highest(
+    data: st.DataObject, shape: tuple[int, int], density: float, features: int
+) -> None:
+    levels = torch.randint(0, 4, (features, features), generator=torch.Generator().manual_seed(features)) / 4
+    matrix = levels.to(data.draw(st.sampled_from([torch.float32, torch.float64])))
+    mask = chts.topology.correlated(*shape, density, matrix, generator=torch.Generator().manual_seed(0))
+    assert mask.shape == shape
+    assert int(mask.sum()) == chts.topology.link_count(*shape, density)
+    values = [float(matrix[row % features, column % features]) for row, column in sorted(links_of(mask))]
+    missing = [float(matrix[row % features, column % features]) for row, column in sorted(links_of(~mask))]
+    assert min(values, default=1) >= max(missing, default=0)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "message"),
+    [
+        (chts.topology.Correlation(), TypeError, r"is a Correlation; expected a tensor .*\.matrix\(\)"),
+        (R[:2], ValueError, r"shape \(2, 3\); expected \(features, features\)"),
+        (R[0], ValueError, r"shape \(3,\); expected \(features, features\)"),
+        (torch.empty(0, 0), ValueError, r"shape \(0, 0\); expected \(features, features\)"),
+        (-R, ValueError, r"negative, infinite or NaN value; expected \|r\|"),
+        (R / 0, ValueError, r"negative, infinite or NaN value; expected \|r\|"),
+    ],
+)
+def test_correlated_refuses_what_is_no_matrix_of_correlations(
+    matrix: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        correlated((3, 3), 3, matrix)
+
+
 # --- randomness ---
 
+BUILDERS = {
+    "erdos_renyi": chts.topology.erdos_renyi,
+    "receptive_field": chts.topology.receptive_field,
+    "small_world": chts.topology.small_world,
+    "scale_free": chts.topology.scale_free,
+    "correlated": partial(chts.topology.correlated, correlation=R),
+}
 
-@pytest.mark.parametrize("build", [chts.topology.erdos_renyi, chts.topology.receptive_field])
-def test_masks_depend_on_the_generator_alone(build: type) -> None:
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_masks_depend_on_the_generator_alone(build: Callable[..., Tensor]) -> None:
     masks = []
     for seed, global_seed in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(global_seed)
@@ -318,10 +845,22 @@ def test_masks_depend_on_the_generator_alone(build: type) -> None:
     assert not torch.equal(masks[0], masks[2])
 
 
-@pytest.mark.parametrize("build", [chts.topology.erdos_renyi, chts.topology.receptive_field])
-def test_masks_go_to_the_device_asked_for(build: type) -> None:
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_masks_go_to_the_device_asked_for(build: Callable[..., Tensor]) -> None:
     assert build(2, 4, 0.5, generator=torch.Generator(), device="meta").device.type == "meta"
     assert build(2, 4, 0.5, generator=torch.Generator()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_a_generator_and_a_layer_are_required(build: Callable[..., Tensor]) -> None:
+    with pytest.raises(TypeError, match=r"missing 1 required keyword-only argument: 'generator'"):
+        build(2, 4, 0.5)
+    with pytest.raises(TypeError, match=r"generator is a int; expected a torch\.Generator"):
+        build(2, 4, 0.5, generator=0)
+    with pytest.raises(ValueError, match=r"density is 5; expected a fraction in \[0, 1\]"):
+        build(2, 4, 5, generator=torch.Generator())
+    with pytest.raises(ValueError, match=r"a layer of 0 outputs and 4 inputs"):
+        build(0, 4, 0.5, generator=torch.Generator())
 
 
 @pytest.mark.parametrize(("shape", "links"), [((2225, 4546), 9_978_556), ((4159, 2446), 10_017_397)])
