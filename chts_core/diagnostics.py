@@ -1,8 +1,21 @@
-"""Measures of a topology and of how it moved."""
+"""Measures of a topology and of how it moved.
 
+A layer is read as an undirected bipartite network: its neurons, outputs and inputs, are the nodes, and the True entries
+of its mask the links.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from chts_core.checks import check_mask, check_same_shape
+from chts_core.checks import check_features, check_generator, check_mask, check_same_shape
+from chts_core.topology import erdos_renyi
+
+# Rows of distances that are in memory at a time.
+_CHUNK = 256
 
 
 def degrees(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,3 +40,224 @@ def itop_rate(ever_active: Tensor) -> float:
     """In-time over-parametrisation: the share of all possible links that were active at some time (ITOP)."""
     check_mask(ever_active, "ever_active")
     return int(ever_active.sum()) / ever_active.numel()
+
+
+def clustering(mask: Tensor) -> float:
+    """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes to a 4-cycle.
+
+    4 · (number of 4-cycles) / (number of paths of three links), both counted exactly. A bipartite network has no
+    triangles: the 4-cycle is its shortest. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
+
+    Args:
+        mask: Boolean (out_features, in_features).
+
+    Returns:
+        In [0, 1]: 1 if the layer is dense, 0 for a tree, and 0 too where there is no path of three links.
+    """
+    check_mask(mask)
+    outputs, inputs = degrees(mask)
+    # A path of three links has a middle link; it goes on at either end by any other link of that neuron.
+    beyond = torch.where(mask, inputs - 1, 0).sum(dim=1)
+    paths = _exact_sum((outputs - 1) * beyond)
+    # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. A cycle has one such pair on a side, which is
+    # counted here in both orders: the sum is four times the number of cycles.
+    links = (mask if mask.shape[0] <= mask.shape[1] else mask.T).float()  # counts up to 2^24 are exact in float32
+    shared = (links @ links.T).fill_diagonal_(0).long()
+    return _exact_sum((shared * (shared - 1)).sum(dim=1)) / max(paths, 1)
+
+
+def _exact_sum(counts: Tensor) -> int:
+    """A sum of int64 in Python's integers, which do not overflow."""
+    return sum(counts.tolist())
+
+
+@dataclass(frozen=True)
+class PathLength:
+    """Shortest paths of a layer.
+
+    mean: links on a shortest path, averaged over the pairs of neurons that a path joins; NaN if there is no link.
+    reachable: share of the pairs of neurons that a path joins.
+    """
+
+    mean: float
+    reachable: float
+
+
+def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Generator | None = None) -> PathLength:
+    """Characteristic path length: how many links apart two neurons are, on average (Watts & Strogatz 1998).
+
+    All pairs of different neurons count, of either side: links are followed both ways. Pairs that no path joins are
+    left out of the mean, so read it together with `reachable`: a network in pieces has short paths, within the pieces.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        sources: measure the paths from so many neurons drawn at random, to all others. By default from every neuron,
+            which is exact; the time grows with sources × links.
+        generator: the source of randomness, where `sources` is given.
+
+    Raises:
+        ValueError: if `sources` is below 1.
+    """
+    from scipy.sparse import csgraph
+
+    graph = _graph(mask)
+    starts = torch.arange(graph.shape[0])
+    if sources is not None:
+        check_generator(generator)
+        if sources < 1:
+            raise ValueError(f"sources is {sources}; expected at least 1 neuron, or None for paths from all of them.")
+        starts = _shuffled(len(starts), generator)[:sources]
+    total = pairs = 0
+    for some in starts.split(_CHUNK):
+        lengths = csgraph.dijkstra(graph, directed=False, unweighted=True, indices=some.numpy())
+        joined = lengths[(lengths > 0) & (lengths < math.inf)]
+        total += int(joined.sum())
+        pairs += len(joined)
+    possible = len(starts) * (graph.shape[0] - 1)
+    return PathLength(mean=total / pairs if pairs else math.nan, reachable=pairs / possible)
+
+
+def _shuffled(count: int, generator: torch.Generator | None) -> Tensor:
+    where = generator.device if generator is not None else None
+    return torch.randperm(count, generator=generator, device=where).cpu()
+
+
+def _graph(mask: Tensor) -> Any:
+    """The layer as a SciPy sparse array over all neurons, the outputs first; each link is stored once."""
+    import numpy as np
+    from scipy.sparse import coo_array
+
+    _check_layer(mask)
+    outputs, inputs = mask.cpu().nonzero().T.numpy()
+    neurons = sum(mask.shape)
+    return coo_array((np.ones(len(outputs)), (outputs, inputs + mask.shape[0])), shape=(neurons, neurons)).tocsr()
+
+
+def _check_layer(mask: Tensor) -> None:
+    check_mask(mask)
+    check_features(*mask.shape)
+
+
+@dataclass(frozen=True)
+class SmallWorldness:
+    """A layer beside Erdős–Rényi networks of its shape and number of links.
+
+    clustering, path_length: of the layer.
+    null_clustering, null_path_length: means over the Erdős–Rényi networks.
+    ratio: (clustering / null_clustering) / (path_length / null_path_length); NaN where it is not defined.
+    """
+
+    clustering: float
+    path_length: float
+    null_clustering: float
+    null_path_length: float
+    ratio: float
+
+
+def small_worldness(
+    mask: Tensor, *, nulls: int = 5, sources: int | None = None, generator: torch.Generator
+) -> SmallWorldness:
+    """Small-worldness: clustered as a lattice is, with paths nearly as short as chance makes them.
+
+    (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
+    network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
+    be above 1 as well, its clustering outweighing its long paths: look at both, not at the ratio alone.
+
+    The nulls have the layer's size and number of links but not its degrees, which matter too. Neurons without links
+    leave a layer denser among the others than its nulls are, and raise the ratio; to measure only the others, pass
+    ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all alike, and small, lower it.
+
+    The ratio is NaN where it is not defined: no null has a 4-cycle, as in small layers with few links.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        nulls: number of Erdős–Rényi networks.
+        sources: of :func:`path_length`, for the layer and for each null; by default every neuron.
+        generator: draws the nulls and the sources.
+
+    Raises:
+        ValueError: if `nulls` or `sources` is below 1.
+    """
+    _check_layer(mask)
+    check_generator(generator)
+    if nulls < 1:
+        raise ValueError(f"nulls is {nulls}; expected at least 1 Erdős–Rényi network to compare with.")
+
+    def measure(network: Tensor) -> tuple[float, float]:
+        return clustering(network), path_length(network, sources=sources, generator=generator).mean
+
+    out_features, in_features = mask.shape
+    density = int(mask.sum()) / mask.numel()
+    own_clustering, own_path = measure(mask)
+    random = [measure(erdos_renyi(out_features, in_features, density, generator=generator)) for _ in range(nulls)]
+    null_clustering, null_path = (sum(values) / nulls for values in zip(*random, strict=True))
+    ratio = (own_clustering / null_clustering) / (own_path / null_path) if null_clustering > 0 else math.nan
+    return SmallWorldness(own_clustering, own_path, null_clustering, null_path, ratio)
+
+
+def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
+    """Barber's bipartite modularity of the communities that the Louvain method finds.
+
+    Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links: the share
+    of the links that stay within a community, less what the degrees alone would give. (Barber 2007, "Modularity and
+    community detection in bipartite networks".) Communities hold neurons of both sides.
+
+    A random network has modularity too, the more the sparser it is: compare with an Erdős–Rényi network of the same
+    shape and number of links. Louvain is a heuristic (Blondel et al. 2008), so the value is a lower bound of the best.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        generator: decides the order in which Louvain visits the neurons.
+
+    Returns:
+        In [0, 1): 0 for a dense layer, 1 - 1/k for k equal blocks without links between them; NaN without links.
+    """
+    import networkx as nx
+
+    _check_layer(mask)
+    check_generator(generator)
+    if not mask.any():
+        return math.nan
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    # With every link directed from its input to its output, in- and out-degrees are those of the two sides, and the
+    # modularity of directed networks (Leicht & Newman 2008), which networkx knows, is Barber's. Neurons without links
+    # add nothing.
+    graph = nx.DiGraph()
+    graph.add_edges_from((source + mask.shape[0], output) for output, source in mask.nonzero().tolist())
+    return float(nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=seed)))
+
+
+@dataclass(frozen=True)
+class LayerPercolation:
+    """How much of a layer holds together.
+
+    outputs, inputs: share of the neurons of that side that have a link.
+    largest_component: share of all neurons, of both sides, in the largest connected component.
+    """
+
+    outputs: float
+    inputs: float
+    largest_component: float
+
+
+def layer_percolation(mask: Tensor) -> LayerPercolation:
+    """How much of one layer holds together: linked neurons and the largest connected component.
+
+    A network percolates when one component spans most of it. The layer is taken by itself:
+    :func:`chts_core.percolation.percolate` follows links through the layers of a model.
+
+    Args:
+        mask: Boolean (out_features, in_features). Without links each neuron is a component of its own, and the
+            largest has a share of 1 / (out_features + in_features).
+    """
+    import numpy as np
+    from scipy.sparse import csgraph
+
+    _check_layer(mask)
+    _, component = csgraph.connected_components(_graph(mask), directed=False)
+    outputs, inputs = mask.any(dim=1), mask.any(dim=0)
+    return LayerPercolation(
+        outputs=int(outputs.sum()) / len(outputs),
+        inputs=int(inputs.sum()) / len(inputs),
+        largest_component=int(np.bincount(component).max()) / len(component),
+    )

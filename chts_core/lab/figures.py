@@ -30,9 +30,40 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
-METHOD_COLOURS = {"fc": BLACK, "set": ORANGE, "chts": BLUE, "chtss": VERMILION}
-METHOD_MARKERS = {"fc": "s", "set": "^", "chts": "o", "chtss": "D"}
-METHOD_LABELS = {"fc": "FC", "set": "SET", "chts": "CHTs", "chtss": "CHTss"}
+GREY = "#7F7F7F"
+METHOD_COLOURS = {
+    "fc": BLACK,
+    "set": ORANGE,
+    "rigl": GREEN,
+    "mest": PURPLE,
+    "gmp": GREY,
+    "granet": YELLOW,
+    "cht": SKY,
+    "chts": BLUE,
+    "chtss": VERMILION,
+}
+METHOD_MARKERS = {
+    "fc": "s",
+    "set": "^",
+    "rigl": "v",
+    "mest": "P",
+    "gmp": "X",
+    "granet": "<",
+    "cht": ">",
+    "chts": "o",
+    "chtss": "D",
+}
+METHOD_LABELS = {
+    "fc": "FC",
+    "set": "SET",
+    "rigl": "RigL",
+    "mest": "MEST",
+    "gmp": "GMP",
+    "granet": "GraNet",
+    "cht": "CHT",
+    "chts": "CHTs",
+    "chtss": "CHTss",
+}
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 100,
@@ -48,7 +79,8 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextmanager
-def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
+    """An empty figure of the house style and its axes, for as long as it is drawn on."""
     # Figure objects of our own, outside pyplot, are never shown twice nor kept in memory.
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
@@ -98,7 +130,7 @@ def _draw_links(axes: Axes, mask: Tensor, colour: str) -> None:
 
 def masks(named: Mapping[str, Tensor]) -> Figure:
     """Masks side by side, each below its title."""
-    with _new_figure(2.9 * len(named), 2.7, columns=len(named)) as (figure, panels):
+    with new_figure(2.9 * len(named), 2.7, columns=len(named)) as (figure, panels):
         for axes, (title, mask) in zip(panels, named.items(), strict=True):
             draw_mask(axes, mask, title)
     return figure
@@ -120,7 +152,7 @@ def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
 
 def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
     """Degree distributions of several masks: outputs on the left, inputs on the right."""
-    with _new_figure(8, 3.0, columns=2) as (figure, (left, right)):
+    with new_figure(8, 3.0, columns=2) as (figure, (left, right)):
         draw_degrees(left, {title: degrees(mask)[0] for title, mask in named.items()}, "output")
         draw_degrees(right, {title: degrees(mask)[1] for title, mask in named.items()}, "input")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(named))
@@ -130,7 +162,7 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
 def mask_and_degrees(mask: Tensor, title: str) -> Figure:
     """One mask beside the degrees of its outputs and of its inputs."""
     outputs, inputs = degrees(mask)
-    with _new_figure(8, 2.8, columns=2) as (figure, (left, right)):
+    with new_figure(8, 2.8, columns=2) as (figure, (left, right)):
         draw_mask(left, mask, title)
         draw_degrees(right, {"outputs": outputs, "inputs": inputs}, "")
         right.set_xlabel("links per neuron")
@@ -141,7 +173,7 @@ def mask_and_degrees(mask: Tensor, title: str) -> Figure:
 
 def race(runs: Sequence[Run]) -> Figure:
     """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band."""
-    with _new_figure(7, 3.6) as (figure, (axes,)):
+    with new_figure(7, 3.6) as (figure, (axes,)):
         for method, curves in _by_method(runs).items():
             points = [mean_and_interval(values) for values in zip(*curves, strict=True)]
             mean, interval = np.array(points).T * 100
@@ -174,7 +206,7 @@ def _by_method(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
 
 def topology_change(first: Tensor, last: Tensor) -> Figure:
     """A layer before and after training, and which links stayed, went and came."""
-    with _new_figure(11, 3.6, columns=3) as (figure, (left, middle, right)):
+    with new_figure(11, 3.6, columns=3) as (figure, (left, middle, right)):
         draw_mask(left, first, f"before: {int(first.sum())} links")
         draw_mask(middle, last, f"after: {int(last.sum())} links")
         draw_mask(right, torch.zeros_like(first), "what changed")
@@ -188,7 +220,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
 
 def images(data: ImageData, count: int = 10) -> Figure:
     """The first images of the training set, each below its class."""
-    with _new_figure(0.8 * count, 1.2, columns=count) as (figure, panels):
+    with new_figure(0.8 * count, 1.2, columns=count) as (figure, panels):
         for axes, image, label in zip(panels, data.train.images, data.train.labels, strict=False):
             axes.imshow(image.view(data.image_shape).cpu().numpy(), cmap="gray_r")
             axes.set_title(str(int(label)))
@@ -200,7 +232,7 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
     """ELM overlap (left) and ITOP rate (right) over the updates, averaged over layers and seeds."""
     import pandas as pd
 
-    with _new_figure(8.5, 3.2, columns=2) as (figure, (left, right)):
+    with new_figure(8.5, 3.2, columns=2) as (figure, (left, right)):
         rows = [{"method": run.method, **row} for run in runs for row in run.history]
         for method, table in pd.DataFrame(rows).groupby("method", sort=False):
             means = table.groupby("step")[["overlap", "itop"]].mean()
