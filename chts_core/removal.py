@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 RemovalScore = Callable[[Tensor], Tensor]
+GradientScore = Callable[[Tensor, Tensor], Tensor]
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -32,4 +33,23 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
     return size / (size.sum(0, keepdim=True) + eps) + size / (size.sum(1, keepdim=True) + eps)
 
 
+def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
+    """Weight and gradient together, |W| + 0.01 · |∂L/∂W| (Yuan et al., 2021; coefficient of the published CHT code).
+
+    A small weight that is about to change much is spared.
+
+    Args:
+        weight, gradient: (out_features, in_features), zero where there is no link.
+
+    Returns:
+        Scores of the same shape, at least float32: a hundredth of a gradient would vanish beside a bfloat16 weight.
+    """
+    size = weight.abs()
+    if size.dtype.itemsize < 4:
+        size = size.float()
+    return size + coefficient * gradient.abs().to(size.dtype)
+
+
+# The scores by name: those of the weights alone, and those that want the gradient too.
 SCORES: dict[str, RemovalScore] = {"magnitude": magnitude, "relative_importance": relative_importance}
+GRADIENT_SCORES: dict[str, GradientScore] = {"mest": mest}

@@ -37,6 +37,25 @@ def cubic_sparsity(step: int, start: int, end: int, initial: float = 0.5, final:
     return _between(initial, final, 1 - (1 - u) ** 3)
 
 
+def staged_sparsity(
+    step: int, switch: int, end: int, final: float = 0.95, excess: tuple[float, float] = (0.05, 0.025)
+) -> float:
+    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: below the final one, in two stages.
+
+    Before step `switch` the network has `excess[0]` of all possible links more than the target, then `excess[1]`, and
+    from step `end` on the target (Yuan et al., 2021). Never less than 0.
+
+    Raises:
+        ValueError: if `switch` comes after `end`, an excess is negative, or the final sparsity is outside [0, 1).
+    """
+    if switch > end:
+        raise ValueError(f"the second stage begins at step {switch} but all ends at {end}; expected it before.")
+    if not all(0 <= share <= 1 for share in excess):
+        raise ValueError(f"the excess densities are {excess}; expected shares of all possible links, in [0, 1].")
+    check_sparsity(final, "final sparsity")
+    return final if step >= end else max(final - excess[0 if step < switch else 1], 0.0)
+
+
 def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
     """Share ζ_t of the links that an update removes and regrows: ζ/2 · (1 + cos(π t / end)), 0 from `end` on.
 

@@ -55,9 +55,62 @@ def test_relative_importance_protects_the_last_link_of_a_neuron() -> None:
     assert chts.removal.magnitude(weight).argmax() != 8
 
 
+def test_mest_by_hand() -> None:
+    weight = torch.tensor([[1.0, -2.0, 0.0], [0.5, 0.0, -0.25]])
+    gradient = torch.tensor([[100.0, 0.0, 0.0], [-50.0, 0.0, -200.0]])
+    expected = torch.tensor([[2.0, 2.0, 0.0], [1.0, 0.0, 2.25]])
+    torch.testing.assert_close(chts.removal.mest(weight, gradient), expected)
+    torch.testing.assert_close(chts.removal.mest(weight, gradient, coefficient=0.0), weight.abs())
+    torch.testing.assert_close(chts.removal.mest(weight, gradient, coefficient=1.0), weight.abs() + gradient.abs())
+
+
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    unit=st.sampled_from([1e-6, 1.0, 1e6]),
+    coefficient=st.sampled_from([0.01, 0.5]),
+    seed=st.integers(0, 99),
+)
+def test_mest_is_the_definition(shape: tuple[int, int], unit: float, coefficient: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(shape, generator=generator)
+    gradient = torch.randn(shape, generator=generator) * unit
+    scores = chts.removal.mest(weight, gradient, coefficient)
+    expected = torch.tensor(
+        [
+            [abs(w) + coefficient * abs(g) for w, g in zip(*rows, strict=True)]
+            for rows in zip(weight.tolist(), gradient.tolist(), strict=True)
+        ],
+        dtype=torch.float64,
+    )
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_mest_spares_a_small_weight_that_is_about_to_change() -> None:
+    weight, gradient = torch.tensor([[0.10, 0.11, 1.0]]), torch.tensor([[5.0, 0.0, 0.0]])
+    assert chts.removal.mest(weight, gradient).argmin() == 1
+    assert chts.removal.magnitude(weight).argmin() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mest_adds_half_precision_weights_in_float32(dtype: torch.dtype) -> None:
+    # 1 + 2^-11 is 1 in both.
+    scores = chts.removal.mest(torch.ones(1, 2, dtype=dtype), torch.tensor([[0.0, 2.0**-11]], dtype=dtype), 1.0)
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [[1.0, 1 + 2.0**-11]]
+
+
+def test_the_tables_of_scores() -> None:
+    assert set(chts.removal.SCORES) == {"magnitude", "relative_importance"}
+    assert set(chts.removal.GRADIENT_SCORES) == {"mest"}
+
+
 def test_scores_leave_the_weights_alone() -> None:
-    weight = torch.randn(3, 4)
-    before = weight.clone()
+    weight, gradient = torch.randn(3, 4), torch.randn(3, 4)
+    before = weight.clone(), gradient.clone()
     for score in chts.removal.SCORES.values():
         score(weight)
-    assert torch.equal(weight, before)
+    for gradient_score in chts.removal.GRADIENT_SCORES.values():
+        gradient_score(weight, gradient)
+    assert torch.equal(weight, before[0])
+    assert torch.equal(gradient, before[1])

@@ -105,6 +105,45 @@ def test_half_the_window_costs_the_sigmoid_as_much_as_the_cubic() -> None:
     assert sigmoid == pytest.approx(cubic, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.85),
+        (59, 0.85),
+        (60, 0.875),  # the second stage
+        (99, 0.875),
+        (100, 0.9),  # the end
+        (10**9, 0.9),
+    ],
+)
+def test_staged_at_computed_points(step: int, expected: float) -> None:
+    assert chts.schedules.staged_sparsity(step, 60, 100, 0.9) == pytest.approx(expected, rel=1e-14)
+
+
+def test_staged_excess_is_what_was_asked_for() -> None:
+    values = [chts.schedules.staged_sparsity(step, 5, 9, 0.8, excess=(0.3, 0.1)) for step in range(12)]
+    assert values == pytest.approx([0.5] * 5 + [0.7] * 4 + [0.8] * 3, rel=1e-14)
+
+
+def test_staged_density_is_at_most_1() -> None:
+    values = [chts.schedules.staged_sparsity(step, 1, 2, 0.03) for step in range(3)]
+    assert values == pytest.approx([0.0, 0.005, 0.03], abs=1e-15)
+    assert values[0] == 0.0
+
+
+@given(final=SPARSITIES, switch=st.integers(0, 50), length=st.integers(0, 50))
+def test_staged_ends_exactly(final: float, switch: int, length: int) -> None:
+    values = [chts.schedules.staged_sparsity(step, switch, switch + length, final) for step in range(120)]
+    assert values[switch + length :] == [final] * (120 - switch - length)
+    assert values == sorted(values)
+
+
+def test_stages_without_a_length_are_skipped() -> None:
+    assert [chts.schedules.staged_sparsity(step, 0, 0, 0.9) for step in (0, 1)] == [0.9, 0.9]
+    assert [chts.schedules.staged_sparsity(step, 0, 2, 0.9) for step in (0, 1, 2)] == [0.875, 0.875, 0.9]
+    assert [chts.schedules.staged_sparsity(step, 2, 2, 0.9) for step in (0, 1, 2)] == [0.85, 0.85, 0.9]
+
+
 # --- turnover and temperature ---
 
 
