@@ -5,108 +5,95 @@ still has on its other side lead nowhere: they are *incomplete* and go too, whic
 backward and forward through the network (paper, Figure 2 c-d).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from chts_core.checks import check_mask
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The sparse layers of one attention, by name; None for a dense one.
+
+    heads: number of query heads.
+    key_heads: number of key and value heads, fewer under grouped-query attention: head h reads h · key_heads // heads.
+    rotary: whether positions are rotated in, which mixes neurons j and j + head_dim/2 of queries and keys; such a plane
+        of two is inactive only as a whole.
+    """
+
+    query: str | None
+    key: str | None
+    value: str | None
+    output: str | None
+    heads: int
+    key_heads: int
+    rotary: bool = False
 
 
 @dataclass(frozen=True)
 class LayerGraph:
     """How sparse layers feed each other.
 
-    chains: each a sequence of layer names, where the outputs of one are, neuron by neuron, the inputs of the next.
+    chains: each a sequence of layer names, where the outputs of one are, neuron by neuron, the inputs of the next. Two
+        chains may end in the same layer, as (gate, down) and (up, down) do: their outputs are multiplied.
+    pairs: two layers whose outputs are multiplied neuron by neuron, so that both must be active.
+    attentions: keys and queries are pairs, values and output chains, head by head.
     """
 
     chains: tuple[tuple[str, ...], ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    attentions: tuple[Attention, ...] = ()
+
+    def layers(self) -> set[str]:
+        """Names of all layers in the graph."""
+        names = {name for group in (*self.chains, *self.pairs) for name in group}
+        for attention in self.attentions:
+            names |= {attention.query or "", attention.key or "", attention.value or "", attention.output or ""}
+        return names - {""}
 
 
-# Modules that act on each neuron by itself, so that output j of the layer before is input j of the layer after.
-_ELEMENTWISE = (
-    nn.Identity,
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.ELU,
-    nn.Tanh,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Dropout,
-    nn.BatchNorm1d,
-)
+@dataclass(frozen=True)
+class _Side:
+    """One side of a layer where it meets others: which wire each of its neurons belongs to."""
 
-
-def sequential_graph(model: nn.Module, layers: Mapping[str, nn.Linear]) -> LayerGraph:
-    """The chains of an MLP: sparse linear layers that follow each other, elementwise modules between them.
-
-    Args:
-        model: searched for `nn.Sequential` containers; nested ones are read as one sequence.
-        layers: the sparse layers, by the name they have in the masks.
-    """
-    name_of: dict[nn.Module, str] = {layer: name for name, layer in layers.items()}
-    nested = {
-        child
-        for container in model.modules()
-        if isinstance(container, nn.Sequential)
-        for child in container
-        if isinstance(child, nn.Sequential)
-    }
-    chains: list[tuple[str, ...]] = []
-    for container in model.modules():
-        if isinstance(container, nn.Sequential) and container not in nested:
-            chains += _chains(container, name_of)
-    return LayerGraph(tuple(chains))
-
-
-def _chains(container: nn.Sequential, name_of: Mapping[nn.Module, str]) -> list[tuple[str, ...]]:
-    chains: list[tuple[str, ...]] = []
-    chain: list[str] = []
-    for module in _leaves(container):
-        if module in name_of:
-            chain.append(name_of[module])
-        elif not isinstance(module, _ELEMENTWISE) and chain:
-            chains.append(tuple(chain))
-            chain = []
-    return [*chains, tuple(chain)] if chain else chains
-
-
-def _leaves(container: nn.Sequential) -> Iterator[nn.Module]:
-    for module in container:
-        if isinstance(module, nn.Sequential):
-            yield from _leaves(module)
-        else:
-            yield module
+    layer: str
+    dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
+    wires: Tensor
 
 
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Remove the incomplete links of inactive neurons, until none is left.
 
-    Each chain is swept backward, which drops the incoming links of neurons without outgoing ones, then forward, which
-    drops the outgoing links of neurons without incoming ones. Inputs and outputs of a chain are left alone: what lies
-    beyond them is not sparse.
+    All meetings of layers are swept backward, which drops the incoming links of neurons without outgoing ones, then
+    forward, and again until nothing changes; a single chain needs one sweep. Inputs and outputs of a chain are left
+    alone: what lies beyond them is not sparse.
 
     Args:
         masks: Boolean (out_features, in_features) by layer name; not changed.
-        graph: its chains name layers of `masks`.
+        graph: names layers of `masks`.
 
     Returns:
         New masks for all layers, each a subset of the one given.
 
     Raises:
-        ValueError: if the graph names a layer that has no mask, or two that do not fit together.
+        ValueError: if the graph names a layer that has no mask, or layers that do not fit together.
     """
-    _check_graph(masks, graph)
+    junctions = _junctions(masks, graph)
     result = {name: mask.clone() for name, mask in masks.items()}
-    for chain in graph.chains:
-        for before, after in reversed(list(pairwise(chain))):
-            result[before] &= result[after].any(dim=0)[:, None]
-        for before, after in pairwise(chain):
-            result[after] &= result[before].any(dim=1)[None, :]
+    changed = True
+    while changed:
+        cuts = [_cut(result, junction) for junction in (*reversed(junctions), *junctions)]
+        changed = any(cuts)
     return result
+
+
+def check_graph(masks: Mapping[str, Tensor], graph: LayerGraph) -> None:
+    """Raise a ValueError if the graph names a layer that has no mask, or layers that do not fit together."""
+    _junctions(masks, graph)
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
@@ -118,19 +105,106 @@ def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, 
     return {name: mask.any(dim=1) for name, mask in percolate(masks, graph).items()}
 
 
-def _check_graph(masks: Mapping[str, Tensor], graph: LayerGraph) -> None:
+def _cut(masks: dict[str, Tensor], junction: tuple[_Side, _Side]) -> bool:
+    """Cut the links of neurons whose wire is dead on some side; whether there were any."""
+    alive_neurons = [masks[side.layer].any(dim=side.dim) for side in junction]
+    num_wires = max(int(side.wires.max()) for side in junction) + 1
+    alive_wires = torch.ones(num_wires, dtype=torch.bool, device=alive_neurons[0].device)
+    for side, alive in zip(junction, alive_neurons, strict=True):
+        alive_here = torch.zeros_like(alive_wires)
+        alive_here[side.wires[alive]] = True
+        alive_wires &= alive_here
+    changed = False
+    for side, alive in zip(junction, alive_neurons, strict=True):
+        stays = alive_wires[side.wires]
+        changed |= bool((alive & ~stays).any())
+        masks[side.layer] &= stays.unsqueeze(side.dim)
+    return changed
+
+
+def _junctions(masks: Mapping[str, Tensor], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
+    """Where layers meet, in the order of the graph.
+
+    Raises:
+        ValueError: if the graph does not fit the masks.
+    """
     for name, mask in masks.items():
         check_mask(mask, f"mask {name!r}")
-    named = [name for chain in graph.chains for name in chain]
-    for name in named:
+    for name in sorted(graph.layers()):
         if name not in masks:
             raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(masks)}.")
-        if named.count(name) > 1:
-            raise ValueError(f"the graph names layer {name!r} twice; each layer belongs to one chain.")
+    _check_feeds(graph)
+
+    junctions = []
     for chain in graph.chains:
         for before, after in pairwise(chain):
-            if masks[before].shape[0] != masks[after].shape[1]:
+            outputs, inputs = masks[before].shape[0], masks[after].shape[1]
+            if outputs != inputs:
                 raise ValueError(
-                    f"layer {before!r} has {masks[before].shape[0]} outputs but {after!r}, next in its chain, has "
-                    f"{masks[after].shape[1]} inputs; chain only layers that feed each other neuron by neuron."
+                    f"layer {before!r} has {outputs} outputs but {after!r}, next in its chain, has {inputs} inputs; "
+                    "chain only layers that feed each other neuron by neuron."
                 )
+            wires = torch.arange(outputs, device=masks[before].device)
+            junctions.append((_Side(before, 1, wires), _Side(after, 0, wires)))
+    for first, second in graph.pairs:
+        if masks[first].shape[0] != masks[second].shape[0]:
+            raise ValueError(
+                f"layers {first!r} and {second!r} are a pair but have {masks[first].shape[0]} and "
+                f"{masks[second].shape[0]} outputs; pair only layers whose outputs are multiplied neuron by neuron."
+            )
+        wires = torch.arange(masks[first].shape[0], device=masks[first].device)
+        junctions.append((_Side(first, 1, wires), _Side(second, 1, wires)))
+    for attention in graph.attentions:
+        junctions += _attention_junctions(masks, attention)
+    return junctions
+
+
+def _check_feeds(graph: LayerGraph) -> None:
+    """A layer that fed two others would be needed by either, which chains cannot say."""
+    feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
+    feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
+    for name in feeding:
+        if feeding.count(name) > 1:
+            raise ValueError(
+                f"the graph lets layer {name!r} feed two layers, by naming it twice; "
+                "each layer feeds at most one, leave it out of the chains otherwise."
+            )
+
+
+def _attention_junctions(masks: Mapping[str, Tensor], attention: Attention) -> Iterator[tuple[_Side, _Side]]:
+    heads, key_heads = attention.heads, attention.key_heads
+    if heads < 1 or key_heads < 1 or heads % key_heads:
+        raise ValueError(f"an attention has {heads} heads and {key_heads} key heads; expected a multiple.")
+
+    def neurons(layer: str, dim: int, num_heads: int) -> int:
+        count = masks[layer].shape[1 - dim]
+        if count % num_heads:
+            raise ValueError(
+                f"layer {layer!r} of an attention has {count} neurons, which {num_heads} heads cannot share evenly."
+            )
+        return count // num_heads
+
+    def side(layer: str, dim: int, num_heads: int, wires_of_head: Callable[[int], int]) -> _Side:
+        head_dim = neurons(layer, dim, num_heads)
+        neuron = torch.arange(num_heads * head_dim, device=masks[layer].device)
+        key_head = neuron // head_dim // (num_heads // key_heads)
+        wires = wires_of_head(head_dim)
+        return _Side(layer, dim, key_head * wires + neuron % head_dim % wires)
+
+    def planes(head_dim: int) -> int:
+        if attention.rotary and head_dim % 2:
+            raise ValueError(f"an attention rotates heads of {head_dim} neurons in pairs; expected an even number.")
+        return head_dim // 2 if attention.rotary else head_dim
+
+    pairs = []
+    if attention.query and attention.key:
+        pairs.append((side(attention.query, 1, heads, planes), side(attention.key, 1, key_heads, planes)))
+    if attention.value and attention.output:
+        pairs.append((side(attention.value, 1, key_heads, int), side(attention.output, 0, heads, int)))
+    for first, second in pairs:
+        if int(first.wires.max()) != int(second.wires.max()):
+            raise ValueError(
+                f"layers {first.layer!r} and {second.layer!r} of an attention with {heads} heads and {key_heads} key "
+                f"heads do not meet: their heads have different widths. Check the numbers of heads."
+            )
+        yield first, second

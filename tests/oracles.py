@@ -1,7 +1,8 @@
 """Slow, literal versions of what the core computes, written from the definitions: loops, sets and enumerations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,23 +52,72 @@ def top(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
     return mask_of(set(ranked[:num]), candidates.shape)
 
 
-def percolate(masks: Mapping[str, Tensor], chains: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-    """Take one inactive neuron at a time and cut its links, until no neuron has links on one side only."""
+def percolate(
+    masks: Mapping[str, Tensor],
+    chains: Sequence[Sequence[str]],
+    pairs: Sequence[tuple[str, str]] = (),
+    attentions: Sequence[Any] = (),
+) -> dict[str, Tensor]:
+    """Take one inactive neuron at a time and cut its links, until no neuron has a link that leads nowhere."""
     links = {name: links_of(mask) for name, mask in masks.items()}
-    hidden = [
-        (before, after, neuron)
-        for chain in chains
-        for before, after in pairwise(chain)
-        for neuron in range(masks[before].shape[0])
-    ]
+
+    def outputs(layer: str, neurons: Iterable[int]) -> _Wire:
+        return layer, 0, frozenset(neurons)
+
+    def inputs(layer: str, neurons: Iterable[int]) -> _Wire:
+        return layer, 1, frozenset(neurons)
+
+    # All wires that must carry something for a neuron's links to lead somewhere.
+    needs: list[tuple[_Wire, _Wire]] = []
+    for chain in chains:
+        for before, after in pairwise(chain):
+            for neuron in range(masks[before].shape[0]):
+                needs.append((outputs(before, [neuron]), inputs(after, [neuron])))
+    for first, second in pairs:
+        for neuron in range(masks[first].shape[0]):
+            needs.append((outputs(first, [neuron]), outputs(second, [neuron])))
+    for attention in attentions:
+        needs += _needs_of_attention(masks, attention, outputs, inputs)
+
+    def carried(wire: _Wire) -> set[tuple[int, int]]:
+        layer, side, neurons = wire
+        return {link for link in links[layer] if link[side] in neurons}
+
     changed = True
     while changed:
         changed = False
-        for before, after, neuron in hidden:
-            incoming = {link for link in links[before] if link[0] == neuron}
-            outgoing = {link for link in links[after] if link[1] == neuron}
-            if bool(incoming) != bool(outgoing):
-                links[before] -= incoming
-                links[after] -= outgoing
+        for one, other in needs:
+            if bool(carried(one)) != bool(carried(other)):
+                links[one[0]] -= carried(one)
+                links[other[0]] -= carried(other)
                 changed = True
     return {name: mask_of(links[name], mask.shape) for name, mask in masks.items()}
+
+
+# Neurons of a layer that are only needed together: the layer, 0 for its outputs or 1 for its inputs, the neurons.
+_Wire = tuple[str, int, frozenset[int]]
+
+
+def _needs_of_attention(
+    masks: Mapping[str, Tensor],
+    attention: Any,
+    outputs: Callable[[str, Iterable[int]], _Wire],
+    inputs: Callable[[str, Iterable[int]], _Wire],
+) -> Iterator[tuple[_Wire, _Wire]]:
+    """Every query neuron and output of an attention with the key or value neuron that it meets, head by head."""
+    group = attention.heads // attention.key_heads
+    for key_head in range(attention.key_heads):
+        readers = range(key_head * group, (key_head + 1) * group)
+        if attention.query and attention.key:
+            width = masks[attention.key].shape[0] // attention.key_heads
+            half = width // 2
+            planes = [(j, j + half) for j in range(half)] if attention.rotary else [(j,) for j in range(width)]
+            for plane in planes:
+                key = outputs(attention.key, [key_head * width + j for j in plane])
+                # A key is of use to any head that reads it, a head's query only with the key.
+                yield key, outputs(attention.query, [head * width + j for head in readers for j in plane])
+        if attention.value and attention.output:
+            width = masks[attention.value].shape[0] // attention.key_heads
+            for j in range(width):
+                value = outputs(attention.value, [key_head * width + j])
+                yield value, inputs(attention.output, [head * width + j for head in readers])

@@ -1,0 +1,342 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import chts_core as chts
+from chts_core.layers import Layer, linear_layers, sparse_layers, split_heads, unwrap
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+
+
+def packed() -> nn.Module:
+    return nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 3)})
+
+
+def unpacked() -> nn.Module:
+    return nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2, kdim=6, vdim=4), "head": nn.Linear(8, 3)})
+
+
+def transformer() -> nn.Module:
+    return nn.Transformer(8, 2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=12, batch_first=True)
+
+
+def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=11,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
+
+
+def shapes(layers: dict[str, Layer]) -> dict[str, tuple[int, int]]:
+    return {name: layer.shape for name, layer in layers.items()}
+
+
+# --- what there is ---
+
+SHAPES: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int]]]] = {
+    "mlp": (mlp, {"0.weight": (6, 4), "2.weight": (5, 6), "4.weight": (2, 5)}),
+    "one layer": (lambda: nn.Linear(4, 6), {"weight": (6, 4)}),
+    "packed attention": (
+        packed,
+        {
+            "attention.in_proj_weight:q": (8, 8),
+            "attention.in_proj_weight:k": (8, 8),
+            "attention.in_proj_weight:v": (8, 8),
+            "attention.out_proj.weight": (8, 8),
+            "head.weight": (3, 8),
+        },
+    ),
+    "unpacked attention": (
+        unpacked,
+        {
+            "attention.q_proj_weight": (8, 8),
+            "attention.k_proj_weight": (8, 6),
+            "attention.v_proj_weight": (8, 4),
+            "attention.out_proj.weight": (8, 8),
+            "head.weight": (3, 8),
+        },
+    ),
+    "transformer": (
+        transformer,
+        {
+            "encoder.layers.0.self_attn.in_proj_weight:q": (8, 8),
+            "encoder.layers.0.self_attn.in_proj_weight:k": (8, 8),
+            "encoder.layers.0.self_attn.in_proj_weight:v": (8, 8),
+            "encoder.layers.0.self_attn.out_proj.weight": (8, 8),
+            "encoder.layers.0.linear1.weight": (12, 8),
+            "encoder.layers.0.linear2.weight": (8, 12),
+            "decoder.layers.0.self_attn.in_proj_weight:q": (8, 8),
+            "decoder.layers.0.self_attn.in_proj_weight:k": (8, 8),
+            "decoder.layers.0.self_attn.in_proj_weight:v": (8, 8),
+            "decoder.layers.0.self_attn.out_proj.weight": (8, 8),
+            "decoder.layers.0.multihead_attn.in_proj_weight:q": (8, 8),
+            "decoder.layers.0.multihead_attn.in_proj_weight:k": (8, 8),
+            "decoder.layers.0.multihead_attn.in_proj_weight:v": (8, 8),
+            "decoder.layers.0.multihead_attn.out_proj.weight": (8, 8),
+            "decoder.layers.0.linear1.weight": (12, 8),
+            "decoder.layers.0.linear2.weight": (8, 12),
+        },
+    ),
+    "llama": (
+        llama,
+        {
+            "model.layers.0.self_attn.q_proj.weight": (16, 16),
+            "model.layers.0.self_attn.k_proj.weight": (8, 16),
+            "model.layers.0.self_attn.v_proj.weight": (8, 16),
+            "model.layers.0.self_attn.o_proj.weight": (16, 16),
+            "model.layers.0.mlp.gate_proj.weight": (24, 16),
+            "model.layers.0.mlp.up_proj.weight": (24, 16),
+            "model.layers.0.mlp.down_proj.weight": (16, 24),
+            "lm_head.weight": (11, 16),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_names_and_shapes_of_all_linear_layers(kind: str) -> None:
+    build, expected = SHAPES[kind]
+    model = build()
+    found = linear_layers(model)
+    assert shapes(found) == expected
+    assert all(layer.name == name for name, layer in found.items())
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_names_and_shapes_are_the_same_on_the_meta_device(kind: str) -> None:
+    build, expected = SHAPES[kind]
+    with torch.device("meta"):
+        model = build()
+    assert shapes(linear_layers(model)) == expected
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "one layer"])
+def test_the_last_linear_layer_stays_dense_unless_told_otherwise(kind: str) -> None:
+    build, expected = SHAPES[kind]
+    model = build()
+    assert list(sparse_layers(model)) == list(expected)[:-1]
+    assert list(sparse_layers(model, exclude=())) == list(expected)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_rows_of_the_parameters_are_covered_once(kind: str) -> None:
+    model = SHAPES[kind][0]()
+    counted = {name: torch.zeros(weight.shape) for name, weight in model.named_parameters()}
+    for layer in linear_layers(model).values():
+        rows = layer.rows(counted[layer.parameter])
+        assert rows.shape == layer.shape
+        rows += 1  # a view: the parameter changes
+    for name, count in counted.items():
+        matrix = count.ndim == 2 and "embed" not in name
+        assert (count == float(matrix)).all(), name
+
+
+def test_rows_of_a_packed_weight_are_those_that_torch_gives_the_role() -> None:
+    attention = nn.MultiheadAttention(4, 1, bias=False)
+    layers = linear_layers(attention)
+    x = torch.linspace(-1, 1, 12).view(3, 1, 4)
+    with torch.no_grad():
+        for role, scale in zip("qkv", (2.0, 3.0, 5.0), strict=True):
+            layers[f"in_proj_weight:{role}"].rows(attention.in_proj_weight).copy_(torch.eye(4) * scale)
+        attention.out_proj.weight.copy_(torch.eye(4))
+        output = attention(x, x, x)[0]
+    expected = nn.functional.scaled_dot_product_attention(*(s * x.transpose(0, 1) for s in (2.0, 3.0, 5.0)))
+    torch.testing.assert_close(output, expected.transpose(0, 1))
+
+
+# --- which of them ---
+
+CHOICES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "by name": ({"include": "0.weight"}, ["0.weight"]),
+    "by module": ({"include": "0"}, ["0.weight"]),
+    "by pattern": ({"include": "*.weight"}, ["0.weight", "2.weight"]),
+    "several": ({"include": ["2", "0.weight"]}, ["0.weight", "2.weight"]),
+    "by a test on the name": ({"include": lambda name, _: name == "2"}, ["2.weight"]),
+    "by a test on the module": ({"include": lambda _, module: module.out_features > 5}, ["0.weight"]),
+    "all but one": ({"exclude": "2"}, ["0.weight", "4.weight"]),
+    "all but two": ({"exclude": ("2", "4.weight")}, ["0.weight"]),
+    "all but those of a test": (
+        {"exclude": lambda _, module: module.in_features == 6},
+        ["0.weight", "4.weight"],
+    ),
+    "both": ({"include": ["0", "2"], "exclude": "0"}, ["2.weight"]),
+    "the output too": ({"include": "4", "exclude": ()}, ["4.weight"]),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_layers_are_chosen_by_pattern_or_by_a_test(choice: str) -> None:
+    given, expected = CHOICES[choice]
+    assert list(sparse_layers(mlp(), **given)) == expected
+
+
+def test_a_part_of_a_packed_weight_is_chosen_by_its_name_and_all_by_the_module() -> None:
+    assert list(sparse_layers(packed(), include="*:v")) == ["attention.in_proj_weight:v"]
+    assert [name[-1] for name in sparse_layers(packed(), include="attention")] == list("qkv")
+    assert "attention.in_proj_weight:k" not in sparse_layers(packed(), exclude=("*:k", "head"))
+
+
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argument: str) -> None:
+    message = (
+        rf"{argument} has the pattern 'encoder\.\*', which fits no linear layer; .* "
+        r"The layers are 0\.weight, 2\.weight, 4\.weight\."
+    )
+    with pytest.raises(ValueError, match=message):
+        sparse_layers(mlp(), **{argument: ["0", "encoder.*"]})
+
+
+@pytest.mark.parametrize("given", [{"include": "4"}, {"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
+def test_a_choice_that_leaves_nothing_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Sequential has 3 linear layers of which none is left to sparsify"):
+        sparse_layers(mlp(), **given)
+
+
+def test_a_model_without_linear_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="ReLU has 0 linear layers of which none is left"):
+        sparse_layers(nn.ReLU())
+
+
+def test_frozen_layers_stay_dense() -> None:
+    model = mlp()
+    model[0].requires_grad_(False)
+    assert list(sparse_layers(model)) == ["2.weight"]
+    model[2].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="none is left to sparsify; expected at least two that train"):
+        sparse_layers(model)
+
+
+# --- weights that are not a layer's own ---
+
+
+def tied() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize("given", [{}, {"exclude": ("2", "3")}, {"include": ["0", "1"]}])
+def test_a_shared_weight_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"0\.weight and 2\.weight share one weight"):
+        sparse_layers(tied(), **given)
+
+
+def test_a_weight_shared_with_an_embedding_is_refused_unless_excluded() -> None:
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    assert list(sparse_layers(model)) == ["1.weight"]
+    with pytest.raises(ValueError, match=r"0\.weight and 2\.weight share one weight"):
+        sparse_layers(model, exclude=())
+
+
+def test_a_shared_weight_may_stay_dense() -> None:
+    assert list(sparse_layers(tied(), exclude=("0", "2"))) == ["1.weight", "3.weight"]
+
+
+def test_a_module_used_twice_is_one_layer() -> None:
+    layer = nn.Linear(4, 4)
+    assert list(sparse_layers(nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(4, 2)))) == ["0.weight"]
+
+
+def test_a_weight_computed_from_others_is_refused_unless_excluded() -> None:
+    model = mlp()
+    nn.utils.parametrizations.weight_norm(model[2])
+    with pytest.raises(ValueError, match=r"'2\.weight' has no weight of its own .* weight_norm .*exclude the layer"):
+        sparse_layers(model)
+    assert list(sparse_layers(model, exclude=("2", "4"))) == ["0.weight"]
+
+
+# --- heads ---
+
+
+def test_every_head_becomes_a_network_of_its_own() -> None:
+    layers = {
+        "q": Layer("q", "packed", 0, (8, 5)),
+        "k": Layer("k", "packed", 8, (4, 5)),
+        "v": Layer("v", "packed", 12, (4, 5)),
+        "o": Layer("o", "o", 0, (5, 8)),
+        "mlp": Layer("mlp", "mlp", 0, (8, 5)),
+    }
+    graph = chts.LayerGraph(attentions=(chts.Attention("q", "k", "v", "o", heads=4, key_heads=2),))
+    parts = split_heads(layers, graph)
+    assert {name: (part.parameter, part.first_row, part.shape) for name, part in parts.items()} == {
+        "q:0": ("packed", 0, (2, 5)),
+        "q:1": ("packed", 2, (2, 5)),
+        "q:2": ("packed", 4, (2, 5)),
+        "q:3": ("packed", 6, (2, 5)),
+        "k:0": ("packed", 8, (2, 5)),
+        "k:1": ("packed", 10, (2, 5)),
+        "v:0": ("packed", 12, (2, 5)),
+        "v:1": ("packed", 14, (2, 5)),
+        "o": ("o", 0, (5, 8)),
+        "mlp": ("mlp", 0, (8, 5)),
+    }
+    assert all(part.name == name for name, part in parts.items())
+
+
+def test_a_single_head_keeps_its_name() -> None:
+    layers = {"q": Layer("q", "q", 0, (8, 5)), "k": Layer("k", "k", 0, (4, 5))}
+    graph = chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, heads=2, key_heads=1),))
+    assert list(split_heads(layers, graph)) == ["q:0", "q:1", "k"]
+
+
+def test_heads_of_layers_that_stay_dense_are_no_matter() -> None:
+    layers = {"v": Layer("v", "v", 0, (4, 5))}
+    graph = chts.LayerGraph(attentions=(chts.Attention(None, None, "v", None, heads=2, key_heads=2),))
+    assert list(split_heads(layers, graph)) == ["v:0", "v:1"]
+
+
+def test_heads_that_cannot_share_a_layer_are_refused() -> None:
+    # No other check would see it: queries alone meet nothing in the graph.
+    layers = {"q": Layer("q", "q", 0, (8, 5))}
+    graph = chts.LayerGraph(attentions=(chts.Attention("q", None, None, None, heads=3, key_heads=3),))
+    with pytest.raises(ValueError, match="'q' of an attention has 8 neurons, which 3 heads cannot share evenly"):
+        split_heads(layers, graph)
+
+
+# --- wrappers ---
+
+
+def test_a_wrapped_model_is_unwrapped() -> None:
+    model = mlp()
+    assert unwrap(model) is model
+    assert unwrap(torch.compile(model, backend="eager")) is model
+    assert unwrap(nn.DataParallel(model)) is model
+    assert unwrap(nn.DataParallel(torch.compile(model, backend="eager"))) is model
+    assert unwrap(torch.compile(nn.DataParallel(model), backend="eager")) is model
+
+
+def test_an_empty_model_is_unwrapped_too() -> None:
+    empty = nn.ModuleList()  # of length 0, so that its truth is False
+    wrapper = nn.Module()
+    wrapper._orig_mod = empty
+    assert unwrap(wrapper) is empty
+
+
+def test_a_model_that_calls_a_part_module_is_not_unwrapped() -> None:
+    model = nn.Module()
+    model.module = mlp()
+    assert unwrap(model) is model
+
+
+def test_names_are_those_of_the_model_inside(tmp_path: Any) -> None:
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(mlp())
+        assert list(sparse_layers(unwrap(wrapped))) == ["0.weight", "2.weight"]
+    finally:
+        torch.distributed.destroy_process_group()

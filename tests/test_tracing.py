@@ -1,0 +1,556 @@
+import copy
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import chts_core as chts
+from chts_core.layers import linear_layers, sparse_layers
+from chts_core.percolation import Attention, LayerGraph
+from chts_core.tracing import layer_graph
+
+
+def graph_of(model: nn.Module, *dense: str) -> tuple[LayerGraph, set[str]]:
+    """What is read off a model of which all linear layers but some are sparse."""
+    return layer_graph(model, sparse_layers(model, exclude=dense))
+
+
+def chains_of(model: nn.Module, *dense: str) -> tuple[tuple[str, ...], ...]:
+    """The chains of a model of which everything is found out, and which has nothing else."""
+    graph, unknown = graph_of(model, *dense)
+    assert not unknown
+    assert not graph.pairs
+    assert not graph.attentions
+    return graph.chains
+
+
+# --- sequences ---
+
+
+def test_a_sequential_is_a_chain() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    assert chains_of(model) == (("0.weight", "3.weight", "5.weight"),)
+
+
+def test_nested_sequentials_are_one_chain() -> None:
+    inner = nn.Sequential(OrderedDict(up=nn.Linear(2, 3), act=nn.GELU(), down=nn.Linear(3, 2)))
+    model = nn.Sequential(OrderedDict(stem=nn.Linear(4, 2), block=inner, head=nn.Linear(2, 2)))
+    assert chains_of(model) == (("stem.weight", "block.up.weight", "block.down.weight", "head.weight"),)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Identity(),
+        nn.ReLU(inplace=True),
+        nn.ReLU6(),
+        nn.LeakyReLU(),
+        nn.GELU(),
+        nn.SiLU(),
+        nn.Mish(),
+        nn.ELU(),
+        nn.SELU(),
+        nn.CELU(),
+        nn.Tanh(),
+        nn.Hardtanh(),
+        nn.Hardswish(),
+        nn.Sigmoid(),
+        nn.Softplus(),
+        nn.Dropout(),
+        nn.BatchNorm1d(3),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_modules_that_keep_neurons_apart_join_layers(module: nn.Module) -> None:
+    assert chains_of(nn.Sequential(nn.Linear(2, 3), module, nn.Linear(3, 3))) == (("0.weight", "2.weight"),)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Flatten(),
+        nn.Unflatten(1, (3, 1)),
+        nn.Softmax(dim=1),
+        nn.LogSoftmax(dim=1),
+        nn.LayerNorm(3),
+        nn.RMSNorm(3),
+        nn.GroupNorm(1, 3),
+        nn.BatchNorm1d(7),  # of seven positions, not of the three neurons
+        nn.MaxPool1d(1),
+        nn.Bilinear(3, 3, 3),
+        nn.PReLU(3),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_modules_that_mix_neurons_part_layers(module: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), module, nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert chains_of(model) == (("0.weight",), ("2.weight", "4.weight"))
+
+
+def test_a_dense_layer_parts_its_neighbours() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert chains_of(model, "2") == (("0.weight",), ("4.weight",))
+    assert chains_of(model, "4") == (("0.weight", "2.weight"),)
+    assert chains_of(model, "0") == (("2.weight", "4.weight"),)
+
+
+def test_sequentials_side_by_side_are_chains_of_their_own() -> None:
+    branch = [nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)) for _ in range(2)]
+    assert chains_of(nn.ModuleList(branch)) == (("0.0.weight", "0.2.weight"), ("1.0.weight", "1.2.weight"))
+
+
+def test_of_layers_whose_use_is_not_known_nothing_is_known() -> None:
+    model = nn.ModuleList([nn.Linear(2, 3), nn.Linear(3, 2)])
+    assert graph_of(model) == (LayerGraph(), {"0.weight", "1.weight"})
+
+
+def test_one_layer_alone_feeds_nothing() -> None:
+    assert chains_of(nn.Linear(2, 3)) == (("weight",),)
+
+
+# --- a forward of one's own ---
+
+
+class Functional(nn.Module):
+    """Three layers, and a forward that is given."""
+
+    def __init__(self, forward: Callable[..., Tensor], **settings: Any) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.rule = forward
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rule(self, x)
+
+
+ALL = ("fc1.weight", "fc2.weight", "fc3.weight")
+APART = tuple((name,) for name in ALL)
+FORWARDS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, ...], ...]]] = {
+    "relu": (lambda m, x: m.fc3(functional.relu(m.fc2(torch.relu(m.fc1(x))))), (ALL,)),
+    "methods": (lambda m, x: m.fc3(m.fc2(m.fc1(x).relu()).tanh().sigmoid().contiguous()), (ALL,)),
+    "other calls": (
+        lambda m, x: m.fc3(functional.gelu(m.fc2(functional.dropout(functional.silu(-m.fc1(x)), 0.5)))),
+        (ALL,),
+    ),
+    "in the order of the calls": (
+        lambda m, x: m.fc2(torch.tanh(m.fc3(torch.sigmoid(m.fc1(x))))),
+        (("fc1.weight", "fc3.weight", "fc2.weight"),),
+    ),
+    "softmax between": (lambda m, x: m.fc3(torch.relu(m.fc2(m.fc1(x).softmax(-1)))), (ALL[:1], ALL[1:])),
+    "reshape between": (lambda m, x: m.fc3(m.fc2(m.fc1(x).view(4, -1))), (ALL[:1], ALL[1:])),
+    "residual": (lambda m, x: m.fc3(x + m.fc2(torch.relu(m.fc1(x)))), (ALL[:2], ALL[2:])),
+    "residual of a hidden layer": (lambda m, x: m.fc3((h := m.fc1(x)) + m.fc2(h)), APART),
+    "fan-out to two layers": (lambda m, x: m.fc2(h := torch.relu(m.fc1(x))) + m.fc3(h), APART),
+    "fan-out to the output": (lambda m, x: torch.cat([h := m.fc1(x), m.fc3(m.fc2(h))]), (ALL[:1], ALL[1:])),
+    "product of a neuron with itself": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)) * h)), (ALL[:1], ALL[1:])),
+    "product of two layers": (lambda m, x: m.fc3(m.fc1(x) * m.fc2(x)), APART),
+    "first called twice": (lambda m, x: m.fc3(m.fc2(m.fc1(m.fc1(x)))), (ALL[:1], ALL[1:])),
+    "second called twice": (lambda m, x: m.fc3(m.fc2(m.fc1(x)) + m.fc2(x)), APART),
+    "weight used besides": (
+        lambda m, x: functional.linear(m.fc3(m.fc2(m.fc1(x))), m.fc2.weight),
+        APART,
+    ),
+    "in place besides": (lambda m, x: m.fc3(m.fc2(h := m.fc1(x)) + h.relu_()), APART),
+    "a layer not used": (lambda m, x: m.fc2(torch.relu(m.fc1(x))), (ALL[:2],)),
+}
+
+
+@pytest.mark.parametrize("rule", FORWARDS)
+def test_layers_of_a_forward_are_chained_where_neurons_meet_one_to_one(rule: str) -> None:
+    forward, expected = FORWARDS[rule]
+    graph, unknown = graph_of(Functional(forward))
+    assert set(graph.chains) == set(expected)
+    assert unknown == set(ALL) - graph.layers()
+    assert not graph.pairs
+
+
+def by_its_data(model: nn.Module, x: Tensor) -> Tensor:
+    return model.fc3(model.fc2(model.fc1(x))) if x.sum() > 0 else model.fc1(x)
+
+
+def test_a_forward_that_depends_on_its_data_is_not_known() -> None:
+    assert graph_of(Functional(by_its_data)) == (LayerGraph(), set(ALL))
+
+
+def test_the_parts_of_what_cannot_be_traced_are_traced() -> None:
+    block = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        return model.block(by_its_data(model, x))
+
+    graph, unknown = graph_of(Functional(forward, block=block))
+    assert graph.chains == (("block.0.weight", "block.2.weight"),)
+    assert unknown == set(ALL)
+
+
+def test_a_part_that_is_not_always_used_is_traced_by_itself() -> None:
+    extra = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        x = model.fc3(model.fc2(model.fc1(x)))
+        return model.extra(x) if model.training else x
+
+    model = Functional(forward, extra=extra).eval()
+    assert set(chains_of(model)) == {ALL, ("extra.0.weight", "extra.2.weight")}
+
+
+def test_layers_inside_a_module_of_torch_are_traced() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5, 10], div_value=2.0))
+    graph, unknown = graph_of(model)
+    assert ("2.tail.0.0.weight", "2.tail.0.1.weight") in graph.chains
+    assert unknown == {"2.head.weight"}
+
+
+def test_a_compiled_part_is_read_all_the_same() -> None:
+    block = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4))
+    model = nn.Sequential(nn.Linear(4, 6), torch.compile(block, backend="eager"))
+    graph, unknown = graph_of(model)
+    assert graph.chains == (("1._orig_mod.0.weight", "1._orig_mod.2.weight"),)
+    assert unknown == {"0.weight"}
+
+
+class Scaled(nn.Linear):
+    """A linear layer that does more than torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(-1)
+
+
+def test_of_a_layer_with_a_forward_of_its_own_nothing_is_known() -> None:
+    model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    graph, unknown = graph_of(model)
+    assert graph.chains == (("1.weight", "3.weight"),)
+    assert unknown == {"0.weight"}
+
+
+# --- attention and feed-forward blocks ---
+
+
+def test_attentions_of_torch() -> None:
+    model = nn.Sequential(nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 4, kdim=6, vdim=6))
+    graph, unknown = graph_of(model)
+    packed = [f"0.in_proj_weight:{role}" for role in "qkv"]
+    assert graph.attentions == (
+        Attention(*packed, "0.out_proj.weight", 2, 2),
+        Attention("1.q_proj_weight", "1.k_proj_weight", "1.v_proj_weight", "1.out_proj.weight", 4, 4),
+    )
+    assert not unknown
+    assert not graph.chains
+
+
+def test_dense_parts_of_an_attention_are_left_out() -> None:
+    model = nn.MultiheadAttention(8, 2)
+    (attention,) = graph_of(model, "*:k", "out_proj")[0].attentions
+    assert attention == Attention("in_proj_weight:q", None, "in_proj_weight:v", None, 2, 2)
+    model = nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 8))
+    assert graph_of(model, "0.*", "0")[0].attentions == ()
+
+
+def test_a_transformer_of_torch_is_known() -> None:
+    model = nn.Transformer(8, 2, num_encoder_layers=2, num_decoder_layers=1, dim_feedforward=12, batch_first=True)
+    graph, unknown = graph_of(model)
+    assert not unknown
+    assert graph.layers() == linear_layers(model).keys()
+    assert len(graph.attentions) == 4
+    assert graph.chains == tuple(
+        (f"{block}.linear1.weight", f"{block}.linear2.weight")
+        for block in ("encoder.layers.0", "encoder.layers.1", "decoder.layers.0")
+    )
+    assert graph_of(model, "decoder.layers.0.linear2")[0].chains[-1] == ("decoder.layers.0.linear1.weight",)
+
+
+def llama(**settings: Any) -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**TINY | settings))
+
+
+TINY = {
+    "vocab_size": 11,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 16,
+}
+
+
+def test_a_llama_is_known() -> None:
+    graph, unknown = layer_graph(model := llama(), sparse_layers(model))
+    assert not unknown
+    blocks = [f"model.layers.{block}" for block in range(2)]
+    assert graph.attentions == tuple(
+        Attention(*(f"{block}.self_attn.{role}_proj.weight" for role in "qkvo"), 4, 2, rotary=True) for block in blocks
+    )
+    names = [tuple(f"{block}.mlp.{role}_proj.weight" for role in ("gate", "up", "down")) for block in blocks]
+    assert graph.pairs == tuple((gate, up) for gate, up, _ in names)
+    assert graph.chains == tuple((part, down) for gate, up, down in names for part in (gate, up))
+
+
+def test_dense_parts_of_a_gated_feed_forward_are_left_out() -> None:
+    model = llama(num_hidden_layers=1)
+    only = {"include": "*.mlp.*"}
+    block = "model.layers.0.mlp"
+
+    def read(*dense: str) -> LayerGraph:
+        graph, unknown = layer_graph(model, sparse_layers(model, **only, exclude=dense))
+        assert not unknown
+        return graph
+
+    assert read("*up_proj") == LayerGraph(((f"{block}.gate_proj.weight", f"{block}.down_proj.weight"),))
+    without_down = read("*down_proj")
+    assert without_down.pairs == ((f"{block}.gate_proj.weight", f"{block}.up_proj.weight"),)
+    assert without_down.chains == ((f"{block}.gate_proj.weight",), (f"{block}.up_proj.weight",))
+
+
+# Relatives of LLaMA: normalised queries and keys, other rotations, another name of the output, more norms.
+RELATIVES: dict[str, tuple[bool, bool | None]] = {  # whether queries meet keys, whether values meet outputs
+    "Mistral": (True, True),
+    "Qwen2": (True, True),
+    "Gemma2": (True, True),
+    "Qwen3": (False, True),
+    "Olmo2": (False, True),
+    "Cohere": (False, True),
+    "Glm": (False, True),
+    "Phi": (False, True),
+    "GPTJ": (False, True),
+    "DiffLlama": (False, False),
+    "BitNet": (False, False),
+}
+
+
+def relative(family: str) -> nn.Module:
+    import transformers
+
+    own = {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": 16} if family == "GPTJ" else {}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{family}Config")(**(TINY | special | own), attn_implementation="eager")
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    return model
+
+
+@pytest.mark.parametrize("family", RELATIVES)
+def test_relatives_of_llama_are_cut_only_where_nothing_depends_on_it(family: str) -> None:
+    queries, values = RELATIVES[family]
+    model = relative(family)
+    layers = sparse_layers(model)
+    graph, unknown = layer_graph(model, layers)
+    assert not unknown
+    assert any(attention.query for attention in graph.attentions) == queries
+    assert any(attention.value for attention in graph.attentions) == values
+
+    generator = torch.Generator().manual_seed(0)
+    parameters = dict(model.named_parameters())
+    masks = {name: torch.rand(layer.shape, generator=generator) < 0.1 for name, layer in layers.items()}
+    percolated = chts.percolation.percolate(masks, graph)
+    cut = sum(int((masks[name] & ~percolated[name]).sum()) for name in masks)
+    assert cut == 0 if family == "BitNet" else cut > 5  # which has norms everywhere
+    outputs = []
+    for given in (masks, percolated):
+        with torch.no_grad():
+            for name, layer in layers.items():
+                weight = layer.rows(parameters[layer.parameter])
+                weight.copy_(torch.randn(layer.shape, generator=torch.Generator().manual_seed(1)) * 3 * given[name])
+            outputs.append(model(input_ids=torch.arange(14).view(2, 7) % 11, use_cache=False).logits)
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-6, rtol=0)
+
+
+class Heads(nn.Module):
+    """An attention with LLaMA's names for its parts."""
+
+    def __init__(
+        self, output: str = "o_proj", key_heads: int = 2, head_dim: Any = 4, values: int | None = None
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.q_proj = nn.Linear(16, 16)
+        self.k_proj = nn.Linear(16, 4 * key_heads)
+        self.v_proj = nn.Linear(16, values or 4 * key_heads)
+        setattr(self, output, nn.Linear(16, 16))
+
+
+@pytest.mark.parametrize("output", ["o_proj", "out_proj", "dense"])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_attentions_with_the_names_of_llama(output: str, key_heads: int) -> None:
+    graph, unknown = graph_of(nn.ModuleList([Heads(output, key_heads)]))
+    names = [f"0.{name}.weight" for name in ("q_proj", "k_proj", "v_proj", output)]
+    assert graph.attentions == (Attention(*names, 4, key_heads),)
+    assert not unknown
+
+
+def test_an_attention_of_which_the_output_is_elsewhere() -> None:
+    graph, unknown = graph_of(nn.ModuleList([Heads("another")]))
+    assert graph.attentions == (Attention("0.q_proj.weight", "0.k_proj.weight", "0.v_proj.weight", None, 4, 2),)
+    assert unknown == {"0.another.weight"}
+
+
+@pytest.mark.parametrize("settings", [{"head_dim": None}, {"head_dim": 3}, {"head_dim": 8}, {"values": 8}])
+def test_of_heads_that_do_not_add_up_nothing_is_known(settings: dict[str, Any]) -> None:
+    # Qwen3-Next packs a gate into q_proj, others have values of another width.
+    graph, unknown = graph_of(nn.ModuleList([Heads(**{"key_heads": 1} | settings)]))
+    assert graph == LayerGraph()
+    assert len(unknown) == 4
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    return torch.cat([-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]], dim=-1)
+
+
+def rotate_every_two(x: Tensor) -> Tensor:
+    return torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+
+
+class Rotary(nn.Module):
+    """Frequencies of some planes."""
+
+    def __init__(self, planes: int) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", torch.ones(planes))
+
+
+@pytest.mark.parametrize(
+    ("rotate", "planes", "expected"),
+    [
+        (rotate_half, 2, True),
+        (rotate_half, 1, None),  # a part of the head only
+        (rotate_every_two, 2, None),
+        (None, 2, None),
+    ],
+)
+def test_only_a_rotation_of_halves_is_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch, rotate: Callable[[Tensor], Tensor] | None, planes: int, expected: bool | None
+) -> None:
+    source = ModuleType("source_of_heads")
+    if rotate is not None:
+        source.rotate_half = rotate
+    monkeypatch.setitem(sys.modules, "source_of_heads", source)
+    monkeypatch.setattr(Heads, "__module__", "source_of_heads")
+    graph, unknown = graph_of(nn.ModuleList([Heads(), Rotary(planes)]))
+    assert not unknown
+    (attention,) = graph.attentions
+    if expected is None:
+        assert (attention.query, attention.key) == (None, None)
+        assert graph.chains == (("0.q_proj.weight",), ("0.k_proj.weight",))
+    else:
+        assert attention.rotary
+        assert attention.query is not None
+
+
+def test_a_model_of_attention_and_a_traced_head() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(8, 2, 12)
+            self.fc1, self.fc2 = nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc2(torch.relu(self.fc1(self.encoder(x).mean(0))))
+
+    graph, unknown = graph_of(Classifier())
+    assert not unknown
+    assert len(graph.attentions) == 1
+    assert graph.chains == (("encoder.linear1.weight", "encoder.linear2.weight"), ("fc1.weight", "fc2.weight"))
+
+
+def test_a_traced_perceptron_inside_a_language_model() -> None:
+    model = llama(num_hidden_layers=1)
+    model.model.layers[0].mlp = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16))
+    graph, unknown = layer_graph(model, sparse_layers(model))
+    assert not unknown
+    assert graph.chains == (("model.layers.0.mlp.0.weight", "model.layers.0.mlp.2.weight"),)
+
+
+# --- nothing is left behind ---
+
+
+class Restless(nn.Module):
+    """A forward that does all that a forward should not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("seen", torch.zeros(1))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("forward!")
+        self.calls += 1
+        self.seen.add_(1)
+        self.hidden = self.fc1(x)
+        self.eval()
+        return self.fc2(torch.relu(self.norm(self.hidden))) + torch.rand(4)
+
+
+class Hopeless(Restless):
+    """One that cannot be traced besides."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
+
+
+@pytest.mark.parametrize(
+    ("build", "fully_known"),
+    [(Restless, True), (Hopeless, False), (lambda: llama(), True)],
+    ids=["traced", "not", "llama"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_tracing_leaves_nothing_behind(
+    build: Callable[[], nn.Module], fully_known: bool, training: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = build().train(training)
+    before = copy.deepcopy(model.state_dict())
+    attributes = {name: vars(module).copy() for name, module in model.named_modules()}
+    random_state = torch.get_rng_state()
+
+    _, unknown = layer_graph(model, sparse_layers(model, exclude=()))
+
+    assert (not unknown - {"lm_head.weight"}) == fully_known
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert {name: vars(module) for name, module in model.named_modules()} == attributes
+    assert all(module.training == training for module in model.modules())
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert capsys.readouterr() == ("", "")
+    copy.deepcopy(model)  # a proxy left in an attribute could not be
+
+
+def test_what_a_forward_warns_of_is_no_reason_not_to_trace() -> None:
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        import warnings
+
+        warnings.warn("an error under pytest", UserWarning, stacklevel=1)
+        return model.fc3(model.fc2(model.fc1(x)))
+
+    assert chains_of(Functional(forward)) == (ALL,)
+
+
+def test_a_model_of_which_all_is_known_is_not_traced() -> None:
+    calls = []
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            return self.attention(x, x, x)[0]
+
+    assert not graph_of(Block())[1]
+    assert calls == []
