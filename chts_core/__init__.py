@@ -10,14 +10,17 @@ from chts_core import (
     schedules,
     topology,
 )
-from chts_core.methods import METHODS, Method
-from chts_core.percolation import LayerGraph
+from chts_core.methods import METHODS, PRESETS, Method
+from chts_core.percolation import Attention, LayerGraph
+from chts_core.planner import plan
 from chts_core.sparsifier import Sparsifier
 
 __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "PRESETS",
+    "Attention",
     "LayerGraph",
     "Method",
     "Sparsifier",
@@ -25,6 +28,7 @@ __all__ = [
     "distributions",
     "link_prediction",
     "percolation",
+    "plan",
     "removal",
     "sampling",
     "schedules",

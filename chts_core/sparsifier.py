@@ -2,21 +2,25 @@
 
 import hashlib
 import time
+import warnings
 import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from chts_core import distributions
-from chts_core.checks import check_mask, check_same_shape, check_sparsity
+from chts_core.checks import check_mask, check_same_shape
+from chts_core.choices import value_at
+from chts_core.compaction import compact
 from chts_core.diagnostics import itop_rate, overlap
+from chts_core.layers import Layer, Selection, sparse_layers, split_heads, unwrap
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
-from chts_core.percolation import LayerGraph, active_neurons, percolate, sequential_graph
-from chts_core.removal import SCORES
+from chts_core.percolation import LayerGraph, active_neurons, percolate
+from chts_core.planner import Budget, find_graph
+from chts_core.removal import GRADIENT_SCORES, SCORES
 from chts_core.sampling import draw, keep
 from chts_core.schedules import Timeline
 
@@ -25,7 +29,7 @@ _RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictiona
 
 
 class Update(TypedDict):
-    """One row of `Sparsifier.history`: what an update did to a layer."""
+    """One row of `Sparsifier.history`: what an update did to a layer, or to a head where heads evolve by themselves."""
 
     step: int
     layer: str
@@ -47,26 +51,40 @@ class Sparsifier:
 
     The weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are zeroed as
     soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and optimizer
-    state zero after every step, and a regrown link starts from zeros.
+    state zero after every step, and a regrown link starts from zeros. Several backward passes per step accumulate:
+    methods that go by the gradient see that of the whole step. `torch.compile` and `DistributedDataParallel` may wrap
+    the model before or after; all changes happen in place.
+
+    An update that meets an infinite or NaN gradient is put off to the next step, with a warning.
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step.
 
-    Every `nn.Linear` weight that requires a gradient is sparsified, except the last one, which is the output layer.
-
     Args:
-        model: any module with at least two linear layers.
+        model: any module with linear layers; those inside `nn.MultiheadAttention` count.
         optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever the
             optimizer calls them.
-        method: a name in `METHODS`, or a `Method`.
-        sparsity: share of absent links to end at, in [0, 1); the same in every layer.
+        method: a name in `METHODS` or `PRESETS`, or a `Method`.
+        sparsity: share of absent links to end at, in [0, 1).
         total_steps: optimizer steps of the run.
         update_every: steps between updates of the topology (ΔT).
         seed: the topology depends on it alone; each layer has a generator of its own.
-        graph: which layers feed each other, for percolation. By default read off the model's `nn.Sequential`s.
+        include: the layers to sparsify, as a glob pattern on their names or their modules' ("encoder.*"), several of
+            them, or a test on a module's name and the module. By default all that train.
+        exclude: which of those stay dense, likewise. By default the model's last linear layer, its output; what is
+            given takes the place of that. Embeddings are never sparse.
+        graph: which layers feed each other, for percolation. By default read off the model
+            (:mod:`chts_core.tracing`).
+        per_head: let every head of queries, keys and values evolve by itself, with links of its own.
+        distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
+        initial_masks: masks to start from, by layer name, instead of the method's topology, such as those of
+            :func:`chts_core.topology.correlated`.
+        resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
+            attaching zeroes the weights outside the initial masks: then load all three states afterwards.
 
     Attributes:
         masks: Boolean mask by parameter name ("0.weight"); read only.
         history: one :class:`Update` per update and layer.
+        postponed: the steps whose update was put off.
 
     Raises:
         ValueError, TypeError: for settings that cannot work, before anything is changed.
@@ -82,51 +100,86 @@ class Sparsifier:
         total_steps: int,
         update_every: int = 100,
         seed: int = 0,
+        include: Selection | None = None,
+        exclude: Selection | None = None,
         graph: LayerGraph | None = None,
+        per_head: bool = False,
+        distribution: str = "uniform",
+        initial_masks: Mapping[str, Tensor] | None = None,
+        resume_from: dict[str, Any] | None = None,
     ) -> None:
         self.method = get_method(method)
-        check_sparsity(sparsity)
-        self.sparsity = sparsity
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
         self.optimizer = optimizer
         # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
         self._keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         self.steps = 0
         self.history: list[Update] = []
+        self.postponed: list[int] = []
 
-        layers = _sparse_layers(model)
-        self._weights = {name: layer.weight for name, layer in layers.items()}
-        self._shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+        self._model = unwrap(model)
+        self._layers = sparse_layers(self._model, include, exclude)
+        self._graph = find_graph(self._model, self.method, self._layers) if graph is None else graph
+        # What evolves by itself: a layer, or a head of one.
+        self._parts = split_heads(self._layers, self._graph) if per_head else self._layers
+        self._budget = Budget(
+            self.method, sparsity, self.timeline, {name: part.shape for name, part in self._parts.items()}, distribution
+        )
+        parameters = dict(self._model.named_parameters())
+        self._weights = {name: parameters[name] for name in dict.fromkeys(p.parameter for p in self._parts.values())}
         _check_ownership(self._weights, optimizer)
-        self._check_links()
-        self._graph = _layer_graph(self.method, model, layers) if graph is None else graph
 
-        self._generators = {name: _generator(seed, name, weight.device) for name, weight in self._weights.items()}
-        self.masks = self._initial_masks()
+        self._generators = {
+            name: _generator(seed, name, self._weights[part.parameter].device) for name, part in self._parts.items()
+        }
+        self.masks = self._initial_masks(initial_masks or {})
         self._ever_active = {name: mask.clone() for name, mask in self.masks.items()}
-        percolate(self.masks, self._graph)  # a graph that does not fit is refused now rather than at the first update
+        percolate(self._by_layer(self.masks), self._graph)  # a graph that does not fit is refused now, not mid-run
+        # The step whose schedule the number of links follows, and the parts that have stopped early.
+        self._updated_at = 0
+        self._stopped: set[str] = set()
+        self._gradients: dict[str, Tensor] = {}
+        self._past_weights = (
+            {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
+            if self.method.regrowth.history
+            else {}
+        )
 
-        final = self._targets(total_steps)
-        for weight in self._weights.values():
-            _RULED_BY[weight] = weakref.ref(self)
-        self._enforced = [name for name, mask in self.masks.items() if final[name] < mask.numel()]
-        for name in self._enforced:  # a dense layer, as in FC, costs nothing
-            self._weights[name].register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
-            self._clear_absent(name, self.masks[name])
+        if resume_from is not None:
+            self.load_state_dict(resume_from)
+        self._attach()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of absent links at the end of the run."""
+        return self._budget.sparsity
+
+    @property
+    def update_due(self) -> bool:
+        """Whether the next `step()` updates the topology."""
+        return bool(self.postponed and self.postponed[-1] == self.steps) or self.timeline.is_update(self.steps + 1)
 
     def density(self) -> float:
         """Share of the links that exist, over all sparse layers."""
-        return sum(int(m.sum()) for m in self.masks.values()) / sum(m.numel() for m in self.masks.values())
+        return _share(self._by_part(self.masks))
 
     def active_neurons(self) -> float:
         """Share of the output neurons of all sparse layers that are active (ANP)."""
-        active = active_neurons(self.masks, self._graph)
-        return sum(int(a.sum()) for a in active.values()) / sum(a.numel() for a in active.values())
+        return _share(active_neurons(self._by_layer(self.masks), self._graph))
 
     def itop_rate(self) -> float:
         """Share of all possible links that were active at some time, over all sparse layers (ITOP)."""
-        ever = self._ever_active.values()
-        return sum(int(m.sum()) for m in ever) / sum(m.numel() for m in ever)
+        return _share(self._by_part(self._ever_active))
+
+    def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """A smaller copy of the model, without the hidden neurons that are inactive; its outputs are the same.
+
+        See :func:`chts_core.compaction.compact`.
+
+        Args:
+            args, kwargs: an example input, as the model is called with.
+        """
+        return compact(self._model, self._by_layer(self.masks), self._graph, *args, **kwargs)
 
     @torch.no_grad()
     def rescale_weights(self) -> None:
@@ -135,23 +188,38 @@ class Sparsifier:
         An output that sums over 1 % of its inputs varies by a tenth of what the dense initialisation planned; a few
         such layers in a row let no signal through. Not for pretrained weights.
         """
-        for name, weight in self._weights.items():
-            weight.mul_((self.masks[name].numel() / int(self.masks[name].sum())) ** 0.5)
+        for part in self._parts.values():
+            mask = part.rows(self.masks[part.parameter])
+            part.rows(self._weights[part.parameter]).mul_((mask.numel() / int(mask.sum())) ** 0.5)
 
     @torch.no_grad()
     def step(self) -> None:
         """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero.
 
         Raises:
-            RuntimeError: if another Sparsifier has been attached to the model since.
+            RuntimeError: if another Sparsifier has been attached to the model since, or the method goes by gradients
+                and none has come.
         """
         if any(_RULED_BY[weight]() is not self for weight in self._weights.values()):
             raise RuntimeError(
                 "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
             )
+        due = self.update_due
+        if due:
+            self._check_gradients()
         self.steps += 1
-        if self.timeline.is_update(self.steps):
-            self._update()
+        if due and self._all_finite():
+            # Link prediction counts in products of matrices, which autocast would round.
+            with torch.autocast(self._device_type, enabled=False):
+                self._update()
+        elif due:
+            self.postponed.append(self.steps)
+            warnings.warn(
+                f"a gradient at step {self.steps} is infinite or NaN; the topology's update waits for the next step.",
+                RuntimeWarning,
+                stacklevel=3,  # past the decorator
+            )
+        self._gradients.clear()
         for name in self._enforced:
             if self._keeps_zeros:
                 self._weights[name].masked_fill_(~self.masks[name], 0)
@@ -163,14 +231,21 @@ class Sparsifier:
         return {
             **self._settings(),
             "steps": self.steps,
+            "updated_at": self._updated_at,
+            "stopped": sorted(self._stopped),
+            "postponed": list(self.postponed),
+            "empty_links": self._empty_links(self.masks),
             "masks": {name: mask.cpu().clone() for name, mask in self.masks.items()},
             "ever_active": {name: mask.cpu().clone() for name, mask in self._ever_active.items()},
+            "past_weights": {name: weight.cpu().clone() for name, weight in self._past_weights.items()},
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "history": [row.copy() for row in self.history],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; load the model's and the optimizer's state first.
+        """Go on from `state_dict()`; load the model's and the optimizer's state first, but after attaching.
+
+        Warns if the model has lost weights of the saved links, as it has when it was loaded before attaching.
 
         Raises:
             TypeError, ValueError: if the state is of other settings or other layers, or not whole; nothing is changed.
@@ -184,190 +259,294 @@ class Sparsifier:
                     f"the saved state has {key} {state[key]!r} but this Sparsifier has {ours!r}; "
                     "build it with the settings of the run that saved the state."
                 )
-        for key in ("masks", "ever_active", "generators"):
-            if state[key].keys() != self.masks.keys():
+        wanted: dict[str, Mapping[str, object]] = {
+            "masks": self.masks,
+            "ever_active": self.masks,
+            "past_weights": self._past_weights,
+            "generators": self._generators,
+        }
+        for key, ours in wanted.items():
+            if state[key].keys() != ours.keys():
                 raise ValueError(
                     f"the saved {key} are of layers {sorted(state[key])} but the model's sparse layers are "
-                    f"{sorted(self.masks)}; load the state into the model that saved it."
+                    f"{sorted(ours)}; load the state into the model that saved it."
                 )
         for key in ("masks", "ever_active"):
             for name, mask in state[key].items():
                 check_mask(mask, f"saved mask {name!r}")
                 check_same_shape(mask, self.masks[name], f"saved mask {name!r}")
-        last_update = min(state["steps"], self.timeline.last_update) // self.timeline.update_every
-        for name, links in self._targets(last_update * self.timeline.update_every).items():
-            if int(state["masks"][name].sum()) != links:
+        for name, weight in state["past_weights"].items():
+            check_same_shape(weight, self.masks[name], f"saved past weight {name!r}")
+        for name, links in self._budget.links(state["updated_at"]).items():
+            part = self._parts[name]
+            found = int(part.rows(state["masks"][part.parameter]).sum())
+            if found != links:
                 raise ValueError(
-                    f"the saved mask {name!r} has {int(state['masks'][name].sum())} links; expected exactly {links} "
+                    f"the saved mask {name!r} has {found} links; expected exactly {links} "
                     f"after step {state['steps']}. The saved state was changed or damaged."
                 )
         # New generators first: one that does not fit is refused before anything is changed.
         generators = {name: torch.Generator(generator.device) for name, generator in self._generators.items()}
         for name, generator in generators.items():
             try:
-                generator.set_state(state["generators"][name])
-            except (RuntimeError, TypeError) as error:
+                generator.set_state(state["generators"][name].cpu())  # torch.load may have mapped it elsewhere
+            except (AttributeError, RuntimeError, TypeError) as error:
                 raise ValueError(f"the saved generator of layer {name!r} does not fit: {error}") from error
+
+        empty = self._empty_links(state["masks"])
+        if empty > state["empty_links"]:
+            warnings.warn(
+                f"{empty} links of the saved masks have weight 0 in this model, {state['empty_links']} when they were "
+                "saved. Attaching zeroes the weights outside the initial masks: load the model's and the optimizer's "
+                "state after that and before this one, or build the Sparsifier with resume_from=state.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
         self._generators = generators
         for name in self.masks:
             self.masks[name].copy_(state["masks"][name])
             self._ever_active[name].copy_(state["ever_active"][name])
             self._clear_absent(name, self.masks[name])
+        for name, past in self._past_weights.items():
+            past.copy_(state["past_weights"][name])
         self.steps = state["steps"]
+        self._updated_at = state["updated_at"]
+        self._stopped = set(state["stopped"])
+        self.postponed = list(state["postponed"])
         self.history = [row.copy() for row in state["history"]]
+        self._gradients.clear()
+
+    def _empty_links(self, masks: Mapping[str, Tensor]) -> int:
+        """Number of links whose weight is exactly zero."""
+        return sum(int(((weight == 0) & masks[name].to(weight.device)).sum()) for name, weight in self._weights.items())
 
     def _settings(self) -> dict[str, Any]:
         return {
             "method": repr(self.method),
             "graph": repr(self._graph),
             "sparsity": self.sparsity,
+            "distribution": self._budget.distribution,
             "total_steps": self.timeline.total_steps,
             "update_every": self.timeline.update_every,
         }
 
-    def _targets(self, step: int) -> dict[str, int]:
-        """Number of links by layer at a step."""
-        return distributions.uniform(self._shapes, self.method.sparsity.at(step, self.timeline, self.sparsity))
+    @property
+    def _device_type(self) -> str:
+        return next(iter(self.masks.values())).device.type
 
-    def _check_links(self) -> None:
-        """Refuse a run that would grow its links, empty a layer or never update."""
-        first, final = self._targets(0), self._targets(self.timeline.total_steps)
-        for name, shape in self._shapes.items():
-            if final[name] == 0:
-                raise ValueError(
-                    f"layer {name!r} of shape {shape} would have no link at sparsity {self.sparsity}; "
-                    f"choose a sparsity of at most {1 - 1 / (shape[0] * shape[1]):.6g} or a wider layer."
-                )
-            if final[name] > first[name]:
-                raise ValueError(
-                    f"the sparsity would fall from {self.method.sparsity.at(0, self.timeline, self.sparsity)} to "
-                    f"{self.sparsity}; choose a final sparsity above the initial one, or replace the method's sparsity."
-                )
-        if self.method.turnover.zeta > 0 and self.timeline.last_update == 0:
+    def _by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Views of the masks of parameters, by the layers that the graph knows."""
+        return {name: layer.rows(masks[layer.parameter]) for name, layer in self._layers.items()}
+
+    def _by_part(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Views of the masks of parameters, by what evolves by itself."""
+        return {name: part.rows(masks[part.parameter]) for name, part in self._parts.items()}
+
+    def _initial_masks(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        unknown = given.keys() - self._parts.keys()
+        if unknown:
             raise ValueError(
-                f"with an update every {self.timeline.update_every} steps and none after step "
-                f"{self.timeline.stop_step} of {self.timeline.total_steps}, the topology would never change; "
-                "update more often or train longer."
+                f"initial_masks has {', '.join(sorted(unknown))}, which is no sparse layer; "
+                f"the layers are {', '.join(self._parts)}."
+            )
+        # A packed weight may hold rows of no sparse layer: those stay dense.
+        masks = {
+            name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+            for name, weight in self._weights.items()
+        }
+        links = self._budget.links(0)
+        for name, here in self._by_part(masks).items():
+            if name in given:
+                mask, source = given[name], "initial_masks"
+            else:
+                rows, columns = here.shape
+                mask = self.method.topology(rows, columns, links[name] / here.numel(), generator=self._generators[name])
+                source = f"topology {self.method.topology!r}"
+            check_mask(mask, f"initial mask of {name!r}")
+            check_same_shape(mask, here, f"initial mask of {name!r}")
+            if int(mask.sum()) != links[name]:
+                raise ValueError(
+                    f"{source} gave layer {name!r} {int(mask.sum())} links; expected exactly {links[name]}."
+                )
+            here.copy_(mask)
+        return masks
+
+    def _attach(self) -> None:
+        """Take charge of the model: from here on it is changed."""
+        for weight in self._weights.values():
+            _RULED_BY[weight] = weakref.ref(self)
+        final = self._budget.links(self.timeline.total_steps)
+        sparse = {part.parameter for name, part in self._parts.items() if final[name] < part.shape[0] * part.shape[1]}
+        self._enforced = [name for name in self.masks if name in sparse]
+        for name in self._enforced:  # a dense layer, as in FC, costs nothing
+            weight = self._weights[name]
+            weight.register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
+            self._clear_absent(name, self.masks[name])
+        low = sorted({str(weight.dtype) for weight in self._weights.values() if weight.dtype.itemsize < 4})
+        if low and self._enforced:
+            warnings.warn(
+                f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
+                "the gradient most. Keep float32 weights and compute in torch.autocast.",
+                UserWarning,
+                stacklevel=3,
+            )
+        if self.method.turnover.skip_optimizer:
+            _skip_updates(self.optimizer, weakref.ref(self))
+
+    def _check_gradients(self) -> None:
+        """Refuse an update by gradients that never came."""
+        removal, regrowth = self.method.removal, self.method.regrowth
+        without = [name for name in self._enforced if regrowth.score == "gradient" and name not in self._gradients]
+        if without:
+            raise RuntimeError(
+                f"the method regrows by gradient, but none has come for {', '.join(without)} since the last step; "
+                "call backward() before every step(), and exclude layers that the loss does not use."
+            )
+        without = [
+            name for name in self._enforced if removal.score in GRADIENT_SCORES and self._weights[name].grad is None
+        ]
+        if without:
+            raise RuntimeError(
+                f"the method removes by gradient, but {', '.join(without)} has none; "
+                "call sparsifier.step() before optimizer.zero_grad(), and exclude layers that the loss does not use."
             )
 
-    def _initial_masks(self) -> dict[str, Tensor]:
-        masks = {}
-        for name, links in self._targets(0).items():
-            out_features, in_features = self._shapes[name]
-            mask = self.method.topology(
-                out_features, in_features, links / (out_features * in_features), generator=self._generators[name]
-            )
-            check_mask(mask, f"initial mask of {name!r}")
-            check_same_shape(mask, self._weights[name], f"initial mask of {name!r}")
-            if int(mask.sum()) != links:
-                raise ValueError(
-                    f"topology {self.method.topology!r} gave layer {name!r} {int(mask.sum())} links; "
-                    f"expected exactly {links}."
-                )
-            masks[name] = mask.to(self._weights[name].device)
-        return masks
+    def _all_finite(self) -> bool:
+        gradients = [*self._gradients.values(), *(self._weights[name].grad for name in self._enforced)]
+        return all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)
 
     def _update(self) -> None:
         """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2)."""
-        targets = self._targets(self.steps)
-        exchanged = {name: round(self._zeta() * links) for name, links in targets.items()}
-        links = {name: int(mask.sum()) for name, mask in self.masks.items()}
-        if links == targets and not any(exchanged.values()):
+        targets, exchanged = self._budget.links(self.steps), self._budget.exchanged(self.steps)
+        links = {name: int(mask.sum()) for name, mask in self._by_part(self.masks).items()}
+        self._updated_at = self.steps
+        if links == targets and not any(exchanged[name] for name in targets.keys() - self._stopped):
             return
 
         seconds = {}
-        survivors = {}
-        for name in self.masks:
+        survivors = {name: mask.clone() for name, mask in self.masks.items()}
+        for name, alive in self._by_part(survivors).items():
             started = time.perf_counter()
-            survivors[name] = self._remove(name, targets[name], exchanged[name])
+            if name not in self._stopped:
+                alive.copy_(self._remove(name, targets[name], exchanged[name]))
             seconds[name] = time.perf_counter() - started
         if self.method.removal.percolate:
-            survivors = percolate(survivors, self._graph)
+            self._percolate(survivors)
 
-        removed, regrown = {}, {}
-        for name, mask in self.masks.items():
+        rows: list[Update] = []
+        survivors_of, ever_active_of = self._by_part(survivors), self._by_part(self._ever_active)
+        for name, mask in self._by_part(self.masks).items():
             started = time.perf_counter()
-            removed[name] = mask & ~survivors[name]
-            regrown[name] = self._regrow(name, survivors[name], targets[name] - int(survivors[name].sum()))
-            mask.copy_(survivors[name] | regrown[name])
-            self._ever_active[name] |= mask
-            self._clear_absent(name, survivors[name])
-            seconds[name] += time.perf_counter() - started
-
-        active = active_neurons(self.masks, self._graph)
-        self.history += [
-            Update(
-                step=self.steps,
-                layer=name,
-                links=int(mask.sum()),
-                removed=int(removed[name].sum()),
-                regrown=int(regrown[name].sum()),
-                overlap=overlap(removed[name], regrown[name]),
-                anp=float(active[name].float().mean()),
-                itop=itop_rate(self._ever_active[name]),
-                seconds=seconds[name],
+            alive, ever_active = survivors_of[name], ever_active_of[name]
+            removed = mask & ~alive
+            regrown = self._regrow(name, alive, targets[name] - int(alive.sum()))
+            mask.copy_(alive | regrown)
+            self._reset(name, alive, removed, regrown)
+            ever_active |= mask
+            rows.append(
+                Update(
+                    step=self.steps,
+                    layer=name,
+                    links=int(mask.sum()),
+                    removed=int(removed.sum()),
+                    regrown=int(regrown.sum()),
+                    overlap=overlap(removed, regrown),
+                    anp=0.0,  # known once all layers are done
+                    itop=itop_rate(ever_active),
+                    seconds=seconds[name] + time.perf_counter() - started,
+                )
             )
-            for name, mask in self.masks.items()
-        ]
+        self._count_active(rows)
+        self.history += rows
+        early_stop = self.method.turnover.early_stop
+        if early_stop is not None and targets == self._budget.links(self.timeline.total_steps):
+            self._stopped |= {row["layer"] for row in rows if row["overlap"] > early_stop}
 
-    def _zeta(self) -> float:
-        return self.method.turnover.at(self.steps, self.timeline)
+    def _percolate(self, survivors: dict[str, Tensor]) -> None:
+        """Cut the incomplete links, in place, but none of a layer that has stopped early."""
+        percolated = percolate(self._by_layer(survivors), self._graph)
+        for name, mask in self._by_layer(survivors).items():
+            mask.copy_(percolated[name])
+        masks = self._by_part(self.masks)
+        for name, mask in self._by_part(survivors).items():
+            if name in self._stopped:
+                mask.copy_(masks[name])
+
+    def _count_active(self, rows: list[Update]) -> None:
+        active = {name: torch.zeros(len(mask), dtype=torch.bool) for name, mask in self.masks.items()}
+        for name, neurons in active_neurons(self._by_layer(self.masks), self._graph).items():
+            layer = self._layers[name]
+            layer.rows(active[layer.parameter]).copy_(neurons)
+        for row in rows:
+            part = self._parts[row["layer"]]
+            row["anp"] = float(part.rows(active[part.parameter]).float().mean())
 
     def _remove(self, name: str, target: int, exchanged: int) -> Tensor:
         """Prune to the target by the lowest scores, then remove the links to be exchanged."""
-        removal, mask, generator = self.method.removal, self.masks[name], self._generators[name]
-        score = SCORES[removal.score]
-        weight = self._weights[name].masked_fill(~mask, 0)
+        part, generator = self._parts[name], self._generators[name]
+        mask = part.rows(self.masks[part.parameter])
         if target < int(mask.sum()):
-            mask = keep(score(weight), mask, target, soft=False, generator=generator)
-            weight = weight.masked_fill(~mask, 0)
-        if removal.temperature is None:
-            return keep(score(weight), mask, target - exchanged, soft=False, generator=generator)
-        temperature = removal.temperature.temperature(self.steps, self.timeline)
-        return keep(score(weight), mask, target - exchanged, temperature, generator=generator)
+            mask = keep(self._removal_scores(part, mask), mask, target, soft=False, generator=generator)
+        temperature = self.method.removal.temperature
+        if temperature is None:
+            soft, exponent = False, 1.0
+        else:
+            soft, exponent = True, value_at(temperature, self.steps, self.timeline)
+        scores = self._removal_scores(part, mask)
+        return keep(scores, mask, target - exchanged, exponent, soft, generator=generator)
+
+    def _removal_scores(self, part: Layer, mask: Tensor) -> Tensor:
+        score = self.method.removal.score
+        weight = part.rows(self._weights[part.parameter]).masked_fill(~mask, 0)
+        if score in SCORES:
+            return SCORES[score](weight)
+        gradient = self._weights[part.parameter].grad
+        assert gradient is not None  # _check_gradients has looked
+        return GRADIENT_SCORES[score](weight, part.rows(gradient).masked_fill(~mask, 0))
 
     def _regrow(self, name: str, survivors: Tensor, num: int) -> Tensor:
-        regrowth, generator = self.method.regrowth, self._generators[name]
+        regrowth, generator, part = self.method.regrowth, self._generators[name], self._parts[name]
         if regrowth.score == "random":
-            return draw(torch.ones_like(survivors, dtype=torch.float32), ~survivors, num, generator=generator)
-        return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
+            scores = torch.ones_like(survivors, dtype=torch.float32)
+        elif regrowth.score == "gradient":
+            if num in (0, survivors.numel() - int(survivors.sum())):  # none or all: layers that stay dense have no hook
+                return ~survivors if num else torch.zeros_like(survivors)
+            scores = part.rows(self._gradients[part.parameter]).abs()
+        else:
+            return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
+        return draw(scores, ~survivors, num, soft=regrowth.soft, generator=generator)
+
+    def _reset(self, name: str, survivors: Tensor, removed: Tensor, regrown: Tensor) -> None:
+        """Zero all that is kept of the links outside `survivors`, but give regrown ones their past weight if any."""
+        part = self._parts[name]
+        weight = part.rows(self._weights[part.parameter].data)
+        if self._past_weights:
+            past = part.rows(self._past_weights[part.parameter])
+            past.copy_(torch.where(removed, weight, past))
+        for tensor in self._all_of(part.parameter):
+            part.rows(tensor).masked_fill_(~survivors, 0)
+        if self._past_weights:
+            weight.copy_(torch.where(regrown, past, weight))
 
     def _clear_absent(self, name: str, alive: Tensor) -> None:
         """Zero weight, gradient and optimizer state of the links outside `alive`."""
+        for tensor in self._all_of(name):
+            tensor.masked_fill_(~alive, 0)
+
+    def _all_of(self, name: str) -> list[Tensor]:
+        """A weight, its gradient if it has one, and the optimizer's state of its shape."""
         weight = self._weights[name]
         state = self.optimizer.state.get(weight, {}).values()
         moments = [value for value in state if isinstance(value, Tensor) and value.shape == weight.shape]
-        for tensor in (weight.data, weight.grad, *moments):
-            if tensor is not None:
-                tensor.masked_fill_(~alive, 0)
+        return [weight.data, *([] if weight.grad is None else [weight.grad]), *moments]
 
 
-def _sparse_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers to sparsify by the name of their weight: all that train, but the last."""
-    layers = {
-        f"{name}.weight" if name else "weight": module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad
-    }
-    if len(layers) < 2:
-        raise ValueError(
-            f"{type(model).__name__} has {len(layers)} trainable nn.Linear layers; expected at least two: "
-            "the last one is the output layer and stays dense, those before it become sparse."
-        )
-    layers.popitem()
-    first_name: dict[int, str] = {}
-    for name, layer in layers.items():
-        other = first_name.setdefault(id(layer.weight), name)
-        if other != name:
-            raise ValueError(
-                f"the layers {other} and {name} share one weight, which cannot have two masks; untie them, "
-                "or give each its own weight."
-            )
-    return layers
+def _share(masks: Mapping[str, Tensor]) -> float:
+    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
-def _check_ownership(weights: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+def _check_ownership(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [name for name, weight in weights.items() if id(weight) not in owned]
     if missing:
@@ -375,17 +554,6 @@ def _check_ownership(weights: dict[str, Tensor], optimizer: torch.optim.Optimize
             f"the optimizer does not hold the model's weights {', '.join(missing)}; "
             "build it from model.parameters() of this very model, after moving the model to its device."
         )
-
-
-def _layer_graph(method: Method, model: nn.Module, layers: dict[str, nn.Linear]) -> LayerGraph:
-    graph = sequential_graph(model, layers)
-    unknown = layers.keys() - {name for chain in graph.chains for name in chain}
-    if unknown and method.removal.percolate:
-        raise ValueError(
-            f"percolation needs to know which layers feed each other, but {', '.join(sorted(unknown))} are not in an "
-            "nn.Sequential; pass graph=LayerGraph(chains=((first, second, ...),)), or LayerGraph() for none."
-        )
-    return graph
 
 
 def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:
@@ -396,11 +564,48 @@ def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:
 
 
 def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
-    """Zeroes the gradient of absent links, by filling: a NaN there vanishes too."""
+    """Zeroes the gradient of absent links, by filling: a NaN there vanishes too.
+
+    Where an update by gradient is due, the gradient of all links is kept first: summed over the backward passes of
+    the step, as `grad` itself sums that of the links there are.
+    """
 
     def hook(weight: Tensor) -> None:
         owner = sparsifier()
-        if owner is not None and _RULED_BY[weight]() is owner and weight.grad is not None:
-            weight.grad.masked_fill_(~owner.masks[name], 0)
+        if owner is None or _RULED_BY[weight]() is not owner or weight.grad is None:
+            return
+        mask, gradients = owner.masks[name], owner._gradients
+        if owner.update_due and owner.method.regrowth.score == "gradient":
+            gradient = weight.grad.float()
+            absent = gradient + gradients[name] if name in gradients else gradient
+            gradients[name] = torch.where(mask, gradient, absent)
+        weight.grad.masked_fill_(~mask, 0)
 
     return hook
+
+
+def _skip_updates(optimizer: torch.optim.Optimizer, sparsifier: "weakref.ref[Sparsifier]") -> None:
+    """Let the optimizer do nothing in a step that an update follows: it leaves out what has no gradient."""
+    hidden: list[tuple[Tensor, Tensor | None]] = []
+
+    def hide(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        owner = sparsifier()
+        if owner is None or not owner.update_due or any(_RULED_BY[w]() is not owner for w in owner._weights.values()):
+            return
+        if any(callable(given) for given in (*args[1:], kwargs.get("closure"))):
+            raise RuntimeError(
+                "the method leaves out the optimizer's step before an update, which it cannot while a closure computes "
+                "the gradients; call backward() first and optimizer.step() without a closure."
+            )
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                hidden.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def restore(*_: object) -> None:
+        while hidden:
+            parameter, gradient = hidden.pop()
+            parameter.grad = gradient
+
+    optimizer.register_step_pre_hook(hide)
+    optimizer.register_step_post_hook(restore)

@@ -24,7 +24,7 @@ def generator() -> torch.Generator:
 # --- masks ---
 
 MASK_TAKERS: dict[str, Callable[[Any], Any]] = {
-    "ch2_l3n": chts.link_prediction.ch2_l3n,
+    **chts.link_prediction.PREDICTORS,
     "sample_links": lambda mask: chts.link_prediction.sample_links(mask, 1, generator=generator()),
     "keep": lambda mask: chts.sampling.keep(SCORES, mask, 1, generator=generator()),
     "draw": lambda mask: chts.sampling.draw(SCORES, mask, 1, generator=generator()),
@@ -59,6 +59,8 @@ def test_what_is_no_mask_is_refused(function: str, bad: str) -> None:
 GENERATOR_TAKERS: dict[str, Callable[..., Any]] = {
     "erdos_renyi": lambda **given: chts.topology.erdos_renyi(2, 4, 0.5, **given),
     "receptive_field": lambda **given: chts.topology.receptive_field(2, 4, 0.5, **given),
+    "small_world": lambda **given: chts.topology.small_world(2, 4, 0.5, **given),
+    "scale_free": lambda **given: chts.topology.scale_free(2, 4, 0.5, **given),
     "sample_links": lambda **given: chts.link_prediction.sample_links(MASK, 1, **given),
     "keep": lambda **given: chts.sampling.keep(SCORES, MASK, 1, **given),
     "draw": lambda **given: chts.sampling.draw(SCORES, MASK, 1, **given),
@@ -168,7 +170,10 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     # percolation and diagnostics
     "graph names an unknown layer": (lambda: percolate(("a", "z")), r"names layer 'z', which has no mask.* a, b, c"),
-    "graph names a layer twice": (lambda: percolate(("a", "c"), ("a",)), r"names layer 'a' twice; each .* one chain"),
+    "graph lets a layer feed two": (
+        lambda: percolate(("a", "c"), ("a", "c")),
+        r"lets layer 'a' feed two layers.*each layer feeds at most one",
+    ),
     "graph chains what does not fit": (lambda: percolate(("a", "b")), r"'a' has 2 outputs but 'b'.* has 4 inputs"),
     "overlap misshapen": (
         lambda: chts.diagnostics.overlap(MASK, MASK.T),
@@ -185,6 +190,17 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "sigmoid k nan": (lambda: SCHEDULES.sigmoid_sparsity(5, 0, 9, k=math.nan), r"k is nan; expected a steepness"),
     "initial sparsity": (lambda: SCHEDULES.cubic_sparsity(5, 0, 9, -0.5, 0.9), r"initial sparsity is -0\.5; expected"),
     "final sparsity": (lambda: SCHEDULES.sigmoid_sparsity(5, 0, 9, 0.5, 1.0), r"final sparsity is 1\.0; expected"),
+    "second stage after the end": (
+        lambda: SCHEDULES.staged_sparsity(5, 9, 8),
+        r"second stage begins at step 9 but all ends at 8",
+    ),
+    "excess negative": (
+        lambda: SCHEDULES.staged_sparsity(5, 6, 8, excess=(0.1, -0.1)),
+        r"excess densities are \(0\.1, -0\.1\); expected shares",
+    ),
+    "excess above 1": (lambda: SCHEDULES.staged_sparsity(5, 6, 8, excess=(1.5, 0.1)), r"excess densities are \(1\.5"),
+    "excess nan": (lambda: SCHEDULES.staged_sparsity(5, 6, 8, excess=(math.nan, 0)), r"excess densities are \(nan"),
+    "staged to 1": (lambda: SCHEDULES.staged_sparsity(5, 6, 8, 1.0), r"final sparsity is 1\.0; expected"),
     "zeta above 1": (lambda: SCHEDULES.cosine_turnover(5, 9, 1.2), r"zeta is 1\.2; expected .* in \[0, 1\]"),
     "zeta nan": (lambda: SCHEDULES.cosine_turnover(5, 9, math.nan), r"zeta is nan; expected .* in \[0, 1\]"),
     "turnover ends at 0": (lambda: SCHEDULES.cosine_turnover(5, 0), r"ends at step 0; expected a step above 0"),
@@ -235,15 +251,16 @@ def half(out_features: int, in_features: int, density: float, *, generator: torc
     return chts.topology.erdos_renyi(out_features, in_features, density / 2, generator=generator)
 
 
-class Tangled(nn.Module):
-    """No nn.Sequential tells which layers feed each other."""
+class Untraceable(nn.Module):
+    """What it does depends on its data: nothing tells which layers feed each other."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.two(self.one(x)))
+        x = self.one(x)
+        return self.head(self.two(x) if x.sum() > 0 else x)
 
 
 def perceptron() -> nn.Module:
@@ -257,12 +274,23 @@ def tied() -> nn.Module:
     return model
 
 
+def tied_output() -> nn.Module:
+    """An output layer that shares the embedding's weight."""
+    model = nn.Sequential(nn.Embedding(5, 6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5))
+    model[3].weight = model[0].weight
+    return model
+
+
 GRAPHS = {
     "unknown": chts.LayerGraph((("0.weight", "9.weight"),)),
-    "duplicate": chts.LayerGraph((("0.weight", "2.weight"), ("2.weight",))),
+    "two ways": chts.LayerGraph((("0.weight", "2.weight"), ("0.weight", "2.weight"))),
     "misfit": chts.LayerGraph((("2.weight", "0.weight"),)),
     "module": chts.LayerGraph((("0", "2"),)),
+    "pair": chts.LayerGraph(pairs=(("0.weight", "9.weight"),)),
+    "heads": chts.LayerGraph(attentions=(chts.Attention("0.weight", "2.weight", None, None, heads=4, key_heads=4),)),
+    "key heads": chts.LayerGraph(attentions=(chts.Attention("0.weight", None, None, None, heads=3, key_heads=2),)),
 }
+FULL = torch.ones(6, 4, dtype=torch.bool)
 # What differs from settings that work, the error and its message.
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception], ...], str]] = {
     **{
@@ -284,12 +312,12 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "method unknown": (
         {"method": "lottery"},
         ValueError,
-        "method is 'lottery'; expected one of 'fc', 'set', 'chts', 'chtss'.*Method",
+        "method is 'lottery'; expected one of 'fc', 'set', 'rigl', .*'chtss', .*'chts/llama_code', .*Method",
     ),
     "method of a wrong type": (
         {"method": None},
         (TypeError, ValueError),
-        "method is (None|a NoneType); expected .*'fc', 'set', 'chts', 'chtss'.*Method",
+        "method is (None|a NoneType); expected .*'fc', 'set', 'rigl', .*'chtss'.*Method",
     ),
     "no update ever": (
         {"method": "chts", "update_every": 800},
@@ -316,6 +344,16 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         r"would fall from 0\.5 to 0\.3; choose a final sparsity above",
     ),
+    "stages beyond every link": (
+        {"method": method("mest", sparsity=methods.Staged((-0.1, 0.0)))},
+        ValueError,
+        r"excess densities are \(-0\.1, 0\.0\)",
+    ),
+    "distribution unknown": (
+        {"distribution": "lognormal"},
+        ValueError,
+        "distribution is 'lognormal'; expected one of 'uniform', 'erdos_renyi', 'erdos_renyi_kernel'",
+    ),
     "layer without a link": (
         {"sparsity": 0.99},
         ValueError,
@@ -324,14 +362,42 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "no linear layer": (
         {"model": lambda: nn.Sequential(nn.Conv1d(1, 1, 1))},
         ValueError,
-        "Sequential has 0 trainable nn.Linear layers; expected at least two",
+        "Sequential has 0 linear layers of which none is left to sparsify; expected at least two",
     ),
     "one linear layer": (
         {"model": lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU())},
         ValueError,
-        "Sequential has 1 trainable nn.Linear layers; expected at least two",
+        "Sequential has 1 linear layers of which none is left to sparsify; expected at least two.*exclude=\\(\\)",
     ),
-    "tied weights": ({"model": tied}, ValueError, r"0\.weight.*2\.weight"),
+    "no layer that trains": (
+        {"model": lambda: perceptron().requires_grad_(False)},
+        ValueError,
+        "Sequential has 3 linear layers of which none is left to sparsify",
+    ),
+    "the output layer alone": ({"include": "4"}, ValueError, "none is left to sparsify"),
+    "all excluded": ({"exclude": "*"}, ValueError, "none is left to sparsify"),
+    "none chosen": ({"include": lambda name, module: False}, ValueError, "none is left"),  # noqa: ARG005
+    "include fits nothing": (
+        {"include": ["0", "encoder.*"]},
+        ValueError,
+        r"include has the pattern 'encoder\.\*', which fits no linear layer.* 0\.weight, 2\.weight, 4\.weight",
+    ),
+    "exclude fits nothing": (
+        {"exclude": "head"},
+        ValueError,
+        r"exclude has the pattern 'head', which fits no linear layer.* 0\.weight, 2\.weight, 4\.weight",
+    ),
+    "tied weights": ({"model": tied}, ValueError, r"0\.weight and 2\.weight share one weight.*untie"),
+    "tied weights, one of them dense": (
+        {"model": tied, "exclude": "0"},
+        ValueError,
+        r"0\.weight and 2\.weight share one weight",
+    ),
+    "tied output that is to be sparse": (
+        {"model": tied_output, "exclude": ()},
+        ValueError,
+        r"0\.weight and 3\.weight share one weight.*exclude them",
+    ),
     "optimizer of another model": (
         {"optimizer": lambda model: torch.optim.SGD(perceptron().parameters(), lr=0.1)},  # noqa: ARG005
         ValueError,
@@ -342,18 +408,37 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         r"optimizer does not hold the model's weights 2\.weight; build it from model\.parameters\(\)",
     ),
-    "no graph to percolate": (
-        {"model": Tangled, "method": "chts"},
+    "two optimizers": (
+        {"optimizer": lambda model: [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2, 4)][1]},
         ValueError,
-        r"one\.weight, two\.weight are not in an nn\.Sequential; pass graph=LayerGraph",
+        r"optimizer does not hold the model's weights 0\.weight; build it from model\.parameters\(\)",
     ),
+    **{
+        f"no graph to percolate by {name}": (
+            {"model": Untraceable, "method": name},
+            ValueError,
+            r"one\.weight, two\.weight could not be traced; pass graph=LayerGraph.* or LayerGraph\(\) for none",
+        )
+        for name in ("cht", "chts", "chtss")
+    },
     "graph unknown": (
         {"graph": GRAPHS["unknown"]},
         ValueError,
         r"'9\.weight', which has no mask.* 0\.weight, 2\.weight",
     ),
     "graph of modules": ({"graph": GRAPHS["module"]}, ValueError, r"'0', which has no mask.* 0\.weight, 2\.weight"),
-    "graph duplicate": ({"graph": GRAPHS["duplicate"]}, ValueError, r"'2\.weight' twice; each layer belongs to one"),
+    "graph feeds two": ({"graph": GRAPHS["two ways"]}, ValueError, r"'0\.weight' feed two layers, by naming it twice"),
+    "graph pairs an unknown": ({"graph": GRAPHS["pair"]}, ValueError, r"'9\.weight', which has no mask"),
+    "graph of heads that cannot share": (
+        {"graph": GRAPHS["heads"]},
+        ValueError,
+        r"'0\.weight' of an attention has 6 neurons, which 4 heads cannot share evenly",
+    ),
+    "heads that cannot share, each by itself": (
+        {"graph": GRAPHS["heads"], "per_head": True},
+        ValueError,
+        r"'0\.weight' of an attention has 6 neurons, which 4 heads cannot share evenly",
+    ),
     "graph misfit": (
         {"graph": GRAPHS["misfit"]},
         ValueError,
@@ -379,20 +464,66 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         TypeError,
         r"'0\.weight' is a NoneType; expected a Boolean",
     ),
-    "zeta out of range": (
-        {"method": method(turnover=methods.Turnover(zeta=1.5))},
+    "initial mask of no layer": (
+        {"initial_masks": {"0.weight": FULL, "4.weight": FULL}},
+        ValueError,
+        r"initial_masks has 4\.weight, which is no sparse layer; the layers are 0\.weight, 2\.weight",
+    ),
+    "initial mask of a wrong count": (
+        {"initial_masks": {"0.weight": FULL}},
+        ValueError,
+        r"initial_masks gave layer '0\.weight' 24 links; expected exactly 12",
+    ),
+    "initial mask of a wrong shape": (
+        {"initial_masks": {"0.weight": FULL.T}},
+        ValueError,
+        r"initial mask of '0\.weight' has shape \(4, 6\) but the mask has shape \(6, 4\)",
+    ),
+    "initial mask of a wrong type": (
+        {"initial_masks": {"2.weight": torch.ones(6, 6)}},
+        TypeError,
+        r"initial mask of '2\.weight' has dtype torch\.float32; expected torch\.bool",
+    ),
+    **{
+        f"zeta {zeta}": (
+            {"method": method(turnover=methods.Turnover(zeta=zeta))},
+            ValueError,
+            rf"zeta is {zeta} at step 100; expected .* in \[0, 1\]",
+        )
+        for zeta in (1.5, -0.1, math.nan)
+    },
+    "cosine out of range": (
+        {"method": method(turnover=methods.Turnover(zeta=methods.Cosine(1.5)))},
         ValueError,
         r"zeta is 1\.5; expected",
     ),
+    "zeta that leaves its range": (
+        {"method": method(turnover=methods.Turnover(zeta=methods.Ramp(0.5, 1.5)))},
+        ValueError,
+        r"zeta is 1\.03.* at step 400; expected",
+    ),
+    "zeta out of range while the density decays": (
+        {"method": method("granet", turnover=methods.Turnover(1.5)), "sparsity": 0.75},
+        ValueError,
+        r"zeta is 1\.5 at step",
+    ),
+    **{
+        f"early stop {overlap}": (
+            {"method": method(turnover=methods.Turnover(0.3, early_stop=overlap))},
+            ValueError,
+            rf"early_stop is {overlap}; expected an overlap in \[0, 1\], or None",
+        )
+        for overlap in (-0.1, 1.5, math.nan)
+    },
     "removal score unknown": (
         {"method": method(removal=methods.Removal("size"))},
         ValueError,
-        "'size'; expected .*'magnitude'.*'relative_importance'",
+        "'size'; expected .*'magnitude'.*'relative_importance'.*'mest'",
     ),
     "regrowth score unknown": (
         {"method": method(regrowth=methods.Regrowth("ch9"))},
         ValueError,
-        "'ch9'; expected .*'random'.*'ch2_l3n'",
+        "'ch9'; expected .*'random'.*'gradient'.*'ch2_l3n'",
     ),
 }
 
@@ -415,13 +546,22 @@ def test_settings_that_cannot_work_are_refused_and_change_nothing(bad: str) -> N
         assert parameter.grad is None
     assert not optimizer.state
     # No hook was left behind that would mask gradients.
-    sum(parameter.sum() for parameter in model.parameters()).backward()
-    assert all(parameter.grad.all() for parameter in model.parameters())
+    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if training:
+        sum(parameter.sum() for parameter in training).backward()
+    assert all(parameter.grad.all() for parameter in training)
 
 
-def test_the_settings_the_others_differ_from_do_work() -> None:
-    for name in chts.METHODS:
-        model = perceptron()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        sparsifier = chts.Sparsifier(model, optimizer, name, 0.5, total_steps=1000, update_every=100)
-        assert list(sparsifier.masks) == ["0.weight", "2.weight"]
+@pytest.mark.parametrize("name", chts.METHODS | chts.PRESETS)
+def test_the_settings_the_others_differ_from_do_work(name: str) -> None:
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sparsifier = chts.Sparsifier(model, optimizer, name, 0.5, total_steps=1000, update_every=100)
+    assert list(sparsifier.masks) == ["0.weight", "2.weight"]
+
+
+def test_a_ramp_of_zeta_within_its_range_does_work() -> None:
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rising = method(turnover=methods.Turnover(methods.Ramp(0.1, 1.0)))
+    chts.Sparsifier(model, optimizer, rising, 0.5, total_steps=1000, update_every=100)

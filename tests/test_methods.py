@@ -10,27 +10,116 @@ from chts_core.schedules import Timeline
 TIMELINE = Timeline(total_steps=1000, update_every=100, stop=0.75)
 
 
-def test_the_table_as_published() -> None:
-    assert set(chts.METHODS) >= {"fc", "set", "chts", "chtss"}
-    fc, set_, chts_, chtss = (chts.METHODS[name] for name in ("fc", "set", "chts", "chtss"))
-
-    assert fc.turnover.zeta == 0
-    assert set_.topology == methods.ErdosRenyi()
-    assert set_.removal == methods.Removal("magnitude", temperature=None, percolate=False)
-    assert set_.regrowth == methods.Regrowth("random")
-    assert chts_.topology == methods.ReceptiveField()
-    assert chts_.removal == methods.Removal("relative_importance", methods.Ramp(1.0, 3.0), percolate=True)
-    assert chts_.regrowth == methods.Regrowth("ch2_l3n", soft=True)
-    for method in (set_, chts_):
-        assert method.sparsity == methods.Constant()
-        assert method.turnover == methods.Turnover(zeta=0.3, stop=0.75)
-    # CHTss is CHTs with a density that decays.
-    assert chtss == replace(chts_, sparsity=methods.Sigmoid(initial=0.5, k=6.0))
+# --- the table as published ---
 
 
-@pytest.mark.parametrize("name", chts.METHODS)
+def test_the_nine_methods() -> None:
+    assert list(chts.METHODS) == ["fc", "set", "rigl", "mest", "gmp", "granet", "cht", "chts", "chtss"]
+
+
+def test_set_removes_small_weights_and_regrows_at_random() -> None:
+    assert chts.METHODS["set"] == chts.Method(
+        topology=methods.ErdosRenyi(),
+        removal=methods.Removal("magnitude", temperature=None, percolate=False),
+        regrowth=methods.Regrowth("random", history=False),
+        sparsity=methods.Constant(),
+        turnover=methods.Turnover(zeta=methods.Cosine(0.3), stop=0.75, early_stop=None, skip_optimizer=False),
+    )
+
+
+def test_chts_is_softly_removed_percolated_and_softly_regrown_by_ch2_l3n() -> None:
+    assert chts.METHODS["chts"] == chts.Method(
+        topology=methods.ReceptiveField(r=0.25, degree="fixed"),
+        removal=methods.Removal("relative_importance", temperature=methods.Ramp(1.0, 3.0), percolate=True),
+        regrowth=methods.Regrowth("ch2_l3n", soft=True, history=False),
+        sparsity=methods.Constant(),
+        turnover=methods.Turnover(zeta=methods.Cosine(0.3), stop=0.75, early_stop=None, skip_optimizer=False),
+    )
+
+
+HARD_L3P = methods.Regrowth("ch3_l3p", soft=False)
+# Each method as the one it comes from, with what it does otherwise.
+RELATIVES = {
+    "fc": (
+        "set",
+        {
+            "topology": methods.FullyConnected(),
+            "sparsity": methods.Dense(),
+            "turnover": methods.Turnover(zeta=0.0),
+        },
+    ),
+    "rigl": ("set", {"regrowth": methods.Regrowth("gradient", soft=False)}),
+    "mest": ("set", {"removal": methods.Removal("mest"), "sparsity": methods.Staged((0.05, 0.025), switch=0.6)}),
+    "gmp": (
+        "set",
+        {
+            "sparsity": methods.Cubic(initial=0.5, start=0.0, end=0.75),
+            "turnover": methods.Turnover(zeta=0.0),
+        },
+    ),
+    "granet": ("rigl", {"sparsity": methods.Cubic(initial=0.5, start=0.0, end=0.75)}),
+    "cht": (
+        "set",
+        {
+            "removal": methods.Removal("magnitude", percolate=True),
+            "regrowth": HARD_L3P,
+            "turnover": methods.Turnover(zeta=methods.Cosine(0.3), early_stop=0.9),
+        },
+    ),
+    "chtss": ("chts", {"sparsity": methods.Sigmoid(initial=0.5, start=0.0, end=0.375, k=6.0)}),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_what_a_method_does_otherwise_than_its_relative(name: str) -> None:
+    relative, choices = RELATIVES[name]
+    assert chts.METHODS[name] == replace(chts.METHODS[relative], **choices)
+
+
+SKIPS = methods.Turnover(methods.Cosine(0.3), skip_optimizer=True)
+MAGNITUDE = methods.Removal("magnitude", methods.RAMP_TO_3, percolate=True)
+TO_9 = methods.Removal("relative_importance", methods.RAMP_TO_9, percolate=True)
+MLP_CODE = {"topology": methods.SmallWorld(0.25), "turnover": SKIPS}
+LLAMA_CODE = {
+    "removal": methods.Removal("relative_importance", methods.RAMP_TO_9, percolate=False),
+    "regrowth": methods.Regrowth("ch2_l3n", soft=False),
+    "turnover": methods.Turnover(methods.Cosine(0.1), skip_optimizer=True),
+}
+SOURCES = {
+    "cht/ch2_l3n": ("cht", {"regrowth": methods.Regrowth("ch2_l3n", soft=False)}),
+    "cht/history": ("cht", {"regrowth": replace(HARD_L3P, history=True)}),
+    "chts/paper_magnitude": ("chts", {"removal": MAGNITUDE}),
+    "chts/paper_to_9": ("chts", {"removal": TO_9}),
+    "chts/mlp_code": ("chts", MLP_CODE),
+    "chts/llama_code": ("chts", LLAMA_CODE),
+    "chtss/paper_magnitude": ("chtss", {"removal": MAGNITUDE}),
+    "chtss/paper_to_9": ("chtss", {"removal": TO_9}),
+    "chtss/mlp_code": ("chtss", MLP_CODE),
+    "chtss/llama_code": ("chtss", LLAMA_CODE),
+}
+
+
+def test_presets_are_the_methods_by_source() -> None:
+    assert {
+        name: replace(chts.METHODS[method], **choices) for name, (method, choices) in SOURCES.items()
+    } == chts.PRESETS
+
+
+ALL = chts.METHODS | chts.PRESETS
+
+
+def test_no_two_methods_are_the_same() -> None:
+    assert len({repr(method) for method in ALL.values()}) == len(ALL) == 19
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_scores_exist(name: str) -> None:
+    assert methods.get_method(ALL[name]) is ALL[name]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_initial_masks_have_the_links_of_the_density(name: str) -> None:
-    build = chts.METHODS[name].topology
+    build = ALL[name].topology
     mask = build(20, 40, 1.0 if name == "fc" else 0.1, generator=torch.Generator().manual_seed(0))
     assert mask.shape == (20, 40)
     assert mask.dtype == torch.bool
@@ -38,23 +127,37 @@ def test_initial_masks_have_the_links_of_the_density(name: str) -> None:
 
 
 def test_topologies_pass_their_settings_on() -> None:
-    # r = 0 leaves nothing to chance; uniform degrees differ by far more than one.
+    # r = 0 and β = 0 leave nothing to chance; uniform degrees differ by far more than one.
     nearest, spread = methods.ReceptiveField(r=0.0), methods.ReceptiveField(r=1.0, degree="uniform")
-    masks = [nearest(20, 40, 0.25, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    degrees = spread(20, 40, 0.25, generator=torch.Generator().manual_seed(0)).sum(1)
-    assert torch.equal(*masks)
+    lattice, rewired = methods.SmallWorld(beta=0.0), methods.SmallWorld(beta=0.5)
+
+    def build(topology: methods.Topology, seed: int) -> torch.Tensor:
+        return topology(20, 40, 0.25, generator=torch.Generator().manual_seed(seed))
+
+    for fixed in (nearest, lattice):
+        assert torch.equal(build(fixed, 0), build(fixed, 1))
+    for random in (rewired, methods.ScaleFree(), methods.ErdosRenyi()):
+        assert not torch.equal(build(random, 0), build(random, 1))
+    degrees = build(spread, 0).sum(1)
     assert int(degrees.max() - degrees.min()) > 10
+    # A few neurons of a scale-free network have far more links than most.
+    scale_free, uniform = (build(topology, 0).sum(0).double().std() for topology in (methods.ScaleFree(), nearest))
+    assert scale_free > 3 * uniform
 
 
 def test_a_method_is_found_by_name_or_taken_as_it_is() -> None:
     mine = replace(chts.METHODS["set"], regrowth=methods.Regrowth("ch2_l3n"))
     assert methods.get_method("set") is chts.METHODS["set"]
+    assert methods.get_method("chts/mlp_code") is chts.PRESETS["chts/mlp_code"]
     assert methods.get_method(mine) is mine
 
 
 def test_methods_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         chts.METHODS["set"].turnover = methods.Turnover(0.5)  # type: ignore[misc]
+
+
+# --- schedules ---
 
 
 @pytest.mark.parametrize(
@@ -67,6 +170,10 @@ def test_methods_are_frozen() -> None:
         # The window of [0, 375] ends at the update before, 300; the middle of a sigmoid is half way.
         (methods.Sigmoid(), {0: 0.5, 150: 0.7, 300: 0.9, 1000: 0.9}),
         (methods.Sigmoid(initial=0.1, start=0.2, end=0.6), {100: 0.1, 200: 0.1, 400: 0.5, 600: 0.9, 700: 0.9}),
+        # 60 % of the 750 steps in which the topology changes; the last update comes at 700.
+        (methods.Staged(), {0: 0.85, 449: 0.85, 450: 0.875, 699: 0.875, 700: 0.9, 1000: 0.9}),
+        (methods.Staged((0.2, 0.1), switch=0.4), {299: 0.7, 300: 0.8, 699: 0.8, 700: 0.9}),
+        (methods.Staged(switch=1.0), {0: 0.85, 699: 0.85, 700: 0.9}),  # the second stage would come too late
     ],
 )
 def test_sparsity_at_a_step(schedule: methods.Sparsity, expected: dict[int, float]) -> None:
@@ -89,13 +196,34 @@ def test_default_windows_cost_the_same_training_flops() -> None:
     assert excess[0] == pytest.approx(excess[1], rel=1e-3)
 
 
-def test_turnover_anneals_to_the_stop() -> None:
-    turnover = methods.Turnover(zeta=0.4)
-    zeta = [turnover.at(step, TIMELINE) for step in (0, 250, 375, 500, 750, 1000)]
+def test_the_cosine_falls_to_0_at_the_stop() -> None:
+    zeta = [methods.Cosine(0.4).at(step, TIMELINE) for step in (0, 250, 375, 500, 750, 1000)]
     assert zeta == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0, 0.0], abs=1e-15)
 
 
 @pytest.mark.parametrize(("ramp", "end"), [(methods.RAMP_TO_3, 3.0), (methods.RAMP_TO_9, 9.0)])
-def test_temperature_rises_to_the_stop(ramp: methods.Ramp, end: float) -> None:
-    temperatures = [ramp.temperature(step, TIMELINE) for step in (0, 375, 750, 1000)]
+def test_the_ramp_rises_to_the_stop(ramp: methods.Ramp, end: float) -> None:
+    temperatures = [ramp.at(step, TIMELINE) for step in (0, 375, 750, 1000)]
     assert temperatures == [1.0, (1 + end) / 2, end, end]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.3, [0.3, 0.3, 0.3]),
+        (0, [0, 0, 0]),
+        (methods.Cosine(0.4), [0.4, 0.2, 0.0]),
+        (methods.Ramp(1.0, 9.0), [1.0, 5.0, 9.0]),
+    ],
+)
+def test_a_hyperparameter_is_a_number_or_a_schedule(value: float | methods.Schedule, expected: list[float]) -> None:
+    values = [methods.value_at(value, step, TIMELINE) for step in (0, 375, 750)]
+    assert values == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_schedule_of_ones_own() -> None:
+    class Halved:
+        def at(self, step: int, timeline: Timeline) -> float:
+            return 0.5 if step < timeline.stop_step / 2 else 0.25
+
+    assert [methods.value_at(Halved(), step, TIMELINE) for step in (0, 374, 375)] == [0.5, 0.5, 0.25]

@@ -1,0 +1,223 @@
+"""What a method chooses from: initial networks, removals, regrowths, densities and turnovers.
+
+Each is a frozen dataclass that ties a function of the core to its settings. Choices of your own are best the same: a
+saved run knows its method by the repr.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from chts_core import schedules, topology
+from chts_core.schedules import Timeline
+
+# --- topology: how the network is wired at first ---
+
+
+class Topology(Protocol):
+    """The initial mask of a layer: exactly `topology.link_count(...)` links, on the generator's device."""
+
+    def __call__(
+        self, out_features: int, in_features: int, density: float, *, generator: torch.Generator
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class FullyConnected:
+    """All links."""
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return torch.ones(out_features, in_features, dtype=torch.bool, device=generator.device)
+
+
+@dataclass(frozen=True)
+class ErdosRenyi:
+    """Links uniformly at random (:func:`chts_core.topology.erdos_renyi`)."""
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return topology.erdos_renyi(out_features, in_features, density, generator=generator)
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Bipartite receptive field network (:func:`chts_core.topology.receptive_field`)."""
+
+    r: float = 0.25
+    degree: Literal["fixed", "uniform"] = "fixed"
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return topology.receptive_field(out_features, in_features, density, self.r, self.degree, generator=generator)
+
+
+@dataclass(frozen=True)
+class SmallWorld:
+    """Bipartite small-world network (:func:`chts_core.topology.small_world`)."""
+
+    beta: float = 0.25
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return topology.small_world(out_features, in_features, density, self.beta, generator=generator)
+
+
+@dataclass(frozen=True)
+class ScaleFree:
+    """Bipartite scale-free network (:func:`chts_core.topology.scale_free`)."""
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return topology.scale_free(out_features, in_features, density, generator=generator)
+
+
+# --- any hyperparameter may be a schedule ---
+
+
+class Schedule(Protocol):
+    """A value at a step of a run."""
+
+    def at(self, step: int, timeline: Timeline) -> float: ...
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Raised linearly until the turnover stops (:func:`chts_core.schedules.linear_temperature`)."""
+
+    initial: float
+    final: float
+
+    def at(self, step: int, timeline: Timeline) -> float:
+        return schedules.linear_temperature(step, timeline.stop_step, self.initial, self.final)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """From a share down to 0 when the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
+
+    initial: float
+
+    def at(self, step: int, timeline: Timeline) -> float:
+        return schedules.cosine_turnover(step, timeline.stop_step, self.initial)
+
+
+def value_at(value: float | Schedule, step: int, timeline: Timeline) -> float:
+    """The value of a hyperparameter at a step, whether it is a number or a schedule."""
+    return value if isinstance(value, int | float) else value.at(step, timeline)
+
+
+RAMP_TO_3 = Ramp(1.0, 3.0)  # softness 0.5 → 0.75
+RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
+
+# --- removal and regrowth: which links go, which links come ---
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Which links go: those of low score, drawn softly at a temperature, or simply the lowest when it is None.
+
+    score: "magnitude", "relative_importance" or "mest".
+    percolate: also drop the links that this leaves incomplete.
+    """
+
+    score: str
+    temperature: float | Schedule | None = None
+    percolate: bool = False
+
+
+@dataclass(frozen=True)
+class Regrowth:
+    """Which links come: "random", those of a high |"gradient"|, or of a link predictor's high score.
+
+    soft: the scores are sampled; otherwise the highest are taken.
+    history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
+    """
+
+    score: str
+    soft: bool = True
+    history: bool = False
+
+
+# --- sparsity: how many links there are ---
+
+
+class Sparsity(Protocol):
+    """How many links there are: the sparsity at a step, on the way to the final one."""
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float: ...
+
+
+@dataclass(frozen=True)
+class Dense:
+    """All links, whatever sparsity was asked for."""
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The final number of links from the first step on."""
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        return final
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """Sigmoid decay of the density in a window given as fractions of the run.
+
+    The default window is half as long as that of :class:`Cubic`, which costs the same training FLOPs.
+    """
+
+    initial: float = 0.5
+    start: float = 0.0
+    end: float = 0.375
+    k: float = 6.0
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        return schedules.sigmoid_sparsity(step, *timeline.window(self.start, self.end), self.initial, final, self.k)
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """Cubic decay of the density in a window given as fractions of the run."""
+
+    initial: float = 0.5
+    start: float = 0.0
+    end: float = 0.75
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        return schedules.cubic_sparsity(step, *timeline.window(self.start, self.end), self.initial, final)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """More links than the target in two stages, the target at the last update (MEST's soft bound).
+
+    excess: density above the target in each stage.
+    switch: when the second stage begins, as a fraction of the steps in which the topology changes.
+    """
+
+    excess: tuple[float, float] = (0.05, 0.025)
+    switch: float = 0.6
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        end = timeline.last_update
+        switch = min(round(self.switch * timeline.stop_step), end)
+        return schedules.staged_sparsity(step, switch, end, final, self.excess)
+
+
+# --- turnover: how many are exchanged ---
+
+
+@dataclass(frozen=True)
+class Turnover:
+    """Share of the links exchanged per update; no update comes after `stop` of the run.
+
+    early_stop: overlap of removed and regrown links above which a layer changes no more, once at its final density.
+    skip_optimizer: whether the optimizer leaves its step out when an update follows.
+    """
+
+    zeta: float | Schedule
+    stop: float = 0.75
+    early_stop: float | None = None
+    skip_optimizer: bool = False

@@ -1,0 +1,385 @@
+"""Before a run: how many links each layer has at every step, what that costs, and whether the settings can work."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from chts_core.checks import check_sparsity
+from chts_core.choices import Cubic, Sigmoid, value_at
+from chts_core.distributions import DISTRIBUTIONS
+from chts_core.layers import Layer, Selection, linear_layers, sparse_layers, split_heads, unwrap
+from chts_core.link_prediction import PREDICTORS
+from chts_core.methods import Method, get_method
+from chts_core.percolation import LayerGraph, check_graph
+from chts_core.schedules import Timeline
+from chts_core.tracing import layer_graph
+
+# Longer tables have one line for all layers of a kind.
+_LONG_TABLE = 12
+
+# Peak of an update of one layer in bytes: those for each weight (masks, scores), those for each candidate of a draw
+# (position, key, noise, temporaries; all float64). Measured as what later updates than the first add to the resident
+# set of a CPU process, with MALLOC_MMAP_THRESHOLD_=65536, per weight of a 1000×2500 layer at 50, 90 and 99 % sparsity:
+# SET 44, 60, 64, CHTs the same, RigL 30, 37, 39. These are bounds for any sparsity: at 50 % too high by half.
+_BYTES_PER_WEIGHT = 14
+_BYTES_PER_SOFT_CANDIDATE = 54
+_BYTES_PER_HARD_CANDIDATE = 28
+# A link predictor has square float32 matrices of the longer side. Measured at 200×4000 and 50 % sparsity: 266 bytes per
+# weight for CH2-L3n, 416 for CH3-L3p, which works in batches of 2²² numbers besides (and takes half of that where the
+# network is so sparse that paths are walked).
+_SQUARES_NODE_BASED = 4
+_SQUARES_PATH_BASED = 5
+_BYTES_OF_A_BATCH = 3 * 4 * 2**22
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The exact number of links of every layer at every step, and how many an update exchanges.
+
+    Args:
+        method: its sparsity and turnover.
+        sparsity: the final one, in [0, 1).
+        timeline: of the run.
+        shapes: (out_features, in_features) by layer name.
+        distribution: how the links are shared out among the layers, a name in `DISTRIBUTIONS`.
+
+    Raises:
+        ValueError: for a run that would grow its links, empty a layer, never update, or not reach its sparsity.
+    """
+
+    method: Method
+    sparsity: float
+    timeline: Timeline
+    shapes: Mapping[str, tuple[int, int]]
+    distribution: str = "uniform"
+    # The links at the sparsity asked for last: sharing them out among many layers takes a while.
+    _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.sparsity)
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                f"distribution is {self.distribution!r}; expected one of {', '.join(map(repr, DISTRIBUTIONS))}."
+            )
+        first, final = self.links(0), self.links(self.timeline.total_steps)
+        for name, shape in self.shapes.items():
+            if final[name] == 0:
+                raise ValueError(
+                    f"layer {name!r} of shape {shape} would have no link at sparsity {self.sparsity}; "
+                    f"choose a sparsity of at most {1 - 1 / (shape[0] * shape[1]):.6g} or a wider layer."
+                )
+            if final[name] > first[name]:
+                raise ValueError(
+                    f"the sparsity would fall from {self.at(0)} to {self.sparsity}; choose a final sparsity above the "
+                    "initial one, or replace the method's sparsity."
+                )
+        for step in self.updates():
+            self.zeta(step)
+        if self.timeline.last_update == 0 and (first != final or self.zeta(0) > 0):
+            raise ValueError(
+                f"with an update every {self.timeline.update_every} steps and none after step "
+                f"{self.timeline.stop_step} of {self.timeline.total_steps}, the topology would never change; "
+                "update more often or train longer."
+            )
+        if self.links(self.timeline.last_update) != final:
+            raise ValueError(
+                f"the sparsity is {self.at(self.timeline.last_update)} at the last update, step "
+                f"{self.timeline.last_update}, and would never reach {self.at(self.timeline.total_steps)}; "
+                "end its schedule earlier or let the turnover stop later."
+            )
+
+    def at(self, step: int) -> float:
+        """Scheduled sparsity at a step."""
+        return self.method.sparsity.at(step, self.timeline, self.sparsity)
+
+    def zeta(self, step: int) -> float:
+        """Share of the links that an update at this step exchanges.
+
+        Raises:
+            ValueError: if the method's turnover leaves [0, 1].
+        """
+        zeta = value_at(self.method.turnover.zeta, step, self.timeline)
+        if not 0 <= zeta <= 1:
+            raise ValueError(
+                f"zeta is {zeta} at step {step}; expected the share of links exchanged per update, in [0, 1]."
+            )
+        return zeta
+
+    def links(self, step: int) -> dict[str, int]:
+        """Number of links by layer after an update at this step."""
+        sparsity = self.at(step)
+        if sparsity not in self._shared:
+            self._shared.clear()
+            self._shared[sparsity] = DISTRIBUTIONS[self.distribution](self.shapes, sparsity)
+        return self._shared[sparsity].copy()
+
+    def exchanged(self, step: int) -> dict[str, int]:
+        """Number of links by layer that an update at this step removes and regrows, beyond those it prunes.
+
+        None of a full layer: they could only be regrown where they were, without their weights.
+        """
+        zeta = self.zeta(step)
+        size = {name: out * in_ for name, (out, in_) in self.shapes.items()}
+        return {name: round(zeta * links) if links < size[name] else 0 for name, links in self.links(step).items()}
+
+    def updates(self) -> range:
+        """The steps of all updates."""
+        every = self.timeline.update_every
+        return range(every, self.timeline.last_update + 1, every)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as `chts.plan` found out without running it; prints as a text.
+
+    budget: links by layer and step.
+    graph: which layers feed each other, for percolation.
+    milestones: the steps that the text shows.
+    exchanged: links that all updates together remove and regrow, beyond those pruned or percolated; at most, for a
+        method that stops early.
+    flops: training FLOPs of all linear layers relative to dense ones, if absent links cost nothing.
+    memory: bytes by what needs them, on the device of the model; activations are not counted.
+    advice: what one might want to change.
+    """
+
+    budget: Budget
+    graph: LayerGraph
+    milestones: list[int]
+    exchanged: dict[str, int]
+    flops: float
+    memory: dict[str, int]
+    advice: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per layer: name, shape, density at each milestone, links at the end, links exchanged."""
+        links = {step: self.budget.links(step) for step in self.milestones}
+        final = self.budget.links(self.budget.timeline.total_steps)
+        return [
+            {
+                "layer": name,
+                "shape": f"{shape[0]}×{shape[1]}",
+                **{f"step {step}": links[step][name] / (shape[0] * shape[1]) for step in self.milestones},
+                "links": final[name],
+                "exchanged": self.exchanged[name],
+            }
+            for name, shape in self.budget.shapes.items()
+        ]
+
+    def __str__(self) -> str:
+        budget, timeline = self.budget, self.budget.timeline
+        rows = self._table_rows()
+        final, size = sum(row["links"] for row in rows), sum(row["size"] for row in rows)
+        table = [["layer", "shape", *(f"step {step:,}" for step in self.milestones), "links", "exchanged"]]
+        for row in rows:
+            densities = [f"{row[step] / row['size']:.2%}" for step in self.milestones]
+            table.append([row["layer"], row["shape"], *densities, f"{row['links']:,}", f"{row['exchanged']:,}"])
+        memory = [[name, _readable(size)] for name, size in self.memory.items()]
+        exchanged = sum(self.exchanged.values())
+        if exchanged or budget.links(0) != budget.links(timeline.total_steps):
+            updates = (
+                f"{len(budget.updates()):,}, every {timeline.update_every:,} steps, the last at step "
+                f"{timeline.last_update:,} of {timeline.total_steps:,}"
+            )
+        else:
+            updates = "none that changes a link"
+        at_most = "at most " if budget.method.turnover.early_stop is not None else ""
+        return "\n".join(
+            [
+                "Density",
+                *_aligned(table, left=2),
+                "",
+                f"Final links:     {final:,} of {size:,}, density {final / size:.4%}",
+                f"Updates:         {updates}",
+                f"Links exchanged: {at_most}{exchanged:,}",
+                f"Training FLOPs:  {self.flops:.1%} of the dense linear layers', if absent links cost nothing",
+                "",
+                f"Memory without activations: {_readable(sum(self.memory.values()))}",
+                *_aligned(memory, left=1),
+                *([""] if self.advice else []),
+                *self.advice,
+            ]
+        )
+
+    def _table_rows(self) -> list[dict[Any, Any]]:
+        """The layers, or where they are many the kinds of layers, with numbers of links instead of densities."""
+        shapes = self.budget.shapes
+        kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
+        for name, shape in shapes.items():
+            kind = re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name) if len(shapes) > _LONG_TABLE else name
+            kinds.setdefault((kind, shape), []).append(name)
+        links = {step: self.budget.links(step) for step in self.milestones}
+        return [
+            {
+                "layer": f"{kind} ({len(names)})" if len(names) > 1 else names[0],
+                "shape": f"{shape[0]}×{shape[1]}",
+                "size": len(names) * shape[0] * shape[1],
+                **{step: sum(links[step][name] for name in names) for step in self.milestones},
+                "links": sum(links[self.milestones[-1]][name] for name in names),
+                "exchanged": sum(self.exchanged[name] for name in names),
+            }
+            for (kind, shape), names in kinds.items()
+        ]
+
+
+def _aligned(table: Iterable[list[str]], left: int) -> list[str]:
+    """Lines of a table in columns, the first `left` of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} B" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
+
+
+def plan(
+    model: nn.Module,
+    method: str | Method = "chts",
+    sparsity: float = 0.9,
+    *,
+    total_steps: int,
+    update_every: int = 100,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    graph: LayerGraph | None = None,
+    per_head: bool = False,
+    distribution: str = "uniform",
+    moments: int = 2,
+) -> Plan:
+    """What a run with these settings would do, without running it; `print` it.
+
+    Takes the settings of :class:`chts_core.Sparsifier` and refuses what that would refuse, as far as it can be told
+    without an optimizer and without drawing the initial network. The model may be on the meta device, without memory.
+
+    Args:
+        moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
+    """
+    method = get_method(method)
+    timeline = Timeline(total_steps, update_every, method.turnover.stop)
+    model = unwrap(model)
+    layers = sparse_layers(model, include, exclude)
+    graph = find_graph(model, method, layers) if graph is None else graph
+    parts = split_heads(layers, graph) if per_head else layers
+    budget = Budget(method, sparsity, timeline, {name: part.shape for name, part in parts.items()}, distribution)
+    # Masks of one element each, seen as large ones.
+    check_graph({name: torch.zeros((), dtype=torch.bool).expand(layer.shape) for name, layer in layers.items()}, graph)
+    updates = budget.updates()
+    exchanged, flops = _costs(model, budget)
+    return Plan(
+        budget=budget,
+        graph=graph,
+        milestones=sorted({0, *(updates[len(updates) * part // 4] for part in (1, 2, 3) if updates), total_steps}),
+        exchanged=exchanged,
+        flops=flops,
+        memory=_memory(model, layers, budget, moments),
+        advice=_advice(budget),
+    )
+
+
+def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> LayerGraph:
+    """The layer graph of a model.
+
+    Raises:
+        ValueError: if the method percolates but nothing is known of some layers.
+    """
+    graph, unknown = layer_graph(model, layers)
+    if unknown and method.removal.percolate:
+        raise ValueError(
+            f"percolation needs to know which layers feed each other, but {', '.join(sorted(unknown))} could not be "
+            "traced; pass graph=LayerGraph(chains=((first, second, ...),)), or LayerGraph() for none."
+        )
+    return graph
+
+
+def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
+    """Links exchanged by layer, and training FLOPs of all linear layers over those of the dense model.
+
+    Forward, gradient by the input and gradient by the weight cost the same, once per link. A method that regrows by
+    gradient needs the gradient by all weights, links or not, at every update.
+    """
+    size = sum(out * in_ for out, in_ in budget.shapes.values())
+    everything = sum(layer.shape[0] * layer.shape[1] for layer in linear_layers(model).values())
+    exchanged = dict.fromkeys(budget.shapes, 0)
+    flops, done, absent = 0, 0, size - sum(budget.links(0).values())
+    for step in budget.updates():  # which comes after the step's backward pass
+        flops += 3 * (step - done) * (everything - absent)
+        flops += absent if budget.method.regrowth.score == "gradient" else 0
+        for name, links in budget.exchanged(step).items():
+            exchanged[name] += links
+        done, absent = step, size - sum(budget.links(step).values())
+    total_steps = budget.timeline.total_steps
+    flops += 3 * (total_steps - done) * (everything - absent)
+    return exchanged, flops / (3 * total_steps * everything)
+
+
+def _memory(model: nn.Module, layers: Mapping[str, Layer], budget: Budget, moments: int) -> dict[str, int]:
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    sizes = [out * in_ for out, in_ in budget.shapes.values()]
+    method = budget.method
+    parameters = dict(model.named_parameters())
+    memory = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": moments * gradients,
+        "masks": 2 * sum(sizes),  # the links there are, and those there ever were
+    }
+    if method.regrowth.score == "gradient":
+        memory["dense gradient"] = 4 * sum(sizes)
+    if method.regrowth.history:
+        memory["past weights"] = sum(parameters[name].nbytes for name in {layer.parameter for layer in layers.values()})
+    if budget.updates():
+        # What survives of all layers, before and after percolation, and the work on one of them.
+        links = budget.links(0)
+        workspace = max(_update_workspace(shape, links[name], method) for name, shape in budget.shapes.items())
+        memory["one update"] = 2 * sum(sizes) + workspace
+    return memory
+
+
+def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int:
+    """Bytes that removal and regrowth in one layer, of so many links at first, need at most at a time."""
+    size, longer = shape[0] * shape[1], max(shape)
+    removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
+    regrowth = (_BYTES_PER_SOFT_CANDIDATE if method.regrowth.soft else _BYTES_PER_HARD_CANDIDATE) * size
+    prediction = 0
+    if method.regrowth.score in PREDICTORS:
+        path_based = method.regrowth.score.endswith("p")
+        squares = _SQUARES_PATH_BASED if path_based else _SQUARES_NODE_BASED
+        prediction = 4 * squares * longer**2 + (_BYTES_OF_A_BATCH if path_based else 0)
+    return _BYTES_PER_WEIGHT * size + max(removal, regrowth, prediction)
+
+
+def _advice(budget: Budget) -> list[str]:
+    method, timeline = budget.method, budget.timeline
+    sparsity, last = method.sparsity, timeline.last_update
+    advice = []
+    if isinstance(sparsity, Sigmoid) and (end := 2 * sparsity.end - sparsity.start) <= method.turnover.stop:
+        advice.append(
+            f"The sigmoid decay over {sparsity.end - sparsity.start:.3g} of the run costs the training FLOPs of a "
+            f"cubic one of twice that window (end={end:.3g}): compare the two at that."
+        )
+    if isinstance(sparsity, Cubic):
+        end = (sparsity.start + sparsity.end) / 2
+        advice.append(
+            f"The cubic decay over {sparsity.end - sparsity.start:.3g} of the run costs the training FLOPs of a "
+            f"sigmoid one of half that window (end={end:.3g}): compare the two at that."
+        )
+    if last > 0 and timeline.total_steps - last < timeline.update_every:
+        advice.append(
+            f"The last update comes {timeline.total_steps - last} steps before the end: its regrown links hardly train."
+        )
+    return advice
