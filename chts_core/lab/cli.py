@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from chts_core.lab import notebooks, records
+from chts_core.lab import conformance, notebooks, records
 from chts_core.lab.data import IMAGE_SETS, locate
 from chts_core.lab.tour import as_text, comparison, tour
 
@@ -43,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
     command.set_defaults(command=_run)
 
+    command = commands.add_parser(
+        "conformance", help="check that every method does what it is said to do; 1 if one does not"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
+    command.set_defaults(command=_conformance)
+
     command = commands.add_parser("tour", help="run all notebooks and write one page about them")
     command.add_argument(
         "--profile", default="laptop", help=f"one of {', '.join(notebooks.PROFILES)} (default: laptop)"
@@ -67,6 +74,24 @@ def _doctor(_: argparse.Namespace) -> int:
         place = "comes with scikit-learn" if source.folder is None else locate(source)
         print(f"  {name:<13} {source.size}: {f'found, {place}' if place else f'missing; {source.remedy}'}")
     return 0
+
+
+def _conformance(options: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    results = conformance.conformance()
+    print(conformance.as_table(results))
+    if options.out is not None:
+        record = {
+            "schema": records.SCHEMA,
+            "conformance": conformance.as_record(results),
+            "versions": records.versions(),
+            "device": records.describe_device(records.choose_device()),
+            "git": records.git_revision(),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        records.write_json(options.out, record)
+        print(f"written to {options.out}")
+    return int(any(result.passed is False for result in results))
 
 
 def _list(_: argparse.Namespace) -> int:

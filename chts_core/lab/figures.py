@@ -30,14 +30,14 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
-GREY = "#7F7F7F"
+GREY, BROWN = "#7F7F7F", "#8B5A2B"  # for lines, where yellow is too faint
 METHOD_COLOURS = {
     "fc": BLACK,
     "set": ORANGE,
     "rigl": GREEN,
     "mest": PURPLE,
     "gmp": GREY,
-    "granet": YELLOW,
+    "granet": BROWN,
     "cht": SKY,
     "chts": BLUE,
     "chtss": VERMILION,
