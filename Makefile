@@ -44,6 +44,7 @@ wheel: .venv/dev.stamp
 
 bench: .venv/notebooks.stamp
 	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/link_prediction.py
 
 clean:
 	rm -rf .venv dist runs
