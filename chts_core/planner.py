@@ -214,15 +214,21 @@ class Plan:
         links = {step: self.budget.links(step) for step in self.milestones}
         return [
             {
-                "layer": f"{kind} ({len(names)})" if len(names) > 1 else names[0],
+                "layer": f"{_common_name(names)} ({len(names)})" if len(names) > 1 else names[0],
                 "shape": f"{shape[0]}×{shape[1]}",
                 "size": len(names) * shape[0] * shape[1],
                 **{step: sum(links[step][name] for name in names) for step in self.milestones},
                 "links": sum(links[self.milestones[-1]][name] for name in names),
                 "exchanged": sum(self.exchanged[name] for name in names),
             }
-            for (kind, shape), names in kinds.items()
+            for (_, shape), names in kinds.items()
         ]
+
+
+def _common_name(names: list[str]) -> str:
+    """The parts of names that differ only in numbers, * for those that do."""
+    parts = zip(*(re.split(r"([.:])", name) for name in names), strict=True)
+    return "".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
 
 
 def _aligned(table: Iterable[list[str]], left: int) -> list[str]:

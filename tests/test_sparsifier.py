@@ -1143,7 +1143,8 @@ def test_a_run_resumes_amid_postponed_updates(method: str, cut: int) -> None:
 
 @pytest.mark.parametrize("method", SPARSE_METHODS)
 def test_history_has_one_row_per_update_and_layer(method: str) -> None:
-    run = start(method, 0.8)
+    to_the_end = replace(chts.METHODS[method].turnover, early_stop=None)
+    run = start(replace(chts.METHODS[method], turnover=to_the_end), 0.8)
     names = list(run.sparsifier.masks)
     old = copies(run.sparsifier.masks)
     ever = copies(run.sparsifier.masks)
