@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import oracles
 import pytest
@@ -185,6 +185,14 @@ def two_chains(draw: st.DrawFn) -> tuple[dict[str, Tensor], chts.LayerGraph]:
 
 
 @st.composite
+def chains_in_pieces(draw: st.DrawFn) -> tuple[dict[str, Tensor], chts.LayerGraph]:
+    """Which percolation may have to sweep more than once."""
+    masks, graph = draw(chains())
+    pieces = draw(st.permutations(list(pairwise(graph.chains[0]))))
+    return masks, chts.LayerGraph(tuple(pieces))
+
+
+@st.composite
 def paired(draw: st.DrawFn) -> tuple[dict[str, Tensor], chts.LayerGraph]:
     width = draw(st.integers(1, 6))
     masks = {name: random_mask(draw, (width, draw(st.integers(1, 3)))) for name in "abc"}
@@ -224,7 +232,7 @@ def attended(draw: st.DrawFn) -> tuple[dict[str, Tensor], chts.LayerGraph]:
     return masks, chts.LayerGraph((("o", "next"),), attentions=(attention,))
 
 
-@given(case=st.one_of(chains(), two_chains(), paired(), gated(), attended()))
+@given(case=st.one_of(chains(), two_chains(), chains_in_pieces(), paired(), gated(), attended()))
 def test_percolation_is_the_fixpoint_over_single_neurons(case: tuple[dict[str, Tensor], chts.LayerGraph]) -> None:
     masks, graph = case
     before = {name: mask.clone() for name, mask in masks.items()}
@@ -249,6 +257,16 @@ def test_a_hundred_layers_percolate_from_one_end_to_the_other() -> None:
     result = percolate(masks, chts.LayerGraph((tuple(masks),)))
     only_first = torch.diag(torch.tensor([True, False, False]))
     assert all(torch.equal(mask, only_first) for mask in result.values())
+
+
+def test_the_order_in_which_layers_are_named_is_no_matter() -> None:
+    # A chain of six in pieces, so that neither a sweep forward nor one backward sees them in order.
+    masks = {name: torch.eye(3, dtype=torch.bool) for name in "abcdef"}
+    masks["f"][1, 1] = masks["a"][2, 2] = False
+    only_first = torch.diag(torch.tensor([True, False, False]))
+    for pieces in permutations(pairwise("abcdef")):
+        result = percolate(masks, chts.LayerGraph(pieces))
+        assert all(torch.equal(mask, only_first) for mask in result.values())
 
 
 # --- what is refused ---
