@@ -78,7 +78,7 @@ class Budget:
                     "initial one, or replace the method's sparsity."
                 )
         for step in self.updates():
-            self.zeta(step)
+            self.zeta(step)  # refused now, not mid-run
         if self.timeline.last_update == 0 and (first != final or self.zeta(0) > 0):
             raise ValueError(
                 f"with an update every {self.timeline.update_every} steps and none after step "
@@ -125,6 +125,11 @@ class Budget:
         zeta = self.zeta(step)
         size = {name: out * in_ for name, (out, in_) in self.shapes.items()}
         return {name: round(zeta * links) if links < size[name] else 0 for name, links in self.links(step).items()}
+
+    def changes(self) -> bool:
+        """Whether any update changes a link."""
+        decays = self.links(0) != self.links(self.timeline.total_steps)
+        return decays or any(any(self.exchanged(step).values()) for step in self.updates())
 
     def updates(self) -> range:
         """The steps of all updates."""
@@ -179,7 +184,7 @@ class Plan:
             table.append([row["layer"], row["shape"], *densities, f"{row['links']:,}", f"{row['exchanged']:,}"])
         memory = [[name, _readable(size)] for name, size in self.memory.items()]
         exchanged = sum(self.exchanged.values())
-        if exchanged or budget.links(0) != budget.links(timeline.total_steps):
+        if budget.changes():
             updates = (
                 f"{len(budget.updates()):,}, every {timeline.update_every:,} steps, the last at step "
                 f"{timeline.last_update:,} of {timeline.total_steps:,}"
@@ -348,7 +353,7 @@ def _memory(model: nn.Module, layers: Mapping[str, Layer], budget: Budget, momen
         memory["dense gradient"] = 4 * sum(sizes)
     if method.regrowth.history:
         memory["past weights"] = sum(parameters[name].nbytes for name in {layer.parameter for layer in layers.values()})
-    if budget.updates():
+    if budget.changes():
         # What survives of all layers, before and after percolation, and the work on one of them.
         links = budget.links(0)
         workspace = max(_update_workspace(shape, links[name], method) for name, shape in budget.shapes.items())

@@ -453,6 +453,24 @@ def test_an_example_of_zeros_shows_no_gate_to_be_shut() -> None:
         assert smaller.down_proj.in_features == (3 if not example.any() else 2)
 
 
+def test_a_gate_without_input_in_the_example_is_not_taken_for_shut() -> None:
+    # The way up sends its bias always; the gate has no bias, and the example is 0.
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj = nn.Linear(2, 3, bias=False), nn.Linear(2, 3)
+            self.down_proj = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+    full = {"gate_proj.weight": (3, 2), "up_proj.weight": (3, 2), "down_proj.weight": (2, 3)}
+    masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in full.items()}
+    masks["up_proj.weight"].zero_()
+    smaller = check(seeded(Gated), masks, torch.zeros(1, 2), torch.tensor([[1.0, 2.0], [-3.0, 1.0]]))
+    assert smaller.down_proj.in_features == 3
+
+
 def test_a_graph_may_name_dense_layers() -> None:
     # The last layer of a model usually is, and reads neurons that nothing reaches.
     model = seeded(lambda: perceptron(6, 10, 10, 3, act=nn.Sigmoid))

@@ -261,12 +261,12 @@ def test_a_hundred_layers_percolate_from_one_end_to_the_other() -> None:
 
 def test_the_order_in_which_layers_are_named_is_no_matter() -> None:
     # A chain of six in pieces, so that neither a sweep forward nor one backward sees them in order.
-    masks = {name: torch.eye(3, dtype=torch.bool) for name in "abcdef"}
-    masks["f"][1, 1] = masks["a"][2, 2] = False
-    only_first = torch.diag(torch.tensor([True, False, False]))
-    for pieces in permutations(pairwise("abcdef")):
-        result = percolate(masks, chts.LayerGraph(pieces))
-        assert all(torch.equal(mask, only_first) for mask in result.values())
+    for dead in "af":  # forward only, backward only
+        masks = {name: torch.eye(2, dtype=torch.bool) for name in "abcdef"}
+        masks[dead][1, 1] = False
+        for pieces in permutations(pairwise("abcdef")):
+            result = percolate(masks, chts.LayerGraph(pieces))
+            assert all(mask.int().tolist() == [[1, 0], [0, 0]] for mask in result.values())
 
 
 # --- what is refused ---

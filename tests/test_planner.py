@@ -137,7 +137,7 @@ def test_a_run_that_updates_after_its_last_step_pays_for_one_dense_gradient_ther
 
 
 def test_a_dense_run_costs_one() -> None:
-    plan = chts.plan(mlp(8, 8, 8), "fc", 0.9, total_steps=100)
+    plan = chts.plan(mlp(8, 8, 8), "fc", 0.9, total_steps=1000)
     assert plan.flops == 1.0
     assert "one update" not in plan.memory
     assert "Updates:         none that changes a link" in str(plan)
@@ -181,6 +181,10 @@ def test_advice_on_an_update_at_the_very_end() -> None:
     assert advice == "The last update comes 5 steps before the end: its regrown links hardly train."
     assert chts.plan(mlp(8, 8, 8), TURNING_TO_THE_END, 0.5, total_steps=25, update_every=5).advice
     assert not chts.plan(mlp(8, 8, 8), "rigl", 0.5, total_steps=25, update_every=5).advice
+    half = replace(METHODS["rigl"], turnover=Turnover(zeta=0.3, stop=0.5))
+    assert not chts.plan(
+        mlp(8, 8, 8), half, 0.5, total_steps=20, update_every=10
+    ).advice  # as many steps as between two
 
 
 # --- memory ---
@@ -246,7 +250,7 @@ def peak_of_update(model: nn.Module, shape: tuple[int, ...], **settings: Any) ->
 
 
 @pytest.mark.parametrize("method", ["set", "rigl", "mest", "chts", "chts/llama_code", "cht"])
-@pytest.mark.parametrize(("outputs", "inputs"), [(300, 800), (500, 500)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(300, 800), (500, 500), (100, 1200)])
 @pytest.mark.parametrize("sparsity", [0.5, 0.9])
 def test_memory_of_an_update_is_a_bound_not_far_off(method: str, outputs: int, inputs: int, sparsity: float) -> None:
     if method == "cht":  # path-based scores in batches of a fixed size would be most of it
@@ -402,6 +406,7 @@ def test_links_are_the_same_however_often_and_in_whatever_order_they_are_asked_f
         links = budget.links(step)
         assert links == fresh[step]
         links["a"] = -1  # of the caller's own
+        assert len(budget._shared) == 1  # not one for every step of a long run
 
 
 def test_budgets_of_the_same_settings_are_equal() -> None:

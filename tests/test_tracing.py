@@ -373,14 +373,19 @@ class Heads(nn.Module):
     """An attention with LLaMA's names for its parts."""
 
     def __init__(
-        self, output: str = "o_proj", key_heads: int = 2, head_dim: Any = 4, values: int | None = None
+        self,
+        output: str = "o_proj",
+        key_heads: int = 2,
+        head_dim: Any = 4,
+        values: int | None = None,
+        outputs: int = 16,
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.q_proj = nn.Linear(16, 16)
         self.k_proj = nn.Linear(16, 4 * key_heads)
         self.v_proj = nn.Linear(16, values or 4 * key_heads)
-        setattr(self, output, nn.Linear(16, 16))
+        setattr(self, output, nn.Linear(outputs, 16))
 
 
 @pytest.mark.parametrize("output", ["o_proj", "out_proj", "dense"])
@@ -398,7 +403,9 @@ def test_an_attention_of_which_the_output_is_elsewhere() -> None:
     assert unknown == {"0.another.weight"}
 
 
-@pytest.mark.parametrize("settings", [{"head_dim": None}, {"head_dim": 3}, {"head_dim": 8}, {"values": 8}])
+@pytest.mark.parametrize(
+    "settings", [{"head_dim": None}, {"head_dim": 3}, {"head_dim": 8}, {"values": 8}, {"outputs": 8}]
+)
 def test_of_heads_that_do_not_add_up_nothing_is_known(settings: dict[str, Any]) -> None:
     # Qwen3-Next packs a gate into q_proj, others have values of another width.
     graph, unknown = graph_of(nn.ModuleList([Heads(**{"key_heads": 1} | settings)]))
