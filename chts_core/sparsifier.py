@@ -52,8 +52,9 @@ class Sparsifier:
     The weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are zeroed as
     soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and optimizer
     state zero after every step, and a regrown link starts from zeros. Several backward passes per step accumulate:
-    methods that go by the gradient see that of the whole step. `torch.compile` and `DistributedDataParallel` may wrap
-    the model before or after; all changes happen in place.
+    methods that go by the gradient see that of the whole step. `torch.compile` may wrap the model before or after; all
+    changes happen in place. So may `DistributedDataParallel`, but not yet with a method that regrows by the gradient:
+    each rank would go by its own.
 
     An update that meets an infinite or NaN gradient is put off to the next step, with a warning.
 
