@@ -3,6 +3,7 @@
 from chts_core import (
     diagnostics,
     distributions,
+    linear,
     link_prediction,
     percolation,
     removal,
@@ -26,6 +27,7 @@ __all__ = [
     "Sparsifier",
     "diagnostics",
     "distributions",
+    "linear",
     "link_prediction",
     "percolation",
     "plan",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chts_core.layers import has_gated_feed_forward
+from chts_core.linear import to_dense
 from chts_core.percolation import LayerGraph
 
 
@@ -34,7 +35,7 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
     Raises:
         ValueError: if the example does not reach a layer of the graph.
     """
-    smaller = copy.deepcopy(model).eval()
+    smaller = to_dense(copy.deepcopy(model)).eval()
     links, feeders = _junctions(smaller, masks, graph)
     seen = _observe(smaller, feeders, *args, **kwargs)
     constant = _constant_neurons(links, feeders, seen)

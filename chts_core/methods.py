@@ -135,7 +135,7 @@ PRESETS: dict[str, Method] = {
     "chtss/llama_code": replace(_LLAMA_CODE, sparsity=Sigmoid(initial=0.5)),
 }
 
-REMOVAL_SCORES = (*removal.SCORES, *removal.GRADIENT_SCORES)
+REMOVAL_SCORES = tuple(removal.SCORES)
 REGROWTH_SCORES = ("random", "gradient", *PREDICTORS)
 
 

@@ -1,11 +1,26 @@
 """Which links go: a score for every link; links with a low score are likely to be removed."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-RemovalScore = Callable[[Tensor], Tensor]
-GradientScore = Callable[[Tensor, Tensor], Tensor]
+
+class WeightedLinks(NamedTuple):
+    """The links of a layer one by one, by rows of its weight.
+
+    outputs, inputs: where each is; int64 (links,).
+    values: their weights, (links,).
+    gradients: the loss's gradient by the values, or None.
+    shape: (out_features, in_features) of the layer.
+    """
+
+    outputs: Tensor
+    inputs: Tensor
+    values: Tensor
+    gradients: Tensor | None
+    shape: tuple[int, int]
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -50,6 +65,33 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
     return size + coefficient * gradient.abs().to(size.dtype)
 
 
-# The scores by name: those of the weights alone, and those that want the gradient too.
-SCORES: dict[str, RemovalScore] = {"magnitude": magnitude, "relative_importance": relative_importance}
-GRADIENT_SCORES: dict[str, GradientScore] = {"mest": mest}
+def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
+    """:func:`relative_importance` of the links alone, in float64: the work is that of the links, not of the layer."""
+    size = links.values.abs().double()
+    of_inputs = _total(size, links.inputs, links, dim=0)
+    of_outputs = _total(size, links.outputs, links, dim=1)
+    return size / (of_inputs[links.inputs] + eps) + size / (of_outputs[links.outputs] + eps)
+
+
+def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tensor:
+    """Sum of the sizes of the links of each node, in the same order each time."""
+    if size.device.type == "cpu":
+        return torch.bincount(nodes, size, minlength=links.shape[1 - dim])
+    # Elsewhere counts are added up in any order, so that bits would differ from run to run.
+    dense = size.new_zeros(links.shape)
+    dense[links.outputs, links.inputs] = size
+    return dense.sum(dim)
+
+
+def _mest_of_links(links: WeightedLinks) -> Tensor:
+    assert links.gradients is not None  # the Sparsifier has looked
+    return mest(links.values, links.gradients)
+
+
+# The scores by name, of links one by one; and which of them want gradients.
+SCORES: dict[str, Callable[[WeightedLinks], Tensor]] = {
+    "magnitude": lambda links: magnitude(links.values),
+    "relative_importance": relative_importance_of_links,
+    "mest": _mest_of_links,
+}
+GRADIENT_SCORES = ("mest",)

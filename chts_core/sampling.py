@@ -72,17 +72,33 @@ def draw(
     """
     check_mask(candidates, "candidates")
     check_same_shape(scores, candidates, "scores")
+    positions = candidates.flatten().nonzero().squeeze(1)
+    chosen = choose(scores.flatten()[positions], num, temperature=temperature, soft=soft, generator=generator)
+    drawn = torch.zeros(candidates.numel(), dtype=torch.bool, device=candidates.device)
+    drawn[positions[chosen]] = True
+    return drawn.view_as(candidates)
+
+
+def choose(
+    scores: Tensor, num: int, *, temperature: float = 1.0, soft: bool = True, generator: torch.Generator
+) -> Tensor:
+    """Draw exactly `num` of the candidates that the scores, (candidates,), are of; see :func:`draw`.
+
+    Returns:
+        The indices of those drawn, int64 (num,), on the device of `scores`, in no particular order.
+
+    Raises:
+        TypeError, ValueError: as :func:`draw`.
+    """
     check_generator(generator)
     if temperature < 0 or math.isnan(temperature):
         raise ValueError(f"temperature is {temperature}; expected T >= 0 (1 follows the scores, large T is hard).")
-
-    positions = candidates.flatten().nonzero().squeeze(1)
-    if not 0 <= num <= positions.numel():
+    if not 0 <= num <= len(scores):
         raise ValueError(
-            f"{num} links were asked for but there are {positions.numel()} candidates; "
+            f"{num} links were asked for but there are {len(scores)} candidates; "
             "ask for a number between 0 and the number of candidates."
         )
-    keys = scores.detach().flatten()[positions].to(generator.device, torch.float64)
+    keys = scores.detach().to(generator.device, torch.float64)
     if not bool((keys.isfinite() & (keys >= 0)).all()):
         raise ValueError(
             "scores hold a negative, infinite or NaN value at a candidate link; expected finite scores >= 0. "
@@ -90,11 +106,7 @@ def draw(
         )
     if soft and temperature != math.inf:
         keys = _race_keys(keys, temperature, generator)
-
-    chosen = positions[_highest(keys, num, generator).to(positions.device)]
-    drawn = torch.zeros(candidates.numel(), dtype=torch.bool, device=candidates.device)
-    drawn[chosen] = True
-    return drawn.view_as(candidates)
+    return _highest(keys, num, generator).to(scores.device)
 
 
 def keep(

@@ -5,6 +5,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, MutableMapping
+from itertools import groupby
 from typing import Any, TypedDict
 
 import torch
@@ -15,14 +16,16 @@ from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import value_at
 from chts_core.compaction import compact
 from chts_core.diagnostics import itop_rate, overlap
-from chts_core.layers import Layer, Selection, sparse_layers, split_heads, unwrap
+from chts_core.layers import Selection, sparse_layers, split_heads, unwrap
+from chts_core.linear import Execution, SparseLinear, convertible
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, active_neurons, percolate
 from chts_core.planner import Budget, find_graph
-from chts_core.removal import GRADIENT_SCORES, SCORES
-from chts_core.sampling import draw, keep
+from chts_core.removal import GRADIENT_SCORES, SCORES, WeightedLinks
+from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
+from chts_core.weights import LinkWeight, MaskedWeight, Weight, pack_bits, store_links, unpack_bits, zero_absent
 
 # Which Sparsifier rules a weight: the latest that was attached.
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
@@ -49,12 +52,16 @@ class Sparsifier:
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
 
-    The weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are zeroed as
-    soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and optimizer
-    state zero after every step, and a regrown link starts from zeros. Several backward passes per step accumulate:
-    methods that go by the gradient see that of the whole step. `torch.compile` may wrap the model before or after; all
-    changes happen in place. So may `DistributedDataParallel`, but not yet with a method that regrows by the gradient:
-    each rank would go by its own.
+    By default the weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are
+    zeroed as soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and
+    optimizer state zero after every step, and a regrown link starts from zeros. With `execution="csr"` the layers are
+    replaced by such as store and multiply their links alone (:class:`chts_core.linear.SparseLinear`): the same run up
+    to rounding, in a fraction of the memory, and faster where there are few links.
+
+    Several backward passes per step accumulate: methods that go by the gradient see that of the whole step.
+    `torch.compile` may wrap the model before or after; all changes happen in place. So may `DistributedDataParallel`,
+    but not yet with a method that regrows by the gradient, where each rank would go by its own, nor with layers that
+    store their links alone.
 
     An update that meets an infinite or NaN gradient is put off to the next step, with a warning.
 
@@ -76,6 +83,8 @@ class Sparsifier:
         graph: which layers feed each other, for percolation. By default read off the model
             (:mod:`chts_core.tracing`).
         per_head: let every head of queries, keys and values evolve by itself, with links of its own.
+        execution: "masked", "csr" or "auto", see :class:`chts_core.linear.SparseLinear`. With "auto", layers that
+            must stay dense tensors (those in `nn.MultiheadAttention`) do; with "csr" they are refused.
         distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         initial_masks: masks to start from, by layer name, instead of the method's topology, such as those of
             :func:`chts_core.topology.correlated`.
@@ -83,7 +92,6 @@ class Sparsifier:
             attaching zeroes the weights outside the initial masks: then load all three states afterwards.
 
     Attributes:
-        masks: Boolean mask by parameter name ("0.weight"); read only.
         history: one :class:`Update` per update and layer.
         postponed: the steps whose update was put off.
 
@@ -106,6 +114,7 @@ class Sparsifier:
         graph: LayerGraph | None = None,
         per_head: bool = False,
         distribution: str = "uniform",
+        execution: Execution = "masked",
         initial_masks: Mapping[str, Tensor] | None = None,
         resume_from: dict[str, Any] | None = None,
     ) -> None:
@@ -127,28 +136,36 @@ class Sparsifier:
             self.method, sparsity, self.timeline, {name: part.shape for name, part in self._parts.items()}, distribution
         )
         parameters = dict(self._model.named_parameters())
-        self._weights = {name: parameters[name] for name in dict.fromkeys(p.parameter for p in self._parts.values())}
-        _check_ownership(self._weights, optimizer)
+        weights = {name: parameters[name] for name in dict.fromkeys(p.parameter for p in self._parts.values())}
+        _check_ownership(weights, optimizer)
+        self.execution = execution
+        self._check_execution(list(weights))
 
         self._generators = {
-            name: _generator(seed, name, self._weights[part.parameter].device) for name, part in self._parts.items()
+            name: _generator(seed, name, weights[part.parameter].device) for name, part in self._parts.items()
         }
-        self.masks = self._initial_masks(initial_masks or {})
-        self._ever_active = {name: mask.clone() for name, mask in self.masks.items()}
-        percolate(self._by_layer(self.masks), self._graph)  # a graph that does not fit is refused now, not mid-run
+        masks = self._initial_masks(weights, initial_masks or {})
+        self._weights: dict[str, Weight] = {
+            name: MaskedWeight(weight, masks[name], optimizer) for name, weight in weights.items()
+        }
+        self._ever_active = {name: pack_bits(mask) for name, mask in masks.items()}
+        percolate(self._by_layer(masks), self._graph)  # a graph that does not fit is refused now, not mid-run
         # The step whose schedule the number of links follows, and the parts that have stopped early.
         self._updated_at = 0
         self._stopped: set[str] = set()
         self._gradients: dict[str, Tensor] = {}
+        self._crossovers: dict[str, float | None] = {}
         self._past_weights = (
-            {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
-            if self.method.regrowth.history
-            else {}
+            {name: torch.zeros_like(weight) for name, weight in weights.items()} if self.method.regrowth.history else {}
         )
-
         if resume_from is not None:
             self.load_state_dict(resume_from)
         self._attach()
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Boolean mask by the name of the weight ("0.weight"); read only."""
+        return {name: weight.mask for name, weight in self._weights.items()}
 
     @property
     def sparsity(self) -> float:
@@ -170,7 +187,7 @@ class Sparsifier:
 
     def itop_rate(self) -> float:
         """Share of all possible links that were active at some time, over all sparse layers (ITOP)."""
-        return _share(self._by_part(self._ever_active))
+        return _share(self._by_part(self._unpack_ever_active()))
 
     def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
         """A smaller copy of the model, without the hidden neurons that are inactive; its outputs are the same.
@@ -189,9 +206,9 @@ class Sparsifier:
         An output that sums over 1 % of its inputs varies by a tenth of what the dense initialisation planned; a few
         such layers in a row let no signal through. Not for pretrained weights.
         """
-        for part in self._parts.values():
-            mask = part.rows(self.masks[part.parameter])
-            part.rows(self._weights[part.parameter]).mul_((mask.numel() / int(mask.sum())) ** 0.5)
+        for name, mask in self._by_part(self.masks).items():
+            part = self._parts[name]
+            self._weights[part.parameter].scale(part, (mask.numel() / int(mask.count_nonzero())) ** 0.5)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -201,7 +218,7 @@ class Sparsifier:
             RuntimeError: if another Sparsifier has been attached to the model since, or the method goes by gradients
                 and none has come.
         """
-        if any(_RULED_BY[weight]() is not self for weight in self._weights.values()):
+        if not self._rules():
             raise RuntimeError(
                 "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
             )
@@ -222,10 +239,7 @@ class Sparsifier:
             )
         self._gradients.clear()
         for name in self._enforced:
-            if self._keeps_zeros:
-                self._weights[name].masked_fill_(~self.masks[name], 0)
-            else:
-                self._clear_absent(name, self.masks[name])
+            self._weights[name].clear_absent(self._keeps_zeros)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state."""
@@ -236,8 +250,9 @@ class Sparsifier:
             "stopped": sorted(self._stopped),
             "postponed": list(self.postponed),
             "empty_links": self._empty_links(self.masks),
+            "crossovers": {name: layer.crossover for name, layer in self._sparse_layers().items()},
             "masks": {name: mask.cpu().clone() for name, mask in self.masks.items()},
-            "ever_active": {name: mask.cpu().clone() for name, mask in self._ever_active.items()},
+            "ever_active": self._unpack_ever_active(),
             "past_weights": {name: weight.cpu().clone() for name, weight in self._past_weights.items()},
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "history": [row.copy() for row in self.history],
@@ -260,9 +275,10 @@ class Sparsifier:
                     f"the saved state has {key} {state[key]!r} but this Sparsifier has {ours!r}; "
                     "build it with the settings of the run that saved the state."
                 )
+        shapes = self._shapes()
         wanted: dict[str, Mapping[str, object]] = {
-            "masks": self.masks,
-            "ever_active": self.masks,
+            "masks": shapes,
+            "ever_active": shapes,
             "past_weights": self._past_weights,
             "generators": self._generators,
         }
@@ -275,12 +291,12 @@ class Sparsifier:
         for key in ("masks", "ever_active"):
             for name, mask in state[key].items():
                 check_mask(mask, f"saved mask {name!r}")
-                check_same_shape(mask, self.masks[name], f"saved mask {name!r}")
+                check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
         for name, weight in state["past_weights"].items():
-            check_same_shape(weight, self.masks[name], f"saved past weight {name!r}")
+            check_same_shape(weight, _of_shape(shapes[name]), f"saved past weight {name!r}")
         for name, links in self._budget.links(state["updated_at"]).items():
             part = self._parts[name]
-            found = int(part.rows(state["masks"][part.parameter]).sum())
+            found = int(part.rows(state["masks"][part.parameter]).count_nonzero())
             if found != links:
                 raise ValueError(
                     f"the saved mask {name!r} has {found} links; expected exactly {links} "
@@ -305,10 +321,12 @@ class Sparsifier:
             )
 
         self._generators = generators
-        for name in self.masks:
-            self.masks[name].copy_(state["masks"][name])
-            self._ever_active[name].copy_(state["ever_active"][name])
-            self._clear_absent(name, self.masks[name])
+        for name, layer in self._sparse_layers().items():
+            layer.crossover = state["crossovers"].get(name, layer.crossover)
+        self._crossovers = dict(state["crossovers"])
+        for name, weight in self._weights.items():
+            weight.adopt(state["masks"][name].to(weight.parameter.device))
+            self._ever_active[name] = pack_bits(state["ever_active"][name])
         for name, past in self._past_weights.items():
             past.copy_(state["past_weights"][name])
         self.steps = state["steps"]
@@ -320,7 +338,10 @@ class Sparsifier:
 
     def _empty_links(self, masks: Mapping[str, Tensor]) -> int:
         """Number of links whose weight is exactly zero."""
-        return sum(int(((weight == 0) & masks[name].to(weight.device)).sum()) for name, weight in self._weights.items())
+        return sum(
+            int(((weight.dense() == 0) & masks[name].to(weight.parameter.device)).count_nonzero())
+            for name, weight in self._weights.items()
+        )
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -328,13 +349,30 @@ class Sparsifier:
             "graph": repr(self._graph),
             "sparsity": self.sparsity,
             "distribution": self._budget.distribution,
+            "execution": self.execution,
             "total_steps": self.timeline.total_steps,
             "update_every": self.timeline.update_every,
         }
 
+    def _rules(self) -> bool:
+        """Whether no other Sparsifier has been attached to the model since."""
+        return all(_RULED_BY[weight.parameter]() is self for weight in self._weights.values())
+
+    def _sparse_layers(self) -> dict[str, SparseLinear]:
+        """The layers that store their links alone, by the name of their weight."""
+        return {name: weight.layer for name, weight in self._weights.items() if isinstance(weight, LinkWeight)}
+
+    def _shapes(self) -> dict[str, tuple[int, int]]:
+        """(out_features, in_features) of the weights."""
+        return {name: weight.shape for name, weight in self._weights.items()}
+
+    def _unpack_ever_active(self) -> dict[str, Tensor]:
+        shapes = self._shapes()
+        return {name: unpack_bits(bits, shapes[name]) for name, bits in self._ever_active.items()}
+
     @property
     def _device_type(self) -> str:
-        return next(iter(self.masks.values())).device.type
+        return next(iter(self._weights.values())).parameter.device.type
 
     def _by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Views of the masks of parameters, by the layers that the graph knows."""
@@ -344,7 +382,18 @@ class Sparsifier:
         """Views of the masks of parameters, by what evolves by itself."""
         return {name: part.rows(masks[part.parameter]) for name, part in self._parts.items()}
 
-    def _initial_masks(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _check_execution(self, names: list[str]) -> None:
+        if self.execution not in ("masked", "csr", "auto"):
+            raise ValueError(f"execution is {self.execution!r}; expected 'masked', 'csr' or 'auto'.")
+        stay = [name for name in names if not convertible(self._model, name)]
+        if self.execution == "csr" and stay:
+            raise ValueError(
+                f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected the weight of an nn.Linear "
+                "that is a part of the model, outside nn.MultiheadAttention. Choose execution='auto', which leaves the "
+                "others masked, or exclude them."
+            )
+
+    def _initial_masks(self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         unknown = given.keys() - self._parts.keys()
         if unknown:
             raise ValueError(
@@ -353,8 +402,7 @@ class Sparsifier:
             )
         # A packed weight may hold rows of no sparse layer: those stay dense.
         masks = {
-            name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-            for name, weight in self._weights.items()
+            name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device) for name, weight in weights.items()
         }
         links = self._budget.links(0)
         for name, here in self._by_part(masks).items():
@@ -366,25 +414,18 @@ class Sparsifier:
                 source = f"topology {self.method.topology!r}"
             check_mask(mask, f"initial mask of {name!r}")
             check_same_shape(mask, here, f"initial mask of {name!r}")
-            if int(mask.sum()) != links[name]:
-                raise ValueError(
-                    f"{source} gave layer {name!r} {int(mask.sum())} links; expected exactly {links[name]}."
-                )
+            found = int(mask.count_nonzero())
+            if found != links[name]:
+                raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
             here.copy_(mask)
         return masks
 
     def _attach(self) -> None:
         """Take charge of the model: from here on it is changed."""
-        for weight in self._weights.values():
-            _RULED_BY[weight] = weakref.ref(self)
         final = self._budget.links(self.timeline.total_steps)
         sparse = {part.parameter for name, part in self._parts.items() if final[name] < part.shape[0] * part.shape[1]}
-        self._enforced = [name for name in self.masks if name in sparse]
-        for name in self._enforced:  # a dense layer, as in FC, costs nothing
-            weight = self._weights[name]
-            weight.register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
-            self._clear_absent(name, self.masks[name])
-        low = sorted({str(weight.dtype) for weight in self._weights.values() if weight.dtype.itemsize < 4})
+        self._enforced = [name for name in self._weights if name in sparse]  # a dense layer, as in FC, costs nothing
+        low = sorted({str(w.parameter.dtype) for w in self._weights.values() if w.parameter.dtype.itemsize < 4})
         if low and self._enforced:
             warnings.warn(
                 f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
@@ -392,6 +433,18 @@ class Sparsifier:
                 UserWarning,
                 stacklevel=3,
             )
+        for name in self._enforced:
+            weight = self._weights[name]
+            if self.execution != "masked" and convertible(self._model, name):
+                links = store_links(self._model, self.optimizer, name, weight.mask, self.execution)
+                links.layer.dense_gradient_hook = _dense_gradient_hook(weakref.ref(self), name)
+                links.layer.crossover = self._crossovers.get(name)
+                self._weights[name] = links
+            else:
+                weight.clear_absent(keeps_zeros=False)
+                weight.parameter.register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
+        for weight in self._weights.values():
+            _RULED_BY[weight.parameter] = weakref.ref(self)
         if self.method.turnover.skip_optimizer:
             _skip_updates(self.optimizer, weakref.ref(self))
 
@@ -405,7 +458,9 @@ class Sparsifier:
                 "call backward() before every step(), and exclude layers that the loss does not use."
             )
         without = [
-            name for name in self._enforced if removal.score in GRADIENT_SCORES and self._weights[name].grad is None
+            name
+            for name in self._enforced
+            if removal.score in GRADIENT_SCORES and self._weights[name].parameter.grad is None
         ]
         if without:
             raise RuntimeError(
@@ -414,97 +469,98 @@ class Sparsifier:
             )
 
     def _all_finite(self) -> bool:
-        gradients = [*self._gradients.values(), *(self._weights[name].grad for name in self._enforced)]
+        gradients = [*self._gradients.values(), *(self._weights[name].parameter.grad for name in self._enforced)]
         return all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)
 
     def _update(self) -> None:
         """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2)."""
         targets, exchanged = self._budget.links(self.steps), self._budget.exchanged(self.steps)
-        links = {name: int(mask.sum()) for name, mask in self._by_part(self.masks).items()}
+        masks = self.masks
+        links = {name: int(mask.count_nonzero()) for name, mask in self._by_part(masks).items()}
         self._updated_at = self.steps
         if links == targets and not any(exchanged[name] for name in targets.keys() - self._stopped):
             return
 
         seconds = {}
-        survivors = {name: mask.clone() for name, mask in self.masks.items()}
+        survivors = {name: mask.clone() for name, mask in masks.items()}
         for name, alive in self._by_part(survivors).items():
             started = time.perf_counter()
             if name not in self._stopped:
-                alive.copy_(self._remove(name, targets[name], exchanged[name]))
+                alive.copy_(self._remove(name, alive, targets[name], exchanged[name]))
             seconds[name] = time.perf_counter() - started
         if self.method.removal.percolate:
-            self._percolate(survivors)
+            self._percolate(masks, survivors)
 
         rows: list[Update] = []
-        survivors_of, ever_active_of = self._by_part(survivors), self._by_part(self._ever_active)
-        for name, mask in self._by_part(self.masks).items():
-            started = time.perf_counter()
-            alive, ever_active = survivors_of[name], ever_active_of[name]
-            removed = mask & ~alive
-            regrown = self._regrow(name, alive, targets[name] - int(alive.sum()))
-            mask.copy_(alive | regrown)
-            self._reset(name, alive, removed, regrown)
-            ever_active |= mask
-            rows.append(
-                Update(
-                    step=self.steps,
-                    layer=name,
-                    links=int(mask.sum()),
-                    removed=int(removed.sum()),
-                    regrown=int(regrown.sum()),
-                    overlap=overlap(removed, regrown),
-                    anp=0.0,  # known once all layers are done
-                    itop=itop_rate(ever_active),
-                    seconds=seconds[name] + time.perf_counter() - started,
+        for parameter, parts in groupby(self._parts.items(), key=lambda part: part[1].parameter):
+            old, alive, new = masks[parameter], survivors[parameter], survivors[parameter].clone()
+            ever_active = unpack_bits(self._ever_active[parameter], old.shape)
+            for name, part in parts:
+                started = time.perf_counter()
+                mask, left = part.rows(new), part.rows(alive)
+                regrown = self._regrow(name, left, targets[name] - int(left.count_nonzero()))
+                mask |= regrown
+                removed = part.rows(old) & ~left
+                ever = part.rows(ever_active)
+                ever |= mask.cpu()
+                rows.append(
+                    Update(
+                        step=self.steps,
+                        layer=name,
+                        links=int(mask.count_nonzero()),
+                        removed=int(removed.count_nonzero()),
+                        regrown=int(regrown.count_nonzero()),
+                        overlap=overlap(removed, regrown),
+                        anp=0.0,  # known once all layers are done
+                        itop=itop_rate(ever),
+                        seconds=seconds[name] + time.perf_counter() - started,
+                    )
                 )
-            )
-        self._count_active(rows)
+            started = time.perf_counter()
+            self._rewire(parameter, old, alive, new)
+            self._ever_active[parameter] = pack_bits(ever_active)
+            masks[parameter] = new
+            rows[-1]["seconds"] += time.perf_counter() - started
+        self._count_active(masks, rows)
         self.history += rows
         early_stop = self.method.turnover.early_stop
         if early_stop is not None and targets == self._budget.links(self.timeline.total_steps):
             self._stopped |= {row["layer"] for row in rows if row["overlap"] > early_stop}
 
-    def _percolate(self, survivors: dict[str, Tensor]) -> None:
+    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor]) -> None:
         """Cut the incomplete links, in place, but none of a layer that has stopped early."""
         percolated = percolate(self._by_layer(survivors), self._graph)
         for name, mask in self._by_layer(survivors).items():
             mask.copy_(percolated[name])
-        masks = self._by_part(self.masks)
+        before = self._by_part(masks)
         for name, mask in self._by_part(survivors).items():
             if name in self._stopped:
-                mask.copy_(masks[name])
+                mask.copy_(before[name])
 
-    def _count_active(self, rows: list[Update]) -> None:
-        active = {name: torch.zeros(len(mask), dtype=torch.bool) for name, mask in self.masks.items()}
-        for name, neurons in active_neurons(self._by_layer(self.masks), self._graph).items():
+    def _count_active(self, masks: dict[str, Tensor], rows: list[Update]) -> None:
+        active = {name: torch.zeros(len(mask), dtype=torch.bool) for name, mask in masks.items()}
+        for name, neurons in active_neurons(self._by_layer(masks), self._graph).items():
             layer = self._layers[name]
             layer.rows(active[layer.parameter]).copy_(neurons)
         for row in rows:
             part = self._parts[row["layer"]]
             row["anp"] = float(part.rows(active[part.parameter]).float().mean())
 
-    def _remove(self, name: str, target: int, exchanged: int) -> Tensor:
+    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int) -> Tensor:
         """Prune to the target by the lowest scores, then remove the links to be exchanged."""
-        part, generator = self._parts[name], self._generators[name]
-        mask = part.rows(self.masks[part.parameter])
-        if target < int(mask.sum()):
-            mask = keep(self._removal_scores(part, mask), mask, target, soft=False, generator=generator)
-        temperature = self.method.removal.temperature
-        if temperature is None:
+        part, generator, removal = self._parts[name], self._generators[name], self.method.removal
+        weight, score = self._weights[part.parameter], SCORES[removal.score]
+        links = weight.links(part, mask)
+        if target < len(links.values):
+            links = _only(links, choose(score(links), target, soft=False, generator=generator).sort().values)
+        if removal.temperature is None:
             soft, exponent = False, 1.0
         else:
-            soft, exponent = True, value_at(temperature, self.steps, self.timeline)
-        scores = self._removal_scores(part, mask)
-        return keep(scores, mask, target - exchanged, exponent, soft, generator=generator)
-
-    def _removal_scores(self, part: Layer, mask: Tensor) -> Tensor:
-        score = self.method.removal.score
-        weight = part.rows(self._weights[part.parameter]).masked_fill(~mask, 0)
-        if score in SCORES:
-            return SCORES[score](weight)
-        gradient = self._weights[part.parameter].grad
-        assert gradient is not None  # _check_gradients has looked
-        return GRADIENT_SCORES[score](weight, part.rows(gradient).masked_fill(~mask, 0))
+            soft, exponent = True, value_at(removal.temperature, self.steps, self.timeline)
+        kept = choose(score(links), target - exchanged, temperature=exponent, soft=soft, generator=generator)
+        alive = torch.zeros_like(mask)
+        alive[links.outputs[kept], links.inputs[kept]] = True
+        return alive
 
     def _regrow(self, name: str, survivors: Tensor, num: int) -> Tensor:
         regrowth, generator, part = self.method.regrowth, self._generators[name], self._parts[name]
@@ -518,33 +574,29 @@ class Sparsifier:
             return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
         return draw(scores, ~survivors, num, soft=regrowth.soft, generator=generator)
 
-    def _reset(self, name: str, survivors: Tensor, removed: Tensor, regrown: Tensor) -> None:
-        """Zero all that is kept of the links outside `survivors`, but give regrown ones their past weight if any."""
-        part = self._parts[name]
-        weight = part.rows(self._weights[part.parameter].data)
+    def _rewire(self, parameter: str, old: Tensor, survivors: Tensor, new: Tensor) -> None:
+        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
+        weight = self._weights[parameter]
         if self._past_weights:
-            past = part.rows(self._past_weights[part.parameter])
-            past.copy_(torch.where(removed, weight, past))
-        for tensor in self._all_of(part.parameter):
-            part.rows(tensor).masked_fill_(~survivors, 0)
+            past = self._past_weights[parameter]
+            past.copy_(torch.where(old & ~survivors, weight.dense(), past))
+        weight.rewire(survivors, new)
         if self._past_weights:
-            weight.copy_(torch.where(regrown, past, weight))
+            weight.put(new & ~survivors, past)
 
-    def _clear_absent(self, name: str, alive: Tensor) -> None:
-        """Zero weight, gradient and optimizer state of the links outside `alive`."""
-        for tensor in self._all_of(name):
-            tensor.masked_fill_(~alive, 0)
 
-    def _all_of(self, name: str) -> list[Tensor]:
-        """A weight, its gradient if it has one, and the optimizer's state of its shape."""
-        weight = self._weights[name]
-        state = self.optimizer.state.get(weight, {}).values()
-        moments = [value for value in state if isinstance(value, Tensor) and value.shape == weight.shape]
-        return [weight.data, *([] if weight.grad is None else [weight.grad]), *moments]
+def _only(links: WeightedLinks, chosen: Tensor) -> WeightedLinks:
+    gradients = None if links.gradients is None else links.gradients[chosen]
+    return WeightedLinks(links.outputs[chosen], links.inputs[chosen], links.values[chosen], gradients, links.shape)
+
+
+def _of_shape(shape: tuple[int, int]) -> Tensor:
+    """A mask of one element, seen as a large one."""
+    return torch.zeros((), dtype=torch.bool).expand(shape)
 
 
 def _share(masks: Mapping[str, Tensor]) -> float:
-    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
+    return sum(int(mask.count_nonzero()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
 def _check_ownership(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -575,12 +627,27 @@ def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable
         owner = sparsifier()
         if owner is None or _RULED_BY[weight]() is not owner or weight.grad is None:
             return
-        mask, gradients = owner.masks[name], owner._gradients
+        held, gradients = owner._weights[name], owner._gradients
         if owner.update_due and owner.method.regrowth.score == "gradient":
             gradient = weight.grad.float()
             absent = gradient + gradients[name] if name in gradients else gradient
-            gradients[name] = torch.where(mask, gradient, absent)
-        weight.grad.masked_fill_(~mask, 0)
+            gradients[name] = torch.where(held.mask, gradient, absent)
+        zero_absent(weight.grad, held.mask)
+
+    return hook
+
+
+def _dense_gradient_hook(
+    sparsifier: "weakref.ref[Sparsifier]", name: str
+) -> Callable[[SparseLinear, Callable[[], Tensor]], None]:
+    """Sums up the gradient by all links of a layer that stores those it has, where an update by gradient is due."""
+
+    def hook(layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
+        owner = sparsifier()
+        if owner is None or _RULED_BY[layer.values]() is not owner:
+            return
+        if owner.update_due and owner.method.regrowth.score == "gradient":
+            owner._gradients[name] = owner._gradients.get(name, 0) + gradient().float()
 
     return hook
 
@@ -591,7 +658,7 @@ def _skip_updates(optimizer: torch.optim.Optimizer, sparsifier: "weakref.ref[Spa
 
     def hide(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         owner = sparsifier()
-        if owner is None or not owner.update_due or any(_RULED_BY[w]() is not owner for w in owner._weights.values()):
+        if owner is None or not owner.update_due or not owner._rules():
             return
         if any(callable(given) for given in (*args[1:], kwargs.get("closure"))):
             raise RuntimeError(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
+from chts_core.linear import Execution
 from chts_core.methods import Method
 from chts_core.sparsifier import Sparsifier, Update
 
@@ -22,7 +23,7 @@ from chts_core.sparsifier import Sparsifier, Update
 class Recipe:
     """How an MLP is trained: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
 
-    The topology is updated once per epoch.
+    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
     """
 
     hidden: int = 512
@@ -31,6 +32,7 @@ class Recipe:
     learning_rate: float = 0.025
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    execution: Execution = "masked"
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def _prepare(
         total_steps=recipe.epochs * steps_per_epoch,
         update_every=steps_per_epoch,
         seed=seed,
+        execution=recipe.execution,
     )
     return model, optimizer, sparsifier
 

@@ -1,0 +1,512 @@
+"""Truly sparse linear layers: stored as their links, and multiplied link by link.
+
+A mask on a dense weight saves nothing: the zeros are stored, multiplied, and carried through the optimizer. A
+:class:`SparseLinear` holds one value per link and where the links are, twice: by rows (CSR) for y = W x + b and the
+gradient by W, and by columns (CSC), as the order in which the same values stand there, for the gradient by x. Both are
+rebuilt only when the topology changes.
+
+Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
+contiguous numbers. The result is returned as a view that looks like (samples, features); elementwise layers keep that
+layout, and the next sparse layer takes it without a copy.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chts_core.checks import check_mask
+from chts_core.topology import erdos_renyi
+
+Execution = Literal["masked", "csr", "auto"]
+
+# Applied to what is kept for each link, such as an optimizer's moments, when the links change.
+Carry = Callable[[Tensor], Tensor]
+
+
+class Links(NamedTuple):
+    """Where the links of a layer are; int32.
+
+    crow_indices: output i has the links crow_indices[i] to crow_indices[i + 1].
+    col_indices: the input of each link.
+    ccol_indices, row_indices: the same by inputs: the output of each link in that order.
+    order: for each link by inputs, which one it is by outputs.
+    """
+
+    crow_indices: Tensor
+    col_indices: Tensor
+    ccol_indices: Tensor
+    row_indices: Tensor
+    order: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
+
+    def outputs(self) -> Tensor:
+        """The output of each link by outputs, int64."""
+        return torch.repeat_interleave(self.crow_indices.diff())
+
+    def positions(self) -> Tensor:
+        """Position of each link in the flattened weight, int64, ascending."""
+        return self.outputs() * self.shape[1] + self.col_indices
+
+
+def compress(mask: Tensor) -> Links:
+    """The links of a mask (out_features, in_features), on its device."""
+    check_mask(mask)
+    outputs, inputs = mask.nonzero().unbind(1)
+    return _compress(outputs, inputs, (mask.shape[0], mask.shape[1]))
+
+
+def _compress(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
+    order = inputs.argsort(stable=True)
+    crow, ccol = (
+        F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
+        for nodes, size in zip((outputs, inputs), shape, strict=True)
+    )
+    return Links(*(tensor.to(torch.int32) for tensor in (crow, inputs, ccol, outputs[order], order)))
+
+
+class Kernels(Protocol):
+    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples)."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        ...
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        ...
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        ...
+
+
+class DenseKernels:
+    """Dense products with a weight that is filled in from the links: "masked" execution."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        y = _fill(links, values) @ x
+        return y if bias is None else y.add_(bias[:, None])
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        return _fill(links, values).T @ dy
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        return (dy @ x.T).flatten()[links.positions()]
+
+
+class CompiledKernels:
+    """Loops compiled by Numba, for float32 and float64 on a CPU."""
+
+    # Not every threading layer of Numba can be entered twice at a time.
+    _lock = threading.Lock()
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        return self._multiply(links.crow_indices, links.col_indices, values, None, bias, x)
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        return self._multiply(links.ccol_indices, links.row_indices, values, links.order, None, dy)
+
+    def _multiply(
+        self, start: Tensor, columns: Tensor, values: Tensor, order: Tensor | None, bias: Tensor | None, x: Tensor
+    ) -> Tensor:
+        from chts_core._kernels import multiply  # Numba takes about a second to import
+
+        y = x.new_empty(len(start) - 1, x.shape[1])
+        given = (start, columns, values, order, bias, x.contiguous(), y)
+        with self._lock:
+            multiply(torch.get_num_threads(), *(None if tensor is None else tensor.numpy() for tensor in given))
+        return y
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        from chts_core._kernels import multiply_at_links
+
+        gradient = x.new_empty(len(links.col_indices))
+        given = (links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
+        with self._lock:
+            multiply_at_links(torch.get_num_threads(), *(tensor.numpy() for tensor in given))
+        return gradient
+
+
+class TorchKernels:
+    """Torch's own sparse products: cuSPARSE on CUDA, MKL on a CPU."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        y = torch.sparse_csr_tensor(links.crow_indices, links.col_indices, values, links.shape) @ x.contiguous()
+        return y if bias is None else y.add_(bias[:, None])
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        transposed = values[links.order]
+        weight = torch.sparse_csr_tensor(links.ccol_indices, links.row_indices, transposed, links.shape[::-1])
+        return weight @ dy.contiguous()
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        zeros = x.new_zeros(len(links.col_indices))
+        where = torch.sparse_csr_tensor(links.crow_indices, links.col_indices, zeros, links.shape)
+        products: Tensor = torch.sparse.sampled_addmm(where, dy.contiguous(), x.contiguous().T, beta=0)
+        return products.values()
+
+
+DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()
+
+
+def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The kernels for "csr" execution.
+
+    Raises:
+        TypeError: for a dtype without sparse kernels.
+        RuntimeError: where there are none for the device.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"a sparse layer has dtype {dtype}; expected torch.float32 or torch.float64. Keep the weights in float32 "
+            "and call the model under torch.autocast, or choose execution='masked'."
+        )
+    if device.type == "cpu":
+        return COMPILED
+    if device.type == "cuda":
+        return TORCH
+    raise RuntimeError(
+        f"there are no sparse kernels for device {device}; expected a CPU or CUDA. Choose execution='masked'."
+    )
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: "SparseLinear"
+    ) -> Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
+        return kernels.forward(links, values, bias, x.T).T
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, values = ctx.saved_tensors
+        dy = grad.T
+        if not isinstance(ctx.kernels, DenseKernels):
+            dy = dy.contiguous()  # once, for both products
+        dx = ctx.kernels.input_gradient(ctx.links, values, dy).T if ctx.needs_input_grad[0] else None
+        dw = ctx.kernels.value_gradient(ctx.links, x.T, dy) if ctx.needs_input_grad[1] else None
+        db = dy.sum(1) if ctx.needs_input_grad[2] else None
+        if ctx.layer.dense_gradient_hook is not None:
+            ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ x)
+        return dx, dw, db, None, None, None
+
+
+class SparseLinear(nn.Module):
+    """A linear layer that stores its links only; a drop-in for `nn.Linear` where the mask is known.
+
+    Memory is that of the values, their gradient and the optimizer's moments, and 12 bytes per link and 4 per neuron
+    for the structure. Works on inputs of any number of dimensions. Its first derivatives are there, higher ones not.
+
+    execution:
+        "csr": the products cost what the links cost. float32 and float64; on a CPU by compiled loops, on CUDA by
+            torch's sparse products, which beat dense ones only at the highest sparsities.
+        "masked": the weight is filled in for each product, which are dense: the same numbers, as a reference, and the
+            faster way where there are many links.
+        "auto": whichever was measured to be faster at this density, for this shape on this machine
+            (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
+
+    Under `torch.autocast` the layer computes, and returns, the dtype of its values.
+
+    A state dict holds the values and the links, and loads into a layer with other links. One of an `nn.Linear` loads
+    too: what it has at the links is taken.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as of `nn.Linear`.
+        mask: Boolean (out_features, in_features).
+        execution: "masked", "csr" or "auto".
+
+    Attributes:
+        values: parameter, one value for each link, by rows of the mask.
+        bias: parameter, or None.
+        dense_gradient_hook: called in the backward pass, where set, with the layer and a function that computes the
+            gradient by all of W, (out_features, in_features); for methods that regrow by it.
+    """
+
+    values: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        mask: Tensor,
+        bias: bool = True,
+        execution: Execution = "csr",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        linear = nn.Linear(in_features, out_features, bias, device, dtype)
+        self._fill_from(linear, mask, execution)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
+        """The links of a linear layer that a mask leaves; it shares the bias with the layer, which is not changed."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._fill_from(linear, mask, execution)
+        return layer
+
+    def _fill_from(self, linear: nn.Linear, mask: Tensor, execution: Execution) -> None:
+        if execution not in ("masked", "csr", "auto"):
+            raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
+        check_mask(mask)
+        if mask.shape != linear.weight.shape:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)} but the layer's weight has {tuple(linear.weight.shape)}; "
+                "expected (out_features, in_features)."
+            )
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.execution = execution
+        self.training = linear.training
+        self.dense_gradient_hook: Callable[[SparseLinear, Callable[[], Tensor]], None] | None = None
+        mask = mask.to(linear.weight.device)
+        self._set_links(compress(mask))
+        self.values = nn.Parameter(linear.weight.detach()[mask], linear.weight.requires_grad)
+        self.bias = linear.bias
+        # A measured crossover, so that a run that was cut can go on with the kernels it had.
+        self.crossover: float | None = None
+        if execution == "csr":
+            sparse_kernels(self.values.device, self.values.dtype)  # refused now, not in the first forward pass
+
+    def _set_links(self, links: Links) -> None:
+        for name, tensor in links._asdict().items():
+            # What follows from the first two is not saved.
+            self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
+
+    @property
+    def links(self) -> Links:
+        """Where the links are."""
+        return Links(*(self.get_buffer(name) for name in Links._fields))
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean (out_features, in_features), made anew."""
+        mask = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=self.values.device)
+        mask[self.links.positions()] = True
+        return mask.view(self.out_features, self.in_features)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight (out_features, in_features), made anew; gradients reach the values."""
+        weight = self.values.new_zeros(self.out_features * self.in_features)
+        return weight.index_put((self.links.positions(),), self.values).view(self.out_features, self.in_features)
+
+    @property
+    def density(self) -> float:
+        """Share of the links that exist."""
+        return len(self.values) / (self.out_features * self.in_features)
+
+    def to_linear(self) -> nn.Linear:
+        """An `nn.Linear` with the same values, and zeros where there is no link."""
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.values.dtype
+        )
+        linear.weight = nn.Parameter(self.weight.detach(), self.values.requires_grad)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return linear.train(self.training)
+
+    @torch.no_grad()
+    def rewire(self, mask: Tensor, survivors: Tensor | None = None) -> Carry:
+        """Change the links; in place, so that an optimizer goes on with the same parameter.
+
+        Args:
+            mask: the new links.
+            survivors: those of the old links that keep their values where they stay; a link that goes and comes back at
+                once starts from zero. By default all of the old ones.
+
+        Returns:
+            What to apply to whatever else is kept for each link, such as an optimizer's moments: it keeps the entries
+            of the survivors, and is zero for the others.
+        """
+        kept = mask & (self.mask if survivors is None else survivors)
+        stays = kept.flatten()[self.links.positions()]
+        links = compress(mask)
+        comes = kept.flatten()[links.positions()]
+
+        def carry(tensor: Tensor) -> Tensor:
+            carried = tensor.new_zeros(len(comes))
+            carried[comes] = tensor[stays]
+            return carried
+
+        self._set_links(links)
+        _set_data(self.values, carry(self.values.detach()))
+        if self.values.grad is not None:
+            self.values.grad = carry(self.values.grad)
+        return carry
+
+    def kernels(self) -> Kernels:
+        """The kernels that the next product will use."""
+        if self.execution == "masked":
+            return DENSE
+        if self.execution == "auto":
+            if self.crossover is None:
+                self.crossover = crossover_density(
+                    self.out_features, self.in_features, self.values.device, self.values.dtype
+                )
+            if self.density > self.crossover:
+                return DENSE
+        return sparse_kernels(self.values.device, self.values.dtype)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, input: Tensor) -> Tensor:
+        """x Wᵀ + b for x (..., in_features)."""
+        if input.shape[-1] != self.in_features:
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}; expected (..., {self.in_features}), the layer's in_features."
+            )
+        x = input.reshape(-1, self.in_features).to(self.values.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+                x, self.values, self.bias, self.links, self.kernels(), self
+            )
+        return y.view(*input.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"links={len(self.values)}, execution={self.execution!r}"
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}weight" in state_dict:  # of an nn.Linear
+            weight = state_dict.pop(f"{prefix}weight")
+            if weight.shape == (self.out_features, self.in_features):
+                state_dict[f"{prefix}values"] = weight.flatten()[self.links.positions().to(weight.device)]
+            state_dict[f"{prefix}crow_indices"] = self.crow_indices
+            state_dict[f"{prefix}col_indices"] = self.col_indices
+        names = [f"{prefix}{name}" for name in ("crow_indices", "col_indices", "values")]
+        if all(name in state_dict for name in names):
+            crow, columns, values = (state_dict[name] for name in names)
+            damage = self._damage(crow, columns, values)
+            if damage:
+                raise ValueError(f"the saved links of layer {prefix.removesuffix('.')!r} {damage}.")
+            where = self.values.device
+            outputs = torch.repeat_interleave(crow.to(where, torch.int64).diff())
+            self._set_links(_compress(outputs, columns.to(where, torch.int64), (self.out_features, self.in_features)))
+            if len(values) != len(self.values):
+                _set_data(self.values, self.values.new_zeros(len(values)))
+                self.values.grad = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _damage(self, crow: Tensor, columns: Tensor, values: Tensor) -> str:
+        """What is wrong with saved links, or nothing."""
+        if crow.shape != (self.out_features + 1,):
+            return f"are of {len(crow) - 1} outputs, but this layer has {self.out_features}"
+        if columns.shape != values.shape or int(crow[0]) != 0 or int(crow[-1]) != len(columns):
+            return f"do not fit together: {len(columns)} inputs, {len(values)} values, {int(crow[-1])} links"
+        if bool((crow.diff() < 0).any()):
+            return "have an output with less than no links"
+        if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < self.in_features:
+            return f"lead to inputs outside 0 to {self.in_features - 1}"
+        outputs = torch.repeat_interleave(crow.long().diff())
+        if bool(((outputs * self.in_features + columns).diff() <= 0).any()):
+            return "are not in ascending order, each once"
+        return ""
+
+
+def convertible(model: nn.Module, parameter: str) -> bool:
+    """Whether the layer that has this weight can be replaced by a :class:`SparseLinear`.
+
+    Those inside `nn.MultiheadAttention` cannot: it reads the weights of its parts itself.
+    """
+    path, _, name = parameter.rpartition(".")
+    return name == "weight" and bool(path) and type(model.get_submodule(path)) is nn.Linear
+
+
+def to_dense(model: nn.Module) -> nn.Module:
+    """Replace every :class:`SparseLinear` of a model by an `nn.Linear` with the same values; the model itself."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, SparseLinear):
+            model.set_submodule(path, module.to_linear())
+    return model
+
+
+def _fill(links: Links, values: Tensor) -> Tensor:
+    """The dense weight."""
+    weight = values.new_zeros(links.shape[0] * links.shape[1])
+    weight[links.positions()] = values
+    return weight.view(links.shape)
+
+
+def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
+    """Give a parameter other data, also of another length.
+
+    While a graph is alive in which it was used, autograd remembers its shape. Another dtype makes it forget.
+    """
+    other = torch.float32 if parameter.dtype == torch.float64 else torch.float64
+    parameter.data = parameter.data[:0].to(other)
+    parameter.data = data
+
+
+@cache
+def _measured_crossover(out_features: int, in_features: int, device: str, dtype: torch.dtype, _threads: int) -> float:
+    """See :func:`crossover_density`; it also depends on the number of threads."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_CROSSOVER_SAMPLES, in_features, generator=generator).to(device, dtype)
+    dy = torch.randn(_CROSSOVER_SAMPLES, out_features, generator=generator).to(device, dtype)
+
+    def seconds(density: float, kernels: Kernels) -> float:
+        links = compress(erdos_renyi(out_features, in_features, density, generator=generator).to(device))
+        values = x.new_ones(len(links.col_indices))
+        times = []
+        for _ in range(4):  # the first one warms up
+            started = time.perf_counter()
+            kernels.forward(links, values, None, x.T)
+            kernels.input_gradient(links, values, dy.T)
+            gradient = kernels.value_gradient(links, x.T, dy.T)
+            float(gradient.sum())  # waits for a GPU
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    sparse = sparse_kernels(torch.device(device), dtype)
+    densities = (0.05, 0.2)
+    ours = [seconds(density, sparse) for density in densities]
+    rival = [seconds(density, DENSE) for density in densities]
+    # Both are straight lines, to a good approximation: where they meet.
+    gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
+    if gain[0] <= 0:
+        return 0.0
+    if gain[1] >= gain[0]:
+        return 1.0
+    return min(1.0, densities[0] + (densities[1] - densities[0]) * gain[0] / (gain[0] - gain[1]))
+
+
+_CROSSOVER_SAMPLES = 256
+_CROSSOVER_SIZE = 1024  # larger layers are measured at this size
+
+
+def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Density up to which sparse products are faster than dense ones of a filled-in weight, on this machine.
+
+    Measured once in a process for each shape: forward and backward of 256 samples at two densities, in a few
+    milliseconds, with at most 1024 features on each side.
+    """
+    sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
+    return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

@@ -1,0 +1,252 @@
+"""How the links of a weight are stored: as a dense weight under a mask, or as the links alone."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chts_core.layers import Layer
+from chts_core.linear import SparseLinear
+from chts_core.removal import WeightedLinks
+
+
+class Weight(Protocol):
+    """A weight whose links evolve, and what its optimizer keeps of them."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What the optimizer holds."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        ...
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean (out_features, in_features); not to be changed."""
+        ...
+
+    def links(self, part: Layer, alive: Tensor) -> WeightedLinks:
+        """Those links of some rows that are in `alive`, Boolean and shaped like the part."""
+        ...
+
+    def dense(self) -> Tensor:
+        """The weight with zeros where there is no link; not to be changed."""
+        ...
+
+    def scale(self, part: Layer, factor: float) -> None:
+        """Multiply the weights of some rows."""
+        ...
+
+    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+        """Change the links to `mask`: `survivors` keep all they have, the others start from zeros."""
+        ...
+
+    def put(self, where: Tensor, weight: Tensor) -> None:
+        """Give the links in `where` the weights of a dense tensor."""
+        ...
+
+    def adopt(self, mask: Tensor) -> None:
+        """Change the links to those of a saved run, whose weights and optimizer state have been loaded."""
+        ...
+
+    def clear_absent(self, keeps_zeros: bool) -> None:
+        """Zero what is kept of absent links.
+
+        Args:
+            keeps_zeros: whether the optimizer leaves the state of a link at zero that has had no gradient.
+        """
+        ...
+
+
+class MaskedWeight:
+    """A dense weight that holds zeros where the mask has no link, and so does all its optimizer keeps of it."""
+
+    def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.parameter = parameter
+        self.shape = (parameter.shape[0], parameter.shape[1])
+        self._mask = mask
+        self._optimizer = optimizer
+
+    @property
+    def mask(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self._mask
+
+    def links(self, part: Layer, alive: Tensor) -> WeightedLinks:
+        """See :class:`Weight`."""
+        outputs, inputs = alive.nonzero().unbind(1)
+        weight, gradient = self.parameter.detach(), self.parameter.grad
+        gradients = None if gradient is None else part.rows(gradient)[outputs, inputs]
+        return WeightedLinks(outputs, inputs, part.rows(weight)[outputs, inputs], gradients, part.shape)
+
+    def dense(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self.parameter.detach()
+
+    def scale(self, part: Layer, factor: float) -> None:
+        """See :class:`Weight`."""
+        part.rows(self.parameter.data).mul_(factor)
+
+    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        for tensor in self._tensors():
+            zero_absent(tensor, survivors)
+        self._mask.copy_(mask)
+
+    def put(self, where: Tensor, weight: Tensor) -> None:
+        """See :class:`Weight`."""
+        self.parameter.data.copy_(torch.where(where, weight, self.parameter.data))
+
+    def adopt(self, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        self._mask.copy_(mask)
+        self.clear_absent(keeps_zeros=False)
+
+    def clear_absent(self, keeps_zeros: bool) -> None:
+        """See :class:`Weight`."""
+        for tensor in (self.parameter.data,) if keeps_zeros else self._tensors():
+            zero_absent(tensor, self._mask)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """The weight, its gradient if it has one, and the optimizer's state of its shape."""
+        yield self.parameter.data
+        if self.parameter.grad is not None:
+            yield self.parameter.grad
+        for _, tensor in _moments(self._optimizer, self.parameter):
+            yield tensor
+
+
+class LinkWeight:
+    """A layer that stores its links alone (:class:`chts_core.linear.SparseLinear`)."""
+
+    def __init__(self, layer: SparseLinear, optimizer: torch.optim.Optimizer) -> None:
+        self.layer = layer
+        self.shape = (layer.out_features, layer.in_features)
+        self._optimizer = optimizer
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """See :class:`Weight`."""
+        return self.layer.values
+
+    @property
+    def mask(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self.layer.mask
+
+    def links(self, part: Layer, alive: Tensor) -> WeightedLinks:
+        """See :class:`Weight`."""
+        own = self._range(part)
+        links = self.layer.links
+        outputs, inputs = links.outputs()[own] - part.first_row, links.col_indices[own].long()
+        stays = alive[outputs, inputs]
+        values, gradient = self.parameter.detach()[own], self.parameter.grad
+        gradients = None if gradient is None else gradient[own][stays]
+        return WeightedLinks(outputs[stays], inputs[stays], values[stays], gradients, part.shape)
+
+    def dense(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self.layer.weight.detach()
+
+    def scale(self, part: Layer, factor: float) -> None:
+        """See :class:`Weight`."""
+        self.parameter.data[self._range(part)] *= factor
+
+    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        moments = _moments(self._optimizer, self.parameter)
+        carry = self.layer.rewire(mask, survivors)
+        for key, tensor in moments:
+            self._optimizer.state[self.parameter][key] = carry(tensor)
+
+    def put(self, where: Tensor, weight: Tensor) -> None:
+        """See :class:`Weight`."""
+        positions = self.layer.links.positions()
+        there = where.flatten()[positions]
+        self.parameter.data[there] = weight.flatten()[positions[there]]
+
+    def adopt(self, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        current = self.layer.mask
+        if not torch.equal(current, mask):
+            self.layer.rewire(mask, current & mask)
+
+    def clear_absent(self, keeps_zeros: bool) -> None:
+        """See :class:`Weight`: there is nothing of them."""
+
+    def _range(self, part: Layer) -> slice:
+        """The links of a part's rows."""
+        crow = self.layer.links.crow_indices
+        return slice(int(crow[part.first_row]), int(crow[part.first_row + part.shape[0]]))
+
+
+def store_links(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameter: str,
+    mask: Tensor,
+    execution: Any,
+) -> LinkWeight:
+    """Replace a linear layer of a model by one that stores its links alone; the optimizer goes on with that.
+
+    Args:
+        parameter: name of its weight, with one for which :func:`chts_core.linear.convertible` holds.
+        mask, execution: as of :class:`chts_core.linear.SparseLinear`.
+    """
+    path = parameter.removesuffix(".weight")
+    linear = model.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    layer = SparseLinear.from_linear(linear, mask, execution)
+    old, new = linear.weight, layer.values
+    if old.grad is not None:
+        new.grad = old.grad[mask]
+    for group in optimizer.param_groups:
+        group["params"] = [new if held is old else held for held in group["params"]]
+    if old in optimizer.state:
+        state = optimizer.state.pop(old)
+        optimizer.state[new] = {
+            key: value[mask] if isinstance(value, Tensor) and value.shape == mask.shape else value
+            for key, value in state.items()
+        }
+    model.set_submodule(path, layer)
+    return LinkWeight(layer, optimizer)
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
+    """What an optimizer keeps for each element of a parameter, whatever it calls it."""
+    state: Mapping[str, object] = optimizer.state.get(parameter, {})
+    return [
+        (key, value) for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape
+    ]
+
+
+def zero_absent(tensor: Tensor, mask: Tensor) -> None:
+    """Zero a 2-D tensor in place where a mask has no link; a NaN there vanishes too.
+
+    On a CPU at the speed of memory: torch's own fill by a mask takes five to fifty times as long.
+    """
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
+        from chts_core._kernels import zero_absent as zero_integers  # Numba takes about a second to import
+
+        zero_integers(tensor.view(_INTEGERS[tensor.dtype.itemsize]).numpy(), mask.numpy())
+    else:
+        tensor.masked_fill_(~mask, 0)
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """A mask as bits, uint8 on the CPU."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def unpack_bits(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask, on the CPU, that :func:`pack_bits` packed."""
+    count = int(np.prod(shape))
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).view(torch.bool).view(shape)
