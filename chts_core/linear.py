@@ -12,6 +12,7 @@ layout, and the next sparse layer takes it without a copy.
 
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, NamedTuple, Protocol
@@ -148,21 +149,26 @@ class TorchKernels:
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """W x + b."""
-        y = torch.sparse_csr_tensor(links.crow_indices, links.col_indices, values, links.shape) @ x.contiguous()
+        y = _matrix(links.crow_indices, links.col_indices, values, links.shape) @ x.contiguous()
         return y if bias is None else y.add_(bias[:, None])
 
     def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
         """Wᵀ dy."""
-        transposed = values[links.order]
-        weight = torch.sparse_csr_tensor(links.ccol_indices, links.row_indices, transposed, links.shape[::-1])
+        weight = _matrix(links.ccol_indices, links.row_indices, values[links.order], links.shape[::-1])
         return weight @ dy.contiguous()
 
     def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
         """dy xᵀ at the links."""
         zeros = x.new_zeros(len(links.col_indices))
-        where = torch.sparse_csr_tensor(links.crow_indices, links.col_indices, zeros, links.shape)
+        where = _matrix(links.crow_indices, links.col_indices, zeros, links.shape)
         products: Tensor = torch.sparse.sampled_addmm(where, dy.contiguous(), x.contiguous().T, beta=0)
         return products.values()
+
+
+def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    with warnings.catch_warnings():  # a warning that these are in beta state
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
 
 
 DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()

@@ -128,6 +128,12 @@ class Sparsifier:
         self.postponed: list[int] = []
 
         self._model = unwrap(model)
+        already = [path for path, module in self._model.named_modules() if isinstance(module, SparseLinear)]
+        if already:
+            raise ValueError(
+                f"the layers {', '.join(already)} of the model store their links alone already; "
+                "call chts_core.linear.to_dense(model) and build the optimizer anew, or take a new model."
+            )
         self._layers = sparse_layers(self._model, include, exclude)
         self._graph = find_graph(self._model, self.method, self._layers) if graph is None else graph
         # What evolves by itself: a layer, or a head of one.
@@ -388,7 +394,7 @@ class Sparsifier:
         stay = [name for name in names if not convertible(self._model, name)]
         if self.execution == "csr" and stay:
             raise ValueError(
-                f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected the weight of an nn.Linear "
+                f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected weights of an nn.Linear "
                 "that is a part of the model, outside nn.MultiheadAttention. Choose execution='auto', which leaves the "
                 "others masked, or exclude them."
             )
