@@ -371,20 +371,19 @@ def _walk_batched(mask: Tensor, num_links: int, inside: bool, generator: torch.G
             z, u = (torch.where(any_wedge, node, other + offset) for node, other in zip((z, u), nodes, strict=True))
         pair = torch.where(z < rows, z * rows + u, rows * rows + (z - rows) * columns + u - rows)
         common = shared_by_pair[pair]
-        counts = any_wedge | ((common > 0) if among_all else (below(common.long().clamp(min=1), walks) == 0))
-
         degree = start.diff()[z]
         v = neighbours[(start[z] + below(degree.clamp(min=1), walks)).clamp_(max=len(neighbours) - 1)]
         link = torch.minimum(u, v) * columns + torch.maximum(u, v) - rows
         coin = torch.rand(walks, dtype=torch.float64, generator=generator, device=device)
-        counts &= ~mask.flatten()[link] & ~new[link] & (coin * most < _lacking_odds(degree, common))
+        counts = ~mask.flatten()[link] & ~new[link] & (coin * most < _lacking_odds(degree, common))
+        if not among_all:  # of all the wedges that join a pair one counts
+            counts &= any_wedge | (below(common.long().clamp(min=1), walks) == 0)
 
         link = torch.where(counts, link, nowhere)
         order = torch.arange(walks, device=device)
         earliest = torch.full_like(new, walks, dtype=torch.int64).scatter_reduce_(0, link, order, "amin")
         counts &= earliest[link] == order
         new[torch.where(counts & (counts.cumsum(0) <= left), link, nowhere)] = True
-        new[nowhere] = False
         return min(int(counts.sum()), left)
 
     _walk_rounds(num_links, propose)

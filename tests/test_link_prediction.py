@@ -312,6 +312,8 @@ AMONG_ALL = {
     "some share nothing": rows_of({0, 1, 2, 3}, {0, 1, 2, 3, 4}, {3, 5}, columns=6),
     "nearly all shared": rows_of(set(range(20)), {*range(18), 20}, columns=21),
 }
+# The greatest odds are those of its inputs, and of the one before those of its outputs.
+AMONG_ALL["nearly all shared, turned"] = AMONG_ALL["nearly all shared"].T.contiguous()
 NETWORKS = AMONG_WEDGES | AMONG_ALL
 
 
