@@ -43,8 +43,7 @@ wheel: .venv/dev.stamp
 	cd runs/wheel && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts run 06 --profile ci --out out
 
 bench: .venv/notebooks.stamp
-	$(BIN)/python benchmarks/core.py
-	$(BIN)/python benchmarks/link_prediction.py
+	$(BIN)/chts bench
 
 clean:
 	rm -rf .venv dist runs

@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from chts_core.lab import conformance, notebooks, records
+from chts_core.lab import bench, conformance, notebooks, records
 from chts_core.lab.data import IMAGE_SETS, locate
 from chts_core.lab.tour import as_text, comparison, tour
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if it worked, 1 if a notebook failed, 2 if it was asked for something that cannot be."""
+    """Run the command; 0 if it worked, 1 if something failed on the way, 2 if it was asked for what cannot be."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
@@ -49,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
     command.set_defaults(command=_conformance)
+
+    command = commands.add_parser("bench", help="time things against named rivals; 1 if a benchmark failed")
+    command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
+    command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
+    command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
+    command.set_defaults(command=_bench)
 
     command = commands.add_parser("tour", help="run all notebooks and write one page about them")
     command.add_argument(
@@ -92,6 +98,14 @@ def _conformance(options: argparse.Namespace) -> int:
         records.write_json(options.out, record)
         print(f"written to {options.out}")
     return int(any(result.passed is False for result in results))
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.list:
+        for topic, subject in bench.topics().items():
+            print(f"{topic:<16} {subject}")
+        return 0
+    return 0 if bench.bench(options.topics, options.out) else 1
 
 
 def _list(_: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import cli, data, notebooks, records
+from chts_core.lab import bench, cli, data, notebooks, records
 
 PARAMETERS = 'profile: str = "laptop"  # how large\nseed: int = 0  # of the run\nsparsity: float = 0.9'
 ROW = {
@@ -195,6 +195,39 @@ def test_the_tour_exits_by_its_outcome(monkeypatch: pytest.MonkeyPatch, succeede
     assert asked == [("laptop", Path("runs/tour")), ("ci", Path("there"))]
 
 
+# --- bench ---
+
+
+@pytest.mark.parametrize(("succeeded", "code"), [(True, 0), (False, 1)])
+def test_the_benchmarks_exit_by_their_outcome(monkeypatch: pytest.MonkeyPatch, succeeded: bool, code: int) -> None:
+    asked: list[tuple[list[str], Path]] = []
+
+    def run(topics: list[str], out_dir: Path) -> bool:
+        asked.append((topics, out_dir))
+        return succeeded
+
+    monkeypatch.setattr(bench, "bench", run)
+    assert cli.main(["bench"]) == code
+    assert cli.main(["bench", "regrowth", "step", "--out", "there"]) == code
+    assert asked == [([], Path("runs/bench")), (["regrowth", "step"], Path("there"))]
+
+
+def test_benchmarks_are_listed_and_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--list"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed == bench.topics()
+    assert list(Path().iterdir()) == []
+
+
+def test_an_unknown_benchmark_exits_2_and_runs_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "regrowth", "regroth"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "there is no benchmark 'regroth'; expected some of " in shown.err
+    assert "regrowth" in shown.err.partition("expected")[2]
+    assert list(Path().iterdir()) == []
+
+
 # --- the command itself ---
 
 
@@ -210,7 +243,7 @@ def test_the_command_explains_itself_from_anywhere() -> None:
     command = [sys.executable, "-m", "chts_core.lab.cli", "--help"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (finished.returncode, finished.stderr) == (0, "")
-    for word in ("usage: chts", "doctor", "list", "run", "tour"):
+    for word in ("usage: chts", "doctor", "list", "run", "bench", "tour"):
         assert word in finished.stdout
 
 

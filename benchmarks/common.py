@@ -1,0 +1,84 @@
+"""What the benchmarks share: two or three functions timed in turns, in one run.
+
+Every other module of this folder is a topic of `chts bench`: rows() yields one dictionary per comparison, as
+:func:`compare` makes them, as soon as it has it. Topics import this module as `from .common import compare`.
+"""
+
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+
+Function = Callable[[], object]
+
+_SECONDS_AT_LEAST = 3.0
+_ROUNDS_AT_LEAST = 3
+_SECONDS_OF_A_TURN = 0.05
+
+
+def compare(
+    comparison: str,
+    ours: Function,
+    rival: tuple[str, Function],
+    *,
+    floor: tuple[str, Function] | None = None,
+    aim: float | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Time our function and a rival in turns: a row of a benchmark.
+
+    Args:
+        comparison: what is done, on what.
+        ours: called without arguments, as the others are.
+        rival: its name and the function.
+        floor: name and function of what either must at least do, timed along.
+        aim: how many times as fast as the rival ours should be.
+        device: where they work; on "cuda" the row has the highest memory of one call as well.
+
+    Returns:
+        comparison, seconds, rival, rival_seconds, times_faster; where they apply floor, floor_seconds, aim,
+        peak_bytes and rival_peak_bytes. Seconds are medians over rounds in which every function has its turn.
+    """
+    name, other = rival
+    seconds = medians(ours, other, *([floor[1]] if floor else []))
+    row = {
+        "comparison": comparison,
+        "seconds": seconds[0],
+        "rival": name,
+        "rival_seconds": seconds[1],
+        "times_faster": seconds[1] / seconds[0],
+    }
+    if floor:
+        row |= {"floor": floor[0], "floor_seconds": seconds[2]}
+    if aim is not None:
+        row["aim"] = aim
+    if device == "cuda":
+        row |= {"peak_bytes": _peak_bytes(ours), "rival_peak_bytes": _peak_bytes(other)}
+    return row
+
+
+def medians(*functions: Function) -> list[float]:
+    """Median seconds of one call of each function, timed in turns, each turn after one call that does not count."""
+    threads = torch.get_num_threads()
+    timers = [
+        Timer("function()", globals={"function": function}, num_threads=threads)  # waits for a GPU to finish
+        for function in functions
+    ]
+    turns: list[list[float]] = [[] for _ in timers]
+    started = perf_counter()
+    while perf_counter() - started < _SECONDS_AT_LEAST or len(turns[0]) < _ROUNDS_AT_LEAST:
+        for timer, its_turns in zip(timers, turns, strict=True):
+            its_turns.append(timer.blocked_autorange(min_run_time=_SECONDS_OF_A_TURN).median)
+    return [median(its_turns) for its_turns in turns]
+
+
+def _peak_bytes(function: Function) -> int:
+    """GPU memory of one call at its highest, beyond what was in use before."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    return torch.cuda.max_memory_allocated() - before

@@ -1,0 +1,62 @@
+"""Soft regrowth by CH2-L3n, as random walks, against dense scores and torch.multinomial."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chts_core import link_prediction
+
+from .common import compare
+
+# Shape, density, and how many times as fast as the rival the walks should be.
+LAYERS = [
+    ((1000, 1000), 0.01, 25),
+    ((1000, 1000), 0.05, 6),
+    ((1000, 1000), 0.1, None),
+    ((1000, 1000), 0.3, None),
+    ((2048, 5461), 0.01, 15),
+    ((2048, 5461), 0.05, 3),
+    ((2048, 5461), 0.1, None),
+    ((2048, 5461), 0.3, 1.5),
+]
+SHARE = 0.3  # of the links, regrown at once
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One comparison for each layer, on the CPU and on a GPU where there is one."""
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        for shape, density, aim in LAYERS:
+            mask = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < density).to(device)
+            yield _compare(
+                mask, f"{shape[0]}×{shape[1]} at {density:.0%} on {device}", aim if device == "cpu" else None
+            )
+
+
+def _compare(mask: Tensor, layer: str, aim: float | None) -> dict[str, Any]:
+    num = int(SHARE * mask.sum())
+    generator = torch.Generator(mask.device).manual_seed(0)
+    links = mask.float()
+    square_of_outputs, square_of_inputs = links @ links.T, links.T @ links
+
+    def ours() -> Tensor:
+        return link_prediction.sample_links(mask, num, "ch2_l3n", generator=generator)
+
+    def rival() -> Tensor:
+        scores = link_prediction._node_based_dense(mask, True).masked_fill_(mask, 0.0)
+        new = torch.zeros_like(mask)
+        new.view(-1)[torch.multinomial(scores.flatten(), num, generator=generator)] = True
+        return new
+
+    def floor() -> tuple[Tensor, ...]:
+        return links @ links.T, links.T @ links, square_of_outputs @ links, links @ square_of_inputs
+
+    return compare(
+        f"regrow {num} links, {layer}",
+        ours,
+        ("dense CH2-L3n + torch.multinomial", rival),
+        floor=("its four matrix products", floor),
+        aim=aim,
+        device=mask.device.type,
+    )

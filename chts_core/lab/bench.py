@@ -1,0 +1,96 @@
+"""Run the benchmarks: how many times as fast as a named rival something is, both timed in the same run."""
+
+import ast
+import importlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from chts_core.lab import records
+
+# The name that the folder of the benchmarks has as a package, wherever it is.
+_PACKAGE = "chts_benchmarks"
+
+
+def folder() -> Path:
+    """Where the benchmarks are: in the installed package, or in the checkout that this package runs from."""
+    package = Path(__file__).parents[1]
+    installed = package / "benchmarks"
+    return installed if installed.is_dir() else package.parent / "benchmarks"
+
+
+def topics() -> dict[str, str]:
+    """What each benchmark is about, by name."""
+    paths = sorted(path for path in folder().glob("*.py") if path.stem != "common")
+    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in paths}
+
+
+def bench(names: Sequence[str], out_dir: Path) -> bool:
+    """Run benchmarks, all if none is named; print a table row by row and write `out_dir`/TOPIC.json for each.
+
+    A topic that raises is reported, with the rows before, and the others still run.
+
+    Returns:
+        Whether all topics came to their end.
+
+    Raises:
+        ValueError: for an unknown topic; nothing has run then.
+    """
+    known = topics()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"there is no benchmark {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}.")
+    package = ModuleType(_PACKAGE)
+    package.__path__ = [str(folder())]
+    for name in [_PACKAGE, *(f"{_PACKAGE}.{topic}" for topic in ("common", *known))]:
+        sys.modules.pop(name, None)
+    sys.modules[_PACKAGE] = package
+    print(_line("", "ours", "rival", "ratio", "aim", "against"), flush=True)
+    ended = [_run(topic, out_dir) for topic in names or known]
+    return all(ended)
+
+
+def _run(topic: str, out_dir: Path) -> bool:
+    """Run one benchmark; whether it came to its end."""
+    started = time.perf_counter()
+    rows: list[Mapping[str, Any]] = []
+    error = None
+    try:
+        for row in importlib.import_module(f"{_PACKAGE}.{topic}").rows():
+            print(_as_text(row), flush=True)
+            rows.append(row)
+    except Exception as failure:
+        error = f"{type(failure).__name__}: {failure}"
+        print(f"chts: benchmark {topic} failed: {error}", file=sys.stderr)
+    record = {
+        "schema": records.SCHEMA,
+        "benchmark": topic,
+        "error": error,
+        "rows": rows,
+        "versions": records.versions(),
+        "device": records.describe_device(records.choose_device()),
+        "seconds": round(time.perf_counter() - started, 1),
+        "git": records.git_revision(),
+    }
+    records.write_json(out_dir / f"{topic}.json", record)
+    return error is None
+
+
+def _as_text(row: Mapping[str, Any]) -> str:
+    aim = f"{row['aim']:g}" if "aim" in row else "-"
+    ratio = f"{row['times_faster']:.2f}"
+    return _line(row["comparison"], _as_time(row["seconds"]), _as_time(row["rival_seconds"]), ratio, aim, row["rival"])
+
+
+def _line(comparison: str, ours: str, rival: str, ratio: str, aim: str, name: str) -> str:
+    return f"{comparison:<52} {ours:>8} {rival:>8} {ratio:>7} {aim:>5}  {name}"
+
+
+def _as_time(seconds: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} µs"
