@@ -242,7 +242,7 @@ def sample_links(
             f"{num_links} links were asked for but {missing} are missing; ask for a number between 0 and that."
         )
     new = torch.zeros_like(mask)
-    if soft and predictor in _WALKED:
+    if soft and predictor in WALKED:
         walk = _walk_compiled if generator.device.type == "cpu" else _walk_batched
         new = walk(mask.to(generator.device), num_links, predictor == "ch2_l3n", generator).to(mask.device)
     left = num_links - int(new.count_nonzero())
@@ -264,7 +264,8 @@ def sample_links(
 # for among the wedges, of which one per pair counts, or among all pairs, whichever are fewer. Links that were drawn
 # before are left out, which is drawing without replacement. No score, no product of matrices, no rounding.
 
-_WALKED = ("ch2_l3n", "ch3_l3n")
+# The predictors whose soft draws are walks.
+WALKED = ("ch2_l3n", "ch3_l3n")
 
 # Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
 _WALKS_PER_LINK = 16

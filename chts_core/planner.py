@@ -1,5 +1,6 @@
 """Before a run: how many links each layer has at every step, what that costs, and whether the settings can work."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from chts_core.checks import check_sparsity
 from chts_core.choices import Cubic, Sigmoid, value_at
 from chts_core.distributions import DISTRIBUTIONS
 from chts_core.layers import Layer, Selection, linear_layers, sparse_layers, split_heads, unwrap
-from chts_core.link_prediction import PREDICTORS
+from chts_core.linear import Execution, convertible
+from chts_core.link_prediction import PREDICTORS, WALKED
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, check_graph
 from chts_core.schedules import Timeline
@@ -21,13 +23,19 @@ from chts_core.tracing import layer_graph
 # Longer tables have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Peak of an update of one layer in bytes: those for each weight (masks, scores), those for each candidate of a draw
-# (position, key, noise, temporaries; all float64). Measured as what later updates than the first add to the resident
-# set of a CPU process, with MALLOC_MMAP_THRESHOLD_=65536, per weight of a 1000×2500 layer at 50, 90 and 99 % sparsity:
-# SET 44, 60, 64, CHTs the same, RigL 30, 37, 39. These are bounds for any sparsity: at 50 % too high by half.
-_BYTES_PER_WEIGHT = 14
-_BYTES_PER_SOFT_CANDIDATE = 54
-_BYTES_PER_HARD_CANDIDATE = 28
+# Peak of an update of one layer in bytes: those for each weight (masks), those for each candidate of a draw (position,
+# score, key, noise, temporaries). Measured as what torch has allocated at a time, per weight of a 1000×2500 layer at 50
+# and 90 % sparsity: SET 47 and 64, RigL 27 and 36, CHTs 37 and 13. These are bounds for any sparsity: at 50 % too high
+# by half.
+_BYTES_PER_WEIGHT = 7
+_BYTES_PER_SOFT_CANDIDATE = 62
+_BYTES_PER_HARD_CANDIDATE = 36
+# Walks need the neighbours of every node, and 8 bytes each.
+_BYTES_PER_LINK_WALKED = 20
+# A layer that stores its links alone knows of each its input, its output and its place in the other order, and of each
+# neuron where its links begin.
+_BYTES_OF_A_LINK = 12
+_BYTES_OF_A_NEURON = 4
 # A link predictor has square float32 matrices of the longer side. Measured at 200×4000 and 50 % sparsity: 266 bytes per
 # weight for CH2-L3n, 416 for CH3-L3p, which works in batches of 2²² numbers besides (and takes half of that where the
 # network is so sparse that paths are walked).
@@ -269,6 +277,7 @@ def plan(
     graph: LayerGraph | None = None,
     per_head: bool = False,
     distribution: str = "uniform",
+    execution: Execution = "masked",
     moments: int = 2,
 ) -> Plan:
     """What a run with these settings would do, without running it; `print` it.
@@ -277,6 +286,7 @@ def plan(
     without an optimizer and without drawing the initial network. The model may be on the meta device, without memory.
 
     Args:
+        execution: of the Sparsifier; "auto" takes the memory of "csr".
         moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
     """
     method = get_method(method)
@@ -296,7 +306,7 @@ def plan(
         milestones=sorted({0, *(updates[len(updates) * part // 4] for part in (1, 2, 3) if updates), total_steps}),
         exchanged=exchanged,
         flops=flops,
-        memory=_memory(model, layers, budget, moments),
+        memory=_memory(model, parts, budget, execution, moments),
         advice=_advice(budget),
     )
 
@@ -337,27 +347,47 @@ def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
     return exchanged, flops / (3 * total_steps * everything)
 
 
-def _memory(model: nn.Module, layers: Mapping[str, Layer], budget: Budget, moments: int) -> dict[str, int]:
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    gradients = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    sizes = [out * in_ for out, in_ in budget.shapes.values()]
-    method = budget.method
+def sparse_parameters(parts: Mapping[str, Layer], budget: Budget) -> list[str]:
+    """The weights that are not dense at the end, in the order of the parts."""
+    final = budget.links(budget.timeline.total_steps)
+    names = [part.parameter for name, part in parts.items() if final[name] < part.shape[0] * part.shape[1]]
+    return list(dict.fromkeys(names))
+
+
+def _memory(
+    model: nn.Module, parts: Mapping[str, Layer], budget: Budget, execution: Execution, moments: int
+) -> dict[str, int]:
+    method, links = budget.method, budget.links(0)  # never more links than at first
     parameters = dict(model.named_parameters())
+    own = {part.parameter: parameters[part.parameter] for part in parts.values()}
+    # Weights that are stored as their links alone.
+    stored = [name for name in sparse_parameters(parts, budget) if execution != "masked" and convertible(model, name)]
+    saved, structure = 0, 0
+    for name in stored:
+        count = sum(links[part.name] for part in parts.values() if part.parameter == name)
+        saved += (own[name].numel() - count) * own[name].itemsize
+        structure += _BYTES_OF_A_LINK * count + _BYTES_OF_A_NEURON * (sum(own[name].shape) + 2)
+    weights = sum(parameter.nbytes for parameter in parameters.values()) - saved
+    gradients = sum(parameter.nbytes for parameter in parameters.values() if parameter.requires_grad) - saved
+    size = sum(weight.numel() for weight in own.values())
+    masked = sum(weight.numel() for name, weight in own.items() if name not in stored)
     memory = {
         "weights": weights,
         "gradients": gradients,
         "optimizer": moments * gradients,
-        "masks": 2 * sum(sizes),  # the links there are, and those there ever were
+        "masks": masked + sum(math.ceil(weight.numel() / 8) for weight in own.values()),  # now, and ever as bits
     }
+    if stored:
+        memory["links"] = structure
     if method.regrowth.score == "gradient":
-        memory["dense gradient"] = 4 * sum(sizes)
+        memory["dense gradient"] = 4 * sum(out * in_ for out, in_ in budget.shapes.values())
     if method.regrowth.history:
-        memory["past weights"] = sum(parameters[name].nbytes for name in {layer.parameter for layer in layers.values()})
+        memory["past weights"] = sum(weight.nbytes for weight in own.values())
     if budget.changes():
-        # What survives of all layers, before and after percolation, and the work on one of them.
-        links = budget.links(0)
+        # The masks of all layers where they are not kept, what survives of them before and after percolation, and the
+        # work on one of them.
         workspace = max(_update_workspace(shape, links[name], method) for name, shape in budget.shapes.items())
-        memory["one update"] = 2 * sum(sizes) + workspace
+        memory["one update"] = size - masked + 2 * size + workspace
     return memory
 
 
@@ -365,6 +395,8 @@ def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int
     """Bytes that removal and regrowth in one layer, of so many links at first, need at most at a time."""
     size, longer = shape[0] * shape[1], max(shape)
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
+    if method.regrowth.soft and method.regrowth.score in WALKED:
+        return _BYTES_PER_WEIGHT * size + max(removal, _BYTES_PER_LINK_WALKED * links)
     regrowth = (_BYTES_PER_SOFT_CANDIDATE if method.regrowth.soft else _BYTES_PER_HARD_CANDIDATE) * size
     prediction = 0
     if method.regrowth.score in PREDICTORS:

@@ -21,7 +21,7 @@ from chts_core.linear import Execution, SparseLinear, convertible
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, active_neurons, percolate
-from chts_core.planner import Budget, find_graph
+from chts_core.planner import Budget, find_graph, sparse_parameters
 from chts_core.removal import GRADIENT_SCORES, SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
@@ -428,9 +428,7 @@ class Sparsifier:
 
     def _attach(self) -> None:
         """Take charge of the model: from here on it is changed."""
-        final = self._budget.links(self.timeline.total_steps)
-        sparse = {part.parameter for name, part in self._parts.items() if final[name] < part.shape[0] * part.shape[1]}
-        self._enforced = [name for name in self._weights if name in sparse]  # a dense layer, as in FC, costs nothing
+        self._enforced = sparse_parameters(self._parts, self._budget)  # a dense layer, as in FC, costs nothing
         low = sorted({str(w.parameter.dtype) for w in self._weights.values() if w.parameter.dtype.itemsize < 4})
         if low and self._enforced:
             warnings.warn(
