@@ -42,7 +42,7 @@ wheel: .venv/dev.stamp
 	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[notebooks]"
 	cd runs/wheel && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts run 06 --profile ci --out out
 
-bench: .venv/notebooks.stamp
+bench: .venv/bench.stamp
 	$(BIN)/chts bench
 
 clean:
