@@ -269,7 +269,8 @@ WALKED = ("ch2_l3n", "ch3_l3n")
 
 # Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
 _WALKS_PER_LINK = 16
-_WALKS_AT_LEAST = 4096
+_WALKS_AT_LEAST = 256
+_FEWEST_WALKS = 64  # of a round
 _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
@@ -278,11 +279,11 @@ def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> None:
     left, walks = num_links, num_links * 5 // 4
     budget = max(_WALKS_PER_LINK * num_links, _WALKS_AT_LEAST)
     while left and budget:
-        walks = min(max(walks, _WALKS_AT_LEAST), budget)
+        walks = min(max(walks, _FEWEST_WALKS), budget)
         budget -= walks
         found = propose(walks, left)
         left -= found
-        walks = walks * left * 5 // (4 * max(found, 1))
+        walks = walks * left * 5 // (4 * found) if found else 4 * walks
 
 
 def _num_pairs(mask: Tensor) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from chts_core import link_prediction, sampling
 from chts_core.choices import Constant, Removal
+from chts_core.linear import Execution
 from chts_core.methods import METHODS, Method
 from chts_core.percolation import LayerGraph
 from chts_core.sparsifier import Sparsifier
@@ -148,7 +149,9 @@ Outcome = tuple[bool | None, str]
 class _Run:
     """A small perceptron in training; the seed decides its topology alone."""
 
-    def __init__(self, method: Method, *, seed: int = 0, weight_seed: int = 0) -> None:
+    def __init__(
+        self, method: Method, *, seed: int = 0, weight_seed: int = 0, execution: Execution = "masked"
+    ) -> None:
         generator = torch.Generator().manual_seed(weight_seed)
         self.model = nn.Sequential(nn.Linear(20, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3))
         with torch.no_grad():
@@ -156,7 +159,14 @@ class _Run:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
         self.sparsifier = Sparsifier(
-            self.model, self.optimizer, method, SPARSITY, total_steps=STEPS, update_every=EVERY, seed=seed
+            self.model,
+            self.optimizer,
+            method,
+            SPARSITY,
+            total_steps=STEPS,
+            update_every=EVERY,
+            seed=seed,
+            execution=execution,
         )
         data = torch.Generator().manual_seed(0)
         self.images = torch.randn(STEPS, 8, 20, generator=data)
@@ -384,6 +394,18 @@ def _resume(method: Method, spec: Spec) -> Outcome:
     return True, "5 cuts"
 
 
+def _links_alone(method: Method, spec: Spec) -> Outcome:
+    """A run whose layers store their links alone has the links of the masked run, and its outputs up to rounding."""
+    masked, alone = _Run(method), _Run(method, execution="csr")
+    for run in (masked, alone):
+        run.train(1, STEPS)
+    if not all(torch.equal(masked.sparsifier.masks[name], mask) for name, mask in alone.sparsifier.masks.items()):
+        return False, "the links differ from those under masks"
+    with torch.no_grad():
+        difference = float((masked.model(masked.images) - alone.model(alone.images)).abs().max())
+    return difference < 1e-3, f"outputs differ by {difference:.0e}"
+
+
 def _devices(method: Method, spec: Spec) -> Outcome:
     """The same generator state gives the same links wherever the tensors are."""
     if not torch.cuda.is_available():
@@ -408,6 +430,7 @@ CHECKS: dict[str, Callable[[Method, Spec], Outcome]] = {
     "regrowth": _regrowth,
     "scores": _scores,
     "resume": _resume,
+    "csr": _links_alone,
     "devices": _devices,
 }
 
