@@ -350,7 +350,9 @@ def _walk_batched(mask: Tensor, num_links: int, inside: bool, generator: torch.G
     num_wedges = all_wedges if inside else 0
     among_all = pairs < all_wedges
     shared = [_count_products(mask), _count_products(mask.T)]
-    most = torch.stack([_lacking_odds(count.diagonal()[:, None], count).max() for count in shared]).max()
+    # At least the greatest odds: with 2^14 neighbours, rounding to float32 could hide a thousandth of them.
+    parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
+    most = 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())
     shared_by_pair = torch.cat([count.flatten() for count in shared])
 
     def below(end: Tensor | int, count: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import chts_core as chts
-from chts_core import link_prediction, methods, sampling, sparsifier
+from chts_core import link_prediction, methods, sampling, sparsifier, weights
 from chts_core.lab import cli, conformance
 from chts_core.schedules import Timeline
 
@@ -105,11 +105,11 @@ def grow_one_more(*args: Any, **kwargs: Any) -> Tensor:
 
 
 def remove_anything(scores: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return sampling.keep(torch.ones_like(scores), *args, **kwargs)
+    return sampling.choose(torch.ones_like(scores), *args, **kwargs)
 
 
-def keep_moments(self: chts.Sparsifier, name: str) -> list[Tensor]:
-    return [self._weights[name].data]
+def keep_moments(self: weights.MaskedWeight) -> list[Tensor]:
+    return [self.parameter.data]
 
 
 def forget_generators(original: Callable[..., None]) -> Callable[..., None]:
@@ -123,9 +123,10 @@ def forget_generators(original: Callable[..., None]) -> Callable[..., None]:
 
 FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
     "a link too many": ("set", "links", sparsifier, "draw", grow_one_more),
-    "removal at random": ("gmp", "removal", sparsifier, "keep", remove_anything),
-    "soft removal at random": ("chts", "removal", sparsifier, "keep", remove_anything),
-    "moments kept": ("granet", "zeros", chts.Sparsifier, "_all_of", keep_moments),
+    "removal at random": ("gmp", "removal", sparsifier, "choose", remove_anything),
+    "soft removal at random": ("chts", "removal", sparsifier, "choose", remove_anything),
+    "moments kept": ("granet", "zeros", weights.MaskedWeight, "_tensors", keep_moments),
+    "moments lost": ("set", "csr", weights, "_moments", lambda *_: []),
     "no percolation": ("chts", "percolation", chts.Sparsifier, "_percolate", lambda *_: None),
     "generators lost": (
         "chts",
