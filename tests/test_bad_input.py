@@ -146,7 +146,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "keep a negative number": (lambda: keep(num=-1), r"-1 links were asked for .* between 0 and"),
     "regrow too many": (
         lambda: chts.link_prediction.sample_links(MASK, 5, generator=generator()),
-        r"5 links were asked for but there are 4 candidates",
+        r"5 links were asked for but 4 are missing",
     ),
     "temperature negative": (lambda: keep(temperature=-1.0), r"temperature is -1\.0; expected T >= 0"),
     "temperature nan": (lambda: keep(temperature=math.nan), r"temperature is nan; expected T >= 0"),

@@ -3,8 +3,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 import chts_core as chts
+from chts_core.removal import WeightedLinks
 
 
 def test_magnitude_is_the_absolute_weight() -> None:
@@ -100,17 +102,50 @@ def test_mest_adds_half_precision_weights_in_float32(dtype: torch.dtype) -> None
     assert scores.tolist() == [[1.0, 1 + 2.0**-11]]
 
 
+def links_of(mask: Tensor, weight: Tensor, gradient: Tensor | None = None) -> WeightedLinks:
+    outputs, inputs = mask.nonzero().unbind(1)
+    return WeightedLinks(outputs, inputs, weight[mask], None if gradient is None else gradient[mask], mask.shape)
+
+
 def test_the_tables_of_scores() -> None:
-    assert set(chts.removal.SCORES) == {"magnitude", "relative_importance"}
+    assert set(chts.removal.SCORES) == {"magnitude", "relative_importance", "mest"}
     assert set(chts.removal.GRADIENT_SCORES) == {"mest"}
 
 
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (20, 31)])
+def test_scores_of_links_are_those_of_the_weight(shape: tuple[int, int], density: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(shape, generator=generator) < density
+    weight, gradient = (torch.randn(shape, generator=generator) * mask for _ in range(2))
+    links = links_of(mask, weight, gradient)
+    expected = {
+        "magnitude": weight.abs(),
+        "relative_importance": chts.removal.relative_importance(weight),
+        "mest": chts.removal.mest(weight, gradient),
+    }
+    for name, score in chts.removal.SCORES.items():
+        torch.testing.assert_close(score(links), expected[name][mask], check_dtype=False)
+
+
+def test_importance_does_not_depend_on_where_it_is_computed() -> None:
+    mask = torch.rand(9, 7, generator=torch.Generator().manual_seed(1)) < 0.4
+    links = links_of(mask, torch.randn(9, 7, generator=torch.Generator().manual_seed(2)))
+    here = chts.removal.relative_importance_of_links(links)
+    meta = chts.removal.relative_importance_of_links(
+        WeightedLinks(*(t.to("meta") for t in links[:3]), None, links.shape)  # the way of all other devices
+    )
+    assert meta.shape == here.shape
+    dense = torch.zeros(mask.shape, dtype=torch.float64)
+    dense[mask] = links.values.abs().double()
+    for dim, nodes in ((0, links.inputs), (1, links.outputs)):
+        torch.testing.assert_close(chts.removal._total(links.values.abs().double(), nodes, links, dim), dense.sum(dim))
+
+
 def test_scores_leave_the_weights_alone() -> None:
-    weight, gradient = torch.randn(3, 4), torch.randn(3, 4)
-    before = weight.clone(), gradient.clone()
+    links = links_of(torch.ones(3, 4, dtype=torch.bool), torch.randn(3, 4), torch.randn(3, 4))
+    before = links.values.clone(), links.gradients.clone()
     for score in chts.removal.SCORES.values():
-        score(weight)
-    for gradient_score in chts.removal.GRADIENT_SCORES.values():
-        gradient_score(weight, gradient)
-    assert torch.equal(weight, before[0])
-    assert torch.equal(gradient, before[1])
+        score(links)
+    assert torch.equal(links.values, before[0])
+    assert torch.equal(links.gradients, before[1])

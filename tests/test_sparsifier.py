@@ -1573,10 +1573,13 @@ def test_the_layers_that_were_chosen_are_sparse_and_no_other_weight_is_touched(s
     for name, weight in model.named_parameters():
         expected = before[name] * run.sparsifier.masks[name] if name in names else before[name]
         assert torch.equal(weight, expected)
-    model(torch.arange(16)).square().sum().backward()
-    for name, weight in model.named_parameters():
-        assert weight.grad is not None
-        assert bool((weight.grad == 0).any()) == (name in names)
+    plain = Stack()
+    plain.load_state_dict(model.state_dict())
+    for either in (model, plain):
+        either(torch.arange(16)).square().sum().backward()
+    for (name, weight), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        expected = other.grad * run.sparsifier.masks[name] if name in names else other.grad
+        assert torch.equal(weight.grad, expected)
 
 
 def test_an_embedding_is_no_layer_to_choose() -> None:
@@ -1963,7 +1966,7 @@ def test_rescaled_weights_are_divided_by_the_root_of_the_density() -> None:
 
 def test_rescaled_layers_keep_the_variance_of_the_dense_ones() -> None:
     model = tiny.mlp((400, 400, 3))
-    x = torch.randn(200, 400, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(200, 400, generator=torch.Generator().manual_seed(1))  # with seed 0 it would follow the weights
     with torch.no_grad():
         dense = float(model[0](x).var())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
