@@ -202,22 +202,21 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: "SparseLinear"
     ) -> Tensor:
-        ctx.save_for_backward(x, values)
+        features = x.T if kernels is DENSE else x.T.contiguous()
+        ctx.save_for_backward(features, values)
         ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
-        return kernels.forward(links, values, bias, x.T).T
+        return kernels.forward(links, values, bias, features).T
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, values = ctx.saved_tensors
-        dy = grad.T
-        if not isinstance(ctx.kernels, DenseKernels):
-            dy = dy.contiguous()  # once, for both products
+        features, values = ctx.saved_tensors
+        dy = grad.T if ctx.kernels is DENSE else grad.T.contiguous()
         dx = ctx.kernels.input_gradient(ctx.links, values, dy).T if ctx.needs_input_grad[0] else None
-        dw = ctx.kernels.value_gradient(ctx.links, x.T, dy) if ctx.needs_input_grad[1] else None
+        dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
         db = dy.sum(1) if ctx.needs_input_grad[2] else None
         if ctx.layer.dense_gradient_hook is not None:
-            ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ x)
+            ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ features.T)
         return dx, dw, db, None, None, None
 
 
@@ -388,9 +387,8 @@ class SparseLinear(nn.Module):
             )
         x = input.reshape(-1, self.in_features).to(self.values.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            y: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
-                x, self.values, self.bias, self.links, self.kernels(), self
-            )
+            product: Callable[..., Tensor] = _Product.apply
+            y = product(x, self.values, self.bias, self.links, self.kernels(), self)
         return y.view(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
