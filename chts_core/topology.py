@@ -5,6 +5,8 @@ exactly `link_count(out_features, in_features, density)` links, for any rectangl
 """
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import torch
@@ -14,6 +16,9 @@ from chts_core.checks import check_density, check_features, check_generator
 from chts_core.sampling import draw, gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
+
+# Numbers in the largest temporary of plain torch code: 16 MB as float64 or int64.
+_BLOCK = 2**21
 
 
 def link_count(out_features: int, in_features: int, density: float) -> int:
@@ -38,9 +43,7 @@ def erdos_renyi(
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
-    size = out_features * in_features
-    mask = torch.zeros(size, dtype=torch.bool, device=generator.device)
-    mask[torch.randperm(size, generator=generator, device=generator.device)[:links]] = True
+    mask = _any_of(out_features * in_features, links, generator)
     return mask.view(out_features, in_features).to(device or generator.device)
 
 
@@ -84,23 +87,13 @@ def receptive_field(
     links = link_count(out_features, in_features, density)
     where = generator.device
     degrees = _output_degrees(out_features, in_features, links, degree, generator).to(where)
-    width = int(degrees.max())
-    rank = torch.arange(width, device=where)
-    centre = _centres(degrees.double(), in_features)
-
-    if r == 0:
-        # The d columns nearest to the centre are a window on the ring.
-        start = torch.floor(centre - degrees.double() / 2 + 1).long()
-        columns = (start[:, None] + rank) % in_features
-    else:
-        distance = (torch.arange(in_features, device=where, dtype=torch.float64) - centre[:, None]).abs()
-        distance = torch.minimum(distance, in_features - distance)
-        # The d highest keys of a row are d draws without replacement. (The bound on r keeps the exponent finite.)
-        log_probability = -(1 - r) / max(r, 1e-9) * torch.log1p(distance)
-        columns = (log_probability + gumbel(distance.shape, generator=generator)).topk(width, dim=1).indices
-
+    centres = _centres(degrees.double(), in_features)
     mask = torch.zeros(out_features, in_features, dtype=torch.bool, device=where)
-    mask.scatter_(1, columns, rank < degrees[:, None])
+    if r == 0:
+        _set_nearest(mask, degrees, centres)
+    else:
+        race = _race_compiled if where.type == "cpu" else _race
+        race(mask, degrees, centres, (1 - r) / max(r, 1e-9), generator)  # the bound on r keeps the exponent finite
     return mask.to(device or where)
 
 
@@ -148,20 +141,12 @@ def small_world(
     links = link_count(out_features, in_features, density)
     where = generator.device
     larger, smaller = max(out_features, in_features), min(out_features, in_features)
-    nearest = receptive_field(larger, smaller, links / (larger * smaller), r=0, generator=generator)
-
-    rewired = torch.randperm(links, generator=generator, device=where)[: round(beta * links)]
-    leaving = torch.zeros(larger * smaller, dtype=torch.bool, device=where)
-    leaving[nearest.flatten().nonzero().squeeze(1)[rewired]] = True
-    leaving = leaving.view(larger, smaller)
-    staying = nearest & ~leaving
-
-    # The n highest of a row of uniform keys are n draws without replacement; keys of -1 are never among them.
-    number = leaving.sum(1, keepdim=True)
-    keys = torch.rand((larger, smaller), dtype=torch.float64, device=where, generator=generator)
-    ends = keys.masked_fill_(staying, -1).topk(int(number.max()), dim=1).indices
-    arriving = torch.zeros_like(staying).scatter_(1, ends, torch.arange(ends.shape[1], device=where) < number)
-    mask = staying | arriving
+    degrees = _output_degrees(larger, smaller, links, "fixed", generator).to(where)
+    mask = torch.zeros(larger, smaller, dtype=torch.bool, device=where)
+    _set_nearest(mask, degrees, _centres(degrees.double(), smaller))
+    mask.masked_scatter_(mask, ~_any_of(links, round(beta * links), generator))
+    fill = _fill_compiled if where.type == "cpu" else _fill
+    fill(mask, degrees, generator)
     return (mask if out_features >= in_features else mask.T.contiguous()).to(device or where)
 
 
@@ -433,3 +418,122 @@ def _centres(degrees: Tensor, in_features: int) -> Tensor:
         return (degrees.cumsum(0) - degrees / 2) * (in_features / links) - 0.5
     outputs = torch.arange(out_features, device=degrees.device, dtype=torch.float64)
     return (outputs + 0.5) * (in_features / out_features) - 0.5
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """The rows in runs of about _BLOCK positions."""
+    size = max(1, _BLOCK // columns)
+    return (slice(first, first + size) for first in range(0, rows, size))
+
+
+def _any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
+    """Boolean (size,) with exactly `number` True, every such tensor alike, on the generator's device."""
+    fewer = min(number, size - number)
+    drawn = torch.zeros(size, dtype=torch.bool, device=generator.device)
+    # One draw after the other, repeats without effect, until there are enough: a round never draws too many.
+    missing = fewer
+    while missing:
+        drawn[torch.randint(size, (min(missing, _BLOCK),), generator=generator, device=generator.device)] = True
+        missing = fewer - int(drawn.count_nonzero())
+    return drawn if fewer == number else drawn.logical_not_()
+
+
+def _set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
+    """Set the degrees[i] columns of row i that are nearest to centres[i], a window on the ring."""
+    in_features = mask.shape[1]
+    columns = torch.arange(in_features, device=mask.device)
+    start = torch.floor(centres - degrees.double() / 2 + 1).long().remainder_(in_features)[:, None]
+    end = start + degrees[:, None]
+    for rows in _blocks(*mask.shape):
+        mask[rows] = (columns >= start[rows]) & (columns < end[rows])
+        mask[rows] |= columns < end[rows] - in_features
+
+
+def _race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
+    """Set degrees[i] columns of row i, drawn without replacement with p ∝ (1 + ring distance to centres[i])^-exponent.
+
+    All tensors are on the generator's device, and `mask` is empty.
+    """
+    in_features = mask.shape[1]
+    columns = torch.arange(in_features, device=mask.device, dtype=torch.float64)
+    for rows in _blocks(*mask.shape):
+        distance = (columns - centres[rows, None]).abs()
+        distance = torch.minimum(distance, in_features - distance)
+        keys = gumbel(distance.shape, generator=generator).sub_(distance.log1p_(), alpha=exponent)
+        _set_highest(mask[rows], keys, degrees[rows])
+
+
+def _fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
+    """Set more columns of row i, any alike, until there are degrees[i]. All tensors are on the generator's device."""
+    for rows in _blocks(*mask.shape):
+        keys = torch.rand(mask[rows].shape, dtype=torch.float64, device=mask.device, generator=generator)
+        _set_highest(mask[rows], keys.masked_fill_(mask[rows], -1), degrees[rows] - mask[rows].sum(1))
+
+
+def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
+    """Set the numbers[i] positions of highest key in row i; with random keys those are draws without replacement."""
+    highest = keys.topk(int(numbers.max()), dim=1).indices
+    rank = torch.arange(highest.shape[1], device=mask.device)
+    mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])
+
+
+def _race_compiled(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
+    """:func:`_race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    from chts_core._networks import race  # Numba takes a third of a second to import
+
+    windows, times, in_by = _windows(degrees, mask.shape[1], exponent)
+    arrays = [tensor.numpy() for tensor in (centres, degrees, windows, times, in_by)]
+    _run_rows(race, mask, generator, *arrays, exponent)
+
+
+def _fill_compiled(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
+    """:func:`_fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    from chts_core._networks import fill
+
+    _run_rows(fill, mask, generator, degrees.numpy())
+
+
+def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
+    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, in torch.get_num_threads()."""
+    rows, threads = mask.shape[0], torch.get_num_threads()
+    seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")
+    batch = max(1, rows // (8 * threads))  # several batches a thread, since others may be at work too
+
+    def run(first: int) -> None:
+        loop(first, min(first + batch, rows), seeds, *arguments, mask.numpy())
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, range(0, rows, batch)))
+
+
+def _windows(degrees: Tensor, in_features: int, exponent: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What :func:`chts_core._networks.race` must know of the time by which a row's last link arrives.
+
+    Returns:
+        The window of each row, one for all degrees of the same integer square root; of each window two values of ln t,
+        float64 (windows, 2); bounds of the random integers that mean an arrival by then, int64 (windows, 2, columns).
+    """
+    from chts_core._networks import BITS
+
+    _, window = degrees.double().sqrt().floor().unique(return_inverse=True)
+    number = int(window.max()) + 1
+    fewest = torch.full((number,), in_features).scatter_reduce(0, window, degrees, "amin").double()
+    most = torch.zeros(number, dtype=torch.long).scatter_reduce(0, window, degrees, "amax").double()
+    # The number that arrive by a given time has a standard deviation of at most the root of its mean.
+    wanted = torch.stack([fewest - 3 * fewest.sqrt() - 2, most + 3 * most.sqrt() + 2], 1)
+
+    # Half the ring, column by column: one side is at distances in [k, k + 1), the other in (k, k + 1].
+    nearer = exponent * torch.arange((in_features + 1) // 2, dtype=torch.float64).log1p()
+    farther = exponent * torch.arange(1, nearer.numel() + 1, dtype=torch.float64).log1p()
+    middle = (nearer + farther) / 2
+    earliest = torch.full_like(wanted, -40.0)  # ln of what no exponential of BITS bits is below
+    latest = torch.full_like(wanted, 5.0 + float(farther[-1]))
+    for _ in range(30):
+        times = (earliest + latest) / 2
+        too_early = -2 * torch.expm1(-(times[..., None] - middle).exp()).sum(-1) < wanted
+        earliest, latest = torch.where(too_early, times, earliest), torch.where(too_early, latest, times)
+
+    bounds = -torch.expm1(-(times[..., None] - torch.stack([farther, nearer])).exp()) * 2.0**BITS
+    # Two units outwards, for rounding in the probabilities.
+    bounds = torch.stack([(bounds[:, 0].floor() - 2).clamp_min_(0), bounds[:, 1].ceil() + 2], 1).long()
+    return window, times, torch.cat([bounds, bounds[..., : in_features // 2].flip(-1)], -1)

@@ -80,6 +80,20 @@ def test_receptive_field_has_the_exact_number_of_links(
     assert abs(int(mask.sum()) - density * shape[0] * shape[1]) <= 0.5
 
 
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.7])
+@pytest.mark.parametrize("shape", [(2048, 5461), (5461, 2048)])
+def test_layers_of_a_large_model(shape: tuple[int, int], density: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    links = chts.topology.link_count(*shape, density)
+    field = chts.topology.receptive_field(*shape, density, generator=generator)
+    world = chts.topology.small_world(*shape, density, generator=generator)
+    for mask in (field, world, chts.topology.erdos_renyi(*shape, density, generator=generator)):
+        assert mask.shape == shape
+        assert int(mask.count_nonzero()) == links
+    for degrees in (field.sum(1), world.sum(1 if shape[0] >= shape[1] else 0)):
+        assert int(degrees.max() - degrees.min()) <= 1
+
+
 def test_more_than_2_to_the_24_candidates() -> None:
     mask = chts.topology.erdos_renyi(4100, 4100, 0.01, generator=torch.Generator().manual_seed(0))
     assert int(mask.sum()) == 168_100
@@ -88,10 +102,13 @@ def test_more_than_2_to_the_24_candidates() -> None:
 # --- Erdős–Rényi ---
 
 
-def test_erdos_renyi_draws_every_network_alike() -> None:
+@pytest.mark.parametrize("density", [1 / 3, 2 / 3])
+@pytest.mark.parametrize("block", [1, chts.topology._BLOCK])
+def test_erdos_renyi_draws_every_network_alike(block: int, density: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chts.topology, "_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     counts = Counter(
-        tuple(chts.topology.erdos_renyi(2, 3, 1 / 3, generator=generator).flatten().tolist()) for _ in range(4500)
+        tuple(chts.topology.erdos_renyi(2, 3, density, generator=generator).flatten().tolist()) for _ in range(4500)
     )
     assert len(counts) == 15  # 6 choose 2
     assert_fits(list(counts.values()), [1 / 15] * 15)
@@ -410,6 +427,168 @@ def tail_exponent(degrees: Tensor) -> float:
     ordered = degrees.double().sort(descending=True).values
     top = ordered.numel() // 10
     return 1 + 1 / float((ordered[:top] / ordered[top]).log().mean().clamp(min=1e-9))
+
+
+# --- races and fills: the plain code for any device, and the compiled code ---
+
+RACES = {"plain": chts.topology._race, "compiled": chts.topology._race_compiled}
+FILLS = {"plain": chts.topology._fill, "compiled": chts.topology._fill_compiled}
+
+# Of one generator's 64 bits per row; and of the rows, their numbers on the ring from the centre on.
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def split_mix(seed: int, counter: int) -> float:
+    """Number `counter` of a SplitMix64 stream, in (0, 1), from its upper 52 bits."""
+    z = (seed + counter * GOLDEN) % 2**64
+    z = (z ^ (z >> 30)) * FIRST % 2**64
+    z = (z ^ (z >> 27)) * SECOND % 2**64
+    return (((z ^ (z >> 31)) >> 12) + 0.5) / 2**52
+
+
+def first_to_arrive(seed: int, centre: float, degree: int, columns: int, exponent: float) -> set[int]:
+    """The `degree` columns of lowest ln E + exponent · ln(1 + distance): no window, all columns sorted."""
+    start = int(np.ceil(centre))
+    times = []
+    for step in range(columns):
+        column = (start + step) % columns
+        arrival = np.log(-np.log1p(-split_mix(seed, step)))
+        times.append((arrival + exponent * np.log1p(ring_distance(column, centre, columns)), column))
+    return {column for _, column in sorted(times)[:degree]}
+
+
+def seeds_of(generator: torch.Generator, rows: int) -> list[int]:
+    return torch.randint(2**63 - 1, (rows,), generator=generator).tolist()  # type: ignore[no-any-return]
+
+
+def race(
+    run: Callable[..., None], degrees: list[int], centres: list[float], columns: int, exponent: float, seed: int = 0
+) -> Tensor:
+    mask = torch.zeros(len(degrees), columns, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)
+    run(mask, torch.tensor(degrees), torch.tensor(centres, dtype=torch.float64), exponent, generator)
+    return mask
+
+
+@given(
+    data=st.data(),
+    shape=st.tuples(SIDES, st.integers(1, 200)),
+    exponent=st.sampled_from([0, 0.1, 1, 3, 30, 1e9]),
+    seed=st.integers(0, 99),
+)
+def test_the_compiled_race_is_won_by_the_first_to_arrive(
+    data: st.DataObject, shape: tuple[int, int], exponent: float, seed: int
+) -> None:
+    degrees = data.draw(st.lists(st.integers(0, shape[1]), min_size=shape[0], max_size=shape[0]))
+    # Off the half columns, where two columns are equally far and rounding might decide.
+    centres = [diagonal(row, shape) + 0.123 for row in range(shape[0])]
+    mask = race(chts.topology._race_compiled, degrees, centres, shape[1], exponent, seed)
+    seeds = seeds_of(torch.Generator().manual_seed(seed), shape[0])
+    for row, columns in enumerate(mask):
+        expected = first_to_arrive(seeds[row], centres[row], degrees[row], shape[1], exponent)
+        assert set(columns.nonzero().flatten().tolist()) == expected
+
+
+@pytest.mark.parametrize("exponent", [0, 3])
+@pytest.mark.parametrize("degree", [102, 1638])
+def test_the_compiled_race_of_long_rows(degree: int, exponent: float) -> None:
+    centres = [-0.5, 0.0, 17.3, 5460.4]
+    mask = race(chts.topology._race_compiled, [degree] * 4, centres, 5461, exponent)
+    for row, seed in enumerate(seeds_of(torch.Generator().manual_seed(0), 4)):
+        expected = first_to_arrive(seed, centres[row], degree, 5461, exponent)
+        assert set(mask[row].nonzero().flatten().tolist()) == expected
+
+
+@pytest.mark.parametrize("shift", [-8, -2, -0.3, 0, 0.3, 2, 8])
+@pytest.mark.parametrize("width", [0.01, 0.2, 1])
+def test_windows_decide_on_the_cost_alone(shift: float, width: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Windows that are too early, too late or too narrow: as many rows as it takes for each way to miss.
+    def windows(degrees: Tensor, in_features: int, exponent: float) -> tuple[Tensor, Tensor, Tensor]:
+        right = true_windows(degrees, in_features, exponent)
+        times = right[1].mean(1, keepdim=True) + shift + width * torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+        half = torch.arange((in_features + 1) // 2, dtype=torch.float64)
+        logs = exponent * torch.stack([half + 1, half]).log1p()
+        bounds = -torch.expm1(-(times[..., None] - logs).exp()) * 2.0**52
+        ring = torch.cat([bounds, bounds[..., : in_features // 2].flip(-1)], -1)
+        return right[0], times, ring.floor().long()
+
+    true_windows = chts.topology._windows
+    centres = [row / 4 for row in range(200)]
+    arguments = (chts.topology._race_compiled, [12] * 200, centres, 50, 1.5)
+    expected = race(*arguments)
+    monkeypatch.setattr(chts.topology, "_windows", windows)
+    assert torch.equal(race(*arguments), expected)
+
+
+@pytest.mark.parametrize("degree", [5, 102, 614, 1800])
+@pytest.mark.parametrize("exponent", [0, 0.1, 3, 30])
+def test_windows_hold_the_last_arrival_and_little_else(degree: int, exponent: float) -> None:
+    _, times, bounds = chts.topology._windows(torch.full((3,), degree), 2048, exponent)
+    mean = bounds.double().sum(-1)[0] / 2**52  # numbers certain to have arrived, and not certain not to
+    assert times[0, 0] < times[0, 1]
+    assert mean[0] < degree < mean[1]
+    assert mean[1] - mean[0] < 6.5 * degree**0.5 + 2 * 2 + 3  # and a column on either side of the ring
+
+
+@pytest.mark.parametrize("run", RACES.values(), ids=RACES)
+@pytest.mark.parametrize("exponent", [0, 0.5, 3])
+def test_races_are_draws_one_by_one_without_replacement(run: Callable[..., None], exponent: float) -> None:
+    # Every pair and every three of six columns, from rows that look at the same place.
+    rows, centre = 4000, 1.8
+    odds = [(1 + distance) ** -exponent for distance in ring_distances(centre, 6)]
+
+    def one_by_one(degree: int, choose: Choose) -> frozenset[int]:
+        left = list(range(6))
+        return frozenset(left.pop(choose([odds[column] for column in left])) for _ in range(degree))
+
+    for degree in (2, 3):
+        mask = race(run, [degree] * rows, [centre] * rows, 6, exponent)
+        drawn = iter(mask.unsqueeze(1))
+        expected = Counter({frozenset((0, column) for column in columns): p for columns, p in
+                            outcomes(partial(one_by_one, degree)).items()})  # fmt: skip
+        assert_drawn_as(lambda: next(drawn), expected, rows)  # noqa: B023
+
+
+@pytest.mark.parametrize("run", RACES.values(), ids=RACES)
+def test_the_rows_of_a_race_are_independent(run: Callable[..., None]) -> None:
+    mask = race(run, [1] * 6000, [0.0] * 6000, 3, 0)
+    first, second = mask.int().argmax(1).view(3000, 2).T.tolist()
+    counts = Counter(zip(first, second, strict=True))
+    assert_fits([counts[pair] for pair in product(range(3), repeat=2)], [1 / 9] * 9)
+
+
+@pytest.mark.parametrize("run", FILLS.values(), ids=FILLS)
+@pytest.mark.parametrize(("linked", "degree"), [([], 2), ([1], 3), ([0, 4], 4), ([3], 4)])
+def test_fills_draw_any_of_the_free_columns_alike(run: Callable[..., None], linked: list[int], degree: int) -> None:
+    mask = torch.zeros(3000, 5, dtype=torch.bool)
+    mask[:, linked] = True
+    run(mask, torch.full((3000,), degree), torch.Generator().manual_seed(0))
+    counts = Counter(tuple(row.nonzero().flatten().tolist()) for row in mask)
+    possible = [columns for columns in combinations(range(5), degree) if set(linked) <= set(columns)]
+    assert_fits([counts[columns] for columns in possible], [1 / len(possible)] * len(possible))
+    assert counts.keys() <= set(possible)
+
+
+@given(
+    data=st.data(),
+    shape=st.tuples(SIDES, SIDES),
+    exponent=st.floats(0, 10),
+    kind=st.sampled_from(["plain", "compiled"]),
+    block=st.sampled_from([1, 50, 2**21]),
+)
+def test_races_and_fills_conserve_degrees(
+    data: st.DataObject, shape: tuple[int, int], exponent: float, kind: str, block: int
+) -> None:
+    degrees = data.draw(st.lists(st.integers(0, shape[1]), min_size=shape[0], max_size=shape[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chts.topology, "_BLOCK", block)
+        mask = race(RACES[kind], degrees, [diagonal(row, shape) for row in range(shape[0])], shape[1], exponent)
+        assert mask.sum(1).tolist() == degrees
+        before = mask & (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5)
+        after = before.clone()
+        FILLS[kind](after, torch.tensor(degrees), torch.Generator().manual_seed(1))
+    assert after.sum(1).tolist() == degrees
+    assert after[before].all()
 
 
 # --- small world ---
@@ -843,6 +1022,19 @@ def test_masks_depend_on_the_generator_alone(build: Callable[..., Tensor]) -> No
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_masks_do_not_depend_on_the_number_of_threads(build: Callable[..., Tensor]) -> None:
+    masks = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            masks.append(build(200, 300, 0.2, generator=torch.Generator().manual_seed(0)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(mask, masks[0]) for mask in masks)
 
 
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)

@@ -149,9 +149,7 @@ Outcome = tuple[bool | None, str]
 class _Run:
     """A small perceptron in training; the seed decides its topology alone."""
 
-    def __init__(
-        self, method: Method, *, seed: int = 0, weight_seed: int = 0, execution: Execution = "masked"
-    ) -> None:
+    def __init__(self, method: Method, *, seed: int = 0, weight_seed: int = 0, execution: Execution = "masked") -> None:
         generator = torch.Generator().manual_seed(weight_seed)
         self.model = nn.Sequential(nn.Linear(20, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3))
         with torch.no_grad():

@@ -1,0 +1,127 @@
+"""Initial networks of LLaMA-1B's layers, against a loop over neurons and networks drawn from keys for all positions."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chts_core import topology
+
+from .common import compare
+
+R = 0.25
+DENSITIES = [0.05, 0.3]
+# Shapes (outputs, inputs) of the sparse layers of LLaMA-1B, and how many there are of each.
+LLAMA_1B = {(2048, 2048): 24 * 4, (5461, 2048): 24 * 2, (2048, 5461): 24}
+SAMPLED = 32  # of the rows of each shape the loop over neurons does one in so many
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One comparison for each network and layer, then the receptive fields of the whole model."""
+    for shape in LLAMA_1B:
+        for density in DENSITIES:
+            yield from _layer(shape, density)
+    for density in DENSITIES:
+        yield _model(density)
+
+
+def neuron_by_neuron(out_features: int, in_features: int, density: float, r: float, every: int = 1) -> Tensor:
+    """The rival of receptive_field: a loop that draws the links of one output, or one in `every`, with NumPy."""
+    random = np.random.default_rng(0)
+    mask = np.zeros((out_features, in_features), dtype=bool)
+    degree = round(density * in_features)
+    for i in range(0, out_features, every):
+        apart = np.abs(np.arange(in_features) - ((i + 0.5) * in_features / out_features - 0.5))
+        chances = (1 + np.minimum(apart, in_features - apart)) ** (-(1 - r) / r)
+        mask[i, random.choice(in_features, degree, replace=False, p=chances / chances.sum())] = True
+    return torch.from_numpy(mask)
+
+
+def _layer(shape: tuple[int, int], density: float) -> Iterator[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    size, links = shape[0] * shape[1], topology.link_count(*shape, density)
+    degrees = torch.full((max(shape),), round(links / max(shape)))
+
+    def field() -> Tensor:
+        return topology.receptive_field(*shape, density, R, generator=generator)
+
+    def world() -> Tensor:
+        return topology.small_world(*shape, density, generator=generator)
+
+    def any_links() -> Tensor:
+        return topology.erdos_renyi(*shape, density, generator=generator)
+
+    def keys_of_rows() -> Tensor:
+        # What takes most of the time of a small world by keys: the new ends of a quarter of the links.
+        keys = torch.rand(max(shape), min(shape), dtype=torch.float64, generator=generator)
+        return keys.topk(int(degrees[0]) // 4, dim=1).indices
+
+    def permuted() -> Tensor:
+        mask = torch.zeros(size, dtype=torch.bool)
+        mask[torch.randperm(size, generator=generator)[:links]] = True
+        return mask
+
+    layer = f"{shape[0]}×{shape[1]} at {density:.0%}"
+    loop = ("NumPy loop over neurons", lambda: neuron_by_neuron(*shape, density, R))
+    for name, ours, rival, aim in (
+        ("receptive field", field, loop, 50),
+        ("small world", world, ("keys for all positions, topk", keys_of_rows), None),
+        ("Erdős–Rényi", any_links, ("torch.randperm of all positions", permuted), None),
+    ):
+        row = compare(f"{name}, {layer}", ours, rival, aim=aim)
+        yield row | _peak_bytes(ours, size)
+
+
+def _model(density: float) -> dict[str, Any]:
+    """All receptive fields of LLaMA-1B; the loop over neurons does a share of the rows, and its time is scaled up."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ours() -> None:
+        for shape, number in LLAMA_1B.items():
+            for _ in range(number):
+                topology.receptive_field(*shape, density, R, generator=generator)
+
+    times: list[tuple[float, float]] = []
+    for _ in range(3):
+        rival = sum(
+            number * SAMPLED * _seconds(lambda: neuron_by_neuron(*shape, density, R, SAMPLED))  # noqa: B023
+            for shape, number in LLAMA_1B.items()
+        )
+        times.append((_seconds(ours), rival))
+    seconds, rival_seconds = (median(column) for column in zip(*times, strict=True))
+    return {
+        "comparison": f"all {sum(LLAMA_1B.values())} receptive fields of LLaMA-1B at {density:.0%}",
+        "seconds": seconds,
+        "rival": f"NumPy loop over neurons (one in {SAMPLED} of a layer of each shape, scaled up)",
+        "rival_seconds": rival_seconds,
+        "times_faster": rival_seconds / seconds,
+        "aim": 50,
+    }
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = perf_counter()
+    function()
+    return perf_counter() - start
+
+
+def _peak_bytes(function: Callable[[], Tensor], result: int) -> dict[str, int]:
+    """Resident memory of one call at its highest, beyond what was in use before and the result; on Linux alone."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    except OSError:
+        return {}
+    before = _status("VmRSS")
+    function()
+    return {"peak_bytes": max(0, _status("VmHWM") - before - result)}
+
+
+def _status(field: str) -> int:
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) * 1024 if match else 0
