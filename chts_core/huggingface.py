@@ -24,6 +24,9 @@ class SparsifierCallback(TrainerCallback):
         method, sparsity, settings: of the Sparsifier; `total_steps` is the Trainer's unless given.
         rescale: call `rescale_weights()` before a fresh model is trained; not for pretrained weights.
 
+    Raises:
+        ValueError: for an execution other than "masked".
+
     Attributes:
         sparsifier: once training has begun.
     """
@@ -31,6 +34,11 @@ class SparsifierCallback(TrainerCallback):
     def __init__(
         self, method: str | Method = "chts", sparsity: float = 0.9, *, rescale: bool = False, **settings: Any
     ) -> None:
+        if settings.get("execution", "masked") != "masked":
+            raise ValueError(
+                f"execution is {settings['execution']!r}; the Trainer loads its checkpoints before layers that store "
+                "their links alone are there, so that only 'masked' works with it."
+            )
         self.sparsifier: Sparsifier | None = None
         self._settings = {"method": method, "sparsity": sparsity, **settings}
         self._rescale = rescale

@@ -110,3 +110,8 @@ def test_settings_are_passed_on(tmp_path: Path) -> None:
     assert all(".mlp." in name for name in callback.sparsifier.masks)
     for name, mask in callback.sparsifier.masks.items():
         torch.testing.assert_close(run.model.get_parameter(name).detach(), dense[name] * mask * 2)
+
+
+def test_only_masked_layers_can_be_resumed_by_the_trainer() -> None:
+    with pytest.raises(ValueError, match="execution is 'csr'; the Trainer loads its checkpoints before"):
+        SparsifierCallback("chts", 0.9, execution="csr")
