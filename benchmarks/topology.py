@@ -1,5 +1,6 @@
 """Initial networks of LLaMA-1B's layers, against a loop over neurons and networks drawn from keys for all positions."""
 
+import ctypes
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,21 +47,27 @@ def neuron_by_neuron(out_features: int, in_features: int, density: float, r: flo
 def _layer(shape: tuple[int, int], density: float) -> Iterator[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     size, links = shape[0] * shape[1], topology.link_count(*shape, density)
-    degrees = torch.full((max(shape),), round(links / max(shape)))
 
     def field() -> Tensor:
         return topology.receptive_field(*shape, density, R, generator=generator)
 
     def world() -> Tensor:
-        return topology.small_world(*shape, density, generator=generator)
+        return topology.small_world(*shape, density, 0.25, generator=generator)
 
     def any_links() -> Tensor:
         return topology.erdos_renyi(*shape, density, generator=generator)
 
-    def keys_of_rows() -> Tensor:
-        # What takes most of the time of a small world by keys: the new ends of a quarter of the links.
-        keys = torch.rand(max(shape), min(shape), dtype=torch.float64, generator=generator)
-        return keys.topk(int(degrees[0]) // 4, dim=1).indices
+    def world_by_keys() -> Tensor:
+        larger, smaller = max(shape), min(shape)
+        staying = topology.receptive_field(larger, smaller, density, r=0, generator=generator)
+        degrees = staying.sum(1, keepdim=True)
+        leaving = torch.randperm(links, generator=generator)[: round(0.25 * links)]
+        staying.view(-1)[staying.flatten().nonzero().squeeze(1)[leaving]] = False
+        number = degrees - staying.sum(1, keepdim=True)
+        keys = torch.rand(larger, smaller, dtype=torch.float64, generator=generator).masked_fill_(staying, -1)
+        ends = keys.topk(int(number.max()), dim=1).indices
+        mask = staying.scatter_add_(1, ends, torch.arange(ends.shape[1]) < number)
+        return mask if shape[0] >= shape[1] else mask.T.contiguous()
 
     def permuted() -> Tensor:
         mask = torch.zeros(size, dtype=torch.bool)
@@ -71,7 +78,7 @@ def _layer(shape: tuple[int, int], density: float) -> Iterator[dict[str, Any]]:
     loop = ("NumPy loop over neurons", lambda: neuron_by_neuron(*shape, density, R))
     for name, ours, rival, aim in (
         ("receptive field", field, loop, 50),
-        ("small world", world, ("keys for all positions, topk", keys_of_rows), None),
+        ("small world", world, ("torch.randperm of the links, topk of random keys", world_by_keys), None),
         ("Erdős–Rényi", any_links, ("torch.randperm of all positions", permuted), None),
     ):
         row = compare(f"{name}, {layer}", ours, rival, aim=aim)
@@ -114,8 +121,9 @@ def _seconds(function: Callable[[], object]) -> float:
 def _peak_bytes(function: Callable[[], Tensor], result: int) -> dict[str, int]:
     """Resident memory of one call at its highest, beyond what was in use before and the result; on Linux alone."""
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # free memory that is kept for the next call would hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
-    except OSError:
+    except (OSError, AttributeError):
         return {}
     before = _status("VmRSS")
     function()

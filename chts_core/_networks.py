@@ -24,6 +24,48 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
     return np.int64((bits ^ (bits >> np.uint64(31))) >> np.uint64(64 - BITS))
 
 
+def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
+    """What :func:`race` must know of the time by which the last link of a row arrives.
+
+    (In NumPy: threads of torch's own that wait for more work would take the cores from those of the loop.)
+
+    Returns:
+        The window of each row, one for all degrees of the same integer square root; of each window two values of ln t,
+        float64 (windows, 2); bounds of the random integers that mean an arrival by then, int64 (windows, 2, columns).
+    """
+    _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
+    fewest = np.full(window.max() + 1, columns)
+    most = np.zeros_like(fewest)
+    np.minimum.at(fewest, window, degrees)
+    np.maximum.at(most, window, degrees)
+    wanted = np.stack([fewest, most], 1)
+
+    # Half the ring, column by column: one side is at distances in [k, k + 1), the other in (k, k + 1].
+    logs = exponent * np.log1p(np.arange((columns + 1) // 2 + 1))
+    nearer, farther = logs[:-1], logs[1:]
+    earliest = np.full(wanted.shape, -40.0)  # ln of what no exponential of BITS bits is below
+    latest = np.full(wanted.shape, 5.0 + logs[-1])
+    for _ in range(30):
+        times = (earliest + latest) / 2
+        arrived = _arrived(times, (nearer + farther) / 2)
+        # Three standard deviations of their number before and after the time at which the mean is the one wanted.
+        margin = 3 * np.sqrt(2 * (arrived * (1 - arrived)).sum(-1)) * [1, -1]
+        too_early = 2 * arrived.sum(-1) + margin < wanted
+        earliest, latest = np.where(too_early, times, earliest), np.where(too_early, latest, times)
+
+    # Two units outwards, for rounding in the probabilities.
+    soon = np.floor(_arrived(times[:, 0], farther) * 2.0**BITS) - 2
+    late = np.ceil(_arrived(times[:, 1], nearer) * 2.0**BITS) + 2
+    bounds = np.stack([soon.clip(0), late], 1).astype(np.int64)
+    return window, times, np.concatenate([bounds, bounds[..., : columns // 2][..., ::-1]], -1)
+
+
+def _arrived(times: Any, logs: Any) -> Any:
+    """Probability that columns of exponent · ln(1 + distance) = logs have arrived by each of the times, in logs."""
+    # Beyond e^4 the probability is 1 as far as BITS bits can tell, and the exponential need not overflow.
+    return -np.expm1(-np.exp(np.minimum(times[..., None] - logs, 4.0)))
+
+
 @compiled
 def race(  # pragma: no cover (compiled)
     first_row: int,
@@ -37,7 +79,7 @@ def race(  # pragma: no cover (compiled)
     exponent: float,
     mask: Any,
 ) -> None:
-    """Set the degrees[i] columns of row i that arrive first, for first_row <= i < end_row; `mask` starts empty.
+    """Make the links of row i the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
     A column at ring distance x of the row's centre arrives at a time t with ln t = ln E + exponent · ln(1 + x), where E
     is exponential. Few columns need the logarithms. Window w = windows[i] brackets the time of the last arrival by
@@ -51,9 +93,10 @@ def race(  # pragma: no cover (compiled)
     contenders = np.empty(columns + 1, np.int64)
     arrivals = np.empty(columns)
     for i in range(first_row, end_row):
-        if degrees[i] == 0:
-            continue
         row, seed = mask[i], seeds[i]
+        if degrees[i] == 0:
+            row[:] = False
+            continue
         start = math.ceil(centres[i])
         beyond = start - centres[i]
         soon, late = in_by[windows[i], 0], in_by[windows[i], 1]

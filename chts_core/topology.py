@@ -88,7 +88,7 @@ def receptive_field(
     where = generator.device
     degrees = _output_degrees(out_features, in_features, links, degree, generator).to(where)
     centres = _centres(degrees.double(), in_features)
-    mask = torch.zeros(out_features, in_features, dtype=torch.bool, device=where)
+    mask = torch.empty(out_features, in_features, dtype=torch.bool, device=where)
     if r == 0:
         _set_nearest(mask, degrees, centres)
     else:
@@ -142,7 +142,7 @@ def small_world(
     where = generator.device
     larger, smaller = max(out_features, in_features), min(out_features, in_features)
     degrees = _output_degrees(larger, smaller, links, "fixed", generator).to(where)
-    mask = torch.zeros(larger, smaller, dtype=torch.bool, device=where)
+    mask = torch.empty(larger, smaller, dtype=torch.bool, device=where)
     _set_nearest(mask, degrees, _centres(degrees.double(), smaller))
     mask.masked_scatter_(mask, ~_any_of(links, round(beta * links), generator))
     fill = _fill_compiled if where.type == "cpu" else _fill
@@ -385,7 +385,7 @@ def _output_degrees(
             f"degree is {degree!r}; expected 'fixed', 'uniform' or a 1-D integer tensor of output degrees."
         )
     # Rounding the running sum, in float64, keeps each degree within 1 of what is wanted and the total exact.
-    ends = torch.floor(wanted.cumsum(0) + 0.5).long()
+    ends = (wanted.cumsum(0) + 0.5).long()
     return ends.diff(prepend=ends.new_zeros(1))
 
 
@@ -439,7 +439,7 @@ def _any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
 
 
 def _set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
-    """Set the degrees[i] columns of row i that are nearest to centres[i], a window on the ring."""
+    """Make the links of row i the degrees[i] columns nearest to centres[i], a window on the ring."""
     in_features = mask.shape[1]
     columns = torch.arange(in_features, device=mask.device)
     start = torch.floor(centres - degrees.double() / 2 + 1).long().remainder_(in_features)[:, None]
@@ -450,9 +450,9 @@ def _set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
 
 
 def _race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """Set degrees[i] columns of row i, drawn without replacement with p ∝ (1 + ring distance to centres[i])^-exponent.
+    """Make the links of row i degrees[i] draws without replacement, p ∝ (1 + ring distance to centres[i])^-exponent.
 
-    All tensors are on the generator's device, and `mask` is empty.
+    All tensors are on the generator's device.
     """
     in_features = mask.shape[1]
     columns = torch.arange(in_features, device=mask.device, dtype=torch.float64)
@@ -460,6 +460,7 @@ def _race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, gener
         distance = (columns - centres[rows, None]).abs()
         distance = torch.minimum(distance, in_features - distance)
         keys = gumbel(distance.shape, generator=generator).sub_(distance.log1p_(), alpha=exponent)
+        mask[rows] = False
         _set_highest(mask[rows], keys, degrees[rows])
 
 
@@ -479,18 +480,17 @@ def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
 
 def _race_compiled(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
     """:func:`_race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
-    from chts_core._networks import race  # Numba takes a third of a second to import
+    from chts_core import _networks  # Numba takes a third of a second to import
 
-    windows, times, in_by = _windows(degrees, mask.shape[1], exponent)
-    arrays = [tensor.numpy() for tensor in (centres, degrees, windows, times, in_by)]
-    _run_rows(race, mask, generator, *arrays, exponent)
+    windows = _networks.windows(degrees.numpy(), mask.shape[1], exponent)
+    _run_rows(_networks.race, mask, generator, centres.numpy(), degrees.numpy(), *windows, exponent)
 
 
 def _fill_compiled(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
     """:func:`_fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
-    from chts_core._networks import fill
+    from chts_core import _networks
 
-    _run_rows(fill, mask, generator, degrees.numpy())
+    _run_rows(_networks.fill, mask, generator, degrees.numpy())
 
 
 def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
@@ -504,36 +504,3 @@ def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generato
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(run, range(0, rows, batch)))
-
-
-def _windows(degrees: Tensor, in_features: int, exponent: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`chts_core._networks.race` must know of the time by which a row's last link arrives.
-
-    Returns:
-        The window of each row, one for all degrees of the same integer square root; of each window two values of ln t,
-        float64 (windows, 2); bounds of the random integers that mean an arrival by then, int64 (windows, 2, columns).
-    """
-    from chts_core._networks import BITS
-
-    _, window = degrees.double().sqrt().floor().unique(return_inverse=True)
-    number = int(window.max()) + 1
-    fewest = torch.full((number,), in_features).scatter_reduce(0, window, degrees, "amin").double()
-    most = torch.zeros(number, dtype=torch.long).scatter_reduce(0, window, degrees, "amax").double()
-    # The number that arrive by a given time has a standard deviation of at most the root of its mean.
-    wanted = torch.stack([fewest - 3 * fewest.sqrt() - 2, most + 3 * most.sqrt() + 2], 1)
-
-    # Half the ring, column by column: one side is at distances in [k, k + 1), the other in (k, k + 1].
-    nearer = exponent * torch.arange((in_features + 1) // 2, dtype=torch.float64).log1p()
-    farther = exponent * torch.arange(1, nearer.numel() + 1, dtype=torch.float64).log1p()
-    middle = (nearer + farther) / 2
-    earliest = torch.full_like(wanted, -40.0)  # ln of what no exponential of BITS bits is below
-    latest = torch.full_like(wanted, 5.0 + float(farther[-1]))
-    for _ in range(30):
-        times = (earliest + latest) / 2
-        too_early = -2 * torch.expm1(-(times[..., None] - middle).exp()).sum(-1) < wanted
-        earliest, latest = torch.where(too_early, times, earliest), torch.where(too_early, latest, times)
-
-    bounds = -torch.expm1(-(times[..., None] - torch.stack([farther, nearer])).exp()) * 2.0**BITS
-    # Two units outwards, for rounding in the probabilities.
-    bounds = torch.stack([(bounds[:, 0].floor() - 2).clamp_min_(0), bounds[:, 1].ceil() + 2], 1).long()
-    return window, times, torch.cat([bounds, bounds[..., : in_features // 2].flip(-1)], -1)

@@ -75,12 +75,12 @@ figures.show(figures.images(task), f"The first ten training images of {task.name
 # ## A method is five choices
 #
 # How the network is wired at first, which links go, which links come, how many links there are at step $t$, and how many
-# are exchanged. Read a row of the table as a sentence; compare two rows to see what a paper changed.
+# are exchanged. Read a column of the table as a sentence; compare two columns to see what a paper changed.
 
 # %%
 METHODS = ("fc", "set", "chts", "chtss")
 pd.set_option("display.max_colwidth", None)
-pd.DataFrame({name: {choice: str(value) for choice, value in vars(chts.METHODS[name]).items()} for name in METHODS}).T
+pd.DataFrame({name: {choice: str(value) for choice, value in vars(chts.METHODS[name]).items()} for name in METHODS})
 
 # %% [markdown]
 # - **FC** is the dense network, the rival to match.
