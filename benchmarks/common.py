@@ -4,12 +4,16 @@ Every other module of this folder is a topic of `chts bench`: rows() yields one 
 :func:`compare` makes them, as soon as it has it. Topics import this module as `from .common import compare`.
 """
 
+import ctypes
+import re
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.benchmark import Timer
 
 Function = Callable[[], object]
@@ -82,3 +86,31 @@ def _peak_bytes(function: Function) -> int:
     before = torch.cuda.memory_allocated()
     function()
     return torch.cuda.max_memory_allocated() - before
+
+
+def resident_peak(function: Function) -> int | None:
+    """Resident memory of one call at its highest, in bytes beyond what was in use before; None where Linux is not."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # free memory that is kept for the next call would hide what this one takes
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+    except (OSError, AttributeError):
+        return None
+    before = _status("VmRSS")
+    function()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(match[1]) * 1024 if match else 0
+
+
+def matrix_products(mask: Tensor) -> tuple[str, Function]:
+    """Name and function of the least that a dense node-based score needs: its four products of matrices."""
+    links = mask.float()
+    of_outputs, of_inputs = links @ links.T, links.T @ links
+
+    def products() -> tuple[Tensor, ...]:
+        return links @ links.T, links.T @ links, of_outputs @ links, links @ of_inputs
+
+    return "its four matrix products", products

@@ -12,7 +12,7 @@ import torch
 
 from chts_core import link_prediction
 
-from .common import compare
+from .common import compare, matrix_products
 
 LAYERS = [((1024, 1024), 0.01), ((1024, 1024), 0.05), ((2048, 5461), 0.01)]
 LARGEST_REFERENCE = 2**20
@@ -35,4 +35,5 @@ def rows() -> Iterator[dict[str, Any]]:
                 f"{predictor}, {shape[0]}×{shape[1]} at {density:.0%}",
                 partial(ours, mask, inside),
                 (rival, partial(reference, mask, inside)),
+                floor=matrix_products(mask),
             )

@@ -1,6 +1,5 @@
 """CHTs on LLaMA-60M under masks: what a step and an update of the topology add to a training step."""
 
-import resource
 import time
 from collections.abc import Iterator
 from statistics import median
@@ -10,6 +9,8 @@ import torch
 
 import chts_core as chts
 
+from .common import resident_peak
+
 TOKENS = (4, 256)
 UPDATE_EVERY = 100
 STEPS = 5
@@ -18,10 +19,10 @@ STEPS = 5
 def rows() -> Iterator[dict[str, Any]]:
     """At 70 and 95 % sparsity; medians of a few steps, in turns. Needs transformers."""
     for sparsity in (0.7, 0.95):
-        yield _overhead(sparsity, "cuda" if torch.cuda.is_available() else "cpu")
+        yield from _overhead(sparsity, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _overhead(sparsity: float, device: str) -> dict[str, Any]:
+def _overhead(sparsity: float, device: str) -> Iterator[dict[str, Any]]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -36,7 +37,6 @@ def _overhead(sparsity: float, device: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    before = _peak(device)
     started = time.perf_counter()
     sparsifier = chts.Sparsifier(model, optimizer, "chts", sparsity, total_steps=10**6, update_every=UPDATE_EVERY)
     attaching = time.perf_counter() - started
@@ -65,32 +65,45 @@ def _overhead(sparsity: float, device: str) -> dict[str, Any]:
         hooks.append(timed(enforce))
         own.append(timed(sparsifier.step))
     updates = []
-    for _ in range(3):
+
+    def update() -> None:
         sparsifier.steps += UPDATE_EVERY - sparsifier.steps % UPDATE_EVERY - 1
         updates.append(timed(sparsifier.step))
+
+    for _ in range(3):
+        update()
+    peak = resident_peak(update) if device == "cpu" else None
+
+    def copy() -> list[torch.Tensor]:
+        return [tensor.clone() for weight in weights for tensor in (weight.dense(), weight.mask)]
+
+    copies = [timed(copy) for _ in range(5)]
+    model_name = f"LLaMA-60M at {sparsity:.0%} on {device}"
+    rival = f"the training step on {TOKENS[0] * TOKENS[1]} tokens"
     added = median(hooks) + median(own) + median(updates) / UPDATE_EVERY
     step = median(steps) - median(hooks)
-    return {
-        "comparison": f"masks and updates, LLaMA-60M at {sparsity:.0%} on {device}",
+    yield {
+        "comparison": f"masks and updates, {model_name}",
         "seconds": added,
-        "rival": f"the training step on {TOKENS[0] * TOKENS[1]} tokens",
+        "rival": rival,
         "rival_seconds": step,
         "times_faster": step / added,
         "aim": 20 if device == "cpu" else 50,
         "share": added / step,
         "attaching_seconds": attaching,
-        "update_seconds": median(updates),
-        "peak_bytes": _peak(device) - before,
     }
+    row = {
+        "comparison": f"one update, {model_name}",
+        "seconds": median(updates),
+        "rival": rival,
+        "rival_seconds": step,
+        "times_faster": step / median(updates),
+        "floor": "copying the weights and masks",
+        "floor_seconds": median(copies),
+    }
+    yield row | ({} if peak is None else {"peak_bytes": peak})
 
 
 def _wait(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def _peak(device: str) -> int:
-    """Most memory so far: of the GPU, or of the process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

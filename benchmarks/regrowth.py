@@ -8,7 +8,7 @@ from torch import Tensor
 
 from chts_core import link_prediction
 
-from .common import compare
+from .common import compare, matrix_products
 
 # Shape, density, and how many times as fast as the rival the walks should be.
 LAYERS = [
@@ -37,8 +37,6 @@ def rows() -> Iterator[dict[str, Any]]:
 def _compare(mask: Tensor, layer: str, aim: float | None) -> dict[str, Any]:
     num = int(SHARE * mask.sum())
     generator = torch.Generator(mask.device).manual_seed(0)
-    links = mask.float()
-    square_of_outputs, square_of_inputs = links @ links.T, links.T @ links
 
     def ours() -> Tensor:
         return link_prediction.sample_links(mask, num, "ch2_l3n", generator=generator)
@@ -49,14 +47,11 @@ def _compare(mask: Tensor, layer: str, aim: float | None) -> dict[str, Any]:
         new.view(-1)[torch.multinomial(scores.flatten(), num, generator=generator)] = True
         return new
 
-    def floor() -> tuple[Tensor, ...]:
-        return links @ links.T, links.T @ links, square_of_outputs @ links, links @ square_of_inputs
-
     return compare(
         f"regrow {num} links, {layer}",
         ours,
         ("dense CH2-L3n + torch.multinomial", rival),
-        floor=("its four matrix products", floor),
+        floor=matrix_products(mask),
         aim=aim,
         device=mask.device.type,
     )

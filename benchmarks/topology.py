@@ -1,9 +1,6 @@
 """Initial networks of LLaMA-1B's layers, against a loop over neurons and networks drawn from keys for all positions."""
 
-import ctypes
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -14,7 +11,7 @@ from torch import Tensor
 
 from chts_core import topology
 
-from .common import compare
+from .common import compare, resident_peak
 
 R = 0.25
 DENSITIES = [0.05, 0.3]
@@ -81,8 +78,10 @@ def _layer(shape: tuple[int, int], density: float) -> Iterator[dict[str, Any]]:
         ("small world", world, ("torch.randperm of the links, topk of random keys", world_by_keys), None),
         ("Erdős–Rényi", any_links, ("torch.randperm of all positions", permuted), None),
     ):
-        row = compare(f"{name}, {layer}", ours, rival, aim=aim)
-        yield row | _peak_bytes(ours, size)
+        floor = ("writing the mask", lambda: torch.ones(shape, dtype=torch.bool))
+        row = compare(f"{name}, {layer}", ours, rival, floor=floor, aim=aim)
+        peak = resident_peak(ours)
+        yield row | ({} if peak is None else {"peak_bytes": max(0, peak - size)})  # beyond the mask itself
 
 
 def _model(density: float) -> dict[str, Any]:
@@ -116,20 +115,3 @@ def _seconds(function: Callable[[], object]) -> float:
     start = perf_counter()
     function()
     return perf_counter() - start
-
-
-def _peak_bytes(function: Callable[[], Tensor], result: int) -> dict[str, int]:
-    """Resident memory of one call at its highest, beyond what was in use before and the result; on Linux alone."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # free memory that is kept for the next call would hide what this one takes
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
-    except (OSError, AttributeError):
-        return {}
-    before = _status("VmRSS")
-    function()
-    return {"peak_bytes": max(0, _status("VmHWM") - before - result)}
-
-
-def _status(field: str) -> int:
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(match[1]) * 1024 if match else 0

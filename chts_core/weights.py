@@ -235,7 +235,7 @@ def zero_absent(tensor: Tensor, mask: Tensor) -> None:
 
         zero_integers(tensor.view(_INTEGERS[tensor.dtype.itemsize]).numpy(), mask.numpy())
     else:
-        tensor.masked_fill_(~mask, 0)
+        torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # in place, without a mask of what is absent
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
