@@ -28,11 +28,14 @@ check-notebooks: .venv/test.stamp
 	$(BIN)/chts tour --profile ci --out runs/ci
 	$(BIN)/python -m pytest -c /dev/null --rootdir runs/ci --nbval-lax --nbval-current-env runs/ci $(PYTEST_OPTIONS)
 
-# Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile.
+# Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile; and what is handed out.
+# One alone: make refresh-notebooks NOTEBOOKS=notebooks/06_mlp.ipynb
+NOTEBOOKS = $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 refresh-notebooks: .venv/notebooks.stamp
-	$(BIN)/jupytext --update --to ipynb notebooks/*.py
+	$(BIN)/jupytext --update --to ipynb $(NOTEBOOKS:.ipynb=.py)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
-		--CoalesceStreamsPreprocessor.enabled=True notebooks/*.ipynb
+		--CoalesceStreamsPreprocessor.enabled=True $(NOTEBOOKS)
+	$(BIN)/chts exercises
 
 # The wheel, tried from an environment and a folder of its own.
 wheel: .venv/dev.stamp

@@ -28,7 +28,7 @@
 import torch
 
 import chts_core as chts
-from chts_core.lab import figures, notebooks, records, widgets
+from chts_core.lab import exercises, figures, notebooks, records, widgets
 
 print(records.environment_line(records.choose_device()))
 
@@ -248,13 +248,14 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # A layer of 100 outputs and 40 inputs has sparsity 0.9. How many links has each output when the degrees are fixed?
 # Replace `None`.
 
-# %%
+# %% tags=["exercise"]
 links_per_output = None
 
-# %%
-expected = chts.topology.receptive_field(100, 40, 0.1, generator=generator).sum(dim=1)
-solved = links_per_output == int(expected.unique())
-print("Correct." if solved else "Not yet: replace None in the cell above by a number.")
+# %% tags=["check"]
+with exercises.attempt():
+    assert links_per_output is not None, "replace None in the cell above by a number."
+    counted = chts.topology.receptive_field(100, 40, 0.1, generator=generator).sum(dim=1).unique().tolist()
+    assert counted == [links_per_output], f"the core gives every output another number than {links_per_output}."
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -264,7 +265,11 @@ print("Correct." if solved else "Not yet: replace None in the cell above by a nu
 #
 # <details><summary>Solution</summary>
 #
-# `links_per_output = 4`: a density of 0.1 of 40 possible links.
+# A density of 0.1 of 40 possible links:
+#
+# ```python
+# links_per_output = 4
+# ```
 # </details>
 #
 # ## What to take along

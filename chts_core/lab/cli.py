@@ -12,6 +12,7 @@ import torch
 
 from chts_core.lab import bench, conformance, notebooks, records
 from chts_core.lab.data import IMAGE_SETS, locate
+from chts_core.lab.exercises import write_student_versions
 from chts_core.lab.tour import as_text, comparison, tour
 
 
@@ -43,6 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: laptop)")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
     command.set_defaults(command=_run)
+
+    command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
+    command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
+    command.set_defaults(command=_exercises)
 
     command = commands.add_parser(
         "conformance", help="check that every method does what it is said to do; 1 if one does not"
@@ -114,6 +119,12 @@ def _list(_: argparse.Namespace) -> int:
         print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
         for parameter in notebooks.parameters(path).values():
             print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
+    return 0
+
+
+def _exercises(options: argparse.Namespace) -> int:
+    for path in write_student_versions(notebooks.stages(), options.out):
+        print(path)
     return 0
 
 

@@ -22,6 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from chts_core.lab import records
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
+_STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -95,11 +96,11 @@ def folder() -> Path:
 
 def stages() -> list[Path]:
     """All stage notebooks, in order."""
-    return sorted(folder().glob("[0-9][0-9]_*.ipynb"))
+    return sorted(folder().glob("[0-9][0-9]*_*.ipynb"))
 
 
 def find(name: str) -> Path:
-    """A notebook by stage number ("06" or "6"), name ("06_mlp") or path.
+    """A notebook by stage number ("06", "6" or "06b"), name ("06_mlp") or path.
 
     Raises:
         ValueError: if there is none of that name.
@@ -107,9 +108,10 @@ def find(name: str) -> Path:
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
     known = {path.stem: path for path in stages()}
-    if name.isdecimal():
+    number = re.fullmatch(_STAGE, name)
+    if number:
         for stem, path in known.items():
-            if int(stem[:2]) == int(name):
+            if number[1] == re.match(_STAGE, stem)[1]:  # type: ignore[index]  # they are named so
                 return path
     stem = name.removesuffix(".ipynb")
     if stem in known:

@@ -34,10 +34,11 @@ class _PictureWithAlternative(Preprocessor):
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
         for output in cell.get("outputs", []):
-            alternative = output.get("metadata", {}).get("image/png", {}).get("alt")
-            if alternative and "image/png" in output.get("data", {}):
+            shown = output.get("metadata", {}).get("image/png", {})
+            if "alt" in shown and "image/png" in output.get("data", {}):
                 source = f"data:image/png;base64,{output.data.pop('image/png').strip()}"
-                output.data["text/html"] = f'<img src="{source}" alt="{html.escape(alternative)}">'
+                width = f' width="{shown["width"]}"' if "width" in shown else ""
+                output.data["text/html"] = f'<img src="{source}"{width} alt="{html.escape(shown["alt"])}">'
         return cell, resources
 
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from chts_core.diagnostics import degrees, layer_percolation, modularity, small_worldness
-from chts_core.lab.figures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure
+from chts_core.lab.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure
 from chts_core.sparsifier import Update
 from chts_core.topology import erdos_renyi
 

@@ -86,7 +86,9 @@ def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -
     figures.show(figures.masks({"one": MASK}), "Five links.")
     (picture, metadata), (caption, _) = shown
     assert base64.b64decode(picture["image/png"]).startswith(PNG_SIGNATURE)
-    assert metadata == {"image/png": {"alt": "Five links."}}
+    assert metadata == {"image/png": {"alt": "Five links.", "width": 290, "height": 270}}
+    # Twice as many pixels as it takes on a screen: width and height stand after the signature and a chunk's header.
+    assert np.frombuffer(base64.b64decode(picture["image/png"])[16:24], ">u4").tolist() == [580, 540]
     assert picture["text/plain"] == caption["text/plain"] == "Five links."
     assert caption["text/markdown"] == "*Five links.*"
 

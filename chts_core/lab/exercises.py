@@ -1,0 +1,90 @@
+"""Exercises: how a learner's answer is checked, and the versions of a notebook with and without answers.
+
+In a notebook an exercise is a cell tagged `exercise`, which the learner completes; a cell tagged `check`, which tests
+what came out; and a hint and a solution, each folded in a <details>. Answers to questions are folded likewise.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+_FOLDED = re.compile(r"\n*<details>\s*<summary>(?P<summary>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
+_CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@contextmanager
+def attempt() -> Iterator[None]:
+    """Run the tests of an exercise, written as assertions: says "Correct." or what is not yet right.
+
+    A wrong answer is no error: the rest of the notebook runs on. The message of the assertion is what the learner
+    reads, so it says what came out and what to think about.
+    """
+    try:
+        yield
+    except AssertionError as error:
+        print(f"Not yet: {error or 'the test above failed.'}")
+    except Exception as error:  # whatever a half-written answer raises
+        print(f"Not yet: {type(error).__name__}: {error}")
+    else:
+        print("Correct.")
+
+
+def student_version(notebook: Any) -> Any:
+    """The notebook to hand out: without outputs, solutions and answers; the hints stay.
+
+    Args:
+        notebook: a notebook of nbformat; not changed.
+    """
+    student = nbformat.from_dict(notebook)
+    for cell in student.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _FOLDED.sub(lambda found: found[0] if found["summary"] == "Hint" else "", cell.source).strip()
+        else:
+            cell.outputs, cell.execution_count = [], None
+    student.cells = [cell for cell in student.cells if cell.source]
+    student.metadata.pop("widgets", None)
+    return student
+
+
+def solved_version(notebook: Any) -> Any:
+    """The notebook with every exercise solved as its folded solution says; to test those.
+
+    Raises:
+        ValueError: naming the exercise that no solution in ```python follows before the next.
+    """
+    solved = nbformat.from_dict(notebook)
+    open_exercise = None
+    for cell in solved.cells:
+        if "exercise" in cell.metadata.get("tags", []):
+            if open_exercise is not None:
+                break
+            open_exercise = cell
+        elif cell.cell_type == "markdown" and open_exercise is not None:
+            code = [
+                block
+                for found in _FOLDED.finditer(cell.source)
+                if found["summary"] == "Solution"
+                for block in _CODE.findall(found["body"])
+            ]
+            if code:
+                open_exercise.source = code[0].rstrip()
+                open_exercise = None
+    if open_exercise is not None:
+        first_line = open_exercise.source.partition("\n")[0]
+        raise ValueError(f"the exercise that begins {first_line!r} has no folded solution in ```python after it.")
+    return solved
+
+
+def write_student_versions(sources: list[Path], out_dir: Path) -> list[Path]:
+    """Write the student version of each notebook to a folder, under its own name; returns the paths."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    written = []
+    for source in sources:
+        target = out_dir / source.name
+        nbformat.write(student_version(nbformat.read(source, as_version=4)), target)
+        written.append(target)
+    return written

@@ -1,0 +1,140 @@
+"""What all widgets share: a state, a pure `compute`, a picture with a sentence, and controls that connect them.
+
+They use only what ipywidgets 7.7 and 8 share. A picture is an <img> in an HTML widget, so that it has a text
+alternative and that an error in a callback is an error, not a line in a hidden output area.
+"""
+
+import base64
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from chts_core.lab import figures
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_LABEL, _WIDTH = "10em", "32em"
+
+
+class Result(Protocol):
+    """What `compute` finds: whatever the picture needs, and a sentence that tells it without the picture."""
+
+    @property
+    def description(self) -> str:
+        """The sentence."""
+
+
+StateT = TypeVar("StateT", bound="DataclassInstance")
+ResultT = TypeVar("ResultT", bound=Result)
+
+
+class Explorer(ABC, Generic[StateT, ResultT]):
+    """A widget: controls above a picture and the sentence that describes it.
+
+    A subclass says what its `State` is (a frozen dataclass whose defaults are shown first), computes, draws, and makes
+    a control for each field of the state that can be moved. In the browser the controls have the CSS classes
+    `chts-NAME-FIELD`, and the picture `chts-NAME-picture`.
+
+    Args:
+        state: where to begin; by default the state's own defaults.
+    """
+
+    name: ClassVar[str]
+    State: ClassVar[type[Any]]
+
+    def __init__(self, state: StateT | None = None) -> None:
+        self.state: StateT = self.State() if state is None else state
+        self.controls = self.make_controls(self.state)
+        self.picture = ipywidgets.HTML()
+        for field, control in self.controls.items():
+            control.add_class(f"chts-{self.name}-{field}")
+            control.observe(self._changed, names="value")
+        self.picture.add_class(f"chts-{self.name}-picture")
+        self.view = self.arrange()
+        self._redraw()
+
+    @staticmethod
+    @abstractmethod
+    def compute(state: Any) -> Any:
+        """What a state amounts to: the same state gives the same result."""
+
+    @staticmethod
+    @abstractmethod
+    def draw(state: Any, result: Any) -> Figure:
+        """The picture of a result."""
+
+    @abstractmethod
+    def make_controls(self, state: StateT) -> dict[str, Any]:
+        """A control for each field of the state that can be moved, by the field's name."""
+
+    def arrange(self) -> Any:
+        """The controls and the picture, as they are shown."""
+        return ipywidgets.VBox([*self.controls.values(), self.picture])
+
+    @classmethod
+    def figure(cls, state: StateT) -> Figure:
+        """The picture of a state, also for pages without a running kernel."""
+        return cls.draw(state, cls.compute(state))
+
+    @classmethod
+    def render(cls, state: StateT) -> str:
+        """The picture of a state and its description, as HTML."""
+        result = cls.compute(state)
+        picture = base64.b64encode(figures.to_png(cls.draw(state, result))).decode()
+        description = html.escape(result.description)
+        return f'<img src="data:image/png;base64,{picture}" alt="{description}"><p>{description}</p>'
+
+    def _changed(self, _: object) -> None:
+        values = {field: control.value for field, control in self.controls.items()}
+        if any(getattr(self.state, field) != value for field, value in values.items()):
+            self.state = replace(self.state, **values)
+            self._redraw()
+
+    def _redraw(self) -> None:
+        self.picture.value = self.render(self.state)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self.view)
+
+
+def slider(label: str, value: float, low: float, high: float, step: float) -> Any:
+    """A slider over real numbers; its range is widened to hold the value it begins at."""
+    return ipywidgets.FloatSlider(
+        value=value,
+        min=min(low, value),
+        max=max(high, value),
+        step=step,
+        description=label,
+        continuous_update=False,  # a redraw for where the slider is let go of, not for all it passes
+        **_look(),
+    )
+
+
+def whole_slider(label: str, value: int, low: int, high: int, step: int = 1) -> Any:
+    """A slider over whole numbers; its range is widened to hold the value it begins at."""
+    return ipywidgets.IntSlider(
+        value=value,
+        min=min(low, value),
+        max=max(high, value),
+        step=step,
+        description=label,
+        continuous_update=False,
+        **_look(),
+    )
+
+
+def menu(label: str, value: Any, options: Sequence[Any]) -> Any:
+    """A drop-down of values, or of (text, value) pairs."""
+    return ipywidgets.Dropdown(value=value, options=list(options), description=label, **_look())
+
+
+def _look() -> dict[str, Any]:
+    return {"style": {"description_width": _LABEL}, "layout": ipywidgets.Layout(width=_WIDTH)}

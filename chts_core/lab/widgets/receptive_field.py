@@ -1,0 +1,72 @@
+"""Move r, the sparsity and the degree rule of a BRF network and see its mask and degrees."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from chts_core.diagnostics import degrees
+from chts_core.lab import figures
+from chts_core.lab.widgets.explorer import Explorer, menu, slider
+from chts_core.topology import receptive_field
+
+
+@dataclass(frozen=True)
+class ReceptiveFieldState:
+    """What the receptive field explorer shows."""
+
+    r: float = 0.25
+    sparsity: float = 0.9
+    degree: Literal["fixed", "uniform"] = "fixed"
+    out_features: int = 48
+    in_features: int = 96
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ReceptiveFieldResult:
+    """A network and the sentence that describes it."""
+
+    mask: Tensor
+    description: str
+
+
+class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]):
+    """Move r, the sparsity and the degree rule of a BRF network and see its mask and degrees."""
+
+    name = "receptive-field"
+    State = ReceptiveFieldState
+
+    @staticmethod
+    def compute(state: ReceptiveFieldState) -> ReceptiveFieldResult:
+        """The network of a state."""
+        mask = receptive_field(
+            state.out_features,
+            state.in_features,
+            1 - state.sparsity,
+            state.r,
+            state.degree,
+            generator=torch.Generator().manual_seed(state.seed),
+        )
+        outputs, inputs = degrees(mask)
+        description = (
+            f"BRF network of {state.in_features} inputs and {state.out_features} outputs with {int(mask.sum())} links "
+            f"(sparsity {state.sparsity:.2f}, r = {state.r:.2f}): {int(outputs.min())} to {int(outputs.max())} links "
+            f"per output, {int(inputs.min())} to {int(inputs.max())} per input."
+        )
+        return ReceptiveFieldResult(mask, description)
+
+    @staticmethod
+    def draw(state: ReceptiveFieldState, result: ReceptiveFieldResult) -> Figure:
+        """The mask beside its degrees."""
+        return figures.mask_and_degrees(result.mask, f"r = {state.r:.2f}, sparsity {state.sparsity:.2f}")
+
+    def make_controls(self, state: ReceptiveFieldState) -> dict[str, Any]:
+        """Sliders of r and the sparsity, a menu of degree rules."""
+        return {
+            "r": slider("r", state.r, 0, 1, 0.05),
+            "sparsity": slider("sparsity", state.sparsity, 0.5, 0.99, 0.01),
+            "degree": menu("degrees", state.degree, ["fixed", "uniform"]),
+        }
