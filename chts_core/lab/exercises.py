@@ -26,7 +26,7 @@ def attempt() -> Iterator[None]:
     try:
         yield
     except AssertionError as error:
-        print(f"Not yet: {error or 'the test above failed.'}")
+        print(f"Not yet: {str(error) or 'the test above failed.'}")
     except Exception as error:  # whatever a half-written answer raises
         print(f"Not yet: {type(error).__name__}: {error}")
     else:

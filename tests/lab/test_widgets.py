@@ -1,16 +1,20 @@
+"""What holds for every widget; what one shows is tested in a file of its own."""
+
 import base64
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import ipywidgets
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-import chts_core as chts
-from chts_core.lab import figures, widgets
-from chts_core.lab.widgets import ReceptiveFieldExplorer, ReceptiveFieldResult, ReceptiveFieldState
+from chts_core.lab import figures
+from chts_core.lab.widgets import EXPLORERS, Explorer
+from chts_core.lab.widgets.explorer import menu, slider, whole_slider
 
 # Those of ipywidgets 7.7 that also exist in 8; Output is not among them, since errors hide in it.
 SHARED = {
@@ -34,11 +38,7 @@ SHARED = {
     "ToggleButtons",
     "VBox",
 }
-
-
-@pytest.fixture
-def explorer() -> ReceptiveFieldExplorer:
-    return ReceptiveFieldExplorer()
+CONTROLS = [(name, field) for name, explorer in EXPLORERS.items() for field in explorer().controls]
 
 
 @pytest.fixture
@@ -68,144 +68,167 @@ def parts(markup: str) -> tuple[bytes, str, str]:
     return base64.b64decode(match[1]), html.unescape(match[2]), html.unescape(match[3])
 
 
-CHANGES = {
-    "r": (0.75, "r = 0.75"),
-    "sparsity": (0.95, "sparsity 0.95"),
-    "degree": ("uniform", "links per output"),
-}
+def values(control: Any) -> list[Any]:
+    """The values that a control can take, its present one last; of a slider the ends and one step on."""
+    if hasattr(control, "options"):
+        found = [option[1] if isinstance(option, tuple) else option for option in control.options]
+    elif hasattr(control, "min"):
+        found = [control.min, control.max, control.value + control.step]
+    else:
+        found = [False, True]
+    return [*(value for value in found if value != control.value), control.value]
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_moving_a_control_changes_state_description_and_picture(explorer: ReceptiveFieldExplorer, name: str) -> None:
-    value, expected = CHANGES[name]
-    before = parts(explorer.picture.value)
-    explorer.controls[name].value = value
-    after = parts(explorer.picture.value)
-    assert getattr(explorer.state, name) == value
-    assert {other: getattr(explorer.state, other) for other in CHANGES if other != name} == {
-        other: getattr(ReceptiveFieldState(), other) for other in CHANGES if other != name
-    }
-    assert expected in after[2]
-    assert all(old != new for old, new in zip(before, after, strict=True))
-    assert explorer.picture.value == ReceptiveFieldExplorer.render(explorer.state)
+# --- every widget ---
 
 
-def test_controls_begin_at_the_state_given() -> None:
-    state = ReceptiveFieldState(r=0.5, sparsity=0.8, degree="uniform", out_features=10, in_features=20, seed=3)
-    explorer = ReceptiveFieldExplorer(state)
-    assert {name: control.value for name, control in explorer.controls.items()} == {
-        "r": 0.5,
-        "sparsity": 0.8,
-        "degree": "uniform",
-    }
-    explorer.r.value = 0.25
-    # What has no control stays as it was given.
-    assert explorer.state == ReceptiveFieldState(0.25, 0.8, "uniform", 10, 20, 3)
+@pytest.mark.parametrize(("name", "field"), CONTROLS)
+def test_moving_a_control_changes_state_sentence_and_picture(name: str, field: str) -> None:
+    explorer = EXPLORERS[name]()
+    others = {other: control.value for other, control in explorer.controls.items() if other != field}
+    seen = [parts(explorer.picture.value)]
+    for value in values(explorer.controls[field])[:-1]:
+        explorer.controls[field].value = value
+        value = explorer.controls[field].value  # a slider keeps to its range
+        assert getattr(explorer.state, field) == value
+        assert {other: getattr(explorer.state, other) for other in others} == others
+        assert explorer.picture.value == explorer.render(explorer.state)
+        seen.append(parts(explorer.picture.value))
+    pictures, alternatives, sentences = (set(column) for column in zip(*seen, strict=True))
+    assert len(pictures) > 1
+    assert len(sentences) > 1
+    assert alternatives == sentences
 
 
-def test_a_state_out_of_reach_of_the_controls_is_refused_or_shown_as_it_is() -> None:
-    try:
-        explorer = ReceptiveFieldExplorer(ReceptiveFieldState(sparsity=0.2))
-    except ValueError:
-        return
-    assert explorer.sparsity.value == explorer.state.sparsity
-
-
-@pytest.mark.parametrize("degree", ["fixed", "uniform"])
-def test_compute_is_pure_and_deterministic(degree: Any) -> None:
-    state = ReceptiveFieldState(degree=degree)
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_compute_is_pure_and_deterministic(name: str) -> None:
+    explorer = EXPLORERS[name]
+    state = explorer.State()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = ReceptiveFieldExplorer.compute(state)
+    first = explorer.compute(state)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = ReceptiveFieldExplorer.compute(state)
-    assert torch.equal(first.mask, again.mask)
+    again = explorer.compute(state)
     assert first.description == again.description
-    assert state == ReceptiveFieldState(degree=degree)
-    assert not torch.equal(first.mask, ReceptiveFieldExplorer.compute(ReceptiveFieldState(degree=degree, seed=1)).mask)
+    assert figures.to_png(explorer.draw(state, first)) == figures.to_png(explorer.draw(state, again))
+    assert all(getattr(state, field.name) == getattr(explorer.State(), field.name) for field in fields(state))
 
 
-def test_the_description_counts_what_is_there() -> None:
-    state = ReceptiveFieldState(r=0.4, sparsity=0.75, degree="uniform", out_features=12, in_features=20)
-    mask, description = (result := ReceptiveFieldExplorer.compute(state)).mask, result.description
-    expected = chts.topology.receptive_field(12, 20, 0.25, 0.4, "uniform", generator=torch.Generator().manual_seed(0))
-    assert torch.equal(mask, expected)
-    outputs, inputs = mask.sum(dim=1), mask.sum(dim=0)
-    assert description == (
-        "BRF network of 20 inputs and 12 outputs with 60 links (sparsity 0.75, r = 0.40): "
-        f"{outputs.min()} to {outputs.max()} links per output, {inputs.min()} to {inputs.max()} per input."
-    )
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_the_description_is_a_sentence_with_numbers(name: str) -> None:
+    description = EXPLORERS[name].compute(EXPLORERS[name].State()).description
+    assert description.endswith(".")
+    assert re.search(r"\d", description)
+    assert 8 <= len(description.split()) <= 90
 
 
-def test_the_text_alternative_is_the_description() -> None:
-    state = ReceptiveFieldState()
-    picture, alternative, description = parts(ReceptiveFieldExplorer.render(state))
-    assert picture.startswith(b"\x89PNG")
-    assert alternative == description == ReceptiveFieldExplorer.compute(state).description
-    assert "with 461 links" in description  # a tenth of 48 × 96
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_the_static_picture_is_the_first_state(name: str) -> None:
+    explorer = EXPLORERS[name]
+    figure = explorer.figure(explorer.State())
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
+    assert figures.to_png(figure) == parts(explorer().picture.value)[0]
 
 
-def test_descriptions_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile = '"><script>alert("r & s")</script>'
-    mask = torch.ones(2, 3, dtype=torch.bool)
-    monkeypatch.setattr(ReceptiveFieldExplorer, "compute", staticmethod(lambda _: ReceptiveFieldResult(mask, hostile)))
-    markup = ReceptiveFieldExplorer.render(ReceptiveFieldState())
-    assert "<script" not in markup
-    assert parts(markup)[1:] == (hostile, hostile)
-
-
-def test_one_change_is_one_rendering(renders: list[bytes]) -> None:
-    explorer = ReceptiveFieldExplorer()
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_one_change_is_one_rendering(name: str, renders: list[bytes]) -> None:
+    explorer = EXPLORERS[name]()
     assert len(renders) == 1
-    explorer.r.value = 0.5
+    field, control = next(iter(explorer.controls.items()))
+    control.value = values(control)[0]
     assert len(renders) == 2
     # An explorer without a kernel beside it would otherwise flicker: the same value again is no change.
-    explorer.r.value = 0.5
-    explorer.r.notify_change({"name": "value", "old": 0.5, "new": 0.5, "owner": explorer.r, "type": "change"})
+    control.notify_change({"name": "value", "old": None, "new": control.value, "owner": control, "type": "change"})
     assert len(renders) == 2
+    assert getattr(explorer.state, field) == control.value
 
 
-def test_an_error_is_an_error(explorer: ReceptiveFieldExplorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: ReceptiveFieldState) -> ReceptiveFieldResult:
-        raise RuntimeError("from compute")
-
-    monkeypatch.setattr(ReceptiveFieldExplorer, "compute", staticmethod(fail))
-    with pytest.raises(RuntimeError, match="from compute"):
-        explorer.r.value = 0.5
-    with pytest.raises(RuntimeError, match="from compute"):
-        ReceptiveFieldExplorer()
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_the_view_is_made_of_what_both_generations_of_ipywidgets_have(name: str) -> None:
+    explorer = EXPLORERS[name]()
+    widgets = set(tree(explorer.view))
+    assert {type(widget).__name__ for widget in widgets} <= SHARED
+    assert widgets >= {*explorer.controls.values(), explorer.picture}
 
 
-def test_the_view_is_made_of_what_both_generations_of_ipywidgets_have(explorer: ReceptiveFieldExplorer) -> None:
-    kinds = {type(widget).__name__ for widget in tree(explorer.view)}
-    assert kinds <= SHARED
-    assert not any(isinstance(widget, ipywidgets.Output) for widget in tree(explorer.view))
-    assert set(tree(explorer.view)) >= {*explorer.controls.values(), explorer.picture}
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_control_is_labelled_and_has_a_name_to_be_found_by(name: str) -> None:
+    explorer = EXPLORERS[name]()
+    assert re.fullmatch("[a-z-]+", name)
+    for field, control in explorer.controls.items():
+        assert f"chts-{name}-{field}" in control._dom_classes
+        assert control.description
+    assert len({control.description for control in explorer.controls.values()}) == len(explorer.controls)
+    assert f"chts-{name}-picture" in explorer.picture._dom_classes
 
 
-def test_every_control_has_a_name_to_be_found_by(explorer: ReceptiveFieldExplorer) -> None:
-    classes = [name for widget in tree(explorer.view) for name in getattr(widget, "_dom_classes", ())]
-    assert sorted(classes) == sorted(f"chts-receptive-field-{name}" for name in ("r", "sparsity", "degree", "picture"))
-    assert all(control.description for control in explorer.controls.values())
-
-
-def test_extremes_of_the_controls_can_be_drawn(explorer: ReceptiveFieldExplorer) -> None:
-    for name in ("r", "sparsity"):
-        for value in (explorer.controls[name].min, explorer.controls[name].max):
-            explorer.controls[name].value = value
-            assert getattr(explorer.state, name) == value
-            assert f"{value:.2f}" in parts(explorer.picture.value)[2]
-
-
-def test_showing_an_explorer_shows_its_view(explorer: ReceptiveFieldExplorer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_showing_an_explorer_shows_its_view(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", shown.append)
+    explorer = EXPLORERS[name]()
     explorer._ipython_display_()
     assert shown == [explorer.view]
 
 
-def test_the_static_picture_is_the_first_state_of_the_explorer(explorer: ReceptiveFieldExplorer) -> None:
-    assert (
-        widgets.figures.to_png(ReceptiveFieldExplorer.figure(ReceptiveFieldState())) == parts(explorer.picture.value)[0]
-    )
+# --- what they share, on one made up here ---
+
+
+@dataclass(frozen=True)
+class Number:
+    number: int = 1
+    unseen: int = 5
+
+
+@dataclass(frozen=True)
+class Described:
+    description: str
+
+
+class Counter(Explorer[Number, Described]):
+    name = "counter"
+    State = Number
+
+    @staticmethod
+    def compute(state: Number) -> Described:
+        if state.number == 13:
+            raise RuntimeError("from compute")
+        return Described(f'"><script>alert("r & s")</script> {state.number}')
+
+    @staticmethod
+    def draw(state: Number, result: Described) -> Figure:
+        return figures.masks({result.description[-1]: torch.ones(state.number, state.unseen, dtype=torch.bool)})
+
+    def make_controls(self, state: Number) -> dict[str, Any]:
+        return {"number": whole_slider("number", state.number, 1, 20)}
+
+
+def test_a_state_is_where_the_controls_begin_and_what_has_none_stays() -> None:
+    counter = Counter(Number(3, unseen=7))
+    assert counter.controls["number"].value == 3
+    counter.controls["number"].value = 4
+    assert counter.state == Number(4, unseen=7)
+
+
+def test_descriptions_are_escaped() -> None:
+    markup = Counter.render(Number())
+    assert "<script" not in markup
+    assert parts(markup)[1:] == ('"><script>alert("r & s")</script> 1',) * 2
+
+
+def test_an_error_is_an_error() -> None:
+    counter = Counter()
+    with pytest.raises(RuntimeError, match="from compute"):
+        counter.controls["number"].value = 13
+    with pytest.raises(RuntimeError, match="from compute"):
+        Counter(Number(13))
+
+
+def test_controls_hold_the_value_that_they_begin_at() -> None:
+    for made in (slider("x", 0.2, 0.5, 0.9, 0.1), slider("x", 0.95, 0.5, 0.9, 0.1), whole_slider("x", 30, 1, 20)):
+        assert made.min <= made.value <= made.max
+    assert (slider("x", 0.2, 0.5, 0.9, 0.1).value, whole_slider("x", 30, 1, 20).value) == (0.2, 30)
+    chosen = menu("x", 2, [("one", 1), ("two", 2)])
+    assert (chosen.value, chosen.label) == (2, "two")
+    assert isinstance(chosen, ipywidgets.Dropdown)

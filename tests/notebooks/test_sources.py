@@ -14,11 +14,13 @@ import nbformat
 import pytest
 
 from chts_core.lab import notebooks
+from chts_core.lab.exercises import student_version
 from chts_core.lab.pages import write_page
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".ipynb", ".py")})
-STAGES = [name for name in NAMES if re.match(r"\d\d_", name)]
+STAGES = [name for name in NAMES if re.match(r"\d\d[a-z]?_", name)]
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # Folders in which people keep their work; no path into them belongs into what others read.
 PRIVATE = re.compile(r"(?<![\w.])/(?:home|root|work|Users|tmp|mnt)/|[A-Z]:\\\\?Users", re.IGNORECASE)
 
@@ -41,7 +43,9 @@ def is_of(cell: Any, tag: str) -> bool:
 
 
 def test_there_are_notebooks() -> None:
-    assert {"01_networks_as_masks", "06_mlp"} <= set(STAGES)
+    numbers = [name.partition("_")[0] for name in STAGES]
+    assert numbers == ["00", "01", "02", "03", "04", "05", "06", "06b", "07"]
+    assert len(NAMES) == len(STAGES)
     assert FOLDER.resolve() == notebooks.folder().resolve()
 
 
@@ -74,7 +78,7 @@ def test_a_notebook_begins_with_its_header(name: str) -> None:
     first = read(name).cells[0]
     assert first.cell_type == "markdown"
     lines = first.source.splitlines()
-    assert re.match(rf"# {name[:2]} · \S", lines[0])
+    assert re.match(rf"# {name.partition('_')[0]} · \S", lines[0])
     assert sum(cell.source.count("\n# ") for cell in read(name).cells if cell.cell_type == "markdown") == 0
     assert "**You will be able to**" in first.source
     table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", first.source, re.MULTILINE))
@@ -103,13 +107,79 @@ def test_code_cells_are_short(name: str) -> None:
     assert min(lengths) > 0
 
 
+def markdown(name: str) -> list[str]:
+    return [cell.source for cell in read(name).cells if cell.cell_type == "markdown"]
+
+
 @pytest.mark.parametrize("name", STAGES)
-def test_solutions_are_folded(name: str) -> None:
-    text = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
-    assert text.count("<details>") == text.count("</details>")
-    for exercise in re.split(r"^## Exercise", text, flags=re.MULTILINE)[1:]:
-        assert "<details><summary>Hint</summary>" in exercise
-        assert "<details><summary>Solution</summary>" in exercise
+def test_folds_are_whole(name: str) -> None:
+    for text in markdown(name):
+        folds = re.findall(r"^<details><summary>.+</summary>\n\n.+?\n</details>$", text, re.DOTALL | re.MULTILINE)
+        assert text.count("<details>") == text.count("</details>") == text.count("<summary>") == len(folds)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_an_exercise_has_a_stub_a_check_a_hint_and_a_solution(name: str) -> None:
+    cells = read(name).cells
+    starts = [number for number, cell in enumerate(cells) if re.search(r"^## Exercise", cell.source, re.MULTILINE)]
+    assert starts
+    for start, end in zip(starts, [*starts[1:], len(cells)], strict=True):
+        part = cells[start:end]
+        (stub,) = [cell for cell in part if is_of(cell, "exercise")]
+        (check,) = [cell for cell in part if is_of(cell, "check")]
+        assert part.index(stub) < part.index(check)
+        assert "with exercises.attempt()" in check.source
+        assert re.search(r"^ +assert ", check.source, re.MULTILINE)
+        assert "Not yet: " in "".join(output.get("text", "") for output in check.outputs)
+        text = "\n".join(cell.source for cell in part[part.index(check) :] if cell.cell_type == "markdown")
+        assert "<details><summary>Hint</summary>" in text
+        assert re.search(r"<details><summary>Solution</summary>.*?^```python$.*?</details>", text, re.DOTALL | re.M)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_predictions_are_revealed(name: str) -> None:
+    cells = read(name).cells
+    predictions = [number for number, cell in enumerate(cells) if "**Predict" in cell.source]
+    assert len(predictions) >= (1 if name.startswith("00") else 2)
+    for number in predictions:
+        after = cells[number : number + 6]
+        assert any("<details><summary>What you should have seen</summary>" in cell.source for cell in after)
+        assert any(cell.cell_type == "code" for cell in after)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_notebook_ends_with_a_self_check_and_what_to_take_along(name: str) -> None:
+    text = "\n\n".join(markdown(name))
+    own = text[text.index("## Self-check") : text.index("## What to take along")]
+    questions = re.findall(r"^\d+\. ", own, re.MULTILINE)
+    assert 3 <= len(questions) <= 5
+    assert own.count("<details><summary>Answer</summary>") == len(questions)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_figures_come_from_the_house(name: str) -> None:
+    # Those have labelled axes, which `tests/lab/test_figures.py` holds.
+    for cell in code_cells(name):
+        assert "matplotlib" not in cell.source
+        assert "pyplot" not in cell.source
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_widget_stands_beside_a_picture_of_its_first_state(name: str) -> None:
+    cells = read(name).cells
+    for number, cell in enumerate(cells):
+        if cell.cell_type == "code" and any(WIDGET in output.get("data", {}) for output in cell.outputs):
+            shown = [output for later in cells[number + 1 : number + 4] for output in later.get("outputs", [])]
+            assert any("image/png" in output.get("data", {}) for output in shown)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_is_handed_out_is_the_notebook_without_its_answers(name: str) -> None:
+    committed = nbformat.read(FOLDER.parent / "exercises" / f"{name}.ipynb", as_version=4)
+    assert committed == student_version(read(name)), "out of step; make refresh-notebooks"
+    for cell in committed.cells:
+        assert not cell.get("outputs")
+        assert set(re.findall(r"<summary>(.+?)</summary>", cell.source)) <= {"Hint"}
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -1,0 +1,19 @@
+from collections.abc import Callable
+from typing import Any
+
+import chts_core as chts
+from chts_core.lab import notebooks
+
+Executed = Callable[[str], tuple[dict[str, Any], Any]]
+
+
+def test_the_networks_of_stage_01_have_the_same_number_of_links(executed: Executed) -> None:
+    record, _ = executed("01")
+    settings = notebooks.profile_settings("01_networks_as_masks", "ci")
+    shape = settings["out_features"], settings["in_features"]
+    links = chts.topology.link_count(*shape, 1 - record["parameters"]["sparsity"])
+    assert record["results"]["links"] == links
+    rows = {row["network"]: row for row in record["results"]["networks"]}
+    assert len(rows) >= 5
+    assert {row["links"] for row in rows.values()} == {links}
+    assert rows["BRF, r = 0"]["inputs without a link"] == 0
