@@ -11,6 +11,12 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
+# On a page nothing scrolls sideways: lines of code and tables are wrapped.
+_STYLE = """
+.jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: anywhere; white-space: normal; }
+"""
+
 
 class _Renderer(IPythonRenderer):
     """Formulas as MathML, which browsers show by themselves; the usual MathJax is fetched from the network."""
@@ -55,6 +61,7 @@ def write_page(executed: Path) -> Path:
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar is its last state
     exporter.register_preprocessor(_PictureWithAlternative, enabled=True)
     page, _ = exporter.from_filename(str(executed))
+    page = page.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
     page = re.sub(r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page)  # of MathJax, and widgets without a kernel
     target = executed.with_suffix(".html")
     target.write_text(page, encoding="utf-8")

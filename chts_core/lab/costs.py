@@ -1,0 +1,180 @@
+"""What sparse training costs on this machine: time and memory that are measured, beside what theory promises."""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chts_core.lab.data import ImageData
+from chts_core.lab.models import mlp
+from chts_core.linear import Execution, SparseLinear
+from chts_core.planner import plan
+from chts_core.sparsifier import Sparsifier
+from chts_core.topology import erdos_renyi
+
+_WARM_UP = 3
+
+
+def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine meets all."""
+    for action in actions.values():
+        for _ in range(_WARM_UP):
+            action()
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _, (name, action) in itertools.product(range(repeats), actions.items()):
+        started = time.perf_counter()
+        action()
+        times[name].append(time.perf_counter() - started)
+    return {name: median(values) for name, values in times.items()}
+
+
+def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A training step of one layer without the optimizer: output, gradient by the input, gradient by the weights."""
+    x = x.detach().requires_grad_()
+    with torch.no_grad():
+        upstream = torch.ones_like(layer(x))
+
+    def step() -> None:
+        layer.zero_grad()
+        x.grad = None
+        layer(x).backward(upstream)
+
+    return step
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Seconds of :func:`forward_and_backward` at one density: dense, under a mask, and of the links alone."""
+
+    density: float
+    dense: float
+    masked: float
+    links: float
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer that multiplies its weight by a mask in every pass, as most codes do."""
+
+    def __init__(self, mask: Tensor) -> None:
+        out_features, in_features = mask.shape
+        super().__init__(in_features, out_features)
+        self.mask = mask
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x (W ∘ mask)ᵀ + b for x (..., in_features)."""
+        return F.linear(input, self.weight * self.mask, self.bias)
+
+
+def time_layers(
+    out_features: int,
+    in_features: int,
+    samples: int,
+    densities: Sequence[float],
+    *,
+    repeats: int = 15,
+    generator: torch.Generator,
+) -> list[LayerTime]:
+    """Time one layer at several densities, Erdős–Rényi links, on the CPU."""
+    x = torch.randn(samples, in_features, generator=generator)
+    found = []
+    for density in densities:
+        mask = erdos_renyi(out_features, in_features, density, generator=generator)
+        dense = nn.Linear(in_features, out_features)
+        layers = {"dense": dense, "masked": MaskedLinear(mask), "links": SparseLinear.from_linear(dense, mask)}
+        steps = {name: forward_and_backward(layer, x) for name, layer in layers.items()}
+        found.append(LayerTime(density, **median_seconds(steps, repeats)))
+    return found
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What training an MLP by one method costs.
+
+    name: of the row.
+    flops: training FLOPs as a share of the dense model's, in theory.
+    step: seconds of an optimizer step with nothing to update: medians from update to update, averaged over the run.
+    update: seconds of the last update of the topology; 0 where there is none.
+    memory: bytes of everything that a run keeps between steps, but the data: weights, gradients, moments, masks.
+    course: median seconds of a step from each update to the next, and the density then, from the start of the run.
+    """
+
+    name: str
+    flops: float
+    step: float
+    update: float
+    memory: int
+    course: list[tuple[float, float]]
+
+
+def measure_training(
+    data: ImageData,
+    method: str,
+    sparsity: float,
+    *,
+    execution: Execution = "masked",
+    hidden: int,
+    batch_size: int = 32,
+    steps: int = 40,
+    updates: int = 2,
+    seed: int = 0,
+    name: str | None = None,
+) -> TrainingCost:
+    """Train an MLP of three hidden layers on the CPU for some steps, with so many updates of the topology among them.
+
+    SGD with momentum, as in the paper's image tasks. No accuracy comes out: the steps are far too few.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = mlp(data.features, hidden, data.classes, generator=generator)
+    every = steps // (updates + 1)
+    flops = plan(model, method, sparsity, total_steps=steps, update_every=every).flops
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    sparsifier = Sparsifier(
+        model, optimizer, method, sparsity, total_steps=steps, update_every=every, seed=seed, execution=execution
+    )
+    sparsifier.rescale_weights()
+    times: list[list[float]] = [[]]
+    densities = [sparsifier.density()]
+    for _ in range(steps):
+        batch = torch.randint(len(data.train.labels), (batch_size,), generator=generator)
+        due = sparsifier.update_due
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
+        optimizer.step()
+        sparsifier.step()
+        if due:
+            times.append([])
+            densities.append(sparsifier.density())
+        else:
+            times[-1].append(time.perf_counter() - started)
+    last = max((row["step"] for row in sparsifier.history), default=0)  # the first also compiles
+    return TrainingCost(
+        name=name or f"{method}, {execution}",
+        flops=flops,
+        step=mean(median(part) for part in times if part),
+        update=sum(row["seconds"] for row in sparsifier.history if row["step"] == last),
+        memory=kept_bytes(model, optimizer, sparsifier),
+        course=[(median(part), density) for part, density in zip(times, densities, strict=True) if part],
+    )
+
+
+def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier) -> int:
+    """Bytes of the weights, their gradients, the optimizer's moments, and of all that says where the links are.
+
+    Beside the present links these are the links that there ever were, at one bit for each possible one (ITOP). A
+    dense model needs neither.
+    """
+    moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    kept = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers(), *gradients, *moments))
+    if sparsifier.density() == 1:
+        return kept
+    masks = sparsifier.masks
+    if sparsifier.execution == "masked":  # else the layers' buffers say where the links are
+        kept += sum(mask.nbytes for mask in masks.values())
+    return kept + sum(-(-mask.numel() // 8) for mask in masks.values())

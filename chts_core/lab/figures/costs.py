@@ -1,0 +1,82 @@
+"""What sparse training costs: time by density, and a meter of theory beside measurement."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from chts_core.lab.costs import LayerTime, TrainingCost
+from chts_core.lab.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, new_figure
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:g}"
+
+
+def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> Figure:
+    """Milliseconds of a layer's training step by density, on logarithmic axes.
+
+    Args:
+        times: of `costs.time_layers`, by ascending density.
+        crossover: density to mark, where storing the links stops to pay.
+    """
+    lines = (("dense", "dense nn.Linear", BLACK, "s"), ("masked", "under a mask", ORANGE, "^"))
+    with new_figure(6.2, 3.6) as (figure, (axes,)):
+        density = [100 * row.density for row in times]
+        for field, label, colour, marker in (*lines, ("links", "links alone (CSR)", BLUE, "o")):
+            axes.plot(density, [1e3 * getattr(row, field) for row in times], color=colour, marker=marker, label=label)
+        if crossover is not None and 0 < crossover < 1:
+            axes.axvline(100 * crossover, color=VERMILION, linestyle=":", label=f"crossover: {crossover:.0%}")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(_plain))
+            axis.set_minor_locator(NullLocator())
+        axes.set_xlabel("links that exist (% of all possible)")
+        axes.set_ylabel("forward and backward (ms)")
+        axes.legend()
+    return figure
+
+
+def step_course(costs: Sequence[TrainingCost]) -> Figure:
+    """Milliseconds of a step, from each update to the next, by the density then: a run that gets sparser goes right."""
+    looks = ((BLACK, "s"), (ORANGE, "^"), (BLUE, "o"), (VERMILION, "D"))
+    with new_figure(6.2, 3.6) as (figure, (axes,)):
+        for cost, (colour, marker) in zip(costs, looks, strict=False):
+            seconds, density = zip(*cost.course, strict=True)
+            per_cent, milliseconds = [100 * value for value in density], [1e3 * value for value in seconds]
+            axes.plot(per_cent, milliseconds, color=colour, marker=marker, markersize=5, label=cost.name)
+        axes.invert_xaxis()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("links that exist (% of all possible), falling during the run")
+        axes.set_ylabel("time of a step (ms)")
+        axes.legend()
+    return figure
+
+
+def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
+    """FLOPs in theory, time and memory as measured, of each run in per cent of the first, which is the dense one."""
+    rival = costs[0]
+    meters = (
+        ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "///"),
+        ("time of a step, measured", [cost.step / rival.step for cost in costs], BLUE, ""),
+        ("memory, measured", [cost.memory / rival.memory for cost in costs], ORANGE, "..."),
+    )
+    height = 0.26
+    with new_figure(7.4, 1.1 + 0.62 * len(costs)) as (figure, (axes,)):
+        for number, (label, shares, colour, hatch) in enumerate(meters):
+            places = [row + (number - 1) * height for row in range(len(costs))]
+            per_cent = [100 * share for share in shares]
+            bars = axes.barh(places, per_cent, height, color=colour, hatch=hatch, edgecolor="white", label=label)
+            axes.bar_label(bars, [f"{value:.3g} %" for value in per_cent], padding=3, fontsize=9)
+        axes.set_xscale("log")
+        axes.set_xlim(0.5, 400)
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_yticks(range(len(costs)), [cost.name for cost in costs])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"share of {rival.name} (%), logarithmic")
+        axes.set_ylabel("method, execution")
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure

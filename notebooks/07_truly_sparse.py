@@ -1,0 +1,388 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Truly sparse
+#
+# **You will be able to** say what a mask saves and what it does not, store a layer as its links alone, predict where that
+# is faster on *your* machine, and read a cost meter that sets theory beside measurement.
+#
+# | | |
+# |---|---|
+# | Prerequisites | stage 01; stage 05 for the density decay; stage 06 for the `Sparsifier` |
+# | Time | 25 minutes to read, about a minute to run |
+# | Difficulty | ●●○ |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), discussion of the cost of training; the paper itself trains under masks |
+
+# %%
+import torch
+from torch import nn
+
+import chts_core as chts
+from chts_core.lab import costs, data, exercises, figures, models, notebooks, records
+
+print(records.environment_line(records.choose_device("cpu")))
+
+# %% tags=["parameters"]
+profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+seed: int = 0  # of networks, weights and batches
+sparsity: float = 0.99  # share of absent links in the runs, in [0.5, 1) since CHTss starts at 0.5
+hidden: int = 0  # units per hidden layer; 0: as the profile says
+
+# %%
+settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=sparsity, hidden=hidden)
+
+# %% [markdown]
+# ## What a mask saves
+#
+# A linear layer of $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication and
+# an addition for each weight. The backward pass does twice that, for the gradient by the input and for that by the weight.
+# If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
+#
+# For 100 inputs, 50 outputs and 1 % of the links, check by hand: 30 000 operations dense, 300 sparse.
+
+# %%
+dense_flops, density = 6 * 100 * 50, 0.01
+print(f"dense {dense_flops}, sparse {density * dense_flops:.0f} operations per sample")
+
+# %% [markdown]
+# A mask does not save them: it multiplies a full matrix by zeros and ones, and then multiplies the zeros as well.
+#
+# **Predict:** one layer, 1 % of its links. How long does a step take under a mask, compared with the dense layer: a
+# hundredth, half, the same, or longer?
+
+# %%
+generator = torch.Generator().manual_seed(settings.seed)
+shape = settings.hidden, settings.hidden
+(alone,) = costs.time_layers(*shape, 256, [0.01], repeats=settings.repeats, generator=generator)
+print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, under a mask {alone.masked * 1e3:.1f} ms")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# Longer: all the dense work is still done, and applying the mask comes on top. What masks are good for is research: any
+# method is quickly written with them.
+# </details>
+#
+# ## Store the links alone
+#
+# Here is the mask of stage 01 again, 5 links of 12, with values. *Compressed sparse rows* (CSR) write down row by row the
+# column and the value of each link, and where each row begins.
+
+# %%
+weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
+links = chts.linear.compress(weight != 0)
+print("row begins ", links.crow_indices.tolist())
+print("columns    ", links.col_indices.tolist())
+print("values     ", weight[weight != 0].tolist())
+
+# %% [markdown]
+# Read it: output 0 has links 0 and 1, output 1 has links 2 and 3, output 2 has link 4. The product needs nothing else.
+
+# %%
+x, values = torch.tensor([1.0, 2, 3, 4]), weight[weight != 0]
+begins, columns = links.crow_indices.tolist(), links.col_indices.tolist()
+by_links = [
+    sum(float(values[k] * x[columns[k]]) for k in range(begins[i], begins[i + 1])) for i in range(len(begins) - 1)
+]
+print(by_links)
+assert by_links == (weight @ x).tolist() == [5, 18, 20]
+
+# %% [markdown]
+# The backward pass walks over the links input by input, so the layer also keeps the order of the links by columns.
+# `SparseLinear` is a drop-in for `nn.Linear` that does all that in compiled loops.
+
+# %%
+linear = nn.Linear(4, 3)
+with torch.no_grad():
+    linear.weight.copy_(weight)
+layer = chts.linear.SparseLinear.from_linear(linear, weight != 0)
+assert torch.allclose(layer(x), linear(x))
+print(layer)
+
+# %% [markdown]
+# ## Memory, by hand
+#
+# In training with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its gradient, its
+# moment. A sparse one keeps those three for each *link*, and 12 bytes that say where it is (its input, its output, and its
+# place in the other order); and 4 bytes for the beginning of each row and column. So for 1 % of 1000 × 1000:
+# 12 MB dense, and 10 000 · 24 bytes ≈ 0.24 MB sparse.
+
+# %%
+wide = nn.Linear(1000, 1000, bias=False)
+mask = chts.topology.erdos_renyi(1000, 1000, 0.01, generator=generator)
+sparse = chts.linear.SparseLinear.from_linear(wide, mask)
+kept = 3 * sparse.values.nbytes + sum(buffer.nbytes for buffer in sparse.buffers())
+print(f"dense {3 * wide.weight.nbytes:,} bytes, links alone {kept:,} bytes")
+assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
+
+# %% [markdown]
+# ## Where each wins, on this machine
+#
+# Dense products run at the full speed of the processor: they know where everything is. A sparse product has to look up the
+# input of every link. So one operation on a link costs more than one on a matrix, and with enough links dense wins.
+#
+# **Predict:** at which density do the two meet here: 1 %, 10 %, 40 %? And does it take fewer or more links with 32 samples
+# instead of 256?
+
+# %%
+densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
+many = costs.time_layers(*shape, 256, densities, repeats=settings.repeats, generator=generator)
+crossover = chts.linear.crossover_density(*shape, torch.device("cpu"), torch.float32)
+figures.show(
+    figures.layer_times(many, crossover),
+    f"A training step of a layer of {shape[0]}×{shape[1]} with 256 samples, against the share of links that exist. Dense "
+    "and masked do not depend on it. The dotted line is where `SparseLinear` measures that its own two ways are equal.",
+)
+
+# %%
+few = costs.time_layers(*shape, 32, densities, repeats=settings.repeats, generator=generator)
+figures.show(
+    figures.layer_times(few),
+    "The same with 32 samples, the batch of the paper's image tasks: less work for each call, so that what every call "
+    "costs weighs more.",
+)
+
+# %%
+for name, times in (("256 samples", many), ("32 samples", few)):
+    won = [row.density for row in times if row.links < row.dense]
+    gain = times[0].dense / times[0].links
+    print(f"{name}: links alone are faster up to {max(won, default=0):.0%} density; at 1 % {gain:.1f} times as fast")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# The last cell says it for your machine. On the processors we tried, the lines meet between 20 and 50 %, far above the
+# density of the paper's experiments. Nowhere is the gain at 1 % the hundred times that the operations promise: looking up,
+# and the fixed cost of a call, take their share.
+# </details>
+#
+# On a GPU this is another story: dense products are so fast there that unstructured links pay only at the highest
+# sparsities. Nothing in this notebook was measured on one.
+#
+# ## The same run, link by link
+#
+# `Sparsifier(..., execution="csr")` replaces the layers of a model by such as store their links alone. It is the *same*
+# run: the same links go and come, and the weights agree up to rounding.
+
+# %%
+task = data.load_images("digits")
+
+
+def short_run(execution: str) -> chts.Sparsifier:
+    generator = torch.Generator().manual_seed(settings.seed)
+    model = models.mlp(task.features, 128, task.classes, generator=generator)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    sparsifier = chts.Sparsifier(
+        model, optimizer, "chts", 0.95, total_steps=30, update_every=10, seed=settings.seed, execution=execution
+    )
+    for batch in torch.randperm(len(task.train.labels), generator=generator)[: 30 * 32].split(32):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(task.train.images[batch]), task.train.labels[batch]).backward()
+        optimizer.step()
+        sparsifier.step()
+    return sparsifier
+
+
+# %%
+masked, links_alone = short_run("masked"), short_run("csr")
+for name, mask in masked.masks.items():
+    assert torch.equal(mask, links_alone.masks[name])
+print("three updates, the same links:", [row["links"] for row in links_alone.history[-3:]])
+
+# %% [markdown]
+# ## The cost meter
+#
+# Now whole training steps of an MLP with three hidden layers: forward, backward, optimizer, and the sparsifier's own work.
+# *In theory* is what `chts.plan` counts, the operations of the linear layers if absent links cost nothing. Time and memory
+# are measured.
+
+# %%
+runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, links alone": ("chts", "csr")}
+runs["CHTss, links alone"] = ("chtss", "csr")
+meter = [
+    costs.measure_training(
+        task, method, settings.sparsity, execution=execution, hidden=settings.hidden, seed=settings.seed, name=name
+    )
+    for name, (method, execution) in runs.items()
+]
+
+# %%
+figures.show(
+    figures.cost_meter(meter),
+    f"An MLP of 3×{settings.hidden}, batch 32, sparsity {settings.sparsity:g}, in per cent of the dense model, on a "
+    "logarithmic axis. Memory is what is kept between steps at the end of the run: weights, gradients, momentum, links.",
+)
+
+# %%
+for cost in meter:
+    print(
+        f"{cost.name:<20} step {cost.step * 1e3:6.2f} ms   update {cost.update * 1e3:5.1f} ms   "
+        f"kept {cost.memory / 2**20:6.2f} MiB   FLOPs {cost.flops:7.2%}"
+    )
+
+# %% [markdown]
+# Three lessons. A mask costs time and memory. Links alone save both, the memory nearly as promised. But the time of a step
+# falls less than the operations: with so little left to multiply, what remains is the fixed cost of calling things, which
+# no sparsity removes. An *update* of the topology takes longer than a step; at one update in a hundred steps or more it
+# hardly counts.
+#
+# CHTss pays for its dense beginning: it starts with half of all links.
+#
+# ## While a network gets sparser
+#
+# Density decay (stage 05) starts on the side where dense products win and ends where sparse ones do.
+# `execution="auto"` measures once for each layer where they meet, and changes over there.
+
+# %%
+decay = [
+    costs.measure_training(
+        task,
+        "chtss",
+        settings.sparsity,
+        execution=execution,
+        hidden=settings.hidden,
+        batch_size=256,
+        steps=settings.decay_steps,
+        updates=15,
+        seed=settings.seed,
+        name=execution,
+    )
+    for execution in ("masked", "csr", "auto")
+]
+
+# %%
+figures.show(
+    figures.step_course(decay),
+    "Time of a CHTss step with 256 samples while the density falls, by execution; the run goes from left to right. Masked "
+    "steps take as long at the end as at the beginning.",
+)
+
+# %% [markdown]
+# Be careful with figures such as these: other programs on the machine, the number of threads and the size of the layer all
+# move them. Each point here is the median of a few steps. Repeat before you believe a small difference.
+#
+# ## Exercise: multiply by links
+#
+# Write the product $y = Wx$ for one sample from the three lists of CSR, without building the matrix. Replace the `return`.
+
+# %% tags=["exercise"]
+def multiply(begins: list[int], columns: list[int], values: list[float], x: list[float]) -> list[float] | None:
+    return None
+
+
+# %% tags=["check"]
+with exercises.attempt():
+    y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
+    assert y is not None, "the function returns None; let it return a list with one number for each output."
+    assert len(y) == 3, f"it returns {len(y)} numbers; there is one output fewer than entries in `begins`, so 3."
+    assert y != [3.0, 7.0, 5.0], "these are sums of the weights; multiply each by the input in its column."
+    assert y == [5, 18, 20], f"it returns {y} and should return [5, 18, 20]: output i has the links begins[i] to begins[i+1]."
+    assert multiply([0, 0, 1], [0], [2.0], [3.0]) == [0, 6], "an output without links must give 0."
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Output `i` sums over `k in range(begins[i], begins[i + 1])`; link `k` multiplies `values[k]` by `x[columns[k]]`.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def multiply(begins: list[int], columns: list[int], values: list[float], x: list[float]) -> list[float] | None:
+#     return [
+#         sum(values[k] * x[columns[k]] for k in range(begins[i], begins[i + 1])) for i in range(len(begins) - 1)
+#     ]
+# ```
+# </details>
+#
+# ## Exercise: when do links take more memory?
+#
+# With Adam a layer keeps four numbers of 4 bytes for each weight: weight, gradient, two moments. Links alone take those and
+# 12 bytes more for each link. Above which density does storing the links take *more* memory than the dense layer? (Leave
+# the beginnings of rows and columns out.)
+
+# %% tags=["exercise"]
+break_even = None
+
+# %% tags=["check"]
+with exercises.attempt():
+    assert break_even is not None, "replace None by a density between 0 and 1."
+    assert 0 <= break_even <= 1, f"{break_even} is no density: it is a share of all possible links, between 0 and 1."
+    assert abs(break_even - 0.5) > 1e-6, "0.5 is right for momentum (12 bytes of 24); Adam keeps one moment more."
+    per_weight, per_link = 4 * 4, 4 * 4 + 12
+    assert abs(break_even * per_link - per_weight) < 0.05, (
+        f"at density {break_even} a possible link costs {break_even * per_link:.1f} bytes, the dense layer {per_weight}."
+    )
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Dense: 16 bytes for each possible link. Alone: 28 bytes for each link that exists.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# break_even = 16 / 28  # 0.571...
+# ```
+# </details>
+#
+# ## Self-check
+#
+# 1. Why is a layer under a mask of 1 % not faster than a dense one?
+#
+# <details><summary>Answer</summary>
+#
+# It multiplies the full matrix, zeros included, and applies the mask besides.
+# </details>
+#
+# 2. The operations fall to 1 %. Name two reasons why the time does not.
+#
+# <details><summary>Answer</summary>
+#
+# Looking up the input of each link costs more than running along a matrix; and every call has a fixed cost, in Python,
+# autograd and the optimizer, that does not depend on the number of links.
+# </details>
+#
+# 3. Would you train at 50 % density with links alone?
+#
+# <details><summary>Answer</summary>
+#
+# Not for speed, if the lines of your machine meet below that. Memory is no gain either: with momentum 50 % is exactly
+# where both take the same.
+# </details>
+#
+# 4. What does "auto" decide, and from what?
+#
+# <details><summary>Answer</summary>
+#
+# For each layer whether to multiply densely or by links, from a short measurement on this machine of where the two meet.
+# </details>
+#
+# ## What to take along
+#
+# - Masks are for research; storing the links alone is what saves time and memory.
+# - Where sparse wins is a property of the machine, the layer and the batch: measure it.
+# - Theory, time and memory are three different figures. Report all three.
+
+# %%
+records.publish(
+    {
+        "sparsity": settings.sparsity,
+        "hidden": settings.hidden,
+        "crossover": crossover,
+        "layers": [{"samples": samples, **vars(row)} for samples, rows in ((256, many), (32, few)) for row in rows],
+        "training": [{name: value for name, value in vars(cost).items() if name != "course"} for cost in meter],
+    }
+)
