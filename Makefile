@@ -3,8 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+IPYWIDGETS_7 := tests/browser/constraints-ipywidgets7.txt
 
-.PHONY: tour lab test lint types check-notebooks refresh-notebooks wheel bench clean
+.PHONY: tour lab test test-browser lint types check-notebooks refresh-notebooks wheel bench clean
 
 tour: .venv/notebooks.stamp
 	$(BIN)/chts tour --profile laptop --out runs/tour
@@ -14,6 +15,12 @@ lab: .venv/notebooks.stamp
 
 test: .venv/test.stamp
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+# The widgets in a browser, with the newest ipywidgets and with that of Colab; and the latter's unit tests.
+test-browser: .venv/test.stamp .venv7/stamp
+	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS)
+	CHTS_BROWSER_PYTHON=.venv7/bin/python $(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS_7)
+	.venv7/bin/python -m pytest -q -W ignore::DeprecationWarning tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -49,10 +56,16 @@ bench: .venv/bench.stamp
 	$(BIN)/chts bench
 
 clean:
-	rm -rf .venv dist runs
+	rm -rf .venv .venv7 dist runs
 
 .venv/%.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+	touch $@
+
+.venv7/stamp: pyproject.toml $(IPYWIDGETS_7) | .venv/bin/python
+	.venv/bin/python -m venv --clear .venv7
+	.venv7/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(IPYWIDGETS_7) \
+		--editable ".[notebooks]" hypothesis pytest voila
 	touch $@
 
 .venv/bin/python:

@@ -1,6 +1,7 @@
 """Cannistraci-Hebb training with a soft rule (CHTs) and its relatives, from 6-node graphs to language models."""
 
 from chts_core import (
+    audit,
     diagnostics,
     distributions,
     linear,
@@ -25,6 +26,7 @@ __all__ = [
     "LayerGraph",
     "Method",
     "Sparsifier",
+    "audit",
     "diagnostics",
     "distributions",
     "linear",

@@ -14,21 +14,24 @@
 # %% [markdown]
 # # 01 · Networks as masks
 #
-# **You will be able to** read a sparse layer as a network, wire one at random (Erdős–Rényi) or by receptive fields
-# (BRF), and predict from three numbers what it looks like.
+# **You will be able to** read a sparse layer as a network, wire one in five ways (ER, BSW, BSF, BRF, CSTI), tell them
+# apart by degrees, clustering and path length, and say what a receptive field is good for.
 #
 # | | |
 # |---|---|
-# | Prerequisites | PyTorch's `nn.Linear`; no network science |
-# | Time | 20 minutes to read, under a minute to run |
+# | Prerequisites | PyTorch's `nn.Linear`; stage 00 for how to use a notebook; no network science |
+# | Time | 40 minutes to read, under a minute to run |
 # | Difficulty | ●○○ |
-# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), section on bipartite receptive field network modelling |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on initial networks and bipartite receptive field network modelling |
 
 # %%
+from dataclasses import asdict
+
+import pandas as pd
 import torch
 
 import chts_core as chts
-from chts_core.lab import exercises, figures, notebooks, records, widgets
+from chts_core.lab import data, exercises, figures, notebooks, records, widgets
 
 print(records.environment_line(records.choose_device()))
 
@@ -187,6 +190,12 @@ figures.show(
 )
 
 # %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# At $r = 0$ all links lie on the diagonal, at $r = 1$ they are everywhere. The picture does not tell $r = 1$ from
+# Erdős–Rényi; the degrees of the outputs do, as the next section shows.
+# </details>
+#
 # ## Degrees: who is a hub?
 #
 # $r = 1$ looks like Erdős–Rényi, but the *degrees* tell them apart. A BRF network sets the degree of each output first and
@@ -243,6 +252,278 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # others short; the diagonal stays.
 # </details>
 #
+# ## Small worlds: mostly near, a few far
+#
+# In a society most friends live nearby, and a few far ones make the whole world close. The **bipartite small world** (BSW)
+# starts from nearest neighbours only and rewires a fraction $\beta$ of the links at random (Watts and Strogatz's model, for
+# two sides). At $\beta = 0$ it is the receptive field network of $r = 0$.
+
+# %%
+lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
+nearest = chts.topology.receptive_field(8, 4, density=0.5, r=0.0, generator=torch.Generator().manual_seed(seed))
+assert torch.equal(lattice, nearest)
+print(lattice.int())
+
+# %% [markdown]
+# Now rewire a quarter of its 16 links: 4 links, chosen at random, let go of their input, and each output draws as many
+# new inputs among those it does not reach. Degrees of the outputs stay as they were.
+
+
+# %%
+def rewired(generator: torch.Generator) -> torch.Tensor:
+    rewired = lattice.clone()
+    links = lattice.nonzero()
+    let_go = links[torch.randperm(len(links), generator=generator)[: len(links) // 4]]
+    rewired[let_go[:, 0], let_go[:, 1]] = False
+    for output in let_go[:, 0]:
+        free = (~rewired[output]).nonzero()[:, 0]
+        rewired[output, free[torch.randint(len(free), (), generator=generator)]] = True
+    return rewired
+
+
+by_hand = [rewired(generator) for _ in range(2000)]
+from_core = [chts.topology.small_world(8, 4, 0.5, beta=0.25, generator=generator) for _ in range(2000)]
+assert all(torch.equal(network.sum(1), lattice.sum(1)) for network in (*by_hand, *from_core))
+assert torch.allclose(torch.stack(by_hand).float().mean(0), torch.stack(from_core).float().mean(0), atol=0.06)
+print(from_core[0].int())
+
+# %% [markdown]
+# ## Scale-free: the rich get richer
+#
+# Citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows them as Barabási and Albert
+# do: neurons join one after the other, and a newcomer links to a neuron that is there with probability $\propto$ its degree.
+# A list in which each neuron stands once per link makes that a plain draw. A link within one side is then no link of a
+# layer: its older end moves across, again by degree. With 3 outputs, 5 inputs and 7 links,
+# each newcomer brings one link:
+
+
+# %%
+def grown(generator: torch.Generator) -> torch.Tensor:
+    def any_of(items: list[int]) -> int:
+        return items[torch.randint(len(items), (), generator=generator)]
+
+    outputs, inputs = torch.randperm(3, generator=generator).tolist(), torch.randperm(5, generator=generator).tolist()
+    newcomers = [*outputs[1:], *(3 + node for node in inputs[1:])]  # outputs are nodes 0 to 2, inputs 3 to 7
+    ends = [outputs[0], 3 + inputs[0]]  # two founders, linked
+    for place in torch.randperm(6, generator=generator).tolist():
+        ends += [newcomers[place], any_of(ends)]
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    for newer, older in zip(ends[::2], ends[1::2], strict=True):
+        if (newer < 3) == (older < 3):
+            older = any_of([node for node in ends if (node < 3) != (newer < 3)])
+        mask[min(newer, older), max(newer, older) - 3] = True
+    return mask
+
+
+# %% [markdown]
+# Each such network is a random one, so compare its hubs: the highest degree of an output, in 1000 networks each way.
+
+# %%
+by_hand = torch.stack([grown(generator).sum(1).max() for _ in range(1000)]).double()
+networks = [chts.topology.scale_free(3, 5, density=7 / 15, generator=generator) for _ in range(1000)]
+from_core = torch.stack([network.sum(1).max() for network in networks]).double()
+print(f"highest degree of an output: by hand {by_hand.mean():.1f}, in the core {from_core.mean():.1f}")
+assert abs(by_hand.mean() - from_core.mean()) < 0.15
+print(networks[0].int())
+
+# %% [markdown]
+# ## CSTI: what the data says
+#
+# **Correlated sparse topological initialisation** (CSTI) looks at the data first: it links the features that correlate
+# most, $|r|$ of Pearson's $r$ without the diagonal. Four features of five samples; the second follows the first, the
+# fourth runs against the third. So links 0–1 and 2–3 come first, both ways:
+
+# %%
+samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
+correlation = chts.topology.Correlation()
+correlation.update(samples)
+print(correlation.matrix().round(decimals=2))
+by_hand = torch.corrcoef(samples.T.double()).abs().fill_diagonal_(0)
+assert torch.allclose(correlation.matrix(), by_hand)
+
+strongest = chts.topology.correlated(4, 4, 4 / 16, correlation.matrix(), generator=generator)
+assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3, 2]]))
+
+# %% [markdown]
+# ## Why a receptive field?
+#
+# Because what is near belongs together, in images at least. The handwritten digits have 8×8 pixels. Take the training
+# images and correlate each pixel with each other one, over all images.
+
+# %%
+task = data.load_images("digits")
+correlation = chts.topology.Correlation()
+correlation.update(task.train.images)
+pixels = correlation.matrix()
+figures.show(
+    figures.pixel_correlations(pixels, task.image_shape, (4, 3)),
+    "Left: how strongly each pixel correlates with the one marked by a star; the darkest squares touch it. Right: pixels "
+    "that touch correlate more than twice as strongly, on average, as pixels two or more apart.",
+)
+
+# %% [markdown]
+# A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right is 1 further on and the pixel
+# below is 8 further on.
+#
+# **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will its links
+# be, and which rows stay empty?
+
+# %%
+first_layer = {
+    "CSTI": chts.topology.correlated(64, 64, 1 - sparsity, pixels, generator=generator),
+    "BRF": chts.topology.receptive_field(64, 64, 1 - sparsity, r, generator=generator),
+    "ER": chts.topology.erdos_renyi(64, 64, 1 - sparsity, generator=generator),
+}
+figures.show(
+    figures.masks(first_layer),
+    "64 pixels to 64 neurons. CSTI draws short stripes along the diagonal and parallel to it, 8 pixels off; BRF keeps to "
+    "the diagonal; ER is everywhere.",
+)
+
+# %%
+place = torch.cartesian_prod(torch.arange(8), torch.arange(8)).double()
+neighbours = torch.cdist(place, place) < 1.5  # the up to eight pixels around each, and the pixel itself
+for name, mask in first_layer.items():
+    print(f"{name:<5} {(mask & neighbours).sum() / mask.sum():.0%} of the links join neighbours in the image")
+print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0)).sum()))
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# CSTI found by itself that images are local. Its stripes next to the diagonal are left and right neighbours, the stripes 8
+# off are neighbours above and below. Pixels in the margin hardly vary and get nothing. BRF assumes locality without
+# looking at any data, but only along the row of numbers: it knows left and right, not above and below. That is also why it
+# can be used deep in a network, where there are no features to correlate before training.
+# </details>
+#
+# ## Five networks side by side
+#
+# One layer on the 64 pixels, five ways to wire it, a tenth of the links each. Where there are more than 64 outputs, CSTI
+# lays the square of correlations as tiles.
+
+# %%
+size = settings.out_features, task.features
+five = {
+    "ER": chts.topology.erdos_renyi(*size, 0.1, generator=generator),
+    "BSW": chts.topology.small_world(*size, 0.1, generator=generator),
+    "BSF": chts.topology.scale_free(*size, 0.1, generator=generator),
+    "BRF": chts.topology.receptive_field(*size, 0.1, r, generator=generator),
+    "CSTI": chts.topology.correlated(*size, 0.1, pixels, generator=generator),
+}
+figures.show(
+    figures.masks(five),
+    "Five networks with a tenth of the links. ER has no pattern; BSW is a diagonal with scattered links; BSF has crowded "
+    "rows and columns, its hubs; BRF is a blurred diagonal; CSTI has stripes, and gaps where pixels do not vary.",
+)
+
+# %% [markdown]
+# **Predict:** which of the five has the neuron with most links, and how many will it have? A network is called scale-free
+# when the share of neurons with at least $k$ links falls like a power of $k$, a straight line on logarithmic axes.
+
+# %%
+figures.show(
+    figures.degree_tails(five),
+    "Share of neurons with at least k links. The curve of BSF reaches far to the right of all others: few hubs have many "
+    "links. BSW and BRF set the degrees of the outputs, so that their curves drop at once on the left.",
+)
+
+# %%
+print("highest degree, outputs and inputs:")
+for name, mask in five.items():
+    outputs, inputs = chts.diagnostics.degrees(mask)
+    print(f"  {name:<5} {int(outputs.max()):>3} of {len(inputs)}   {int(inputs.max()):>3} of {len(outputs)}")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# BSF has the hubs, on both sides. In BSW and BRF the outputs differ by one link at most, since their degrees are set first;
+# their inputs spread a little. The tail of BSF cannot be straight to the end here: no output can have more links than there
+# are inputs.
+# </details>
+#
+# ## Is it a small world?
+#
+# Two numbers describe how a network holds together. **Clustering**: do my neighbours' neighbours know each other? A layer
+# has no triangles, since links run only between the sides; its shortest cycle has four links. So count the paths of three
+# links that a fourth one closes:
+#
+# $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
+#
+# (Robins and Alexander 2004). Take the mask from above and add a link from input 0 to output 1.
+
+# %%
+small = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
+cycle = torch.zeros_like(small)
+cycle[:2, :2] = True
+groups = [
+    figures.Links("other links", [small & ~cycle]),
+    figures.Links("a 4-cycle", [cycle], figures.style.VERMILION, "--", 3),
+]
+figures.show(
+    figures.network(groups, ("inputs", "outputs")),
+    "Four inputs, three outputs, six links. Inputs 0 and 1 and outputs 0 and 1 form a cycle of four links.",
+)
+
+# %% [markdown]
+# Count by hand. One 4-cycle. A path of three links has a middle link, and goes on from both its ends by any other link
+# there: the middle link between output $i$ and input $j$ gives $(d_i - 1)(d_j - 1)$ paths. Outputs have 2, 3 and 1 links,
+# inputs 2, 2, 1 and 1. The links 0–0 and 0–1 give $1 \cdot 1$ each, 1–0 and 1–1 give $2 \cdot 1$ each, the others none:
+# 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+
+# %%
+outputs, inputs = chts.diagnostics.degrees(small)
+paths = int((torch.outer(outputs - 1, inputs - 1) * small).sum())
+shared = (small.int() @ small.int().T).triu(1)  # inputs that two outputs share: p of them make p (p - 1) / 2 cycles
+cycles = int((shared * (shared - 1) // 2).sum())
+print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
+assert chts.diagnostics.clustering(small) == 4 * cycles / paths
+
+# %% [markdown]
+# **Path length**: how many links apart are two neurons, on average over the pairs that a path joins? In the picture, 6 pairs
+# are 1 apart (the links), 4 pairs are 2 apart (outputs 0 and 1; inputs 0–1, 0–2 and 1–2), and 1 pair is 3 apart (output 0
+# and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. That is 11 of the 21 pairs of 7 neurons.
+
+# %%
+length = chts.diagnostics.path_length(small)
+print(f"mean {length.mean:.3f}, reachable {length.reachable:.3f}")
+assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
+
+# %% [markdown]
+# A value alone says little: dense networks cluster and have short paths anyway. Compare with a *null*: Erdős–Rényi networks
+# of the same shape and number of links. **Small-worldness** is
+#
+# $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
+#
+# (Humphries and Gurney 2008): about 1 for a random network, clearly above 1 for a small world, which is clustered like a
+# lattice with paths nearly as short as chance makes them.
+#
+# **Predict:** order the five by clustering. Which of them has the longest paths?
+
+# %%
+measured = {
+    name: chts.diagnostics.small_worldness(mask, generator=torch.Generator().manual_seed(seed))
+    for name, mask in five.items()
+}
+pd.DataFrame({name: asdict(of) for name, of in measured.items()}).T.round(2)
+
+# %%
+figures.show(
+    figures.small_worlds(measured),
+    "Clustering (up) and path length (to the right) of the five networks, as multiples of their Erdős–Rényi nulls. ER is "
+    "where the dotted lines cross.",
+)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# BRF, local by design, is highly clustered and pays with the longest paths. BSW is the compromise that its name promises:
+# clustered, with paths nearly as short as ER's. BSF is clustered too, by its hubs, and has the *shortest* paths: everything
+# is near a hub. CSTI is clustered as a local network is, but read it with care: it leaves neurons without links, so that
+# the others are denser than its null. $\sigma$ is above 1 for four of the five, and would be for a pure lattice, so look at
+# both numbers.
+# </details>
+
+# %% [markdown]
 # ## Exercise: degrees that fit
 #
 # A layer of 100 outputs and 40 inputs has sparsity 0.9. How many links has each output when the degrees are fixed?
@@ -271,11 +552,87 @@ with exercises.attempt():
 # links_per_output = 4
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: count the 4-cycles
+#
+# Return the number of 4-cycles of any mask. The idea is above: two outputs that share $p$ inputs lie on $p(p-1)/2$ cycles.
+
+
+# %% tags=["exercise"]
+def four_cycles(mask: torch.Tensor) -> int:
+    return int(mask.sum())  # the links; count the cycles instead
+
+
+# %% tags=["check"]
+with exercises.attempt():
+    full = torch.ones(3, 3, dtype=torch.bool)
+    block = torch.zeros(4, 5, dtype=torch.bool)
+    block[:2, :3] = True
+    assert four_cycles(small) != 6, "6 is the number of links; complete the function above."
+    assert four_cycles(small) != 4, "each cycle has four links; count the cycle, not its links."
+    assert four_cycles(small) != 2, "each pair of outputs was counted in both orders."
+    assert four_cycles(small) == 1, (
+        f"the small mask has 1 cycle, not {four_cycles(small)}; do pairs of equal outputs count?"
+    )
+    assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
+    assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each are 9, not {four_cycles(full)}."
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `mask.int() @ mask.int().T` counts the shared inputs of every two outputs; `.triu(1)` keeps each pair once.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def four_cycles(mask: torch.Tensor) -> int:
+#     shared = (mask.int() @ mask.int().T).triu(1)
+#     return int((shared * (shared - 1) // 2).sum())
+# ```
+# </details>
+
+# %% [markdown]
+# ## Self-check
+#
+# 1. A layer of 1000 outputs and 500 inputs has sparsity 0.99. How many links has it, and how many has an output on average?
+#
+# <details><summary>Answer</summary>
+#
+# $0.01 \cdot 1000 \cdot 500 = 5000$ links, 5 per output.
+# </details>
+#
+# 2. Two networks have the same number of links per output. One is a BRF network with $r = 0$, one with $r = 1$. Which number
+#    tells them apart without looking at the mask?
+#
+# <details><summary>Answer</summary>
+#
+# Clustering: windows of neighbouring outputs overlap and close many 4-cycles, random inputs close few. Path length and
+# the spread of the inputs' degrees differ too.
+# </details>
+#
+# 3. Why is the Erdős–Rényi null drawn with the same shape *and* the same number of links?
+#
+# <details><summary>Answer</summary>
+#
+# Clustering and path length depend on both: a denser network is more clustered and has shorter paths by chance alone.
+# </details>
+#
+# 4. CSTI needs something that BRF does not. What is it, and where in a network is it missing?
+#
+# <details><summary>Answer</summary>
+#
+# Data, to correlate its features. The inputs of deeper layers are no features of the data, and before training the
+# activations there mean nothing yet.
+# </details>
 #
 # ## What to take along
 #
 # - A mask is a bipartite network; density, sparsity and degrees describe it.
 # - ER places links anywhere; BRF places them near the diagonal, $r$ from local to random, with the outputs' degrees kept.
+# - BSW rewires a few links of a lattice, BSF grows hubs, CSTI follows the correlations of the data.
+# - Compare clustering and path length with an Erdős–Rényi null, and look at both.
 # - Networks here have exactly the number of links asked for, for any rectangle.
 
 # %%
@@ -290,6 +647,16 @@ records.publish(
                 "inputs without a link": int((~mask.any(dim=0)).sum()),
             }
             for name, mask in {**compared, **by_degree}.items()
+        ],
+        "five": [
+            {
+                "network": name,
+                "links": int(five[name].sum()),
+                "highest output degree": int(five[name].sum(dim=1).max()),
+                "highest input degree": int(five[name].sum(dim=0).max()),
+                **asdict(of),
+            }
+            for name, of in measured.items()
         ],
     }
 )

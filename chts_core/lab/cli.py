@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import psutil
-import torch
-
-from chts_core.lab import bench, conformance, notebooks, records
-from chts_core.lab.data import IMAGE_SETS, locate
+from chts_core.lab import bench, conformance, doctor, notebooks, records
 from chts_core.lab.exercises import write_student_versions
 from chts_core.lab.tour import as_text, comparison, tour
 
@@ -71,19 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    device = records.describe_device(records.choose_device())
-    memory = psutil.virtual_memory()
-    print("Versions")
-    for name, version in records.versions().items():
-        print(f"  {name:<13} {version}")
-    print(f"\nDevice\n  {device['type']}: {device['name']}, {device['threads']} threads")
-    if not torch.cuda.is_available():
-        print("  no CUDA device: the ci, binder and laptop profiles are made for that")
-    print(f"  memory: {memory.available / 2**30:.1f} GB free of {memory.total / 2**30:.1f} GB")
-    print("\nData sets")
-    for name, source in IMAGE_SETS.items():
-        place = "comes with scikit-learn" if source.folder is None else locate(source)
-        print(f"  {name:<13} {source.size}: {f'found, {place}' if place else f'missing; {source.remedy}'}")
+    print(doctor.report(places=True))
     return 0
 
 

@@ -130,6 +130,59 @@ def title(path: Path) -> str:
     return path.stem
 
 
+@dataclass(frozen=True)
+class Stage:
+    """What a notebook's header and its profile say of it.
+
+    prerequisites: numbers of the stages it builds upon; minutes, memory_mb: what its run is expected to take, None
+    where nobody has measured it.
+    """
+
+    number: str
+    title: str
+    goal: str
+    difficulty: str
+    prerequisites: tuple[str, ...]
+    minutes: float | None
+    memory_mb: int | None
+    file: str
+
+
+def overview(profile: str) -> list[Stage]:
+    """All stages in order, as their headers and a profile describe them.
+
+    Raises:
+        ValueError: for an unknown profile.
+    """
+    check_value("profile", profile)
+    found = []
+    for path in stages():
+        header = nbformat.read(path, as_version=4).cells[0].source
+        number, _, name = title(path).partition(" · ")
+        goal = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
+        table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", header, re.MULTILINE))
+        settings = profile_settings(path.stem, profile)
+        found.append(
+            Stage(
+                number,
+                name,
+                " ".join(goal[1].split()) if goal else "",
+                table.get("Difficulty", ""),
+                tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
+                settings["minutes"],
+                settings["memory_mb"],
+                path.name,
+            )
+        )
+    return found
+
+
+def as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table whose cells may hold Markdown and formulas, and wrap."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def parameters(path: Path) -> dict[str, Parameter]:
     """The parameters that a notebook declares, by name.
 

@@ -15,6 +15,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 _STYLE = """
 .jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 .jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: anywhere; white-space: normal; }
+.jp-RenderedMarkdown td, .jp-RenderedMarkdown th { overflow-wrap: break-word; }
 """
 
 

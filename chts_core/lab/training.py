@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
 from chts_core.linear import Execution
 from chts_core.methods import Method
+from chts_core.planner import Plan, plan
 from chts_core.sparsifier import Sparsifier, Update
+from chts_core.weights import pack_bits, unpack_bits
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """What one training run gave. Accuracies are fractions; `test_accuracy` is that of the last epoch."""
+    """What one training run gave. Accuracies are fractions.
+
+    test_by_epoch: kept to show what choosing by the test images would do; nothing is chosen by them here.
+    snapshots: the masks after each update by the name of the weight, as bits; empty unless they were asked for.
+    """
 
     method: str
     seed: int
     sparsity: float
     validation_accuracy: list[float]  # after each epoch
-    test_accuracy: float
+    test_by_epoch: list[float]
     density: float
     active_neurons: float
     itop: float
@@ -51,6 +57,31 @@ class Run:
     history: list[Update]
     first_masks: dict[str, Tensor]
     last_masks: dict[str, Tensor]
+    snapshots: list[dict[str, Tensor]]
+
+    @property
+    def test_accuracy(self) -> float:
+        """That of the last epoch."""
+        return self.test_by_epoch[-1]
+
+    @property
+    def chosen_test_accuracy(self) -> float:
+        """That of the epoch of the highest validation accuracy, the first of equals."""
+        return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
+
+    def mask_after(self, update: int, layer: str) -> Tensor:
+        """The mask of a layer after an update, counted from 1; 0 is before the first.
+
+        Raises:
+            IndexError: if there was no such update, or the run was trained without snapshots.
+        """
+        first = self.first_masks[layer]
+        if not 0 <= update <= len(self.snapshots):
+            raise IndexError(
+                f"update is {update}, but the run kept the masks of {len(self.snapshots)} updates; "
+                "train it with snapshots=True to have all of them."
+            )
+        return unpack_bits(self.snapshots[update - 1][layer], tuple(first.shape)) if update else first
 
 
 def train(
@@ -62,6 +93,7 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     label: str | None = None,
+    snapshots: bool = False,
     progress: "tqdm[Any] | None" = None,
 ) -> Run:
     """Train one MLP by one method.
@@ -75,6 +107,7 @@ def train(
         recipe: sizes and optimizer.
         seed, device: of the run.
         label: name of the run; by default the method's.
+        snapshots: whether to keep the masks after each update.
         progress: a bar to advance by one per epoch.
 
     Raises:
@@ -89,7 +122,8 @@ def train(
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=total_steps)
     first_masks = {name: mask.cpu().clone() for name, mask in sparsifier.masks.items()}
 
-    validation = []
+    validation, test = [], []
+    kept: list[dict[str, Tensor]] = []
     seconds = 0.0
     for _ in range(recipe.epochs):
         started = time.perf_counter()
@@ -99,10 +133,14 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            updates = len(sparsifier.history)
             sparsifier.step()
+            if snapshots and len(sparsifier.history) > updates:
+                kept.append({name: pack_bits(mask) for name, mask in sparsifier.masks.items()})
             scheduler.step()
         seconds += time.perf_counter() - started
         validation.append(accuracy(model, data.validation))
+        test.append(accuracy(model, data.test))
         if progress is not None:
             progress.update()
 
@@ -111,7 +149,7 @@ def train(
         seed=seed,
         sparsity=sparsity,
         validation_accuracy=validation,
-        test_accuracy=accuracy(model, data.test),
+        test_by_epoch=test,
         density=sparsifier.density(),
         active_neurons=sparsifier.active_neurons(),
         itop=sparsifier.itop_rate(),
@@ -119,6 +157,7 @@ def train(
         history=sparsifier.history,
         first_masks=first_masks,
         last_masks={name: mask.cpu().clone() for name, mask in sparsifier.masks.items()},
+        snapshots=kept,
     )
 
 
@@ -131,12 +170,7 @@ def _prepare(
     generator: torch.Generator,
 ) -> tuple[nn.Sequential, torch.optim.SGD, Sparsifier]:
     """What a run trains, on the device of the data; refuses settings that do not fit together."""
-    steps_per_epoch = len(data.train.labels) // recipe.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"batch_size is {recipe.batch_size} but there are {len(data.train.labels)} training images; "
-            "choose a smaller batch."
-        )
+    steps_per_epoch = _steps_per_epoch(data, recipe)
     model = mlp(data.features, recipe.hidden, data.classes, generator=generator).to(data.train.images.device)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -157,9 +191,27 @@ def _prepare(
     return model, optimizer, sparsifier
 
 
+def _steps_per_epoch(data: ImageData, recipe: Recipe) -> int:
+    steps = len(data.train.labels) // recipe.batch_size
+    if steps == 0:
+        raise ValueError(
+            f"batch_size is {recipe.batch_size} but there are {len(data.train.labels)} training images; "
+            "choose a smaller batch."
+        )
+    return steps
+
+
+def plan_run(data: ImageData, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
+    """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    steps = _steps_per_epoch(data, recipe)
+    with torch.device("meta"):
+        model = mlp(data.features, recipe.hidden, data.classes, generator=torch.Generator("cpu"))
+    return plan(model, method, sparsity, total_steps=recipe.epochs * steps, update_every=steps, moments=1)
+
+
 def race(
     data: ImageData,
-    methods: Sequence[str],
+    methods: Sequence[str] | Mapping[str, str | Method],
     sparsity: float,
     recipe: Recipe,
     *,
@@ -168,18 +220,26 @@ def race(
 ) -> list[Run]:
     """Train every method with every seed at an equal number of steps; one progress bar counts the epochs.
 
+    Args:
+        data, sparsity, recipe, device: as of `train`.
+        methods: names, or methods by the name to show.
+        seeds: one run of each method with each.
+
     Raises:
         ValueError: if the settings do not fit one of the methods, before any is trained.
     """
-    for method in methods:
+    named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
+    for method in named.values():
         _prepare(data, method, sparsity, recipe, seeds[0], torch.Generator().manual_seed(seeds[0]))
     runs = []
     progress: tqdm[Any]
     with tqdm(total=len(methods) * len(seeds) * recipe.epochs, unit="epoch", file=sys.stdout) as progress:
-        for method in methods:
+        for name, method in named.items():
             for seed in seeds:
-                progress.set_description(f"{method} seed {seed}")
-                runs.append(train(data, method, sparsity, recipe, seed=seed, device=device, progress=progress))
+                progress.set_description(f"{name} seed {seed}")
+                runs.append(
+                    train(data, method, sparsity, recipe, seed=seed, device=device, label=name, progress=progress)
+                )
     return runs
 
 
@@ -199,6 +259,66 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
         return mean, math.nan
     error = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
     return mean, float(stats.t.ppf(0.975, n - 1)) * error
+
+
+def paired_differences(runs: Sequence[Run], rival: str) -> list[dict[str, Any]]:
+    """Test accuracy minus that of a rival with the same seed, one row per other method.
+
+    Equal seeds share their initial weights and batches, so much of the luck cancels. `difference` is the mean, a
+    fraction; `interval` the half-width of its 95 % confidence interval, None for a single seed.
+
+    Raises:
+        ValueError: if a method and the rival were not run with the same seeds, once each.
+    """
+    theirs = {run.seed: run.test_accuracy for run in runs if run.method == rival}
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs if run.method != rival):
+        mine = [run for run in runs if run.method == method]
+        if sorted(run.seed for run in mine) != sorted(theirs):
+            raise ValueError(
+                f"{method} was run with seeds {[run.seed for run in mine]} and {rival} with {list(theirs)}; "
+                "run both with the same seeds, once each."
+            )
+        mean, interval = mean_and_interval([run.test_accuracy - theirs[run.seed] for run in mine])
+        rows.append(
+            {
+                "method": method,
+                "rival": rival,
+                "runs": len(mine),
+                "difference": mean,
+                "interval": None if math.isnan(interval) else interval,
+            }
+        )
+    return rows
+
+
+def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Mean test accuracy of each method by which epoch is reported: the last, the best on validation, or on test.
+
+    `best had more links` counts the runs whose best test epoch came before their number of links had fallen to the
+    final one.
+    """
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs):
+        mine = [run for run in runs if run.method == method]
+        best = [max(run.test_by_epoch) for run in mine]
+        early = [run.test_by_epoch.index(top) < _epochs_above(run) for run, top in zip(mine, best, strict=True)]
+        rows.append(
+            {
+                "method": method,
+                "last epoch": sum(run.test_accuracy for run in mine) / len(mine),
+                "chosen on validation": sum(run.chosen_test_accuracy for run in mine) / len(mine),
+                "best test epoch": sum(best) / len(mine),
+                "best had more links": sum(early),
+            }
+        )
+    return rows
+
+
+def _epochs_above(run: Run) -> int:
+    """How many epochs ended with more links than the last: there is one update per epoch."""
+    final = {name: int(mask.sum()) for name, mask in run.last_masks.items()}
+    return len({row["step"] for row in run.history if row["links"] > final[row["layer"]]})
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -224,13 +344,14 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def as_record(run: Run) -> dict[str, Any]:
-    """What to keep of a run: all but its masks and history, rounded where more digits say nothing."""
+    """What to keep of a run: all but its masks and its history, rounded where more digits say nothing."""
     return {
         "method": run.method,
         "seed": run.seed,
         "sparsity": run.sparsity,
         "validation_accuracy": [round(value, 5) for value in run.validation_accuracy],
         "test_accuracy": round(run.test_accuracy, 5),
+        "test_by_epoch": [round(value, 5) for value in run.test_by_epoch],
         "density": run.density,
         "active_neurons": round(run.active_neurons, 5),
         "itop": round(run.itop, 5),

@@ -14,7 +14,9 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chts_core.lab import figures, training
+from chts_core.diagnostics import SmallWorldness
+from chts_core.lab import faults, figures, notebooks, training
+from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData
 from chts_core.lab.training import Recipe, Run
 
@@ -29,14 +31,69 @@ def runs(digits: ImageData) -> list[Run]:
     return training.race(digits, ["fc", "set", "chts", "chtss"], 0.9, recipe, seeds=range(2))
 
 
+COSTS = [
+    TrainingCost("FC", 1.0, 0.02, 0.0, 4000, [(0.02, 1.0)]),
+    TrainingCost("CHTss", 0.1, 0.01, 0.02, 400, [(0.01, 0.5), (0.005, 0.1)]),
+]
+TIMES = [LayerTime(0.01, 0.02, 0.03, 0.001), LayerTime(0.5, 0.02, 0.03, 0.04)]
 FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
+    "cost_meter": lambda _, __: figures.cost_meter(COSTS),
+    "step_course": lambda _, __: figures.step_course(COSTS),
+    "layer_times": lambda _, __: figures.layer_times(TIMES, crossover=0.3),
     "masks": lambda _, __: figures.masks({"one": MASK, "two": OTHER}),
     "degree_histograms": lambda _, __: figures.degree_histograms({"one": MASK, "two": OTHER}),
+    "degree_tails": lambda _, __: figures.degree_tails({"one": MASK, "two": OTHER}),
+    "local_community": lambda _, __: figures.local_community(MASK, (0, 2), (0, 1, 1, 2), "one"),
+    "score_maps": lambda _, __: figures.score_maps(MASK, dict.fromkeys(("a", "b", "c"), MASK.float())),
+    "score_agreement": lambda _, __: figures.score_agreement(
+        torch.ones(3), {"a": torch.ones(3), "b": torch.ones(3)}, "c"
+    ),
+    "regrowth_costs": lambda _, __: figures.regrowth_costs(
+        [
+            {"size": size, "density": density, "one": 1.0, "two": 2.0}
+            for size, density in ((64, 0.05), (128, 0.05), (128, 0.1))
+        ]
+    ),
+    "walk_frequencies": lambda _, __: figures.walk_frequencies([(0, 2), (0, 3)], [5.0, 6.0], [4, 7]),
+    "network": lambda _, __: figures.network([figures.Links("links", [MASK])], ("inputs", "outputs")),
+    "small_worlds": lambda _, __: figures.small_worlds({"one": SmallWorldness(0.4, 3.0, 0.1, 2.0, 2.7)}),
+    "pixel_correlations": lambda _, data: figures.pixel_correlations(
+        torch.corrcoef(data.train.images.T).nan_to_num().abs().fill_diagonal_(0), data.image_shape, (4, 3)
+    ),
+    "stages": lambda _, __: figures.stages(notebooks.overview("ci")),
+    "dense_and_sparse": lambda runs, _: figures.dense_and_sparse(runs[0], runs[-1]),
     "mask_and_degrees": lambda _, __: figures.mask_and_degrees(MASK, "one"),
+    "decay_design": lambda _, __: figures.decay_design(
+        figures.DensityCourse("one", [0, 0.5, 1], [0.5, 0.2, 0.1]), None, 0.1, 0.75, conflict=(0.75, 0.8)
+    ),
+    "excess_density": lambda _, __: figures.excess_density({"one": [0.5, 0.2], "two": [0.5, 0.3]}, 0.2),
+    "pruning_steps": lambda _, __: figures.pruning_steps(
+        {"one": [[figures.PruningStep(1, 9, 5, (0.1, 0.2), (0.9, 0.8))]]}
+    ),
+    "sparsity_courses": lambda _, __: figures.sparsity_courses({"one": [0.5, 0.9]}),
     "race": lambda runs, _: figures.race(runs),
     "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
     "images": lambda _, data: figures.images(data),
+    "topology_update": lambda runs, _: figures.topology_update({"kept": MASK}, runs[-1].history[:1], "one", 50),
     "overlap_and_itop": lambda runs, _: figures.overlap_and_itop([run for run in runs if run.history]),
+    "overlap_by_rule": lambda runs, _: figures.overlap_by_rule(runs),
+    "chances_and_entropy": lambda _, __: figures.chances_and_entropy(
+        torch.tensor([1.0, 3.0]), {"T = 1": torch.tensor([0.25, 0.75])}, [0.0, 0.5], [1.0, 0.811]
+    ),
+    "temperature_ramps": lambda _, __: figures.temperature_ramps({"T = 1 → 3": (1.0, 3.0)}, 100),
+    "updates": lambda _, __: figures.updates({"update 1": (MASK, MASK & ~OTHER, OTHER & ~MASK)}),
+    "removal_chances": lambda _, __: figures.removal_chances(
+        torch.tensor([0.9, 0.1]), torch.tensor([True, False]), 0.5, [0.0, 1.0], {"share": torch.tensor([0.5, 1.0])}
+    ),
+    "percolating_network": lambda _, __: figures.percolating_network(
+        [MASK, torch.ones(2, 3, dtype=torch.bool)], ("inputs", "hidden", "outputs")
+    ),
+    "anp_by_sparsity": lambda _, __: figures.anp_by_sparsity({"WM": torch.rand(2, 3)}, (0.9, 0.95, 0.99)),
+    "neurons_by_layer": lambda _, __: figures.neurons_by_layer({"WM": {"before": [3, 2]}, "RI": {"before": [3, 3]}}),
+    "anp_by_epoch": lambda _, __: figures.anp_by_epoch({"WM": [[0.9, 0.5]], "RI": [[0.9, 0.8]]}),
+    "vital_signs": lambda _, data: figures.vital_signs(
+        *(faults.run(data, "chtss", 0.9, fault, hidden=16, epochs=3) for fault in (None, "forgotten mask"))
+    ),
 }
 
 
@@ -45,7 +102,7 @@ def test_every_figure_is_tested() -> None:
         name
         for name, function in inspect.getmembers(figures, inspect.isfunction)
         if not name.startswith("_")
-        and function.__module__ == figures.__name__
+        and function.__module__.startswith(f"{figures.__name__}.")
         and typing.get_type_hints(function).get("return") is Figure
     }
     assert public == set(FIGURES)

@@ -60,13 +60,46 @@ def test_stages_are_in_order_and_titled() -> None:
     assert sorted(STAGES) == STAGES
     assert {"01_networks_as_masks", "06_mlp"} <= set(STAGES)
     for path in notebooks.stages():
-        assert notebooks.title(path).startswith(f"{path.stem[:2]} · ")
+        assert notebooks.title(path).startswith(f"{path.stem.partition('_')[0]} · ")
 
 
 def test_a_notebook_without_a_heading_is_called_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "plain.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("# a comment"), new_markdown_cell("## second level")]), path)
     assert notebooks.title(path) == "plain"
+
+
+# --- the overview ---
+
+
+def test_the_overview_tells_what_headers_and_profiles_say() -> None:
+    overview = notebooks.overview("laptop")
+    assert [stage.file for stage in overview] == [path.name for path in notebooks.stages()]
+    stage = next(stage for stage in overview if stage.number == "06")
+    profile = notebooks.profile_settings("06_mlp", "laptop")
+    assert stage.title == notebooks.title(notebooks.find("06")).removeprefix("06 · ")
+    assert (stage.minutes, stage.memory_mb) == (profile["minutes"], profile["memory_mb"])
+    assert "01" in stage.prerequisites
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_overview_of_every_profile_is_whole(profile: str) -> None:
+    for stage in notebooks.overview(profile):
+        assert len(stage.goal.split()) > 5
+        assert "\n" not in stage.goal
+        assert "|" not in stage.goal + stage.title  # which would end the cell of a table
+        assert len(stage.difficulty) == 3
+        assert all(other < stage.number for other in stage.prerequisites)
+
+
+def test_an_overview_of_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"parameter profile is 'laptp' \(did you mean 'laptop'\?\)"):
+        notebooks.overview("laptp")
+
+
+def test_rows_become_a_table_of_markdown() -> None:
+    rows = [{"stage": "01", "what": "$a$"}, {"stage": "06b", "what": "**b**"}]
+    assert notebooks.as_markdown(rows) == "| stage | what |\n| --- | --- |\n| 01 | $a$ |\n| 06b | **b** |"
 
 
 # --- parameters ---

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 import chts_core as chts
 from chts_core.lab import training
 from chts_core.lab.data import ImageData, Split
-from chts_core.lab.training import Recipe, Run, as_record, mean_and_interval, summarise
+from chts_core.lab.models import mlp
+from chts_core.lab.training import (
+    Recipe,
+    Run,
+    as_record,
+    epoch_choices,
+    mean_and_interval,
+    paired_differences,
+    summarise,
+)
 
 METHODS = ("fc", "set", "chts", "chtss")
 TINY = Recipe(hidden=16, epochs=3)  # with fewer epochs the density of CHTss has no update to fall at
@@ -44,7 +53,9 @@ def test_a_race_runs_every_method_with_every_seed(runs: list[Run]) -> None:
     for run in runs:
         assert run.sparsity == 0.9
         assert len(run.validation_accuracy) == TINY.epochs
-        assert all(0 <= value <= 1 for value in [*run.validation_accuracy, run.test_accuracy])
+        assert len(run.test_by_epoch) == TINY.epochs
+        assert all(0 <= value <= 1 for value in [*run.validation_accuracy, *run.test_by_epoch])
+        assert run.snapshots == []
         assert run.seconds > 0
 
 
@@ -128,6 +139,62 @@ def test_sparse_runs_record_their_network(runs: list[Run], method: str) -> None:
 def test_masks_of_a_run_are_its_own(runs: list[Run]) -> None:
     tensors = [mask for run in runs for masks in (run.first_masks, run.last_masks) for mask in masks.values()]
     assert len({mask.data_ptr() for mask in tensors}) == len(tensors)
+
+
+@pytest.fixture(scope="module")
+def recorded(digits: ImageData) -> Run:
+    return training.train(digits, "chtss", 0.9, replace(TINY, epochs=8), snapshots=True)
+
+
+def test_snapshots_are_the_masks_after_each_update(digits: ImageData, recorded: Run) -> None:
+    usual = training.train(digits, "chtss", 0.9, replace(TINY, epochs=8))
+    assert recorded.validation_accuracy == usual.validation_accuracy
+    steps = list(dict.fromkeys(row["step"] for row in recorded.history))
+    assert len(recorded.snapshots) == len(steps) > 3
+    assert all(bits.dtype == torch.uint8 for snapshot in recorded.snapshots for bits in snapshot.values())
+    for layer, shape in SHAPES.items():
+        assert torch.equal(recorded.mask_after(0, layer), recorded.first_masks[layer])
+        assert torch.equal(recorded.mask_after(len(steps), layer), recorded.last_masks[layer])
+        ever = recorded.first_masks[layer].clone()
+        for update, step in enumerate(steps, start=1):
+            (row,) = [row for row in recorded.history if (row["step"], row["layer"]) == (step, layer)]
+            before, after = recorded.mask_after(update - 1, layer), recorded.mask_after(update, layer)
+            ever |= after
+            assert after.shape == shape
+            assert int(after.sum()) == row["links"]
+            assert row["itop"] == int(ever.sum()) / ever.numel()
+            back = round(row["overlap"] * row["regrown"])  # removed and regrown at once: in both masks
+            assert int((before & ~after).sum()) == row["removed"] - back
+            assert int((after & ~before).sum()) == row["regrown"] - back
+
+
+def test_masks_that_were_not_kept_are_refused(runs: list[Run], recorded: Run) -> None:
+    with pytest.raises(IndexError, match=r"update is 1, but the run kept the masks of 0 updates; .* snapshots=True"):
+        runs[-1].mask_after(1, "0.weight")
+    with pytest.raises(IndexError, match="update is -1"):
+        recorded.mask_after(-1, "0.weight")
+
+
+def test_methods_may_be_named_for_a_race(digits: ImageData) -> None:
+    mine = replace(chts.METHODS["set"], topology=chts.methods.ReceptiveField(0.0))
+    raced = training.race(digits, {"mine": mine, "theirs": "set"}, 0.9, TINY, seeds=[4])
+    assert [run.method for run in raced] == ["mine", "theirs"]
+    for run, method in zip(raced, (mine, "set"), strict=True):
+        alone = training.train(digits, method, 0.9, TINY, seed=4)
+        assert run.validation_accuracy == alone.validation_accuracy
+
+
+@pytest.mark.parametrize("method", ["fc", "set", "chtss"])
+def test_the_plan_of_a_run_is_that_of_its_model_and_steps(digits: ImageData, runs: list[Run], method: str) -> None:
+    found = training.plan_run(digits, method, 0.9, TINY)
+    steps = len(digits.train.labels) // TINY.batch_size
+    model = mlp(digits.features, TINY.hidden, digits.classes, generator=torch.Generator().manual_seed(0))
+    expected = chts.plan(model, method, 0.9, total_steps=3 * steps, update_every=steps, moments=1)
+    assert str(found) == str(expected)
+    assert found.flops == 1 if method == "fc" else found.flops < 1
+    run = next(run for run in runs if run.method == method)
+    final = found.budget.links(found.budget.timeline.total_steps)
+    assert final == {name: int(mask.sum()) for name, mask in run.last_masks.items()}
 
 
 def test_a_method_of_ones_own_has_a_label(digits: ImageData) -> None:
@@ -234,7 +301,7 @@ def make_run() -> Callable[..., Run]:
         settings: dict[str, Any] = {
             "sparsity": 0.9,
             "validation_accuracy": [0.123456789, 0.5],
-            "test_accuracy": 0.987654321,
+            "test_by_epoch": [0.25, 0.987654321],
             "density": 0.0999755859375,
             "active_neurons": 0.75,
             "itop": 1 / 3,
@@ -242,6 +309,7 @@ def make_run() -> Callable[..., Run]:
             "history": [],
             "first_masks": {},
             "last_masks": {},
+            "snapshots": [],
         }
         return Run(method=method, seed=seed, **(settings | given))
 
@@ -250,10 +318,10 @@ def make_run() -> Callable[..., Run]:
 
 def test_a_summary_has_one_row_of_means_per_method(make_run: Callable[..., Run]) -> None:
     runs = [
-        make_run("set", 0, test_accuracy=0.5, seconds=1.0, itop=0.25, active_neurons=1.0),
-        make_run("chts", 0, test_accuracy=0.75),
-        make_run("set", 1, test_accuracy=0.75, seconds=2.0, itop=0.5, active_neurons=0.5),
-        make_run("chts", 1, test_accuracy=0.75),
+        make_run("set", 0, test_by_epoch=[0.9, 0.5], seconds=1.0, itop=0.25, active_neurons=1.0),
+        make_run("chts", 0, test_by_epoch=[0.75]),
+        make_run("set", 1, test_by_epoch=[0.9, 0.75], seconds=2.0, itop=0.5, active_neurons=0.5),
+        make_run("chts", 1, test_by_epoch=[0.75]),
     ]
     first, second = summarise(runs)
     _, interval = mean_and_interval([0.5, 0.75])
@@ -270,6 +338,78 @@ def test_a_summary_has_one_row_of_means_per_method(make_run: Callable[..., Run])
     assert (second["method"], second["runs"], second["interval"]) == ("chts", 2, 0)
 
 
+# --- which epoch is reported ---
+
+
+def test_the_epoch_is_chosen_on_validation_alone(make_run: Callable[..., Run]) -> None:
+    run = make_run(validation_accuracy=[0.5, 0.75, 0.75, 0.625], test_by_epoch=[0.875, 0.25, 0.5, 0.125])
+    assert run.chosen_test_accuracy == 0.25  # of the first of the two best
+    assert run.test_accuracy == 0.125
+    (row,) = epoch_choices([run])
+    assert row == {
+        "method": "chts",
+        "last epoch": 0.125,
+        "chosen on validation": 0.25,
+        "best test epoch": 0.875,
+        "best had more links": 0,
+    }
+
+
+def test_best_epochs_of_denser_networks_are_counted(make_run: Callable[..., Run]) -> None:
+    mask = torch.tensor([[True, False]])
+
+    def falling(*test_by_epoch: float) -> Run:  # two links until the update at the end of the second epoch
+        history = [{"step": step, "layer": "0.weight", "links": links} for step, links in ((10, 2), (20, 1), (30, 1))]
+        return make_run(
+            "gmp",
+            validation_accuracy=[0.5] * 4,
+            test_by_epoch=list(test_by_epoch),
+            history=history,
+            last_masks={"0.weight": mask},
+        )
+
+    runs = [falling(0.75, 0.5, 0.5, 0.5), falling(0.25, 0.75, 0.5, 0.5), falling(0.5, 0.25, 0.25, 0.75)]
+    (row,) = epoch_choices(runs)
+    assert row["best had more links"] == 1
+    assert row["best test epoch"] == 0.75
+    assert row["last epoch"] == pytest.approx(1.75 / 3)
+
+
+# --- paired differences ---
+
+
+def test_differences_are_paired_by_seed(make_run: Callable[..., Run]) -> None:
+    accuracies = {"fc": (0.5, 0.75, 0.25), "set": (0.25, 0.5, 0.125), "chts": (0.5, 0.75, 0.25)}
+    runs = [
+        make_run(method, seed, test_by_epoch=[0.9, value])
+        for method, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    chts_row, set_row = paired_differences([*reversed(runs)], "fc")  # the order of the runs does not matter
+    mean, interval = mean_and_interval([-0.25, -0.25, -0.125])
+    assert set_row == {
+        "method": "set",
+        "rival": "fc",
+        "runs": 3,
+        "difference": pytest.approx(mean),
+        "interval": pytest.approx(interval),
+    }
+    assert (chts_row["method"], chts_row["difference"], chts_row["interval"]) == ("chts", 0, 0)
+
+
+def test_a_difference_of_one_seed_has_no_interval(make_run: Callable[..., Run]) -> None:
+    (row,) = paired_differences([make_run("fc"), make_run("set", test_by_epoch=[0.5])], "fc")
+    assert row["interval"] is None
+    assert strict_json(json.dumps(row)) == row
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [0, 2], [0, 0, 1]])
+def test_differences_of_other_seeds_are_refused(make_run: Callable[..., Run], seeds: list[int]) -> None:
+    runs = [*(make_run("fc", seed) for seed in (0, 1)), *(make_run("set", seed) for seed in seeds)]
+    with pytest.raises(ValueError, match="run both with the same seeds"):
+        paired_differences(runs, "fc")
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_summaries_and_records_are_json(make_run: Callable[..., Run], seeds: int) -> None:
     runs = [make_run(method, seed) for method in ("set", "chts") for seed in range(seeds)]
@@ -284,6 +424,7 @@ def test_a_record_keeps_all_but_masks_and_history(make_run: Callable[..., Run]) 
         "sparsity": 0.9,
         "validation_accuracy": [0.12346, 0.5],
         "test_accuracy": 0.98765,
+        "test_by_epoch": [0.25, 0.98765],
         "density": 0.0999755859375,  # exact: it tells the number of links
         "active_neurons": 0.75,
         "itop": 0.33333,

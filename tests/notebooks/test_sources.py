@@ -114,26 +114,25 @@ def markdown(name: str) -> list[str]:
 @pytest.mark.parametrize("name", STAGES)
 def test_folds_are_whole(name: str) -> None:
     for text in markdown(name):
-        folds = re.findall(r"^<details><summary>.+</summary>\n\n.+?\n</details>$", text, re.DOTALL | re.MULTILINE)
+        folds = re.findall(r"^<details><summary>[^\n]+</summary>\n\n.+?\n</details>$", text, re.DOTALL | re.MULTILINE)
         assert text.count("<details>") == text.count("</details>") == text.count("<summary>") == len(folds)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_an_exercise_has_a_stub_a_check_a_hint_and_a_solution(name: str) -> None:
     cells = read(name).cells
-    starts = [number for number, cell in enumerate(cells) if re.search(r"^## Exercise", cell.source, re.MULTILINE)]
-    assert starts
-    for start, end in zip(starts, [*starts[1:], len(cells)], strict=True):
-        part = cells[start:end]
-        (stub,) = [cell for cell in part if is_of(cell, "exercise")]
-        (check,) = [cell for cell in part if is_of(cell, "check")]
-        assert part.index(stub) < part.index(check)
-        assert "with exercises.attempt()" in check.source
-        assert re.search(r"^ +assert ", check.source, re.MULTILINE)
-        assert "Not yet: " in "".join(output.get("text", "") for output in check.outputs)
-        text = "\n".join(cell.source for cell in part[part.index(check) :] if cell.cell_type == "markdown")
-        assert "<details><summary>Hint</summary>" in text
-        assert re.search(r"<details><summary>Solution</summary>.*?^```python$.*?</details>", text, re.DOTALL | re.M)
+    stubs = [number for number, cell in enumerate(cells) if is_of(cell, "exercise")]
+    titles = [title for text in markdown(name) for title in re.findall(r"^## Exercise\b.*", text, re.MULTILINE)]
+    assert len(stubs) == len(titles) > 0
+    for stub, end in zip(stubs, [*stubs[1:], len(cells)], strict=True):
+        (check,) = [number for number in range(stub, end) if is_of(cells[number], "check")]
+        assert "with exercises.attempt()" in cells[check].source
+        assert re.search(r"^ +assert ", cells[check].source, re.MULTILINE)
+        assert "Not yet: " in "".join(output.get("text", "") for output in cells[check].outputs)
+        text = "\n".join(cell.source for cell in cells[check:end] if cell.cell_type == "markdown")
+        own = text.partition("\n## Exercise")[0]
+        assert "<details><summary>Hint</summary>" in own
+        assert re.search(r"<details><summary>Solution</summary>.*?^```python$.*?</details>", own, re.DOTALL | re.M)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -3,32 +3,93 @@
 Each returns a matplotlib Figure: `show` puts it on a page, and `figure.savefig("name.pdf")` writes it as vectors.
 """
 
+from chts_core.lab.figures.costs import cost_meter, layer_times, step_course
+from chts_core.lab.figures.density import (
+    DensityCourse,
+    PruningStep,
+    decay_design,
+    excess_density,
+    pruning_steps,
+    sparsity_courses,
+)
+from chts_core.lab.figures.health import vital_signs
+from chts_core.lab.figures.link_prediction import (
+    local_community,
+    regrowth_costs,
+    score_agreement,
+    score_maps,
+    walk_frequencies,
+)
 from chts_core.lab.figures.networks import (
     Links,
     degree_histograms,
+    degree_tails,
     draw_degrees,
     draw_mask,
     draw_network,
     mask_and_degrees,
     masks,
+    network,
+    pixel_correlations,
+    small_worlds,
     topology_change,
 )
-from chts_core.lab.figures.runs import images, overlap_and_itop, race
+from chts_core.lab.figures.overview import dense_and_sparse, stages
+from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
+from chts_core.lab.figures.runs import images, overlap_and_itop, race, topology_update
+from chts_core.lab.figures.sampling import (
+    chances_and_entropy,
+    overlap_by_rule,
+    removal_chances,
+    temperature_ramps,
+    updates,
+)
 from chts_core.lab.figures.style import new_figure, show, to_png
 
 __all__ = [
+    "DensityCourse",
     "Links",
+    "PruningStep",
+    "anp_by_epoch",
+    "anp_by_sparsity",
+    "chances_and_entropy",
+    "cost_meter",
+    "decay_design",
     "degree_histograms",
+    "degree_tails",
+    "dense_and_sparse",
     "draw_degrees",
     "draw_mask",
     "draw_network",
+    "excess_density",
     "images",
+    "layer_times",
+    "local_community",
     "mask_and_degrees",
     "masks",
+    "network",
+    "neurons_by_layer",
     "new_figure",
     "overlap_and_itop",
+    "overlap_by_rule",
+    "percolating_network",
+    "pixel_correlations",
+    "pruning_steps",
     "race",
+    "regrowth_costs",
+    "removal_chances",
+    "score_agreement",
+    "score_maps",
     "show",
+    "small_worlds",
+    "sparsity_courses",
+    "stages",
+    "step_course",
+    "temperature_ramps",
     "to_png",
     "topology_change",
+    "topology_update",
+    "updates",
+    "vital_signs",
+    "walk_frequencies",
 ]

@@ -6,12 +6,23 @@ from itertools import cycle
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from chts_core.diagnostics import degrees
+from chts_core.diagnostics import SmallWorldness, degrees
 from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, new_figure
+
+# Colour, marker and line style of one network of several.
+_LOOKS = (
+    (BLACK, "o", "-"),
+    (BLUE, "s", "--"),
+    (VERMILION, "^", "-"),
+    (GREEN, "D", ":"),
+    (ORANGE, "v", "-."),
+    (PURPLE, "P", "--"),
+)
 
 
 def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
@@ -37,7 +48,8 @@ def _draw_links(axes: Axes, mask: Tensor, colour: str) -> None:
 
 def masks(named: Mapping[str, Tensor]) -> Figure:
     """Masks side by side, each below its title."""
-    with new_figure(2.9 * len(named), 2.7, columns=len(named)) as (figure, panels):
+    width = min(2.9, 11.6 / len(named))  # no wider than a page
+    with new_figure(width * len(named), 2.7, columns=len(named)) as (figure, panels):
         for axes, (title, mask) in zip(panels, named.items(), strict=True):
             draw_mask(axes, mask, title)
     return figure
@@ -63,6 +75,89 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
         draw_degrees(left, {title: degrees(mask)[0] for title, mask in named.items()}, "output")
         draw_degrees(right, {title: degrees(mask)[1] for title, mask in named.items()}, "input")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(named))
+    return figure
+
+
+def degree_tails(named: Mapping[str, Tensor]) -> Figure:
+    """Share of the neurons with at least so many links, both axes logarithmic: hubs are the tail to the right.
+
+    Outputs on the left, inputs on the right; neurons without links count in the share.
+    """
+    with new_figure(9.5, 3.4, columns=2) as (figure, panels):
+        for axes, side, name in zip(panels, (0, 1), ("output", "input"), strict=True):
+            for (title, mask), (colour, marker, style) in zip(named.items(), cycle(_LOOKS)):
+                degree = degrees(mask)[side]
+                links = torch.arange(1, max(int(degree.max()), 1) + 1)
+                share = (degree.cpu()[:, None] >= links).double().mean(0) * 100
+                axes.plot(
+                    links.numpy(),
+                    share.numpy(),
+                    color=colour,
+                    linestyle=style,
+                    marker=marker,
+                    markevery=0.12,
+                    markersize=5,
+                    label=title,
+                )
+            neurons, others = next(iter(named.values())).shape[:: 1 if side == 0 else -1]
+            axes.set_xlim(0.9, 1.1 * others)
+            axes.set_ylim(80 / neurons, 125)
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
+            axes.set_xlabel(f"links k of an {name} neuron")
+            axes.set_ylabel(f"{name} neurons with\nat least k links (%)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(named))
+    return figure
+
+
+def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
+    """Clustering against path length, each relative to Erdős–Rényi networks: small worlds lie high and near x = 1."""
+    with new_figure(6, 3.6) as (figure, (axes,)):
+        axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
+        axes.axvline(1, color=GREY, linewidth=1, linestyle=":")
+        for (title, of), (colour, marker, _) in zip(measured.items(), cycle(_LOOKS)):
+            place = of.path_length / of.null_path_length, of.clustering / of.null_clustering
+            axes.plot(*place, color=colour, marker=marker, markersize=10, linestyle="", label=title)
+        axes.margins(0.15)
+        axes.set_xlabel("mean path length, times that of Erdős–Rényi")
+        axes.set_ylabel("clustering,\ntimes that of Erdős–Rényi")
+        figure.legend(loc="outside right center")
+    return figure
+
+
+def pixel_correlations(correlation: Tensor, image_shape: tuple[int, int], pixel: tuple[int, int]) -> Figure:
+    """How pixels correlate: |r| of one with all others as a picture (left), and the mean |r| by distance (right).
+
+    Args:
+        correlation: |r| of all pairs of pixels, (pixels, pixels), 0 on the diagonal and for constant pixels.
+        image_shape: rows and columns.
+        pixel: row and column of the one.
+    """
+    rows, columns = image_shape
+    row, column = pixel
+    place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
+    distance = torch.cdist(place, place)
+    with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
+        of_one = correlation[row * columns + column].view(rows, columns)
+        picture = left.imshow(of_one.numpy(), cmap="gray_r", vmin=0, vmax=1)
+        left.plot(column, row, marker="*", markersize=14, color=VERMILION, linestyle="", label="the pixel itself")
+        figure.colorbar(picture, ax=left, label="correlation with the pixel").ax.set_xlabel("|r|")
+        left.set_xlabel("column of the image (pixels)")
+        left.set_ylabel("row of the image (pixels)")
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18))
+
+        varies = correlation.any(0)
+        pairs = varies[:, None] & varies & (distance > 0)
+        steps = distance[pairs].round().unique()
+        means = [correlation[pairs & (distance.round() == step)].mean() for step in steps]
+        right.plot(steps.numpy(), means, color=BLUE, marker="o")
+        right.set_ylim(bottom=0)
+        right.set_xlabel("distance between two pixels (pixels, rounded)")
+        right.set_ylabel("mean |r| of their values")
     return figure
 
 
@@ -124,25 +219,28 @@ def draw_network(
         return node - (sizes[side] - 1) / 2  # the sides are centred on one line
 
     for group in groups:
-        for layer, mask in enumerate(group.masks):
-            for output, source in mask.nonzero().tolist():
-                axes.plot(
-                    [layer, layer + 1],
-                    [height(layer, source), height(layer + 1, output)],
-                    color=group.colour,
-                    linestyle=group.style,
-                    linewidth=group.width,
-                    zorder=1,
-                )
+        links = [
+            [(layer, height(layer, source)), (layer + 1, height(layer + 1, output))]
+            for layer, mask in enumerate(group.masks)
+            for output, source in mask.nonzero().tolist()
+        ]
         axes.plot([], [], color=group.colour, linestyle=group.style, linewidth=group.width, label=group.label)
+        axes.add_collection(  # all at once: a line each would be slow in a widget
+            LineCollection(links, colors=group.colour, linestyles=group.style, linewidths=group.width, zorder=1)
+        )
+    active_places: list[tuple[int, float]] = []
+    inactive_places: list[tuple[int, float]] = []
     for side, size in enumerate(sizes):
         for node in range(size):
             off = inactive is not None and bool(inactive[side][node])
             place = side, height(side, node)
-            axes.plot(*place, marker="o", markersize=17, color="white" if off else SKY, markeredgecolor=BLACK, zorder=2)
-            if off:
-                axes.plot(*place, marker="x", markersize=14, color=VERMILION, zorder=3)
-            axes.annotate(str(node), place, ha="center", va="center", fontsize=9, zorder=4)
+            (inactive_places if off else active_places).append(place)
+            axes.text(*place, str(node), ha="center", va="center", fontsize=9, zorder=4)
+    for places, fill in ((active_places, SKY), (inactive_places, "white")):
+        x, y = [place[0] for place in places], [place[1] for place in places]
+        axes.plot(x, y, marker="o", markersize=17, color=fill, markeredgecolor=BLACK, linestyle="", zorder=2)
+        if places is inactive_places:
+            axes.plot(x, y, marker="x", markersize=14, color=VERMILION, linestyle="", zorder=3)
     axes.set_xlim(-0.3, len(shapes) + 0.3)
     axes.set_ylim(max(sizes) / 2 + 0.2, -max(sizes) / 2 - 0.2)
     axes.set_xticks(range(len(sizes)), sides)
@@ -151,3 +249,11 @@ def draw_network(
     axes.set_ylabel("neurons, numbered from 0")
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(length=0)
+
+
+def network(groups: Sequence[Links], sides: Sequence[str]) -> Figure:
+    """One small network as nodes and links; the arguments are those of :func:`draw_network`."""
+    with new_figure(5.2, 3.2) as (figure, (axes,)):
+        draw_network(axes, groups, sides)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    return figure

@@ -1,47 +1,120 @@
 """Runs of training: races, and how the topology moved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from torch import Tensor
 
 from chts_core.lab.data import ImageData
-from chts_core.lab.figures.style import GREEN, METHOD_COLOURS, METHOD_LABELS, METHOD_MARKERS, new_figure
+from chts_core.lab.figures.networks import draw_mask
+from chts_core.lab.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    METHOD_COLOURS,
+    METHOD_LABELS,
+    METHOD_MARKERS,
+    ORANGE,
+    VERMILION,
+    new_figure,
+)
 from chts_core.lab.training import Run, mean_and_interval
+from chts_core.sparsifier import Update
+
+# More methods than this get two panels.
+_ONE_PANEL = 4
 
 
 def race(runs: Sequence[Run]) -> Figure:
-    """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band."""
-    with new_figure(7, 3.6) as (figure, (axes,)):
-        for method, curves in _by_method(runs).items():
-            points = [mean_and_interval(values) for values in zip(*curves, strict=True)]
-            mean, interval = np.array(points).T * 100
-            epochs = np.arange(1, len(mean) + 1)
-            colour = METHOD_COLOURS.get(method, GREEN)
-            axes.plot(
-                epochs,
-                mean,
-                color=colour,
-                marker=METHOD_MARKERS.get(method, "v"),
-                markevery=max(len(mean) // 8, 1),
-                markersize=5,
-                label=METHOD_LABELS.get(method, method),
-            )
-            axes.fill_between(
-                epochs, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
-            )
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("validation accuracy (%)")
-        axes.legend(loc="lower right")
+    """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
+
+    More than four methods are drawn in two panels, by whether they keep their number of links or lower it; those that
+    are dense, to compare with, are in both.
+    """
+    by_method: dict[str, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    panels = _panels(by_method) if len(by_method) > _ONE_PANEL else {"": list(by_method)}
+    width, height = (9.2, 4.4) if len(panels) > 1 else (7, 3.4)
+    with new_figure(width, height, columns=len(panels)) as (figure, all_axes):
+        for axes, (title, methods) in zip(all_axes, panels.items(), strict=True):
+            for method in methods:
+                _draw_race(axes, method, [run.validation_accuracy for run in by_method[method]])
+            axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("validation accuracy (%)")
+        # Wide bands, of the first epochs or of two seeds, may leave the picture; the lines may not.
+        lowest = min(float(np.min(line.get_ydata())) for axes in all_axes for line in axes.lines)
+        for axes in all_axes:
+            axes.set_ylim(lowest - 3, 101)
+            _name_ends(axes)
     return figure
 
 
-def _by_method(runs: Sequence[Run]) -> dict[str, list[list[float]]]:
-    curves: dict[str, list[list[float]]] = {}
-    for run in runs:
-        curves.setdefault(run.method, []).append(run.validation_accuracy)
-    return curves
+def _panels(by_method: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
+    """The methods that keep their number of links, and those that lower it; dense ones in both."""
+    links = {
+        method: [sum(int(mask.sum()) for mask in masks.values()) for masks in (run.first_masks, run.last_masks)]
+        for method, (run, *_) in by_method.items()
+    }
+    panels = {
+        "constant number of links": [method for method, (first, last) in links.items() if first == last],
+        "falling number of links": [
+            method for method, (first, last) in links.items() if first > last or by_method[method][0].density == 1
+        ],
+    }
+    return {title: methods for title, methods in panels.items() if methods}
+
+
+def _draw_race(axes: Axes, method: str, curves: Sequence[Sequence[float]]) -> None:
+    points = [mean_and_interval(values) for values in zip(*curves, strict=True)]
+    mean, interval = np.array(points).T * 100
+    epochs = np.arange(1, len(mean) + 1)
+    colour = METHOD_COLOURS.get(method, GREEN)
+    axes.plot(
+        epochs,
+        mean,
+        color=colour,
+        marker=METHOD_MARKERS.get(method, "*"),
+        linestyle="-" if method in METHOD_MARKERS else "--",
+        markevery=max(len(mean) // 8, 1),
+        markersize=5,
+        label=METHOD_LABELS.get(method, method),
+    )
+    axes.fill_between(
+        epochs, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
+    )
+
+
+def _name_ends(axes: Axes) -> None:
+    """Write the name of each line beside its end, as far apart as letters need, each with its marker."""
+    lines = sorted(axes.lines, key=_end, reverse=True)
+    low, high = axes.get_ylim()
+    gap = 0.06 * (high - low)
+    places = [_end(lines[0])]
+    for line in lines[1:]:
+        places.append(min(_end(line), places[-1] - gap))
+    up = min((_end(lines[-1]) - places[-1]) / 2, high - places[0])  # share the shift between first and last
+    for line, place in zip(lines, places, strict=True):
+        axes.annotate(
+            str(line.get_label()),
+            (float(np.asarray(line.get_xdata())[-1]), _end(line)),
+            (1.06, (place + up - low) / (high - low)),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 1, "relpos": (0, 0.5)},
+        )
+
+
+def _end(line: Line2D) -> float:
+    return float(np.asarray(line.get_ydata())[-1])
 
 
 def images(data: ImageData, count: int = 10) -> Figure:
@@ -82,5 +155,53 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
         right.yaxis.set_minor_locator(NullLocator())
         for axes in (left, right):
             axes.set_xlabel("training step")
-            axes.legend()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+# How the links of an update are marked; those of an earlier name are drawn below.
+_LINK_STYLES = {
+    "kept": (GREY, "s"),
+    "active": (BLUE, "s"),
+    "gone": (ORANGE, "x"),
+    "removed": (VERMILION, "x"),
+    "new": (BLUE, "o"),
+}
+
+
+def topology_update(links: Mapping[str, Tensor], updates: Sequence[Update], title: str, last_step: int) -> Figure:
+    """The links of a layer at an update, by what became of them, beside the layer's overlap and ITOP up to then.
+
+    Args:
+        links: Boolean masks of one shape under some of the names "kept", "removed", "new", "active" and "gone".
+        updates: of this layer, the present one last; none before the first.
+        title: of the left panel.
+        last_step: of the run, where the axis of the steps ends.
+    """
+    with new_figure(8.6, 3.5, columns=2) as (figure, (left, right)):
+        draw_mask(left, torch.zeros_like(next(iter(links.values()))), title)
+        for name, (colour, marker) in _LINK_STYLES.items():
+            if name in links:
+                outputs, inputs = links[name].nonzero().T.numpy()
+                size = max(200 / max(links[name].shape), 3)
+                label = f"{name}: {len(outputs)}"
+                left.plot(inputs, outputs, color=colour, marker=marker, linestyle="", markersize=size, label=label)
+        figure.legend(loc="outside lower left", ncols=len(links), handletextpad=0, columnspacing=1.2, markerscale=1.5)
+
+        steps = [row["step"] for row in updates]
+        curves = {
+            "overlap": ([row["overlap"] for row in updates], VERMILION, "o"),
+            "ITOP": ([row["itop"] for row in updates], BLUE, "s"),
+        }
+        for name, (values, colour, marker) in curves.items():
+            percent = [100 * value for value in values]
+            right.plot(steps, percent, color=colour, marker=marker, markersize=4, label=name)
+            right.plot(steps[-1:], percent[-1:], color=colour, marker=marker, markersize=11, fillstyle="none")
+        if steps:
+            right.axvline(steps[-1], color=GREY, linestyle=":")
+        right.set_xlim(0, last_step)
+        right.set_ylim(-4, 105)
+        right.set_xlabel("training step")
+        right.set_ylabel("share (%)")
+        right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure

@@ -5,9 +5,43 @@
 
 from typing import Any
 
+from chts_core.lab.widgets.density import DensityDesigner, DensityState
 from chts_core.lab.widgets.explorer import Explorer
+from chts_core.lab.widgets.link_prediction import LinkPredictionState, LinkPredictionStepper
+from chts_core.lab.widgets.method_mixer import MethodMixer, MethodMixerState
+from chts_core.lab.widgets.percolation import PercolationSandbox, PercolationState
 from chts_core.lab.widgets.receptive_field import ReceptiveFieldExplorer, ReceptiveFieldState
+from chts_core.lab.widgets.soft_sampling import SoftSamplingExplorer, SoftSamplingState
+from chts_core.lab.widgets.topology_player import TopologyPlayer, TopologyPlayerState
 
-EXPLORERS: dict[str, type[Explorer[Any, Any]]] = {explorer.name: explorer for explorer in (ReceptiveFieldExplorer,)}
+EXPLORERS: dict[str, type[Explorer[Any, Any]]] = {
+    explorer.name: explorer
+    for explorer in (
+        ReceptiveFieldExplorer,
+        LinkPredictionStepper,
+        MethodMixer,
+        TopologyPlayer,
+        DensityDesigner,
+        SoftSamplingExplorer,
+        PercolationSandbox,
+    )
+}
 
-__all__ = ["EXPLORERS", "Explorer", "ReceptiveFieldExplorer", "ReceptiveFieldState"]
+__all__ = [
+    "EXPLORERS",
+    "DensityDesigner",
+    "DensityState",
+    "Explorer",
+    "LinkPredictionState",
+    "LinkPredictionStepper",
+    "MethodMixer",
+    "MethodMixerState",
+    "PercolationSandbox",
+    "PercolationState",
+    "ReceptiveFieldExplorer",
+    "ReceptiveFieldState",
+    "SoftSamplingExplorer",
+    "SoftSamplingState",
+    "TopologyPlayer",
+    "TopologyPlayerState",
+]

@@ -17,3 +17,17 @@ def test_the_networks_of_stage_01_have_the_same_number_of_links(executed: Execut
     assert len(rows) >= 5
     assert {row["links"] for row in rows.values()} == {links}
     assert rows["BRF, r = 0"]["inputs without a link"] == 0
+
+
+def test_stage_01_compares_five_networks_with_their_null(executed: Executed) -> None:
+    record, _ = executed("01")
+    settings = notebooks.profile_settings("01_networks_as_masks", "ci")
+    rows = {row["network"]: row for row in record["results"]["five"]}
+    assert list(rows) == ["ER", "BSW", "BSF", "BRF", "CSTI"]
+    assert {row["links"] for row in rows.values()} == {chts.topology.link_count(settings["out_features"], 64, 0.1)}
+    ratio = {name: row["clustering"] / row["null_clustering"] for name, row in rows.items()}
+    assert 0.8 < ratio["ER"] < 1.2
+    assert all(ratio[name] > 1.4 for name in ("BSW", "BSF", "BRF", "CSTI"))
+    assert max(rows, key=lambda name: rows[name]["path_length"]) == "BRF"
+    assert min(rows, key=lambda name: rows[name]["path_length"]) == "BSF"
+    assert max(rows, key=lambda name: rows[name]["highest input degree"]) == "BSF"

@@ -1,0 +1,177 @@
+"""Densities that fall during a run: schedules, what they cost, and what their pruning steps destroy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure
+
+_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
+_STYLES = ("-", "--", ":", "-.")
+_MARKERS = ("o", "^", "s", "D")
+_HATCHES = ("//", "\\\\", "..", "xx")
+
+
+@dataclass(frozen=True)
+class PruningStep:
+    """One update of a run whose density falls.
+
+    at: optimizer step.
+    before, after: links of all sparse layers before and after the update.
+    loss, accuracy: on the validation images, each before and after the update; accuracy as a fraction.
+    """
+
+    at: int
+    before: int
+    after: int
+    loss: tuple[float, float]
+    accuracy: tuple[float, float]
+
+    @property
+    def removed(self) -> int:
+        """Links that the update removed for good."""
+        return self.before - self.after
+
+    @property
+    def share(self) -> float:
+        """Those, as a share of the links that there were."""
+        return self.removed / self.before
+
+    @property
+    def drop(self) -> float:
+        """Accuracy that the update cost, in percentage points; negative where it gained."""
+        return 100 * (self.accuracy[0] - self.accuracy[1])
+
+    @property
+    def rise(self) -> float:
+        """Validation loss that the update cost, in nats."""
+        return self.loss[1] - self.loss[0]
+
+
+def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsity") -> Figure:
+    """Courses over a window or a run, each a sequence of equally spaced values from its beginning to its end."""
+    with new_figure(7, 3.4) as (figure, (axes,)):
+        looks = cycle(zip(_COLOURS, _STYLES, strict=False))
+        for (name, values), (colour, style) in zip(named.items(), looks, strict=False):
+            axes.plot(np.linspace(0, 1, len(values)), values, color=colour, linestyle=style, label=name)
+        axes.set_xlabel("share of the window, u")
+        axes.set_ylabel(label)
+        axes.set_ylim(-0.02, 1.02)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure:
+    """Densities over a run, one panel each on equal axes, with the area above the final density shaded and measured.
+
+    Args:
+        named: densities in [0, 1] from step to step, equally spaced over the run.
+        final: the final density.
+    """
+    with new_figure(4.2 * len(named), 3, columns=len(named)) as (figure, panels):
+        for axes, (name, values), colour, hatch in zip(panels, named.items(), _COLOURS, _HATCHES, strict=False):
+            share, density = np.linspace(0, 100, len(values)), 100 * np.asarray(values)
+            excess = (density[:-1] + density[1:]).mean() / 2 - 100 * final
+            axes.plot(share, density, color=colour)
+            axes.fill_between(share, density, 100 * final, color=colour, alpha=0.25, hatch=hatch, linewidth=0)
+            axes.axhline(100 * final, color=BLACK, linestyle="--", linewidth=1)
+            axes.set_title(f"{name}: excess {excess:.1f} % of all links")
+            axes.set_xlabel("share of the run (%)")
+            axes.set_ylabel("density (%)")
+            axes.set_ylim(0, 105 * max(map(max, named.values())))
+    return figure
+
+
+def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
+    """Links removed per update, their share of those there were, and the accuracy lost at once.
+
+    Args:
+        named: by schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
+            Accuracies are means over the seeds with a small mark for each of them.
+    """
+    with new_figure(9.5, 3.3, columns=3) as (figure, (removed, share, lost)):
+        looks = zip(_COLOURS, _STYLES, _MARKERS, strict=False)
+        for (name, runs), (colour, style, marker) in zip(named.items(), looks, strict=False):
+            at = [step.at for step in runs[0]]
+            look: dict[str, Any] = {
+                "color": colour,
+                "linestyle": style,
+                "marker": marker,
+                "markersize": 4,
+                "label": name,
+            }
+            removed.plot(at, [step.removed for step in runs[0]], **look)  # the same for every seed
+            share.plot(at, [100 * step.share for step in runs[0]], **look)
+            drops = np.array([[step.drop for step in run] for run in runs])
+            lost.plot(at, drops.mean(axis=0), **look)
+            lost.plot(at, drops.T, color=colour, linestyle="", marker=marker, markersize=2.5, alpha=0.6)
+        lost.axhline(0, color=GREY, linewidth=1)
+        removed.set_ylabel("links removed by the update")
+        share.set_ylabel("links removed by the update\n(% of those there were)")
+        lost.set_ylabel("validation accuracy lost\nby the update (percentage points)")
+        for axes in (removed, share, lost):
+            axes.set_xlabel("training step")
+        removed.legend()
+    return figure
+
+
+@dataclass(frozen=True)
+class DensityCourse:
+    """The density of a run from update to update: `density[j]` from share `shares[j]` of the run to the next."""
+
+    name: str
+    shares: Sequence[float]
+    density: Sequence[float]
+
+
+def decay_design(
+    chosen: DensityCourse,
+    other: DensityCourse | None,
+    final: float,
+    stop: float,
+    conflict: tuple[float, float] | None = None,
+) -> Figure:
+    """A decay of the density over the run, its cost shaded, and the links that each update removes.
+
+    Args:
+        chosen: the decay that is designed.
+        other: one to compare with, or None.
+        final: the final density, which a constant schedule has throughout.
+        stop: where the updates stop, as a share of the run.
+        conflict: the part of the run, as shares of it, that makes such a run impossible: it is hatched and no cost is
+            shaded.
+    """
+    with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
+        _draw_course(left, chosen, BLUE, "-")
+        if other is not None:
+            _draw_course(left, other, ORANGE, "--")
+        shares, density = 100 * np.array(chosen.shares), 100 * np.array(chosen.density)
+        left.axhline(100 * final, color=BLACK, linestyle=":", linewidth=1.2, label="constant")
+        if conflict is None:
+            left.fill_between(shares, 0, density, step="post", color=BLUE, alpha=0.2, linewidth=0)
+        right.bar(shares[1:], -np.diff(density), width=80 / len(shares), color=BLUE)
+        right.axhline(0, color=BLACK, linewidth=0.8)
+        for axes in (left, right):
+            if conflict is not None:
+                begin, end = 100 * conflict[0], max(100 * conflict[1], 100 * conflict[0] + 0.5)  # an empty one is seen
+                axes.axvspan(
+                    begin, end, facecolor="none", edgecolor=VERMILION, hatch="//", linewidth=0, label="conflict"
+                )
+            axes.axvline(100 * stop, color=GREY, linestyle="-.", linewidth=1.2, label="last update")
+            axes.set_xlim(0, 100)
+            axes.set_xlabel("share of the run (%)")
+        left.set_ylim(0, 102)
+        left.set_ylabel("density (%)")
+        right.set_ylabel("links removed by the update\n(% of all possible)")
+        left.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=0.9)
+    return figure
+
+
+def _draw_course(axes: Axes, course: DensityCourse, colour: str, style: str) -> None:
+    shares, density = 100 * np.array(course.shares), 100 * np.array(course.density)
+    axes.step(shares, density, where="post", color=colour, linestyle=style, label=course.name)

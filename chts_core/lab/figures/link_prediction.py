@@ -1,0 +1,162 @@
+"""Link prediction: the paths of a missing link, what scores prefer, what they cost, and walks against scores."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
+
+from chts_core.lab import l3
+from chts_core.lab.figures.networks import Links, draw_mask, draw_network
+from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure
+
+_LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", ":"))
+
+
+def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, title: str = "") -> Figure:
+    """A small network with a missing link, its L3 paths and its local community, one path on top.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        link: (output, input), a missing link.
+        path: the path to highlight.
+        title: above the picture.
+    """
+    on_paths, present, missing = (torch.zeros_like(mask) for _ in range(3))
+    missing[link] = True
+    for u, z1, z2, v in l3.paths(mask, link):
+        on_paths[u, z1] = on_paths[z2, z1] = on_paths[z2, v] = True
+    if path is not None:
+        u, z1, z2, v = path
+        present[u, z1] = present[z2, z1] = present[z2, v] = True
+    groups = [
+        Links("other link", [mask & ~on_paths], GREY, "-", 1.0),
+        Links("on an L3 path", [on_paths & ~present], BLUE, "--", 1.8),
+        Links("missing link", [missing], BLACK, ":", 2.2),
+    ]
+    if path is not None:
+        groups.append(Links("this path", [present], VERMILION, "-", 4.0))
+    with new_figure(6.2, 3.6) as (figure, (axes,)):
+        draw_network(axes, groups, ("inputs", "outputs"))
+        nodes = l3.community(mask, link)
+        sides = [0 if node.side == "input" else 1 for node in nodes]
+        heights = [
+            node.number - (mask.shape[1 - side] - 1) / 2  # where draw_network puts them
+            for node, side in zip(nodes, sides, strict=True)
+        ]
+        axes.plot(
+            sides,
+            heights,
+            marker="o",
+            markersize=23,
+            fillstyle="none",
+            markeredgecolor=ORANGE,
+            markeredgewidth=3,
+            linestyle="",
+            label="local community",
+        )
+        axes.set_title(title)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", labelspacing=0.9)
+    return figure
+
+
+def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
+    """A mask and, as heat maps, the scores of its missing links; each map has a scale of its own."""
+    shades = LinearSegmentedColormap.from_list("scores", ["white", SKY, BLUE, BLACK])
+    with new_figure(9.6, 5.2, rows=2, columns=2) as (figure, (first, *panels)):
+        draw_mask(first, mask, f"the network: {int(mask.sum())} links")
+        first.set_aspect("auto")
+        for axes, (name, score) in zip(panels, scores.items(), strict=True):
+            picture = axes.imshow(score.cpu().numpy(), cmap=shades, aspect="auto", interpolation="nearest", vmin=0)
+            axes.set_title(name)
+            axes.set_xlabel("input neuron")
+            axes.set_ylabel("output neuron")
+            figure.colorbar(picture, ax=axes, label="score").ax.set_xlabel("S")
+    return figure
+
+
+def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) -> Figure:
+    """Scores of the same links against each other: a mark is a link, axes are logarithmic.
+
+    Args:
+        reference: positive scores, 1-D.
+        others: scores of the same links, by name.
+        name: what the reference is called.
+    """
+    with new_figure(8.4, 3.2, columns=len(others)) as (figure, panels):
+        for axes, (other, score), (colour, marker, _) in zip(panels, others.items(), _LOOKS, strict=False):
+            axes.plot(
+                reference.cpu().numpy(), score.cpu().numpy(), marker=marker, markersize=3, linestyle="", color=colour
+            )
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
+            axes.set_xlabel(f"score {name} of a link")
+            axes.set_ylabel(f"score {other} of a link")
+    return figure
+
+
+def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Milliseconds of each way to regrow by size (left) and by density (right), both axes logarithmic.
+
+    Args:
+        rows: each with size, density and milliseconds by name of the function. The left panel shows the density that
+            most sizes have, the right panel the size that most densities have.
+    """
+    names = [name for name in rows[0] if name not in ("size", "density")]
+    with new_figure(9, 3.5, columns=2) as (figure, (left, right)):
+        for axes, over, fixed in ((left, "size", "density"), (right, "density", "size")):
+            values = [row[fixed] for row in rows]
+            common = max(values, key=values.count)
+            chosen = sorted((row for row in rows if row[fixed] == common), key=lambda row: row[over])
+            _draw_times(axes, chosen, over, names)
+            axes.set_title(f"at density {common:g}" if fixed == "density" else f"{common:g} × {common:g} neurons")
+        left.set_xlabel("neurons on each side")
+        right.set_xlabel("density of the network")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
+    return figure
+
+
+def _draw_times(axes: Axes, rows: Sequence[Mapping[str, float]], over: str, names: Sequence[str]) -> None:
+    for name, (colour, marker, style) in zip(names, _LOOKS, strict=False):
+        axes.plot(
+            [row[over] for row in rows],
+            [row[name] for row in rows],
+            color=colour,
+            marker=marker,
+            linestyle=style,
+            label=name,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks([row[over] for row in rows], [f"{row[over]:g}" for row in rows])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("time (ms)")
+
+
+def walk_frequencies(links: Sequence[l3.Link], expected: Sequence[float], observed: Sequence[float]) -> Figure:
+    """How often walks end at each missing link, beside what its score says.
+
+    Args:
+        links: (output, input) pairs.
+        expected: S / ΣS of each times the number of walks.
+        observed: number of walks that ended there.
+    """
+    places = np.arange(len(links))
+    with new_figure(8.4, 3.2) as (figure, (axes,)):
+        axes.bar(places - 0.2, expected, 0.4, color=SKY, edgecolor=BLACK, label="expected from the score")
+        axes.bar(places + 0.2, observed, 0.4, color=ORANGE, edgecolor=BLACK, hatch="//", label="walks counted")
+        axes.set_xticks(places, [f"{output}–{source}" for output, source in links])
+        axes.set_xlabel("missing link (output–input)")
+        axes.set_ylabel("number of walks")
+        figure.legend(loc="outside upper center", ncols=2)
+    return figure

@@ -1,0 +1,77 @@
+"""The first page: dense beside sparse, and which stage leads to which."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from chts_core.lab.figures.networks import draw_mask
+from chts_core.lab.figures.style import BLACK, GREY, METHOD_COLOURS, METHOD_LABELS, METHOD_MARKERS, SKY, new_figure
+from chts_core.lab.notebooks import Stage
+from chts_core.lab.training import Run
+
+
+def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
+    """Validation accuracy of two runs by epoch (left), and the links that the sparse one ends with (right)."""
+    layer, mask = next(iter(sparse.last_masks.items()))
+    with new_figure(9, 3.2, columns=2) as (figure, (left, right)):
+        for run in (dense, sparse):
+            left.plot(
+                range(1, len(run.validation_accuracy) + 1),
+                [100 * accuracy for accuracy in run.validation_accuracy],
+                color=METHOD_COLOURS[run.method],
+                marker=METHOD_MARKERS[run.method],
+                markersize=5,
+                label=f"{METHOD_LABELS[run.method]}, {run.density:.0%} of the links",
+            )
+        left.set_xlabel("epoch")
+        left.set_ylabel("validation accuracy (%)")
+        left.legend(loc="lower right")
+        draw_mask(right, mask, f"layer {layer} of {METHOD_LABELS[sparse.method]} after training")
+    return figure
+
+
+def stages(overview: Sequence[Stage]) -> Figure:
+    """Which stage leads to which, from the first on the left; arrows go from a stage to those that build upon it.
+
+    Prerequisites that are reached by way of another are left out, and so are stages that do not exist.
+    """
+    known = {stage.number: stage for stage in overview}
+    needs: dict[str, set[str]] = {}  # all that a stage builds upon, directly or not
+    depth: dict[str, int] = {}
+    for number, stage in known.items():  # in order: what a stage builds upon comes before it
+        direct = {other for other in stage.prerequisites if other in depth}
+        needs[number] = direct.union(*(needs[other] for other in direct))
+        depth[number] = 1 + max((depth[other] for other in direct), default=-1)
+
+    columns: dict[int, list[str]] = {}
+    for number, column in depth.items():
+        columns.setdefault(column, []).append(number)
+    tallest = max(map(len, columns.values()))
+    place = {
+        number: (column, (len(members) - 1) / 2 - row)
+        for column, members in columns.items()
+        for row, number in enumerate(members)
+    }
+    with new_figure(max(2 * len(columns), 4), 0.4 + 1.1 * tallest) as (figure, (axes,)):
+        for number in known:
+            through = set[str]().union(*(needs[other] for other in needs[number]))
+            for other in sorted(needs[number] - through):
+                axes.annotate(
+                    "",
+                    place[number],
+                    place[other],
+                    arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 52, "shrinkB": 52, "linewidth": 1.5},
+                )
+        for number, (x, y) in place.items():
+            text = f"{number}\n{textwrap.fill(known[number].title, 16)}"
+            box = {"boxstyle": "round", "facecolor": "white", "edgecolor": SKY, "linewidth": 1.5}
+            axes.annotate(text, (x, y), ha="center", va="center", fontsize=10, color=BLACK, bbox=box)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(-tallest / 2 - 0.1, tallest / 2 + 0.1)
+        axes.set_xticks(range(len(columns)))
+        axes.set_yticks([])
+        axes.set_xlabel("stages that come before, at least")
+        axes.set_ylabel("stages side by side")
+        axes.spines[["left", "bottom"]].set_visible(False)
+    return figure

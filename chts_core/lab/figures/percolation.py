@@ -1,0 +1,142 @@
+"""Percolation: small networks with their inactive neurons, and how many neurons stay active."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from chts_core.lab.figures.networks import Links, draw_network
+from chts_core.lab.figures.style import BLUE, GREY, ORANGE, SKY, VERMILION, new_figure
+
+# Colour, marker and line style of each removal score.
+_LOOKS = ((VERMILION, "^", "--"), (BLUE, "o", "-"))
+_HATCHES = ("", "//", "xx")
+
+
+def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Hidden neurons that lack links on one side right now, and the links that they still have on the other.
+
+    Args:
+        masks: Boolean (out_features, in_features) of the layers of a chain, from the inputs on.
+
+    Returns:
+        For each side of the network the inactive neurons, Boolean (features,), none among inputs and outputs; and for
+        each layer the incomplete links, shaped like its mask.
+    """
+    hidden = [~(before.any(dim=1) & after.any(dim=0)) for before, after in pairwise(masks)]
+    inputs, outputs = masks[0].new_zeros(masks[0].shape[1]), masks[-1].new_zeros(masks[-1].shape[0])
+    inactive = [inputs, *hidden, outputs]
+    incomplete = [
+        mask & (after[:, None] | before) for mask, (before, after) in zip(masks, pairwise(inactive), strict=True)
+    ]
+    return inactive, incomplete
+
+
+def percolating_network(
+    present: Sequence[Tensor], sides: Sequence[str], removed: Sequence[Tensor] = (), cut: Sequence[Tensor] = ()
+) -> Figure:
+    """A small network in the midst of percolation, with a legend that counts its links.
+
+    Args:
+        present: the links there are, Boolean (out_features, in_features) by layer; those of inactive neurons are
+            dashed.
+        sides: what the neurons of each side are called, one more than there are layers.
+        removed, cut: the links that the removal took, and those that percolation has cut since; by layer.
+    """
+    inactive, incomplete = dead_ends(present)
+    complete = [mask & ~ends for mask, ends in zip(present, incomplete, strict=True)]
+    kinds = (
+        ("removed", removed, GREY, ":", 1.0),
+        ("cut by percolation", cut, ORANGE, ":", 1.8),
+        ("complete so far", complete, GREY, "-", 1.8),
+        ("incomplete", incomplete, VERMILION, "--", 1.8),
+    )
+    groups = [
+        Links(f"{name}: {sum(int(mask.sum()) for mask in links)}", links, colour, style, width)
+        for name, links, colour, style, width in kinds
+        if links
+    ]
+    tallest = max(len(neurons) for neurons in inactive)
+    with new_figure(7.2, 1.0 + 0.36 * tallest) as (figure, (axes,)):
+        draw_network(axes, groups, sides, inactive)
+        axes.plot(
+            [], [], marker="x", color=VERMILION, linestyle="", label=f"inactive: {sum(int(n.sum()) for n in inactive)}"
+        )
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> Figure:
+    """Active neurons after percolation against sparsity, by removal score: the mean, and a band from least to most.
+
+    Args:
+        anp: by score, fractions (seeds, sparsities).
+        sparsities: shares of absent links, in [0, 1).
+    """
+    x = 100 * np.asarray(sparsities)
+    with new_figure(6.5, 3.4) as (figure, (axes,)):
+        for (name, values), (colour, marker, style) in zip(anp.items(), _LOOKS, strict=False):
+            percent = 100 * values.numpy()
+            axes.plot(x, percent.mean(axis=0), color=colour, marker=marker, linestyle=style, label=name)
+            axes.fill_between(x, percent.min(axis=0), percent.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("sparsity before the removal (%)")
+        axes.set_ylabel("active neurons after / before\n(ANP, %)")
+        axes.legend(loc="lower left")
+    return figure
+
+
+def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figure:
+    """Active neurons of each hidden layer, a panel by removal score and a bar by stage of the update.
+
+    Args:
+        counts: by score and stage, the number of active neurons by hidden layer.
+    """
+    with new_figure(9, 3.3, columns=len(counts)) as (figure, panels):
+        for axes, (title, stages) in zip(panels, counts.items(), strict=True):
+            width = 0.8 / len(stages)
+            for number, ((stage, neurons), colour) in enumerate(zip(stages.items(), (GREY, SKY, ORANGE), strict=False)):
+                places = np.arange(1, len(neurons) + 1) + (number - (len(stages) - 1) / 2) * width
+                bars = axes.bar(
+                    places, neurons, width, color=colour, edgecolor="black", hatch=_HATCHES[number], label=stage
+                )
+                axes.bar_label(bars, fontsize=9)
+            axes.set_title(title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_xlabel("hidden layer")
+            axes.set_ylabel("active neurons")
+        highest = max(axes.get_ylim()[1] for axes in panels)
+        for axes in panels:
+            axes.set_ylim(0, 1.05 * highest)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Active neurons by epoch, by removal score: a line per seed.
+
+    Args:
+        courses: by score, for each seed the share of active neurons at first and after each epoch, as fractions.
+    """
+    with new_figure(6.5, 3.2) as (figure, (axes,)):
+        for (name, seeds), (colour, marker, style) in zip(courses.items(), _LOOKS, strict=False):
+            for number, course in enumerate(seeds):
+                axes.plot(
+                    range(len(course)),
+                    100 * torch.tensor(course).numpy(),
+                    color=colour,
+                    marker=marker,
+                    markersize=5,
+                    linestyle=style,
+                    label=name if number == 0 else None,
+                )
+        axes.set_ylim(0, 100)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("active neurons (%)")
+        axes.legend(loc="lower right")
+    return figure

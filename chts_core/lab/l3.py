@@ -1,0 +1,259 @@
+"""L3 paths of a missing link counted one by one, as its definition says: for networks small enough to draw.
+
+`chts_core.link_prediction` computes the same scores for whole layers; what is here says which paths and nodes they come
+from, and explains a miscount.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chts_core.checks import check_mask
+
+Link = tuple[int, int]
+Path = tuple[int, int, int, int]
+_SIDES = ("output", "input")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the local community of a missing link.
+
+    inside counts its links within the community (i_z), outside all others but the one to the seed (e_z).
+    """
+
+    side: str
+    number: int
+    inside: int
+    outside: int
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.number}"
+
+    @property
+    def counts(self) -> str:
+        """The node and its links in words."""
+        return f"{self} (i = {self.inside}, e = {self.outside})"
+
+    def ratio(self, predictor: str) -> float:
+        """What the node brings into a score: (1 + i) / (1 + e), with numerator 1 under CH3."""
+        return (1 + self.inside if predictor.startswith("ch2") else 1) / (1 + self.outside)
+
+
+def neighbours(mask: Tensor) -> tuple[list[set[int]], list[set[int]]]:
+    """The inputs of each output and the outputs of each input, as sets.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+
+    Raises:
+        TypeError, ValueError: if mask is not a 2-D Boolean tensor.
+    """
+    check_mask(mask)
+    inputs_of: list[set[int]] = [set() for _ in range(mask.shape[0])]
+    outputs_of: list[set[int]] = [set() for _ in range(mask.shape[1])]
+    for output, source in mask.nonzero().tolist():
+        inputs_of[output].add(source)
+        outputs_of[source].add(output)
+    return inputs_of, outputs_of
+
+
+def missing_links(mask: Tensor) -> list[Link]:
+    """The missing links of a mask as (output, input) pairs, row by row."""
+    return [(output, source) for output, source in (~mask).nonzero().tolist()]
+
+
+def paths(mask: Tensor, link: Link) -> list[Path]:
+    """The L3 paths of a missing link, each as (output u, input z1, output z2, input v).
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        link: (output u, input v), a missing link.
+
+    Raises:
+        ValueError: if there is no such place in the network, or the link exists.
+    """
+    inputs_of, outputs_of = neighbours(mask)
+    u, v = link
+    if not (0 <= u < len(inputs_of) and 0 <= v < len(outputs_of)):
+        raise ValueError(f"the network has {len(inputs_of)} outputs and {len(outputs_of)} inputs, numbered from 0.")
+    if v in inputs_of[u]:
+        raise ValueError(f"{describe(link)} is a link of the network; L3 paths are counted for missing links.")
+    return [(u, z1, z2, v) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 in inputs_of[z2]]
+
+
+def community(mask: Tensor, link: Link) -> list[Node]:
+    """The local community of a missing link, the nodes between its ends on its L3 paths: inputs first.
+
+    Arguments and errors are those of :func:`paths`.
+    """
+    u, v = link
+    found = paths(mask, link)
+    inputs_of, outputs_of = neighbours(mask)
+    inputs, outputs = {z1 for _, z1, _, _ in found}, {z2 for _, _, z2, _ in found}
+    of_inputs = [Node("input", z, *_inside_and_outside(outputs_of[z] - {u}, outputs)) for z in sorted(inputs)]
+    return of_inputs + [Node("output", z, *_inside_and_outside(inputs_of[z] - {v}, inputs)) for z in sorted(outputs)]
+
+
+def _inside_and_outside(others: set[int], members: set[int]) -> tuple[int, int]:
+    return len(others & members), len(others - members)
+
+
+def score(mask: Tensor, link: Link, predictor: str) -> float:
+    """The score of a missing link, summed over its nodes or paths by definition.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        link: (output u, input v), a missing link.
+        predictor: ch2_l3n, ch3_l3n, ch2_l3p or ch3_l3p.
+
+    Raises:
+        ValueError: see :func:`paths`.
+    """
+    ratios = {str(node): node.ratio(predictor) for node in community(mask, link)}
+    if predictor.endswith("n"):
+        return sum(ratios.values())
+    return sum(math.sqrt(ratios[f"input {z1}"] * ratios[f"output {z2}"]) for _, z1, z2, _ in paths(mask, link))
+
+
+def scores(mask: Tensor, predictor: str) -> Tensor:
+    """:func:`score` of every missing link and 0 on existing ones: float64, shaped like the mask."""
+    table = torch.zeros(mask.shape, dtype=torch.float64)
+    for link in missing_links(mask):
+        table[link] = score(mask, link, predictor)
+    return table
+
+
+def describe(nodes: Sequence[int]) -> str:
+    """A link, path or walk in words: its nodes in order, beginning with an output."""
+    return " – ".join(f"{_SIDES[place % 2]} {node}" for place, node in enumerate(nodes))
+
+
+# --- explaining an answer ---
+
+
+def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
+    """Why a number of L3 paths is wrong: which paths there are, and which slips give the number counted.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        link: (output u, input v), a missing link.
+        counted: the answer.
+
+    Returns:
+        The explanation, empty if the answer is right.
+
+    Raises:
+        ValueError: see :func:`paths`.
+    """
+    found = paths(mask, link)
+    if isinstance(counted, bool) or not isinstance(counted, int) or counted < 0:
+        return f"the answer is {counted!r}; expected how many paths there are, a whole number from 0 on."
+    if counted == len(found):
+        return ""
+    there = "; ".join(map(describe, found)) or "none"
+    slips = " Or: ".join(why for number, why in _slips(mask, link, found) if number == counted)
+    hint = f"So many come out if {slips}" if slips else _HOW_TO_COUNT
+    return f"you counted {counted}; {len(found)} are there: {there}. {hint}"
+
+
+_HOW_TO_COUNT = "Go from the output to each of its inputs, and from there to those outputs that lead to the other end."
+
+
+def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, str]]:
+    """Numbers that are easily counted instead of the L3 paths, and what was done."""
+    u, v = link
+    inputs_of, outputs_of = neighbours(mask)
+    nodes = community(mask, link)
+    yield (
+        len(nodes),
+        f"nodes are counted: {', '.join(map(str, nodes))} are the local community, and a node can lie on many paths.",
+    )
+    for side in _SIDES:
+        members = [str(node) for node in nodes if node.side == side]
+        yield (
+            len(members),
+            f"only the {side}s in between are counted ({', '.join(members)}): every linked pair of an input and an "
+            "output in between is a path of its own.",
+        )
+    yield len(found) + 1, f"the link {describe(link)} is counted too: it is missing, and would be one link long."
+    unlinked = [(z1, z2) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 not in inputs_of[z2]]
+    if unlinked:
+        z1, z2 = unlinked[0]
+        yield (
+            len(found) + len(unlinked),
+            f"the middle link is not looked at: input {z1} and output {z2} are not linked.",
+        )
+    yield 2 * len(found), "a path is counted from both ends: it is the same path."
+
+    longer = [(u, a, b, c, d, v) for a, b, c, d in _between(inputs_of, outputs_of, link)]
+    straight = [walk for walk in longer if len({u, walk[2], walk[4]}) == len({walk[1], walk[3], v}) == 3]
+    back = [walk for walk in longer if walk not in straight]
+    if straight:
+        too_long = f"longer paths are counted: {describe(straight[0])} has five links, and an L3 path has three."
+        yield len(straight), too_long
+        yield len(found) + len(straight), too_long
+    if back:
+        returns = f"walks that go back are counted: {describe(back[0])} meets a node twice, which no path does."
+        yield len(found) + len(back), returns
+        yield len(found) + len(longer), returns
+
+
+def _between(inputs_of: list[set[int]], outputs_of: list[set[int]], link: Link) -> Iterator[tuple[int, int, int, int]]:
+    """The nodes between the ends of all walks of five links, those that go back among them."""
+    u, v = link
+    for a in sorted(inputs_of[u]):
+        for b in sorted(outputs_of[a]):
+            for c in sorted(inputs_of[b]):
+                for d in sorted(outputs_of[c] & outputs_of[v]):
+                    yield a, b, c, d
+
+
+def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> str:
+    """What is wrong with a list of L3 paths: which are none, and why, and how many are not listed.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        link: (output u, input v), a missing link.
+        listed: the answer, (output u, input z1, output z2, input v) for each path, in any order.
+
+    Returns:
+        The explanation, empty if the answer is right.
+
+    Raises:
+        ValueError: see :func:`paths`.
+    """
+    found = set(paths(mask, link))
+    answer = [tuple(path) for path in listed]
+    complaints = [_complaint(mask, link, path) for path in dict.fromkeys(answer) if path not in found]
+    complaints += [f"{describe(path)} is listed twice." for path in dict.fromkeys(answer) if answer.count(path) > 1]
+    left = sorted(found - set(answer))
+    if left:
+        _, z1, _, _ = left[0]
+        complaints.append(f"{_number(left, 'path')} not listed yet; look at those through input {z1}.")
+    return " ".join(complaints)
+
+
+def _complaint(mask: Tensor, link: Link, path: tuple[int, ...]) -> str:
+    u, v = link
+    if len(path) != 4:
+        return f"{path} has {_number(path[1:], 'link')}; an L3 path has three, (output, input, output, input)."
+    if (path[0], path[3]) != link:
+        return f"{path} leads from output {path[0]} to input {path[3]}, not from output {u} to input {v}."
+    if path[2] == u or path[1] == v:
+        return f"{describe(path)} goes back to an end of the missing link, or over it."
+    rows, columns = mask.shape
+    if not (0 <= path[1] < columns and 0 <= path[2] < rows):
+        return f"{path} leaves the network, which has {rows} outputs and {columns} inputs, numbered from 0."
+    output, source = next(
+        step for step in ((u, path[1]), (path[2], path[1]), (path[2], v)) if not mask[step[0], step[1]]
+    )
+    return f"{describe(path)} does not exist: output {output} and input {source} are not linked."
+
+
+def _number(items: Sequence[object], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

@@ -1,0 +1,168 @@
+"""Design the decay of the density: a schedule, its window and its ends, and see what the run costs."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from chts_core.lab import figures
+from chts_core.lab.figures import DensityCourse
+from chts_core.lab.widgets.explorer import Explorer, menu, slider
+from chts_core.schedules import cubic_sparsity, sigmoid_sparsity
+from chts_core.topology import link_count
+
+Schedule = Literal["sigmoid", "cubic"]
+
+
+@dataclass(frozen=True)
+class DensityState:
+    """What the density designer shows.
+
+    start, end: of the window, as shares of the run.
+    stop: share of the run after which no update comes.
+    updates: how many a run would have if they never stopped.
+    layer: its (out_features, in_features).
+    """
+
+    schedule: Schedule = "sigmoid"
+    k: float = 6.0
+    initial: float = 0.5
+    final: float = 0.95
+    start: float = 0.0
+    end: float = 0.375
+    stop: float = 0.75
+    updates: int = 80
+    layer: tuple[int, int] = (1000, 1000)
+
+
+@dataclass(frozen=True)
+class DensityResult:
+    """Two courses of the density, the cost of the first, and the sentence that describes it.
+
+    flops: training FLOPs as a share of the dense layer's, if absent links cost nothing.
+    other: the other schedule at equal FLOPs; None where the run is impossible.
+    other_end: where its window ends, as a share of the run, which may be too late.
+    removed: links that each update removes.
+    conflict: the part of the run, as shares of it, where the settings conflict; None for a run that can be.
+    """
+
+    chosen: DensityCourse
+    flops: float
+    other: DensityCourse | None
+    other_end: float
+    removed: list[int]
+    conflict: tuple[float, float] | None
+    description: str
+
+
+class DensityDesigner(Explorer[DensityState, DensityResult]):
+    """Design the decay of the density: a schedule, its window and its ends, and see what the run costs."""
+
+    name = "density"
+    State = DensityState
+
+    @staticmethod
+    def compute(state: DensityState) -> DensityResult:
+        """The course of a state, or why there is none."""
+        problem = _problem(state)
+        chosen = _course(state, state.schedule, state.end, state.stop)
+        links = [link_count(*state.layer, density) for density in chosen.density]
+        removed = [before - after for before, after in pairwise(links)]
+        possible = state.layer[0] * state.layer[1]
+        flops = sum(links[:-1]) / (state.updates * possible)  # an update comes after its step's backward pass
+        # A sigmoid has twice the excess of a cubic decay over the same window.
+        name: Schedule = "cubic" if state.schedule == "sigmoid" else "sigmoid"
+        width = (state.end - state.start) * (2 if name == "cubic" else 0.5)
+        other_end = round(state.start + width, 9)  # 0.75, not 0.7500000000000001
+        other = None if problem else _course(state, name, other_end, 1.0)
+        conflict = None
+        if problem:
+            conflict, reason = problem
+            description = f"No such run: {reason}"
+        else:
+            steepest = max(range(state.updates), key=lambda update: removed[update])
+            constant = link_count(*state.layer, 1 - state.final) / possible
+            too_late = (
+                f", after the last update at {_percent(state.stop)}: no {name} decay from this start costs as much"
+                if other_end > state.stop
+                else f", no later than the last update at {_percent(state.stop)}"
+            )
+            description = (
+                f"A {chosen.name} decay of the sparsity from {state.initial:.2f} to {state.final:.2f} "
+                f"between {_percent(state.start)} and {_percent(state.end)} of the run takes {flops:.1%} of the dense "
+                f"layer's training FLOPs ({constant:.1%} if it were as sparse from the first step on). A "
+                f"{_named(state, name)} one of equal FLOPs would end at {_percent(other_end)}{too_late}. The steepest "
+                f"update, at {_percent(chosen.shares[steepest + 1])}, removes {removed[steepest]:,} of "
+                f"{links[steepest]:,} links."
+            )
+        return DensityResult(chosen, flops, other, other_end, removed, conflict, description)
+
+    @staticmethod
+    def draw(state: DensityState, result: DensityResult) -> Figure:
+        """The density over the run beside the links removed."""
+        return figures.decay_design(result.chosen, result.other, 1 - state.final, state.stop, result.conflict)
+
+    def make_controls(self, state: DensityState) -> dict[str, Any]:
+        """A menu of schedules, sliders of the steepness, both sparsities, the window and the last update."""
+        return {
+            "schedule": menu("schedule", state.schedule, ["sigmoid", "cubic"]),
+            "k": slider("steepness k", state.k, 1, 20, 1),
+            "initial": slider("initial sparsity", state.initial, 0, 0.95, 0.05),
+            "final": slider("final sparsity", state.final, 0.05, 0.99, 0.01),
+            "start": slider("window start", state.start, 0, 0.9, 0.025),
+            "end": slider("window end", state.end, 0.025, 1, 0.025),
+            "stop": slider("last update", state.stop, 0.05, 1, 0.025),
+        }
+
+
+def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
+    """Where in the run the settings conflict, and why, with both numbers; None if they do not."""
+    if state.end <= state.start:
+        return (state.end, state.start), (
+            f"the window would end at {_percent(state.end)} of the run, which is not after its start at "
+            f"{_percent(state.start)}. Move the end up or the start down."
+        )
+    if state.final < state.initial:
+        return (state.start, state.end), (
+            f"the sparsity would fall from {state.initial:.2f} to {state.final:.2f}, so links would have to come, not "
+            f"go. Choose a final sparsity of at least {state.initial:.2f}."
+        )
+    if state.end > state.stop:
+        reached = _course(state, state.schedule, state.end, state.stop).density[-1]
+        return (state.stop, state.end), (
+            f"the {state.schedule} decay would end at {_percent(state.end)} of the run but updates stop at "
+            f"{_percent(state.stop)}, so the sparsity would stay at {1 - reached:.4f} and never reach "
+            f"{state.final:.2f}. End the window earlier or let the updates go on."
+        )
+    return None
+
+
+def _course(state: DensityState, schedule: Schedule, end: float, stop: float) -> DensityCourse:
+    """The density from update to update, as it would be if updates stop at a share of the run."""
+    start, last = state.start * state.updates, stop * state.updates
+    density = []
+    for update in range(state.updates + 1):
+        step = min(update, last)
+        if end <= state.start:  # all at once, to show what is asked for
+            density.append(1 - (state.initial if step < start else state.final))
+            continue
+        # In units of a millionth of an update: the schedules take whole steps, and half a window may be no whole one.
+        window = round(start * 1e6), round(end * state.updates * 1e6)
+        sparsity = (
+            sigmoid_sparsity(round(step * 1e6), *window, state.initial, state.final, state.k)
+            if schedule == "sigmoid"
+            else cubic_sparsity(round(step * 1e6), *window, state.initial, state.final)
+        )
+        density.append(1 - sparsity)
+    return DensityCourse(
+        _named(state, schedule), [update / state.updates for update in range(state.updates + 1)], density
+    )
+
+
+def _named(state: DensityState, schedule: Schedule) -> str:
+    return f"sigmoid (k = {state.k:g})" if schedule == "sigmoid" else "cubic"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"

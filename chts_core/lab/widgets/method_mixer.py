@@ -1,0 +1,156 @@
+"""Mix a method of five choices and train it beside one of the nine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from chts_core.choices import (
+    RAMP_TO_3,
+    Constant,
+    Cosine,
+    Cubic,
+    Dense,
+    ErdosRenyi,
+    FullyConnected,
+    ReceptiveField,
+    Regrowth,
+    Removal,
+    ScaleFree,
+    Sigmoid,
+    SmallWorld,
+    Staged,
+    Turnover,
+)
+from chts_core.lab import figures, training
+from chts_core.lab.data import load_images
+from chts_core.lab.figures.style import METHOD_LABELS
+from chts_core.lab.training import Recipe, Run
+from chts_core.lab.widgets.explorer import Explorer, menu
+from chts_core.methods import METHODS, Method
+
+# What can be mixed, in words, by the field of a Method.
+CHOICES: dict[str, dict[str, Any]] = {
+    "topology": {
+        "all links": FullyConnected(),
+        "Erdős–Rényi": ErdosRenyi(),
+        "receptive field": ReceptiveField(0.25),
+        "small world": SmallWorld(),
+        "scale-free": ScaleFree(),
+    },
+    "removal": {
+        "smallest": Removal("magnitude"),
+        "smallest, percolate": Removal("magnitude", percolate=True),
+        "smallest, with gradient": Removal("mest"),
+        "unimportant, hard": Removal("relative_importance"),
+        "unimportant, soft, percolate": Removal("relative_importance", temperature=RAMP_TO_3, percolate=True),
+    },
+    "regrowth": {
+        "random": Regrowth("random"),
+        "highest gradient": Regrowth("gradient", soft=False),
+        "CH3-L3p, highest": Regrowth("ch3_l3p", soft=False),
+        "CH2-L3n, highest": Regrowth("ch2_l3n", soft=False),
+        "CH2-L3n, soft": Regrowth("ch2_l3n"),
+    },
+    "sparsity": {
+        "all, always": Dense(),
+        "constant": Constant(),
+        "fall in two stages": Staged(),
+        "cubic fall from half": Cubic(initial=0.5),
+        "sigmoid fall from half": Sigmoid(initial=0.5),
+    },
+    "turnover": {
+        "none": Turnover(zeta=0.0),
+        "30 % → 0": Turnover(zeta=Cosine(0.3)),
+        "30 % → 0, until stuck": Turnover(zeta=Cosine(0.3), early_stop=0.9),
+    },
+}
+_SPARSITY = 0.9
+_RECIPE = Recipe(hidden=64, epochs=8, learning_rate=0.05)
+_TITLES = {"sparsity": "number of links"}  # of the fields that a menu names otherwise
+
+
+def in_words(method: Method) -> dict[str, str]:
+    """The five choices of a method in the words of `CHOICES`; of one that is not there, its repr."""
+    return {
+        field: next((words for words, choice in choices.items() if choice == getattr(method, field)), None)
+        or repr(getattr(method, field))
+        for field, choices in CHOICES.items()
+    }
+
+
+@dataclass(frozen=True)
+class MethodMixerState:
+    """What the method mixer trains: five choices in the words of `CHOICES`, beside the method named `rival`."""
+
+    topology: str = "Erdős–Rényi"
+    removal: str = "unimportant, soft, percolate"
+    regrowth: str = "CH2-L3n, soft"
+    sparsity: str = "constant"
+    turnover: str = "30 % → 0"
+    rival: str = "chts"
+
+
+@dataclass(frozen=True)
+class MethodMixerResult:
+    """The runs of the rival and, if it can work, of the mix, and the sentence."""
+
+    runs: list[Run]
+    description: str
+
+
+class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
+    """Mix a method of five choices and train it beside one of the nine, on the handwritten digits."""
+
+    name = "method-mixer"
+    State = MethodMixerState
+
+    @staticmethod
+    def compute(state: MethodMixerState) -> MethodMixerResult:
+        """One short run of the mix and one of its rival; either is trained once and then remembered."""
+        mix = Method(**{field: choices[getattr(state, field)] for field, choices in CHOICES.items()})
+        name = METHOD_LABELS[state.rival]
+        theirs = _trained(METHODS[state.rival], state.rival)
+        differing = _differing(in_words(mix), in_words(METHODS[state.rival]))
+        try:
+            mine = _trained(mix, "your mix")
+        except ValueError as error:
+            said = f"This mix of {differing} cannot work: {error} Choose another topology or number of links."
+            return MethodMixerResult([theirs], said)
+        accuracies = (
+            f"after {_RECIPE.epochs} epochs the mix has {mine.validation_accuracy[-1]:.1%} validation accuracy with "
+            f"{mine.density:.0%} of the links, {name} {theirs.validation_accuracy[-1]:.1%} with {theirs.density:.0%}"
+        )
+        return MethodMixerResult(
+            [theirs, mine],
+            f"The mix differs from {name} in {differing}: {accuracies}. It is one run each with the same seed: "
+            "that proves nothing.",
+        )
+
+    @staticmethod
+    def draw(state: MethodMixerState, result: MethodMixerResult) -> Figure:  # noqa: ARG004 - all that is drawn ran
+        """Validation accuracy by epoch."""
+        return figures.race(result.runs)
+
+    def make_controls(self, state: MethodMixerState) -> dict[str, Any]:
+        """A menu of each choice, and one of the methods to compare with."""
+        menus = {
+            field: menu(_TITLES.get(field, field), getattr(state, field), list(choices))
+            for field, choices in CHOICES.items()
+        }
+        return menus | {"rival": menu("compare with", state.rival, [(METHOD_LABELS[name], name) for name in METHODS])}
+
+
+@cache
+def _trained(method: Method, label: str) -> Run:
+    # Modules draw from the global generator before their weights are set; that is put back.
+    with torch.random.fork_rng(devices=[]):
+        return training.train(load_images("digits"), method, _SPARSITY, _RECIPE, label=label)
+
+
+def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    names = [f"{_TITLES.get(field, field)} ({mine[field]})" for field in mine if mine[field] != theirs[field]]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "nothing"

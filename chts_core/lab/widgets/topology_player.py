@@ -1,0 +1,138 @@
+"""Play the topology of a training run: which links each update removed and regrew."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+import ipywidgets
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from chts_core.lab import figures, training
+from chts_core.lab.data import load_images
+from chts_core.lab.training import Recipe, Run
+from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
+from chts_core.sparsifier import Update
+
+_MILLISECONDS = 800  # from one update to the next: a picture takes about a fifth of a second
+
+
+@cache
+def example_run() -> Run:
+    """A CHTs run of about a second on the handwritten digits, with the masks after each update."""
+    recipe = Recipe(hidden=48, epochs=16, learning_rate=0.05)
+    return training.train(load_images("digits"), "chts", 0.9, recipe, snapshots=True)
+
+
+@dataclass(frozen=True)
+class TopologyPlayerState:
+    """What the topology player shows. `update` counts from 1; 0 is the network before the first."""
+
+    update: int = 1
+    layer: str = "0.weight"
+    view: Literal["what changed", "links so far"] = "what changed"
+    run: Run = field(default_factory=example_run, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class TopologyPlayerResult:
+    """The links of a layer by what became of them, its updates up to now, and the sentence.
+
+    links: "kept", "removed" and "new", by the masks before and after; or those "active" now and those "gone".
+    """
+
+    links: dict[str, Tensor]
+    updates: list[Update]
+    description: str
+
+
+class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
+    """Play the topology of a training run: which links each update removed and regrew, and which were ever tried."""
+
+    name = "topology-player"
+    State = TopologyPlayerState
+
+    @classmethod
+    def of(cls, run: Run) -> "TopologyPlayer":
+        """A player of a run of one's own.
+
+        Raises:
+            ValueError: if the run kept no masks of its updates.
+        """
+        return cls(cls.state_of(run))
+
+    @staticmethod
+    def state_of(run: Run) -> TopologyPlayerState:
+        """Where a player of a run begins: at the first update, in the first layer.
+
+        Raises:
+            ValueError: if the run kept no masks of its updates.
+        """
+        if not run.snapshots:
+            raise ValueError(
+                f"the run of {run.method} kept no masks of its updates; "
+                "train a method that changes its topology, with snapshots=True."
+            )
+        return TopologyPlayerState(layer=next(iter(run.first_masks)), run=run)
+
+    @staticmethod
+    def compute(state: TopologyPlayerState) -> TopologyPlayerResult:
+        """What an update did to a layer."""
+        run, layer = state.run, state.layer
+        masks = [run.mask_after(update, layer) for update in range(state.update + 1)]
+        updates = [row for row in run.history if row["layer"] == layer][: state.update]
+        now = masks[-1]
+        before = masks[-2] if updates else now
+        if state.view == "what changed":
+            links = {"kept": before & now, "removed": before & ~now, "new": now & ~before}
+        else:
+            ever = now.clone()
+            for mask in masks:
+                ever |= mask
+            links = {"active": now, "gone": ever & ~now}
+        return TopologyPlayerResult(links, updates, _sentence(state, now, links, updates))
+
+    @staticmethod
+    def draw(state: TopologyPlayerState, result: TopologyPlayerResult) -> Figure:
+        """The links beside the overlap and the ITOP rate up to now."""
+        last_step = state.run.history[-1]["step"]
+        return figures.topology_update(
+            result.links, result.updates, f"layer {state.layer}, update {state.update}", last_step
+        )
+
+    def make_controls(self, state: TopologyPlayerState) -> dict[str, Any]:
+        """A slider of the updates, menus of layers and views."""
+        return {
+            "update": whole_slider("update", state.update, 0, len(state.run.snapshots)),
+            "layer": menu("layer", state.layer, list(state.run.first_masks)),
+            "view": menu("show", state.view, ["what changed", "links so far"]),
+        }
+
+    def arrange(self) -> Any:
+        """A Play button that moves the slider, in the browser, above the controls and the picture."""
+        slider = self.controls["update"]
+        play = ipywidgets.Play(
+            value=slider.value, min=slider.min, max=slider.max, interval=_MILLISECONDS, description="play"
+        )
+        play.add_class(f"chts-{self.name}-play")
+        ipywidgets.jslink((play, "value"), (slider, "value"))
+        return ipywidgets.VBox([play, *self.controls.values(), self.picture])
+
+
+def _sentence(state: TopologyPlayerState, now: Tensor, links: dict[str, Tensor], updates: list[Update]) -> str:
+    total = f"{int(now.sum())} links"
+    if not updates:
+        share = f"{int(now.sum()) / now.numel():.1%}"
+        said = f"Layer {state.layer} before the first update: {total}, {share} of all possible ones"
+    else:
+        row = updates[-1]
+        back = row["removed"] - int((state.run.mask_after(state.update - 1, state.layer) & ~now).sum())
+        said = (
+            f"Update {state.update} of {len(state.run.snapshots)}, step {row['step']}, layer {state.layer}: "
+            f"{row['removed']} links removed and {row['regrown']} regrown, {back} of them the same (overlap "
+            f"{row['overlap']:.0%}), {total} after it; {row['itop']:.1%} of all possible links were ever active (ITOP) "
+            f"and {row['anp']:.0%} of the output neurons are active (ANP)"
+        )
+    if state.view == "what changed":
+        return f"{said}. Drawn by the masks before and after: a link that is back at once counts as kept."
+    return f"{said}. {int(links['gone'].sum())} links were active earlier and are gone."

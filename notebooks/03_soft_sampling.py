@@ -1,0 +1,615 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Soft sampling
+#
+# **You will be able to** turn scores into draws of any softness, draw an exact number of links without replacement in one
+# pass, and tell from two curves whether a topology is stuck.
+#
+# | | |
+# |---|---|
+# | Prerequisites | stages 01 and 02; logarithms and probabilities |
+# | Time | 30 minutes to read, under a minute to run |
+# | Difficulty | ●●○ |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on soft removal and regrowth and on epitopological local minima (ELM) |
+
+# %%
+import math
+from dataclasses import replace
+from itertools import combinations, product
+
+import pandas as pd
+import torch
+from scipy import stats
+
+import chts_core as chts
+from chts_core.lab import data, exercises, figures, notebooks, records, training, widgets
+
+print(records.environment_line(torch.device("cpu")))
+
+# %% tags=["parameters"]
+profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+seed: int = 0  # of the draws, and the first seed of the training runs
+sparsity: float = 0.95  # share of absent links in the trained networks, in [0, 1)
+epochs: int = 0  # of training, at least 2; 0: as the profile says
+seeds: int = 0  # runs per rule; 0: as the profile says
+hidden: int = 0  # units per hidden layer; 0: as the profile says
+
+# %%
+settings = notebooks.start(
+    "03_soft_sampling", profile, seed=seed, sparsity=sparsity, epochs=epochs, seeds=seeds, hidden=hidden
+)
+
+# %% [markdown]
+# ## From a score to a chance
+#
+# An update of the topology asks twice for *some of many* links: which to keep, and which to regrow. Each candidate has a
+# score. The **hard** rule takes the best ones. The **soft** rule draws them, with a chance that follows the score $s_i$
+# (paper, soft removal):
+#
+# $$p_i = \frac{s_i^T}{\sum_k s_k^T}, \qquad T = \frac{\delta}{1 - \delta}$$
+#
+# $T$ is the *temperature* and $\delta$ the *softness*. Both words mislead at first: unlike in physics a larger $T$ makes the
+# draw harder, and so does a larger $\delta$. $T = 0$ ignores the scores, $T = 1$ follows them, $T = \infty$ is the hard rule.
+#
+# Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the sum is 10; at $T = 3$ it is $1 + 8 + 27 + 64 = 100$.
+#
+# **Predict:** how large is the chance of the strongest link at $T = 0$, $T = 1$ and $T = 3$?
+
+# %%
+scores = torch.tensor([1.0, 2.0, 3.0, 4.0])
+SOFTNESS = (0.0, 0.5, 0.75, 0.9, 1.0)
+
+
+def chances(softness: float) -> torch.Tensor:
+    """Chance of each score to be drawn first; computed from logarithms, see below why."""
+    temperature = chts.sampling.temperature_from_softness(softness)
+    if temperature == math.inf:
+        return (scores == scores.max()).float()
+    return (temperature * scores.log()).softmax(dim=0)
+
+
+# %%
+table = {f"δ = {d:g}, T = {chts.sampling.temperature_from_softness(d):.3g}": chances(d) for d in SOFTNESS}
+pd.DataFrame({name: row.tolist() for name, row in table.items()}, index=scores.tolist()).T.round(4)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# 1/4, 4/10 and 64/100. At $T = 9$ it is $4^9 = 262144$ of $1 + 512 + 19683 + 262144 = 282340$, or 0.9285: still not certain.
+# </details>
+#
+# How much choice is left? The **entropy** of the draw says it in bits, $H = -\sum_i p_i \log_2 p_i$. By hand: four equal
+# chances give $\log_2 4 = 2$ bits, a certain outcome gives 0.
+
+
+# %%
+def entropy(p: torch.Tensor) -> float:
+    """Entropy of a distribution in bits."""
+    return -float(torch.special.xlogy(p, p).sum()) / math.log(2) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+bits = {d: entropy(chances(d)) for d in SOFTNESS}
+assert math.isclose(bits[0.0], math.log2(4), rel_tol=1e-6)
+assert bits[1.0] == 0
+print("  ".join(f"δ = {d:g}: {value:.3f} bits" for d, value in bits.items()))
+
+# %%
+grid = [step / 100 for step in range(100)]
+named = {name: row for name, row in table.items() if "0.9" not in name}
+figures.show(
+    figures.chances_and_entropy(scores, named, grid, [entropy(chances(d)) for d in grid]),
+    "Left: the chance of each of the four links, from all alike to certain. Right: the entropy falls slowly at first; at "
+    "δ = 0.5 nearly all the choice is left, and most of it goes beyond δ = 0.75.",
+)
+
+# %% [markdown]
+# ## The softness over a run
+#
+# Early in training the weights say little and the draw should be soft; later it may be harder. Here the sources disagree.
+# The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. Of its two published
+# codes, that for MLPs and Transformers goes from $T = 1$ to 3 ($\delta = 0.75$), the script for LLaMA from 1 to 9
+# ($\delta = 0.9$). Both raise $T$ linearly, not $\delta$. The presets here do the same, until the topology settles at 75 % of
+# the run.
+
+# %%
+RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
+STOP = 750  # 75 % of 1000 steps
+halfway = chts.schedules.linear_temperature(STOP // 2, STOP, *RAMPS["T = 1 → 3"])
+print(f"halfway: T = {halfway:g}, δ = T / (1 + T) = {halfway / (1 + halfway):.3f}")
+figures.show(
+    figures.temperature_ramps(RAMPS, STOP),
+    "Two published schedules. The temperature rises on a straight line; the softness rises quickly at first, then slowly.",
+)
+
+# %% [markdown]
+# Check by hand: halfway between 1 and 3 is $T = 2$, so $\delta = 2/3$. Halfway between 0.5 and 0.75 would be 0.625.
+#
+# ## Several draws, none twice
+#
+# An update draws many links, and no link twice: draw one, take it out, share its chance among the others, draw again. Two of
+# our four links at $T = 1$, say links 2 and 3 (chances 0.3 and 0.4), can come in either order:
+#
+# $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
+
+# %%
+p = scores.double() / scores.sum()
+pairs = list(combinations(range(4), 2))
+expected = torch.stack([p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs])
+included = [float(sum(e for e, pair in zip(expected, pairs, strict=True) if i in pair)) for i in range(4)]
+print("a link is among the two with probability", [round(share, 4) for share in included])
+assert math.isclose(sum(included), 2, rel_tol=1e-5)  # two links are drawn
+assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
+
+# %% [markdown]
+# The strongest link has 4 times the chance of the weakest in one draw, but not in two: it cannot be drawn twice.
+#
+# Drawing one by one is slow for millions of links. A **race** does it in one pass. Every link runs for a random time
+# $E_i / p_i$ with $E_i$ from the exponential distribution; the first $k$ to arrive are $k$ successive draws. The first winner
+# is link $i$ with probability $p_i$, and since the exponential distribution has no memory, those still running start afresh.
+
+# %%
+DRAWS = 10_000
+generator = torch.Generator().manual_seed(settings.seed)
+first = p.multinomial(DRAWS, replacement=True, generator=generator)[:, None]
+second = p.expand(DRAWS, 4).scatter(1, first, 0.0).multinomial(1, generator=generator)
+one_by_one = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, torch.cat([first, second], dim=1), True)
+
+clock = torch.empty(DRAWS, 4).exponential_(generator=generator)
+winners = (clock / p).topk(2, largest=False).indices
+race = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, winners, True)
+
+# %% [markdown]
+# Take the negative logarithm of the times: the order turns round, and $-\log(E_i / p_i) = \log p_i + g_i$ with $g_i = -\log E_i$,
+# which is called *Gumbel noise*. So the same race is "add noise to $\log p_i$ and take the $k$ highest", **Gumbel top-k**. The
+# core runs it so, since logarithms neither underflow nor overflow.
+
+# %%
+gumbel_noise = -clock.log()
+assert torch.equal((p.log() + gumbel_noise).topk(2).indices.sort(dim=1)[0], winners.sort(dim=1)[0])
+
+all_four = torch.ones(1, 4, dtype=torch.bool)
+core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=generator) for _ in range(DRAWS)])
+
+# %% [markdown]
+# Do the three agree with the enumeration? A χ² test answers with a p-value: how often counts this far from the expected ones
+# come up by chance. Only a tiny one, say below 0.0001, would speak against us.
+
+# %%
+counted = {"one by one": one_by_one, "race": race, "core": core}
+counts = {name: [int((drawn[:, i] & drawn[:, j]).sum()) for i, j in pairs] for name, drawn in counted.items()}
+p_values = {name: float(stats.chisquare(n, expected * DRAWS).pvalue) for name, n in counts.items()}
+assert min(p_values.values()) > 1e-4
+print({name: round(value, 3) for name, value in p_values.items()})
+pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist(), **counts}).style.hide(axis="index")
+
+# %% [markdown]
+# In a layer, `keep` draws the survivors of a removal: exactly so many, and only links that exist.
+
+# %%
+mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
+weight = 0.05 * torch.randn(64, 64, generator=generator) * mask
+num_keep = round(0.7 * int(mask.sum()))
+survivors = chts.sampling.keep(weight.abs(), mask, num_keep, temperature=9.0, generator=generator)
+assert int(survivors.sum()) == num_keep
+assert not (survivors & ~mask).any()
+print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
+
+# %% [markdown]
+# ## How published code gets it wrong
+#
+# Three mistakes occur in code that was published with papers of this field.
+#
+# **A floor under the whole matrix.** The draw runs over all entries of the weight. Entries without a link would have chance 0,
+# so they are raised to a floor such as $10^{-12}$. But $0.05^9$ is about $2 \cdot 10^{-12}$ already: at $T = 9$ many links of
+# our layer lie below the floor.
+#
+# **Predict:** of the 144 links "kept" so, how many are links at all?
+
+# %%
+for temperature in (1.0, 3.0, 9.0):
+    floored = (weight.abs() ** temperature).clamp_min(1e-12).flatten()
+    drawn = floored.multinomial(num_keep, generator=generator)
+    not_links = int((~mask.flatten()[drawn]).sum())
+    print(f"T = {temperature:g}: {not_links} of {num_keep} drawn are no links")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# At $T = 1$ and 3 none, which is why a test at a low temperature would not find it. At $T = 9$ most of them are no links.
+# </details>
+#
+# **Powers that underflow.** In float32 anything below about $10^{-45}$ is 0, and $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one
+# link is strong and five are weak. Powers of the weak ones are all 0, and `multinomial` fills up by position in memory: the
+# same three links every time, whatever their scores. With logarithms the weak ones still compete by their scores.
+
+# %%
+tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
+everywhere = torch.ones(1, 6, dtype=torch.bool)
+print("powers:", (tiny**9).tolist()[0])
+by_powers = [(tiny**9).multinomial(3, generator=generator).sort().values.tolist()[0] for _ in range(1000)]
+drawn = sum(chts.sampling.draw(tiny, everywhere, 3, temperature=9.0, generator=generator).int() for _ in range(1000))
+print("times drawn, by powers:", [sum(link in row for row in by_powers) for link in range(6)])
+print("times drawn, by core:  ", drawn.tolist()[0])
+assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three strongest come most often
+
+# %% [markdown]
+# **Top-k by another name.** An option called "soft" that takes the $k$ highest scores gives every seed the same links. Two seeds
+# are enough to find out.
+
+# %%
+for soft in (False, True):
+    one, other = (
+        chts.sampling.keep(weight.abs(), mask, num_keep, soft=soft, generator=torch.Generator().manual_seed(number))
+        for number in (1, 2)
+    )
+    print(f"soft = {soft}: {int((one ^ other).sum()) // 2} of {num_keep} links differ between two seeds")
+
+# %% [markdown]
+# ## Stuck: the epitopological local minimum
+#
+# Why draw at all, when the hard rule takes the best? Watch what it does when repeated. Our layer has 4 outputs, 5 inputs and 10
+# links with the weights 1 to 10. Each update removes two links and regrows two; a regrown link starts from weight 0. Nothing is
+# trained here.
+
+
+# %%
+start = torch.tensor([[1.0, 0, 10, 0, 0], [9, 2, 0, 5, 0], [8, 6, 3, 0, 4], [7, 0, 0, 0, 0]])
+
+
+def evolve(weight: torch.Tensor, num: int, soft_removal: bool, soft_regrowth: bool, updates: int) -> list[tuple]:
+    """For each update, which exchanges `num` links: the links before it, those removed and those regrown."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    mask, steps = weight > 0, []
+    for _ in range(updates):
+        num_keep = int(mask.sum()) - num
+        kept = chts.sampling.keep(weight, mask, num_keep, soft=soft_removal, generator=generator)
+        regrown = chts.link_prediction.sample_links(kept, num, soft=soft_regrowth, generator=generator)
+        steps.append((mask, mask & ~kept, regrown))
+        weight, mask = weight * kept, kept | regrown
+    return steps
+
+
+# %% [markdown]
+# The hard rule first removes the weights 1 and 2. Link prediction (CH2-L3n, stage 02) scores what is missing:
+
+# %%
+kept = start > 2
+predicted = chts.link_prediction.ch2_l3n(kept)
+print(predicted.round(decimals=2))
+assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
+
+# %% [markdown]
+# Check the link from input 3 to output 2. One path joins them, input 3 – output 1 – input 0 – output 2. Output 1 has one link
+# inside the path and no other, $(1+1)/(1+0) = 2$; input 0 has one inside and one elsewhere, to output 3: $(1+1)/(1+1) = 1$. Their
+# sum is 3. The link from input 3 to output 3 scores the same; no other reaches 3. So the hard rule regrows these two.
+#
+# **Predict:** which two links go in the second update, and which come?
+
+# %%
+hard = evolve(start, 2, soft_removal=False, soft_regrowth=False, updates=3)
+figures.show(
+    figures.updates({f"update {number}": step for number, step in enumerate(hard, start=1)}),
+    "Three hard updates. The first exchanges two links; the second and the third remove the two that came last and regrow "
+    "the same two again.",
+)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# The two new links have weight 0, so they are the weakest and go. That leaves the same network as before, which predicts the same
+# two links. Every further update undoes itself.
+# </details>
+#
+# The paper calls this an **epitopological local minimum** (ELM), and measures it by the overlap of what an update removes and
+# what it regrows:
+#
+# $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
+#
+# Near 1 the mask stops moving. Now all four combinations of hard and soft ($T = 1$), 30 updates each, in a larger layer, where few
+# scores tie: 64 × 64 with 410 links, of which 30 % or 123 are exchanged. We also count the links that were ever active.
+
+# %%
+WORDS = {False: "hard", True: "soft"}
+larger = chts.topology.erdos_renyi(64, 64, density=0.1, generator=generator)
+size = torch.randn(64, 64, generator=generator).abs() * larger
+
+
+def measure(soft_removal: bool, soft_regrowth: bool) -> dict[str, str | float]:
+    """Overlap and number of links ever active over 30 updates."""
+    steps = evolve(size, 123, soft_removal, soft_regrowth, updates=30)
+    overlaps = [chts.diagnostics.overlap(removed, regrown) for _, removed, regrown in steps]
+    return {
+        "removal": WORDS[soft_removal],
+        "regrowth": WORDS[soft_regrowth],
+        "first overlap": overlaps[0],
+        "last overlap": overlaps[-1],
+        "links ever active": int(torch.stack([before | regrown for before, _, regrown in steps]).any(dim=0).sum()),
+    }
+
+
+toy = pd.DataFrame([measure(*softly) for softly in product((False, True), repeat=2)])
+toy.style.hide(axis="index").format(precision=2)
+
+# %% [markdown]
+# With hard regrowth no more than some 410 + 123 links are ever tried, those of the start and those of the first update. Soft
+# regrowth sets the mask free. Soft removal alone does not, and that has a simple reason: a weight of exactly 0 has chance 0 to be
+# kept while others are left, so the newcomers go at any temperature above 0. Only training can lift them from 0.
+#
+# ## The same with training
+#
+# So train. Four methods on the handwritten digits that differ in two switches alone: removal by relative importance hard or soft
+# ($T = 1 \to 3$), regrowth by CH2-L3n hard or soft. *Soft, soft* is CHTs with one change, which holds for all four: the share
+# $\zeta = 0.3$ of links exchanged stays constant. CHTs lets it fall to 0 in the end, which would bring the curves down for a reason
+# that is not ours.
+
+# %%
+base = replace(chts.METHODS["chts"], turnover=chts.choices.Turnover(zeta=0.3))
+rules = {
+    f"{WORDS[soft_removal]} removal, {WORDS[soft_regrowth]} regrowth": replace(
+        base,
+        removal=replace(base.removal, temperature=base.removal.temperature if soft_removal else None),
+        regrowth=replace(base.regrowth, soft=soft_regrowth),
+    )
+    for soft_removal, soft_regrowth in product((False, True), repeat=2)
+}
+
+# %% [markdown]
+# **Predict:** which of the four will be stuck? Will the stuck ones classify worse?
+
+# %%
+task = data.load_images("digits")
+recipe = training.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
+runs = [
+    training.train(task, method, settings.sparsity, recipe, seed=settings.seed + number, label=rule)
+    for rule, method in rules.items()
+    for number in range(settings.seeds)
+]
+
+# %%
+figures.show(
+    figures.overlap_by_rule(runs),
+    "Left: the share of regrown links that the same update had removed. Right: the share of all possible links that were "
+    "ever active. Means over layers and seeds. The two rules with hard regrowth run near the top on the left and near the "
+    "bottom on the right.",
+)
+
+# %% [markdown]
+# How much overlap would chance give? Were the links regrown uniformly, each missing place would be alike. At sparsity $s$ an update
+# removes $0.3 (1 - s)$ of all places, so that $s + 0.3 (1 - s)$ are free: at $s = 0.95$ the overlap would be 0.015 / 0.965, or 1.6 %.
+#
+# The table has the last update's overlap, how many links were ever tried, and the accuracy on the *validation* images; the test
+# images stay out of it, since here we compare rules. `interval` is the half-width of the 95 % confidence interval over seeds.
+
+# %%
+compared = []
+for rule in rules:
+    mine = [run for run in runs if run.method == rule]
+    last = [row["overlap"] for run in mine for row in run.history if row["step"] == run.history[-1]["step"]]
+    accuracy, interval = training.mean_and_interval([run.validation_accuracy[-1] for run in mine])
+    compared.append(
+        {
+            "rule": rule,
+            "runs": len(mine),
+            "end overlap": sum(last) / len(last),
+            "itop": sum(run.itop for run in mine) / len(mine),
+            "validation accuracy": accuracy,
+            "interval": None if math.isnan(interval) else interval,
+        }
+    )
+pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# *What is seen.* With hard regrowth nearly all that is removed comes back at once, and few links beyond those of the start are
+# ever tried. Soft removal delays this; it does not prevent it. With soft regrowth the overlap stays low, though well above
+# chance: link prediction keeps its preferences. About twice as many different links were active.
+#
+# *What is not seen.* A gain in accuracy. The differences between the rules are of the size of the intervals; a few seeds on an
+# easy task cannot tell them apart. That more exploration pays is a claim of the paper about larger tasks, not of this run. Nor
+# does the run say why the curve of soft removal with hard regrowth climbs: the temperature rises, and the weights grow
+# meanwhile.
+# </details>
+#
+# ## Explore
+#
+# One layer of 24 outputs and 36 inputs, wired as a receptive field, with random weights. On the left every link from the weakest
+# to the strongest with its chance to be removed, measured over many draws, and what one draw did; on the right how entropy
+# and agreement with the hard rule depend on $\delta$.
+#
+# **Predict before you move a slider:** at $\delta = 0$, how many of the removed links will be among those that the hard rule
+# removes? And which of the two scores leaves the weakest links a larger chance to survive at the same $\delta$?
+
+# %%
+explorer = widgets.SoftSamplingExplorer()
+explorer
+
+# %% [markdown]
+# On a page without a running kernel nothing moves; this is where the explorer starts:
+
+# %%
+shown = widgets.SoftSamplingState()
+drawn_softly = widgets.SoftSamplingExplorer.compute(shown)
+figures.show(widgets.SoftSamplingExplorer.draw(shown, drawn_softly), drawn_softly.description)
+
+# %% [markdown]
+# **Predict:** the answer to the second question is in two numbers, the entropies. Which score has the larger one?
+
+# %%
+for score in ("relative_importance", "magnitude"):
+    result = widgets.SoftSamplingExplorer.compute(replace(shown, score=score))
+    print(f"{score}: {result.entropy:.2f} bits; the weakest link is removed in {result.chances[0]:.0%} of the draws")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# At $\delta = 0$ a share $\zeta$ of the removed links is among the weakest $\zeta$, as chance has it. The line of agreement begins
+# there and rises towards 1. The entropy stays high for long: at $\delta = 0.5$ the draw of one survivor is still nearly uniform,
+# and yet most weak links go, since many survivors are drawn and the weak ones lose most of these draws.
+# The two scores differ little, both built from the same random weights; relative importance has the slightly larger entropy.
+# </details>
+#
+# ## Exercise: temperature and softness
+#
+# Write $T$ as a function of $\delta$ in $[0, 1)$, and the inverse.
+
+
+# %% tags=["exercise"]
+def temperature(softness: float) -> float:
+    """T of a softness δ; write it here."""
+
+
+def softness(temperature: float) -> float:
+    """δ of a temperature T; write it here."""
+
+
+# %% tags=["check"]
+with exercises.attempt():
+    for d in (0.0, 0.5, 0.75, 0.9):
+        mine, right = temperature(d), chts.sampling.temperature_from_softness(d)
+        assert mine is not None, "temperature() returns None; replace it by a formula."
+        assert math.isclose(mine, right, abs_tol=1e-9), f"δ = {d} gives T = {mine:g}; by hand δ / (1 - δ) is {right:g}."
+        back = softness(right)
+        assert back is not None, "softness() returns None; solve T = δ / (1 - δ) for δ."
+        assert math.isclose(back, d, abs_tol=1e-9), f"T = {right:g} gives δ = {back:g}, but that T comes from δ = {d}."
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Multiply $T = \delta / (1 - \delta)$ by the denominator and collect the terms with $\delta$.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# $T (1 - \delta) = \delta$, so $T = \delta (1 + T)$:
+#
+# ```python
+# def temperature(softness: float) -> float:
+#     return softness / (1 - softness)
+#
+#
+# def softness(temperature: float) -> float:
+#     return temperature / (1 + temperature)
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: keep links by a race
+#
+# Write the soft removal: return a Boolean mask of exactly `num_keep` links of `mask`, drawn without replacement with $p \propto$
+# score$^T$. Six lines are enough.
+# `chts.sampling.gumbel(shape, generator=generator)` gives the noise.
+
+
+# %% tags=["exercise"]
+def keep_links(
+    scores: torch.Tensor, mask: torch.Tensor, num_keep: int, temperature: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Exactly `num_keep` links of `mask`, drawn without replacement with p ∝ score^T; write it here."""
+
+
+# %% [markdown]
+# The check has a layer of 8 places. Four are links, with the scores 1, 2, 3 and 4; those without a link hold the score 9, so that
+# a draw that goes there shows.
+
+# %% tags=["check"]
+links = torch.tensor([[True, False, True, False], [False, True, False, True]])
+layer = torch.tensor([[1.0, 9.0, 2.0, 9.0], [9.0, 3.0, 9.0, 4.0]])
+
+with exercises.attempt():
+    for number, power in ((3, 1.0), (1, 0.0), (1, 1.0), (1, 3.0)):
+        tries = [keep_links(layer, links, number, power, generator) for _ in range(2000)]
+        assert tries[0] is not None, "keep_links() returns None; return a Boolean mask."
+        kept = torch.stack([mask.bool() for mask in tries])
+        sizes = kept.sum(dim=(1, 2)).unique().tolist()
+        assert sizes == [number], (
+            f"{number} links were to be kept, but a draw kept {sizes}; take the top k, not a coin."
+        )
+        assert not (kept & ~links).any(), "a place without a link was drawn; give it the key -inf before the race."
+        if number == 1:
+            often, wanted = kept.float().mean(dim=0)[links], scores**power / (scores**power).sum()
+            assert often.max() < 1, "every draw is the same; add the noise before you take the highest."
+            came, due = (" ".join(f"{share:.2f}" for share in shares) for shares in (often, wanted))
+            told = f"at T = {power:g} the scores 1 to 4 came with shares {came}, expected about {due}"
+            assert torch.allclose(often, wanted, atol=0.06), f"{told}; does T multiply the logarithm, not the noise?"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The keys are $T \log s + g$. `topk` works on a flat tensor; `mask.flatten()` tells where the links are.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def keep_links(
+#     scores: torch.Tensor, mask: torch.Tensor, num_keep: int, temperature: float, generator: torch.Generator
+# ) -> torch.Tensor:
+#     keys = temperature * scores.double().log() + chts.sampling.gumbel(scores.shape, generator=generator)
+#     winners = keys.masked_fill(~mask, -torch.inf).flatten().topk(num_keep).indices
+#     kept = torch.zeros(mask.numel(), dtype=torch.bool)
+#     kept[winners] = True
+#     return kept.view_as(mask)
+# ```
+#
+# The core adds what this leaves out: links whose score is 0, ties, and checks of what it is given.
+# </details>
+#
+# ## Self-check
+#
+# 1. Three links have the scores 1, 1 and 2. What is the chance of the third at $T = 1$, and at $T = 2$?
+#
+# <details><summary>Answer</summary>
+#
+# 2/4 = 0.5 and 4/6 ≈ 0.667.
+# </details>
+#
+# 2. All scores are multiplied by 1000. What changes in the draw?
+#
+# <details><summary>Answer</summary>
+#
+# Nothing: $1000^T$ cancels, and $T \log 1000$ shifts all keys of the race alike.
+# </details>
+#
+# 3. Why does the race give each link at most one place?
+#
+# <details><summary>Answer</summary>
+#
+# Each link runs once and arrives once; the first $k$ to arrive are $k$ different links.
+# </details>
+#
+# 4. An overlap of 1 and a rising ITOP rate: can both be true of one update?
+#
+# <details><summary>Answer</summary>
+#
+# No. With an overlap of 1 every regrown link had just been there, so no link is active for the first time.
+# </details>
+#
+# ## What to take along
+#
+# - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ leads from random to hard; the entropy says how much choice is left.
+# - Gumbel top-k draws an exact number of existing links without replacement, in one pass, in logarithms.
+# - Hard regrowth undoes hard removal; soft regrowth is what kept the topology moving here. Measure overlap and ITOP.
+# - A mask that moves more is no better accuracy yet: that takes runs and intervals.
+
+# %%
+records.publish(
+    {
+        "entropy": [{"softness": d, "bits": round(value, 6)} for d, value in bits.items()],
+        "p_values": [{"draw": name, "p_value": value} for name, value in p_values.items()],
+        "toy": toy.to_dict("records"),
+        "rules": compared,
+    }
+)

@@ -1,0 +1,593 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Density decay
+#
+# **You will be able to** compute the number of links of every layer at any step by hand, compare two schedules at equal
+# training FLOPs, and tell before a run whether its density will arrive where it should.
+#
+# | | |
+# |---|---|
+# | Prerequisites | stage 01; a PyTorch training loop |
+# | Time | 25 minutes to read, under a minute to run |
+# | Difficulty | ●●○ |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Equation 1 and the section on sigmoid gradual density decay |
+
+# %%
+import math
+from dataclasses import replace
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import chts_core as chts
+from chts_core.lab import data, exercises, figures, models, notebooks, records, training, widgets
+from chts_core.methods import Cubic, Sigmoid, Turnover
+from chts_core.schedules import Timeline, cubic_sparsity, sigmoid_sparsity
+
+print(records.environment_line(records.choose_device("cpu")))
+
+# %% tags=["parameters"]
+profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+seed: int = 0  # the first seed of the runs
+sparsity: float = 0.95  # of the trained network at the end, in [0.5, 1) since the decay starts at 0.5
+seeds: int = 0  # runs per schedule; 0: as the profile says
+hidden: int = 0  # units per hidden layer; 0: as the profile says
+
+# %%
+settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=sparsity, seeds=seeds, hidden=hidden)
+
+# %% [markdown]
+# ## Why decay at all
+#
+# A network that is sparse from the first step must choose its links before it has learned anything. GMP, GraNet and
+# CHTss start with many links (half of all, in the paper) and take them away while the network trains: what goes is chosen
+# by trained weights. The price is arithmetic: every link that stays longer is multiplied longer.
+#
+# A **schedule** says how sparse the network is at step $t$. It goes from the initial sparsity $s_i$ to the final one
+# $s_f$ while $t$ goes through a window; $u = (t - t_0)/(t_f - t_0)$ runs from 0 to 1 in it.
+#
+# **Cubic** (GMP, GraNet): steepest at the start, flat at the end.
+#
+# $$s_t = s_f + (s_i - s_f)(1 - u)^3$$
+#
+# By hand, from 0.5 to 0.95: at $u = 0$ it is $0.95 - 0.45 = 0.5$; at $u = \tfrac12$ it is
+# $0.95 - 0.45 \cdot \tfrac18 = 0.89375$; at $u = 1$ it is 0.95. Here with a window of 1000 steps:
+
+# %%
+by_hand = {0: 0.5, 500: 0.89375, 1000: 0.95}
+for step, value in by_hand.items():
+    from_core = cubic_sparsity(step, 0, 1000, initial=0.5, final=0.95)
+    print(f"u = {step / 1000:<4} by hand {value:<8} core {from_core:.5f}")
+    assert math.isclose(from_core, value)
+
+# %% [markdown]
+# **Sigmoid** (CHTss, Equation 1 of the paper): slow at both ends, steep in the middle. With $\sigma(x) = 1/(1 + e^{-x})$
+# and the steepness $k = 6$:
+#
+# $$s_t = s_i + (s_f - s_i) \left[\frac12 + \frac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]$$
+#
+# The bracket is a share from 0 to 1. At $u = \tfrac12$ the exponent is 0 and $\sigma(0) = \tfrac12$, so the share is
+# $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$ is exactly minus half the denominator,
+# so the share is 0; at $u = 1$ it is 1.
+
+
+# %%
+def sigma(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
+    u, k = step / 1000, 6.0
+    share = 0.5 + (sigma(k * (2 * u - 1)) - 0.5) / (sigma(k) - sigma(-k))
+    assert math.isclose(0.5 + 0.45 * share, value)
+    assert math.isclose(sigmoid_sparsity(step, 0, 1000, initial=0.5, final=0.95, k=k), value)
+    print(f"u = {u:<4} share {share:.1f}, sparsity {value}")
+
+# %% [markdown]
+# ## Two slips to know
+#
+# **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ only approaches its endpoints. At $k = 6$,
+# $\sigma(-6) = 0.00247$: it starts $0.45 \cdot 0.00247 = 0.0011$ too sparse and stops as much short of 0.95. That is
+# little as a sparsity but not as a number of links: the last 5 % of a layer would be 5.1 %. In a layer of a million
+# weights:
+
+# %%
+missed = 0.45 * sigma(-6)
+print(f"bare sigmoid: from {0.5 + missed:.4f} to {0.95 - missed:.4f}")
+surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topology.link_count(1000, 1000, 0.05)
+print(f"links too many at the end: {surplus:,} on top of 50,000")
+
+# %% [markdown]
+# **The sign.** The poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$.
+#
+# **Predict:** read that literally, with $s_i = 0.5$ and $s_f = 0.95$. Which sparsity is left at the end of the window?
+
+# %%
+share_at_the_end = 1.0
+literal = 0.5 + (0.5 - 0.95) * share_at_the_end
+print(f"literal reading: sparsity {literal:.2f}, density {1 - literal:.2f}")
+
+# %%
+window = [step / 100 for step in range(101)]
+shares = [0.5 + (sigma(6 * (2 * u - 1)) - 0.5) / (sigma(6) - sigma(-6)) for u in window]
+figures.show(
+    figures.sparsity_courses(
+        {
+            "cubic": [cubic_sparsity(step, 0, 100) for step in range(101)],
+            "sigmoid": [sigmoid_sparsity(step, 0, 100) for step in range(101)],
+            "sign as printed": [0.5 - 0.45 * share for share in shares],
+        }
+    ),
+    "Sparsity from 0.5 to 0.95. The cubic schedule is steep at once, the sigmoid waits and then hurries. With the sign as "
+    "printed the network would become denser.",
+)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# Sparsity 0.05: the network would end with 95 % of its links instead of 5 %. Reading $s$ as a density does not help:
+# $0.5 + (0.5 - 0.05) = 0.95$, again a network that grows. So $(s_f - s_i)$ is meant, and that is what the core computes.
+# </details>
+#
+# ## Equal training FLOPs
+#
+# The sigmoid keeps its links longer. How much more arithmetic is that? Count the links beyond the final ones, the
+# **excess density** $s_f - s_t$, summed over a window of $\Delta$ steps:
+#
+# - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
+# - sigmoid: its share is symmetric about $\tfrac12$, so the mean excess is $\frac{s_f - s_i}{2}$, and the sum
+#   $\frac{s_f - s_i}{2}\,\Delta$, whatever $k$ is.
+#
+# From 0.5 to 0.95 in 1000 steps: $0.45/4 \cdot 1000 = 112.5$ and $0.45/2 \cdot 1000 = 225$ dense steps. Sum it, step by
+# step, with the mean of a step's two ends as its height:
+
+# %%
+expected = {cubic_sparsity: 112.5, sigmoid_sparsity: 225.0}
+for schedule, area in expected.items():
+    excess = [0.95 - schedule(step, 0, 1000) for step in range(1001)]
+    summed = sum(excess) - (excess[0] + excess[-1]) / 2
+    print(f"{schedule.__name__:17} {summed:.3f} dense steps, expected {area}")
+    assert abs(summed - area) < 0.01
+
+# %% [markdown]
+# Twice the excess in the same window. So the paper gives the sigmoid **half the number of steps**: then the two cost the
+# same. In a run of which the cubic decay takes 75 %, the sigmoid takes 37.5 %.
+
+# %%
+run = Timeline(total_steps=1000, update_every=1, stop=0.75)
+densities = {
+    "cubic to 75 %": [1 - Cubic(end=0.75).at(step, run, 0.95) for step in range(1001)],
+    "sigmoid to 37.5 %": [1 - Sigmoid(end=0.375).at(step, run, 0.95) for step in range(1001)],
+}
+figures.show(
+    figures.excess_density(densities, final=0.05),
+    "Density over a run, the excess above the final 5 % shaded. The shapes differ, the areas are equal: "
+    "0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over the run.",
+)
+
+# %% [markdown]
+# The real thing is a model whose output layer stays dense and whose links change only at updates. `chts.plan` counts its
+# training FLOPs exactly, as a share of the dense model's, without running anything.
+#
+# **Predict:** the cubic decay to 75 % costs some 15 to 20 % of the dense model. What does a sigmoid to 75 % cost, and one
+# to 37.5 %?
+
+
+# %%
+def planned(sparsity_schedule: Cubic | Sigmoid) -> float:
+    model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
+    method = replace(chts.METHODS["chtss"], sparsity=sparsity_schedule)
+    return chts.plan(model, method, 0.95, total_steps=8000, update_every=100).flops
+
+
+flops = {
+    "cubic to 75 %": planned(Cubic(end=0.75)),
+    "sigmoid to 75 %": planned(Sigmoid(end=0.75)),
+    "sigmoid to 37.5 %": planned(Sigmoid(end=0.375)),
+}
+for name, share in flops.items():
+    print(f"{name:18} {share:.2%} of the dense FLOPs")
+assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=1e-4)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# Over the same window the sigmoid costs 8.3 percentage points more: its excess is another 8.4 % of all links, and the
+# output layer, dense in all three, dilutes that a little. Over half the window it costs what the cubic one costs.
+# </details>
+#
+# ## What a pruning step destroys
+#
+# The paper's reason for the sigmoid is a smoother start: little is pruned while the network is still warming up. Look at
+# it on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run, then decays, by the cubic
+# schedule or by the sigmoid at equal FLOPs. To see the pruning alone, we switch the exchange of links off ($\zeta = 0$).
+
+# %%
+task = data.load_images("digits")
+schedules = {"cubic": Cubic(0.5, start=0.25, end=0.75), "sigmoid": Sigmoid(0.5, start=0.25, end=0.5)}
+contenders = {
+    name: replace(chts.METHODS["chtss"], sparsity=schedule, turnover=Turnover(zeta=0.0))
+    for name, schedule in schedules.items()
+}
+
+# %% [markdown]
+# We stop before and after each update and look at the *validation* images: loss and accuracy just before the links go,
+# and just after, with the same weights on the links that stay.
+
+
+# %%
+@torch.no_grad()
+def validate(model: nn.Module) -> tuple[float, float]:
+    loss = F.cross_entropy(model(task.validation.images), task.validation.labels)
+    return float(loss), training.accuracy(model, task.validation)
+
+
+def count(sparsifier: chts.Sparsifier) -> int:
+    return sum(int(mask.sum()) for mask in sparsifier.masks.values())
+
+
+# %%
+def prune(method: chts.Method, run_seed: int) -> tuple[list[figures.PruningStep], float]:
+    """The pruning steps of one run, and its validation accuracy at the end."""
+    generator = torch.Generator().manual_seed(run_seed)
+    model = models.mlp(task.features, settings.hidden, task.classes, generator=generator)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    sparsifier = chts.Sparsifier(
+        model, optimizer, method, settings.sparsity, total_steps=settings.steps, update_every=20, seed=run_seed
+    )
+    sparsifier.rescale_weights()
+    found = []
+    for step in range(1, settings.steps + 1):
+        batch = torch.randint(len(task.train.labels), (32,), generator=generator)
+        loss = F.cross_entropy(model(task.train.images[batch]), task.train.labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if not sparsifier.update_due:
+            sparsifier.step()
+            continue
+        links, before = count(sparsifier), validate(model)
+        sparsifier.step()
+        if count(sparsifier) < links:
+            found.append(
+                figures.PruningStep(step, links, count(sparsifier), *zip(before, validate(model), strict=True))
+            )
+    return found, validate(model)[1]
+
+
+# %% [markdown]
+# **Predict:** which schedule has the update that costs the most accuracy? Is it the update that removes the most links?
+
+# %%
+runs = {
+    name: [prune(method, settings.seed + number) for number in range(settings.seeds)]
+    for name, method in contenders.items()
+}
+steps = {name: [found for found, _ in results] for name, results in runs.items()}
+
+# %%
+figures.show(
+    figures.pruning_steps(steps),
+    "Left: links removed per update. Middle: the same as a share of the links that there were. Right: validation accuracy "
+    "lost at once, the line as mean over seeds with a small mark for each seed.",
+)
+
+# %%
+rows = []
+for name, results in runs.items():
+    drops = [sum(step.drop for step in at) / len(at) for at in zip(*steps[name], strict=True)]
+    rises = [sum(step.rise for step in at) / len(at) for at in zip(*steps[name], strict=True)]
+    one = steps[name][0]  # links and steps are the same for every seed
+    accuracy, interval = training.mean_and_interval([100 * final for _, final in results])
+    rows.append(
+        {
+            "schedule": name,
+            "links removed by the first three updates": sum(step.removed for step in one[:3]),
+            "accuracy lost by them (points)": round(sum(drops[:3]), 2),
+            "accuracy lost by the worst update (points)": round(max(drops), 2),
+            "the worst update, at step": one[drops.index(max(drops))].at,
+            "loss added by the update that adds most": round(max(rises), 2),
+            "most links removed, at step": max(one, key=lambda step: step.removed).at,
+            "largest share of the links removed (%)": round(100 * max(step.share for step in one), 1),
+            "largest share removed, at step": max(one, key=lambda step: step.share).at,
+            "final accuracy (%)": round(accuracy, 2),
+            "its 95 % interval (±)": None if math.isnan(interval) else round(interval, 2),
+        }
+    )
+pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one run")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# The paper's reason holds at the start: the sigmoid's first three updates remove few links and cost 0.06 points of accuracy
+# together, those of the cubic schedule 1.67. But the links must go some time: just after its steep middle the sigmoid has
+# the worst update of the two, by far.
+#
+# What hurts is not the largest *number* of links. The cubic schedule removes most at its first update, at step 220, which
+# costs next to nothing, since half of all links are there; its worst update comes much later. The *share* of what is left
+# (middle panel) tells more: it peaks at the cubic schedule's worst update, at 15 %, and one update before the sigmoid's, at
+# 44 %: nearly half of the network in one step.
+#
+# At the end nothing of it is left: the final accuracies differ by less than their intervals, so these runs show no
+# difference between the schedules. (The sigmoid also has longer to recover, since it ends at half of the run.) That says
+# nothing about Transformers, where the paper reports gains.
+# </details>
+#
+# ## Decay that outlives the updates
+#
+# Two schedules run side by side: the density decays to the end of its window, and updates stop at a step of their own
+# (75 % of the run, so that the last links get trained). Pruning *is* an update. If the window ends after the last update,
+# the rest of the decay never happens.
+#
+# The published LLaMA setting is such a case: the window ends at step 8000, updates stop at step 7500. At the target
+# sparsity 0.90, $u = 7500/8000 = 0.9375$ and the exponent is $6 \cdot 0.875 = 5.25$:
+
+# %%
+share = 0.5 + (sigma(5.25) - 0.5) / (sigma(6) - sigma(-6))
+reached = sigmoid_sparsity(7500, 0, 8000, initial=0.5, final=0.90)
+assert math.isclose(reached, 0.5 + 0.4 * share)
+print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
+print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than asked for")
+
+# %% [markdown]
+# Nothing fails and nobody is told; the model is compared at 90 % sparsity and has 1.1 % more links than that allows. The
+# cubic schedule, flat at its end, would hide it better: it would be $0.4 \cdot 0.0625^3 = 0.0001$ short. So the core refuses the combination, with both
+# numbers, before anything is trained:
+
+# %%
+model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
+outliving = replace(chts.METHODS["chtss"], sparsity=Sigmoid(end=0.8))
+try:
+    chts.plan(model, outliving, 0.90, total_steps=10_000, update_every=100)
+except ValueError as error:
+    refused = str(error)
+    print("ValueError:", refused)
+
+# %% [markdown]
+# `Timeline.window` does the check: it turns the window's fractions into steps, each moved back to an update.
+
+# %%
+timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
+print("0 to 0.375 of the run:", timeline.window(0.0, 0.375))
+assert timeline.window(0.0, 0.375) == (0, 3700)  # 3750 is no update
+
+# %% [markdown]
+# ## The planner
+#
+# All of this can be read before a run. `chts.plan` takes the settings of the `Sparsifier` and prints what they amount to:
+
+# %%
+plan = chts.plan(model, method="chtss", sparsity=0.95, total_steps=8000, update_every=100)
+print(plan)
+
+# %% [markdown]
+# Line by line:
+#
+# - **Density** has a row per sparse layer, its density at the start, at a quarter, half and three quarters of the updates
+#   and at the end, then the links at the end and those that updates remove and regrow beyond the pruning. The output layer
+#   is missing: it stays dense.
+# - **Final links** sums the links of the sparse layers.
+# - **Updates** come every 100 steps, the last at 75 % of the run.
+# - **Training FLOPs** count every linear layer, the dense one too. They assume that absent links cost nothing, which masks
+#   on dense hardware do not achieve.
+# - **Memory** is without activations. Weights are dense tensors that hold zeros here, so sparsity saves none of it.
+# - **The last lines** are advice: the equal-FLOPs window of the cubic schedule.
+#
+# Check one entry by hand. The window ends at step 3000; step 1500 is its middle, the sparsity there is 0.725. Layer
+# `2.weight` is 256 × 256, so it has $(1 - 0.725) \cdot 65536 = 18022.4$ links, and the nearest integer is 18022.
+
+# %%
+for step in (0, 1500, 3000, 8000):
+    print(f"step {step}: sparsity {plan.budget.at(step):.3f}, {plan.budget.links(step)['2.weight']:,} links")
+assert plan.budget.links(1500)["2.weight"] == round((1 - 0.725) * 256 * 256) == 18022
+
+# %% [markdown]
+# Between two updates nothing changes: the links at step 1550 are those of step 1500. Now compare methods. What SET costs
+# can be checked by hand too: two layers of 65536 weights and one of 16384 keep 5 %, the output layer of 2560 is dense, so
+# $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$.
+
+# %%
+table = {
+    name: chts.plan(model, name, 0.95, total_steps=8000, update_every=100).flops
+    for name in ("fc", "set", "gmp", "chtss", "mest")
+}
+assert math.isclose(table["set"], (0.05 * 147456 + 2560) / 150016, rel_tol=1e-3)
+pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
+
+# %% [markdown]
+# Starting with half of all links costs more than twice what being sparse throughout costs. A fair
+# comparison says which it holds equal: the links at the end or the arithmetic.
+#
+# ## MEST: a little more, in stages
+#
+# MEST (its *elastic mutation and soft bound*) does not start at half. It keeps 5 % of all links more than the target, from
+# 60 % of the updating phase on 2.5 %, and prunes to the target at the last update. With updates until step 750 of 1000
+# and a target density of 5 %: 10 % until step 450, 7.5 % until step 750, then 5 %. The mean density over the run is
+# $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
+
+# %%
+staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in range(1001)]
+assert math.isclose(sum(staged[:1000]) / 1000, 0.08, abs_tol=1e-6)
+figures.show(
+    figures.excess_density({"MEST": staged, "cubic to 75 %": densities["cubic to 75 %"]}, final=0.05),
+    "MEST's two stages beside the cubic decay: MEST carries 3 % of all links beyond the final ones, "
+    "averaged over the run, the cubic decay 8.4 %.",
+)
+
+# %% [markdown]
+# ## Explore
+#
+# **Predict before you move a slider:** at which window end does the sigmoid have no cubic rival of equal FLOPs any more?
+# Does a larger $k$ change what the run costs? What will it say when the window ends after the last update?
+
+# %%
+explorer = widgets.DensityDesigner()
+explorer
+
+# %% [markdown]
+# On a page without a running kernel nothing moves; this is the state that the designer starts from:
+
+# %%
+designed = widgets.DensityState()
+figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.compute(designed).description)
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# Beyond 37.5 % the cubic rival would have to decay past the last update at 75 %. The steepness $k$ moves the cost hardly
+# at all, since the sigmoid's mean is $\tfrac12$ for any $k$; it does change how many links the steepest update takes. A
+# window that outlives the updates is hatched from the last update to its end, and the sentence names the sparsity that
+# would be left.
+# </details>
+#
+# ## Exercise: the exact sigmoid
+#
+# The function below is a first try: it rises from `initial` towards `final`, but meets neither. Make it Equation 1 with
+# exact endpoints. The check compares it with the core at eleven points, for two steepnesses.
+
+
+# %% tags=["exercise"]
+def exact_sigmoid(u: float, initial: float, final: float, k: float) -> float:
+    share = sigma(k * u)
+    return initial + (final - initial) * share
+
+
+# %% tags=["check"]
+def share_of(sigmoid_value: float, k: float) -> float:
+    return 0.5 + (sigmoid_value - 0.5) / (sigma(k) - sigma(-k))
+
+
+slips = {
+    "its exponent k·u is never negative, and nothing rescales it; centre it first": lambda u, k: sigma(k * u),
+    "you have the bare sigmoid, which misses both ends: rescale it": lambda u, k: sigma(k * (2 * u - 1)),
+    "the sign is flipped, so the network would grow": lambda u, k: -share_of(sigma(k * (2 * u - 1)), k),
+    "the exponent is k·u, which is never negative: centre it with 2u - 1": lambda u, k: share_of(sigma(k * u), k),
+    "the exponent is k(u - 1/2), half of what it should be": lambda u, k: share_of(sigma(k * (u - 0.5)), k),
+}
+points = [(number / 10, k) for k in (6.0, 3.0) for number in range(11)]
+with exercises.attempt():
+    answers = [exact_sigmoid(u, 0.5, 0.9, k) for u, k in points]
+    for reason, slip in slips.items():
+        wrong = all(math.isclose(a, 0.5 + 0.4 * slip(*at), abs_tol=1e-9) for a, at in zip(answers, points, strict=True))
+        assert not wrong, f"at u = 0 it gives {answers[0]:.4f}, at u = 1 {answers[10]:.4f}; {reason}."
+    for (u, k), answer in zip(points, answers, strict=True):
+        right = sigmoid_sparsity(round(10 * u), 0, 10, 0.5, 0.9, k)
+        assert math.isclose(answer, right, abs_tol=1e-9), f"at u = {u}, k = {k:g} it gives {answer}; expected {right}."
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$: subtract the sigmoid's middle value, divide by
+# what it spans from one end to the other. Then add $\tfrac12$.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def exact_sigmoid(u: float, initial: float, final: float, k: float) -> float:
+#     share = 0.5 + (sigma(k * (2 * u - 1)) - 0.5) / (sigma(k) - sigma(-k))
+#     return initial + (final - initial) * share
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: a fair window
+#
+# A cubic decay goes from 10 % to 70 % of the run. A sigmoid is to begin at 10 % as well. Where must it end, as a share of
+# the run, to cost the same training FLOPs? Replace `None`.
+
+# %% tags=["exercise"]
+sigmoid_end = None
+
+# %% tags=["check"]
+with exercises.attempt():
+    assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
+    assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
+    cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
+    compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, the cubic decay {rival:.2%}"
+    assert sigmoid_end != 0.35, f"{compared}: you halved the end. What must be halved is the window, 0.1 to 0.7."
+    assert sigmoid_end != 0.7, f"{compared}: over the same window the sigmoid has twice the excess."
+    assert abs(cost - rival) < 1e-3, f"{compared}: {'end earlier' if cost > rival else 'end later'}."
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# $\frac{s_f - s_i}{4}\,\Delta_{cubic} = \frac{s_f - s_i}{2}\,\Delta_{sigmoid}$. How long is the cubic window?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The cubic window is 0.6 of the run, so the sigmoid's is 0.3 and it ends at 0.1 + 0.3:
+#
+# ```python
+# sigmoid_end = 0.4
+# ```
+# </details>
+
+# %% [markdown]
+# ## Self-check
+#
+# 1. From $s_i = 0.5$ to $s_f = 0.9$: what is the sparsity in the middle of the window, for each schedule?
+#
+# <details><summary>Answer</summary>
+#
+# Cubic: $0.9 - 0.4/8 = 0.85$. Sigmoid: $0.5 + 0.4/2 = 0.7$.
+# </details>
+#
+# 2. Why does the paper give the sigmoid half as many steps as the cubic schedule?
+#
+# <details><summary>Answer</summary>
+#
+# Its mean excess density is $(s_f - s_i)/2$, twice that of the cubic one. Over half the steps the training FLOPs are
+# equal.
+# </details>
+#
+# 3. A run ends at density 0.1011 instead of 0.10, without an error. Where do you look?
+#
+# <details><summary>Answer</summary>
+#
+# Whether the decay window ends after the last update. For the sigmoid also whether it is rescaled: with the bare one from
+# 0.5 to 0.9 at $k = 6$ the density would end at $0.1 + 0.4 \cdot 0.00247 = 0.10099$.
+# </details>
+#
+# 4. Does a larger $k$ cost more training FLOPs?
+#
+# <details><summary>Answer</summary>
+#
+# No: the share is symmetric about $\tfrac12$ for any $k$. It makes the steepest updates larger.
+# </details>
+#
+# ## What to take along
+#
+# - Cubic prunes most at the start, the sigmoid in the middle; at equal FLOPs the sigmoid has half the steps.
+# - The sign is $(s_f - s_i)$, and only the rescaled sigmoid meets both ends.
+# - On this small task the sigmoid's start was gentle and its middle harsh, and the final accuracies did not tell the two
+#   apart.
+# - A decay must end by the last update; `chts.plan` says so before the run.
+
+# %%
+records.publish(
+    {
+        "sigmoid missed": round(missed, 6),
+        "literal sign": round(literal, 6),
+        "flops": {name: round(share, 6) for name, share in flops.items()},
+        "llama sparsity": round(reached, 4),
+        "refused": refused,
+        "planned": [{"method": name, "flops": round(share, 6)} for name, share in table.items()],
+        "pruning": rows,
+    }
+)

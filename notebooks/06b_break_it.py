@@ -1,0 +1,567 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06b · Break it: six sick runs
+#
+# **You will be able to** tell from a curve or a number that a sparse training run is broken, find the cause with two
+# lines of PyTorch, and let an audit watch over your own runs.
+#
+# | | |
+# |---|---|
+# | Prerequisites | stage 06; what momentum is |
+# | Time | 30 minutes to read, under a minute to run |
+# | Difficulty | ●●○ |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (one update) and Equation 1 (decay of the density) |
+
+# %%
+import math
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+import chts_core as chts
+from chts_core.lab import data, exercises, faults, figures, models, notebooks, panel, records
+from chts_core.methods import Removal, Sigmoid
+
+print(records.environment_line(torch.device("cpu")))
+
+# %% tags=["parameters"]
+profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the runs are
+seed: int = 0  # of the topology, and of who the mystery patient is
+sparsity: float = 0.9  # share of absent links at the end, above 0.5 since CHTss starts there
+epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
+hidden: int = 0  # units per hidden layer; 0: as the profile says
+
+# %%
+settings = notebooks.start("06b_break_it", profile, seed=seed, sparsity=sparsity, epochs=epochs, hidden=hidden)
+task = data.load_images(settings.dataset)
+
+# %% [markdown]
+# ## What can go wrong with a zero
+#
+# Sparse training has many parts that must agree: the mask, the weight, its gradient and what the optimizer remembers. When
+# one of them is forgotten, no exception is raised. Often the loss even looks fine.
+#
+# The smallest case: one link, gradient 1 in two steps, momentum 0.9. The optimizer's buffer is 1 after the first step and
+# $0.9 \cdot 1 + 1 = 1.9$ after the second. Now the link is removed: its weight is set to 0 and its gradient stays 0.
+# Nothing else is done.
+
+# %%
+link = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
+for gradient in (1.0, 1.0, 0.0):
+    if gradient == 0:
+        link.data.zero_()  # removed
+    link.grad = torch.tensor([gradient])
+    optimizer.step()
+    buffer = optimizer.state[link]["momentum_buffer"]
+    print(f"gradient {gradient}, buffer {buffer.item():.2f}, weight {link.item():.3f}")
+
+# %% [markdown]
+# The removed link moved: the buffer is $0.9 \cdot 1.9 = 1.71$, and the weight $-0.1 \cdot 1.71 = -0.171$. A removed link
+# comes back by itself unless its buffer is zeroed too, or the mask is applied again after every optimizer step. And a link
+# that is regrown starts with a push from its former life.
+
+# %%
+assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
+
+# %% [markdown]
+# So this is what must hold between any two steps:
+#
+# 1. outside the mask, weights are exactly 0;
+# 2. outside the mask, the optimizer's state is exactly 0;
+# 3. every layer has exactly the number of links that the schedule says;
+# 4. there is a path from the inputs to the outputs;
+# 5. when no update is left, the final density has been reached;
+# 6. all weights are finite;
+# 7. right after an update, what it regrew has weight 0 and optimizer state 0.
+#
+# `chts.audit.audit(sparsifier)` checks the first six at any moment. `chts.audit.Auditor`, called after every step, also
+# checks the seventh, for which one must have seen the masks before.
+#
+# ## A healthy run
+#
+# CHTss on the handwritten digits, with an auditor at its bed: the density falls from 50 % to the target.
+
+
+# %%
+sizes = {"hidden": settings.hidden, "epochs": settings.epochs}
+
+
+def admit(fault=None):
+    return faults.run(task, "chtss", settings.sparsity, fault, **sizes, seed=settings.seed)
+
+
+healthy = admit()
+print(f"loss of the last 20 steps: {sum(healthy.loss[-20:]) / 20:.3f}, findings: {healthy.findings}")
+assert healthy.findings == []
+
+# %%
+evolution = panel.evolution(healthy.sparsifier.history)
+figures.show(
+    panel.plot_evolution(evolution),
+    "The healthy run. Nearly all neurons stay active, the links of each layer fall along the sigmoid and then "
+    "stay as many, and the overlap stays below the ELM line.",
+)
+
+# %% [markdown]
+# Learn what normal looks like; a symptom is a difference from it. In the figures below the healthy run is dashed. Its
+# share of weights that are not zero looks like a comb, and that is as it should be: a regrown link has weight 0 until the
+# next optimizer step.
+#
+# ## Patient 1: nothing to see
+#
+# The patient's loss is no reason to complain.
+
+# %%
+first = admit("stale moments")
+figures.show(
+    figures.vital_signs(healthy, first),
+    "Patient 1: the loss, the share of weights that are not zero and the active neurons are much like those of the "
+    "healthy run.",
+)
+
+# %% [markdown]
+# **Predict:** the weights obey the mask at every step, and neurons are active. What else does the optimizer hold that is
+# shaped like a weight? What would be wrong with it?
+
+# %%
+name = "2.weight"
+weight, mask = first.model.get_parameter(name), first.sparsifier.masks[name]
+momentum = first.optimizer.state[weight]["momentum_buffer"]
+left_behind = int((momentum[~mask] != 0).sum())
+print(f"{int(weight[~mask].count_nonzero())} of {int((~mask).sum())} absent links have a weight")
+print(f"{left_behind} of {int((~mask).sum())} absent links have momentum")
+
+# %%
+report = {finding.layer: finding for finding in chts.audit.audit(first.sparsifier)}
+print(report[name].message)
+assert left_behind > 0
+assert report[name].check == "absent moments"
+assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} absent links")
+
+# %% [markdown]
+# By the end of the run the momentum of what is absent has faded, by a factor of 0.9 per step since the last update. While
+# updates came, it had no time to. The auditor, which looked after every step, saw what happens when such links come back:
+
+# %%
+regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
+print(f"{regrown.layer}: {regrown.message}")
+assert first.checks == faults.SIGNATURES["stale moments"]
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows it, at once or an
+# update later, it does not start from zero: its first steps follow gradients of a network that is gone. The curve of the
+# loss does not show it, and one run could not tell whether it suffers. But the method that ran is not the one that was
+# described. SGD momentum that was left unmasked has been found in published code.
+#
+# Remedy: zero all state of the optimizer that is shaped like the weight whenever a link goes or comes.
+# </details>
+#
+# ## Patient 2: how sparse is it?
+#
+# The masks of the second patient have exactly the right number of links.
+
+# %%
+second = admit("forgotten mask")
+print(f"density of the masks after the run: {second.sparsifier.density():.2%}")
+figures.show(
+    figures.vital_signs(healthy, second),
+    "Patient 2: between updates most weights are not zero, though the masks are as sparse as those of the healthy run; "
+    "at each update the share drops to the density for one step.",
+)
+
+# %% [markdown]
+# **Predict:** the share of weights that are not zero jumps up after each update and falls back at the next. Which line of
+# code runs at updates but not at every step?
+
+# %%
+weight, mask = second.model.get_parameter(name), second.sparsifier.masks[name]
+revived = int(weight[~mask].count_nonzero())
+print(f"{revived} of {int((~mask).sum())} absent links have a weight")
+
+# %%
+report = [finding for finding in chts.audit.audit(second.sparsifier) if finding.layer == name]
+print(report[0].message)
+assert revived > 0
+assert report[0].message.startswith(f"{revived} of {int((~mask).sum())} absent links")
+assert second.checks == faults.SIGNATURES["forgotten mask"]
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# *A forgotten mask.* The mask is applied when the topology changes, but not after every optimizer step, and the gradient
+# of absent links is let through. A single step fills the matrix again. The run is a nearly dense one that calls
+# itself sparse: its loss says nothing about sparse training, and neither would its accuracy. Masks that were ignored after
+# resuming a run, and momentum that moves what has been pruned, have been found in published code.
+#
+# Remedy: zero the gradient outside the mask, and the weight outside the mask after every step. Count the non-zero weights
+# of the *model*, never the ones in the mask.
+# </details>
+#
+# ## Patient 3: flat line
+
+# %%
+third = admit("collapsed layer")
+figures.show(
+    figures.vital_signs(healthy, third),
+    "Patient 3: at 40 % of the run the loss jumps to a plateau near 2.3 and stays there, and no neuron is active.",
+)
+
+# %% [markdown]
+# **Predict:** the loss stays near 2.30. There are ten classes. What does a model know that has this loss? Where would
+# you look?
+
+# %%
+print(f"loss of the last 20 steps: {sum(third.loss[-20:]) / 20:.3f}; ln 10 = {math.log(10):.3f}")
+
+# %% [markdown]
+# The number of paths from each input to each unit of the last hidden layer is a product of masks, layer by layer:
+
+# %%
+masks = [mask.double() for mask in third.sparsifier.masks.values()]
+paths = masks[2] @ masks[1] @ masks[0]
+print("links by layer:", [int(mask.sum()) for mask in masks], "paths:", int(paths.sum()))
+
+# %%
+for finding in third.findings:
+    print(f"{finding.layer}: {finding.message}")
+assert not paths.any()
+assert third.checks == {"collapse"} == faults.SIGNATURES["collapsed layer"]
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# *A collapsed layer.* Its scheduled number of links fell to zero, and no signal passes. What is left are the biases of
+# the output layer, which learn how frequent each class is: a loss near $\ln 10$. The links of the other layers are all
+# incomplete, so no neuron is active. In published code, a start step of the density decay other than 0 shrank a network to
+# a density of 0.014 %.
+#
+# Remedy: look at the links of every layer at every stage before the run; `chts.plan` shows them and refuses an empty
+# layer.
+# </details>
+#
+# ## Patient 4: promised 90, delivered less
+#
+# The fourth patient's decay is planned over the whole run, but updates stop at 75 % of it. The planner refuses that:
+
+# %%
+late = replace(chts.METHODS["chtss"], sparsity=Sigmoid(initial=0.5, end=1.0))
+model = models.mlp(task.features, settings.hidden, task.classes, generator=torch.Generator())
+times = {"total_steps": len(healthy.loss), "update_every": healthy.sparsifier.timeline.update_every}
+refusal = None
+try:
+    chts.plan(model, late, settings.sparsity, **times)
+except ValueError as error:
+    refusal = str(error)
+print(refusal)
+assert "never be reached" in refusal
+
+# %% [markdown]
+# So the fault bypasses the check.
+#
+# **Predict:** Equation 1 lets the sparsity rise from $s_i$ to $s_f$ along a sigmoid of steepness $k = 6$, rescaled to hit
+# both ends:
+#
+# $$s_t = s_i + (s_f - s_i)\left[\frac12 + \frac{\tanh(3(2u-1))}{2\tanh 3}\right]$$
+#
+# The updates stop at $u = 0.75$. How many percentage points of density too many will be left? One, ten or thirty?
+
+# %%
+fourth = admit("outliving decay")
+figures.show(
+    figures.vital_signs(healthy, fourth),
+    "Patient 4: the share of weights that are not zero falls later than in the healthy run and ends slightly above it.",
+)
+
+# %%
+share = 1 / 2 + math.tanh(3 * (2 * 0.75 - 1)) / (2 * math.tanh(3))
+by_formula = 1 - (0.5 + (settings.sparsity - 0.5) * share)
+print(f"promised {1 - settings.sparsity:.2%}, by the formula {by_formula:.2%}")
+print(f"in the masks {fourth.sparsifier.density():.2%}")
+
+# %%
+print(fourth.findings[0].message)
+mask = fourth.sparsifier.masks[fourth.findings[0].layer]
+assert fourth.findings[0].message.startswith(f"density {int(mask.sum()) / mask.numel():.2%}")
+assert fourth.sparsifier.density() > healthy.sparsifier.density()
+assert fourth.checks == {"density"} == faults.SIGNATURES["outliving decay"]
+
+# %% [markdown]
+# The formula and the masks agree up to the step of the last update, which need not fall on 75 % exactly.
+#
+# <details><summary>What you should have seen</summary>
+#
+# *A decay that outlives the updates.* The tail of a sigmoid is flat, so little is missing, and the loss looks no worse:
+# for most of the run there were more links. That makes a comparison unfair. In published code a window longer than the
+# evolution left the density 1.1 percentage points above a target of 10 %, and 13.5 above one of 1 %.
+#
+# Remedy: end the decay at an update, and count the links of the final model.
+# </details>
+#
+# ## Patient 5: a few too many
+
+# %%
+fifth = admit("threshold with ties")
+figures.show(
+    figures.vital_signs(healthy, fifth),
+    "Patient 5: the three curves are much like those of the healthy run; nothing catches the eye.",
+)
+
+# %% [markdown]
+# **Predict:** regrowth scores all missing links, sorts them, and takes every one whose score reaches that of the last
+# one wanted. Scores are kept in bfloat16, which has 8 significant bits. What happens when scores are equal?
+#
+# By hand: of the scores 5, 4, 4, 4, 1 we want the best two.
+
+# %%
+scores = torch.tensor([5.0, 4.0, 4.0, 4.0, 1.0])
+threshold = scores.topk(2).values[-1]
+print("by threshold:", int((scores >= threshold).sum()), "by rank:", len(scores.topk(2).indices))
+
+# %% [markdown]
+# The diagnosis compares the history, row by row, with the plan. One sum over all layers could hide it.
+
+# %%
+plan = chts.plan(model, "chtss", settings.sparsity, **times)
+updates = panel.evolution(fifth.sparsifier.history)
+updates["planned"] = [plan.budget.links(row.step)[row.layer] for row in updates.itertuples()]
+wrong = updates[updates.links != updates.planned]
+print(f"{len(wrong)} of {len(updates)} rows are off, by up to {(wrong.links - wrong.planned).max()} links")
+wrong[["step", "layer", "links", "planned"]].head()
+
+# %%
+row, finding = wrong.iloc[0], fifth.findings[0]
+print(finding.message)
+assert (finding.layer, finding.check) == (row.layer, "links")
+assert finding.message.startswith(f"{row.links} links after step {row.step}; expected exactly {row.planned}")
+assert fifth.checks == faults.SIGNATURES["threshold with ties"]
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# *A threshold with ties.* By threshold the toy takes 4 links where 2 were wanted. In the run, scores that differ in
+# float32 become equal in bfloat16, and each update may grow more links than it should. `scores >= threshold` has
+# been found in published code.
+#
+# Remedy: take a fixed number by rank, and break ties at random.
+# </details>
+#
+# ## Patient 6: it takes two
+#
+# *Soft* regrowth draws links at random, in proportion to their scores. The sixth patient's code calls itself soft, but takes
+# the highest scores. Each single run passes every check. So run it twice: same weights, same batches, same initial masks,
+# hard removal, but different seeds of the topology.
+#
+# **Predict:** of the links that one run has gained over the initial masks, which share will the other have gained too,
+# with true sampling and with the highest scores?
+
+# %%
+hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))
+draw = torch.Generator().manual_seed(settings.seed)
+shapes = {name: mask.shape for name, mask in healthy.sparsifier.masks.items()}
+density = 1 - settings.sparsity
+start = {name: chts.topology.erdos_renyi(*shape, density, generator=draw) for name, shape in shapes.items()}
+
+
+def gained(fault, seed):
+    given = {"seed": seed, "initial_masks": start, **sizes}
+    patient = faults.run(task, hard_removal, settings.sparsity, fault, **given)
+    assert patient.findings == []
+    return torch.cat([(mask & ~start[name]).flatten() for name, mask in patient.sparsifier.masks.items()])
+
+
+# %%
+shared = {}
+for label, fault in (("soft", None), ("called soft", faults.top_regrowth)):
+    one, other = gained(fault, settings.seed), gained(fault, settings.seed + 1)
+    shared[label] = int((one & other).sum()) / int(one.sum())
+    print(f"{label}: {int(one.sum())} links gained, {shared[label]:.1%} of them in both runs")
+assert shared["called soft"] > shared["soft"]
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# *Regrowth that does not draw.* With the highest scores both runs gain nearly the same links, whatever the seed; what
+# differs is left to ties in the removal. Confidence intervals over such seeds are too narrow, since the topologies are
+# copies of each other. Published code has had "soft" regrowth that took the highest scores, with masks identical across
+# seeds.
+#
+# Remedy: compare masks across seeds before you report a mean over seeds.
+# </details>
+#
+# ## Exercise: write the check yourself
+#
+# Write `absent_weights(weight, mask)`: the number of absent links whose weight is not zero. It must count NaN as not zero.
+
+
+# %% tags=["exercise"]
+def absent_weights(weight, mask):
+    return None
+
+
+# %% tags=["check"]
+with exercises.attempt():
+    toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
+    toy_mask = torch.tensor([[True, False, False], [False, True, True]])
+    count = absent_weights(toy, toy_mask)
+    assert count is not None, "return a number instead of None."
+    assert count != 3, "3 is the number of absent links; count those whose weight is not zero."
+    assert count != 1, "1: one of 0.5 and NaN is not counted. NaN > 0 is False; compare with != 0."
+    assert count == 2, f"{count}: outside the mask are 0.5, 0 and NaN, of which 2 are not zero."
+    assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "a full mask has no absent link."
+    for finding in chts.audit.audit(second.sparsifier):
+        if finding.check == "absent weights":
+            key = finding.layer
+            number = absent_weights(second.model.get_parameter(key), second.sparsifier.masks[key])
+            assert finding.message.startswith(f"{number} of"), f"you count {number} in {key}, not: {finding.message}"
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `~mask` is True where there is no link; `tensor != 0` is True for NaN.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def absent_weights(weight, mask):
+#     return int((weight[~mask] != 0).sum())
+# ```
+# </details>
+#
+# ## Exercise: the mystery patient
+#
+# One of the first five faults, which the seed has chosen. Which one? Do what a doctor does: look, then test. `mystery` has
+# `model`, `optimizer`, `sparsifier`, `loss`, and `findings`; try to do without the last.
+
+# %%
+mystery = admit(faults.drawn(settings.seed))
+figures.show(
+    figures.vital_signs(healthy, mystery),
+    "The mystery patient, solid, beside the healthy run, dashed: its loss, the share of its weights that are not zero, and "
+    "the active neurons of its worst layer.",
+)
+
+# %%
+print("one of:", ", ".join(map(repr, faults.FAULTS)))
+
+# %% tags=["exercise"]
+diagnosis = None
+
+# %% tags=["check"]
+with exercises.attempt():
+    assert diagnosis is not None, "replace None by the name of a fault."
+    against = faults.contradiction(diagnosis, mystery.findings)
+    assert against is None, against
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Begin with the densities: `mystery.sparsifier.density()` against `1 - settings.sparsity`, then
+# `panel.evolution(mystery.sparsifier.history)` against the plan, then what lies outside the masks.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Every fault of the five is found by a set of checks of its own, so the findings name it, whatever the seed:
+#
+# ```python
+# found = {finding.check for finding in mystery.findings}
+# diagnosis = next(name for name, checks in faults.SIGNATURES.items() if checks == found)
+# ```
+# </details>
+#
+# ## The ward round
+#
+# Every fault was found by its checks and by no other:
+
+# %%
+patients = dict(zip(faults.FAULTS, (first, second, third, fourth, fifth), strict=True))
+for name, patient in patients.items():
+    assert patient.checks == faults.SIGNATURES[name], name
+ward = [
+    {
+        "fault": name,
+        "loss at the end": round(sum(patient.loss[-20:]) / 20, 3),
+        "weights not zero": round(patient.nonzero[-1], 3),
+        "density": round(patient.density[-1], 3),
+        "found by": ", ".join(sorted(patient.checks)) or "nothing",
+    }
+    for name, patient in {"healthy": healthy, **patients}.items()
+]
+pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# | fault | symptom | diagnostic | remedy |
+# |---|---|---|---|
+# | stale moments | none in the loss | optimizer state outside the mask | zero the state of what goes or comes |
+# | forgotten mask | far more weights than links between updates | weights outside the mask | mask gradient and weight at every step |
+# | collapsed layer | loss of a blind guess, ln(classes) | product of the masks is 0 | plan every layer at every stage |
+# | outliving decay | final density a little too high | final links against the target | end the decay at an update |
+# | threshold with ties | none in the loss | links by layer and update against the plan | a number by rank, ties at random |
+# | regrowth that does not draw | none in one run | links gained by two seeds | draw, and compare the masks of seeds |
+#
+# ## Self-check
+#
+# 1. A colleague proves that her network is sparse by the mean of its masks. What do you ask for?
+#
+# <details><summary>Answer</summary>
+#
+# The share of the model's weights that are not zero, measured just before the model computes. Patient 2 had perfect masks.
+# </details>
+#
+# 2. Why does an audit at rest not see whether a regrown link started from zero?
+#
+# <details><summary>Answer</summary>
+#
+# After the next optimizer step every link may have a weight. One must look right after the update, and know the masks
+# before it.
+# </details>
+#
+# 3. Which of the patients would a comparison of accuracies have exposed?
+#
+# <details><summary>Answer</summary>
+#
+# The collapsed layer, by any measure. The losses of the others in the table differ little from the healthy run's next to
+# that, and one run per patient cannot tell more.
+# </details>
+#
+# 4. A layer stores its links alone (stage 07). Which two faults can it not have?
+#
+# <details><summary>Answer</summary>
+#
+# Weights and optimizer state outside the mask: there is no place to keep them. `audit` has nothing to check there.
+# </details>
+#
+# ## What to take along
+#
+# - Bugs of sparse training rarely raise and rarely show in the loss; invariants show them.
+# - Three numbers catch most: non-zero weights of the model, links per layer against the plan, state outside the mask.
+# - Add `auditor = chts.audit.Auditor(sparsifier)` and `auditor.check()` after `sparsifier.step()` to a short trial run.
+
+# %%
+records.publish(
+    {
+        "absent links with momentum": left_behind,
+        "absent links with a weight": revived,
+        "gained by both seeds, soft": round(shared["soft"], 4),
+        "gained by both seeds, called soft": round(shared["called soft"], 4),
+        "diagnosis": diagnosis,
+        "patients": ward,
+    }
+)

@@ -1,0 +1,63 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+
+from chts_core.lab import figures, training
+from chts_core.lab.data import ImageData
+from chts_core.lab.notebooks import Stage
+
+
+def stage(number: str, *prerequisites: str) -> Stage:
+    return Stage(number, f"Title {number}", "do it.", "●○○", prerequisites, 1.0, 100, f"{number}_x.ipynb")
+
+
+def places(axes: Axes) -> dict[str, tuple[float, float]]:
+    """Where each stage stands, by its number."""
+    boxes = [text for text in axes.texts if text.get_text()]
+    return {box.get_text().partition("\n")[0]: box.get_position() for box in boxes}
+
+
+def arrows(axes: Axes) -> set[tuple[str, str]]:
+    at = {place: number for number, place in places(axes).items()}
+    found = [text for text in axes.texts if isinstance(text, Annotation) and not text.get_text()]
+    return {(at[arrow.get_position()], at[arrow.xy]) for arrow in found}
+
+
+def test_arrows_go_from_a_stage_to_those_that_build_upon_it() -> None:
+    # 06 names 01 as well, which it reaches by way of 02; 99 does not exist.
+    overview = [stage("00"), stage("01", "00"), stage("02", "01"), stage("03", "01", "99"), stage("06", "01", "02")]
+    (axes,) = figures.stages(overview).axes
+    assert arrows(axes) == {("00", "01"), ("01", "02"), ("01", "03"), ("02", "06")}
+
+
+def test_a_stage_stands_right_of_all_it_builds_upon_and_none_on_another() -> None:
+    overview = [stage("00"), stage("01", "00"), stage("02", "01"), stage("03"), stage("06", "00", "02")]
+    (axes,) = figures.stages(overview).axes
+    assert {number: place[0] for number, place in places(axes).items()} == {"00": 0, "01": 1, "02": 2, "03": 0, "06": 3}
+    assert len(set(places(axes).values())) == 5
+
+
+def test_one_stage_alone_can_be_drawn() -> None:
+    (axes,) = figures.stages([stage("00")]).axes
+    assert arrows(axes) == set()
+
+
+def test_dense_beside_sparse_tells_accuracies_and_links(digits: ImageData) -> None:
+    run = training.train(digits, "chts", 0.9, training.Recipe(hidden=16, epochs=2), seed=0)
+    dense = replace(run, method="fc", validation_accuracy=[0.5, 0.75], density=1.0)
+    left, right = figures.dense_and_sparse(dense, run).axes
+    curves = {str(line.get_label()): np.asarray(line.get_data()).T for line in left.lines}
+    assert list(curves) == ["FC, 100% of the links", f"CHTs, {run.density:.0%} of the links"]
+    np.testing.assert_allclose(curves["FC, 100% of the links"], [[1, 50], [2, 75]])
+    assert len(right.lines[0].get_xdata()) == int(run.last_masks["0.weight"].sum())
+    assert right.get_title() == "layer 0.weight of CHTs after training"
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_titles_are_wrapped_into_their_boxes(count: int) -> None:
+    overview = [replace(stage(f"{number:02}"), title="a long title of many words") for number in range(count)]
+    (axes,) = figures.stages(overview).axes
+    assert all(len(line) <= 16 for text in axes.texts for line in text.get_text().splitlines())

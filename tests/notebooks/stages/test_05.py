@@ -1,0 +1,62 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chts_core.lab import notebooks
+
+Executed = Callable[[str], tuple[dict[str, Any], Any]]
+
+
+def test_stage_05_publishes_what_its_text_says(executed: Executed) -> None:
+    results = executed("05")[0]["results"]
+    assert results["sigmoid missed"] == pytest.approx(0.45 * 0.0024726, abs=1e-6)
+    assert results["literal sign"] == 0.05
+    assert results["llama sparsity"] == 0.8989
+    assert "ends at step 8000" in results["refused"]
+    assert "stop at step 7500" in results["refused"]
+
+
+def test_the_flops_of_stage_05_can_be_had_by_hand(executed: Executed) -> None:
+    results = executed("05")[0]["results"]
+    flops, planned = results["flops"], {row["method"]: row["flops"] for row in results["planned"]}
+    # 80 updates' worth of steps in a run; each of two decays adds half of an update's fall to the area.
+    size, dense = 147456 + 2560, 2560
+
+    def share(excess: float) -> float:
+        return (147456 * (0.05 + excess) + dense) / size
+
+    start = 0.45 / 80 / 2
+    assert flops["cubic to 75 %"] == pytest.approx(share(0.45 / 4 * 0.75 + start), abs=1e-4)
+    assert flops["sigmoid to 75 %"] == pytest.approx(share(0.45 / 2 * 0.75 + start), abs=1e-4)
+    assert flops["sigmoid to 37.5 %"] == pytest.approx(flops["cubic to 75 %"], abs=1e-4)
+    assert planned["fc"] == 1
+    assert planned["set"] == pytest.approx(share(0), abs=1e-4)
+    assert planned["mest"] == pytest.approx(share(0.03), abs=1e-4)
+    assert planned["gmp"] == pytest.approx(flops["cubic to 75 %"], abs=1e-6)
+    assert planned["chtss"] == pytest.approx(flops["sigmoid to 37.5 %"], abs=1e-6)
+
+
+def test_the_two_decays_of_stage_05_prune_alike_in_number_and_unlike_in_time(executed: Executed) -> None:
+    settings = notebooks.profile_settings("05_density_decay", "ci")
+    rows = {row["schedule"]: row for row in executed("05")[0]["results"]["pruning"]}
+    assert set(rows) == {"cubic", "sigmoid"}
+    cubic, sigmoid = rows["cubic"], rows["sigmoid"]
+    hidden = settings["hidden"]
+    half = (64 * hidden + 2 * hidden**2) // 2
+    # 20 updates of the cubic decay, the first three of which leave (1 - 3/20)³ of the excess.
+    first_three = 0.9 * half * (1 - (1 - 3 / 20) ** 3)
+    assert cubic["links removed by the first three updates"] == pytest.approx(first_three, abs=4)
+    assert sigmoid["links removed by the first three updates"] < first_three / 4
+    assert cubic["most links removed, at step"] == settings["steps"] // 4 + 20
+    assert sigmoid["largest share of the links removed (%)"] > cubic["largest share of the links removed (%)"]
+    for row in rows.values():
+        assert row["final accuracy (%)"] > 85  # chance is 10
+        assert row["its 95 % interval (±)"] > 0
+
+
+def test_both_exercises_of_stage_05_are_solved_by_their_solutions(executed: Executed) -> None:
+    _, notebook = executed("05")
+    checks = [cell for cell in notebook.cells if "check" in cell.metadata.get("tags", [])]
+    said = ["".join(output.get("text", "") for output in cell.outputs) for cell in checks]
+    assert said == ["Correct.\n", "Correct.\n"]
