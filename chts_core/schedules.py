@@ -13,8 +13,9 @@ def sigmoid_sparsity(
 
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
-    (Paper, Equation 1, with s_f - s_i where it has s_i - s_f, which would move away from the target. The rescaling, from
-    the published code, makes s_t equal s_i at the start and s_f at the end, which the bare sigmoid only approaches.)
+    (Paper, Equation 1, with s_f - s_i where that has s_i - s_f, which would move away from the target. The rescaling,
+    from the published code, makes s_t equal s_i at the start and s_f at the end, which the bare sigmoid only
+    approaches.)
 
     Raises:
         ValueError: if the window is empty, a sparsity is outside [0, 1), or k <= 0.

@@ -276,6 +276,7 @@ figures.show(
 #
 # Write the product $y = Wx$ for one sample from the three lists of CSR, without building the matrix. Replace the `return`.
 
+
 # %% tags=["exercise"]
 def multiply(begins: list[int], columns: list[int], values: list[float], x: list[float]) -> list[float] | None:
     return None
@@ -287,7 +288,9 @@ with exercises.attempt():
     assert y is not None, "the function returns None; let it return a list with one number for each output."
     assert len(y) == 3, f"it returns {len(y)} numbers; there is one output fewer than entries in `begins`, so 3."
     assert y != [3.0, 7.0, 5.0], "these are sums of the weights; multiply each by the input in its column."
-    assert y == [5, 18, 20], f"it returns {y} and should return [5, 18, 20]: output i has the links begins[i] to begins[i+1]."
+    assert y == [5, 18, 20], (
+        f"it returns {y} and should return [5, 18, 20]: output i has the links begins[i] to begins[i+1]."
+    )
     assert multiply([0, 0, 1], [0], [2.0], [3.0]) == [0, 6], "an output without links must give 0."
 
 # %% [markdown]

@@ -257,7 +257,7 @@ GLOSSARY = (
         "sigmoid decay",
         "Sparsity rises along a sigmoid from its initial to its final value, slowly at first. Used by CHTss.",
         r"s_i + (s_f - s_i) \dfrac{1}{1 + e^{-k (t - t_{1/2})}}",
-        "Equation 1 (there with the sign of a density)",
+        "Equation 1 (there s_i − s_f)",
         "chts_core.schedules.sigmoid_sparsity",
         "test_schedules.py::test_sigmoid_at_computed_points",
         "05",

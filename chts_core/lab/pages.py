@@ -13,9 +13,10 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 # On a page nothing scrolls sideways: lines of code and tables are wrapped.
 _STYLE = """
-.jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: anywhere; white-space: normal; }
-.jp-RenderedMarkdown td, .jp-RenderedMarkdown th { overflow-wrap: break-word; }
+.jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre {
+  white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere;
+}
+.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: break-word; white-space: normal; }
 """
 
 

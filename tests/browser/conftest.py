@@ -55,7 +55,7 @@ READY = re.compile(r"^\s*all cells have run\s*$")
 INERT = """
 class Inert(widgets.ReceptiveFieldExplorer):
     name = "inert"
-    compute = staticmethod(lambda state: widgets.ReceptiveFieldExplorer.compute(widgets.ReceptiveFieldState()))
+    render = staticmethod(lambda state: widgets.ReceptiveFieldExplorer.render(widgets.ReceptiveFieldState()))
 show(Inert())
 """.strip()
 UNKNOWN = """

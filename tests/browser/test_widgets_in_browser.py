@@ -117,7 +117,8 @@ def move_by_keyboard(page: Page, control: Locator) -> None:
     elif control.locator("select").count():
         menu = control.locator("select")
         menu.focus()
-        page.keyboard.press("ArrowUp" if menu.evaluate("menu => menu.selectedIndex") else "ArrowDown")
+        # Not by ArrowUp and ArrowDown: JupyterLab 4 takes them, to go from cell to cell.
+        page.keyboard.press("Home" if menu.evaluate("menu => menu.selectedIndex") else "End")
     elif control.locator("input[type=checkbox]").count():
         control.locator("input[type=checkbox]").focus()
         page.keyboard.press("Space")
