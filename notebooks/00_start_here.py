@@ -138,9 +138,10 @@ print(doctor.report(places=False))
 #   answer read. The fold *What you should have seen* follows; click on it, or go there with Tab and press Enter.
 # - **Exercises** have a cell to complete and a cell that checks. The check never stops the notebook: it says "Correct." or
 #   "Not yet" and what to think about. Below are a hint and a solution, folded.
-# - **Widgets** have sliders and menus. With the keyboard: Tab goes from one to the next, the arrow keys move a slider or
-#   choose from a menu. Below the picture stands a sentence that tells it in numbers. Without a running kernel nothing
-#   moves, so a fixed picture of the first state follows.
+# - **Widgets** have sliders and menus. With the keyboard: Tab goes from one to the next, the arrow keys move a slider, and
+#   Home and End choose the first and the last entry of a menu (JupyterLab keeps the arrow keys for going from cell to
+#   cell). Below the picture stands a sentence that tells it in numbers. Without a running kernel nothing moves, so a fixed
+#   picture of the first state follows.
 # - Every figure has a description below it, which a screen reader reads as well.
 #
 # ## How large is a run?

@@ -42,7 +42,7 @@ print(records.environment_line(records.choose_device()))
 profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
-dataset: str = ""  # digits or fashion_mnist; empty: as the profile says
+dataset: str = ""  # digits, fashion_mnist, mnist, emnist or cifar10; empty: as the profile says
 sparsity: float = 0.99  # share of absent links, in [0.5, 1) since several methods start at 0.5
 epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
 seeds: int = 0  # runs per method; 0: as the profile says

@@ -10,8 +10,10 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,12 @@ from torch import Tensor
 
 # Which images are validation never depends on a run's seed, so that runs can be compared.
 _SPLIT_SEED = 20190
+_MNIST_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -40,19 +48,22 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image classification task. Choose settings on `validation`; `test` is for the final number alone."""
+    """An image classification task. Choose settings on `validation`; `test` is for the final number alone.
+
+    image_shape: what a row of features is as an image: (rows, columns), or (3, rows, columns) in red, green and blue.
+    """
 
     name: str
     train: Split
     validation: Split
     test: Split
-    image_shape: tuple[int, int]
+    image_shape: tuple[int, ...]
     classes: int
 
     @property
     def features(self) -> int:
-        """Number of pixels."""
-        return self.image_shape[0] * self.image_shape[1]
+        """Number of pixels, times three for colour images."""
+        return math.prod(self.image_shape)
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same on another device."""
@@ -71,6 +82,7 @@ class Source:
     """Where a data set comes from.
 
     folder: its name below `data_dir`, `$CHTS_DATA` and the system's folders; None when a package carries it.
+    hub: its name on the Hugging Face hub and the column of its images; None where the hub has no such data set.
     remedy: what to do when it is missing.
     """
 
@@ -79,11 +91,20 @@ class Source:
     load: Callable[[str | None], ImageData]
     folder: str | None = None
     files: tuple[str, ...] = ()
+    hub: tuple[str, str] | None = None
     remedy: str = ""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Images (n, *image_shape) and labels (n,) as bytes, as they were found; place: where, for messages."""
+
+    place: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.integer]
+
+
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
-_HUB_FASHION_MNIST = "zalando-datasets/fashion_mnist"
 
 
 def load_images(name: str, data_dir: str | None = None) -> ImageData:
@@ -135,33 +156,52 @@ def _load_digits(data_dir: str | None) -> ImageData:  # noqa: ARG001 - every loa
     )
 
 
-def _load_fashion_mnist(data_dir: str | None) -> ImageData:
-    source = IMAGE_SETS["fashion_mnist"]
+def _load(
+    name: str,
+    read: Callable[[Path, tuple[str, ...]], list[_Part]],
+    image_shape: tuple[int, ...],
+    classes: int,
+    data_dir: str | None,
+) -> ImageData:
+    """From files or the hub, the last part as the test images; a twelfth of the others is held out for validation."""
+    source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
-    if folder is not None:
-        train_images, train_labels, test_images, test_labels = (read_idx(folder / file) for file in source.files)
-    else:
-        train_images, train_labels, test_images, test_labels = _fetch_fashion_mnist(source, data_dir)
-    for part, images, labels in (("training", train_images, train_labels), ("test", test_images, test_labels)):
-        if images.shape[1:] != (28, 28) or labels.shape != (len(images),):
-            raise ValueError(
-                f"{source.title} has {part} images of shape {images.shape} and labels of {labels.shape}; expected "
-                "(n, 28, 28) and (n,). The files do not belong together: fetch all four again."
-            )
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(train_labels))
-    validation, train = np.split(order, [len(order) // 12])  # 5,000 of 60,000
+    parts = _fetch(source, data_dir) if folder is None else read(folder, source.files)
+    for part in parts:
+        _check(part, image_shape, classes)
+    *training, test = parts
+    images, labels = (np.concatenate([getattr(part, of) for part in training]) for of in ("images", "labels"))
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
+    validation, train = np.split(order, [len(order) // 12])
 
     def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+        rows = images.reshape(len(images), -1).astype(np.float32)
+        rows /= 255
+        return rows
 
     return ImageData(
-        "fashion_mnist",
-        _split(pixels(train_images[train]), train_labels[train]),
-        _split(pixels(train_images[validation]), train_labels[validation]),
-        _split(pixels(test_images), test_labels),
-        image_shape=(28, 28),
-        classes=10,
+        name,
+        _split(pixels(images[train]), labels[train]),
+        _split(pixels(images[validation]), labels[validation]),
+        _split(pixels(test.images), test.labels),
+        image_shape,
+        classes,
     )
+
+
+def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
+    if part.images.shape[1:] != image_shape or part.labels.shape != part.images.shape[:1]:
+        expected = ", ".join(map(str, image_shape))
+        raise ValueError(
+            f"{part.place} has images of shape {part.images.shape} and labels of {part.labels.shape}; expected "
+            f"(n, {expected}) and (n,). Images and labels do not belong together: fetch the data set again."
+        )
+    wrong = part.labels[(part.labels < 0) | (part.labels >= classes)]
+    if len(wrong):
+        raise ValueError(
+            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. It is another data set "
+            "or damaged: fetch it again."
+        )
 
 
 def _split(images: NDArray[np.float32], labels: NDArray[np.integer]) -> Split:
@@ -191,22 +231,58 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _fetch_fashion_mnist(source: Source, data_dir: str | None) -> list[NDArray[np.uint8]]:
-    tried = [str(place) for place in _places(source, data_dir)]
-    try:
-        import datasets
+def _read_mnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
+    """Four IDX files: training images and labels, test images and labels."""
+    return [
+        _Part(f"{folder / images} with {labels}", read_idx(folder / images), read_idx(folder / labels))
+        for images, labels in (files[:2], files[2:])
+    ]
 
-        hub = datasets.load_dataset(_HUB_FASHION_MNIST)
-    except ImportError:
-        tried.append(f"the hub ({_HUB_FASHION_MNIST}): the datasets package is not installed")
-    except Exception as error:  # whatever the network or the hub says belongs into the message
-        tried.append(f"the hub ({_HUB_FASHION_MNIST}): {type(error).__name__}: {error}")
-    else:
-        return [
-            np.stack([np.asarray(value, np.uint8) for value in hub[part][column]])
-            for part in ("train", "test")
-            for column in ("image", "label")
-        ]
+
+def _read_emnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
+    """As of MNIST, but each image is stored by columns."""
+    parts = _read_mnist(folder, files)
+    return [replace(part, images=part.images.transpose(0, *range(part.images.ndim - 1, 0, -1))) for part in parts]
+
+
+def _read_cifar10(folder: Path, files: tuple[str, ...]) -> list[_Part]:
+    return [_Part(str(folder / file), *read_cifar(folder / file)) for file in files]
+
+
+def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read a file of CIFAR-10 in its binary version: a byte of label and 3·32·32 bytes of pixels for each image.
+
+    Returns:
+        Images (n, 3, 32, 32), their channels red, green and blue; labels (n,).
+
+    Raises:
+        ValueError: naming the file, if it is not a whole number of images.
+    """
+    content = np.fromfile(path, np.uint8)
+    record = 1 + 3 * 32 * 32
+    if not len(content) or len(content) % record:
+        raise ValueError(
+            f"{path} holds {len(content)} bytes; expected {record} for each image. It is cut short or of a version "
+            "other than the binary one: fetch it again."
+        )
+    records = content.reshape(-1, record)
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+
+
+def _fetch(source: Source, data_dir: str | None) -> list[_Part]:
+    tried = [str(place) for place in _places(source, data_dir)]
+    if source.hub is not None:
+        name, column = source.hub
+        try:
+            import datasets
+
+            hub = datasets.load_dataset(name)
+        except ImportError:
+            tried.append(f"the hub ({name}): the datasets package is not installed")
+        except Exception as error:  # whatever the network or the hub says belongs into the message
+            tried.append(f"the hub ({name}): {type(error).__name__}: {error}")
+        else:
+            return [_from_hub(f"the hub ({name}, {split})", hub[split], column) for split in ("train", "test")]
     lines = "\n".join(f"  - {place}" for place in tried)
     raise DataNotFoundError(
         f"{source.title} ({source.size}) was not found. Tried:\n{lines}\n"
@@ -214,22 +290,66 @@ def _fetch_fashion_mnist(source: Source, data_dir: str | None) -> list[NDArray[n
     )
 
 
+def _from_hub(place: str, rows: Any, column: str) -> _Part:
+    images = np.stack([np.asarray(image, np.uint8) for image in rows[column]])
+    if images.ndim == 4:  # the hub has colours last
+        images = np.moveaxis(images, -1, 1)
+    return _Part(place, images, np.fromiter(rows["label"], np.int64))
+
+
 IMAGE_SETS: dict[str, Source] = {
     "digits": Source("Handwritten digits", "1,797 images of 8×8, carried by scikit-learn", _load_digits),
     "fashion_mnist": Source(
         "Fashion-MNIST",
         "70,000 images of 28×28, 30 MB",
-        _load_fashion_mnist,
+        partial(_load, "fashion_mnist", _read_mnist, (28, 28), 10),
         folder="fashion-mnist",
-        files=(
-            "train-images-idx3-ubyte.gz",
-            "train-labels-idx1-ubyte.gz",
-            "t10k-images-idx3-ubyte.gz",
-            "t10k-labels-idx1-ubyte.gz",
-        ),
+        files=_MNIST_FILES,
+        hub=("zalando-datasets/fashion_mnist", "image"),
         remedy=(
             "on Debian or Ubuntu `sudo apt-get install dataset-fashion-mnist`; elsewhere `pip install datasets`, which "
             "fetches it from the Hugging Face hub; or put its four .gz files into $CHTS_DATA/fashion-mnist."
+        ),
+    ),
+    "mnist": Source(
+        "MNIST",
+        "70,000 images of 28×28, 12 MB",
+        partial(_load, "mnist", _read_mnist, (28, 28), 10),
+        folder="mnist",
+        files=_MNIST_FILES,
+        hub=("ylecun/mnist", "image"),
+        remedy=(
+            "`pip install datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
+            "$CHTS_DATA/mnist."
+        ),
+    ),
+    # The split that fits the paper: 47 classes, of which a dense network gets 87 % right.
+    "emnist": Source(
+        "EMNIST, its balanced split of 47 classes",
+        "131,600 images of 28×28, in an archive of 562 MB",
+        partial(_load, "emnist", _read_emnist, (28, 28), 47),
+        folder="emnist",
+        files=(
+            "emnist-balanced-train-images-idx3-ubyte.gz",
+            "emnist-balanced-train-labels-idx1-ubyte.gz",
+            "emnist-balanced-test-images-idx3-ubyte.gz",
+            "emnist-balanced-test-labels-idx1-ubyte.gz",
+        ),
+        remedy=(
+            "from https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip unpack the four files "
+            "emnist-balanced-*-ubyte.gz into $CHTS_DATA/emnist."
+        ),
+    ),
+    "cifar10": Source(
+        "CIFAR-10",
+        "60,000 colour images of 32×32, 184 MB",
+        partial(_load, "cifar10", _read_cifar10, (3, 32, 32), 10),
+        folder="cifar-10-batches-bin",
+        files=(*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
+        hub=("uoft-cs/cifar10", "img"),
+        remedy=(
+            "`pip install datasets`, which fetches it from the Hugging Face hub; or unpack "
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz into $CHTS_DATA."
         ),
     ),
 }

@@ -20,6 +20,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab import records
+from chts_core.lab.data import IMAGE_SETS
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
@@ -78,7 +79,7 @@ LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(PROFILES),
     "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
-    "dataset": Choice(("", "digits", "fashion_mnist")),
+    "dataset": Choice(("", *IMAGE_SETS)),
     "sparsity": Range(0, 1, below=True),
     "r": Range(0, 1),
     "epochs": Range(0, whole=True),

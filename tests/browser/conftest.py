@@ -108,7 +108,8 @@ class FrontEnd:
             lambda message: message.type == "error" and page.complaints.append(message.text),  # type: ignore[attr-defined]
         )
         page.route("**/*", _only_here)
-        path = "lab/tree" if self.name == "jupyterlab" else "voila/render"
+        # JupyterLab brings back what a workspace had open, so each page has a workspace of its own.
+        path = f"lab/workspaces/{notebook}/tree" if self.name == "jupyterlab" else "voila/render"
         page.goto(f"{self._address}/{path}/{notebook}.ipynb", wait_until="commit")
         if self.name == "jupyterlab":
             page.wait_for_function(
@@ -210,7 +211,8 @@ def _server(name: str, folder: Path, home: Path) -> Iterator[str]:
             [PYTHON, "-m", module, "--no-browser", *options],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **{key: str(path) for key, path in ours.items()}},
+            # One thread: on a busy machine, threads that wait for each other make a second of training a minute.
+            env={**os.environ, "OMP_NUM_THREADS": "1", **{key: str(path) for key, path in ours.items()}},
         )
     try:
         address = f"http://127.0.0.1:{port}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Error, Locator, Page, expect
 
-from chts_core.lab.widgets import EXPLORERS, ReceptiveFieldExplorer
+from chts_core.lab.widgets import EXPLORERS, ReceptiveFieldExplorer, TopologyPlayer
 
 pytestmark = pytest.mark.browser
 
@@ -227,6 +227,15 @@ def test_a_value_typed_into_the_readout_is_taken(explorers: Page) -> None:
     explorers.keyboard.press("Enter")
     assert "r = 0.85" in expect_change(explorers, name, "r", before)["sentence"]
     to_first_state(explorers, name, before)
+
+
+def test_play_moves_the_slider_and_the_picture(explorers: Page) -> None:
+    name = TopologyPlayer.name
+    first, play = look(explorers, name, "update"), explorers.locator(f".chts-{name}-play")
+    play.locator("button:has(.fa-play)").click()
+    expect_change(explorers, name, "update", first)
+    play.locator("button:has(.fa-pause), button:has(.fa-stop)").last.click()
+    to_first_state(explorers, name, first)
 
 
 def test_nothing_on_the_page_complains(explorers: Page) -> None:

@@ -8,11 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from chts_core.lab import data
 from chts_core.lab.data import DataNotFoundError, ImageData, Split
 
 FASHION = data.IMAGE_SETS["fashion_mnist"]
+EMNIST = data.IMAGE_SETS["emnist"]
+CIFAR = data.IMAGE_SETS["cifar10"]
+FILED = [name for name, source in data.IMAGE_SETS.items() if source.files]
 
 
 def parts(loaded: ImageData) -> dict[str, Split]:
@@ -194,6 +198,190 @@ def test_images_of_another_size_are_refused(
         data.load_images("fashion_mnist", str(tmp_path))
 
 
+# --- MNIST, EMNIST and CIFAR-10 ---
+
+
+def some_images(count: int, *shape: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Random images; the first pixel is the image's number."""
+    images = np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype(np.uint8)
+    images.reshape(count, -1)[:, 0] = range(count)
+    return images
+
+
+@pytest.fixture
+def write_mnist(write_idx: Callable[..., Path]) -> Callable[..., NDArray[np.uint8]]:
+    """Writes 24 training and 12 test images of a data set of four IDX files below a root; returns all 36."""
+
+    def write(root: Path, name: str) -> NDArray[np.uint8]:
+        source = data.IMAGE_SETS[name]
+        images, numbers = some_images(36, 28, 28), np.arange(36, dtype=np.uint8)
+        arrays = (images[:24], numbers[:24] % 10, images[24:], numbers[24:] % 10)
+        for file, array in zip(source.files, arrays, strict=True):
+            write_idx(root / str(source.folder) / file, array)
+        return images
+
+    return write
+
+
+@pytest.fixture
+def write_cifar() -> Callable[[Path], NDArray[np.uint8]]:
+    """Writes five batches of 12 images and one of 12 test images below a root; returns all 72, channels first."""
+
+    def write(root: Path) -> NDArray[np.uint8]:
+        images = some_images(72, 3, 32, 32)
+        (root / "cifar-10-batches-bin").mkdir(parents=True)
+        for batch, file in enumerate(CIFAR.files):
+            numbers = range(12 * batch, 12 * batch + 12)
+            content = b"".join(bytes([number % 10]) + images[number].tobytes() for number in numbers)
+            (root / "cifar-10-batches-bin" / file).write_bytes(content)
+        return images
+
+    return write
+
+
+def assert_is_split_from(loaded: ImageData, images: NDArray[np.uint8], training: int) -> None:
+    """Every pixel and label is there, a twelfth of the training images as validation, the rest in no other part."""
+    numbers = {name: (part.images[:, 0] * 255).round().int().tolist() for name, part in parts(loaded).items()}
+    assert sorted(numbers["train"] + numbers["validation"]) == list(range(training))
+    assert len(numbers["validation"]) == training // 12
+    assert numbers["test"] == list(range(training, len(images)))
+    for name, part in parts(loaded).items():
+        expected = images[numbers[name]].reshape(len(numbers[name]), -1).astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(part.images.numpy(), expected)
+        assert part.labels.tolist() == [number % 10 for number in numbers[name]]
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_mnist_is_read_as_it_was_written(tmp_path: Path, write_mnist: Callable[..., NDArray[np.uint8]]) -> None:
+    images = write_mnist(tmp_path, "mnist")
+    loaded = data.load_images("mnist", str(tmp_path))
+    assert_is_split_from(loaded, images, training=24)
+    assert (loaded.name, loaded.image_shape, loaded.features, loaded.classes) == ("mnist", (28, 28), 784, 10)
+    # The folder is its own: Fashion-MNIST has files of the same names.
+    with pytest.raises(DataNotFoundError, match="Fashion-MNIST"):
+        data.load_images("fashion_mnist", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_emnist_is_stored_by_columns(tmp_path: Path, write_mnist: Callable[..., NDArray[np.uint8]]) -> None:
+    stored = write_mnist(tmp_path, "emnist")
+    loaded = data.load_images("emnist", str(tmp_path))
+    assert_is_split_from(loaded, stored.swapaxes(1, 2), training=24)
+    assert (loaded.name, loaded.image_shape, loaded.features, loaded.classes) == ("emnist", (28, 28), 784, 47)
+    # By hand: what the file has in its row 3 and column 20 is seen in row 20 and column 3.
+    seen = float(loaded.test.images[0].view(28, 28)[20, 3])
+    assert seen * 255 == pytest.approx(float(stored[24, 3, 20]))
+
+
+@pytest.mark.usefixtures("no_fashion")
+def test_cifar10_is_read_as_it_was_written(tmp_path: Path, write_cifar: Callable[..., NDArray[np.uint8]]) -> None:
+    images = write_cifar(tmp_path)
+    loaded = data.load_images("cifar10", str(tmp_path))
+    assert_is_split_from(loaded, images, training=60)
+    assert (loaded.name, loaded.image_shape, loaded.features, loaded.classes) == ("cifar10", (3, 32, 32), 3072, 10)
+
+
+def test_a_cifar_image_is_red_then_green_then_blue_row_by_row(tmp_path: Path) -> None:
+    path = tmp_path / "test_batch.bin"
+    green = bytes([*range(32), *range(100, 132), *bytes(960)])
+    path.write_bytes(b"\x07" + b"\xff" * 1024 + green + b"\x11" * 1024)
+    images, labels = data.read_cifar(path)
+    assert (images.shape, labels.tolist()) == ((1, 3, 32, 32), [7])
+    assert (images[0, 0] == 255).all()
+    assert (images[0, 2] == 17).all()
+    assert images[0, 1, 0].tolist() == list(range(32))
+    assert images[0, 1, 1].tolist() == list(range(100, 132))
+
+
+@pytest.mark.parametrize("change", [-1, 1, -3072, None])
+def test_what_is_no_cifar_file_is_refused_by_name(tmp_path: Path, change: int | None) -> None:
+    path = tmp_path / "data_batch_1.bin"
+    size = 0 if change is None else 2 * 3073 + change
+    path.write_bytes(bytes(size))
+    with pytest.raises(ValueError, match=rf"holds {size} bytes; expected 3073 for each image") as refused:
+        data.read_cifar(path)
+    assert str(path) in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize("file", CIFAR.files)
+def test_each_cifar_file_is_checked(tmp_path: Path, write_cifar: Callable[..., NDArray[np.uint8]], file: str) -> None:
+    write_cifar(tmp_path)
+    path = tmp_path / "cifar-10-batches-bin" / file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3073] + b"\x0a" + whole[3074:])
+    with pytest.raises(ValueError, match="has the label 10; expected labels from 0 to 9") as refused:
+        data.load_images("cifar10", str(tmp_path))
+    assert str(path) in str(refused.value)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="holds 36875 bytes") as refused:
+        data.load_images("cifar10", str(tmp_path))
+    assert str(path) in str(refused.value)
+    path.unlink()  # an incomplete folder is passed over
+    with pytest.raises(DataNotFoundError, match="CIFAR-10"):
+        data.load_images("cifar10", str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize(("name", "most"), [("fashion_mnist", 9), ("mnist", 9), ("emnist", 46)])
+@pytest.mark.parametrize("file", [1, 3])
+def test_labels_out_of_range_are_refused_by_name(
+    tmp_path: Path,
+    write_mnist: Callable[..., NDArray[np.uint8]],
+    write_idx: Callable[..., Path],
+    name: str,
+    most: int,
+    file: int,
+) -> None:
+    write_mnist(tmp_path, name)
+    source = data.IMAGE_SETS[name]
+    path = tmp_path / str(source.folder) / source.files[file]
+    labels = data.read_idx(path).copy()
+    labels[5] = most
+    write_idx(path, labels)
+    loaded = data.load_images(name, str(tmp_path))
+    assert max(int(part.labels.max()) for part in parts(loaded).values()) == most
+    labels[5] = most + 1
+    write_idx(path, labels)
+    with pytest.raises(ValueError, match=f"has the label {most + 1}; expected labels from 0 to {most}") as refused:
+        data.load_images(name, str(tmp_path))
+    assert str(path.parent) in str(refused.value)
+    assert path.name in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize("name", ["mnist", "emnist"])
+@pytest.mark.parametrize("file", range(4))
+def test_damaged_files_are_refused_by_name(
+    tmp_path: Path,
+    write_mnist: Callable[..., NDArray[np.uint8]],
+    write_idx: Callable[..., Path],
+    name: str,
+    file: int,
+) -> None:
+    write_mnist(tmp_path, name)
+    source = data.IMAGE_SETS[name]
+    path = tmp_path / str(source.folder) / source.files[file]
+    whole, array = path.read_bytes(), data.read_idx(path)
+    damaged = {
+        "not a whole gzip file": whole[: len(whole) // 2],
+        "expected an IDX file of unsigned bytes": gzip.compress(b"\0\0\x0d" + gzip.decompress(whole)[3:]),
+    }
+    for message, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as refused:
+            data.load_images(name, str(tmp_path))
+        assert str(path) in str(refused.value)
+    # One image or label fewer than the other file has; and labels where images should be, or the reverse.
+    other = data.read_idx(path.parent / source.files[file ^ 1])
+    for wrong in (array[:-1], other):
+        write_idx(path, wrong)
+        with pytest.raises(ValueError, match=r"expected \(n, 28, 28\) and \(n,\)") as refused:
+            data.load_images(name, str(tmp_path))
+        assert str(path.parent) in str(refused.value)
+        assert path.name in str(refused.value)
+
+
 # --- the hub ---
 
 
@@ -233,6 +421,44 @@ def test_what_is_nowhere_comes_from_the_hub(
         assert torch.equal(part.labels, parts(from_files)[name].labels)
 
 
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize(
+    ("name", "hub_name", "column", "shape"),
+    [("mnist", "ylecun/mnist", "image", (28, 28)), ("cifar10", "uoft-cs/cifar10", "img", (3, 32, 32))],
+)
+def test_the_other_sets_come_from_the_hub(
+    monkeypatch: pytest.MonkeyPatch, name: str, hub_name: str, column: str, shape: tuple[int, ...]
+) -> None:
+    images = some_images(36, *shape)
+    asked = []
+
+    def load_dataset(name: str) -> dict[str, dict[str, list[object]]]:
+        asked.append(name)
+        # Pictures have their colours last there.
+        pictures = list(images if len(shape) == 2 else images.transpose(0, 2, 3, 1))
+        labels: list[object] = [number % 10 for number in range(36)]
+        return {
+            "train": {column: pictures[:24], "label": labels[:24]},
+            "test": {column: pictures[24:], "label": labels[24:]},
+        }
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    loaded = data.load_images(name)
+    assert asked == [hub_name]
+    assert_is_split_from(loaded, images, training=24)
+    assert loaded.image_shape == shape
+
+
+@pytest.mark.usefixtures("no_fashion")
+@pytest.mark.parametrize("label", [-1, 10])
+def test_what_the_hub_says_is_checked(monkeypatch: pytest.MonkeyPatch, label: int) -> None:
+    part = {"image": list(some_images(12, 28, 28)), "label": [label] * 12}
+    fake = SimpleNamespace(load_dataset=lambda _: {"train": part, "test": part})
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(ValueError, match=rf"ylecun/mnist, train\) has the label {label};"):
+        data.load_images("mnist")
+
+
 MISSING = {
     "no network": (FakeHub(ConnectionError("Name or service not known")), "ConnectionError: Name or service not known"),
     "no package": (None, "the datasets package is not installed"),
@@ -241,24 +467,39 @@ MISSING = {
 
 @pytest.mark.usefixtures("no_fashion")
 @pytest.mark.parametrize("case", MISSING)
-def test_missing_data_names_all_there_is_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    hub, reason = MISSING[case]
+@pytest.mark.parametrize("name", FILED)
+def test_missing_data_names_all_there_is_to_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, name: str
+) -> None:
+    source, (hub, reason) = data.IMAGE_SETS[name], MISSING[case]
     monkeypatch.setitem(sys.modules, "datasets", hub)
     monkeypatch.setenv("CHTS_DATA", str(tmp_path / "environment"))
     monkeypatch.setattr(data, "SYSTEM_FOLDERS", (tmp_path / "system",))
     with pytest.raises(DataNotFoundError) as refused:
-        data.load_images("fashion_mnist", str(tmp_path / "given"))
+        data.load_images(name, str(tmp_path / "given"))
     message = str(refused.value)
-    tried = [str(tmp_path / place / "fashion-mnist") for place in ("given", "environment", "system")]
-    told = ["Fashion-MNIST", FASHION.size, *tried, "zalando-datasets/fashion_mnist", reason, FASHION.remedy, "'digits'"]
+    tried = [str(tmp_path / place / str(source.folder)) for place in ("given", "environment", "system")]
+    asked = [source.hub[0], reason] if source.hub else []
+    told = [source.title, source.size, *tried, *asked, source.remedy, "'digits'"]
     positions = [message.find(what) for what in told]
     assert -1 not in positions, message
     assert positions[2:5] == sorted(positions[2:5])  # in the order of the search
     assert isinstance(refused.value, FileNotFoundError)
 
 
+@pytest.mark.usefixtures("no_fashion")
+def test_the_hub_is_not_asked_for_what_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = FakeHub()
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=hub.load_dataset))
+    with pytest.raises(DataNotFoundError, match=r"(?s)balanced split of 47 classes.*gzip\.zip") as refused:
+        data.load_images("emnist", "/nowhere")
+    assert hub.asked == []
+    assert "the hub" not in str(refused.value)
+
+
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"'fashion'; expected one of 'digits', 'fashion_mnist'"):
+    known = "'digits', 'fashion_mnist', 'mnist', 'emnist', 'cifar10'"
+    with pytest.raises(ValueError, match=rf"'fashion'; expected one of {known}\."):
         data.load_images("fashion")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from chts_core.lab import doctor
+from chts_core.lab.data import IMAGE_SETS
 
 
 @pytest.mark.usefixtures("no_fashion")
@@ -20,4 +21,8 @@ def test_places_are_told_only_where_they_are_asked_for(
 
 @pytest.mark.usefixtures("no_fashion")
 def test_what_is_missing_is_told_with_its_remedy() -> None:
-    assert "30 MB: missing; on Debian" in doctor.report(places=False)
+    told = doctor.report(places=False)
+    assert "30 MB: missing; on Debian" in told
+    for name, source in IMAGE_SETS.items():
+        if source.folder is not None:
+            assert f"\n  {name:<13} {source.size}: missing; {source.remedy}" in told

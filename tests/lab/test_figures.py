@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from chts_core.diagnostics import SmallWorldness
 from chts_core.lab import faults, figures, notebooks, training
 from chts_core.lab.costs import LayerTime, TrainingCost
-from chts_core.lab.data import ImageData
+from chts_core.lab.data import ImageData, Split
 from chts_core.lab.training import Recipe, Run
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -293,6 +293,17 @@ def test_overlap_and_itop_are_means_over_layers_and_seeds(runs: list[Run]) -> No
             for step in steps
         ]
         np.testing.assert_allclose(np.asarray(line.get_data()), [steps, expected])
+
+
+def test_colour_images_are_shown_in_their_colours() -> None:
+    planes = torch.arange(3 * 2 * 4) / 23  # red, green, blue; 2 rows and 4 columns each
+    part = Split(planes.repeat(2, 1), torch.tensor([7, 1]))
+    panels = figures.images(ImageData("colours", part, part, part, (3, 2, 4), 10), count=2).axes
+    assert [axes.get_title() for axes in panels] == ["7", "1"]
+    shown = np.asarray(panels[1].images[0].get_array())
+    assert shown.shape == (2, 4, 3)
+    for red in range(8):
+        np.testing.assert_allclose(shown[red // 4, red % 4], np.array([red, red + 8, red + 16]) / 23, rtol=1e-6)
 
 
 def test_images_are_shown_below_their_classes(digits: ImageData) -> None:

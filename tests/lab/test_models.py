@@ -31,6 +31,18 @@ def test_the_generator_alone_decides_the_weights() -> None:
             assert not torch.equal(a, c)
 
 
+def test_the_global_generator_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    mlp(64, 16, 10, generator=generator())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_plan_needs_no_memory() -> None:
+    with torch.device("meta"):
+        model = mlp(64, 16, 10, generator=generator())
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 def test_weights_are_drawn_by_he_and_biases_are_zero() -> None:
     model = mlp(400, 300, 10, generator=generator())
     for module in model:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -13,6 +14,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.lab import notebooks, records
+from chts_core.lab.data import IMAGE_SETS
 from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
 
 STAGES = [path.stem for path in notebooks.stages()]
@@ -239,6 +241,13 @@ def test_bad_parameters_are_refused_wherever_the_notebook_is(tmp_path: Path, nam
     text, message = BAD_TEXTS[name]
     with pytest.raises(ValueError, match=message):
         notebooks.checked_parameters(path, {name: text})
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_every_image_data_set_may_be_asked_for(name: str) -> None:
+    path = notebooks.find("06")
+    assert notebooks.checked_parameters(path, {"dataset": name})["dataset"] == name
+    assert re.search(rf"\b{name}\b", notebooks.parameters(path)["dataset"].help)
 
 
 # --- profiles ---

@@ -147,7 +147,7 @@ def test_play_moves_the_slider_over_its_whole_range(monkeypatch: pytest.MonkeyPa
     assert "chts-topology-player-play" in play._dom_classes
 
 
-def test_a_player_of_a_run_begins_at_its_first_update(run: Run) -> None:
+def test_a_player_of_a_run_begins_halfway(run: Run) -> None:
     player = TopologyPlayer.of(run)
     assert (player.state.update, player.state.layer, player.state.run) == (1, "0.weight", run)
     assert player.controls["update"].max == 2

@@ -63,7 +63,8 @@ def tree(widget: Any) -> Iterator[Any]:
 
 def parts(markup: str) -> tuple[bytes, str, str]:
     """Picture, text alternative and description of what a widget shows."""
-    match = re.fullmatch(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"><p>(.*)</p>', markup, re.DOTALL)
+    pattern = r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)" style="max-width: 100%"><p>(.*)</p>'
+    match = re.fullmatch(pattern, markup, re.DOTALL)
     assert match, markup[:200]
     return base64.b64decode(match[1]), html.unescape(match[2]), html.unescape(match[3])
 

@@ -129,7 +129,7 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
     return figure
 
 
-def pixel_correlations(correlation: Tensor, image_shape: tuple[int, int], pixel: tuple[int, int]) -> Figure:
+def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel: tuple[int, int]) -> Figure:
     """How pixels correlate: |r| of one with all others as a picture (left), and the mean |r| by distance (right).
 
     Args:

@@ -121,7 +121,10 @@ def images(data: ImageData, count: int = 10) -> Figure:
     """The first images of the training set, each below its class."""
     with new_figure(0.8 * count, 1.2, columns=count) as (figure, panels):
         for axes, image, label in zip(panels, data.train.images, data.train.labels, strict=False):
-            axes.imshow(image.view(data.image_shape).cpu().numpy(), cmap="gray_r")
+            pixels = image.view(data.image_shape).cpu().numpy()
+            if pixels.ndim == 3:  # matplotlib wants colours last
+                pixels = np.moveaxis(pixels, 0, -1)
+            axes.imshow(pixels, cmap="gray_r")
             axes.set_title(str(int(label)))
             axes.set_axis_off()
     return figure

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _LABEL, _WIDTH = "10em", "32em"
+_FIT = 'style="max-width: 100%"'
 
 
 class Result(Protocol):
@@ -51,7 +52,7 @@ class Explorer(ABC, Generic[StateT, ResultT]):
     def __init__(self, state: StateT | None = None) -> None:
         self.state: StateT = self.State() if state is None else state
         self.controls = self.make_controls(self.state)
-        self.picture = ipywidgets.HTML()
+        self.picture = ipywidgets.HTML(layout=ipywidgets.Layout(width="100%"))  # no wider than the page
         for field, control in self.controls.items():
             control.add_class(f"chts-{self.name}-{field}")
             control.observe(self._changed, names="value")
@@ -88,7 +89,7 @@ class Explorer(ABC, Generic[StateT, ResultT]):
         result = cls.compute(state)
         picture = base64.b64encode(figures.to_png(cls.draw(state, result))).decode()
         description = html.escape(result.description)
-        return f'<img src="data:image/png;base64,{picture}" alt="{description}"><p>{description}</p>'
+        return f'<img src="data:image/png;base64,{picture}" alt="{description}" {_FIT}><p>{description}</p>'
 
     def _changed(self, _: object) -> None:
         values = {field: control.value for field, control in self.controls.items()}

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from chts_core.choices import (
@@ -146,9 +145,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
 @cache
 def _trained(method: Method, label: str) -> Run:
-    # Modules draw from the global generator before their weights are set; that is put back.
-    with torch.random.fork_rng(devices=[]):
-        return training.train(load_images("digits"), method, _SPARSITY, _RECIPE, label=label)
+    return training.train(load_images("digits"), method, _SPARSITY, _RECIPE, label=label)
 
 
 def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ def example_run() -> Run:
 class TopologyPlayerState:
     """What the topology player shows. `update` counts from 1; 0 is the network before the first."""
 
-    update: int = 1
+    update: int = 6
     layer: str = "0.weight"
     view: Literal["what changed", "links so far"] = "what changed"
     run: Run = field(default_factory=example_run, repr=False, compare=False)
@@ -63,7 +63,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @staticmethod
     def state_of(run: Run) -> TopologyPlayerState:
-        """Where a player of a run begins: at the first update, in the first layer.
+        """Where a player of a run begins: halfway through its updates, in the first layer.
 
         Raises:
             ValueError: if the run kept no masks of its updates.
@@ -73,7 +73,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
                 f"the run of {run.method} kept no masks of its updates; "
                 "train a method that changes its topology, with snapshots=True."
             )
-        return TopologyPlayerState(layer=next(iter(run.first_masks)), run=run)
+        return TopologyPlayerState((len(run.snapshots) + 1) // 2, next(iter(run.first_masks)), run=run)
 
     @staticmethod
     def compute(state: TopologyPlayerState) -> TopologyPlayerResult:
