@@ -31,7 +31,9 @@ def control_of(page: Page, name: str, field: str) -> Locator:
 
 
 def expect_shown(page: Page, name: str, field: str) -> None:
-    expect(control_of(page, name, field), f"{name}: {field} is not shown").to_be_visible(timeout=MILLISECONDS)
+    control, message = control_of(page, name, field), f"{name}: {field} is not shown"
+    expect(control, message).to_be_visible(timeout=MILLISECONDS)
+    expect(control.locator(".jupyter-widgets-error-widget"), message).to_have_count(0, timeout=MILLISECONDS)
 
 
 def look(page: Page, name: str, field: str) -> Snapshot:
