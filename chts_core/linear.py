@@ -508,8 +508,8 @@ _CROSSOVER_SIZE = 1024  # larger layers are measured at this size
 def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
     """Density up to which sparse products are faster than dense ones of a filled-in weight, on this machine.
 
-    Measured once in a process for each shape: forward and backward of 256 samples at two densities, in a few
-    milliseconds, with at most 1024 features on each side.
+    Measured once in a process for each shape: forward and backward of 256 samples at two densities, with at most 1024
+    features on each side, which takes some tenths of a second.
     """
     sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
     return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

@@ -46,9 +46,9 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 # ## What is sparse training?
 #
 # A brain connects each neuron to few others, and changes which. An artificial network usually connects all to all. In
-# **sparse training** most links of a layer are absent from the first step to the last: training adjusts the weights of the
-# links there are, and every now and then it *removes* some links and *regrows* others elsewhere. So it learns the wiring
-# along with the weights.
+# **sparse training** most links of a layer are absent, from the first step on or after a first part in which they are
+# thinned out (stage 05): training adjusts the weights of the links there are, and every now and then it *removes* some
+# links and *regrows* others elsewhere. So it learns the wiring along with the weights.
 #
 # The methods here are called CHTs and CHTss (Cannistraci-Hebb training with a **s**oft rule, and with **s**igmoid density
 # decay). They take both decisions from network science: which links matter, and where a missing one is likely.
@@ -81,9 +81,10 @@ print(f"the sparse network loses {100 * (dense.validation_accuracy[-1] - sparse.
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Little is lost, a few points at most, though 19 of 20 links were never there at the same time. One run of each proves no
-# ranking: stage 06 races methods over several seeds, with intervals, and on test images. And nothing was *faster* here: a
-# mask alone saves no time. Stage 07 stores only the links, and measures what that saves.
+# Little is lost, a few points at most, though only one in twenty possible links of the hidden layers existed at any
+# time. One run of each proves no ranking: stage 06 races methods over several seeds, with intervals, and on test
+# images. And nothing was *faster* here: a mask alone saves no time. Stage 07 stores only the links, and measures what
+# that saves.
 # </details>
 #
 # ## The map
@@ -204,8 +205,8 @@ with exercises.attempt():
 # %% [markdown]
 # ## Exercise: count the links
 #
-# The paper's MLP for images has layers of 1568 outputs and 784 inputs, at a sparsity of 99 %. How many links has such a
-# layer? Compute it from these numbers; the core rounds to the nearest integer, and so may you.
+# The first layer of the paper's MLP for MNIST has 1568 outputs and 784 inputs, at a sparsity of 99 %. How many links
+# has it? Compute it from these numbers; the core rounds to the nearest integer, and so may you.
 
 # %% tags=["exercise"]
 links = None
@@ -271,7 +272,7 @@ Markdown(notebooks.as_markdown(glossary.rows()))
 #
 # ## What to take along
 #
-# - Sparse training learns the wiring along with the weights, at a fixed number of links.
+# - Sparse training learns the wiring along with the weights; CHTs does so at a fixed number of links.
 # - Each stage goes from an idea to a number you can check by hand, then to the real thing.
 # - A profile sets the size of a run; a record tells what it took and gave.
 #

@@ -26,6 +26,7 @@
 
 # %%
 from dataclasses import asdict
+from itertools import combinations
 
 import pandas as pd
 import torch
@@ -112,7 +113,7 @@ assert torch.equal(by_hand, from_core)
 print(from_core.int())
 
 # %% [markdown]
-# Nothing in it is local: the output sees inputs from all over, and some inputs may not be seen at all.
+# Nothing in it is local: an output sees inputs from all over, and some inputs may not be seen at all.
 #
 # ## A receptive field: near links first
 #
@@ -143,9 +144,9 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
     print(f"r = {randomness:<4}", "  ".join(f"{chance:.3f}" for chance in chances))
 
 # %% [markdown]
-# Drawing several inputs without replacement is a *race*: add Gumbel noise to the logarithm of each probability and take
-# the $d$ highest. The core runs the same race faster, with random numbers of its own. So compare how often each link is
-# drawn, in 4000 networks each way.
+# Drawing several inputs without replacement is a *race*: add random *Gumbel noise* to the logarithm of each probability
+# and take the $d$ highest (stage 03 shows why this is such a draw; here take it as a recipe). The core runs the same
+# race faster, with random numbers of its own. So compare how often each link is drawn, in 4000 networks each way.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -192,21 +193,22 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $r = 0$ all links lie on the diagonal, at $r = 1$ they are everywhere. The picture does not tell $r = 1$ from
-# Erdős–Rényi; the degrees of the outputs do, as the next section shows.
+# At $r = 0$ all links lie on the diagonal, at $r = 1$ they are everywhere. (The dots in two corners are the ring: the
+# last input is next to the first.) The picture does not tell $r = 1$ from Erdős–Rényi; the degrees of the outputs do,
+# as the next section shows.
 # </details>
 #
 # ## Degrees: who is a hub?
 #
 # $r = 1$ looks like Erdős–Rényi, but the *degrees* tell them apart. A BRF network sets the degree of each output first and
-# keeps it: **fixed** gives every output the same, **uniform** spreads degrees evenly from few to many, so that some
+# keeps it: **fixed** gives every output the same, to within one link, **uniform** spreads degrees evenly from few to many, so that some
 # outputs become hubs. Inputs get whatever falls on them.
 
 # %%
-by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(r), "BRF uniform": network(r, "uniform")}
+by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
 figures.show(
     figures.degree_histograms(by_degree),
-    "Degrees of outputs (left) and inputs (right). Only the rule for the outputs differs: all alike when fixed, from few "
+    "Degrees of outputs (left) and inputs (right), all networks at r = 1. The outputs are all alike when fixed, from few "
     "to many when uniform, bell-shaped in the Erdős–Rényi network.",
 )
 
@@ -256,7 +258,7 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 #
 # In a society most friends live nearby, and a few far ones make the whole world close. The **bipartite small world** (BSW)
 # starts from nearest neighbours only and rewires a fraction $\beta$ of the links at random (Watts and Strogatz's model, for
-# two sides). At $\beta = 0$ it is the receptive field network of $r = 0$.
+# two sides). With at least as many outputs as inputs it is, at $\beta = 0$, the receptive field network of $r = 0$.
 
 # %%
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
@@ -266,7 +268,8 @@ print(lattice.int())
 
 # %% [markdown]
 # Now rewire a quarter of its 16 links: 4 links, chosen at random, let go of their input, and each output draws as many
-# new inputs among those it does not reach. Degrees of the outputs stay as they were.
+# new inputs among those it does not reach. Degrees of the outputs stay as they were. A link may fall back on its old place,
+# so fewer than 4 may have moved: compare the two masks.
 
 
 # %%
@@ -294,7 +297,8 @@ print(from_core[0].int())
 # do: neurons join one after the other, and a newcomer links to a neuron that is there with probability $\propto$ its degree.
 # A list in which each neuron stands once per link makes that a plain draw. A link within one side is then no link of a
 # layer: its older end moves across, again by degree. With 3 outputs, 5 inputs and 7 links,
-# each newcomer brings one link:
+# each newcomer brings one link. (Where two links fall together one is lost here; the core draws another, so its hubs are a
+# little larger.)
 
 
 # %%
@@ -330,7 +334,7 @@ print(networks[0].int())
 # ## CSTI: what the data says
 #
 # **Correlated sparse topological initialisation** (CSTI) looks at the data first: it links the features that correlate
-# most, $|r|$ of Pearson's $r$ without the diagonal. Four features of five samples; the second follows the first, the
+# most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Four features of five samples; the second follows the first, the
 # fourth runs against the third. So links 0–1 and 2–3 come first, both ways:
 
 # %%
@@ -382,18 +386,21 @@ figures.show(
 
 # %%
 place = torch.cartesian_prod(torch.arange(8), torch.arange(8)).double()
-neighbours = torch.cdist(place, place) < 1.5  # the up to eight pixels around each, and the pixel itself
+itself = torch.eye(64, dtype=torch.bool)
+touching = (torch.cdist(place, place) < 1.5) & ~itself  # the up to eight pixels around each
 for name, mask in first_layer.items():
-    print(f"{name:<5} {(mask & neighbours).sum() / mask.sum():.0%} of the links join neighbours in the image")
+    near, same = ((mask & which).sum() / mask.sum() for which in (touching, itself))
+    print(f"{name:<5} {near:.0%} of the links join pixels that touch, {same:.0%} a pixel and its own place")
 print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0)).sum()))
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CSTI found by itself that images are local. Its stripes next to the diagonal are left and right neighbours, the stripes 8
-# off are neighbours above and below. Pixels in the margin hardly vary and get nothing. BRF assumes locality without
-# looking at any data, but only along the row of numbers: it knows left and right, not above and below. That is also why it
-# can be used deep in a network, where there are no features to correlate before training.
+# CSTI found by itself that images are mostly local. Its stripes 8 off the diagonal are neighbours above and below, the
+# dots next to the diagonal left and right neighbours; the blocks in the corners join the top of the image to its
+# bottom, which correlate as well. Pixels that hardly vary get nothing. BRF assumes locality without looking at any
+# data, which is why it can be used deep in a network, where there are no features to correlate before training. But it
+# knows locality only along the row of numbers: left and right, not above and below.
 # </details>
 #
 # ## Five networks side by side
@@ -437,13 +444,13 @@ for name, mask in five.items():
 # <details><summary>What you should have seen</summary>
 #
 # BSF has the hubs, on both sides. In BSW and BRF the outputs differ by one link at most, since their degrees are set first;
-# their inputs spread a little. The tail of BSF cannot be straight to the end here: no output can have more links than there
+# their inputs spread nearly as those of ER. The tail of BSF cannot be straight to the end here: no output can have more links than there
 # are inputs.
 # </details>
 #
 # ## Is it a small world?
 #
-# Two numbers describe how a network holds together. **Clustering**: do my neighbours' neighbours know each other? A layer
+# Two numbers describe how a network holds together. **Clustering**: do two neurons that share one neighbour share another? A layer
 # has no triangles, since links run only between the sides; its shortest cycle has four links. So count the paths of three
 # links that a fourth one closes:
 #
@@ -473,8 +480,9 @@ figures.show(
 # %%
 outputs, inputs = chts.diagnostics.degrees(small)
 paths = int((torch.outer(outputs - 1, inputs - 1) * small).sum())
-shared = (small.int() @ small.int().T).triu(1)  # inputs that two outputs share: p of them make p (p - 1) / 2 cycles
-cycles = int((shared * (shared - 1) // 2).sum())
+inputs_of = [set(row.nonzero()[:, 0].tolist()) for row in small]
+shared = [len(one & other) for one, other in combinations(inputs_of, 2)]  # inputs that two outputs share
+cycles = sum(p * (p - 1) // 2 for p in shared)  # p of them make p (p - 1) / 2 cycles
 print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
@@ -569,7 +577,10 @@ with exercises.attempt():
     full = torch.ones(3, 3, dtype=torch.bool)
     block = torch.zeros(4, 5, dtype=torch.bool)
     block[:2, :3] = True
-    assert four_cycles(small) != 6, "6 is the number of links; complete the function above."
+    assert four_cycles(small) != 6, (
+        "6 is the number of links. If you did count cycles: each output was paired with itself, and each pair counted in "
+        "both orders."
+    )
     assert four_cycles(small) != 4, "each cycle has four links; count the cycle, not its links."
     assert four_cycles(small) != 2, "each pair of outputs was counted in both orders."
     assert four_cycles(small) == 1, (

@@ -127,7 +127,7 @@ figures.show(
 RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
 STOP = 750  # 75 % of 1000 steps
 halfway = chts.schedules.linear_temperature(STOP // 2, STOP, *RAMPS["T = 1 → 3"])
-print(f"halfway: T = {halfway:g}, δ = T / (1 + T) = {halfway / (1 + halfway):.3f}")
+print(f"halfway: T = {halfway:g}")
 figures.show(
     figures.temperature_ramps(RAMPS, STOP),
     "Two published schedules. The temperature rises on a straight line; the softness rises quickly at first, then slowly.",
@@ -231,8 +231,9 @@ for temperature in (1.0, 3.0, 9.0):
 # </details>
 #
 # **Powers that underflow.** In float32 anything below about $10^{-45}$ is 0, and $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one
-# link is strong and five are weak. Powers of the weak ones are all 0, and `multinomial` fills up by position in memory: the
-# same three links every time, whatever their scores. With logarithms the weak ones still compete by their scores.
+# link is strong and five are weak. Powers of the weak ones are all 0, and `multinomial` fills up with zeros in an order
+# that has nothing to do with the scores: here the same every time. With logarithms the weak ones still compete by their
+# scores.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -349,7 +350,8 @@ toy.style.hide(axis="index").format(precision=2)
 #
 # ## The same with training
 #
-# So train. Four methods on the handwritten digits that differ in two switches alone: removal by relative importance hard or soft
+# So train. Four methods on the handwritten digits that differ in two switches alone: removal by relative importance (the share
+# of a link in the weight at its input plus that at its output; stage 04 says what for) hard or soft
 # ($T = 1 \to 3$), regrowth by CH2-L3n hard or soft. *Soft, soft* is CHTs with one change, which holds for all four: the share
 # $\zeta = 0.3$ of links exchanged stays constant. CHTs lets it fall to 0 in the end, which would bring the curves down for a reason
 # that is not ours.
@@ -381,15 +383,15 @@ runs = [
 figures.show(
     figures.overlap_by_rule(runs),
     "Left: the share of regrown links that the same update had removed. Right: the share of all possible links that were "
-    "ever active. Means over layers and seeds. The two rules with hard regrowth run near the top on the left and near the "
-    "bottom on the right.",
+    "ever active. Means over layers and seeds. After the first update the two rules with hard regrowth run near the top on "
+    "the left, and hardly rise on the right.",
 )
 
 # %% [markdown]
 # How much overlap would chance give? Were the links regrown uniformly, each missing place would be alike. At sparsity $s$ an update
 # removes $0.3 (1 - s)$ of all places, so that $s + 0.3 (1 - s)$ are free: at $s = 0.95$ the overlap would be 0.015 / 0.965, or 1.6 %.
 #
-# The table has the last update's overlap, how many links were ever tried, and the accuracy on the *validation* images; the test
+# The table has the last update's overlap, the share of links that were ever active (`itop`, the *ITOP rate*), and the accuracy on the *validation* images; the test
 # images stay out of it, since here we compare rules. `interval` is the half-width of the 95 % confidence interval over seeds.
 
 # %%
@@ -417,7 +419,7 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # ever tried. Soft removal delays this; it does not prevent it. With soft regrowth the overlap stays low, though well above
 # chance: link prediction keeps its preferences. About twice as many different links were active.
 #
-# *What is not seen.* A gain in accuracy. The differences between the rules are of the size of the intervals; a few seeds on an
+# *What is not seen.* A gain in accuracy. The differences between the rules are no larger than the intervals; a few seeds on an
 # easy task cannot tell them apart. That more exploration pays is a claim of the paper about larger tasks, not of this run. Nor
 # does the run say why the curve of soft removal with hard regrowth climbs: the temperature rises, and the weights grow
 # meanwhile.
@@ -430,7 +432,7 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # and agreement with the hard rule depend on $\delta$.
 #
 # **Predict before you move a slider:** at $\delta = 0$, how many of the removed links will be among those that the hard rule
-# removes? And which of the two scores leaves the weakest links a larger chance to survive at the same $\delta$?
+# removes? Does the entropy fall early or late?
 
 # %%
 explorer = widgets.SoftSamplingExplorer()
@@ -445,7 +447,8 @@ drawn_softly = widgets.SoftSamplingExplorer.compute(shown)
 figures.show(widgets.SoftSamplingExplorer.draw(shown, drawn_softly), drawn_softly.description)
 
 # %% [markdown]
-# **Predict:** the answer to the second question is in two numbers, the entropies. Which score has the larger one?
+# **Predict:** now the two scores, relative importance and magnitude $|W|$, at $\delta = 0.5$. Under which is the weakest link removed
+# more often?
 
 # %%
 for score in ("relative_importance", "magnitude"):
@@ -456,9 +459,10 @@ for score in ("relative_importance", "magnitude"):
 # <details><summary>What you should have seen</summary>
 #
 # At $\delta = 0$ a share $\zeta$ of the removed links is among the weakest $\zeta$, as chance has it. The line of agreement begins
-# there and rises towards 1. The entropy stays high for long: at $\delta = 0.5$ the draw of one survivor is still nearly uniform,
-# and yet most weak links go, since many survivors are drawn and the weak ones lose most of these draws.
-# The two scores differ little, both built from the same random weights; relative importance has the slightly larger entropy.
+# there and rises towards 1. The entropy stays high for long: at $\delta = 0.5$ it is still close to its maximum,
+# although the strongest link is many times as likely as the weakest; and yet most weak links go, since many survivors
+# are drawn and the weak ones lose most of these draws. Relative importance leaves the weakest link the larger chance to
+# survive, and has the slightly larger entropy.
 # </details>
 #
 # ## Exercise: temperature and softness
@@ -601,8 +605,8 @@ with exercises.attempt():
 #
 # - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ leads from random to hard; the entropy says how much choice is left.
 # - Gumbel top-k draws an exact number of existing links without replacement, in one pass, in logarithms.
-# - Hard regrowth undoes hard removal; soft regrowth is what kept the topology moving here. Measure overlap and ITOP.
-# - A mask that moves more is no better accuracy yet: that takes runs and intervals.
+# - Hard regrowth soon undoes each removal, hard or soft; soft regrowth is what kept the topology moving here. Measure overlap and ITOP.
+# - That a mask moves more does not mean that it classifies better: to show that takes runs and intervals.
 
 # %%
 records.publish(

@@ -124,9 +124,10 @@ def measure_training(
     seed: int = 0,
     name: str | None = None,
 ) -> TrainingCost:
-    """Train an MLP of three hidden layers on the CPU for some steps, with so many updates of the topology among them.
+    """Train an MLP of three hidden layers on the CPU for some steps, with up to so many updates of the topology.
 
-    SGD with momentum, as in the paper's image tasks. No accuracy comes out: the steps are far too few.
+    They are evenly spread over the run, of which a method may leave the end without any. SGD with momentum, as in the
+    paper's image tasks. No accuracy comes out: the steps are far too few.
     """
     generator = torch.Generator().manual_seed(seed)
     model = mlp(data.features, hidden, data.classes, generator=generator)

@@ -43,10 +43,11 @@ def student_version(notebook: Any) -> Any:
     for cell in student.cells:
         if cell.cell_type == "markdown":
             cell.source = _FOLDED.sub(lambda found: found[0] if found["summary"] == "Hint" else "", cell.source).strip()
-        else:
+        elif cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     student.cells = [cell for cell in student.cells if cell.source]
-    student.metadata.pop("widgets", None)
+    for key in ("widgets", "jupytext"):  # there is no text source that it could be paired with
+        student.metadata.pop(key, None)
     return student
 
 
@@ -80,7 +81,14 @@ def solved_version(notebook: Any) -> Any:
 
 
 def write_student_versions(sources: list[Path], out_dir: Path) -> list[Path]:
-    """Write the student version of each notebook to a folder, under its own name; returns the paths."""
+    """Write the student version of each notebook to a folder, under its own name; returns the paths.
+
+    Raises:
+        ValueError: if a notebook would be written over; nothing has been written then.
+    """
+    for source in sources:
+        if (out_dir / source.name).resolve() == source.resolve():
+            raise ValueError(f"{source} would be written over; choose another folder than its own.")
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for source in sources:

@@ -9,6 +9,7 @@ A fault lasts as long as its block; what it has done to the weights stays.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -115,10 +116,10 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
         ValueError: if the density does not fall in the run.
     """
     right = sparsifier._budget
-    initial = right.at(0)
-    if initial >= right.sparsity:
+    initial, final = right.at(0), right.at(right.timeline.total_steps)
+    if initial >= final:
         raise ValueError(
-            f"the sparsity is {initial} from the start and {right.sparsity} at the end, so no decay can outlive the "
+            f"the sparsity is {initial} from the start and {final} at the end, so no decay can outlive the "
             "updates; choose a method that decays, such as 'chtss', and a final sparsity above its initial one."
         )
     with patch.object(sparsifier, "_budget", _Outliving(*_settings(right), initial=initial)):
@@ -191,7 +192,7 @@ def contradiction(diagnosis: str, findings: Sequence[Finding]) -> str | None:
     found = {finding.check for finding in findings}
     for check in sorted(found - SIGNATURES[diagnosis]):
         finding = next(finding for finding in findings if finding.check == check)
-        evidence = finding.message.partition("; ")[0]
+        evidence = re.split(r"; |: |\. ", finding.message)[0]  # not what to do about it
         return f"{diagnosis!r} does not explain this, in layer {finding.layer}: {evidence}."
     missing = sorted(SIGNATURES[diagnosis] - found)
     if missing:

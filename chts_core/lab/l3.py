@@ -5,6 +5,7 @@ from, and explains a miscount.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,14 +152,18 @@ def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
         ValueError: see :func:`paths`.
     """
     found = paths(mask, link)
-    if isinstance(counted, bool) or not isinstance(counted, int) or counted < 0:
+    try:
+        number = operator.index(counted)  # also of NumPy and torch
+    except TypeError:
+        number = -1
+    if isinstance(counted, bool) or number < 0:
         return f"the answer is {counted!r}; expected how many paths there are, a whole number from 0 on."
-    if counted == len(found):
+    if number == len(found):
         return ""
     there = "; ".join(map(describe, found)) or "none"
-    slips = " Or: ".join(why for number, why in _slips(mask, link, found) if number == counted)
+    slips = " Or: ".join(why for result, why in _slips(mask, link, found) if result == number)
     hint = f"So many come out if {slips}" if slips else _HOW_TO_COUNT
-    return f"you counted {counted}; {len(found)} are there: {there}. {hint}"
+    return f"you counted {number}; {len(found)} are there: {there}. {hint}"
 
 
 _HOW_TO_COUNT = "Go from the output to each of its inputs, and from there to those outputs that lead to the other end."
@@ -228,7 +233,7 @@ def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> 
         ValueError: see :func:`paths`.
     """
     found = set(paths(mask, link))
-    answer = [tuple(path) for path in listed]
+    answer = [tuple(map(operator.index, path)) for path in listed]
     complaints = [_complaint(mask, link, path) for path in dict.fromkeys(answer) if path not in found]
     complaints += [f"{describe(path)} is listed twice." for path in dict.fromkeys(answer) if answer.count(path) > 1]
     left = sorted(found - set(answer))

@@ -270,13 +270,15 @@ def paired_differences(runs: Sequence[Run], rival: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: if a method and the rival were not run with the same seeds, once each.
     """
-    theirs = {run.seed: run.test_accuracy for run in runs if run.method == rival}
+    rivals = [run for run in runs if run.method == rival]
+    theirs = {run.seed: run.test_accuracy for run in rivals}
     rows = []
     for method in dict.fromkeys(run.method for run in runs if run.method != rival):
         mine = [run for run in runs if run.method == method]
-        if sorted(run.seed for run in mine) != sorted(theirs):
+        if not sorted(run.seed for run in mine) == sorted(run.seed for run in rivals) == sorted(theirs):
             raise ValueError(
-                f"{method} was run with seeds {[run.seed for run in mine]} and {rival} with {list(theirs)}; "
+                f"{method} was run with seeds {[run.seed for run in mine]} and {rival} with "
+                f"{[run.seed for run in rivals]}; "
                 "run both with the same seeds, once each."
             )
         mean, interval = mean_and_interval([run.test_accuracy - theirs[run.seed] for run in mine])

@@ -2,7 +2,7 @@
 
 Environment variables:
     CHTS_BROWSER_PYTHON: the interpreter of the servers and kernels, by default the one that runs the tests.
-    CHTS_CHROMIUM: the browser, by default the `chromium` on the PATH.
+    CHTS_CHROMIUM: the browser, by default the Chromium or Chrome on the PATH.
     CHTS_BROWSER: "required" to fail where there is no browser, instead of skipping.
 """
 
@@ -29,6 +29,7 @@ from chts_core.lab.widgets import EXPLORERS
 PYTHON = os.environ.get("CHTS_BROWSER_PYTHON", sys.executable)
 REPORTS = Path("runs/reports/screenshots")
 SECONDS = 180  # until a server answers and until a page has run its cells, also on a busy machine
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FRONT_ENDS = ("jupyterlab", "voila")
 
 # Below each explorer a button leads back to its first state, so that no test depends on the one before.
@@ -131,9 +132,12 @@ def _only_here(route: Route) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The system's Chromium."""
-    path = os.environ.get("CHTS_CHROMIUM") or shutil.which("chromium")
+    path = os.environ.get("CHTS_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        reason = "there is no chromium on the PATH; install it (apt-get install chromium) or name it in CHTS_CHROMIUM"
+        reason = (
+            f"there is none of {', '.join(BROWSERS)} on the PATH; install one (apt-get install chromium) or name it in "
+            "CHTS_CHROMIUM"
+        )
         (pytest.fail if os.environ.get("CHTS_BROWSER") == "required" else pytest.skip)(reason)
     playwright: Playwright
     with sync_playwright() as playwright:
@@ -225,10 +229,11 @@ def _server(name: str, folder: Path, home: Path) -> Iterator[str]:
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Returns when the server answers; fails with its log if it ends or stays silent."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy there is for other hosts
     ends = time.monotonic() + SECONDS
     while time.monotonic() < ends and process.poll() is None:
         try:
-            urllib.request.urlopen(address, timeout=SECONDS).close()
+            direct.open(address, timeout=SECONDS).close()
             return
         except OSError:  # not yet
             time.sleep(0.1)

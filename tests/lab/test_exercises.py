@@ -48,7 +48,12 @@ def notebook() -> Any:
         ),
     ]
     return new_notebook(
-        cells=cells, metadata={"widgets": {"state": {}}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        cells=cells,
+        metadata={
+            "widgets": {"state": {}},
+            "jupytext": {"formats": "ipynb,py:percent"},
+            "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        },
     )
 
 
@@ -130,6 +135,18 @@ def test_student_versions_are_written_under_the_same_names(notebook: Any, tmp_pa
     (written,) = write_student_versions([source], tmp_path / "out" / "deep")
     assert written == tmp_path / "out" / "deep" / "01_one.ipynb"
     assert nbformat.read(written, as_version=4) == student_version(nbformat.read(source, as_version=4))
+
+
+def test_a_notebook_is_never_written_over(notebook: Any, tmp_path: Path) -> None:
+    sources = [tmp_path / "elsewhere" / "01_one.ipynb", tmp_path / "02_two.ipynb"]
+    sources[0].parent.mkdir()
+    for source in sources:
+        nbformat.write(notebook, source)
+    before = sources[1].read_bytes()
+    with pytest.raises(ValueError, match=r"02_two\.ipynb would be written over; choose another folder"):
+        write_student_versions(sources, tmp_path)
+    assert sources[1].read_bytes() == before
+    assert not (tmp_path / "01_one.ipynb").exists()
 
 
 def test_the_command_writes_them_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

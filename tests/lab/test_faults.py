@@ -130,6 +130,11 @@ def test_a_density_that_does_not_fall_outlives_nothing() -> None:
         FAULTS["outliving decay"](sparsifier("chts")),
     ):
         pass
+    with (
+        pytest.raises(ValueError, match=r"0\.0 from the start and 0\.0 at the end"),
+        FAULTS["outliving decay"](sparsifier("fc")),
+    ):
+        pass
 
 
 def test_a_threshold_takes_no_fewer_links_than_planned(digits: ImageData) -> None:
@@ -215,6 +220,17 @@ def test_a_contradiction_names_its_evidence() -> None:
     )
     with pytest.raises(ValueError, match="the diagnosis is 'flu'"):
         faults.contradiction("flu", [links])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_contradiction_is_one_sentence_without_the_remedy(fault: str, digits: ImageData) -> None:
+    findings = faults.run(digits, "chtss", 0.9, fault, hidden=32, epochs=4).findings
+    for diagnosis in FAULTS.keys() - {fault}:
+        against = faults.contradiction(diagnosis, findings)
+        assert against is not None
+        assert against.endswith(".")
+        assert not against.endswith("..")
+        assert not any(remedy in against for remedy in ("expected", "chts.plan", "Zero", "Take", "Lower"))
 
 
 def test_vital_signs_draw_what_was_noted(healthy: Patient, digits: ImageData) -> None:

@@ -99,7 +99,8 @@ def test_the_middle_link_is_looked_at() -> None:
 
 
 def test_a_right_count_needs_no_explanation_and_no_number_is_none() -> None:
-    assert l3.explain_count(TOY, (0, 0), 2) == ""
+    for answer in (2, np.int64(2), torch.tensor(2)):
+        assert l3.explain_count(TOY, (0, 0), answer) == ""
     for answer in ("2", 2.0, True, -1):
         assert f"the answer is {answer!r}; expected how many" in l3.explain_count(TOY, (0, 0), answer)
 

@@ -406,8 +406,9 @@ def test_a_difference_of_one_seed_has_no_interval(make_run: Callable[..., Run]) 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2], [0, 2], [0, 0, 1]])
 def test_differences_of_other_seeds_are_refused(make_run: Callable[..., Run], seeds: list[int]) -> None:
     runs = [*(make_run("fc", seed) for seed in (0, 1)), *(make_run("set", seed) for seed in seeds)]
-    with pytest.raises(ValueError, match="run both with the same seeds"):
-        paired_differences(runs, "fc")
+    for rival in ("fc", "set"):
+        with pytest.raises(ValueError, match="run both with the same seeds"):
+            paired_differences(runs, rival)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -1,6 +1,7 @@
 """What sparse training costs: time by density, and a meter of theory beside measurement."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -43,7 +44,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
     """Milliseconds of a step, from each update to the next, by the density then: a run that gets sparser goes right."""
     looks = ((BLACK, "s"), (ORANGE, "^"), (BLUE, "o"), (VERMILION, "D"))
     with new_figure(6.2, 3.6) as (figure, (axes,)):
-        for cost, (colour, marker) in zip(costs, looks, strict=False):
+        for cost, (colour, marker) in zip(costs, cycle(looks), strict=False):
             seconds, density = zip(*cost.course, strict=True)
             per_cent, milliseconds = [100 * value for value in density], [1e3 * value for value in seconds]
             axes.plot(per_cent, milliseconds, color=colour, marker=marker, markersize=5, label=cost.name)
@@ -71,7 +72,8 @@ def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
             bars = axes.barh(places, per_cent, height, color=colour, hatch=hatch, edgecolor="white", label=label)
             axes.bar_label(bars, [f"{value:.3g} %" for value in per_cent], padding=3, fontsize=9)
         axes.set_xscale("log")
-        axes.set_xlim(0.5, 400)
+        every = [100 * share for _, shares, _, _ in meters for share in shares]
+        axes.set_xlim(min(0.5, min(every) / 2), max(400, 3 * max(every)))  # room for the numbers
         axes.xaxis.set_major_formatter(FuncFormatter(_plain))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(range(len(costs)), [cost.name for cost in costs])

@@ -74,7 +74,9 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
         final: the final density.
     """
     with new_figure(4.2 * len(named), 3, columns=len(named)) as (figure, panels):
-        for axes, (name, values), colour, hatch in zip(panels, named.items(), _COLOURS, _HATCHES, strict=False):
+        for axes, (name, values), colour, hatch in zip(
+            panels, named.items(), cycle(_COLOURS), cycle(_HATCHES), strict=False
+        ):
             share, density = np.linspace(0, 100, len(values)), 100 * np.asarray(values)
             excess = (density[:-1] + density[1:]).mean() / 2 - 100 * final
             axes.plot(share, density, color=colour)
@@ -95,7 +97,7 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
             Accuracies are means over the seeds with a small mark for each of them.
     """
     with new_figure(9.5, 3.3, columns=3) as (figure, (removed, share, lost)):
-        looks = zip(_COLOURS, _STYLES, _MARKERS, strict=False)
+        looks = cycle(zip(_COLOURS, _STYLES, _MARKERS, strict=False))
         for (name, runs), (colour, style, marker) in zip(named.items(), looks, strict=False):
             at = [step.at for step in runs[0]]
             look: dict[str, Any] = {

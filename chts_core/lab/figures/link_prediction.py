@@ -1,6 +1,7 @@
 """Link prediction: the paths of a missing link, what scores prefer, what they cost, and walks against scores."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) 
         name: what the reference is called.
     """
     with new_figure(8.4, 3.2, columns=len(others)) as (figure, panels):
-        for axes, (other, score), (colour, marker, _) in zip(panels, others.items(), _LOOKS, strict=False):
+        for axes, (other, score), (colour, marker, _) in zip(panels, others.items(), cycle(_LOOKS), strict=False):
             axes.plot(
                 reference.cpu().numpy(), score.cpu().numpy(), marker=marker, markersize=3, linestyle="", color=colour
             )
@@ -125,7 +126,7 @@ def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def _draw_times(axes: Axes, rows: Sequence[Mapping[str, float]], over: str, names: Sequence[str]) -> None:
-    for name, (colour, marker, style) in zip(names, _LOOKS, strict=False):
+    for name, (colour, marker, style) in zip(names, cycle(_LOOKS), strict=False):
         axes.plot(
             [row[over] for row in rows],
             [row[name] for row in rows],

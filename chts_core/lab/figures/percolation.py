@@ -1,7 +1,7 @@
 """Percolation: small networks with their inactive neurons, and how many neurons stay active."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
     """
     x = 100 * np.asarray(sparsities)
     with new_figure(6.5, 3.4) as (figure, (axes,)):
-        for (name, values), (colour, marker, style) in zip(anp.items(), _LOOKS, strict=False):
+        for (name, values), (colour, marker, style) in zip(anp.items(), cycle(_LOOKS), strict=False):
             percent = 100 * values.numpy()
             axes.plot(x, percent.mean(axis=0), color=colour, marker=marker, linestyle=style, label=name)
             axes.fill_between(x, percent.min(axis=0), percent.max(axis=0), color=colour, alpha=0.2, linewidth=0)
@@ -123,7 +123,7 @@ def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         courses: by score, for each seed the share of active neurons at first and after each epoch, as fractions.
     """
     with new_figure(6.5, 3.2) as (figure, (axes,)):
-        for (name, seeds), (colour, marker, style) in zip(courses.items(), _LOOKS, strict=False):
+        for (name, seeds), (colour, marker, style) in zip(courses.items(), cycle(_LOOKS), strict=False):
             for number, course in enumerate(seeds):
                 axes.plot(
                     range(len(course)),

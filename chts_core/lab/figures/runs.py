@@ -14,12 +14,13 @@ from chts_core.lab.data import ImageData
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import (
     BLUE,
-    GREEN,
     GREY,
     METHOD_COLOURS,
     METHOD_LABELS,
     METHOD_MARKERS,
     ORANGE,
+    OTHER_COLOUR,
+    OTHER_MARKER,
     VERMILION,
     new_figure,
 )
@@ -76,7 +77,7 @@ def _draw_race(axes: Axes, method: str, curves: Sequence[Sequence[float]]) -> No
     points = [mean_and_interval(values) for values in zip(*curves, strict=True)]
     mean, interval = np.array(points).T * 100
     epochs = np.arange(1, len(mean) + 1)
-    colour = METHOD_COLOURS.get(method, GREEN)
+    colour = METHOD_COLOURS.get(method, OTHER_COLOUR)
     axes.plot(
         epochs,
         mean,
@@ -143,8 +144,8 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
                 axes.plot(
                     means.index,
                     means[column] * 100,
-                    color=METHOD_COLOURS.get(name, GREEN),
-                    marker=METHOD_MARKERS.get(name, "v"),
+                    color=METHOD_COLOURS.get(name, OTHER_COLOUR),
+                    marker=METHOD_MARKERS.get(name, OTHER_MARKER),
                     markevery=max(len(means) // 8, 1),
                     markersize=5,
                     label=METHOD_LABELS.get(name, name),

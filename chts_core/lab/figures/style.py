@@ -33,6 +33,8 @@ METHOD_COLOURS = {
     "chts": BLUE,
     "chtss": VERMILION,
 }
+# Of methods of one's own, unlike all of those above.
+OTHER_COLOUR, OTHER_MARKER = "#882255", "*"
 METHOD_MARKERS = {
     "fc": "s",
     "set": "^",

@@ -15,7 +15,7 @@ def test_stage_00_trains_dense_and_sparse(executed: Executed) -> None:
     assert abs(sparse["density"] - 0.05) < 0.001
     assert dense["validation_accuracy"][-1] > 0.9
     # "A few points at most" is what the reader is told.
-    assert 0 <= dense["validation_accuracy"][-1] - sparse["validation_accuracy"][-1] < 0.1
+    assert -0.02 < dense["validation_accuracy"][-1] - sparse["validation_accuracy"][-1] < 0.1
 
 
 def test_stage_00_maps_all_stages_and_terms(executed: Executed) -> None:
