@@ -245,8 +245,7 @@ with exercises.attempt():
             )
         exact = [mask & after.any(dim=0)[:, None] for mask, after in zip(given[:-1], once[1:], strict=True)]
         assert all(map(torch.equal, once, [*exact, given[-1]])), (
-            "cut the rows of neurons that are not read, and nothing else: a neuron that hears nothing is the forward "
-            "sweep's business, and the last mask stays as it is."
+            "cut the rows of neurons that are not read, and nothing else; the last mask stays as it is."
         )
         turned = backward([mask.T for mask in reversed(once)])
         both = {str(number): mask.T for number, mask in enumerate(reversed(turned))}
