@@ -34,6 +34,6 @@ def test_stage_02_walks_as_the_score_says(executed: Executed) -> None:
 def test_stage_02_measures_every_size_and_density(executed: Executed) -> None:
     record, _ = executed("02")
     rows, sizes = record["results"]["costs"], notebooks.profile_settings("02_link_prediction", "ci")["sizes"]
-    assert {row["size"] for row in rows if row["density"] == 0.05} == set(sizes)
-    assert {row["density"] for row in rows if row["size"] == sizes[-2]} == {0.01, 0.02, 0.05, 0.1, 0.15}
+    assert {row["size"] for row in rows if row["density"] == 0.04} == set(sizes)
+    assert {row["density"] for row in rows if row["size"] == sizes[-2]} == {0.01, 0.02, 0.04, 0.1, 0.14}
     assert all(row[name] > 0 for row in rows for name in ("ch3_l3p", "ch2_l3n", "sample_links"))
