@@ -41,6 +41,9 @@ def expect_shown(page: Page, name: str, field: str) -> None:
 
 def look(page: Page, name: str, field: str) -> Snapshot:
     """What the page shows of a control and of the picture it moves, at one moment."""
+    # In Voilà a cell may have run before its widgets are there.
+    control_of(page, name, field).locator(".widget-readout, select").first.wait_for()
+    page.locator(f".chts-{name}-picture img").wait_for()
     shown: Snapshot = page.evaluate(
         """([control, picture]) => {
             const [readout, menu] = ['.widget-readout', 'select']
