@@ -4,14 +4,9 @@ from collections.abc import Sequence
 from itertools import cycle
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from chts_core.lab.costs import LayerTime, TrainingCost
-from chts_core.lab.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, new_figure
-
-
-def _plain(value: float, _: object) -> str:
-    return f"{value:g}"
+from chts_core.lab.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, new_figure, use_log_scale
 
 
 def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> Figure:
@@ -28,12 +23,7 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
             axes.plot(density, [1e3 * getattr(row, field) for row in times], color=colour, marker=marker, label=label)
         if crossover is not None and 0 < crossover < 1:
             axes.axvline(100 * crossover, color=VERMILION, linestyle=":", label=f"crossover: {crossover:.0%}")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(_plain))
-            axis.set_minor_locator(NullLocator())
+        use_log_scale(axes, "x", "y")
         axes.set_xlabel("links that exist (% of all possible)")
         axes.set_ylabel("forward and backward (ms)")
         axes.legend()
@@ -71,11 +61,9 @@ def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
             per_cent = [100 * share for share in shares]
             bars = axes.barh(places, per_cent, height, color=colour, hatch=hatch, edgecolor="white", label=label)
             axes.bar_label(bars, [f"{value:.3g} %" for value in per_cent], padding=3, fontsize=9)
-        axes.set_xscale("log")
+        use_log_scale(axes, "x")
         every = [100 * share for _, shares, _, _ in meters for share in shares]
         axes.set_xlim(min(0.5, min(every) / 2), max(400, 3 * max(every)))  # room for the numbers
-        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(range(len(costs)), [cost.name for cost in costs])
         axes.invert_yaxis()
         axes.set_xlabel(f"share of {rival.name} (%), logarithmic")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chts_core.lab import l3
 from chts_core.lab.figures.networks import Links, draw_mask, draw_network
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure
+from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure, use_log_scale
 
 _LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", ":"))
 
@@ -93,12 +93,7 @@ def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) 
             axes.plot(
                 reference.cpu().numpy(), score.cpu().numpy(), marker=marker, markersize=3, linestyle="", color=colour
             )
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_locator(NullLocator())
+            use_log_scale(axes, "x", "y")
             axes.set_xlabel(f"score {name} of a link")
             axes.set_ylabel(f"score {other} of a link")
     return figure

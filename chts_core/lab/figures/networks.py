@@ -8,11 +8,22 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from chts_core.diagnostics import SmallWorldness, degrees
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, new_figure
+from chts_core.lab.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    new_figure,
+    use_log_scale,
+)
 
 # Colour, marker and line style of one network of several.
 _LOOKS = (
@@ -102,12 +113,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
             neurons, others = next(iter(named.values())).shape[:: 1 if side == 0 else -1]
             axes.set_xlim(0.9, 1.1 * others)
             axes.set_ylim(80 / neurons, 125)
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_locator(NullLocator())
+            use_log_scale(axes, "x", "y")
             axes.set_xlabel(f"links k of an {name} neuron")
             axes.set_ylabel(f"{name} neurons with\nat least k links (%)")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(named))

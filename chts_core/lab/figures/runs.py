@@ -7,7 +7,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from chts_core.lab.data import ImageData
@@ -23,6 +23,7 @@ from chts_core.lab.figures.style import (
     OTHER_MARKER,
     VERMILION,
     new_figure,
+    use_log_scale,
 )
 from chts_core.lab.training import Run, mean_and_interval
 from chts_core.sparsifier import Update
@@ -153,10 +154,7 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
         left.set_ylabel("regrown links that were\njust removed (%)")
         right.set_ylabel("links ever active (%)")
         left.set_ylim(0, 105)
-        right.set_yscale("log")
-        right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        right.yaxis.set_major_formatter(ScalarFormatter())
-        right.yaxis.set_minor_locator(NullLocator())
+        use_log_scale(right, "y")
         for axes in (left, right):
             axes.set_xlabel("training step")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")

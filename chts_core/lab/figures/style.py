@@ -4,11 +4,12 @@ import base64
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 # Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -80,6 +81,16 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
+    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each power of ten."""
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 def to_png(figure: Figure, scale: float = 1.0) -> bytes:
