@@ -33,16 +33,17 @@ def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) ->
     return {name: median(values) for name, values in times.items()}
 
 
-def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A training step of one layer without the optimizer: output, gradient by the input, gradient by the weights."""
+def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """A training step of one layer without the optimizer: the output, and the gradients that are returned.
+
+    Those of the sum of all outputs, by the input and by the layer's parameters.
+    """
     x = x.detach().requires_grad_()
     with torch.no_grad():
         upstream = torch.ones_like(layer(x))
 
-    def step() -> None:
-        layer.zero_grad()
-        x.grad = None
-        layer(x).backward(upstream)
+    def step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(layer(x), (x, *layer.parameters()), upstream)
 
     return step
 

@@ -18,6 +18,7 @@ from chts_core.diagnostics import SmallWorldness
 from chts_core.lab import faults, figures, notebooks, training
 from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData, Split
+from chts_core.lab.figures.style import use_log_scale
 from chts_core.lab.training import Recipe, Run
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -148,6 +149,17 @@ def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -
     assert np.frombuffer(base64.b64decode(picture["image/png"])[16:24], ">u4").tolist() == [580, 540]
     assert picture["text/plain"] == caption["text/plain"] == "Five links."
     assert caption["text/markdown"] == "*Five links.*"
+
+
+def test_a_logarithmic_axis_has_plain_numbers_at_1_2_and_5() -> None:
+    with figures.new_figure(3, 2) as (figure, (axes,)):
+        axes.plot([1, 100], [1, 100])
+        use_log_scale(axes, "x")
+    figures.to_png(figure)
+    low, high = axes.get_xlim()
+    shown = [text.get_text() for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
+    assert shown == ["1", "2", "5", "10", "20", "50", "100"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
 
 
 def points(axes: Axes, line: int = 0) -> set[tuple[int, int]]:
