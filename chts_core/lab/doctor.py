@@ -4,7 +4,7 @@ import psutil
 import torch
 
 from chts_core.lab import records
-from chts_core.lab.data import IMAGE_SETS, locate
+from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS, Source, locate
 
 
 def report(*, places: bool) -> str:
@@ -21,8 +21,9 @@ def report(*, places: bool) -> str:
         lines.append("  no CUDA device: the ci, binder and laptop profiles are made for that")
     lines.append(f"  memory: {memory.available / 2**30:.1f} GB free of {memory.total / 2**30:.1f} GB")
     lines += ["", "Data sets"]
-    for name, source in IMAGE_SETS.items():
-        place = "comes with scikit-learn" if source.folder is None else locate(source)
+    sources: dict[str, Source[object]] = {**IMAGE_SETS, **TRANSLATION_SETS}
+    for name, source in sources.items():
+        place = source.remedy if source.folder is None else locate(source)
         found = f"found, {place}" if places or source.folder is None else "found"
         lines.append(f"  {name:<13} {source.size}: {found if place else f'missing; {source.remedy}'}")
     return "\n".join(lines)

@@ -1,9 +1,14 @@
 """Models to sparsify."""
 
+import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chts_core.lab.data import PAD
 
 
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
@@ -20,3 +25,280 @@ def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generat
         nn.init.zeros_(linear.bias)
         modules += [linear, nn.ReLU()]
     return nn.Sequential(*modules[:-1])
+
+
+@dataclass(frozen=True)
+class TransformerSize:
+    """Width of the model and of its feed-forward blocks; layers of the encoder and as many of the decoder; heads."""
+
+    width: int
+    feed_forward: int
+    layers: int
+    heads: int
+
+
+TRANSFORMER_SIZES: dict[str, TransformerSize] = {
+    "tiny": TransformerSize(128, 256, 1, 4),
+    "small": TransformerSize(256, 512, 2, 4),
+    # Those of the paper.
+    "multi30k": TransformerSize(512, 1024, 6, 8),
+    "iwslt": TransformerSize(512, 2048, 6, 8),
+    "wmt": TransformerSize(512, 2048, 6, 8),
+}
+
+
+class Transformer(nn.Module):
+    """An encoder and a decoder (Vaswani et al., 2017) that translate token by token.
+
+    Layers normalise their input ("pre-norm"), which trains without luck. One embedding serves both languages and,
+    transposed, the output. All else that is linear are `nn.Linear` modules, which a Sparsifier makes sparse: four
+    projections of each attention and the two layers of each feed-forward block.
+
+    Args:
+        vocabulary_size: number of tokens.
+        size: of the layers.
+        dropout: share of what each block gives that is dropped in training.
+
+    Raises:
+        ValueError: if the heads cannot share the width evenly.
+    """
+
+    def __init__(self, vocabulary_size: int, size: TransformerSize, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        if size.width % size.heads or size.width % 2:
+            raise ValueError(
+                f"width is {size.width} and heads {size.heads}; expected an even width that the heads share evenly."
+            )
+        self.embedding = nn.Embedding(vocabulary_size, size.width, padding_idx=PAD)
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = nn.ModuleList(_EncoderLayer(size, dropout) for _ in range(size.layers))
+        self.encoder_norm = nn.LayerNorm(size.width)
+        self.decoder = nn.ModuleList(_DecoderLayer(size, dropout) for _ in range(size.layers))
+        self.decoder_norm = nn.LayerNorm(size.width)
+        self.generator = nn.Linear(size.width, vocabulary_size, bias=False)
+        self.generator.weight = self.embedding.weight
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module is not self.generator:
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits (n, T, vocabulary) of the token after each one of `target`.
+
+        Args:
+            source: (n, S) tokens with PAD behind; each row has at least one that is none.
+            target: (n, T) tokens from BEGIN on, with PAD behind.
+        """
+        memory, there = self.encode(source), _attended(source)
+        hidden = self._embed(target, 0)
+        for layer in self.decoder:
+            hidden = layer(hidden, memory, there)
+        return self._logits(hidden)
+
+    def encode(self, source: Tensor) -> Tensor:
+        """What the encoder makes of a source (n, S): (n, S, width)."""
+        hidden, there = self._embed(source, 0), _attended(source)
+        for layer in self.encoder:
+            hidden = layer(hidden, there)
+        return self.encoder_norm(hidden)  # type: ignore[no-any-return]
+
+    def start(self, source: Tensor) -> "DecoderState":
+        """What decoding a source (n, S) begins with, one row each."""
+        memory = self.encode(source)
+        return DecoderState(
+            _attended(source),
+            [layer.cross_attention.keys_and_values(memory) for layer in self._decoder_layers],
+            [None] * len(self.decoder),
+        )
+
+    def step(self, tokens: Tensor, state: "DecoderState") -> Tensor:
+        """Logits (n, vocabulary) of what follows, once these tokens (n,) have been appended to the state."""
+        hidden = self._embed(tokens.unsqueeze(1), state.length)
+        for number, layer in enumerate(self._decoder_layers):
+            hidden = layer.step(hidden, number, state)
+        return self._logits(hidden).squeeze(1)
+
+    @torch.no_grad()
+    def attention(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """How much each query attends to each key, by the name of the attention ("decoder.0.cross_attention").
+
+        Returns:
+            (n, heads, queries, keys) each, whose rows sum to 1; of the model as it translates, without dropout.
+        """
+        weights: dict[str, Tensor] = {}
+        hooks = []
+        for name, module in self.named_modules():
+            if isinstance(module, _Attention):
+
+                def keep(attention: _Attention, given: tuple[Tensor, ...], name: str = name) -> None:
+                    weights[name] = attention.weights(*given)
+
+                hooks.append(module.register_forward_pre_hook(keep))
+        training = self.training
+        try:
+            self.eval()(source, target)
+        finally:
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+        return weights
+
+    @property
+    def _decoder_layers(self) -> "list[_DecoderLayer]":
+        return [layer for layer in self.decoder if isinstance(layer, _DecoderLayer)]
+
+    def _embed(self, tokens: Tensor, first: int) -> Tensor:
+        width = self.embedding.embedding_dim
+        places = _places(first, first + tokens.shape[1], width, tokens.device)
+        return self.dropout(self.embedding(tokens) * math.sqrt(width) + places)  # type: ignore[no-any-return]
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.generator(self.decoder_norm(hidden))  # type: ignore[no-any-return]
+
+
+@dataclass
+class DecoderState:
+    """What the decoder remembers of the source and of the tokens so far, one row for each translation under way.
+
+    there: (n, 1, 1, S), which tokens of the source are none of PAD.
+    memory: keys and values of the source, (n, heads, S, width of a head) each, by layer.
+    past: those of the tokens so far, by layer; None before the first.
+    """
+
+    there: Tensor
+    memory: list[tuple[Tensor, Tensor]]
+    past: list[tuple[Tensor, Tensor] | None]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens so far."""
+        return 0 if self.past[0] is None else self.past[0][0].shape[2]
+
+    def select(self, rows: Tensor) -> "DecoderState":
+        """A state of these rows, which may come more than once and in any order."""
+        return DecoderState(
+            self.there[rows],
+            [(keys[rows], values[rows]) for keys, values in self.memory],
+            [None if past is None else (past[0][rows], past[1][rows]) for past in self.past],
+        )
+
+
+class _Attention(nn.Module):
+    """Multi-head attention. Its projections have the names by which the layer graph knows them."""
+
+    def __init__(self, size: TransformerSize, dropout: float) -> None:
+        super().__init__()
+        self.head_dim = size.width // size.heads
+        self.dropout = dropout
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(size.width, size.width) for _ in range(4))
+
+    def forward(self, queries: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
+        """(n, Q, width) from queries (n, Q, width) and what they attend to, (n, K, width).
+
+        Args:
+            there: Boolean (n, 1, 1, K), which keys count; None: each query sees those up to its own place.
+        """
+        return self.attend(queries, self.keys_and_values(memory), there, causal=there is None)
+
+    def attend(
+        self, queries: Tensor, memory: tuple[Tensor, Tensor], there: Tensor | None, *, causal: bool = False
+    ) -> Tensor:
+        """As `forward`, with keys and values made before."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            self._split(self.q_proj(queries)), *memory, attn_mask=there, dropout_p=dropout, is_causal=causal
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, heads, K, head_dim) each."""
+        return self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
+
+    def weights(self, queries: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
+        """The weights (n, heads, Q, K) that `forward` mixes the values by."""
+        scores = self._split(self.q_proj(queries)) @ self._split(self.k_proj(memory)).transpose(2, 3)
+        if there is None:
+            there = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+        return (scores / math.sqrt(self.head_dim)).masked_fill(~there, -math.inf).softmax(dim=3)
+
+    def _split(self, hidden: Tensor) -> Tensor:
+        return hidden.unflatten(2, (-1, self.head_dim)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class _EncoderLayer(nn.Module):
+    """Attention among the tokens of the source, then a feed-forward block; each adds to what it reads."""
+
+    def __init__(self, size: TransformerSize, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size.width)
+        self.attention = _Attention(size, dropout)
+        self.feed_forward_norm = nn.LayerNorm(size.width)
+        self.feed_forward = _feed_forward(size, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
+        """(n, S, width) from as much; there: of the attention."""
+        normed = self.attention_norm(hidden)
+        hidden = hidden + self.dropout(self.attention(normed, normed, there))
+        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
+
+
+class _DecoderLayer(nn.Module):
+    """Attention among the tokens so far, then attention to the source, then a feed-forward block."""
+
+    def __init__(self, size: TransformerSize, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size.width)
+        self.attention = _Attention(size, dropout)
+        self.cross_attention_norm = nn.LayerNorm(size.width)
+        self.cross_attention = _Attention(size, dropout)
+        self.feed_forward_norm = nn.LayerNorm(size.width)
+        self.feed_forward = _feed_forward(size, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, memory: Tensor, there: Tensor) -> Tensor:
+        """(n, T, width) from as much; memory: (n, S, width) of the encoder; there: which of it counts."""
+        normed = self.attention_norm(hidden)
+        hidden = hidden + self.dropout(self.attention(normed, normed, None))
+        hidden = hidden + self.dropout(self.cross_attention(self.cross_attention_norm(hidden), memory, there))
+        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
+
+    def step(self, hidden: Tensor, layer: int, state: DecoderState) -> Tensor:
+        """As `forward` without dropout, for one more token, (n, 1, width), of which the state then knows."""
+        normed = self.attention_norm(hidden)
+        keys, values = self.attention.keys_and_values(normed)
+        past = state.past[layer]
+        if past is not None:
+            keys, values = torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+        state.past[layer] = keys, values
+        hidden = hidden + self.attention.attend(normed, (keys, values), None)
+        normed = self.cross_attention_norm(hidden)
+        hidden = hidden + self.cross_attention.attend(normed, state.memory[layer], state.there)
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden))  # type: ignore[no-any-return]
+
+
+def _feed_forward(size: TransformerSize, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(size.width, size.feed_forward),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(size.feed_forward, size.width),
+    )
+
+
+def _attended(source: Tensor) -> Tensor:
+    """Which tokens of a source (n, S) are none of PAD, (n, 1, 1, S)."""
+    return (source != PAD)[:, None, None, :]
+
+
+def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
+    """Sines and cosines (last - first, width) of the places from `first` on (Vaswani et al., 2017, section 3.5)."""
+    places = torch.arange(first, last, device=device, dtype=torch.float32).unsqueeze(1)
+    frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
+    return torch.stack([torch.sin(places * frequencies), torch.cos(places * frequencies)], dim=2).flatten(1)

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -317,7 +316,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     settled = {**{name: parameter.default for name, parameter in parameters(path).items()}, **given}
     device = records.describe_device(records.choose_device(settled.get("device", "auto")))
     out_dir.mkdir(parents=True, exist_ok=True)
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, clock = records.now(), time.perf_counter()
     error = None
     try:
         papermill.execute_notebook(
@@ -346,7 +345,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "versions": records.versions(),
         "device": device,
         "seconds": round(seconds, 1),
-        "started": started.isoformat(timespec="seconds"),
+        "started": started,
         "git": records.git_revision(),
     }
     records.write_json(out_dir / f"{path.stem}.json", record)

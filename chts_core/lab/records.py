@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,19 @@ SCHEMA = 1
 # A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.
 RESULTS_TYPE = "application/vnd.chts.results+json"
 
-_PACKAGES = ("chts", "torch", "numpy", "scikit-learn", "matplotlib", "ipywidgets", "papermill", "jupyterlab")
+_PACKAGES = (
+    "chts",
+    "torch",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+    "sacrebleu",
+    "num2words",
+    "matplotlib",
+    "ipywidgets",
+    "papermill",
+    "jupyterlab",
+)
 
 
 def versions() -> dict[str, str]:
@@ -137,14 +150,56 @@ def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
     return results
 
 
+def results_folder() -> Path:
+    """Where recorded runs are: in the installed package, or in the checkout that this package runs from."""
+    package = Path(__file__).parents[1]
+    installed = package / "results"
+    return installed if installed.is_dir() else package.parent / "results"
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
+    _write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines, one row each, whole or not at all."""
+    _write_whole(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines.
+
+    Raises:
+        ValueError: naming the line that is damaged or of another schema.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number} is no JSON ({error}): the record was cut short or changed; "
+                "restore the file, or delete the line to lose that record alone."
+            ) from error
+        schema = row.get("schema") if isinstance(row, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"{path}, line {number} has schema {schema!r}; expected {SCHEMA}.")
+        rows.append(row)
+    return rows
+
+
+def _write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

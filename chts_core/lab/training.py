@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -261,17 +261,32 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, n - 1)) * error
 
 
-def paired_differences(runs: Sequence[Run], rival: str) -> list[dict[str, Any]]:
-    """Test accuracy minus that of a rival with the same seed, one row per other method.
+class Seeded(Protocol):
+    """A run of a method with a seed; what else it gave is told by its other attributes."""
 
-    Equal seeds share their initial weights and batches, so much of the luck cancels. `difference` is the mean, a
-    fraction; `interval` the half-width of its 95 % confidence interval, None for a single seed.
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
+    """A measure minus that of a rival with the same seed, one row per other method.
+
+    Equal seeds share their initial weights and batches, so much of the luck cancels. `difference` is the mean, in the
+    unit of the measure; `interval` the half-width of its 95 % confidence interval, None for a single seed.
+
+    Args:
+        runs: of the rival and of others.
+        rival: the method to compare with.
+        measure: which attribute of a run; the accuracy of images is a fraction.
 
     Raises:
         ValueError: if a method and the rival were not run with the same seeds, once each.
     """
     rivals = [run for run in runs if run.method == rival]
-    theirs = {run.seed: run.test_accuracy for run in rivals}
+    theirs = {run.seed: getattr(run, measure) for run in rivals}
     rows = []
     for method in dict.fromkeys(run.method for run in runs if run.method != rival):
         mine = [run for run in runs if run.method == method]
@@ -281,7 +296,7 @@ def paired_differences(runs: Sequence[Run], rival: str) -> list[dict[str, Any]]:
                 f"{[run.seed for run in rivals]}; "
                 "run both with the same seeds, once each."
             )
-        mean, interval = mean_and_interval([run.test_accuracy - theirs[run.seed] for run in mine])
+        mean, interval = mean_and_interval([getattr(run, measure) - theirs[run.seed] for run in mine])
         rows.append(
             {
                 "method": method,

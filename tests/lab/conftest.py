@@ -79,5 +79,5 @@ def write_fashion(write_idx: Callable[..., Path]) -> Callable[..., Path]:
 def no_fashion(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without Fashion-MNIST and without the means to fetch it."""
     monkeypatch.delenv("CHTS_DATA", raising=False)
-    monkeypatch.setattr(data, "SYSTEM_FOLDERS", ())
+    monkeypatch.setattr(data.sources, "SYSTEM_FOLDERS", ())
     monkeypatch.setitem(sys.modules, "datasets", None)

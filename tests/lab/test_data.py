@@ -136,7 +136,7 @@ def test_places_are_searched_in_order(
     given, environment, system = (
         write_fashion(tmp_path / name, mark) for mark, name in enumerate(("given", "environment", "system"), start=1)
     )
-    monkeypatch.setattr(data, "SYSTEM_FOLDERS", (tmp_path / "not here", system))
+    monkeypatch.setattr(data.sources, "SYSTEM_FOLDERS", (tmp_path / "not here", system))
     assert mark_of(data.load_images("fashion_mnist")) == 3
     monkeypatch.setenv("CHTS_DATA", str(environment))
     assert mark_of(data.load_images("fashion_mnist")) == 2
@@ -474,12 +474,12 @@ def test_missing_data_names_all_there_is_to_know(
     source, (hub, reason) = data.IMAGE_SETS[name], MISSING[case]
     monkeypatch.setitem(sys.modules, "datasets", hub)
     monkeypatch.setenv("CHTS_DATA", str(tmp_path / "environment"))
-    monkeypatch.setattr(data, "SYSTEM_FOLDERS", (tmp_path / "system",))
+    monkeypatch.setattr(data.sources, "SYSTEM_FOLDERS", (tmp_path / "system",))
     with pytest.raises(DataNotFoundError) as refused:
         data.load_images(name, str(tmp_path / "given"))
     message = str(refused.value)
     tried = [str(tmp_path / place / str(source.folder)) for place in ("given", "environment", "system")]
-    asked = [source.hub[0], reason] if source.hub else []
+    asked = [source.hub.name, reason] if source.hub else []
     told = [source.title, source.size, *tried, *asked, source.remedy, "'digits'"]
     positions = [message.find(what) for what in told]
     assert -1 not in positions, message

@@ -1,12 +1,7 @@
-"""Data sets: found on this machine or fetched, always split into train, validation and test.
-
-Looked for in `data_dir`, then `$CHTS_DATA`, then where the system keeps it, then on the Hugging Face hub through the
-`datasets` package. Digits come with scikit-learn and are always there.
-"""
+"""Image classification tasks. Digits come with scikit-learn and are always there."""
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -20,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chts_core.lab.data.sources import Hub, Source, fetch, locate
+
 # Which images are validation never depends on a run's seed, so that runs can be compared.
 _SPLIT_SEED = 20190
 _MNIST_FILES = (
@@ -28,10 +25,6 @@ _MNIST_FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-
-
-class DataNotFoundError(FileNotFoundError):
-    """A data set is not on this machine and could not be fetched."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +71,12 @@ class ImageData:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a data set comes from.
-
-    folder: its name below `data_dir`, `$CHTS_DATA` and the system's folders; None when a package carries it.
-    hub: its name on the Hugging Face hub and the column of its images; None where the hub has no such data set.
-    remedy: what to do when it is missing.
-    """
-
-    title: str
-    size: str
-    load: Callable[[str | None], ImageData]
-    folder: str | None = None
-    files: tuple[str, ...] = ()
-    hub: tuple[str, str] | None = None
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
 class _Part:
     """Images (n, *image_shape) and labels (n,) as bytes, as they were found; place: where, for messages."""
 
     place: str
     images: NDArray[np.uint8]
     labels: NDArray[np.integer]
-
-
-SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
 
 
 def load_images(name: str, data_dir: str | None = None) -> ImageData:
@@ -121,22 +93,6 @@ def load_images(name: str, data_dir: str | None = None) -> ImageData:
     if name not in IMAGE_SETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, IMAGE_SETS))}.")
     return IMAGE_SETS[name].load(data_dir or None)
-
-
-def locate(source: Source, data_dir: str | None = None) -> Path | None:
-    """The folder that holds all files of a source, or None."""
-    return next((place for place in _places(source, data_dir) if _is_complete(place, source)), None)
-
-
-def _places(source: Source, data_dir: str | None) -> list[Path]:
-    if source.folder is None:
-        return []
-    roots = [Path(root).expanduser() for root in (data_dir, os.environ.get("CHTS_DATA")) if root]
-    return [root / source.folder for root in (*roots, *SYSTEM_FOLDERS)]
-
-
-def _is_complete(place: Path, source: Source) -> bool:
-    return all((place / file).is_file() for file in source.files)
 
 
 def _load_digits(data_dir: str | None) -> ImageData:  # noqa: ARG001 - every loader takes it
@@ -269,25 +225,9 @@ def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
-def _fetch(source: Source, data_dir: str | None) -> list[_Part]:
-    tried = [str(place) for place in _places(source, data_dir)]
-    if source.hub is not None:
-        name, column = source.hub
-        try:
-            import datasets
-
-            hub = datasets.load_dataset(name)
-        except ImportError:
-            tried.append(f"the hub ({name}): the datasets package is not installed")
-        except Exception as error:  # whatever the network or the hub says belongs into the message
-            tried.append(f"the hub ({name}): {type(error).__name__}: {error}")
-        else:
-            return [_from_hub(f"the hub ({name}, {split})", hub[split], column) for split in ("train", "test")]
-    lines = "\n".join(f"  - {place}" for place in tried)
-    raise DataNotFoundError(
-        f"{source.title} ({source.size}) was not found. Tried:\n{lines}\n"
-        f"To get it: {source.remedy}\nOr use dataset='digits', which needs no download."
-    )
+def _fetch(source: Source[ImageData], data_dir: str | None) -> list[_Part]:
+    hub, splits = fetch(source, data_dir, lambda hub: (hub, hub.open()), "digits")
+    return [_from_hub(f"the hub ({hub.name}, {split})", splits[split], hub.column) for split in ("train", "test")]
 
 
 def _from_hub(place: str, rows: Any, column: str) -> _Part:
@@ -297,15 +237,20 @@ def _from_hub(place: str, rows: Any, column: str) -> _Part:
     return _Part(place, images, np.fromiter(rows["label"], np.int64))
 
 
-IMAGE_SETS: dict[str, Source] = {
-    "digits": Source("Handwritten digits", "1,797 images of 8×8, carried by scikit-learn", _load_digits),
+IMAGE_SETS: dict[str, Source[ImageData]] = {
+    "digits": Source(
+        "Handwritten digits",
+        "1,797 images of 8×8, carried by scikit-learn",
+        _load_digits,
+        remedy="comes with scikit-learn",
+    ),
     "fashion_mnist": Source(
         "Fashion-MNIST",
         "70,000 images of 28×28, 30 MB",
         partial(_load, "fashion_mnist", _read_mnist, (28, 28), 10),
         folder="fashion-mnist",
         files=_MNIST_FILES,
-        hub=("zalando-datasets/fashion_mnist", "image"),
+        hub=Hub("zalando-datasets/fashion_mnist", column="image"),
         remedy=(
             "on Debian or Ubuntu `sudo apt-get install dataset-fashion-mnist`; elsewhere `pip install datasets`, which "
             "fetches it from the Hugging Face hub; or put its four .gz files into $CHTS_DATA/fashion-mnist."
@@ -317,7 +262,7 @@ IMAGE_SETS: dict[str, Source] = {
         partial(_load, "mnist", _read_mnist, (28, 28), 10),
         folder="mnist",
         files=_MNIST_FILES,
-        hub=("ylecun/mnist", "image"),
+        hub=Hub("ylecun/mnist", column="image"),
         remedy=(
             "`pip install datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
             "$CHTS_DATA/mnist."
@@ -346,7 +291,7 @@ IMAGE_SETS: dict[str, Source] = {
         partial(_load, "cifar10", _read_cifar10, (3, 32, 32), 10),
         folder="cifar-10-batches-bin",
         files=(*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
-        hub=("uoft-cs/cifar10", "img"),
+        hub=Hub("uoft-cs/cifar10", column="img"),
         remedy=(
             "`pip install datasets`, which fetches it from the Hugging Face hub; or unpack "
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz into $CHTS_DATA."

@@ -1,0 +1,193 @@
+"""Subwords of both languages together, by byte pair encoding (Sennrich et al. 2016).
+
+A sentence is normalised to NFC and split at spaces and punctuation; each space is shown as "▁" before its word. Pieces
+that are often neighbours in the training split are then joined, the most frequent first.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from chts_core.lab.data.translation import TranslationData
+
+PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
+_SPECIAL = ("<pad>", "<unk>", "<s>", "</s>")
+_VERSION = 1
+
+
+class Vocabulary:
+    """Subwords, each with its number. The first four are special: PAD, UNKNOWN, BEGIN and END.
+
+    Args:
+        pieces: all subwords in order of their numbers.
+        merges: which two pieces are joined, the first first.
+        corpus: digest of the data that it was trained on.
+    """
+
+    def __init__(self, pieces: Sequence[str], merges: Iterable[tuple[str, str]], corpus: str) -> None:
+        self.corpus = corpus
+        self._pieces = tuple(pieces)
+        self._merges = tuple(merges)
+        numbers = {piece: number for number, piece in enumerate(self._pieces)}
+        self._tokenizer = _tokenizer(models.BPE(numbers, list(self._merges), unk_token=_SPECIAL[UNKNOWN]))
+
+    @property
+    def size(self) -> int:
+        """Number of subwords, the special ones included; less than was asked for where the corpus gives no more."""
+        return len(self._pieces)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hex of the subwords and how they are joined."""
+        content = json.dumps([_VERSION, self._pieces, self._merges])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The subwords of each text, without BEGIN and END. What the training split had no character for is UNKNOWN."""
+        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text up to END, without special subwords.
+
+        The inverse of `encode` for a text in NFC with single spaces between its words and no unknown characters.
+        """
+        text: str = self._tokenizer.decode(list(_before_end(ids)), skip_special_tokens=True)
+        return text
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The subwords as they are shown, special ones too."""
+        return [self._pieces[number] for number in ids]
+
+    def to_json(self) -> str:
+        """All of it as text, for `from_json`."""
+        content = {
+            "format": _VERSION,
+            "corpus": self.corpus,
+            "digest": self.digest,
+            "pieces": self._pieces,
+            "merges": self._merges,
+        }
+        return json.dumps(content, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, corpus: str | None = None) -> "Vocabulary":
+        """Read what `to_json` wrote.
+
+        Args:
+            text: of the vocabulary.
+            corpus: digest of the data that it is to be used with; None to take it with any.
+
+        Raises:
+            ValueError: if the text is damaged, or the vocabulary was trained on another corpus.
+        """
+        try:
+            content = json.loads(text)
+            vocabulary = cls(content["pieces"], map(tuple, content["merges"]), content["corpus"])
+            whole = (content["format"], content["digest"]) == (_VERSION, vocabulary.digest)
+        except Exception as error:  # tokenizers raises plain exceptions for merges that do not fit
+            raise ValueError(
+                f"the vocabulary is damaged ({type(error).__name__}: {error}); make it anew by load_vocabulary."
+            ) from error
+        if not whole:
+            raise ValueError(
+                "the vocabulary is damaged or of another version: its digest is not that of its subwords; make it anew "
+                "by load_vocabulary."
+            )
+        if corpus is not None and corpus != vocabulary.corpus:
+            raise ValueError(
+                f"the vocabulary was trained on a corpus with digest {vocabulary.corpus[:12]}, but the data has digest "
+                f"{corpus[:12]}; load the data that it was trained on, or train anew with a vocabulary of this data."
+            )
+        return vocabulary
+
+
+def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = None) -> Vocabulary:
+    """The vocabulary of a translation task, trained on its training split, or read if that was done before.
+
+    Args:
+        data: the task; of a stream, the first million pairs count.
+        size: number of subwords, the special ones included.
+        cache_dir: where vocabularies are kept; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+
+    Raises:
+        ValueError: if there are more different characters than subwords.
+    """
+    key = hashlib.sha256(f"{_VERSION} {size} {data.digest}".encode()).hexdigest()
+    path = (cache_dir or _cache_folder()) / f"vocabulary-{key[:32]}.json"
+    try:
+        return Vocabulary.from_json(path.read_text("utf-8"), corpus=data.digest)
+    except ValueError as error:
+        warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=2)
+    except OSError:
+        pass  # it is not there, or cannot be read, which writing will tell
+    vocabulary = train_vocabulary(data, size)
+    try:
+        _write(path, vocabulary.to_json())
+    except OSError as error:
+        warnings.warn(
+            f"the vocabulary could not be kept in {path} ({error}); the next run makes it anew. Set $CHTS_CACHE to a "
+            "folder that can be written.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return vocabulary
+
+
+def train_vocabulary(data: TranslationData, size: int) -> Vocabulary:
+    """Train a vocabulary on the training split of a task; the same pairs give the same vocabulary.
+
+    Raises:
+        ValueError: if there are more different characters than subwords.
+    """
+    tokenizer = _tokenizer(models.BPE(unk_token=_SPECIAL[UNKNOWN]))
+    trainer = trainers.BpeTrainer(vocab_size=max(size, 0), special_tokens=list(_SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator((text for pair in data.first_training_pairs() for text in pair), trainer)
+    if tokenizer.get_vocab_size() > size:
+        raise ValueError(
+            f"vocabulary size is {size}, but {data.name} has {tokenizer.get_vocab_size() - len(_SPECIAL):,} different "
+            f"characters and there are {len(_SPECIAL)} special subwords; set it to {tokenizer.get_vocab_size():,} or "
+            "more."
+        )
+    model = json.loads(tokenizer.to_str())["model"]
+    pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    return Vocabulary(pieces, map(tuple, model["merges"]), data.digest)
+
+
+def _tokenizer(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_special_tokens(list(_SPECIAL))
+    tokenizer.encode_special_tokens = True  # "<s>" in a sentence is text
+    return tokenizer
+
+
+def _before_end(ids: Iterable[int]) -> Iterator[int]:
+    for number in ids:
+        if number == END:
+            return
+        yield number
+
+
+def _cache_folder() -> Path:
+    if folder := os.environ.get("CHTS_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chts"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all, also where two runs write it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

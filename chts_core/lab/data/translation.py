@@ -1,0 +1,270 @@
+"""Translation tasks, from English to German: pairs of sentences, split into train, validation and test.
+
+Number words are made here and always there. What is large is streamed: each pass over its training pairs reads them
+anew, and they are never all in memory.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Any
+
+from chts_core.lab.data.number_words import Pair, number_words
+from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate
+
+_LANGUAGES = ("en", "de")
+_SCRIPT_REVISION = "refs/convert/parquet"
+# What the digest and the vocabulary take of the training pairs; all of a stream would take them too long.
+_FIRST = 1_000_000
+
+
+@dataclass
+class PairStream:
+    """Pairs that are read anew at each pass and never held.
+
+    open: begins a pass.
+    skipped: how many pairs the last whole pass left out because a side had no text.
+    """
+
+    open: Callable[[], Iterable[Pair]]
+    skipped: int = 0
+
+    def __iter__(self) -> Iterator[Pair]:
+        skipped = 0
+        for pair in self.open():
+            if all(pair):
+                yield pair
+            else:
+                skipped += 1
+        self.skipped = skipped
+
+
+@dataclass(frozen=True)
+class TranslationData:
+    """A translation task. Choose settings on `validation`; `test` is for the final number alone.
+
+    languages: of the source and of the target.
+    train: a list, or a stream that begins anew at each pass.
+    skipped: rows of the hub that were left out because a side had no text; a stream counts its own.
+    """
+
+    name: str
+    languages: tuple[str, str]
+    train: Iterable[Pair]
+    validation: list[Pair]
+    test: list[Pair]
+    skipped: int = 0
+
+    def first_training_pairs(self) -> Iterator[Pair]:
+        """Those that the digest and the vocabulary are made from: all, but of a stream no more than a million."""
+        return islice(self.train, _FIRST)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hex of all pairs of all splits, of the training pairs `first_training_pairs`."""
+        hasher = hashlib.sha256()
+        for pairs in (self.first_training_pairs(), self.validation, self.test):
+            for pair in pairs:
+                for text in pair:
+                    content = text.encode()
+                    # The length before each text: no two lists of texts are written alike.
+                    hasher.update(len(content).to_bytes(8, "big") + content)
+            hasher.update(b"end of split")
+        return hasher.hexdigest()
+
+
+def load_translation(name: str, data_dir: str | None = None) -> TranslationData:
+    """Load a translation task by name.
+
+    Args:
+        name: a key of `TRANSLATION_SETS`.
+        data_dir: looked in first; None or "" for the usual places.
+
+    Raises:
+        ValueError: for an unknown name, or files that are not what they should be, with file and line.
+        DataNotFoundError: with what was tried and how to get the data.
+    """
+    if name not in TRANSLATION_SETS:
+        raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, TRANSLATION_SETS))}.")
+    return TRANSLATION_SETS[name].load(data_dir or None)
+
+
+def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
+    """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line do not count.
+
+    Raises:
+        ValueError: naming file and line, if a line is empty or not UTF-8, or one file has more lines than the other.
+    """
+    lines = (_read_lines(source), _read_lines(target))
+    number = 0
+    for number, (english, german) in enumerate(zip_longest(*lines), start=1):
+        if english is None or german is None:
+            counts = [
+                number - 1 if line is None else number + sum(1 for _ in rest)
+                for line, rest in ((english, lines[0]), (german, lines[1]))
+            ]
+            raise ValueError(
+                f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected as many, as line n of one "
+                "translates line n of the other. One is cut short or of another version: fetch both again."
+            )
+        for path, line in ((source, english), (target, german)):
+            if not line:
+                raise ValueError(
+                    f"{path} has no text in line {number:,}; expected a sentence in every line. Delete this line from "
+                    f"{source.name} and {target.name}, or fetch both again."
+                )
+        yield english, german
+    if not number:
+        raise ValueError(f"{source} and {target} have no lines; expected a sentence in each. Fetch both again.")
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    """The lines without blanks around them. Only a line feed ends a line: sentences contain other separators."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode().strip()
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{path} is not UTF-8 in line {number:,}, at byte {error.start + 1} of the line "
+                        f"({error.reason}); convert it, for one from Latin-1 by `iconv -f LATIN1 -t UTF-8`, or fetch "
+                        "it again."
+                    ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+
+
+def _load_number_words(data_dir: str | None) -> TranslationData:  # noqa: ARG001 - every loader takes it
+    train, validation, test = (list(pairs) for pairs in number_words().values())
+    return TranslationData("number_words", _LANGUAGES, train, validation, test)
+
+
+def _load(name: str, streamed: bool, data_dir: str | None) -> TranslationData:
+    source = TRANSLATION_SETS[name]
+    folder = locate(source, data_dir)
+    if folder is None:
+        return _load_from_hub(name, streamed, data_dir)
+    paths = [path for file in source.files if (path := source.find_file(folder, file))]
+    train, validation, test = (partial(read_pairs, *paths[first : first + 2]) for first in (0, 2, 4))
+    return TranslationData(
+        name, _LANGUAGES, PairStream(train) if streamed else list(train()), list(validation()), list(test())
+    )
+
+
+def _load_from_hub(name: str, streamed: bool, data_dir: str | None) -> TranslationData:
+    source = TRANSLATION_SETS[name]
+
+    def read(hub: Hub) -> tuple[Hub, dict[str, list[Any]]]:
+        if streamed:
+            return hub, {split: list(hub.open(split=split, streaming=True)) for split in ("validation", "test")}
+        splits = hub.open()
+        return hub, {split: list(splits[split]) for split in ("train", "validation", "test")}
+
+    hub, rows = fetch(source, data_dir, read, "number_words")
+    passes = {split: PairStream(partial(_to_pairs, hub, split, rows[split])) for split in rows}
+    held = {split: list(pairs) for split, pairs in passes.items()}
+    train = PairStream(lambda: _to_pairs(hub, "train", _stream_rows(source, hub))) if streamed else held["train"]
+    skipped = sum(pairs.skipped for pairs in passes.values())
+    return TranslationData(name, _LANGUAGES, train, held["validation"], held["test"], skipped)
+
+
+def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
+    count = 0
+    try:
+        for row in hub.open(split="train", streaming=True):
+            yield row
+            count += 1
+    except Exception as error:  # whatever the network or the hub says belongs into the message
+        raise DataNotFoundError(
+            f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
+            f"Nothing that was trained or stored is lost. Try again, or do without the network: {source.remedy}"
+        ) from error
+
+
+def _to_pairs(hub: Hub, split: str, rows: Iterable[Any]) -> Iterator[Pair]:
+    """The pairs of rows of the hub, with "" for a side that has no text."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            sides = row[hub.column] if hub.column else row
+            english, german = ((sides[language] or "").strip() for language in _LANGUAGES)
+        except (AttributeError, KeyError, TypeError) as error:
+            column = f" of its column {hub.column!r}" if hub.column else ""
+            raise ValueError(
+                f"{hub} has {row!r:.200} in row {number:,} of {split}; expected texts as 'en' and 'de'{column}. The "
+                "data set has changed there: put files of it into $CHTS_DATA."
+            ) from error
+        yield english, german
+
+
+def _source(
+    name: str,
+    title: str,
+    size: str,
+    hub: Hub,
+    *,
+    splits: tuple[str, ...] = ("train", "val", "test"),
+    streamed: bool = False,
+) -> Source[TranslationData]:
+    files = tuple(f"{split}.{language}" for split in splits for language in _LANGUAGES)
+    return Source(
+        title,
+        size,
+        partial(_load, name, streamed),
+        folder=name,
+        files=files,
+        endings=("", ".gz"),
+        hub=hub,
+        remedy=(
+            f"`pip install datasets`, which fetches it from the Hugging Face hub; or put {', '.join(files)}, plain or "
+            f"as .gz, into $CHTS_DATA/{name}."
+        ),
+    )
+
+
+TRANSLATION_SETS: dict[str, Source[TranslationData]] = {
+    "number_words": Source(
+        "English → German number words and dates",
+        "11,000 pairs",
+        _load_number_words,
+        remedy="made here by num2words",
+    ),
+    "multi30k": _source(
+        "multi30k",
+        "Multi30k",
+        "31,014 pairs of captions, 1.3 MB",
+        Hub("bentrevett/multi30k", column=""),
+        splits=("train", "val", "test_2016_flickr"),
+    ),
+    "iwslt14": _source(
+        "iwslt14",
+        "IWSLT 2014",
+        "about 175,000 pairs from talks, about 20 MB",
+        Hub("bbaaaa/iwslt14-de-en", column="translation", revision=_SCRIPT_REVISION),
+    ),
+    "iwslt17": _source(
+        "iwslt17",
+        "IWSLT 2017",
+        "215,079 pairs from talks, about 20 MB",
+        Hub("IWSLT/iwslt2017", column="translation", folder="iwslt2017-en-de", revision=_SCRIPT_REVISION),
+    ),
+    "wmt14": _source(
+        "wmt14",
+        "WMT 2014",
+        "4.5 million pairs, about 1 GB",
+        Hub("wmt/wmt14", column="translation", config="de-en"),
+        streamed=True,
+    ),
+    "wmt17": _source(
+        "wmt17",
+        "WMT 2017",
+        "5.9 million pairs, about 1 GB",
+        Hub("wmt/wmt17", column="translation", config="de-en"),
+        streamed=True,
+    ),
+}

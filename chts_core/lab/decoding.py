@@ -1,0 +1,179 @@
+"""Translate with a Transformer: the likeliest token at each place, or beam search."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chts_core.lab.data import BEGIN, END, PAD
+from chts_core.lab.models import Transformer
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One translation.
+
+    tokens: without BEGIN and END.
+    log_probability: of the tokens and of END after them, in nats.
+    score: the log-probability over the length penalty; the higher, the better.
+    finished: whether the model ended it by itself. If not, it reached the most tokens allowed, and END was not what the
+        model would have gone on with.
+    """
+
+    tokens: list[int]
+    log_probability: float
+    score: float
+    finished: bool
+
+
+def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
+    """A translation of each row of `source` by the likeliest token at each place: beam search with a beam of 1."""
+    return beam_search(model, source, 1, max_length)
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float = 0.6
+) -> list[Hypothesis]:
+    """The best translation of each row of `source` that beam search finds.
+
+    Of each sentence, `beam` beginnings grow side by side. At each step their 2·beam likeliest continuations are looked
+    at: those among the first `beam` that are END become hypotheses, and the likeliest `beam` of the others go on. A
+    sentence is done once it has `beam` hypotheses; at `max_length` tokens nothing but END may follow. A hypothesis of
+    `length` tokens, END among them, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Of
+    equals, the lower token of the better beginning comes first. PAD and BEGIN are never produced.
+
+    Args:
+        model: translates as in evaluation, without dropout; its mode is as before afterwards.
+        source: (n, S) int64 tokens with PAD behind. What else is in the batch does not matter.
+        beam: number of beginnings; may exceed the vocabulary.
+        max_length: the most tokens of a translation, END not counted.
+        length_penalty: 0 goes by the log-probability alone; the higher, the more a long translation is favoured.
+
+    Returns:
+        One hypothesis per row.
+
+    Raises:
+        ValueError: if an argument is out of range, or the model's logits are not all finite.
+    """
+    _check(source, beam, max_length, length_penalty)
+    with _evaluating(model):
+        return _search(model, source, beam, max_length, length_penalty)
+
+
+def _search(model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float) -> list[Hypothesis]:
+    best: dict[int, Hypothesis] = {}
+    # Of the sentences under way: which they are, how many hypotheses they have, and their beginnings (sentences, width,
+    # length), which the state has as rows, one after another. Where there are fewer than `width`, impossible ones hold
+    # their places, with log-probability -inf.
+    sentences = torch.arange(len(source), device=source.device)
+    hypotheses = torch.zeros_like(sentences)
+    tokens = source.new_empty(len(source), 1, 0)
+    totals = torch.zeros(len(source), 1, device=source.device)
+    newest = torch.full_like(sentences, BEGIN)
+    state = model.start(source)
+
+    for length in range(max_length + 1):
+        width = totals.shape[1]
+        following = _log_probabilities(model.step(newest, state)).unflatten(0, (-1, width))
+        vocabulary = following.shape[2]
+        ends_by_itself = torch.ones_like(totals, dtype=torch.bool)
+        if length == max_length:
+            ends_by_itself = following.argmax(dim=2) == END
+            following[:, :, torch.arange(vocabulary, device=source.device) != END] = -math.inf
+        continued = (totals.unsqueeze(2) + following).flatten(1)
+        values, places = _largest(continued, min(2 * beam, continued.shape[1]))
+        parents, chosen = places // vocabulary, places % vocabulary
+
+        ends = chosen == END
+        ended = (ends & values.isfinite())[:, :beam]
+        rows = ended.any(dim=1).nonzero().squeeze(1)
+        # Those of one step are equally long, so that the likeliest of them, which comes first, scores best.
+        first = ended.int().argmax(dim=1)[rows]
+        penalty = ((5 + length + 1) / 6) ** length_penalty
+        for sentence, prefix, log_probability, by_itself in zip(
+            sentences[rows].tolist(),
+            tokens[rows, parents[rows, first]].tolist(),
+            values[rows, first].tolist(),
+            ends_by_itself[rows, parents[rows, first]].tolist(),
+            strict=True,
+        ):
+            score = log_probability / penalty
+            if sentence not in best or score > best[sentence].score:
+                best[sentence] = Hypothesis(prefix, log_probability, score, by_itself)
+
+        hypotheses += ended.sum(dim=1)
+        under_way = (hypotheses < beam).nonzero().squeeze(1)
+        if length == max_length or not len(under_way):
+            break
+        # At most one continuation of each beginning is END, so that enough others are left.
+        kept = ends[under_way].int().argsort(dim=1, stable=True)[:, : min(beam, places.shape[1] - width)]
+        parents, chosen, totals = (of[under_way].gather(1, kept) for of in (parents, chosen, values))
+        tokens = torch.cat([tokens[under_way.unsqueeze(1), parents], chosen.unsqueeze(2)], dim=2)
+        sentences, hypotheses = sentences[under_way], hypotheses[under_way]
+        rows = (under_way.unsqueeze(1) * width + parents).flatten()
+        # Where all go on in their places, as in most steps of a beam of 1, the state need not be copied.
+        if not torch.equal(rows, torch.arange(len(newest), device=rows.device)):
+            state = state.select(rows)
+        newest = chosen.flatten()
+    return [best[sentence] for sentence in range(len(source))]
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Log-probabilities (rows, vocabulary) in float32, also under autocast; -inf for what is never produced."""
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the model's logits are not all finite; it has diverged, or overflowed in half precision: "
+            "train it anew with a lower learning rate, or translate in float32."
+        )
+    log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
+    log_probabilities[:, [PAD, BEGIN]] = -math.inf
+    return log_probabilities
+
+
+def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """The largest values of each row, in descending order, and their places; of equals those that come first.
+
+    `torch.topk` alone takes any of equals, and sorting a whole vocabulary takes long.
+    """
+    least = values.topk(number, dim=1).values[:, -1:]
+    above, equal = values > least, values == least
+    taken = above | (equal & (equal.cumsum(dim=1) <= number - above.sum(dim=1, keepdim=True)))
+    places = taken.nonzero()[:, 1].view(len(values), number)
+    largest, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return largest, places.gather(1, order)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _check(source: Tensor, beam: int, max_length: int, length_penalty: float) -> None:
+    if source.dim() != 2 or source.dtype != torch.int64 or not source.numel():
+        raise ValueError(
+            f"source has shape {tuple(source.shape)} and dtype {source.dtype}; expected one row of tokens per "
+            "sentence, (n, S) of torch.int64 with n and S at least 1; add a dimension to a single sentence."
+        )
+    empty = (source == PAD).all(dim=1).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(
+            f"rows {', '.join(map(str, empty))} of source are nothing but PAD; expected at least one token in each, "
+            "such as END; leave empty sentences out."
+        )
+    for name, value in (("beam", beam), ("max_length", max_length)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected at least 1; choose a larger one.")
+    if not 0 <= length_penalty < math.inf:
+        raise ValueError(
+            f"length_penalty is {length_penalty}; expected a finite number of at least 0; choose 0 for none, or 0.6."
+        )

@@ -1,0 +1,79 @@
+"""How good translations are: BLEU and chrF by sacrebleu, and the share of sentences that are entirely right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of 0 to 100, and sacrebleu's signature: every setting it was computed with.
+
+    Scores are comparable only if their signatures agree.
+    """
+
+    value: float
+    signature: str
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> Score:
+    """BLEU of a corpus: Papineni et al. 2002, https://aclanthology.org/P02-1040, as sacrebleu has standardised it.
+
+    Args:
+        hypotheses, references: one translation and one reference per sentence, as plain text; sacrebleu splits them
+            into words ("13a", as WMT does).
+        lowercase: False for the standard score; True for one that is near what papers report that lower-case and split
+            into words before they score.
+
+    Raises:
+        TypeError, ValueError: if these are not two lists of equally many strings, at least one.
+    """
+    _check(hypotheses, references)
+    metric = BLEU(tokenize="13a", lowercase=lowercase)
+    value = min(metric.corpus_score(hypotheses, [references]).score, 100.0)  # rounding may exceed 100
+    return Score(value, str(metric.get_signature()))
+
+
+def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    """chrF2 of a corpus: how many character n-grams agree; Popović 2015, https://aclanthology.org/W15-3049.
+
+    Raises:
+        TypeError, ValueError: as `bleu`.
+    """
+    _check(hypotheses, references)
+    metric = CHRF()
+    value = metric.corpus_score(hypotheses, [references]).score
+    return Score(value, str(metric.get_signature()))
+
+
+def exact_share(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Share of the sentences, 0 to 1, that equal their reference in every character.
+
+    Raises:
+        TypeError, ValueError: as `bleu`.
+    """
+    _check(hypotheses, references)
+    return sum(map(str.__eq__, hypotheses, references)) / len(references)
+
+
+def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    for name, sentences in (("hypotheses", hypotheses), ("references", references)):
+        if isinstance(sentences, str):
+            raise TypeError(f"{name} is one string; expected a list of sentences, so write [{name}].")
+        if not isinstance(sentences, Sequence):
+            raise TypeError(f"{name} is of type {type(sentences).__name__}; expected a list, so write list({name}).")
+        for index, sentence in enumerate(sentences):
+            if not isinstance(sentence, str):
+                raise TypeError(
+                    f"{name}[{index}] is of type {type(sentence).__name__}; expected a str, "
+                    "one reference or hypothesis per sentence."
+                )
+    if len(hypotheses) != len(references):
+        raise ValueError(
+            f"there are {len(hypotheses)} hypotheses but {len(references)} references; "
+            "give one reference for each hypothesis, in the same order."
+        )
+    if not hypotheses:
+        raise ValueError("there are no sentences; give at least one hypothesis with its reference.")
