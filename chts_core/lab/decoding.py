@@ -42,9 +42,11 @@ def beam_search(
 
     Of each sentence, `beam` beginnings grow side by side. At each step their 2·beam likeliest continuations are looked
     at: those among the first `beam` that are END become hypotheses, and the likeliest `beam` of the others go on. A
-    sentence is done once it has `beam` hypotheses; at `max_length` tokens nothing but END may follow. A hypothesis of
-    `length` tokens, END among them, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Of
-    equals, the lower token of the better beginning comes first. PAD and BEGIN are never produced.
+    sentence is done once it has `beam` hypotheses, if the best of them scores no less than the likeliest beginning
+    would, ended here for nothing: often END is the second choice, far behind the first, and hypotheses that break off
+    must not crowd out the whole. At `max_length` tokens nothing but END may follow. A hypothesis of `length` tokens,
+    END among them, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Of equals, the lower
+    token of the better beginning comes first. PAD and BEGIN are never produced.
 
     Args:
         model: translates as in evaluation, without dropout; its mode is as before afterwards.
@@ -66,11 +68,12 @@ def beam_search(
 
 def _search(model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float) -> list[Hypothesis]:
     best: dict[int, Hypothesis] = {}
-    # Of the sentences under way: which they are, how many hypotheses they have, and their beginnings (sentences, width,
-    # length), which the state has as rows, one after another. Where there are fewer than `width`, impossible ones hold
-    # their places, with log-probability -inf.
+    # Of the sentences under way: which they are, how many hypotheses they have, the best score of these, and their
+    # beginnings (sentences, width, length), which the state has as rows, one after another. Where there are fewer than
+    # `width`, impossible ones hold their places, with log-probability -inf.
     sentences = torch.arange(len(source), device=source.device)
     hypotheses = torch.zeros_like(sentences)
+    best_scores = torch.full((len(source),), -math.inf, device=source.device)
     tokens = source.new_empty(len(source), 1, 0)
     totals = torch.zeros(len(source), 1, device=source.device)
     newest = torch.full_like(sentences, BEGIN)
@@ -94,6 +97,7 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
         # Those of one step are equally long, so that the likeliest of them, which comes first, scores best.
         first = ended.int().argmax(dim=1)[rows]
         penalty = ((5 + length + 1) / 6) ** length_penalty
+        best_scores[rows] = torch.maximum(best_scores[rows], values[rows, first] / penalty)
         for sentence, prefix, log_probability, by_itself in zip(
             sentences[rows].tolist(),
             tokens[rows, parents[rows, first]].tolist(),
@@ -106,14 +110,15 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
                 best[sentence] = Hypothesis(prefix, log_probability, score, by_itself)
 
         hypotheses += ended.sum(dim=1)
-        under_way = (hypotheses < beam).nonzero().squeeze(1)
+        likeliest = values.masked_fill(ends, -math.inf).amax(dim=1)
+        under_way = ((hypotheses < beam) | (likeliest / penalty > best_scores)).nonzero().squeeze(1)
         if length == max_length or not len(under_way):
             break
         # At most one continuation of each beginning is END, so that enough others are left.
         kept = ends[under_way].int().argsort(dim=1, stable=True)[:, : min(beam, places.shape[1] - width)]
         parents, chosen, totals = (of[under_way].gather(1, kept) for of in (parents, chosen, values))
         tokens = torch.cat([tokens[under_way.unsqueeze(1), parents], chosen.unsqueeze(2)], dim=2)
-        sentences, hypotheses = sentences[under_way], hypotheses[under_way]
+        sentences, hypotheses, best_scores = (of[under_way] for of in (sentences, hypotheses, best_scores))
         rows = (under_way.unsqueeze(1) * width + parents).flatten()
         # Where all go on in their places, as in most steps of a beam of 1, the state need not be copied.
         if not torch.equal(rows, torch.arange(len(newest), device=rows.device)):
