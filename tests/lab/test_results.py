@@ -1,0 +1,91 @@
+"""The recorded runs that come with the project: whole, in one schema, and with exactly the links that they claim."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+import chts_core as chts
+from chts_core.lab import data, translation
+from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
+
+ROWS = translation.recorded()
+KEYS = {
+    "schema": int,
+    "task": str,
+    "dataset": str,
+    "data": str,
+    "subwords": int,
+    "method": str,
+    "sparsity": float,
+    "seed": int,
+    "recipe": dict,
+    "train_loss": list,
+    "validation": list,
+    "test": dict,
+    "signatures": dict,
+    "links": int,
+    "density": (int, float),
+    "active_neurons": float,
+    "itop": float,
+    "tokens": int,
+    "seconds": float,
+    "total_seconds": float,
+    "memory_mb": int,
+    "device": dict,
+    "versions": dict,
+    "git": str,
+    "finished": str,
+}
+
+
+def named(row: dict[str, Any]) -> str:
+    return f"{row['dataset']} {row['method']} {row['sparsity']} seed {row['seed']}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_a_record_is_whole(row: dict[str, Any]) -> None:
+    assert row.keys() == KEYS.keys()
+    assert all(isinstance(row[key], kind) for key, kind in KEYS.items())
+    recipe = row["recipe"]
+    assert [look["step"] for look in row["validation"]] == [
+        *range(recipe["validate_every"], recipe["steps"] + 1, recipe["validate_every"])
+    ]
+    assert [step for step, _ in row["train_loss"]] == [*range(10, recipe["steps"] + 1, 10)]
+    assert set(row["test"]) == {"bleu", "bleu_lowercase", "chrf", "exact"}
+    assert all(0 <= score <= 100 for score in row["test"].values())
+    assert ("case:mixed" in row["signatures"]["bleu"], "case:lc" in row["signatures"]["bleu_lowercase"]) == (True, True)
+    assert len(row["git"]) == 40  # of a checkout without changes
+
+
+@pytest.mark.parametrize("row", ROWS, ids=named)
+def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        model = Transformer(row["subwords"], TRANSFORMER_SIZES[row["recipe"]["size"]])
+    shapes = [layer.shape for layer in chts.layers.sparse_layers(model).values()]
+    density = 1.0 if row["method"] == "fc" else 1 - row["sparsity"]
+    assert row["links"] == sum(chts.topology.link_count(*shape, density) for shape in shapes)
+    assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)
+
+
+def test_no_run_is_recorded_twice() -> None:
+    assert max(Counter(map(named, ROWS)).values()) == 1
+
+
+def test_number_words_were_run_by_every_method_at_two_sparsities_with_three_seeds() -> None:
+    runs = {(row["method"], row["sparsity"], row["seed"]) for row in ROWS if row["dataset"] == "number_words"}
+    expected = {(method, share, seed) for method in chts.METHODS for share in (0.9, 0.95) for seed in range(3)}
+    assert runs == {run for run in expected if run[:2] != ("fc", 0.9)}  # FC has no sparsity
+
+
+def test_the_number_words_are_still_those_of_the_records() -> None:
+    digests = {row["data"] for row in ROWS if row["dataset"] == "number_words"}
+    assert digests == {data.load_translation("number_words").digest}
+
+
+@pytest.mark.parametrize("dataset", sorted({row["dataset"] for row in ROWS}))
+def test_runs_that_are_compared_differ_in_method_sparsity_and_seed_alone(dataset: str) -> None:
+    rows = [row for row in ROWS if row["dataset"] == dataset]
+    for key in ("data", "subwords", "recipe", "signatures", "versions"):
+        assert all(row[key] == rows[0][key] for row in rows), key
