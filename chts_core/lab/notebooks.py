@@ -19,7 +19,9 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab import records
-from chts_core.lab.data import IMAGE_SETS
+from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS
+from chts_core.lab.translation import RECIPES
+from chts_core.methods import METHODS, PRESETS
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
@@ -73,17 +75,39 @@ class Choice:
         return f"one of {', '.join(word or repr('') for word in self.words)}"
 
 
+@dataclass(frozen=True)
+class Choices(Choice):
+    """Some of a few words, separated by commas, each at most once; "" for none."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value names such words."""
+        named = value.split(",") if value else []
+        return set(named) <= set(self.words) and len(named) == len(set(named))
+
+    def __str__(self) -> str:
+        return f"some of {', '.join(self.words)}, each once, separated by commas without blanks"
+
+
 # A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
 LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(PROFILES),
     "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
-    "dataset": Choice(("", *IMAGE_SETS)),
+    "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS)),
+    "method": Choice((*METHODS, *PRESETS)),
+    "methods": Choices((*METHODS, *PRESETS)),
     "sparsity": Range(0, 1, below=True),
     "r": Range(0, 1),
     "epochs": Range(0, whole=True),
     "seeds": Range(0, whole=True),
     "hidden": Range(0, whole=True),
+    "steps": Range(0, whole=True),
+    "recipe": Choice(("", *RECIPES)),
+}
+# What a notebook takes of it, where that is less.
+STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
+    "06_mlp": {"dataset": Choice(("", *IMAGE_SETS))},
+    "08_translation_transformer": {"dataset": Choice(("", *TRANSLATION_SETS))},
 }
 
 
@@ -236,7 +260,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
     settings = profile_settings(stage, profile)
     minutes, memory = settings.pop("minutes"), settings.pop("memory_mb")
     for name, value in given.items():
-        check_value(name, value)
+        check_value(name, value, stage)
         if name not in settings or value not in (0, ""):
             settings[name] = value
     expected = f"about {minutes:g} min and {memory} MB on 2 cores" if minutes else "time and memory not measured yet"
@@ -262,7 +286,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
                 f"{path.stem} has no parameter {name!r}{_nearest(name, known)}; its parameters are {', '.join(known)}."
             )
         checked[name] = _convert(name, text, known[name].type)
-        check_value(name, checked[name])
+        check_value(name, checked[name], path.stem)
     return checked
 
 
@@ -278,13 +302,13 @@ def _convert(name: str, text: str, kind: type) -> Any:
         raise ValueError(f"parameter {name} is {text!r}; expected {noun}.") from None
 
 
-def check_value(name: str, value: Any) -> None:
-    """Refuse a value outside the limits of its parameter.
+def check_value(name: str, value: Any, stage: str = "") -> None:
+    """Refuse a value outside the limits of its parameter, in general or in a stage.
 
     Raises:
         ValueError: naming the parameter, the value, the nearest known word and what was expected.
     """
-    limit = LIMITS.get(name)
+    limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):
         nearest = _nearest(value, limit.words) if isinstance(limit, Choice) and isinstance(value, str) else ""
         raise ValueError(f"parameter {name} is {value!r}{nearest}; expected {limit}.")

@@ -179,10 +179,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         ValueError: naming the line that is damaged or of another schema.
     """
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Of bytes: as text, some characters within a string (U+2028) would end a line too.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            row = json.loads(line.decode())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path}, line {number} is no JSON ({error}): the record was cut short or changed; "
                 "restore the file, or delete the line to lose that record alone."

@@ -51,8 +51,8 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "method": row["method"],
-            "test accuracy": f"{row['accuracy']:.1%}"
-            + (f" ± {row['interval']:.1%}" if row["interval"] is not None else ""),
+            "data": record["results"].get("dataset", ""),
+            "test score": _score(row),
             "density": f"{row['density']:.2%}",
             "active neurons": f"{row['active_neurons']:.0%}",
             "seconds": f"{row['seconds']:.1f}",
@@ -60,6 +60,14 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         for record in records
         for row in record["results"].get("methods", [])
     ]
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    """Accuracy of images, BLEU of translations."""
+    interval = row["interval"]
+    if "bleu" in row:
+        return f"BLEU {row['bleu']:.1f}" + (f" ± {interval:.1f}" if interval is not None else "")
+    return f"{row['accuracy']:.1%}" + (f" ± {interval:.1%}" if interval is not None else "")
 
 
 def as_text(rows: Sequence[Mapping[str, str]]) -> str:

@@ -3,9 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -265,10 +266,15 @@ class Seeded(Protocol):
     """A run of a method with a seed; what else it gave is told by its other attributes."""
 
     @property
-    def method(self) -> str: ...
+    def method(self) -> str:
+        """Its name."""
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of the weights, the batches and the topology."""
+
+
+SeededT = TypeVar("SeededT", bound=Seeded)
 
 
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
@@ -341,20 +347,29 @@ def _epochs_above(run: Run) -> int:
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval,
     None for a single run."""
+    return summarise_by(runs, "accuracy", attrgetter("test_accuracy"))
+
+
+def summarise_by(
+    runs: Sequence[SeededT],
+    name: str,
+    score: Callable[[SeededT], float],
+    **others: Callable[[SeededT], float],
+) -> list[dict[str, Any]]:
+    """One row per method: the mean of a score over its runs, under its name, with the half-width of its 95 %
+    confidence interval (None for a single run); and the means of other measures, and of those that all runs have."""
+    measures = others | {shared: attrgetter(shared) for shared in ("density", "active_neurons", "itop", "seconds")}
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
         mine = [run for run in runs if run.method == method]
-        accuracy, interval = mean_and_interval([run.test_accuracy for run in mine])
+        mean, interval = mean_and_interval([score(run) for run in mine])
         rows.append(
             {
                 "method": method,
                 "runs": len(mine),
-                "accuracy": accuracy,
+                name: mean,
                 "interval": None if math.isnan(interval) else interval,
-                **{
-                    name: sum(getattr(run, name) for run in mine) / len(mine)
-                    for name in ("density", "active_neurons", "itop", "seconds")
-                },
+                **{other: sum(map(measure, mine)) / len(mine) for other, measure in measures.items()},
             }
         )
     return rows

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,6 @@ from tqdm import tqdm
 from chts_core.choices import Dense
 from chts_core.lab import checkpoint, records, scores
 from chts_core.lab.data import (
-    BEGIN,
-    END,
     PAD,
     Batch,
     EncodedPairs,
@@ -32,9 +31,9 @@ from chts_core.lab.data import (
     encode_pairs,
     load_vocabulary,
 )
-from chts_core.lab.decoding import beam_search, greedy
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
-from chts_core.lab.training import mean_and_interval
+from chts_core.lab.training import mean_and_interval, summarise_by
+from chts_core.lab.translator import Translator
 from chts_core.linear import Execution
 from chts_core.methods import Method, get_method
 from chts_core.planner import Plan, plan
@@ -42,8 +41,6 @@ from chts_core.sparsifier import Sparsifier, Update
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-# Sentences that are translated side by side; those of like length, so that few wait for a long one.
-_SIDE_BY_SIDE = 64
 _SENTENCES_LOOKED_AT = 200  # for the BLEU of a run under way
 _STEPS_TIMED = 8
 _BETWEEN_SHOWN = 10  # steps from one look at the training loss to the next
@@ -102,12 +99,24 @@ class Recipe:
             raise ValueError(f"precision is {self.precision!r}; expected 'float32', 'bfloat16' or 'float16'.")
 
 
+_SHORT = Recipe(
+    steps=300,
+    batch_tokens=512,
+    dense_learning_rate=0.5,
+    warmup=100,
+    iterative_warmup=3,
+    dropout=0.0,
+    update_every=15,
+    validate_every=50,
+)
 RECIPES: dict[str, Recipe] = {
-    # Learning rates by the validation loss of a seed that no race uses.
+    # Learning rates of these four by the validation loss of a seed that no race uses.
+    "number_words_ci": replace(_SHORT, steps=100, warmup=40, iterative_warmup=1, update_every=5, validate_every=25),
+    "number_words_short": _SHORT,
     "number_words": Recipe(
         steps=600, dense_learning_rate=0.5, warmup=100, iterative_warmup=5, update_every=25, validate_every=50
     ),
-    "multi30k_small": Recipe(
+    "small": Recipe(
         size="small",
         vocabulary=4000,
         max_length=100,
@@ -183,93 +192,6 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
         encode_pairs(pairs, vocabulary, recipe.max_length, drop_long=False) for pairs in (data.validation, data.test)
     )
     return Task(data.name, data.digest, vocabulary, train, validation, data.validation, data.test)
-
-
-@dataclass(frozen=True, eq=False)
-class Translator:
-    """A trained model with its subwords.
-
-    max_length: most tokens of a sentence and of its translation.
-    """
-
-    model: Transformer
-    vocabulary: Vocabulary
-    max_length: int
-
-    def translate(self, sentences: Sequence[str], *, beam: int = 2) -> list[str]:
-        """Translate sentences by beam search, or greedily for a beam of 1.
-
-        Raises:
-            ValueError: naming the sentence that is empty or too long.
-        """
-        encoded = self.encode(sentences)
-        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        translations = [""] * len(encoded)
-        for first in range(0, len(order), _SIDE_BY_SIDE):
-            rows = order[first : first + _SIDE_BY_SIDE]
-            source = self.as_source([encoded[row] for row in rows])
-            found = (
-                greedy(self.model, source, self.max_length)
-                if beam == 1
-                else beam_search(self.model, source, beam, self.max_length)
-            )
-            for row, hypothesis in zip(rows, found, strict=True):
-                translations[row] = self.vocabulary.decode(hypothesis.tokens)
-        return translations
-
-    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """The subwords of sentences.
-
-        Raises:
-            ValueError: naming the sentence that is empty or too long.
-        """
-        encoded = self.vocabulary.encode(sentences)
-        for number, (sentence, tokens) in enumerate(zip(sentences, encoded, strict=True), start=1):
-            if not tokens:
-                raise ValueError(f"sentence {number} is {sentence!r}; expected some words to translate.")
-            if len(tokens) > self.max_length:
-                raise ValueError(
-                    f"sentence {number} has {len(tokens)} tokens, and the translator takes {self.max_length}; "
-                    f"cut it into shorter ones: {sentence[:60]!r}..."
-                )
-        return encoded
-
-    def as_source(self, encoded: Sequence[Sequence[int]]) -> Tensor:
-        """A batch (n, S) of encoded sentences, each with END, then PAD, on the model's device."""
-        rows = [torch.tensor([*tokens, END]) for tokens in encoded]
-        device = self.model.embedding.weight.device
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
-
-    def attention(self, sentence: str, *, beam: int = 2) -> "Attended":
-        """Translate a sentence and tell where each token of the translation looked.
-
-        Raises:
-            ValueError: if it is empty or too long.
-        """
-        source = self.as_source(self.encode([sentence]))
-        tokens = beam_search(self.model, source, beam, self.max_length)[0].tokens
-        target = torch.tensor([[BEGIN, *tokens]], device=source.device)
-        weights = self.model.attention(source, target)
-        return Attended(
-            self.vocabulary.decode(tokens),
-            self.vocabulary.pieces(source[0].tolist()),
-            self.vocabulary.pieces([*tokens, END]),
-            {name: weight[0].float().cpu() for name, weight in weights.items()},
-        )
-
-
-@dataclass(frozen=True)
-class Attended:
-    """A translation and its attention.
-
-    source, target: the pieces that were read, END last, and those that were written, END last.
-    weights: (heads, queries, keys) by the name of the attention; the queries of the decoder stand for what they wrote.
-    """
-
-    translation: str
-    source: list[str]
-    target: list[str]
-    weights: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -462,6 +384,8 @@ class _Training:
             ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
         """
         state = checkpoint.load(path)
+        if not isinstance(state, dict) or state.keys() != self.state().keys():
+            raise ValueError(f"{path} is no checkpoint of a translator's training; choose another file or folder.")
         for name, ours in self._settings.items():
             theirs = state["settings"][name]
             if theirs != ours:
@@ -614,7 +538,15 @@ def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) 
     """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
     with torch.device("meta"):
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size])
-    return plan(model, method, sparsity, total_steps=recipe.steps, update_every=recipe.update_every, moments=2)
+    return plan(
+        model,
+        method,
+        sparsity,
+        total_steps=recipe.steps,
+        update_every=recipe.update_every,
+        execution=recipe.execution,
+        moments=2,
+    )
 
 
 def predict_seconds(
@@ -624,7 +556,7 @@ def predict_seconds(
 
     Looking at the validation pairs and translating those of the test come on top.
     """
-    steps = min(_STEPS_TIMED, recipe.steps - 1)
+    steps = min(_STEPS_TIMED, max(recipe.steps - 1, 1))
     with torch.random.fork_rng([torch.device(device)] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(0)
         training = _Training(task, method, sparsity, recipe, 0, torch.device(device))
@@ -727,64 +659,65 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per method, means over its runs: standard BLEU on the test pairs with `interval`, the half-width of its
     95 % confidence interval (None for a single run), percentage of exact translations, loss on the validation pairs."""
-    rows = []
-    for method in dict.fromkeys(run.method for run in runs):
-        mine = [run for run in runs if run.method == method]
-        bleu, interval = mean_and_interval([run.test_bleu for run in mine])
-        rows.append(
+    return summarise_by(
+        runs,
+        "bleu",
+        attrgetter("test_bleu"),
+        exact=lambda run: run.test["exact"],
+        validation_loss=lambda run: run.looks[-1].loss,
+    )
+
+
+def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str, Any]]:
+    """Recorded runs by method and sparsity, in order of their first: "mean" of a test score and "interval", the
+    half-width of its 95 % confidence interval (None for a single run)."""
+    groups: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["sparsity"]), []).append(row["test"][score])
+    found = []
+    for (method, sparsity), values in groups.items():
+        mean, interval = mean_and_interval(values)
+        found.append(
             {
                 "method": method,
-                "runs": len(mine),
-                "bleu": bleu,
+                "sparsity": sparsity,
+                "runs": len(values),
+                "mean": mean,
                 "interval": None if math.isnan(interval) else interval,
-                "exact": sum(run.test["exact"] for run in mine) / len(mine),
-                "validation_loss": sum(run.looks[-1].loss for run in mine) / len(mine),
-                **{
-                    name: sum(getattr(run, name) for run in mine) / len(mine)
-                    for name in ("density", "active_neurons", "itop", "seconds")
-                },
             }
         )
-    return rows
+    return found
 
 
-# BLEU of the paper's Table 1 by data set, method and sparsity: mean and standard error, None where a single run is
-# told. FC has no sparsity; the row that the table calls CHTs a second time is CHTss.
-PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
-    "multi30k": {
-        "fc": {0.0: (31.38, 0.38)},
-        "set": {0.95: (28.99, 0.28), 0.9: (29.73, 0.10)},
-        "rigl": {0.95: (29.94, 0.27), 0.9: (30.26, 0.34)},
-        "cht": {0.95: (27.79, None), 0.9: (28.38, None)},
-        "chts": {0.95: (28.94, 0.57), 0.9: (29.81, 0.37)},
-        "mest": {0.95: (28.89, 0.26), 0.9: (30.04, 0.52)},
-        "gmp": {0.95: (30.51, 0.82), 0.9: (30.49, 0.40)},
-        "granet": {0.95: (31.31, 0.31), 0.9: (31.62, 0.48)},
-        "chtss": {0.95: (32.03, 0.29), 0.9: (32.86, 0.16)},
-    },
-    "iwslt14": {
-        "fc": {0.0: (24.48, 0.30)},
-        "set": {0.95: (18.53, 0.05), 0.9: (20.13, 0.08)},
-        "rigl": {0.95: (20.53, 0.21), 0.9: (21.52, 0.15)},
-        "cht": {0.95: (18.59, None), 0.9: (19.91, None)},
-        "chts": {0.95: (21.15, 0.10), 0.9: (21.92, 0.17)},
-        "mest": {0.95: (19.56, 0.10), 0.9: (21.05, 0.21)},
-        "gmp": {0.95: (22.76, 0.82), 0.9: (22.82, 0.53)},
-        "granet": {0.95: (22.53, 0.12), 0.9: (22.43, 0.09)},
-        "chtss": {0.95: (24.51, 0.02), 0.9: (24.31, 0.04)},
-    },
-    "wmt17": {
-        "fc": {0.0: (25.22, None)},
-        "set": {0.95: (20.19, 0.12), 0.9: (21.52, 0.28)},
-        "rigl": {0.95: (20.71, 0.21), 0.9: (22.22, 0.10)},
-        "cht": {0.95: (19.03, None), 0.9: (21.08, None)},
-        "chts": {0.95: (20.94, 0.63), 0.9: (22.40, 0.06)},
-        "mest": {0.95: (20.70, 0.07), 0.9: (22.22, 0.10)},
-        "gmp": {0.95: (22.47, 0.10), 0.9: (23.37, 0.08)},
-        "granet": {0.95: (22.51, 0.21), 0.9: (23.46, 0.09)},
-        "chtss": {0.95: (23.73, 0.43), 0.9: (24.61, 0.14)},
-    },
-}
+def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
+    """A test score of recorded runs minus that of a rival with the same seed and sparsity, by method and sparsity.
+
+    The rival "fc" has no sparsity: it is compared with all. Seeds that only one of the two has are left out.
+    """
+    found = []
+    for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
+        theirs = {
+            row["seed"]: row["test"][score]
+            for row in rows
+            if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)
+        }
+        differences = [
+            row["test"][score] - theirs[row["seed"]]
+            for row in rows
+            if (row["method"], row["sparsity"]) == (method, sparsity) and row["seed"] in theirs
+        ]
+        if differences:
+            mean, interval = mean_and_interval(differences)
+            found.append(
+                {
+                    "method": method,
+                    "sparsity": sparsity,
+                    "seeds": len(differences),
+                    "difference": mean,
+                    "interval": None if math.isnan(interval) else interval,
+                }
+            )
+    return found
 
 
 def recorded() -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from chts_core.lab.widgets import EXPLORERS, ReceptiveFieldExplorer, TopologyPla
 
 pytestmark = pytest.mark.browser
 
+LINE = "input[type=text]"
 HANDLE, TRACK = ".noUi-handle, .ui-slider-handle", ".noUi-target, .ui-slider"
 MILLISECONDS = 60_000  # until a redraw is on the page
 WRONG = re.compile(
@@ -42,21 +43,21 @@ def expect_shown(page: Page, name: str, field: str) -> None:
 def look(page: Page, name: str, field: str) -> Snapshot:
     """What the page shows of a control and of the picture it moves, at one moment."""
     # In Voilà a cell may have run before its widgets are there.
-    control_of(page, name, field).locator(".widget-readout, select").first.wait_for()
+    control_of(page, name, field).locator(f".widget-readout, select, {LINE}").first.wait_for()
     page.locator(f".chts-{name}-picture img").wait_for()
     shown: Snapshot = page.evaluate(
-        """([control, picture]) => {
-            const [readout, menu] = ['.widget-readout', 'select']
+        """([control, picture, text]) => {
+            const [readout, menu, line] = ['.widget-readout', 'select', text]
                 .map(part => document.querySelector(`${control} ${part}`));
             const [img, p] = ['img', 'p'].map(tag => document.querySelector(`${picture} ${tag}`));
             return {
-                readout: readout ? readout.innerText : String(menu.selectedIndex),
+                readout: readout ? readout.innerText : menu ? String(menu.selectedIndex) : line.value,
                 picture: img.src,
                 alternative: img.alt,
                 sentence: p.innerText,
             };
         }""",
-        [f".chts-{name}-{field}", f".chts-{name}-picture"],
+        [f".chts-{name}-{field}", f".chts-{name}-picture", LINE],
     )
     return shown
 
@@ -96,8 +97,14 @@ def place(control: Locator) -> float:
     return (handle["x"] + handle["width"] / 2 - track["x"]) / track["width"]
 
 
+def type_all_but_the_last_word(page: Page, control: Locator) -> None:
+    shorter = control.locator(LINE).input_value().rpartition(" ")[0]
+    page.keyboard.press("Control+a")
+    page.keyboard.type(shorter)
+
+
 def move_by_mouse(page: Page, control: Locator) -> None:
-    """Moves a control by mouse."""
+    """Moves a control by mouse; a text is typed, and taken when another place is clicked."""
     if control.locator(HANDLE).count():
         track = control.locator(TRACK).first.bounding_box()
         assert track
@@ -106,12 +113,16 @@ def move_by_mouse(page: Page, control: Locator) -> None:
     elif control.locator("select").count():
         menu = control.locator("select")
         menu.select_option(index=menu.evaluate("menu => menu.selectedIndex ? 0 : menu.options.length - 1"))
+    elif control.locator(LINE).count():
+        control.locator(LINE).click()
+        type_all_but_the_last_word(page, control)
+        control.locator("label").click()  # whatever is not the line
     else:
         raise AssertionError(f"the tests do not know how to move {control} by mouse; teach them")
 
 
 def move_by_keyboard(page: Page, control: Locator) -> None:
-    """Moves a control by a key: a slider by one step, a menu to its other end."""
+    """Moves a control by a key: a slider by one step, a menu to its other end; a text is typed and entered."""
     if control.locator(HANDLE).count():
         control.locator(HANDLE).first.focus()
         page.keyboard.press("ArrowRight" if place(control) < 0.5 else "ArrowLeft")
@@ -120,6 +131,10 @@ def move_by_keyboard(page: Page, control: Locator) -> None:
         menu.focus()
         # Not by ArrowUp and ArrowDown: JupyterLab 4 takes them, to go from cell to cell.
         page.keyboard.press("Home" if menu.evaluate("menu => menu.selectedIndex") else "End")
+    elif control.locator(LINE).count():
+        control.locator(LINE).focus()
+        type_all_but_the_last_word(page, control)
+        page.keyboard.press("Enter")
     else:
         raise AssertionError(f"the tests do not know how to move {control} by keyboard; teach them")
 

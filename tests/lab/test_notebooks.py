@@ -14,11 +14,14 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.lab import notebooks, records
-from chts_core.lab.data import IMAGE_SETS
+from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS
 from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
+from chts_core.lab.translation import RECIPES
 
 STAGES = [path.stem for path in notebooks.stages()]
 FREE = {"data_dir", "out_dir"}  # any text will do
+PAPER_ORDER = ("fc", "set", "rigl", "mest", "gmp", "granet", "cht", "chts", "chtss")
+BY_RECIPE = {"recipe", "steps"}  # what the profile decides by data set
 
 
 # --- finding ---
@@ -262,10 +265,48 @@ def test_every_profile_has_settings_for_every_stage(stage: str, profile: str) ->
     assert set(settings) - {"threads"} == common
     # A default of 0 or "" says that the profile decides, so the profile must.
     for name, parameter in notebooks.parameters(notebooks.find(stage)).items():
-        if parameter.default in (0, "") and name not in {"seed", *FREE}:
+        if parameter.default in (0, "") and name not in {"seed", *FREE, *BY_RECIPE}:
             assert settings[name] not in (0, "", None)
     for name in settings.keys() & LIMITS.keys():
         assert LIMITS[name].accepts(settings[name])
+
+
+@pytest.mark.parametrize("profile", notebooks.PROFILES)
+def test_every_profile_has_a_recipe_for_every_translation_set(profile: str) -> None:
+    recipes = notebooks.profile_settings("08_translation_transformer", profile)["recipes"]
+    assert recipes.keys() == TRANSLATION_SETS.keys()
+    assert set(recipes.values()) <= RECIPES.keys()
+
+
+def test_the_paper_profile_is_the_papers_configuration() -> None:
+    settings = notebooks.profile_settings("08_translation_transformer", "paper")
+    assert (settings["dataset"], settings["seeds"], settings["methods"].split(",")) == ("multi30k", 3, [*PAPER_ORDER])
+    recipe = RECIPES[settings["recipes"]["multi30k"]]
+    assert (recipe.steps, recipe.batch_tokens, recipe.learning_rate, recipe.warmup) == (5000, 1024, 0.25, 1000)
+    assert (recipe.update_every, recipe.iterative_warmup, recipe.beam) == (100, 20, 2)
+
+
+@pytest.mark.parametrize("words", ["fc", "fc,chts", "chts/paper_to_9,set", ""])
+def test_some_methods_are_named_with_commas(words: str) -> None:
+    notebooks.check_value("methods", words)
+
+
+@pytest.mark.parametrize("words", ["fc,", "fc, chts", "fc,fc", "fc;chts", "fv"])
+def test_what_names_no_methods_is_refused(words: str) -> None:
+    with pytest.raises(ValueError, match=r"parameter methods is .* separated by commas without blanks"):
+        notebooks.check_value("methods", words)
+
+
+@pytest.mark.parametrize(
+    ("stage", "right", "wrong"),
+    [("06_mlp", "fashion_mnist", "multi30k"), ("08_translation_transformer", "multi30k", "digits")],
+)
+def test_a_stage_takes_data_of_its_own_kind_alone(stage: str, right: str, wrong: str) -> None:
+    path = notebooks.find(stage)
+    assert notebooks.checked_parameters(path, {"dataset": right}) == {"dataset": right}
+    with pytest.raises(ValueError, match=rf"parameter dataset is '{wrong}'.*expected one of .*{right}") as refused:
+        notebooks.checked_parameters(path, {"dataset": wrong})
+    assert wrong not in str(refused.value).split("expected", 1)[1]
 
 
 @pytest.mark.parametrize("profile", ["ci", "binder", "laptop"])

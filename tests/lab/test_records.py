@@ -2,7 +2,8 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,129 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
         records.write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+# --- lines, one record each ---
+
+
+ROWS = [
+    {"schema": records.SCHEMA, "method": "chts", "values": [1, 2.5, None, True], "nested": {"a": "b"}},
+    {"schema": records.SCHEMA, "method": "Erdős–Rényi", "text": 'line\nbreak, "quotes", \u2028 and \x85'},
+]
+
+
+def test_lines_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "runs.jsonl"
+    records.write_lines(path, ROWS)
+    assert records.read_lines(path) == ROWS
+    text = path.read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.removesuffix("\n").split("\n")] == ROWS
+    assert "Erdős–Rényi" in text
+    records.write_lines(path, records.read_lines(path))
+    assert path.read_text(encoding="utf-8") == text
+    records.write_lines(path, (row for row in ROWS[:1]))
+    assert records.read_lines(path) == ROWS[:1]
+    assert [entry.name for entry in path.parent.iterdir()] == ["runs.jsonl"]
+
+
+def test_no_rows_are_an_empty_file(tmp_path: Path) -> None:
+    records.write_lines(tmp_path / "runs.jsonl", [])
+    assert (tmp_path / "runs.jsonl").read_bytes() == b""
+    assert records.read_lines(tmp_path / "runs.jsonl") == []
+
+
+@pytest.mark.parametrize("value", [{1, 2}, math.nan, math.inf])
+def test_a_row_that_is_not_json_leaves_the_old_lines_whole(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "runs.jsonl"
+    records.write_lines(path, ROWS)
+    with pytest.raises((TypeError, ValueError)):
+        records.write_lines(path, [*ROWS, {"schema": records.SCHEMA, "value": value}])
+    assert records.read_lines(path) == ROWS
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+def test_rows_that_end_early_leave_the_old_lines_whole(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"schema": records.SCHEMA, "new": 1}
+        raise KeyboardInterrupt
+
+    path = tmp_path / "runs.jsonl"
+    records.write_lines(path, ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        records.write_lines(path, rows())
+    assert records.read_lines(path) == ROWS
+
+
+def test_a_full_disk_leaves_the_old_lines_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs.jsonl"
+    records.write_lines(path, ROWS)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        records.write_lines(path, ROWS[:1])
+    assert records.read_lines(path) == ROWS
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"schema": 1, "meth', r"runs\.jsonl, line 2 is no JSON .*cut short or changed; restore the file, or delete"),
+        ("chts,0.9,31.2", r"runs\.jsonl, line 2 is no JSON"),
+        ("", r"runs\.jsonl, line 2 is no JSON"),
+        ('{"schema": 1} {"schema": 1}', r"runs\.jsonl, line 2 is no JSON"),
+        ('{"schema": 2, "method": "chts"}', r"runs\.jsonl, line 2 has schema 2; expected 1"),
+        ('{"schema": "1"}', r"runs\.jsonl, line 2 has schema '1'; expected 1"),
+        ('{"method": "chts"}', r"runs\.jsonl, line 2 has schema None; expected 1"),
+        ("[1, 2]", r"runs\.jsonl, line 2 has schema None; expected 1"),
+        ("1", r"runs\.jsonl, line 2 has schema None; expected 1"),
+        ("null", r"runs\.jsonl, line 2 has schema None; expected 1"),
+    ],
+)
+def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "runs.jsonl"
+    good = json.dumps(ROWS[0])
+    path.write_text(f"{good}\n{line}\n{good}\n", encoding="utf-8")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        records.read_lines(path)
+    assert path.read_bytes() == before
+
+
+def test_lines_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(json.dumps(ROWS[0]).encode() + b"\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 "):
+        records.read_lines(path)
+
+
+def test_a_last_line_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    records.write_lines(path, ROWS)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is no JSON"):
+        records.read_lines(path)
+
+
+# --- where and when ---
+
+
+def test_the_time_is_in_utc_to_the_second() -> None:
+    told = datetime.fromisoformat(records.now())
+    assert told.utcoffset() == timedelta(0)
+    assert told.microsecond == 0
+    assert abs(datetime.now(UTC) - told) < timedelta(minutes=1)
+    assert len(records.now()) == len("2026-01-31T12:34:56+00:00")
+
+
+def test_results_are_in_the_installed_package_or_in_the_checkout(
+    tmp_path: Path, package_in: Callable[[Path], None]
+) -> None:
+    assert (records.results_folder().parent / "chts_core" / "lab" / "records.py").samefile(records.__file__)
+    package_in(tmp_path)
+    assert records.results_folder() == tmp_path / "results"
+    (tmp_path / "chts_core" / "results").mkdir(parents=True)
+    assert records.results_folder() == tmp_path / "chts_core" / "results"

@@ -25,49 +25,55 @@ def test_the_comparison_is_ready_to_print() -> None:
         {"results": {}},
         {
             "results": {
+                "dataset": "digits",
                 "methods": [
                     row("fc", accuracy=0.97256, interval=0.00512, density=1.0, active_neurons=1.0, seconds=1.26),
                     row("chtss", accuracy=0.9, interval=0.1049, density=0.010009765625, active_neurons=0.954),
-                ]
+                ],
             }
         },
-        {"results": {"methods": [row("set", accuracy=1, interval=0, seconds=123.0)]}},
+        {"results": {"dataset": "number_words", "methods": [row("set", bleu=99.96, interval=0.04, seconds=123.0)]}},
     ]
     rows = comparison(stages)
     assert rows == [
         {
             "method": "fc",
-            "test accuracy": "97.3% ± 0.5%",
+            "data": "digits",
+            "test score": "97.3% ± 0.5%",
             "density": "100.00%",
             "active neurons": "100%",
             "seconds": "1.3",
         },
         {
             "method": "chtss",
-            "test accuracy": "90.0% ± 10.5%",
+            "data": "digits",
+            "test score": "90.0% ± 10.5%",
             "density": "1.00%",
             "active neurons": "95%",
             "seconds": "1.0",
         },
         {
             "method": "set",
-            "test accuracy": "100.0% ± 0.0%",
+            "data": "number_words",
+            "test score": "BLEU 100.0 ± 0.0",
             "density": "1.00%",
             "active neurons": "50%",
             "seconds": "123.0",
         },
     ]
     assert as_text(rows) == (
-        "method  test accuracy  density  active neurons  seconds\n"
-        "fc       97.3% ± 0.5%  100.00%            100%      1.3\n"
-        "chtss   90.0% ± 10.5%    1.00%             95%      1.0\n"
-        "set     100.0% ± 0.0%    1.00%             50%    123.0"
+        "method          data        test score  density  active neurons  seconds\n"
+        "fc            digits      97.3% ± 0.5%  100.00%            100%      1.3\n"
+        "chtss         digits     90.0% ± 10.5%    1.00%             95%      1.0\n"
+        "set     number_words  BLEU 100.0 ± 0.0    1.00%             50%    123.0"
     )
 
 
 def test_one_run_has_no_interval() -> None:
     (alone,) = comparison([{"results": {"methods": [row("chts", interval=None)]}}])
-    assert alone["test accuracy"] == "90.0%"
+    assert alone["test score"] == "90.0%"
+    (alone,) = comparison([{"results": {"methods": [row("chts", bleu=31.26, interval=None)]}}])
+    assert alone["test score"] == "BLEU 31.3"
 
 
 def test_without_a_race_there_is_no_comparison() -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from chts_core.lab import figures
 from chts_core.lab.widgets import EXPLORERS, Explorer
-from chts_core.lab.widgets.explorer import menu, slider, whole_slider
+from chts_core.lab.widgets.explorer import menu, slider, text, whole_slider
 
 # Those of ipywidgets 7.7 that also exist in 8; Output is not among them, since errors hide in it.
 SHARED = {
@@ -35,6 +35,7 @@ SHARED = {
     "Select",
     "SelectionSlider",
     "Tab",
+    "Text",
     "ToggleButtons",
     "VBox",
 }
@@ -70,11 +71,16 @@ def parts(markup: str) -> tuple[bytes, str, str]:
 
 
 def values(control: Any) -> list[Any]:
-    """The values that a control can take, its present one last; of a slider the ends and one step on."""
+    """The values that a control can take, its present one last; of a slider the ends and one step on.
+
+    Of a text no words, the first, and all but the last.
+    """
     if hasattr(control, "options"):
         found = [option[1] if isinstance(option, tuple) else option for option in control.options]
     elif hasattr(control, "min"):
         found = [control.min, control.max, control.value + control.step]
+    elif isinstance(control.value, str):
+        found = ["", control.value.split()[0], control.value.rpartition(" ")[0]]
     else:
         found = [False, True]
     return [*(value for value in found if value != control.value), control.value]
@@ -233,3 +239,10 @@ def test_controls_hold_the_value_that_they_begin_at() -> None:
     chosen = menu("x", 2, [("one", 1), ("two", 2)])
     assert (chosen.value, chosen.label) == (2, "two")
     assert isinstance(chosen, ipywidgets.Dropdown)
+
+
+def test_a_text_is_taken_as_a_whole() -> None:
+    made = text("words", "one two")
+    assert (made.value, made.description) == ("one two", "words")
+    assert isinstance(made, ipywidgets.Text)
+    assert not made.continuous_update  # not a redraw for every letter

@@ -21,6 +21,8 @@ def other(control):
         return values[0] if control.value != values[0] else values[-1]
     if isinstance(control.value, bool):
         return not control.value
+    if isinstance(control.value, str):
+        return control.value.rpartition(" ")[0]
     return control.max if control.value != control.max else control.min
 
 def moved(explorer):

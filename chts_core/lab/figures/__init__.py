@@ -45,6 +45,15 @@ from chts_core.lab.figures.sampling import (
     updates,
 )
 from chts_core.lab.figures.style import new_figure, show, to_png
+from chts_core.lab.figures.translation import (
+    attention_head,
+    attention_map,
+    head_masks,
+    learning_rates,
+    length_buckets,
+    scores_by_method,
+    translation_race,
+)
 
 __all__ = [
     "DensityCourse",
@@ -52,6 +61,8 @@ __all__ = [
     "PruningStep",
     "anp_by_epoch",
     "anp_by_sparsity",
+    "attention_head",
+    "attention_map",
     "chances_and_entropy",
     "cost_meter",
     "decay_design",
@@ -62,8 +73,11 @@ __all__ = [
     "draw_mask",
     "draw_network",
     "excess_density",
+    "head_masks",
     "images",
     "layer_times",
+    "learning_rates",
+    "length_buckets",
     "local_community",
     "mask_and_degrees",
     "masks",
@@ -80,6 +94,7 @@ __all__ = [
     "removal_chances",
     "score_agreement",
     "score_maps",
+    "scores_by_method",
     "show",
     "small_worlds",
     "sparsity_courses",
@@ -89,6 +104,7 @@ __all__ = [
     "to_png",
     "topology_change",
     "topology_update",
+    "translation_race",
     "updates",
     "vital_signs",
     "walk_frequencies",

@@ -1,6 +1,7 @@
 """Runs of training: races, and how the topology moved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from chts_core.lab import translation
 from chts_core.lab.data import ImageData
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import (
@@ -32,13 +34,35 @@ from chts_core.sparsifier import Update
 _ONE_PANEL = 4
 
 
+RunT = TypeVar("RunT", Run, translation.Run)
+Course = list[tuple[float, float]]
+
+
 def race(runs: Sequence[Run]) -> Figure:
     """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
 
     More than four methods are drawn in two panels, by whether they keep their number of links or lower it; those that
     are dense, to compare with, are in both.
     """
-    by_method: dict[str, list[Run]] = {}
+
+    def course(run: Run) -> Course:
+        return [(epoch, 100 * accuracy) for epoch, accuracy in enumerate(run.validation_accuracy, start=1)]
+
+    return draw_race(runs, course, "epoch", "validation accuracy (%)", 101)
+
+
+def draw_race(
+    runs: Sequence[RunT], course: Callable[[RunT], Course], xlabel: str, ylabel: str, highest: float
+) -> Figure:
+    """A race of any kind, drawn as by :func:`race`.
+
+    Args:
+        runs: of the methods, each with any number of seeds.
+        course: of a run, the places (x, y) of its line, y in [0, 100]; x is the same for all runs of a method.
+        xlabel, ylabel: of the axes.
+        highest: where the y axis ends.
+    """
+    by_method: dict[str, list[RunT]] = {}
     for run in runs:
         by_method.setdefault(run.method, []).append(run)
     panels = _panels(by_method) if len(by_method) > _ONE_PANEL else {"": list(by_method)}
@@ -46,20 +70,20 @@ def race(runs: Sequence[Run]) -> Figure:
     with new_figure(width, height, columns=len(panels)) as (figure, all_axes):
         for axes, (title, methods) in zip(all_axes, panels.items(), strict=True):
             for method in methods:
-                _draw_race(axes, method, [run.validation_accuracy for run in by_method[method]])
+                _draw_courses(axes, method, [course(run) for run in by_method[method]])
             axes.set_title(title)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.set_xlabel("epoch")
-            axes.set_ylabel("validation accuracy (%)")
+            axes.set_xlabel(xlabel)
+            axes.set_ylabel(ylabel)
         # Wide bands, of the first epochs or of two seeds, may leave the picture; the lines may not.
         lowest = min(float(np.min(line.get_ydata())) for axes in all_axes for line in axes.lines)
         for axes in all_axes:
-            axes.set_ylim(lowest - 3, 101)
+            axes.set_ylim(lowest - 3, highest)
             _name_ends(axes)
     return figure
 
 
-def _panels(by_method: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
+def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:
     """The methods that keep their number of links, and those that lower it; dense ones in both."""
     links = {
         method: [sum(int(mask.sum()) for mask in masks.values()) for masks in (run.first_masks, run.last_masks)]
@@ -74,13 +98,13 @@ def _panels(by_method: Mapping[str, Sequence[Run]]) -> dict[str, list[str]]:
     return {title: methods for title, methods in panels.items() if methods}
 
 
-def _draw_race(axes: Axes, method: str, curves: Sequence[Sequence[float]]) -> None:
-    points = [mean_and_interval(values) for values in zip(*curves, strict=True)]
-    mean, interval = np.array(points).T * 100
-    epochs = np.arange(1, len(mean) + 1)
+def _draw_courses(axes: Axes, method: str, courses: Sequence[Course]) -> None:
+    places = [x for x, _ in courses[0]]
+    points = [mean_and_interval([y for _, y in at_one]) for at_one in zip(*courses, strict=True)]
+    mean, interval = np.array(points).T
     colour = METHOD_COLOURS.get(method, OTHER_COLOUR)
     axes.plot(
-        epochs,
+        places,
         mean,
         color=colour,
         marker=METHOD_MARKERS.get(method, "*"),
@@ -90,7 +114,7 @@ def _draw_race(axes: Axes, method: str, curves: Sequence[Sequence[float]]) -> No
         label=METHOD_LABELS.get(method, method),
     )
     axes.fill_between(
-        epochs, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
+        places, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
     )
 
 

@@ -13,6 +13,7 @@ from chts_core.lab.widgets.percolation import PercolationSandbox, PercolationSta
 from chts_core.lab.widgets.receptive_field import ReceptiveFieldExplorer, ReceptiveFieldState
 from chts_core.lab.widgets.soft_sampling import SoftSamplingExplorer, SoftSamplingState
 from chts_core.lab.widgets.topology_player import TopologyPlayer, TopologyPlayerState
+from chts_core.lab.widgets.translator import TranslationExplorer, TranslationState
 
 EXPLORERS: dict[str, type[Explorer[Any, Any]]] = {
     explorer.name: explorer
@@ -24,6 +25,7 @@ EXPLORERS: dict[str, type[Explorer[Any, Any]]] = {
         DensityDesigner,
         SoftSamplingExplorer,
         PercolationSandbox,
+        TranslationExplorer,
     )
 }
 
@@ -44,4 +46,6 @@ __all__ = [
     "SoftSamplingState",
     "TopologyPlayer",
     "TopologyPlayerState",
+    "TranslationExplorer",
+    "TranslationState",
 ]

@@ -137,5 +137,10 @@ def menu(label: str, value: Any, options: Sequence[Any]) -> Any:
     return ipywidgets.Dropdown(value=value, options=list(options), description=label, **_look())
 
 
+def text(label: str, value: str) -> Any:
+    """A line of text, taken when Enter is pressed or another place is clicked."""
+    return ipywidgets.Text(value=value, description=label, continuous_update=False, **_look())
+
+
 def _look() -> dict[str, Any]:
     return {"style": {"description_width": _LABEL}, "layout": ipywidgets.Layout(width=_WIDTH)}

@@ -1,0 +1,256 @@
+"""Translation: where a translator looks, how its attention is linked, how it is trained, and what comes of it."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from chts_core.diagnostics import degrees
+from chts_core.lab.figures.networks import draw_mask
+from chts_core.lab.figures.runs import Course, draw_race
+from chts_core.lab.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    METHOD_LABELS,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    new_figure,
+)
+from chts_core.lab.translation import Recipe, Run, learning_rate_at
+
+_WIDEST = 9.2  # inches that a page has room for
+_MOST_IN_A_ROW = 4
+_MANY_PIECES = 16  # with more, only half as many panels side by side have room for them
+# Colour and marker of one sparsity of several.
+_LOOKS = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "^"), (PURPLE, "P"))
+
+
+def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str], title: str = "") -> Figure:
+    """How much each piece that is written attends to each piece that is read, one panel for each head.
+
+    Args:
+        weights: in [0, 1], (queries, keys), or (heads, queries, keys).
+        source: the pieces that are attended to, one for each key.
+        target: the pieces that attend, one for each query.
+        title: above all panels.
+    """
+    heads = weights.cpu() if weights.ndim == 3 else weights.cpu()[None]
+    columns = min(len(heads), _MOST_IN_A_ROW if len(source) <= _MANY_PIECES else _MOST_IN_A_ROW // 2)
+    rows = math.ceil(len(heads) / columns)
+    # Inches of a cell, and letters that fit beside it.
+    cell = min((_WIDEST - 1.9) / columns / max(len(source), 4), 0.3)
+    fontsize = min(max(52 * cell, 4.5), 10)
+    label = 0.011 * fontsize * max(map(len, (*source, *target)))
+    width = min(columns * (max(len(source), 4) * cell + 0.3) + label + 1.3, _WIDEST)
+    height = rows * (max(len(target), 4) * cell + 0.55) + label + (0.6 if title else 0.3)
+    with new_figure(width, height, rows, columns) as (figure, panels):
+        for number, (axes, weight) in enumerate(zip(panels, heads, strict=False)):
+            picture = axes.imshow(weight.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            # Pieces are text, in which a dollar sign begins no formula.
+            look: dict[str, Any] = {"fontsize": fontsize, "parse_math": False}
+            axes.set_xticks(range(len(source)), source, rotation=90, **look)
+            axes.set_yticks(range(len(target)), target, **look)
+            axes.tick_params(labelleft=number % columns == 0, labelbottom=number + columns >= len(heads))
+            axes.spines[["top", "right"]].set_visible(True)
+            if weights.ndim == 3:
+                axes.set_title(f"head {number}")
+            axes.set_xlabel("piece attended to")
+            axes.set_ylabel("piece that attends")
+        for axes in panels[len(heads) :]:
+            axes.remove()
+        # No thicker where it is longer.
+        bar = figure.colorbar(picture, ax=panels[: len(heads)], label="attention weight", aspect=6 * height)
+        bar.ax.set_xlabel("share")
+        if title:
+            figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def head_masks(mask: Tensor, heads: int) -> Figure:
+    """The mask of a projection to queries, keys or values, with lines between the rows of its heads.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        heads: which share the rows evenly.
+    """
+    rows = len(mask) // heads
+    with new_figure(5.6, 4.8) as (figure, (axes,)):
+        draw_mask(axes, mask, f"{int(mask.sum())} links, {heads} heads of {rows} rows")
+        for head in range(1, heads):
+            axes.axhline(head * rows - 0.5, color=VERMILION, linewidth=1.2)
+        links = mask.view(heads, -1).sum(dim=1).tolist()
+        names = [f"head {head}\n{count} links" for head, count in enumerate(links)]
+        axes.set_yticks([(head + 0.5) * rows - 0.5 for head in range(heads)], names, fontsize=9)
+        axes.set_ylabel("output neurons, by head")
+    return figure
+
+
+def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
+    """The rows of one head in the masks of queries and keys, and how many links each of them has.
+
+    Row i of the queries is only ever multiplied by row i of the keys: where one has no links, the other's are of no
+    use. Such pairs are marked.
+
+    Args:
+        query, key: masks of both projections, Boolean (out_features, in_features) each.
+        heads: which share the rows evenly.
+        head: the one to show, from 0.
+    """
+    parts = [mask.view(heads, -1, mask.shape[1])[head] for mask in (query, key)]
+    with new_figure(_WIDEST, 3.4, columns=3) as (figure, (left, middle, right)):
+        for axes, part, name in ((left, parts[0], "queries"), (middle, parts[1], "keys")):
+            draw_mask(axes, part, f"{name} of head {head}: {int(part.sum())} links")
+            axes.set_ylabel("row of the head")
+        by_row = [degrees(part)[0].cpu() for part in parts]
+        numbers = list(range(len(by_row[0])))
+        for links, name, colour, marker in zip(by_row, ("queries", "keys"), (BLUE, ORANGE), ("o", "^"), strict=True):
+            right.plot(links, numbers, color=colour, marker=marker, markersize=5, linestyle="", label=name)
+        for row in ((by_row[0] == 0) != (by_row[1] == 0)).nonzero().flatten().tolist():
+            right.axhspan(row - 0.5, row + 0.5, color=VERMILION, alpha=0.25, linewidth=0)
+        right.plot([], [], marker="s", color=VERMILION, alpha=0.4, linestyle="", label="one side alone")
+        right.set_ylim(left.get_ylim())
+        right.set_xlim(left=-0.5)
+        right.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        right.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        right.set_xlabel("links of the row")
+        right.set_ylabel("row of the head")
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    return figure
+
+
+def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> Figure:
+    """The learning rate by step, with and without coming back slowly after each update of the topology.
+
+    Args:
+        recipe: its number of steps and schedule.
+        width: of the model.
+        update_steps: steps that an update follows, ascending.
+    """
+    steps = range(1, recipe.steps + 1)
+    # The update after step 100 is first felt in step 101.
+    counts = [bisect_left(update_steps, step) for step in steps]
+    latest = [update_steps[count - 1] if count else None for count in counts]
+    with new_figure(7, 3.2) as (figure, (axes,)):
+        rates = [learning_rate_at(step, width, recipe, last) for step, last in zip(steps, latest, strict=True)]
+        axes.plot(steps, rates, color=BLUE, linewidth=1.3, label="with a warm-up after each update")
+        plain = [learning_rate_at(step, width, recipe) for step in steps]
+        axes.plot(steps, plain, color=ORANGE, linestyle="--", label="without")
+        axes.axvline(recipe.warmup, color=GREY, linestyle=":", label=f"end of the first warm-up: step {recipe.warmup}")
+        axes.set_xlim(0, recipe.steps)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("training step")
+        axes.set_ylabel("learning rate")
+        figure.legend(loc="outside upper center", ncols=3, fontsize=9)
+    return figure
+
+
+def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Figure:
+    """Tokens and padding of each batch, one panel for each way to make batches, on equal axes.
+
+    Args:
+        lengths: tokens of each pair, int (pairs,), as of `EncodedPairs.lengths`.
+        named: batches by how they were made; each the numbers of its pairs, int (n,). In a batch all pairs are padded
+            to the longest.
+    """
+    with new_figure(_WIDEST, 3.4, columns=len(named)) as (figure, panels):
+        highest = 0
+        for axes, (name, batches) in zip(panels, named.items(), strict=True):
+            tokens = [int(lengths[batch].sum()) for batch in batches]
+            places = [len(batch) * int(lengths[batch].max()) for batch in batches]
+            numbers = range(1, len(batches) + 1)
+            padding = [place - count for place, count in zip(places, tokens, strict=True)]
+            axes.bar(numbers, tokens, width=1, color=BLUE, label="tokens")
+            axes.bar(numbers, padding, width=1, bottom=tokens, color=ORANGE, label="padding")
+            axes.set_title(f"{name}: {sum(padding) / sum(places):.1%} padding")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.set_xlabel("batch")
+            axes.set_ylabel("places in the batch")
+            highest = max(highest, *places)
+        for axes in panels:
+            axes.set_ylim(0, 1.05 * highest)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def translation_race(runs: Sequence[Run]) -> Figure:
+    """BLEU on the validation pairs by training step, of greedy translations; drawn as by :func:`race`."""
+
+    def course(run: Run) -> Course:
+        return [(look.step, look.bleu) for look in run.looks]
+
+    highest = min(101, 4 + max(look.bleu for run in runs for look in run.looks))
+    return draw_race(runs, course, "training step", "BLEU on the validation pairs", highest)
+
+
+def scores_by_method(
+    rows: Sequence[Mapping[str, Any]],
+    paper: Mapping[str, Mapping[float, tuple[float, float | None]]] | None = None,
+    xlabel: str = "BLEU on the test pairs",
+) -> Figure:
+    """What each method reached at each sparsity, with FC as a line; beside it, if given, what the paper reports.
+
+    Args:
+        rows: "method", "sparsity" (of "fc" it does not count), "mean" and "interval", the half-width of its 95 %
+            confidence interval or None.
+        paper: mean and standard error by method and sparsity, as in `PAPER_TABLE_1`.
+        xlabel: of the scores.
+    """
+    panels = {"measured here (bars: 95 % confidence)": rows}
+    if paper is not None:
+        panels["the paper (bars: standard error)"] = [
+            {"method": method, "sparsity": sparsity, "mean": mean, "interval": error}
+            for method, values in paper.items()
+            for sparsity, (mean, error) in values.items()
+        ]
+    shown = {row["method"] for panel in panels.values() for row in panel} - {"fc"}
+    methods = sorted(shown, key=lambda name: ([*METHOD_LABELS, name].index(name), name))
+    sparsities = sorted({row["sparsity"] for panel in panels.values() for row in panel if row["method"] != "fc"})
+    with new_figure(_WIDEST if paper is not None else 6.2, 1.5 + 0.36 * len(methods), columns=len(panels)) as (
+        figure,
+        all_axes,
+    ):
+        for axes, (title, panel) in zip(all_axes, panels.items(), strict=True):
+            _draw_scores(axes, panel, methods, sparsities)
+            axes.set_title(title)
+            axes.set_yticks(range(len(methods)), [METHOD_LABELS.get(name, name) for name in methods])
+            axes.set_ylim(len(methods) - 0.5, -0.5)
+            axes.set_xlabel(xlabel)
+            axes.set_ylabel("method")
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    return figure
+
+
+def _draw_scores(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], methods: Sequence[str], sparsities: Sequence[float]
+) -> None:
+    for row in rows:
+        if row["method"] == "fc":
+            axes.axvline(row["mean"], color=BLACK, linestyle="--", linewidth=1.2, label=METHOD_LABELS["fc"])
+            if row["interval"] is not None:
+                low, high = row["mean"] - row["interval"], row["mean"] + row["interval"]
+                axes.axvspan(low, high, color=BLACK, alpha=0.1, linewidth=0)
+    gap = 0.5 / len(sparsities)
+    for number, (sparsity, (colour, marker)) in enumerate(zip(sparsities, cycle(_LOOKS), strict=False)):
+        mine = [row for row in rows if row["method"] != "fc" and row["sparsity"] == sparsity]
+        axes.errorbar(
+            [row["mean"] for row in mine],
+            [methods.index(row["method"]) + (number - (len(sparsities) - 1) / 2) * gap for row in mine],
+            xerr=[row["interval"] or 0 for row in mine],
+            color=colour,
+            marker=marker,
+            markersize=6,
+            linestyle="",
+            elinewidth=1.4,
+            label=f"sparsity {100 * sparsity:g} %",
+        )
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)

@@ -1,0 +1,103 @@
+"""Translate with a trained model, and see where it looked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chts_core.lab.data import BEGIN, END, PAD, Vocabulary
+from chts_core.lab.decoding import beam_search, greedy
+from chts_core.lab.models import Transformer
+
+# Sentences that are translated side by side; those of like length, so that few wait for a long one.
+_SIDE_BY_SIDE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Translator:
+    """A trained model with its subwords.
+
+    max_length: most tokens of a sentence and of its translation.
+    """
+
+    model: Transformer
+    vocabulary: Vocabulary
+    max_length: int
+
+    def translate(self, sentences: Sequence[str], *, beam: int = 2) -> list[str]:
+        """Translate sentences by beam search, or greedily for a beam of 1.
+
+        Raises:
+            ValueError: naming the sentence that is empty or too long.
+        """
+        encoded = self.encode(sentences)
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        translations = [""] * len(encoded)
+        for first in range(0, len(order), _SIDE_BY_SIDE):
+            rows = order[first : first + _SIDE_BY_SIDE]
+            source = self.as_source([encoded[row] for row in rows])
+            found = (
+                greedy(self.model, source, self.max_length)
+                if beam == 1
+                else beam_search(self.model, source, beam, self.max_length)
+            )
+            for row, hypothesis in zip(rows, found, strict=True):
+                translations[row] = self.vocabulary.decode(hypothesis.tokens)
+        return translations
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """The subwords of sentences.
+
+        Raises:
+            ValueError: naming the sentence that is empty or too long.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("sentences is one string; expected a list of sentences, so write [sentences].")
+        encoded = self.vocabulary.encode(sentences)
+        for number, (sentence, tokens) in enumerate(zip(sentences, encoded, strict=True), start=1):
+            if not sentence.strip():
+                raise ValueError(f"sentence {number} is {sentence!r}; expected some words to translate.")
+            if len(tokens) > self.max_length:
+                raise ValueError(
+                    f"sentence {number} has {len(tokens)} tokens, and the translator takes {self.max_length}; "
+                    f"cut it into shorter ones: {sentence[:60]!r}..."
+                )
+        return encoded
+
+    def as_source(self, encoded: Sequence[Sequence[int]]) -> Tensor:
+        """A batch (n, S) of encoded sentences, each with END, then PAD, on the model's device."""
+        rows = [torch.tensor([*tokens, END]) for tokens in encoded]
+        device = self.model.embedding.weight.device
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
+
+    def attention(self, sentence: str, *, beam: int = 2) -> "Attended":
+        """Translate a sentence and tell where each token of the translation looked.
+
+        Raises:
+            ValueError: if it is empty or too long.
+        """
+        source = self.as_source(self.encode([sentence]))
+        tokens = beam_search(self.model, source, beam, self.max_length)[0].tokens
+        target = torch.tensor([[BEGIN, *tokens]], device=source.device)
+        weights = self.model.attention(source, target)
+        return Attended(
+            self.vocabulary.decode(tokens),
+            self.vocabulary.pieces(source[0].tolist()),
+            self.vocabulary.pieces([*tokens, END]),
+            {name: weight[0].float().cpu() for name, weight in weights.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Attended:
+    """A translation and its attention.
+
+    source, target: the pieces that were read, END last, and those that were written, END last.
+    weights: (heads, queries, keys) by the name of the attention; the queries of the decoder stand for what they wrote.
+    """
+
+    translation: str
+    source: list[str]
+    target: list[str]
+    weights: dict[str, Tensor]

@@ -1,0 +1,148 @@
+"""Translate a sentence of your own, and see where each piece of the translation looked."""
+
+import unicodedata
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from chts_core.lab import figures, translation
+from chts_core.lab.data import BEGIN, UNKNOWN, Vocabulary, load_translation
+from chts_core.lab.translation import Recipe
+from chts_core.lab.translator import Translator
+from chts_core.lab.widgets.explorer import Explorer, menu, text, whole_slider
+
+_MEAN = -1  # of the heads
+_UNKNOWN_SHOWN = 5
+
+
+@cache
+def example_translator() -> Translator:
+    """English number words and dates into German, by a tenth of the links; it takes some seconds to train."""
+    recipe = Recipe(
+        steps=300,
+        batch_tokens=512,
+        learning_rate=2.0,
+        warmup=100,
+        iterative_warmup=10,
+        dropout=0.0,
+        update_every=30,
+        validate_every=300,
+    )
+    task = translation.prepare(load_translation("number_words"), recipe)
+    # Nobody asks for its scores.
+    task = replace(task, validation_pairs=task.validation_pairs[:1], test_pairs=task.test_pairs[:1])
+    return translation.train(task, "chts", 0.9, recipe).translator
+
+
+@dataclass(frozen=True)
+class TranslationState:
+    """What the translation explorer shows.
+
+    beam: hypotheses kept side by side; 1 is greedy.
+    attention: by the name that `Transformer.attention` gives it.
+    head: from 0; -1 for the mean of all.
+    """
+
+    sentence: str = "two thousand, three hundred and forty-five"
+    beam: int = 2
+    attention: str = "decoder.0.cross_attention"
+    head: int = _MEAN
+    translator: Translator = field(default_factory=example_translator, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class TranslationResult:
+    """A translation, where it looked, and the sentence that tells both.
+
+    keys, queries: the pieces that are attended to and those that attend; none where nothing could be translated.
+    weights: how much, (queries, keys).
+    """
+
+    translation: str
+    keys: list[str]
+    queries: list[str]
+    weights: Tensor | None
+    description: str
+
+
+class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
+    """Translate a sentence of your own, and see where each piece of the translation looked."""
+
+    name = "translation"
+    State = TranslationState
+
+    @classmethod
+    def of(cls, translator: Translator, sentence: str = TranslationState.sentence) -> "TranslationExplorer":
+        """An explorer of a translator of one's own, which begins with a sentence that it should know."""
+        return cls(TranslationState(sentence, translator=translator))
+
+    @staticmethod
+    def compute(state: TranslationState) -> TranslationResult:
+        """The translation of a state, or what is wrong with its sentence."""
+        translator = state.translator
+        sentence = " ".join(state.sentence.split())
+        try:
+            (tokens,) = translator.encode([sentence])
+        except ValueError as error:
+            return TranslationResult("", [], [], None, f"Nothing is translated: {error}")
+        attended = translator.attention(sentence, beam=state.beam)
+        of_heads = attended.weights[state.attention]
+        weights = of_heads.mean(dim=0) if state.head == _MEAN else of_heads[state.head]
+        keys, queries = attended.source, attended.target
+        if state.attention.startswith("encoder"):
+            queries = keys
+        elif not state.attention.endswith("cross_attention"):  # it looks back at what is written
+            keys = [*translator.vocabulary.pieces([BEGIN]), *queries[:-1]]
+        query, key = divmod(int(weights.argmax()), len(keys))
+        description = (
+            f'"{sentence}" is read as {len(tokens)} pieces and translated, with a beam of {state.beam}, to '
+            f'"{attended.translation}", written as {len(attended.target) - 1}; </s> ends either. The strongest look in '
+            f'{state.attention}, {_head(state.head)}, is that of "{queries[query]}" at "{keys[key]}", with '
+            f"{float(weights[query, key]):.0%} of its attention.{_unknown(sentence, tokens, translator.vocabulary)}"
+        )
+        return TranslationResult(attended.translation, keys, queries, weights, description)
+
+    @staticmethod
+    def draw(state: TranslationState, result: TranslationResult) -> Figure:
+        """The attention between the pieces; an empty picture where nothing could be translated."""
+        if result.weights is None:
+            with figures.new_figure(6, 2.6) as (figure, (axes,)):
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.set_xlabel("piece attended to")
+                axes.set_ylabel("piece that attends")
+                axes.text(0.5, 0.5, "nothing is translated", ha="center", va="center")
+            return figure
+        title = f"{state.attention}, {_head(state.head)}, beam {state.beam}"
+        return figures.attention_map(result.weights, result.keys, result.queries, title)
+
+    def make_controls(self, state: TranslationState) -> dict[str, Any]:
+        """A line for the sentence, a slider of the beam, menus of attentions and heads."""
+        model, source = state.translator.model, state.translator.as_source([[]])
+        weights = model.attention(source, torch.full_like(source, BEGIN))
+        heads = range(_MEAN, next(iter(weights.values())).shape[1])
+        return {
+            "sentence": text("sentence", state.sentence),
+            "beam": whole_slider("beam", state.beam, 1, 8),
+            "attention": menu("attention", state.attention, list(weights)),
+            "head": menu("head", state.head, [(_head(head), head) for head in heads]),
+        }
+
+
+def _head(head: int) -> str:
+    return "mean of heads" if head == _MEAN else f"head {head}"
+
+
+def _unknown(sentence: str, tokens: list[int], vocabulary: Vocabulary) -> str:
+    """Which characters the vocabulary has no piece for; nothing if it knows them all."""
+    if UNKNOWN not in tokens:
+        return ""
+    characters = dict.fromkeys(unicodedata.normalize("NFC", "".join(sentence.split())))
+    unknown = [character for character in characters if UNKNOWN in vocabulary.encode([character])[0]]
+    shown = ", ".join(f'"{character}"' for character in unknown[:_UNKNOWN_SHOWN])
+    more = ", and others" if len(unknown) > _UNKNOWN_SHOWN else ""
+    return f" Unknown to the vocabulary, so read as <unk>: {shown}{more}."
