@@ -1,7 +1,7 @@
 """What the paper reports, to stand beside what was measured here."""
 
-# BLEU of the paper's Table 1 by data set, method and sparsity: mean and standard error, None where a single run is
-# told. FC has no sparsity; the row that the table calls CHTs a second time is CHTss.
+# BLEU of the paper's Table 1 by data set, method and sparsity: mean and ±, which it does not explain further; None
+# where it tells a single run. FC has no sparsity; the row that the table calls CHTs a second time is CHTss.
 PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
     "multi30k": {
         "fc": {0.0: (31.38, 0.38)},

@@ -424,7 +424,7 @@ def train(
 
     The seed decides the initial weights, the order of the batches, dropout and the topology; the same seed gives every
     method the same weights and batches. A run that was cut goes on from its last checkpoint to the same bits, on the
-    same kind of device; one that was finished is only tested again.
+    same kind of device with as many threads; one that was finished is only tested again.
 
     Args:
         task: of `prepare`.
@@ -669,11 +669,16 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str, Any]]:
-    """Recorded runs by method and sparsity, in order of their first: "mean" of a test score and "interval", the
-    half-width of its 95 % confidence interval (None for a single run)."""
+    """Recorded runs by method and sparsity, in order of their first: "mean" of a score, "interval" the half-width of
+    its 95 % confidence interval (None for a single run).
+
+    Args:
+        rows: of `as_record`.
+        score: one of the test's ("bleu", "exact", ...), or "validation_loss", that of the last look.
+    """
     groups: dict[tuple[str, float], list[float]] = {}
     for row in rows:
-        groups.setdefault((row["method"], row["sparsity"]), []).append(row["test"][score])
+        groups.setdefault((row["method"], row["sparsity"]), []).append(_score(row, score))
     found = []
     for (method, sparsity), values in groups.items():
         mean, interval = mean_and_interval(values)
@@ -690,19 +695,19 @@ def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str,
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """A test score of recorded runs minus that of a rival with the same seed and sparsity, by method and sparsity.
+    """A score of recorded runs (of `mean_scores`) minus that of a rival with the same seed, by method and sparsity.
 
     The rival "fc" has no sparsity: it is compared with all. Seeds that only one of the two has are left out.
     """
     found = []
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
         theirs = {
-            row["seed"]: row["test"][score]
+            row["seed"]: _score(row, score)
             for row in rows
             if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)
         }
         differences = [
-            row["test"][score] - theirs[row["seed"]]
+            _score(row, score) - theirs[row["seed"]]
             for row in rows
             if (row["method"], row["sparsity"]) == (method, sparsity) and row["seed"] in theirs
         ]
@@ -718,6 +723,10 @@ def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str)
                 }
             )
     return found
+
+
+def _score(row: Mapping[str, Any], score: str) -> float:
+    return float(row["validation"][-1]["loss"] if score == "validation_loss" else row["test"][score])
 
 
 def recorded() -> list[dict[str, Any]]:

@@ -89,3 +89,36 @@ def test_runs_that_are_compared_differ_in_method_sparsity_and_seed_alone(dataset
     rows = [row for row in ROWS if row["dataset"] == dataset]
     for key in ("data", "subwords", "recipe", "signatures", "versions"):
         assert all(row[key] == rows[0][key] for row in rows), key
+
+
+def test_multi30k_was_run_by_four_methods_at_two_sparsities_with_three_seeds() -> None:
+    runs = {(row["method"], row["sparsity"], row["seed"]) for row in ROWS if row["dataset"] == "multi30k"}
+    sparse = {
+        (method, share, seed) for method in ("set", "chts", "chtss") for share in (0.9, 0.95) for seed in range(3)
+    }
+    assert runs == sparse | {("fc", 0.9, seed) for seed in range(3)}
+
+
+def test_differences_of_recorded_runs_are_taken_seed_by_seed() -> None:
+    def row(method: str, sparsity: float, seed: int, exact: float) -> dict[str, Any]:
+        looks = [{"loss": 9.0}, {"loss": exact / 10}]
+        return {"method": method, "sparsity": sparsity, "seed": seed, "test": {"exact": exact}, "validation": looks}
+
+    rows = [row("fc", 0.95, 0, 90.0), row("fc", 0.95, 1, 80.0), row("set", 0.9, 0, 70.0)]
+    rows += [row("chts", 0.9, 0, 85.0), row("chts", 0.9, 1, 77.0), row("chts", 0.9, 7, 0.0)]
+    against_fc = translation.score_differences(rows, "exact", "fc")
+    assert [(found["method"], found["sparsity"], found["seeds"]) for found in against_fc] == [
+        ("set", 0.9, 1),
+        ("chts", 0.9, 2),
+    ]
+    assert [found["difference"] for found in against_fc] == [-20.0, -4.0]
+    assert against_fc[0]["interval"] is None
+    assert against_fc[1]["interval"] == pytest.approx(12.706205 * 1.0)  # t of two runs times their standard error
+    (against_chts,) = (f for f in translation.score_differences(rows, "exact", "chts") if f["method"] == "set")
+    assert (against_chts["seeds"], against_chts["difference"]) == (1, -15.0)
+    means = translation.mean_scores(rows, "validation_loss")
+    assert [(found["method"], found["runs"], found["mean"]) for found in means] == [
+        ("fc", 2, 8.5),
+        ("set", 1, 7.0),
+        ("chts", 3, pytest.approx(5.4)),
+    ]

@@ -80,8 +80,8 @@ def wee_recipe() -> Recipe:
 
 def take_one_thread() -> None:
     """Sums by two threads differ in their last bits. Numba has its own, and would set torch's to as many."""
-    torch.set_num_threads(1)
     numba.set_num_threads(1)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", autouse=True)

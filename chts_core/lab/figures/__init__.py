@@ -48,7 +48,6 @@ from chts_core.lab.figures.style import new_figure, show, to_png
 from chts_core.lab.figures.translation import (
     attention_head,
     attention_map,
-    head_masks,
     learning_rates,
     length_buckets,
     scores_by_method,
@@ -73,7 +72,6 @@ __all__ = [
     "draw_mask",
     "draw_network",
     "excess_density",
-    "head_masks",
     "images",
     "layer_times",
     "learning_rates",

@@ -75,25 +75,6 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
     return figure
 
 
-def head_masks(mask: Tensor, heads: int) -> Figure:
-    """The mask of a projection to queries, keys or values, with lines between the rows of its heads.
-
-    Args:
-        mask: Boolean (out_features, in_features).
-        heads: which share the rows evenly.
-    """
-    rows = len(mask) // heads
-    with new_figure(5.6, 4.8) as (figure, (axes,)):
-        draw_mask(axes, mask, f"{int(mask.sum())} links, {heads} heads of {rows} rows")
-        for head in range(1, heads):
-            axes.axhline(head * rows - 0.5, color=VERMILION, linewidth=1.2)
-        links = mask.view(heads, -1).sum(dim=1).tolist()
-        names = [f"head {head}\n{count} links" for head, count in enumerate(links)]
-        axes.set_yticks([(head + 0.5) * rows - 0.5 for head in range(heads)], names, fontsize=9)
-        axes.set_ylabel("output neurons, by head")
-    return figure
-
-
 def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
     """The rows of one head in the masks of queries and keys, and how many links each of them has.
 
@@ -201,12 +182,12 @@ def scores_by_method(
     Args:
         rows: "method", "sparsity" (of "fc" it does not count), "mean" and "interval", the half-width of its 95 %
             confidence interval or None.
-        paper: mean and standard error by method and sparsity, as in `PAPER_TABLE_1`.
+        paper: mean and ± by method and sparsity, as in `PAPER_TABLE_1`.
         xlabel: of the scores.
     """
     panels = {"measured here (bars: 95 % confidence)": rows}
     if paper is not None:
-        panels["the paper (bars: standard error)"] = [
+        panels["the paper (bars: its ±)"] = [
             {"method": method, "sparsity": sparsity, "mean": mean, "interval": error}
             for method, values in paper.items()
             for sparsity, (mean, error) in values.items()

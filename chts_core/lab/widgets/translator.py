@@ -11,7 +11,6 @@ from torch import Tensor
 
 from chts_core.lab import figures, translation
 from chts_core.lab.data import BEGIN, UNKNOWN, Vocabulary, load_translation
-from chts_core.lab.translation import Recipe
 from chts_core.lab.translator import Translator
 from chts_core.lab.widgets.explorer import Explorer, menu, text, whole_slider
 
@@ -22,16 +21,8 @@ _UNKNOWN_SHOWN = 5
 @cache
 def example_translator() -> Translator:
     """English number words and dates into German, by a tenth of the links; it takes some seconds to train."""
-    recipe = Recipe(
-        steps=300,
-        batch_tokens=512,
-        learning_rate=2.0,
-        warmup=100,
-        iterative_warmup=10,
-        dropout=0.0,
-        update_every=30,
-        validate_every=300,
-    )
+    recipe = translation.RECIPES["number_words_short"]
+    recipe = replace(recipe, validate_every=recipe.steps)
     task = translation.prepare(load_translation("number_words"), recipe)
     # Nobody asks for its scores.
     task = replace(task, validation_pairs=task.validation_pairs[:1], test_pairs=task.test_pairs[:1])
