@@ -50,7 +50,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
     cell = min((_WIDEST - 1.9) / columns / max(len(source), 4), 0.3)
     fontsize = min(max(52 * cell, 4.5), 10)
     label = 0.011 * fontsize * max(map(len, (*source, *target)))
-    width = min(columns * (max(len(source), 4) * cell + 0.3) + label + 1.3, _WIDEST)
+    width = min(max(columns * (max(len(source), 4) * cell + 0.3) + label + 1.3, 0.085 * len(title)), _WIDEST)
     height = rows * (max(len(target), 4) * cell + 0.55) + label + (0.6 if title else 0.3)
     with new_figure(width, height, rows, columns) as (figure, panels):
         for number, (axes, weight) in enumerate(zip(panels, heads, strict=False)):
