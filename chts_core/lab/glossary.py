@@ -281,6 +281,53 @@ GLOSSARY = (
         "test_methods.py::test_what_a_method_does_otherwise_than_its_relative",
         "06",
     ),
+    Term(
+        "subword",
+        "A piece of a word that is often seen. Words that are not in the vocabulary are spelt from smaller pieces.",
+        "",
+        "Sennrich et al., 2016",
+        "chts_core.lab.data.Vocabulary.encode",
+        "lab/test_subwords.py::test_the_most_frequent_neighbours_are_joined_at_every_step",
+        "08",
+    ),
+    Term(
+        "attention head",
+        "Mixes the values of all tokens by how well their keys fit a query. For percolation its queries and keys are a "
+        "pair, its values and outputs a chain.",
+        r"\text{softmax}\left(\dfrac{Q K^T}{\sqrt{d}}\right) V",
+        "Vaswani et al., 2017",
+        "chts_core.lab.models.Transformer.attention",
+        "lab/test_transformer.py::test_attentions_are_what_a_loop_computes",
+        "08",
+    ),
+    Term(
+        "iterative warm-up",
+        "After an update of the topology the learning rate comes back in equal parts.",
+        "",
+        "appendix",
+        "chts_core.lab.translation.learning_rate_at",
+        "lab/test_translation.py::test_the_learning_rate_comes_back_after_an_update",
+        "08",
+    ),
+    Term(
+        "beam search",
+        "Keeps several beginnings of a translation side by side instead of the likeliest one; a longer translation is "
+        "forgiven its lower probability.",
+        r"\dfrac{\log p}{((5 + n)/6)^{0.6}}",
+        "Wu et al., 2016",
+        "chts_core.lab.decoding.beam_search",
+        "lab/test_decoding.py::test_beam_search_equals_its_definition",
+        "08",
+    ),
+    Term(
+        "BLEU",
+        "How many of the words, pairs, triples and quadruples that were written stand in the reference.",
+        r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
+        "Table 1",
+        "chts_core.lab.scores.bleu",
+        "lab/test_scores.py::test_bleu_is_its_definition_and_between_0_and_100",
+        "08",
+    ),
 )
 
 
