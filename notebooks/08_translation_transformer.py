@@ -611,7 +611,7 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 #
 # A translation, without a word of doubt. The model has no way to say that it does not know: it writes the likeliest pieces,
 # and for a word that it never saw those are numbers and dates, all that it has ever written. That a sentence can be spelt
-# is no sign that it was understood.
+# is no sign that it was understood. Even *two hundred* need not come out right after so short a training.
 # </details>
 #
 # ## The race
@@ -874,8 +874,8 @@ score_a, score_b = None, None
 
 # %% tags=["check"]
 with exercises.attempt():
-    assert score_a is not None and score_b is not None, "replace both None in the cell above by scores."  # noqa: PT018
-    assert score_a < 0 and score_b < 0, "a score has the sign of its log-probability: negative."  # noqa: PT018
+    assert None not in (score_a, score_b), "replace both None in the cell above by scores."
+    assert max(score_a, score_b) < 0, "a score has the sign of its log-probability: negative."
     lengths, logs = (4, 7), (-2.0, -2.3)
     slips = {
         "the log-probability per piece; the penalty grows more slowly": [
@@ -888,7 +888,7 @@ with exercises.attempt():
         ],
     }
     for slip, (wrong_a, wrong_b) in slips.items():
-        assert abs(score_a - wrong_a) > 0.002 and abs(score_b - wrong_b) > 0.002, f"a score is {slip}."  # noqa: PT018
+        assert min(abs(score_a - wrong_a), abs(score_b - wrong_b)) > 0.002, f"a score is {slip}."
     for name, answer, p, n in zip("AB", (score_a, score_b), logs, lengths, strict=True):
         right = p / ((5 + n) / 6) ** 0.6
         assert abs(answer - right) < 0.002, f"the score of {name} is not {answer}; it has n = {n}."

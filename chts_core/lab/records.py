@@ -20,6 +20,8 @@ SCHEMA = 1
 # A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.
 RESULTS_TYPE = "application/vnd.chts.results+json"
 
+_WIDEST_CELL = 24  # in characters
+
 _PACKAGES = (
     "chts",
     "torch",
@@ -130,7 +132,7 @@ def _html(content: Mapping[str, Any]) -> str:
     import pandas as pd
 
     def table(rows: list[dict[str, Any]]) -> str:
-        shown = [{name: value for name, value in row.items() if not isinstance(value, list | dict)} for row in rows]
+        shown = [{name: value for name, value in row.items() if _fits_a_cell(value)} for row in rows]
         return str(pd.DataFrame(shown).to_html(index=False, float_format="{:.4g}".format, border=0))
 
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
@@ -139,6 +141,11 @@ def _html(content: Mapping[str, Any]) -> str:
         for name, rows in lists.items()
     )
     return table([dict(content)]) + "".join(folded)
+
+
+def _fits_a_cell(value: object) -> bool:
+    """Whether there is room for a value in a table; digests and the like are for the record alone."""
+    return not isinstance(value, list | dict) and len(str(value)) <= _WIDEST_CELL
 
 
 def published(notebook: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_the_sentence_says_what_was_read_and_written(state: TranslationState) ->
     result = TranslationExplorer.compute(replace(state, sentence="  a \n cat ", beam=3))
     pieces = len(state.translator.vocabulary.encode(["a cat"])[0])
     assert result.description.startswith(f'"a cat" is read as {pieces} pieces and translated, with a beam of 3, to "')
-    assert f'"{result.translation}", written as {len(result.queries) - 1};' in result.description
+    assert f'"{result.translation}", written as {len(result.queries) - 1}.' in result.description
 
 
 def test_unknown_characters_are_named(state: TranslationState) -> None:

@@ -91,7 +91,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
         query, key = divmod(int(weights.argmax()), len(keys))
         description = (
             f'"{sentence}" is read as {len(tokens)} pieces and translated, with a beam of {state.beam}, to '
-            f'"{attended.translation}", written as {len(attended.target) - 1}; </s> ends either. The strongest look in '
+            f'"{attended.translation}", written as {len(attended.target) - 1}. The strongest look in '
             f'{state.attention}, {_head(state.head)}, is that of "{queries[query]}" at "{keys[key]}", with '
             f"{float(weights[query, key]):.0%} of its attention.{_unknown(sentence, tokens, translator.vocabulary)}"
         )
