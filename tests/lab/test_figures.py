@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chts_core.diagnostics import SmallWorldness
-from chts_core.lab import faults, figures, notebooks, training
+from chts_core.lab import faults, figures, notebooks, training, translation
 from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.figures.style import use_log_scale
+from chts_core.lab.paper import PAPER_TABLE_1
 from chts_core.lab.training import Recipe, Run
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -95,7 +96,25 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "vital_signs": lambda _, data: figures.vital_signs(
         *(faults.run(data, "chtss", 0.9, fault, hidden=16, epochs=3) for fault in (None, "forgotten mask"))
     ),
+    "attention_map": lambda _, __: figures.attention_map(torch.rand(2, 1, 2), ["▁two", "</s>"], ["▁zwei"], "one"),
+    "attention_head": lambda _, __: figures.attention_head(MASK, MASK, 1, 0),
+    "learning_rates": lambda _, __: figures.learning_rates(translation.Recipe(), 64, [100, 200]),
+    "length_buckets": lambda _, __: figures.length_buckets(torch.tensor([3, 4]), {"one": [torch.tensor([0, 1])]}),
+    "translation_race": lambda _, __: figures.translation_race([translation_run()]),
+    "scores_by_method": lambda _, __: figures.scores_by_method(
+        [{"method": "set", "sparsity": 0.9, "mean": 28.0, "interval": 2.0}], PAPER_TABLE_1["multi30k"]
+    ),
 }
+
+
+def translation_run() -> translation.Run:
+    given: dict[str, Any] = dict.fromkeys(translation.Run.__dataclass_fields__) | {
+        "method": "set",
+        "looks": [translation.Look(100, 2.0, 10.0), translation.Look(200, 1.0, 20.0)],
+        "first_masks": {"w": MASK},
+        "last_masks": {"w": MASK},
+    }
+    return translation.Run(**given)
 
 
 def test_every_figure_is_tested() -> None:
