@@ -833,6 +833,18 @@ def test_a_checkpoint_of_something_else_is_refused(task: Task, recipe: Recipe, t
     assert path.read_bytes() == before
 
 
+def test_the_scale_of_the_loss_is_resumed(task: Task, recipe: Recipe, tmp_path: Path) -> None:
+    """In float16 it falls when a gradient overflows, and stays where it is for long."""
+    given = (task, "set", 0.9, replace(recipe, precision="float16"), 0, torch.device("cpu"))
+    one, other = _Training(*given), _Training(*given)
+    one.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    path = tmp_path / "run.safetensors"
+    checkpoint.save(path, one.state())
+    assert other.scaler.get_scale() > 8
+    other.resume(path)
+    assert other.scaler.get_scale() == 8
+
+
 def train_and_die(folder: Path, after: float) -> None:
     """Train in a process that is killed when it has computed for some time since its first checkpoint."""
     take_one_thread()
