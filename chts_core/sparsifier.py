@@ -4,7 +4,7 @@ import hashlib
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from itertools import groupby
 from typing import Any, TypedDict
 
@@ -16,7 +16,8 @@ from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import value_at
 from chts_core.compaction import compact
 from chts_core.diagnostics import itop_rate, overlap
-from chts_core.layers import Selection, sparse_layers, split_heads, unwrap
+from chts_core.distributed import ranks_of
+from chts_core.layers import Layer, Selection, sparse_layers, split_heads, unwrap
 from chts_core.linear import Execution, SparseLinear, convertible
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
@@ -25,6 +26,7 @@ from chts_core.planner import Budget, find_graph, sparse_parameters
 from chts_core.removal import GRADIENT_SCORES, SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
+from chts_core.sharding import is_shared_out, local, whole_from_local
 from chts_core.weights import LinkWeight, MaskedWeight, Weight, pack_bits, store_links, unpack_bits, zero_absent
 
 # Which Sparsifier rules a weight: the latest that was attached.
@@ -59,9 +61,13 @@ class Sparsifier:
     to rounding, in a fraction of the memory, and faster where there are few links.
 
     Several backward passes per step accumulate: methods that go by the gradient see that of the whole step.
-    `torch.compile` may wrap the model before or after; all changes happen in place. So may `DistributedDataParallel`,
-    but not yet with a method that regrows by the gradient, where each rank would go by its own, nor with layers that
-    store their links alone.
+    `torch.compile` may wrap the model before or after; all changes happen in place.
+
+    Several processes that train one model, in `DistributedDataParallel` or shared out by `fully_shard`, each have a
+    Sparsifier of the same settings. They share the work of an update, a layer each, and send each other the masks;
+    methods that go by the gradient take the mean over all. At every update masks are compared, and the run stops where
+    they differ. `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store
+    their links alone.
 
     An update that meets an infinite or NaN gradient is put off to the next step, with a warning.
 
@@ -88,6 +94,8 @@ class Sparsifier:
         distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         initial_masks: masks to start from, by layer name, instead of the method's topology, such as those of
             :func:`chts_core.topology.correlated`.
+        process_group: whose processes train the model together; by default, of a wrapped or shared-out model its own,
+            and otherwise all that `torch.distributed` knows of.
         resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
             attaching zeroes the weights outside the initial masks: then load all three states afterwards.
 
@@ -97,6 +105,7 @@ class Sparsifier:
 
     Raises:
         ValueError, TypeError: for settings that cannot work, before anything is changed.
+        RuntimeError: if the processes of a group have different masks.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class Sparsifier:
         distribution: str = "uniform",
         execution: Execution = "masked",
         initial_masks: Mapping[str, Tensor] | None = None,
+        process_group: torch.distributed.ProcessGroup | None = None,
         resume_from: dict[str, Any] | None = None,
     ) -> None:
         self.method = get_method(method)
@@ -127,6 +137,7 @@ class Sparsifier:
         self.history: list[Update] = []
         self.postponed: list[int] = []
 
+        self._ranks = ranks_of(model, process_group)
         self._model = unwrap(model)
         already = [path for path, module in self._model.named_modules() if isinstance(module, SparseLinear)]
         if already:
@@ -156,13 +167,22 @@ class Sparsifier:
         }
         self._ever_active = {name: pack_bits(mask) for name, mask in masks.items()}
         percolate(self._by_layer(masks), self._graph)  # a graph that does not fit is refused now, not mid-run
+        self._ranks.check_same(masks)
+        self._owners = self._ranks.owners(
+            {name: rows * columns for name, (rows, columns) in self._budget.shapes.items()}
+        )
         # The step whose schedule the number of links follows, and the parts that have stopped early.
         self._updated_at = 0
         self._stopped: set[str] = set()
         self._gradients: dict[str, Tensor] = {}
         self._crossovers: dict[str, float | None] = {}
         self._past_weights = (
-            {name: torch.zeros_like(weight) for name, weight in weights.items()} if self.method.regrowth.history else {}
+            {
+                name: torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
+                for name, weight in weights.items()
+            }
+            if self.method.regrowth.history
+            else {}
         )
         if resume_from is not None:
             self.load_state_dict(resume_from)
@@ -391,6 +411,11 @@ class Sparsifier:
     def _check_execution(self, names: list[str]) -> None:
         if self.execution not in ("masked", "csr", "auto"):
             raise ValueError(f"execution is {self.execution!r}; expected 'masked', 'csr' or 'auto'.")
+        if self.execution != "masked" and self._ranks.size > 1:
+            raise ValueError(
+                f"execution is {self.execution!r} in {self._ranks.size} processes, which exchange gradients of dense "
+                "weights; choose execution='masked', or train in one process."
+            )
         stay = [name for name in names if not convertible(self._model, name)]
         if self.execution == "csr" and stay:
             raise ValueError(
@@ -473,8 +498,10 @@ class Sparsifier:
             )
 
     def _all_finite(self) -> bool:
+        """Whether all gradients are finite, on all ranks: they must agree whether there is an update."""
         gradients = [*self._gradients.values(), *(self._weights[name].parameter.grad for name in self._enforced)]
-        return all(bool(gradient.isfinite().all()) for gradient in gradients if gradient is not None)
+        finite = all(bool(local(gradient).isfinite().all()) for gradient in gradients if gradient is not None)
+        return self._ranks.sum([not finite]) == [0]
 
     def _update(self) -> None:
         """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2)."""
@@ -485,28 +512,56 @@ class Sparsifier:
         if links == targets and not any(exchanged[name] for name in targets.keys() - self._stopped):
             return
 
-        seconds = {}
+        self._ranks.check_same(masks)
+        seconds = dict.fromkeys(targets, 0.0)
         survivors = {name: mask.clone() for name, mask in masks.items()}
-        for name, alive in self._by_part(survivors).items():
+        by_part = self._by_part(survivors)
+        for name, alive in by_part.items():
             started = time.perf_counter()
             if name not in self._stopped:
-                alive.copy_(self._remove(name, alive, targets[name], exchanged[name]))
+                self._remove(name, alive, targets[name], exchanged[name])
             seconds[name] = time.perf_counter() - started
+        self._ranks.share(by_part, self._owners)
         if self.method.removal.percolate:
             self._percolate(masks, survivors)
 
-        rows: list[Update] = []
-        for parameter, parts in groupby(self._parts.items(), key=lambda part: part[1].parameter):
-            old, alive, new = masks[parameter], survivors[parameter], survivors[parameter].clone()
-            ever_active = unpack_bits(self._ever_active[parameter], old.shape)
+        new = {name: mask.clone() for name, mask in survivors.items()}
+        by_part = self._by_part(new)
+        for parameter, parts in self._parts_by_parameter():
+            gradient = self._whole_gradient(parameter)
             for name, part in parts:
                 started = time.perf_counter()
-                mask, left = part.rows(new), part.rows(alive)
-                regrown = self._regrow(name, left, targets[name] - int(left.count_nonzero()))
-                mask |= regrown
-                removed = part.rows(old) & ~left
-                ever = part.rows(ever_active)
-                ever |= mask.cpu()
+                num = targets[name] - int(by_part[name].count_nonzero())
+                if self._owners[name] == self._ranks.rank:
+                    rows = None if gradient is None else part.rows(gradient)
+                    by_part[name] |= self._regrow(name, by_part[name], num, rows)
+                seconds[name] += time.perf_counter() - started
+        self._ranks.share(by_part, self._owners)
+        self._share_generators()
+        self._ranks.check_same(new)
+        updates = self._adopt(masks, survivors, new, seconds)
+        self._count_active(new, updates)
+        self.history += updates
+        early_stop = self.method.turnover.early_stop
+        if early_stop is not None and targets == self._budget.links(self.timeline.total_steps):
+            self._stopped |= {row["layer"] for row in updates if row["overlap"] > early_stop}
+
+    def _adopt(
+        self,
+        old: dict[str, Tensor],
+        survivors: dict[str, Tensor],
+        new: dict[str, Tensor],
+        seconds: dict[str, float],
+    ) -> list[Update]:
+        """Let the weights have their new masks, and tell what has changed."""
+        total = dict(zip(seconds, self._ranks.sum(list(seconds.values())), strict=True))
+        rows: list[Update] = []
+        for parameter, parts in self._parts_by_parameter():
+            ever_active = unpack_bits(self._ever_active[parameter], new[parameter].shape)
+            ever_active |= new[parameter].cpu()
+            for name, part in parts:
+                before, alive, mask = (part.rows(masks[parameter]) for masks in (old, survivors, new))
+                removed, regrown = before & ~alive, mask & ~alive
                 rows.append(
                     Update(
                         step=self.steps,
@@ -516,20 +571,36 @@ class Sparsifier:
                         regrown=int(regrown.count_nonzero()),
                         overlap=overlap(removed, regrown),
                         anp=0.0,  # known once all layers are done
-                        itop=itop_rate(ever),
-                        seconds=seconds[name] + time.perf_counter() - started,
+                        itop=itop_rate(part.rows(ever_active)),
+                        seconds=total[name],
                     )
                 )
             started = time.perf_counter()
-            self._rewire(parameter, old, alive, new)
+            self._rewire(parameter, old[parameter], survivors[parameter], new[parameter])
             self._ever_active[parameter] = pack_bits(ever_active)
-            masks[parameter] = new
             rows[-1]["seconds"] += time.perf_counter() - started
-        self._count_active(masks, rows)
-        self.history += rows
-        early_stop = self.method.turnover.early_stop
-        if early_stop is not None and targets == self._budget.links(self.timeline.total_steps):
-            self._stopped |= {row["layer"] for row in rows if row["overlap"] > early_stop}
+        return rows
+
+    def _parts_by_parameter(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
+        """The parts of each parameter; those of one follow each other."""
+        for parameter, parts in groupby(self._parts.items(), key=lambda part: part[1].parameter):
+            yield parameter, list(parts)
+
+    def _whole_gradient(self, parameter: str) -> Tensor | None:
+        """That by all links of a weight, the mean over the ranks, where the method goes by it; a collective."""
+        if parameter not in self._gradients:
+            return None
+        gradient, weight = self._gradients[parameter], self._weights[parameter].parameter
+        # What `fully_shard` has shared out is a mean already.
+        return whole_from_local(gradient, weight) if is_shared_out(weight) else self._ranks.mean(gradient)
+
+    def _share_generators(self) -> None:
+        """Let all ranks go on with the same random numbers, as each has drawn for its own layers alone."""
+        states = {name: generator.get_state() for name, generator in self._generators.items()}
+        self._ranks.share(states, self._owners)
+        if self._ranks.size > 1:
+            for name, state in states.items():
+                self._generators[name].set_state(state)
 
     def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor]) -> None:
         """Cut the incomplete links, in place, but none of a layer that has stopped early."""
@@ -550,11 +621,16 @@ class Sparsifier:
             part = self._parts[row["layer"]]
             row["anp"] = float(part.rows(active[part.parameter]).float().mean())
 
-    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int) -> Tensor:
-        """Prune to the target by the lowest scores, then remove the links to be exchanged."""
+    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int) -> None:
+        """Prune to the target by the lowest scores, then remove the links to be exchanged, in place."""
         part, generator, removal = self._parts[name], self._generators[name], self.method.removal
         weight, score = self._weights[part.parameter], SCORES[removal.score]
-        links = weight.links(part, mask)
+        mine = self._owners[name] == self._ranks.rank
+        if not mine and not is_shared_out(weight.parameter):
+            return
+        links = weight.links(part, mask, gradients=removal.score in GRADIENT_SCORES)
+        if not mine:
+            return
         if target < len(links.values):
             links = _only(links, choose(score(links), target, soft=False, generator=generator).sort().values)
         if removal.temperature is None:
@@ -562,18 +638,18 @@ class Sparsifier:
         else:
             soft, exponent = True, value_at(removal.temperature, self.steps, self.timeline)
         kept = choose(score(links), target - exchanged, temperature=exponent, soft=soft, generator=generator)
-        alive = torch.zeros_like(mask)
-        alive[links.outputs[kept], links.inputs[kept]] = True
-        return alive
+        mask.zero_()
+        mask[links.outputs[kept], links.inputs[kept]] = True
 
-    def _regrow(self, name: str, survivors: Tensor, num: int) -> Tensor:
-        regrowth, generator, part = self.method.regrowth, self._generators[name], self._parts[name]
+    def _regrow(self, name: str, survivors: Tensor, num: int, gradient: Tensor | None) -> Tensor:
+        regrowth, generator = self.method.regrowth, self._generators[name]
         if regrowth.score == "random":
             scores = torch.ones_like(survivors, dtype=torch.float32)
         elif regrowth.score == "gradient":
             if num in (0, survivors.numel() - int(survivors.sum())):  # none or all: layers that stay dense have no hook
                 return ~survivors if num else torch.zeros_like(survivors)
-            scores = part.rows(self._gradients[part.parameter]).abs()
+            assert gradient is not None  # as `step` has seen to
+            scores = gradient.abs()
         else:
             return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
         return draw(scores, ~survivors, num, soft=regrowth.soft, generator=generator)
@@ -632,11 +708,13 @@ def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable
         if owner is None or _RULED_BY[weight]() is not owner or weight.grad is None:
             return
         held, gradients = owner._weights[name], owner._gradients
+        assert isinstance(held, MaskedWeight)
+        here, mask = local(weight.grad), held.local_mask
         if owner.update_due and owner.method.regrowth.score == "gradient":
-            gradient = weight.grad.float()
+            gradient = here.float()
             absent = gradient + gradients[name] if name in gradients else gradient
-            gradients[name] = torch.where(held.mask, gradient, absent)
-        zero_absent(weight.grad, held.mask)
+            gradients[name] = torch.where(mask, gradient, absent)
+        zero_absent(here, mask)
 
     return hook
 

@@ -10,11 +10,12 @@ import io
 import operator
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import fx, nn
+from torch.distributed.fsdp import FSDPModule
 
 from chts_core.layers import Layer, has_gated_feed_forward, has_linear
 from chts_core.percolation import Attention, LayerGraph
@@ -159,11 +160,20 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Also where `fully_shard` has put a class of its own before that of torch."""
+        if isinstance(m, FSDPModule) and not isinstance(m, nn.Sequential):
+            return type(m).__mro__[2].__module__.startswith("torch.nn")
+        return super().is_leaf_module(m, module_qualified_name)
+
 
 @contextlib.contextmanager
 def _leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
     """Undo what a forward does besides computing: draw, print, warn, count its calls, keep a result as attribute."""
     attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # its hooks would gather weights for a forward that is none
+            vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with (
         torch.random.fork_rng(sorted(device.index for device in devices)),

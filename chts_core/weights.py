@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chts_core.layers import Layer
 from chts_core.linear import SparseLinear
 from chts_core.removal import WeightedLinks
+from chts_core.sharding import local, local_rows, whole
 
 
 class Weight(Protocol):
@@ -30,8 +31,12 @@ class Weight(Protocol):
         """Boolean (out_features, in_features); not to be changed."""
         ...
 
-    def links(self, part: Layer, alive: Tensor) -> WeightedLinks:
-        """Those links of some rows that are in `alive`, Boolean and shaped like the part."""
+    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
+        """Those links of some rows that are in `alive`, Boolean and shaped like the part.
+
+        Args:
+            gradients: whether theirs are wanted, where there are any.
+        """
         ...
 
     def dense(self) -> Tensor:
@@ -64,43 +69,63 @@ class Weight(Protocol):
 
 
 class MaskedWeight:
-    """A dense weight that holds zeros where the mask has no link, and so does all its optimizer keeps of it."""
+    """A dense weight that holds zeros where the mask has no link, and so does all its optimizer keeps of it.
+
+    Where `fully_shard` has shared it out, this rank holds some of its rows, but all of its mask; to look at all of the
+    weight is a collective then.
+    """
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.parameter = parameter
         self.shape = (parameter.shape[0], parameter.shape[1])
         self._mask = mask
         self._optimizer = optimizer
+        self._rows = local_rows(parameter)
 
     @property
     def mask(self) -> Tensor:
         """See :class:`Weight`."""
         return self._mask
 
-    def links(self, part: Layer, alive: Tensor) -> WeightedLinks:
+    @property
+    def local_mask(self) -> Tensor:
+        """That of the rows which this rank holds."""
+        return self._mask[self._rows]
+
+    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
         """See :class:`Weight`."""
         outputs, inputs = alive.nonzero().unbind(1)
-        weight, gradient = self.parameter.detach(), self.parameter.grad
-        gradients = None if gradient is None else part.rows(gradient)[outputs, inputs]
-        return WeightedLinks(outputs, inputs, part.rows(weight)[outputs, inputs], gradients, part.shape)
+        gradient = self.parameter.grad if gradients else None
+        return WeightedLinks(
+            outputs,
+            inputs,
+            part.rows(whole(self.parameter.detach()))[outputs, inputs],
+            None if gradient is None else part.rows(whole(gradient))[outputs, inputs],
+            part.shape,
+        )
 
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
-        return self.parameter.detach()
+        return whole(self.parameter.detach())
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""
-        part.rows(self.parameter.data).mul_(factor)
+        first, end = self._rows.start, self._rows.stop
+        start = max(part.first_row, first)
+        stop = min(part.first_row + part.shape[0], end)
+        if start < stop:
+            local(self.parameter.data)[start - first : stop - first].mul_(factor)
 
     def rewire(self, survivors: Tensor, mask: Tensor) -> None:
         """See :class:`Weight`."""
         for tensor in self._tensors():
-            zero_absent(tensor, survivors)
+            zero_absent(tensor, survivors[self._rows])
         self._mask.copy_(mask)
 
     def put(self, where: Tensor, weight: Tensor) -> None:
         """See :class:`Weight`."""
-        self.parameter.data.copy_(torch.where(where, weight, self.parameter.data))
+        mine = local(self.parameter.data)
+        mine.copy_(torch.where(where[self._rows], weight[self._rows], mine))
 
     def adopt(self, mask: Tensor) -> None:
         """See :class:`Weight`."""
@@ -109,16 +134,16 @@ class MaskedWeight:
 
     def clear_absent(self, keeps_zeros: bool) -> None:
         """See :class:`Weight`."""
-        for tensor in (self.parameter.data,) if keeps_zeros else self._tensors():
-            zero_absent(tensor, self._mask)
+        for tensor in (local(self.parameter.data),) if keeps_zeros else self._tensors():
+            zero_absent(tensor, self.local_mask)
 
     def _tensors(self) -> Iterator[Tensor]:
-        """The weight, its gradient if it has one, and the optimizer's state of its shape."""
-        yield self.parameter.data
+        """This rank's share of the weight, of its gradient if it has one, and of the optimizer's state of its shape."""
+        yield local(self.parameter.data)
         if self.parameter.grad is not None:
-            yield self.parameter.grad
+            yield local(self.parameter.grad)
         for _, tensor in _moments(self._optimizer, self.parameter):
-            yield tensor
+            yield local(tensor)
 
 
 class LinkWeight:
@@ -139,15 +164,15 @@ class LinkWeight:
         """See :class:`Weight`."""
         return self.layer.mask
 
-    def links(self, part: Layer, alive: Tensor) -> WeightedLinks:
+    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
         """See :class:`Weight`."""
         own = self._range(part)
         links = self.layer.links
         outputs, inputs = links.outputs()[own] - part.first_row, links.col_indices[own].long()
         stays = alive[outputs, inputs]
-        values, gradient = self.parameter.detach()[own], self.parameter.grad
-        gradients = None if gradient is None else gradient[own][stays]
-        return WeightedLinks(outputs[stays], inputs[stays], values[stays], gradients, part.shape)
+        values, gradient = self.parameter.detach()[own], self.parameter.grad if gradients else None
+        kept = None if gradient is None else gradient[own][stays]
+        return WeightedLinks(outputs[stays], inputs[stays], values[stays], kept, part.shape)
 
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
