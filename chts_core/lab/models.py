@@ -3,12 +3,17 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chts_core.lab.data import PAD
+from chts_core.sharding import local, local_rows
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
@@ -302,3 +307,98 @@ def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
     places = torch.arange(first, last, device=device, dtype=torch.float32).unsqueeze(1)
     frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(places * frequencies), torch.cos(places * frequencies)], dim=2).flatten(1)
+
+
+@dataclass(frozen=True)
+class LlamaSize:
+    """Width of the model and of its gated feed-forward blocks; layers; heads of queries, and of keys and values.
+
+    Raises:
+        ValueError: if the heads cannot share the width evenly, or the queries the heads of the keys.
+    """
+
+    width: int
+    feed_forward: int
+    layers: int
+    heads: int
+    key_heads: int
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.feed_forward, self.layers, self.heads, self.key_heads) < 1:
+            raise ValueError(f"{self}; expected at least 1 of each.")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width is {self.width} and heads {self.heads}; expected heads that share the width evenly, an even "
+                f"number of neurons each, as positions rotate them in pairs: a width divisible by {2 * self.heads}."
+            )
+        if self.heads % self.key_heads:
+            raise ValueError(
+                f"heads is {self.heads} and key_heads {self.key_heads}; expected key_heads that divide heads: each "
+                "head of keys and values serves as many heads of queries."
+            )
+
+
+LLAMA_SIZES: dict[str, LlamaSize] = {
+    "tiny": LlamaSize(128, 344, 4, 4, 4),
+    "small": LlamaSize(320, 864, 6, 8, 8),
+    # Those of the paper, and two more of Zhao et al. (2024), from whom it has them.
+    "60m": LlamaSize(512, 1376, 8, 8, 8),
+    "130m": LlamaSize(768, 2048, 12, 12, 12),
+    "350m": LlamaSize(1024, 2736, 24, 16, 16),
+    "1b": LlamaSize(2048, 5461, 24, 32, 32),
+    "7b": LlamaSize(4096, 11008, 32, 32, 32),
+}
+
+
+def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausalLM":
+    """A LLaMA (Touvron et al., 2023) of Hugging Face's making, without biases, its output not tied to the embedding.
+
+    It takes no memory yet ("meta" tensors), so that a large one can be planned, or shared out among GPUs, first:
+    :func:`initialise_llama` gives it weights.
+
+    Args:
+        vocabulary_size: number of tokens.
+        size: of the layers.
+        context: most tokens that the model sees at a time.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM  # takes a second to import
+
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=size.width,
+        intermediate_size=size.feed_forward,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.key_heads,
+        max_position_embeddings=context,
+        use_cache=False,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def initialise_llama(model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator) -> None:
+    """Give a model of :func:`llama` its first weights, in place: normal with deviation 0.02, of norms 1.
+
+    They depend on the generator alone: not on the device, nor on how the model is shared out.
+
+    Args:
+        model: whole, or shared out by `fully_shard`.
+        device: where it goes.
+        generator: of the CPU.
+    """
+    model.to_empty(device=device)
+    # What these hold is computed, not learned, and was not when they were made.
+    with device:
+        model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.fill_(1.0)
+        else:
+            whole = torch.empty(parameter.shape, dtype=parameter.dtype).normal_(0.0, 0.02, generator=generator)
+            local(parameter).copy_(whole[local_rows(parameter)])

@@ -2,14 +2,17 @@
 
 Looked for in `data_dir`, then `$CHTS_DATA`, then where the system keeps it, then on the Hugging Face hub through the
 `datasets` package. Images: `load_images`. Translations: `load_translation`, then `load_vocabulary`, `encode_pairs` and
-`batches`.
+`batches`. Text: `load_text`, then `load_tokenizer`, `pack` and a `MemoryFeed`, or a `StreamFeed`.
 """
 
 from chts_core.lab.data.batches import Batch, EncodedPairs, batches, collate, encode_pairs
 from chts_core.lab.data.images import IMAGE_SETS, ImageData, Split, load_images, read_cifar, read_idx
 from chts_core.lab.data.number_words import Pair
+from chts_core.lab.data.packing import MemoryFeed, StreamFeed, pack
 from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, locate
 from chts_core.lab.data.subwords import BEGIN, END, PAD, UNKNOWN, Vocabulary, load_vocabulary, train_vocabulary
+from chts_core.lab.data.text import TEXT_SETS, TextData, TextStream, load_text
+from chts_core.lab.data.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 from chts_core.lab.data.translation import (
     TRANSLATION_SETS,
     PairStream,
@@ -23,6 +26,7 @@ __all__ = [
     "END",
     "IMAGE_SETS",
     "PAD",
+    "TEXT_SETS",
     "TRANSLATION_SETS",
     "UNKNOWN",
     "Batch",
@@ -30,21 +34,30 @@ __all__ = [
     "EncodedPairs",
     "Hub",
     "ImageData",
+    "MemoryFeed",
     "Pair",
     "PairStream",
     "Source",
     "Split",
+    "StreamFeed",
+    "TextData",
+    "TextStream",
+    "TextTokenizer",
     "TranslationData",
     "Vocabulary",
     "batches",
     "collate",
     "encode_pairs",
     "load_images",
+    "load_text",
+    "load_tokenizer",
     "load_translation",
     "load_vocabulary",
     "locate",
+    "pack",
     "read_cifar",
     "read_idx",
     "read_pairs",
+    "train_tokenizer",
     "train_vocabulary",
 ]

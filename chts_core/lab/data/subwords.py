@@ -6,14 +6,13 @@ that are often neighbours in the training split are then joined, the most freque
 
 import hashlib
 import json
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from chts_core.lab.data.cache import cached
 from chts_core.lab.data.translation import TranslationData
 
 PAD, UNKNOWN, BEGIN, END = 0, 1, 2, 3
@@ -119,24 +118,13 @@ def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = N
         ValueError: if there are more different characters than subwords.
     """
     key = hashlib.sha256(f"{_VERSION} {size} {data.digest}".encode()).hexdigest()
-    path = (cache_dir or _cache_folder()) / f"vocabulary-{key[:32]}.json"
-    try:
-        return Vocabulary.from_json(path.read_text("utf-8"), corpus=data.digest)
-    except ValueError as error:
-        warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=2)
-    except OSError:
-        pass  # it is not there, or cannot be read, which writing will tell
-    vocabulary = train_vocabulary(data, size)
-    try:
-        _write(path, vocabulary.to_json())
-    except OSError as error:
-        warnings.warn(
-            f"the vocabulary could not be kept in {path} ({error}); the next run makes it anew. Set $CHTS_CACHE to a "
-            "folder that can be written.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return vocabulary
+    return cached(
+        f"vocabulary-{key[:32]}.json",
+        read=partial(Vocabulary.from_json, corpus=data.digest),
+        make=lambda: train_vocabulary(data, size),
+        write=Vocabulary.to_json,
+        cache_dir=cache_dir,
+    )
 
 
 def train_vocabulary(data: TranslationData, size: int) -> Vocabulary:
@@ -174,20 +162,3 @@ def _before_end(ids: Iterable[int]) -> Iterator[int]:
         if number == END:
             return
         yield number
-
-
-def _cache_folder() -> Path:
-    if folder := os.environ.get("CHTS_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "chts"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, also where two runs write it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,287 @@
+"""Documents as blocks of tokens without padding, and the batches of blocks that each process trains on."""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data._utils import worker as torch_worker
+
+from chts_core.lab.data.text import TextStream
+from chts_core.lab.data.tokenizer import TextTokenizer
+
+_AT_ONCE = 64  # documents that are tokenised together
+
+
+def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, most: int | None = None) -> Tensor:
+    """Documents one after the other, each with its end, cut into blocks.
+
+    A block begins with the last token of the one before, so that each token but the first is predicted once. What is
+    left at the end and fills no block is left out.
+
+    Args:
+        documents: the texts.
+        tokenizer: gives their tokens.
+        context: how many tokens a block predicts.
+        most: blocks to stop after; None for all there are.
+
+    Returns:
+        int32 (n, context + 1).
+
+    Raises:
+        ValueError: if the documents do not fill a block.
+    """
+    if context < 1:
+        raise ValueError(f"context is {context}; expected at least 1 token.")
+    wanted = None if most is None else most * context + 1
+    parts, held = [np.zeros(0, np.int32)], 0
+    iterator = iter(documents)
+    while (wanted is None or held < wanted) and (texts := list(islice(iterator, _AT_ONCE))):
+        parts += [np.array([*ids, tokenizer.end], np.int32) for ids in tokenizer.encode(texts)]
+        held = sum(map(len, parts))
+    tokens = torch.from_numpy(np.concatenate(parts)[:wanted])
+    if len(tokens) <= context:
+        raise ValueError(
+            f"the corpus has {len(tokens):,} tokens; expected at least {context + 1:,}, one more than context. Take a "
+            "larger corpus or a smaller context."
+        )
+    return tokens.unfold(0, context + 1, context)
+
+
+class MemoryFeed:
+    """Batches of blocks that are all in memory, epoch after epoch, each in an order of its own that the seed decides.
+
+    The batches do not depend on how many ranks share them; rank r of n has the rows r, r + n, r + 2n ... of each.
+
+    Args:
+        blocks: int (n, context + 1).
+        batch: blocks of a step, over all ranks.
+        seed: of the order.
+        rank, ranks: number of this process, and of all.
+
+    Raises:
+        ValueError: if there are fewer blocks than a batch has, or ranks cannot share a batch evenly.
+    """
+
+    def __init__(self, blocks: Tensor, batch: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        _check_shares(batch, ranks)
+        if len(blocks) < batch:
+            raise ValueError(
+                f"the corpus has {len(blocks):,} blocks of {blocks.shape[1] - 1} tokens, and a batch {batch:,}; "
+                "take a smaller batch, a smaller context or a larger corpus."
+            )
+        self._blocks, self._batch, self._seed = blocks, batch, seed
+        self._rank, self._ranks = rank, ranks
+        self._batches = 0
+
+    def next(self) -> Tensor:
+        """This rank's share of the next batch, int64 (batch / ranks, context + 1)."""
+        start = self._batches * self._batch
+        self._batches += 1
+        places = range(start + self._rank, start + self._batch, self._ranks)
+        return self._blocks[[self._block(place) for place in places]].long()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this rank stands; all have the same."""
+        return {"batches": self._batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there, with any number of ranks."""
+        self._batches = state["batches"]
+
+    def _block(self, place: int) -> int:
+        """Number of the block that comes at some place of all epochs together."""
+        epoch, within = divmod(place, len(self._blocks))
+        return int(_order(len(self._blocks), self._seed, epoch)[within])
+
+
+@functools.lru_cache(maxsize=2)  # a batch may span two epochs
+def _order(size: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed((seed * 2**20 + epoch) % 2**63))
+
+
+class StreamFeed:
+    """Batches of blocks from a stream, which is read in lanes side by side.
+
+    Row j of every batch comes from lane j modulo `lanes`: an endless sequence of blocks from its own share of the
+    documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and workers
+    share the lanes, and where a lane stands is told by four numbers and the place in its data set.
+
+    (The shuffling of the `datasets` library forgets its buffer when it goes on from a state.)
+
+    Args:
+        stream: the documents.
+        tokenizer: gives their tokens.
+        context: how many tokens a block predicts.
+        batch: blocks of a step, over all ranks.
+        seed: of the order within buffers.
+        lanes: how many there are; a multiple of ranks times workers that divides `batch`.
+        buffer: documents that are shuffled at a time, in each lane.
+        rank, ranks: number of this process, and of all.
+        workers: processes that read ahead; 0: blocks are read when they are asked for.
+
+    Raises:
+        ValueError: if these numbers do not divide each other, or a lane has no document.
+    """
+
+    def __init__(
+        self,
+        stream: TextStream,
+        tokenizer: TextTokenizer,
+        context: int,
+        batch: int,
+        seed: int,
+        *,
+        lanes: int,
+        buffer: int,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+    ) -> None:
+        _check_shares(batch, ranks)
+        shares = ranks * max(workers, 1)
+        if batch % lanes or lanes % shares:
+            raise ValueError(
+                f"lanes is {lanes}, with a batch of {batch}, {ranks} ranks and {workers} workers each; expected a "
+                f"number that divides {batch} and is a multiple of {shares}."
+            )
+        self._own = list(range(rank, lanes, ranks))
+        self._rows, self._lanes, self._workers = batch // ranks, lanes, workers
+        self._new_lane = functools.partial(_Lane, stream, tokenizer, context, seed, lanes, buffer)
+        self._states: dict[int, dict[str, Any]] = dict.fromkeys(self._own, _BEGINNING)
+        self._reader: Iterator[tuple[int, Tensor, dict[str, Any]]] | None = None
+
+    def next(self) -> Tensor:
+        """This rank's share of the next batch, int64 (batch / ranks, context + 1)."""
+        if self._reader is None:
+            lanes = _Lanes([self._new_lane(number, self._states[number]) for number in self._own])
+            self._reader = iter(
+                DataLoader(
+                    lanes,
+                    batch_size=None,
+                    num_workers=self._workers,
+                    multiprocessing_context="forkserver" if self._workers else None,
+                )
+            )
+        rows = []
+        for number, block, state in islice(self._reader, self._rows):
+            rows.append(block)
+            self._states[number] = state  # what was handed out, not what was read ahead
+        return torch.stack(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this rank's lanes stand; those of all ranks together are the whole state."""
+        return {"lanes": {str(number): state for number, state in self._states.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the whole state, with any number of ranks and workers.
+
+        Raises:
+            ValueError: if it is of another number of lanes.
+        """
+        if len(state["lanes"]) != self._lanes:
+            raise ValueError(
+                f"the saved state has {len(state['lanes'])} lanes, this feed {self._lanes}; go on with as many."
+            )
+        self._states = {number: state["lanes"][str(number)] for number in self._own}
+        self._reader = None
+
+
+# Of a lane: the place in its data set where the buffer begins, how many buffers have begun, the number of the document
+# in the buffer that is being read, and how many of its tokens have been.
+_BEGINNING: dict[str, Any] = {"dataset": None, "buffers": 0, "document": -1, "offset": 0}
+
+
+class _Lane:
+    """An endless sequence of blocks from a share of a stream's documents."""
+
+    def __init__(
+        self,
+        stream: TextStream,
+        tokenizer: TextTokenizer,
+        context: int,
+        seed: int,
+        lanes: int,
+        buffer: int,
+        number: int,
+        state: dict[str, Any],
+    ) -> None:
+        self.number = number
+        self._stream, self._tokenizer, self._context = stream, tokenizer, context
+        self._seed, self._lanes, self._size = seed, lanes, buffer
+        self._state = state
+
+    def blocks(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Each block, int64 (context + 1,), with the state from which the next one follows."""
+        state = self._state
+        tokens = np.zeros(0, np.int64)
+        for document, begun in self._documents(state):
+            fresh = np.array([*self._tokenizer.encode([document])[0], self._tokenizer.end], np.int64)
+            skipped = (
+                state["offset"]
+                if begun["document"] == state["document"] and begun["buffers"] == state["buffers"]
+                else 0
+            )
+            tokens = np.concatenate([tokens, fresh[skipped:]])
+            while len(tokens) > self._context:
+                block, tokens = tokens[: self._context + 1], tokens[self._context :]
+                # What is left of the tokens is the end of this document.
+                yield torch.from_numpy(block), {**begun, "offset": len(fresh) - len(tokens)}
+
+    def _documents(self, state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each document from that of a state on, with the state at its beginning."""
+        buffers, first, place = max(state["buffers"] - 1, 0), max(state["document"], 0), state["dataset"]
+        while True:
+            dataset = self._stream.lane(self.number, self._lanes)
+            if place is not None:
+                dataset.load_state_dict(place)
+            else:
+                place = dataset.state_dict()
+            rows = self._stream.read(dataset)
+            found = False
+            while documents := list(islice(rows, self._size)):
+                found = True
+                buffers += 1
+                order = self._order(len(documents), buffers)
+                for number in range(first, len(order)):
+                    begun = {"dataset": place, "buffers": buffers, "document": number, "offset": 0}
+                    yield documents[order[number]], begun
+                first, place = 0, dataset.state_dict()
+            if not found and buffers == 0:
+                raise ValueError(
+                    f"lane {self.number} of {self._lanes} has no document; take fewer lanes or a larger corpus."
+                )
+            place = None
+
+    def _order(self, documents: int, buffers: int) -> list[int]:
+        digest = hashlib.blake2b(f"{self._seed}:{self.number}:{buffers}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        return torch.randperm(documents, generator=generator).tolist()
+
+
+class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
+    """A block of each lane in turn; each worker has some of the lanes."""
+
+    def __init__(self, lanes: list[_Lane]) -> None:
+        self._all = lanes
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+        worker = get_worker_info()
+        lanes = self._all if worker is None else self._all[worker.id :: worker.num_workers]
+        # `datasets` must not know of the workers, among whom it would share out each lane once more.
+        torch_worker._worker_info = None
+        sources = [lane.blocks() for lane in lanes]
+        for turn in count():
+            number = turn % len(lanes)
+            block, state = next(sources[number])
+            yield lanes[number].number, block, state
+
+
+def _check_shares(batch: int, ranks: int) -> None:
+    if batch < 1 or batch % ranks:
+        raise ValueError(f"batch is {batch}, for {ranks} ranks; expected a multiple of their number.")

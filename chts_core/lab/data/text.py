@@ -1,0 +1,270 @@
+"""Corpora for language models: documents, split into those to train on and those to validate with.
+
+Python's own language reference is always there. What is too large for the memory is streamed from the Hugging Face hub,
+in lanes that are read side by side.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate
+
+_DEFAULT = "python_reference"
+# What the digest and the tokenizer take of a stream; all of it would take them too long.
+_FIRST = 100_000
+_HELD_OUT = 2000  # documents of a stream that has no validation split
+_BETWEEN_BOOKS = "\n\n\n"
+
+
+@dataclass(frozen=True)
+class TextStream:
+    """Documents that are read anew at each pass and never held.
+
+    open: gives a `datasets.IterableDataset`, or anything that has its shards, its column "text" and its state.
+    """
+
+    title: str
+    remedy: str
+    open: Callable[[], Any]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.read(self.open())
+
+    def lane(self, number: int, lanes: int) -> Any:
+        """A part of the documents, as an `IterableDataset`: all lanes together have each document once."""
+        from datasets.distributed import split_dataset_by_node
+
+        return split_dataset_by_node(self.open(), rank=number, world_size=lanes)
+
+    def read(self, rows: Iterable[Any]) -> Iterator[str]:
+        """The documents of some rows.
+
+        Raises:
+            ValueError: for a row without a text.
+            DataNotFoundError: where the source breaks off, with what to do.
+        """
+        iterator = iter(rows)
+        for number in range(1, 2**63):
+            try:
+                row = next(iterator)
+            except StopIteration:
+                return
+            except Exception as error:  # whatever the network or the hub says belongs into the message
+                raise DataNotFoundError(
+                    f"{self.title} broke off after {number - 1:,} documents: {type(error).__name__}: {error}\n"
+                    f"Nothing that was trained or stored is lost. Try again, or do without the network: {self.remedy}"
+                ) from error
+            text = row.get("text") if isinstance(row, dict) else None
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"{self.title} has {row!r:.200} as document {number:,}; expected a text as 'text'. The data set "
+                    "has changed there: use another."
+                )
+            yield text
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A corpus. Choose settings on `validation`.
+
+    train: documents: a list, or a stream that begins anew at each pass.
+    """
+
+    name: str
+    train: list[str] | TextStream
+    validation: list[str]
+
+    def first_training_documents(self) -> Iterator[str]:
+        """Those that the digest and the tokenizer are made from: all, but of a stream no more than 100,000."""
+        return islice(self.train, _FIRST)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 in hex of all documents of both splits, of the training documents `first_training_documents`."""
+        hasher = hashlib.sha256()
+        for documents in (self.first_training_documents(), self.validation):
+            for text in documents:
+                content = text.encode()
+                # The length before each text: no two lists of texts are written alike.
+                hasher.update(len(content).to_bytes(8, "big") + content)
+            hasher.update(b"end of split")
+        return hasher.hexdigest()
+
+
+def load_text(name: str, data_dir: str | None = None) -> TextData:
+    """Load a corpus by name.
+
+    Args:
+        name: a key of `TEXT_SETS`.
+        data_dir: looked in first; None or "" for the usual places.
+
+    Raises:
+        ValueError: for an unknown name, or files that are not what they should be.
+        DataNotFoundError: with what was tried and how to get the data.
+    """
+    if name not in TEXT_SETS:
+        raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, TEXT_SETS))}.")
+    return TEXT_SETS[name].load(data_dir or None)
+
+
+def _load_python_reference(data_dir: str | None) -> TextData:  # noqa: ARG001 - every loader takes it
+    from pydoc_data.topics import topics
+
+    texts = [topics[name] for name in sorted(topics)]
+    documents = list(dict.fromkeys(text.strip() + "\n" for text in texts))  # some topics are one text
+    # By what they say, so that a topic that a new Python adds moves no other from one split to the other.
+    held_out = {text for text in documents if hashlib.sha256(text.encode()).digest()[0] % 10 == 0}
+    return TextData(
+        "python_reference",
+        [text for text in documents if text not in held_out],
+        [text for text in documents if text in held_out],
+    )
+
+
+def _load_tiny_shakespeare(data_dir: str | None) -> TextData:
+    text = _read_text(_paths("tinyshakespeare", data_dir)[0])
+    # Between two speeches: the first nine tenths of the plays to train on.
+    cut = text.rfind("\n\n", 0, len(text) * 9 // 10)
+    if cut <= 0:
+        raise ValueError(
+            "tinyshakespeare.txt has no blank line in its first nine tenths; expected speeches with blank lines "
+            "between them. Fetch it again."
+        )
+    return TextData("tinyshakespeare", [text[: cut + 1]], [text[cut + 2 :]])
+
+
+def _load_books(data_dir: str | None) -> TextData:
+    train, validation, table = _paths("books", data_dir)
+    rows = [line.split("\t") for line in _read_text(table).splitlines()[1:]]
+    splits = {}
+    for split, path in (("train", train), ("valid", validation)):
+        lengths = [int(row[3]) for row in rows if len(row) == 4 and row[0] == split and row[3].isdecimal()]
+        splits[split] = _cut(_read_text(path), lengths, path, table)
+    return TextData("books", splits["train"], splits["valid"])
+
+
+def _cut(text: str, lengths: list[int], path: Path, table: Path) -> list[str]:
+    """The books that a file has one after the other."""
+    books, start = [], 0
+    for length in lengths:
+        books.append(text[start : start + length])
+        start += length + len(_BETWEEN_BOOKS)
+    if not books or _BETWEEN_BOOKS.join(books) != text:
+        raise ValueError(
+            f"{path} has {len(text):,} characters and {table} tells of {len(lengths)} books of {sum(lengths):,}; "
+            "expected these, with two empty lines between them. One is cut short or of another version: fetch both "
+            "again."
+        )
+    return books
+
+
+def _paths(name: str, data_dir: str | None) -> list[Path]:
+    source = TEXT_SETS[name]
+    folder = locate(source, data_dir)
+    if folder is None:
+        fetch(source, data_dir, _no_hub, _DEFAULT)  # says what was tried
+        raise AssertionError
+    return [path for file in source.files if (path := source.find_file(folder, file))]
+
+
+def _no_hub(hub: Hub) -> TextData:
+    raise NotImplementedError
+
+
+def _read_text(path: Path) -> str:
+    """All of a file, plain or gzipped, as it is.
+
+    Raises:
+        ValueError: naming the file, if it is empty, not UTF-8 or not a whole gzip file.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{path} is not UTF-8 in line {line:,} ({error.reason}); convert it, for one from Latin-1 by "
+            "`iconv -f LATIN1 -t UTF-8`, or fetch it again."
+        ) from error
+    if not text.strip():
+        raise ValueError(f"{path} has no text; fetch it again.")
+    return text
+
+
+def _load_stream(name: str, data_dir: str | None) -> TextData:
+    source = TEXT_SETS[name]
+    has_validation = name == "c4"
+
+    def read(hub: Hub) -> tuple[Hub, list[Any]]:
+        rows = hub.open(split="validation" if has_validation else "train", streaming=True)
+        return hub, list(islice(rows, _HELD_OUT))
+
+    hub, rows = fetch(source, data_dir, read, _DEFAULT)
+
+    stream = TextStream(source.title, source.remedy, partial(_open_training, hub, 0 if has_validation else _HELD_OUT))
+    return TextData(name, stream, list(stream.read(rows)))
+
+
+def _open_training(hub: Hub, skipped: int) -> Any:
+    return hub.open(split="train", streaming=True).skip(skipped)
+
+
+def _streamed(name: str, title: str, size: str, hub: Hub) -> Source[TextData]:
+    return Source(
+        title,
+        size,
+        partial(_load_stream, name),
+        hub=hub,
+        remedy="`pip install datasets`, which streams it from the Hugging Face hub.",
+    )
+
+
+TEXT_SETS: dict[str, Source[TextData]] = {
+    "python_reference": Source(
+        "Python's language reference",
+        "0.5 million characters",
+        _load_python_reference,
+        remedy="a part of Python (pydoc_data.topics)",
+    ),
+    "tinyshakespeare": Source(
+        "Tiny Shakespeare",
+        "1.1 million characters",
+        _load_tiny_shakespeare,
+        folder="text",
+        files=("tinyshakespeare.txt",),
+        endings=("", ".gz"),
+        remedy="put tinyshakespeare.txt, plain or as .gz, into $CHTS_DATA/text.",
+    ),
+    "books": Source(
+        "Books of the public domain",
+        "34 million characters",
+        _load_books,
+        folder="text",
+        files=("books.train.txt", "books.valid.txt", "books.tsv"),
+        endings=("", ".gz"),
+        remedy=(
+            "put books.train.txt and books.valid.txt, plain or as .gz, into $CHTS_DATA/text: books with two empty "
+            "lines between them; and books.tsv, whose columns are split, author, title and characters."
+        ),
+    ),
+    "openwebtext": _streamed(
+        "openwebtext",
+        "OpenWebText",
+        "8 million documents, about 40 GB",
+        Hub("Skylion007/openwebtext", column="text", revision="refs/convert/parquet"),
+    ),
+    "c4": _streamed(
+        "c4", "C4, English", "365 million documents, about 800 GB", Hub("allenai/c4", column="text", config="en")
+    ),
+}

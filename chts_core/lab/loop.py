@@ -1,0 +1,96 @@
+"""What the training loops of translators and of language models have in common."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from tqdm import tqdm
+
+from chts_core.lab import checkpoint, records
+from chts_core.methods import Method
+
+RunT = TypeVar("RunT")
+
+
+def memory_mb(device: torch.device) -> int:
+    """Of this process on a CPU; the most that was taken on a GPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return round(psutil.Process().memory_info().rss / 2**20)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Products in a precision of 16 bits; with "float32" as they are."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+
+
+def load_state(path: Path, keys: set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The state that a run saved, if it is one to go on from.
+
+    Args:
+        path: of the checkpoint.
+        keys: of the state.
+        settings: of the run that is to go on; it must be those that the state has under "settings".
+        kind: of the run, "a translator's training".
+
+    Raises:
+        ValueError: if it is damaged, or of a run of another kind or with other settings.
+    """
+    state = checkpoint.load(path)
+    same_kind = isinstance(state, dict) and state.keys() == keys and state["settings"].keys() == settings.keys()
+    if not same_kind:
+        raise ValueError(f"{path} is no checkpoint of {kind}; choose another file or folder.")
+    for name, ours in settings.items():
+        theirs = state["settings"][name]
+        if theirs != ours:
+            raise ValueError(
+                f"{path} is of a run with {name} {theirs!r}, and this one has {ours!r}; "
+                "resume with the settings of that run, or choose another folder."
+            )
+    return state  # type: ignore[no-any-return]
+
+
+def race(
+    train: Callable[[str, str | Method, int, Path | None, "tqdm[Any]"], RunT],
+    named: Mapping[str, str | Method],
+    sparsity: float,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    as_record: Callable[[RunT], dict[str, Any]],
+    folder: Path | None,
+) -> list[RunT]:
+    """Train every method with every seed; one progress bar counts the steps.
+
+    Args:
+        train: one run: its label, method, seed, checkpoint (None without a folder) and the bar.
+        named: methods by the name to show.
+        sparsity: of all runs; their files have it in their names.
+        seeds: one run of each method with each.
+        steps: of a run.
+        as_record: what to keep of a run.
+        folder: where checkpoints go, one for each run, and `runs.jsonl` with the records of those that are finished;
+            a race that was cut goes on from there.
+    """
+    recorded = {}
+    if folder is not None and (folder / "runs.jsonl").exists():
+        rows = records.read_lines(folder / "runs.jsonl")
+        recorded = {f"{row['method']}-{row['sparsity']:g}-{row['seed']}": row for row in rows}
+    runs = []
+    progress: tqdm[Any]
+    with tqdm(total=len(named) * len(seeds) * steps, unit="step", file=sys.stdout) as progress:
+        for name, method in named.items():
+            for seed in seeds:
+                progress.set_description(f"{name} seed {seed}")
+                key = f"{name}-{sparsity:g}-{seed}"
+                save_to = None if folder is None else folder / f"{key}.safetensors"
+                run = train(name, method, seed, save_to, progress)
+                runs.append(run)
+                if folder is not None and key not in recorded:
+                    recorded[key] = as_record(run)
+                    records.write_lines(folder / "runs.jsonl", recorded.values())
+    return runs
