@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import bench, conformance, doctor, notebooks, records
+from chts_core.lab import bench, conformance, doctor, language, notebooks, records
+from chts_core.lab.data import TEXT_SETS, load_text
 from chts_core.lab.exercises import write_student_versions
+from chts_core.lab.loop import processes_of_torchrun
 from chts_core.lab.tour import as_text, comparison, tour
 
 
@@ -40,6 +42,36 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: laptop)")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
     command.set_defaults(command=_run)
+
+    command = commands.add_parser(
+        "train",
+        help="train one language model and record the run; under torchrun, in several processes",
+        description="Train one language model. In several processes: "
+        "torchrun --nproc-per-node 2 -m chts_core.lab.cli train tiny --out DIR",
+    )
+    command.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(language.RECIPES)}")
+    command.add_argument("--dataset", default="python_reference", help=f"one of {', '.join(TEXT_SETS)}")
+    command.add_argument("--method", default="chts", help="default: chts")
+    command.add_argument("--sparsity", type=float, default=0.9, help="share of absent links (default: 0.9)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "-s",
+        dest="settings",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="change a setting of the recipe: -s steps 500",
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    command.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="how processes share a model")
+    command.add_argument("--data-dir", help="where to look for data first")
+    command.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="default: 500")
+    command.add_argument("--tensorboard", type=Path, metavar="DIR", help="write logs for TensorBoard there")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="for the checkpoint, which a cut run goes on from"
+    )
+    command.set_defaults(command=_train)
 
     command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
     command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
@@ -103,6 +135,30 @@ def _list(_: argparse.Namespace) -> int:
         print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
         for parameter in notebooks.parameters(path).values():
             print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    with processes_of_torchrun(options.device) as device:
+        recipe = language.changed_recipe(options.recipe, dict(options.settings))
+        task = language.prepare(load_text(options.dataset, options.data_dir), recipe)
+        record = language.train_and_record(
+            task,
+            options.method,
+            options.sparsity,
+            recipe,
+            options.out,
+            seed=options.seed,
+            device=device,
+            save_every=options.save_every,
+            log_to=options.tensorboard,
+            parallel=options.parallel,
+        )
+        if record is not None:  # of the first process
+            print(
+                f"perplexity {record['validation'][-1]['perplexity']} after {record['tokens']:,} tokens, "
+                f"{record['tokens_per_second']:,} per second\nrecord: {options.out / 'run.json'}"
+            )
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -19,11 +21,13 @@ from chts_core.choices import Dense
 from chts_core.distributed import Ranks, ranks_of, telling_of_lost_ranks
 from chts_core.lab import checkpoint, loop, records
 from chts_core.lab.data import (
+    TEXT_SETS,
     MemoryFeed,
     StreamFeed,
     TextData,
     TextStream,
     TextTokenizer,
+    load_text,
     load_tokenizer,
     pack,
 )
@@ -67,6 +71,7 @@ class Recipe:
     validation_tokens: how many are looked at, always the same; fewer where the corpus has no more.
     precision: "float32"; "bfloat16": products in bfloat16, weights in float32; "bfloat16_weights": all in bfloat16, as
         the published code has it, which rounds small changes away.
+    deviation: of the first weights, see :func:`chts_core.lab.models.initialise_llama`.
     per_head: whether each head of queries, keys and values has links of its own number.
     compile: whether `torch.compile` makes the model faster, after a minute or more.
     lanes: streams that a corpus too large for the memory is read in; their number, not that of the ranks, decides
@@ -89,6 +94,7 @@ class Recipe:
     validation_tokens: int = 20_000
     precision: Precision = "float32"
     execution: Execution = "masked"
+    deviation: float | None = None
     per_head: bool = False
     compile: bool = False
     lanes: int = 8
@@ -121,6 +127,7 @@ _PAPER = Recipe(
     validate_every=1000,
     validation_tokens=10_000_000,
     precision="bfloat16",
+    deviation=0.02,
     lanes=64,
 )
 RECIPES: dict[str, Recipe] = {
@@ -135,6 +142,49 @@ RECIPES: dict[str, Recipe] = {
     "1b": replace(_PAPER, size="1b", steps=100_000, warmup=10_000, micro_batch=8, dense_learning_rate=4e-4),
     "7b": replace(_PAPER, size="7b", steps=150_000, warmup=15_000, micro_batch=4, dense_learning_rate=4e-4),
 }
+
+
+def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe by name, with some settings changed.
+
+    Args:
+        name: a key of `RECIPES`.
+        changes: values by the name of the setting, or how they are written.
+
+    Raises:
+        ValueError: for an unknown recipe or setting, or a value that it cannot have.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe is {name!r}; expected one of {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
+    defaults = asdict(recipe)
+    settled: dict[str, Any] = {}
+    for setting, value in changes.items():
+        if setting not in defaults:
+            raise ValueError(f"a recipe has no setting {setting!r}; expected one of {', '.join(defaults)}.")
+        known = defaults[setting]
+        try:
+            parsed = yaml.safe_load(value) if isinstance(value, str) and not isinstance(known, str) else value
+        except yaml.YAMLError:
+            parsed = None
+        kind = float if setting in _MAY_BE_NONE else type(known)
+        if kind is float:
+            parsed = _as_float(parsed)
+        if type(parsed) is not kind:
+            raise ValueError(f"{setting} is {value!r}; expected {kind.__name__}, as {known!r} is.")
+        settled[setting] = parsed
+    return replace(recipe, **settled)
+
+
+_MAY_BE_NONE = ("dense_learning_rate", "deviation")
+
+
+def _as_float(value: Any) -> Any:
+    """A number as float, also one like 1e-3, which YAML takes for a text."""
+    try:
+        return value if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 @dataclass(frozen=True)
@@ -295,11 +345,11 @@ class _Training:
             for block in self.model.model.layers:
                 fully_shard(block)
             fully_shard(self.model)
-        initialise_llama(self.model, device, torch.Generator().manual_seed(seed))
+        initialise_llama(self.model, device, torch.Generator().manual_seed(seed), recipe.deviation)
         self.replica: nn.Module = self.model
         if in_many and parallel == "ddp":
             self.replica = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+                self.model, device_ids=[device] if device.type == "cuda" else None
             )
         self.ranks = ranks_of(self.replica)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, fused=True)
@@ -766,6 +816,91 @@ def race(
         as_record=lambda run: as_record(run, task, recipe, device),
         folder=folder,
     )
+
+
+def train_and_record(
+    task: Task,
+    method: str | Method,
+    sparsity: float,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    save_every: int = 500,
+    log_to: Path | None = None,
+    parallel: Parallel = "ddp",
+) -> dict[str, Any] | None:
+    """Train one language model, with a checkpoint in a folder, and write the record of the run there, `run.json`.
+
+    Args:
+        task, method, sparsity, recipe, seed, device, save_every, log_to, parallel: as of `train`.
+        folder: a run that was cut goes on from what is there.
+
+    Returns:
+        The record; None on all ranks but the first.
+    """
+    first = not (torch.distributed.is_initialized() and torch.distributed.get_rank())
+    plan_run(method, sparsity, recipe)
+    progress: tqdm[Any]
+    with tqdm(total=recipe.steps, unit="step", file=sys.stdout, disable=not first) as progress:
+        run = train(
+            task,
+            method,
+            sparsity,
+            recipe,
+            seed=seed,
+            device=device,
+            save_to=folder / "checkpoint.safetensors",
+            save_every=save_every,
+            progress=progress,
+            log_to=log_to,
+            parallel=parallel,
+        )
+    if not first:
+        return None
+    record = as_record(run, task, recipe, device)
+    records.write_json(folder / "run.json", record)
+    return record
+
+
+_CELL = ("dataset", "method", "sparsity", "seed", "data_dir", "device")
+
+
+def checked_cell(recipe: str, parameters: Mapping[str, Any]) -> Recipe:
+    """The recipe of one cell of a sweep.
+
+    Args:
+        recipe: a key of `RECIPES`.
+        parameters: dataset, method, sparsity, seed, data_dir, device, and settings of the recipe.
+
+    Raises:
+        ValueError: for what cannot be trained.
+    """
+    settings = {name: value for name, value in parameters.items() if name not in _CELL}
+    found = changed_recipe(recipe, settings)
+    dataset = parameters.get("dataset", "python_reference")
+    if dataset not in TEXT_SETS:
+        raise ValueError(f"dataset is {dataset!r}; expected one of {', '.join(TEXT_SETS)}.")
+    plan_run(parameters.get("method", "chts"), parameters.get("sparsity", 0.9), found)
+    return found
+
+
+def train_cell(recipe: str, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Train one cell of a sweep, in one process, and return its record; arguments as of `checked_cell`."""
+    settled = checked_cell(recipe, parameters)
+    data = load_text(parameters.get("dataset", "python_reference"), parameters.get("data_dir"))
+    record = train_and_record(
+        prepare(data, settled),
+        parameters.get("method", "chts"),
+        parameters.get("sparsity", 0.9),
+        settled,
+        folder,
+        seed=parameters.get("seed", 0),
+        device=records.choose_device(parameters.get("device", "auto")),
+    )
+    assert record is not None  # there is but one process
+    return record
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:

@@ -1,19 +1,25 @@
 """What the training loops of translators and of language models have in common."""
 
+import contextlib
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from chts_core.lab import checkpoint, records
 from chts_core.methods import Method
 
 RunT = TypeVar("RunT")
+
+_PATIENCE = timedelta(minutes=10)  # with a process that does not answer; the first may have to read a large corpus
 
 
 def memory_mb(device: torch.device) -> int:
@@ -26,6 +32,30 @@ def memory_mb(device: torch.device) -> int:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Products in a precision of 16 bits; with "float32" as they are."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+
+
+@contextlib.contextmanager
+def processes_of_torchrun(name: str) -> Iterator[torch.device]:
+    """The device of this process, which meets the others if torchrun has started several.
+
+    Each takes the GPU of its number on its machine.
+
+    Args:
+        name: of the device: "auto", "cpu" or "cuda".
+
+    Raises:
+        ValueError: if that device is not there.
+    """
+    device = records.choose_device(name)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    yield device
+    dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def load_state(path: Path, keys: set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:

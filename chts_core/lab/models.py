@@ -382,8 +382,10 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
 
 
 @torch.no_grad()
-def initialise_llama(model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator) -> None:
-    """Give a model of :func:`llama` its first weights, in place: normal with deviation 0.02, of norms 1.
+def initialise_llama(
+    model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator, deviation: float | None = None
+) -> None:
+    """Give a model of :func:`llama` its first weights, in place: normal ones, and 1 for its norms.
 
     They depend on the generator alone: not on the device, nor on how the model is shared out.
 
@@ -391,14 +393,21 @@ def initialise_llama(model: "LlamaForCausalLM", device: torch.device, generator:
         model: whole, or shared out by `fully_shard`.
         device: where it goes.
         generator: of the CPU.
+        deviation: of all weights; 0.02 is what LLaMA has at any width. None: such that a signal keeps its size at any
+            width and depth: embeddings 1, a linear layer inputs^-½, and those that add to the residual stream
+            (2 · layers)^-½ of that.
     """
     model.to_empty(device=device)
     # What these hold is computed, not learned, and was not when they were made.
     with device:
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             parameter.fill_(1.0)
-        else:
-            whole = torch.empty(parameter.shape, dtype=parameter.dtype).normal_(0.0, 0.02, generator=generator)
-            local(parameter).copy_(whole[local_rows(parameter)])
+            continue
+        by_shape = 1.0 if "embed_tokens" in name else parameter.shape[1] ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            by_shape *= (2 * model.config.num_hidden_layers) ** -0.5
+        drawn = torch.empty(parameter.shape, dtype=parameter.dtype)
+        drawn.normal_(0.0, by_shape if deviation is None else deviation, generator=generator)
+        local(parameter).copy_(drawn[local_rows(parameter)])
