@@ -1,0 +1,231 @@
+"""Language models in several processes: as one process would train them, and what is said when a process is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+import torch
+import torch.distributed as dist
+
+from chts_core.lab import checkpoint, language
+from chts_core.lab.cli import main
+from chts_core.lab.data import TextData
+from chts_core.lab.language import Recipe, Task, _Training
+from chts_core.lab.models import LLAMA_SIZES, LlamaSize
+
+LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
+CORPUS = TextData("some", [f"the {a} sees the {b}. " * 5 for a in "abcdefgh" for b in "abcdefgh"], ["the a sees"] * 60)
+RECIPE = Recipe(
+    size="micro",
+    vocabulary=300,
+    context=16,
+    steps=12,
+    batch=8,
+    micro_batch=2,
+    learning_rate=0.01,
+    warmup=3,
+    update_every=3,
+    validate_every=6,
+    validation_tokens=400,
+)
+CPU = torch.device("cpu")
+METHODS = ["rigl", "chtss", "mest"]
+
+
+def prepare(folder: Path) -> Task:
+    numba.set_num_threads(1)
+    torch.set_num_threads(1)
+    return language.prepare(CORPUS, RECIPE, folder / "cache")
+
+
+def meet(rank: int, ranks: int, folder: Path, scene: Callable[[int, int, Path, Any], None], given: Any) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
+    scene(rank, ranks, folder, given)
+    dist.destroy_process_group()
+
+
+def together(ranks: int, folder: Path, scene: Callable[[int, int, Path, Any], None], given: Any = None) -> None:
+    torch.multiprocessing.spawn(meet, (ranks, folder, scene, given), nprocs=ranks)
+
+
+def whole_runs(rank: int, _: int, folder: Path, __: Any) -> None:
+    """Trained to the end by both ways of sharing a model, and halfway, to be gone on with by others."""
+    task = prepare(folder)
+    for method in METHODS:
+        for parallel in ("ddp", "fsdp"):
+            run = language.train(task, method, 0.8, RECIPE, parallel=parallel)  # type: ignore[arg-type]
+            if rank == 0:
+                found = {"looks": [look.loss for look in run.looks], "train": run.train_loss, "ranks": run.ranks}
+                torch.save({**found, "masks": run.last_masks, "tokens": run.tokens}, folder / f"{method}-{parallel}.pt")
+            training = _Training(task, method, 0.8, RECIPE, 0, CPU, parallel)  # type: ignore[arg-type]
+            for _step in range(6):
+                training.learn()
+            training.look()
+            training.save(folder / f"{method}-{parallel}.safetensors")
+    a_full_disk(rank, folder, task)
+    one_is_lost(rank, folder, task)
+
+
+def a_full_disk(rank: int, folder: Path, task: Task) -> None:
+    training = _Training(task, "set", 0.8, RECIPE, 0, CPU)
+    training.save(folder / "before.safetensors")
+    training.learn()
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - looked at below
+            training.save(folder / "before.safetensors")
+    (folder / f"full-{rank}").write_text(str(caught.value))
+
+
+def one_is_lost(rank: int, folder: Path, task: Task) -> None:
+    if rank == 1:
+        os._exit(0)
+    with pytest.raises(RuntimeError) as caught:
+        language.train(task, "set", 0.8, RECIPE)
+    (folder / "lost").write_text(str(caught.value))
+    os._exit(0)  # without a farewell to the others
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what two ranks did."""
+    folder = tmp_path_factory.mktemp("two")
+    together(2, folder, whole_runs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(two: Path) -> Task:
+    return prepare(two)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("method", METHODS)
+def test_two_ranks_train_as_one_process_does(two: Path, task: Task, method: str, parallel: str) -> None:
+    found = torch.load(two / f"{method}-{parallel}.pt")
+    alone = language.train(task, method, 0.8, RECIPE)
+    assert found["looks"] == pytest.approx([look.loss for look in alone.looks], rel=1e-4)
+    assert [loss for _, loss in found["train"]] == pytest.approx([loss for _, loss in alone.train_loss], rel=1e-4)
+    assert (found["ranks"], found["tokens"]) == (2, alone.tokens)
+    for name, mask in alone.last_masks.items():
+        assert torch.equal(found["masks"][name], mask), name
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_process_goes_on_where_two_stopped(two: Path, task: Task, method: str, parallel: str) -> None:
+    alone = language.train(task, method, 0.8, RECIPE)
+    resumed = language.train(task, method, 0.8, RECIPE, save_to=two / f"{method}-{parallel}.safetensors")
+    assert resumed.looks[-1].loss == pytest.approx(alone.looks[-1].loss, rel=1e-4)
+    for name, mask in alone.last_masks.items():
+        assert torch.equal(resumed.last_masks[name], mask), name
+
+
+def going_on(_: int, __: int, folder: Path, path: Path) -> None:
+    task = prepare(folder)
+    for parallel in ("ddp", "fsdp"):
+        training = _Training(task, "rigl", 0.8, RECIPE, 0, CPU, parallel)  # type: ignore[arg-type]
+        training.resume(path)
+        while training.step < RECIPE.steps:
+            training.learn()
+        training.save(folder / f"{parallel}.safetensors")
+
+
+def test_four_go_on_where_one_process_stopped(tmp_path: Path) -> None:
+    task = prepare(tmp_path)
+    training = _Training(task, "rigl", 0.8, RECIPE, 0, CPU)
+    for _ in range(6):
+        training.learn()
+    training.save(tmp_path / "halfway.safetensors")
+    together(4, tmp_path, going_on, tmp_path / "halfway.safetensors")
+    while training.step < RECIPE.steps:
+        training.learn()
+    ours = training.state()
+    for parallel in ("ddp", "fsdp"):
+        theirs = checkpoint.load(tmp_path / f"{parallel}.safetensors")
+        assert theirs["tokens"] == ours["tokens"]
+        for name, mask in ours["sparsifier"]["masks"].items():
+            assert torch.equal(theirs["sparsifier"]["masks"][name], mask), name
+        for name, weight in ours["model"].items():
+            torch.testing.assert_close(theirs["model"][name], weight, rtol=1e-3, atol=1e-5)
+        moments = zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values(), strict=True)
+        for mine, other in moments:
+            torch.testing.assert_close(other["exp_avg"], mine["exp_avg"], rtol=1e-3, atol=1e-6)
+
+
+def test_a_lost_rank_is_told_with_what_to_do(two: Path) -> None:
+    message = (two / "lost").read_text()
+    assert "another rank does not answer: its process has ended or hangs" in message
+    assert "a run with a checkpoint goes on from there" in message
+
+
+def test_a_full_disk_stops_all_ranks_and_leaves_the_last_checkpoint_whole(two: Path) -> None:
+    for rank in range(2):
+        assert "No space left on device. The one before, if any, is whole" in (two / f"full-{rank}").read_text()
+    assert checkpoint.load(two / "before.safetensors")["step"] == 0
+
+
+# --- the command ---
+
+COMMAND = ["train", "tiny_ci", "--method", "chts", "-s", "steps", "20", "-s", "batch", "4", "-s", "context", "32"]
+
+
+def test_torchrun_trains_as_one_process_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [*launch, "-m", "chts_core.lab.cli", *COMMAND, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert main([*COMMAND, "--out", str(tmp_path / "one")]) == 0
+    torch.set_num_threads(threads)
+    two, one = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("two", "one"))
+    assert (two["ranks"], one["ranks"]) == (2, 1)
+    assert two["validation"][-1]["loss"] == pytest.approx(one["validation"][-1]["loss"], abs=2e-3)
+    assert two["links"] == one["links"]
+    states = [checkpoint.load(tmp_path / name / "checkpoint.safetensors") for name in ("two", "one")]
+    for name, mask in states[1]["sparsifier"]["masks"].items():
+        assert torch.equal(states[0]["sparsifier"]["masks"][name], mask), name
+    assert f"record: {tmp_path / 'one' / 'run.json'}" in capsys.readouterr().out
+    assert f"perplexity {two['validation'][-1]['perplexity']} after 2,560 tokens" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["huge"], "recipe is 'huge'; expected one of tiny_ci"),
+        (["tiny", "-s", "step", "1"], "a recipe has no setting 'step'"),
+        (["tiny", "--dataset", "wikipedia"], "dataset is 'wikipedia'"),
+        (["tiny", "--method", "best"], "method is 'best'"),
+        (["tiny", "--sparsity", "1"], "sparsity is 1.0"),
+        (["tiny", "--device", "tpu"], "device is 'tpu'; expected auto, cpu or cuda"),
+        (["tiny", "-s", "batch", "100000"], "a batch 100,000; take a smaller batch"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["train", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_more_ranks_than_a_batch_has_contexts_is_refused(task: Task) -> None:
+    from chts_core.distributed import Ranks
+
+    ranks = Ranks(None, CPU)
+    ranks.size = 3
+    with pytest.raises(ValueError, match="batch is 8, for 3 ranks; expected a multiple"):
+        language._feed(task, replace(RECIPE), 0, ranks)
