@@ -492,7 +492,7 @@ class _Training:
         Raises:
             ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
         """
-        state = loop.load_state(path, _STATE, self._settings, "a language model's training")
+        state = loop.load_state(path, self._settings, "a language model's training")
         ours = self.model.state_dict()
         self.model.load_state_dict({name: share_out(tensor, ours[name]) for name, tensor in state["model"].items()})
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
@@ -507,22 +507,6 @@ class _Training:
         self.seconds, self.total_seconds = state["seconds"], state["total_seconds"]
         self.train_loss = [(step, loss) for step, loss in state["train_loss"]]
         self.looks = [Look(**look) for look in state["looks"]]
-
-
-_STATE = {
-    "settings",
-    "step",
-    "tokens",
-    "seconds",
-    "total_seconds",
-    "train_loss",
-    "looks",
-    "first_masks",
-    "model",
-    "optimizer",
-    "sparsifier",
-    "feed",
-}
 
 
 def _to_cpu(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
@@ -58,12 +58,11 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
     dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
-def load_state(path: Path, keys: set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def load_state(path: Path, settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The state that a run saved, if it is one to go on from.
 
     Args:
         path: of the checkpoint.
-        keys: of the state.
         settings: of the run that is to go on; it must be those that the state has under "settings".
         kind: of the run, "a translator's training".
 
@@ -71,17 +70,16 @@ def load_state(path: Path, keys: set[str], settings: Mapping[str, Any], kind: st
         ValueError: if it is damaged, or of a run of another kind or with other settings.
     """
     state = checkpoint.load(path)
-    same_kind = isinstance(state, dict) and state.keys() == keys and state["settings"].keys() == settings.keys()
-    if not same_kind:
+    theirs = state.get("settings") if isinstance(state, dict) else None
+    if not isinstance(theirs, dict) or theirs.keys() != settings.keys():
         raise ValueError(f"{path} is no checkpoint of {kind}; choose another file or folder.")
     for name, ours in settings.items():
-        theirs = state["settings"][name]
-        if theirs != ours:
+        if theirs[name] != ours:
             raise ValueError(
-                f"{path} is of a run with {name} {theirs!r}, and this one has {ours!r}; "
+                f"{path} is of a run with {name} {theirs[name]!r}, and this one has {ours!r}; "
                 "resume with the settings of that run, or choose another folder."
             )
-    return state  # type: ignore[no-any-return]
+    return cast(dict[str, Any], state)
 
 
 def race(

@@ -2,23 +2,20 @@
 
 import itertools
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from chts_core.choices import Dense
-from chts_core.lab import checkpoint, records, scores
+from chts_core.lab import checkpoint, loop, records, scores
 from chts_core.lab.data import (
     PAD,
     Batch,
@@ -383,16 +380,7 @@ class _Training:
         Raises:
             ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
         """
-        state = checkpoint.load(path)
-        if not isinstance(state, dict) or state.keys() != self.state().keys():
-            raise ValueError(f"{path} is no checkpoint of a translator's training; choose another file or folder.")
-        for name, ours in self._settings.items():
-            theirs = state["settings"][name]
-            if theirs != ours:
-                raise ValueError(
-                    f"{path} is of a run with {name} {theirs!r}, and this one has {ours!r}; "
-                    "resume with the settings of that run, or choose another folder."
-                )
+        state = loop.load_state(path, self._settings, "a translator's training")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sparsifier.load_state_dict(state["sparsifier"])
@@ -482,7 +470,7 @@ def train(
         tokens=training.tokens,
         seconds=training.seconds,
         total_seconds=time.perf_counter() - clock,
-        memory_mb=_memory_mb(device),
+        memory_mb=loop.memory_mb(device),
         history=training.sparsifier.history,
         first_masks=training.first_masks,
         last_masks={name: mask.cpu().clone() for name, mask in training.sparsifier.masks.items()},
@@ -499,18 +487,9 @@ def _show(progress: "tqdm[Any]", training: _Training) -> None:
         progress.set_postfix_str(f"{speed:,.0f} tokens/s, BLEU {look.bleu:.1f}", refresh=False)
 
 
-def _memory_mb(device: torch.device) -> int:
-    """Of this process on a CPU; the most that was taken on a GPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return round(psutil.Process().memory_info().rss / 2**20)
-
-
 def _loss(model: nn.Module, batch: Batch, recipe: Recipe, label_smoothing: float) -> Tensor:
     """Cross-entropy of all tokens of a batch together, in nats."""
-    device = batch.source.device.type
-    amp = nullcontext() if recipe.precision == "float32" else torch.autocast(device, getattr(torch, recipe.precision))
-    with amp:
+    with loop.autocast(recipe.precision, batch.source.device):
         logits = model(batch.source, batch.target[:, :-1])
     return F.cross_entropy(
         logits.float().flatten(0, 1),
@@ -584,8 +563,7 @@ def race(
         task, sparsity, recipe, device: as of `train`.
         methods: names, or methods by the name to show.
         seeds: one run of each method with each.
-        folder: where checkpoints go, one for each run, and `runs.jsonl` with the records of those that are finished;
-            a race that was cut goes on from there.
+        folder: of :func:`chts_core.lab.loop.race`.
 
     Raises:
         ValueError: if the settings do not fit one of the methods, before any is trained.
@@ -593,34 +571,21 @@ def race(
     named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
     for method in named.values():
         plan_run(task, method, sparsity, recipe)
-    recorded = {}
-    if folder is not None and (folder / "runs.jsonl").exists():
-        rows = records.read_lines(folder / "runs.jsonl")
-        recorded = {f"{row['method']}-{row['sparsity']:g}-{row['seed']}": row for row in rows}
-    runs = []
-    progress: tqdm[Any]
-    with tqdm(total=len(named) * len(seeds) * recipe.steps, unit="step", file=sys.stdout) as progress:
-        for name, method in named.items():
-            for seed in seeds:
-                progress.set_description(f"{name} seed {seed}")
-                key = f"{name}-{sparsity:g}-{seed}"
-                save_to = None if folder is None else folder / f"{key}.safetensors"
-                run = train(
-                    task,
-                    method,
-                    sparsity,
-                    recipe,
-                    seed=seed,
-                    device=device,
-                    label=name,
-                    save_to=save_to,
-                    progress=progress,
-                )
-                runs.append(run)
-                if folder is not None and key not in recorded:
-                    recorded[key] = as_record(run, task, recipe, device)
-                    records.write_lines(folder / "runs.jsonl", recorded.values())
-    return runs
+
+    def one(label: str, method: str | Method, seed: int, save_to: Path | None, progress: "tqdm[Any]") -> Run:
+        return train(
+            task, method, sparsity, recipe, seed=seed, device=device, label=label, save_to=save_to, progress=progress
+        )
+
+    return loop.race(
+        one,
+        named,
+        sparsity,
+        seeds,
+        steps=recipe.steps,
+        as_record=lambda run: as_record(run, task, recipe, device),
+        folder=folder,
+    )
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:

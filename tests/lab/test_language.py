@@ -349,7 +349,7 @@ def test_it_may_be_compiled(task: Task, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task) -> None:
     with pytest.raises(RuntimeError, match=r"the training loss is nan at step 10; lower learning_rate"):
-        language.train(task, "fc", 0.0, replace(RECIPE, learning_rate=1e30))
+        language.train(task, "fc", 0.0, replace(RECIPE, dense_learning_rate=1e30))
 
 
 def test_a_tokenizer_of_another_size_is_refused(task: Task) -> None:
