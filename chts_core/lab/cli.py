@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import bench, conformance, doctor, language, notebooks, records
+from chts_core.lab import bench, conformance, doctor, language, notebooks, records, sweeps
 from chts_core.lab.data import TEXT_SETS, load_text
 from chts_core.lab.exercises import write_student_versions
 from chts_core.lab.loop import processes_of_torchrun
@@ -72,6 +72,19 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="for the checkpoint, which a cut run goes on from"
     )
     command.set_defaults(command=_train)
+
+    command = commands.add_parser(
+        "sweep",
+        help="run a grid of methods, sparsities and seeds in parallel; 1 if a cell failed",
+        description="The file has notebook: 06 or train: tiny, parameters (a mapping) and grid (lists of values).",
+    )
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a sweep that was cut goes on there")
+    command.add_argument("--workers", type=int, metavar="N", help="processes here (default: one per physical core)")
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask scheduler, whose workers see DIR by the same name"
+    )
+    command.set_defaults(command=_sweep)
 
     command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
     command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
@@ -160,6 +173,19 @@ def _train(options: argparse.Namespace) -> int:
                 f"{record['tokens_per_second']:,} per second\nrecord: {options.out / 'run.json'}"
             )
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    try:
+        rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)
+    except KeyboardInterrupt:
+        print(f"chts: stopped; what is finished is in {options.out}, and the same command goes on.", file=sys.stderr)
+        return 130
+    failed = [row for row in rows if row["status"] == "failed"]
+    for row in failed:
+        print(f"chts: {row['cell']} failed: {row['error']} (see {options.out / row['cell']})", file=sys.stderr)
+    print(f"{len(rows) - len(failed)} of {len(rows)} cells are done: {options.out / 'sweep.jsonl'}")
+    return 1 if failed else 0
 
 
 def _exercises(options: argparse.Namespace) -> int:

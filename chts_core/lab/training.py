@@ -262,6 +262,66 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, n - 1)) * error
 
 
+Row = Mapping[str, Any]
+
+
+def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict[str, Any]]:
+    """Recorded runs by method and sparsity, in order of their first: "mean" of a score, "interval" the half-width of
+    its 95 % confidence interval (None for a single run).
+
+    Args:
+        rows: of `as_record`.
+        score: of a row.
+    """
+    groups: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["sparsity"]), []).append(score(row))
+    found = []
+    for (method, sparsity), values in groups.items():
+        mean, interval = mean_and_interval(values)
+        found.append(
+            {
+                "method": method,
+                "sparsity": sparsity,
+                "runs": len(values),
+                "mean": mean,
+                "interval": None if math.isnan(interval) else interval,
+            }
+        )
+    return found
+
+
+def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
+    """A score of recorded runs (of `mean_scores`) minus that of a rival with the same seed, by method and sparsity.
+
+    The rival "fc" has no sparsity: it is compared with all. Seeds that only one of the two has are left out.
+    """
+    found = []
+    for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
+        theirs = {
+            row["seed"]: score(row)
+            for row in rows
+            if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)
+        }
+        differences = [
+            score(row) - theirs[row["seed"]]
+            for row in rows
+            if (row["method"], row["sparsity"]) == (method, sparsity) and row["seed"] in theirs
+        ]
+        if differences:
+            mean, interval = mean_and_interval(differences)
+            found.append(
+                {
+                    "method": method,
+                    "sparsity": sparsity,
+                    "seeds": len(differences),
+                    "difference": mean,
+                    "interval": None if math.isnan(interval) else interval,
+                }
+            )
+    return found
+
+
 class Seeded(Protocol):
     """A run of a method with a seed; what else it gave is told by its other attributes."""
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from chts_core.choices import Dense
-from chts_core.lab import checkpoint, loop, records, scores
+from chts_core.lab import checkpoint, loop, records, scores, training
 from chts_core.lab.data import (
     PAD,
     Batch,
@@ -29,7 +30,7 @@ from chts_core.lab.data import (
     load_vocabulary,
 )
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
-from chts_core.lab.training import mean_and_interval, summarise_by
+from chts_core.lab.training import summarise_by
 from chts_core.lab.translator import Translator
 from chts_core.linear import Execution
 from chts_core.methods import Method, get_method
@@ -634,63 +635,21 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str, Any]]:
-    """Recorded runs by method and sparsity, in order of their first: "mean" of a score, "interval" the half-width of
-    its 95 % confidence interval (None for a single run).
+    """:func:`chts_core.lab.training.mean_scores` of rows of `as_record`.
 
     Args:
-        rows: of `as_record`.
+        rows: recorded runs.
         score: one of the test's ("bleu", "exact", ...), or "validation_loss", that of the last look.
     """
-    groups: dict[tuple[str, float], list[float]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["sparsity"]), []).append(_score(row, score))
-    found = []
-    for (method, sparsity), values in groups.items():
-        mean, interval = mean_and_interval(values)
-        found.append(
-            {
-                "method": method,
-                "sparsity": sparsity,
-                "runs": len(values),
-                "mean": mean,
-                "interval": None if math.isnan(interval) else interval,
-            }
-        )
-    return found
+    return training.mean_scores(rows, partial(_score, score))
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """A score of recorded runs (of `mean_scores`) minus that of a rival with the same seed, by method and sparsity.
-
-    The rival "fc" has no sparsity: it is compared with all. Seeds that only one of the two has are left out.
-    """
-    found = []
-    for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
-        theirs = {
-            row["seed"]: _score(row, score)
-            for row in rows
-            if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)
-        }
-        differences = [
-            _score(row, score) - theirs[row["seed"]]
-            for row in rows
-            if (row["method"], row["sparsity"]) == (method, sparsity) and row["seed"] in theirs
-        ]
-        if differences:
-            mean, interval = mean_and_interval(differences)
-            found.append(
-                {
-                    "method": method,
-                    "sparsity": sparsity,
-                    "seeds": len(differences),
-                    "difference": mean,
-                    "interval": None if math.isnan(interval) else interval,
-                }
-            )
-    return found
+    """:func:`chts_core.lab.training.score_differences` likewise."""
+    return training.score_differences(rows, partial(_score, score), rival)
 
 
-def _score(row: Mapping[str, Any], score: str) -> float:
+def _score(score: str, row: Mapping[str, Any]) -> float:
     return float(row["validation"][-1]["loss"] if score == "validation_loss" else row["test"][score])
 
 

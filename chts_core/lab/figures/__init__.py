@@ -13,6 +13,7 @@ from chts_core.lab.figures.density import (
     sparsity_courses,
 )
 from chts_core.lab.figures.health import vital_signs
+from chts_core.lab.figures.language import loss_race
 from chts_core.lab.figures.link_prediction import (
     local_community,
     regrowth_costs,
@@ -77,6 +78,7 @@ __all__ = [
     "learning_rates",
     "length_buckets",
     "local_community",
+    "loss_race",
     "mask_and_degrees",
     "masks",
     "network",

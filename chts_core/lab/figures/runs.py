@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from chts_core.lab import translation
+from chts_core.lab import language, translation
 from chts_core.lab.data import ImageData
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import (
@@ -34,7 +34,7 @@ from chts_core.sparsifier import Update
 _ONE_PANEL = 4
 
 
-RunT = TypeVar("RunT", Run, translation.Run)
+RunT = TypeVar("RunT", Run, translation.Run, language.Run)
 Course = list[tuple[float, float]]
 
 
@@ -52,15 +52,21 @@ def race(runs: Sequence[Run]) -> Figure:
 
 
 def draw_race(
-    runs: Sequence[RunT], course: Callable[[RunT], Course], xlabel: str, ylabel: str, highest: float
+    runs: Sequence[RunT],
+    course: Callable[[RunT], Course],
+    xlabel: str,
+    ylabel: str,
+    highest: float,
+    margin: float = 3.0,
 ) -> Figure:
     """A race of any kind, drawn as by :func:`race`.
 
     Args:
         runs: of the methods, each with any number of seeds.
-        course: of a run, the places (x, y) of its line, y in [0, 100]; x is the same for all runs of a method.
+        course: of a run, the places (x, y) of its line; x is the same for all runs of a method.
         xlabel, ylabel: of the axes.
         highest: where the y axis ends.
+        margin: how far below the lowest line it begins; 3 is for values up to 100.
     """
     by_method: dict[str, list[RunT]] = {}
     for run in runs:
@@ -78,7 +84,7 @@ def draw_race(
         # Wide bands, of the first epochs or of two seeds, may leave the picture; the lines may not.
         lowest = min(float(np.min(line.get_ydata())) for axes in all_axes for line in axes.lines)
         for axes in all_axes:
-            axes.set_ylim(lowest - 3, highest)
+            axes.set_ylim(lowest - margin, highest)
             _name_ends(axes)
     return figure
 

@@ -1,0 +1,253 @@
+"""Many runs of a grid - methods, sparsities, seeds - fanned out over the processes of this machine or of a cluster."""
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import yaml
+from tqdm import tqdm
+
+from chts_core.lab import language, notebooks, records
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_KEYS = ("parameters", "grid")
+_SECONDS_TO_ANSWER = 10  # of a scheduler
+_TRIES = 2  # of a cell whose worker was lost
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    name: its values in the grid, joined by "-"; also that of its folder.
+    kind: what runs, a key of `_KINDS`.
+    subject: the notebook or the recipe.
+    parameters: all of them.
+    """
+
+    name: str
+    kind: str
+    subject: str
+    parameters: dict[str, Any]
+
+    def check(self) -> None:
+        """Refuse what cannot run, before anything does.
+
+        Raises:
+            ValueError: naming the parameter.
+        """
+        _KINDS[self.kind][0](self)
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Run it here; its record."""
+        return _KINDS[self.kind][1](self, folder)
+
+
+def _check_notebook(cell: Cell) -> None:
+    path = notebooks.find(cell.subject)
+    notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
+
+
+def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
+    path = notebooks.find(cell.subject)
+    given = notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
+    if "out_dir" in notebooks.parameters(path):
+        given.setdefault("out_dir", str(folder))  # where trainings go on from
+    record = notebooks.run(path, folder, given)
+    if record["error"]:
+        raise RuntimeError(f"{path.stem} failed in {record['error']}")
+    return record
+
+
+def _check_training(cell: Cell) -> None:
+    language.checked_cell(cell.subject, cell.parameters)
+
+
+def _run_training(cell: Cell, folder: Path) -> dict[str, Any]:
+    return language.train_cell(cell.subject, cell.parameters, folder)
+
+
+_KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str, Any]]]] = {
+    "notebook": (_check_notebook, _run_notebook),
+    "train": (_check_training, _run_training),
+}
+
+
+def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
+    """The cells of a sweep, checked: the product of its grid, in the order in which it is written.
+
+    FC has all its links at any sparsity: it runs once for each of the other values.
+
+    Args:
+        spec: "notebook" (a stage) or "train" (a recipe of language models), "parameters" of all cells and "grid",
+            lists of values by the name of a parameter; or the path of a YAML file with these.
+
+    Raises:
+        ValueError: naming what is wrong in it.
+    """
+    if isinstance(spec, Path):
+        try:
+            spec = yaml.safe_load(spec.read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"the sweep is no YAML: {error}") from error
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"the sweep is {spec!r:.100}; expected a mapping with notebook or train, parameters and grid.")
+    kinds = [kind for kind in _KINDS if kind in spec]
+    unknown = spec.keys() - {*_KINDS, *_KEYS}
+    if len(kinds) != 1 or unknown:
+        raise ValueError(
+            f"the sweep has {', '.join(map(str, spec)) or 'nothing'}; expected either notebook or train, and "
+            "parameters and grid."
+        )
+    grid, fixed = spec.get("grid") or {}, spec.get("parameters") or {}
+    if not isinstance(grid, Mapping) or not grid or not isinstance(fixed, Mapping):
+        raise ValueError("grid and parameters of the sweep are mappings; expected at least one list of values in grid.")
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
+            raise ValueError(f"grid has {name}: {values!r}; expected a list of values, each once.")
+        if name in fixed:
+            raise ValueError(f"{name} is both in parameters and in grid; give it in one of them.")
+    found: dict[str, Cell] = {}
+    for values in product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        if chosen.get("method") == "fc":
+            chosen.pop("sparsity", None)
+        name = "-".join(str(value).replace("/", "_") for value in chosen.values())
+        if name not in found:
+            found[name] = Cell(name, kinds[0], str(spec[kinds[0]]), {**fixed, **chosen})
+            found[name].check()
+    return list(found.values())
+
+
+def sweep(
+    spec: Mapping[str, Any] | Path, out_dir: Path, *, workers: int | None = None, scheduler: str | None = None
+) -> list[dict[str, Any]]:
+    """Run all cells of a sweep, each in its folder; `sweep.jsonl` gathers their records as they finish.
+
+    One that was cut goes on: what is done is skipped, what failed or was cut runs again, trainings from their
+    checkpoints. A cell that fails leaves its traceback in `error.txt` and does not stop the others.
+
+    Args:
+        spec: of `cells`.
+        out_dir: for all folders; with a scheduler, its workers must see it by the same name.
+        workers: processes on this machine; by default one for each physical core. They share its cores evenly.
+        scheduler: address of a Dask scheduler whose workers run the cells instead.
+
+    Returns:
+        One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
+
+    Raises:
+        ValueError: for a sweep that is not right, a folder of another one, or workers of another version.
+        OSError: if the scheduler does not answer.
+    """
+    wanted = cells(spec)
+    path = out_dir / "sweep.jsonl"
+    rows = {row["cell"]: row for row in records.read_lines(path)} if path.exists() else {}
+    by_name = {cell.name: cell for cell in wanted}
+    for name, row in rows.items():
+        if name in by_name and row["parameters"] != by_name[name].parameters:
+            raise ValueError(
+                f"{path} has cell {name} with parameters {row['parameters']}, and this sweep "
+                f"{by_name[name].parameters}; choose another folder."
+            )
+    waiting = [cell for cell in wanted if rows.get(cell.name, {}).get("status") != "done"]
+    if waiting:
+        with _client(workers, scheduler) as client:
+            for cell, row in _results(client, waiting, out_dir):
+                rows[cell.name] = row
+                records.write_lines(path, rows.values())
+    return [rows[cell.name] for cell in wanted]
+
+
+def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """The row of each cell as it finishes, under a bar that says how many run, and which have failed."""
+    from distributed import as_completed
+
+    futures = {client.submit(_run, cell, str(out_dir), pure=False): cell for cell in waiting}
+    failed: list[str] = []
+    progress: tqdm[Any]
+    with tqdm(total=len(waiting), unit="cell") as progress:
+        for future in as_completed(futures):
+            cell = futures[future]
+            lost = future.exception()  # of its worker, and then of another one
+            row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
+            if row["status"] == "failed":
+                failed.append(cell.name)
+            progress.update()
+            progress.set_postfix_str(f"last {cell.name}" + (f", failed: {', '.join(failed)}" if failed else ""))
+            yield cell, row
+
+
+def _run(cell: Cell, out_dir: str) -> dict[str, Any]:
+    """On a worker: run a cell, whatever happens."""
+    folder = Path(out_dir) / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        record = cell.run(folder)
+    except Exception as error:  # of a notebook or a training, reported with the others
+        (folder / "error.txt").write_text(traceback.format_exc(), "utf-8")
+        return _row(cell, f"{type(error).__name__}: {error}", None)
+    (folder / "error.txt").unlink(missing_ok=True)
+    return _row(cell, None, record)
+
+
+def _row(cell: Cell, error: str | None, record: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "schema": records.SCHEMA,
+        "cell": cell.name,
+        "status": "failed" if error else "done",
+        "error": error,
+        "parameters": cell.parameters,
+        "record": record,
+    }
+
+
+@contextlib.contextmanager
+def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
+    """A client of Dask: of a scheduler that runs already, or of workers on this machine, which end with it."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=_SECONDS_TO_ANSWER)
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"no Dask scheduler answers at {scheduler!r} ({type(error).__name__}); expected an address like "
+                "tcp://192.168.1.2:8786, as `dask scheduler` prints it. Without --scheduler this machine is used."
+            ) from error
+        with client:
+            _check_versions(client)
+            yield client
+        return
+    cores = psutil.cpu_count(logical=False) or 1
+    number = cores if workers is None else workers
+    if number < 1:
+        raise ValueError(f"workers is {number}; expected at least 1.")
+    # Set before torch is imported there: workers that all take all cores are slower than one.
+    threads = str(max(cores // number, 1))
+    settings = {
+        "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads),
+        "distributed.scheduler.allowed-failures": _TRIES - 1,
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=number, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _check_versions(client: "Client") -> None:
+    ours = records.versions()["chts"]
+    theirs = {address: found["chts"] for address, found in client.run(records.versions).items()}
+    if set(theirs.values()) != {ours}:
+        raise ValueError(f"this is chts {ours}, but the workers have {theirs}; install the same version everywhere.")
