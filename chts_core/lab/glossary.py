@@ -328,6 +328,33 @@ GLOSSARY = (
         "lab/test_scores.py::test_bleu_is_its_definition_and_between_0_and_100",
         "08",
     ),
+    Term(
+        "perplexity",
+        "Among how many equally likely tokens guessing would be as hard.",
+        r"e^{-\frac{1}{n} \sum_i \log p_i}",
+        "Table 2",
+        "chts_core.lab.language.validation_loss",
+        "lab/test_language.py::test_the_loss_is_cross_entropy_per_token",
+        "09",
+    ),
+    Term(
+        "packing",
+        "Documents in one line, each with its end, cut into blocks without padding.",
+        "",
+        "appendix",
+        "chts_core.lab.data.pack",
+        "lab/test_packing.py::test_every_token_but_the_first_is_predicted_once",
+        "09",
+    ),
+    Term(
+        "grouped queries",
+        "Several heads of queries read one head of keys and values.",
+        "",
+        "Ainslie et al., 2023",
+        "chts_core.percolation.Attention",
+        "test_percolation.py::test_a_key_is_shared_by_the_queries_of_its_group",
+        "09",
+    ),
 )
 
 

@@ -133,7 +133,7 @@ _PAPER = Recipe(
 RECIPES: dict[str, Recipe] = {
     # Learning rates by the validation loss of a seed that no race uses; those of "small" are 128/320 of them.
     "tiny_ci": Recipe(steps=60, batch=8, warmup=10, update_every=5, validate_every=20, validation_tokens=5000),
-    "tiny_short": Recipe(steps=120, batch=8, update_every=5, validate_every=30),
+    "tiny_short": Recipe(steps=100, batch=8, update_every=5, validate_every=25),
     "tiny": Recipe(steps=200),
     "small": Recipe(
         size="small",

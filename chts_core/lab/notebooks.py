@@ -18,9 +18,8 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from chts_core.lab import records
-from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS
-from chts_core.lab.translation import RECIPES
+from chts_core.lab import language, records, translation
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.methods import METHODS, PRESETS
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
@@ -93,7 +92,7 @@ LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(PROFILES),
     "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
-    "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS)),
+    "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS, *TEXT_SETS)),
     "method": Choice((*METHODS, *PRESETS)),
     "methods": Choices((*METHODS, *PRESETS)),
     "sparsity": Range(0, 1, below=True),
@@ -102,12 +101,16 @@ LIMITS: dict[str, Range | Choice] = {
     "seeds": Range(0, whole=True),
     "hidden": Range(0, whole=True),
     "steps": Range(0, whole=True),
-    "recipe": Choice(("", *RECIPES)),
+    "recipe": Choice(("", *dict.fromkeys((*translation.RECIPES, *language.RECIPES)))),
 }
 # What a notebook takes of it, where that is less.
 STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
     "06_mlp": {"dataset": Choice(("", *IMAGE_SETS))},
-    "08_translation_transformer": {"dataset": Choice(("", *TRANSLATION_SETS))},
+    "08_translation_transformer": {
+        "dataset": Choice(("", *TRANSLATION_SETS)),
+        "recipe": Choice(("", *translation.RECIPES)),
+    },
+    "09_llama": {"dataset": Choice(("", *TEXT_SETS)), "recipe": Choice(("", *language.RECIPES))},
 }
 
 

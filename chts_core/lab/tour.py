@@ -52,7 +52,7 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         {
             "method": row["method"],
             "data": record["results"].get("dataset", ""),
-            "test score": _score(row),
+            "score": _score(row),
             "density": f"{row['density']:.2%}",
             "active neurons": f"{row['active_neurons']:.0%}",
             "seconds": f"{row['seconds']:.1f}",
@@ -63,8 +63,10 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _score(row: Mapping[str, Any]) -> str:
-    """Accuracy of images, BLEU of translations."""
+    """Accuracy of images, BLEU of translations, perplexity of language models on their validation text."""
     interval = row["interval"]
+    if "perplexity" in row:
+        return f"perplexity {row['perplexity']:.1f}"
     if "bleu" in row:
         return f"BLEU {row['bleu']:.1f}" + (f" ± {interval:.1f}" if interval is not None else "")
     return f"{row['accuracy']:.1%}" + (f" ± {interval:.1%}" if interval is not None else "")

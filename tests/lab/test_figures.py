@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chts_core.diagnostics import SmallWorldness
-from chts_core.lab import faults, figures, notebooks, training, translation
+from chts_core.lab import faults, figures, language, notebooks, training, translation
 from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.figures.style import use_log_scale
@@ -101,10 +101,21 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "learning_rates": lambda _, __: figures.learning_rates(translation.Recipe(), 64, [100, 200]),
     "length_buckets": lambda _, __: figures.length_buckets(torch.tensor([3, 4]), {"one": [torch.tensor([0, 1])]}),
     "translation_race": lambda _, __: figures.translation_race([translation_run()]),
+    "loss_race": lambda _, __: figures.loss_race([language_run()]),
     "scores_by_method": lambda _, __: figures.scores_by_method(
         [{"method": "set", "sparsity": 0.9, "mean": 28.0, "interval": 2.0}], PAPER_TABLE_1["multi30k"]
     ),
 }
+
+
+def language_run() -> language.Run:
+    given: dict[str, Any] = dict.fromkeys(language.Run.__dataclass_fields__) | {
+        "method": "set",
+        "looks": [language.Look(100, 5.0), language.Look(200, 4.0)],
+        "first_masks": {"w": MASK},
+        "last_masks": {"w": MASK},
+    }
+    return language.Run(**given)
 
 
 def translation_run() -> translation.Run:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from chts_core.lab import notebooks, records
-from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS
+from chts_core.lab import language, notebooks, records
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
 from chts_core.lab.translation import RECIPES
 
@@ -278,6 +278,25 @@ def test_every_profile_has_a_recipe_for_every_translation_set(profile: str) -> N
     assert set(recipes.values()) <= RECIPES.keys()
 
 
+@pytest.mark.parametrize("profile", notebooks.PROFILES)
+def test_every_profile_has_a_recipe_for_every_text(profile: str) -> None:
+    recipes = notebooks.profile_settings("09_llama", profile)["recipes"]
+    assert recipes.keys() == TEXT_SETS.keys()
+    assert set(recipes.values()) <= language.RECIPES.keys()
+
+
+def test_the_paper_profile_asks_for_the_papers_language_model() -> None:
+    settings = notebooks.profile_settings("09_llama", "paper")
+    assert (settings["dataset"], settings["seeds"], settings["methods"].split(",")) == (
+        "openwebtext",
+        3,
+        [*PAPER_ORDER],
+    )
+    recipe = language.RECIPES[settings["recipes"]["openwebtext"]]
+    assert (recipe.size, recipe.context, recipe.batch, recipe.steps) == ("60m", 256, 512, 10_000)
+    assert (recipe.learning_rate, recipe.dense_learning_rate, recipe.tokenizer) == (3e-3, 1e-3, "t5-base")
+
+
 def test_the_paper_profile_is_the_papers_configuration() -> None:
     settings = notebooks.profile_settings("08_translation_transformer", "paper")
     assert (settings["dataset"], settings["seeds"], settings["methods"].split(",")) == ("multi30k", 3, [*PAPER_ORDER])
@@ -299,7 +318,11 @@ def test_what_names_no_methods_is_refused(words: str) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "right", "wrong"),
-    [("06_mlp", "fashion_mnist", "multi30k"), ("08_translation_transformer", "multi30k", "digits")],
+    [
+        ("06_mlp", "fashion_mnist", "multi30k"),
+        ("08_translation_transformer", "multi30k", "digits"),
+        ("09_llama", "books", "multi30k"),
+    ],
 )
 def test_a_stage_takes_data_of_its_own_kind_alone(stage: str, right: str, wrong: str) -> None:
     path = notebooks.find(stage)

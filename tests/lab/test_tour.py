@@ -39,7 +39,7 @@ def test_the_comparison_is_ready_to_print() -> None:
         {
             "method": "fc",
             "data": "digits",
-            "test score": "97.3% ± 0.5%",
+            "score": "97.3% ± 0.5%",
             "density": "100.00%",
             "active neurons": "100%",
             "seconds": "1.3",
@@ -47,7 +47,7 @@ def test_the_comparison_is_ready_to_print() -> None:
         {
             "method": "chtss",
             "data": "digits",
-            "test score": "90.0% ± 10.5%",
+            "score": "90.0% ± 10.5%",
             "density": "1.00%",
             "active neurons": "95%",
             "seconds": "1.0",
@@ -55,14 +55,14 @@ def test_the_comparison_is_ready_to_print() -> None:
         {
             "method": "set",
             "data": "number_words",
-            "test score": "BLEU 100.0 ± 0.0",
+            "score": "BLEU 100.0 ± 0.0",
             "density": "1.00%",
             "active neurons": "50%",
             "seconds": "123.0",
         },
     ]
     assert as_text(rows) == (
-        "method          data        test score  density  active neurons  seconds\n"
+        "method          data             score  density  active neurons  seconds\n"
         "fc            digits      97.3% ± 0.5%  100.00%            100%      1.3\n"
         "chtss         digits     90.0% ± 10.5%    1.00%             95%      1.0\n"
         "set     number_words  BLEU 100.0 ± 0.0    1.00%             50%    123.0"
@@ -71,9 +71,11 @@ def test_the_comparison_is_ready_to_print() -> None:
 
 def test_one_run_has_no_interval() -> None:
     (alone,) = comparison([{"results": {"methods": [row("chts", interval=None)]}}])
-    assert alone["test score"] == "90.0%"
+    assert alone["score"] == "90.0%"
     (alone,) = comparison([{"results": {"methods": [row("chts", bleu=31.26, interval=None)]}}])
-    assert alone["test score"] == "BLEU 31.3"
+    assert alone["score"] == "BLEU 31.3"
+    (alone,) = comparison([{"results": {"methods": [row("chts", perplexity=61.26, interval=None)]}}])
+    assert alone["score"] == "perplexity 61.3"
 
 
 def test_without_a_race_there_is_no_comparison() -> None:
