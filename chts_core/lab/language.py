@@ -824,12 +824,14 @@ def train_and_record(
     save_every: int = 500,
     log_to: Path | None = None,
     parallel: Parallel = "ddp",
+    show: bool = True,
 ) -> dict[str, Any] | None:
     """Train one language model, with a checkpoint in a folder, and write the record of the run there, `run.json`.
 
     Args:
         task, method, sparsity, recipe, seed, device, save_every, log_to, parallel: as of `train`.
         folder: a run that was cut goes on from what is there.
+        show: a bar that counts the steps.
 
     Returns:
         The record; None on all ranks but the first.
@@ -837,7 +839,7 @@ def train_and_record(
     first = not (torch.distributed.is_initialized() and torch.distributed.get_rank())
     plan_run(method, sparsity, recipe)
     progress: tqdm[Any]
-    with tqdm(total=recipe.steps, unit="step", file=sys.stdout, disable=not first) as progress:
+    with tqdm(total=recipe.steps, unit="step", file=sys.stdout, disable=not (first and show)) as progress:
         run = train(
             task,
             method,
@@ -892,6 +894,7 @@ def train_cell(recipe: str, parameters: Mapping[str, Any], folder: Path) -> dict
         folder,
         seed=parameters.get("seed", 0),
         device=records.choose_device(parameters.get("device", "auto")),
+        show=False,  # of several cells at once the bars would mix
     )
     assert record is not None  # there is but one process
     return record

@@ -1,6 +1,8 @@
 """Many runs of a grid - methods, sparsities, seeds - fanned out over the processes of this machine or of a cluster."""
 
 import contextlib
+import logging
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -174,7 +176,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
     futures = {client.submit(_run, cell, str(out_dir), pure=False): cell for cell in waiting}
     failed: list[str] = []
     progress: tqdm[Any]
-    with tqdm(total=len(waiting), unit="cell") as progress:
+    with tqdm(total=len(waiting), unit="cell", file=sys.stdout) as progress:
         for future in as_completed(futures):
             cell = futures[future]
             lost = future.exception()  # of its worker, and then of another one
@@ -240,7 +242,13 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
     }
     with (
         dask.config.set(settings),
-        LocalCluster(n_workers=number, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.ERROR,  # that a worker takes long to end is no news
+        ) as cluster,
         Client(cluster) as client,
     ):
         yield client

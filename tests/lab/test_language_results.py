@@ -1,0 +1,95 @@
+"""The recorded runs of language models: whole, in one schema, and with exactly the links that they claim."""
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import chts_core as chts
+from chts_core.lab import language, records
+from chts_core.lab.models import LLAMA_SIZES, llama
+
+ROWS = language.recorded()
+RATES = records.read_lines(records.results_folder() / "language_rates.jsonl")
+KEYS = {
+    "schema": int,
+    "task": str,
+    "dataset": str,
+    "data": str,
+    "tokenizer": str,
+    "vocabulary": int,
+    "method": str,
+    "sparsity": float,
+    "seed": int,
+    "recipe": dict,
+    "train_loss": list,
+    "validation": list,
+    "validation_tokens": int,
+    "links": int,
+    "density": (int, float),
+    "active_neurons": float,
+    "itop": float,
+    "tokens": int,
+    "seconds": float,
+    "total_seconds": float,
+    "evolution_seconds": float,
+    "tokens_per_second": int,
+    "mfu": float,
+    "memory_mb": int,
+    "ranks": int,
+    "device": dict,
+    "versions": dict,
+    "git": str,
+    "finished": str,
+}
+
+
+def named(row: dict[str, Any]) -> str:
+    return f"{row['dataset']} {row['method']} {row['sparsity']} seed {row['seed']}"
+
+
+@pytest.mark.parametrize("row", [*ROWS, *RATES], ids=named)
+def test_a_record_is_whole(row: dict[str, Any]) -> None:
+    assert row.keys() == KEYS.keys()
+    assert all(isinstance(row[key], kind) for key, kind in KEYS.items())
+    recipe = row["recipe"]
+    language.Recipe(**recipe)
+    steps = range(recipe["validate_every"], recipe["steps"] + 1, recipe["validate_every"])
+    assert [look["step"] for look in row["validation"]] == [*steps]
+    for look in row["validation"]:
+        assert look["perplexity"] == pytest.approx(math.exp(look["loss"]), rel=1e-3)
+    assert [step for step, _ in row["train_loss"]] == [*range(10, recipe["steps"] + 1, 10)]
+    assert row["tokens"] == recipe["steps"] * recipe["batch"] * recipe["context"]
+    assert len(row["git"]) == 40  # of a checkout without changes
+
+
+@pytest.mark.parametrize("row", [*ROWS, *RATES], ids=named)
+def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
+    recipe = row["recipe"]
+    model = llama(recipe["vocabulary"], LLAMA_SIZES[recipe["size"]], recipe["context"])
+    shapes = [layer.shape for layer in chts.layers.sparse_layers(model).values()]
+    density = 1.0 if row["method"] == "fc" else 1 - row["sparsity"]
+    assert row["links"] == sum(chts.topology.link_count(*shape, density) for shape in shapes)
+    assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)
+
+
+def test_no_run_is_recorded_twice() -> None:
+    assert max(Counter(map(named, ROWS)).values()) == 1
+
+
+@pytest.mark.parametrize("dataset", sorted({row["dataset"] for row in ROWS}))
+def test_runs_that_are_compared_differ_in_method_sparsity_seed_and_storage_alone(dataset: str) -> None:
+    rows = [row for row in ROWS if row["dataset"] == dataset]
+    for key in ("data", "tokenizer", "validation_tokens", "versions"):
+        assert all(row[key] == rows[0][key] for row in rows), key
+    recipes = [{**row["recipe"], "execution": ""} for row in rows]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    assert {row["device"]["threads"] for row in rows} == {1}
+
+
+def test_the_learning_rates_come_from_the_recorded_runs() -> None:
+    assert {row["seed"] for row in RATES} == {100}
+    assert {row["seed"] for row in ROWS} <= {0, 1, 2}
+    best = min((row for row in RATES if row["method"] == "fc"), key=lambda row: row["validation"][-1]["loss"])
+    assert best["recipe"]["learning_rate"] == language.RECIPES["tiny"].dense_learning_rate
