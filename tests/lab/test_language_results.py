@@ -33,7 +33,7 @@ KEYS = {
     "tokens": int,
     "seconds": float,
     "total_seconds": float,
-    "evolution_seconds": float,
+    "evolution_seconds": (int, float),
     "tokens_per_second": int,
     "mfu": float,
     "memory_mb": int,
