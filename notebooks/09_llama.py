@@ -309,7 +309,8 @@ assert float(weight + 0.001) == 1
 # Steps below 1/256 of a weight vanish. So the weights stay in float32, and only the products are rounded
 # (`precision="bfloat16"`). The published code keeps the *weights* in bfloat16 (`"bfloat16_weights"` here): large weights
 # then no longer move, small ones do. It hurts most where much hangs on single numbers: RigL and GraNet regrow a link at 0
-# where the gradient is largest, and remove the smallest weights, among which those links are.
+# where the gradient is largest, and remove the smallest weights, among which those links are. In the paper's tables, 130M at
+# 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and of 18.3 with weights in float32, where FC has 17.1.
 #
 # ## Train
 #

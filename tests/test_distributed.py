@@ -151,6 +151,12 @@ def shares(_: int, __: int) -> bool:
     )
 
 
+def agreements(rank: int, _: int) -> list[Any]:
+    """What is added up and gathered."""
+    every = Ranks(dist.group.WORLD, torch.device("cpu"))
+    return [every.mean(torch.tensor([float(rank), 1.0])).tolist(), every.sum([rank, 1]), every.gather(f"rank {rank}")]
+
+
 def message_of(action: Callable[[], object]) -> str:
     try:
         action()
@@ -159,7 +165,15 @@ def message_of(action: Callable[[], object]) -> str:
     return ""
 
 
-SINGLE = [a_flipped_mask, another_seed, links_alone, a_group_of_ones_own, a_gradient_that_is_not_finite, shares]
+SINGLE = [
+    a_flipped_mask,
+    another_seed,
+    links_alone,
+    a_group_of_ones_own,
+    a_gradient_that_is_not_finite,
+    shares,
+    agreements,
+]
 
 
 def work(rank: int, ranks: int, folder: Path) -> None:
@@ -280,6 +294,13 @@ def test_all_ranks_put_an_update_off_together(found: list[dict[str, Any]]) -> No
 
 def test_a_weight_is_shared_out_by_rows(found: list[dict[str, Any]]) -> None:
     assert all(rank["shares"] for rank in found)
+
+
+def test_means_sums_and_what_is_gathered_are_the_same_on_all_ranks(found: list[dict[str, Any]]) -> None:
+    number = len(found)
+    total = sum(range(number))
+    for rank in found:
+        assert rank["agreements"] == [[total / number, 1.0], [total, number], [f"rank {r}" for r in range(number)]]
 
 
 def of_size(size: int) -> Ranks:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from chts_core.lab import checkpoint, language
 from chts_core.lab.cli import main
-from chts_core.lab.data import TextData
+from chts_core.lab.data import TextData, TextStream
 from chts_core.lab.language import Recipe, Task, _Training
 from chts_core.lab.models import LLAMA_SIZES, LlamaSize
 
@@ -55,6 +55,19 @@ def together(ranks: int, folder: Path, scene: Callable[[int, int, Path, Any], No
     torch.multiprocessing.spawn(meet, (ranks, folder, scene, given), nprocs=ranks)
 
 
+STREAMED = replace(RECIPE, lanes=4)
+
+
+def streamed(task: Task) -> Task:
+    """The same corpus, read in lanes."""
+    import datasets
+
+    def open_rows() -> datasets.IterableDataset:
+        return datasets.Dataset.from_dict({"text": CORPUS.train}).to_iterable_dataset(num_shards=4)
+
+    return replace(task, train=TextStream("Some texts", "", open_rows))
+
+
 def whole_runs(rank: int, _: int, folder: Path, __: Any) -> None:
     """Trained to the end by both ways of sharing a model, and halfway, to be gone on with by others."""
     task = prepare(folder)
@@ -69,6 +82,10 @@ def whole_runs(rank: int, _: int, folder: Path, __: Any) -> None:
                 training.learn()
             training.look()
             training.save(folder / f"{method}-{parallel}.safetensors")
+    training = _Training(streamed(task), "set", 0.8, STREAMED, 0, CPU)
+    for _step in range(5):
+        training.learn()
+    training.save(folder / "stream.safetensors")
     a_full_disk(rank, folder, task)
     one_is_lost(rank, folder, task)
 
@@ -130,6 +147,17 @@ def test_one_process_goes_on_where_two_stopped(two: Path, task: Task, method: st
     assert resumed.looks[-1].loss == pytest.approx(alone.looks[-1].loss, rel=1e-4)
     for name, mask in alone.last_masks.items():
         assert torch.equal(resumed.last_masks[name], mask), name
+
+
+def test_a_stream_goes_on_where_two_ranks_stopped(two: Path, task: Task) -> None:
+    alone = _Training(streamed(task), "set", 0.8, STREAMED, 0, CPU)
+    for _ in range(5):
+        alone.learn()
+    resumed = _Training(streamed(task), "set", 0.8, STREAMED, 0, CPU)
+    resumed.resume(two / "stream.safetensors")
+    assert resumed.feed.state_dict() == alone.feed.state_dict()
+    for _ in range(5):
+        assert torch.equal(resumed.feed.next(), alone.feed.next())
 
 
 def going_on(_: int, __: int, folder: Path, path: Path) -> None:
