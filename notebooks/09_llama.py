@@ -523,7 +523,7 @@ medians.rename(columns=lambda share: f"{share:.0%}" if share else "FC").style.fo
 #
 # ## Exercise: guesses
 #
-# A corpus of 1000 tokens, ends counted, is packed with a context of 128. How many blocks are there, and how many guesses
+# A corpus of 1030 tokens, ends counted, is packed with a context of 128. How many blocks are there, and how many guesses
 # are made in one epoch?
 
 # %% tags=["exercise"]
@@ -532,11 +532,11 @@ num_blocks, num_guesses = None, None
 # %% tags=["check"]
 with exercises.attempt():
     assert None not in (num_blocks, num_guesses), "replace both None in the cell above by numbers."
-    assert num_blocks != 1000 // 129, (
+    assert num_blocks != 1030 // 129, (
         f"{num_blocks} is right for blocks of 129 that share no token; here they share one."
     )
-    assert num_blocks != 8, "the eighth block would need 1025 tokens; what is left fills no block."
-    assert num_blocks == 999 // 128, f"{num_blocks} blocks are not it; the first token is guessed by none."
+    assert num_blocks != 9, "the ninth block would need 1153 tokens; what is left fills no block."
+    assert num_blocks == 1029 // 128, f"{num_blocks} blocks are not it; the first token is guessed by none."
     assert num_guesses != num_blocks * 129, "a block of 129 tokens makes 128 guesses."
     assert num_guesses == num_blocks * 128, f"{num_guesses} is not it; each block makes 128."
 
@@ -548,10 +548,10 @@ with exercises.attempt():
 #
 # <details><summary>Solution</summary>
 #
-# 7 · 128 + 1 = 897 tokens fit, 8 · 128 + 1 = 1025 do not:
+# 8 · 128 + 1 = 1025 tokens fit, 9 · 128 + 1 = 1153 do not:
 #
 # ```python
-# num_blocks, num_guesses = 7, 7 * 128
+# num_blocks, num_guesses = 8, 8 * 128
 # ```
 # </details>
 #

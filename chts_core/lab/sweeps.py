@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -241,6 +242,7 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
         "distributed.scheduler.allowed-failures": _TRIES - 1,
     }
     with (
+        _environment_kept(),
         dask.config.set(settings),
         LocalCluster(
             n_workers=number,
@@ -252,6 +254,17 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
         Client(cluster) as client,
     ):
         yield client
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Dask gives its workers their environment by changing that of this process, and leaves it so."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _check_versions(client: "Client") -> None:

@@ -154,7 +154,7 @@ def test_top_regrowth_does_not_depend_on_the_seed_and_takes_the_highest() -> Non
         owner = sparsifier("chts")
         owner._generators["0.weight"].manual_seed(seed)
         with faults.top_regrowth(owner):
-            regrown = owner._regrow("0.weight", survivors, 2)
+            regrown = owner._regrow("0.weight", survivors, 2, None)
         assert int(regrown.sum()) == 2
         assert not (regrown & survivors).any()
         assert scores[regrown].min() >= scores[~regrown & ~survivors].max()
