@@ -492,7 +492,7 @@ class _Training:
         Raises:
             ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
         """
-        state = loop.load_state(path, self._settings, "a language model's training")
+        state = loop.load_state(path, self.state().keys(), self._settings, "a language model's training")
         ours = self.model.state_dict()
         self.model.load_state_dict({name: share_out(tensor, ours[name]) for name, tensor in state["model"].items()})
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]

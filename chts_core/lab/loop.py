@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -58,11 +58,12 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
     dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
-def load_state(path: Path, settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The state that a run saved, if it is one to go on from.
 
     Args:
         path: of the checkpoint.
+        keys: of the state.
         settings: of the run that is to go on; it must be those that the state has under "settings".
         kind: of the run, "a translator's training".
 
@@ -70,7 +71,7 @@ def load_state(path: Path, settings: Mapping[str, Any], kind: str) -> dict[str, 
         ValueError: if it is damaged, or of a run of another kind or with other settings.
     """
     state = checkpoint.load(path)
-    theirs = state.get("settings") if isinstance(state, dict) else None
+    theirs = state["settings"] if isinstance(state, dict) and state.keys() == keys else None
     if not isinstance(theirs, dict) or theirs.keys() != settings.keys():
         raise ValueError(f"{path} is no checkpoint of {kind}; choose another file or folder.")
     for name, ours in settings.items():

@@ -381,7 +381,7 @@ class _Training:
         Raises:
             ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
         """
-        state = loop.load_state(path, self._settings, "a translator's training")
+        state = loop.load_state(path, self.state().keys(), self._settings, "a translator's training")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sparsifier.load_state_dict(state["sparsifier"])

@@ -427,12 +427,24 @@ def test_so_it_does_with_other_settings(task: Task, tmp_path: Path, changes: dic
     assert_same(cut_and_resumed(task, "chtss", recipe, 7, tmp_path), language.train(task, "chtss", 0.8, recipe))
 
 
-def train_until_killed(path: Path, cache: Path, ready: Any) -> None:
+class Counted:
+    """Stands in for a bar: tells another process how many steps are done."""
+
+    def __init__(self, steps: Any) -> None:
+        self.steps = steps
+
+    def update(self, number: int = 1) -> None:
+        self.steps.value += number
+
+    def set_postfix_str(self, *_: object, **__: object) -> None:
+        pass
+
+
+def train_until_killed(path: Path, cache: Path, steps: Any) -> None:
     numba.set_num_threads(1)
     torch.set_num_threads(1)
     task = language.prepare(CORPUS, LONGER, cache)
-    ready.set()
-    language.train(task, "chtss", 0.8, LONGER, save_to=path, save_every=1)
+    language.train(task, "chtss", 0.8, LONGER, save_to=path, save_every=1, progress=Counted(steps))  # type: ignore[arg-type]
 
 
 LONGER = replace(RECIPE, steps=400, update_every=5, validate_every=40)
@@ -447,17 +459,18 @@ def test_killed_twenty_times_it_ends_as_an_uncut_one(tmp_path: Path) -> None:
     context.set_forkserver_preload(["chts_core.lab.language", "transformers.models.llama.modeling_llama"])
     steps = []
     for _ in range(20):
-        ready = context.Event()
-        process = context.Process(target=train_until_killed, args=(path, tmp_path / "cache", ready))
+        done = context.Value("i", 0)
+        process = context.Process(target=train_until_killed, args=(path, tmp_path / "cache", done))
         process.start()
-        assert ready.wait(60)
-        time.sleep(chance.uniform(0.1, 0.5))
+        target = (steps[-1] if steps else 0) + chance.randint(1, 12)
+        while done.value < target:
+            assert process.is_alive()
+        time.sleep(chance.uniform(0, 0.01))  # into any part of the next step
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         steps.append(checkpoint.load(path)["step"] if path.exists() else 0)
     assert steps == sorted(steps)
-    assert steps[9] > 0
-    assert steps[4] < LONGER.steps  # killed under way; on a fast machine the last ones are finished
+    assert 0 < steps[0] < steps[9] < steps[-1] < LONGER.steps  # killed under way, and further each time
     assert_same(language.train(task, "chtss", 0.8, LONGER, save_to=path), uncut)
 
 
