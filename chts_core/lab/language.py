@@ -250,7 +250,7 @@ class Run:
     seconds: of training alone; `total_seconds` also of looking and saving.
     mfu: the operations that a dense model needs, each second, as a share of those of one large product of matrices
         here, in the precision of the recipe. Above that of a dense run, links saved time.
-    memory_mb: of one rank.
+    peak_memory_mb: of one rank; None where the system does not tell.
     ranks: processes that trained together.
     """
 
@@ -266,7 +266,7 @@ class Run:
     seconds: float
     total_seconds: float
     mfu: float
-    memory_mb: int
+    peak_memory_mb: int | None
     ranks: int
     history: list[Update]
     first_masks: dict[str, Tensor]
@@ -577,6 +577,7 @@ def train(
     """
     device = torch.device(device)
     clock = time.perf_counter()
+    loop.forget_memory_peak(device)
     with telling_of_lost_ranks():
         training = _Training(task, method, sparsity, recipe, seed, device, parallel)
         if save_to is not None and save_to.exists():
@@ -610,7 +611,7 @@ def train(
         seconds=training.seconds,
         total_seconds=time.perf_counter() - clock,
         mfu=training.mfu,
-        memory_mb=loop.memory_mb(device),
+        peak_memory_mb=loop.peak_memory_mb(device),
         ranks=training.ranks.size,
         history=training.sparsifier.history,
         first_masks=training.first_masks,
@@ -929,7 +930,7 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
         "evolution_seconds": round(sum(row["seconds"] for row in run.history), 1),
         "tokens_per_second": round(run.tokens_per_second),
         "mfu": round(run.mfu, 4),
-        "memory_mb": run.memory_mb,
+        "peak_memory_mb": run.peak_memory_mb,
         "ranks": run.ranks,
         "device": records.describe_device(torch.device(device)),
         "versions": records.versions(),

@@ -1,7 +1,8 @@
-"""What the training loops of translators and of language models have in common."""
+"""What the training loops of classifiers, translators and language models have in common."""
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
@@ -22,11 +23,35 @@ RunT = TypeVar("RunT")
 _PATIENCE = timedelta(minutes=10)  # with a process that does not answer; the first may have to read a large corpus
 
 
+# Of Linux: writing 5 to the first lets the peak in the second start anew.
+_FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def forget_memory_peak(device: torch.device) -> None:
+    """From now on `peak_memory_mb` counts; where a system does not allow it, since the process began."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):
+            _FORGET_PEAK.write_text("5")
+
+
 def memory_mb(device: torch.device) -> int:
-    """Of this process on a CPU; the most that was taken on a GPU."""
+    """Taken now: of main memory by this process, or of a GPU's by tensors."""
+    if device.type == "cuda":
+        return round(torch.cuda.memory_allocated(device) / 2**20)
+    return round(psutil.Process().memory_info().rss / 2**20)
+
+
+def peak_memory_mb(device: torch.device) -> int | None:
+    """The most that was taken at once, of the same; None where the system does not tell."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return round(psutil.Process().memory_info().rss / 2**20)
+    try:
+        peak = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+    except OSError:
+        return None
+    return round(int(peak[1]) / 2**10) if peak else None
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

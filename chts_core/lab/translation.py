@@ -227,7 +227,7 @@ class Run:
     tokens: int
     seconds: float
     total_seconds: float
-    memory_mb: int
+    peak_memory_mb: int | None
     history: list[Update]
     first_masks: dict[str, Tensor]
     last_masks: dict[str, Tensor]
@@ -431,6 +431,7 @@ def train(
     """
     device = torch.device(device)
     clock = time.perf_counter()
+    loop.forget_memory_peak(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         training = _Training(task, method, sparsity, recipe, seed, device)
@@ -471,7 +472,7 @@ def train(
         tokens=training.tokens,
         seconds=training.seconds,
         total_seconds=time.perf_counter() - clock,
-        memory_mb=loop.memory_mb(device),
+        peak_memory_mb=loop.peak_memory_mb(device),
         history=training.sparsifier.history,
         first_masks=training.first_masks,
         last_masks={name: mask.cpu().clone() for name, mask in training.sparsifier.masks.items()},
@@ -614,7 +615,7 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
         "tokens": run.tokens,
         "seconds": round(run.seconds, 1),
         "total_seconds": round(run.total_seconds, 1),
-        "memory_mb": run.memory_mb,
+        "peak_memory_mb": run.peak_memory_mb,
         "device": records.describe_device(torch.device(device)),
         "versions": records.versions(),
         "git": records.git_revision(),

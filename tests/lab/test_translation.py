@@ -49,7 +49,7 @@ from chts_core.topology import link_count
 
 WEE = TransformerSize(16, 32, 1, 2)
 DIGITS = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")
-MEASURED = {"seconds", "total_seconds", "memory_mb"}
+MEASURED = {"seconds", "total_seconds", "peak_memory_mb"}
 
 
 def digit_pairs(count: int) -> list[tuple[str, str]]:
@@ -455,7 +455,7 @@ def test_all_methods_learn(runs: dict[str, Run]) -> None:
         assert run.validation_bleu == [look.bleu for look in run.looks]
         assert len(run.translations) == 12
         assert 0 < run.seconds < run.total_seconds
-        assert run.memory_mb > 100
+        assert run.peak_memory_mb > 100
         assert run.sparsity == 0.9
 
 
@@ -1018,7 +1018,7 @@ def test_a_record_keeps_all_but_masks_history_and_model(task: Task, recipe: Reci
         assert record["device"] == records.describe_device(torch.device("cpu"))
         assert record["versions"] == records.versions()
         assert record["git"] == records.git_revision()
-        assert {"active_neurons", "itop", "seconds", "total_seconds", "memory_mb", "finished"} <= set(record)
+        assert {"active_neurons", "itop", "seconds", "total_seconds", "peak_memory_mb", "finished"} <= set(record)
 
 
 # --- before a run ---
