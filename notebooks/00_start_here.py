@@ -28,7 +28,7 @@
 from IPython.display import Markdown
 
 import chts_core as chts
-from chts_core.lab import data, doctor, exercises, figures, glossary, notebooks, records, training
+from chts_core.lab import data, doctor, exercises, figures, glossary, images, notebooks, records
 
 print(records.environment_line(records.choose_device("cpu")))
 
@@ -61,9 +61,9 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 
 # %%
 task = data.load_images("digits")
-recipe = training.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=0.05)
-dense = training.train(task, "fc", 0.0, recipe, seed=settings.seed)
-sparse = training.train(task, "chts", settings.sparsity, recipe, seed=settings.seed)
+recipe = images.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=0.05)
+dense = images.train(task, "fc", 0.0, recipe, seed=settings.seed)
+sparse = images.train(task, "chts", settings.sparsity, recipe, seed=settings.seed)
 figures.show(
     figures.dense_and_sparse(dense, sparse),
     "Left: validation accuracy of the dense and the sparse network after each epoch. Right: the links of the first hidden "
@@ -284,6 +284,6 @@ records.publish(
         "sparsity": settings.sparsity,
         "terms": len(glossary.GLOSSARY),
         "stages": [{"stage": stage.number, "minutes": stage.minutes} for stage in stages],
-        "runs": [training.as_record(run) for run in (dense, sparse)],
+        "runs": [images.as_row(run) for run in (dense, sparse)],
     }
 )

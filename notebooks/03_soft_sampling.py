@@ -34,7 +34,7 @@ import torch
 from scipy import stats
 
 import chts_core as chts
-from chts_core.lab import data, exercises, figures, notebooks, records, training, widgets
+from chts_core.lab import data, exercises, figures, images, notebooks, records, statistics, widgets
 
 print(records.environment_line(torch.device("cpu")))
 
@@ -372,9 +372,9 @@ rules = {
 
 # %%
 task = data.load_images("digits")
-recipe = training.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
+recipe = images.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
 runs = [
-    training.train(task, method, settings.sparsity, recipe, seed=settings.seed + number, label=rule)
+    images.train(task, method, settings.sparsity, recipe, seed=settings.seed + number, label=rule)
     for rule, method in rules.items()
     for number in range(settings.seeds)
 ]
@@ -399,7 +399,7 @@ compared = []
 for rule in rules:
     mine = [run for run in runs if run.method == rule]
     last = [row["overlap"] for run in mine for row in run.history if row["step"] == run.history[-1]["step"]]
-    accuracy, interval = training.mean_and_interval([run.validation_accuracy[-1] for run in mine])
+    accuracy, interval = statistics.mean_and_interval([run.validation_accuracy[-1] for run in mine])
     compared.append(
         {
             "rule": rule,

@@ -34,7 +34,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import data, exercises, figures, models, notebooks, records, training, widgets
+from chts_core.lab import data, exercises, figures, images, models, notebooks, records, statistics, widgets
 from chts_core.methods import Cubic, Sigmoid, Turnover
 from chts_core.schedules import Timeline, cubic_sparsity, sigmoid_sparsity
 
@@ -235,7 +235,7 @@ contenders = {
 @torch.no_grad()
 def validate(model: nn.Module) -> tuple[float, float]:
     loss = F.cross_entropy(model(task.validation.images), task.validation.labels)
-    return float(loss), training.accuracy(model, task.validation)
+    return float(loss), images.accuracy(model, task.validation)
 
 
 def count(sparsifier: chts.Sparsifier) -> int:
@@ -294,7 +294,7 @@ for name, results in runs.items():
     drops = [sum(step.drop for step in at) / len(at) for at in zip(*steps[name], strict=True)]
     rises = [sum(step.rise for step in at) / len(at) for at in zip(*steps[name], strict=True)]
     one = steps[name][0]  # links and steps are the same for every seed
-    accuracy, interval = training.mean_and_interval([100 * final for _, final in results])
+    accuracy, interval = statistics.mean_and_interval([100 * final for _, final in results])
     rows.append(
         {
             "schedule": name,

@@ -33,7 +33,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import data, exercises, figures, models, notebooks, records, training, widgets
+from chts_core.lab import data, exercises, figures, images, models, notebooks, records, statistics, widgets
 from chts_core.methods import Constant, ErdosRenyi, ReceptiveField, Regrowth, Removal, Turnover  # noqa: F401 - to mix
 
 print(records.environment_line(records.choose_device()))
@@ -182,15 +182,15 @@ for name, mask in sparsifier.masks.items():
 # Each $r$ gets the same seeds and the same number of steps.
 
 # %%
-recipe = training.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
+recipe = images.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
 all_seeds = range(settings.seed, settings.seed + settings.seeds)
 candidates = {f"r = {r}": replace(chts.METHODS["chts"], topology=ReceptiveField(r)) for r in (0.0, 0.25, 1.0)}
-trials = training.race(task, candidates, sparsity, recipe, seeds=all_seeds, device=settings.device)
+trials = images.race(task, candidates, sparsity, recipe, seeds=all_seeds, device=settings.device)
 
 # %%
 validation = {}
 for name in candidates:
-    validation[name], interval = training.mean_and_interval(
+    validation[name], interval = statistics.mean_and_interval(
         [run.validation_accuracy[-1] for run in trials if run.method == name]
     )
     print(f"{name:<8}  validation accuracy {validation[name]:.1%} ± {interval:.1%}")
@@ -213,7 +213,7 @@ print("chosen:", chosen)
 # %%
 topology = candidates[chosen].topology
 METHODS = chts.METHODS | {name: replace(chts.METHODS[name], topology=topology) for name in ("chts", "chtss")}
-runs = training.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=settings.device)
+runs = images.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=settings.device)
 
 # %%
 figures.show(
@@ -240,8 +240,8 @@ figures.show(
 
 # %%
 summary = [
-    row | {"flops": training.plan_run(task, METHODS[row["method"]], sparsity, recipe).flops}
-    for row in training.summarise(runs)
+    row | {"flops": images.plan_run(task, METHODS[row["method"]], sparsity, recipe).flops}
+    for row in images.summarise(runs)
 ]
 shown = pd.DataFrame(summary).rename(
     columns={"accuracy": "test accuracy", "active_neurons": "active", "flops": "FLOPs"}
@@ -270,7 +270,7 @@ for n in (2, 3, 5, 10, 1000):
 # luck that both runs share cancels.
 
 # %%
-differences = [row for rival in ("fc", "chts") for row in training.paired_differences(runs, rival)]
+differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
 table = {name: {"minus FC": "", "minus CHTs": ""} for name in METHODS}
 for row in differences:
     interval = "" if row["interval"] is None else f" ± {100 * row['interval']:.1f}"
@@ -293,7 +293,7 @@ pd.DataFrame(table).T
 # about the epoch they gain it in?
 
 # %%
-choices = training.epoch_choices(runs)
+choices = images.epoch_choices(runs)
 columns = ["last epoch", "chosen on validation", "best test epoch"]
 shown = pd.DataFrame(choices).assign(flattery=[row["best test epoch"] - row["last epoch"] for row in choices])
 shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
@@ -314,7 +314,7 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # gather in a few columns: link prediction favours inputs that are already well connected.
 
 # %%
-played = training.train(
+played = images.train(
     task, METHODS["chts"], sparsity, recipe, seed=settings.seed, device=settings.device, label="chts", snapshots=True
 )
 raced = next(run for run in runs if run.method == "chts")
@@ -408,8 +408,8 @@ with exercises.attempt():
     assert len(changed) == 1, (
         f"{' and '.join(changed)} differ: change one, or you will not know which of them mattered."
     )
-    more = training.race(task, {"mine": mine}, sparsity, recipe, seeds=all_seeds, device=settings.device)
-    (row,) = training.paired_differences([*more, *(run for run in runs if run.method == "chts")], "chts")
+    more = images.race(task, {"mine": mine}, sparsity, recipe, seeds=all_seeds, device=settings.device)
+    (row,) = statistics.paired_differences([*more, *(run for run in runs if run.method == "chts")], "chts")
     interval = f" ± {100 * row['interval']:.1f}" if row["interval"] is not None else ""
     print(f"another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points against CHTs")
 
@@ -453,7 +453,7 @@ with exercises.attempt():
     }
     for slip, value in slips.items():
         assert abs(half_width - value) > 0.06, f"{half_width} is {slip}."
-    expected = training.mean_and_interval([90.0, 92.0, 94.0])[1]
+    expected = statistics.mean_and_interval([90.0, 92.0, 94.0])[1]
     assert abs(half_width - expected) < 0.06, f"{half_width} is not it; s is 2 points here, and n is 3."
 
 # %% [markdown]
@@ -522,6 +522,6 @@ records.publish(
         "methods": summary,
         "differences": differences,
         "epoch_choices": choices,
-        "runs": [training.as_record(run) for run in runs],
+        "runs": [images.as_row(run) for run in runs],
     }
 )

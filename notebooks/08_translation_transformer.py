@@ -48,7 +48,7 @@ from chts_core.lab import (
     translation,
     widgets,
 )
-from chts_core.lab.training import paired_differences
+from chts_core.lab.statistics import paired_differences
 
 print(records.environment_line(records.choose_device()))
 

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 import chts_core as chts
 from chts_core.lab import data, exercises, figures, language, models, notebooks, records
-from chts_core.lab.training import mean_scores, paired_differences, score_differences
+from chts_core.lab.statistics import mean_scores, paired_differences, score_differences
 
 print(records.environment_line(records.choose_device()))
 

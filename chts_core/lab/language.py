@@ -32,7 +32,7 @@ from chts_core.lab.data import (
     pack,
 )
 from chts_core.lab.models import LLAMA_SIZES, initialise_llama, llama
-from chts_core.lab.training import summarise_by
+from chts_core.lab.statistics import summarise_by
 from chts_core.linear import Execution
 from chts_core.methods import Method, get_method
 from chts_core.planner import Plan, plan
@@ -807,7 +807,7 @@ def race(
         named,
         sparsity,
         seeds,
-        steps=recipe.steps,
+        length=(recipe.steps, "step"),
         as_record=lambda run: as_record(run, task, recipe, device),
         folder=folder,
     )

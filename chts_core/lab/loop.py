@@ -114,18 +114,18 @@ def race(
     sparsity: float,
     seeds: Sequence[int],
     *,
-    steps: int,
+    length: tuple[int, str],
     as_record: Callable[[RunT], dict[str, Any]],
     folder: Path | None,
 ) -> list[RunT]:
-    """Train every method with every seed; one progress bar counts the steps.
+    """Train every method with every seed; one progress bar counts how far they are.
 
     Args:
         train: one run: its label, method, seed, checkpoint (None without a folder) and the bar.
         named: methods by the name to show.
         sparsity: of all runs; their files have it in their names.
         seeds: one run of each method with each.
-        steps: of a run.
+        length: of a run, and in what: steps or epochs.
         as_record: what to keep of a run.
         folder: where checkpoints go, one for each run, and `runs.jsonl` with the records of those that are finished;
             a race that was cut goes on from there.
@@ -136,7 +136,7 @@ def race(
         recorded = {f"{row['method']}-{row['sparsity']:g}-{row['seed']}": row for row in rows}
     runs = []
     progress: tqdm[Any]
-    with tqdm(total=len(named) * len(seeds) * steps, unit="step", file=sys.stdout) as progress:
+    with tqdm(total=len(named) * len(seeds) * length[0], unit=length[1], file=sys.stdout) as progress:
         for name, method in named.items():
             for seed in seeds:
                 progress.set_description(f"{name} seed {seed}")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from chts_core.choices import Dense
-from chts_core.lab import checkpoint, loop, records, scores, training
+from chts_core.lab import checkpoint, loop, records, scores, statistics
 from chts_core.lab.data import (
     PAD,
     Batch,
@@ -30,7 +30,7 @@ from chts_core.lab.data import (
     load_vocabulary,
 )
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
-from chts_core.lab.training import summarise_by
+from chts_core.lab.statistics import summarise_by
 from chts_core.lab.translator import Translator
 from chts_core.linear import Execution
 from chts_core.methods import Method, get_method
@@ -584,7 +584,7 @@ def race(
         named,
         sparsity,
         seeds,
-        steps=recipe.steps,
+        length=(recipe.steps, "step"),
         as_record=lambda run: as_record(run, task, recipe, device),
         folder=folder,
     )
@@ -636,18 +636,18 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.training.mean_scores` of rows of `as_record`.
+    """:func:`chts_core.lab.statistics.mean_scores` of rows of `as_record`.
 
     Args:
         rows: recorded runs.
         score: one of the test's ("bleu", "exact", ...), or "validation_loss", that of the last look.
     """
-    return training.mean_scores(rows, partial(_score, score))
+    return statistics.mean_scores(rows, partial(_score, score))
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.training.score_differences` likewise."""
-    return training.score_differences(rows, partial(_score, score), rival)
+    """:func:`chts_core.lab.statistics.score_differences` likewise."""
+    return statistics.score_differences(rows, partial(_score, score), rival)
 
 
 def _score(score: str, row: Mapping[str, Any]) -> float:

@@ -15,12 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chts_core.diagnostics import SmallWorldness
-from chts_core.lab import faults, figures, language, notebooks, training, translation
+from chts_core.lab import faults, figures, images, language, notebooks, statistics, translation
 from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.figures.style import use_log_scale
+from chts_core.lab.images import Recipe, Run
 from chts_core.lab.paper import PAPER_TABLE_1
-from chts_core.lab.training import Recipe, Run
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
@@ -30,7 +30,7 @@ OTHER = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 1]], dtype=torch.boo
 @pytest.fixture(scope="module")
 def runs(digits: ImageData) -> list[Run]:
     recipe = Recipe(hidden=16, epochs=3)
-    return training.race(digits, ["fc", "set", "chts", "chtss"], 0.9, recipe, seeds=range(2))
+    return images.race(digits, ["fc", "set", "chts", "chtss"], 0.9, recipe, seeds=range(2))
 
 
 COSTS = [
@@ -310,7 +310,7 @@ def test_bands_of_the_race_stay_between_0_and_100(with_curves: Callable[..., lis
 def test_the_band_is_the_interval_where_it_fits(with_curves: Callable[..., list[Run]]) -> None:
     values = [0.50, 0.51, 0.52]
     figure = figures.race(with_curves(*([value, value] for value in values)))
-    mean, interval = training.mean_and_interval(values)
+    mean, interval = statistics.mean_and_interval(values)
     heights = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (
         pytest.approx(100 * (mean - interval)),

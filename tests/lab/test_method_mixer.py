@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import figures, training
+from chts_core.lab import figures, images
 from chts_core.lab.widgets import MethodMixer, MethodMixerState, method_mixer
 from chts_core.lab.widgets.method_mixer import CHOICES, in_words
 from chts_core.methods import METHODS, Constant, ErdosRenyi, Method, Regrowth, Removal, Turnover
@@ -72,13 +72,13 @@ def test_a_mix_that_cannot_work_is_explained_and_only_that() -> None:
 
 def test_a_mix_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
-    train = training.train
+    train = images.train
 
     def counting(*arguments: Any, **settings: Any) -> Any:
         trained.append(arguments)
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(training, "train", counting)
+    monkeypatch.setattr(images, "train", counting)
     method_mixer._trained.cache_clear()
     state = MethodMixerState(removal="smallest")
     before = torch.get_rng_state()

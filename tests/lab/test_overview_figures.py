@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
-from chts_core.lab import figures, training
+from chts_core.lab import figures, images
 from chts_core.lab.data import ImageData
 from chts_core.lab.notebooks import Stage
 
@@ -46,7 +46,7 @@ def test_one_stage_alone_can_be_drawn() -> None:
 
 
 def test_dense_beside_sparse_tells_accuracies_and_links(digits: ImageData) -> None:
-    run = training.train(digits, "chts", 0.9, training.Recipe(hidden=16, epochs=2), seed=0)
+    run = images.train(digits, "chts", 0.9, images.Recipe(hidden=16, epochs=2), seed=0)
     dense = replace(run, method="fc", validation_accuracy=[0.5, 0.75], density=1.0)
     left, right = figures.dense_and_sparse(dense, run).axes
     curves = {str(line.get_label()): np.asarray(line.get_data()).T for line in left.lines}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from chts_core.lab import figures
 from chts_core.lab.figures.style import METHOD_LABELS
-from chts_core.lab.training import Run
+from chts_core.lab.images import Run
 
 FALLING = ("mest", "gmp", "granet", "chtss")
 
@@ -30,7 +30,10 @@ def make_run() -> Callable[..., Run]:
             density=float(last.mean()),
             active_neurons=1.0,
             itop=1.0,
+            train_loss=[],
             seconds=0.0,
+            total_seconds=0.0,
+            peak_memory_mb=None,
             history=[],
             first_masks={"0.weight": first.bool()},
             last_masks={"0.weight": last.bool()},

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chts_core.lab import figures
-from chts_core.lab.training import Run
+from chts_core.lab.images import Run
 from chts_core.lab.widgets import TopologyPlayer, TopologyPlayerState
 from chts_core.lab.widgets.topology_player import example_run
 from chts_core.weights import pack_bits
@@ -45,7 +45,10 @@ def run() -> Run:
         density=0.5,
         active_neurons=1.0,
         itop=5 / 6,
+        train_loss=[],
         seconds=0.0,
+        total_seconds=0.0,
+        peak_memory_mb=None,
         history=[row(10, 2, 2, 0.5, 4 / 6), row(20, 2, 2, 0.0, 5 / 6)],  # type: ignore[list-item]
         first_masks={"0.weight": BEFORE},
         last_masks={"0.weight": SECOND},

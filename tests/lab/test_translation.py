@@ -25,7 +25,7 @@ from chts_core.lab import checkpoint, models, records, scores, translation
 from chts_core.lab.data import TranslationData, batches, collate
 from chts_core.lab.models import TRANSFORMER_SIZES, TransformerSize
 from chts_core.lab.paper import PAPER_TABLE_1
-from chts_core.lab.training import mean_and_interval, paired_differences
+from chts_core.lab.statistics import mean_and_interval, paired_differences
 from chts_core.lab.translation import (
     RECIPES,
     Look,

@@ -1,6 +1,7 @@
 """Image classification tasks. Digits come with scikit-learn and are always there."""
 
 import gzip
+import hashlib
 import math
 import struct
 import zlib
@@ -57,6 +58,15 @@ class ImageData:
     def features(self) -> int:
         """Number of pixels, times three for colour images."""
         return math.prod(self.image_shape)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all images and labels, in their order."""
+        found = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            for tensor in (split.images, split.labels):
+                found.update(tensor.cpu().numpy().tobytes())
+        return found.hexdigest()
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same on another device."""

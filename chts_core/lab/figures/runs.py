@@ -27,7 +27,8 @@ from chts_core.lab.figures.style import (
     new_figure,
     use_log_scale,
 )
-from chts_core.lab.training import Run, mean_and_interval
+from chts_core.lab.images import Run
+from chts_core.lab.statistics import mean_and_interval
 from chts_core.sparsifier import Update
 
 # More methods than this get two panels.

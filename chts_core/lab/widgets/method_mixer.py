@@ -24,10 +24,10 @@ from chts_core.choices import (
     Staged,
     Turnover,
 )
-from chts_core.lab import figures, training
+from chts_core.lab import figures, images
 from chts_core.lab.data import load_images
 from chts_core.lab.figures.style import METHOD_LABELS
-from chts_core.lab.training import Recipe, Run
+from chts_core.lab.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu
 from chts_core.methods import METHODS, Method
 
@@ -145,7 +145,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
 @cache
 def _trained(method: Method, label: str) -> Run:
-    return training.train(load_images("digits"), method, _SPARSITY, _RECIPE, label=label)
+    return images.train(load_images("digits"), method, _SPARSITY, _RECIPE, label=label)
 
 
 def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:

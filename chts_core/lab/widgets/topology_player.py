@@ -8,9 +8,9 @@ import ipywidgets
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from chts_core.lab import figures, training
+from chts_core.lab import figures, images
 from chts_core.lab.data import load_images
-from chts_core.lab.training import Recipe, Run
+from chts_core.lab.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
 from chts_core.sparsifier import Update
 
@@ -21,7 +21,7 @@ _MILLISECONDS = 800  # from one update to the next: a picture takes about a fift
 def example_run() -> Run:
     """A CHTs run of about a second on the handwritten digits, with the masks after each update."""
     recipe = Recipe(hidden=48, epochs=16, learning_rate=0.05)
-    return training.train(load_images("digits"), "chts", 0.9, recipe, snapshots=True)
+    return images.train(load_images("digits"), "chts", 0.9, recipe, snapshots=True)
 
 
 @dataclass(frozen=True)

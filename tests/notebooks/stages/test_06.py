@@ -5,8 +5,8 @@ import pytest
 
 import chts_core as chts
 from chts_core.lab import notebooks
+from chts_core.lab.statistics import mean_and_interval
 from chts_core.lab.tour import comparison
-from chts_core.lab.training import mean_and_interval
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 METHODS = list(chts.METHODS)

@@ -2,27 +2,23 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import chts_core as chts
-from chts_core.lab import training
+from chts_core.lab import images, records
 from chts_core.lab.data import ImageData, Split
+from chts_core.lab.images import Recipe, Run, as_row, epoch_choices, summarise
 from chts_core.lab.models import mlp
-from chts_core.lab.training import (
-    Recipe,
-    Run,
-    as_record,
-    epoch_choices,
-    mean_and_interval,
-    paired_differences,
-    summarise,
-)
+from chts_core.lab.statistics import mean_and_interval, paired_differences
 
 METHODS = ("fc", "set", "chts", "chtss")
+MEASURED = {"seconds", "total_seconds", "peak_memory_mb"}
 TINY = Recipe(hidden=16, epochs=3)  # with fewer epochs the density of CHTss has no update to fall at
 SHAPES = {"0.weight": (16, 64), "2.weight": (16, 16), "4.weight": (16, 16)}
 
@@ -42,7 +38,7 @@ def strict_json(text: str) -> Any:
 
 @pytest.fixture(scope="module")
 def runs(digits: ImageData) -> list[Run]:
-    return training.race(digits, METHODS, 0.9, TINY, seeds=range(2))
+    return images.race(digits, METHODS, 0.9, TINY, seeds=range(2))
 
 
 # --- one run, and a race ---
@@ -61,7 +57,7 @@ def test_a_race_runs_every_method_with_every_seed(runs: list[Run]) -> None:
 
 def test_the_same_seed_gives_the_same_run(digits: ImageData, runs: list[Run]) -> None:
     torch.manual_seed(123)  # the global generator must not matter
-    again = training.race(digits, METHODS, 0.9, TINY, seeds=range(2))
+    again = images.race(digits, METHODS, 0.9, TINY, seeds=range(2))
     for one, other in zip(runs, again, strict=True):
         for field in fields(Run):
             ours, theirs = getattr(one, field.name), getattr(other, field.name)
@@ -69,7 +65,7 @@ def test_the_same_seed_gives_the_same_run(digits: ImageData, runs: list[Run]) ->
                 assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
             elif field.name == "history":
                 assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
-            elif field.name != "seconds":
+            elif field.name not in MEASURED:
                 assert ours == theirs, field.name
 
 
@@ -86,7 +82,7 @@ def test_equal_seeds_give_every_method_the_same_weights_and_batches(
 ) -> None:
     weights: list[list[Tensor]] = []
     batches: list[list[list[int]]] = []
-    build, loss = training.mlp, training.F.cross_entropy
+    build, loss = images.mlp, images.F.cross_entropy
 
     def recording_mlp(*arguments: Any, **settings: Any) -> nn.Sequential:
         model = build(*arguments, **settings)
@@ -98,9 +94,9 @@ def test_equal_seeds_give_every_method_the_same_weights_and_batches(
         batches[-1].append(labels.tolist())
         return loss(output, labels)
 
-    monkeypatch.setattr(training, "mlp", recording_mlp)
-    monkeypatch.setattr(training.F, "cross_entropy", recording_loss)
-    training.race(digits, METHODS, 0.9, TINY, seeds=[5])
+    monkeypatch.setattr(images, "mlp", recording_mlp)
+    monkeypatch.setattr(images.F, "cross_entropy", recording_loss)
+    images.race(digits, METHODS, 0.9, TINY, seeds=[5])
     trained = [number for number, batch in enumerate(batches) if batch]  # others were built to check the settings
     assert len(trained) == 4
     weights, batches = [weights[number] for number in trained], [batches[number] for number in trained]
@@ -143,11 +139,11 @@ def test_masks_of_a_run_are_its_own(runs: list[Run]) -> None:
 
 @pytest.fixture(scope="module")
 def recorded(digits: ImageData) -> Run:
-    return training.train(digits, "chtss", 0.9, replace(TINY, epochs=8), snapshots=True)
+    return images.train(digits, "chtss", 0.9, replace(TINY, epochs=8), snapshots=True)
 
 
 def test_snapshots_are_the_masks_after_each_update(digits: ImageData, recorded: Run) -> None:
-    usual = training.train(digits, "chtss", 0.9, replace(TINY, epochs=8))
+    usual = images.train(digits, "chtss", 0.9, replace(TINY, epochs=8))
     assert recorded.validation_accuracy == usual.validation_accuracy
     steps = list(dict.fromkeys(row["step"] for row in recorded.history))
     assert len(recorded.snapshots) == len(steps) > 3
@@ -177,16 +173,16 @@ def test_masks_that_were_not_kept_are_refused(runs: list[Run], recorded: Run) ->
 
 def test_methods_may_be_named_for_a_race(digits: ImageData) -> None:
     mine = replace(chts.METHODS["set"], topology=chts.methods.ReceptiveField(0.0))
-    raced = training.race(digits, {"mine": mine, "theirs": "set"}, 0.9, TINY, seeds=[4])
+    raced = images.race(digits, {"mine": mine, "theirs": "set"}, 0.9, TINY, seeds=[4])
     assert [run.method for run in raced] == ["mine", "theirs"]
     for run, method in zip(raced, (mine, "set"), strict=True):
-        alone = training.train(digits, method, 0.9, TINY, seed=4)
+        alone = images.train(digits, method, 0.9, TINY, seed=4)
         assert run.validation_accuracy == alone.validation_accuracy
 
 
 @pytest.mark.parametrize("method", ["fc", "set", "chtss"])
 def test_the_plan_of_a_run_is_that_of_its_model_and_steps(digits: ImageData, runs: list[Run], method: str) -> None:
-    found = training.plan_run(digits, method, 0.9, TINY)
+    found = images.plan_run(digits, method, 0.9, TINY)
     steps = len(digits.train.labels) // TINY.batch_size
     model = mlp(digits.features, TINY.hidden, digits.classes, generator=torch.Generator().manual_seed(0))
     expected = chts.plan(model, method, 0.9, total_steps=3 * steps, update_every=steps, moments=1)
@@ -199,14 +195,14 @@ def test_the_plan_of_a_run_is_that_of_its_model_and_steps(digits: ImageData, run
 
 def test_a_method_of_ones_own_has_a_label(digits: ImageData) -> None:
     mine = replace(chts.METHODS["chts"], topology=chts.methods.ErdosRenyi())
-    assert training.train(digits, mine, 0.9, TINY, label="mine").method == "mine"
-    assert training.train(digits, mine, 0.9, TINY).method == "custom"
-    assert training.train(digits, "set", 0.9, TINY).method == "set"
+    assert images.train(digits, mine, 0.9, TINY, label="mine").method == "mine"
+    assert images.train(digits, mine, 0.9, TINY).method == "custom"
+    assert images.train(digits, "set", 0.9, TINY).method == "set"
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(digits: ImageData) -> None:
     with pytest.raises(ValueError, match="batch_size is 2000 but there are 1077 training images"):
-        training.train(digits, "chts", 0.9, replace(TINY, batch_size=2000))
+        images.train(digits, "chts", 0.9, replace(TINY, batch_size=2000))
 
 
 def test_each_part_of_the_data_serves_its_own_end(digits: ImageData) -> None:
@@ -214,7 +210,7 @@ def test_each_part_of_the_data_serves_its_own_end(digits: ImageData) -> None:
         return Split(split.images, (split.labels + 1) % 10)
 
     def run(data: ImageData) -> Run:
-        return training.train(data, "fc", 0.0, Recipe(hidden=64, epochs=3, learning_rate=0.05))
+        return images.train(data, "fc", 0.0, Recipe(hidden=64, epochs=3, learning_rate=0.05))
 
     usual, test, validation = (
         run(data)
@@ -231,7 +227,7 @@ def test_each_part_of_the_data_serves_its_own_end(digits: ImageData) -> None:
 
 
 def test_a_race_shows_one_bar_that_counts_epochs(digits: ImageData, capsys: pytest.CaptureFixture[str]) -> None:
-    training.race(digits, ["fc", "set"], 0.9, TINY, seeds=[3])
+    images.race(digits, ["fc", "set"], 0.9, TINY, seeds=[3])
     shown = capsys.readouterr()
     last = shown.out.rsplit("\r", maxsplit=1)[-1]
     assert "set seed 3: 100%" in last
@@ -242,7 +238,7 @@ def test_a_race_shows_one_bar_that_counts_epochs(digits: ImageData, capsys: pyte
 def test_accuracy_counts_the_right_answers() -> None:
     model = nn.Identity()
     split = Split(torch.eye(4), torch.tensor([0, 1, 2, 0]))
-    assert training.accuracy(model, split) == 0.75
+    assert images.accuracy(model, split) == 0.75
 
 
 # --- sparse networks learn ---
@@ -252,7 +248,7 @@ def test_accuracy_counts_the_right_answers() -> None:
 @pytest.mark.parametrize("method", ["chts", "chtss"])
 def test_sparse_networks_learn_and_keep_their_number_of_links(digits: ImageData, method: str, sparsity: float) -> None:
     # Chance is 0.1. Each bound is well below what any of six seeds reached.
-    run = training.train(digits, method, sparsity, Recipe(hidden=256, epochs=8, learning_rate=0.05))
+    run = images.train(digits, method, sparsity, Recipe(hidden=256, epochs=8, learning_rate=0.05))
     assert run.validation_accuracy[-1] > (0.85 if sparsity < 0.99 else 0.5)
     assert abs(run.test_accuracy - run.validation_accuracy[-1]) < 0.15
 
@@ -305,7 +301,10 @@ def make_run() -> Callable[..., Run]:
             "density": 0.0999755859375,
             "active_neurons": 0.75,
             "itop": 1 / 3,
+            "train_loss": [2.3, 1.1],
             "seconds": 1.23456,
+            "total_seconds": 2.0,
+            "peak_memory_mb": 500,
             "history": [],
             "first_masks": {},
             "last_masks": {},
@@ -336,6 +335,125 @@ def test_a_summary_has_one_row_of_means_per_method(make_run: Callable[..., Run])
         "seconds": 1.5,
     }
     assert (second["method"], second["runs"], second["interval"]) == ("chts", 2, 0)
+
+
+# --- checkpoints and records ---
+
+
+class StopError(Exception):
+    """Instead of a kill, at a chosen moment."""
+
+
+def cut_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a training stop before it tests for the time after these epochs."""
+    done, measure = [0], images.accuracy
+
+    def counting(model: nn.Module, split: Split) -> float:
+        done[0] += 1
+        if done[0] > 2 * epochs:
+            raise StopError
+        return measure(model, split)
+
+    monkeypatch.setattr(images, "accuracy", counting)
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+@pytest.mark.parametrize("method", chts.METHODS)
+def test_a_run_that_was_cut_ends_at_the_same_bits(
+    digits: ImageData, method: str, execution: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(hidden=16, epochs=12, execution=execution)
+    whole = images.train(digits, method, 0.9, recipe, seed=3)
+    with monkeypatch.context() as patch:
+        cut_after(8, patch)  # the last checkpoint is that of epoch 5
+        with pytest.raises(StopError):
+            images.train(digits, method, 0.9, recipe, seed=3, save_to=tmp_path / "run.safetensors")
+    progress: tqdm[Any] = tqdm(total=12, disable=True)
+    measured: list[float] = []
+    with monkeypatch.context() as patch:
+        measure = images.accuracy
+        patch.setattr(images, "accuracy", lambda *given: measured.append(measure(*given)) or measured[-1])
+        resumed = images.train(
+            digits, method, 0.9, recipe, seed=3, save_to=tmp_path / "run.safetensors", progress=progress
+        )
+    assert len(measured) == 2 * 7
+    for field in fields(Run):
+        ours, theirs = getattr(whole, field.name), getattr(resumed, field.name)
+        if field.name.endswith("masks"):
+            assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
+        elif field.name == "history":
+            assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
+        elif field.name not in MEASURED:
+            assert ours == theirs, field.name
+    assert resumed.total_seconds >= resumed.seconds > 0
+
+
+def test_snapshots_survive_a_cut(digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(hidden=16, epochs=7)
+    whole = images.train(digits, "set", 0.9, recipe, snapshots=True)
+    with monkeypatch.context() as patch:
+        cut_after(6, patch)
+        with pytest.raises(StopError):
+            images.train(digits, "set", 0.9, recipe, snapshots=True, save_to=tmp_path / "run.safetensors")
+    resumed = images.train(digits, "set", 0.9, recipe, snapshots=True, save_to=tmp_path / "run.safetensors")
+    assert len(whole.snapshots) == len(resumed.snapshots) > 3
+    for ours, theirs in zip(whole.snapshots, resumed.snapshots, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "rigl"}, "of a run with method"),
+        ({"sparsity": 0.8}, "with sparsity 0.9, and this one has 0.8"),
+        ({"seed": 1}, "with seed 0, and this one has 1"),
+        ({"recipe": replace(TINY, hidden=8)}, "of a run with recipe"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    digits: ImageData, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    given = {"method": "set", "sparsity": 0.9, "recipe": TINY, "seed": 0, "save_to": tmp_path / "run.safetensors"}
+    images.train(digits, **given)
+    before = (tmp_path / "run.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        images.train(digits, **(given | change))
+    assert (tmp_path / "run.safetensors").read_bytes() == before
+
+
+def test_other_images_are_another_run(digits: ImageData, tmp_path: Path) -> None:
+    images.train(digits, "set", 0.9, TINY, save_to=tmp_path / "run.safetensors")
+    other = replace(digits, test=Split(digits.test.images, digits.test.labels.flip(0)))
+    assert other.digest != digits.digest
+    with pytest.raises(ValueError, match="of a run with data"):
+        images.train(other, "set", 0.9, TINY, save_to=tmp_path / "run.safetensors")
+
+
+def test_a_race_records_its_runs_and_goes_on(digits: ImageData, tmp_path: Path) -> None:
+    first = images.race(digits, ["set"], 0.9, TINY, seeds=[0], folder=tmp_path)
+    rows = records.read_lines(tmp_path / "runs.jsonl")
+    both = images.race(digits, ["set", "chtss"], 0.9, TINY, seeds=[0], folder=tmp_path)
+    assert [run.test_by_epoch for run in both[:1]] == [first[0].test_by_epoch]
+    again = records.read_lines(tmp_path / "runs.jsonl")
+    assert again[:1] == rows  # not recorded twice
+    assert [(row["task"], row["dataset"], row["method"]) for row in again] == [
+        ("images", "digits", "set"),
+        ("images", "digits", "chtss"),
+    ]
+    row = again[0]
+    steps = len(digits.train.labels) // TINY.batch_size
+    assert [look["step"] for look in row["validation"]] == [steps, 2 * steps, 3 * steps]
+    assert [step for step, _ in row["train_loss"]] == [steps, 2 * steps, 3 * steps]
+    assert row["train_loss"][0][1] > row["train_loss"][-1][1] > 0
+    assert row["test"] == {
+        "accuracy": round(first[0].test_by_epoch[-1], 5),
+        "chosen": round(first[0].chosen_test_accuracy, 5),
+        "best": round(max(first[0].test_by_epoch), 5),
+    }
+    assert row["links"] == sum(links_at(0.9, SHAPES).values())
+    assert row["data"] == digits.digest
+    assert row["best_had_more_links"] is False
+    assert row["peak_memory_mb"] > 100
 
 
 # --- which epoch is reported ---
@@ -414,12 +532,12 @@ def test_differences_of_other_seeds_are_refused(make_run: Callable[..., Run], se
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_summaries_and_records_are_json(make_run: Callable[..., Run], seeds: int) -> None:
     runs = [make_run(method, seed) for method in ("set", "chts") for seed in range(seeds)]
-    for content in (summarise(runs), [as_record(run) for run in runs]):
+    for content in (summarise(runs), [as_row(run) for run in runs]):
         assert strict_json(json.dumps(content)) == content
 
 
 def test_a_record_keeps_all_but_masks_and_history(make_run: Callable[..., Run]) -> None:
-    assert as_record(make_run("chts", 3)) == {
+    assert as_row(make_run("chts", 3)) == {
         "method": "chts",
         "seed": 3,
         "sparsity": 0.9,
@@ -437,8 +555,8 @@ def test_a_race_is_refused_before_any_method_is_trained(digits: ImageData, monke
     def unexpected(*_: object, **__: object) -> None:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(training, "train", unexpected)
+    monkeypatch.setattr(images, "train", unexpected)
     with pytest.raises(ValueError, match=r"would fall from 0\.5 to 0\.3"):
-        training.race(digits, ("fc", "chtss"), 0.3, Recipe(hidden=16, epochs=4), seeds=[0])
+        images.race(digits, ("fc", "chtss"), 0.3, Recipe(hidden=16, epochs=4), seeds=[0])
     with pytest.raises(ValueError, match="the topology would never change"):
-        training.race(digits, ("fc", "set"), 0.9, Recipe(hidden=16, epochs=1), seeds=[0])
+        images.race(digits, ("fc", "set"), 0.9, Recipe(hidden=16, epochs=1), seeds=[0])

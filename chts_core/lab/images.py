@@ -1,0 +1,442 @@
+"""Train image classifiers, one run or a race of several methods."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from chts_core.lab import checkpoint, loop, records
+from chts_core.lab.data import ImageData, Split
+from chts_core.lab.models import mlp
+from chts_core.lab.statistics import summarise_by
+from chts_core.linear import Execution
+from chts_core.methods import Method, get_method
+from chts_core.planner import Plan, plan
+from chts_core.sparsifier import Sparsifier, Update
+from chts_core.weights import pack_bits, unpack_bits
+
+_SAVE_EVERY = 5  # epochs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an MLP is trained: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
+
+    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
+    """
+
+    hidden: int = 512
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 0.025
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    execution: Execution = "masked"
+
+
+RECIPES: dict[str, Recipe] = {
+    "mlp": Recipe(hidden=256, learning_rate=0.05),
+    "mlp_paper": Recipe(hidden=1568, epochs=100),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training run gave. Accuracies are fractions.
+
+    train_loss: cross-entropy in nats, the mean over the steps of each epoch.
+    test_by_epoch: kept to show what choosing by the test images would do; nothing is chosen by them here.
+    seconds: of training alone; `total_seconds` also of testing and saving.
+    peak_memory_mb: None where the system does not tell.
+    snapshots: the masks after each update by the name of the weight, as bits; empty unless they were asked for.
+    """
+
+    method: str
+    seed: int
+    sparsity: float
+    train_loss: list[float]
+    validation_accuracy: list[float]  # after each epoch
+    test_by_epoch: list[float]
+    density: float
+    active_neurons: float
+    itop: float
+    seconds: float
+    total_seconds: float
+    peak_memory_mb: int | None
+    history: list[Update]
+    first_masks: dict[str, Tensor]
+    last_masks: dict[str, Tensor]
+    snapshots: list[dict[str, Tensor]]
+
+    @property
+    def test_accuracy(self) -> float:
+        """That of the last epoch."""
+        return self.test_by_epoch[-1]
+
+    @property
+    def chosen_test_accuracy(self) -> float:
+        """That of the epoch of the highest validation accuracy, the first of equals."""
+        return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
+
+    def mask_after(self, update: int, layer: str) -> Tensor:
+        """The mask of a layer after an update, counted from 1; 0 is before the first.
+
+        Raises:
+            IndexError: if there was no such update, or the run was trained without snapshots.
+        """
+        first = self.first_masks[layer]
+        if not 0 <= update <= len(self.snapshots):
+            raise IndexError(
+                f"update is {update}, but the run kept the masks of {len(self.snapshots)} updates; "
+                "train it with snapshots=True to have all of them."
+            )
+        return unpack_bits(self.snapshots[update - 1][layer], tuple(first.shape)) if update else first
+
+
+class _Training:
+    """A run under way: everything that a checkpoint holds."""
+
+    def __init__(self, data: ImageData, method: str | Method, sparsity: float, recipe: Recipe, seed: int) -> None:
+        self.data, self.recipe = data, recipe
+        self.generator = torch.Generator().manual_seed(seed)
+        steps = _steps_per_epoch(data, recipe)
+        model = mlp(data.features, recipe.hidden, data.classes, generator=self.generator)
+        self.model = model.to(data.train.images.device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        self.sparsifier = Sparsifier(
+            self.model,
+            self.optimizer,
+            method,
+            sparsity,
+            total_steps=recipe.epochs * steps,
+            update_every=steps,
+            seed=seed,
+            execution=recipe.execution,
+        )
+        self.sparsifier.rescale_weights()
+        self.scheduler = torch.optim.lr_scheduler.LinearLR(
+            self.optimizer, 1.0, 0.01, total_iters=self.sparsifier.timeline.total_steps
+        )
+        self.first_masks = {name: mask.cpu().clone() for name, mask in self.sparsifier.masks.items()}
+        self.train_loss: list[float] = []
+        self.validation: list[float] = []
+        self.test: list[float] = []
+        self.snapshots: list[dict[str, Tensor]] = []
+        self.seconds = self.total_seconds = 0.0
+        self._settings = {
+            "task": data.name,
+            "data": data.digest,
+            "method": repr(get_method(method)),
+            "sparsity": sparsity,
+            "recipe": asdict(recipe),
+            "seed": seed,
+        }
+
+    @property
+    def epoch(self) -> int:
+        return len(self.test)
+
+    def learn(self, *, snapshots: bool) -> None:
+        """One epoch, and a look at the images it did not learn from."""
+        started = time.perf_counter()
+        images, labels = self.data.train.images, self.data.train.labels
+        steps = self.sparsifier.timeline.update_every
+        order = torch.randperm(len(labels), generator=self.generator).to(labels.device)
+        total = torch.zeros((), device=labels.device)
+        for batch in order[: steps * self.recipe.batch_size].split(self.recipe.batch_size):
+            loss = F.cross_entropy(self.model(images[batch]), labels[batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            updates = len(self.sparsifier.history)
+            self.sparsifier.step()
+            if snapshots and len(self.sparsifier.history) > updates:
+                self.snapshots.append({name: pack_bits(mask) for name, mask in self.sparsifier.masks.items()})
+            self.scheduler.step()
+            total += loss.detach()
+        self.train_loss.append(float(total) / steps)
+        self.seconds += time.perf_counter() - started
+        self.validation.append(accuracy(self.model, self.data.validation))
+        self.test.append(accuracy(self.model, self.data.test))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "settings": self._settings,
+            "train_loss": self.train_loss,
+            "validation": self.validation,
+            "test": self.test,
+            "snapshots": self.snapshots,
+            "seconds": self.seconds,
+            "total_seconds": self.total_seconds,
+            "first_masks": self.first_masks,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
+            "random": self.generator.get_state(),
+        }
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
+        """
+        state = loop.load_state(path, self.state().keys(), self._settings, "a classifier's training")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sparsifier.load_state_dict(state["sparsifier"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.generator.set_state(state["random"])
+        self.first_masks, self.snapshots = state["first_masks"], state["snapshots"]
+        self.train_loss, self.validation, self.test = state["train_loss"], state["validation"], state["test"]
+        self.seconds, self.total_seconds = state["seconds"], state["total_seconds"]
+
+
+def train(
+    data: ImageData,
+    method: str | Method,
+    sparsity: float,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    label: str | None = None,
+    snapshots: bool = False,
+    save_to: Path | None = None,
+    progress: "tqdm[Any] | None" = None,
+) -> Run:
+    """Train one MLP by one method.
+
+    The seed decides the initial weights, the order of the batches and the topology; the same seed gives every method
+    the same weights and batches. A run that was cut goes on from its last checkpoint to the same bits, on the same kind
+    of device with as many threads.
+
+    Args:
+        data: an image task, on any device.
+        method, sparsity: of the Sparsifier.
+        recipe: sizes and optimizer.
+        seed, device: of the run.
+        label: name of the run; by default the method's.
+        snapshots: whether to keep the masks after each update.
+        save_to: a checkpoint to go on from if it is there, and to save to.
+        progress: a bar to advance by one per epoch.
+
+    Raises:
+        ValueError: if the training set is smaller than a batch, the settings do not fit together, or the checkpoint is
+            damaged or of another run.
+    """
+    device = torch.device(device)
+    clock = time.perf_counter()
+    loop.forget_memory_peak(device)
+    training = _Training(data.to(device), method, sparsity, recipe, seed)
+    if save_to is not None and save_to.exists():
+        training.resume(save_to)
+    if progress is not None:
+        progress.update(training.epoch)
+    clock -= training.total_seconds
+    while training.epoch < recipe.epochs:
+        training.learn(snapshots=snapshots)
+        if save_to is not None and (training.epoch == recipe.epochs or training.epoch % _SAVE_EVERY == 0):
+            training.total_seconds = time.perf_counter() - clock
+            checkpoint.save(save_to, training.state())
+        if progress is not None:
+            progress.update()
+    sparsifier = training.sparsifier
+    return Run(
+        method=label or (method if isinstance(method, str) else "custom"),
+        seed=seed,
+        sparsity=sparsity,
+        train_loss=training.train_loss,
+        validation_accuracy=training.validation,
+        test_by_epoch=training.test,
+        density=sparsifier.density(),
+        active_neurons=sparsifier.active_neurons(),
+        itop=sparsifier.itop_rate(),
+        seconds=training.seconds,
+        total_seconds=time.perf_counter() - clock,
+        peak_memory_mb=loop.peak_memory_mb(device),
+        history=sparsifier.history,
+        first_masks=training.first_masks,
+        last_masks={name: mask.cpu().clone() for name, mask in sparsifier.masks.items()},
+        snapshots=training.snapshots,
+    )
+
+
+def _steps_per_epoch(data: ImageData, recipe: Recipe) -> int:
+    steps = len(data.train.labels) // recipe.batch_size
+    if steps == 0:
+        raise ValueError(
+            f"batch_size is {recipe.batch_size} but there are {len(data.train.labels)} training images; "
+            "choose a smaller batch."
+        )
+    return steps
+
+
+def plan_run(data: ImageData, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
+    """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    steps = _steps_per_epoch(data, recipe)
+    with torch.device("meta"):
+        model = mlp(data.features, recipe.hidden, data.classes, generator=torch.Generator("cpu"))
+    return plan(
+        model,
+        method,
+        sparsity,
+        total_steps=recipe.epochs * steps,
+        update_every=steps,
+        execution=recipe.execution,
+        moments=1,
+    )
+
+
+def race(
+    data: ImageData,
+    methods: Sequence[str] | Mapping[str, str | Method],
+    sparsity: float,
+    recipe: Recipe,
+    *,
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+    folder: Path | None = None,
+) -> list[Run]:
+    """Train every method with every seed at an equal number of steps; one progress bar counts the epochs.
+
+    Args:
+        data, sparsity, recipe, device: as of `train`.
+        methods: names, or methods by the name to show.
+        seeds: one run of each method with each.
+        folder: of :func:`chts_core.lab.loop.race`.
+
+    Raises:
+        ValueError: if the settings do not fit one of the methods, before any is trained.
+    """
+    named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
+    for method in named.values():
+        plan_run(data, method, sparsity, recipe)
+
+    def one(label: str, method: str | Method, seed: int, save_to: Path | None, progress: "tqdm[Any]") -> Run:
+        return train(
+            data, method, sparsity, recipe, seed=seed, device=device, label=label, save_to=save_to, progress=progress
+        )
+
+    return loop.race(
+        one,
+        named,
+        sparsity,
+        seeds,
+        length=(recipe.epochs, "epoch"),
+        as_record=lambda run: as_record(run, data, recipe, device),
+        folder=folder,
+    )
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Share of a split's images that the model classifies correctly."""
+    return float((model(split.images).argmax(dim=1) == split.labels).float().mean())
+
+
+def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Mean test accuracy of each method by which epoch is reported: the last, the best on validation, or on test.
+
+    `best had more links` counts the runs whose best test epoch came before their number of links had fallen to the
+    final one.
+    """
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs):
+        mine = [run for run in runs if run.method == method]
+        rows.append(
+            {
+                "method": method,
+                "last epoch": sum(run.test_accuracy for run in mine) / len(mine),
+                "chosen on validation": sum(run.chosen_test_accuracy for run in mine) / len(mine),
+                "best test epoch": sum(max(run.test_by_epoch) for run in mine) / len(mine),
+                "best had more links": sum(map(had_more_links, mine)),
+            }
+        )
+    return rows
+
+
+def had_more_links(run: Run) -> bool:
+    """Whether the best test epoch came before the number of links had fallen to the final one."""
+    final = {name: int(mask.sum()) for name, mask in run.last_masks.items()}
+    epochs_above = len({row["step"] for row in run.history if row["links"] > final[row["layer"]]})  # an update in each
+    return run.test_by_epoch.index(max(run.test_by_epoch)) < epochs_above
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval,
+    None for a single run."""
+    return summarise_by(runs, "accuracy", attrgetter("test_accuracy"))
+
+
+def as_row(run: Run) -> dict[str, Any]:
+    """The scores of a run, rounded where more digits say nothing."""
+    return {
+        "method": run.method,
+        "seed": run.seed,
+        "sparsity": run.sparsity,
+        "validation_accuracy": [round(value, 5) for value in run.validation_accuracy],
+        "test_accuracy": round(run.test_accuracy, 5),
+        "test_by_epoch": [round(value, 5) for value in run.test_by_epoch],
+        "density": run.density,
+        "active_neurons": round(run.active_neurons, 5),
+        "itop": round(run.itop, 5),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
+    """What to keep of a run: all but its masks and its history, rounded where more digits say nothing."""
+    steps = _steps_per_epoch(data, recipe)
+    return {
+        "schema": records.SCHEMA,
+        "task": "images",
+        "dataset": data.name,
+        "data": data.digest,
+        "method": run.method,
+        "sparsity": run.sparsity,
+        "seed": run.seed,
+        "recipe": asdict(recipe),
+        "train_loss": [[steps * epoch, round(loss, 4)] for epoch, loss in enumerate(run.train_loss, start=1)],
+        "validation": [
+            {"step": steps * epoch, "accuracy": round(value, 5)}
+            for epoch, value in enumerate(run.validation_accuracy, start=1)
+        ],
+        "test": {
+            "accuracy": round(run.test_accuracy, 5),
+            "chosen": round(run.chosen_test_accuracy, 5),
+            "best": round(max(run.test_by_epoch), 5),
+        },
+        "test_by_epoch": [round(value, 5) for value in run.test_by_epoch],
+        "best_had_more_links": had_more_links(run),
+        "links": sum(int(mask.sum()) for mask in run.last_masks.values()),
+        "density": run.density,
+        "active_neurons": round(run.active_neurons, 5),
+        "itop": round(run.itop, 5),
+        "seconds": round(run.seconds, 1),
+        "total_seconds": round(run.total_seconds, 1),
+        "evolution_seconds": round(sum(row["seconds"] for row in run.history), 1),
+        "peak_memory_mb": run.peak_memory_mb,
+        "device": records.describe_device(torch.device(device)),
+        "versions": records.versions(),
+        "git": records.git_revision(),
+        "finished": records.now(),
+    }
+
+
+def recorded() -> list[dict[str, Any]]:
+    """The recorded runs that come with the package, rows of `as_record`."""
+    return records.read_lines(records.results_folder() / "images.jsonl")

@@ -1,0 +1,156 @@
+"""Means, intervals and paired differences: of runs at hand, and of recorded ones."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Protocol, TypeVar
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % confidence interval (Student's t); the half-width is NaN for one value."""
+    from scipy import stats
+
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan
+    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    return mean, float(stats.t.ppf(0.975, n - 1)) * error
+
+
+Row = Mapping[str, Any]
+
+
+def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict[str, Any]]:
+    """Recorded runs by method and sparsity, in order of their first: "mean" of a score, "interval" the half-width of
+    its 95 % confidence interval (None for a single run).
+
+    Args:
+        rows: of `as_record`.
+        score: of a row.
+    """
+    groups: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["sparsity"]), []).append(score(row))
+    found = []
+    for (method, sparsity), values in groups.items():
+        mean, interval = mean_and_interval(values)
+        found.append(
+            {
+                "method": method,
+                "sparsity": sparsity,
+                "runs": len(values),
+                "mean": mean,
+                "interval": None if math.isnan(interval) else interval,
+            }
+        )
+    return found
+
+
+def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
+    """A score of recorded runs (of `mean_scores`) minus that of a rival with the same seed, by method and sparsity.
+
+    The rival "fc" has no sparsity: it is compared with all. Seeds that only one of the two has are left out.
+    """
+    found = []
+    for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
+        theirs = {
+            row["seed"]: score(row)
+            for row in rows
+            if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)
+        }
+        differences = [
+            score(row) - theirs[row["seed"]]
+            for row in rows
+            if (row["method"], row["sparsity"]) == (method, sparsity) and row["seed"] in theirs
+        ]
+        if differences:
+            mean, interval = mean_and_interval(differences)
+            found.append(
+                {
+                    "method": method,
+                    "sparsity": sparsity,
+                    "seeds": len(differences),
+                    "difference": mean,
+                    "interval": None if math.isnan(interval) else interval,
+                }
+            )
+    return found
+
+
+class Seeded(Protocol):
+    """A run of a method with a seed; what else it gave is told by its other attributes."""
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+
+    @property
+    def seed(self) -> int:
+        """Of the weights, the batches and the topology."""
+
+
+SeededT = TypeVar("SeededT", bound=Seeded)
+
+
+def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
+    """A measure minus that of a rival with the same seed, one row per other method.
+
+    Equal seeds share their initial weights and batches, so much of the luck cancels. `difference` is the mean, in the
+    unit of the measure; `interval` the half-width of its 95 % confidence interval, None for a single seed.
+
+    Args:
+        runs: of the rival and of others.
+        rival: the method to compare with.
+        measure: which attribute of a run; the accuracy of images is a fraction.
+
+    Raises:
+        ValueError: if a method and the rival were not run with the same seeds, once each.
+    """
+    rivals = [run for run in runs if run.method == rival]
+    theirs = {run.seed: getattr(run, measure) for run in rivals}
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs if run.method != rival):
+        mine = [run for run in runs if run.method == method]
+        if not sorted(run.seed for run in mine) == sorted(run.seed for run in rivals) == sorted(theirs):
+            raise ValueError(
+                f"{method} was run with seeds {[run.seed for run in mine]} and {rival} with "
+                f"{[run.seed for run in rivals]}; "
+                "run both with the same seeds, once each."
+            )
+        mean, interval = mean_and_interval([getattr(run, measure) - theirs[run.seed] for run in mine])
+        rows.append(
+            {
+                "method": method,
+                "rival": rival,
+                "runs": len(mine),
+                "difference": mean,
+                "interval": None if math.isnan(interval) else interval,
+            }
+        )
+    return rows
+
+
+def summarise_by(
+    runs: Sequence[SeededT],
+    name: str,
+    score: Callable[[SeededT], float],
+    **others: Callable[[SeededT], float],
+) -> list[dict[str, Any]]:
+    """One row per method: the mean of a score over its runs, under its name, with the half-width of its 95 %
+    confidence interval (None for a single run); and the means of other measures, and of those that all runs have."""
+    measures = others | {shared: attrgetter(shared) for shared in ("density", "active_neurons", "itop", "seconds")}
+    rows = []
+    for method in dict.fromkeys(run.method for run in runs):
+        mine = [run for run in runs if run.method == method]
+        mean, interval = mean_and_interval([score(run) for run in mine])
+        rows.append(
+            {
+                "method": method,
+                "runs": len(mine),
+                name: mean,
+                "interval": None if math.isnan(interval) else interval,
+                **{other: sum(map(measure, mine)) / len(mine) for other, measure in measures.items()},
+            }
+        )
+    return rows
