@@ -126,6 +126,10 @@ PRESETS: dict[str, Method] = {
     "cht/ch2_l3n": replace(METHODS["cht"], regrowth=Regrowth("ch2_l3n", soft=False)),
     "cht/history": replace(METHODS["cht"], regrowth=Regrowth("ch3_l3p", soft=False, history=True)),
     "chts/paper_magnitude": replace(_CHTS, removal=replace(_CHTS.removal, score="magnitude")),
+    "chts/paper_l3p": replace(_CHTS, regrowth=Regrowth("ch3_l3p")),
+    "chts/paper_l3p_magnitude": replace(
+        _CHTS, removal=replace(_CHTS.removal, score="magnitude"), regrowth=Regrowth("ch3_l3p")
+    ),
     "chts/paper_to_9": replace(_CHTS, removal=replace(_CHTS.removal, temperature=RAMP_TO_9)),
     "chts/mlp_code": _MLP_CODE,
     "chts/llama_code": _LLAMA_CODE,

@@ -89,6 +89,8 @@ SOURCES = {
     "cht/ch2_l3n": ("cht", {"regrowth": methods.Regrowth("ch2_l3n", soft=False)}),
     "cht/history": ("cht", {"regrowth": replace(HARD_L3P, history=True)}),
     "chts/paper_magnitude": ("chts", {"removal": MAGNITUDE}),
+    "chts/paper_l3p": ("chts", {"regrowth": methods.Regrowth("ch3_l3p")}),
+    "chts/paper_l3p_magnitude": ("chts", {"regrowth": methods.Regrowth("ch3_l3p"), "removal": MAGNITUDE}),
     "chts/paper_to_9": ("chts", {"removal": TO_9}),
     "chts/mlp_code": ("chts", MLP_CODE),
     "chts/llama_code": ("chts", LLAMA_CODE),
@@ -109,7 +111,7 @@ ALL = chts.METHODS | chts.PRESETS
 
 
 def test_no_two_methods_are_the_same() -> None:
-    assert len({repr(method) for method in ALL.values()}) == len(ALL) == 19
+    assert len({repr(method) for method in ALL.values()}) == len(ALL) == 21
 
 
 @pytest.mark.parametrize("name", ALL)
