@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import bench, conformance, doctor, language, notebooks, records, sweeps
+from chts_core.lab import bench, conformance, doctor, language, notebooks, records, report, sweeps
 from chts_core.lab.data import TEXT_SETS, load_text
 from chts_core.lab.exercises import write_student_versions
 from chts_core.lab.loop import processes_of_torchrun
@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         "--scheduler", metavar="ADDRESS", help="of a Dask scheduler, whose workers see DIR by the same name"
     )
     command.set_defaults(command=_sweep)
+
+    command = commands.add_parser("report", help="tables and learning curves of recorded runs, as one page")
+    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, or a sweep's or a race's")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for the page (default: DIR/report)")
+    command.set_defaults(command=_report)
 
     command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
     command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
@@ -186,6 +191,13 @@ def _sweep(options: argparse.Namespace) -> int:
         print(f"chts: {row['cell']} failed: {row['error']} (see {options.out / row['cell']})", file=sys.stderr)
     print(f"{len(rows) - len(failed)} of {len(rows)} cells are done: {options.out / 'sweep.jsonl'}")
     return 1 if failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    for name, rows in report.read(options.folder).items():
+        print(f"{name}\n{as_text(report.table(rows))}\n")
+    print(f"page: {report.write(options.folder, options.out or options.folder / 'report')}")
+    return 0
 
 
 def _exercises(options: argparse.Namespace) -> int:

@@ -439,4 +439,4 @@ def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | 
 
 def recorded() -> list[dict[str, Any]]:
     """The recorded runs that come with the package, rows of `as_record`."""
-    return records.read_lines(records.results_folder() / "images.jsonl")
+    return records.read_runs(records.results_folder() / "images.jsonl")

@@ -947,4 +947,4 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def recorded() -> list[dict[str, Any]]:
     """The recorded runs that come with the package, rows of `as_record`."""
-    return records.read_lines(records.results_folder() / "language.jsonl")
+    return records.read_runs(records.results_folder() / "language.jsonl")

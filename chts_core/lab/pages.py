@@ -1,7 +1,8 @@
-"""Executed notebooks as pages that can be read without a network."""
+"""Pages that can be read without a network: executed notebooks, and others."""
 
 import html
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,41 @@ _STYLE = """
 }
 .jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: break-word; white-space: normal; }
 """
+
+
+_DOCUMENT_STYLE = """
+p { max-width: 60rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { line-height: 1.2; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; }
+article { border-top: 1px solid #ccc; padding: 1rem 0; }
+figure { margin: 1rem 0; }
+figcaption { color: #555; }
+article img, figure img { max-width: 100%; height: auto; }
+.failed { color: #b00020; font-weight: bold; }
+small { color: #555; }
+"""
+
+
+def document(title: str, body: str) -> str:
+    """A page with a title, and a body of HTML."""
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{_DOCUMENT_STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>"
+    )
+
+
+def as_html(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table of text, its columns named as the values of the first row are."""
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
+    )
+    return f'<div class="table" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 class _Renderer(IPythonRenderer):

@@ -1,5 +1,6 @@
 """What a run was and gave: parameters, results, versions, device, seconds, git revision - as JSON."""
 
+import hashlib
 import html
 import json
 import os
@@ -8,12 +9,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 SCHEMA = 1
 
@@ -175,15 +179,25 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines, one row each, whole or not at all."""
-    _write_whole(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    """Write a file of JSON lines, one row each with the SHA-256 of the others of its values, whole or not at all."""
+    _write_whole(path, "".join(_as_line(row) + "\n" for row in rows))
+
+
+def _as_line(row: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(row, allow_nan=False))
+    return json.dumps({**plain, "sha256": _digest(plain)}, ensure_ascii=False)
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    """Of a row's values, whatever their order and the blanks between them."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines.
 
     Raises:
-        ValueError: naming the line that is damaged or of another schema.
+        ValueError: naming the line that is damaged, was changed after it was written, or is of another schema.
     """
     rows = []
     # Of bytes: as text, some characters within a string (U+2028) would end a line too.
@@ -198,7 +212,47 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         schema = row.get("schema") if isinstance(row, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"{path}, line {number} has schema {schema!r}; expected {SCHEMA}.")
+        if row.pop("sha256", None) != _digest(row):
+            raise ValueError(
+                f"{path}, line {number} does not fit its sha256: it was changed after it was written; "
+                "restore the file, or delete the line to lose that record alone."
+            )
         rows.append(row)
+    return rows
+
+
+def check_run(row: Mapping[str, Any], place: str) -> None:
+    """Refuse what is no record of a training run, as `run.schema.json` describes it.
+
+    Args:
+        row: of `read_lines`.
+        place: where it stands, for the message.
+
+    Raises:
+        ValueError: naming the place and what is wrong there.
+    """
+    wrong = best_match(_run_schema().iter_errors(row))
+    if wrong is not None:
+        where = "".join(f"[{key!r}]" for key in wrong.absolute_path)
+        raise ValueError(f"{place} is no record of a run: {where and f'at {where}, '}{wrong.message:.300}.")
+
+
+@cache
+def _run_schema() -> Draft202012Validator:
+    schema = json.loads(Path(__file__).with_name("run.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The training runs of a file of JSON lines, each checked.
+
+    Raises:
+        ValueError: naming the line that is damaged, was changed, or is no record of a run.
+    """
+    rows = read_lines(path)
+    for number, row in enumerate(rows, start=1):
+        check_run(row, f"{path}, line {number}")
     return rows
 
 

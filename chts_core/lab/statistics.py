@@ -14,8 +14,20 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(values) / n
     if n < 2:
         return mean, math.nan
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    return mean, float(stats.t.ppf(0.975, n - 1)) * error
+    return mean, float(stats.t.ppf(0.975, n - 1)) * standard_error(values)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean: the standard deviation over the root of their number.
+
+    Raises:
+        ValueError: for fewer than two values.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"a standard error needs at least 2 values, and here is {n}.")
+    mean = sum(values) / n
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
 Row = Mapping[str, Any]

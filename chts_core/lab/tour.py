@@ -8,19 +8,7 @@ from typing import Any
 import nbformat
 
 from chts_core.lab import notebooks
-from chts_core.lab.pages import write_page
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .35rem .9rem; text-align: right; border-bottom: 1px solid #ccc; }
-th:first-child, td:first-child { text-align: left; }
-article { border-top: 1px solid #ccc; padding: 1rem 0; }
-article img { max-width: 100%; height: auto; }
-.failed { color: #b00020; font-weight: bold; }
-small { color: #555; }
-"""
+from chts_core.lab.pages import as_html, document, write_page
 
 
 def tour(profile: str, out_dir: Path) -> bool:
@@ -88,21 +76,14 @@ def as_text(rows: Sequence[Mapping[str, str]]) -> str:
 def _index(records: Sequence[Mapping[str, Any]], out_dir: Path) -> str:
     first = records[0]
     rows = comparison(records)
-    table = ""
-    if rows:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
-        )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     articles = "".join(_article(record, out_dir) for record in records)
     versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>chts: the tour</title>'
-        f"<style>{_STYLE}</style></head><body><h1>Brain-inspired sparse training: the tour</h1>"
+    table = as_html(rows) if rows else ""
+    return document(
+        "Brain-inspired sparse training: the tour",
         f"<p>Profile {html.escape(first['parameters']['profile'])}, {html.escape(str(first['device']['name']))}, "
         f"started {html.escape(first['started'])}.</p>{table}{articles}<p><small>{html.escape(versions)}; revision "
-        f"{html.escape(first['git'])}</small></p></body></html>"
+        f"{html.escape(first['git'])}</small></p>",
     )
 
 

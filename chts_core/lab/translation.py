@@ -656,4 +656,4 @@ def _score(score: str, row: Mapping[str, Any]) -> float:
 
 def recorded() -> list[dict[str, Any]]:
     """The recorded runs that come with the package, rows of `as_record`."""
-    return records.read_lines(records.results_folder() / "translation.jsonl")
+    return records.read_runs(records.results_folder() / "translation.jsonl")

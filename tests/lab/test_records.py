@@ -247,7 +247,9 @@ def test_lines_come_back_as_they_were(tmp_path: Path) -> None:
     records.write_lines(path, ROWS)
     assert records.read_lines(path) == ROWS
     text = path.read_text(encoding="utf-8")
-    assert [json.loads(line) for line in text.removesuffix("\n").split("\n")] == ROWS
+    lines = [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+    assert all(len(line.pop("sha256")) == 64 for line in lines)
+    assert lines == ROWS
     assert "Erdős–Rényi" in text
     records.write_lines(path, records.read_lines(path))
     assert path.read_text(encoding="utf-8") == text
@@ -315,8 +317,9 @@ def test_a_full_disk_leaves_the_old_lines_whole(tmp_path: Path, monkeypatch: pyt
 )
 def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "runs.jsonl"
-    good = json.dumps(ROWS[0])
-    path.write_text(f"{good}\n{line}\n{good}\n", encoding="utf-8")
+    records.write_lines(path, ROWS[:1])
+    good = path.read_text("utf-8")
+    path.write_text(f"{good}{line}\n{good}", encoding="utf-8")
     before = path.read_bytes()
     with pytest.raises(ValueError, match=message):
         records.read_lines(path)
@@ -325,7 +328,8 @@ def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, line: str, me
 
 def test_lines_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
-    path.write_bytes(json.dumps(ROWS[0]).encode() + b"\n\xff\xfe\n")
+    records.write_lines(path, ROWS[:1])
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
     with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 "):
         records.read_lines(path)
 
@@ -336,6 +340,37 @@ def test_a_last_line_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is no JSON"):
         records.read_lines(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"values": [1, 2.5, null, true]', '"values": [1, 2.6, null, true]'),
+        ('"values": [1, 2.5, null, true]', '"values": [1, 2.5, true]'),
+        ('"method": "chts"', '"method": "set"'),
+        ('"nested": {"a": "b"}', '"nested": {}'),
+        ('"method": "chts", ', ""),
+        ('"nested": {"a": "b"}, "sha256"', '"nested": {"a": "b"}, "more": 1, "sha256"'),
+        ('"sha256"', '"sha512"'),
+    ],
+)
+def test_a_line_that_was_changed_is_refused_with_its_number(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "runs.jsonl"
+    records.write_lines(path, [ROWS[1], ROWS[0]])
+    text = path.read_text("utf-8")
+    assert text.count(old) == (2 if old == '"sha256"' else 1)
+    first, second = text.removesuffix("\n").split("\n")
+    path.write_text(f"{first}\n{second.replace(old, new)}\n", "utf-8")
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 does not fit its sha256.*changed after it was written"):
+        records.read_lines(path)
+
+
+def test_blanks_and_the_order_of_values_may_change(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    records.write_lines(path, ROWS[:1])
+    row = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(dict(reversed(row.items())), separators=(",", ":")) + "\n", "utf-8")
+    assert records.read_lines(path) == ROWS[:1]
 
 
 # --- where and when ---

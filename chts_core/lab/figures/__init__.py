@@ -37,7 +37,7 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
-from chts_core.lab.figures.runs import images, overlap_and_itop, race, topology_update
+from chts_core.lab.figures.runs import images, learning_curves, overlap_and_itop, race, topology_update
 from chts_core.lab.figures.sampling import (
     chances_and_entropy,
     overlap_by_rule,
@@ -75,6 +75,7 @@ __all__ = [
     "excess_density",
     "images",
     "layer_times",
+    "learning_curves",
     "learning_rates",
     "length_buckets",
     "local_community",

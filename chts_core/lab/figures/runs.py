@@ -1,6 +1,7 @@
 """Runs of training: races, and how the topology moved."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import TypeVar
 
 import numpy as np
@@ -87,6 +88,40 @@ def draw_race(
         for axes in all_axes:
             axes.set_ylim(lowest - margin, highest)
             _name_ends(axes)
+    return figure
+
+
+def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Figure:
+    """A validation score by step: the mean over seeds, in a band from the lowest seed to the highest.
+
+    Variants of a method ("chts/paper_l3p") have its colour, broken.
+
+    Args:
+        courses: by method, for each seed the places (step, score) of its line, at the same steps.
+        ylabel: the score and its unit.
+    """
+    broken = cycle(("--", ":", "-."))
+    with new_figure(9.2, 4.4) as (figure, (axes,)):
+        for method, lines in courses.items():
+            kind = method.partition("/")[0]
+            colour = METHOD_COLOURS.get(kind, OTHER_COLOUR)
+            steps = [step for step, _ in lines[0]]
+            scores = np.array([[score for _, score in line] for line in lines])
+            axes.plot(
+                steps,
+                scores.mean(axis=0),
+                color=colour,
+                linestyle="-" if method in METHOD_COLOURS else next(broken),
+                marker=METHOD_MARKERS.get(kind, OTHER_MARKER),
+                markevery=max(len(steps) // 8, 1),
+                markersize=5,
+                label=METHOD_LABELS.get(method, method),
+            )
+            axes.fill_between(steps, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        _name_ends(axes)
     return figure
 
 
