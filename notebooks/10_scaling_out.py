@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -365,7 +366,7 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 # Check it on the runs above: what share did they reach of one large product of matrices on the same machine?
 
 # %%
-recipe = language.changed_recipe("tiny_ci", {"steps": settings.sweep_steps})
+recipe = replace(language.RECIPES["tiny_ci"], steps=settings.sweep_steps)
 dense = next(row["record"] for row in results if row["cell"].startswith("fc"))
 operations = dense["tokens"] * language.operations_per_token(recipe)
 print(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import bench, conformance, doctor, language, notebooks, records, report, sweeps
-from chts_core.lab.data import TEXT_SETS, load_text
+from chts_core.lab import bench, conformance, doctor, images, language, notebooks, records, report, sweeps, tasks
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, load_text
 from chts_core.lab.exercises import write_student_versions
 from chts_core.lab.loop import processes_of_torchrun
 from chts_core.lab.tour import as_text, comparison, tour
@@ -45,12 +45,16 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "train",
-        help="train one language model and record the run; under torchrun, in several processes",
-        description="Train one language model. In several processes: "
+        help="train one classifier or language model and record the run; the latter also in several processes",
+        description="Train one classifier or language model. The latter in several processes: "
         "torchrun --nproc-per-node 2 -m chts_core.lab.cli train tiny --out DIR",
     )
-    command.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(language.RECIPES)}")
-    command.add_argument("--dataset", default="python_reference", help=f"one of {', '.join(TEXT_SETS)}")
+    command.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(tasks.RECIPES)}")
+    command.add_argument(
+        "--dataset",
+        default="",
+        help=f"of classifiers {', '.join(IMAGE_SETS)}; of language models {', '.join(TEXT_SETS)} (default: the first)",
+    )
     command.add_argument("--method", default="chts", help="default: chts")
     command.add_argument("--sparsity", type=float, default=0.9, help="share of absent links (default: 0.9)")
     command.add_argument("--seed", type=int, default=0)
@@ -64,10 +68,16 @@ def _parser() -> argparse.ArgumentParser:
         help="change a setting of the recipe: -s steps 500",
     )
     command.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    command.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="how processes share a model")
+    command.add_argument(
+        "--parallel", choices=("ddp", "fsdp"), default="ddp", help="how processes share a language model"
+    )
     command.add_argument("--data-dir", help="where to look for data first")
-    command.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="default: 500")
-    command.add_argument("--tensorboard", type=Path, metavar="DIR", help="write logs for TensorBoard there")
+    command.add_argument(
+        "--save-every", type=int, default=500, metavar="STEPS", help="of a language model (default: 500)"
+    )
+    command.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="write logs of a language model for TensorBoard there"
+    )
     command.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for the checkpoint, which a cut run goes on from"
     )
@@ -157,11 +167,20 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    settings = dict(options.settings)
+    for name in tasks.DEFAULTS.keys() & settings.keys():
+        raise ValueError(f"{name} is no setting of a recipe; write --{name.replace('_', '-')} {settings[name]}.")
+    parameters = settings | {name: getattr(options, name) for name in tasks.DEFAULTS}
+    recipe, settled = tasks.checked(options.recipe, parameters)
+    if isinstance(recipe, images.Recipe):
+        record = tasks.train(options.recipe, parameters, options.out, show=True)
+        print(
+            f"test accuracy {record['test']['accuracy']:.2%} after the last epoch\nrecord: {options.out / 'run.json'}"
+        )
+        return 0
     with processes_of_torchrun(options.device) as device:
-        recipe = language.changed_recipe(options.recipe, dict(options.settings))
-        task = language.prepare(load_text(options.dataset, options.data_dir), recipe)
-        record = language.train_and_record(
-            task,
+        found = language.train_and_record(
+            language.prepare(load_text(settled["dataset"], options.data_dir), recipe),
             options.method,
             options.sparsity,
             recipe,
@@ -172,10 +191,10 @@ def _train(options: argparse.Namespace) -> int:
             log_to=options.tensorboard,
             parallel=options.parallel,
         )
-        if record is not None:  # of the first process
+        if found is not None:  # of the first process
             print(
-                f"perplexity {record['validation'][-1]['perplexity']} after {record['tokens']:,} tokens, "
-                f"{record['tokens_per_second']:,} per second\nrecord: {options.out / 'run.json'}"
+                f"perplexity {found['validation'][-1]['perplexity']} after {found['tokens']:,} tokens, "
+                f"{found['tokens_per_second']:,} per second\nrecord: {options.out / 'run.json'}"
             )
     return 0
 

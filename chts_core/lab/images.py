@@ -1,11 +1,12 @@
 """Train image classifiers, one run or a race of several methods."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,13 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     execution: Execution = "masked"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if self.execution not in get_args(Execution):
+            raise ValueError(f"execution is {self.execution!r}; expected one of {', '.join(get_args(Execution))}.")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -380,6 +388,42 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval,
     None for a single run."""
     return summarise_by(runs, "accuracy", attrgetter("test_accuracy"))
+
+
+def train_and_record(
+    data: ImageData,
+    method: str | Method,
+    sparsity: float,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    show: bool = True,
+) -> dict[str, Any]:
+    """Train one classifier, with a checkpoint in a folder, and write the record of the run there, `run.json`.
+
+    Args:
+        data, method, sparsity, recipe, seed, device: as of `train`.
+        folder: a run that was cut goes on from what is there.
+        show: a bar that counts the epochs.
+    """
+    plan_run(data, method, sparsity, recipe)
+    progress: tqdm[Any]
+    with tqdm(total=recipe.epochs, unit="epoch", file=sys.stdout, disable=not show) as progress:
+        run = train(
+            data,
+            method,
+            sparsity,
+            recipe,
+            seed=seed,
+            device=device,
+            save_to=folder / "checkpoint.safetensors",
+            progress=progress,
+        )
+    record = as_record(run, data, recipe, device)
+    records.write_json(folder / "run.json", record)
+    return record
 
 
 def as_row(run: Run) -> dict[str, Any]:

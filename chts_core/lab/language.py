@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -21,13 +20,11 @@ from chts_core.choices import Dense
 from chts_core.distributed import Ranks, ranks_of, telling_of_lost_ranks
 from chts_core.lab import checkpoint, loop, records
 from chts_core.lab.data import (
-    TEXT_SETS,
     MemoryFeed,
     StreamFeed,
     TextData,
     TextStream,
     TextTokenizer,
-    load_text,
     load_tokenizer,
     pack,
 )
@@ -152,49 +149,6 @@ RECIPES: dict[str, Recipe] = {
     "1b": replace(_PAPER, size="1b", steps=100_000, warmup=10_000, micro_batch=8, dense_learning_rate=4e-4),
     "7b": replace(_PAPER, size="7b", steps=150_000, warmup=15_000, micro_batch=4, dense_learning_rate=4e-4),
 }
-
-
-def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
-    """A recipe by name, with some settings changed.
-
-    Args:
-        name: a key of `RECIPES`.
-        changes: values by the name of the setting, or how they are written.
-
-    Raises:
-        ValueError: for an unknown recipe or setting, or a value that it cannot have.
-    """
-    if name not in RECIPES:
-        raise ValueError(f"recipe is {name!r}; expected one of {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]
-    defaults = asdict(recipe)
-    settled: dict[str, Any] = {}
-    for setting, value in changes.items():
-        if setting not in defaults:
-            raise ValueError(f"a recipe has no setting {setting!r}; expected one of {', '.join(defaults)}.")
-        known = defaults[setting]
-        try:
-            parsed = yaml.safe_load(value) if isinstance(value, str) and not isinstance(known, str) else value
-        except yaml.YAMLError:
-            parsed = None
-        kind = float if setting in _MAY_BE_NONE else type(known)
-        if kind is float:
-            parsed = _as_float(parsed)
-        if type(parsed) is not kind:
-            raise ValueError(f"{setting} is {value!r}; expected {kind.__name__}, as {known!r} is.")
-        settled[setting] = parsed
-    return replace(recipe, **settled)
-
-
-_MAY_BE_NONE = ("dense_learning_rate", "deviation")
-
-
-def _as_float(value: Any) -> Any:
-    """A number as float, also one like 1e-3, which YAML takes for a text."""
-    try:
-        return value if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return value
 
 
 @dataclass(frozen=True)
@@ -858,46 +812,6 @@ def train_and_record(
         return None
     record = as_record(run, task, recipe, device)
     records.write_json(folder / "run.json", record)
-    return record
-
-
-_CELL = ("dataset", "method", "sparsity", "seed", "data_dir", "device")
-
-
-def checked_cell(recipe: str, parameters: Mapping[str, Any]) -> Recipe:
-    """The recipe of one cell of a sweep.
-
-    Args:
-        recipe: a key of `RECIPES`.
-        parameters: dataset, method, sparsity, seed, data_dir, device, and settings of the recipe.
-
-    Raises:
-        ValueError: for what cannot be trained.
-    """
-    settings = {name: value for name, value in parameters.items() if name not in _CELL}
-    found = changed_recipe(recipe, settings)
-    dataset = parameters.get("dataset", "python_reference")
-    if dataset not in TEXT_SETS:
-        raise ValueError(f"dataset is {dataset!r}; expected one of {', '.join(TEXT_SETS)}.")
-    plan_run(parameters.get("method", "chts"), parameters.get("sparsity", 0.9), found)
-    return found
-
-
-def train_cell(recipe: str, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Train one cell of a sweep, in one process, and return its record; arguments as of `checked_cell`."""
-    settled = checked_cell(recipe, parameters)
-    data = load_text(parameters.get("dataset", "python_reference"), parameters.get("data_dir"))
-    record = train_and_record(
-        prepare(data, settled),
-        parameters.get("method", "chts"),
-        parameters.get("sparsity", 0.9),
-        settled,
-        folder,
-        seed=parameters.get("seed", 0),
-        device=records.choose_device(parameters.get("device", "auto")),
-        show=False,  # of several cells at once the bars would mix
-    )
-    assert record is not None  # there is but one process
     return record
 
 

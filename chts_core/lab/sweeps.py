@@ -15,7 +15,7 @@ import psutil
 import yaml
 from tqdm import tqdm
 
-from chts_core.lab import language, notebooks, records
+from chts_core.lab import notebooks, records, tasks
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -71,11 +71,11 @@ def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _check_training(cell: Cell) -> None:
-    language.checked_cell(cell.subject, cell.parameters)
+    tasks.checked(cell.subject, cell.parameters)
 
 
 def _run_training(cell: Cell, folder: Path) -> dict[str, Any]:
-    return language.train_cell(cell.subject, cell.parameters, folder)
+    return tasks.train(cell.subject, cell.parameters, folder)
 
 
 _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str, Any]]]] = {
@@ -90,8 +90,8 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
     FC has all its links at any sparsity: it runs once for each of the other values.
 
     Args:
-        spec: "notebook" (a stage) or "train" (a recipe of language models), "parameters" of all cells and "grid",
-            lists of values by the name of a parameter; or the path of a YAML file with these.
+        spec: "notebook" (a stage) or "train" (a recipe of :mod:`chts_core.lab.tasks`), "parameters" of all cells and
+            "grid", lists of values by the name of a parameter; or the path of a YAML file with these.
 
     Raises:
         ValueError: naming what is wrong in it.

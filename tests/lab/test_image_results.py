@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import images
+from chts_core.lab import images, records, sweeps, tasks
 
 ROWS = images.recorded()
 KEYS = {
@@ -95,3 +95,12 @@ def test_fashion_mnist_has_the_paper_s_recipe() -> None:
         if row["dataset"] == "fashion_mnist":
             assert {**row["recipe"], "execution": "masked"} == images.RECIPES["mlp_paper"].__dict__
             assert row["sparsity"] == (0.0 if row["method"] == "fc" else 0.99)
+
+
+def test_the_sweep_that_repeats_fashion_mnist_has_these_runs() -> None:
+    cells = sweeps.cells(records.results_folder() / "fashion_mnist.yaml")
+    for cell in cells:
+        assert tasks.checked(cell.subject, cell.parameters)[0] == images.Recipe(**ROWS[0]["recipe"])
+    again = {(cell.parameters["method"], cell.parameters["sparsity"], cell.parameters["seed"]) for cell in cells}
+    mine = [row for row in ROWS if row["dataset"] == "fashion_mnist"]
+    assert {(row["method"], row["sparsity"], row["seed"]) for row in mine} == again

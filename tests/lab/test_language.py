@@ -185,31 +185,6 @@ def test_every_recipe_can_be_planned_for_every_method(name: str) -> None:
         assert language.plan_run(method, sparsity, recipe).memory
 
 
-def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
-    changes = {"steps": "500", "learning_rate": "1e-3", "dense_learning_rate": "2", "compile": "true", "tokenizer": "5"}
-    changed = language.changed_recipe("tiny", changes)
-    expected = {"steps": 500, "learning_rate": 1e-3, "dense_learning_rate": 2.0, "compile": True, "tokenizer": "5"}
-    assert asdict(changed) == asdict(language.RECIPES["tiny"]) | expected
-    assert language.changed_recipe("tiny", {"steps": 500, "clip": 2}).clip == 2.0
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "message"),
-    [
-        ("huge", {}, r"recipe is 'huge'; expected one of tiny_ci, tiny_short, tiny, small, 60m"),
-        ("tiny", {"step": "5"}, r"a recipe has no setting 'step'; expected one of size, vocabulary"),
-        ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, as 200 is"),
-        ("tiny", {"steps": "[5"}, r"steps is '\[5'; expected int"),
-        ("tiny", {"steps": "true"}, r"steps is 'true'; expected int"),
-        ("tiny", {"clip": "true"}, r"clip is 'true'; expected float"),
-        ("tiny", {"steps": "-5"}, r"steps is -5; expected at least 1"),
-    ],
-)
-def test_a_change_that_cannot_be_is_refused(name: str, changes: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        language.changed_recipe(name, changes)
-
-
 def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     recipe = replace(RECIPE, learning_rate=1.0, warmup=4, steps=24)
     rates = [language.learning_rate_at(step, recipe) for step in range(1, 25)]
@@ -576,31 +551,6 @@ def test_a_summary_has_a_row_for_each_method(task: Task) -> None:
     assert [row["method"] for row in rows] == ["fc", "set"]
     assert rows[0]["validation_loss"] == pytest.approx(sum(run.validation_loss for run in runs[:2]) / 2)
     assert rows[1]["perplexity"] == pytest.approx(sum(run.perplexity for run in runs[2:]) / 2)
-
-
-def test_a_cell_of_a_sweep_is_trained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(language.RECIPES, "micro", replace(RECIPE, steps=6, update_every=2))
-    parameters = {"method": "set", "sparsity": 0.7, "seed": 2, "steps": 8, "device": "cpu"}
-    record = language.train_cell("micro", parameters, tmp_path)
-    assert json.loads((tmp_path / "run.json").read_text()) == record
-    assert (record["dataset"], record["sparsity"], record["seed"]) == ("python_reference", 0.7, 2)
-    assert record["recipe"]["steps"] == 8
-    assert (tmp_path / "checkpoint.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"dataset": "wikipedia"}, "dataset is 'wikipedia'; expected one of python_reference"),
-        ({"method": "best"}, "method is 'best'"),
-        ({"sparsity": 1.5}, "sparsity"),
-        ({"step": 3}, "a recipe has no setting 'step'"),
-    ],
-)
-def test_a_cell_that_cannot_be_trained_is_refused(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        language.checked_cell("tiny", parameters)
 
 
 # --- text that goes on ---

@@ -1,0 +1,115 @@
+"""What one command can train, by the name of a recipe and the values of parameters."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chts_core.lab import images, language, records, tasks
+from chts_core.lab.cli import main
+from chts_core.lab.data import load_images
+
+
+def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
+    changes = {"steps": "500", "learning_rate": "1e-3", "dense_learning_rate": "2", "compile": "true", "tokenizer": "5"}
+    changed = tasks.changed_recipe("tiny", changes)
+    expected = {"steps": 500, "learning_rate": 1e-3, "dense_learning_rate": 2.0, "compile": True, "tokenizer": "5"}
+    assert asdict(changed) == asdict(language.RECIPES["tiny"]) | expected
+    assert tasks.changed_recipe("tiny", {"steps": 500, "clip": 2}).clip == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("huge", {}, r"recipe is 'huge'; expected one of mlp, mlp_paper, tiny_ci, tiny_short, tiny, small"),
+        ("tiny", {"step": "5"}, r"a recipe has no setting 'step'; expected one of size, vocabulary"),
+        ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, as 200 is"),
+        ("tiny", {"steps": "[5"}, r"steps is '\[5'; expected int"),
+        ("tiny", {"steps": "true"}, r"steps is 'true'; expected int"),
+        ("tiny", {"clip": "true"}, r"clip is 'true'; expected float"),
+        ("tiny", {"steps": "-5"}, r"steps is -5; expected at least 1"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(name: str, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tasks.changed_recipe(name, changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mlp", {"epochs": 0}, "epochs is 0; expected at least 1"),
+        ("mlp", {"execution": "fast"}, "execution is 'fast'; expected one of"),
+        ("mlp", {"steps": 5}, r"a recipe has no setting 'steps'; expected one of hidden, epochs"),
+        ("mlp", {"learning_rate": "fast"}, r"learning_rate is 'fast'; expected float, as 0.05 is"),
+    ],
+)
+def test_settings_of_classifiers_are_checked_too(name: str, settings: dict[str, Any], message: str) -> None:
+    assert asdict(tasks.changed_recipe("mlp", {"epochs": "3"})) == asdict(images.RECIPES["mlp"]) | {"epochs": 3}
+    with pytest.raises(ValueError, match=message):
+        tasks.changed_recipe(name, settings)
+
+
+def test_no_two_recipes_share_a_name() -> None:
+    assert len(tasks.RECIPES) == len(images.RECIPES) + len(language.RECIPES)
+
+
+def test_a_language_model_is_trained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
+    changes = {"steps": 4, "update_every": 2, "validate_every": 2, "validation_tokens": 500}
+    parameters = {"method": "set", "sparsity": 0.7, "seed": 2, "device": "cpu"} | changes
+    record = tasks.train("tiny_ci", parameters, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text()) == record
+    assert (record["dataset"], record["sparsity"], record["seed"]) == ("python_reference", 0.7, 2)
+    assert record["recipe"]["steps"] == 4
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    records.check_run(record, "the record")
+
+
+def test_a_classifier_is_trained_and_recorded(tmp_path: Path) -> None:
+    parameters = {"method": "set", "seed": 2, "device": "cpu", "hidden": 16, "epochs": 2}
+    record = tasks.train("mlp", parameters, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text()) == record
+    assert (record["dataset"], record["method"], record["sparsity"], record["seed"]) == ("digits", "set", 0.9, 2)
+    alone = images.train(load_images("digits"), "set", 0.9, replace(images.RECIPES["mlp"], hidden=16, epochs=2), seed=2)
+    assert record["test_by_epoch"] == [round(value, 5) for value in alone.test_by_epoch]
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    records.check_run(record, "the record")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters", "message"),
+    [
+        ("tiny", {"dataset": "wikipedia"}, "dataset is 'wikipedia'; expected one of python_reference"),
+        ("tiny", {"dataset": "digits"}, "dataset is 'digits'; expected one of python_reference"),
+        ("tiny", {"method": "best"}, "method is 'best'"),
+        ("tiny", {"sparsity": 1.5}, "sparsity"),
+        ("tiny", {"step": 3}, "a recipe has no setting 'step'"),
+        ("mlp", {"dataset": "books"}, "dataset is 'books'; expected one of digits, fashion_mnist"),
+        ("mlp", {"method": "best"}, "method is 'best'"),
+        ("mlp", {"sparsity": 1.0}, r"sparsity is 1.0; expected a share of absent links in \[0, 1\)"),
+        ("mlp", {"sparsity": -0.1}, "sparsity is -0.1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_loaded(
+    recipe: str, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tasks.checked(recipe, parameters)
+
+
+def test_the_command_trains_a_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "mlp", "--method", "set", "-s", "hidden", "16", "-s", "epochs", "2", "--out", str(tmp_path)]
+    assert main([*command, "--device", "cpu"]) == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    printed = capsys.readouterr().out
+    assert f"test accuracy {record['test']['accuracy']:.2%} after the last epoch" in printed
+    assert "2/2" in printed
+
+
+def test_the_command_wants_its_options_as_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "mlp", "-s", "method", "set", "--out", str(tmp_path / "run")]) == 2
+    assert "method is no setting of a recipe; write --method set" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
