@@ -55,18 +55,23 @@ def test_a_race_runs_every_method_with_every_seed(runs: list[Run]) -> None:
         assert run.seconds > 0
 
 
+def assert_equal(one: Run, other: Run) -> None:
+    """To the bit, but for what was measured."""
+    for field in fields(Run):
+        ours, theirs = getattr(one, field.name), getattr(other, field.name)
+        if field.name.endswith("masks"):
+            assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
+        elif field.name == "history":
+            assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
+        elif field.name not in MEASURED:
+            assert ours == theirs, field.name
+
+
 def test_the_same_seed_gives_the_same_run(digits: ImageData, runs: list[Run]) -> None:
     torch.manual_seed(123)  # the global generator must not matter
     again = images.race(digits, METHODS, 0.9, TINY, seeds=range(2))
     for one, other in zip(runs, again, strict=True):
-        for field in fields(Run):
-            ours, theirs = getattr(one, field.name), getattr(other, field.name)
-            if field.name.endswith("masks"):
-                assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
-            elif field.name == "history":
-                assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
-            elif field.name not in MEASURED:
-                assert ours == theirs, field.name
+        assert_equal(one, other)
 
 
 @pytest.mark.parametrize("method", ["set", "chts", "chtss"])
@@ -377,14 +382,7 @@ def test_a_run_that_was_cut_ends_at_the_same_bits(
             digits, method, 0.9, recipe, seed=3, save_to=tmp_path / "run.safetensors", progress=progress
         )
     assert len(measured) == 2 * 7
-    for field in fields(Run):
-        ours, theirs = getattr(whole, field.name), getattr(resumed, field.name)
-        if field.name.endswith("masks"):
-            assert all(torch.equal(ours[name], theirs[name]) for name in SHAPES)
-        elif field.name == "history":
-            assert [row | {"seconds": 0} for row in ours] == [row | {"seconds": 0} for row in theirs]
-        elif field.name not in MEASURED:
-            assert ours == theirs, field.name
+    assert_equal(whole, resumed)
     assert resumed.total_seconds >= resumed.seconds > 0
 
 
