@@ -1,6 +1,7 @@
 """The `chts` command."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -173,6 +174,11 @@ def _train(options: argparse.Namespace) -> int:
     parameters = settings | {name: getattr(options, name) for name in tasks.DEFAULTS}
     recipe, settled = tasks.checked(options.recipe, parameters)
     if isinstance(recipe, images.Recipe):
+        if "TORCHELASTIC_RUN_ID" in os.environ or options.parallel != "ddp" or options.tensorboard is not None:
+            raise ValueError(
+                "a classifier is trained in one process and without logs; leave out torchrun, --parallel and "
+                "--tensorboard."
+            )
         record = tasks.train(options.recipe, parameters, options.out, show=True)
         print(
             f"test accuracy {record['test']['accuracy']:.2%} after the last epoch\nrecord: {options.out / 'run.json'}"

@@ -80,11 +80,8 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
         FileNotFoundError: if there are none.
         ValueError: for a line that is damaged, was changed, or lacks what its task must have; it is named.
     """
-    paths = sorted(folder.glob("*.jsonl"))
-    if not paths:
-        raise FileNotFoundError(f"{folder} has no recorded runs; expected a folder with files *.jsonl.")
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in paths:
+    for path in sorted(folder.glob("*.jsonl")):
         for number, row in enumerate(records.read_lines(path), start=1):
             run = row["record"] if "cell" in row else row  # of a sweep
             if run is None or "notebook" in run:  # a cell that failed, or a notebook with results of its own kind
@@ -92,7 +89,9 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
             records.check_run(run, f"{path}, line {number}")
             size = run["recipe"].get("size")
             found.setdefault(f"{path.stem}: {run['dataset']}{f', {size}' if size else ''}", []).append(run)
-    return {name: runs for name, runs in found.items() if runs}
+    if not found:
+        raise FileNotFoundError(f"{folder} has no recorded runs; expected a folder with files *.jsonl that have some.")
+    return found
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, str]]:

@@ -89,8 +89,8 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
         language.plan_run(settled["method"], settled["sparsity"], found)
     else:  # the plan needs the size of the images
         get_method(settled["method"])
-        if not 0 <= settled["sparsity"] < 1:
-            raise ValueError(f"sparsity is {settled['sparsity']}; expected a share of absent links in [0, 1).")
+        if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
+            raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
     return found, settled
 
 

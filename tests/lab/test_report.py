@@ -152,8 +152,11 @@ def test_a_sweep_is_read_without_what_failed(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"has no recorded runs; expected a folder with files \*\.jsonl"):
-        report.read(tmp_path)
+    for rows in (None, [], [{"schema": records.SCHEMA, "cell": "one", "record": None}]):  # the last has failed
+        if rows is not None:
+            records.write_lines(tmp_path / "sweep.jsonl", rows)
+        with pytest.raises(FileNotFoundError, match=r"has no recorded runs; expected a folder with files \*\.jsonl"):
+            report.read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_a_classifier_is_trained_and_recorded(tmp_path: Path) -> None:
         ("mlp", {"method": "best"}, "method is 'best'"),
         ("mlp", {"sparsity": 1.0}, r"sparsity is 1.0; expected a share of absent links in \[0, 1\)"),
         ("mlp", {"sparsity": -0.1}, "sparsity is -0.1"),
+        ("mlp", {"sparsity": "much"}, "sparsity is 'much'; expected a share"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_loaded(
@@ -112,4 +113,16 @@ def test_the_command_trains_a_classifier(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_command_wants_its_options_as_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mlp", "-s", "method", "set", "--out", str(tmp_path / "run")]) == 2
     assert "method is no setting of a recipe; write --method set" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [["--parallel", "fsdp"], ["--tensorboard", "logs"], ["torchrun"]])
+def test_what_only_language_models_can_is_refused_for_classifiers(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if more == ["torchrun"]:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+        more = []
+    assert main(["train", "mlp", "--out", str(tmp_path / "run"), *more]) == 2
+    assert "a classifier is trained in one process and without logs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
