@@ -46,7 +46,11 @@ KEYS = {
 
 
 def named(row: dict[str, Any]) -> str:
-    return f"{row['dataset']} {row['method']} {row['sparsity']} seed {row['seed']}"
+    return f"{row['dataset']} {row['recipe']['size']} {row['method']} {row['sparsity']} seed {row['seed']}"
+
+
+def comparison(row: dict[str, Any]) -> tuple[str, str]:
+    return row["dataset"], row["recipe"]["size"]
 
 
 @pytest.mark.parametrize("row", [*ROWS, *RATES], ids=named)
@@ -78,23 +82,38 @@ def test_no_run_is_recorded_twice() -> None:
     assert max(Counter(map(named, ROWS)).values()) == 1
 
 
-@pytest.mark.parametrize("dataset", sorted({row["dataset"] for row in ROWS}))
-def test_runs_that_are_compared_differ_in_method_sparsity_seed_and_storage_alone(dataset: str) -> None:
-    rows = [row for row in ROWS if row["dataset"] == dataset]
+@pytest.mark.parametrize("of", sorted(set(map(comparison, ROWS))), ids="-".join)
+def test_runs_that_are_compared_differ_in_method_its_rate_sparsity_seed_and_storage_alone(of: tuple[str, str]) -> None:
+    rows = [row for row in ROWS if comparison(row) == of]
     for key in ("data", "tokenizer", "validation_tokens", "versions"):
         assert all(row[key] == rows[0][key] for row in rows), key
-    recipes = [{**row["recipe"], "execution": ""} for row in rows]
+    recipes = [{**row["recipe"], "execution": "", "learning_rate": 0.0} for row in rows]
     assert all(recipe == recipes[0] for recipe in recipes)
+    rates = {(row["method"], row["recipe"]["learning_rate"]) for row in rows}
+    assert max(Counter(method for method, _ in rates).values()) == 1
     assert {row["device"]["threads"] for row in rows} == {1}
+
+
+def rate(row: dict[str, Any]) -> float:
+    recipe = row["recipe"]
+    own: float | None = recipe["dense_learning_rate"] if row["method"] == "fc" else None
+    return recipe["learning_rate"] if own is None else own
+
+
+def best_rate(size: str, method: str) -> float:
+    """Of the recorded tries that have as many steps as the recorded races of the size."""
+    (steps,) = {row["recipe"]["steps"] for row in ROWS if row["recipe"]["size"] == size}
+    tried = [row for row in RATES if (row["recipe"]["size"], row["recipe"]["steps"]) == (size, steps)]
+    return rate(min((row for row in tried if row["method"] == method), key=lambda row: row["validation"][-1]["loss"]))
 
 
 def test_the_learning_rates_come_from_the_recorded_runs() -> None:
     assert {row["seed"] for row in RATES} == {100}
-    assert {row["seed"] for row in ROWS} <= {0, 1, 2}
-    tiny = language.RECIPES["tiny"]
-    tried = [row for row in RATES if (row["recipe"]["size"], row["recipe"]["steps"]) == ("tiny", tiny.steps)]
-    best = min((row for row in tried if row["method"] == "fc"), key=lambda row: row["validation"][-1]["loss"])
-    assert best["recipe"]["learning_rate"] == tiny.dense_learning_rate
+    assert {row["seed"] for row in ROWS} == {0, 1, 2}
+    assert best_rate("tiny", "fc") == language.RECIPES["tiny"].dense_learning_rate
+    for row in ROWS:
+        if row["recipe"]["size"] == "small":
+            assert rate(row) == best_rate("small", row["method"]), named(row)
 
 
 def test_the_first_weights_are_those_with_which_fc_learns_fastest() -> None:
