@@ -9,7 +9,7 @@ import yaml
 
 from chts_core.lab import images, language, records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, load_images, load_text
-from chts_core.methods import get_method
+from chts_core.methods import Dense, get_method
 
 Recipe = images.Recipe | language.Recipe
 
@@ -91,6 +91,8 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
         get_method(settled["method"])
         if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
             raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
+    if isinstance(get_method(settled["method"]).sparsity, Dense):
+        settled["sparsity"] = 0.0  # whatever was asked for; the record is to say what it was
     return found, settled
 
 

@@ -97,10 +97,13 @@ def test_fashion_mnist_has_the_paper_s_recipe() -> None:
             assert row["sparsity"] == (0.0 if row["method"] == "fc" else 0.99)
 
 
-def test_the_sweep_that_repeats_fashion_mnist_has_these_runs() -> None:
-    cells = sweeps.cells(records.results_folder() / "fashion_mnist.yaml")
-    for cell in cells:
-        assert tasks.checked(cell.subject, cell.parameters)[0] == images.Recipe(**ROWS[0]["recipe"])
-    again = {(cell.parameters["method"], cell.parameters["sparsity"], cell.parameters["seed"]) for cell in cells}
-    mine = [row for row in ROWS if row["dataset"] == "fashion_mnist"]
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "digits"])
+def test_the_sweep_that_repeats_them_has_these_runs(dataset: str) -> None:
+    mine = [row for row in ROWS if row["dataset"] == dataset]
+    cells = sweeps.cells(records.results_folder() / f"{dataset}.yaml")
+    recipes = [tasks.checked(cell.subject, cell.parameters)[0] for cell in cells]
+    assert all(recipe == images.Recipe(**mine[0]["recipe"]) for recipe in recipes)
+    again = {
+        (cell.parameters["method"], cell.parameters.get("sparsity", 0.0), cell.parameters["seed"]) for cell in cells
+    }
     assert {(row["method"], row["sparsity"], row["seed"]) for row in mine} == again

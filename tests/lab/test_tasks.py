@@ -79,6 +79,11 @@ def test_a_classifier_is_trained_and_recorded(tmp_path: Path) -> None:
     records.check_run(record, "the record")
 
 
+@pytest.mark.parametrize("recipe", ["mlp", "tiny"])
+def test_a_fully_connected_run_is_recorded_without_sparsity(recipe: str) -> None:
+    assert tasks.checked(recipe, {"method": "fc", "sparsity": 0.95})[1]["sparsity"] == 0.0
+
+
 @pytest.mark.parametrize(
     ("recipe", "parameters", "message"),
     [
