@@ -7,10 +7,13 @@
     turnover    how many are exchanged at step t
 
 The table `METHODS` has the nine of the paper, `PRESETS` the same by source where the sources differ. Change a choice
-with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`.
+with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or where a name is wanted, in words:
+"set with regrowth=Regrowth('ch2_l3n')".
 """
 
+import ast
 from dataclasses import dataclass, replace
+from typing import Any
 
 from chts_core import removal
 from chts_core.choices import (
@@ -143,17 +146,32 @@ REMOVAL_SCORES = tuple(removal.SCORES)
 REGROWTH_SCORES = ("random", "gradient", *PREDICTORS)
 
 
+# What each choice can be where a method is given in words.
+_CHOICES: dict[str, tuple[type, ...]] = {
+    "topology": (FullyConnected, ErdosRenyi, ReceptiveField, SmallWorld, ScaleFree),
+    "removal": (Removal,),
+    "regrowth": (Regrowth,),
+    "sparsity": (Dense, Constant, Sigmoid, Cubic, Staged),
+    "turnover": (Turnover,),
+}
+_WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (Ramp, Cosine)) for kind in kinds}
+
+
 def get_method(method: str | Method) -> Method:
     """The method or preset of that name, or the one given, if its choices exist.
 
+    A name may be followed by choices to replace: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)".
+    Nothing of it is run as code.
+
     Raises:
-        TypeError, ValueError: for what is no method, an unknown name or score, or an early stop outside [0, 1].
+        TypeError, ValueError: for what is no method, an unknown name, choice or score, or an early stop outside [0, 1].
     """
     known = METHODS | PRESETS
     if isinstance(method, str):
-        if method not in known:
-            raise ValueError(f"method is {method!r}; expected one of {', '.join(map(repr, known))}, or a Method.")
-        return known[method]
+        name, _, changes = method.partition(" with ")
+        if name not in known:
+            raise ValueError(f"method is {name!r}; expected one of {', '.join(map(repr, known))}, or a Method.")
+        method = _changed(known[name], changes) if changes else known[name]
     if not isinstance(method, Method):
         raise TypeError(
             f"method is a {type(method).__name__}; expected one of {', '.join(map(repr, known))}, or a Method."
@@ -165,3 +183,35 @@ def get_method(method: str | Method) -> Method:
     if early_stop is not None and not 0 <= early_stop <= 1:
         raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to go on to the end.")
     return method
+
+
+def _changed(method: Method, changes: str) -> Method:
+    """A method with choices replaced as written: "topology=ErdosRenyi(), turnover=Turnover(Cosine(0.1))"."""
+    try:
+        call = ast.parse(f"changed({changes})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not call.keywords:
+            raise ValueError("expected CHOICE=..., CHOICE=...")
+        chosen = {str(keyword.arg): _built(keyword.value) for keyword in call.keywords}
+        for name, choice in chosen.items():
+            if name not in _CHOICES:
+                raise ValueError(f"there is no choice {name}; expected one of {', '.join(_CHOICES)}")
+            if not isinstance(choice, _CHOICES[name]):
+                kinds = ", ".join(kind.__name__ for kind in _CHOICES[name])
+                raise ValueError(f"{name} is {choice!r}; expected one of {kinds}")
+        return replace(method, **chosen)
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the method is changed by {changes!r}: {error}.") from error
+
+
+def _built(node: ast.expr) -> Any:
+    """The value that is written: a number, a word, None, True, False, a tuple, or a choice of such."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Tuple():
+            return tuple(map(_built, node.elts))
+        case ast.Call(func=ast.Name(id=name)) if name in _WORDS:
+            return _WORDS[name](
+                *map(_built, node.args), **{str(word.arg): _built(word.value) for word in node.keywords}
+            )
+    raise ValueError(f"{ast.unparse(node)} is no value; expected a number, a word, or one of {', '.join(_WORDS)}")

@@ -154,6 +154,51 @@ def test_a_method_is_found_by_name_or_taken_as_it_is() -> None:
     assert methods.get_method(mine) is mine
 
 
+def test_choices_can_be_replaced_in_words() -> None:
+    removal = "Removal('mest', temperature=Ramp(1.0, 9.0))"
+    words = f"topology=SmallWorld(0.5), removal={removal}, sparsity=Staged((0.1, 0.05))"
+    assert methods.get_method(f"chts with {words}") == replace(
+        chts.METHODS["chts"],
+        topology=methods.SmallWorld(0.5),
+        removal=methods.Removal("mest", temperature=methods.RAMP_TO_9),
+        sparsity=methods.Staged((0.1, 0.05)),
+    )
+    assert (
+        methods.get_method("chts/paper_l3p with turnover=Turnover(zeta=Cosine(initial=0.3))")
+        == chts.PRESETS["chts/paper_l3p"]
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_repr_of_a_choice_is_how_it_is_written(name: str) -> None:
+    mine = ALL[name]
+    words = ", ".join(f"{choice}={getattr(mine, choice)!r}" for choice in mine.__dataclass_fields__)
+    assert methods.get_method(f"set with {words}") == mine
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sets with topology=ErdosRenyi()", "method is 'sets'; expected one of 'fc'"),
+        ("set with topology=Erdos()", r"Erdos\(\) is no value; expected a number, a word, or one of FullyConnected"),
+        ("set with topology=Constant()", r"topology is Constant\(\); expected one of FullyConnected, ErdosRenyi"),
+        ("set with wiring=ErdosRenyi()", "there is no choice wiring; expected one of topology, removal"),
+        ("set with topology=ReceptiveField(radius=1)", "unexpected keyword argument 'radius'"),
+        ("set with topology=ErdosRenyi(", "was never closed"),
+        ("set with ErdosRenyi()", "expected CHOICE="),
+        ("set with topology=ErdosRenyi()) or (1", "expected CHOICE="),
+        ("set with topology=__import__('os').system('true')", "is no value"),
+        ("set with removal=Removal(open('secret'))", "is no value"),
+        ("set with removal=Removal('size')", "the method has score 'size'"),
+        ("set with turnover=Turnover(0.3, early_stop=2)", "early_stop is 2"),
+        ("set with topology=" + "(" * 5000, "the method is changed by"),
+    ],
+)
+def test_words_that_are_no_method_are_refused(words: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        methods.get_method(words)
+
+
 def test_methods_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         chts.METHODS["set"].turnover = methods.Turnover(0.5)  # type: ignore[misc]

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from chts_core import topology
 from chts_core.lab import checkpoint, loop, records
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
@@ -30,7 +31,9 @@ _SAVE_EVERY = 5  # epochs
 class Recipe:
     """How an MLP is trained: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
 
-    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
+    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied. With `csti`
+    they start from the correlations of the training images (:func:`chts_core.topology.correlated`), tiled in the wider
+    layers, instead of the method's topology.
     """
 
     hidden: int = 512
@@ -40,6 +43,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     execution: Execution = "masked"
+    csti: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_size"):
@@ -108,11 +112,30 @@ class Run:
         return unpack_bits(self.snapshots[update - 1][layer], tuple(first.shape)) if update else first
 
 
+@dataclass(frozen=True)
+class _Correlated:
+    """A topology of links between the most correlated pixels."""
+
+    correlation: Tensor = field(repr=False)
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return topology.correlated(out_features, in_features, density, self.correlation, generator=generator)
+
+
+def _correlated(data: ImageData) -> _Correlated:
+    correlation = topology.Correlation()
+    correlation.update(data.train.images)
+    return _Correlated(correlation.matrix())
+
+
 class _Training:
     """A run under way: everything that a checkpoint holds."""
 
     def __init__(self, data: ImageData, method: str | Method, sparsity: float, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe = data, recipe
+        method = get_method(method)
+        if recipe.csti:
+            method = replace(method, topology=_correlated(data))
         self.generator = torch.Generator().manual_seed(seed)
         steps = _steps_per_epoch(data, recipe)
         model = mlp(data.features, recipe.hidden, data.classes, generator=self.generator)
@@ -146,7 +169,7 @@ class _Training:
         self._settings = {
             "task": data.name,
             "data": data.digest,
-            "method": repr(get_method(method)),
+            "method": repr(method),
             "sparsity": sparsity,
             "recipe": asdict(recipe),
             "seed": seed,

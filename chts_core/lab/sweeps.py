@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -123,10 +124,12 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
         chosen = dict(zip(grid, values, strict=True))
         if chosen.get("method") == "fc":
             chosen.pop("sparsity", None)
-        name = "-".join(str(value).replace("/", "_") for value in chosen.values())
-        if name not in found:
-            found[name] = Cell(name, kinds[0], str(spec[kinds[0]]), {**fixed, **chosen})
-            found[name].check()
+        name = "-".join(re.sub(r"[^\w.+-]+", "_", str(value)).strip("_") for value in chosen.values())
+        cell = Cell(name, kinds[0], str(spec[kinds[0]]), {**fixed, **chosen})
+        if found.setdefault(name, cell) != cell:
+            raise ValueError(f"{found[name].parameters} and {cell.parameters} would share the folder {name}.")
+        if found[name] is cell:
+            cell.check()
     return list(found.values())
 
 

@@ -55,6 +55,24 @@ def test_a_race_runs_every_method_with_every_seed(runs: list[Run]) -> None:
         assert run.seconds > 0
 
 
+def test_a_start_from_correlations_has_the_most_correlated_links(digits: ImageData) -> None:
+    run = images.train(digits, "chtss", 0.9, replace(TINY, hidden=64, csti=True))
+    correlation = chts.topology.Correlation()
+    correlation.update(digits.train.images)
+    strength = correlation.matrix()
+    for mask in run.first_masks.values():
+        assert int(mask.sum()) == 2048  # CHTss starts with half of the links
+        assert strength[mask].min() >= strength[~mask].max()
+
+
+def test_a_method_in_words_is_trained_as_the_method_is(digits: ImageData) -> None:
+    words = "set with regrowth=Regrowth('ch2_l3n')"
+    run = images.train(digits, words, 0.9, TINY)
+    same = images.train(digits, replace(chts.METHODS["set"], regrowth=chts.methods.Regrowth("ch2_l3n")), 0.9, TINY)
+    assert run.method == words
+    assert_equal(replace(run, method="custom"), same)
+
+
 def assert_equal(one: Run, other: Run) -> None:
     """To the bit, but for what was measured."""
     for field in fields(Run):

@@ -27,6 +27,16 @@ def test_a_grid_is_the_product_of_its_lists_and_fc_runs_but_once() -> None:
     assert "sparsity" not in found[0].parameters
 
 
+def test_methods_in_words_make_names_of_folders() -> None:
+    words = "set with topology=SmallWorld(0.5)"
+    (cell,) = sweeps.cells({"train": "mlp", "grid": {"method": [words], "sparsity": [0.9]}})
+    assert (cell.name, cell.parameters["method"]) == ("set_with_topology_SmallWorld_0.5-0.9", words)
+    with pytest.raises(ValueError, match="would share the folder set_with_topology_ErdosRenyi"):
+        sweeps.cells(
+            {"train": "mlp", "grid": {"method": ["set with topology=ErdosRenyi()", "set with topology= ErdosRenyi()"]}}
+        )
+
+
 def test_a_sweep_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text(
