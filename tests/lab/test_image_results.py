@@ -10,6 +10,7 @@ import chts_core as chts
 from chts_core.lab import images, records, sweeps, tasks
 
 ROWS = images.recorded()
+ABLATIONS = records.read_runs(records.results_folder() / "ablations.jsonl")
 KEYS = {
     "schema": int,
     "task": str,
@@ -41,10 +42,16 @@ FEATURES = {"fashion_mnist": 784, "digits": 64}
 
 
 def named(row: dict[str, Any]) -> str:
-    return f"{row['dataset']} {row['method']} {row['sparsity']} seed {row['seed']}"
+    start = " CSTI" if row["recipe"].get("csti") else ""
+    return f"{row['dataset']} {row['method']}{start} {row['sparsity']} seed {row['seed']}"
 
 
-@pytest.mark.parametrize("row", ROWS, ids=named)
+def recipe_of(row: dict[str, Any]) -> images.Recipe:
+    """Without how sparse layers are stored, which does not change what is learnt."""
+    return replace(images.Recipe(**row["recipe"]), execution="masked")
+
+
+@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS], ids=named)
 def test_a_record_is_whole(row: dict[str, Any]) -> None:
     assert row.keys() == KEYS.keys()
     assert all(isinstance(row[key], kind) for key, kind in KEYS.items())
@@ -56,7 +63,7 @@ def test_a_record_is_whole(row: dict[str, Any]) -> None:
     assert len(row["git"]) == 40  # of a checkout without changes
 
 
-@pytest.mark.parametrize("row", ROWS, ids=named)
+@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS], ids=named)
 def test_the_three_test_accuracies_are_those_of_their_epochs(row: dict[str, Any]) -> None:
     validation = [look["accuracy"] for look in row["validation"]]
     assert row["test"] == {
@@ -66,7 +73,7 @@ def test_the_three_test_accuracies_are_those_of_their_epochs(row: dict[str, Any]
     }
 
 
-@pytest.mark.parametrize("row", ROWS, ids=named)
+@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS], ids=named)
 def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
     hidden = row["recipe"]["hidden"]
     shapes = [(hidden, FEATURES[row["dataset"]]), (hidden, hidden), (hidden, hidden)]
@@ -75,8 +82,9 @@ def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> 
     assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)
 
 
-def test_no_run_is_recorded_twice() -> None:
-    assert max(Counter(map(named, ROWS)).values()) == 1
+@pytest.mark.parametrize("rows", [ROWS, ABLATIONS], ids=["races", "ablations"])
+def test_no_run_is_recorded_twice(rows: list[dict[str, Any]]) -> None:
+    assert max(Counter(map(named, rows)).values()) == 1
 
 
 @pytest.mark.parametrize("dataset", sorted({row["dataset"] for row in ROWS}))
@@ -84,7 +92,7 @@ def test_runs_that_are_compared_differ_in_method_sparsity_seed_and_storage_alone
     rows = [row for row in ROWS if row["dataset"] == dataset]
     for key in ("data", "versions"):
         assert all(row[key] == rows[0][key] for row in rows), key
-    recipes = [{**row["recipe"], "execution": ""} for row in rows]
+    recipes = [recipe_of(row) for row in rows]
     assert all(recipe == recipes[0] for recipe in recipes)
 
 
@@ -94,17 +102,44 @@ def test_fashion_mnist_has_the_paper_s_recipe() -> None:
     assert (paper.momentum, paper.weight_decay) == (0.9, 5e-4)
     for row in ROWS:
         if row["dataset"] == "fashion_mnist":
-            assert replace(images.Recipe(**row["recipe"]), execution="masked") == images.RECIPES["mlp_paper"]
+            assert recipe_of(row) == images.RECIPES["mlp_paper"]
             assert row["sparsity"] == (0.0 if row["method"] == "fc" else 0.99)
 
 
-@pytest.mark.parametrize("dataset", ["fashion_mnist", "digits"])
-def test_the_sweep_that_repeats_them_has_these_runs(dataset: str) -> None:
-    mine = [row for row in ROWS if row["dataset"] == dataset]
-    cells = sweeps.cells(records.results_folder() / f"{dataset}.yaml")
-    recipes = [tasks.checked(cell.subject, cell.parameters)[0] for cell in cells]
-    assert all(recipe == images.Recipe(**mine[0]["recipe"]) for recipe in recipes)
-    again = {
-        (cell.parameters["method"], cell.parameters.get("sparsity", 0.0), cell.parameters["seed"]) for cell in cells
+Settings = tuple[images.Recipe, str, float, int]
+
+
+def settings_of(sweep: str) -> list[Settings]:
+    found = []
+    for cell in sweeps.cells(records.results_folder() / f"{sweep}.yaml"):
+        recipe, run = tasks.checked(cell.subject, cell.parameters)
+        assert isinstance(recipe, images.Recipe)
+        found.append((replace(recipe, execution="masked"), run["method"], run["sparsity"], run["seed"]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "made_by"),
+    [
+        ([row for row in ROWS if row["dataset"] == "fashion_mnist"], ["fashion_mnist", "fashion_mnist_denser"]),
+        ([row for row in ROWS if row["dataset"] == "digits"], ["digits"]),
+        (ABLATIONS, ["ablations", "ablations_csti"]),
+    ],
+    ids=["fashion_mnist", "digits", "ablations"],
+)
+def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]], made_by: list[str]) -> None:
+    again = [settings for sweep in made_by for settings in settings_of(sweep)]
+    recorded = [(recipe_of(row), row["method"], row["sparsity"], row["seed"]) for row in rows]
+    assert sorted(recorded, key=str) == sorted(again, key=str)
+
+
+def test_the_two_decays_of_equal_cost_are_in_the_ablations() -> None:
+    methods = {row["method"] for row in ABLATIONS}
+    timeline = chts.schedules.Timeline(1000, 1, 0.75)
+    cost = {
+        name: sum(chts.methods.get_method(name).sparsity.at(step, timeline, 0.99) for step in range(1000))
+        for name in ("chtss", "chtss with sparsity=Cubic(initial=0.5, end=0.75)")
     }
-    assert {(row["method"], row["sparsity"], row["seed"]) for row in mine} == again
+    assert cost.keys() <= methods
+    sigmoid, cubic = cost.values()
+    assert sigmoid == pytest.approx(cubic, rel=1e-3)
