@@ -19,7 +19,7 @@ from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
 from chts_core.lab.translation import RECIPES
 
 STAGES = [path.stem for path in notebooks.stages()]
-FREE = {"data_dir", "out_dir"}  # any text will do
+FREE = {"data_dir", "out_dir", "comparison"}  # any text will do, or the notebook knows which
 PAPER_ORDER = ("fc", "set", "rigl", "mest", "gmp", "granet", "cht", "chts", "chtss")
 BY_RECIPE = {"recipe", "steps"}  # what the profile decides by data set
 
