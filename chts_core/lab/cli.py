@@ -240,10 +240,12 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    print(notebooks.expected(path, parameters), flush=True)
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:
         print(as_text(rows))
+    print(f"it took {notebooks.taken(record)}")
     print(f"notebook: {out_dir / path.name}\nrecord:   {out_dir / path.stem}.json")
     if record["error"]:
         print(f"chts: {path.stem} failed in {record['error']}", file=sys.stderr)

@@ -242,8 +242,14 @@ def profile_settings(stage: str, profile: str) -> dict[str, Any]:
         ValueError: for an unknown profile.
     """
     check_value("profile", profile)
-    profiles = yaml.safe_load(Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8"))
-    return dict(profiles[stage][profile])
+    return dict(_profiles()[stage][profile])
+
+
+def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
+    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
+        Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
@@ -266,13 +272,34 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
         check_value(name, value, stage)
         if name not in settings or value not in (0, ""):
             settings[name] = value
-    expected = f"about {minutes:g} min and {memory} MB on 2 cores" if minutes else "time and memory not measured yet"
-    print(f"profile {profile}: {expected}")
+    print(f"profile {profile}: {_in_words(minutes, memory)}")
     if "threads" in settings:
         torch.set_num_threads(settings.pop("threads"))
     if "device" in settings:
         settings["device"] = records.choose_device(settings["device"])
     return SimpleNamespace(**settings)
+
+
+def _in_words(minutes: float | None, memory_mb: int | None) -> str:
+    return f"about {minutes:g} min and {memory_mb} MB on 2 cores" if minutes else "time and memory not measured yet"
+
+
+def expected(path: Path, given: Mapping[str, Any]) -> str:
+    """What a run of a notebook is expected to take at its profile, in words.
+
+    Args:
+        path: the notebook, one of the stages or another.
+        given: its parameters; those that change the size of the run are not counted in.
+    """
+    profile = given.get("profile", "laptop")
+    settings = _profiles().get(path.stem, {}).get(profile, {})
+    return f"expected at profile {profile}: {_in_words(settings.get('minutes'), settings.get('memory_mb'))}"
+
+
+def taken(record: Mapping[str, Any]) -> str:
+    """What a run took, of its record, in words."""
+    memory = record["results"].get("memory_mb")
+    return f"{record['seconds'] / 60:.2g} min" + (f" and {memory} MB" if memory else "")
 
 
 def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:

@@ -607,3 +607,21 @@ def test_a_device_that_is_not_there_is_refused_before_anything_runs(
     with pytest.raises(ValueError, match="device is 'cuda' but torch sees no CUDA device"):
         notebooks.run(path, tmp_path / "out", {"device": "cuda"})
     assert not list(tmp_path.glob("out/*"))
+
+
+# --- what a run takes ---
+
+
+def test_what_a_run_is_expected_to_take() -> None:
+    stage = notebooks.find("00")
+    assert notebooks.expected(stage, {}) == "expected at profile laptop: about 0.2 min and 650 MB on 2 cores"
+    assert (
+        notebooks.expected(stage, {"profile": "ci"}) == "expected at profile ci: about 0.15 min and 650 MB on 2 cores"
+    )
+    assert notebooks.expected(stage, {"profile": "gpu"}) == "expected at profile gpu: time and memory not measured yet"
+    assert notebooks.expected(Path("mine.ipynb"), {}) == "expected at profile laptop: time and memory not measured yet"
+
+
+def test_what_a_run_took() -> None:
+    assert notebooks.taken({"seconds": 93.0, "results": {"memory_mb": 612}}) == "1.6 min and 612 MB"
+    assert notebooks.taken({"seconds": 6.0, "results": {}}) == "0.1 min"
