@@ -30,6 +30,7 @@ table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap; }
 th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
+td:first-child { white-space: normal; min-width: 11rem; max-width: 24rem; }
 article { border-top: 1px solid #ccc; padding: 1rem 0; }
 figure { margin: 1rem 0; }
 figcaption { color: #555; }

@@ -197,16 +197,22 @@ def write(folder: Path, out_dir: Path) -> Path:
 
 
 def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
-    """The learning curves of the methods at a sparsity; of several recipes, those of the first run of each method."""
+    """The learning curves of the methods at a sparsity; of several recipes, those of the first run of each method.
+
+    Methods in words are in the table alone: their names would leave no room for lines.
+    """
     settings = _varying(rows)
     score = SCORES[rows[0]["task"]]
     courses: dict[str, list[list[tuple[float, float]]]] = {}
     firsts: dict[str, Row] = {}
     for row in rows:
-        first = firsts.setdefault(row["method"], row)
+        if " with " in row["method"]:
+            continue
+        line = ", ".join([row["method"], *(setting for setting in settings if row["recipe"][setting] is True)])
+        first = firsts.setdefault(line, row)
         same = all(row["recipe"][setting] == first["recipe"][setting] for setting in settings)
         if same and (row["sparsity"] == sparsity or row["method"] == "fc"):
-            courses.setdefault(row["method"], []).append(score.course(row))
+            courses.setdefault(line, []).append(score.course(row))
     if set(courses) <= {"fc"}:
         return ""
     figure = figures.learning_curves(courses, score.course_name)

@@ -1,6 +1,7 @@
 """The report of recorded runs: every number of it can be worked out by hand from the records."""
 
 import copy
+import html
 import math
 import re
 from pathlib import Path
@@ -231,3 +232,9 @@ def test_the_recorded_runs_make_a_report(tmp_path: Path) -> None:
         assert f"<h2>{name}</h2>" in page
     rows = [row for row in translation.recorded() if row["dataset"] == "multi30k"]
     assert str(report.table(rows)[0]["BLEU on the test pairs"]) in page
+    methods = {row["method"] for row in records.read_runs(records.results_folder() / "ablations.jsonl")}
+    for method in methods:
+        assert f"<td>{html.escape(method)}</td>" in page
+    (caption,) = re.findall(r"<figcaption>ablations: digits, 99% sparsity: (.*?)</figcaption>", page)
+    assert "of chts/paper_magnitude, chtss, chts, csti by step" in caption
+    assert " with " not in caption
