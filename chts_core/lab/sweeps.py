@@ -174,22 +174,34 @@ def sweep(
 
 
 def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """The row of each cell as it finishes, under a bar that says how many run, and which have failed."""
+    """The row of each cell as it finishes: told in a table that grows, over a bar that says how many are done."""
     from distributed import as_completed
 
     futures = {client.submit(_run, cell, str(out_dir), pure=False): cell for cell in waiting}
-    failed: list[str] = []
+    width = max(len(cell.name) for cell in waiting)
+    failed = 0
     progress: tqdm[Any]
     with tqdm(total=len(waiting), unit="cell", file=sys.stdout) as progress:
         for future in as_completed(futures):
             cell = futures[future]
             lost = future.exception()  # of its worker, and then of another one
             row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
-            if row["status"] == "failed":
-                failed.append(cell.name)
+            failed += row["status"] == "failed"
+            progress.write(_told(row, width))
             progress.update()
-            progress.set_postfix_str(f"last {cell.name}" + (f", failed: {', '.join(failed)}" if failed else ""))
+            progress.set_postfix_str(f"{failed} failed" if failed else "")
             yield cell, row
+
+
+def _told(row: Mapping[str, Any], width: int) -> str:
+    """A line of the table: whether a cell is done, its name, seconds, and its score or what went wrong."""
+    from chts_core.lab import report  # draws, which workers need not
+
+    record = row["record"] or {}
+    seconds = f"{record['seconds']:.1f} s" if "seconds" in record else ""
+    score = report.SCORES.get(record.get("task", ""))
+    came_of_it = row["error"] or (f"{score.of(record):.{score.digits}f} {score.name}" if score else "")
+    return f"{row['status']:<6}  {row['cell']:<{width}}  {seconds:>9}  {came_of_it}".rstrip()
 
 
 def _run(cell: Cell, out_dir: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Grids of runs: which cells there are, what is skipped, and what happens to a cell that fails or is lost."""
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,10 +121,12 @@ REAL_RUN = sweeps._run
 
 
 def test_lost_and_failed_cells_do_not_stop_the_others(
-    tmp_path: Path, lucky: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, lucky: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_here(monkeypatch)
     rows = sweeps.sweep(lucky, tmp_path, workers=2)
+    told = [line for line in re.split(r"[\r\n]+", capsys.readouterr().out) if re.match("done|failed", line)]
+    assert sorted(told) == ["done    0", "done    1", "failed  2             RuntimeError: no luck"]
     assert [(row["cell"], row["status"]) for row in rows] == [("0", "done"), ("1", "done"), ("2", "failed")]
     assert rows[1]["record"]["seed"] == 1
     assert len(list((tmp_path / "1").glob("try-*"))) == 2  # it was lost, and tried again
@@ -139,14 +142,18 @@ def test_training_cells_run_and_what_is_done_is_skipped(
 ) -> None:
     spec = {**SPEC, "grid": {"method": ["set"], "seed": [0, 1]}}
     rows = sweeps.sweep(spec, tmp_path, scheduler=cluster)
+    told = capsys.readouterr().out.replace("\r", "\n")
     assert [row["status"] for row in rows] == ["done", "done"]
     assert [row["record"]["seed"] for row in rows] == [0, 1]
     assert (tmp_path / "set-1" / "checkpoint.safetensors").exists()
+    for row in rows:
+        loss = row["record"]["validation"][-1]["loss"]
+        line = rf"done    {row['cell']} +[\d.]+ s  {loss:.3f} validation loss \(nats per token\)$"
+        assert re.search(line, told, re.MULTILINE)
     monkeypatch.setattr(sweeps, "_client", None)  # nothing is started
     assert sweeps.sweep(spec, tmp_path) == rows
     with pytest.raises(ValueError, match=r"has cell set-0 with parameters .*'steps': 4.* and this sweep"):
         sweeps.sweep({**spec, "parameters": {**TINY, "steps": 5}}, tmp_path)
-    capsys.readouterr()
 
 
 def test_notebooks_are_cells_too(
