@@ -12,8 +12,11 @@ with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or whe
 """
 
 import ast
+import math
 from dataclasses import dataclass, replace
 from typing import Any
+
+import torch
 
 from chts_core import removal
 from chts_core.choices import (
@@ -40,6 +43,7 @@ from chts_core.choices import (
     value_at,
 )
 from chts_core.link_prediction import PREDICTORS
+from chts_core.schedules import Timeline
 
 __all__ = [
     "METHODS",
@@ -198,9 +202,21 @@ def _changed(method: Method, changes: str) -> Method:
             if not isinstance(choice, _CHOICES[name]):
                 kinds = ", ".join(kind.__name__ for kind in _CHOICES[name])
                 raise ValueError(f"{name} is {choice!r}; expected one of {kinds}")
-        return replace(method, **chosen)
+        changed = replace(method, **chosen)
+        _try(changed)
+        return changed
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"the method is changed by {changes!r}: {error}.") from error
+
+
+def _try(method: Method) -> None:
+    """Call every choice once, so that settings that cannot be are refused before a run and not in it."""
+    timeline = Timeline(10_000, 1, method.turnover.stop)
+    method.topology(32, 32, 0.5, generator=torch.Generator())
+    method.sparsity.at(0, timeline, 0.99)
+    for value in (method.turnover.zeta, method.removal.temperature):
+        if value is not None and not math.isfinite(value_at(value, 0, timeline)):
+            raise ValueError(f"{value!r} is not finite")
 
 
 def _built(node: ast.expr) -> Any:

@@ -77,7 +77,8 @@ class Sparsifier:
         model: any module with linear layers; those inside `nn.MultiheadAttention` count.
         optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever the
             optimizer calls them.
-        method: a name in `METHODS` or `PRESETS`, or a `Method`.
+        method: a `Method`, or a name in `METHODS` or `PRESETS`, also with choices replaced
+            (:func:`chts_core.methods.get_method`).
         sparsity: share of absent links to end at, in [0, 1).
         total_steps: optimizer steps of the run.
         update_every: steps between updates of the topology (ΔT).

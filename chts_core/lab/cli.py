@@ -56,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help=f"of classifiers {', '.join(IMAGE_SETS)}; of language models {', '.join(TEXT_SETS)} (default: the first)",
     )
-    command.add_argument("--method", default="chts", help="default: chts")
+    command.add_argument(
+        "--method",
+        default="chts",
+        help='a name, also with choices replaced: "set with topology=SmallWorld(0.25)" (default: chts)',
+    )
     command.add_argument("--sparsity", type=float, default=0.9, help="share of absent links (default: 0.9)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument(

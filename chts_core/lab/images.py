@@ -119,13 +119,8 @@ class _Correlated:
     correlation: Tensor = field(repr=False)
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
-        return topology.correlated(out_features, in_features, density, self.correlation, generator=generator)
-
-
-def _correlated(data: ImageData) -> _Correlated:
-    correlation = topology.Correlation()
-    correlation.update(data.train.images)
-    return _Correlated(correlation.matrix())
+        correlation = self.correlation.to(generator.device)
+        return topology.correlated(out_features, in_features, density, correlation, generator=generator)
 
 
 class _Training:
@@ -135,7 +130,9 @@ class _Training:
         self.data, self.recipe = data, recipe
         method = get_method(method)
         if recipe.csti:
-            method = replace(method, topology=_correlated(data))
+            correlation = topology.Correlation()
+            correlation.update(data.train.images)
+            method = replace(method, topology=_Correlated(correlation.matrix()))
         self.generator = torch.Generator().manual_seed(seed)
         steps = _steps_per_epoch(data, recipe)
         model = mlp(data.features, recipe.hidden, data.classes, generator=self.generator)

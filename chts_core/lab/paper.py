@@ -213,7 +213,11 @@ class Claim:
     differs: str = ""
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
-        """By how much the better one is ahead, for each seed that both have; below 0 it is behind."""
+        """By how much the better one is ahead, for each seed that both have; below 0 it is behind.
+
+        Raises:
+            ValueError: if two runs that should be one differ.
+        """
         scores: dict[str, dict[int, float]] = {self.better: {}, self.worse: {}}
         for row in rows:
             place = row["task"], row["dataset"], row["recipe"].get("size")
@@ -221,7 +225,11 @@ class Claim:
                 continue
             # FC has all links at any sparsity that its row may name.
             if row["method"] in scores and (row["method"] == "fc" or row["sparsity"] == self.sparsity):
-                scores[row["method"]][row["seed"]] = _ADVANTAGE[self.task](row)
+                value = _ADVANTAGE[self.task](row)
+                if scores[row["method"]].setdefault(row["seed"], value) != value:
+                    raise ValueError(
+                        f"two runs of {row['method']} with seed {row['seed']} differ; give those of one recipe."
+                    )
         return [
             scores[self.better][seed] - scores[self.worse][seed]
             for seed in sorted(scores[self.better].keys() & scores[self.worse].keys())
@@ -298,7 +306,7 @@ CLAIMS = (
     ),
     Claim(
         "relative importance suits Fashion-MNIST better than magnitude",
-        "appendix",
+        "text",
         "chts",
         "chts/paper_magnitude",
         **_FASHION,
@@ -325,35 +333,35 @@ CLAIMS = (
     Claim("FC is ahead of CHTs in LLaMA at 90 %", "Table 2", "fc", "chts", **_BOOKS, **_SMALL),
     Claim(
         "regrowth drawn softly is ahead of the best-scored links",
-        "soft rule",
+        "its design",
         "chts with topology=ReceptiveField(r=0.25)",
         "chts with regrowth=Regrowth('ch2_l3n', soft=False)",
         **_ON_DIGITS,
     ),
     Claim(
         "removal drawn softly is ahead of the lowest-scored links",
-        "soft rule",
+        "its design",
         "chts with topology=ReceptiveField(r=0.25)",
         f"chts with removal={_HARD}",
         **_ON_DIGITS,
     ),
     Claim(
         "receptive fields are ahead of Erdős–Rényi networks",
-        "BRF",
+        "its design",
         "chts with topology=ReceptiveField(r=0.25)",
         "chts with topology=ErdosRenyi()",
         **_ON_DIGITS,
     ),
     Claim(
         "receptive fields are ahead of scale-free networks",
-        "BRF",
+        "its design",
         "chts with topology=ReceptiveField(r=0.25)",
         "chts with topology=ScaleFree()",
         **_ON_DIGITS,
     ),
     Claim(
         "sigmoid decay is ahead of cubic decay at equal training FLOPs",
-        "density decay",
+        "its design",
         "chtss",
         "chtss with sparsity=Cubic(initial=0.5, end=0.75)",
         **_ON_DIGITS,

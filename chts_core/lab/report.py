@@ -196,14 +196,15 @@ def write(folder: Path, out_dir: Path) -> Path:
     return page
 
 
-def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
-    """The learning curves of the methods at a sparsity; of several recipes, those of the first run of each method.
+def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[float, float]]]]:
+    """The learning curves of a comparison at a sparsity, as `figures.learning_curves` draws them, with those of FC.
 
-    Methods in words are in the table alone: their names would leave no room for lines.
+    Of several recipes, those of the first run of each method. Methods in words are left out, which have a table: their
+    names would leave no room for lines.
     """
     settings = _varying(rows)
     score = SCORES[rows[0]["task"]]
-    courses: dict[str, list[list[tuple[float, float]]]] = {}
+    found: dict[str, list[list[tuple[float, float]]]] = {}
     firsts: dict[str, Row] = {}
     for row in rows:
         if " with " in row["method"]:
@@ -212,13 +213,19 @@ def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
         first = firsts.setdefault(line, row)
         same = all(row["recipe"][setting] == first["recipe"][setting] for setting in settings)
         if same and (row["sparsity"] == sparsity or row["method"] == "fc"):
-            courses.setdefault(line, []).append(score.course(row))
-    if set(courses) <= {"fc"}:
+            found.setdefault(line, []).append(score.course(row))
+    return found
+
+
+def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
+    drawn = courses(rows, sparsity)
+    if set(drawn) <= {"fc"}:
         return ""
-    figure = figures.learning_curves(courses, score.course_name)
+    score = SCORES[rows[0]["task"]]
+    figure = figures.learning_curves(drawn, score.course_name)
     picture = base64.b64encode(figures.to_png(figure)).decode()
     alt = html.escape(
-        f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(courses)} by step; the line is the mean "
+        f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(drawn)} by step; the line is the mean "
         "over seeds, the band goes from the lowest to the highest."
     )
     return f'<figure><img src="data:image/png;base64,{picture}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'

@@ -91,6 +91,8 @@ def test_runs_that_are_compared_differ_in_method_its_rate_sparsity_seed_and_stor
     assert all(recipe == recipes[0] for recipe in recipes)
     rates = {(row["method"], row["recipe"]["learning_rate"]) for row in rows}
     assert max(Counter(method for method, _ in rates).values()) == 1
+    if of[1] == "tiny":  # all had one rate; FC's is `dense_learning_rate`
+        assert len({value for _, value in rates}) == 1
     assert {row["device"]["threads"] for row in rows} == {1}
 
 

@@ -226,6 +226,14 @@ def test_the_command_refuses_a_changed_line_and_writes_nothing(
     assert not (folder / "report").exists()
 
 
+def test_the_curves_of_every_comparison_of_recorded_runs_can_be_drawn() -> None:
+    for rows in report.read(records.results_folder()).values():
+        for sparsity in {row["sparsity"] for row in rows}:
+            for lines in report.courses(rows, sparsity).values():
+                steps = [[step for step, _ in line] for line in lines]
+                assert all(one == steps[0] for one in steps)  # of one recipe
+
+
 def test_the_recorded_runs_make_a_report(tmp_path: Path) -> None:
     page = report.write(records.results_folder(), tmp_path).read_text("utf-8")
     for name in ("images: fashion_mnist", "language: books, tiny", "translation: multi30k, small"):
