@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import bench, conformance, doctor, images, language, notebooks, records, report, sweeps, tasks
-from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, load_text
+from chts_core.lab import bench, conformance, doctor, language, notebooks, records, report, sweeps, tasks
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_text
 from chts_core.lab.exercises import write_student_versions
 from chts_core.lab.loop import processes_of_torchrun
 from chts_core.lab.tour import as_text, comparison, tour
@@ -46,15 +46,16 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "train",
-        help="train one classifier or language model and record the run; the latter also in several processes",
-        description="Train one classifier or language model. The latter in several processes: "
+        help="train one classifier, translator or language model and record the run",
+        description="Train one classifier, translator or language model. The last in several processes: "
         "torchrun --nproc-per-node 2 -m chts_core.lab.cli train tiny --out DIR",
     )
     command.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(tasks.RECIPES)}")
     command.add_argument(
         "--dataset",
         default="",
-        help=f"of classifiers {', '.join(IMAGE_SETS)}; of language models {', '.join(TEXT_SETS)} (default: the first)",
+        help=f"of classifiers {', '.join(IMAGE_SETS)}; of translators {', '.join(TRANSLATION_SETS)}; "
+        f"of language models {', '.join(TEXT_SETS)} (default: the recipe's own, or the first)",
     )
     command.add_argument(
         "--method",
@@ -78,7 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--data-dir", help="where to look for data first")
     command.add_argument(
-        "--save-every", type=int, default=500, metavar="STEPS", help="of a language model (default: 500)"
+        "--save-every",
+        type=int,
+        default=500,
+        metavar="STEPS",
+        help="of a translator or language model; classifiers save every few epochs (default: 500)",
     )
     command.add_argument(
         "--tensorboard", type=Path, metavar="DIR", help="write logs of a language model for TensorBoard there"
@@ -177,16 +182,20 @@ def _train(options: argparse.Namespace) -> int:
         raise ValueError(f"{name} is no setting of a recipe; write --{name.replace('_', '-')} {settings[name]}.")
     parameters = settings | {name: getattr(options, name) for name in tasks.DEFAULTS}
     recipe, settled = tasks.checked(options.recipe, parameters)
-    if isinstance(recipe, images.Recipe):
+    if not isinstance(recipe, language.Recipe):
         if "TORCHELASTIC_RUN_ID" in os.environ or options.parallel != "ddp" or options.tensorboard is not None:
             raise ValueError(
-                "a classifier is trained in one process and without logs; leave out torchrun, --parallel and "
-                "--tensorboard."
+                "a classifier or translator is trained in one process and without logs; leave out torchrun, --parallel "
+                "and --tensorboard."
             )
-        record = tasks.train(options.recipe, parameters, options.out, show=True)
-        print(
-            f"test accuracy {record['test']['accuracy']:.2%} after the last epoch\nrecord: {options.out / 'run.json'}"
+        record = tasks.train(options.recipe, parameters, options.out, save_every=options.save_every, show=True)
+        test = record["test"]
+        outcome = (
+            f"test accuracy {test['accuracy']:.2%} after the last epoch"
+            if "accuracy" in test
+            else f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, to the letter {test['exact']} %"
         )
+        print(f"{outcome}\nrecord: {options.out / 'run.json'}")
         return 0
     with processes_of_torchrun(options.device) as device:
         found = language.train_and_record(

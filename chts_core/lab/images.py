@@ -1,6 +1,5 @@
 """Train image classifiers, one run or a race of several methods."""
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -429,20 +428,16 @@ def train_and_record(
         show: a bar that counts the epochs.
     """
     plan_run(data, method, sparsity, recipe)
-    progress: tqdm[Any]
-    with tqdm(total=recipe.epochs, unit="epoch", file=sys.stdout, disable=not show) as progress:
-        run = train(
-            data,
-            method,
-            sparsity,
-            recipe,
-            seed=seed,
-            device=device,
-            save_to=folder / "checkpoint.safetensors",
-            progress=progress,
-        )
-    record = as_record(run, data, recipe, device)
-    records.write_json(folder / "run.json", record)
+    record = loop.train_and_record(
+        lambda save_to, progress: train(
+            data, method, sparsity, recipe, seed=seed, device=device, save_to=save_to, progress=progress
+        ),
+        folder,
+        length=(recipe.epochs, "epoch"),
+        as_record=lambda run: as_record(run, data, recipe, device),
+        show=show,
+    )
+    assert record is not None  # there is but one process
     return record
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -791,28 +790,26 @@ def train_and_record(
     Returns:
         The record; None on all ranks but the first.
     """
-    first = not (torch.distributed.is_initialized() and torch.distributed.get_rank())
     plan_run(method, sparsity, recipe)
-    progress: tqdm[Any]
-    with tqdm(total=recipe.steps, unit="step", file=sys.stdout, disable=not (first and show)) as progress:
-        run = train(
+    return loop.train_and_record(
+        lambda save_to, progress: train(
             task,
             method,
             sparsity,
             recipe,
             seed=seed,
             device=device,
-            save_to=folder / "checkpoint.safetensors",
+            save_to=save_to,
             save_every=save_every,
             progress=progress,
             log_to=log_to,
             parallel=parallel,
-        )
-    if not first:
-        return None
-    record = as_record(run, task, recipe, device)
-    records.write_json(folder / "run.json", record)
-    return record
+        ),
+        folder,
+        length=(recipe.steps, "step"),
+        as_record=lambda run: as_record(run, task, recipe, device),
+        show=show,
+    )
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:

@@ -148,3 +148,33 @@ def race(
                     recorded[key] = as_record(run)
                     records.write_lines(folder / "runs.jsonl", recorded.values())
     return runs
+
+
+def train_and_record(
+    train: Callable[[Path, "tqdm[Any]"], RunT],
+    folder: Path,
+    *,
+    length: tuple[int, str],
+    as_record: Callable[[RunT], dict[str, Any]],
+    show: bool,
+) -> dict[str, Any] | None:
+    """Train one run and write its record, `run.json`, beside its checkpoint.
+
+    Args:
+        train: the run: its checkpoint, from which one that was cut goes on, and the bar.
+        folder: for both.
+        length, as_record: as of `race`.
+        show: whether there is a bar.
+
+    Returns:
+        The record; None in all processes but the first.
+    """
+    first = not (dist.is_initialized() and dist.get_rank())
+    progress: tqdm[Any]
+    with tqdm(total=length[0], unit=length[1], file=sys.stdout, disable=not (first and show)) as progress:
+        run = train(folder / "checkpoint.safetensors", progress)
+    if not first:
+        return None
+    record = as_record(run)
+    records.write_json(folder / "run.json", record)
+    return record

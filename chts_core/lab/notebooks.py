@@ -101,7 +101,7 @@ LIMITS: dict[str, Range | Choice] = {
     "seeds": Range(0, whole=True),
     "hidden": Range(0, whole=True),
     "steps": Range(0, whole=True),
-    "recipe": Choice(("", *dict.fromkeys((*translation.RECIPES, *language.RECIPES)))),
+    "recipe": Choice(("", *translation.RECIPES, *language.RECIPES)),
 }
 # What a notebook takes of it, where that is less.
 STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {

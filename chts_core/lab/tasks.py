@@ -1,4 +1,4 @@
-"""What one command can train: classifiers and language models, by the name of a recipe and the values of parameters."""
+"""What one command can train: classifiers, translators and language models, by the name of a recipe and parameters."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -7,16 +7,23 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from chts_core.lab import images, language, records
-from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, load_images, load_text
+from chts_core.lab import images, language, records, translation
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_images, load_text, load_translation
 from chts_core.methods import Dense, get_method
 
-Recipe = images.Recipe | language.Recipe
+Recipe = images.Recipe | translation.Recipe | language.Recipe
 
-RECIPES: Mapping[str, Recipe] = {**images.RECIPES, **language.RECIPES}
+RECIPES: Mapping[str, Recipe] = {**images.RECIPES, **translation.RECIPES, **language.RECIPES}
+_SETS: Mapping[type, Mapping[str, Any]] = {
+    images.Recipe: IMAGE_SETS,
+    translation.Recipe: TRANSLATION_SETS,
+    language.Recipe: TEXT_SETS,
+}
+# Of the recipes that were made for one; the others take the first of their kind, which needs no files.
+_OWN_SETS = {"multi30k_small": "multi30k", "multi30k": "multi30k", "iwslt": "iwslt14", "wmt": "wmt17"}
 # Of a run beside the settings of its recipe, which go by their own names.
 DEFAULTS: Mapping[str, Any] = {
-    "dataset": "",  # that which needs no files
+    "dataset": "",  # that of the recipe, or which needs no files
     "method": "chts",
     "sparsity": 0.9,
     "seed": 0,
@@ -81,13 +88,13 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
     """
     found = changed_recipe(recipe, {name: value for name, value in parameters.items() if name not in DEFAULTS})
     settled = {name: parameters.get(name, default) for name, default in DEFAULTS.items()}
-    known = IMAGE_SETS if isinstance(found, images.Recipe) else TEXT_SETS
-    settled["dataset"] = settled["dataset"] or next(iter(known))
+    known = _SETS[type(found)]
+    settled["dataset"] = settled["dataset"] or _OWN_SETS.get(recipe, next(iter(known)))
     if settled["dataset"] not in known:
         raise ValueError(f"dataset is {settled['dataset']!r}; expected one of {', '.join(known)}.")
     if isinstance(found, language.Recipe):
         language.plan_run(settled["method"], settled["sparsity"], found)
-    else:  # the plan needs the size of the images
+    else:  # the plan needs the size of the images, or the number of subwords
         get_method(settled["method"])
         if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
             raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
@@ -96,12 +103,15 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
     return found, settled
 
 
-def train(recipe: str, parameters: Mapping[str, Any], folder: Path, *, show: bool = False) -> dict[str, Any]:
+def train(
+    recipe: str, parameters: Mapping[str, Any], folder: Path, *, save_every: int = 500, show: bool = False
+) -> dict[str, Any]:
     """Train one run in one process and return its record, which is also written to the folder, beside a checkpoint.
 
     Args:
         recipe, parameters: of `checked`.
         folder: a run that was cut goes on from what is there.
+        save_every: steps of a translator or a language model between two checkpoints.
         show: a bar that tells how far it is; of several runs at once they would mix.
 
     Raises:
@@ -109,11 +119,19 @@ def train(recipe: str, parameters: Mapping[str, Any], folder: Path, *, show: boo
     """
     found, settled = checked(recipe, parameters)
     given = settled["method"], settled["sparsity"]
-    device = records.choose_device(settled["device"])
+    place = settled["dataset"], settled["data_dir"]
+    seed, device = settled["seed"], records.choose_device(settled["device"])
     if isinstance(found, images.Recipe):
-        data = load_images(settled["dataset"], settled["data_dir"])
-        return images.train_and_record(data, *given, found, folder, seed=settled["seed"], device=device, show=show)
-    task = language.prepare(load_text(settled["dataset"], settled["data_dir"]), found)
-    record = language.train_and_record(task, *given, found, folder, seed=settled["seed"], device=device, show=show)
+        data = load_images(*place)
+        return images.train_and_record(data, *given, found, folder, seed=seed, device=device, show=show)
+    if isinstance(found, translation.Recipe):
+        pairs = translation.prepare(load_translation(*place), found)
+        return translation.train_and_record(
+            pairs, *given, found, folder, seed=seed, device=device, save_every=save_every, show=show
+        )
+    text = language.prepare(load_text(*place), found)
+    record = language.train_and_record(
+        text, *given, found, folder, seed=seed, device=device, save_every=save_every, show=show
+    )
     assert record is not None  # there is but one process
     return record

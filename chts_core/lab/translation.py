@@ -114,7 +114,7 @@ RECIPES: dict[str, Recipe] = {
     "number_words": Recipe(
         steps=600, dense_learning_rate=0.5, warmup=100, iterative_warmup=5, update_every=25, validate_every=50
     ),
-    "small": Recipe(
+    "multi30k_small": Recipe(
         size="small",
         vocabulary=4000,
         max_length=100,
@@ -588,6 +588,47 @@ def race(
         as_record=lambda run: as_record(run, task, recipe, device),
         folder=folder,
     )
+
+
+def train_and_record(
+    task: Task,
+    method: str | Method,
+    sparsity: float,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    save_every: int = 500,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Train one translator, with a checkpoint in a folder, and write the record of the run there, `run.json`.
+
+    Args:
+        task, method, sparsity, recipe, seed, device, save_every: as of `train`.
+        folder: a run that was cut goes on from what is there.
+        show: a bar that counts the steps.
+    """
+    plan_run(task, method, sparsity, recipe)
+    record = loop.train_and_record(
+        lambda save_to, progress: train(
+            task,
+            method,
+            sparsity,
+            recipe,
+            seed=seed,
+            device=device,
+            save_to=save_to,
+            save_every=save_every,
+            progress=progress,
+        ),
+        folder,
+        length=(recipe.steps, "step"),
+        as_record=lambda run: as_record(run, task, recipe, device),
+        show=show,
+    )
+    assert record is not None  # there is but one process
+    return record
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:

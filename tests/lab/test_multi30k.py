@@ -32,7 +32,7 @@ def test_the_recorded_runs_are_of_this_corpus(corpus: TranslationData) -> None:
 
 def test_a_sparse_translator_trains_on_multi30k(corpus: TranslationData, tmp_path: Path) -> None:
     recipe = replace(
-        translation.RECIPES["small"],
+        translation.RECIPES["multi30k_small"],
         size="tiny",
         vocabulary=1000,
         steps=30,

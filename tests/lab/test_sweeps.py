@@ -85,7 +85,7 @@ def test_what_is_no_yaml_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a scheduler with one worker, a process of its own."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as found:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as found:
         yield found.scheduler_address
 
 
@@ -169,6 +169,12 @@ def test_notebooks_are_cells_too(
     assert f"1 of 2 cells are done: {tmp_path / 'out' / 'sweep.jsonl'}" in printed.out
     assert (tmp_path / "out" / "0" / "small.ipynb").exists()
     assert "AssertionError" in (tmp_path / "out" / "1" / "error.txt").read_text()
+
+
+def test_two_sweeps_at_once_do_not_want_the_same_port(recwarn: pytest.WarningsRecorder) -> None:
+    with sweeps._client(1, None), sweeps._client(1, None):
+        pass
+    assert [str(warning.message) for warning in recwarn if "Port" in str(warning.message)] == []
 
 
 def test_an_interrupted_sweep_says_how_to_go_on(

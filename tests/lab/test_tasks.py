@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import images, language, records, tasks
+from chts_core.lab import images, language, records, tasks, translation
 from chts_core.lab.cli import main
-from chts_core.lab.data import load_images
+from chts_core.lab.data import TRANSLATION_SETS, load_images, load_translation
 
 
 def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
@@ -23,7 +23,7 @@ def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("huge", {}, r"recipe is 'huge'; expected one of mlp, mlp_paper, tiny_ci, tiny_short, tiny, small"),
+        ("huge", {}, r"recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci, .*, wmt, tiny_ci, .*, small"),
         ("tiny", {"step": "5"}, r"a recipe has no setting 'step'; expected one of size, vocabulary"),
         ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, as 200 is"),
         ("tiny", {"steps": "[5"}, r"steps is '\[5'; expected int"),
@@ -53,7 +53,7 @@ def test_settings_of_classifiers_are_checked_too(name: str, settings: dict[str, 
 
 
 def test_no_two_recipes_share_a_name() -> None:
-    assert len(tasks.RECIPES) == len(images.RECIPES) + len(language.RECIPES)
+    assert len(tasks.RECIPES) == len(images.RECIPES) + len(translation.RECIPES) + len(language.RECIPES)
 
 
 def test_a_language_model_is_trained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,65 @@ def test_a_classifier_is_trained_and_recorded(tmp_path: Path) -> None:
     records.check_run(record, "the record")
 
 
-@pytest.mark.parametrize("recipe", ["mlp", "tiny"])
+SHORT = {"steps": 10, "warmup": 5, "update_every": 2, "validate_every": 5}
+
+
+def test_a_translator_is_trained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
+    record = tasks.train("number_words_ci", {"method": "set", "seed": 2, "device": "cpu"} | SHORT, tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text()) == record
+    assert (record["dataset"], record["method"], record["sparsity"], record["seed"]) == ("number_words", "set", 0.9, 2)
+    recipe = replace(translation.RECIPES["number_words_ci"], **SHORT)
+    alone = translation.train(translation.prepare(load_translation("number_words"), recipe), "set", 0.9, recipe, seed=2)
+    assert [look["loss"] for look in record["validation"]] == [round(look.loss, 4) for look in alone.looks]
+    assert record["test"] == {name: round(value, 2) for name, value in alone.test.items()}
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    records.check_run(record, "the record")
+
+
+def test_a_translator_that_was_cut_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
+    parameters = {"method": "chts", "device": "cpu"} | SHORT
+    whole = tasks.train("number_words_ci", parameters, tmp_path / "whole")
+    learn = translation._Training.learn
+
+    def cut_short(training: Any, indices: Any) -> None:
+        if training.step == 7:
+            raise KeyboardInterrupt
+        learn(training, indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(translation._Training, "learn", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            tasks.train("number_words_ci", parameters, tmp_path / "cut", save_every=4)
+    steps = []
+    monkeypatch.setattr(translation._Training, "learn", lambda *given: (steps.append(given[0].step), learn(*given)))
+    resumed = tasks.train("number_words_ci", parameters, tmp_path / "cut", save_every=4)
+    assert steps == [4, 5, 6, 7, 8, 9]
+    for key in ("train_loss", "validation", "test", "itop", "tokens"):
+        assert resumed[key] == whole[key], key
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset"),
+    [
+        ("mlp_paper", "digits"),
+        ("number_words_short", "number_words"),
+        ("multi30k_small", "multi30k"),
+        ("multi30k", "multi30k"),
+        ("iwslt", "iwslt14"),
+        ("wmt", "wmt17"),
+        ("60m", "python_reference"),
+    ],
+)
+def test_a_recipe_has_a_data_set_of_its_own_or_takes_the_one_that_needs_no_files(recipe: str, dataset: str) -> None:
+    assert tasks.checked(recipe, {})[1]["dataset"] == dataset
+    if recipe in translation.RECIPES:
+        for other in TRANSLATION_SETS:
+            assert tasks.checked(recipe, {"dataset": other})[1]["dataset"] == other
+
+
+@pytest.mark.parametrize("recipe", ["mlp", "number_words", "tiny"])
 def test_a_fully_connected_run_is_recorded_without_sparsity(recipe: str) -> None:
     assert tasks.checked(recipe, {"method": "fc", "sparsity": 0.95})[1]["sparsity"] == 0.0
 
@@ -94,6 +152,10 @@ def test_a_fully_connected_run_is_recorded_without_sparsity(recipe: str) -> None
         ("tiny", {"step": 3}, "a recipe has no setting 'step'"),
         ("mlp", {"dataset": "books"}, "dataset is 'books'; expected one of digits, fashion_mnist"),
         ("mlp", {"method": "best"}, "method is 'best'"),
+        ("iwslt", {"dataset": "books"}, "dataset is 'books'; expected one of number_words, multi30k"),
+        ("iwslt", {"method": "best"}, "method is 'best'"),
+        ("iwslt", {"sparsity": 1.0}, "sparsity is 1.0; expected a share"),
+        ("iwslt", {"beam": 0}, "beam is 0; expected at least 1"),
         ("mlp", {"sparsity": 1.0}, r"sparsity is 1.0; expected a share of absent links in \[0, 1\)"),
         ("mlp", {"sparsity": -0.1}, "sparsity is -0.1"),
         ("mlp", {"sparsity": "much"}, "sparsity is 'much'; expected a share"),
@@ -115,6 +177,21 @@ def test_the_command_trains_a_classifier(tmp_path: Path, capsys: pytest.CaptureF
     assert "2/2" in printed
 
 
+def test_the_command_trains_a_translator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
+    settings = [word for name, value in SHORT.items() for word in ("-s", name, str(value))]
+    command = ["train", "number_words_ci", "--method", "set", *settings, "--device", "cpu", "--out", str(tmp_path)]
+    assert main(command) == 0
+    test = json.loads((tmp_path / "run.json").read_text())["test"]
+    printed = capsys.readouterr().out
+    assert f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, to the letter {test['exact']} %" in printed
+    assert "10/10" in printed
+    assert main([*command, "--tensorboard", str(tmp_path / "logs")]) == 2
+    assert "a classifier or translator is trained in one process and without logs" in capsys.readouterr().err
+
+
 def test_the_command_wants_its_options_as_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mlp", "-s", "method", "set", "--out", str(tmp_path / "run")]) == 2
     assert "method is no setting of a recipe; write --method set" in capsys.readouterr().err
@@ -129,5 +206,5 @@ def test_what_only_language_models_can_is_refused_for_classifiers(
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
         more = []
     assert main(["train", "mlp", "--out", str(tmp_path / "run"), *more]) == 2
-    assert "a classifier is trained in one process and without logs" in capsys.readouterr().err
+    assert "a classifier or translator is trained in one process and without logs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -87,7 +87,7 @@ def test_stage_08_shows_the_recorded_runs_as_they_are(executed: Executed) -> Non
 def test_stage_08_settles_its_recipe_by_profile_and_data_set() -> None:
     for profile, dataset, name in (
         ("ci", "number_words", "number_words_ci"),
-        ("laptop", "multi30k", "small"),
+        ("laptop", "multi30k", "multi30k_small"),
         ("paper", "wmt17", "wmt"),
     ):
         settings = notebooks.start("08_translation_transformer", profile, dataset=dataset, recipe="", steps=0)
