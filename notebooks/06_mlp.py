@@ -26,6 +26,7 @@
 
 # %%
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -48,6 +49,7 @@ epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
 seeds: int = 0  # runs per method; 0: as the profile says
 hidden: int = 0  # units per hidden layer; 0: as the profile says
 data_dir: str = ""  # where to look for data first
+out_dir: str = ""  # where checkpoints and records go, so that a race that was cut goes on; empty: nowhere
 
 # %%
 settings = notebooks.start(
@@ -185,7 +187,9 @@ for name, mask in sparsifier.masks.items():
 recipe = images.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
 all_seeds = range(settings.seed, settings.seed + settings.seeds)
 candidates = {f"r = {r}": replace(chts.METHODS["chts"], topology=ReceptiveField(r)) for r in (0.0, 0.25, 1.0)}
-trials = images.race(task, candidates, sparsity, recipe, seeds=all_seeds, device=settings.device)
+folder = Path(out_dir) if out_dir else None
+apart = folder and folder / "trials"
+trials = images.race(task, candidates, sparsity, recipe, seeds=all_seeds, device=settings.device, folder=apart)
 
 # %%
 validation = {}
@@ -213,7 +217,7 @@ print("chosen:", chosen)
 # %%
 topology = candidates[chosen].topology
 METHODS = chts.METHODS | {name: replace(chts.METHODS[name], topology=topology) for name in ("chts", "chtss")}
-runs = images.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=settings.device)
+runs = images.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=settings.device, folder=folder)
 
 # %%
 figures.show(

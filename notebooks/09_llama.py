@@ -487,7 +487,7 @@ pd.concat({name: beside(rows) for name, rows in compared.items()})
 # ± is the half-width of a 95 % confidence interval over three seeds. Size `tiny`, 200 steps, about an epoch of Tiny
 # Shakespeare; on both corpora:
 #
-# - **70 % sparsity costs nothing here**, for most: RigL and GraNet have the highest means, 0.03 to 0.05 nats behind FC.
+# - **70 % sparsity costs nothing here**, for most: RigL and GraNet have the highest means, 0.03 to 0.04 nats behind FC.
 # - **At 90 and 95 % all are behind FC**, by 0.04 to 0.10 and by 0.09 to 0.14, and no interval contains 0.
 # - **CHTs and SET are level**, as far as three seeds can tell: no difference between them is larger than its interval.
 # - The lowest mean at 90 and 95 % is always that of MEST or CHTss, which have more links on their way and spent more arithmetic.

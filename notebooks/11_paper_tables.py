@@ -120,7 +120,7 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # tuned the receptive field $r$ for every cell and started from the correlations of the inputs; ours is $r = 0.25$, untuned,
 # and starts from the field alone. Whether that is all of it these runs cannot tell.
 #
-# FC and CHTss ran with one seed: a difference, and no standard error. GraNet and GMP have not been run.
+# FC, CHTss, GraNet and GMP ran with one seed: a difference, and no standard error.
 # </details>
 #
 # The active neurons at the end, beside the paper's:

@@ -253,7 +253,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    print(notebooks.expected(path, parameters), flush=True)
+    foretold = notebooks.expected(path, parameters)
+    print(f"expected to take {foretold}" if foretold else "what it will take is not known: it is no stage", flush=True)
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:

@@ -1,18 +1,21 @@
 """Find, check, run and publish the staged notebooks."""
 
 import ast
+import contextlib
 import difflib
 import math
 import re
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import papermill
+import psutil
 import torch
 import yaml
 from nbclient.exceptions import DeadKernelError
@@ -20,10 +23,12 @@ from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab import language, records, translation
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
+from chts_core.lab.forecast import Forecast, forecast
 from chts_core.methods import METHODS, PRESETS
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
+_BETWEEN_LOOKS = 0.1  # seconds
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -161,8 +166,7 @@ def title(path: Path) -> str:
 class Stage:
     """What a notebook's header and its profile say of it.
 
-    prerequisites: numbers of the stages it builds upon; minutes, memory_mb: what its run is expected to take, None
-    where nobody has measured it.
+    prerequisites: numbers of the stages it builds upon; minutes, memory_mb: what its run is expected to take.
     """
 
     number: str
@@ -170,8 +174,8 @@ class Stage:
     goal: str
     difficulty: str
     prerequisites: tuple[str, ...]
-    minutes: float | None
-    memory_mb: int | None
+    minutes: float
+    memory_mb: int
     file: str
 
 
@@ -188,7 +192,7 @@ def overview(profile: str) -> list[Stage]:
         number, _, name = title(path).partition(" · ")
         goal = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
         table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", header, re.MULTILINE))
-        settings = profile_settings(path.stem, profile)
+        foretold = _forecast(path.stem, profile, {})
         found.append(
             Stage(
                 number,
@@ -196,8 +200,8 @@ def overview(profile: str) -> list[Stage]:
                 " ".join(goal[1].split()) if goal else "",
                 table.get("Difficulty", ""),
                 tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
-                settings["minutes"],
-                settings["memory_mb"],
+                foretold.minutes,
+                foretold.memory_mb,
                 path.name,
             )
         )
@@ -266,13 +270,10 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
     Raises:
         ValueError: naming the parameter that is out of range and what was expected.
     """
-    settings = profile_settings(stage, profile)
-    minutes, memory = settings.pop("minutes"), settings.pop("memory_mb")
     for name, value in given.items():
         check_value(name, value, stage)
-        if name not in settings or value not in (0, ""):
-            settings[name] = value
-    print(f"profile {profile}: {_in_words(minutes, memory)}")
+    settings = _settled(stage, profile, given)
+    print(f"profile {profile}: {_forecast(stage, profile, given)}")
     if "threads" in settings:
         torch.set_num_threads(settings.pop("threads"))
     if "device" in settings:
@@ -280,26 +281,37 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
     return SimpleNamespace(**settings)
 
 
-def _in_words(minutes: float | None, memory_mb: int | None) -> str:
-    return f"about {minutes:g} min and {memory_mb} MB on 2 cores" if minutes else "time and memory not measured yet"
+def _settled(stage: str, profile: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and where that is 0 or "", what the profile says."""
+    settings = profile_settings(stage, profile)
+    del settings["minutes"], settings["memory_mb"]
+    return settings | {name: value for name, value in given.items() if name not in settings or value not in (0, "")}
 
 
-def expected(path: Path, given: Mapping[str, Any]) -> str:
-    """What a run of a notebook is expected to take at its profile, in words.
+def _forecast(stage: str, profile: str, given: Mapping[str, Any]) -> Forecast:
+    measured = profile_settings(stage, profile)
+    if measured["minutes"] is None:
+        measured = profile_settings(stage, "laptop")
+    gpu = "device" in given and records.choose_device(given["device"]).type == "cuda"
+    return forecast(stage, measured, _settled(stage, profile, given), gpu=gpu)
+
+
+def expected(path: Path, given: Mapping[str, Any]) -> Forecast | None:
+    """What a run of a notebook is expected to take; None of one that is no stage.
 
     Args:
-        path: the notebook, one of the stages or another.
-        given: its parameters; those that change the size of the run are not counted in.
+        path: the notebook.
+        given: checked parameters; the others have their defaults.
     """
-    profile = given.get("profile", "laptop")
-    settings = _profiles().get(path.stem, {}).get(profile, {})
-    return f"expected at profile {profile}: {_in_words(settings.get('minutes'), settings.get('memory_mb'))}"
+    if path.stem not in _profiles():
+        return None
+    settled = {name: parameter.default for name, parameter in parameters(path).items()} | dict(given)
+    return _forecast(path.stem, settled.pop("profile"), settled)
 
 
 def taken(record: Mapping[str, Any]) -> str:
     """What a run took, of its record, in words."""
-    memory = record["results"].get("memory_mb")
-    return f"{record['seconds'] / 60:.2g} min" + (f" and {memory} MB" if memory else "")
+    return f"{record['seconds'] / 60:.2g} min and {record['peak_memory_mb']} MB"
 
 
 def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
@@ -359,7 +371,8 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, versions,
-        device, seconds, started, git. A notebook fails when a cell raises, a widget does, or the kernel dies.
+        device, expected (what the profile foretold), seconds, peak_memory_mb (of the kernel and what it started),
+        started, git. A notebook fails when a cell raises, a widget does, or the kernel dies.
 
     Raises:
         ValueError: if the device is not there, or the notebook would be written over; nothing has run then.
@@ -372,14 +385,16 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     out_dir.mkdir(parents=True, exist_ok=True)
     started, clock = records.now(), time.perf_counter()
     error = None
+    foretold = expected(path, given)
     try:
-        papermill.execute_notebook(
-            str(path),
-            str(executed_path),
-            parameters=dict(given),
-            kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
-        )
+        with _memory_watched() as memory:
+            papermill.execute_notebook(
+                str(path),
+                str(executed_path),
+                parameters=dict(given),
+                kernel_name="python3",
+                extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
+            )
     except PapermillExecutionError as failure:
         error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
     except DeadKernelError:
@@ -398,12 +413,38 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "results": records.published(executed),
         "versions": records.versions(),
         "device": device,
+        "expected": None if foretold is None else asdict(foretold),
         "seconds": round(seconds, 1),
+        "peak_memory_mb": round(max(memory) / 2**20),
         "started": started,
         "git": records.git_revision(),
     }
     records.write_json(out_dir / f"{path.stem}.json", record)
     return record
+
+
+@contextlib.contextmanager
+def _memory_watched() -> Iterator[list[int]]:
+    """Bytes that processes started meanwhile take together, looked at over and over."""
+    here = psutil.Process()
+    before = {process.pid for process in here.children(recursive=True)}
+    seen, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(_BETWEEN_LOOKS):
+            total = 0
+            for process in here.children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    total += 0 if process.pid in before else process.memory_info().rss
+            seen.append(total)
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watch.join()
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:

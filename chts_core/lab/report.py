@@ -120,11 +120,11 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
             line["sparsity"] = ""
         line["runs"] = str(len(mine))
         for name, of in {score.name: score.of, **_ALSO[task]}.items():
-            line[name] = _as_mean([of(row) for row in mine], score.digits if name == score.name else 2)
+            line[name] = as_mean([of(row) for row in mine], score.digits if name == score.name else 2)
         for rival in _RIVALS:
             pairs = [] if line["method"] in (rival, "fc") else _paired(mine, rival, rows, settings)
             differences = [score.of(one) - score.of(other) for one, other in pairs]
-            line[f"minus {rival}"] = _as_difference(differences, score.digits) if differences else ""
+            line[f"minus {rival}"] = as_difference(differences, score.digits) if differences else ""
         line["links"] = f"{median(row['links'] for row in mine):,.0f}"
         line["active neurons"] = f"{sum(row['active_neurons'] for row in mine) / len(mine):.0%}"
         line["seconds"] = f"{median(row['seconds'] for row in mine):.0f}"
@@ -158,12 +158,12 @@ def _varying(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if len({json.dumps(row["recipe"].get(name)) for row in rows}) > 1]
 
 
-def _as_mean(values: Sequence[float], digits: int) -> str:
+def as_mean(values: Sequence[float], digits: int) -> str:
     mean, _ = mean_and_interval(values)
     return f"{mean:.{digits}f}" + (f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else "")
 
 
-def _as_difference(values: Sequence[float], digits: int) -> str:
+def as_difference(values: Sequence[float], digits: int) -> str:
     mean, interval = mean_and_interval(values)
     return f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if len(values) > 1 else "")
 

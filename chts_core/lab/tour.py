@@ -20,7 +20,7 @@ def tour(profile: str, out_dir: Path) -> bool:
     records = []
     for path in notebooks.stages():
         print(f"\n{path.stem}: {notebooks.title(path)}", flush=True)
-        print(f"  {notebooks.expected(path, {'profile': profile})}", flush=True)
+        print(f"  expected to take {notebooks.expected(path, {'profile': profile})}", flush=True)
         record = notebooks.run(path, out_dir, {"profile": profile})
         write_page(out_dir / path.name)
         print(f"  {record['error'] or 'done'} in {notebooks.taken(record)}", flush=True)

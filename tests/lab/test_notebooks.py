@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from chts_core.lab import language, notebooks, records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
+from chts_core.lab.forecast import Forecast
 from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
 from chts_core.lab.translation import RECIPES
 
@@ -373,9 +374,12 @@ def test_what_is_given_wins_over_the_profile() -> None:
     assert (settings.seed, settings.sparsity) == (4, 0.0)
 
 
-def test_nobody_has_measured_the_large_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_nobody_has_measured_is_reckoned(capsys: pytest.CaptureFixture[str]) -> None:
     start_06(profile="paper")
-    assert capsys.readouterr().out == "profile paper: time and memory not measured yet\n"
+    found = notebooks.expected(notebooks.find("06"), {"profile": "paper", "device": "cpu"})
+    printed = capsys.readouterr().out
+    assert printed == f"profile paper: {found}\n"
+    assert re.search(r"about \d+ h and \d+ MB, reckoned, not measured", printed)
 
 
 def test_a_profile_may_limit_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,7 +513,9 @@ def test_a_run_is_recorded_as_it_is_returned(done: tuple[Path, Path, Any]) -> No
         "results",
         "versions",
         "device",
+        "expected",
         "seconds",
+        "peak_memory_mb",
         "started",
         "git",
     ]
@@ -517,6 +523,7 @@ def test_a_run_is_recorded_as_it_is_returned(done: tuple[Path, Path, Any]) -> No
     assert (record["status"], record["error"]) == ("done", None)
     assert record["versions"] == records.versions()
     assert record["device"] == records.describe_device(records.choose_device("auto"))
+    assert record["expected"] is None  # it is no stage
     assert 0 < record["seconds"] < 60
     started = datetime.fromisoformat(record["started"])
     assert started.tzinfo is not None
@@ -614,14 +621,33 @@ def test_a_device_that_is_not_there_is_refused_before_anything_runs(
 
 def test_what_a_run_is_expected_to_take() -> None:
     stage = notebooks.find("00")
-    assert notebooks.expected(stage, {}) == "expected at profile laptop: about 0.2 min and 650 MB on 2 cores"
-    assert (
-        notebooks.expected(stage, {"profile": "ci"}) == "expected at profile ci: about 0.15 min and 650 MB on 2 cores"
-    )
-    assert notebooks.expected(stage, {"profile": "gpu"}) == "expected at profile gpu: time and memory not measured yet"
-    assert notebooks.expected(Path("mine.ipynb"), {}) == "expected at profile laptop: time and memory not measured yet"
+    assert notebooks.expected(stage, {}) == Forecast(0.2, 650, measured=True)
+    assert notebooks.expected(stage, {"profile": "ci"}) == Forecast(0.15, 650, measured=True)
+    assert notebooks.expected(Path("mine.ipynb"), {}) is None
 
 
 def test_what_a_run_took() -> None:
-    assert notebooks.taken({"seconds": 93.0, "results": {"memory_mb": 612}}) == "1.6 min and 612 MB"
-    assert notebooks.taken({"seconds": 6.0, "results": {}}) == "0.1 min"
+    assert notebooks.taken({"seconds": 93.0, "peak_memory_mb": 612}) == "1.6 min and 612 MB"
+
+
+def test_the_peak_of_memory_is_that_of_all_processes_that_were_started(
+    tmp_path: Path, write_notebook: Callable[..., Path]
+) -> None:
+    lean = write_notebook(tmp_path / "lean.ipynb", "pass", parameters="seed: int = 0  # any")
+    hungry = write_notebook(
+        tmp_path / "hungry.ipynb",
+        """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "import time; kept = bytearray(b'x') * 300_000_000; time.sleep(1)"], check=True)
+""",
+        parameters="seed: int = 0  # any",
+    )
+    little, much = (notebooks.run(path, tmp_path / path.stem, {})["peak_memory_mb"] for path in (lean, hungry))
+    assert 30 < little < 250
+    assert 250 < much - little < 400
+
+
+def test_a_run_of_a_stage_is_recorded_with_what_was_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda path, out, **_: shutil.copy(path, out))
+    record = notebooks.run(notebooks.find("00"), tmp_path, {"profile": "ci"})
+    assert record["expected"] == {"minutes": 0.15, "memory_mb": 650, "measured": True}

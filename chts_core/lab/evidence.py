@@ -1,0 +1,232 @@
+"""The tables of README.md and results/README.md, made of recorded runs: `python -m chts_core.lab.evidence FILE ...`.
+
+In the text each stands between `<!-- table NAME -->` and `<!-- end of table -->`, and is written anew there.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from chts_core.lab import records
+from chts_core.lab.notebooks import as_markdown
+from chts_core.lab.paper import PAPER_MLP
+from chts_core.lab.report import SCORES, as_difference, as_mean
+from chts_core.methods import get_method
+
+Row = Mapping[str, Any]
+
+NAMES = {
+    "fc": "FC",
+    "set": "SET",
+    "rigl": "RigL",
+    "mest": "MEST",
+    "gmp": "GMP",
+    "granet": "GraNet",
+    "cht": "CHT",
+    "chts": "CHTs",
+    "chtss": "CHTss",
+}
+_DIGITS_AT = (0.9, 0.95, 0.99)
+
+
+@cache
+def runs(name: str) -> tuple[Row, ...]:
+    """The recorded runs of a file of `results`, by its stem."""
+    return tuple(records.read_runs(records.results_folder() / f"{name}.jsonl"))
+
+
+@cache
+def benchmark(topic: str) -> dict[tuple[str, str], Row]:
+    """The recorded rows of a benchmark, by what was compared and with what."""
+    path = Path(__file__).parents[2] / "benchmarks" / "results" / f"{topic}.json"
+    return {(row["comparison"], row["rival"]): row for row in json.loads(path.read_text("utf-8"))["rows"]}
+
+
+def score(row: Row) -> float:
+    """What the runs of its task are compared by; accuracies in per cent, of the last epoch."""
+    return SCORES[row["task"]].of(row)
+
+
+def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -> list[Row]:
+    """Those of a method, at a sparsity unless it is None; FC has none."""
+    return [row for row in rows if row["method"] == method and sparsity in (None, row["sparsity"])]
+
+
+def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], float] = score) -> list[float]:
+    """A score of some runs minus that of others with the same seed; seeds that one lacks are left out."""
+    by_seed = {row["seed"]: of(row) for row in theirs}
+    return [of(row) - by_seed[row["seed"]] for row in mine if row["seed"] in by_seed]
+
+
+def best_test_epoch(row: Row) -> float:
+    """Accuracy in per cent of the epoch that the paper's code reports."""
+    return 100.0 * float(row["test"]["best"])
+
+
+def fashion_mnist() -> str:
+    """The paper's MLP on Fashion-MNIST beside the paper's figures."""
+    rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
+    by_magnitude = {"chts": "chts/paper_magnitude", "chts/paper_l3p": "chts/paper_l3p_magnitude"}
+    names = {**NAMES, "chts/paper_l3p": "CHTs, L3p", "chts": "CHTs, L3n"}
+    order = ["chts/paper_l3p", "chts", "chtss", "fc", "mest", "granet", "gmp", "rigl", "cht", "set"]
+    lines = []
+    for method in order:
+        mine, otherwise = of_method(rows, method), of_method(rows, by_magnitude.get(method, ""))
+        importance = method.startswith("chts")
+        cells = [as_mean([best_test_epoch(row) for row in found], 2) if found else "" for found in (mine, otherwise)]
+        reported = PAPER_MLP["fashion_mnist"].get(method)
+        lines.append(
+            {
+                "": names[method] + (", one seed" if len(mine) == 1 else ""),
+                "paper": f"{reported[0]:.2f}" if reported else "–",
+                "here, links removed by relative importance": cells[0] if importance else "",
+                "here, otherwise (by magnitude; MEST with gradients, FC none)": cells[1] if importance else cells[0],
+            }
+        )
+    return as_markdown(lines)
+
+
+def digits() -> str:
+    """Nine methods on the digits."""
+    rows = [row for row in runs("images") if row["dataset"] == "digits"]
+    lines = []
+    for method, name in NAMES.items():
+        found = {share: of_method(rows, method, 0.0 if method == "fc" else share) for share in _DIGITS_AT}
+        line = {"": name} | {f"{share:.0%}": as_mean(list(map(score, found[share])), 2) for share in _DIGITS_AT}
+        if method == "fc":
+            line |= {"95%": "", "99%": ""}
+        for rival in ("set", "fc"):
+            theirs = of_method(rows, rival, 0.0 if rival == "fc" else 0.99)
+            pairs = [] if method in ("fc", rival) else differences(found[0.99], theirs)
+            line[f"minus {NAMES[rival]}"] = as_difference(pairs, 2) if pairs else ""
+        lines.append(line)
+    return as_markdown(lines)
+
+
+def ablation_groups() -> dict[str, list[Row]]:
+    """The runs of the ablations by variant: its method in words, with ", csti" if it started from CSTI."""
+    groups: dict[str, list[Row]] = {}
+    for row in runs("ablations"):
+        groups.setdefault(row["method"] + (", csti" if row["recipe"]["csti"] else ""), []).append(row)
+    return groups
+
+
+def as_it_is(variant: str) -> str:
+    """Which variant of the ablations is the method that another one changes."""
+    whole = "chtss" if variant.startswith("chtss") else "chts"
+    return next(words for words in ablation_groups() if "csti" not in words and get_method(words) == get_method(whole))
+
+
+def ablations() -> str:
+    """CHTs and CHTss with a choice or two changed, on the digits, beside the two as they are."""
+    groups = ablation_groups()
+    lines = []
+    for variant, mine in groups.items():
+        base = as_it_is(variant)
+        lines.append(
+            {
+                "variant": f"`{variant}`".replace(", csti`", "`, `csti`"),
+                "accuracy": as_mean(list(map(score, mine)), 2),
+                "difference": "" if variant == base else as_difference(differences(mine, groups[base]), 2),
+                "active": f"{sum(row['active_neurons'] for row in mine) / len(mine):.0%}",
+            }
+        )
+    return as_markdown(lines)
+
+
+def _rates(size: str, methods: Sequence[str]) -> str:
+    """Validation losses by learning rate, one run each."""
+    found: dict[float, dict[str, float]] = {}
+    for row in runs("language_rates"):
+        recipe = row["recipe"]
+        if recipe["size"] == size and recipe["dense_learning_rate"] in (None, recipe["learning_rate"]):
+            found.setdefault(recipe["learning_rate"], {})[row["method"]] = score(row)
+    return as_markdown(
+        [
+            {"rate": f"{rate:g}"}
+            | {NAMES[method]: f"{losses[method]:.3f}" if method in losses else "" for method in methods}
+            for rate, losses in sorted(found.items())
+        ]
+    )
+
+
+def first_weights() -> str:
+    """Losses after a short run from two kinds of first weights."""
+    rows = [row for row in runs("language_rates") if row["recipe"]["steps"] == 120]
+    words = {None: "1 in the embedding, inputs^-½ elsewhere", 0.02: "0.02 everywhere (`-s deviation 0.02`)"}
+    lines = []
+    for deviation, name in words.items():
+        losses = {row["method"]: score(row) for row in rows if row["recipe"]["deviation"] == deviation}
+        lines.append({"loss after 120 steps": name, "FC": f"{losses['fc']:.3f}", "CHTs, 90 %": f"{losses['chts']:.3f}"})
+    return as_markdown(lines)
+
+
+def _times(ratio: float) -> str:
+    """A ratio to two digits; in bold where it is a loss."""
+    written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+    return f"**{written}×**" if ratio < 1 else f"{written}×"
+
+
+def regrowth() -> str:
+    """How much faster links are drawn than from a score matrix."""
+    lines: dict[str, dict[str, str]] = {}
+    for (comparison, rival), row in benchmark("regrowth").items():
+        shape, share = re.search(r"(\d+×\d+) at (\d+)%", comparison).groups()  # type: ignore[union-attr]
+        assert rival == "dense CH2-L3n + torch.multinomial"
+        title = "regrowth, `sample_links` against dense CH2-L3n and `torch.multinomial`"
+        lines.setdefault(shape, {title: shape})[f"{share} %"] = _times(row["times_faster"])
+    return as_markdown(list(lines.values()))
+
+
+def layers() -> str:
+    """One sparse layer against a dense one and against another library's."""
+    rivals = {"against `nn.Linear`": "nn.Linear", "against sparselab 0.2.2": "sparselab.SparseLinear"}
+    shapes: dict[tuple[str, str], list[str]] = {}
+    for comparison, _ in benchmark("layer"):
+        shape, samples, share = re.search(r"(\d+×\d+), (\d+) samples, (\d+)%", comparison).groups()  # type: ignore[union-attr]
+        few = int(share) < 30
+        shares = shapes.setdefault((f"{shape}, {samples} samples", "few" if few else "many"), [])
+        shares += [share] if share not in shares else []
+    lines = []
+    for (shape, _), shares in shapes.items():
+        line = {"one layer, forward and backward": f"{shape}, {' / '.join(f'{share} %' for share in shares)}"}
+        for title, rival in rivals.items():
+            for by_rows, prefix in ((title, ""), (" by rows" if title in line else "by rows", "the same by rows: ")):
+                name = by_rows if by_rows not in line else by_rows + " "  # a column of the same name for each rival
+                ratios = [
+                    benchmark("layer")[f"{prefix}{shape}, {share}% on cpu", rival]["times_faster"] for share in shares
+                ]
+                line[name] = " / ".join(map(_times, ratios))
+        lines.append(line)
+    return as_markdown(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+    "ablations": ablations,
+    "rates_tiny": lambda: _rates("tiny", ("fc", "chts", "set", "granet")),
+    "rates_small": lambda: _rates("small", ("fc", "cht", "chts", "set", "rigl", "mest", "gmp", "granet", "chtss")),
+    "first_weights": first_weights,
+    "regrowth": regrowth,
+    "layers": layers,
+}
+BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """A text with its tables written anew.
+
+    Raises:
+        KeyError: for a table that there is not.
+    """
+    return BLOCK.sub(lambda found: f"<!-- table {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end of table -->\n", text)
+
+
+if __name__ == "__main__":
+    for given in map(Path, sys.argv[1:]):
+        given.write_text(filled(given.read_text("utf-8")), encoding="utf-8")

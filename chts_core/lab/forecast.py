@@ -1,0 +1,154 @@
+"""What a run of a notebook will take, before it starts: what was measured at its profile, changed by its parameters.
+
+Trainings are reckoned as dense, which masks on dense weights are: links alone take less.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chts_core.lab import images, language, translation
+from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES
+
+# Operations per second: of one core, as in recorded runs (results/), and 40 % of what an H100's data sheet says.
+_CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12
+# Seconds of a pass through a small model that are no products, as recorded runs of small models have them.
+_MLP_PASS, _TRANSLATOR_PASS, _LLAMA_PASS = 0.0008, 0.02, 0.01
+_LOOKS = 1.1  # times the training: looking at validation data, testing and saving
+_KEPT_BYTES = 16  # for each weight: itself, its gradient and two moments in float32
+# Numbers kept for the way back, for each token, layer and neuron: twice those of Korthikanti et al. (2022), Equation 2,
+# without attention, since norms, gates and rotations that are not fused keep theirs; an encoder's and a decoder's.
+_ACTIVATIONS = 34
+_START = 0.1  # minutes: starting a kernel, importing, figures
+
+# Training images, pixels times colours and classes, without loading them.
+_IMAGES = {
+    "digits": (1077, 64, 10),
+    "fashion_mnist": (55_000, 784, 10),
+    "mnist": (55_000, 784, 10),
+    "emnist": (103_400, 784, 47),
+    "cifar10": (45_834, 3072, 10),
+}
+_ALL_IMAGES = 1.4  # those to validate and test with, beside those to train on
+
+_SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps")  # parameters that time goes by
+
+
+@dataclass(frozen=True)
+class Work:
+    """The trainings of a notebook together.
+
+    passes: forward and backward through the model, one after the other.
+    pass_seconds: of a pass, however small the model.
+    operations: floating-point operations of all.
+    half: whether products are in 16 bits.
+    memory_mb: weights, gradients, moments, what is kept for the way back, and data.
+    """
+
+    passes: int
+    pass_seconds: float
+    operations: float
+    half: bool
+    memory_mb: float
+
+    def minutes(self, *, gpu: bool) -> float:
+        """On one core, or on a GPU."""
+        per_second = (_GPU_16_BITS if self.half else _GPU) if gpu else _CORE
+        return _LOOKS * (self.passes * self.pass_seconds + self.operations / per_second) / 60
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to take; `measured` if another run with the same settings took it."""
+
+    minutes: float
+    memory_mb: int
+    measured: bool
+
+    def __str__(self) -> str:
+        minutes = self.minutes
+        time = f"{minutes:.2g} min" if minutes < 100 else f"{minutes / 60:,.0f} h"
+        return f"about {time} and {self.memory_mb} MB{' on 2 cores' if self.measured else ', reckoned, not measured'}"
+
+
+def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any], *, gpu: bool = False) -> Forecast:
+    """What a run of a stage is expected to take.
+
+    Args:
+        stage: the notebook's name, "06_mlp".
+        measured: settings of a profile, and the minutes and memory_mb that were measured with them on a CPU.
+        settings: those of the run, by the same names.
+        gpu: whether it trains on one.
+    """
+    changed = any((settings.get(name) or None) != (measured.get(name) or None) for name in _SIZES)
+    if not gpu and not changed:
+        return Forecast(measured["minutes"], measured["memory_mb"], measured=True)
+    if stage in _WORK:
+        then, now = _WORK[stage](measured), _WORK[stage](settings)
+        rest = max(measured["minutes"] - then.minutes(gpu=False), _START)
+        memory = measured["memory_mb"] + max(now.memory_mb - then.memory_mb, 0)
+        return Forecast(rest + now.minutes(gpu=gpu), round(memory), measured=False)
+    # Small networks everywhere: time goes by steps, and by weights where there are more.
+    times = math.prod(settings[name] / measured[name] for name in ("epochs", "seeds", "steps") if name in measured)
+    if "hidden" in measured:
+        times *= max(settings["hidden"] / measured["hidden"], 1) ** 2
+    return Forecast(_START + max(measured["minutes"] - _START, 0) * times, measured["memory_mb"], measured=False)
+
+
+def image_work(settings: Mapping[str, Any]) -> Work:
+    """Of stage 06: nine methods and three receptive fields, with every seed."""
+    train, features, classes = _IMAGES[settings["dataset"]]
+    hidden = settings["hidden"]
+    weights = features * hidden + 2 * hidden**2 + hidden * classes
+    passes = 12 * settings["seeds"] * settings["epochs"] * (train // images.Recipe.batch_size)
+    data = 4 * features * train * _ALL_IMAGES
+    return Work(
+        passes,
+        _MLP_PASS,
+        6.0 * weights * passes * images.Recipe.batch_size,
+        half=False,
+        memory_mb=(_KEPT_BYTES * weights + data) / 2**20,
+    )
+
+
+def translation_work(settings: Mapping[str, Any]) -> Work:
+    """Of stage 08: every method with every seed."""
+    recipe = translation.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
+    size = TRANSFORMER_SIZES[recipe.size]
+    # Four products in each attention, two in each block; the decoder has two attentions per layer.
+    links = size.layers * (12 * size.width**2 + 4 * size.width * size.feed_forward)
+    output = size.width * recipe.vocabulary
+    runs = len(settings["methods"].split(",")) * settings["seeds"]
+    steps = runs * (settings.get("steps") or recipe.steps)
+    kept = recipe.batch_tokens * (_ACTIVATIONS * size.layers * size.width + 3 * recipe.vocabulary)
+    return Work(
+        steps * recipe.accumulate,
+        _TRANSLATOR_PASS,
+        6.0 * (links + output) * recipe.batch_tokens * steps,
+        half=recipe.precision != "float32",
+        memory_mb=(_KEPT_BYTES * (links + output) + 4 * kept / recipe.accumulate) / 2**20,
+    )
+
+
+def language_work(settings: Mapping[str, Any]) -> Work:
+    """Of stage 09: every method with every seed."""
+    recipe = language.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
+    size = LLAMA_SIZES[recipe.size]
+    runs = len(settings["methods"].split(",")) * settings["seeds"]
+    steps = runs * (settings.get("steps") or recipe.steps)
+    weights = (
+        size.layers * (4 * size.width**2 + 3 * size.width * size.feed_forward) + 2 * size.width * recipe.vocabulary
+    )
+    together = min(recipe.batch, recipe.micro_batch)
+    kept = together * recipe.context * (_ACTIVATIONS * size.layers * size.width + 3 * recipe.vocabulary)
+    return Work(
+        steps * math.ceil(recipe.batch / together),
+        _LLAMA_PASS,
+        language.operations_per_token(recipe) * recipe.batch * recipe.context * steps,
+        half=recipe.precision != "float32",
+        memory_mb=(_KEPT_BYTES * weights + 4 * kept) / 2**20,
+    )
+
+
+_WORK = {"06_mlp": image_work, "08_translation_transformer": translation_work, "09_llama": language_work}
