@@ -166,7 +166,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         README,
-        "70 % / 95 % | {:.3f} / {:.3f} | a training step on 1024 tokens: {:.1f} / {:.1f} s | {:.1f} % / {:.1f} % of it |",
+        "70 % / 95 % | {:.3f} / {:.3f} | a training step on 1024 tokens: {:.1f} / {:.1f} s | {:.1f} % / {:.1f} % of it",
         lambda: [
             factor * bench("llama", f"masks and updates, LLaMA-60M at {share}%")[name]
             for name, factor in (("seconds", 1), ("rival_seconds", 1), ("share", 100))
@@ -176,8 +176,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     (
         README,
         "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %), and the memory of which links there ever were another "
-        "{:.1f} MB. An update of it takes {:.2f} s, one of LLaMA-60M {:.1f} s at 70 % and {:.1f} s at 95 % sparsity, and "
-        "{:.0f} MB of memory beyond the model's",
+        "{:.1f} MB. An update of it takes {:.2f} s, one of LLaMA-60M {:.1f} s at 70 % and {:.1f} s at 95 % sparsity, "
+        "and {:.0f} MB of memory beyond the model's",
         lambda: [
             bench("epoch", "links alone")["state_bytes"] / 1e6,
             bench("epoch", "links alone")["rival_state_bytes"] / 1e6,
@@ -255,8 +255,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "FC stood at {:.2f} nats and CHTs with a tenth of the links at {:.2f}; from 1 in the embedding and $1/\\sqrt n$ "
-        "elsewhere, FC stood at {:.2f} and CHTs at {:.2f}",
+        "FC stood at {:.2f} nats and CHTs with a tenth of the links at {:.2f}; from 1 in the embedding and "
+        "$1/\\sqrt n$ elsewhere, FC stood at {:.2f} and CHTs at {:.2f}",
         lambda: [first_weights(method, deviation) for deviation in (0.02, None) for method in ("fc", "chts")],
     ),
     (
@@ -378,6 +378,13 @@ def test_what_stage_09_says_of_its_records() -> None:
                 method: fmean(map(last_loss, of_method(language("small", dataset), method, share))) for method in SPARSE
             }
             assert min(means, key=means.__getitem__) == best
+
+
+def test_what_stage_11_says_of_ten_seeds() -> None:
+    found = differences(of_method(DIGITS, "granet", 0.99), of_method(DIGITS, "chts", 0.99))
+    assert round(fmean(found)) == 3
+    assert 0 < min(found) < 1
+    assert round(max(found)) == 9
 
 
 def test_what_stage_11_says_of_fashion_mnist() -> None:

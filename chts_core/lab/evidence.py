@@ -15,6 +15,7 @@ from chts_core.lab import records
 from chts_core.lab.notebooks import as_markdown
 from chts_core.lab.paper import PAPER_MLP
 from chts_core.lab.report import SCORES, as_difference, as_mean
+from chts_core.lab.statistics import seed_differences
 from chts_core.methods import get_method
 
 Row = Mapping[str, Any]
@@ -57,9 +58,8 @@ def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -
 
 
 def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], float] = score) -> list[float]:
-    """A score of some runs minus that of others with the same seed; seeds that one lacks are left out."""
-    by_seed = {row["seed"]: of(row) for row in theirs}
-    return [of(row) - by_seed[row["seed"]] for row in mine if row["seed"] in by_seed]
+    """A score of some runs minus that of others with the same seed."""
+    return list(seed_differences(mine, theirs, of).values())
 
 
 def best_test_epoch(row: Row) -> float:

@@ -159,11 +159,13 @@ def _varying(rows: Sequence[Row]) -> list[str]:
 
 
 def as_mean(values: Sequence[float], digits: int) -> str:
+    """A mean ± its standard error, which a single value has not."""
     mean, _ = mean_and_interval(values)
     return f"{mean:.{digits}f}" + (f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else "")
 
 
 def as_difference(values: Sequence[float], digits: int) -> str:
+    """A mean with its sign ± the half-width of its 95 % confidence interval."""
     mean, interval = mean_and_interval(values)
     return f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if len(values) > 1 else "")
 

@@ -59,6 +59,12 @@ def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict
     return found
 
 
+def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable[[Row], float]) -> dict[int, float]:
+    """A score of recorded runs minus that of others with the same seed, by seed; those that one lacks are left out."""
+    by_seed = {row["seed"]: score(row) for row in theirs}
+    return {row["seed"]: score(row) - by_seed[row["seed"]] for row in mine if row["seed"] in by_seed}
+
+
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
     """A score of recorded runs (of `mean_scores`) minus that of a rival with the same seed, by method and sparsity.
 
@@ -66,18 +72,11 @@ def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival:
     """
     found = []
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
-        theirs = {
-            row["seed"]: score(row)
-            for row in rows
-            if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)
-        }
-        differences = [
-            score(row) - theirs[row["seed"]]
-            for row in rows
-            if (row["method"], row["sparsity"]) == (method, sparsity) and row["seed"] in theirs
-        ]
+        mine = [row for row in rows if (row["method"], row["sparsity"]) == (method, sparsity)]
+        theirs = [row for row in rows if row["method"] == rival and (rival == "fc" or row["sparsity"] == sparsity)]
+        differences = seed_differences(mine, theirs, score)
         if differences:
-            mean, interval = mean_and_interval(differences)
+            mean, interval = mean_and_interval(list(differences.values()))
             found.append(
                 {
                     "method": method,

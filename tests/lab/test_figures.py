@@ -102,6 +102,10 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "length_buckets": lambda _, __: figures.length_buckets(torch.tensor([3, 4]), {"one": [torch.tensor([0, 1])]}),
     "translation_race": lambda _, __: figures.translation_race([translation_run()]),
     "learning_curves": lambda _, __: figures.learning_curves({"set": [[(1, 0.5), (2, 0.75)]] * 2}, "accuracy"),
+    "two_compared": lambda _, __: figures.two_compared(
+        {"set": [[(1, 0.5), (2, 0.75)]] * 2}, "accuracy", {0: 0.5, 1: 0.25}, "difference", "one"
+    ),
+    "empty": lambda _, __: figures.empty("nothing", "step", "score"),
     "loss_race": lambda _, __: figures.loss_race([language_run()]),
     "scores_by_method": lambda _, __: figures.scores_by_method(
         [{"method": "set", "sparsity": 0.9, "mean": 28.0, "interval": 2.0}], PAPER_TABLE_1["multi30k"]

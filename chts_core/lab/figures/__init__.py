@@ -37,7 +37,7 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
-from chts_core.lab.figures.runs import images, learning_curves, overlap_and_itop, race, topology_update
+from chts_core.lab.figures.runs import images, learning_curves, overlap_and_itop, race, topology_update, two_compared
 from chts_core.lab.figures.sampling import (
     chances_and_entropy,
     overlap_by_rule,
@@ -45,7 +45,7 @@ from chts_core.lab.figures.sampling import (
     temperature_ramps,
     updates,
 )
-from chts_core.lab.figures.style import new_figure, show, to_png
+from chts_core.lab.figures.style import empty, new_figure, show, to_png
 from chts_core.lab.figures.translation import (
     attention_head,
     attention_map,
@@ -72,6 +72,7 @@ __all__ = [
     "draw_degrees",
     "draw_mask",
     "draw_network",
+    "empty",
     "excess_density",
     "images",
     "layer_times",
@@ -106,6 +107,7 @@ __all__ = [
     "topology_change",
     "topology_update",
     "translation_race",
+    "two_compared",
     "updates",
     "vital_signs",
     "walk_frequencies",

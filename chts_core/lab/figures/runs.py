@@ -100,29 +100,60 @@ def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Fig
         courses: by method, for each seed the places (step, score) of its line, at the same steps.
         ylabel: the score and its unit.
     """
-    broken = cycle(("--", ":", "-."))
     with new_figure(9.2, 4.4) as (figure, (axes,)):
-        for method, lines in courses.items():
-            kind = method.partition("/")[0]
-            colour = METHOD_COLOURS.get(kind, OTHER_COLOUR)
-            steps = [step for step, _ in lines[0]]
-            scores = np.array([[score for _, score in line] for line in lines])
-            axes.plot(
-                steps,
-                scores.mean(axis=0),
-                color=colour,
-                linestyle="-" if method in METHOD_COLOURS else next(broken),
-                marker=METHOD_MARKERS.get(kind, OTHER_MARKER),
-                markevery=max(len(steps) // 8, 1),
-                markersize=5,
-                label=METHOD_LABELS.get(method, method),
-            )
-            axes.fill_between(steps, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.set_xlabel("step")
-        axes.set_ylabel(ylabel)
-        _name_ends(axes)
+        _draw_learning_curves(axes, courses, ylabel)
     return figure
+
+
+def two_compared(
+    courses: Mapping[str, Sequence[Course]], ylabel: str, differences: Mapping[int, float], xlabel: str, title: str
+) -> Figure:
+    """The learning curves of two methods beside how far apart each seed left them.
+
+    Args:
+        courses, ylabel: of :func:`learning_curves`.
+        differences: of their last scores, by seed.
+        xlabel: of the differences.
+        title: of the figure.
+    """
+    with new_figure(9.2, 4.0, columns=2) as (figure, (left, right)):
+        _draw_learning_curves(left, courses, ylabel)
+        left.set_title(title)
+        mean, interval = mean_and_interval(list(differences.values()))
+        right.plot(list(differences.values()), list(differences), "o", color=BLUE)
+        right.axvline(0, color=GREY, linewidth=1)
+        right.axvline(mean, color=ORANGE)
+        if not np.isnan(interval):
+            right.axvspan(mean - interval, mean + interval, color=ORANGE, alpha=0.2, linewidth=0)
+        right.set_yticks(list(differences))
+        right.margins(0.1)
+        right.set_xlabel(xlabel)
+        right.set_ylabel("seed")
+    return figure
+
+
+def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], ylabel: str) -> None:
+    broken = cycle(("--", ":", "-."))
+    for method, lines in courses.items():
+        kind = method.partition("/")[0]
+        colour = METHOD_COLOURS.get(kind, OTHER_COLOUR)
+        steps = [step for step, _ in lines[0]]
+        scores = np.array([[score for _, score in line] for line in lines])
+        axes.plot(
+            steps,
+            scores.mean(axis=0),
+            color=colour,
+            linestyle="-" if method in METHOD_COLOURS else next(broken),
+            marker=METHOD_MARKERS.get(kind, OTHER_MARKER),
+            markevery=max(len(steps) // 8, 1),
+            markersize=5,
+            label=METHOD_LABELS.get(method, method),
+        )
+        axes.fill_between(steps, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    _name_ends(axes)
 
 
 def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:

@@ -83,6 +83,17 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
         yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
+def empty(words: str, xlabel: str, ylabel: str) -> Figure:
+    """A figure that says why there is nothing to see."""
+    with new_figure(6, 2.6) as (figure, (axes,)):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.text(0.5, 0.5, words, ha="center", va="center")
+    return figure
+
+
 def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
     """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each power of ten."""
     for name in names:

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+from chts_core.lab.widgets.curves import CurveExplorer, CurveState
 from chts_core.lab.widgets.density import DensityDesigner, DensityState
 from chts_core.lab.widgets.explorer import Explorer
 from chts_core.lab.widgets.link_prediction import LinkPredictionState, LinkPredictionStepper
@@ -26,11 +27,14 @@ EXPLORERS: dict[str, type[Explorer[Any, Any]]] = {
         SoftSamplingExplorer,
         PercolationSandbox,
         TranslationExplorer,
+        CurveExplorer,
     )
 }
 
 __all__ = [
     "EXPLORERS",
+    "CurveExplorer",
+    "CurveState",
     "DensityDesigner",
     "DensityState",
     "Explorer",

@@ -101,13 +101,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
     def draw(state: TranslationState, result: TranslationResult) -> Figure:
         """The attention between the pieces; an empty picture where nothing could be translated."""
         if result.weights is None:
-            with figures.new_figure(6, 2.6) as (figure, (axes,)):
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.set_xlabel("piece attended to")
-                axes.set_ylabel("piece that attends")
-                axes.text(0.5, 0.5, "nothing is translated", ha="center", va="center")
-            return figure
+            return figures.empty("nothing is translated", "piece attended to", "piece that attends")
         title = f"{state.attention}, {_head(state.head)}, beam {state.beam}"
         return figures.attention_map(result.weights, result.keys, result.queries, title)
 

@@ -1,0 +1,126 @@
+"""Stored learning curves of two methods, and how far apart equal seeds left them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from chts_core.lab import figures, records, report
+from chts_core.lab.figures.style import METHOD_LABELS
+from chts_core.lab.report import Row
+from chts_core.lab.statistics import mean_and_interval, seed_differences
+from chts_core.lab.widgets.explorer import Explorer, menu
+from chts_core.methods import METHODS
+
+
+@cache
+def stored() -> dict[str, list[Row]]:
+    """The recorded runs of the nine methods by their comparison.
+
+    Variants have tables instead, and so have trials of several settings with one seed.
+    """
+    found: dict[str, list[Row]] = {}
+    for name, rows in report.read(records.results_folder()).items():
+        mine = [row for row in rows if row["method"] in METHODS]
+        once = len({(row["method"], row["sparsity"], row["seed"]) for row in mine}) == len(mine)
+        if once and len({row["method"] for row in mine}) > 2:
+            found[name] = mine
+    return found
+
+
+@dataclass(frozen=True)
+class CurveState:
+    """What the curve explorer shows: two methods of a comparison of `report.read`, at a sparsity."""
+
+    comparison: str = "images: digits"
+    sparsity: float = 0.95
+    method: str = "chts"
+    rival: str = "set"
+
+
+@dataclass(frozen=True)
+class CurveResult:
+    """Curves by method, of FC too; differences of the last score by seed; the sentence that tells them.
+
+    Both are empty where there are no such runs.
+    """
+
+    courses: dict[str, list[list[tuple[float, float]]]]
+    differences: dict[int, float]
+    description: str
+
+
+class CurveExplorer(Explorer[CurveState, CurveResult]):
+    """Compare the stored learning curves of two methods."""
+
+    name = "curves"
+    State = CurveState
+
+    @staticmethod
+    def compute(state: CurveState) -> CurveResult:
+        """The curves of a state, or which there are instead."""
+        rows = stored()[state.comparison]
+        mine, theirs = (_of(rows, method, state.sparsity) for method in (state.method, state.rival))
+        pair = f"{_label(state.method)} and {_label(state.rival)}"
+        place = f"{state.comparison}, {state.sparsity:.0%} sparse"
+        if not mine or not theirs:
+            methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+            shares = sorted({row["sparsity"] for row in rows if row["method"] != "fc"})
+            return CurveResult(
+                {},
+                {},
+                f"{place}: no runs are stored of both {pair}; there are {', '.join(map(_label, methods))}, "
+                f"at {', '.join(f'{share:.0%}' for share in shares)}.",
+            )
+        score = report.SCORES[rows[0]["task"]]
+        found = seed_differences(mine, theirs, score.of)
+        mean, interval = mean_and_interval(list(found.values()))
+        courses = {
+            method: [score.course(row) for row in _of(rows, method, state.sparsity)]
+            for method in dict.fromkeys((state.method, state.rival, "fc"))
+        }
+        if state.method == state.rival:
+            told = f"{place}: {_label(state.method)} beside itself; choose two methods to compare."
+            return CurveResult({state.method: [score.course(row) for row in mine]}, found, told)
+        told = f"{mean:+.{score.digits}f}"
+        if len(found) > 1:
+            zero = "contains" if abs(mean) <= interval else "leaves out"
+            told += f" ± {interval:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
+        return CurveResult(
+            {method: lines for method, lines in courses.items() if lines},
+            found,
+            f"{place}: in {score.name}, {_label(state.method)} minus {_label(state.rival)} is {told}, over "
+            f"{len(found)} {'seed' if len(found) == 1 else 'seeds'}.",
+        )
+
+    @staticmethod
+    def draw(state: CurveState, result: CurveResult) -> Figure:
+        """The curves beside the differences; an empty picture where there are none."""
+        title = f"{state.comparison}, {state.sparsity:.0%} sparse"
+        if not result.courses:
+            return figures.empty(f"{title}:\nno runs are stored of both methods", "step", "score")
+        score = report.SCORES[stored()[state.comparison][0]["task"]]
+        difference = f"{_label(state.method)} minus {_label(state.rival)}\n{score.name}"
+        return figures.two_compared(result.courses, score.course_name, result.differences, difference, title)
+
+    def make_controls(self, state: CurveState) -> dict[str, Any]:
+        """Menus of the comparison, the sparsity and both methods."""
+        shares = sorted({row["sparsity"] for rows in stored().values() for row in rows if row["method"] != "fc"})
+        methods = [(_label(name), name) for name in METHODS]
+        return {
+            "comparison": menu("comparison", state.comparison, list(stored())),
+            "sparsity": menu("sparsity", state.sparsity, [(f"{share:.0%}", share) for share in shares]),
+            "method": menu("method", state.method, methods),
+            "rival": menu("minus", state.rival, methods),
+        }
+
+
+def _of(rows: Sequence[Row], method: str, sparsity: float) -> list[Row]:
+    """The runs of a method; FC has no sparsity."""
+    return [row for row in rows if row["method"] == method and (method == "fc" or row["sparsity"] == sparsity)]
+
+
+def _label(method: str) -> str:
+    return METHOD_LABELS.get(method, method)
