@@ -134,7 +134,7 @@ for method, (_, reported_neurons) in paper.PAPER_MLP["fashion_mnist"].items():
 pd.DataFrame(neurons).style.hide(axis="index")
 
 # %% [markdown]
-# Ours keep more neurons in the rows of CHT, CHTs and CHTss, and fewer in those of RigL and SET. The paper has 100 % for SET on every
+# Ours keep more neurons in the rows of CHT, CHTs and CHTss, and fewer in those of RigL, GraNet, GMP and SET. The paper has 100 % for SET on every
 # data set, and ours loses a fifth of them, so the two may not count alike.
 #
 # The other three data sets of the paper's table, MNIST, EMNIST and CIFAR10, have not been run here.

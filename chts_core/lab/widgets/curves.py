@@ -23,7 +23,7 @@ def stored() -> dict[str, list[Row]]:
     """
     found: dict[str, list[Row]] = {}
     for name, rows in report.read(records.results_folder()).items():
-        mine = [row for row in rows if row["method"] in METHODS]
+        mine: list[Row] = [row for row in rows if row["method"] in METHODS]
         once = len({(row["method"], row["sparsity"], row["seed"]) for row in mine}) == len(mine)
         if once and len({row["method"] for row in mine}) > 2:
             found[name] = mine
