@@ -33,7 +33,7 @@ from chts_core.lab import data, doctor, exercises, figures, glossary, images, no
 print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # of the initial weights, the networks and the order of the images
 sparsity: float = 0.95  # share of absent links, in [0, 1)
 epochs: int = 0  # of training; 0: as the profile says
@@ -93,7 +93,7 @@ print(f"the sparse network loses {100 * (dense.validation_accuracy[-1] - sparse.
 # from the notebooks themselves; minutes and memory are what a run at this profile is expected to take.
 
 # %%
-stages = notebooks.overview(profile)
+stages = notebooks.overview(settings.profile)
 Markdown(
     notebooks.as_markdown(
         [

@@ -37,7 +37,7 @@ from chts_core.lab import data, exercises, figures, notebooks, records, widgets
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the networks depend on it
 sparsity: float = 0.95  # share of absent links in the larger networks, in [0, 1)
 r: float = 0.25  # randomness of the receptive field, in [0, 1]

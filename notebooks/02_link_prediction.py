@@ -41,7 +41,7 @@ from chts_core.link_prediction import ch2_l3n, ch2_l3p, ch3_l3n, ch3_l3p, sample
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the networks and the walks depend on it
 sparsity: float = 0.9  # share of absent links in the network whose scores are compared, in [0, 1)
 r: float = 0.25  # randomness of its receptive fields, in [0, 1]

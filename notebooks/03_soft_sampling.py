@@ -39,7 +39,7 @@ from chts_core.lab import data, exercises, figures, images, notebooks, records, 
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # of the draws, and the first seed of the training runs
 sparsity: float = 0.95  # share of absent links in the trained networks, in [0, 1)
 epochs: int = 0  # of training, at least 2; 0: as the profile says

@@ -39,7 +39,7 @@ from chts_core.lab import costs, data, exercises, figures, models, notebooks, re
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the networks and of the training runs
 sparsity: float = 0.99  # share of absent links in the network that is trained, in [0, 1)
 hidden: int = 0  # units per hidden layer; 0: as the profile says

@@ -41,7 +41,7 @@ from chts_core.schedules import Timeline, cubic_sparsity, sigmoid_sparsity
 print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the runs
 sparsity: float = 0.95  # of the trained network at the end, in [0.5, 1) since the decay starts at 0.5
 seeds: int = 0  # runs per schedule; 0: as the profile says

@@ -40,7 +40,7 @@ from chts_core.methods import Constant, ErdosRenyi, ReceptiveField, Regrowth, Re
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
 dataset: str = ""  # digits, fashion_mnist, mnist, emnist or cifar10; empty: as the profile says

@@ -38,7 +38,7 @@ from chts_core.methods import Removal, Sigmoid
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the runs are
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the runs are; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # of the topology, and of who the mystery patient is
 sparsity: float = 0.9  # share of absent links at the end, above 0.5 since CHTss starts there
 epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says

@@ -34,7 +34,7 @@ from chts_core.lab import costs, data, exercises, figures, models, notebooks, re
 print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # of networks, weights and batches
 sparsity: float = 0.99  # share of absent links in the runs, in [0.5, 1) since CHTss starts at 0.5
 hidden: int = 0  # units per hidden layer; 0: as the profile says

@@ -53,7 +53,7 @@ from chts_core.lab.statistics import paired_differences
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
 dataset: str = ""  # number_words, multi30k, iwslt14, iwslt17, wmt14 or wmt17; empty: as the profile says

@@ -41,7 +41,7 @@ from chts_core.lab.statistics import mean_scores, paired_differences, score_diff
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
 dataset: str = ""  # python_reference, tinyshakespeare, books, openwebtext or c4; empty: as the profile says

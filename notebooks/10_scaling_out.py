@@ -47,7 +47,7 @@ from chts_core.weights import pack_bits
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # ci, binder, laptop, gpu or paper: how large the run is
+profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
 seed: int = 0  # of all runs
 method: str = "chts"  # whose model is trained in two processes
 sparsity: float = 0.9  # share of absent links, in [0.5, 1) since several methods start at 0.5

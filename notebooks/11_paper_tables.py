@@ -36,7 +36,7 @@ from chts_core.lab.statistics import mean_and_interval, score_differences, stand
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = "laptop"  # the same at all: ci, binder, laptop, gpu or paper
+profile: str = ""  # the same at all: ci, binder, laptop, gpu or paper; empty: $CHTS_PROFILE, or laptop
 comparison: str = "images: fashion_mnist"  # whose learning curves are drawn at the end
 
 # %%

@@ -1,4 +1,6 @@
-"""What every test runs under: the same examples each time, on one thread."""
+"""What every test runs under: the same examples each time, on one thread, at the profile that it names."""
+
+import os
 
 import torch
 from hypothesis import settings
@@ -8,3 +10,5 @@ settings.load_profile("deterministic")
 
 # The networks are so small that handing work to a second thread takes longer than doing it.
 torch.set_num_threads(1)
+
+os.environ.pop("CHTS_PROFILE", None)

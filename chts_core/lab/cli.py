@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter"
     )
-    command.add_argument("--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: laptop)")
+    command.add_argument(
+        "--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
+    )
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
     command.set_defaults(command=_run)
 
@@ -129,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("tour", help="run all notebooks and write one page about them")
     command.add_argument(
-        "--profile", default="laptop", help=f"one of {', '.join(notebooks.PROFILES)} (default: laptop)"
+        "--profile", default="", help=f"one of {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
     )
     command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
     command.set_defaults(command=_tour)
@@ -267,7 +269,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _tour(options: argparse.Namespace) -> int:
-    return 0 if tour(options.profile, options.out) else 1
+    return 0 if tour(notebooks.chosen_profile(options.profile), options.out) else 1
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import difflib
 import math
+import os
 import re
 import threading
 import time
@@ -94,7 +95,7 @@ class Choices(Choice):
 
 # A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
 LIMITS: dict[str, Range | Choice] = {
-    "profile": Choice(PROFILES),
+    "profile": Choice(("", *PROFILES)),
     "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
     "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS, *TEXT_SETS)),
@@ -185,7 +186,6 @@ def overview(profile: str) -> list[Stage]:
     Raises:
         ValueError: for an unknown profile.
     """
-    check_value("profile", profile)
     found = []
     for path in stages():
         header = nbformat.read(path, as_version=4).cells[0].source
@@ -239,14 +239,24 @@ def parameters(path: Path) -> dict[str, Parameter]:
     return declared
 
 
+def chosen_profile(profile: str = "") -> str:
+    """A profile; for "" that which `$CHTS_PROFILE` names, as on Binder, or laptop.
+
+    Raises:
+        ValueError: if there is no such profile.
+    """
+    profile = profile or os.environ.get("CHTS_PROFILE") or "laptop"
+    check_value("profile", profile)
+    return profile
+
+
 def profile_settings(stage: str, profile: str) -> dict[str, Any]:
     """What a profile means for a stage: its settings, the minutes and memory it is expected to take.
 
     Raises:
         ValueError: for an unknown profile.
     """
-    check_value("profile", profile)
-    return dict(_profiles()[stage][profile])
+    return dict(_profiles()[stage][chosen_profile(profile)])
 
 
 def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
@@ -261,7 +271,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
 
     Args:
         stage: the notebook's name, "06_mlp".
-        profile: one of `PROFILES`.
+        profile: one of `PROFILES`, or "" for `chosen_profile`.
         given: the other parameters of the notebook, by name.
 
     Returns:
@@ -272,7 +282,8 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
     """
     for name, value in given.items():
         check_value(name, value, stage)
-    settings = _settled(stage, profile, given)
+    profile = chosen_profile(profile)
+    settings = _settled(stage, profile, given) | {"profile": profile}
     print(f"profile {profile}: {_forecast(stage, profile, given)}")
     if "threads" in settings:
         torch.set_num_threads(settings.pop("threads"))
@@ -381,6 +392,8 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     if executed_path.resolve() == path.resolve():
         raise ValueError(f"{path} would be written over; choose another folder than its own for the result.")
     settled = {**{name: parameter.default for name, parameter in parameters(path).items()}, **given}
+    if "profile" in settled:
+        settled["profile"] = chosen_profile(settled["profile"])
     device = records.describe_device(records.choose_device(settled.get("device", "auto")))
     out_dir.mkdir(parents=True, exist_ok=True)
     started, clock = records.now(), time.perf_counter()

@@ -170,7 +170,7 @@ def test_where_nothing_can_be_written_exits_2(tiny: Path, capsys: pytest.Capture
     assert Path("file").read_text() == "not a folder"
 
 
-@pytest.mark.parametrize("profile", ["laptp", ""])
+@pytest.mark.parametrize("profile", ["laptp", "CI"])
 def test_a_tour_at_an_unknown_profile_exits_2_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_tour_at_an_unknown_profile_exits_2_and_writes_nothing(
 
     monkeypatch.setattr(notebooks, "run", unexpected)
     assert cli.main(["tour", "--profile", profile]) == 2
-    assert "expected one of ci, binder, laptop, gpu, paper" in capsys.readouterr().err
+    assert "expected one of '', ci, binder, laptop, gpu, paper" in capsys.readouterr().err
     assert list(Path().iterdir()) == []
 
 

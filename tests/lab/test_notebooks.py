@@ -123,9 +123,10 @@ def test_the_parameters_of_stage_06() -> None:
         "seeds": int,
         "hidden": int,
         "data_dir": str,
+        "out_dir": str,
     }
     assert {name: parameter.default for name, parameter in found.items()} == {
-        "profile": "laptop",
+        "profile": "",
         "seed": 0,
         "device": "auto",
         "dataset": "",
@@ -134,13 +135,14 @@ def test_the_parameters_of_stage_06() -> None:
         "seeds": 0,
         "hidden": 0,
         "data_dir": "",
+        "out_dir": "",
     }
 
 
 def test_the_parameters_of_stage_01() -> None:
     found = notebooks.parameters(notebooks.find("01"))
     assert {name: (parameter.type, parameter.default) for name, parameter in found.items()} == {
-        "profile": (str, "laptop"),
+        "profile": (str, ""),
         "seed": (int, 0),
         "sparsity": (float, 0.95),
         "r": (float, 0.25),
@@ -228,7 +230,7 @@ BAD_TEXTS = {
     "seed": ("-1", r"parameter seed is -1; expected a whole number in \[0, 9223372036854775807\]"),
     "epochs": ("-1", "parameter epochs is -1; expected a (whole )?number of at least 0"),
     "hidden": ("x", "parameter hidden is 'x'; expected a whole number"),
-    "profile": ("laptp", r"parameter profile is 'laptp' \(did you mean 'laptop'\?\); expected one of ci, binder"),
+    "profile": ("laptp", r"parameter profile is 'laptp' \(did you mean 'laptop'\?\); expected one of '', ci, binder"),
     "device": ("gpu", "parameter device is 'gpu'.*; expected one of auto, cpu, cuda"),
     "dataset": ("fashion-mnist", r"'fashion-mnist' \(did you mean 'fashion_mnist'\?\); expected one of ''"),
     "sparsty": ("0.9", r"06_mlp has no parameter 'sparsty' \(did you mean 'sparsity'\?\); its parameters are profile"),
@@ -266,7 +268,7 @@ def test_every_profile_has_settings_for_every_stage(stage: str, profile: str) ->
     assert set(settings) - {"threads"} == common
     # A default of 0 or "" says that the profile decides, so the profile must.
     for name, parameter in notebooks.parameters(notebooks.find(stage)).items():
-        if parameter.default in (0, "") and name not in {"seed", *FREE, *BY_RECIPE}:
+        if parameter.default in (0, "") and name not in {"profile", "seed", *FREE, *BY_RECIPE}:
             assert settings[name] not in (0, "", None)
     for name in settings.keys() & LIMITS.keys():
         assert LIMITS[name].accepts(settings[name])
@@ -341,6 +343,28 @@ def test_profiles_for_a_cpu_predict_what_a_run_takes(stage: str, profile: str) -
     assert 0 < settings["memory_mb"] <= 2000
 
 
+def test_the_profile_is_the_laptop_s_unless_the_environment_names_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notebooks.chosen_profile() == "laptop"
+    assert notebooks.chosen_profile("ci") == "ci"
+    monkeypatch.setenv("CHTS_PROFILE", "binder")
+    assert (notebooks.chosen_profile(), notebooks.chosen_profile("ci")) == ("binder", "ci")
+    for profile, epochs in (("", "binder"), ("ci", "ci")):
+        settings = start_06(profile=profile)
+        assert settings.epochs == notebooks.profile_settings("06_mlp", epochs)["epochs"]
+        assert settings.profile == epochs
+    monkeypatch.setenv("CHTS_PROFILE", "bidner")
+    with pytest.raises(ValueError, match=r"profile is 'bidner' \(did you mean 'binder'\?\)"):
+        notebooks.chosen_profile()
+
+
+def test_a_record_has_the_profile_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_notebook: Callable[..., Path]
+) -> None:
+    monkeypatch.setenv("CHTS_PROFILE", "binder")
+    path = write_notebook(tmp_path / "one.ipynb", "pass", parameters='profile: str = ""  # how large')
+    assert notebooks.run(path, tmp_path / "out", {})["parameters"] == {"profile": "binder"}
+
+
 def test_settings_may_be_changed_without_changing_the_profile() -> None:
     notebooks.profile_settings("06_mlp", "ci")["epochs"] = -5
     assert notebooks.profile_settings("06_mlp", "ci")["epochs"] > 0
@@ -406,8 +430,8 @@ BAD_VALUES = [
     ("seed", -1, r"parameter seed is -1; expected a whole number in \[0, 9223372036854775807\]"),
     ("seed", 2**63, "parameter seed is 9223372036854775808; expected a whole number in"),
     ("hidden", "128", "parameter hidden is '128'; expected a (whole )?number of at least 0"),
-    ("profile", "laptp", r"parameter profile is 'laptp' \(did you mean 'laptop'\?\); expected one of ci, binder"),
-    ("profile", "zzz", "parameter profile is 'zzz'; expected one of ci, binder, laptop, gpu, paper"),
+    ("profile", "laptp", r"parameter profile is 'laptp' \(did you mean 'laptop'\?\); expected one of '', ci, binder"),
+    ("profile", "zzz", "parameter profile is 'zzz'; expected one of '', ci, binder, laptop, gpu, paper"),
     ("device", "gpu", "parameter device is 'gpu'.*; expected one of auto, cpu, cuda"),
     ("device", 0, "parameter device is 0; expected one of auto, cpu, cuda"),
 ]
