@@ -101,8 +101,8 @@ Markdown(
                 "stage": f"[{stage.number} {stage.title}]({stage.file})",
                 "you will be able to": stage.goal,
                 "level": stage.difficulty,
-                "minutes": "not measured" if stage.minutes is None else f"{stage.minutes:g}",
-                "MB": "not measured" if stage.memory_mb is None else str(stage.memory_mb),
+                "minutes": f"{stage.minutes:.2g}",
+                "MB": str(stage.memory_mb),
             }
             for stage in stages
         ]
@@ -149,13 +149,14 @@ print(doctor.report(places=False))
 #
 # A **profile** sets sizes, seeds and epochs of every stage. `ci` is the smallest, made to check that all works; `binder` is
 # for small servers; `laptop` is what you see in the notebooks as they are published; `gpu` and `paper` ask for an
-# accelerator and go towards the sizes of the paper. Minutes expected on 2 CPU cores:
+# accelerator and go towards the sizes of the paper. A profile that nobody has measured, and a run whose parameters you change,
+# is reckoned from its operations before it starts. Minutes expected on 2 CPU cores:
 
 # %%
 PROFILES = ("ci", "binder", "laptop")
 by_profile = {name: [stage.minutes for stage in notebooks.overview(name)] for name in PROFILES}
 rows = [
-    {"stage": stage.number, **{name: f"{by_profile[name][place]:g}" for name in PROFILES}}
+    {"stage": stage.number, **{name: f"{by_profile[name][place]:.2g}" for name in PROFILES}}
     for place, stage in enumerate(stages)
 ]
 total = {name: f"{sum(minutes):.1f}" for name, minutes in by_profile.items()}

@@ -52,7 +52,7 @@ pack = CondaBuildPack("buildpack-deps:jammy")
 print(json.dumps({
     "detects": pack.detect(), "folder": str(pack.binder_dir), "python": pack.python_version,
     "after": pack.get_post_build_scripts(), "start": pack.get_start_script(),
-    "environment": [script for _, script in pack.get_assemble_scripts() if "env update" in script],
+    "environment": [script for _, script in pack.get_env_scripts()],
 }))
 """
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
