@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -112,6 +113,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, or a sweep's or a race's")
     command.add_argument("--out", type=Path, metavar="DIR", help="for the page (default: DIR/report)")
     command.set_defaults(command=_report)
+
+    command = commands.add_parser(
+        "lab",
+        help="open the notebooks in JupyterLab, as copies to work in",
+        description="JupyterLab answers on this machine alone, and asks for the token that it prints.",
+    )
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
+    )
+    command.add_argument("--no-browser", action="store_true", help="do not open one")
+    command.set_defaults(command=_lab)
 
     command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
     command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
@@ -238,6 +250,17 @@ def _report(options: argparse.Namespace) -> int:
         print(f"{name}\n{as_text(report.table(rows))}\n")
     print(f"page: {report.write(options.folder, options.out or options.folder / 'report')}")
     return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    copied = notebooks.copy_to(options.folder)
+    print(f"{len(copied)} notebooks are new in {options.folder}; those that were there are as you left them.")
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={options.folder.resolve()}"]
+    command += ["--ServerApp.ip=localhost", *(["--no-browser"] if options.no_browser else [])]
+    try:
+        return subprocess.call(command)
+    except KeyboardInterrupt:  # how one ends it
+        return 0
 
 
 def _exercises(options: argparse.Namespace) -> int:

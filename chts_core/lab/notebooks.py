@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,22 @@ def find(name: str) -> Path:
     raise ValueError(
         f"there is no notebook {name!r}{_nearest(stem, known)}; `chts list` shows all: {', '.join(known)}."
     )
+
+
+def copy_to(directory: Path) -> list[Path]:
+    """Copy the notebooks to a folder to work in; those that are there stay as they are.
+
+    Returns:
+        The notebooks that were copied.
+
+    Raises:
+        ValueError: if the folder is that which they come from.
+    """
+    if directory.resolve() == folder().resolve():
+        raise ValueError(f"{directory} is where the notebooks come from; choose a folder to work in.")
+    directory.mkdir(parents=True, exist_ok=True)
+    missing = [path for path in stages() if not (directory / path.name).exists()]
+    return [Path(shutil.copy(path, directory)) for path in missing]
 
 
 def title(path: Path) -> str:

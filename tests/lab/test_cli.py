@@ -265,3 +265,39 @@ def test_the_command_is_installed() -> None:
 def test_a_parameter_given_twice_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "06", *arguments]) == 2
     assert "is given more than once" in capsys.readouterr().err
+
+
+# --- lab ---
+
+
+def test_lab_opens_copies_of_the_notebooks_on_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(cli.subprocess, "call", lambda command: commands.append(command) or 3)
+    place = tmp_path / "work"
+    assert cli.main(["lab", str(place), "--no-browser"]) == 3  # as the server ends, so does this
+    names = {path.name for path in notebooks.stages()}
+    assert {path.name for path in place.iterdir()} == names
+    assert f"{len(names)} notebooks are new in {place}" in capsys.readouterr().out
+    assert commands[0][1:] == [
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={place}",
+        "--ServerApp.ip=localhost",
+        "--no-browser",
+    ]
+
+
+def test_lab_keeps_what_a_reader_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.subprocess, "call", lambda _: 0)
+    (tmp_path / "06_mlp.ipynb").write_text("mine")
+    assert cli.main(["lab", str(tmp_path)]) == 0
+    assert (tmp_path / "06_mlp.ipynb").read_text() == "mine"
+    assert (tmp_path / "05_density_decay.ipynb").read_bytes() == notebooks.find("05").read_bytes()
+    assert notebooks.copy_to(tmp_path) == []
+
+
+def test_lab_does_not_work_where_the_notebooks_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["lab", str(notebooks.folder())]) == 2
+    assert "choose a folder to work in" in capsys.readouterr().err
