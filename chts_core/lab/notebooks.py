@@ -30,7 +30,7 @@ from chts_core.methods import METHODS, PRESETS
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
-_BETWEEN_LOOKS = 0.1  # seconds
+_BETWEEN_LOOKS = 0.25  # seconds
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -453,6 +453,11 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
+def _memory_of(process: psutil.Process) -> int:
+    """Its bytes; of those that it shares with others its part, where the system tells."""
+    return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
+
+
 @contextlib.contextmanager
 def _memory_watched() -> Iterator[list[int]]:
     """Bytes that processes started meanwhile take together, looked at over and over."""
@@ -465,7 +470,7 @@ def _memory_watched() -> Iterator[list[int]]:
             total = 0
             for process in here.children(recursive=True):
                 with contextlib.suppress(psutil.Error):  # it ended meanwhile
-                    total += 0 if process.pid in before else process.memory_info().rss
+                    total += 0 if process.pid in before else _memory_of(process)
             seen.append(total)
 
     watch = threading.Thread(target=look, daemon=True)

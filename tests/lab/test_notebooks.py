@@ -365,6 +365,14 @@ def test_a_record_has_the_profile_that_was_chosen(
     assert notebooks.run(path, tmp_path / "out", {})["parameters"] == {"profile": "binder"}
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_binder_is_expected_to_take_less_than_800_mb_but_where_a_library_or_several_processes_need_more(
+    stage: str,
+) -> None:
+    most = {"09_llama": 1000, "10_scaling_out": 1800}.get(stage, 800)
+    assert notebooks.profile_settings(stage, "binder")["memory_mb"] < most
+
+
 def test_settings_may_be_changed_without_changing_the_profile() -> None:
     notebooks.profile_settings("06_mlp", "ci")["epochs"] = -5
     assert notebooks.profile_settings("06_mlp", "ci")["epochs"] > 0

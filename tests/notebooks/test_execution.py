@@ -38,7 +38,7 @@ def test_a_stage_runs(executed: Executed, stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_takes_no_more_memory_than_it_said(executed: Executed, stage: str) -> None:
     record, _ = executed(number(stage))
-    assert 100 < record["results"]["memory_mb"] < 1.5 * notebooks.profile_settings(stage, "ci")["memory_mb"]
+    assert 100 < record["peak_memory_mb"] < 1.5 * record["expected"]["memory_mb"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
