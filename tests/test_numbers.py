@@ -12,11 +12,12 @@ import pytest
 from chts_core.lab import evidence, paper
 from chts_core.lab.evidence import Row, best_test_epoch, differences, of_method, runs, score
 from chts_core.lab.statistics import mean_and_interval, standard_error
+from chts_core.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS = "README.md", "results/README.md"
 STAGE_08, STAGE_09 = "notebooks/08_translation_transformer.py", "notebooks/09_llama.py"
-SPARSE = [method for method in evidence.NAMES if method != "fc"]
+SPARSE = [method for method in METHODS if method != "fc"]
 
 
 def text(file: str) -> str:
@@ -102,9 +103,9 @@ def below_the_paper() -> list[float]:
     return [min(found), max(found)]
 
 
-def ablated(variant: str) -> tuple[float, float]:
-    groups = evidence.ablation_groups()
-    return mean_and_interval(differences(groups[variant], groups[evidence.as_it_is(variant)]))
+def ablated(variant: str, dataset: str = "digits") -> tuple[float, float]:
+    groups = evidence.ablation_groups(dataset)
+    return mean_and_interval(differences(groups[variant], groups[evidence.as_it_is(variant, groups)]))
 
 
 def rate(method: str, learning_rate: float) -> float:
@@ -328,7 +329,8 @@ def test_what_results_say_of_the_digits() -> None:
 
 
 def test_what_results_say_of_the_ablations() -> None:
-    variants = [name for name in evidence.ablation_groups() if name != evidence.as_it_is(name)]
+    groups = evidence.ablation_groups("digits")
+    variants = [name for name in groups if name != evidence.as_it_is(name, groups)]
     decided = {name for name in variants if not includes_zero(ablated(name))}
     assert decided == {
         "chts with topology=ScaleFree()",
@@ -337,7 +339,7 @@ def test_what_results_say_of_the_ablations() -> None:
         "chts, csti",
     }
     assert len(variants) == 21
-    active = {name: fmean(row["active_neurons"] for row in rows) for name, rows in evidence.ablation_groups().items()}
+    active = {name: fmean(row["active_neurons"] for row in rows) for name, rows in groups.items()}
     assert min(active, key=active.__getitem__) == "chts, csti"
 
 

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from chts_core.lab import records
+from chts_core.lab import bench, records
+from chts_core.lab.figures.style import METHOD_LABELS
 from chts_core.lab.notebooks import as_markdown
 from chts_core.lab.paper import PAPER_MLP
 from chts_core.lab.report import SCORES, as_difference, as_mean
@@ -20,17 +21,6 @@ from chts_core.methods import get_method
 
 Row = Mapping[str, Any]
 
-NAMES = {
-    "fc": "FC",
-    "set": "SET",
-    "rigl": "RigL",
-    "mest": "MEST",
-    "gmp": "GMP",
-    "granet": "GraNet",
-    "cht": "CHT",
-    "chts": "CHTs",
-    "chtss": "CHTss",
-}
 _DIGITS_AT = (0.9, 0.95, 0.99)
 
 
@@ -43,7 +33,7 @@ def runs(name: str) -> tuple[Row, ...]:
 @cache
 def benchmark(topic: str) -> dict[tuple[str, str], Row]:
     """The recorded rows of a benchmark, by what was compared and with what."""
-    path = Path(__file__).parents[2] / "benchmarks" / "results" / f"{topic}.json"
+    path = bench.folder() / "results" / f"{topic}.json"
     return {(row["comparison"], row["rival"]): row for row in json.loads(path.read_text("utf-8"))["rows"]}
 
 
@@ -71,7 +61,7 @@ def fashion_mnist() -> str:
     """The paper's MLP on Fashion-MNIST beside the paper's figures."""
     rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
     by_magnitude = {"chts": "chts/paper_magnitude", "chts/paper_l3p": "chts/paper_l3p_magnitude"}
-    names = {**NAMES, "chts/paper_l3p": "CHTs, L3p", "chts": "CHTs, L3n"}
+    names = {**METHOD_LABELS, "chts/paper_l3p": "CHTs, L3p", "chts": "CHTs, L3n"}
     order = ["chts/paper_l3p", "chts", "chtss", "fc", "mest", "granet", "gmp", "rigl", "cht", "set"]
     lines = []
     for method in order:
@@ -94,7 +84,7 @@ def digits() -> str:
     """Nine methods on the digits."""
     rows = [row for row in runs("images") if row["dataset"] == "digits"]
     lines = []
-    for method, name in NAMES.items():
+    for method, name in METHOD_LABELS.items():
         found = {share: of_method(rows, method, 0.0 if method == "fc" else share) for share in _DIGITS_AT}
         line = {"": name} | {f"{share:.0%}": as_mean(list(map(score, found[share])), 2) for share in _DIGITS_AT}
         if method == "fc":
@@ -102,34 +92,40 @@ def digits() -> str:
         for rival in ("set", "fc"):
             theirs = of_method(rows, rival, 0.0 if rival == "fc" else 0.99)
             pairs = [] if method in ("fc", rival) else differences(found[0.99], theirs)
-            line[f"minus {NAMES[rival]}"] = as_difference(pairs, 2) if pairs else ""
+            line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2) if pairs else ""
         lines.append(line)
     return as_markdown(lines)
 
 
-def ablation_groups() -> dict[str, list[Row]]:
-    """The runs of the ablations by variant: its method in words, with ", csti" if it started from CSTI."""
+def ablation_groups(dataset: str) -> dict[str, list[Row]]:
+    """The runs of the ablations by variant: its method in words, with ", csti" if it started from CSTI.
+
+    On Fashion-MNIST those of CHTs as it is are among the races.
+    """
+    rows = [row for row in runs("ablations") if row["dataset"] == dataset]
+    if dataset == "fashion_mnist":
+        rows = [*of_method([row for row in runs("images") if row["dataset"] == dataset], "chts"), *rows]
     groups: dict[str, list[Row]] = {}
-    for row in runs("ablations"):
-        groups.setdefault(row["method"] + (", csti" if row["recipe"]["csti"] else ""), []).append(row)
+    for row in rows:
+        groups.setdefault(row["method"] + (", csti" if row["recipe"].get("csti") else ""), []).append(row)
     return groups
 
 
-def as_it_is(variant: str) -> str:
+def as_it_is(variant: str, groups: Mapping[str, list[Row]]) -> str:
     """Which variant of the ablations is the method that another one changes."""
     whole = "chtss" if variant.startswith("chtss") else "chts"
-    return next(words for words in ablation_groups() if "csti" not in words and get_method(words) == get_method(whole))
+    return next(words for words in groups if "csti" not in words and get_method(words) == get_method(whole))
 
 
-def ablations() -> str:
-    """CHTs and CHTss with a choice or two changed, on the digits, beside the two as they are."""
-    groups = ablation_groups()
+def ablations(dataset: str) -> str:
+    """CHTs and CHTss with a choice or two changed beside the two as they are."""
+    groups = ablation_groups(dataset)
     lines = []
     for variant, mine in groups.items():
-        base = as_it_is(variant)
+        base = as_it_is(variant, groups)
         lines.append(
             {
-                "variant": f"`{variant}`".replace(", csti`", "`, `csti`"),
+                "variant": f"`{variant}`".replace(", csti`", "`, `csti`") + (", one seed" if len(mine) == 1 else ""),
                 "accuracy": as_mean(list(map(score, mine)), 2),
                 "difference": "" if variant == base else as_difference(differences(mine, groups[base]), 2),
                 "active": f"{sum(row['active_neurons'] for row in mine) / len(mine):.0%}",
@@ -148,7 +144,7 @@ def _rates(size: str, methods: Sequence[str]) -> str:
     return as_markdown(
         [
             {"rate": f"{rate:g}"}
-            | {NAMES[method]: f"{losses[method]:.3f}" if method in losses else "" for method in methods}
+            | {METHOD_LABELS[method]: f"{losses[method]:.3f}" if method in losses else "" for method in methods}
             for rate, losses in sorted(found.items())
         ]
     )
@@ -208,7 +204,8 @@ def layers() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "fashion_mnist": fashion_mnist,
     "digits": digits,
-    "ablations": ablations,
+    "ablations": lambda: ablations("digits"),
+    "ablations_fashion": lambda: ablations("fashion_mnist"),
     "rates_tiny": lambda: _rates("tiny", ("fc", "chts", "set", "granet")),
     "rates_small": lambda: _rates("small", ("fc", "cht", "chts", "set", "rigl", "mest", "gmp", "granet", "chtss")),
     "first_weights": first_weights,

@@ -67,9 +67,15 @@ class Forecast:
     measured: bool
 
     def __str__(self) -> str:
-        minutes = self.minutes
-        time = f"{minutes:.2g} min" if minutes < 100 else f"{minutes / 60:,.0f} h"
-        return f"about {time} and {self.memory_mb} MB{' on 2 cores' if self.measured else ', reckoned, not measured'}"
+        source = " on 2 cores" if self.measured else ", reckoned, not measured"
+        return f"about {in_words(self.minutes)} and {self.memory_mb} MB{source}"
+
+
+def in_words(minutes: float) -> str:
+    """A time of two digits, in minutes or hours."""
+    if minutes < 10:
+        return f"{minutes:.2g} min"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:,.0f} h"
 
 
 def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any], *, gpu: bool = False) -> Forecast:

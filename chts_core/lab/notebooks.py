@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab import language, records, translation
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
-from chts_core.lab.forecast import Forecast, forecast
+from chts_core.lab.forecast import Forecast, forecast, in_words
 from chts_core.methods import METHODS, PRESETS
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
@@ -334,12 +334,12 @@ def expected(path: Path, given: Mapping[str, Any]) -> Forecast | None:
     if path.stem not in _profiles():
         return None
     settled = {name: parameter.default for name, parameter in parameters(path).items()} | dict(given)
-    return _forecast(path.stem, settled.pop("profile"), settled)
+    return _forecast(path.stem, settled.pop("profile", ""), settled)
 
 
 def taken(record: Mapping[str, Any]) -> str:
     """What a run took, of its record, in words."""
-    return f"{record['seconds'] / 60:.2g} min and {record['peak_memory_mb']} MB"
+    return f"{in_words(record['seconds'] / 60)} and {record['peak_memory_mb']} MB"
 
 
 def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
@@ -445,7 +445,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "device": device,
         "expected": None if foretold is None else asdict(foretold),
         "seconds": round(seconds, 1),
-        "peak_memory_mb": round(max(memory) / 2**20),
+        "peak_memory_mb": round(memory[0] / 2**20),
         "started": started,
         "git": records.git_revision(),
     }
@@ -460,10 +460,10 @@ def _memory_of(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def _memory_watched() -> Iterator[list[int]]:
-    """Bytes that processes started meanwhile take together, looked at over and over."""
+    """The most bytes that processes started meanwhile took together: a list of one, looked after until the end."""
     here = psutil.Process()
     before = {process.pid for process in here.children(recursive=True)}
-    seen, over = [0], threading.Event()
+    peak, over = [0], threading.Event()
 
     def look() -> None:
         while not over.wait(_BETWEEN_LOOKS):
@@ -471,12 +471,12 @@ def _memory_watched() -> Iterator[list[int]]:
             for process in here.children(recursive=True):
                 with contextlib.suppress(psutil.Error):  # it ended meanwhile
                     total += 0 if process.pid in before else _memory_of(process)
-            seen.append(total)
+            peak[0] = max(peak[0], total)
 
     watch = threading.Thread(target=look, daemon=True)
     watch.start()
     try:
-        yield seen
+        yield peak
     finally:
         over.set()
         watch.join()
