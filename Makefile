@@ -45,13 +45,16 @@ refresh-notebooks: .venv/notebooks.stamp
 		--CoalesceStreamsPreprocessor.enabled=True $(NOTEBOOKS)
 	$(BIN)/chts exercises
 
-# The wheel, tried from an environment and a folder of its own.
+# The wheel: the same bits each time it is built, as a package index wants it, and tried from an environment and a folder of its own.
 wheel: .venv/dev.stamp
 	rm -rf dist runs/wheel
 	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m build --quiet --outdir runs/wheel/again
+	cd dist && sha256sum * | (cd ../runs/wheel/again && sha256sum --check --quiet)
 	$(PYTHON) -m venv runs/wheel/venv
 	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[notebooks]"
-	cd runs/wheel && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts run 06 --profile ci --out out
+	cd runs/wheel && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts lab --help && venv/bin/chts run 06 --profile ci --out out
 
 bench: .venv/bench.stamp
 	$(BIN)/chts bench
