@@ -259,7 +259,7 @@ claims_that("cannot be told")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Nine of 21 are decided. That is the usual fate of a comparison with few seeds: the honest answer to most
+# Eleven of 24 are decided. That is the usual fate of a comparison with few seeds: the honest answer to most
 # questions about a point or a hundredth of a nat is that nobody knows yet. And one in twenty intervals misses the truth anyway, so of
 # this many decisions one may well be wrong. "Does not hold" means: not in these runs, which differ from the paper's as the last column says.
 # </details>

@@ -123,9 +123,13 @@ def settings_of(sweep: str) -> list[Settings]:
     [
         ([row for row in ROWS if row["dataset"] == "fashion_mnist"], ["fashion_mnist", "fashion_mnist_denser"]),
         ([row for row in ROWS if row["dataset"] == "digits"], ["digits"]),
-        (ABLATIONS, ["ablations", "ablations_csti"]),
+        ([row for row in ABLATIONS if row["dataset"] == "digits"], ["ablations", "ablations_csti"]),
+        (
+            [row for row in ABLATIONS if row["dataset"] == "fashion_mnist"],
+            ["ablations_fashion", "ablations_fashion_once", "ablations_fashion_csti"],
+        ),
     ],
-    ids=["fashion_mnist", "digits", "ablations"],
+    ids=["fashion_mnist", "digits", "ablations", "ablations of fashion_mnist"],
 )
 def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]], made_by: list[str]) -> None:
     again = {(*settings[1:], settings[0].csti): settings[0] for sweep in made_by for settings in settings_of(sweep)}
