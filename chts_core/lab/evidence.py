@@ -181,18 +181,18 @@ def regrowth() -> str:
 def layers() -> str:
     """One sparse layer against a dense one and against another library's."""
     rivals = {"against `nn.Linear`": "nn.Linear", "against sparselab 0.2.2": "sparselab.SparseLinear"}
-    shapes: dict[tuple[str, str], list[str]] = {}
+    # Densities below 30 % have a line, and the others have another.
+    shapes: dict[tuple[str, bool], list[str]] = {}
     for comparison, _ in benchmark("layer"):
-        shape, samples, share = re.search(r"(\d+×\d+), (\d+) samples, (\d+)%", comparison).groups()  # type: ignore[union-attr]
-        few = int(share) < 30
-        shares = shapes.setdefault((f"{shape}, {samples} samples", "few" if few else "many"), [])
+        shape, share = re.search(r"(\d+×\d+, \d+ samples), (\d+)%", comparison).groups()  # type: ignore[union-attr]
+        shares = shapes.setdefault((shape, int(share) < 30), [])
         shares += [share] if share not in shares else []
     lines = []
     for (shape, _), shares in shapes.items():
         line = {"one layer, forward and backward": f"{shape}, {' / '.join(f'{share} %' for share in shares)}"}
-        for title, rival in rivals.items():
-            for by_rows, prefix in ((title, ""), (" by rows" if title in line else "by rows", "the same by rows: ")):
-                name = by_rows if by_rows not in line else by_rows + " "  # a column of the same name for each rival
+        for place, (title, rival) in enumerate(rivals.items()):
+            # A column for each rival that is called the same, but for a blank that is not seen.
+            for name, prefix in ((title, ""), ("by rows" + " " * place, "the same by rows: ")):
                 ratios = [
                     benchmark("layer")[f"{prefix}{shape}, {share}% on cpu", rival]["times_faster"] for share in shares
                 ]
