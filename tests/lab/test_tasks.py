@@ -23,7 +23,12 @@ def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("huge", {}, r"recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci, .*, iwslt, wmt, tiny_ci, tiny_short, tiny, small"),
+        (
+            "huge",
+            {},
+            "recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci, number_words_short, number_words, "
+            "multi30k_small, multi30k, iwslt, wmt, tiny_ci, tiny_short, tiny, small",
+        ),
         ("tiny", {"step": "5"}, r"a recipe has no setting 'step'; expected one of size, vocabulary"),
         ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, as 200 is"),
         ("tiny", {"steps": "[5"}, r"steps is '\[5'; expected int"),
