@@ -3,9 +3,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-IPYWIDGETS_7 := tests/browser/constraints-ipywidgets7.txt
+COLAB := tests/colab/constraints.txt
 
-.PHONY: tour lab test test-browser lint types check-notebooks refresh-notebooks wheel bench clean
+.PHONY: tour lab test test-browser test-colab lint types check-notebooks refresh-notebooks wheel bench clean
 
 tour: .venv/notebooks.stamp
 	$(BIN)/chts tour --profile laptop --out runs/tour
@@ -16,11 +16,15 @@ lab: .venv/notebooks.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
-# The widgets in a browser, with the newest ipywidgets and with that of Colab; and the latter's unit tests.
-test-browser: .venv/test.stamp .venv7/stamp
+# The widgets in a browser, with the newest ipywidgets and with that of Colab.
+test-browser: .venv/test.stamp .venv-colab/stamp
 	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS)
-	CHTS_BROWSER_PYTHON=.venv7/bin/python $(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS_7)
-	.venv7/bin/python -m pytest -q -W ignore::DeprecationWarning tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
+	CHTS_BROWSER_PYTHON=.venv-colab/bin/python $(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS_COLAB)
+
+# With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.
+test-colab: .venv-colab/stamp
+	for stage in 00 03 06 08; do .venv-colab/bin/chts run $$stage --profile ci --out runs/colab || exit 1; done
+	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -59,16 +63,19 @@ bench: .venv/bench.stamp
 	$(BIN)/chts bench
 
 clean:
-	rm -rf .venv .venv7 dist runs
+	rm -rf .venv .venv-colab dist runs
 
 .venv/%.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
-.venv7/stamp: pyproject.toml $(IPYWIDGETS_7) | .venv/bin/python
-	.venv/bin/python -m venv --clear .venv7
-	.venv7/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(IPYWIDGETS_7) \
-		--editable ".[notebooks]" hypothesis pytest voila
+# First Colab's packages alone, in which the bootstrap cell of the notebooks is tried; then what tests need.
+.venv-colab/stamp: pyproject.toml $(wildcard tests/colab/*) | .venv/test.stamp
+	.venv/bin/python -m venv --clear .venv-colab
+	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COLAB) --requirement tests/colab/has.txt
+	$(BIN)/python tests/colab/try_bootstrap.py .venv-colab/bin/python
+	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COLAB) hypothesis jupyterlab pytest voila
 	touch $@
 
 .venv/bin/python:

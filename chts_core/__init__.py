@@ -1,5 +1,7 @@
 """Cannistraci-Hebb training with a soft rule (CHTs) and its relatives, from 6-node graphs to language models."""
 
+from importlib.metadata import version
+
 from chts_core import (
     audit,
     diagnostics,
@@ -17,7 +19,7 @@ from chts_core.percolation import Attention, LayerGraph
 from chts_core.planner import plan
 from chts_core.sparsifier import Sparsifier
 
-__version__ = "0.1.0"
+__version__ = version("chts")
 
 __all__ = [
     "METHODS",

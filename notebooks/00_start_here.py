@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 00 · Start here
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/00_start_here.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/00_start_here.ipynb)
+#
 # **You will be able to** say what sparse training is, see it work in seconds, choose your way through the stages, run any
 # of them at the size that suits your machine, and find the meaning, the formula and the code of every term.
 #
@@ -23,6 +25,20 @@
 # | Time | 15 minutes to read, under a minute to run |
 # | Difficulty | ●○○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the whole of it at a glance |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 from IPython.display import Markdown

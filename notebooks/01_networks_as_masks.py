@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 01 · Networks as masks
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/01_networks_as_masks.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/01_networks_as_masks.ipynb)
+#
 # **You will be able to** read a sparse layer as a network, wire one in five ways (ER, BSW, BSF, BRF, CSTI), tell them
 # apart by degrees, clustering and path length, and say what a receptive field is good for.
 #
@@ -23,6 +25,20 @@
 # | Time | 40 minutes to read, under a minute to run |
 # | Difficulty | ●○○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on initial networks and bipartite receptive field network modelling |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 from dataclasses import asdict

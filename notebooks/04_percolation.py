@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 04 · Percolation: links that lead nowhere
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/04_percolation.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/04_percolation.ipynb)
+#
 # **You will be able to** find by hand the neurons that a removal has cut off, write the two sweeps that clear their links
 # away, say why relative importance keeps more neurons active than weight magnitude, and turn the neurons that are lost
 # into a smaller dense model.
@@ -24,6 +26,20 @@
 # | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), section on link removal (relative importance), and the ANP column of the MLP table |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 from dataclasses import replace

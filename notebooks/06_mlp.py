@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 06 · A sparse MLP, nine ways
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/06_mlp.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/06_mlp.ipynb)
+#
 # **You will be able to** train an image classifier with 1 % of its links, attach any method to your own training loop in
 # two lines, and read a race between methods without fooling yourself.
 #
@@ -23,6 +25,20 @@
 # | Time | 30 minutes to read, under two minutes to run on the handwritten digits |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2, Equation 1 and the MLP table |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 from dataclasses import asdict, replace

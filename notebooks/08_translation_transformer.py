@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 08 · A sparse translator
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/08_translation_transformer.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/08_translation_transformer.ipynb)
+#
 # **You will be able to** follow a mask from one attention head to a whole Transformer, train a translator with a tenth of
 # its links, decode by beam search, score by BLEU, and say what a table of BLEU scores does and does not tell.
 #
@@ -23,6 +25,20 @@
 # | Time | 45 minutes to read, about two minutes to run on the number words |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 import math

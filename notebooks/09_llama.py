@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 09 · A sparse language model
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/09_llama.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/09_llama.ipynb)
+#
 # **You will be able to** turn text into blocks of tokens, say what perplexity measures, follow a mask through the gated
 # block and the grouped heads of a LLaMA, train one with a tenth of its links, and say which of its settings can favour
 # one method over another.
@@ -24,6 +26,20 @@
 # | Time | 45 minutes to read, two to three minutes to run on Python's language reference |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 2 and the hyperparameters of its appendix |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 import math

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 10 · Scaling out
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/10_scaling_out.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/10_scaling_out.ipynb)
+#
 # **You will be able to** train one sparse model in several processes and say what they must agree on, stop it at any
 # moment and go on with another number of processes, fan a grid of runs out over a cluster, and estimate what a larger model
 # will cost before you pay for it.
@@ -24,6 +26,20 @@
 # | Time | 30 minutes to read, about two minutes to run on two cores |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the sizes of its Table 2 |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 import json

@@ -14,6 +14,8 @@
 # %% [markdown]
 # # 11 · The paper's tables beside ours
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/11_paper_tables.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/11_paper_tables.ipynb)
+#
 # **You will be able to** put a number of a paper beside your own without fooling yourself: say what a standard error
 # covers and what it does not, compare differences where levels cannot be compared, and sort claims into those that hold
 # in recorded runs, those that do not, those that cannot be told, and those nobody has tested here.
@@ -24,6 +26,20 @@
 # | Time | 40 minutes to read; it trains nothing and runs in less than one of them |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), its MLP table, Tables 1 and 2 |
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
 
 # %%
 import math
