@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 COLAB := tests/colab/constraints.txt
 
-.PHONY: tour lab test test-browser test-colab lint types check-notebooks refresh-notebooks wheel bench clean
+.PHONY: tour lab test test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench clean
 
 tour: .venv/notebooks.stamp
 	$(BIN)/chts tour --profile laptop --out runs/tour
@@ -18,13 +18,18 @@ test: .venv/test.stamp
 
 # The widgets in a browser, with the newest ipywidgets and with that of Colab.
 test-browser: .venv/test.stamp .venv-colab/stamp
-	$(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS)
-	CHTS_BROWSER_PYTHON=.venv-colab/bin/python $(BIN)/python -m pytest -m browser tests/browser $(PYTEST_OPTIONS_COLAB)
+	$(BIN)/python -m pytest -m browser tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS)
+	CHTS_BROWSER_PYTHON=.venv-colab/bin/python $(BIN)/python -m pytest -m browser tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS_COLAB)
 
 # With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.
 test-colab: .venv-colab/stamp
 	for stage in 00 03 06 08; do .venv-colab/bin/chts run $$stage --profile ci --out runs/colab || exit 1; done
 	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
+
+# The pages for readers, in runs/site/html; then its links, and its accessibility in a browser.
+site: .venv/site.stamp
+	$(BIN)/python docs/build.py
+	$(BIN)/python -m pytest -m browser tests/browser/test_site.py $(PYTEST_OPTIONS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -374,8 +374,15 @@ def test_what_results_say_of_the_ablations_of_fashion_mnist() -> None:
     assert {name: difference > 0 for name, difference in once.items()} == {
         "chts with regrowth=Regrowth('random')": False,
         "chts, csti": True,
+        "chts with topology=ReceptiveField(r=0.25, degree='uniform')": True,
+        "chts with removal=Removal('relative_importance', percolate=True)": True,
         "chts with removal=Removal('relative_importance', temperature=1.0, percolate=True)": True,
+        "chts with removal=Removal('relative_importance', temperature=3.0, percolate=True)": True,
+        "chts with removal=Removal('relative_importance', temperature=Ramp(1.0, 9.0), percolate=True)": True,
     }
+    sigmoid, cubic = evidence.ablation_groups("fashion_mnist", small=True).values()
+    assert {row["recipe"]["epochs"] for row in (*sigmoid, *cubic)} == {30}
+    assert [difference > 0 for difference in evidence.differences(cubic, sigmoid)] == [True]
 
 
 def test_what_stage_08_says_of_its_records() -> None:

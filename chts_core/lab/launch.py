@@ -11,6 +11,7 @@ from pathlib import Path
 REPOSITORY = (
     "https://github.com/SET_THE_OWNER/chts"  # no such owner can exist: what is not published runs nobody's code
 )
+SITE = "https://SET_THE_OWNER.github.io/chts/"
 RELEASE = "v0.1.0"  # the tag that Colab and Binder take: notebooks and package of the same day
 
 _BOOTSTRAP = f"""\

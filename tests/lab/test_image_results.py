@@ -126,7 +126,7 @@ def settings_of(sweep: str) -> list[Settings]:
         ([row for row in ABLATIONS if row["dataset"] == "digits"], ["ablations", "ablations_csti"]),
         (
             [row for row in ABLATIONS if row["dataset"] == "fashion_mnist"],
-            ["ablations_fashion", "ablations_fashion_once", "ablations_fashion_csti"],
+            ["ablations_fashion", "ablations_fashion_once", "ablations_fashion_csti", "ablations_fashion_decay"],
         ),
     ],
     ids=["fashion_mnist", "digits", "ablations", "ablations of fashion_mnist"],

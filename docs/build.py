@@ -1,0 +1,158 @@
+"""Build the site into runs/site/html: `python docs/build.py`. Runs nothing, fetches nothing; a warning is an error."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import torch
+
+from chts_core import topology
+from chts_core.lab import glossary, launch, notebooks, records
+from chts_core.lab.notebooks import as_markdown
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "runs" / "site"
+SOURCE = OUT / "source"
+
+
+def published(text: str, folder: str = "") -> str:
+    """Markdown of a folder of the repository, its links leading to the pages of stages and to published files."""
+
+    def lead(found: re.Match[str]) -> str:
+        target = found[1]
+        if re.match(r"https?:|#|notebooks/", target):
+            return found[0]
+        return f"]({launch.REPOSITORY}/blob/{launch.RELEASE}/{folder}{target})"
+
+    return re.sub(r"\]\(([^)]+)\)", lead, text)
+
+
+def section(text: str, heading: str) -> str:
+    """A second-level section of a page, as a page of its own."""
+    body = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return published(f"# {heading}\n" + re.sub(r"^#(#+) ", r"\1 ", body, flags=re.MULTILINE))
+
+
+def write_stages() -> None:
+    """The notebooks as committed, without what leads to Colab and Binder: that stands above each page."""
+    (SOURCE / "notebooks").mkdir()
+    for path in notebooks.stages():
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[0].source = notebook.cells[0].source.replace(f"{launch.badges(path.stem)}\n\n", "")
+        notebook.cells = [cell for cell in notebook.cells if "bootstrap" not in cell.metadata.get("tags", [])]
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+            output.get("data", {}).pop(records.RESULTS_TYPE, None)  # for records, not for readers
+        nbformat.write(notebook, SOURCE / "notebooks" / path.name)
+
+
+def write_reference() -> None:
+    """A page per module of the core, from the bottom up."""
+    (house,) = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    names = [name.strip() for layer in reversed(house["layers"]) for name in layer.split("|")]
+    modules = [name for name in names if "._" not in name and name != "chts_core.lab"]
+    (SOURCE / "api").mkdir()
+    for name in modules:
+        short = name.removeprefix("chts_core.")
+        page = f"# {short}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
+        (SOURCE / "api" / f"{short}.md").write_text(page, "utf-8")
+    listed = "\n".join(name.removeprefix("chts_core.") for name in modules)
+    contents = f"# The core\n\nFrom the bottom up, as its files import each other.\n\n```{{toctree}}\n{listed}\n```\n"
+    (SOURCE / "api" / "index.md").write_text(contents, "utf-8")
+
+
+def write_glossary() -> None:
+    """Each term with its formula, its function and its test."""
+    text = (
+        "# Glossary\n\nEach term with its formula, what computes it, a test of that, and the stage that teaches it.\n\n"
+    )
+    (SOURCE / "glossary.md").write_text(f"{text}{as_markdown(glossary.rows())}\n", "utf-8")
+
+
+def write_conformance() -> None:
+    """What `chts conformance --out results/conformance.json` has recorded."""
+    marks = {True: "holds", False: "**fails**", None: "–"}
+    record = json.loads((ROOT / "results" / "conformance.json").read_text("utf-8"))
+    found: dict[str, dict[str, str]] = {}
+    for result in record["conformance"]:
+        row = found.setdefault(result["check"], {"what is checked": result["check"]})
+        row[result["method"]] = marks[result["passed"]]
+    text = (
+        "# Conformance\n\nEach method is run and held to a second, plain implementation of what it must do; "
+        "`chts conformance` does so on your machine. A dash: the method has no such part, or there was no such device. "
+        f"Recorded with torch {record['versions']['torch']} on {record['device']['name']}.\n\n"
+    )
+    (SOURCE / "conformance.md").write_text(f"{text}{as_markdown(list(found.values()))}\n", "utf-8")
+
+
+def write_timings() -> None:
+    """What the stages take, into the page for teachers."""
+    rows = [
+        {
+            "stage": f"{stage.number} {stage.title}",
+            "builds on": ", ".join(stage.prerequisites) or "–",
+            "difficulty": stage.difficulty,
+            "minutes to run": f"{stage.minutes:g}",
+            "memory": f"{stage.memory_mb} MB",
+        }
+        for stage in notebooks.overview("laptop")
+    ]
+    page = SOURCE / "guides" / "teach.md"
+    text = f"## What a stage takes\n\nMeasured on two cores, at the profile `laptop`.\n\n{as_markdown(rows)}"
+    page.write_text(page.read_text("utf-8").replace("{timings}", text), "utf-8")
+
+
+def draw_card() -> None:
+    """The picture of the first page, which is also what a shared link shows."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 6.3))
+    wirings = {"at random": 1.0, "receptive fields": 0.25, "the nearest": 0.0}
+    for axis, (title, r) in zip(axes, wirings.items(), strict=True):
+        mask = topology.receptive_field(24, 24, 0.15, r, generator=torch.Generator().manual_seed(0))
+        axis.imshow(mask, cmap="Greys", interpolation="nearest")
+        axis.set_title(f"{title} (r = {r:g})", fontsize=18)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle("chts: brain-inspired sparse training", fontsize=28)
+    figure.text(0.5, 0.05, "86 of 576 links, three ways to wire a layer at first", ha="center", fontsize=18)
+    figure.savefig(SOURCE / "_static" / "card.png", dpi=100)
+
+
+def finish() -> None:
+    """What the theme and the outputs of notebooks leave open: a name for its folds, pages for links to notebooks."""
+    for page in (OUT / "html").rglob("*.html"):
+        text = page.read_text("utf-8")
+        text = text.replace(
+            '<summary><span class="toctree', '<summary aria-label="The pages below"><span class="toctree'
+        )
+        text = re.sub(r'(href="[0-9]{2}b?_[a-z0-9_]+)\.ipynb"', r'\1.html"', text)
+        page.write_text(text, "utf-8")
+
+
+def main() -> None:
+    """Put the sources together and run Sphinx."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", SOURCE, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    write_stages()
+    write_reference()
+    write_glossary()
+    write_conformance()
+    write_timings()
+    draw_card()
+    (SOURCE / "speed.md").write_text(section(readme, "Speed"), "utf-8")
+    (SOURCE / "methods.md").write_text(section(readme, "The methods"), "utf-8")
+    results = (ROOT / "results" / "README.md").read_text("utf-8")
+    (SOURCE / "results.md").write_text(published(results, "results/"), "utf-8")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(SOURCE), str(OUT / "html")]
+    if subprocess.run(command, check=False).returncode:
+        sys.exit("the site has warnings; each says where.")
+    finish()
+
+
+if __name__ == "__main__":
+    main()

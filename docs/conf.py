@@ -1,0 +1,90 @@
+"""The site: Sphinx reads what docs/build.py has put together; nothing is executed and nothing is fetched."""
+
+import re
+from importlib import metadata
+from typing import Any
+
+import latex2mathml.converter
+from docutils.nodes import SkipNode
+from sphinx.application import Sphinx
+
+from chts_core.lab import launch
+
+project = "chts"
+author = "The chts developers"
+release = metadata.version("chts")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath", "html_image"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # what is shown is what was committed
+# A widget without a kernel does nothing; its figure and its sentence stand beside it. No script is fetched for it.
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+suppress_warnings = ["myst.strikethrough"]
+
+html_theme = "sphinx_book_theme"
+html_title = "chts"
+html_baseurl = launch.SITE
+html_static_path = ["_static"]
+html_css_files = ["chts.css"]
+html_theme_options = {
+    "repository_url": launch.REPOSITORY,
+    "repository_branch": launch.RELEASE,
+    "use_repository_button": True,
+    "launch_buttons": {
+        "binderhub_url": "https://mybinder.org",
+        "colab_url": "https://colab.research.google.com",
+        "notebook_interface": "jupyterlab",
+    },
+}
+html_math_renderer = "mathml"
+
+
+_SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):")
+_FIELD = re.compile(r"([a-z_]+(?:, [a-z_]+)*): (?=\S)")
+
+
+def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
+    """Docstrings are plain text: code in single backticks or indented, fields as `name: what it is`, bars as in |x|."""
+    made: list[str] = []
+    section = literal = field = False
+    for line in lines:
+        indented, blank = line.startswith("    "), not line
+        section = bool(_SECTION.fullmatch(line)) or (section and (indented or blank))
+        table = line.startswith("|") and line.endswith("|")
+        field = not section and (bool(_FIELD.match(line)) or (field and indented))
+        starts_code = not section and not field and not literal and (table or indented) and made[-1:] == [""]
+        literal = starts_code or (literal and (table or indented or blank))
+        if starts_code:
+            made += ["::", ""]
+        if literal:
+            made.append(f"    {line}" if table else line)
+            continue
+        line = re.sub(r"(?<![:`\w])`([^`]+)`(?!`)", r"``\1``", line)
+        parts = re.split(r"(`+[^`]+`+)", line)  # code in every second one
+        parts[::2] = [re.sub(r"\||(?<![\w*])\*(?=\w+[,)])", r"\\\g<0>", part) for part in parts[::2]]
+        line = "".join(parts)
+        if field:  # an item of a list, its further lines below it
+            line = line.replace("    ", "  ", 1) if indented else _FIELD.sub(r"* **\1**: ", line, count=1)
+        made.append(line)
+    lines[:] = made
+
+
+def setup(app: Sphinx) -> None:
+    """Formulas as MathML, which browsers show by themselves; Sphinx's own way fetches a script."""
+
+    def inline(translator, node) -> None:  # type: ignore[no-untyped-def]
+        translator.body.append(latex2mathml.converter.convert(node.astext(), display="inline"))
+        raise SkipNode
+
+    def block(translator, node) -> None:  # type: ignore[no-untyped-def]
+        # Whoever moves by keyboard can scroll a long formula.
+        formula = latex2mathml.converter.convert(node.astext(), display="block")
+        translator.body.append(f'<div class="formula" tabindex="0">{formula}</div>')
+        raise SkipNode
+
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before the sections are read
+    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))

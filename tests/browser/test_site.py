@@ -1,0 +1,101 @@
+"""The site, as `make site` has built it: whole, readable without a network, and accessible."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route
+
+SITE = Path(__file__).parents[2] / "runs" / "site" / "html"
+PAGES = sorted(
+    str(path.relative_to(SITE))
+    for path in SITE.rglob("*.html")
+    if "_modules" not in path.parts and "_static" not in path.parts
+)
+pytestmark = pytest.mark.browser
+GRAVE = ("serious", "critical")
+
+
+class Reader(HTMLParser):
+    """Collects the links, the names that links can lead to, the pictures and what a page loads."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = set()
+        self.pictures: list[dict[str, str | None]] = []
+        self.loaded: list[str] = []
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = dict(attributes)
+        self.names |= {value for key in ("id", "name") if (value := found.get(key))}
+        if tag == "a" and found.get("href"):
+            self.links.append(str(found["href"]))
+        if tag == "img":
+            self.pictures.append(found)
+        if tag in ("script", "img", "iframe") and found.get("src"):
+            self.loaded.append(str(found["src"]))
+        if tag == "link" and found.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loaded.append(str(found.get("href")))
+
+
+def test_the_site_has_its_pages() -> None:
+    stages = {page for page in PAGES if page.startswith("notebooks/")}
+    assert len(stages) == 13
+    assert {"index.html", "glossary.html", "speed.html", "conformance.html", "results.html"} < set(PAGES)
+    assert {f"guides/{name}.html" for name in ("your_model", "add_a_method", "cluster", "teach")} < set(PAGES)
+    assert "api/sparsifier.html" in PAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_the_site_lead_somewhere(page: str) -> None:
+    read = Reader(SITE / page)
+    assert read.links
+    for link in read.links:
+        parts = urlsplit(link)
+        if parts.scheme:
+            assert parts.scheme in ("https", "mailto"), link
+            continue
+        target = (SITE / page).parent / unquote(parts.path) if parts.path else SITE / page
+        assert target.is_file(), link
+        if parts.fragment and target.suffix == ".html":
+            assert unquote(parts.fragment) in Reader(target).names, link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_loads_nothing_from_elsewhere_and_describes_its_pictures(page: str) -> None:
+    read = Reader(SITE / page)
+    assert read.loaded
+    assert [source for source in read.loaded if re.match(r"(https?:)?//", source)] == []
+    assert all((picture.get("alt") or "").strip() for picture in read.pictures)
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+
+    def only_files(route: Route) -> None:
+        route.continue_() if route.request.url.startswith(("file:", "data:")) else route.abort()
+
+    context.route("**/*", only_files)
+    yield context.new_page()
+    context.close()
+
+
+# Of the pages that Sphinx makes alike, one of each kind.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page != "genindex.html" and not re.match("api/(?!sparsifier)", page)]
+)
+def test_a_page_has_no_serious_violation_of_accessibility(tab: Page, page: str) -> None:
+    tab.goto((SITE / page).as_uri())
+    found = [
+        f"{violation['id']} in {len(violation['nodes'])} places, as {violation['nodes'][0]['html'][:300]}"
+        for violation in Axe().run(tab).response["violations"]
+        if violation["impact"] in GRAVE
+    ]
+    assert found == []
