@@ -17,6 +17,7 @@ release = metadata.version("chts")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
+myst_html_meta = {"property=og:title": "chts", "property=og:image": f"{launch.SITE}_static/card.png"}  # a shared link
 nb_execution_mode = "off"  # what is shown is what was committed
 # A widget without a kernel does nothing; its figure and its sentence stand beside it. No script is fetched for it.
 nb_ipywidgets_js = {}
