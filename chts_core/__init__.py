@@ -1,6 +1,6 @@
 """Cannistraci-Hebb training with a soft rule (CHTs) and its relatives, from 6-node graphs to language models."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from chts_core import (
     audit,
@@ -19,7 +19,10 @@ from chts_core.percolation import Attention, LayerGraph
 from chts_core.planner import plan
 from chts_core.sparsifier import Sparsifier
 
-__version__ = version("chts")
+try:
+    __version__ = version("chts")
+except PackageNotFoundError:  # imported from a checkout that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "METHODS",

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+import chts_core
 
 ROOT = Path(__file__).parents[1]
 # Packages that conda-forge has under another name: the build for CPUs, and the library without Qt.
@@ -96,3 +99,23 @@ def test_binder_installs_the_package_and_tries_it(tmp_path: Path, fails: str) ->
     ]
     assert ran.stdout.splitlines() == said[: 1 if fails == "python" else 2]
     assert ran.returncode == bool(fails)
+
+
+def test_a_checkout_that_is_not_installed_can_be_imported() -> None:
+    code = """
+import importlib.metadata as metadata
+real = metadata.version
+def version(name):
+    if name == "chts":
+        raise metadata.PackageNotFoundError(name)
+    return real(name)
+metadata.version = version
+import chts_core
+print(chts_core.__version__)
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said == "0+unknown\n"
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert chts_core.__version__ == metadata.version("chts")
