@@ -48,7 +48,7 @@ def publish(folder: Path) -> None:
 
 def main() -> None:
     """Run the cell and compare before with after."""
-    python = sys.argv[1]
+    python = str(Path(sys.argv[1]).absolute())  # not resolved: the link is what makes it that environment
     notebook = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "bootstrap" in cell.metadata.get("tags", [])]
     before = installed(python)
