@@ -381,7 +381,7 @@ def test_what_results_say_of_the_ablations_of_fashion_mnist() -> None:
         "chts with removal=Removal('relative_importance', temperature=1.0, percolate=True)": True,
         "chts with removal=Removal('relative_importance', temperature=Ramp(1.0, 9.0), percolate=True)": True,
     }
-    sigmoid, cubic = evidence.ablation_groups("fashion_mnist", small=True).values()
+    sigmoid, cubic = evidence.ablation_groups("fashion_mnist", "ablations_decay").values()
     assert {row["recipe"]["epochs"] for row in (*sigmoid, *cubic)} == {30}
     assert [difference > 0 for difference in evidence.differences(cubic, sigmoid)] == [True]
 

@@ -22,7 +22,6 @@ from chts_core.methods import get_method
 Row = Mapping[str, Any]
 
 _DIGITS_AT = (0.9, 0.95, 0.99)
-_SMALL = 512  # units per hidden layer of the narrower MLP on Fashion-MNIST
 
 
 @cache
@@ -98,15 +97,13 @@ def digits() -> str:
     return as_markdown(lines)
 
 
-def ablation_groups(dataset: str, small: bool = False) -> dict[str, list[Row]]:
+def ablation_groups(dataset: str, file: str = "ablations") -> dict[str, list[Row]]:
     """The runs of the ablations by variant: its method in words, with ", csti" if it started from CSTI.
 
-    On Fashion-MNIST those of CHTs as it is are among the races; `small` has the shorter runs of a narrower MLP.
+    On Fashion-MNIST those of CHTs as it is are among the races.
     """
-    rows = [
-        row for row in runs("ablations") if row["dataset"] == dataset and (row["recipe"]["hidden"] == _SMALL) == small
-    ]
-    if dataset == "fashion_mnist" and not small:
+    rows = [row for row in runs(file) if row["dataset"] == dataset]
+    if (dataset, file) == ("fashion_mnist", "ablations"):
         rows = [*of_method([row for row in runs("images") if row["dataset"] == dataset], "chts"), *rows]
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -120,9 +117,9 @@ def as_it_is(variant: str, groups: Mapping[str, list[Row]]) -> str:
     return next(words for words in groups if "csti" not in words and get_method(words) == get_method(whole))
 
 
-def ablations(dataset: str, small: bool = False) -> str:
+def ablations(dataset: str, file: str = "ablations") -> str:
     """CHTs and CHTss with a choice or two changed beside the two as they are."""
-    groups = ablation_groups(dataset, small)
+    groups = ablation_groups(dataset, file)
     lines = []
     for variant, mine in groups.items():
         base = as_it_is(variant, groups)
@@ -209,7 +206,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "ablations": lambda: ablations("digits"),
     "ablations_fashion": lambda: ablations("fashion_mnist"),
-    "ablations_fashion_decay": lambda: ablations("fashion_mnist", small=True),
+    "ablations_decay": lambda: ablations("fashion_mnist", "ablations_decay"),
     "rates_tiny": lambda: _rates("tiny", ("fc", "chts", "set", "granet")),
     "rates_small": lambda: _rates("small", ("fc", "cht", "chts", "set", "rigl", "mest", "gmp", "granet", "chtss")),
     "first_weights": first_weights,

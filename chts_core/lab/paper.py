@@ -200,6 +200,7 @@ class Claim:
     better, worse: methods as recorded runs name them.
     task, dataset, size, sparsity: which recorded runs can tell; an empty task says that none can.
     differs: how those runs differ from the paper's, or why there are none.
+    hidden: of classifiers, the units per hidden layer; None where there are runs of one width alone.
     """
 
     text: str
@@ -211,6 +212,7 @@ class Claim:
     size: str | None = None
     sparsity: float = 0.0
     differs: str = ""
+    hidden: int | None = None
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
         """By how much the better one is ahead, for each seed that both have; below 0 it is behind.
@@ -222,6 +224,8 @@ class Claim:
         for row in rows:
             place = row["task"], row["dataset"], row["recipe"].get("size")
             if place != (self.task, self.dataset, self.size) or row["recipe"].get("csti"):
+                continue
+            if self.hidden not in (None, row["recipe"].get("hidden")):
                 continue
             # FC has all links at any sparsity that its row may name.
             if row["method"] in scores and (row["method"] == "fc" or row["sparsity"] == self.sparsity):
@@ -273,7 +277,7 @@ def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-_FASHION: dict[str, Any] = {"task": "images", "dataset": "fashion_mnist", "sparsity": 0.99}
+_FASHION: dict[str, Any] = {"task": "images", "dataset": "fashion_mnist", "sparsity": 0.99, "hidden": 1568}
 _ON_DIGITS: dict[str, Any] = {
     "task": "images",
     "dataset": "digits",

@@ -11,6 +11,7 @@ from chts_core.lab import images, records, sweeps, tasks
 
 ROWS = images.recorded()
 ABLATIONS = records.read_runs(records.results_folder() / "ablations.jsonl")
+DECAY = records.read_runs(records.results_folder() / "ablations_decay.jsonl")
 KEYS = {
     "schema": int,
     "task": str,
@@ -51,7 +52,7 @@ def recipe_of(row: dict[str, Any]) -> images.Recipe:
     return replace(images.Recipe(**row["recipe"]), execution="masked")
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS], ids=named)
+@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS, *DECAY], ids=named)
 def test_a_record_is_whole(row: dict[str, Any]) -> None:
     assert row.keys() == KEYS.keys()
     assert all(isinstance(row[key], kind) for key, kind in KEYS.items())
@@ -63,7 +64,7 @@ def test_a_record_is_whole(row: dict[str, Any]) -> None:
     assert len(row["git"]) == 40  # of a checkout without changes
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS], ids=named)
+@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS, *DECAY], ids=named)
 def test_the_three_test_accuracies_are_those_of_their_epochs(row: dict[str, Any]) -> None:
     validation = [look["accuracy"] for look in row["validation"]]
     assert row["test"] == {
@@ -73,7 +74,7 @@ def test_the_three_test_accuracies_are_those_of_their_epochs(row: dict[str, Any]
     }
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS], ids=named)
+@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS, *DECAY], ids=named)
 def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
     hidden = row["recipe"]["hidden"]
     shapes = [(hidden, FEATURES[row["dataset"]]), (hidden, hidden), (hidden, hidden)]
@@ -82,7 +83,7 @@ def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> 
     assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)
 
 
-@pytest.mark.parametrize("rows", [ROWS, ABLATIONS], ids=["races", "ablations"])
+@pytest.mark.parametrize("rows", [ROWS, ABLATIONS, DECAY], ids=["races", "ablations", "decay"])
 def test_no_run_is_recorded_twice(rows: list[dict[str, Any]]) -> None:
     assert max(Counter(map(named, rows)).values()) == 1
 
@@ -126,10 +127,11 @@ def settings_of(sweep: str) -> list[Settings]:
         ([row for row in ABLATIONS if row["dataset"] == "digits"], ["ablations", "ablations_csti"]),
         (
             [row for row in ABLATIONS if row["dataset"] == "fashion_mnist"],
-            ["ablations_fashion", "ablations_fashion_once", "ablations_fashion_csti", "ablations_fashion_decay"],
+            ["ablations_fashion", "ablations_fashion_once", "ablations_fashion_csti"],
         ),
+        (DECAY, ["ablations_decay"]),
     ],
-    ids=["fashion_mnist", "digits", "ablations", "ablations of fashion_mnist"],
+    ids=["fashion_mnist", "digits", "ablations", "ablations of fashion_mnist", "decay"],
 )
 def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]], made_by: list[str]) -> None:
     again = {(*settings[1:], settings[0].csti): settings[0] for sweep in made_by for settings in settings_of(sweep)}

@@ -186,6 +186,14 @@ def test_runs_from_correlations_are_others() -> None:
     assert claim.advantages([*runs("a", [1.0]), *other, *runs("b", [2.0])]) == [1.0]
 
 
+def test_runs_of_another_width_are_others() -> None:
+    claim = Claim("", "", "a", "b", "language", "books", "tiny", 0.9, hidden=8)
+    wide, narrow = ({"size": "tiny", "hidden": hidden} for hidden in (8, 4))
+    rows = [*runs("a", [1.0], recipe=wide), *runs("a", [5.0], recipe=narrow), *runs("b", [2.0], recipe=wide)]
+    assert claim.advantages(rows) == [1.0]
+    assert claim.advantages(rows[1:]) == []
+
+
 def test_runs_of_two_recipes_are_refused() -> None:
     claim = Claim("", "", "a", "b", "language", "books", "tiny", 0.9)
     assert claim.advantages([*runs("a", [1.0]), *runs("a", [1.0]), *runs("b", [2.0])]) == [1.0]
