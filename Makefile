@@ -13,8 +13,10 @@ tour: .venv/notebooks.stamp
 lab: .venv/notebooks.stamp
 	$(BIN)/jupyter lab notebooks
 
+# Two processes; what must be done once for several files is, by a lock (tests/notebooks/conftest.py).
+TEST_PROCESSES ?= 2
 test: .venv/test.stamp
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 # The widgets in a browser, with the newest ipywidgets and with that of Colab.
 test-browser: .venv/test.stamp .venv-colab/stamp

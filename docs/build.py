@@ -13,7 +13,7 @@ import nbformat
 import torch
 
 from chts_core import topology
-from chts_core.lab import glossary, launch, notebooks, records
+from chts_core.lab import glossary, launch, notebooks, records, slides, syllabus
 from chts_core.lab.notebooks import as_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +107,27 @@ def write_timings() -> None:
     page.write_text(page.read_text("utf-8").replace("{timings}", text), "utf-8")
 
 
+def write_plans() -> None:
+    """The plans of teaching, a page each."""
+    for plan in syllabus.plans():
+        (SOURCE / "guides" / f"{plan.name}.md").write_text(syllabus.as_page(plan), "utf-8")
+
+
+def write_list_of_slides() -> None:
+    """What leads to the slides, into the page for teachers; they are no pages of Sphinx."""
+    page = SOURCE / "guides" / "teach.md"
+    listed = "".join(
+        f'<li><a href="../slides/{path.stem}.html">{notebooks.title(path)}</a></li>' for path in notebooks.stages()
+    )
+    page.write_text(page.read_text("utf-8").replace("{slides}", f"<ul>{listed}</ul>"), "utf-8")
+
+
+def write_all_slides() -> None:
+    """The slides of each stage, beside the pages."""
+    for path in notebooks.stages():
+        slides.write_slides(path, OUT / "html" / "slides")
+
+
 def draw_card() -> None:
     """The picture of the first page, which is also what a shared link shows."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 6.3))
@@ -143,6 +164,8 @@ def main() -> None:
     write_glossary()
     write_conformance()
     write_timings()
+    write_plans()
+    write_list_of_slides()
     draw_card()
     (SOURCE / "speed.md").write_text(section(readme, "Speed"), "utf-8")
     (SOURCE / "methods.md").write_text(section(readme, "The methods"), "utf-8")
@@ -152,6 +175,7 @@ def main() -> None:
     if subprocess.run(command, check=False).returncode:
         sys.exit("the site has warnings; each says where.")
     finish()
+    write_all_slides()
 
 
 if __name__ == "__main__":

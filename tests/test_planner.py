@@ -1,5 +1,4 @@
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -514,16 +513,14 @@ def test_heads_are_a_kind_too() -> None:
     assert "  0.out_proj.weight         32×32" in text
 
 
-def test_the_plan_of_a_billion_weights_takes_a_moment_and_no_memory() -> None:
+def test_the_plan_of_a_billion_weights_takes_no_memory() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(hidden_size=2048, intermediate_size=5461, num_hidden_layers=24, num_attention_heads=32)
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    started = time.perf_counter()
     plan = chts.plan(model, "chtss", 0.7, total_steps=100_000)
     text = str(plan)
-    assert time.perf_counter() - started < 5  # a second at most, on a machine with nothing else to do
     assert len(plan.rows()) == 168
     assert "  model.layers.*.mlp.gate_proj.weight (24)     5461×2048  50.00%" in text
     assert "Final links:     362,373,072 of 1,207,910,400, density 30.0000%" in text

@@ -9,9 +9,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import bench, conformance, doctor, language, notebooks, records, report, sweeps, tasks
+from chts_core.lab import (
+    bench,
+    conformance,
+    doctor,
+    language,
+    notebooks,
+    records,
+    report,
+    slides,
+    sweeps,
+    tasks,
+    teaching,
+)
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_text
-from chts_core.lab.exercises import write_student_versions
+from chts_core.lab.exercises import student_version, write_versions
 from chts_core.lab.loop import processes_of_torchrun
 from chts_core.lab.tour import as_text, comparison, tour
 
@@ -129,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
     command.set_defaults(command=_exercises)
 
+    _add_teaching(commands.add_parser("teach", help="a course to teach: assignment, grades of a class, slides"))
+
     command = commands.add_parser(
         "conformance", help="check that every method does what it is said to do; 1 if one does not"
     )
@@ -148,6 +162,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
     command.set_defaults(command=_tour)
     return parser
+
+
+def _add_teaching(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "course",
+        help="make a folder to teach from: an assignment, the stages with and without solutions, plans",
+        description="Run it again after a change: nbgrader_config.py and source/ stay as you left them.",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command.add_argument("--students", type=Path, metavar="CSV", help="with a column id; first_name, last_name, email")
+    command.set_defaults(command=_course)
+
+    command = commands.add_parser(
+        "grade",
+        help="run and grade what was handed in, and report on the class; 1 if some could not be graded",
+        description="This runs the code of your students, with all that your account may do: do so in a container.",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="the course")
+    command.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="a folder with a notebook per student")
+    command.set_defaults(command=_grade)
+
+    command = commands.add_parser(
+        "slides",
+        help="slides of executed notebooks, as pages that need no network",
+        description="A section becomes a slide, what follows goes down; answers appear with the next key.",
+    )
+    command.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")
+    command.add_argument("--out", type=Path, default=Path("slides"), metavar="DIR", help="default: slides")
+    command.set_defaults(command=_slides)
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -264,8 +309,30 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _exercises(options: argparse.Namespace) -> int:
-    for path in write_student_versions(notebooks.stages(), options.out):
+    for path in write_versions(notebooks.stages(), options.out, student_version):
         print(path)
+    return 0
+
+
+def _course(options: argparse.Namespace) -> int:
+    made = teaching.make_course(options.folder, options.students)
+    for name, path in zip(("hand out", "source", "stages", "solved stages", "plans"), made, strict=True):
+        print(f"{name + ':':<14} {path}")
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    page, graded = teaching.grade(options.folder, options.submissions)
+    lacking = [one for one in graded if one.points is None]
+    for one in lacking:
+        print(f"chts: {one.student}: {one.remark}", file=sys.stderr)
+    print(f"{len(graded) - len(lacking)} of {len(graded)} students are graded: {page}")
+    return 1 if lacking else 0
+
+
+def _slides(options: argparse.Namespace) -> int:
+    for path in [notebooks.find(name) for name in options.notebooks]:
+        print(slides.write_slides(path, options.out))
     return 0
 
 

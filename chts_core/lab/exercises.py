@@ -5,14 +5,14 @@ what came out; and a hint and a solution, each folded in a <details>. Answers to
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-_FOLDED = re.compile(r"\n*<details>\s*<summary>(?P<summary>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
+FOLDED = re.compile(r"\n*<details>\s*<summary>(?P<summary>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
 _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -39,16 +39,34 @@ def student_version(notebook: Any) -> Any:
     Args:
         notebook: a notebook of nbformat; not changed.
     """
-    student = nbformat.from_dict(notebook)
+    student = _without_outputs(notebook)
     for cell in student.cells:
         if cell.cell_type == "markdown":
-            cell.source = _FOLDED.sub(lambda found: found[0] if found["summary"] == "Hint" else "", cell.source).strip()
-        elif cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+            cell.source = FOLDED.sub(lambda found: found[0] if found["summary"] == "Hint" else "", cell.source).strip()
     student.cells = [cell for cell in student.cells if cell.source]
-    for key in ("widgets", "jupytext"):  # there is no text source that it could be paired with
-        student.metadata.pop(key, None)
     return student
+
+
+def solution_version(notebook: Any) -> Any:
+    """The notebook for who teaches: every exercise solved, answers in their place, and no outputs.
+
+    Args:
+        notebook: a notebook of nbformat; not changed.
+
+    Raises:
+        ValueError: as :func:`solved_version`.
+    """
+    return _without_outputs(solved_version(notebook))
+
+
+def _without_outputs(notebook: Any) -> Any:
+    bare = nbformat.from_dict(notebook)
+    for cell in bare.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    for key in ("widgets", "jupytext"):  # there is no text source that it could be paired with
+        bare.metadata.pop(key, None)
+    return bare
 
 
 def solved_version(notebook: Any) -> Any:
@@ -67,7 +85,7 @@ def solved_version(notebook: Any) -> Any:
         elif cell.cell_type == "markdown" and open_exercise is not None:
             code = [
                 block
-                for found in _FOLDED.finditer(cell.source)
+                for found in FOLDED.finditer(cell.source)
                 if found["summary"] == "Solution"
                 for block in _CODE.findall(found["body"])
             ]
@@ -80,8 +98,13 @@ def solved_version(notebook: Any) -> Any:
     return solved
 
 
-def write_student_versions(sources: list[Path], out_dir: Path) -> list[Path]:
-    """Write the student version of each notebook to a folder, under its own name; returns the paths.
+def write_versions(sources: Sequence[Path], out_dir: Path, version: Callable[[Any], Any]) -> list[Path]:
+    """Write a version of each notebook to a folder, under its own name; returns the paths.
+
+    Args:
+        sources: notebooks.
+        out_dir: for their versions.
+        version: :func:`student_version` or :func:`solution_version`.
 
     Raises:
         ValueError: if a notebook would be written over; nothing has been written then.
@@ -93,6 +116,6 @@ def write_student_versions(sources: list[Path], out_dir: Path) -> list[Path]:
     written = []
     for source in sources:
         target = out_dir / source.name
-        nbformat.write(student_version(nbformat.read(source, as_version=4)), target)
+        nbformat.write(version(nbformat.read(source, as_version=4)), target)
         written.append(target)
     return written

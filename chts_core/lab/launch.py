@@ -55,19 +55,35 @@ def badges(notebook: str) -> str:
     )
 
 
+def with_bootstrap(source: str, notebook: str) -> str:
+    """The py:percent source of a notebook with the bootstrap cell before its first code.
+
+    Raises:
+        ValueError: if it has no code.
+    """
+    made, cells = re.subn(
+        r"^# %%(?! \[markdown\])", lambda cell: _BOOTSTRAP + cell[0], _MADE.sub("", source), count=1, flags=re.M
+    )
+    if not cells:
+        raise ValueError(f"{notebook} has no code after its header.")
+    return made
+
+
 def with_links(source: str, notebook: str) -> str:
     """The py:percent source of a notebook with its links and its bootstrap cell as they are now.
 
     Raises:
         ValueError: if it has no title, or no code after its header.
     """
-    bare = _LINKS.sub("", _MADE.sub("", source))
-    titled, titles = re.subn(
-        r"^# # .*\n#\n", lambda title: f"{title[0]}# {badges(notebook)}\n#\n", bare, count=1, flags=re.M
+    made, titles = re.subn(
+        r"^# # .*\n#\n",
+        lambda title: f"{title[0]}# {badges(notebook)}\n#\n",
+        _LINKS.sub("", with_bootstrap(source, notebook)),
+        count=1,
+        flags=re.M,
     )
-    made, cells = re.subn(r"^# %%(?! \[markdown\])", lambda cell: _BOOTSTRAP + cell[0], titled, count=1, flags=re.M)
-    if not titles or not cells:
-        raise ValueError(f"{notebook} has no title with an empty line after it, or no code after its header.")
+    if not titles:
+        raise ValueError(f"{notebook} has no title with an empty line after it.")
     return made
 
 

@@ -31,6 +31,7 @@ from chts_core.methods import METHODS, PRESETS
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
 _BETWEEN_LOOKS = 0.25  # seconds
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
@@ -495,9 +496,9 @@ def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
         if output.get("output_type") == "error"
     ]
     shown = [
-        output["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
+        output["data"][WIDGET_VIEW]["model_id"]
         for cell in notebook["cells"]
         for output in cell.get("outputs", [])
-        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+        if WIDGET_VIEW in output.get("data", {})
     ]
     return errors + [f"widget {model} was shown but its state is missing" for model in shown if model not in state]

@@ -1,5 +1,6 @@
 """Pages that can be read without a network: executed notebooks, and others."""
 
+import base64
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,13 @@ def as_html(rows: Sequence[Mapping[str, str]]) -> str:
     return f'<div class="table" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def picture(png: bytes, description: str) -> str:
+    """A picture within the page, with a description below it that also serves who cannot see it."""
+    alt = html.escape(description)
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<figure><img src="{source}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
+
+
 class _Renderer(IPythonRenderer):
     """Formulas as MathML, which browsers show by themselves; the usual MathJax is fetched from the network."""
 
@@ -72,6 +80,12 @@ def _mathml(formula: str, display: Literal["inline", "block"]) -> str | None:
         return latex2mathml.converter.convert(formula, display=display)
     except Exception:  # its errors have no class in common; a formula it cannot read is shown as it was written
         return None
+
+
+def markdown_as_html(source: str, *, anchors: str = "") -> str:
+    """Markdown with formulas, as HTML that needs no script; with `anchors` each heading has a link, this text, to it."""
+    renderer = _Renderer(escape=False, anchor_link_text=anchors, exclude_anchor_links=not anchors)
+    return str(MarkdownWithMath(renderer=renderer).render(source))
 
 
 class _PictureWithAlternative(Preprocessor):
@@ -90,8 +104,7 @@ class _PictureWithAlternative(Preprocessor):
 class _PageExporter(HTMLExporter):
     @pass_context
     def markdown2html(self, _: Any, source: str) -> str:
-        renderer = _Renderer(escape=False, anchor_link_text=self.anchor_link_text)
-        return str(MarkdownWithMath(renderer=renderer).render(source))
+        return markdown_as_html(source, anchors=self.anchor_link_text)
 
 
 def write_page(executed: Path) -> Path:

@@ -1,6 +1,5 @@
 """Recorded runs as one page: tables with intervals and paired differences, and learning curves."""
 
-import base64
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from chts_core.lab import figures, records
-from chts_core.lab.pages import as_html, document
+from chts_core.lab.pages import as_html, document, picture
 from chts_core.lab.statistics import mean_and_interval, standard_error
 
 Row = Mapping[str, Any]
@@ -225,12 +224,11 @@ def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
         return ""
     score = SCORES[rows[0]["task"]]
     figure = figures.learning_curves(drawn, score.course_name)
-    picture = base64.b64encode(figures.to_png(figure)).decode()
-    alt = html.escape(
+    return picture(
+        figures.to_png(figure),
         f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(drawn)} by step; the line is the mean "
-        "over seeds, the band goes from the lowest to the highest."
+        "over seeds, the band goes from the lowest to the highest.",
     )
-    return f'<figure><img src="data:image/png;base64,{picture}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
 
 
 def _origin(rows: Sequence[Row]) -> str:

@@ -48,14 +48,16 @@ def test_the_site_has_its_pages() -> None:
     stages = {page for page in PAGES if page.startswith("notebooks/")}
     assert len(stages) == 13
     assert {"index.html", "glossary.html", "speed.html", "conformance.html", "results.html"} < set(PAGES)
-    assert {f"guides/{name}.html" for name in ("your_model", "add_a_method", "cluster", "teach")} < set(PAGES)
+    guides = ("your_model", "add_a_method", "cluster", "teach", "ninety_minutes", "two_weeks")
+    assert {f"guides/{name}.html" for name in guides} < set(PAGES)
+    assert {page.replace("notebooks/", "slides/") for page in stages} < set(PAGES)
     assert "api/sparsifier.html" in PAGES
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_site_lead_somewhere(page: str) -> None:
     read = Reader(SITE / page)
-    assert read.links
+    assert read.links or page.startswith("slides/")
     for link in read.links:
         parts = urlsplit(link)
         if parts.scheme:
@@ -85,6 +87,38 @@ def tab(browser: Browser) -> Iterator[Page]:
     context.route("**/*", only_files)
     yield context.new_page()
     context.close()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("slides/")])
+def test_slides_can_be_shown_and_fit_their_screen(tab: Page, page: str) -> None:
+    complaints: list[str] = []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.set_viewport_size({"width": 1280, "height": 720})
+    tab.goto((SITE / page).as_uri())
+    tab.wait_for_function("Reveal.isReady()")
+    tab.evaluate("Reveal.configure({transition: 'none'})")
+    slides = tab.evaluate("Reveal.getTotalSlides()")
+    assert slides > 10
+    for number in range(slides):
+        # The last fragment too: what an answer adds must fit.
+        tab.evaluate(
+            "i => { const at = Reveal.getIndices(Reveal.getSlides()[i]); Reveal.slide(at.h, at.v, 99); }", number
+        )
+        shown = tab.evaluate(
+            "() => { const it = Reveal.getCurrentSlide(), box = it.getBoundingClientRect(); return {"
+            "top: box.top, bottom: box.bottom, wide: it.scrollWidth - it.clientWidth, words: it.innerText.trim(), "
+            "pictures: it.querySelectorAll('img').length, size: parseFloat(getComputedStyle(it).fontSize)}; }"
+        )
+        assert shown["words"] or shown["pictures"], number
+        assert shown["top"] >= 0, number
+        assert shown["bottom"] <= 720, number
+        assert shown["wide"] <= 0, number
+        assert shown["size"] >= 14, number
+    tab.goto((SITE / page).as_uri())
+    tab.wait_for_function("Reveal.isReady()")
+    tab.keyboard.press("ArrowRight")
+    assert tab.evaluate("Reveal.getIndices().h") == 1
+    assert complaints == []
 
 
 # Of the pages that Sphinx makes alike, one of each kind.

@@ -1,4 +1,3 @@
-import time
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import pairwise
@@ -220,7 +219,7 @@ def test_every_order_of_pairs_and_of_batches_comes_up_equally_often() -> None:
     assert float(((seen - 100) ** 2 / 100).sum()) < 49.7  # χ² with 23 degrees of freedom, 0.999
 
 
-def test_batches_of_29000_pairs_take_no_time() -> None:
+def test_batches_of_29000_pairs_hold_each_once() -> None:
     generator = seeded()
     lengths = torch.randint(5, 40, (29_000, 2), generator=generator)
     encoded = encode([])
@@ -228,10 +227,8 @@ def test_batches_of_29000_pairs_take_no_time() -> None:
     kind = type(encoded.source)
     sides = [kind(torch.zeros(int(starts[-1, side]), dtype=torch.int32), starts[:, side]) for side in (0, 1)]
     whole = EncodedPairs(*sides, left_out=0)
-    started = time.process_time()
     made = data.batches(whole, 1024, generator)
-    assert time.process_time() - started < 1  # seconds; a laptop takes a hundredth
-    assert sum(map(len, made)) == 29_000
+    assert torch.equal(torch.cat(made).sort().values, torch.arange(29_000))
 
 
 # --- side by side ---

@@ -6,7 +6,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.lab.cli import main
-from chts_core.lab.exercises import attempt, solved_version, student_version, write_student_versions
+from chts_core.lab.exercises import attempt, solved_version, student_version, write_versions
 
 FOLDS = """## Exercise: add
 
@@ -132,7 +132,7 @@ def test_an_exercise_without_a_solution_is_named(notebook: Any) -> None:
 def test_student_versions_are_written_under_the_same_names(notebook: Any, tmp_path: Path) -> None:
     source = tmp_path / "01_one.ipynb"
     nbformat.write(notebook, source)
-    (written,) = write_student_versions([source], tmp_path / "out" / "deep")
+    (written,) = write_versions([source], tmp_path / "out" / "deep", student_version)
     assert written == tmp_path / "out" / "deep" / "01_one.ipynb"
     assert nbformat.read(written, as_version=4) == student_version(nbformat.read(source, as_version=4))
 
@@ -144,7 +144,7 @@ def test_a_notebook_is_never_written_over(notebook: Any, tmp_path: Path) -> None
         nbformat.write(notebook, source)
     before = sources[1].read_bytes()
     with pytest.raises(ValueError, match=r"02_two\.ipynb would be written over; choose another folder"):
-        write_student_versions(sources, tmp_path)
+        write_versions(sources, tmp_path, student_version)
     assert sources[1].read_bytes() == before
     assert not (tmp_path / "01_one.ipynb").exists()
 

@@ -55,11 +55,15 @@ def test_links_are_written_once_and_anew(monkeypatch: pytest.MonkeyPatch) -> Non
     assert launch.with_links(made, "01_x").count("v9.9") == 2
 
 
-@pytest.mark.parametrize("source", ["# %%\n1\n", "# %% [markdown]\n# # A title\n#\n# Text.\n"])
-def test_a_source_without_its_parts_is_refused(source: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"^01_x has no title with an empty line after it, or no code after its header"
-    ):
+@pytest.mark.parametrize(
+    ("source", "lacks"),
+    [
+        ("# %%\n1\n", "title with an empty line after it"),
+        ("# %% [markdown]\n# # A title\n#\n# Text.\n", "code after its header"),
+    ],
+)
+def test_a_source_without_its_parts_is_refused(source: str, lacks: str) -> None:
+    with pytest.raises(ValueError, match=rf"^01_x has no {lacks}\.$"):
         launch.with_links(source, "01_x")
 
 

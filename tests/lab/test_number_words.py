@@ -1,5 +1,4 @@
 import hashlib
-import time
 from collections import Counter
 from datetime import date
 
@@ -156,9 +155,7 @@ def test_the_pairs_are_the_same_everywhere() -> None:
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 - the global state is what must not matter
     number_words.cache_clear()
-    started = time.process_time()
     again = number_words()
-    assert time.process_time() - started < 3  # seconds; a laptop takes less than one
     assert again == SPLITS
     told = "\n".join("\t".join(pair) for pairs in again.values() for pair in pairs)
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == "e03fd720555d35bc"

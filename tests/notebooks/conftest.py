@@ -1,34 +1,41 @@
 """The stage notebooks, executed once at the smallest profile with every exercise solved."""
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from filelock import FileLock
 
 from chts_core.lab import notebooks
 from chts_core.lab.exercises import solved_version
+from chts_core.lab.records import write_json
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 
 
 @pytest.fixture(scope="session")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    """The record and the executed notebook of a stage, by its number."""
-    finished: dict[str, tuple[dict[str, Any], Any]] = {}
+    """The record and the executed notebook of a stage, by its number; executed once, whichever process asks first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def run(stage: str) -> tuple[dict[str, Any], Any]:
-        if stage not in finished:
-            source = notebooks.find(stage)
-            folder = tmp_path_factory.mktemp(f"stage{stage}")
-            solved = folder / source.name
-            nbformat.write(solved_version(nbformat.read(source, as_version=4)), solved)
-            given: dict[str, Any] = {"profile": "ci"}
-            if "device" in notebooks.parameters(source):
-                given["device"] = "cpu"
-            record = notebooks.run(Path(solved), folder / "out", given)
-            finished[stage] = record, nbformat.read(folder / "out" / source.name, as_version=4)
-        return finished[stage]
+        source = notebooks.find(stage)
+        folder = shared / f"stage{stage}"
+        folder.mkdir(exist_ok=True)
+        record = folder / "record.json"
+        with FileLock(folder / "lock"):
+            if not record.exists():
+                solved = folder / source.name
+                nbformat.write(solved_version(nbformat.read(source, as_version=4)), solved)
+                given: dict[str, Any] = {"profile": "ci"}
+                if "device" in notebooks.parameters(source):
+                    given["device"] = "cpu"
+                write_json(record, notebooks.run(Path(solved), folder / "out", given))
+        return json.loads(record.read_text("utf-8")), nbformat.read(folder / "out" / source.name, as_version=4)
 
     return run

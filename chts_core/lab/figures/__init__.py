@@ -46,6 +46,7 @@ from chts_core.lab.figures.sampling import (
     updates,
 )
 from chts_core.lab.figures.style import empty, new_figure, show, to_png
+from chts_core.lab.figures.teaching import class_points
 from chts_core.lab.figures.translation import (
     attention_head,
     attention_map,
@@ -64,6 +65,7 @@ __all__ = [
     "attention_head",
     "attention_map",
     "chances_and_entropy",
+    "class_points",
     "cost_meter",
     "decay_design",
     "degree_histograms",

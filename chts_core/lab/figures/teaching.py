@@ -1,0 +1,19 @@
+"""How a class did."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from chts_core.lab.figures.style import BLUE, new_figure
+
+
+def class_points(totals: Sequence[float], most: float) -> Figure:
+    """How many students have how many points of `most`, in ten steps."""
+    with new_figure(6, 2.8) as (figure, (axes,)):
+        axes.hist(totals, bins=np.linspace(0, most, 11).tolist(), color=BLUE, edgecolor="white")
+        axes.set_xlabel(f"points of {most:g}")
+        axes.set_ylabel("students")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure

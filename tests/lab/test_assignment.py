@@ -1,0 +1,210 @@
+"""The assignment: its own answers pass, each wrong one fails where it should, and nobody's numbers are another's."""
+
+import re
+from typing import Any
+
+import jupytext
+import pytest
+import torch
+
+from chts_core.lab import assignment, notebooks
+from chts_core.lab.assignment import generator_of
+
+SOURCE = notebooks.folder() / "teaching" / "sparse_training.py"
+CELLS = [cell for cell in jupytext.read(SOURCE).cells if cell.cell_type == "code"]
+GRADED = {
+    cell.metadata["nbgrader"]["grade_id"]: cell.metadata["nbgrader"]["points"]
+    for cell in CELLS
+    if cell.metadata.get("nbgrader", {}).get("grade")
+}
+
+
+def answered(answers: dict[str, str], until: str) -> dict[str, str | None]:
+    """Run the assignment with some answers replaced, up to a graded cell; the error of each graded cell, or None."""
+    space: dict[str, Any] = {}
+    found: dict[str, str | None] = {}
+    for cell in CELLS:
+        meta = cell.metadata.get("nbgrader", {})
+        name = meta.get("grade_id", "")
+        source = answers.get(name, cell.source) if meta.get("solution") else cell.source
+        source = source.replace('student = ""', 'student = "anna7"')
+        try:
+            exec(compile(source, name or "cell", "exec"), space)
+        except Exception as error:
+            if not meta.get("grade"):
+                raise
+            found[name] = f"{type(error).__name__}: {error}"
+        else:
+            if meta.get("grade"):
+                found[name] = None
+        if name == until:
+            return found
+    raise AssertionError(f"there is no cell {until}")
+
+
+def test_there_are_twenty_points() -> None:
+    assert sum(GRADED.values()) == 20
+    text = SOURCE.read_text("utf-8")
+    told = re.findall(r"^# ## (\d) · .*\((\d) points\)$", text, re.MULTILINE)
+    assert [number for number, _ in told] == list("12345678")
+    assert "Eight questions, 20 points" in text
+    for number, points in told:
+        assert sum(value for name, value in GRADED.items() if name.startswith(number)) == int(points)
+
+
+def test_its_own_answers_pass() -> None:
+    assert answered({}, "8b-statistics") == dict.fromkeys(GRADED)
+
+
+DISTANCE = "def distance(i, j, out_features, in_features):\n    c = (i + 0.5) * in_features / out_features - 0.5\n    "
+SCORE = "def score(mask, u, v):\n    "
+PERCOLATED = "def percolated(first, second):\n    "
+GONE = "gone_by_magnitude = gone_by_importance = "
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "fails"),
+    [
+        ("count", "links = density = output_degrees = input_degrees = None", {"1-count": "links is None"}),
+        (
+            "count",
+            "links = int(mask.sum())\ndensity = links / 48\n"
+            "output_degrees, input_degrees = mask.sum(0).tolist(), mask.sum(1).tolist()",
+            {"1-count": "rows are outputs"},
+        ),
+        (
+            "count",
+            "links = int(mask.sum())\ndensity = 1 - links / 48\n"
+            "output_degrees, input_degrees = mask.sum(1).tolist(), mask.sum(0).tolist()",
+            {"1-count": "share of all 48"},
+        ),
+        ("distance", f"{DISTANCE}return abs(j - c)", {"2a-distance": "the short way", "2b-distance": "should be"}),
+        ("distance", f"{DISTANCE}return min(abs(j - c), 8 - abs(j - c))", {"2b-distance": "should be"}),
+        ("score", f"{SCORE}return 4.0", {"3b-score": "should be"}),
+        ("score", f"{SCORE}return float(chts.link_prediction.ch3_l3n(mask)[u, v])", {"3a-score": "", "3b-score": ""}),
+        (
+            "score",
+            f"{SCORE}return float(chts.link_prediction.ch2_l3n(mask)[u, v])",
+            {"3b-score": "write the score yourself"},
+        ),
+        (
+            "probabilities",
+            "def probabilities(scores, temperature):\n    p = scores**temperature\n    return p / p.sum()",
+            {"4b-probabilities": "Work with logarithms"},
+        ),
+        (
+            "probabilities",
+            "def probabilities(scores, temperature):\n    return scores / scores.sum()",
+            {"4a-probabilities": "at T = 2", "4b-probabilities": "Work with logarithms"},
+        ),
+        (
+            "removal",
+            f"{GONE}(weight != 0) & (weight.abs() >= weight.abs().flatten().sort().values[-3])",
+            {"5a-magnitude": "nearest to 0", "5b-importance": "sum to the least"},
+        ),
+        ("removal", f"{GONE}weight", {"5a-magnitude": "true and false", "5b-importance": "true and false"}),
+        (
+            "percolated",
+            f"{PERCOLATED}return first & second.any(0)[:, None], second",
+            {"6a-percolated": "neuron 2 hears nothing", "6b-percolated": "not what is left"},
+        ),
+        (
+            "percolated",
+            f"{PERCOLATED}first &= second.any(0)[:, None]\n    second &= first.any(1)\n    return first, second",
+            {"6b-percolated": "masks given were changed"},
+        ),
+        (
+            "percolated",
+            f"{PERCOLATED}graph = chts.percolation.LayerGraph(chains=(('a', 'b'),))\n"
+            "    return tuple(chts.percolation.percolate({'a': first, 'b': second}, graph).values())",
+            {"6b-percolated": "write it yourself"},
+        ),
+        (
+            "decay",
+            "half_way, three_quarters = (round(20_000 * (0.5 - (final - 0.5) * u)) for u in (0.5, 0.75))",
+            {"7-decay": "at u = 3/4"},
+        ),
+        ("decay", "half_way, three_quarters = 9000, 8000", {"7-decay": "the mean of both ends"}),
+    ],
+)
+def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails: dict[str, str]) -> None:
+    found = answered({question: answer}, max(name for name in GRADED if name < "8"))
+    failed = {name: error for name, error in found.items() if error is not None}
+    assert set(failed) == set(fails)
+    for name, words in fails.items():
+        assert words in failed[name]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "statistics", "fails"),
+    [
+        # Numbers that nobody's runs gave, rightly summed up.
+        (
+            {"chts": [0.5, 0.6, 0.7], "set": [0.1, 0.2, 0.3]},
+            'mean_difference, standard_error, verdict = 0.4, 0.0, "chts"',
+            {"8a-runs": "with your second seed"},
+        ),
+        (
+            {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
+            'mean_difference, standard_error, verdict = 0.1, 0.0471, "chts"',
+            {
+                "8a-runs": "with your second seed",
+                "8b-statistics": "the standard error of your three differences is 0.05",
+            },
+        ),
+        (
+            {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
+            'mean_difference, standard_error, verdict = 0.1, 0.057735, "chts"',
+            {"8a-runs": "with your second seed", "8b-statistics": "the verdict is: cannot be told"},
+        ),
+        (
+            {"chts": [0.5, 0.6]},
+            'mean_difference, standard_error, verdict = 0.1, 0.05, "yes"',
+            {"8a-runs": "the two methods", "8b-statistics": "the verdict is 'yes'"},
+        ),
+    ],
+)
+def test_a_wrong_experiment_fails(accuracies: dict[str, list[float]], statistics: str, fails: dict[str, str]) -> None:
+    found = answered({"experiment": f"accuracies = {accuracies}\n{statistics}"}, "8b-statistics")
+    failed = {name: error for name, error in found.items() if error is not None}
+    assert set(failed) == set(fails)
+    for name, words in fails.items():
+        assert words in failed[name]
+
+
+# --- numbers of their own ---
+
+
+def draws(student: str, question: str = "count") -> list[int]:
+    return torch.randint(10**9, (4,), generator=generator_of(student, question)).tolist()
+
+
+def test_the_numbers_of_a_student_and_question_are_always_the_same() -> None:
+    assert draws("anna7") == [782976464, 64888798, 10759759, 578353134]
+    assert draws(" Anna7 ") == draws("anna7")
+
+
+def test_students_and_questions_have_different_numbers() -> None:
+    made = [draws(student, question) for student in ("a", "b", "ab", "a\nb") for question in ("b", "c", "")]
+    assert len({tuple(one) for one in made}) == len(made)
+
+
+@pytest.mark.parametrize("student", ["", "  "])
+def test_nobody_has_no_numbers(student: str) -> None:
+    with pytest.raises(ValueError, match=r'^there is no id yet; write yours between the quotes of student = ""'):
+        generator_of(student, "count")
+
+
+def test_while_it_is_graded_who_handed_it_in_counts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    anna, ben = draws("anna7"), draws("ben")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv(assignment.GRADED, "Ben")
+    assert draws("ben") == ben
+    assert capsys.readouterr().out == ""
+    assert draws("anna7") == ben != anna
+    assert capsys.readouterr().out == (
+        "This notebook names student 'anna7', but 'ben' handed it in: their numbers are used.\n"
+    )
+    assert draws("") == ben  # who forgot it is known all the same
