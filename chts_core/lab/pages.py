@@ -83,7 +83,7 @@ def _mathml(formula: str, display: Literal["inline", "block"]) -> str | None:
 
 
 def markdown_as_html(source: str, *, anchors: str = "") -> str:
-    """Markdown with formulas, as HTML that needs no script; with `anchors` each heading has a link, this text, to it."""
+    """Markdown with formulas, as HTML that needs no script; each heading has `anchors` as a link to itself."""
     renderer = _Renderer(escape=False, anchor_link_text=anchors, exclude_anchor_links=not anchors)
     return str(MarkdownWithMath(renderer=renderer).render(source))
 

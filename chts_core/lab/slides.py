@@ -2,7 +2,7 @@
 
 A section of the notebook begins a column of slides. A piece of text is a slide, with the code and the figure that
 follow it unless it is long; an answer comes with the next key. What serves the notebook alone is left out: parameters,
-versions, checks, hints, solutions, widgets, records, code that is long.
+versions, checks, hints, solutions, widgets, records, code and tables that are long.
 """
 
 import html
@@ -14,6 +14,7 @@ from typing import Any
 
 import nbformat
 from nbconvert.filters import Highlight2HTML
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
 from chts_core.lab.exercises import FOLDED
@@ -25,8 +26,10 @@ _REVEAL = Path(__file__).with_name("reveal")  # reveal.js 6.0.2 as its authors p
 _LONGEST = 12  # lines of code and of printed text that a room can read
 _MANY_WORDS = 80  # with which a text stands alone
 _FEW_WORDS = 30  # with which it stands above a figure
+_MOST_ROWS = 16  # of a table
 _NOT_SHOWN = {"bootstrap", "parameters", "check"}
 _OF_NOTEBOOKS = (WIDGET_VIEW, RESULTS_TYPE)
+_PROGRESS = re.compile(r"\d%\|")  # as tqdm draws it
 _LINKS = re.compile(r"\[?!\[(?:Open in Colab|Open on Binder)\].*\n*")
 _HEADING = re.compile(r"^(?=#{2,} )", re.MULTILINE)
 
@@ -34,7 +37,7 @@ _STYLE = """
 body { background: #fff; }
 .reveal { font: 28px/1.4 system-ui, sans-serif; color: #1a1a1a; }
 .reveal .slides { text-align: left; }
-.reveal .slides section { box-sizing: border-box; padding: 0 1.5em; }
+.reveal .slides section { box-sizing: border-box; padding: 0 1em; }
 .reveal h1, .reveal h2, .reveal h3 { font-weight: 600; line-height: 1.2; margin: 0 0 .5em; }
 .reveal h1 { font-size: 2em; } .reveal h2 { font-size: 1.5em; } .reveal h3 { font-size: 1.2em; }
 .reveal a { color: #0059a8; }
@@ -50,7 +53,7 @@ body { background: #fff; }
 """  # noqa: E501
 # A slide with more than fits is made smaller, when it is first laid out.
 _START = """
-Reveal.initialize({ width: 1280, height: 720, margin: 0.04, hash: true, slideNumber: 'c/t', controlsLayout: 'edges' });
+Reveal.initialize({ width: 1280, height: 720, margin: 0.08, hash: true, slideNumber: 'c/t', controlsLayout: 'edges' });
 Reveal.on('ready', fit);
 window.addEventListener('load', fit);
 function fit() {
@@ -86,6 +89,7 @@ def write_slides(executed: Path, out_dir: Path) -> Path:
     notebook = nbformat.read(executed, as_version=4)
     if not any(cell.get("outputs") for cell in notebook.cells):
         raise ValueError(f"{executed} has no outputs to show; run it first: chts run {executed}.")
+    notebook, _ = CoalesceStreamsPreprocessor(enabled=True)(notebook, {})
     columns: list[list[Slide]] = []
     for slide in slides(notebook):
         if slide.first or not columns:
@@ -122,14 +126,14 @@ def slides(notebook: Any) -> Iterator[Slide]:
                 slide = Slide(part.startswith("## "), list(_text(part)))
         elif cell.cell_type == "code" and not _NOT_SHOWN & set(cell.metadata.get("tags", [])):
             pictures = list(_pictures(cell))
-            pieces = pictures or list(_code(cell))
-            if pieces and slide.words > (_FEW_WORDS if pictures else _MANY_WORDS):
-                yield from _whole(slide)
-                slide = Slide(False)
-            slide.pieces += pieces
-            if pictures:
-                yield from _whole(slide)
-                slide = Slide(False)
+            for piece in pictures or ["".join(_code(cell))]:
+                if piece and slide.words > (_FEW_WORDS if pictures else _MANY_WORDS):
+                    yield from _whole(slide)
+                    slide = Slide(False)
+                slide.pieces += filter(None, [piece])
+                if pictures:
+                    yield from _whole(slide)
+                    slide = Slide(False)
     yield from _whole(slide)
 
 
@@ -149,7 +153,8 @@ def _text(markdown: str) -> Iterator[str]:
         if markdown[end : found.start()].strip():
             yield markdown_as_html(markdown[end : found.start()])
         if found["summary"] not in ("Hint", "Solution"):
-            yield f'<div class="fragment">{markdown_as_html(found["body"])}</div>'
+            asked = markdown[: found.start()].strip()  # an answer that begins a slide is what the slide is for
+            yield f'<div class="{"fragment" if asked else "answer"}">{markdown_as_html(found["body"])}</div>'
         end = found.end()
     if markdown[end:].strip():
         yield markdown_as_html(markdown[end:])
@@ -160,8 +165,8 @@ def _pictures(cell: Any) -> Iterator[str]:
         data = output.get("data", {})
         if "image/png" in data:
             alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
-            yield f'<img src="data:image/png;base64,{data["image/png"].strip()}" alt="{alt}">'
-            yield f'<p class="caption">{alt}</p>' if alt else ""
+            source = f"data:image/png;base64,{data['image/png'].strip()}"
+            yield f'<img src="{source}" alt="{alt}"><p class="caption">{alt}</p>'
 
 
 def _code(cell: Any) -> Iterator[str]:
@@ -173,9 +178,8 @@ def _code(cell: Any) -> Iterator[str]:
     for output in cell.outputs:
         data = output.get("data", {})
         printed = output.get("text", data.get("text/plain", ""))
-        if "text/markdown" in data:
-            yield markdown_as_html(data["text/markdown"])
-        elif "text/html" in data:
-            yield data["text/html"]
-        elif output.get("name") != "stderr" and 0 < len(printed.splitlines()) <= _LONGEST:
+        table = markdown_as_html(data["text/markdown"]) if "text/markdown" in data else data.get("text/html", "")
+        if table:
+            yield table if table.count("<tr") <= _MOST_ROWS else ""
+        elif not _PROGRESS.search(printed) and 0 < len(printed.splitlines()) <= _LONGEST:
             yield f'<pre class="printed">{html.escape(printed)}</pre>'

@@ -17,6 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from chts_core.lab import notebooks, records, tasks
+from chts_core.lab.environment import environment
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -246,18 +247,15 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
             _check_versions(client)
             yield client
         return
-    cores = psutil.cpu_count(logical=False) or 1
-    number = cores if workers is None else workers
+    number = _cores() if workers is None else workers
     if number < 1:
         raise ValueError(f"workers is {number}; expected at least 1.")
-    # Set before torch is imported there: workers that all take all cores are slower than one.
-    threads = str(max(cores // number, 1))
     settings = {
-        "distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, threads),
+        "distributed.nanny.pre-spawn-environ": _threads(number),
         "distributed.scheduler.allowed-failures": _TRIES - 1,
     }
     with (
-        _environment_kept(),
+        environment(),  # Dask changes ours to give its workers theirs, and leaves it so
         dask.config.set(settings),
         LocalCluster(
             n_workers=number,
@@ -273,15 +271,19 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
         yield client
 
 
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Dask gives its workers their environment by changing that of this process, and leaves it so."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def _cores() -> int:
+    """Physical cores, as far as this process may use them."""
+    physical = psutil.cpu_count(logical=False) or 1
+    return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical
+
+
+def _threads(workers: int) -> dict[str, str]:
+    """The variables that share the cores among workers; what is set already stays.
+
+    They must be there before torch is imported: workers that all take all cores are slower than one.
+    """
+    share = str(max(_cores() // workers, 1))
+    return {name: os.environ.get(name) or share for name in _THREADS}
 
 
 def _check_versions(client: "Client") -> None:

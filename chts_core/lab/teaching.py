@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from chts_core.lab import figures, notebooks, syllabus
 from chts_core.lab.assignment import GRADED
+from chts_core.lab.environment import environment
 from chts_core.lab.exercises import solution_version, student_version, write_versions
 from chts_core.lab.launch import with_bootstrap
 from chts_core.lab.pages import as_html, document, picture
@@ -251,7 +252,7 @@ def _graded(grader: Any, folder: Path, student: str, notebook: Path) -> Graded:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(notebook, target)
     try:
-        with _environment(GRADED, student):  # the kernel knows whose notebook it runs
+        with environment(**{GRADED: student}):  # the kernel knows whose notebook it runs
             _succeeded(grader.autograde(ASSIGNMENT, student))
         _succeeded(grader.generate_feedback(ASSIGNMENT, student))
     except ValueError as error:
@@ -274,21 +275,9 @@ def _nbgrader(folder: Path) -> Iterator[Any]:
     config.CourseDirectory.root = str(folder.resolve())
     # It calls a command of its own environment, which need not be on the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with _environment("PATH", path), warnings.catch_warnings():
+    with environment(PATH=path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its database, which nobody who grades can do anything about
         yield NbGraderAPI(config=config, log_level="ERROR")
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _succeeded(result: Mapping[str, Any]) -> None:
@@ -318,12 +307,12 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
     of = sum(most.values())
     done = [(student, student.points) for student in graded if student.points is not None]
     rows = [
-        {"student": one.student}
-        | {question: "–" if one.points is None else f"{one.points.get(question, 0):g}" for question in most}
-        | {
+        {
+            "student": one.student,
             f"points of {of:g}": "–" if one.points is None else f"{sum(one.points.values()):g}",
             "remark": one.remark,
         }
+        | {question: "–" if one.points is None else f"{one.points.get(question, 0):g}" for question in most}
         for one in graded
     ]
     with (out_dir / "grades.csv").open("w", encoding="utf-8", newline="") as file:

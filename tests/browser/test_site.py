@@ -106,7 +106,7 @@ def test_slides_can_be_shown_and_fit_their_screen(tab: Page, page: str) -> None:
         )
         shown = tab.evaluate(
             "() => { const it = Reveal.getCurrentSlide(), box = it.getBoundingClientRect(); return {"
-            "top: box.top, bottom: box.bottom, wide: it.scrollWidth - it.clientWidth, words: it.innerText.trim(), "
+            "top: box.top, bottom: box.bottom, wide: it.scrollWidth - it.clientWidth, words: it.textContent.trim(), "
             "pictures: it.querySelectorAll('img').length, size: parseFloat(getComputedStyle(it).fontSize)}; }"
         )
         assert shown["words"] or shown["pictures"], number

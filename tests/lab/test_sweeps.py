@@ -137,6 +137,22 @@ def test_lost_and_failed_cells_do_not_stop_the_others(
     assert [kept[name] for name in "012"] == rows
 
 
+@pytest.mark.parametrize(
+    ("physical", "allowed", "workers", "share"),
+    [(8, 8, 1, "8"), (8, 8, 3, "2"), (8, 2, 1, "2"), (2, 4, 4, "1"), (8, 1, 1, "1")],
+)
+def test_workers_share_the_cores_that_this_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, physical: int, allowed: int, workers: int, share: str
+) -> None:
+    monkeypatch.setattr(sweeps.psutil, "cpu_count", lambda logical: physical if not logical else 2 * physical)
+    monkeypatch.setattr(sweeps.os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+    for name in sweeps._THREADS:
+        monkeypatch.delenv(name, raising=False)
+    assert sweeps._threads(workers) == dict.fromkeys(sweeps._THREADS, share)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert sweeps._threads(workers) == dict.fromkeys(sweeps._THREADS, share) | {"OMP_NUM_THREADS": "5"}
+
+
 def test_training_cells_run_and_what_is_done_is_skipped(
     tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

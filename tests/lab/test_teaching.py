@@ -344,10 +344,10 @@ def test_a_report_counts_what_it_shows(tmp_path: Path) -> None:
     )
     assert asked == [["2", "1", "0.33", "1 of 3"], ["1", "2", "1.33", "2 of 3"]]
     assert students == [
-        ["anna7", "2", "1", "3", ""],
-        ["ben", "2", "0", "2", ""],
-        ["cem-2", "0", "0", "0", ""],
-        ["emil", "–", "–", "–", "nothing was handed in."],
+        ["anna7", "3", "", "2", "1"],
+        ["ben", "2", "", "2", "0"],
+        ["cem-2", "0", "", "0", "0"],
+        ["emil", "–", "nothing was handed in.", "–", "–"],
     ]
     assert "<li>&lt;b&gt;.txt names no student.</li>" in text
     assert (tmp_path / "grades.csv").read_text("utf-8").splitlines() == [

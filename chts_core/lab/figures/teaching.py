@@ -12,7 +12,9 @@ from chts_core.lab.figures.style import BLUE, new_figure
 def class_points(totals: Sequence[float], most: float) -> Figure:
     """How many students have how many points of `most`, in ten steps."""
     with new_figure(6, 2.8) as (figure, (axes,)):
-        axes.hist(totals, bins=np.linspace(0, most, 11).tolist(), color=BLUE, edgecolor="white")
+        edges = np.linspace(0, most, 11).tolist()
+        axes.hist(totals, bins=edges, color=BLUE, edgecolor="white")
+        axes.set_xticks(edges)
         axes.set_xlabel(f"points of {most:g}")
         axes.set_ylabel("students")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
