@@ -37,10 +37,9 @@ def released(course: Path) -> Any:
 
 
 @pytest.fixture
-def one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package with one stage to hand out, which takes less time."""
-    (first, *_) = notebooks.stages()
-    monkeypatch.setattr(notebooks, "stages", lambda: [first])
+def no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Courses without the stages, which take the longest to write."""
+    monkeypatch.setattr(teaching, "write_versions", lambda *_: [])
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_the_assignment_runs_on_colab_too(course: Path) -> None:
     assert len(bootstrap(stage)) == 1
 
 
-@pytest.mark.usefixtures("one_stage")
+@pytest.mark.usefixtures("no_stages")
 def test_what_a_teacher_changed_stays_and_is_handed_out(course: Path, tmp_path: Path) -> None:
     edited = tmp_path / "mine"
     make_course(edited)
@@ -125,7 +124,7 @@ def test_what_a_teacher_changed_stays_and_is_handed_out(course: Path, tmp_path: 
     assert "NotImplementedError" in "\n".join(cell.source for cell in released(course).cells)
 
 
-@pytest.mark.usefixtures("one_stage")
+@pytest.mark.usefixtures("no_stages")
 def test_a_fault_in_the_source_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_course(tmp_path / "course")
     path = tmp_path / "course" / "source" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb"
@@ -255,14 +254,14 @@ def test_what_is_no_course_is_refused(tmp_path: Path) -> None:
         grade(tmp_path, tmp_path)
 
 
-@pytest.mark.usefixtures("one_stage")
+@pytest.mark.usefixtures("no_stages")
 def test_a_course_without_students_is_refused(tmp_path: Path) -> None:
     make_course(tmp_path / "course")
     with pytest.raises(ValueError, match=r"has no students; chts teach course .* --students ROSTER\.csv adds them"):
         grade(tmp_path / "course", tmp_path)
 
 
-@pytest.mark.usefixtures("one_stage")
+@pytest.mark.usefixtures("no_stages")
 def test_without_nbgrader_its_installation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nbgrader.apps", None)
     with pytest.raises(ModuleNotFoundError, match=r'grading needs nbgrader; pip install "chts\[teach\]"'):
@@ -307,7 +306,7 @@ def test_a_class_is_graded(
     assert "'cem-2' handed it in" in feedback.replace("&#39;", "'")
 
 
-@pytest.mark.usefixtures("one_stage")
+@pytest.mark.usefixtures("no_stages")
 def test_a_notebook_that_hangs_or_dies_costs_only_its_own_points(tmp_path: Path, hand_in: Callable[..., None]) -> None:
     (tmp_path / "roster.csv").write_text("id\nanna7\nben\n")
     mine = tmp_path / "course"
