@@ -1,5 +1,7 @@
 """The state of a run as one safetensors file: written whole or not at all, and refused if a byte of it has changed.
 
+Beside it stays the one before, `NAME.previous.safetensors`, should a disk lose what it has confirmed.
+
 The format is that of https://github.com/huggingface/safetensors, so other tools can read the tensors. Nothing in it is
 executed, unlike in a pickle.
 """
@@ -8,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import struct
 import tempfile
 from pathlib import Path
@@ -53,6 +56,8 @@ _EXPECTED = (
 def save(path: Path, state: Any) -> None:
     """Write a state to a file, whole or not at all: if this fails, what was there before is still there.
 
+    If it works, what was there before is at `previous_of` that path.
+
     Args:
         path: of the file; missing folders are made.
         state: dicts (keys of str or int), lists and tuples, nested in any way, of tensors (dense, of any type and
@@ -74,6 +79,8 @@ def save(path: Path, state: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
+    previous = previous_of(path)
+    before = previous.with_name(f"{previous.name}.part")
     try:
         save_file(_apart(tensors), temporary, metadata={_ENTRY: text})
         with Path(temporary).open("r+b") as file:
@@ -85,12 +92,30 @@ def save(path: Path, state: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
+        before.unlink(missing_ok=True)
+        if path.exists():
+            _give_second_name(path, before)
         Path(temporary).replace(path)
+        if before.exists():
+            before.replace(previous)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        before.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):
             raise OSError(f"cannot write {path}: {error}; free space, or save to another folder.") from None
         raise
+
+
+def previous_of(path: Path) -> Path:
+    """Where the state is that was at a path before the one that is there."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _give_second_name(path: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(path)
+    except OSError:  # not every file system can
+        shutil.copyfile(path, name)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:
@@ -98,14 +123,29 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `save` did not write it, a newer chts did, or it was cut off or changed since.
+        ValueError: if `save` did not write it, a newer chts did, or it was cut off or changed since; if the one before
+            is whole, with how to go on from that.
     """
     try:
-        data = path.read_bytes()
+        state = _load(path, device)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"there is no checkpoint {path}; give the path of one, or start the run anew."
         ) from None
+    except ValueError as error:
+        previous = previous_of(path)
+        try:
+            _load(previous, "cpu")
+        except (OSError, ValueError):
+            raise error from None
+        raise ValueError(
+            f"{error} The one before is whole: rename {previous.name} to {path.name} to go on from that."
+        ) from None
+    return state
+
+
+def _load(path: Path, device: torch.device | str) -> Any:
+    data = path.read_bytes()
     content = _read_content(path, data)
     start = data.find(_MARKER) + len(_MARKER)
     view = memoryview(data)

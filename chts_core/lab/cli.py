@@ -13,6 +13,7 @@ from chts_core.lab import (
     bench,
     conformance,
     doctor,
+    drill,
     language,
     notebooks,
     records,
@@ -144,6 +145,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_teaching(commands.add_parser("teach", help="a course to teach: assignment, grades of a class, slides"))
 
     command = commands.add_parser(
+        "drill",
+        help="kill trainings, take their disk away and move their clock; 1 if one does not end as one in peace",
+        description="A hundred kills take about an hour on two cores.",
+    )
+    command.add_argument("--kills", type=int, default=100, metavar="N", help="of all scenarios together (default: 100)")
+    command.add_argument("--seed", type=int, default=0, help="of the moments and the signals (default: 0)")
+    command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
+    command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
+    command.set_defaults(command=_drill)
+
+    command = commands.add_parser(
         "conformance", help="check that every method does what it is said to do; 1 if one does not"
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
@@ -216,6 +228,20 @@ def _conformance(options: argparse.Namespace) -> int:
         records.write_json(options.out, record)
         print(f"written to {options.out}")
     return int(any(result.passed is False for result in results))
+
+
+def _drill(options: argparse.Namespace) -> int:
+    rows = []
+    for row in drill.drill(options.kills, options.work, seed=options.seed):
+        rows.append(row)
+        print(
+            f"{row['scenario']:<30} {row['fault']:<9} {'as in peace' if drill.survived(row) else 'NOT as in peace'}",
+            flush=True,
+        )
+        if options.out is not None:
+            records.write_lines(options.out, rows)
+    print(f"{sum(map(drill.survived, rows))} of {len(rows)} faults were survived")
+    return 0 if all(map(drill.survived, rows)) else 1
 
 
 def _bench(options: argparse.Namespace) -> int:

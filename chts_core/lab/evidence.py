@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from chts_core.lab import bench, records
+from chts_core.lab import bench, drill, records
 from chts_core.lab.figures.style import METHOD_LABELS
 from chts_core.lab.notebooks import as_markdown
 from chts_core.lab.paper import PAPER_MLP
@@ -201,6 +201,21 @@ def layers() -> str:
     return as_markdown(lines)
 
 
+def faults() -> str:
+    """How often runs of each scenario were killed or else disturbed, and how many ended as one in peace."""
+    found: dict[str, list[Row]] = {}
+    for row in records.read_lines(records.results_folder() / "faults.jsonl"):
+        found.setdefault(row["scenario"], []).append(row)
+    lines = []
+    for scenario, rows in found.items():
+        line = {"training": scenario}
+        for name, fault in (("killed", "killed"), ("no space on the disk", "no space"), ("clock jumps", "clock")):
+            of = [row for row in rows if row["fault"] == fault]
+            line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"
+        lines.append(line)
+    return as_markdown(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "fashion_mnist": fashion_mnist,
     "digits": digits,
@@ -210,6 +225,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rates_tiny": lambda: _rates("tiny", ("fc", "chts", "set", "granet")),
     "rates_small": lambda: _rates("small", ("fc", "cht", "chts", "set", "rigl", "mest", "gmp", "granet", "chtss")),
     "first_weights": first_weights,
+    "faults": faults,
     "regrowth": regrowth,
     "layers": layers,
 }

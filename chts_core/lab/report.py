@@ -82,6 +82,8 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for number, row in enumerate(records.read_lines(path), start=1):
+            if "fault" in row:  # of a drill
+                continue
             run = row["record"] if "cell" in row else row  # of a sweep
             if run is None or "notebook" in run:  # a cell that failed, or a notebook with results of its own kind
                 continue

@@ -212,10 +212,51 @@ def test_missing_folders_are_made_and_an_old_file_is_replaced(tmp_path: Path, mo
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")  # a file from another disk could not replace it at once
     path = tmp_path / "runs" / "chts" / "state"
     checkpoint.save(path, [1])
-    checkpoint.save(path, [2])
-    assert checkpoint.load(path) == [2]
     assert list(path.parent.iterdir()) == [path]
+    checkpoint.save(path, [2])
+    checkpoint.save(path, [3])
+    assert checkpoint.load(path) == [3]
+    assert sorted(path.parent.iterdir()) == [path, checkpoint.previous_of(path)]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_state_before_is_kept_and_offered_when_the_last_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", no_space)
+    path, previous = tmp_path / "run.safetensors", tmp_path / "run.previous.safetensors"
+    for number in range(4):
+        checkpoint.save(path, [number, torch.zeros(3)])
+        assert checkpoint.load(path)[0] == number
+        if number:
+            assert checkpoint.load(previous)[0] == number - 1
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    offer = (
+        r"run\.safetensors is damaged.* The one before is whole: rename run\.previous\.safetensors to run\.safetensors"
+    )
+    with pytest.raises(ValueError, match=offer):
+        checkpoint.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"run\.safetensors is no safetensors file.* The one before is whole"):
+        checkpoint.load(path)
+    whole = previous.read_bytes()
+    previous.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"start the run anew\.$"):
+        checkpoint.load(path)
+    previous.write_bytes(whole)
+    previous.replace(path)
+    assert checkpoint.load(path)[0] == 2
+
+
+def test_what_a_kill_has_left_does_not_stop_the_next_save(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    checkpoint.save(path, [1])
+    (tmp_path / "run.previous.safetensors.part").write_text("half")
+    checkpoint.save(path, [2])
+    assert checkpoint.load(tmp_path / "run.previous.safetensors") == [1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["run.previous.safetensors", "run.safetensors"]
 
 
 # --- what is refused ---
@@ -359,7 +400,14 @@ def stopped(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize("failure", [no_space, stopped])
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(tempfile, "mkstemp"), (checkpoint, "save_file"), (os, "fsync"), (Path, "chmod"), (Path, "replace")],
+    [
+        (tempfile, "mkstemp"),
+        (checkpoint, "save_file"),
+        (os, "fsync"),
+        (Path, "chmod"),
+        (checkpoint, "_give_second_name"),
+        (Path, "replace"),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_failure_at_any_step_leaves_the_old_file_and_nothing_else(

@@ -1,0 +1,303 @@
+"""Faults on purpose: runs that are killed, run out of disk or whose clock jumps must end as runs left in peace.
+
+Each drill trains once in peace, by the command that everybody uses, then again under faults, and compares what the two
+have written: records, and checkpoints to the bit. Times, and what memory was taken, may differ.
+"""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+from torch import Tensor
+
+from chts_core.lab import checkpoint, records
+
+KILLS_OF_A_RUN = 10
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+_AT_ANY_MOMENT = 0.2  # share of kills; the others come some time after a run has written something
+_LONGEST_DELAY = 1.5  # seconds after that
+_PATIENCE = 600  # seconds with a run
+
+# What differs between two runs that are the same: when, for how long and on how much memory they ran.
+_OF_TIME = frozenset(
+    {
+        "seconds",
+        "total_seconds",
+        "evolution_seconds",
+        "tokens_per_second",
+        "mfu",
+        "finished",
+        "peak_memory_mb",
+        "sha256",
+    }
+)
+
+_JUMPING_CLOCK = """
+import random, runpy, sys, time
+real, chance = time.time, random.Random(0)
+time.time = lambda: real() + chance.choice((-86400, 0, 86400))
+sys.argv[0] = "chts"
+runpy.run_module("chts_core.lab.cli", run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that trains: its arguments, without the folder that it writes to; processes under torchrun if several.
+
+    sweep: of a sweep, what it runs.
+    """
+
+    arguments: tuple[str, ...]
+    processes: int = 1
+    sweep: Mapping[str, Any] | None = None
+
+    def command(self, folder: Path, code: str = "") -> list[str]:
+        """What to start; `code` in place of the command's own module."""
+        start = [sys.executable]
+        if self.processes > 1:
+            start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
+        start += ["-c", code] if code else ["-m", "chts_core.lab.cli"]
+        arguments = self.arguments
+        if self.sweep is not None:
+            spec = folder.parent / "sweep.yaml"
+            spec.write_text(yaml.safe_dump(dict(self.sweep)), "utf-8")
+            arguments = ("sweep", str(spec), *arguments)
+        return [*start, *arguments, "--out", str(folder)]
+
+
+_LANGUAGE = ("train", "tiny_ci", "--method", "chts", "--sparsity", "0.9", "-s", "steps", "40", "--save-every", "2")
+SCENARIOS: dict[str, Scenario] = {
+    "classifier": Scenario(("train", "mlp", "--sparsity", "0.95", "-s", "epochs", "40", "-s", "hidden", "64")),
+    "classifier, links alone": Scenario(
+        ("train", "mlp", "--method", "chtss", "--sparsity", "0.95", "-s", "epochs", "20", "-s", "execution", "csr")
+    ),
+    "translator": Scenario(
+        ("train", "number_words_ci", "--method", "chtss", "--sparsity", "0.9", "-s", "steps", "60", "--save-every", "2")
+    ),
+    "language model": Scenario(_LANGUAGE),
+    "language model, two processes": Scenario(_LANGUAGE, processes=2),
+    "sweep": Scenario(
+        ("--workers", "2"),
+        sweep={
+            "train": "mlp",
+            "parameters": {"epochs": 20, "hidden": 64, "sparsity": 0.95},
+            "grid": {"method": ["set", "rigl", "chts"], "seed": [0, 1]},
+        },
+    ),
+}
+
+
+def drill(
+    kills: int, folder: Path, *, names: tuple[str, ...] = tuple(SCENARIOS), seed: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Kill runs of each scenario, then let them end, and compare; once each, take the disk away and move the clock.
+
+    Args:
+        kills: of all scenarios together.
+        folder: for what the runs write; that of an earlier drill is removed.
+        names: keys of `SCENARIOS`.
+        seed: of the moments and the signals.
+
+    Yields:
+        A row per fault: scenario, fault, and whether the run ended as one in peace.
+
+    Raises:
+        ValueError: if there are no kills, or a name is none of a scenario.
+        RuntimeError: if a run in peace fails.
+    """
+    unknown = sorted(set(names) - set(SCENARIOS))
+    if kills < 1 or unknown:
+        raise ValueError(
+            f"{kills} kills of {', '.join(unknown or names)}; expected at least one, of {', '.join(SCENARIOS)}."
+        )
+    chance = random.Random(seed)
+    about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
+    about["device"] = records.describe_device(torch.device("cpu"))
+    for number, name in enumerate(names):
+        place = folder / name.replace(",", "").replace(" ", "_")
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        scenario = SCENARIOS[name]
+        uncut = place / "uncut"
+        seconds = _end(scenario, uncut)
+        mine = kills // len(names) + (number < kills % len(names))
+        for run in range(0, mine, KILLS_OF_A_RUN):
+            rows = list(_killed(scenario, place / f"killed-{run}", min(mine - run, KILLS_OF_A_RUN), seconds, chance))
+            same = differences(uncut, place / f"killed-{run}") == []
+            for row in rows:
+                yield about | {"scenario": name, "fault": "killed"} | row | {"same": same}
+        if scenario.processes == 1 and scenario.sweep is None:
+            for fault in (_without_disk, _with_jumping_clock):
+                row = fault(scenario, place / fault.__name__.strip("_"))
+                same = differences(uncut, place / fault.__name__.strip("_")) == []
+                yield about | {"scenario": name} | row | {"same": same}
+
+
+def survived(row: Mapping[str, Any]) -> bool:
+    """Whether the run of a row ended as one in peace, having refused what it could not do and lost nothing."""
+    return all(row.get(key, True) for key in ("same", "refused", "kept", "ended"))
+
+
+def _killed(
+    scenario: Scenario, folder: Path, kills: int, seconds: float, chance: random.Random
+) -> Iterator[dict[str, Any]]:
+    """A run that is killed so often, and started again after each; at last it may end. One that ends is begun anew."""
+    done = 0
+    while done < kills:
+        how = chance.choice(_SIGNALS)
+        anywhere = chance.random() < _AT_ANY_MOMENT
+        started = time.monotonic()
+        process = _start(scenario.command(folder))
+        if anywhere:
+            _wait(process, chance.uniform(0, seconds))
+        else:
+            before = _newest(folder)
+            while process.poll() is None and _newest(folder) == before:
+                time.sleep(0.005)
+            _wait(process, chance.uniform(0, _LONGEST_DELAY))
+        if process.poll() is not None:
+            shutil.rmtree(folder)  # it had ended before
+            continue
+        _kill(process, how)
+        done += 1
+        yield {"signal": how.name, "after_seconds": round(time.monotonic() - started, 3), "reached": _reached(folder)}
+    _end(scenario, folder)
+
+
+def _without_disk(scenario: Scenario, folder: Path) -> dict[str, Any]:
+    """A run that is killed, goes on where no file may be as large as its checkpoint, then where it may."""
+    process = _start(scenario.command(folder))
+    while process.poll() is None and not (folder / "checkpoint.safetensors").exists():
+        time.sleep(0.005)
+    _kill(process, signal.SIGKILL)
+    saved = (folder / "checkpoint.safetensors").read_bytes()
+    process = _start(scenario.command(folder), largest_file=len(saved) // 2)
+    process.wait(_PATIENCE)
+    kept = (folder / "checkpoint.safetensors").read_bytes() == saved
+    _end(scenario, folder)
+    return {"fault": "no space", "refused": process.returncode == 2, "kept": kept}
+
+
+def _with_jumping_clock(scenario: Scenario, folder: Path) -> dict[str, Any]:
+    """A run whose clock goes back and forth by a day."""
+    process = _start(scenario.command(folder, _JUMPING_CLOCK))
+    return {"fault": "clock", "ended": process.wait(_PATIENCE) == 0}
+
+
+def _start(command: list[str], largest_file: int | None = None) -> "subprocess.Popen[bytes]":
+    def limit() -> None:
+        import resource  # of Unix
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+    before = None if largest_file is None else limit
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=before)
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _kill(process: "subprocess.Popen[bytes]", how: signal.Signals) -> None:
+    """The process and all that it has started, which torchrun and Dask keep in sessions of their own."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        try:
+            member.send_signal(how)
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for member in alive:  # who handles SIGTERM may take its time
+        member.kill()
+    process.wait(_PATIENCE)
+
+
+def _end(scenario: Scenario, folder: Path) -> float:
+    """Let a run end; the seconds that took."""
+    started = time.monotonic()
+    ended = subprocess.run(scenario.command(folder), capture_output=True, text=True, check=False, timeout=_PATIENCE)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(ended.args[1:])} failed: {ended.stderr[-2000:]}")
+    return time.monotonic() - started
+
+
+def _newest(folder: Path) -> int:
+    """When something below it was last written, in nanoseconds; 0 if nothing was."""
+    found = 0
+    for path in folder.rglob("*"):
+        try:
+            found = max(found, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _reached(folder: Path) -> int:
+    """How far a killed run is that goes on: steps, epochs or cells.
+
+    Raises:
+        ValueError: if what it has left is damaged.
+    """
+    path = folder / "checkpoint.safetensors"
+    if path.exists():
+        state = checkpoint.load(path)
+        return int(state["step"]) if "step" in state else len(state["test"])
+    return len(records.read_lines(folder / "sweep.jsonl")) if (folder / "sweep.jsonl").exists() else 0
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Where two runs differ, of the same command in two folders, in anything but time.
+
+    Args:
+        one, other: folders of `chts train` or `chts sweep`.
+    """
+    found = []
+    checkpoints = sorted(path.relative_to(one) for path in one.rglob("*checkpoint.safetensors"))
+    for name in checkpoints:
+        found += _unlike(checkpoint.load(one / name), checkpoint.load(other / name), str(name))
+    read = _cells if (one / "sweep.jsonl").exists() else _record
+    return found + _unlike(read(one), read(other), "records")
+
+
+def _cells(folder: Path) -> list[dict[str, Any]]:
+    return sorted(records.read_lines(folder / "sweep.jsonl"), key=lambda row: str(row["cell"]))
+
+
+def _record(folder: Path) -> Any:
+    return json.loads((folder / "run.json").read_text("utf-8"))
+
+
+def _unlike(one: Any, other: Any, place: str) -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return [f"{place} has {sorted(map(str, one.keys() ^ other.keys()))} once only"]
+        kept = one.keys() - _OF_TIME
+        return [line for key in kept for line in _unlike(one[key], other[key], f"{place}[{key!r}]")]
+    if isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
+        return [
+            line
+            for number, pair in enumerate(zip(one, other, strict=True))
+            for line in _unlike(*pair, f"{place}[{number}]")
+        ]
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        same = (
+            one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+        )
+    else:
+        same = type(one) is type(other) and (one == other or one is other or repr(one) == repr(other))
+    return [] if same else [place]
