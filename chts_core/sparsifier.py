@@ -101,7 +101,8 @@ class Sparsifier:
             attaching zeroes the weights outside the initial masks: then load all three states afterwards.
 
     Attributes:
-        history: one :class:`Update` per update and layer.
+        history: one :class:`Update` per update and layer. It is for its reader alone: a run of very many updates may
+            write it elsewhere and empty it.
         postponed: the steps whose update was put off.
 
     Raises:

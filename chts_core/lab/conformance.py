@@ -381,7 +381,7 @@ def _resume(method: Method, spec: Spec) -> Outcome:
         torch.save([part.state_dict() for part in (first.model, first.optimizer, first.sparsifier)], file)
         file.seek(0)
         parts: tuple[Any, ...] = (second.model, second.optimizer, second.sparsifier)
-        for part, state in zip(parts, torch.load(file), strict=True):
+        for part, state in zip(parts, torch.load(file, weights_only=True), strict=True):
             part.load_state_dict(state)
         second.train(cut + 1, STEPS)
         same = all(torch.equal(uncut.sparsifier.masks[name], mask) for name, mask in second.sparsifier.masks.items())

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,14 @@ def _with_jumping_clock(scenario: Scenario, folder: Path) -> dict[str, Any]:
 
 
 def _start(command: list[str], largest_file: int | None = None) -> "subprocess.Popen[bytes]":
-    def limit() -> None:
-        import resource  # of Unix
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
-    before = None if largest_file is None else limit
+    before = None if largest_file is None else partial(_limit_files, largest_file)
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=before)
+
+
+def _limit_files(size: int) -> None:
+    import resource  # of Unix
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:

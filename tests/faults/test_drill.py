@@ -80,7 +80,10 @@ def test_another_record_is_found(pair: tuple[Path, Path]) -> None:
 
 
 def test_a_cell_that_is_lost_or_doubled_is_found(tmp_path: Path) -> None:
-    rows = [{"cell": f"set-{seed}", "status": "done", "record": {"seed": seed, "seconds": seed}} for seed in (0, 1)]
+    rows = [
+        {"schema": records.SCHEMA, "cell": f"set-{seed}", "status": "done", "record": {"seed": seed, "seconds": seed}}
+        for seed in (0, 1)
+    ]
     one, other = tmp_path / "one", tmp_path / "other"
     records.write_lines(one / "sweep.jsonl", rows)
     records.write_lines(other / "sweep.jsonl", rows[::-1])
@@ -110,8 +113,8 @@ def test_the_command_tells_and_records_every_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
-        {"scenario": "classifier", "fault": "killed", "same": True},
-        {"scenario": "classifier", "fault": "no space", "same": True, "refused": False},
+        {"schema": records.SCHEMA, "scenario": "classifier", "fault": "killed", "same": True},
+        {"schema": records.SCHEMA, "scenario": "classifier", "fault": "no space", "same": True, "refused": False},
     ]
     monkeypatch.setattr(drill, "drill", lambda kills, folder, seed: iter(rows))  # noqa: ARG005
     assert main(["drill", "--kills", "2", "--out", str(tmp_path / "faults.jsonl")]) == 1

@@ -1,10 +1,8 @@
 """Image classification tasks. Digits come with scikit-learn and are always there."""
 
-import gzip
 import hashlib
 import math
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chts_core.lab.data.sources import Hub, Source, fetch, locate
+from chts_core.lab.data.sources import Hub, Source, fetch, locate, read_whole
 
 # Which images are validation never depends on a run's seed, so that runs can be compared.
 _SPLIT_SEED = 20190
@@ -180,11 +178,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     Raises:
         ValueError: naming the file, if it is not gzip, not IDX of bytes, or cut short.
     """
-    try:
-        with gzip.open(path, "rb") as file:
-            content = file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+    content = read_whole(path)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} starts with {content[:4]!r}; expected an IDX file of unsigned bytes.")
     dimensions = content[3]

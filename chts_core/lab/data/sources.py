@@ -1,14 +1,18 @@
 """Where data sets are looked for: in folders of this machine, then on the Hugging Face hub."""
 
+import gzip
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar, cast
 
 T_co = TypeVar("T_co", covariant=True)
 
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
+LARGEST = 2**29  # bytes of a file that is read whole
+GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -71,6 +75,31 @@ class Source(Generic[T_co]):
     def find_file(self, folder: Path, file: str) -> Path | None:
         """The path of one of the files in a folder, or None."""
         return next((path for ending in self.endings if (path := folder / f"{file}{ending}").is_file()), None)
+
+
+def read_whole(path: Path) -> bytes:
+    """All of a file, unpacked if its name ends in .gz.
+
+    Raises:
+        ValueError: naming the file, if it is no whole gzip file, or so large that it cannot be what it is taken for: a
+            small archive may unpack to more than there is memory.
+    """
+    try:
+        with open_unpacked(path) as file:
+            content = file.read(LARGEST + 1)
+    except GZIP_ERRORS as error:
+        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+    if len(content) > LARGEST:
+        raise ValueError(
+            f"{path} holds more than {LARGEST // 2**20} MiB; no data set here has such a file. It is not what its name "
+            "says: fetch it again."
+        )
+    return content
+
+
+def open_unpacked(path: Path) -> IO[bytes]:
+    """A file to read, unpacked if its name ends in .gz; reading one that is no gzip file raises one of GZIP_ERRORS."""
+    return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
 def locate(source: Source[object], data_dir: str | None = None) -> Path | None:

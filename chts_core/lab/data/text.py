@@ -4,9 +4,7 @@ Python's own language reference is always there. What is too large for the memor
 in lanes that are read side by side.
 """
 
-import gzip
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate
+from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate, read_whole
 
 _DEFAULT = "python_reference"
 # What the digest and the tokenizer take of a stream; all of it would take them too long.
@@ -184,11 +182,7 @@ def _read_text(path: Path) -> str:
     Raises:
         ValueError: naming the file, if it is empty, not UTF-8 or not a whole gzip file.
     """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+    content = read_whole(path)
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

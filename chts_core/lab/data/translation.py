@@ -4,9 +4,7 @@ Number words are made here and always there. What is large is streamed: each pas
 anew, and they are never all in memory.
 """
 
-import gzip
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from chts_core.lab.data.number_words import Pair, number_words
-from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate
+from chts_core.lab.data.sources import GZIP_ERRORS, DataNotFoundError, Hub, Source, fetch, locate, open_unpacked
 
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
 # What the digest and the vocabulary take of the training pairs; all of a stream would take them too long.
+_LONGEST_LINE = 2**20  # bytes; the longest sentences have some thousand
 _FIRST = 1_000_000
 
 
@@ -126,8 +125,13 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
 def _read_lines(path: Path) -> Iterator[str]:
     """The lines without blanks around them. Only a line feed ends a line: sentences contain other separators."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        with open_unpacked(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
+                if len(line) > _LONGEST_LINE:
+                    raise ValueError(
+                        f"{path} has more than {_LONGEST_LINE:,} bytes in line {number:,}; expected a sentence. It is "
+                        "not what its name says: fetch it again."
+                    )
                 try:
                     yield line.decode().strip()
                 except UnicodeDecodeError as error:
@@ -136,7 +140,7 @@ def _read_lines(path: Path) -> Iterator[str]:
                         f"({error.reason}); convert it, for one from Latin-1 by `iconv -f LATIN1 -t UTF-8`, or fetch "
                         "it again."
                     ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except GZIP_ERRORS as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
 
 
