@@ -116,7 +116,7 @@ def drill(
 
     Raises:
         ValueError: if there are no kills, or a name is none of a scenario.
-        RuntimeError: if a run in peace fails.
+        RuntimeError: if a run fails that nothing disturbs.
     """
     unknown = sorted(set(names) - set(SCENARIOS))
     if kills < 1 or unknown:
@@ -168,8 +168,10 @@ def _killed(
             while process.poll() is None and _newest(folder) == before:
                 time.sleep(0.005)
             _wait(process, chance.uniform(0, _LONGEST_DELAY))
-        if process.poll() is not None:
-            shutil.rmtree(folder)  # it had ended before
+        if process.poll() is not None:  # it had ended before
+            if process.returncode:
+                raise RuntimeError(f"{' '.join(scenario.command(folder)[1:])} failed when it went on.")
+            shutil.rmtree(folder)
             continue
         _kill(process, how)
         done += 1
