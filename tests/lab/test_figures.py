@@ -39,6 +39,7 @@ COSTS = [
 ]
 TIMES = [LayerTime(0.01, 0.02, 0.03, 0.001), LayerTime(0.5, 0.02, 0.03, 0.04)]
 FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
+    "class_points": lambda _, __: figures.class_points([0, 7.5, 20, 20], 20),
     "cost_meter": lambda _, __: figures.cost_meter(COSTS),
     "step_course": lambda _, __: figures.step_course(COSTS),
     "layer_times": lambda _, __: figures.layer_times(TIMES, crossover=0.3),
