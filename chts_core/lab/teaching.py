@@ -56,9 +56,10 @@ def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
         The parts: the assignment to hand out, its source, and the folders of stages and plans.
 
     Raises:
-        ValueError: if the roster is not one, or nbgrader finds fault with the assignment.
-        ModuleNotFoundError: without nbgrader.
+        ValueError: without nbgrader or if the roster is not one, before anything is written; if nbgrader finds fault
+            with the assignment.
     """
+    _api()
     students = read_roster(roster) if roster is not None else []
     source = folder / "source" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb"
     source.parent.mkdir(parents=True, exist_ok=True)
@@ -224,8 +225,7 @@ def grade(folder: Path, submissions: Path) -> tuple[Path, list[Graded]]:
         each student is in feedback/ of the course.
 
     Raises:
-        ValueError: if the course has no students, or the folder of submissions is none.
-        ModuleNotFoundError: without nbgrader.
+        ValueError: if the course has no students, the folder of submissions is none, or there is no nbgrader.
     """
     if not (folder / "nbgrader_config.py").is_file():
         raise ValueError(f"{folder} is no course; make one: chts teach course {folder} --students ROSTER.csv.")
@@ -262,13 +262,19 @@ def _graded(grader: Any, folder: Path, student: str, notebook: Path) -> Graded:
         return Graded(student, {grade.name: float(grade.score) for grade in graded.grades})
 
 
-@contextmanager
-def _nbgrader(folder: Path) -> Iterator[Any]:
-    """Its interface to a course, as the configuration in the folder wants it."""
+def _api() -> Any:
     try:
         from nbgrader.apps import NbGraderAPI
     except ModuleNotFoundError:
-        raise ModuleNotFoundError('grading needs nbgrader; pip install "chts[teach]".', name="nbgrader") from None
+        raise ValueError(
+            'nbgrader, which makes and grades assignments, is missing; pip install "chts[teach]".'
+        ) from None
+    return NbGraderAPI
+
+
+@contextmanager
+def _nbgrader(folder: Path) -> Iterator[Any]:
+    """Its interface to a course, as the configuration in the folder wants it."""
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(folder.resolve())).load_config()
@@ -277,7 +283,7 @@ def _nbgrader(folder: Path) -> Iterator[Any]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with environment(PATH=path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its database, which nobody who grades can do anything about
-        yield NbGraderAPI(config=config, log_level="ERROR")
+        yield _api()(config=config, log_level="ERROR")
 
 
 def _succeeded(result: Mapping[str, Any]) -> None:

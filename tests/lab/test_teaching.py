@@ -261,11 +261,13 @@ def test_a_course_without_students_is_refused(tmp_path: Path) -> None:
         grade(tmp_path / "course", tmp_path)
 
 
-@pytest.mark.usefixtures("no_stages")
-def test_without_nbgrader_its_installation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nbgrader_its_installation_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "nbgrader.apps", None)
-    with pytest.raises(ModuleNotFoundError, match=r'grading needs nbgrader; pip install "chts\[teach\]"'):
-        make_course(tmp_path / "course")
+    assert main(["teach", "course", str(tmp_path / "course")]) == 2
+    assert 'is missing; pip install "chts[teach]"' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- grading, in kernels ---
