@@ -209,7 +209,7 @@ def faults() -> str:
     lines = []
     for scenario, rows in found.items():
         line = {"training": scenario}
-        for name, fault in (("killed", "killed"), ("no space on the disk", "no space"), ("clock jumps", "clock")):
+        for name, fault in (("killed", "killed"), ("no space for a checkpoint", "no space"), ("clock jumps", "clock")):
             of = [row for row in rows if row["fault"] == fault]
             line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"
         lines.append(line)

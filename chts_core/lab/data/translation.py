@@ -17,8 +17,8 @@ from chts_core.lab.data.sources import GZIP_ERRORS, DataNotFoundError, Hub, Sour
 
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
-# What the digest and the vocabulary take of the training pairs; all of a stream would take them too long.
 _LONGEST_LINE = 2**20  # bytes; the longest sentences have some thousand
+# What the digest and the vocabulary take of the training pairs; all of a stream would take them too long.
 _FIRST = 1_000_000
 
 
