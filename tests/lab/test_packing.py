@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from datasets.distributed import split_dataset_by_node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -131,7 +132,7 @@ def plain(shards: int, batches: int, context: int = 5, lanes: int = 4, buffer: i
     """The same batches, by reading everything from the beginning."""
     rows: list[list[Tensor]] = []
     for lane in range(lanes):
-        mine = datasets.distributed.split_dataset_by_node(open_texts(shards), rank=lane, world_size=lanes)
+        mine = split_dataset_by_node(open_texts(shards), rank=lane, world_size=lanes)
         documents = [row["text"] for row in mine]
         tokens: list[int] = []
         buffers = 0
