@@ -69,7 +69,8 @@ class Sparsifier:
     they differ. `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store
     their links alone.
 
-    An update that meets an infinite or NaN gradient is put off to the next step, with a warning.
+    An update that meets an infinite or NaN gradient is put off to the next step, with a warning; one that meets a link
+    of such a weight is refused.
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step.
 
@@ -243,8 +244,8 @@ class Sparsifier:
         """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero.
 
         Raises:
-            RuntimeError: if another Sparsifier has been attached to the model since, or the method goes by gradients
-                and none has come.
+            RuntimeError: if another Sparsifier has been attached to the model since; or an update is due and the method
+                goes by gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed then.
         """
         if not self._rules():
             raise RuntimeError(
@@ -252,19 +253,22 @@ class Sparsifier:
             )
         due = self.update_due
         if due:
+            self._check_weights()
             self._check_gradients()
         self.steps += 1
-        if due and self._all_finite():
-            # Link prediction counts in products of matrices, which autocast would round.
-            with torch.autocast(self._device_type, enabled=False):
-                self._update()
-        elif due:
+        overflowing = self._not_finite() if due else []
+        if overflowing:
             self.postponed.append(self.steps)
             warnings.warn(
-                f"a gradient at step {self.steps} is infinite or NaN; the topology's update waits for the next step.",
+                f"a gradient at step {self.steps} is infinite or NaN, that of {_few(overflowing)}; the topology's "
+                "update waits for the next step.",
                 RuntimeWarning,
                 stacklevel=3,  # past the decorator
             )
+        elif due:
+            # Link prediction counts in products of matrices, which autocast would round.
+            with torch.autocast(self._device_type, enabled=False):
+                self._update()
         self._gradients.clear()
         for name in self._enforced:
             self._weights[name].clear_absent(self._keeps_zeros)
@@ -479,6 +483,17 @@ class Sparsifier:
         if self.method.turnover.skip_optimizer:
             _skip_updates(self.optimizer, weakref.ref(self))
 
+    def _check_weights(self) -> None:
+        """Refuse an update of links whose weights are no numbers: all ranks, where one of them sees it."""
+        here = [name for name in self._enforced if not self._weights[name].is_finite()]
+        diverged = self._of_any_rank(here)
+        if diverged:
+            raise RuntimeError(
+                f"before the update of step {self.steps + 1} links of {_few(diverged)} have infinite or NaN weights: "
+                "the run has diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
+                "chts_core.numerics.find_nonfinite tells where it begins."
+            )
+
     def _check_gradients(self) -> None:
         """Refuse an update by gradients that never came."""
         removal, regrowth = self.method.removal, self.method.regrowth
@@ -499,11 +514,20 @@ class Sparsifier:
                 "call sparsifier.step() before optimizer.zero_grad(), and exclude layers that the loss does not use."
             )
 
-    def _all_finite(self) -> bool:
-        """Whether all gradients are finite, on all ranks: they must agree whether there is an update."""
-        gradients = [*self._gradients.values(), *(self._weights[name].parameter.grad for name in self._enforced)]
-        finite = all(bool(local(gradient).isfinite().all()) for gradient in gradients if gradient is not None)
-        return self._ranks.sum([not finite]) == [0]
+    def _not_finite(self) -> list[str]:
+        """The weights with an infinite or NaN gradient on any rank: they must agree whether there is an update."""
+        here = [
+            name
+            for name in self._enforced
+            for gradient in (self._gradients.get(name), self._weights[name].parameter.grad)
+            if gradient is not None and not local(gradient).isfinite().all()
+        ]
+        return self._of_any_rank(here)
+
+    def _of_any_rank(self, names: list[str]) -> list[str]:
+        """Those of the names that this or another rank has, in the model's order; a collective."""
+        found = {name for theirs in self._ranks.gather(names) for name in theirs}
+        return [name for name in self._enforced if name in found]
 
     def _update(self) -> None:
         """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2)."""
@@ -670,6 +694,11 @@ class Sparsifier:
 def _only(links: WeightedLinks, chosen: Tensor) -> WeightedLinks:
     gradients = None if links.gradients is None else links.gradients[chosen]
     return WeightedLinks(links.outputs[chosen], links.inputs[chosen], links.values[chosen], gradients, links.shape)
+
+
+def _few(names: list[str]) -> str:
+    """The names of some layers, or of the first and how many there are."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"
 
 
 def _of_shape(shape: tuple[int, int]) -> Tensor:

@@ -43,6 +43,10 @@ class Weight(Protocol):
         """The weight with zeros where there is no link; not to be changed."""
         ...
 
+    def is_finite(self) -> bool:
+        """Whether no link that this rank holds has an infinite or NaN weight."""
+        ...
+
     def scale(self, part: Layer, factor: float) -> None:
         """Multiply the weights of some rows."""
         ...
@@ -107,6 +111,10 @@ class MaskedWeight:
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
         return whole(self.parameter.detach())
+
+    def is_finite(self) -> bool:
+        """See :class:`Weight`."""
+        return bool((local(self.parameter.detach()).isfinite() | ~self.local_mask).all())
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""
@@ -177,6 +185,10 @@ class LinkWeight:
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
         return self.layer.weight.detach()
+
+    def is_finite(self) -> bool:
+        """See :class:`Weight`."""
+        return bool(self.parameter.detach().isfinite().all())
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""

@@ -404,9 +404,11 @@ def test_a_diverged_weight_is_named_instead_of_sampled(method: str) -> None:
         run.weight(name)[tuple(mask.nonzero()[0])] = math.nan
     run.sparsifier.step()
     push(run)
-    with pytest.raises(ValueError, match=r"scores hold a negative, infinite or NaN value.*divergence"):
+    message = rf"before the update of step {EVERY} links of {name} have infinite or NaN weights: the run has diverged"
+    with pytest.raises(RuntimeError, match=message):
         run.sparsifier.step()
     assert_same_masks(run.sparsifier.masks, before)
+    assert run.sparsifier.steps == EVERY - 1
 
 
 # --- which links go and come ---
@@ -1085,7 +1087,7 @@ def test_an_update_waits_for_finite_gradients(method: str) -> None:
                 assert run.weight(name).isfinite().all()
     assert run.sparsifier.postponed == (sorted(OVERFLOWS) if enforced else [])
     assert [str(warning.message).split(";")[0] for warning in warned] == [
-        f"a gradient at step {step} is infinite or NaN" for step in run.sparsifier.postponed
+        f"a gradient at step {step} is infinite or NaN, that of 0.weight, 2.weight" for step in run.sparsifier.postponed
     ]
     assert {(warning.category, warning.filename) for warning in warned} <= {(RuntimeWarning, __file__)}
     assert {row["step"] for row in run.sparsifier.history} <= set(UPDATES_IN_SPITE_OF_THEM)
@@ -1105,7 +1107,7 @@ def test_methods_that_choose_among_absent_links_wait_for_their_gradients(
     push(run, gradients)
     if waits:
         before = copies(run.sparsifier.masks)
-        with pytest.warns(RuntimeWarning, match=r"a gradient at step 2 is infinite or NaN.* waits for the next step"):
+        with pytest.warns(RuntimeWarning, match=r"NaN, that of 2\.weight; .* waits for the next step"):
             run.sparsifier.step()
         assert_same_masks(run.sparsifier.masks, before)
         assert run.sparsifier.update_due

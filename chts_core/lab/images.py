@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -63,6 +64,7 @@ class Run:
     """What one training run gave. Accuracies are fractions.
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
+    skipped_steps: left out because their loss was not finite.
     test_by_epoch: kept to show what choosing by the test images would do; nothing is chosen by them here.
     seconds: of training alone; `total_seconds` also of testing and saving.
     peak_memory_mb: None where the system does not tell.
@@ -73,6 +75,7 @@ class Run:
     seed: int
     sparsity: float
     train_loss: list[float]
+    skipped_steps: list[int]
     validation_accuracy: list[float]  # after each epoch
     test_by_epoch: list[float]
     density: float
@@ -157,6 +160,7 @@ class _Training:
             self.optimizer, 1.0, 0.01, total_iters=self.sparsifier.timeline.total_steps
         )
         self.first_masks = {name: mask.cpu().clone() for name, mask in self.sparsifier.masks.items()}
+        self.skips = loop.Skips(self.model)
         self.train_loss: list[float] = []
         self.validation: list[float] = []
         self.test: list[float] = []
@@ -181,26 +185,33 @@ class _Training:
         images, labels = self.data.train.images, self.data.train.labels
         steps = self.sparsifier.timeline.update_every
         order = torch.randperm(len(labels), generator=self.generator).to(labels.device)
-        total = torch.zeros((), device=labels.device)
+        total, learned = torch.zeros((), device=labels.device), 0
         for batch in order[: steps * self.recipe.batch_size].split(self.recipe.batch_size):
-            loss = F.cross_entropy(self.model(images[batch]), labels[batch])
+            compute_loss = partial(self._loss, images[batch], labels[batch])
+            loss = compute_loss()
             self.optimizer.zero_grad()
             loss.backward()
-            self.optimizer.step()
+            if not self.skips.skip(self.sparsifier.steps + 1, float(loss), compute_loss):
+                self.optimizer.step()
+                total += loss.detach()
+                learned += 1
             updates = len(self.sparsifier.history)
             self.sparsifier.step()
             if snapshots and len(self.sparsifier.history) > updates:
                 self.snapshots.append({name: pack_bits(mask) for name, mask in self.sparsifier.masks.items()})
             self.scheduler.step()
-            total += loss.detach()
-        self.train_loss.append(float(total) / steps)
+        self.train_loss.append(float(total) / max(learned, 1))
         self.seconds += time.perf_counter() - started
         self.validation.append(accuracy(self.model, self.data.validation))
         self.test.append(accuracy(self.model, self.data.test))
 
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.model(images), labels)
+
     def state(self) -> dict[str, Any]:
         return {
             "settings": self._settings,
+            "skipped_steps": self.skips.steps,
             "train_loss": self.train_loss,
             "validation": self.validation,
             "test": self.test,
@@ -227,6 +238,7 @@ class _Training:
         self.sparsifier.load_state_dict(state["sparsifier"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.generator.set_state(state["random"])
+        self.skips.steps = state["skipped_steps"]
         self.first_masks, self.snapshots = state["first_masks"], state["snapshots"]
         self.train_loss, self.validation, self.test = state["train_loss"], state["validation"], state["test"]
         self.seconds, self.total_seconds = state["seconds"], state["total_seconds"]
@@ -287,6 +299,7 @@ def train(
         seed=seed,
         sparsity=sparsity,
         train_loss=training.train_loss,
+        skipped_steps=training.skips.steps,
         validation_accuracy=training.validation,
         test_by_epoch=training.test,
         density=sparsifier.density(),
@@ -470,6 +483,7 @@ def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | 
         "seed": run.seed,
         "recipe": asdict(recipe),
         "train_loss": [[steps * epoch, round(loss, 4)] for epoch, loss in enumerate(run.train_loss, start=1)],
+        "skipped_steps": run.skipped_steps,
         "validation": [
             {"step": steps * epoch, "accuracy": round(value, 5)}
             for epoch, value in enumerate(run.validation_accuracy, start=1)

@@ -198,6 +198,7 @@ class Run:
     """What one training run gave.
 
     train_loss: (step, loss per token in nats), every few steps.
+    skipped_steps: left out because their loss or gradient was not finite.
     looks: at the validation tokens.
     tokens: seen in training, over all ranks.
     seconds: of training alone; `total_seconds` also of looking and saving.
@@ -211,6 +212,7 @@ class Run:
     seed: int
     sparsity: float
     train_loss: list[tuple[int, float]]
+    skipped_steps: list[int]
     looks: list[Look]
     density: float
     active_neurons: float
@@ -333,6 +335,7 @@ class _Training:
         self.feed = _feed(task, recipe, seed, self.ranks)
         self.first_masks = {name: mask.cpu().clone() for name, mask in self.sparsifier.masks.items()}
         self.step, self.tokens, self.seconds, self.total_seconds = 0, 0, 0.0, 0.0
+        self.skips = loop.Skips(self.model)
         self.train_loss: list[tuple[int, float]] = []
         self.looks: list[Look] = []
         # Not how many ranks there are, nor how they share the work: that may change from one part of a run to the next.
@@ -359,23 +362,27 @@ class _Training:
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             with self._without_averaging() if number < len(parts) else nullcontext():
-                loss = _loss(self.replica, part.to(self.device), self.recipe) / (len(rows) * self.recipe.context)
+                loss = self._loss(self.replica, part) / (len(rows) * self.recipe.context)
                 loss.backward()
             total += loss.detach()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        # That of all ranks together, so that they do the same.
+        skipped = self.skips.skip(
+            self.step + 1, float(whole(norm)), lambda: torch.stack([self._loss(self.model, part) for part in parts])
+        )
+        if not skipped:
+            self.optimizer.step()
         self.sparsifier.step()
         self.step += 1
         self.tokens += self.ranks.size * len(rows) * self.recipe.context
-        if self.step % _BETWEEN_SHOWN == 0:
+        if self.step % _BETWEEN_SHOWN == 0 and not skipped:
             (shown,) = self.ranks.sum([float(total) / self.ranks.size])
             self.train_loss.append((self.step, shown))
-            if not math.isfinite(shown):
-                raise RuntimeError(
-                    f"the training loss is {shown} at step {self.step}; lower learning_rate, or compute in float32."
-                )
         self.seconds += time.perf_counter() - started
         return float(total)
+
+    def _loss(self, model: nn.Module, rows: Tensor) -> Tensor:
+        return _loss(model, rows.to(self.device), self.recipe)
 
     def _without_averaging(self) -> Any:
         """Gradients stay with their rank until the last part of a batch."""
@@ -414,6 +421,7 @@ class _Training:
             "seconds": self.seconds,
             "total_seconds": self.total_seconds,
             "train_loss": self.train_loss,
+            "skipped_steps": self.skips.steps,
             "looks": [asdict(look) for look in self.looks],
             "first_masks": self.first_masks,
             "model": {name: _to_cpu(tensor) for name, tensor in self.model.state_dict().items()},
@@ -459,6 +467,7 @@ class _Training:
         self.step, self.tokens = state["step"], state["tokens"]
         self.seconds, self.total_seconds = state["seconds"], state["total_seconds"]
         self.train_loss = [(step, loss) for step, loss in state["train_loss"]]
+        self.skips.steps = state["skipped_steps"]
         self.looks = [Look(**look) for look in state["looks"]]
 
 
@@ -556,6 +565,7 @@ def train(
         seed=seed,
         sparsity=sparsity,
         train_loss=training.train_loss,
+        skipped_steps=training.skips.steps,
         looks=training.looks,
         density=training.sparsifier.density(),
         active_neurons=training.sparsifier.active_neurons(),
@@ -826,6 +836,7 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
         "seed": run.seed,
         "recipe": asdict(recipe),
         "train_loss": [[step, round(loss, 4)] for step, loss in run.train_loss],
+        "skipped_steps": run.skipped_steps,
         "validation": [
             {"step": look.step, "loss": round(look.loss, 4), "perplexity": round(look.perplexity, 2)}
             for look in run.looks

@@ -1,9 +1,11 @@
 """What the training loops of classifiers, translators and language models have in common."""
 
 import contextlib
+import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -13,13 +15,16 @@ from typing import Any, TypeVar, cast
 import psutil
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from chts_core.lab import checkpoint, records
 from chts_core.methods import Method
+from chts_core.numerics import find_nonfinite
 
 RunT = TypeVar("RunT")
 
+_SKIPPED_IN_A_ROW = 5  # then a run ends
 _PATIENCE = timedelta(minutes=10)  # with a process that does not answer; the first may have to read a large corpus
 
 
@@ -81,6 +86,44 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     yield device
     dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+class Skips:
+    """Leaves out optimizer steps whose loss or gradient is not finite: one strange batch does not end a run.
+
+    steps: those left out so far.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.steps: list[int] = []
+        self._model = model
+        self._in_a_row = 0
+
+    def skip(self, step: int, value: float, compute_loss: Callable[[], Tensor]) -> bool:
+        """Whether a step, counted from 1, is to be left out; then there is a warning that names where it begins.
+
+        Args:
+            step: called once for each, in order.
+            value: the loss, or the norm of all gradients.
+            compute_loss: that of the batch again, see :func:`chts_core.numerics.find_nonfinite`.
+
+        Raises:
+            RuntimeError: if the last few have been left out, too: that is no single batch.
+        """
+        if math.isfinite(value):
+            self._in_a_row = 0
+            return False
+        self.steps.append(step)
+        self._in_a_row += 1
+        found = find_nonfinite(self._model, compute_loss)
+        first = found[0] if found else "the sum of all squared gradients"
+        if self._in_a_row == _SKIPPED_IN_A_ROW:
+            raise RuntimeError(
+                f"no finite loss in the {_SKIPPED_IN_A_ROW} steps up to {step}; first infinite or NaN is {first}. "
+                "Lower learning_rate, or compute in float32."
+            )
+        warnings.warn(f"step {step} is left out: first infinite or NaN there is {first}.", RuntimeWarning, stacklevel=3)
+        return True
 
 
 def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:

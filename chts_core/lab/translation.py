@@ -1,7 +1,6 @@
 """Train translators, one run or a race of several methods, and translate with what came out."""
 
 import itertools
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -206,6 +205,7 @@ class Run:
     """What one training run gave.
 
     train_loss: (step, loss per token in nats, label smoothing included), every few steps.
+    skipped_steps: left out because their loss was not finite.
     looks: at the validation pairs; nothing is chosen by the test pairs.
     test: scores of the last network's translations, by beam search: "bleu" (standard), "bleu_lowercase", "chrf" and
         "exact", the percentage of sentences that are right to the letter.
@@ -218,6 +218,7 @@ class Run:
     seed: int
     sparsity: float
     train_loss: list[tuple[int, float]]
+    skipped_steps: list[int]
     looks: list[Look]
     test: dict[str, float]
     signatures: dict[str, str]
@@ -291,6 +292,7 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         self.first_masks = {name: mask.cpu().clone() for name, mask in self.sparsifier.masks.items()}
         self.step, self.tokens, self.seconds, self.total_seconds = 0, 0, 0.0, 0.0
+        self.skips = loop.Skips(self.model)
         self.train_loss: list[tuple[int, float]] = []
         self.looks: list[Look] = []
         self._settings = {
@@ -336,18 +338,19 @@ class _Training:
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
-        self.scaler.step(self.optimizer)
+        skipped = self.skips.skip(
+            self.step + 1,
+            float(total),
+            lambda: torch.stack([_loss(self.model, part, self.recipe, self.recipe.label_smoothing) for part in parts]),
+        )
+        if not skipped:
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         self.sparsifier.step()
         self.step += 1
         self.tokens += tokens
-        if self.step % _BETWEEN_SHOWN == 0:
+        if self.step % _BETWEEN_SHOWN == 0 and not skipped:
             self.train_loss.append((self.step, float(total)))
-            if not math.isfinite(float(total)):
-                raise RuntimeError(
-                    f"the training loss is {float(total)} at step {self.step}; lower learning_rate, or compute in "
-                    "float32."
-                )
         self.seconds += time.perf_counter() - started
 
     def look(self) -> None:
@@ -365,6 +368,7 @@ class _Training:
             "seconds": self.seconds,
             "total_seconds": self.total_seconds,
             "train_loss": self.train_loss,
+            "skipped_steps": self.skips.steps,
             "looks": [asdict(look) for look in self.looks],
             "first_masks": self.first_masks,
             "model": self.model.state_dict(),
@@ -393,6 +397,7 @@ class _Training:
         self.step, self.tokens = state["step"], state["tokens"]
         self.seconds, self.total_seconds = state["seconds"], state["total_seconds"]
         self.train_loss = [(step, loss) for step, loss in state["train_loss"]]
+        self.skips.steps = state["skipped_steps"]
         self.looks = [Look(**look) for look in state["looks"]]
 
 
@@ -462,6 +467,7 @@ def train(
         seed=seed,
         sparsity=sparsity,
         train_loss=training.train_loss,
+        skipped_steps=training.skips.steps,
         looks=training.looks,
         test={name: score.value for name, score in found.items()}
         | {"exact": 100 * scores.exact_share(translations, references)},
@@ -644,6 +650,7 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
         "seed": run.seed,
         "recipe": asdict(recipe),
         "train_loss": [[step, round(loss, 4)] for step, loss in run.train_loss],
+        "skipped_steps": run.skipped_steps,
         "validation": [
             {"step": look.step, "loss": round(look.loss, 4), "bleu": round(look.bleu, 2)} for look in run.looks
         ],

@@ -322,8 +322,9 @@ def test_it_may_be_compiled(task: Task, monkeypatch: pytest.MonkeyPatch) -> None
     assert run.last_masks.keys() == usual.last_masks.keys()
 
 
+@pytest.mark.filterwarnings("ignore:step . is left out:RuntimeWarning")
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task) -> None:
-    with pytest.raises(RuntimeError, match=r"the training loss is nan at step 10; lower learning_rate"):
+    with pytest.raises(RuntimeError, match=r"no finite loss in the 5 steps up to 6; .* of model\.layers\.0\..*Lower"):
         language.train(task, "fc", 0.0, replace(RECIPE, dense_learning_rate=1e30))
 
 
