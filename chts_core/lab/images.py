@@ -191,7 +191,7 @@ class _Training:
             loss = compute_loss()
             self.optimizer.zero_grad()
             loss.backward()
-            if not self.skips.skip(self.sparsifier.steps + 1, float(loss), compute_loss):
+            if not self.skips.skip(self.sparsifier.steps + 1, loss.item(), compute_loss):
                 self.optimizer.step()
                 total += loss.detach()
                 learned += 1

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,35 @@ def test_a_stream_goes_on_where_two_ranks_stopped(two: Path, task: Task) -> None
     assert resumed.feed.state_dict() == alone.feed.state_dict()
     for _ in range(5):
         assert torch.equal(resumed.feed.next(), alone.feed.next())
+
+
+def one_is_strange(rank: int, _: int, folder: Path, parallel: Any) -> None:
+    """The loss of one rank's share of a batch is NaN, at a step with an update."""
+    task = prepare(folder)
+    usual = language._loss
+    for at, who in ((6, 1), (7, 0)):
+        training = _Training(task, "chtss", 0.8, RECIPE, 0, CPU, parallel)
+        with pytest.MonkeyPatch.context() as patch:
+            for step in range(1, RECIPE.steps + 1):
+                factor = float("nan") if (step, rank) == (at, who) else 1.0
+                patch.setattr(language, "_loss", lambda *given, factor=factor: usual(*given) * factor)
+                with warnings.catch_warnings(record=True) as warned:
+                    warnings.simplefilter("always")
+                    training.learn()
+                said = [str(warning.message).split(":")[0] for warning in warned]
+                assert [line for line in said if "left out" in line] == ([f"step {at} is left out"] * (step == at))
+        assert training.skips.steps == [at]
+        assert training.sparsifier.postponed == ([6] if at == 6 else [])
+        state = training.state()  # of all ranks together
+        assert all(tensor.isfinite().all() for tensor in state["model"].values())
+        training.ranks.check_same(training.sparsifier.masks)
+        (folder / f"strange-{at}-{rank}").touch()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_step_that_is_strange_to_one_rank_is_left_out_by_all(tmp_path: Path, parallel: str) -> None:
+    together(2, tmp_path, one_is_strange, parallel)
+    assert len(list(tmp_path.glob("strange-*"))) == 4
 
 
 def going_on(_: int, __: int, folder: Path, path: Path) -> None:
