@@ -13,6 +13,8 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +159,22 @@ def _load(path: Path, device: torch.device | str) -> Any:
             f"{path} is damaged: it was cut off or changed after it was written. "
             "Delete it and go on from an earlier checkpoint, or start the run anew."
         )
-    tensors = {name: tensor.to(device) for name, tensor in load_tensors(data).items()}
-    return _unpack(content["state"], tensors)
+    with _refusing_forgeries(path):
+        tensors = load_tensors(data)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    with _refusing_forgeries(path):
+        return _unpack(content["state"], tensors)
+
+
+@contextmanager
+def _refusing_forgeries(path: Path) -> Iterator[None]:
+    """Whatever goes wrong where the checksum is right: somebody has put the file together."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path} holds a state that chts did not write ({type(error).__name__}); give a file that a run saved."
+        ) from None
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
@@ -218,7 +234,7 @@ def _read_content(path: Path, data: bytes) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(metadata[_ENTRY])
         version, _, _ = int(content["format"]), content["sha256"], content["state"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(
             f"{path} is a safetensors file but holds no state of a run; give a file that a run saved."
         ) from None

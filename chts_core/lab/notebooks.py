@@ -236,10 +236,11 @@ def parameters(path: Path) -> dict[str, Parameter]:
     """The parameters that a notebook declares, by name.
 
     Raises:
-        ValueError: if one is not annotated as int, float, str or bool.
+        ValueError: if one is not annotated as int, float, str or bool, or the file is no notebook.
     """
     types = {"int": int, "float": float, "str": str, "bool": bool}
     declared = {}
+    _check_readable(path)
     for name, found in papermill.inspect_notebook(str(path)).items():
         annotation = found["inferred_type_name"]
         if annotation not in types:
@@ -255,6 +256,17 @@ def parameters(path: Path) -> dict[str, Parameter]:
             ) from None
         declared[name] = Parameter(name, types[annotation], default, found["help"])
     return declared
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except OSError:
+        raise
+    except Exception as error:  # whatever a file that is none makes its reader raise
+        raise ValueError(
+            f"{path} cannot be read as a notebook ({type(error).__name__}); give one that Jupyter wrote."
+        ) from None
 
 
 def chosen_profile(profile: str = "") -> str:

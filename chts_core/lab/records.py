@@ -185,10 +185,10 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _as_line(row: Mapping[str, Any]) -> str:
     plain = json.loads(json.dumps(row, allow_nan=False))
-    return json.dumps({**plain, "sha256": _digest(plain)}, ensure_ascii=False)
+    return json.dumps({**plain, "sha256": digest(plain)}, ensure_ascii=False)
 
 
-def _digest(row: Mapping[str, Any]) -> str:
+def digest(row: Mapping[str, Any]) -> str:
     """Of a row's values, whatever their order and the blanks between them."""
     return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -204,7 +204,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line.decode())
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is no JSON ({error}): the record was cut short or changed; "
                 "restore the file, or delete the line to lose that record alone."
@@ -212,7 +212,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         schema = row.get("schema") if isinstance(row, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"{path}, line {number} has schema {schema!r}; expected {SCHEMA}.")
-        if row.pop("sha256", None) != _digest(row):
+        if row.pop("sha256", None) != digest(row):
             raise ValueError(
                 f"{path}, line {number} does not fit its sha256: it was changed after it was written; "
                 "restore the file, or delete the line to lose that record alone."

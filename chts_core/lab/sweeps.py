@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _KEYS = ("parameters", "grid")
 _SECONDS_TO_ANSWER = 10  # of a scheduler
 _TRIES = 2  # of a cell whose worker was lost
+_MOST_CELLS = 100_000
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -86,6 +88,16 @@ _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str,
 }
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML of values alone, without references: a few lines of those can stand for more than there is memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"it refers to {event.anchor!r} by *; write the values out\n{event.start_mark}")
+        return super().compose_node(parent, index)
+
+
 def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
     """The cells of a sweep, checked: the product of its grid, in the order in which it is written.
 
@@ -100,8 +112,8 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
     """
     if isinstance(spec, Path):
         try:
-            spec = yaml.safe_load(spec.read_text("utf-8"))
-        except yaml.YAMLError as error:
+            spec = _Plain(spec.read_bytes()).get_single_data()
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise ValueError(f"the sweep is no YAML: {error}") from error
     if not isinstance(spec, Mapping):
         raise ValueError(f"the sweep is {spec!r:.100}; expected a mapping with notebook or train, parameters and grid.")
@@ -120,6 +132,9 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
             raise ValueError(f"grid has {name}: {values!r}; expected a list of values, each once.")
         if name in fixed:
             raise ValueError(f"{name} is both in parameters and in grid; give it in one of them.")
+    number = math.prod(map(len, grid.values()))
+    if number > _MOST_CELLS:
+        raise ValueError(f"the grid has {number:,} cells; expected at most {_MOST_CELLS:,}. Make several sweeps of it.")
     found: dict[str, Cell] = {}
     for values in product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))

@@ -88,6 +88,8 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
     """
     found = changed_recipe(recipe, {name: value for name, value in parameters.items() if name not in DEFAULTS})
     settled = {name: parameters.get(name, default) for name, default in DEFAULTS.items()}
+    if type(settled["seed"]) is not int:
+        raise ValueError(f"seed is {settled['seed']!r}; expected a whole number.")
     known = _SETS[type(found)]
     settled["dataset"] = settled["dataset"] or _OWN_SETS.get(recipe, next(iter(known)))
     if settled["dataset"] not in known:

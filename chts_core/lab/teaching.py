@@ -38,7 +38,7 @@ c.CourseDirectory.db_assignments = [{{"name": "{ASSIGNMENT}"}}]
 c.Execute.timeout = 300  # seconds that a cell of a submission may take
 c.Execute.extra_arguments = ["--log-level=ERROR"]  # of its kernel
 """
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")  # also a name of a folder
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{,63}")  # also a name of a folder
 _LARGEST = 20 * 2**20  # bytes of a submission
 
 
@@ -109,8 +109,8 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         student = (line["id"] or "").strip()
         if not _ID.fullmatch(student):
             raise ValueError(
-                f"{path}, line {number}: the id is {student!r}; expected letters, digits and . _ @ -, one of the first "
-                "two to begin with, for it names a folder."
+                f"{path}, line {number}: the id is {student!r:.80}; expected up to 64 letters, digits and . _ @ -, "
+                "one of the first two to begin with, for it names a folder."
             )
         if student.casefold() in seen:
             raise ValueError(

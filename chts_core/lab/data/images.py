@@ -26,6 +26,9 @@ _MNIST_FILES = (
 )
 
 
+_MOST_DIMENSIONS = 3  # of an IDX file: images, rows, columns
+
+
 @dataclass(frozen=True)
 class Split:
     """Images as rows of features in [0, 1], float32 (n, features), and their classes, int64 (n,)."""
@@ -154,6 +157,8 @@ def _load(
 
 
 def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
+    if not len(part.labels):
+        raise ValueError(f"{part.place} has no images; fetch the data set again.")
     if part.images.shape[1:] != image_shape or part.labels.shape != part.images.shape[:1]:
         expected = ", ".join(map(str, image_shape))
         raise ValueError(
@@ -182,6 +187,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} starts with {content[:4]!r}; expected an IDX file of unsigned bytes.")
     dimensions = content[3]
+    if not 1 <= dimensions <= _MOST_DIMENSIONS:
+        raise ValueError(
+            f"{path} announces {dimensions} dimensions; expected 1 for labels or 3 for images. It is another file or "
+            "damaged: fetch it again."
+        )
     header = 4 + 4 * dimensions
     if len(content) < header:
         raise ValueError(f"{path} announces {dimensions} dimensions but ends before their sizes; fetch it again.")
@@ -216,9 +226,9 @@ def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         Images (n, 3, 32, 32), their channels red, green and blue; labels (n,).
 
     Raises:
-        ValueError: naming the file, if it is not a whole number of images.
+        ValueError: naming the file, if it is not a whole number of images, or far too large.
     """
-    content = np.fromfile(path, np.uint8)
+    content = np.frombuffer(read_whole(path), np.uint8)
     record = 1 + 3 * 32 * 32
     if not len(content) or len(content) % record:
         raise ValueError(

@@ -5,6 +5,7 @@ in lanes that are read side by side.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,6 +15,7 @@ from typing import Any
 
 from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate, read_whole
 
+_LENGTH = re.compile(r"[0-9]{1,12}")
 _DEFAULT = "python_reference"
 # What the digest and the tokenizer take of a stream; all of it would take them too long.
 _FIRST = 100_000
@@ -143,7 +145,7 @@ def _load_books(data_dir: str | None) -> TextData:
     rows = [line.split("\t") for line in _read_text(table).splitlines()[1:]]
     splits = {}
     for split, path in (("train", train), ("valid", validation)):
-        lengths = [int(row[3]) for row in rows if len(row) == 4 and row[0] == split and row[3].isdecimal()]
+        lengths = [int(row[3]) for row in rows if len(row) == 4 and row[0] == split and _LENGTH.fullmatch(row[3])]
         splits[split] = _cut(_read_text(path), lengths, path, table)
     return TextData("books", splits["train"], splits["valid"])
 
@@ -180,11 +182,11 @@ def _read_text(path: Path) -> str:
     """All of a file, plain or gzipped, as it is.
 
     Raises:
-        ValueError: naming the file, if it is empty, not UTF-8 or not a whole gzip file.
+        ValueError: naming the file, if it is empty, not UTF-8, has zero bytes or is not a whole gzip file.
     """
     content = read_whole(path)
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
@@ -193,6 +195,9 @@ def _read_text(path: Path) -> str:
         ) from error
     if not text.strip():
         raise ValueError(f"{path} has no text; fetch it again.")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"{path} has a zero byte in line {line:,}, which no text has; it is damaged: fetch it again.")
     return text
 
 

@@ -145,6 +145,10 @@ def _load_named(name: str) -> TextTokenizer:
     if path.is_file():
         try:
             return TextTokenizer.from_json(path.read_text("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} is not UTF-8 ({error.reason}). Give a tokenizer.json that the tokenizers library wrote."
+            ) from error
         except ValueError as error:
             raise ValueError(f"{path}: {error} Give a tokenizer.json that the tokenizers library wrote.") from error
     try:

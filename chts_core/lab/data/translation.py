@@ -97,7 +97,8 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
     """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line do not count.
 
     Raises:
-        ValueError: naming file and line, if a line is empty or not UTF-8, or one file has more lines than the other.
+        ValueError: naming file and line, if a line is empty, not UTF-8 or has a zero byte, or one file has more lines
+            than the other.
     """
     lines = (_read_lines(source), _read_lines(target))
     number = 0
@@ -132,14 +133,20 @@ def _read_lines(path: Path) -> Iterator[str]:
                         f"{path} has more than {_LONGEST_LINE:,} bytes in line {number:,}; expected a sentence. It is "
                         "not what its name says: fetch it again."
                     )
-                try:
-                    yield line.decode().strip()
+                try:  # a file may begin with a mark that it is UTF-8
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise ValueError(
                         f"{path} is not UTF-8 in line {number:,}, at byte {error.start + 1} of the line "
                         f"({error.reason}); convert it, for one from Latin-1 by `iconv -f LATIN1 -t UTF-8`, or fetch "
                         "it again."
                     ) from error
+                if "\0" in text:
+                    raise ValueError(
+                        f"{path} has a zero byte in line {number:,}, which no sentence has; it is damaged: fetch it "
+                        "again."
+                    )
+                yield text.strip()
     except GZIP_ERRORS as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
 
