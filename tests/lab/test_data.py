@@ -404,6 +404,7 @@ class FakeHub:
         }
 
 
+@pytest.mark.filterwarnings("ignore:Fashion-MNIST from the hub:RuntimeWarning")  # test_downloads looks at it
 @pytest.mark.usefixtures("no_fashion")
 def test_what_is_nowhere_comes_from_the_hub(
     tmp_path: Path, write_fashion: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

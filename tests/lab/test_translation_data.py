@@ -273,6 +273,7 @@ ASKED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Multi30k from the hub:RuntimeWarning")  # test_downloads looks at it
 @pytest.mark.parametrize("name", FILED)
 def test_what_is_nowhere_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hub = Hub(rows_of(name))
@@ -288,6 +289,7 @@ def test_what_is_nowhere_comes_from_the_hub(monkeypatch: pytest.MonkeyPatch, nam
     assert (loaded.name, loaded.languages, loaded.skipped) == (name, ("en", "de"), 0)
 
 
+@pytest.mark.filterwarnings("ignore:Multi30k from the hub:RuntimeWarning")
 @pytest.mark.parametrize("name", ["multi30k", "iwslt14", "wmt14"])
 def test_rows_without_text_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     empty = [{"en": "no German", "de": ""}, {"en": " \n", "de": "ohne Englisch"}, {"en": None, "de": "gar nichts"}]

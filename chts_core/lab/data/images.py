@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chts_core.lab.data.sources import Hub, Source, fetch, locate, read_whole
+from chts_core.lab.data.sources import Hub, Source, compare, fetch, locate, read_whole
 
 # Which images are validation never depends on a run's seed, so that runs can be compared.
 _SPLIT_SEED = 20190
@@ -146,7 +146,7 @@ def _load(
         rows /= 255
         return rows
 
-    return ImageData(
+    found = ImageData(
         name,
         _split(pixels(images[train]), labels[train]),
         _split(pixels(images[validation]), labels[validation]),
@@ -154,6 +154,9 @@ def _load(
         image_shape,
         classes,
     )
+    if folder is None:
+        compare(source, source.hub, found.digest)
+    return found
 
 
 def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
@@ -265,6 +268,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         folder="fashion-mnist",
         files=_MNIST_FILES,
         hub=Hub("zalando-datasets/fashion_mnist", column="image"),
+        sha256="0fec06c6c1b29063f0b63a37971ab5673947b32e9a0668fd22938a7150dfc109",
         remedy=(
             "on Debian or Ubuntu `sudo apt-get install dataset-fashion-mnist`; elsewhere `pip install datasets`, which "
             "fetches it from the Hugging Face hub; or put its four .gz files into $CHTS_DATA/fashion-mnist."

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Source(Generic[T_co]):
     files: their names in that folder; endings: what may follow each name, the first that is there is taken.
     hub: None where the hub has no such data set.
     remedy: what to do when it is missing; for what a package carries, where it comes from.
+    sha256: digest of the data set that the recorded runs were of, "" if there are none.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Source(Generic[T_co]):
     endings: tuple[str, ...] = ("",)
     hub: Hub | None = None
     remedy: str = ""
+    sha256: str = ""
 
     def find_file(self, folder: Path, file: str) -> Path | None:
         """The path of one of the files in a folder, or None."""
@@ -116,6 +119,17 @@ def places(source: Source[object], data_dir: str | None) -> list[Path]:
         return []
     roots = [Path(root).expanduser() for root in (data_dir, os.environ.get("CHTS_DATA")) if root]
     return [root / source.folder for root in (*roots, *SYSTEM_FOLDERS)]
+
+
+def compare(source: Source[object], place: object, sha256: str) -> None:
+    """Warn if what was fetched is another data set than that of the recorded runs."""
+    if source.sha256 and sha256 != source.sha256:
+        warnings.warn(
+            f"{source.title} from {place} has the SHA-256 {sha256[:16]}…, and that of the recorded runs "
+            f"{source.sha256[:16]}…: it is another version, whose scores cannot be compared with theirs.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_co], default: str) -> T_co:

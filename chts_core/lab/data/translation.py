@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from chts_core.lab.data.number_words import Pair, number_words
-from chts_core.lab.data.sources import GZIP_ERRORS, DataNotFoundError, Hub, Source, fetch, locate, open_unpacked
+from chts_core.lab.data.sources import (
+    GZIP_ERRORS,
+    DataNotFoundError,
+    Hub,
+    Source,
+    compare,
+    fetch,
+    locate,
+    open_unpacked,
+)
 
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
@@ -182,7 +191,10 @@ def _load_from_hub(name: str, streamed: bool, data_dir: str | None) -> Translati
     held = {split: list(pairs) for split, pairs in passes.items()}
     train = PairStream(lambda: _to_pairs(hub, "train", _stream_rows(source, hub))) if streamed else held["train"]
     skipped = sum(pairs.skipped for pairs in passes.values())
-    return TranslationData(name, _LANGUAGES, train, held["validation"], held["test"], skipped)
+    found = TranslationData(name, _LANGUAGES, train, held["validation"], held["test"], skipped)
+    if not streamed:
+        compare(source, hub, found.digest)
+    return found
 
 
 def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
@@ -221,6 +233,7 @@ def _source(
     *,
     splits: tuple[str, ...] = ("train", "val", "test"),
     streamed: bool = False,
+    sha256: str = "",
 ) -> Source[TranslationData]:
     files = tuple(f"{split}.{language}" for split in splits for language in _LANGUAGES)
     return Source(
@@ -231,6 +244,7 @@ def _source(
         files=files,
         endings=("", ".gz"),
         hub=hub,
+        sha256=sha256,
         remedy=(
             f"`pip install datasets`, which fetches it from the Hugging Face hub; or put {', '.join(files)}, plain or "
             f"as .gz, into $CHTS_DATA/{name}."
@@ -251,6 +265,7 @@ TRANSLATION_SETS: dict[str, Source[TranslationData]] = {
         "31,014 pairs of captions, 1.3 MB",
         Hub("bentrevett/multi30k", column=""),
         splits=("train", "val", "test_2016_flickr"),
+        sha256="dc7654c04887f75787e0239b768c7a301aa9dfa5a4cb949d0fd5d63f8be82aac",
     ),
     "iwslt14": _source(
         "iwslt14",
