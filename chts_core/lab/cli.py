@@ -1,6 +1,7 @@
 """The `chts` command."""
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from chts_core.lab import (
     conformance,
     doctor,
     drill,
+    hostile,
     language,
     notebooks,
     records,
@@ -146,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "drill",
-        help="kill trainings, take their disk away and move their clock; 1 if one does not end as one in peace",
+        help="kill trainings, take their disk away, move their clock, give wrong files; 1 if something is not survived",
         description="A hundred kills take about an hour on two cores.",
     )
     command.add_argument("--kills", type=int, default=100, metavar="N", help="of all scenarios together (default: 100)")
@@ -232,10 +234,12 @@ def _conformance(options: argparse.Namespace) -> int:
 
 def _drill(options: argparse.Namespace) -> int:
     rows = []
-    for row in drill.drill(options.kills, options.work, seed=options.seed):
+    faults = drill.drill(options.kills, options.work, seed=options.seed)
+    for row in itertools.chain(hostile.refusals(options.work / "files"), faults):
         rows.append(row)
+        good, bad = ("refused", "NOT refused") if row["fault"] == "input" else ("as in peace", "NOT as in peace")
         print(
-            f"{row['scenario']:<30} {row['fault']:<9} {'as in peace' if drill.survived(row) else 'NOT as in peace'}",
+            f"{row['scenario']:<30} {row.get('case', row['fault']):<26} {good if drill.survived(row) else bad}",
             flush=True,
         )
         if options.out is not None:

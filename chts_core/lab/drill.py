@@ -1,17 +1,19 @@
-"""Faults on purpose: runs that are killed, run out of disk or whose clock jumps must end as runs left in peace.
+"""Faults on purpose: runs that are killed, cannot write or whose clock jumps must end as runs left in peace.
 
 Each drill trains once in peace, by the command that everybody uses, then again under faults, and compares what the two
 have written: records, and checkpoints to the bit. Times, and what memory was taken, may differ.
 """
 
+import ctypes
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,13 +46,25 @@ _OF_TIME = frozenset(
     }
 )
 
+# Read by every process of Python that finds it first: the clock jumps once a second, and it is written down how often.
 _JUMPING_CLOCK = """
-import random, runpy, sys, time
-real, chance = time.time, random.Random(0)
-time.time = lambda: real() + chance.choice((-86400, 0, 86400))
-sys.argv[0] = "chts"
-runpy.run_module("chts_core.lab.cli", run_name="__main__")
+import atexit, os, random, time
+real, chance, jumps = time.time, random.Random(0), []
+
+def jumping():
+    while len(jumps) < real() - born:
+        jumps.append(chance.choice((-24, 24)))
+    return real() + 3600 * sum(jumps[-1:])
+
+def tell():
+    with open(os.path.join(os.path.dirname(__file__), f"{os.getpid()}.jumps"), "w") as file:
+        file.write(str(len(jumps)))
+
+born = real()
+time.time = jumping
+atexit.register(tell)
 """
+_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # of prctl, which of root's powers lets it write where nobody may
 
 
 @dataclass(frozen=True)
@@ -64,12 +78,12 @@ class Scenario:
     processes: int = 1
     sweep: Mapping[str, Any] | None = None
 
-    def command(self, folder: Path, code: str = "") -> list[str]:
-        """What to start; `code` in place of the command's own module."""
+    def command(self, folder: Path) -> list[str]:
+        """What to start."""
         start = [sys.executable]
         if self.processes > 1:
             start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
-        start += ["-c", code] if code else ["-m", "chts_core.lab.cli"]
+        start += ["-m", "chts_core.lab.cli"]
         arguments = self.arguments
         if self.sweep is not None:
             spec = folder.parent / "sweep.yaml"
@@ -101,27 +115,34 @@ SCENARIOS: dict[str, Scenario] = {
 
 
 def drill(
-    kills: int, folder: Path, *, names: tuple[str, ...] = tuple(SCENARIOS), seed: int = 0
+    kills: int,
+    folder: Path,
+    *,
+    names: tuple[str, ...] = tuple(SCENARIOS),
+    faults: tuple[str, ...] = ("no space", "full disk", "read-only", "clock"),
+    seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Kill runs of each scenario, then let them end, and compare; once each, take the disk away and move the clock.
+    """Kill runs of each scenario, then let them end, and compare; once each, bring other faults about.
 
     Args:
         kills: of all scenarios together.
         folder: for what the runs write; that of an earlier drill is removed.
         names: keys of `SCENARIOS`.
+        faults: keys of `FAULTS`.
         seed: of the moments and the signals.
 
     Yields:
         A row per fault: scenario, fault, and whether the run ended as one in peace.
 
     Raises:
-        ValueError: if there are no kills, or a name is none of a scenario.
+        ValueError: if a name is none of a scenario, or there are fewer kills than none.
+        KeyError: for a fault that there is not.
         RuntimeError: if a run fails that nothing disturbs.
     """
     unknown = sorted(set(names) - set(SCENARIOS))
-    if kills < 1 or unknown:
+    if kills < 0 or unknown:
         raise ValueError(
-            f"{kills} kills of {', '.join(unknown or names)}; expected at least one, of {', '.join(SCENARIOS)}."
+            f"{kills} kills of {', '.join(unknown or names)}; expected none or more, of {', '.join(SCENARIOS)}."
         )
     chance = random.Random(seed)
     about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
@@ -139,11 +160,11 @@ def drill(
             same = differences(uncut, place / f"killed-{run}") == []
             for row in rows:
                 yield about | {"scenario": name, "fault": "killed"} | row | {"same": same}
-        if scenario.processes == 1 and scenario.sweep is None:
-            for fault in (_without_disk, _with_jumping_clock):
-                row = fault(scenario, place / fault.__name__.strip("_"))
-                same = differences(uncut, place / fault.__name__.strip("_")) == []
-                yield about | {"scenario": name} | row | {"same": same}
+        for fault in faults:
+            cut = place / fault.replace(" ", "-")
+            found = FAULTS[fault](scenario, cut, uncut)
+            if found is not None:
+                yield about | {"scenario": name, "fault": fault} | found | {"same": differences(uncut, cut) == []}
 
 
 def survived(row: Mapping[str, Any]) -> bool:
@@ -179,35 +200,114 @@ def _killed(
     _end(scenario, folder)
 
 
-def _without_disk(scenario: Scenario, folder: Path) -> dict[str, Any]:
+def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
     """A run that is killed, goes on where no file may be as large as its checkpoint, then where it may."""
+    saved = _begin(scenario, folder)
+    largest = max(map(len, saved.values()))
+    ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)
+    kept = saved == _saved(folder)
+    _end(scenario, folder)
+    return {"refused": ended != 0, "kept": kept}
+
+
+def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
+    """A run that is killed, goes on where it may read but not write, then where it may."""
+    saved = _begin(scenario, folder)
+    folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    for path in folders:
+        path.chmod(0o555)
+    try:
+        ended = _start(scenario.command(folder), _obey_permissions).wait(_PATIENCE)
+    finally:
+        for path in folders:
+            path.chmod(0o755)
+    kept = saved == _saved(folder)
+    _end(scenario, folder)
+    return {"refused": ended != 0, "kept": kept}
+
+
+def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, Any] | None:
+    """A run on a disk that has not room for all it writes, then has; None where no disk of that kind can be made."""
+    disk = folder.with_name(f"{folder.name}.disk")
+    disk.mkdir()
+    room = sum(path.stat().st_size for path in uncut.rglob("*") if path.is_file()) * 6 // 10
+    if not _mount(disk, f"size={room}"):
+        return None
+    try:
+        ended = _start(scenario.command(disk)).wait(_PATIENCE)
+        for path in _saved(disk):
+            checkpoint.load(path)  # raises if one is not whole
+        kept = bool(_saved(disk))
+        _mount(disk, f"remount,size={100 * room}")
+        _end(scenario, disk)
+        shutil.copytree(disk, folder)
+    finally:
+        subprocess.run(["umount", disk], check=False)
+    return {"refused": ended != 0, "kept": kept}
+
+
+def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
+    """A run whose clock goes back and forth by a day, in all its processes."""
+    clock = folder.with_name(f"{folder.name}.clock")
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(_JUMPING_CLOCK, "utf-8")
+    ended = _start(scenario.command(folder), path=clock).wait(_PATIENCE)
+    jumps = sum(int(path.read_text()) for path in clock.glob("*.jumps"))
+    return {"ended": ended == 0, "hours": 24 * jumps}
+
+
+# Besides being killed.
+FAULTS: dict[str, Callable[[Scenario, Path, Path], dict[str, Any] | None]] = {
+    "no space": _without_space,
+    "full disk": _on_full_disk,
+    "read-only": _in_read_only_folder,
+    "clock": _with_jumping_clock,
+}
+
+
+def _begin(scenario: Scenario, folder: Path) -> dict[Path, bytes]:
+    """Start a run and kill it once it has saved something: what it has saved."""
     process = _start(scenario.command(folder))
-    while process.poll() is None and not (folder / "checkpoint.safetensors").exists():
+    while process.poll() is None and not _saved(folder):
         time.sleep(0.005)
     _kill(process, signal.SIGKILL)
-    saved = (folder / "checkpoint.safetensors").read_bytes()
-    process = _start(scenario.command(folder), largest_file=len(saved) // 2)
-    process.wait(_PATIENCE)
-    kept = (folder / "checkpoint.safetensors").read_bytes() == saved
-    _end(scenario, folder)
-    return {"fault": "no space", "refused": process.returncode == 2, "kept": kept}
+    return _saved(folder)
 
 
-def _with_jumping_clock(scenario: Scenario, folder: Path) -> dict[str, Any]:
-    """A run whose clock goes back and forth by a day."""
-    process = _start(scenario.command(folder, _JUMPING_CLOCK))
-    return {"fault": "clock", "ended": process.wait(_PATIENCE) == 0}
+def _saved(folder: Path) -> dict[Path, bytes]:
+    """The checkpoints to go on from."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*checkpoint.safetensors"))}
 
 
-def _start(command: list[str], largest_file: int | None = None) -> "subprocess.Popen[bytes]":
-    before = None if largest_file is None else partial(_limit_files, largest_file)
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=before)
+def _start(
+    command: list[str], before: Callable[[], None] | None = None, path: Path | None = None
+) -> "subprocess.Popen[bytes]":
+    paths = [str(path) if path is not None else "", os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=before, env=environment
+    )
 
 
 def _limit_files(size: int) -> None:
     import resource  # of Unix
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def _obey_permissions() -> None:
+    """Root may write anywhere, unless what it starts is not to."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS, 0, 0, 0)
+
+
+def _mount(place: Path, options: str) -> bool:
+    """A disk in main memory, which takes the powers of root."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:

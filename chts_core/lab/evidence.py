@@ -204,16 +204,38 @@ def layers() -> str:
 def faults() -> str:
     """How often runs of each scenario were killed or else disturbed, and how many ended as one in peace."""
     found: dict[str, list[Row]] = {}
-    for row in records.read_lines(records.results_folder() / "faults.jsonl"):
-        found.setdefault(row["scenario"], []).append(row)
+    for row in _recorded_faults():
+        if row["fault"] != "input":
+            found.setdefault(row["scenario"], []).append(row)
     lines = []
+    columns = {
+        "killed": "killed",
+        "no space for a checkpoint": "no space",
+        "full disk": "full disk",
+        "read-only folder": "read-only",
+        "clock jumps": "clock",
+    }
     for scenario, rows in found.items():
         line = {"training": scenario}
-        for name, fault in (("killed", "killed"), ("no space for a checkpoint", "no space"), ("clock jumps", "clock")):
+        for name, fault in columns.items():
             of = [row for row in rows if row["fault"] == fault]
             line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"
         lines.append(line)
     return as_markdown(lines)
+
+
+def inputs() -> str:
+    """How many of the files that are not what they should be were refused, by what they were to be."""
+    found: dict[str, list[Row]] = {}
+    for row in _recorded_faults():
+        if row["fault"] == "input":
+            found.setdefault(row["scenario"], []).append(row)
+    counts = {kind: f"{sum(map(drill.survived, rows))} of {len(rows)}" for kind, rows in found.items()}
+    return as_markdown([{"files": "refused"} | counts])
+
+
+def _recorded_faults() -> list[Row]:
+    return [*records.read_lines(records.results_folder() / "faults.jsonl")]
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -226,6 +248,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rates_small": lambda: _rates("small", ("fc", "cht", "chts", "set", "rigl", "mest", "gmp", "granet", "chtss")),
     "first_weights": first_weights,
     "faults": faults,
+    "inputs": inputs,
     "regrowth": regrowth,
     "layers": layers,
 }

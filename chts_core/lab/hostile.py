@@ -80,8 +80,8 @@ def _content(folder: Path) -> dict[str, bytes]:
 # --- what files can be instead ---
 
 
-# Unpickled, it would make a file of this name.
-_PICKLE = b"cpathlib\nPath.touch\n(cpathlib\nPath\n(S'unpickled'\ntRtR."
+# Unpickled, it would make a folder of this name.
+_PICKLE = b"cos\nmkdir\n(S'unpickled'\ntR."
 _NESTED = b"[" * 100_000
 # The name of a member that would lie outside of where an archive is unpacked.
 _OUTSIDE = b"../../outside"
@@ -173,7 +173,7 @@ _PAIRS = {
     "half a surrogate": _pairs("is not UTF-8 in line 1, at byte 1", b"\xed\xa0\x80\n"),
     "an overlong slash": _pairs("is not UTF-8 in line 1, at byte 3", b"..\xc0\xaf\n"),
     "a character cut short": _pairs("is not UTF-8 in line 1, at byte 2", b"a\xe2\x82"),
-    "a pickle": _pairs("has 7 lines and", _PICKLE.replace(b"(", b"\n(", 1), b"a\n"),
+    "a pickle": _pairs("has 5 lines and", _PICKLE.replace(b"(", b"\n(", 1), b"a\n"),
     "zero bytes": _pairs("train.en has a zero byte in line 1, .* damaged", bytes(100) + b"\n"),
     "no gzip": _pairs(r"train.en.gz is not a whole gzip file", b"a\n", gzip.compress(b"a\n"), ".gz"),
     "gzip cut short": _pairs("is not a whole gzip file", gzip.compress(b"a\n")[:-4], gzip.compress(b"a\n"), ".gz"),

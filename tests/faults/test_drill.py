@@ -1,6 +1,10 @@
 """The drill in a reduced form: trainings are killed once, and what it would notice if one did not go on rightly."""
 
+import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,13 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import checkpoint, drill, evidence, records
+from chts_core.lab import checkpoint, drill, evidence, hostile, records
 from chts_core.lab.cli import main
 from chts_core.lab.drill import SCENARIOS, differences, survived
 
 # One of each way to run; the others differ from these in what is trained alone, and are killed in tests of their own.
-REDUCED = ("classifier, links alone", "language model, two processes", "sweep")
-ONE_PROCESS = {"classifier", "classifier, links alone", "translator", "language model"}
+# Each with some of the faults, so that all are there.
+REDUCED = {
+    "classifier, links alone": ("no space", "clock"),
+    "language model, two processes": ("full disk",),
+    "sweep": ("read-only",),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +33,45 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", REDUCED)
 def test_a_killed_run_ends_as_one_in_peace(name: str, tmp_path: Path) -> None:
-    rows = list(drill.drill(1, tmp_path, names=(name,), seed=3))
-    assert [row["fault"] for row in rows] == ["killed", *(["no space", "clock"] if name in ONE_PROCESS else [])]
+    rows = list(drill.drill(1, tmp_path, names=(name,), faults=REDUCED[name], seed=3))
+    expected = ["killed", *REDUCED[name]]
+    assert [row["fault"] for row in rows] in (expected, [fault for fault in expected if fault != "full disk"])
     assert all(row["same"] is True for row in rows)
     assert all(map(survived, rows))
     assert rows[0]["signal"] in ("SIGKILL", "SIGTERM")
     assert rows[0]["after_seconds"] > 0
     assert {"git", "versions", "device"} < rows[0].keys()
+    assert all(row["hours"] >= 24 for row in rows if row["fault"] == "clock")
+
+
+def test_the_clock_jumps_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(drill._JUMPING_CLOCK, "utf-8")
+    code = (
+        "import subprocess, sys, time, datetime\n"
+        "def ahead(): time.sleep(0.01); return round((time.time() - datetime.datetime.now().timestamp()) / 3600)\n"
+        "print(*{ahead() for _ in range(300)}, flush=True)\n"
+        "if len(sys.argv) > 1: subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, code], env=environment, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert {int(hours) for hours in line.split()} & {-24, 24}
+    assert len(list(tmp_path.glob("*.jumps"))) == 2
+    assert all(1 <= int(path.read_text()) < 60 for path in tmp_path.glob("*.jumps"))
+
+
+def test_root_obeys_permissions_in_the_drill(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    done = subprocess.run(
+        ["touch", tmp_path / "new"], preexec_fn=drill._obey_permissions, capture_output=True, check=False
+    )
+    tmp_path.chmod(0o755)
+    assert done.returncode == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what it notices ---
@@ -105,9 +145,9 @@ def test_what_has_failed_in_one_way_is_not_survived(lacks: str) -> None:
 # --- the command ---
 
 
-@pytest.mark.parametrize(("kills", "names"), [(0, ("sweep",)), (1, ("nothing",))])
+@pytest.mark.parametrize(("kills", "names"), [(-1, ("sweep",)), (1, ("nothing",))])
 def test_what_cannot_be_drilled_is_refused(tmp_path: Path, kills: int, names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"^{kills} kills of {names[0]}; expected at least one, of classifier, "):
+    with pytest.raises(ValueError, match=rf"^{kills} kills of {names[0]}; expected none or more, of classifier, "):
         next(drill.drill(kills, tmp_path, names=names))
 
 
@@ -118,14 +158,17 @@ def test_the_command_tells_and_records_every_fault(
         {"schema": records.SCHEMA, "scenario": "classifier", "fault": "killed", "same": True},
         {"schema": records.SCHEMA, "scenario": "classifier", "fault": "no space", "same": True, "refused": False},
     ]
+    wrong = {"schema": records.SCHEMA, "scenario": "images", "fault": "input", "case": "no gzip", "refused": True}
+    monkeypatch.setattr(hostile, "refusals", lambda folder: iter([wrong]))  # noqa: ARG005
     monkeypatch.setattr(drill, "drill", lambda kills, folder, seed: iter(rows))  # noqa: ARG005
     assert main(["drill", "--kills", "2", "--out", str(tmp_path / "faults.jsonl")]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "classifier                     killed    as in peace",
-        "classifier                     no space  NOT as in peace",
-        "1 of 2 faults were survived",
+        "images                         no gzip                    refused",
+        "classifier                     killed                     as in peace",
+        "classifier                     no space                   NOT as in peace",
+        "2 of 3 faults were survived",
     ]
-    assert records.read_lines(tmp_path / "faults.jsonl") == rows
+    assert records.read_lines(tmp_path / "faults.jsonl") == [wrong, *rows]
     monkeypatch.setattr(drill, "drill", lambda kills, folder, seed: iter(rows[:1]))  # noqa: ARG005
     assert main(["drill", "--kills", "1"]) == 0
 
@@ -137,10 +180,14 @@ def test_the_recorded_drill_is_whole() -> None:
     assert {row["scenario"] for row in kills} == set(SCENARIOS)
     assert {row["signal"] for row in kills} == {"SIGKILL", "SIGTERM"}
     assert all(map(survived, rows))
-    assert {(row["scenario"], row["fault"]) for row in rows if row["fault"] != "killed"} == {
-        (name, fault) for name in ONE_PROCESS for fault in ("no space", "clock")
-    }
+    others = [(row["scenario"], row["fault"]) for row in rows if row["fault"] not in ("killed", "input")]
+    assert sorted(others) == sorted(itertools.product(SCENARIOS, drill.FAULTS))
+    inputs = [(row["scenario"], row["case"]) for row in rows if row["fault"] == "input"]
+    assert inputs == [(kind, name) for kind, cases in hostile.CASES.items() for name in cases]
     assert all(len(row["git"]) == 40 for row in rows)  # of a checkout without changes
     for name in SCENARIOS:
         mine = sum(row["scenario"] == name for row in kills)
-        assert f"| {name} | {mine} of {mine} |" in evidence.faults()
+        assert f"| {name} | {mine} of {mine} | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 |" in evidence.faults()
+    for kind, cases in hostile.CASES.items():
+        assert kind in evidence.inputs()
+        assert f" {len(cases)} of {len(cases)} |" in evidence.inputs()

@@ -5,6 +5,7 @@ itself must never call.
 import ast
 import gzip
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 import chts_core
-from chts_core.lab import checkpoint, data, notebooks, records, sweeps
+from chts_core.lab import checkpoint, data, hostile, notebooks, records, sweeps
 from chts_core.lab.data import sources, translation
 
 PACKAGE = Path(chts_core.__file__).parent
@@ -138,6 +139,74 @@ def test_a_hostile_record_is_refused_with_its_line(tmp_path: Path, line: str) ->
         records.read_lines(tmp_path / "runs.jsonl")
 
 
+# --- the table of files that are not what they should be ---
+
+
+TABLE = [(kind, name) for kind, cases in hostile.CASES.items() for name in cases]
+
+
+def test_the_table_is_long_and_says_what_to_expect() -> None:
+    assert len(TABLE) >= 140
+    assert all(len(case.says) > 3 for cases in hostile.CASES.values() for case in cases.values())
+
+
+@pytest.mark.parametrize(("kind", "name"), TABLE)
+def test_a_file_that_is_not_what_it_should_be_is_refused(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    case, folder = hostile.CASES[kind][name], tmp_path / "files"
+    said = hostile.refusal(case, folder)
+    assert re.search(case.says, said), said
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {f"files/{name}" for name in case.files}
+    assert not (tmp_path / "unpickled").exists()
+    assert all((folder / name).read_bytes() == content for name, content in case.files.items())
+    assert not (tmp_path.parent.parent / "outside").exists()
+
+
+def test_what_is_accepted_or_changed_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(folder: Path) -> None:
+        (folder / "a").write_bytes(b"2")
+        raise ValueError("no")
+
+    cases = {
+        "accepted": hostile.Case({"a": b"1"}, "no", lambda _: None),
+        "said otherwise": hostile.Case({"a": b"1"}, "yes", lambda folder: int((folder / "a").read_text() + "x")),
+        "changed": hostile.Case({"a": b"1"}, "no", change),
+        "refused": hostile.Case({"a": b"x"}, "invalid literal", lambda folder: int((folder / "a").read_text())),
+    }
+    monkeypatch.setattr(hostile, "CASES", {"numbers": cases})
+    rows = {row["case"]: row for row in hostile.refusals(tmp_path / "work")}
+    assert {name: row["refused"] for name, row in rows.items()} == {name: name == "refused" for name in cases}
+    assert {"git", "versions", "device", "said"} < rows["refused"].keys()
+
+
+def test_the_sound_files_behind_the_table_are_read(tmp_path: Path) -> None:
+    """Each case spoils one thing: what is left is in order."""
+    sound = [
+        hostile._images(""),
+        hostile._cifar("", bytes(3073)),
+        hostile._pairs("", b"a\n"),
+        hostile._pairs("", b"\xef\xbb\xbfa\r\n"),  # as Windows writes it
+        hostile._text("", b"a\n\n" * 9),
+        hostile._books("", b"ab", b"train\t\t\t2\nvalid\t\t\t2"),
+        hostile._checkpoint("", hostile._WHOLE),
+        hostile._record("", b""),
+        hostile._sweep("", b"train: mlp\ngrid: {seed: [0]}"),
+        hostile._notebook("", hostile._cells("seed: int = 0")),
+        hostile._roster("", b"id\na\n"),
+    ]
+    for number, case in enumerate(sound):
+        assert hostile.refusal(case, tmp_path / str(number)) == "", number
+
+
+def test_the_pickle_of_the_table_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(hostile._PICKLE)
+    assert (tmp_path / "unpickled").is_dir()
+
+
 # --- archives that unpack to more than there is room for ---
 
 
@@ -209,9 +278,13 @@ def test_nothing_is_executed() -> None:
         assert given.get("shell", "False") == "False", place
 
 
+# What executes what it reads, or unpacks archives, whose members may lie outside.
+UNTRUSTED = {"pickle", "marshal", "shelve", "dill", "tarfile", "zipfile"}
+
+
 def test_no_module_that_executes_what_it_reads_is_imported() -> None:
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.partition(".")[0] for name in names} & {"pickle", "marshal", "shelve", "dill"}, path
+            assert not {name.partition(".")[0] for name in names} & UNTRUSTED, path
