@@ -220,6 +220,7 @@ def faults() -> str:
         for name, fault in columns.items():
             of = [row for row in rows if row["fault"] == fault]
             line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"
+        line["hours jumped"] = f"{sum(row.get('hours', 0) for row in rows):,}"
         lines.append(line)
     return as_markdown(lines)
 

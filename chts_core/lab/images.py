@@ -276,6 +276,7 @@ def train(
     Raises:
         ValueError: if the training set is smaller than a batch, the settings do not fit together, or the checkpoint is
             damaged or of another run.
+        RuntimeError: if the loss is not finite in five steps in a row; a single one is left out.
     """
     device = torch.device(device)
     clock = time.perf_counter()

@@ -534,7 +534,8 @@ def train(
 
     Raises:
         ValueError: if the settings do not fit together, or the checkpoint is damaged or of another run.
-        RuntimeError: if the loss is no longer finite, the masks of ranks differ, or a rank is lost.
+        RuntimeError: if the loss or a gradient is not finite in five steps in a row (a single one is left out), the
+            masks of ranks differ, or a rank is lost.
         OSError: if a checkpoint cannot be written; the one before is whole.
     """
     device = torch.device(device)

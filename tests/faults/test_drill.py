@@ -187,7 +187,9 @@ def test_the_recorded_drill_is_whole() -> None:
     assert all(len(row["git"]) == 40 for row in rows)  # of a checkout without changes
     for name in SCENARIOS:
         mine = sum(row["scenario"] == name for row in kills)
-        assert f"| {name} | {mine} of {mine} | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 |" in evidence.faults()
+        hours = sum(row["hours"] for row in rows if (row["scenario"], row["fault"]) == (name, "clock"))
+        assert hours >= 24
+        assert f"| {name} | {mine} of {mine} | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 | {hours:,} |" in evidence.faults()
     for kind, cases in hostile.CASES.items():
         assert kind in evidence.inputs()
         assert f" {len(cases)} of {len(cases)} |" in evidence.inputs()

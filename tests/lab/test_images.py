@@ -325,6 +325,7 @@ def make_run() -> Callable[..., Run]:
             "active_neurons": 0.75,
             "itop": 1 / 3,
             "train_loss": [2.3, 1.1],
+            "skipped_steps": [],
             "seconds": 1.23456,
             "total_seconds": 2.0,
             "peak_memory_mb": 500,

@@ -31,6 +31,7 @@ def make_run() -> Callable[..., Run]:
             active_neurons=1.0,
             itop=1.0,
             train_loss=[],
+            skipped_steps=[],
             seconds=0.0,
             total_seconds=0.0,
             peak_memory_mb=None,

@@ -46,6 +46,7 @@ def run() -> Run:
         active_neurons=1.0,
         itop=5 / 6,
         train_loss=[],
+        skipped_steps=[],
         seconds=0.0,
         total_seconds=0.0,
         peak_memory_mb=None,
