@@ -64,7 +64,7 @@ class Run:
     """What one training run gave. Accuracies are fractions.
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
-    skipped_steps: left out because their loss was not finite.
+    skipped_steps: left out because their loss or gradient was not finite.
     test_by_epoch: kept to show what choosing by the test images would do; nothing is chosen by them here.
     seconds: of training alone; `total_seconds` also of testing and saving.
     peak_memory_mb: None where the system does not tell.
@@ -191,7 +191,7 @@ class _Training:
             loss = compute_loss()
             self.optimizer.zero_grad()
             loss.backward()
-            if not self.skips.skip(self.sparsifier.steps + 1, loss.item(), compute_loss):
+            if not self.skips.skip(self.sparsifier.steps + 1, loop.gradient_norm(self.model), compute_loss):
                 self.optimizer.step()
                 total += loss.detach()
                 learned += 1
@@ -276,7 +276,7 @@ def train(
     Raises:
         ValueError: if the training set is smaller than a batch, the settings do not fit together, or the checkpoint is
             damaged or of another run.
-        RuntimeError: if the loss is not finite in five steps in a row; a single one is left out.
+        RuntimeError: if the loss or a gradient is not finite in five steps in a row; a single one is left out.
     """
     device = torch.device(device)
     clock = time.perf_counter()

@@ -16,6 +16,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from chts_core.lab import checkpoint, records
@@ -86,6 +87,11 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     yield device
     dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+def gradient_norm(model: nn.Module) -> float:
+    """Root of the sum of all squared gradients; infinite or NaN if one is, and if the sum is too large."""
+    return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]).item()
 
 
 class Skips:

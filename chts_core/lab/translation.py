@@ -205,7 +205,7 @@ class Run:
     """What one training run gave.
 
     train_loss: (step, loss per token in nats, label smoothing included), every few steps.
-    skipped_steps: left out because their loss was not finite.
+    skipped_steps: left out because their loss or gradient was not finite.
     looks: at the validation pairs; nothing is chosen by the test pairs.
     test: scores of the last network's translations, by beam search: "bleu" (standard), "bleu_lowercase", "chrf" and
         "exact", the percentage of sentences that are right to the letter.
@@ -338,9 +338,10 @@ class _Training:
             self.scaler.scale(loss).backward()
             total += loss.detach()
         self.scaler.unscale_(self.optimizer)
+        # Where the loss is scaled, gradients may overflow until the scale has come down.
         skipped = self.skips.skip(
             self.step + 1,
-            float(total),
+            float(total) if self.scaler.is_enabled() else loop.gradient_norm(self.model),
             lambda: torch.stack([_loss(self.model, part, self.recipe, self.recipe.label_smoothing) for part in parts]),
         )
         if not skipped:
@@ -432,7 +433,7 @@ def train(
 
     Raises:
         ValueError: if the settings do not fit together, or the checkpoint is damaged or of another run.
-        RuntimeError: if the loss is not finite in five steps in a row; a single one is left out.
+        RuntimeError: if the loss or a gradient is not finite in five steps in a row; a single one is left out.
     """
     device = torch.device(device)
     clock = time.perf_counter()

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from chts_core.lab import images, language, loop, translation
 from chts_core.lab.data import ImageData, TextData, TranslationData
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES, LlamaSize, TransformerSize
+from chts_core.numerics import find_nonfinite
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
 TRANSFORMER_SIZES["wee"] = TransformerSize(16, 2, 24, 1)
@@ -122,6 +123,35 @@ def test_a_step_that_is_left_out_changes_no_weight(
     handle.remove()
     assert steps == list(range(1, 13))
     assert taken == [step for step in steps if step not in STRANGE]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradient_that_overflows_under_a_sound_loss_reaches_no_weight(
+    trains: dict[str, Train], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    models: list[nn.Module] = []
+    begin, skip = loop.Skips.__init__, loop.Skips.skip
+
+    def begin_with_overflow(self: loop.Skips, model: nn.Module) -> None:
+        begin(self, model)
+        models.append(model)
+        weight = next(parameter for parameter in model.parameters() if parameter.ndim == 2)
+        weight.register_hook(lambda gradient: gradient * (math.inf if len(done) + 1 in STRANGE else 1))
+
+    def count(self: loop.Skips, step: int, *given: Any) -> bool:
+        done.append(step)
+        return skip(self, step, *given)
+
+    monkeypatch.setattr(loop.Skips, "__init__", begin_with_overflow)
+    monkeypatch.setattr(loop.Skips, "skip", count)
+    with pytest.warns(RuntimeWarning) as warned:
+        run = trains[kind]("set")
+    said = [str(warning.message) for warning in warned if "left out" in str(warning.message)]
+    assert [line.split(":")[0] for line in said] == [f"step {step} is left out" for step in STRANGE]
+    assert all("is the gradient of " in line for line in said)
+    assert run.skipped_steps == list(STRANGE)
+    assert find_nonfinite(models[0]) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
