@@ -535,6 +535,52 @@ pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
 # | threshold with ties | none in the loss | links by layer and update against the plan | a number by rank, ties at random |
 # | regrowth that does not draw | none in one run | links gained by two seeds | draw, and compare the masks of seeds |
 #
+# ## One value that is none
+#
+# One illness is common to dense and sparse networks: a value that is NaN or infinite, and contagious. Let one pixel of 32
+# images be NaN, as a broken file or a logarithm of 0 may leave it. How far does it get? One image of 64 pixels is ill, so
+# all 32 neurons that look at it are, and its 10 scores. The loss is a mean over images: one of them is enough.
+
+# %%
+network = models.mlp(task.features, 32, task.classes, generator=torch.Generator().manual_seed(settings.seed))
+optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+images, labels = task.train.images[:32], task.train.labels[:32]
+spoilt = images.clone()
+spoilt[5, 20] = math.nan
+
+
+def loss_of(batch):
+    return torch.nn.functional.cross_entropy(network(batch), labels)
+
+
+loss_of(spoilt).backward()
+contagion = chts.numerics.find_nonfinite(network, lambda: loss_of(spoilt))
+for entry in contagion:
+    print(entry)
+
+# %% [markdown]
+# `find_nonfinite` names what is ill, first what can be the cause of the rest: here 1 of 32 · 64 = 2,048 values, the input of
+# the first layer. At the end of the list every gradient is NaN, and after one more step of the optimizer every weight
+# would be. No later batch could cure that.
+#
+# So such a step is left out. A `GradScaler` does it, made for half precision but good for any; the Sparsifier puts off an
+# update of the topology that would follow, says which layers are ill, and refuses one whose weights are. The trainings of
+# `chts train` leave out such steps by themselves and record which.
+
+# %%
+scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+for batch in (spoilt, images):
+    before = [weight.detach().clone() for weight in network.parameters()]
+    optimizer.zero_grad()
+    scaler.scale(loss_of(batch)).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    changed = not all(map(torch.equal, before, network.parameters()))
+    print(f"{int(batch.isnan().sum())} of the pixels NaN: the step was {'taken' if changed else 'left out'}")
+assert str(contagion[0]) == f"the input of 0 (1 of {32 * task.features} values)"
+assert chts.numerics.find_nonfinite(network) == []
+
+# %% [markdown]
 # ## Self-check
 #
 # 1. A colleague proves that her network is sparse by the mean of its masks. What do you ask for?
