@@ -44,7 +44,8 @@ types: .venv/dev.stamp
 # The notebooks at the smallest profile, then each of their cells once more under nbval.
 check-notebooks: .venv/test.stamp
 	$(BIN)/chts tour --profile ci --out runs/ci
-	$(BIN)/python -m pytest -c /dev/null --rootdir runs/ci --nbval-lax --nbval-current-env runs/ci $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -c /dev/null --rootdir runs/ci --nbval-lax --nbval-current-env \
+		--numprocesses $(TEST_PROCESSES) --dist loadfile runs/ci $(PYTEST_OPTIONS)
 
 # Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile; and what is handed out.
 # One alone: make refresh-notebooks NOTEBOOKS=notebooks/06_mlp.ipynb
