@@ -81,9 +81,11 @@ class Scenario:
     sweep: Mapping[str, Any] | None = None
 
     @property
-    def refusal(self) -> int:
-        """The exit status of a run that cannot write: a sweep's cells have failed, torchrun has one for all errors."""
-        return 2 if self.processes == 1 and self.sweep is None else 1
+    def refusals(self) -> tuple[int, ...]:
+        """The exit status of a run that cannot write: torchrun has one for all errors; a sweep 1 if its cells fail."""
+        if self.processes > 1:
+            return (1,)
+        return (2,) if self.sweep is None else (1, 2)
 
     def command(self, folder: Path) -> list[str]:
         """What to start."""
@@ -214,7 +216,7 @@ def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
     ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)
     kept = saved == _saved(folder)
     _end(scenario, folder)
-    return {"refused": ended == scenario.refusal, "kept": kept}
+    return {"refused": ended in scenario.refusals, "kept": kept}
 
 
 def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
@@ -230,7 +232,7 @@ def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str,
             path.chmod(0o755)
     kept = saved == _saved(folder)
     _end(scenario, folder)
-    return {"refused": ended == scenario.refusal, "kept": kept}
+    return {"refused": ended in scenario.refusals, "kept": kept}
 
 
 def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, Any] | None:
@@ -250,7 +252,7 @@ def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, An
         shutil.copytree(disk, folder)
     finally:
         subprocess.run(["umount", disk], check=False)
-    return {"refused": ended == scenario.refusal, "kept": kept}
+    return {"refused": ended in scenario.refusals, "kept": kept}
 
 
 def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
