@@ -5,23 +5,30 @@ PYTHON ?= python3
 BIN := .venv/bin
 COLAB := tests/colab/constraints.txt
 
-.PHONY: tour lab test test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench clean
+.PHONY: tour lab test test-full test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench clean
 
+# All stages, or some: make tour STAGES="00 06"
+PROFILE ?= laptop
 tour: .venv/notebooks.stamp
-	$(BIN)/chts tour --profile laptop --out runs/tour
+	$(BIN)/chts tour $(STAGES) --profile $(PROFILE) --out runs/tour
 
 lab: .venv/notebooks.stamp
 	$(BIN)/jupyter lab notebooks
 
 # Two processes; what must be done once for several files is, by a lock (tests/notebooks/conftest.py).
 TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 test: .venv/test.stamp
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+	$(PYTEST) $(PYTEST_OPTIONS)
 
-# The widgets in a browser, with the newest ipywidgets and with that of Colab.
+# Also the tests that are marked as full, and more examples of each property.
+test-full: .venv/test.stamp
+	$(PYTEST) -m "not browser" --hypothesis-profile full $(PYTEST_OPTIONS)
+
+# The widgets in a browser: pages with the newest ipywidgets in one process, with that of Colab in another.
 test-browser: .venv/test.stamp .venv-colab/stamp
-	$(BIN)/python -m pytest -m browser tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS)
-	CHTS_BROWSER_PYTHON=.venv-colab/bin/python $(BIN)/python -m pytest -m browser tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS_COLAB)
+	CHTS_BROWSER_PYTHON=$(BIN)/python:.venv-colab/bin/python $(BIN)/python -m pytest -m browser \
+		--numprocesses $(TEST_PROCESSES) --dist loadgroup tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS)
 
 # With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.
 test-colab: .venv-colab/stamp
@@ -41,11 +48,10 @@ lint: .venv/dev.stamp
 types: .venv/dev.stamp
 	$(BIN)/mypy
 
-# The notebooks at the smallest profile, then each of their cells once more under nbval.
+# The stages that print numbers to check by hand, cell by cell: no error, and those numbers are the ones that are committed.
 check-notebooks: .venv/test.stamp
-	$(BIN)/chts tour --profile ci --out runs/ci
-	$(BIN)/python -m pytest -c /dev/null --rootdir runs/ci --nbval-lax --nbval-current-env \
-		--numprocesses $(TEST_PROCESSES) --dist loadfile runs/ci $(PYTEST_OPTIONS)
+	CHTS_PROFILE=ci $(BIN)/python -m pytest -c /dev/null --rootdir notebooks --nbval-lax --nbval-current-env \
+		--numprocesses $(TEST_PROCESSES) --dist loadfile $(wildcard notebooks/0[1-5]_*.ipynb) $(PYTEST_OPTIONS)
 
 # Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile; and what is handed out.
 # One alone: make refresh-notebooks NOTEBOOKS=notebooks/06_mlp.ipynb
@@ -65,8 +71,10 @@ wheel: .venv/dev.stamp
 	$(BIN)/python -m build --quiet --outdir runs/wheel/again
 	cd dist && sha256sum * | (cd ../runs/wheel/again && sha256sum --check --quiet)
 	$(PYTHON) -m venv runs/wheel/venv
+	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd runs/wheel && venv/bin/python ../../tests/imports.py core
 	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[notebooks]"
-	cd runs/wheel && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts lab --help && venv/bin/chts run 06 --profile ci --out out
+	cd runs/wheel && venv/bin/python ../../tests/imports.py all && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts lab --help && venv/bin/chts run 06 --profile ci --out out
 
 bench: .venv/bench.stamp
 	$(BIN)/chts bench

@@ -5,10 +5,14 @@ import os
 import torch
 from hypothesis import settings
 
-settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
-settings.load_profile("deterministic")
+# `make test-full` asks for the second.
+settings.register_profile("quick", derandomize=True, deadline=None, max_examples=25)
+settings.register_profile("full", derandomize=True, deadline=None, max_examples=200)
+settings.load_profile("quick")
 
-# The networks are so small that handing work to a second thread takes longer than doing it.
+# The networks are so small that handing work to a second thread takes longer than doing it; also in kernels and other
+# processes that tests start, while another process of the tests uses the second core.
 torch.set_num_threads(1)
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 os.environ.pop("CHTS_PROFILE", None)

@@ -169,7 +169,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
     command.set_defaults(command=_bench)
 
-    command = commands.add_parser("tour", help="run all notebooks and write one page about them")
+    command = commands.add_parser(
+        "tour",
+        help="run the notebooks, two at a time, and write one page about them; 1 if one failed",
+        description="Each runs on one thread, unless OMP_NUM_THREADS asks for more. Ctrl-C ends the tour.",
+    )
+    command.add_argument(
+        "notebooks",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="stage number (06), name (06_mlp) or path (default: all stages)",
+    )
     command.add_argument(
         "--profile", default="", help=f"one of {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
     )
@@ -389,7 +399,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _tour(options: argparse.Namespace) -> int:
-    return 0 if tour(notebooks.chosen_profile(options.profile), options.out) else 1
+    paths = list(dict.fromkeys(notebooks.find(name) for name in options.notebooks))
+    try:
+        return 0 if tour(notebooks.chosen_profile(options.profile), options.out, paths) else 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

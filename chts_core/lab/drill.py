@@ -19,12 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import yaml
 from torch import Tensor
 
-from chts_core.lab import checkpoint, records
+from chts_core.lab import checkpoint, processes, records
 
 KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -203,7 +202,7 @@ def _killed(
                 raise RuntimeError(f"{' '.join(scenario.command(folder)[1:])} failed when it went on.")
             shutil.rmtree(folder)
             continue
-        _kill(process, how)
+        processes.end(process, how)
         done += 1
         yield {"signal": how.name, "after_seconds": round(time.monotonic() - started, 3), "reached": _reached(folder)}
     _end(scenario, folder)
@@ -278,7 +277,7 @@ def _begin(scenario: Scenario, folder: Path) -> dict[Path, bytes]:
     process = _start(scenario.command(folder))
     while process.poll() is None and not _saved(folder):
         time.sleep(0.005)
-    _kill(process, signal.SIGKILL)
+    processes.end(process, signal.SIGKILL)
     return _saved(folder)
 
 
@@ -323,20 +322,6 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         return
-
-
-def _kill(process: "subprocess.Popen[bytes]", how: signal.Signals) -> None:
-    """The process and all that it has started, which torchrun and Dask keep in sessions of their own."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        try:
-            member.send_signal(how)
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(family, timeout=10)
-    for member in alive:  # who handles SIGTERM may take its time
-        member.kill()
-    process.wait(_PATIENCE)
 
 
 def _end(scenario: Scenario, folder: Path) -> float:

@@ -181,6 +181,13 @@ def title(path: Path) -> str:
     return path.stem
 
 
+def goal(path: Path) -> str:
+    """What the header of a notebook says that you will be able to do, in Markdown; "" if it does not say."""
+    header = nbformat.read(path, as_version=4).cells[0].source
+    found = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
 @dataclass(frozen=True)
 class Stage:
     """What a notebook's header and its profile say of it.
@@ -208,14 +215,13 @@ def overview(profile: str) -> list[Stage]:
     for path in stages():
         header = nbformat.read(path, as_version=4).cells[0].source
         number, _, name = title(path).partition(" · ")
-        goal = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
         table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", header, re.MULTILINE))
         foretold = _forecast(path.stem, profile, {})
         found.append(
             Stage(
                 number,
                 name,
-                " ".join(goal[1].split()) if goal else "",
+                goal(path),
                 table.get("Difficulty", ""),
                 tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
                 foretold.minutes,

@@ -33,6 +33,9 @@ th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 td:first-child { white-space: normal; min-width: 11rem; max-width: 24rem; }
 article { border-top: 1px solid #ccc; padding: 1rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+.cards article { border: 1px solid #ccc; border-radius: .5rem; padding: 0 1rem; }
+.cards h2 { font-size: 1.15rem; }
 figure { margin: 1rem 0; }
 figcaption { color: #555; }
 article img, figure img { max-width: 100%; height: auto; }

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from chts_core.lab import notebooks, records, tasks
 from chts_core.lab.environment import environment
+from chts_core.lab.processes import THREADS
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,7 +28,6 @@ _KEYS = ("parameters", "grid")
 _SECONDS_TO_ANSWER = 10  # of a scheduler
 _TRIES = 2  # of a cell whose worker was lost
 _MOST_CELLS = 100_000
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def _threads(workers: int) -> dict[str, str]:
     They must be there before torch is imported: workers that all take all cores are slower than one.
     """
     share = str(max(_cores() // workers, 1))
-    return {name: os.environ.get(name) or share for name in _THREADS}
+    return {name: os.environ.get(name) or share for name in THREADS}
 
 
 def _check_versions(client: "Client") -> None:

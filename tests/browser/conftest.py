@@ -1,7 +1,8 @@
 """Pages with every explorer on them: one in JupyterLab and one in Voilà, in a browser that reaches no other host.
 
 Environment variables:
-    CHTS_BROWSER_PYTHON: the interpreter of the servers and kernels, by default the one that runs the tests.
+    CHTS_BROWSER_PYTHON: the interpreters of the servers and kernels, separated as in PATH; by default the one that
+        runs the tests.
     CHTS_CHROMIUM: the browser, by default the Chromium or Chrome on the PATH.
     CHTS_BROWSER: "required" to fail where there is no browser, instead of skipping.
 """
@@ -26,7 +27,7 @@ from playwright.sync_api import Browser, Page, Playwright, Route, sync_playwrigh
 
 from chts_core.lab.widgets import EXPLORERS
 
-PYTHON = os.environ.get("CHTS_BROWSER_PYTHON", sys.executable)
+PYTHONS = os.environ.get("CHTS_BROWSER_PYTHON", sys.executable).split(os.pathsep)
 REPORTS = Path("runs/reports/screenshots")
 SECONDS = 180  # until a server answers and until a page has run its cells, also on a busy machine
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -146,14 +147,22 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-@pytest.fixture(scope="session", params=FRONT_ENDS)
+# Of each interpreter all pages are served to one process of the tests.
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param((python, name), id=f"{name}-{number}", marks=pytest.mark.xdist_group(python))
+        for number, python in enumerate(PYTHONS)
+        for name in FRONT_ENDS
+    ],
+)
 def front_end(request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     """JupyterLab, then Voilà, serving the notebooks."""
-    name = request.param
+    python, name = request.param
     folder = tmp_path_factory.mktemp(name)
     write_notebooks(folder)
-    with _server(name, folder, tmp_path_factory.mktemp("home")) as address:
-        shots = REPORTS / f"ipywidgets-{_version_of_ipywidgets()}" / name
+    with _server(python, name, folder, tmp_path_factory.mktemp("home")) as address:
+        shots = REPORTS / f"ipywidgets-{_version_of_ipywidgets(python)}" / name
         shots.mkdir(parents=True, exist_ok=True)
         yield FrontEnd(name, address, browser, shots)
 
@@ -180,18 +189,18 @@ def open_page(front_end: FrontEnd) -> Iterator[Callable[..., Page]]:
         page.close()
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     """Which ipywidgets the pages have."""
-    return f"servers of the browser tests: {PYTHON} with ipywidgets {_version_of_ipywidgets()}"
+    return [f"pages of the browser tests: {python}, ipywidgets {_version_of_ipywidgets(python)}" for python in PYTHONS]
 
 
-def _version_of_ipywidgets() -> str:
+def _version_of_ipywidgets(python: str) -> str:
     code = "from importlib.metadata import version; print(version('ipywidgets'))"
-    return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @contextmanager
-def _server(name: str, folder: Path, home: Path) -> Iterator[str]:
+def _server(python: str, name: str, folder: Path, home: Path) -> Iterator[str]:
     """A server of a folder, with settings of its own; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -212,7 +221,7 @@ def _server(name: str, folder: Path, home: Path) -> Iterator[str]:
     ours = {"JUPYTER_CONFIG_DIR": home, "JUPYTER_DATA_DIR": home / "data", "IPYTHONDIR": home / "ipython"}
     with (home / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [PYTHON, "-m", module, "--no-browser", *options],
+            [python, "-m", module, "--no-browser", *options],
             stdout=log,
             stderr=subprocess.STDOUT,
             # One thread: on a busy machine, threads that wait for each other make a second of training a minute.

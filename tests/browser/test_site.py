@@ -7,7 +7,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route
 
 SITE = Path(__file__).parents[2] / "runs" / "site" / "html"
@@ -126,6 +125,8 @@ def test_slides_can_be_shown_and_fit_their_screen(tab: Page, page: str) -> None:
     "page", [page for page in PAGES if page != "genindex.html" and not re.match("api/(?!sparsifier)", page)]
 )
 def test_a_page_has_no_serious_violation_of_accessibility(tab: Page, page: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe  # of the extra `site`; all tests are collected without it
+
     tab.goto((SITE / page).as_uri())
     found = [
         f"{violation['id']} in {len(violation['nodes'])} places, as {violation['nodes'][0]['html'][:300]}"

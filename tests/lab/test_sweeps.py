@@ -12,6 +12,7 @@ from distributed import LocalCluster
 
 from chts_core.lab import records, sweeps
 from chts_core.lab.cli import main
+from chts_core.lab.processes import THREADS
 from chts_core.lab.sweeps import Cell
 
 TINY = {"dataset": "python_reference", "steps": 4, "batch": 2, "context": 16, "update_every": 2, "device": "cpu"}
@@ -146,11 +147,11 @@ def test_workers_share_the_cores_that_this_process_may_use(
 ) -> None:
     monkeypatch.setattr(sweeps.psutil, "cpu_count", lambda logical: physical if not logical else 2 * physical)
     monkeypatch.setattr(sweeps.os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
-    for name in sweeps._THREADS:
+    for name in THREADS:
         monkeypatch.delenv(name, raising=False)
-    assert sweeps._threads(workers) == dict.fromkeys(sweeps._THREADS, share)
+    assert sweeps._threads(workers) == dict.fromkeys(THREADS, share)
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert sweeps._threads(workers) == dict.fromkeys(sweeps._THREADS, share) | {"OMP_NUM_THREADS": "5"}
+    assert sweeps._threads(workers) == dict.fromkeys(THREADS, share) | {"OMP_NUM_THREADS": "5"}
 
 
 def test_training_cells_run_and_what_is_done_is_skipped(

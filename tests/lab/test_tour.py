@@ -1,12 +1,19 @@
+import contextlib
+import io
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from chts_core.lab import notebooks, records
+from chts_core.lab import records
 from chts_core.lab.tour import as_text, comparison, tour
 
 HOSTILE = '<script>alert("&")</script>'
@@ -91,6 +98,7 @@ def test_columns_are_as_wide_as_what_they_hold() -> None:
 
 PARAMETERS = 'profile: str = "laptop"'
 PICTURE = "iVBORw0KGgo="
+GOAL = f"01 · One\n\n**You will be able to** count\n$2^n$ links. {HOSTILE}\n\n| | |"
 
 
 def publish(methods: list[dict[str, Any]]) -> str:
@@ -103,76 +111,107 @@ display({{"{records.RESULTS_TYPE}": {{"methods": {methods!r}}}, "text/plain": pr
 
 
 @pytest.fixture(scope="module")
-def toured(tmp_path_factory: pytest.TempPathFactory, write_notebook: Callable[..., Path]) -> tuple[bool, Path]:
-    """A tour of three stages, of which the first two fail; whether it succeeded, and where it wrote."""
+def toured(tmp_path_factory: pytest.TempPathFactory, write_notebook: Callable[..., Path]) -> tuple[bool, Path, str]:
+    """A tour of three stages, of which the last two fail; whether it succeeded, where it wrote, and what it printed."""
     root = tmp_path_factory.mktemp("tour")
-    fails = f"raise RuntimeError({HOSTILE!r})"
+    # A record of an earlier run must not stand for that of a stage that dies before it writes one.
+    dies = "import os, signal\n\nos.kill(os.getppid(), signal.SIGKILL)\nos._exit(1)"
+    threads = 'import os\n\nprint("threads", os.environ["OMP_NUM_THREADS"])'
     stages = [
-        write_notebook(root / "01_fails.ipynb", fails, parameters=PARAMETERS, title="01 · Fails"),
-        write_notebook(root / "02_dies.ipynb", "import os\n\nos._exit(1)", parameters=PARAMETERS, title="02 · Dies"),
+        write_notebook(root / "01_works.ipynb", threads, publish([row(HOSTILE)]), parameters=PARAMETERS, title=GOAL),
         write_notebook(
-            root / "03_works.ipynb", publish([row(HOSTILE)]), parameters=PARAMETERS, title=f"03 · {HOSTILE}"
+            root / "02_fails.ipynb", f"raise RuntimeError({HOSTILE!r})", parameters=PARAMETERS, title="02 · Fails"
         ),
+        write_notebook(root / "03_dies.ipynb", dies, parameters=PARAMETERS, title="03 · Dies"),
     ]
-    (root / "current").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(notebooks, "stages", lambda: stages)
-        patch.chdir(root / "current")
-        return tour("ci", root / "out"), root / "out"
+    (root / "out").mkdir()
+    (root / "out" / "03_dies.json").write_text('{"notebook": "03_dies", "error": null, "seconds": 1, "results": {}}')
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        succeeded = tour("ci", root / "out", stages)
+    return succeeded, root / "out", printed.getvalue()
 
 
-def test_a_stage_that_fails_does_not_stop_the_others(toured: tuple[bool, Path]) -> None:
-    succeeded, out_dir = toured
+def test_a_stage_that_fails_does_not_stop_the_others(toured: tuple[bool, Path, str]) -> None:
+    succeeded, out_dir, printed = toured
     assert succeeded is False
     states = {path.stem: json.loads(path.read_text())["status"] for path in sorted(out_dir.glob("*.json"))}
-    assert states == {"01_fails": "failed", "02_dies": "failed", "03_works": "done"}
-    assert {path.stem for path in out_dir.glob("*.html")} == {"index", *states}
+    assert states == {"01_works": "done", "02_fails": "failed"}
+    assert {"index", *states} <= {path.stem for path in out_dir.glob("*.html")}
+    lines = printed.splitlines()
+    assert sorted(line.partition(",")[0] for line in lines[1:4]) == [
+        "01_works: done",
+        "02_fails: failed",
+        "03_dies: failed",
+    ]
+    assert any(re.match(r"02_fails failed: In \[\d\]: RuntimeError: <script>", line) for line in lines)
+    assert lines[-1] == f"1 of 3 stages are done: {out_dir / 'index.html'}"
 
 
-def test_the_profile_reaches_every_stage(toured: tuple[bool, Path]) -> None:
+def test_each_stage_has_its_profile_and_one_thread(toured: tuple[bool, Path, str]) -> None:
     for path in toured[1].glob("*.json"):
         assert json.loads(path.read_text())["parameters"]["profile"] == "ci"
+    assert "threads 1" in (toured[1] / "01_works.ipynb").read_text("utf-8")
 
 
-def test_the_index_names_every_stage_and_what_failed(toured: tuple[bool, Path]) -> None:
+def test_the_index_has_a_card_for_each_stage_then_the_table(toured: tuple[bool, Path, str]) -> None:
     index = (toured[1] / "index.html").read_text(encoding="utf-8")
-    articles = re.findall(r"<article>.*?</article>", index, re.DOTALL)
-    assert len(articles) == 3
-    for article, stage in zip(articles, ("01_fails", "02_dies", "03_works"), strict=True):
+    works, fails, dies = re.findall(r"<article>.*?</article>", index, re.DOTALL)
+    for card, stage in ((works, "01_works"), (fails, "02_fails")):
         for ending in ("html", "ipynb", "json"):
-            assert f'href="{stage}.{ending}"' in article
-        assert ('class="failed"' in article) == (stage != "03_works")
-    assert "01 · Fails" in articles[0]
-    assert "RuntimeError" in articles[0]
-    assert "02 · Dies" in articles[1]
-    assert f'src="data:image/png;base64,{PICTURE}"' in articles[2]
+            assert f'href="{stage}.{ending}"' in card
+            assert (toured[1] / f"{stage}.{ending}").is_file()
+    assert "You will be able to count <math" in works
+    assert f'src="data:image/png;base64,{PICTURE}"' in works
+    assert re.search(r"<small>\d+ s · ", works)
+    assert 'class="failed"' not in works
+    assert "02 · Fails" in fails
+    assert "RuntimeError" in fails
+    assert 'href="03_dies.log"' in dies
+    assert 'href="03_dies.html"' not in dies
+    assert "exit status -9 and wrote no record; see 03_dies.log" in dies
+    assert 'class="failed"' in dies
+    assert index.index("<table") > index.rindex("</article>")
     assert "Profile ci" in index
 
 
-def test_the_index_escapes_what_it_was_given(toured: tuple[bool, Path]) -> None:
+def test_the_index_escapes_what_it_was_given(toured: tuple[bool, Path, str]) -> None:
     index = (toured[1] / "index.html").read_text(encoding="utf-8")
     assert "<script" not in index
-    # In a title, an error, a text alternative and a row of the table.
+    # In an error, a text alternative and a row of the table; and in what you will be able to do.
     assert index.count("&lt;script&gt;alert(&quot;&amp;&quot;)&lt;/script&gt;") >= 3
+    assert "&lt;script&gt;alert" in index.partition("You will be able to")[2].partition("</p>")[0]
 
 
-def test_the_index_needs_no_network(toured: tuple[bool, Path]) -> None:
+def test_the_index_needs_no_network(toured: tuple[bool, Path, str]) -> None:
     index = (toured[1] / "index.html").read_text(encoding="utf-8")
     assert not re.search(r'(src|href)="(https?:)?//', index)
     assert "<link" not in index
 
 
-def test_a_tour_without_failures_succeeds_and_prints_the_table(
-    tmp_path: Path,
-    write_notebook: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_tour_prints_the_table_and_how_to_read_its_pages(toured: tuple[bool, Path, str]) -> None:
+    assert as_text(comparison([{"results": {"methods": [row(HOSTILE)]}}])) in toured[2]
+
+
+def test_an_interrupted_tour_stops_all_and_says_what_is_done(
+    tmp_path: Path, write_notebook: Callable[..., Path]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    stage = write_notebook(tmp_path / "01_works.ipynb", publish([row("chts")]), parameters=PARAMETERS, title="01 · One")
-    monkeypatch.setattr(notebooks, "stages", lambda: [stage])
-    assert tour("ci", tmp_path / "out") is True
-    shown = capsys.readouterr().out
-    assert "01_works: 01 · One" in shown
-    assert as_text(comparison([{"results": {"methods": [row("chts")]}}])) in shown
-    assert str(tmp_path / "out" / "index.html") in shown
+    quick = write_notebook(tmp_path / "01_quick.ipynb", "1", parameters=PARAMETERS)
+    waits = f"import os, pathlib, time\n\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
+    slow = write_notebook(tmp_path / "02_slow.ipynb", f"{waits}\ntime.sleep(600)", parameters=PARAMETERS)
+    third = write_notebook(tmp_path / "03_third.ipynb", "time.sleep(600)", parameters=PARAMETERS)
+    command = [sys.executable, "-m", "chts_core.lab.cli", "tour", "--profile", "ci", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, *map(str, (quick, slow, third))], stdout=subprocess.PIPE, text=True)
+    while not ((tmp_path / "pid").exists() and (tmp_path / "out" / "01_quick.html").exists()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    kernel = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search("^02_slow: stopped, ", printed, re.MULTILINE)
+    assert printed.splitlines()[-1] == f"1 of 3 stages are done: {tmp_path / 'out' / 'index.html'}"
+    index = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert index.count("<article>") == 1
+    assert not psutil.pid_exists(kernel)

@@ -1,0 +1,19 @@
+"""Imports every module where only those packages are installed that it may need.
+
+`python tests/imports.py core`, with the dependencies alone: the core without `chts_core.huggingface`.
+`python tests/imports.py all`, with the extra `notebooks`: all modules.
+"""
+
+import importlib
+import pkgutil
+import sys
+
+import chts_core
+
+_NEED_MORE = ("chts_core.lab", "chts_core.huggingface")
+
+names = ["chts_core", *(module.name for module in pkgutil.walk_packages(chts_core.__path__, "chts_core."))]
+wanted = [name for name in names if sys.argv[1] == "all" or not name.startswith(_NEED_MORE)]
+for name in wanted:
+    importlib.import_module(name)
+print(f"{len(wanted)} modules of {chts_core.__file__} were imported")
