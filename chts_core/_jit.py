@@ -1,9 +1,12 @@
 """Compiled loops: how they are compiled, and the random numbers they draw. Only their users import Numba."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numba
 import numpy as np
+import torch
 from numba import njit
 
 
@@ -21,6 +24,21 @@ def compiled_parallel(function: Callable[..., Any]) -> Callable[..., Any]:
     Sums may be reordered, which lets them use whole vector registers.
     """
     return _cached(function, nogil=True, parallel=True, fastmath={"reassoc", "contract", "arcp", "nsz"})
+
+
+@contextmanager
+def on_threads_of_torch() -> Iterator[int]:
+    """Numba's own loops run on as many threads as torch does, which is given.
+
+    Without it they wake as many as there are cores; and when Numba starts its threads, torch takes on their number.
+    """
+    threads, numba_s = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(threads)
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    try:
+        yield threads
+    finally:
+        numba.set_num_threads(numba_s)
 
 
 def _cached(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -125,22 +125,24 @@ class CompiledKernels:
     def _multiply(
         self, start: Tensor, columns: Tensor, values: Tensor, order: Tensor | None, bias: Tensor | None, x: Tensor
     ) -> Tensor:
-        from chts_core._kernels import multiply  # Numba takes about a second to import
+        from chts_core._jit import on_threads_of_torch  # Numba takes about a second to import
+        from chts_core._kernels import multiply
 
         y = x.new_empty(len(start) - 1, x.shape[1])
         given = (start, columns, values, order, bias, x.contiguous(), y)
-        with self._lock:
-            multiply(torch.get_num_threads(), *(None if tensor is None else tensor.numpy() for tensor in given))
+        with self._lock, on_threads_of_torch() as threads:
+            multiply(threads, *(None if tensor is None else tensor.numpy() for tensor in given))
         return y
 
     def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
         """dy xᵀ at the links."""
+        from chts_core._jit import on_threads_of_torch
         from chts_core._kernels import multiply_at_links
 
         gradient = x.new_empty(len(links.col_indices))
         given = (links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
-        with self._lock:
-            multiply_at_links(torch.get_num_threads(), *(tensor.numpy() for tensor in given))
+        with self._lock, on_threads_of_torch() as threads:
+            multiply_at_links(threads, *(tensor.numpy() for tensor in given))
         return gradient
 
 

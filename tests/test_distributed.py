@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import multiprocessing
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +26,10 @@ from chts_core.sharding import local, local_rows, share_out, whole, whole_from_l
 STEPS, EVERY, BATCH = 12, 3, 8
 WIDTHS = (13, 24, 18, 5)  # of which two and four ranks do not get equal shares of the rows
 CASES = [*METHODS, "cht/history"]
-FEWER = ["rigl", "mest", "granet", "chts"]  # with four ranks, which take their time to start
+ALL = list(itertools.product(CASES, ("ddp", "fsdp")))
+# Ranks are copies of one process that has imported this.
+multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "chts_core", "chts_core._kernels"])
+FEWER = [("rigl", "ddp"), ("mest", "fsdp"), ("granet", "ddp"), ("chts", "fsdp")]  # with four ranks
 
 
 def build() -> nn.Module:
@@ -181,9 +185,8 @@ def work(rank: int, ranks: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=ranks)
     found: dict[str, Any] = {}
-    for way in ("ddp", "fsdp"):
-        for method in CASES if ranks == 2 else FEWER:
-            found[f"{method} {way}"] = train(method, way, rank, ranks)
+    for method, way in ALL if ranks == 2 else FEWER:
+        found[f"{method} {way}"] = train(method, way, rank, ranks)
     for method in ("rigl", "mest"):
         found[f"{method} in parts"] = train(method, "ddp", rank, ranks, parts=2)
     for scene in SINGLE:
@@ -199,7 +202,7 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[st
     @functools.cache
     def run(ranks: int) -> list[dict[str, Any]]:
         folder = tmp_path_factory.mktemp("ranks")
-        torch.multiprocessing.spawn(work, (ranks, folder), nprocs=ranks)
+        torch.multiprocessing.start_processes(work, (ranks, folder), nprocs=ranks, start_method="forkserver")
         return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
 
     return run
@@ -230,9 +233,8 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize(
-    ("found", "method"), [*((2, method) for method in CASES), *((4, method) for method in FEWER)], indirect=["found"]
+    ("found", "method", "way"), [*((2, *case) for case in ALL), *((4, *case) for case in FEWER)], indirect=["found"]
 )
 def test_ranks_end_equal_and_as_one_process_does(
     found: list[dict[str, Any]], alone: dict[str, dict[str, Any]], method: str, way: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import tiers
 import tiny
 import torch
 from torch import Tensor, nn
@@ -85,9 +86,7 @@ def assert_exact_and_clean(run: Run, sparsity: float) -> None:
             assert not tensor[~mask].any(), name
 
 
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("method", chts.METHODS)
-@pytest.mark.parametrize("task", tiny.TASKS)
+@pytest.mark.parametrize(("task", "method", "sparsity"), tiers.every_pair(tiny.TASKS, chts.METHODS, [0.5, 0.9, 0.99]))
 def test_trains_counts_and_resumes(task: str, method: str, sparsity: float) -> None:
     cut = random.Random(f"{task} {method} {sparsity}").randrange(1, STEPS)
     run = start(task, method, sparsity)

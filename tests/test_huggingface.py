@@ -55,7 +55,9 @@ def train(it: Trainer, **how: Any) -> None:
         it.train(**how)
 
 
-@pytest.mark.parametrize("method", ["rigl", "mest", "chts", "chtss"])
+@pytest.mark.parametrize(
+    "method", ["rigl", *(pytest.param(method, marks=pytest.mark.full) for method in ("mest", "chts")), "chtss"]
+)
 def test_a_trainer_trains_sparsely_and_exactly(method: str, tmp_path: Path) -> None:
     callback = SparsifierCallback(method, 0.9, update_every=EVERY)
     run = trainer(tmp_path, callback, gradient_accumulation_steps=2, save_strategy="no")

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import tiers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -386,10 +387,11 @@ def test_walks_end_with_the_score(network: str, predictor: str) -> None:
     assert_fits([counts[link] for link in expected], list(expected.values()))
 
 
-@pytest.mark.usefixtures("walker", "no_scores")
-@pytest.mark.parametrize("predictor", WALKED)
-@pytest.mark.parametrize("network", NETWORKS)
-def test_walks_draw_without_replacement(network: str, predictor: str) -> None:
+@pytest.mark.usefixtures("no_scores")
+@pytest.mark.parametrize(
+    ("walker", "network", "predictor"), tiers.every_pair(WALKERS, NETWORKS, WALKED), indirect=["walker"]
+)
+def test_walks_draw_without_replacement(walker: str, network: str, predictor: str) -> None:  # noqa: ARG001
     mask = NETWORKS[network]
     if len(chances(mask, predictor)) > 10:  # pairs too many to count
         assert_draws_one(mask, predictor, 1000)
@@ -428,10 +430,13 @@ def test_links_without_score_come_last_and_uniformly(predictor: str, walker: str
     assert not counts
 
 
-@pytest.mark.parametrize("mask", [torch.zeros(2, 3), torch.zeros(1, 6), torch.zeros(6, 1)], ids=lambda m: str(m.shape))
-def test_regrowth_into_an_empty_layer_is_uniform(mask: Tensor, walker: str) -> None:  # noqa: ARG001
-    counts = count_sets(mask.bool(), 2, 1000)
-    pairs = list(combinations(sorted(links_of(~mask.bool())), 2))
+@pytest.mark.parametrize(
+    ("walker", "shape"), tiers.every_second(WALKERS, [(2, 3), (1, 6), (6, 1)]), indirect=["walker"]
+)
+def test_regrowth_into_an_empty_layer_is_uniform(shape: tuple[int, int], walker: str) -> None:  # noqa: ARG001
+    mask = torch.zeros(shape, dtype=torch.bool)
+    counts = count_sets(mask, 2, 1000)
+    pairs = list(combinations(sorted(links_of(~mask)), 2))
     assert_fits([counts[frozenset(pair)] for pair in pairs], [1 / 15] * 15)
 
 

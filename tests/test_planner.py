@@ -1,10 +1,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import tiers
 import torch
 from torch import nn
 
@@ -56,6 +58,7 @@ TURNING_TO_THE_END = replace(METHODS["rigl"], turnover=Turnover(zeta=0.3, stop=1
 CASES: dict[str, str | Method] = {name: name for name in METHODS} | {"rigl to the end": TURNING_TO_THE_END}
 
 
+@cache
 def run_and_plan(case: str, kind: str, **more: Any) -> tuple[Any, list[dict[str, int]], Any]:
     build, shape, settings = MODELS[kind]
     given = {"method": CASES[case], "sparsity": 0.8, "total_steps": 30, "update_every": 3} | settings | more
@@ -252,10 +255,14 @@ def peak_of_update(model: nn.Module, shape: tuple[int, ...], **settings: Any) ->
     return most
 
 
-@pytest.mark.parametrize("method", ["set", "rigl", "mest", "chts", "chts/llama_code", "cht"])
-@pytest.mark.parametrize(("outputs", "inputs"), [(300, 800), (500, 500), (100, 1200)])
-@pytest.mark.parametrize("sparsity", [0.5, 0.9])
-def test_memory_of_an_update_is_a_bound_not_far_off(method: str, outputs: int, inputs: int, sparsity: float) -> None:
+@pytest.mark.parametrize(
+    ("method", "shape", "sparsity"),
+    tiers.every_pair(
+        ["set", "rigl", "mest", "chts", "chts/llama_code", "cht"], [(300, 800), (500, 500), (100, 1200)], [0.5, 0.9]
+    ),
+)
+def test_memory_of_an_update_is_a_bound_not_far_off(method: str, shape: tuple[int, int], sparsity: float) -> None:
+    outputs, inputs = shape
     if method == "cht":  # path-based scores in batches of a fixed size would be most of it
         method = replace(METHODS["cht"], regrowth=replace(METHODS["cht"].regrowth, score="ch2_l3n"))
     peak = peak_of_update(mlp(inputs, outputs, 4), (4, inputs), method=method, sparsity=sparsity)

@@ -6,11 +6,13 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 from typing import Any
 
 import oracles
 import pytest
+import tiers
 import tiny
 import torch
 from torch import Tensor, nn
@@ -201,9 +203,7 @@ def assert_exact_and_clean(run: Run, method: str, sparsity: float, step: int) ->
                 assert not state[~mask].any(), (step, name)
 
 
-@pytest.mark.parametrize("shape", WIDTHS)
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "sparsity", "shape"), tiers.every_pair(METHODS, [0.5, 0.9, 0.99], WIDTHS))
 def test_exact_links_and_clean_absent_links_after_every_step(method: str, sparsity: float, shape: str) -> None:
     run = start(method, sparsity, widths=WIDTHS[shape])
     assert list(run.sparsifier.masks) == ["0.weight", "2.weight"]
@@ -212,8 +212,7 @@ def test_exact_links_and_clean_absent_links_after_every_step(method: str, sparsi
         assert_exact_and_clean(run, method, sparsity, step)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "optimizer"), tiers.every_second(METHODS, OPTIMIZERS))
 def test_exact_links_and_clean_absent_links_with_any_optimizer(method: str, optimizer: str) -> None:
     run = start(method, 0.9, widths=WIDTHS["tall"], optimizer=optimizer)
     for step in run.train():
@@ -257,8 +256,7 @@ def test_constant_weights_are_tied_and_still_counted() -> None:
 # --- what an update does to the weights ---
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("method", SPARSE_METHODS)
+@pytest.mark.parametrize(("method", "optimizer"), tiers.every_second(SPARSE_METHODS, OPTIMIZERS))
 def test_updates_reset_regrown_links_and_leave_survivors_alone(method: str, optimizer: str) -> None:
     run = start(method, 0.7, optimizer=optimizer)
     before: dict[str, tuple[Tensor, list[Tensor]]] = {}
@@ -360,8 +358,7 @@ def test_gradients_of_several_batches_add_up_sparsely() -> None:
         torch.testing.assert_close(run.weight(name).grad, dense.get_parameter(name).grad * mask)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(("method", "optimizer"), tiers.every_second(METHODS, OPTIMIZERS))
 def test_a_nan_gradient_at_an_absent_link_does_not_spread(method: str, optimizer: str) -> None:
     run = start(method, 0.8, optimizer=optimizer)
     run.clip = 1.0  # the norm of all gradients would be NaN, and then all of them
@@ -1132,12 +1129,10 @@ def test_an_overflow_where_no_update_is_due_is_not_its_business() -> None:
 @pytest.mark.parametrize("cut", [4, 5, 6, 12, 13, 14])
 @pytest.mark.parametrize("method", SPARSE_METHODS)
 def test_a_run_resumes_amid_postponed_updates(method: str, cut: int) -> None:
-    runs = [start(method), start(method), start(method, weight_seed=1)]
-    for run in runs:
-        run.infinite = OVERFLOWS
-    uncut, first, second = runs
-    uncut.finish()
-    resumed = resume(second, snapshot(first.finish(last=cut)))
+    uncut, saved = uncut_and_saved(method, "momentum", OVERFLOWS)
+    second = start(method, weight_seed=1)
+    second.infinite = OVERFLOWS
+    resumed = resume(second, io.BytesIO(saved[cut]))
     assert resumed.sparsifier.update_due == (cut in OVERFLOWS)
     assert_same_run(resumed.finish(first=cut), uncut)
 
@@ -1272,6 +1267,18 @@ def snapshot(run: Run) -> io.BytesIO:
     return file
 
 
+@cache
+def uncut_and_saved(
+    method: str, optimizer: str, infinite: frozenset[int] = frozenset()
+) -> tuple[Run, dict[int, bytes]]:
+    """A run to its end, and what another saved after each of its steps. To look at, not to train on."""
+    uncut, saved = start(method, optimizer=optimizer), start(method, optimizer=optimizer)
+    uncut.infinite = saved.infinite = infinite
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "a gradient at step", RuntimeWarning)
+        return uncut.finish(), {step: snapshot(saved).getvalue() for step in saved.train()}
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two states, nested in dicts and lists, are equal to the bit."""
     if isinstance(one, Tensor):
@@ -1313,21 +1320,17 @@ CUTS = [1, 4, 5, 6, 12, 14]
 RESUMED = [*METHODS, "cht/history", "chtss/mlp_code"]
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
-@pytest.mark.parametrize("method", RESUMED)
+@pytest.mark.parametrize(("method", "optimizer", "cut"), tiers.every_pair(RESUMED, ["momentum", "adam"], CUTS))
 def test_a_resumed_run_is_the_uncut_run_to_the_bit(method: str, optimizer: str, cut: int) -> None:
-    uncut = start(method, optimizer=optimizer).finish()
-    saved = snapshot(start(method, optimizer=optimizer).finish(last=cut))
-    resumed = resume(start(method, optimizer=optimizer, weight_seed=1), saved)
+    uncut, saved = uncut_and_saved(method, optimizer)
+    resumed = resume(start(method, optimizer=optimizer, weight_seed=1), io.BytesIO(saved[cut]))
     assert_same_run(resumed.finish(first=cut), uncut)
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("method", RESUMED)
+@pytest.mark.parametrize(("method", "cut"), tiers.every_second(RESUMED, CUTS))
 def test_resuming_while_attaching_is_the_same(method: str, cut: int) -> None:
-    uncut = start(method, optimizer="adam").finish()
-    state = torch.load(snapshot(start(method, optimizer="adam").finish(last=cut)), weights_only=True)
+    uncut, saved = uncut_and_saved(method, "adam")
+    state = torch.load(io.BytesIO(saved[cut]), weights_only=True)
 
     model = tiny.mlp(seed=1)
     optimizer = OPTIMIZERS["adam"](list(model.parameters()))
@@ -1763,8 +1766,7 @@ def train_on(task: str, run: Run, first: int = 0, last: int = STEPS) -> Iterator
         yield step
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", ATTENTION_MODELS)
+@pytest.mark.parametrize(("task", "method"), tiers.every_second(ATTENTION_MODELS, METHODS))
 def test_each_head_has_its_exact_number_of_links(task: str, method: str) -> None:
     run = attention_run(task, method)
     names: set[str] = set()
@@ -1808,16 +1810,15 @@ def test_heads_are_left_together_unless_asked() -> None:
     assert len(set(counts)) > 1
 
 
-@pytest.mark.parametrize("cut", [5, 6])
-@pytest.mark.parametrize("method", ["mest", "granet", "cht", "chtss"])
-@pytest.mark.parametrize("task", ATTENTION_MODELS)
+@pytest.mark.parametrize(
+    ("task", "method", "cut"), tiers.every_pair(ATTENTION_MODELS, ["mest", "granet", "cht", "chtss"], [5, 6])
+)
 def test_heads_resume_to_the_bit(task: str, method: str, cut: int) -> None:
-    uncut, first = attention_run(task, method), attention_run(task, method)
-    for _ in train_on(task, uncut):
-        pass
-    for _ in train_on(task, first, last=cut):
-        pass
-    resumed = resume(attention_run(task, method, seed=1), snapshot(first))
+    uncut = attention_run(task, method)
+    for step in train_on(task, uncut):
+        if step == cut:
+            saved = snapshot(uncut)
+    resumed = resume(attention_run(task, method, seed=1), saved)
     for _ in train_on(task, resumed, first=cut):
         pass
     assert_same_run(resumed, uncut)

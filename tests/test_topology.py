@@ -273,12 +273,19 @@ def test_no_input_range_is_left_out_at_a_step_that_is_no_integer(degree: Rule) -
 # --- receptive field: r between 0 and 1 ---
 
 
-@pytest.mark.parametrize("r", [0.2, 0.5, 0.8, 1.0])
-@pytest.mark.parametrize("shape", [(2, 5), (5, 5), (6, 4)])
+# Few in the quick tier: the next test counts many more draws, of rows of one mask.
+FALLING_OFF = [(shape, r) for shape in ((2, 5), (5, 5), (6, 4)) for r in (0.2, 0.5, 0.8, 1.0)]
+QUICK_FALLING_OFF = [((2, 5), 0.2), ((2, 5), 1.0), ((5, 5), 0.5), ((6, 4), 0.8)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "r"),
+    [case if case in QUICK_FALLING_OFF else pytest.param(*case, marks=pytest.mark.full) for case in FALLING_OFF],
+)
 def test_one_draw_falls_off_with_the_ring_distance(shape: tuple[int, int], r: float) -> None:
     outputs, inputs = shape
     generator = torch.Generator().manual_seed(0)
-    draws = 3000
+    draws = 1500
     counts = sum(chts.topology.receptive_field(*shape, 1 / inputs, r, generator=generator).int() for _ in range(draws))
     for row in range(outputs):
         odds = [(1 + distance) ** (-(1 - r) / r) for distance in ring_distances(diagonal(row, shape), inputs)]
@@ -290,25 +297,39 @@ def test_one_draw_falls_off_with_the_ring_distance(shape: tuple[int, int], r: fl
         assert_fits(observed, [p / sum(odds) for p in expected])
 
 
+@pytest.mark.parametrize("r", [0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("inputs", [4, 5])
+def test_rows_of_one_mask_fall_off_with_the_ring_distance(inputs: int, r: float) -> None:
+    outputs, groups = 24_000, 8
+    mask = chts.topology.receptive_field(outputs, inputs, 1 / inputs, r, generator=torch.Generator().manual_seed(0))
+    centres = (np.arange(outputs)[:, None] + 0.5) * inputs / outputs - 0.5
+    distances = np.abs(np.arange(inputs) - centres)
+    odds = (1 + np.minimum(distances, inputs - distances)) ** (-(1 - r) / r)
+    # Neighbouring rows look at almost the same place.
+    expected = (odds / odds.sum(1, keepdims=True)).reshape(groups, -1, inputs).mean(1)
+    counts = mask.view(groups, -1, inputs).sum(1)
+    for observed, probabilities in zip(counts.tolist(), expected.tolist(), strict=True):
+        assert_fits(observed, probabilities)
+
+
 def test_two_draws_are_without_replacement() -> None:
-    generator = torch.Generator().manual_seed(0)
-    counts = Counter(
-        tuple(chts.topology.receptive_field(1, 4, 0.5, 0.5, generator=generator)[0].nonzero().flatten().tolist())
-        for _ in range(5000)
-    )
-    odds = [1 / (1 + distance) for distance in ring_distances(1.5, 4)]
-    p = [value / sum(odds) for value in odds]
+    outputs = 20_000
+    mask = chts.topology.receptive_field(outputs, 4, 0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    # Rows of the second quarter look between the same two columns, as the middle row of a layer of one does.
+    rows = mask[outputs // 4 : outputs // 2]
+    counts = Counter(tuple(row.nonzero().flatten().tolist()) for row in rows)
     pairs = list(combinations(range(4), 2))
-    expected = [p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs]
-    assert_fits([counts[pair] for pair in pairs], expected)
+    expected = np.zeros(len(pairs))
+    for row in range(outputs // 4, outputs // 2):
+        odds = [1 / (1 + distance) for distance in ring_distances(diagonal(row, (outputs, 4)), 4)]
+        p = [value / sum(odds) for value in odds]
+        expected += [p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs]
+    assert_fits([counts[pair] for pair in pairs], (expected / len(rows)).tolist())
 
 
 def test_r_of_one_draws_any_inputs_alike() -> None:
-    generator = torch.Generator().manual_seed(0)
-    counts: Counter[tuple[int, ...]] = Counter()
-    for _ in range(2500):
-        mask = chts.topology.receptive_field(2, 5, 0.4, 1.0, generator=generator)
-        counts.update(tuple(row.nonzero().flatten().tolist()) for row in mask)
+    mask = chts.topology.receptive_field(5000, 5, 0.4, 1.0, generator=torch.Generator().manual_seed(0))
+    counts = Counter(tuple(row.nonzero().flatten().tolist()) for row in mask)
     assert_fits([counts[pair] for pair in combinations(range(5), 2)], [1 / 10] * 10)
 
 
@@ -681,14 +702,11 @@ def test_small_world_of_a_wide_layer_is_that_of_the_tall_one_turned() -> None:
     assert torch.equal(small_world((7, 20), 50, 0.4), small_world((20, 7), 50, 0.4).T)
 
 
-@pytest.mark.parametrize(("shape", "links"), [((3, 4), 8), ((4, 3), 8)])
-def test_small_world_all_rewired_draws_any_ends_alike(shape: tuple[int, int], links: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    counts: Counter[tuple[int, ...]] = Counter()
-    for _ in range(1500):
-        mask = chts.topology.small_world(*shape, links / 12, 1, generator=generator)
-        rows = mask if shape[0] >= shape[1] else mask.T
-        counts.update(tuple(row.nonzero().flatten().tolist()) for row in rows)
+@pytest.mark.parametrize("shape", [(3, 6000), (6000, 3)])
+def test_small_world_all_rewired_draws_any_ends_alike(shape: tuple[int, int]) -> None:
+    mask = small_world(shape, 12_000, 1)
+    rows = mask if shape[0] >= shape[1] else mask.T
+    counts = Counter(tuple(row.nonzero().flatten().tolist()) for row in rows)
     assert_fits([counts[pair] for pair in combinations(range(3), 2)], [1 / 3] * 3)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import tiers
 import tiny
 import torch
 from hypothesis import given
@@ -116,8 +117,7 @@ def test_moments_follow_their_links(optimizer: str) -> None:
     assert_same_run(own, masked)
 
 
-@pytest.mark.parametrize("per_head", [False, True])
-@pytest.mark.parametrize("method", ["rigl", "chtss"])
+@pytest.mark.parametrize(("method", "per_head"), tiers.every_second(["rigl", "chtss"], [False, True]))
 def test_llama_runs_as_under_masks(method: str, per_head: bool) -> None:
     masked, own = (start(how, method, "llama", "adam", 0.8, per_head=per_head).train() for how in ("masked", "csr"))
     assert_same_run(own, masked)
@@ -167,9 +167,10 @@ def save(run: Run) -> io.BytesIO:
     return file
 
 
-@pytest.mark.parametrize("cut", [1, 4, 7, 13])
-@pytest.mark.parametrize("execution", ["csr", "auto"])
-@pytest.mark.parametrize("method", ["set", "rigl", "chtss", "cht/history"])
+@pytest.mark.parametrize(
+    ("method", "execution", "cut"),
+    tiers.every_pair(["set", "rigl", "chtss", "cht/history"], ["csr", "auto"], [1, 4, 7, 13]),
+)
 def test_a_run_that_was_cut_goes_on_to_the_same_bits(method: str, execution: str, cut: int) -> None:
     run = start(execution, method).train(last=cut)
     saved = torch.load(save(run), weights_only=True)

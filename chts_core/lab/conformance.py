@@ -27,6 +27,7 @@ from chts_core.sparsifier import Sparsifier
 STEPS, EVERY, STOP = 48, 2, 36
 SPARSITY = 0.9
 _DRAWS = 800  # repetitions of an update whose outcomes are counted
+_AT_A_TIME = 16  # layers that are updated at a time, each with random numbers of its own
 
 Links = frozenset[tuple[int, int]]
 
@@ -372,20 +373,22 @@ def _scores(method: Method, spec: Spec) -> Outcome:
 
 def _resume(method: Method, spec: Spec) -> Outcome:
     """A run cut anywhere and resumed in a fresh model is the uncut run to the bit."""
-    uncut = _Run(method)
+    uncut, saved = _Run(method), _Run(method)
     uncut.train(1, STEPS)
-    for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1):
-        first, second = _Run(method), _Run(method, weight_seed=1)
-        first.train(1, cut)
-        file = io.BytesIO()
-        torch.save([part.state_dict() for part in (first.model, first.optimizer, first.sparsifier)], file)
+    files = {cut: io.BytesIO() for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1)}
+    for step in range(1, STEPS + 1):
+        saved.train(step, step)
+        if step in files:
+            torch.save([part.state_dict() for part in (saved.model, saved.optimizer, saved.sparsifier)], files[step])
+    for cut, file in files.items():
         file.seek(0)
-        parts: tuple[Any, ...] = (second.model, second.optimizer, second.sparsifier)
+        resumed = _Run(method, weight_seed=1)
+        parts: tuple[Any, ...] = (resumed.model, resumed.optimizer, resumed.sparsifier)
         for part, state in zip(parts, torch.load(file, weights_only=True), strict=True):
             part.load_state_dict(state)
-        second.train(cut + 1, STEPS)
-        same = all(torch.equal(uncut.sparsifier.masks[name], mask) for name, mask in second.sparsifier.masks.items())
-        weights = zip(uncut.model.parameters(), second.model.parameters(), strict=True)
+        resumed.train(cut + 1, STEPS)
+        same = all(torch.equal(uncut.sparsifier.masks[name], mask) for name, mask in resumed.sparsifier.masks.items())
+        weights = zip(uncut.model.parameters(), resumed.model.parameters(), strict=True)
         same &= all(torch.equal(one, two) for one, two in weights)
         if not same:
             return False, f"a run cut at step {cut} goes on differently"
@@ -443,16 +446,18 @@ def _small_weights() -> Tensor:
 
 
 def _small_updates(method: Method) -> list[tuple[Links, Links]]:
-    """Survivors and regrown links of the first update, for many seeds, without percolation or decay."""
+    """Survivors and regrown links of the first update, for many seeds and layers, without percolation or decay."""
     method = replace(method, sparsity=Constant())
-    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+    model = nn.Sequential(*(nn.Linear(4, 3) for _ in range(_AT_A_TIME)), nn.Linear(3, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    weight = model.get_parameter("0.weight")
-    weight.grad = torch.zeros_like(weight)
+    weights = {f"{layer}.weight": model.get_parameter(f"{layer}.weight") for layer in range(_AT_A_TIME)}
+    for weight in weights.values():
+        weight.grad = torch.zeros_like(weight)
     outcomes = []
-    for seed in range(_DRAWS):
+    for seed in range(_DRAWS // _AT_A_TIME):
         with torch.no_grad():
-            weight.copy_(_small_weights())
+            for weight in weights.values():
+                weight.copy_(_small_weights())
         sparsifier = Sparsifier(
             model,
             optimizer,
@@ -462,12 +467,13 @@ def _small_updates(method: Method) -> list[tuple[Links, Links]]:
             update_every=EVERY,
             seed=seed,
             graph=LayerGraph(),
-            initial_masks={"0.weight": SMALL_MASK},
+            initial_masks=dict.fromkeys(weights, SMALL_MASK),
         )
         for _ in range(EVERY):
             sparsifier.step()
-        survivors = weight.detach() != 0
-        outcomes.append((_links(survivors), _links(sparsifier.masks["0.weight"] & ~survivors)))
+        for name, weight in weights.items():
+            survivors = weight.detach() != 0
+            outcomes.append((_links(survivors), _links(sparsifier.masks[name] & ~survivors)))
     return outcomes
 
 

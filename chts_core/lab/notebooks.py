@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import difflib
 import math
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,16 +176,24 @@ def copy_to(directory: Path) -> list[Path]:
 
 def title(path: Path) -> str:
     """The first heading of a notebook."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
-        if heading:
-            return heading[1]
-    return path.stem
+    return _title(nbformat.read(path, as_version=4).cells) or path.stem
 
 
 def goal(path: Path) -> str:
     """What the header of a notebook says that you will be able to do, in Markdown; "" if it does not say."""
-    header = nbformat.read(path, as_version=4).cells[0].source
+    return _goal(nbformat.read(path, as_version=4).cells[0].source)
+
+
+def _title(cells: Sequence[Any]) -> str:
+    """The first heading of cells; "" if there is none."""
+    for cell in cells:
+        heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+        if heading:
+            return heading[1]
+    return ""
+
+
+def _goal(header: str) -> str:
     found = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
@@ -213,15 +223,16 @@ def overview(profile: str) -> list[Stage]:
     """
     found = []
     for path in stages():
-        header = nbformat.read(path, as_version=4).cells[0].source
-        number, _, name = title(path).partition(" · ")
+        cells = nbformat.read(path, as_version=4).cells
+        header = cells[0].source
+        number, _, name = (_title(cells) or path.stem).partition(" · ")
         table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", header, re.MULTILINE))
         foretold = _forecast(path.stem, profile, {})
         found.append(
             Stage(
                 number,
                 name,
-                goal(path),
+                _goal(header),
                 table.get("Difficulty", ""),
                 tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
                 foretold.minutes,
@@ -292,9 +303,10 @@ def profile_settings(stage: str, profile: str) -> dict[str, Any]:
     Raises:
         ValueError: for an unknown profile.
     """
-    return dict(_profiles()[stage][chosen_profile(profile)])
+    return copy.deepcopy(_profiles()[stage][chosen_profile(profile)])
 
 
+@cache
 def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
         Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8")

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 SCHEMA = 1
 
@@ -231,6 +232,8 @@ def check_run(row: Mapping[str, Any], place: str) -> None:
     Raises:
         ValueError: naming the place and what is wrong there.
     """
+    from jsonschema.exceptions import best_match  # jsonschema takes about a second to import
+
     wrong = best_match(_run_schema().iter_errors(row))
     if wrong is not None:
         where = "".join(f"[{key!r}]" for key in wrong.absolute_path)
@@ -238,7 +241,9 @@ def check_run(row: Mapping[str, Any], place: str) -> None:
 
 
 @cache
-def _run_schema() -> Draft202012Validator:
+def _run_schema() -> "Draft202012Validator":
+    from jsonschema import Draft202012Validator
+
     schema = json.loads(Path(__file__).with_name("run.schema.json").read_text("utf-8"))
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)

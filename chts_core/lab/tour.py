@@ -4,10 +4,11 @@ import contextlib
 import html
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:
         return _as_table(stages)
 
     live = Live(console=console, get_renderable=table, refresh_per_second=2)
-    with live if console.is_terminal else contextlib.nullcontext():
+    with _interrupted_when_ended(), live if console.is_terminal else contextlib.nullcontext():
         try:
             while waiting or running:
                 while waiting and len(running) < AT_A_TIME:
@@ -120,6 +121,20 @@ def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:
                 stage.state = "stopped"
                 processes.end(process)
                 tell(stage)
+
+
+@contextlib.contextmanager
+def _interrupted_when_ended() -> Iterator[None]:
+    """Within it, SIGTERM does what Ctrl-C does: the stages, which the signal does not reach, are stopped as well."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":

@@ -23,8 +23,10 @@ from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS, TextData, load_tran
 # Blanks, so that the file is larger than the pieces (10 MB) in which the hub's library reads it.
 TOKENIZER = train_tokenizer(TextData("some", ["abcdefgh"], []), 257).to_json().encode().ljust(24_000_000)
 FETCH = (
+    "import sys\n"
     "from chts_core.lab.data import TextData, load_tokenizer\n"
-    "print(load_tokenizer(TextData('some', ['a'], ['b']), 300, 'some/tokenizer').digest)"
+    "for name in sys.argv[1:]:\n"
+    "    print(load_tokenizer(TextData('some', ['a'], ['b']), 300, name).digest)"
 )
 
 
@@ -83,32 +85,28 @@ def hub() -> Iterator[Hub]:
     server.server_close()
 
 
-def python(code: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+def fetch(environment: dict[str, str], *names: str) -> "subprocess.CompletedProcess[str]":
+    """One process loads tokenizers, one after the other."""
+    command = [sys.executable, "-c", FETCH, *names]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_a_download_that_is_cut_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
-    done = python(FETCH, hub.environment(tmp_path))
+def test_a_download_that_is_cut_goes_on_where_it_was_and_offline_means_offline(hub: Hub, tmp_path: Path) -> None:
+    done = fetch(hub.environment(tmp_path), "some/tokenizer")
     assert done.returncode == 0, done.stderr[-2000:]
     ranges = [given for method, path, given in hub.asked if method == "GET" and "resolve" in path]
     assert len(ranges) == 2
     assert ranges[1] is not None
     start = int(ranges[1].removeprefix("bytes=").partition("-")[0])
     assert 0 < start <= 15_000_000
-    # Once it is there, nobody is asked, and offline will do.
+    # Once it is there, nobody is asked, and offline will do. What is not there is not found.
     hub.asked.clear()
-    again = python(FETCH, hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"})
+    again = fetch(hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"}, "some/tokenizer", "other/tokenizer")
+    assert len(done.stdout.split()) == 1
     assert again.stdout == done.stdout
-    assert hub.asked == []
-
-
-def test_offline_means_offline(hub: Hub, tmp_path: Path) -> None:
-    done = python(FETCH, hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 1
-    assert "DataNotFoundError: the tokenizer 'some/tokenizer' was not found" in done.stderr
-    assert "or tokenizer='' to train one on the corpus" in done.stderr
+    assert again.returncode == 1
+    assert "DataNotFoundError: the tokenizer 'other/tokenizer' was not found" in again.stderr
+    assert "or tokenizer='' to train one on the corpus" in again.stderr
     assert hub.asked == []
 
 
@@ -118,7 +116,7 @@ def test_a_proxy_is_used(hub: Hub, tmp_path: Path) -> None:
         "HTTP_PROXY": f"http://127.0.0.1:{hub.server_port}",
         "http_proxy": f"http://127.0.0.1:{hub.server_port}",
     }
-    python(FETCH, environment)
+    fetch(environment, "some/tokenizer")
     assert any(path.startswith("http://hub.invalid/some/tokenizer/") for _, path, _ in hub.asked)
 
 

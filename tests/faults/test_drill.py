@@ -16,13 +16,38 @@ from chts_core.lab import checkpoint, drill, evidence, hostile, records
 from chts_core.lab.cli import main
 from chts_core.lab.drill import SCENARIOS, differences, survived
 
-# One of each way to run; the others differ from these in what is trained alone, and are killed in tests of their own.
-# Each with some of the faults, so that all are there.
-REDUCED = {
-    "classifier, links alone": ("no space", "clock"),
-    "language model, two processes": ("full disk",),
-    "sweep": ("read-only",),
-}
+# One of each way to run; the others differ from these only in what is trained, and are killed in tests of their own.
+REDUCED = [
+    ("classifier, links alone", ("no space", "clock")),
+    ("language model, two processes", ("full disk",)),
+    ("sweep", ("read-only",)),
+]
+
+# Stands for a training that saves, goes on from what it saved, and exits with 2 where it cannot write: copies files.
+PRETENDED = """
+import pathlib, shutil, sys, time
+ready, folder = map(pathlib.Path, sys.argv[1:])
+
+def save(name, target):
+    shutil.copy(ready / name, folder / "new")
+    (folder / "new").replace(folder / target)
+
+try:
+    time.time()
+    folder.mkdir(exist_ok=True)
+    if not (folder / "checkpoint.safetensors").exists():
+        save("first", "checkpoint.safetensors")
+    time.sleep(0.5)
+    save("last", "checkpoint.safetensors")
+    save("run.json", "run.json")
+except OSError:
+    sys.exit(2)
+"""
+
+
+class Pretended(drill.Scenario):
+    def command(self, folder: Path) -> list[str]:
+        return [sys.executable, "-c", PRETENDED, *self.arguments, str(folder)]
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +56,26 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"{name}_NUM_THREADS", "1")
 
 
-@pytest.mark.parametrize("name", REDUCED)
-def test_a_killed_run_ends_as_one_in_peace(name: str, tmp_path: Path) -> None:
-    rows = list(drill.drill(1, tmp_path, names=(name,), faults=REDUCED[name], seed=3))
-    expected = ["killed", *REDUCED[name]]
-    assert [row["fault"] for row in rows] in (expected, [fault for fault in expected if fault != "full disk"])
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "faults"), REDUCED)
+def test_a_killed_run_ends_as_one_in_peace(name: str, faults: tuple[str, ...], tmp_path: Path) -> None:
+    rows = list(drill.drill(1, tmp_path, names=(name,), faults=faults, seed=3))
+    assert_survived(rows, ["killed", *faults])
+
+
+def test_each_fault_is_brought_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = tmp_path / "ready"
+    for step, name in enumerate(("first", "last")):
+        checkpoint.save(ready / name, {"weight": torch.arange(20_000 + 200_000 * step), "step": step})
+    records.write_json(ready / "run.json", {"loss": [1.0]})
+    monkeypatch.setattr(drill, "SCENARIOS", {"pretended": Pretended((str(ready),))})
+    rows = list(drill.drill(3, tmp_path / "drill", names=("pretended",), seed=3))
+    assert_survived(rows, [*["killed"] * 3, *drill.FAULTS])
+
+
+def assert_survived(rows: list[dict[str, Any]], faults: list[str]) -> None:
+    # A disk that is full can be made by root only.
+    assert [row["fault"] for row in rows] in (faults, [fault for fault in faults if fault != "full disk"])
     assert all(row["same"] is True for row in rows)
     assert all(map(survived, rows))
     assert rows[0]["signal"] in ("SIGKILL", "SIGTERM")

@@ -29,7 +29,7 @@ def test_memory_and_open_files_stay_as_they_are(execution: str) -> None:
         model, optimizer, method, 0.7, total_steps=2 * UPDATES, update_every=1, execution=execution
     )
     batch = torch.randn(4, 12)
-    process = psutil.Process()
+    process, threads = psutil.Process(), torch.get_num_threads()
 
     def train(updates: int) -> tuple[int, int]:
         for _ in range(updates):
@@ -45,6 +45,7 @@ def test_memory_and_open_files_stay_as_they_are(execution: str) -> None:
     memory, files = train(UPDATES // 4)
     after, files_after = train(UPDATES - UPDATES // 4)
     assert sparsifier.steps == UPDATES
+    assert torch.get_num_threads() == threads  # which the threads of compiled loops leave alone
     assert after - memory < 3 * 2**20  # bytes; of 10,000 updates, 0.4 kilobytes each would be noticed
     assert files_after <= files
 

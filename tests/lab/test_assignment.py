@@ -19,8 +19,11 @@ GRADED = {
 }
 
 
-def answered(answers: dict[str, str], until: str) -> dict[str, str | None]:
-    """Run the assignment with some answers replaced, up to a graded cell; the error of each graded cell, or None."""
+def answered(answers: dict[str, str], until: str, epochs: int = 3) -> dict[str, str | None]:
+    """Run the assignment with some answers replaced, up to a graded cell; the error of each graded cell, or None.
+
+    epochs: of the experiment, instead of the 12 that students are asked for.
+    """
     space: dict[str, Any] = {}
     found: dict[str, str | None] = {}
     for cell in CELLS:
@@ -28,6 +31,9 @@ def answered(answers: dict[str, str], until: str) -> dict[str, str | None]:
         name = meta.get("grade_id", "")
         source = answers.get(name, cell.source) if meta.get("solution") else cell.source
         source = source.replace('student = ""', 'student = "anna7"')
+        if name == "recipe":
+            assert "epochs=12" in source
+            source = source.replace("epochs=12", f"epochs={epochs}")
         try:
             exec(compile(source, name or "cell", "exec"), space)
         except Exception as error:
@@ -52,8 +58,9 @@ def test_there_are_twenty_points() -> None:
         assert sum(value for name, value in GRADED.items() if name.startswith(number)) == int(points)
 
 
-def test_its_own_answers_pass() -> None:
-    assert answered({}, "8b-statistics") == dict.fromkeys(GRADED)
+@pytest.mark.parametrize("epochs", [3, pytest.param(12, marks=pytest.mark.full)])
+def test_its_own_answers_pass(epochs: int) -> None:
+    assert answered({}, "8b-statistics", epochs) == dict.fromkeys(GRADED)
 
 
 DISTANCE = "def distance(i, j, out_features, in_features):\n    c = (i + 0.5) * in_features / out_features - 0.5\n    "

@@ -185,16 +185,16 @@ def test_a_tour_at_an_unknown_profile_exits_2_and_writes_nothing(
 
 @pytest.mark.parametrize(("succeeded", "code"), [(True, 0), (False, 1)])
 def test_the_tour_exits_by_its_outcome(monkeypatch: pytest.MonkeyPatch, succeeded: bool, code: int) -> None:
-    asked: list[tuple[str, Path]] = []
+    asked: list[tuple[str, Path, list[Path]]] = []
 
-    def tour(profile: str, out_dir: Path) -> bool:
-        asked.append((profile, out_dir))
+    def tour(profile: str, out_dir: Path, paths: list[Path]) -> bool:
+        asked.append((profile, out_dir, paths))
         return succeeded
 
     monkeypatch.setattr(cli, "tour", tour)
     assert cli.main(["tour"]) == code
-    assert cli.main(["tour", "--profile", "ci", "--out", "there"]) == code
-    assert asked == [("laptop", Path("runs/tour")), ("ci", Path("there"))]
+    assert cli.main(["tour", "06", "6", "--profile", "ci", "--out", "there"]) == code
+    assert asked == [("laptop", Path("runs/tour"), []), ("ci", Path("there"), [notebooks.find("06")])]
 
 
 # --- bench ---

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # Hides a package as if it were not installed.
 HIDE = """
 import importlib.util, sys
@@ -11,18 +13,24 @@ importlib.util.find_spec = lambda name, *rest: None if name == "papermill" else 
 """
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", f"{HIDE}\n{code}"], capture_output=True, text=True, check=False)
+# The core, which tells what it has imported, and then the lab.
+IMPORT = """
+import chts_core
+print(sorted({'papermill', 'matplotlib', 'pandas', 'sklearn', 'ipywidgets', 'psutil'} & set(sys.modules)))
+import chts_core.lab.cli
+"""
 
 
-def test_the_core_needs_torch_alone() -> None:
-    heavy = "{'papermill', 'matplotlib', 'pandas', 'sklearn', 'ipywidgets', 'psutil'}"
-    done = run(f"import chts_core\nprint(sorted({heavy} & set(sys.modules)))")
-    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+@pytest.fixture(scope="module")
+def done() -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", HIDE + IMPORT], capture_output=True, text=True, check=False)
 
 
-def test_the_lab_names_what_is_missing_and_how_to_get_it() -> None:
-    done = run("import chts_core.lab.cli")
+def test_the_core_needs_torch_alone(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_lab_names_what_is_missing_and_how_to_get_it(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 1
     assert "chts_core.lab needs papermill" in done.stderr
     assert "pip install 'chts[notebooks]'" in done.stderr

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -39,14 +40,25 @@ def train(owner: chts.Sparsifier, steps: int = 40) -> frozenset[str]:
 
 
 @pytest.fixture(scope="module")
-def healthy(digits: ImageData) -> Patient:
-    return faults.run(digits, "chtss", 0.9, hidden=32, epochs=4)
+def patient_of(digits: ImageData) -> Callable[..., Patient]:
+    """Runs with a fault, or without, of a seed; each is trained once."""
+
+    @cache
+    def run(fault: str | None, seed: int = 0) -> Patient:
+        return faults.run(digits, "chtss", 0.9, fault, hidden=32, epochs=4, seed=seed)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def healthy(patient_of: Callable[..., Patient]) -> Patient:
+    return patient_of(None)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_by_its_checks_and_no_other(fault: str, seed: int, digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, fault, hidden=32, epochs=4, seed=seed)
+def test_a_fault_is_found_by_its_checks_and_no_other(fault: str, seed: int, patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of(fault, seed)
     assert patient.checks == SIGNATURES[fault]
 
 
@@ -93,29 +105,29 @@ def test_a_healthy_run(healthy: Patient) -> None:
     assert healthy.density[-1] == healthy.sparsifier.density() == pytest.approx(0.1, abs=1e-3)
 
 
-def test_stale_moments_leave_the_weights_alone(digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, "stale moments", hidden=32, epochs=4)
+def test_stale_moments_leave_the_weights_alone(patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of("stale moments")
     for name, mask in patient.sparsifier.masks.items():
         weight = patient.model.get_parameter(name)
         assert not weight[~mask].any()
         assert patient.optimizer.state[weight]["momentum_buffer"][~mask].any()
 
 
-def test_a_forgotten_mask_fills_the_weight(digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, "forgotten mask", hidden=32, epochs=4)
+def test_a_forgotten_mask_fills_the_weight(patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of("forgotten mask")
     assert patient.density[-1] < 0.11
     assert patient.nonzero[-1] > 0.5
 
 
-def test_a_collapsed_layer_guesses(digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, "collapsed layer", hidden=32, epochs=4)
+def test_a_collapsed_layer_guesses(patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of("collapsed layer")
     assert [int(mask.sum()) == 0 for mask in patient.sparsifier.masks.values()] == [False, True, False]
     assert sum(patient.loss[-10:]) / 10 == pytest.approx(np.log(10), abs=0.1)
     assert patient.sparsifier.active_neurons() == 0
 
 
-def test_a_decay_that_outlives_the_updates_follows_its_formula(digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, "outliving decay", hidden=32, epochs=4)
+def test_a_decay_that_outlives_the_updates_follows_its_formula(patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of("outliving decay")
     timeline = patient.sparsifier.timeline
     u = timeline.last_update / timeline.total_steps
     sigma = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
@@ -137,8 +149,8 @@ def test_a_density_that_does_not_fall_outlives_nothing() -> None:
         pass
 
 
-def test_a_threshold_takes_no_fewer_links_than_planned(digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, "threshold with ties", hidden=32, epochs=4)
+def test_a_threshold_takes_no_fewer_links_than_planned(patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of("threshold with ties")
     extra = [
         row["links"] - patient.sparsifier._budget.links(row["step"])[row["layer"]] for row in patient.sparsifier.history
     ]
@@ -223,8 +235,8 @@ def test_a_contradiction_names_its_evidence() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_contradiction_is_one_sentence_without_the_remedy(fault: str, digits: ImageData) -> None:
-    findings = faults.run(digits, "chtss", 0.9, fault, hidden=32, epochs=4).findings
+def test_a_contradiction_is_one_sentence_without_the_remedy(fault: str, patient_of: Callable[..., Patient]) -> None:
+    findings = patient_of(fault).findings
     for diagnosis in FAULTS.keys() - {fault}:
         against = faults.contradiction(diagnosis, findings)
         assert against is not None
@@ -233,8 +245,8 @@ def test_a_contradiction_is_one_sentence_without_the_remedy(fault: str, digits: 
         assert not any(remedy in against for remedy in ("expected", "chts.plan", "Zero", "Take", "Lower"))
 
 
-def test_vital_signs_draw_what_was_noted(healthy: Patient, digits: ImageData) -> None:
-    patient = faults.run(digits, "chtss", 0.9, "collapsed layer", hidden=32, epochs=4)
+def test_vital_signs_draw_what_was_noted(healthy: Patient, patient_of: Callable[..., Patient]) -> None:
+    patient = patient_of("collapsed layer")
     loss, weights, neurons = figures.vital_signs(healthy, patient).axes
     for drawn, run in enumerate((patient, healthy)):
         assert loss.lines[drawn].get_xdata()[0] == 10

@@ -146,27 +146,24 @@ def test_every_figure_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_axes_are_labelled_and_the_picture_is_a_png(name: str, runs: list[Run], digits: ImageData) -> None:
-    figure = FIGURES[name](runs, digits)
+def test_axes_are_labelled_the_picture_is_a_png_and_the_style_is_left_as_it_was(
+    name: str, runs: list[Run], digits: ImageData
+) -> None:
+    with pyplot.rc_context():
+        pyplot.rcdefaults()
+        before = dict(pyplot.rcParams)
+        figure = FIGURES[name](runs, digits)
+        picture = figures.to_png(figure)
+        assert dict(pyplot.rcParams) == before
     assert isinstance(figure, Figure)
     assert figure.axes
     if name != "images":
         for axes in figure.axes:
             assert axes.get_xlabel(), f"no x label at {axes.get_title()!r}"
             assert axes.get_ylabel(), f"no y label at {axes.get_title()!r}"
-    picture = figures.to_png(figure)
     assert picture.startswith(PNG_SIGNATURE)
     assert len(picture) > 1000
     assert pyplot.get_fignums() == []  # nothing is left for a notebook to show twice, nor in memory
-
-
-def test_the_style_is_left_as_it_was(runs: list[Run], digits: ImageData) -> None:
-    with pyplot.rc_context():
-        pyplot.rcdefaults()
-        before = dict(pyplot.rcParams)
-        for draw in FIGURES.values():
-            figures.to_png(draw(runs, digits))
-        assert dict(pyplot.rcParams) == before
 
 
 def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

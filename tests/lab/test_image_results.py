@@ -150,10 +150,9 @@ def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]],
 def test_the_two_decays_of_equal_cost_are_in_the_ablations() -> None:
     methods = {row["method"] for row in ABLATIONS}
     timeline = chts.schedules.Timeline(1000, 1, 0.75)
-    cost = {
-        name: sum(chts.methods.get_method(name).sparsity.at(step, timeline, 0.99) for step in range(1000))
-        for name in ("chtss", "chtss with sparsity=Cubic(initial=0.5, end=0.75)")
-    }
+    names = ("chtss", "chtss with sparsity=Cubic(initial=0.5, end=0.75)")
+    schedules = {name: chts.methods.get_method(name).sparsity for name in names}
+    cost = {name: sum(found.at(step, timeline, 0.99) for step in range(1000)) for name, found in schedules.items()}
     assert cost.keys() <= methods
     sigmoid, cubic = cost.values()
     assert sigmoid == pytest.approx(cubic, rel=1e-3)

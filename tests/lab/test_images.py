@@ -386,7 +386,7 @@ def cut_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_that_was_cut_ends_at_the_same_bits(
     digits: ImageData, method: str, execution: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(hidden=16, epochs=12, execution=execution)
+    recipe = Recipe(hidden=16, epochs=12, batch_size=128, execution=execution)
     whole = images.train(digits, method, 0.9, recipe, seed=3)
     with monkeypatch.context() as patch:
         cut_after(8, patch)  # the last checkpoint is that of epoch 5

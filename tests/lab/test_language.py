@@ -416,38 +416,43 @@ class Counted:
         pass
 
 
-def train_until_killed(path: Path, cache: Path, steps: Any) -> None:
+def train_until_killed(path: Path, cache: Path, recipe: Recipe, steps: Any) -> None:
     numba.set_num_threads(1)
     torch.set_num_threads(1)
-    task = language.prepare(CORPUS, LONGER, cache)
-    language.train(task, "chtss", 0.8, LONGER, save_to=path, save_every=1, progress=Counted(steps))  # type: ignore[arg-type]
+    task = language.prepare(CORPUS, recipe, cache)
+    language.train(task, "chtss", 0.8, recipe, save_to=path, save_every=1, progress=Counted(steps))  # type: ignore[arg-type]
 
 
-LONGER = replace(RECIPE, steps=400, update_every=5, validate_every=40)
+LONGER = replace(RECIPE, steps=80, update_every=5, validate_every=20)
+LONGEST = replace(RECIPE, steps=400, update_every=5, validate_every=40)
 
 
-def test_killed_twenty_times_it_ends_as_an_uncut_one(tmp_path: Path) -> None:
-    task = language.prepare(CORPUS, LONGER, tmp_path / "cache")
-    uncut = language.train(task, "chtss", 0.8, LONGER)
+@pytest.mark.parametrize(
+    ("kills", "recipe"), [(5, LONGER), pytest.param(20, LONGEST, marks=pytest.mark.full)], ids=["5", "20"]
+)
+def test_killed_many_times_it_ends_as_an_uncut_one(kills: int, recipe: Recipe, tmp_path: Path) -> None:
+    task = language.prepare(CORPUS, recipe, tmp_path / "cache")
+    uncut = language.train(task, "chtss", 0.8, recipe)
     path = tmp_path / "run.safetensors"
     chance = random.Random(0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["chts_core.lab.language", "transformers.models.llama.modeling_llama"])
     steps = []
-    for _ in range(20):
+    for _ in range(kills):
         done = context.Value("i", 0)
-        process = context.Process(target=train_until_killed, args=(path, tmp_path / "cache", done))
+        process = context.Process(target=train_until_killed, args=(path, tmp_path / "cache", recipe, done))
         process.start()
         target = (steps[-1] if steps else 0) + chance.randint(1, 12)
         while done.value < target:
             assert process.is_alive()
+            time.sleep(0.0005)  # leaves it the core
         time.sleep(chance.uniform(0, 0.01))  # into any part of the next step
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         steps.append(checkpoint.load(path)["step"] if path.exists() else 0)
     assert steps == sorted(steps)
-    assert 0 < steps[0] < steps[9] < steps[-1] < LONGER.steps  # killed under way, and further each time
-    assert_same(language.train(task, "chtss", 0.8, LONGER, save_to=path), uncut)
+    assert 0 < steps[0] < steps[kills // 2] < steps[-1] < recipe.steps  # killed under way, and further each time
+    assert_same(language.train(task, "chtss", 0.8, recipe, save_to=path), uncut)
 
 
 def test_a_finished_run_is_not_trained_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

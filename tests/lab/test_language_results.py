@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -68,11 +69,16 @@ def test_a_record_is_whole(row: dict[str, Any]) -> None:
     assert len(row["git"]) == 40  # of a checkout without changes
 
 
+@cache
+def shapes_of(vocabulary: int, size: str, context: int) -> list[tuple[int, ...]]:
+    model = llama(vocabulary, LLAMA_SIZES[size], context)
+    return [layer.shape for layer in chts.layers.sparse_layers(model).values()]
+
+
 @pytest.mark.parametrize("row", [*ROWS, *RATES], ids=named)
 def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
     recipe = row["recipe"]
-    model = llama(recipe["vocabulary"], LLAMA_SIZES[recipe["size"]], recipe["context"])
-    shapes = [layer.shape for layer in chts.layers.sparse_layers(model).values()]
+    shapes = shapes_of(recipe["vocabulary"], recipe["size"], recipe["context"])
     density = 1.0 if row["method"] == "fc" else 1 - row["sparsity"]
     assert row["links"] == sum(chts.topology.link_count(*shape, density) for shape in shapes)
     assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)

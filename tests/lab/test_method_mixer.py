@@ -1,3 +1,5 @@
+from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -8,6 +10,19 @@ from chts_core.lab import figures, images
 from chts_core.lab.widgets import MethodMixer, MethodMixerState, method_mixer
 from chts_core.lab.widgets.method_mixer import CHOICES, in_words
 from chts_core.methods import METHODS, Constant, ErdosRenyi, Method, Regrowth, Removal, Turnover
+
+
+@pytest.fixture(scope="module")
+def remembered() -> Any:
+    """What trains for four epochs instead of eight, and remembers it."""
+    return cache(method_mixer._trained.__wrapped__)
+
+
+@pytest.fixture
+def short_runs(remembered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of four epochs."""
+    monkeypatch.setattr(method_mixer, "_RECIPE", replace(method_mixer._RECIPE, epochs=4))
+    monkeypatch.setattr(method_mixer, "_trained", remembered)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -40,6 +55,7 @@ def test_the_first_mix_differs_from_chts_in_one_choice() -> None:
     assert theirs.validation_accuracy != mine.validation_accuracy
 
 
+@pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_mixed_anew_is_that_method(name: str) -> None:
     result = MethodMixer.compute(MethodMixerState(**in_words(METHODS[name]), rival=name))
@@ -50,6 +66,7 @@ def test_a_method_mixed_anew_is_that_method(name: str) -> None:
     assert " in nothing:" in result.description
 
 
+@pytest.mark.usefixtures("short_runs")
 def test_all_that_differs_is_named() -> None:
     said = MethodMixer.compute(MethodMixerState(regrowth="random", rival="chtss")).description
     differing = said.partition(":")[0]
@@ -58,6 +75,7 @@ def test_all_that_differs_is_named() -> None:
     )
 
 
+@pytest.mark.usefixtures("short_runs")
 def test_a_mix_that_cannot_work_is_explained_and_only_that() -> None:
     for topology, sparsity in product(CHOICES["topology"], CHOICES["sparsity"]):
         result = MethodMixer.compute(MethodMixerState(topology=topology, sparsity=sparsity))
@@ -70,6 +88,7 @@ def test_a_mix_that_cannot_work_is_explained_and_only_that() -> None:
     assert figures.to_png(MethodMixer.figure(MethodMixerState(topology="all links")))
 
 
+@pytest.mark.usefixtures("short_runs")
 def test_a_mix_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
     train = images.train

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import records, report, translation
+from chts_core.lab import records, report
 from chts_core.lab.cli import main
 
 SHA = "ab" * 32
@@ -57,6 +57,12 @@ ROWS = [
 def folder(tmp_path: Path) -> Path:
     records.write_lines(tmp_path / "runs.jsonl", ROWS)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, list[dict[str, Any]]]:
+    """The runs that are recorded here, by comparison; checking them all takes long."""
+    return report.read(records.results_folder())
 
 
 # --- the table ---
@@ -226,21 +232,26 @@ def test_the_command_refuses_a_changed_line_and_writes_nothing(
     assert not (folder / "report").exists()
 
 
-def test_the_curves_of_every_comparison_of_recorded_runs_can_be_drawn() -> None:
-    for rows in report.read(records.results_folder()).values():
+def test_the_curves_of_every_comparison_of_recorded_runs_can_be_drawn(
+    recorded: dict[str, list[dict[str, Any]]],
+) -> None:
+    for rows in recorded.values():
         for sparsity in {row["sparsity"] for row in rows}:
             for lines in report.courses(rows, sparsity).values():
                 steps = [[step for step, _ in line] for line in lines]
                 assert all(one == steps[0] for one in steps)  # of one recipe
 
 
-def test_the_recorded_runs_make_a_report(tmp_path: Path) -> None:
+def test_the_recorded_runs_make_a_report(
+    recorded: dict[str, list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "read", {records.results_folder(): recorded}.__getitem__)
     page = report.write(records.results_folder(), tmp_path).read_text("utf-8")
     for name in ("images: fashion_mnist", "language: books, tiny", "translation: multi30k, small"):
         assert f"<h2>{name}</h2>" in page
-    rows = [row for row in translation.recorded() if row["dataset"] == "multi30k"]
-    assert str(report.table(rows)[0]["BLEU on the test pairs"]) in page
-    methods = {row["method"] for row in records.read_runs(records.results_folder() / "ablations.jsonl")}
+    assert str(report.table(recorded["translation: multi30k, small"])[0]["BLEU on the test pairs"]) in page
+    methods = {row["method"] for name, rows in recorded.items() if name.startswith("ablations: ") for row in rows}
+    assert len(methods) > 9
     for method in methods:
         assert f"<td>{html.escape(method)}</td>" in page
     (caption,) = re.findall(r"<figcaption>ablations: digits, 99% sparsity: (.*?)</figcaption>", page)

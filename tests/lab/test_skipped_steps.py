@@ -17,7 +17,7 @@ from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES, LlamaSize, Tran
 from chts_core.numerics import find_nonfinite
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
-TRANSFORMER_SIZES["wee"] = TransformerSize(16, 2, 24, 1)
+TRANSFORMER_SIZES["wee"] = TransformerSize(16, 24, 1, 2)
 TEXTS = TextData("some", [f"the {a} sees the {b}. " * 5 for a in "abcdefgh" for b in "abcdefgh"], ["the a sees"] * 60)
 PAIRS = [(f"{a} {b} and {c}", f"{c} und {b} {a}") for a in "abcdef" for b in "abcdef" for c in "abc"]
 METHODS = ("fc", "rigl", "chtss")

@@ -9,7 +9,7 @@ import pytest
 
 from chts_core.lab import images, language, records, tasks, translation
 from chts_core.lab.cli import main
-from chts_core.lab.data import TRANSLATION_SETS, load_images, load_translation
+from chts_core.lab.data import TRANSLATION_SETS, TranslationData, load_images, load_translation
 
 
 def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
@@ -87,21 +87,34 @@ def test_a_classifier_is_trained_and_recorded(tmp_path: Path) -> None:
 SHORT = {"steps": 10, "warmup": 5, "update_every": 2, "validate_every": 5}
 
 
-def test_a_translator_is_trained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def load_few(name: str, data_dir: str | None = None) -> TranslationData:
+    """Every twentieth pair: most of the time of a short training goes into translating."""
+    whole = load_translation(name, data_dir)
+    parts = {part: list(getattr(whole, part))[::20] for part in ("train", "validation", "test")}
+    return replace(whole, **parts)
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tasks, "load_translation", load_few)
     monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("few_pairs")
+def test_a_translator_is_trained_and_recorded(tmp_path: Path) -> None:
     record = tasks.train("number_words_ci", {"method": "set", "seed": 2, "device": "cpu"} | SHORT, tmp_path)
     assert json.loads((tmp_path / "run.json").read_text()) == record
     assert (record["dataset"], record["method"], record["sparsity"], record["seed"]) == ("number_words", "set", 0.9, 2)
     recipe = replace(translation.RECIPES["number_words_ci"], **SHORT)
-    alone = translation.train(translation.prepare(load_translation("number_words"), recipe), "set", 0.9, recipe, seed=2)
+    alone = translation.train(translation.prepare(load_few("number_words"), recipe), "set", 0.9, recipe, seed=2)
     assert [look["loss"] for look in record["validation"]] == [round(look.loss, 4) for look in alone.looks]
     assert record["test"] == {name: round(value, 2) for name, value in alone.test.items()}
     assert (tmp_path / "checkpoint.safetensors").exists()
     records.check_run(record, "the record")
 
 
+@pytest.mark.usefixtures("few_pairs")
 def test_a_translator_that_was_cut_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
     parameters = {"method": "chts", "device": "cpu"} | SHORT
     whole = tasks.train("number_words_ci", parameters, tmp_path / "whole")
     learn = translation._Training.learn
@@ -182,10 +195,8 @@ def test_the_command_trains_a_classifier(tmp_path: Path, capsys: pytest.CaptureF
     assert "2/2" in printed
 
 
-def test_the_command_trains_a_translator(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CHTS_CACHE", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("few_pairs")
+def test_the_command_trains_a_translator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = [word for name, value in SHORT.items() for word in ("-s", name, str(value))]
     command = ["train", "number_words_ci", "--method", "set", *settings, "--device", "cpu", "--out", str(tmp_path)]
     assert main(command) == 0

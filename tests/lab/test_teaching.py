@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +15,44 @@ import pytest
 
 from chts_core.lab import notebooks, teaching
 from chts_core.lab.cli import main
+from chts_core.lab.launch import with_bootstrap
 from chts_core.lab.teaching import ASSIGNMENT, Graded, find_submissions, grade, make_course, read_roster, write_report
 
 STUDENTS = ("anna7", "ben", "cem-2", "Dora_9", "emil")
 
 
+def shortened(text: str, name: str) -> str:
+    """The assignment with an experiment of 3 epochs instead of 12."""
+    assert "epochs=12" in text
+    return with_bootstrap(text, name).replace("epochs=12", "epochs=3")
+
+
 @pytest.fixture(scope="module")
-def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def new_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without students and without the stages, which take the longest to write."""
+    folder = tmp_path_factory.mktemp("new") / "course"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teaching, "with_bootstrap", shortened)
+        patch.setattr(teaching, "write_versions", lambda *_: [])
+        make_course(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory, new_course: Path) -> Path:
     folder = tmp_path_factory.mktemp("class")
     roster = folder / "roster.csv"
     roster.write_text("id,first_name,email\n" + "".join(f"{student},X,\n" for student in STUDENTS), "utf-8")
+    shutil.copytree(new_course, folder / "course")
     make_course(folder / "course", roster)
     return folder / "course"
+
+
+@pytest.fixture
+def copied(new_course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the new course, which gets no stages either when it is made again."""
+    monkeypatch.setattr(teaching, "write_versions", lambda *_: [])
+    return Path(shutil.copytree(new_course, tmp_path / "course"))
 
 
 def source(course: Path) -> Any:
@@ -34,12 +61,6 @@ def source(course: Path) -> Any:
 
 def released(course: Path) -> Any:
     return nbformat.read(course / "release" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb", as_version=4)
-
-
-@pytest.fixture
-def no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Courses without the stages, which take the longest to write."""
-    monkeypatch.setattr(teaching, "write_versions", lambda *_: [])
 
 
 @pytest.fixture
@@ -107,32 +128,27 @@ def test_the_assignment_runs_on_colab_too(course: Path) -> None:
     assert len(bootstrap(stage)) == 1
 
 
-@pytest.mark.usefixtures("no_stages")
-def test_what_a_teacher_changed_stays_and_is_handed_out(course: Path, tmp_path: Path) -> None:
-    edited = tmp_path / "mine"
-    make_course(edited)
-    path = edited / "source" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb"
+def test_what_a_teacher_changed_stays_and_is_handed_out(course: Path, copied: Path) -> None:
+    path = copied / "source" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = "# An assignment of mine"
     nbformat.write(notebook, path)
-    config = edited / "nbgrader_config.py"
+    config = copied / "nbgrader_config.py"
     config.write_text(config.read_text("utf-8") + 'c.ClearSolutions.code_stub = {"python": "..."}\n', "utf-8")
-    make_course(edited)
-    made = "\n".join(cell.source for cell in released(edited).cells)
+    make_course(copied)
+    made = "\n".join(cell.source for cell in released(copied).cells)
     assert "An assignment of mine" in made
     assert "NotImplementedError" not in made
     assert "NotImplementedError" in "\n".join(cell.source for cell in released(course).cells)
 
 
-@pytest.mark.usefixtures("no_stages")
-def test_a_fault_in_the_source_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_course(tmp_path / "course")
-    path = tmp_path / "course" / "source" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb"
+def test_a_fault_in_the_source_is_told(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "source" / ASSIGNMENT / f"{ASSIGNMENT}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     ids = [cell for cell in notebook.cells if cell.metadata.get("nbgrader")]
     ids[1].metadata.nbgrader.grade_id = ids[0].metadata.nbgrader.grade_id
     nbformat.write(notebook, path)
-    assert main(["teach", "course", str(tmp_path / "course")]) == 2
+    assert main(["teach", "course", str(copied)]) == 2
     assert "Duplicate grade id: who" in capsys.readouterr().err
 
 
@@ -254,11 +270,9 @@ def test_what_is_no_course_is_refused(tmp_path: Path) -> None:
         grade(tmp_path, tmp_path)
 
 
-@pytest.mark.usefixtures("no_stages")
-def test_a_course_without_students_is_refused(tmp_path: Path) -> None:
-    make_course(tmp_path / "course")
+def test_a_course_without_students_is_refused(new_course: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no students; chts teach course .* --students ROSTER\.csv adds them"):
-        grade(tmp_path / "course", tmp_path)
+        grade(new_course, tmp_path)
 
 
 def test_without_nbgrader_its_installation_is_told(
@@ -308,16 +322,16 @@ def test_a_class_is_graded(
     assert "'cem-2' handed it in" in feedback.replace("&#39;", "'")
 
 
-@pytest.mark.usefixtures("no_stages")
-def test_a_notebook_that_hangs_or_dies_costs_only_its_own_points(tmp_path: Path, hand_in: Callable[..., None]) -> None:
+def test_a_notebook_that_hangs_or_dies_costs_only_its_own_points(
+    copied: Path, tmp_path: Path, hand_in: Callable[..., None]
+) -> None:
     (tmp_path / "roster.csv").write_text("id\nanna7\nben\n")
-    mine = tmp_path / "course"
-    make_course(mine, tmp_path / "roster.csv")
-    config = mine / "nbgrader_config.py"
-    config.write_text(config.read_text("utf-8").replace("timeout = 300", "timeout = 6"))
-    hand_in("anna7.ipynb", "anna7", count="while True:\n    pass", distance=None)
+    make_course(copied, tmp_path / "roster.csv")
+    config = copied / "nbgrader_config.py"
+    config.write_text(config.read_text("utf-8").replace("timeout = 300", "timeout = 10"))
+    hand_in("anna7.ipynb", "anna7", count="import time\nwhile True:\n    time.sleep(1)", distance=None)
     hand_in("ben.ipynb", "ben", count="import os\nos._exit(1)")
-    _, (anna, ben) = grade(mine, tmp_path / "handed")
+    _, (anna, ben) = grade(copied, tmp_path / "handed")
     assert anna.points is not None
     assert {name for name, points in anna.points.items() if points} == {"2a-distance", "2b-distance"}
     assert ben.points is None

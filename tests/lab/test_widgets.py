@@ -4,17 +4,20 @@ import base64
 import html
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import ipywidgets
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from chts_core.lab import figures
-from chts_core.lab.widgets import EXPLORERS, Explorer
+from chts_core.lab import figures, translation
+from chts_core.lab.widgets import EXPLORERS, Explorer, TranslationState, method_mixer
 from chts_core.lab.widgets.explorer import menu, slider, text, whole_slider
+from chts_core.lab.widgets.translator import example_translator
 
 # Those of ipywidgets 7.7 that also exist in 8; Output is not among them, since errors hide in it.
 SHARED = {
@@ -39,7 +42,47 @@ SHARED = {
     "ToggleButtons",
     "VBox",
 }
-CONTROLS = [(name, field) for name, explorer in EXPLORERS.items() for field in explorer().controls]
+CONTROLS = {
+    "receptive-field": ("r", "sparsity", "degree"),
+    "link-prediction": ("link", "predictor", "path"),
+    "method-mixer": ("topology", "removal", "regrowth", "sparsity", "turnover", "rival"),
+    "topology-player": ("update", "layer", "view"),
+    "density": ("schedule", "k", "initial", "final", "start", "end", "stop"),
+    "soft-sampling": ("softness", "zeta", "sparsity", "score"),
+    "percolation": ("sparsity", "removed", "score", "step", "seed"),
+    "translation": ("sentence", "beam", "attention", "head"),
+    "curves": ("comparison", "sparsity", "method", "rival"),
+}
+MOVES = [(name, field) for name, controls in CONTROLS.items() for field in controls]
+
+
+@cache
+def first_state(name: str) -> Any:
+    """Where an explorer begins; the translator is trained for a moment, not for seconds."""
+    if name != "translation":
+        return EXPLORERS[name].State()
+    brief = replace(translation.RECIPES["number_words_ci"], steps=20, warmup=10)
+    with patch.dict(translation.RECIPES, number_words_short=brief):
+        return TranslationState(translator=example_translator.__wrapped__())
+
+
+def begin(name: str) -> Any:
+    return EXPLORERS[name](first_state(name))
+
+
+@cache
+def unmoved(name: str) -> Any:
+    """An explorer for tests that leave it as it is."""
+    return begin(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_runs() -> Iterator[None]:
+    """The method mixer trains for four epochs instead of eight."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(method_mixer, "_RECIPE", replace(method_mixer._RECIPE, epochs=4))
+        monkeypatch.setattr(method_mixer, "_trained", cache(method_mixer._trained.__wrapped__))
+        yield
 
 
 @pytest.fixture
@@ -89,18 +132,20 @@ def values(control: Any) -> list[Any]:
 # --- every widget ---
 
 
-@pytest.mark.parametrize(("name", "field"), CONTROLS)
-def test_moving_a_control_changes_state_sentence_and_picture(name: str, field: str) -> None:
-    explorer = EXPLORERS[name]()
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.full)], ids=["ends", "all"])
+@pytest.mark.parametrize(("name", "field"), MOVES)
+def test_moving_a_control_changes_state_sentence_and_picture(name: str, field: str, every: bool) -> None:
+    explorer = begin(name)
     others = {other: control.value for other, control in explorer.controls.items() if other != field}
     seen = [parts(explorer.picture.value)]
-    for value in values(explorer.controls[field])[:-1]:
+    places = values(explorer.controls[field])[:-1]
+    for value in places if every or len(places) < 3 else (places[0], places[-1]):
         explorer.controls[field].value = value
         value = explorer.controls[field].value  # a slider keeps to its range
         assert getattr(explorer.state, field) == value
         assert {other: getattr(explorer.state, other) for other in others} == others
-        assert explorer.picture.value == explorer.render(explorer.state)
         seen.append(parts(explorer.picture.value))
+    assert explorer.picture.value == explorer.render(explorer.state)
     pictures, alternatives, sentences = (set(column) for column in zip(*seen, strict=True))
     assert len(pictures) > 1
     assert len(sentences) > 1
@@ -110,7 +155,8 @@ def test_moving_a_control_changes_state_sentence_and_picture(name: str, field: s
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_compute_is_pure_and_deterministic(name: str) -> None:
     explorer = EXPLORERS[name]
-    state = explorer.State()
+    state = first_state(name)
+    before_all = {field.name: getattr(state, field.name) for field in fields(state)}
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = explorer.compute(state)
@@ -119,12 +165,12 @@ def test_compute_is_pure_and_deterministic(name: str) -> None:
     again = explorer.compute(state)
     assert first.description == again.description
     assert figures.to_png(explorer.draw(state, first)) == figures.to_png(explorer.draw(state, again))
-    assert all(getattr(state, field.name) == getattr(explorer.State(), field.name) for field in fields(state))
+    assert {field.name: getattr(state, field.name) for field in fields(state)} == before_all
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_the_description_is_a_sentence_with_numbers(name: str) -> None:
-    description = EXPLORERS[name].compute(EXPLORERS[name].State()).description
+    description = EXPLORERS[name].compute(first_state(name)).description
     assert description.endswith(".")
     assert re.search(r"\d", description)
     assert 8 <= len(description.split()) <= 90
@@ -133,14 +179,14 @@ def test_the_description_is_a_sentence_with_numbers(name: str) -> None:
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_the_static_picture_is_the_first_state(name: str) -> None:
     explorer = EXPLORERS[name]
-    figure = explorer.figure(explorer.State())
+    figure = explorer.figure(first_state(name))
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
-    assert figures.to_png(figure) == parts(explorer().picture.value)[0]
+    assert figures.to_png(figure) == parts(unmoved(name).picture.value)[0]
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_one_change_is_one_rendering(name: str, renders: list[bytes]) -> None:
-    explorer = EXPLORERS[name]()
+    explorer = begin(name)
     assert len(renders) == 1
     field, control = next(iter(explorer.controls.items()))
     control.value = values(control)[0]
@@ -153,7 +199,7 @@ def test_one_change_is_one_rendering(name: str, renders: list[bytes]) -> None:
 
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_the_view_is_made_of_what_both_generations_of_ipywidgets_have(name: str) -> None:
-    explorer = EXPLORERS[name]()
+    explorer = unmoved(name)
     widgets = set(tree(explorer.view))
     assert {type(widget).__name__ for widget in widgets} <= SHARED
     assert widgets >= {*explorer.controls.values(), explorer.picture}
@@ -161,8 +207,9 @@ def test_the_view_is_made_of_what_both_generations_of_ipywidgets_have(name: str)
 
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_every_control_is_labelled_and_has_a_name_to_be_found_by(name: str) -> None:
-    explorer = EXPLORERS[name]()
+    explorer = unmoved(name)
     assert re.fullmatch("[a-z-]+", name)
+    assert tuple(explorer.controls) == CONTROLS[name]
     for field, control in explorer.controls.items():
         assert f"chts-{name}-{field}" in control._dom_classes
         assert control.description
@@ -174,7 +221,7 @@ def test_every_control_is_labelled_and_has_a_name_to_be_found_by(name: str) -> N
 def test_showing_an_explorer_shows_its_view(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    explorer = EXPLORERS[name]()
+    explorer = unmoved(name)
     explorer._ipython_display_()
     assert shown == [explorer.view]
 

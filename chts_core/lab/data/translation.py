@@ -5,7 +5,8 @@ anew, and they are never all in memory.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice, zip_longest
@@ -109,30 +110,31 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
         ValueError: naming file and line, if a line is empty, not UTF-8 or has a zero byte, or one file has more lines
             than the other.
     """
-    lines = (_read_lines(source), _read_lines(target))
     number = 0
-    for number, (english, german) in enumerate(zip_longest(*lines), start=1):
-        if english is None or german is None:
-            counts = [
-                number - 1 if line is None else number + sum(1 for _ in rest)
-                for line, rest in ((english, lines[0]), (german, lines[1]))
-            ]
-            raise ValueError(
-                f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected as many, as line n of one "
-                "translates line n of the other. One is cut short or of another version: fetch both again."
-            )
-        for path, line in ((source, english), (target, german)):
-            if not line:
+    # Closed also when one of them is refused, while the other has begun.
+    with closing(_read_lines(source)) as one, closing(_read_lines(target)) as other:
+        for number, (english, german) in enumerate(zip_longest(one, other), start=1):
+            if english is None or german is None:
+                counts = [
+                    number - 1 if line is None else number + sum(1 for _ in rest)
+                    for line, rest in ((english, one), (german, other))
+                ]
                 raise ValueError(
-                    f"{path} has no text in line {number:,}; expected a sentence in every line. Delete this line from "
-                    f"{source.name} and {target.name}, or fetch both again."
+                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected as many, as line n of one "
+                    "translates line n of the other. One is cut short or of another version: fetch both again."
                 )
-        yield english, german
+            for path, line in ((source, english), (target, german)):
+                if not line:
+                    raise ValueError(
+                        f"{path} has no text in line {number:,}; expected a sentence in every line. Delete this line from "
+                        f"{source.name} and {target.name}, or fetch both again."
+                    )
+            yield english, german
     if not number:
         raise ValueError(f"{source} and {target} have no lines; expected a sentence in each. Fetch both again.")
 
 
-def _read_lines(path: Path) -> Iterator[str]:
+def _read_lines(path: Path) -> Generator[str, None, None]:
     """The lines without blanks around them. Only a line feed ends a line: sentences contain other separators."""
     try:
         with open_unpacked(path) as file:

@@ -72,13 +72,13 @@ def test_stage_06_shows_what_choosing_the_test_epoch_does(executed: Executed) ->
     assert mest["best had more links"] > 0  # it drops to its final number of links at the last update
 
 
-def test_stage_06_keeps_its_races_in_a_folder(tmp_path: Path) -> None:
-    given = {"profile": "ci", "epochs": 3, "seeds": 1, "hidden": 32, "out_dir": str(tmp_path / "kept")}
-    record = notebooks.run(notebooks.find("06"), tmp_path, given)
-    assert record["error"] is None
-    rows = records.read_runs(tmp_path / "kept" / "runs.jsonl")
-    assert [row["method"] for row in rows] == METHODS
-    assert [row["test_by_epoch"] for row in rows] == [run["test_by_epoch"] for run in record["results"]["runs"]]
-    trials = records.read_runs(tmp_path / "kept" / "trials" / "runs.jsonl")
-    assert [row["method"] for row in trials] == ["r = 0.0", "r = 0.25", "r = 1.0"]
-    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 12
+def test_stage_06_keeps_its_races_in_a_folder(executed: Executed) -> None:
+    record, _ = executed("06")
+    kept = Path(record["parameters"]["out_dir"])
+    runs = record["results"]["runs"]
+    rows = records.read_runs(kept / "runs.jsonl")
+    assert [row["method"] for row in rows] == [run["method"] for run in runs]
+    assert [row["test_by_epoch"] for row in rows] == [run["test_by_epoch"] for run in runs]
+    trials = records.read_runs(kept / "trials" / "runs.jsonl")
+    assert {row["method"] for row in trials} == {"r = 0.0", "r = 0.25", "r = 1.0"}
+    assert len(list(kept.rglob("*.safetensors"))) == len(rows) + len(trials)

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from chts_core.lab.tour import comparison
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 METHODS = list(chts.METHODS)
-RECIPE = language.RECIPES["tiny_ci"]
+RECIPE = replace(language.RECIPES["tiny_ci"], steps=24)
 
 
 def test_stage_09_races_nine_methods_at_their_exact_density(executed: Executed) -> None:
@@ -25,7 +25,7 @@ def test_stage_09_races_nine_methods_at_their_exact_density(executed: Executed) 
     dense = sum(out * in_ for out, in_ in shapes)
     for run in results["runs"]:
         assert run["links"] == (dense if run["method"] == "fc" else links)
-        assert [look["step"] for look in run["validation"]] == [20, 40, 60]
+        assert [look["step"] for look in run["validation"]] == [20, 24]
         # Seconds of training: well below guessing, log 1024 = 6.9, and still falling.
         assert run["validation"][-1]["loss"] < 5.5
         assert run["validation"][-1]["loss"] < run["validation"][0]["loss"]
