@@ -120,14 +120,14 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
                     for line, rest in ((english, one), (german, other))
                 ]
                 raise ValueError(
-                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected as many, as line n of one "
-                    "translates line n of the other. One is cut short or of another version: fetch both again."
+                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected as many, as line n of "
+                    "one translates line n of the other. One is cut short or of another version: fetch both again."
                 )
             for path, line in ((source, english), (target, german)):
                 if not line:
                     raise ValueError(
-                        f"{path} has no text in line {number:,}; expected a sentence in every line. Delete this line from "
-                        f"{source.name} and {target.name}, or fetch both again."
+                        f"{path} has no text in line {number:,}; expected a sentence in every line. Delete this line "
+                        f"from {source.name} and {target.name}, or fetch both again."
                     )
             yield english, german
     if not number:
