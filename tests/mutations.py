@@ -156,7 +156,7 @@ def is_caught(mutation: dict[str, Any], copy: Path, tests: list[str], limit: flo
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return True, f"no end after {limit:.0f} s"
+        return False, f"not known: no end after {limit:.0f} s"
     finally:
         file.write_text(source, encoding="utf-8")
     lines = done.stdout.splitlines() or done.stderr.splitlines() or [""]
