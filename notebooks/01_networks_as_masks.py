@@ -68,7 +68,7 @@ settings = notebooks.start("01_networks_as_masks", profile, seed=seed, sparsity=
 # them: links run only between the two sides, so the network is *bipartite*. A **mask** says which links exist. It has the
 # shape of the weight, `(out_features, in_features)`: a row per output, a column per input.
 
-# %%
+# %% tags=["nbval-check-output"]
 mask = torch.tensor(
     [
         [1, 1, 0, 0],
@@ -85,7 +85,7 @@ print("links per input: ", inputs.tolist())
 # Check by hand: 5 links of 12 possible ones, so the *density* is 5/12 ≈ 0.417 and the *sparsity* 1 − 5/12 ≈ 0.583.
 # The number of links of a node is its *degree*.
 
-# %%
+# %% tags=["nbval-check-output"]
 density = mask.float().mean().item()
 print(f"density {density:.3f}, sparsity {1 - density:.3f}")
 
@@ -116,7 +116,7 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # The simplest network draws its links uniformly at random. To get *exactly* the number of links we want, draw positions
 # until so many different ones have come; drawing each link by a coin would only get the number right on average.
 
-# %%
+# %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
 by_hand = torch.zeros(4 * 8, dtype=torch.bool)
 while by_hand.sum() < 8:
@@ -143,7 +143,7 @@ print(from_core.int())
 #
 # For 4 outputs and 8 inputs the centres are 0.5, 2.5, 4.5 and 6.5. Check the first row of distances by hand.
 
-# %%
+# %% tags=["nbval-check-output"]
 centres = (torch.arange(4) + 0.5) * 8 / 4 - 0.5
 apart = (torch.arange(8) - centres[:, None]).abs()
 distance = torch.minimum(apart, 8 - apart)
@@ -153,7 +153,7 @@ print(distance)
 # The parameter $r$ is the randomness. Look at the chances of output 0 for its first draw: at $r = 1$ the exponent is 0
 # and all inputs are alike, which is Erdős–Rényi given the degrees; as $r \to 0$ only the nearest are left.
 
-# %%
+# %% tags=["nbval-check-output"]
 for randomness in (0.1, 0.25, 0.5, 1.0):
     weights = (1 + distance[0]) ** (-(1 - randomness) / randomness)
     chances = (weights / weights.sum()).tolist()
@@ -164,7 +164,7 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
 # and take the $d$ highest (stage 03 shows why this is such a draw; here take it as a recipe). The core runs the same
 # race faster, with random numbers of its own. So compare how often each link is drawn, in 4000 networks each way.
 
-# %%
+# %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
 noise = chts.sampling.gumbel((4000, 4, 8), generator=generator)
 finish = -(1 - 0.25) / 0.25 * torch.log1p(distance) + noise
@@ -235,12 +235,12 @@ figures.show(
 # is rounded to an integer, as in code that was published, the last inputs are never a centre. In a layer of the LLaMA
 # shape 512 × 1376 the step is 2.6875; rounded down to 2, the centres end at input 1022 of 1376.
 
-# %%
+# %% tags=["nbval-check-output"]
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
 print("links per output:", int(wide.sum(dim=1).min()), "to", int(wide.sum(dim=1).max()))
 print("inputs without a link:", int((~wide.any(dim=0)).sum()))
 
-# %%
+# %% tags=["nbval-check-output"]
 rounded_centres = torch.arange(512) * (1376 // 512)
 windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 nearest inputs of each
 print("inputs without a link, had the step been rounded:", 1376 - windows.unique().numel())
@@ -276,7 +276,7 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # starts from nearest neighbours only and rewires a fraction $\beta$ of the links at random (Watts and Strogatz's model, for
 # two sides). With at least as many outputs as inputs it is, at $\beta = 0$, the receptive field network of $r = 0$.
 
-# %%
+# %% tags=["nbval-check-output"]
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
 nearest = chts.topology.receptive_field(8, 4, density=0.5, r=0.0, generator=torch.Generator().manual_seed(seed))
 assert torch.equal(lattice, nearest)
@@ -288,7 +288,7 @@ print(lattice.int())
 # so fewer than 4 may have moved: compare the two masks.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def rewired(generator: torch.Generator) -> torch.Tensor:
     rewired = lattice.clone()
     links = lattice.nonzero()
@@ -338,7 +338,7 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 # %% [markdown]
 # Each such network is a random one, so compare its hubs: the highest degree of an output, in 1000 networks each way.
 
-# %%
+# %% tags=["nbval-check-output"]
 by_hand = torch.stack([grown(generator).sum(1).max() for _ in range(1000)]).double()
 networks = [chts.topology.scale_free(3, 5, density=7 / 15, generator=generator) for _ in range(1000)]
 from_core = torch.stack([network.sum(1).max() for network in networks]).double()
@@ -353,7 +353,7 @@ print(networks[0].int())
 # most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Four features of five samples; the second follows the first, the
 # fourth runs against the third. So links 0–1 and 2–3 come first, both ways:
 
-# %%
+# %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
 correlation = chts.topology.Correlation()
 correlation.update(samples)
@@ -400,7 +400,7 @@ figures.show(
     "the diagonal; ER is everywhere.",
 )
 
-# %%
+# %% tags=["nbval-check-output"]
 place = torch.cartesian_prod(torch.arange(8), torch.arange(8)).double()
 itself = torch.eye(64, dtype=torch.bool)
 touching = (torch.cdist(place, place) < 1.5) & ~itself  # the up to eight pixels around each
@@ -493,7 +493,7 @@ figures.show(
 # inputs 2, 2, 1 and 1. The links 0–0 and 0–1 give $1 \cdot 1$ each, 1–0 and 1–1 give $2 \cdot 1$ each, the others none:
 # 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
-# %%
+# %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
 paths = int((torch.outer(outputs - 1, inputs - 1) * small).sum())
 inputs_of = [set(row.nonzero()[:, 0].tolist()) for row in small]
@@ -507,7 +507,7 @@ assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 # are 1 apart (the links), 4 pairs are 2 apart (outputs 0 and 1; inputs 0–1, 0–2 and 1–2), and 1 pair is 3 apart (output 0
 # and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. That is 11 of the 21 pairs of 7 neurons.
 
-# %%
+# %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
 print(f"mean {length.mean:.3f}, reachable {length.reachable:.3f}")
 assert (length.mean, length.reachable) == (17 / 11, 11 / 21)

@@ -123,7 +123,7 @@ with exercises.attempt():
 #
 # Here is what the checker says to some usual slips.
 
-# %%
+# %% tags=["nbval-check-output"]
 for slip in (1, 3, 4, 14):
     print(l3.explain_count(network, missing, slip), end="\n\n")
 
@@ -138,7 +138,7 @@ for slip in (1, 3, 4, 14):
 #
 # With sets, for the link above. Input 1 has outputs 0, 1 and 2: output 0 is the end, output 2 is inside, output 1 outside.
 
-# %%
+# %% tags=["nbval-check-output"]
 inputs_of = [{1, 2}, {1, 2}, {0, 1, 2}]  # of outputs 0, 1 and 2
 outputs_of = [{2}, {0, 1, 2}, {0, 1, 2}]  # of inputs 0, 1 and 2
 u, v = missing
@@ -174,7 +174,7 @@ figures.show(
 # By hand, for output 0 – input 0: CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 + 1/2 + 1/1 = 2. Each of the two paths
 # gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p each gives √(2/2 · 3/1), together 2√3 ≈ 3.464.
 
-# %%
+# %% tags=["nbval-check-output"]
 by_hand = {ch2_l3n: 5, ch3_l3n: 2, ch3_l3p: 2**0.5, ch2_l3p: 2 * 3**0.5}
 for predictor, score in by_hand.items():
     by_definition = l3.score(network, missing, predictor.__name__)
@@ -191,7 +191,7 @@ for predictor, score in by_hand.items():
 # Two outputs $z$ and $u$ share $P_{zu}$ inputs, with $P = AA^\top$; the diagonal of $P$ holds the degrees $d$. Two inputs
 # share $Q = A^\top A$ outputs.
 
-# %%
+# %% tags=["nbval-check-output"]
 A = network.float()
 P, Q = A @ A.T, A.T @ A
 print("P =", P.int().tolist())
@@ -208,7 +208,7 @@ print("Q =", Q.int().tolist())
 # lacks, and then it is on no path of a missing link. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, the term of output 2 above.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def ratios(shared: torch.Tensor, inside: bool = True) -> torch.Tensor:
     degree = shared.diagonal()[:, None]
     above = 1 + shared if inside else torch.ones_like(shared)
@@ -224,7 +224,7 @@ print("R_V =", R_V.tolist())
 #
 # $$S = R_U^\top A + A R_V \quad \text{on missing links}$$
 
-# %%
+# %% tags=["nbval-check-output"]
 S = (R_U.T @ A + A @ R_V) * ~network
 print(S)
 assert torch.equal(S, ch2_l3n(network))
@@ -234,7 +234,7 @@ assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 # The path-based scores need both ends of a path at once, $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
 # $z_1, z_2$, and two matrix products no longer do. With `einsum`, which is fine for a toy:
 
-# %%
+# %% tags=["nbval-check-output"]
 of_outputs, of_inputs = ratios(P, inside=False).sqrt(), ratios(Q, inside=False).sqrt()
 paths = torch.einsum("ua,ba,bv,av,bu->uv", A, A, A, of_inputs, of_outputs) * ~network
 print(paths)
@@ -422,7 +422,7 @@ figures.show(
 # the widget, the first steps of all walks and where each can end. The first pair is $z$ = output 0, $u$ = output 1: they
 # share inputs 1 and 3, so the weight is 1 + 2 = 3, and input 0 is the only one that output 1 lacks.
 
-# %%
+# %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
 walks = []  # (weight, the links where the second step ends)
 for near, flip in zip(l3.neighbours(toy), (False, True), strict=True):
@@ -437,7 +437,7 @@ print(f"{len(walks)} pairs to start with; the first: weight {walks[0][0]}, ends 
 # %% [markdown]
 # Add up the weights of all ways to end at each link: this is the score, exactly.
 
-# %%
+# %% tags=["nbval-check-output"]
 reached = torch.zeros(toy.shape)
 for weight, ends in walks:
     for end in ends:

@@ -110,7 +110,7 @@ pd.DataFrame({name: row.tolist() for name, row in table.items()}, index=scores.t
 # chances give $\log_2 4 = 2$ bits, a certain outcome gives 0.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def entropy(p: torch.Tensor) -> float:
     """Entropy of a distribution in bits."""
     return -float(torch.special.xlogy(p, p).sum()) / math.log(2) + 0.0  # + 0.0 turns -0.0 into 0.0
@@ -159,7 +159,7 @@ figures.show(
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
 
-# %%
+# %% tags=["nbval-check-output"]
 p = scores.double() / scores.sum()
 pairs = list(combinations(range(4), 2))
 expected = torch.stack([p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs])
@@ -213,7 +213,7 @@ pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist
 # %% [markdown]
 # In a layer, `keep` draws the survivors of a removal: exactly so many, and only links that exist.
 
-# %%
+# %% tags=["nbval-check-output"]
 mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
 weight = 0.05 * torch.randn(64, 64, generator=generator) * mask
 num_keep = round(0.7 * int(mask.sum()))
@@ -233,7 +233,7 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 #
 # **Predict:** of the 144 links "kept" so, how many are links at all?
 
-# %%
+# %% tags=["nbval-check-output"]
 for temperature in (1.0, 3.0, 9.0):
     floored = (weight.abs() ** temperature).clamp_min(1e-12).flatten()
     drawn = floored.multinomial(num_keep, generator=generator)
@@ -265,7 +265,7 @@ assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three stronges
 # **Top-k by another name.** An option called "soft" that takes the $k$ highest scores gives every seed the same links. Two seeds
 # are enough to find out.
 
-# %%
+# %% tags=["nbval-check-output"]
 for soft in (False, True):
     one, other = (
         chts.sampling.keep(weight.abs(), mask, num_keep, soft=soft, generator=torch.Generator().manual_seed(number))
@@ -301,7 +301,7 @@ def evolve(weight: torch.Tensor, num: int, soft_removal: bool, soft_regrowth: bo
 # %% [markdown]
 # The hard rule first removes the weights 1 and 2. Link prediction (CH2-L3n, stage 02) scores what is missing:
 
-# %%
+# %% tags=["nbval-check-output"]
 kept = start > 2
 predicted = chts.link_prediction.ch2_l3n(kept)
 print(predicted.round(decimals=2))
@@ -466,7 +466,7 @@ figures.show(widgets.SoftSamplingExplorer.draw(shown, drawn_softly), drawn_softl
 # **Predict:** now the two scores, relative importance and magnitude $|W|$, at $\delta = 0.5$. Under which is the weakest link removed
 # more often?
 
-# %%
+# %% tags=["nbval-check-output"]
 for score in ("relative_importance", "magnitude"):
     result = widgets.SoftSamplingExplorer.compute(replace(shown, score=score))
     print(f"{score}: {result.entropy:.2f} bits; the weakest link is removed in {result.chances[0]:.0%} of the draws")

@@ -99,7 +99,7 @@ figures.show(
 # The masks say the same. A row of `fc1` without a link is a neuron of hidden layer 1 that hears nothing; a column of `fc2`
 # without a link is one that nobody reads.
 
-# %%
+# %% tags=["nbval-check-output"]
 for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), start=1):
     deaf = (~masks[incoming].any(dim=1)).nonzero().flatten().tolist()
     mute = (~masks[outgoing].any(dim=0)).nonzero().flatten().tolist()
@@ -114,7 +114,7 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
 # *Backward*, from the outputs to the inputs: a neuron without outgoing links loses its incoming ones. As a rule for masks,
 # a row of the layer before is kept if the column of the layer after has a link.
 
-# %%
+# %% tags=["nbval-check-output"]
 swept = {name: mask.clone() for name, mask in masks.items()}
 for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
     is_read = swept[after_it].any(dim=0)
@@ -127,7 +127,7 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
 #
 # *Forward*, from the inputs to the outputs: a neuron without incoming links loses its outgoing ones.
 
-# %%
+# %% tags=["nbval-check-output"]
 for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
     hears = swept[before_it].any(dim=1)
     swept[after_it] &= hears
@@ -143,7 +143,7 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 #
 # The core does both for any model, given a `LayerGraph`: which layers feed each other. An MLP is one *chain*.
 
-# %%
+# %% tags=["nbval-check-output"]
 chain = chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))
 percolated = chts.percolation.percolate(masks, chain)
 assert all(torch.equal(swept[name], percolated[name]) for name in masks)
@@ -307,7 +307,7 @@ with exercises.attempt():
 #
 # **Predict:** three gated neurons. Gate 1 has no links, `down` does not read neuron 2. Which rows of `up` will be cut?
 
-# %%
+# %% tags=["nbval-check-output"]
 gated = {
     "gate": torch.tensor([[1, 0], [0, 0], [0, 1]], dtype=torch.bool),
     "up": torch.tensor([[0, 1], [1, 1], [1, 0]], dtype=torch.bool),
@@ -328,7 +328,7 @@ for name, mask in complete.items():
 #
 # By hand: neuron $j$ lives if `gate` *and* `up` have a link in row $j$ *and* `down` has one in column $j$.
 
-# %%
+# %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
 print("neurons that live:", lives.int().tolist())
 for name, mask in complete.items():
@@ -343,7 +343,7 @@ for name, mask in complete.items():
 # A small case: `a` feeds `gate` and `b` feeds `up`, one neuron each, and `a` has lost its link. A round visits all meetings
 # backward, then forward. In the order of the list below, the pair comes first on the way back and last on the way forth.
 
-# %%
+# %% tags=["nbval-check-output"]
 one, none = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
 branches = {"a": none, "gate": one, "b": one, "up": one}
 chains = (("a", "gate"), ("b", "up"))
@@ -371,7 +371,7 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 # The first term is the link's share of all that leaves input $j$ (its column), the second its share of all that arrives at
 # output $i$ (its row); the core adds 1e-5 to both sums, so that nothing is divided by 0. Three outputs, three inputs, five links:
 
-# %%
+# %% tags=["nbval-check-output"]
 weight = torch.tensor([[3.0, 1.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
 importance = chts.removal.relative_importance(weight)
 print("WM\n", chts.removal.magnitude(weight))
@@ -386,7 +386,7 @@ print("RI\n", importance.round(decimals=2))
 # number of its linked neurons: here to 6, for 5 links. Where neurons have $d$ links on each side the mean RI is near $2/d$,
 # so the larger $d$, the further a last link, above 1, stands out.
 
-# %%
+# %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
 assert torch.allclose(importance, by_hand, atol=1e-4)
 assert importance[0, 1].round(decimals=2) == 0.45
@@ -428,7 +428,7 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 # percolation take many beyond those that lost a side directly?
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def linked(masks: dict[str, torch.Tensor]) -> list[int]:
     """Hidden neurons with links on both sides, by layer."""
     return [int((masks[into].any(dim=1) & masks[out_of].any(dim=0)).sum()) for into, out_of in pairwise(NAMES)]
@@ -504,7 +504,7 @@ state = widgets.PercolationState()
 shown = widgets.PercolationSandbox.compute(state)
 figures.show(widgets.PercolationSandbox.draw(state, shown), shown.description)
 
-# %%
+# %% tags=["nbval-check-output"]
 for score in ("magnitude", "relative importance"):
     for share in (0.3, 0.4, 0.5):
         sentence = widgets.PercolationSandbox.compute(replace(state, score=score, removed=share)).description
@@ -640,7 +640,7 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # Transformer a chain ends wherever the values are added to the residual stream: many layers read it, and no one of them
 # decides that it is not needed.
 
-# %%
+# %% tags=["nbval-check-output"]
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
 result = chts.percolation.percolate(ends, chts.LayerGraph(chains=(("fc1", "fc2"),)))
 assert all(torch.equal(result[name], ends[name]) for name in ends)

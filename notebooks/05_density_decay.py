@@ -84,7 +84,7 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # By hand, from 0.5 to 0.95: at $u = 0$ it is $0.95 - 0.45 = 0.5$; at $u = \tfrac12$ it is
 # $0.95 - 0.45 \cdot \tfrac18 = 0.89375$; at $u = 1$ it is 0.95. Here with a window of 1000 steps:
 
-# %%
+# %% tags=["nbval-check-output"]
 by_hand = {0: 0.5, 500: 0.89375, 1000: 0.95}
 for step, value in by_hand.items():
     from_core = cubic_sparsity(step, 0, 1000, initial=0.5, final=0.95)
@@ -102,7 +102,7 @@ for step, value in by_hand.items():
 # so the share is 0; at $u = 1$ it is 1.
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def sigma(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
@@ -122,7 +122,7 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 # little as a sparsity but not as a number of links: the last 5 % of a layer would be 5.1 %. In a layer of a million
 # weights:
 
-# %%
+# %% tags=["nbval-check-output"]
 missed = 0.45 * sigma(-6)
 print(f"bare sigmoid: from {0.5 + missed:.4f} to {0.95 - missed:.4f}")
 surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topology.link_count(1000, 1000, 0.05)
@@ -133,7 +133,7 @@ print(f"links too many at the end: {surplus:,} on top of 50,000")
 #
 # **Predict:** read that literally, with $s_i = 0.5$ and $s_f = 0.95$. Which sparsity is left at the end of the window?
 
-# %%
+# %% tags=["nbval-check-output"]
 share_at_the_end = 1.0
 literal = 0.5 + (0.5 - 0.95) * share_at_the_end
 print(f"literal reading: sparsity {literal:.2f}, density {1 - literal:.2f}")
@@ -205,7 +205,7 @@ figures.show(
 # to 37.5 %?
 
 
-# %%
+# %% tags=["nbval-check-output"]
 def planned(sparsity_schedule: Cubic | Sigmoid) -> float:
     model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
     method = replace(chts.METHODS["chtss"], sparsity=sparsity_schedule)
@@ -355,7 +355,7 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # The published LLaMA setting is such a case: the window ends at step 8000, updates stop at step 7500. At the target
 # sparsity 0.90, $u = 7500/8000 = 0.9375$ and the exponent is $6 \cdot 0.875 = 5.25$:
 
-# %%
+# %% tags=["nbval-check-output"]
 share = 0.5 + (sigma(5.25) - 0.5) / (sigma(6) - sigma(-6))
 reached = sigmoid_sparsity(7500, 0, 8000, initial=0.5, final=0.90)
 assert math.isclose(reached, 0.5 + 0.4 * share)
@@ -367,7 +367,7 @@ print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links tha
 # cubic schedule, flat at its end, would hide it better: it would be $0.4 \cdot 0.0625^3 = 0.0001$ short. So the core refuses the combination, with both
 # numbers, before anything is trained:
 
-# %%
+# %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
 outliving = replace(chts.METHODS["chtss"], sparsity=Sigmoid(end=0.8))
 try:
@@ -379,7 +379,7 @@ except ValueError as error:
 # %% [markdown]
 # `Timeline.window` does the check: it turns the window's fractions into steps, each moved back to an update.
 
-# %%
+# %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
 print("0 to 0.375 of the run:", timeline.window(0.0, 0.375))
 assert timeline.window(0.0, 0.375) == (0, 3700)  # 3750 is no update
@@ -389,7 +389,7 @@ assert timeline.window(0.0, 0.375) == (0, 3700)  # 3750 is no update
 #
 # All of this can be read before a run. `chts.plan` takes the settings of the `Sparsifier` and prints what they amount to:
 
-# %%
+# %% tags=["nbval-check-output"]
 plan = chts.plan(model, method="chtss", sparsity=0.95, total_steps=8000, update_every=100)
 print(plan)
 
@@ -409,7 +409,7 @@ print(plan)
 # Check one entry by hand. The window ends at step 3000; step 1500 is its middle, the sparsity there is 0.725. Layer
 # `2.weight` is 256 × 256, so it has $(1 - 0.725) \cdot 65536 = 18022.4$ links, and the nearest integer is 18022.
 
-# %%
+# %% tags=["nbval-check-output"]
 for step in (0, 1500, 3000, 8000):
     print(f"step {step}: sparsity {plan.budget.at(step):.3f}, {plan.budget.links(step)['2.weight']:,} links")
 assert plan.budget.links(1500)["2.weight"] == round((1 - 0.725) * 256 * 256) == 18022
