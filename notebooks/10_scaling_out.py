@@ -74,6 +74,7 @@ out_dir: str = ""  # where the runs go; empty: a folder that is deleted at the e
 settings = notebooks.start("10_scaling_out", profile, seed=seed, method=method, sparsity=sparsity, steps=steps)
 temporary = tempfile.TemporaryDirectory()
 folder = Path(out_dir or temporary.name)
+folder.mkdir(parents=True, exist_ok=True)
 
 # %% [markdown]
 # ## One gradient from two halves
