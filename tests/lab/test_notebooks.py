@@ -613,8 +613,8 @@ INTERACT = "import ipywidgets\n\nipywidgets.interact(lambda x: 1 / 0, x=3)"
 OUTPUT = "import ipywidgets\n\noutput = ipywidgets.Output()\nwith output:\n    raise KeyError('hidden')\noutput"
 FAILING = {
     "a cell": (("x = 1", "print('told')\nraise RuntimeError('no luck')", "x = 2"), "RuntimeError: no luck"),
-    # One kernel for `interact` and for an output widget.
-    "widgets": ((INTERACT, OUTPUT), "ZeroDivisionError: division by zero; widget output: KeyError: 'hidden'"),
+    "interact": ((INTERACT,), "ZeroDivisionError: division by zero"),
+    "an output widget": ((OUTPUT,), "KeyError: 'hidden'"),
     # As when memory runs out, which is when a record is needed most.
     "the kernel": (("import os\n\nos._exit(1)",), "died"),
 }
