@@ -1,6 +1,6 @@
 """Imports every module where only those packages are installed that it may need.
 
-`python tests/imports.py core`, with the dependencies alone: the core without `chts_core.huggingface`.
+`python tests/imports.py core`, with the dependencies alone: the core, without what adapts it to Hugging Face and Colab.
 `python tests/imports.py all`, with the extra `notebooks`: all modules.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 import chts_core
 
-_NEED_MORE = ("chts_core.lab", "chts_core.huggingface")
+_NEED_MORE = ("chts_core.lab", "chts_core.huggingface", "chts_core.colab")
 
 names = ["chts_core", *(module.name for module in pkgutil.walk_packages(chts_core.__path__, "chts_core."))]
 wanted = [name for name in names if sys.argv[1] == "all" or not name.startswith(_NEED_MORE)]
