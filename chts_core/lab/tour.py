@@ -72,7 +72,8 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
         _run_all(stages, profile, out_dir)
     finally:
         index = out_dir / "index.html"
-        records = [record for stage in stages if stage.state != "stopped" and (record := _read(stage, out_dir))]
+        ended = [stage for stage in stages if stage.state in ("done", "failed")]
+        records = [record for stage in ended if (record := _read(stage, out_dir))]
         index.write_text(_index(stages, records, profile, out_dir), encoding="utf-8")
         rows = comparison(records)
         if rows:
@@ -80,9 +81,9 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
         for stage in stages:
             if stage.error:
                 print(f"{stage.path.stem} failed: {stage.error}")
-        ended = sum(stage.state == "done" for stage in stages)
-        print(f"\n{ended} of {len(stages)} stages are done: {index}")
-    return ended == len(stages)
+        done = sum(stage.state == "done" for stage in stages)
+        print(f"\n{done} of {len(stages)} stages are done: {index}")
+    return done == len(stages)
 
 
 def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:

@@ -13,7 +13,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "papermill" else 
 """
 
 
-# The core, which tells what it has imported, and then the lab.
+# Imports the core, prints what came with it, then imports the lab.
 IMPORT = """
 import chts_core
 print(sorted({'papermill', 'matplotlib', 'pandas', 'sklearn', 'ipywidgets', 'psutil'} & set(sys.modules)))
