@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
+from chts_core.sharding import is_shared_out
 from chts_core.weights import pack_bits, unpack_bits
 
 
@@ -135,7 +135,7 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     weight = next(model.parameters())
     if group is None and isinstance(model, nn.parallel.DistributedDataParallel):
         group = model.process_group
-    elif group is None and isinstance(weight, DTensor):
+    elif group is None and is_shared_out(weight):
         group = weight.device_mesh.get_group()
     elif group is None and dist.is_available() and dist.is_initialized():
         group = dist.group.WORLD

@@ -380,9 +380,13 @@ class SparseLinear(nn.Module):
                 return DENSE
         return sparse_kernels(self.values.device, self.values.dtype)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, input: Tensor) -> Tensor:
         """x Wᵀ + b for x (..., in_features)."""
+        if torch.compiler.is_compiling():  # compiled loops are not traced; a decorator would import torch's compiler
+            return torch.compiler.disable(self._forward)(input)  # type: ignore[no-any-return]
+        return self._forward(input)
+
+    def _forward(self, input: Tensor) -> Tensor:
         if input.shape[-1] != self.in_features:
             raise ValueError(
                 f"input has shape {tuple(input.shape)}; expected (..., {self.in_features}), the layer's in_features."

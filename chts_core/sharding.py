@@ -1,18 +1,34 @@
 """Tensors whose rows are shared out among processes, as `torch.distributed.fsdp.fully_shard` does it."""
 
+import sys
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+# torch's modules for this take more than half a second to import: before something has imported them, nothing is
+# shared out.
 
 
-def is_shared_out(tensor: Tensor) -> bool:
+def is_shared_out(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether this rank has some of a tensor's rows alone."""
-    return isinstance(tensor, DTensor)
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def is_fully_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    """Whether `fully_shard` has been applied to a module."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's share of a tensor, which changes with it; the tensor itself where it is not shared out."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_shared_out(tensor) else tensor
 
 
 def local_rows(tensor: Tensor) -> slice:
@@ -21,8 +37,10 @@ def local_rows(tensor: Tensor) -> slice:
     Raises:
         ValueError: if it is shared out in any other way than by rows among all ranks.
     """
-    if not isinstance(tensor, DTensor):
+    if not is_shared_out(tensor):
         return slice(0, len(tensor))
+    from torch.distributed.tensor import Shard
+
     if tensor.placements != (Shard(0),):
         raise ValueError(
             f"a weight of shape {tuple(tensor.shape)} is shared out as {tensor.placements}; expected rows among all "
@@ -35,13 +53,15 @@ def local_rows(tensor: Tensor) -> slice:
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank: a collective where it is shared out, and the tensor itself where it is not."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_shared_out(tensor) else tensor
 
 
 def whole_from_local(part: Tensor, like: Tensor) -> Tensor:
     """All of a tensor of which this rank has the rows that it has of another: a collective where that is shared out."""
-    if not isinstance(like, DTensor):
+    if not is_shared_out(like):
         return part
+    from torch.distributed.tensor import DTensor
+
     shape, mesh = like.shape, like.device_mesh
     return DTensor.from_local(
         part, mesh, like.placements, run_check=False, shape=shape, stride=torch.empty(shape, device="meta").stride()
@@ -50,6 +70,8 @@ def whole_from_local(part: Tensor, like: Tensor) -> Tensor:
 
 def share_out(tensor: Tensor, like: Tensor) -> Tensor:
     """A tensor that every rank has, shared out as another of its shape is, without sending anything."""
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
+    if not is_shared_out(like) or is_shared_out(tensor) or tensor.shape != like.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

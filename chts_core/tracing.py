@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import fx, nn
-from torch.distributed.fsdp import FSDPModule
 
 from chts_core.layers import Layer, has_gated_feed_forward, has_linear
 from chts_core.percolation import Attention, LayerGraph
+from chts_core.sharding import is_fully_sharded
 
 # What acts on each neuron by itself, so that output j of the layer before is input j of the layer after.
 _ELEMENTWISE_MODULES = (
@@ -162,7 +162,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Also where `fully_shard` has put a class of its own before that of torch."""
-        if isinstance(m, FSDPModule) and not isinstance(m, nn.Sequential):
+        if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
             return type(m).__mro__[2].__module__.startswith("torch.nn")
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -172,7 +172,7 @@ def _leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
     """Undo what a forward does besides computing: draw, print, warn, count its calls, keep a result as attribute."""
     attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
     for module in model.modules():
-        if isinstance(module, FSDPModule):  # its hooks would gather weights for a forward that is none
+        if is_fully_sharded(module):  # its hooks would gather weights for a forward that is none
             vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with (

@@ -1,4 +1,4 @@
-"""The `chts` command."""
+"""The `chts` command. What a single command needs is imported when it runs: together that takes seconds."""
 
 import argparse
 import itertools
@@ -10,25 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import (
-    bench,
-    conformance,
-    doctor,
-    drill,
-    hostile,
-    language,
-    notebooks,
-    records,
-    report,
-    slides,
-    sweeps,
-    tasks,
-    teaching,
-)
-from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_text
-from chts_core.lab.exercises import student_version, write_versions
-from chts_core.lab.loop import processes_of_torchrun
-from chts_core.lab.tour import as_text, comparison, tour
+from chts_core.lab import notebooks, tasks
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -220,11 +203,15 @@ def _add_teaching(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(_: argparse.Namespace) -> int:
+    from chts_core.lab import doctor
+
     print(doctor.report(places=True))
     return 0
 
 
 def _conformance(options: argparse.Namespace) -> int:
+    from chts_core.lab import conformance, records
+
     started = time.perf_counter()
     results = conformance.conformance()
     print(conformance.as_table(results))
@@ -243,6 +230,8 @@ def _conformance(options: argparse.Namespace) -> int:
 
 
 def _drill(options: argparse.Namespace) -> int:
+    from chts_core.lab import drill, hostile, records
+
     rows = []
     faults = drill.drill(options.kills, options.work, seed=options.seed)
     for row in itertools.chain(hostile.refusals(options.work / "files"), faults):
@@ -259,6 +248,8 @@ def _drill(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    from chts_core.lab import bench
+
     if options.list:
         for topic, subject in bench.topics().items():
             print(f"{topic:<16} {subject}")
@@ -276,6 +267,10 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from chts_core.lab import language
+    from chts_core.lab.data import load_text
+    from chts_core.lab.loop import processes_of_torchrun
+
     settings = dict(options.settings)
     for name in tasks.DEFAULTS.keys() & settings.keys():
         raise ValueError(f"{name} is no setting of a recipe; write --{name.replace('_', '-')} {settings[name]}.")
@@ -318,6 +313,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    from chts_core.lab import sweeps
+
     try:
         rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)
     except KeyboardInterrupt:
@@ -331,6 +328,9 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from chts_core.lab import report
+    from chts_core.lab.tour import as_text
+
     for name, rows in report.read(options.folder).items():
         print(f"{name}\n{as_text(report.table(rows))}\n")
     print(f"page: {report.write(options.folder, options.out or options.folder / 'report')}")
@@ -349,12 +349,16 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _exercises(options: argparse.Namespace) -> int:
+    from chts_core.lab.exercises import student_version, write_versions
+
     for path in write_versions(notebooks.stages(), options.out, student_version):
         print(path)
     return 0
 
 
 def _course(options: argparse.Namespace) -> int:
+    from chts_core.lab import teaching
+
     made = teaching.make_course(options.folder, options.students)
     for name, path in zip(("hand out", "source", "stages", "solved stages", "plans"), made, strict=True):
         print(f"{name + ':':<14} {path}")
@@ -362,6 +366,8 @@ def _course(options: argparse.Namespace) -> int:
 
 
 def _grade(options: argparse.Namespace) -> int:
+    from chts_core.lab import teaching
+
     page, graded = teaching.grade(options.folder, options.submissions)
     lacking = [one for one in graded if one.points is None]
     for one in lacking:
@@ -371,12 +377,16 @@ def _grade(options: argparse.Namespace) -> int:
 
 
 def _slides(options: argparse.Namespace) -> int:
+    from chts_core.lab import slides
+
     for path in [notebooks.find(name) for name in options.notebooks]:
         print(slides.write_slides(path, options.out))
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
+    from chts_core.lab.tour import as_text, comparison
+
     path = notebooks.find(options.notebook)
     given = [*options.parameters, *([("profile", options.profile)] if options.profile is not None else [])]
     names = [name for name, _ in given]
@@ -399,6 +409,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _tour(options: argparse.Namespace) -> int:
+    from chts_core.lab.tour import tour
+
     paths = list(dict.fromkeys(notebooks.find(name) for name in options.notebooks))
     try:
         return 0 if tour(notebooks.chosen_profile(options.profile), options.out, paths) else 1

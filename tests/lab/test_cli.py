@@ -191,7 +191,7 @@ def test_the_tour_exits_by_its_outcome(monkeypatch: pytest.MonkeyPatch, succeede
         asked.append((profile, out_dir, paths))
         return succeeded
 
-    monkeypatch.setattr(cli, "tour", tour)
+    monkeypatch.setattr("chts_core.lab.tour.tour", tour)
     assert cli.main(["tour"]) == code
     assert cli.main(["tour", "06", "6", "--profile", "ci", "--out", "there"]) == code
     assert asked == [("laptop", Path("runs/tour"), []), ("ci", Path("there"), [notebooks.find("06")])]

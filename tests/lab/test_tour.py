@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,14 +203,24 @@ def test_an_interrupted_tour_stops_all_and_says_what_is_done(
     waits = f"import os, pathlib, time\n\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
     slow = write_notebook(tmp_path / "02_slow.ipynb", f"{waits}\ntime.sleep(600)", parameters=PARAMETERS)
     command = [sys.executable, "-m", "chts_core.lab.cli", "tour", "--profile", "ci", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen([*command, str(quick), str(slow)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert any(line.startswith("01_quick: done, ") for line in process.stdout)  # until it is
-    while not (tmp_path / "pid").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(how)
-    printed, _ = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        [*command, str(quick), str(slow)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & ignores it
+    )
+    try:
+        assert process.stdout is not None
+        assert any(line.startswith("01_quick: done, ") for line in process.stdout)  # until it is
+        while not (tmp_path / "pid").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        # A record that an earlier tour left there.
+        shutil.copy(tmp_path / "out" / "01_quick.json", tmp_path / "out" / "02_slow.json")
+        process.send_signal(how)
+        printed, _ = process.communicate(timeout=60)
+    finally:
+        process.terminate()
     assert process.returncode == 130
     assert re.search("^02_slow: stopped, ", printed, re.MULTILINE)
     assert printed.splitlines()[-1] == f"1 of 2 stages are done: {tmp_path / 'out' / 'index.html'}"
