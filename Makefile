@@ -4,6 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 COLAB := tests/colab/constraints.txt
+# Without compiling, it takes 60 % of the time; a module is compiled when it is first imported.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: tour lab test test-full test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench clean
 
@@ -32,13 +34,13 @@ test-browser: .venv/test.stamp .venv-colab/stamp
 
 # With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.
 test-colab: .venv-colab/stamp
-	for stage in 00 06; do .venv-colab/bin/chts run $$stage --profile ci --out runs/colab || exit 1; done
-	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
+	.venv-colab/bin/chts tour 00 06 --profile ci --out runs/colab
+	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning --numprocesses $(TEST_PROCESSES) --dist loadfile tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
 
 # The pages for readers, in runs/site/html; then its links, and its accessibility in a browser.
 site: .venv/site.stamp
 	$(BIN)/python docs/build.py
-	$(BIN)/python -m pytest -m browser tests/browser/test_site.py $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -m browser --numprocesses $(TEST_PROCESSES) tests/browser/test_site.py $(PYTEST_OPTIONS)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -71,9 +73,9 @@ wheel: .venv/dev.stamp
 	$(BIN)/python -m build --quiet --outdir runs/wheel/again
 	cd dist && sha256sum * | (cd ../runs/wheel/again && sha256sum --check --quiet)
 	$(PYTHON) -m venv runs/wheel/venv
-	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	runs/wheel/venv/bin/pip install $(PIP_OPTIONS) --constraint constraints.txt dist/*.whl
 	cd runs/wheel && venv/bin/python ../../tests/imports.py core
-	runs/wheel/venv/bin/pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[notebooks]"
+	runs/wheel/venv/bin/pip install $(PIP_OPTIONS) --constraint constraints.txt "$$(echo dist/*.whl)[notebooks]"
 	cd runs/wheel && venv/bin/python ../../tests/imports.py all && venv/bin/chts doctor && venv/bin/chts list && venv/bin/chts lab --help && venv/bin/chts run 06 --profile ci --out out
 
 bench: .venv/bench.stamp
@@ -83,16 +85,16 @@ clean:
 	rm -rf .venv .venv-colab dist runs
 
 .venv/%.stamp: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
 # First Colab's packages alone, in which the bootstrap cell of the notebooks is tried; then what tests need.
 .venv-colab/stamp: pyproject.toml $(wildcard tests/colab/*) | .venv/test.stamp
 	.venv/bin/python -m venv --clear .venv-colab
-	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COLAB) --requirement tests/colab/has.txt
+	.venv-colab/bin/python -m pip install $(PIP_OPTIONS) --constraint $(COLAB) --requirement tests/colab/has.txt
 	$(BIN)/python tests/colab/try_bootstrap.py .venv-colab/bin/python
-	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	.venv-colab/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(COLAB) hypothesis jupyterlab pytest voila
+	.venv-colab/bin/python -m pip install $(PIP_OPTIONS) --no-deps --editable .
+	.venv-colab/bin/python -m pip install $(PIP_OPTIONS) --constraint $(COLAB) hypothesis jupyterlab pytest pytest-xdist voila
 	touch $@
 
 .venv/bin/python:

@@ -18,12 +18,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Page, Playwright, Route, sync_playwright
+from xdist.scheduler import LoadScopeScheduling, Scheduling
 
 from chts_core.lab.widgets import EXPLORERS
 
@@ -147,11 +149,23 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
-# Of each interpreter all pages are served to one process of the tests.
+class ByInterpreter(LoadScopeScheduling):
+    """All pages of an interpreter for one process of the tests, so that each page is opened once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        number = re.search(r"\[\w+-(\d+)", nodeid)  # "...[jupyterlab-0-...]"
+        return number[1] if number else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Instead of xdist's own groups, which version 3.8 does not find under pytest 9.2."""
+    return ByInterpreter(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 @pytest.fixture(
     scope="session",
     params=[
-        pytest.param((python, name), id=f"{name}-{number}", marks=pytest.mark.xdist_group(python))
+        pytest.param((python, name), id=f"{name}-{number}")
         for number, python in enumerate(PYTHONS)
         for name in FRONT_ENDS
     ],
