@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from chts_core import schedules, topology
+from chts_core.removal import GRADIENT_SCORES
 from chts_core.schedules import Timeline
 
 # --- topology: how the network is wired at first ---
@@ -116,16 +117,29 @@ class Removal:
 
     score: "magnitude", "relative_importance" or "mest".
     percolate: also drop the links that this leaves incomplete.
+    prune: score of the links that go because there are to be fewer (a density that decays): always the lowest. None:
+        `score`.
+    returning: links that were removed compete with the weight they had, and return where that is the larger one. Takes
+        the score "magnitude" and Regrowth("magnitude", soft=False, history=True).
     """
 
     score: str
     temperature: float | Schedule | None = None
     percolate: bool = False
+    prune: str | None = None
+    returning: bool = False
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether one of its scores goes by the gradient of the links."""
+        return not {self.score, self.prune}.isdisjoint(GRADIENT_SCORES)
 
 
 @dataclass(frozen=True)
 class Regrowth:
     """Which links come: "random", those of a high |"gradient"|, or of a link predictor's high score.
+
+    score: "random", "gradient", "magnitude" (of the weight that a removed link had), or a link predictor's name.
 
     soft: the scores are sampled; otherwise the highest are taken.
     history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
@@ -213,11 +227,14 @@ class Staged:
 class Turnover:
     """Share of the links exchanged per update; no update comes after `stop` of the run.
 
+    zeta: the share, or "excess": all links above the final number, so that an update keeps that number alone.
     early_stop: overlap of removed and regrown links above which a layer changes no more, once at its final density.
+    together: an early stop waits until all layers have come to it, and then stops all.
     skip_optimizer: whether the optimizer leaves its step out when an update follows.
     """
 
-    zeta: float | Schedule
+    zeta: float | Schedule | Literal["excess"]
     stop: float = 0.75
     early_stop: float | None = None
+    together: bool = False
     skip_optimizer: bool = False

@@ -146,8 +146,11 @@ PRESETS: dict[str, Method] = {
     "chtss/llama_code": replace(_LLAMA_CODE, sparsity=Sigmoid(initial=0.5)),
 }
 
+# How removed links return: those of the largest weight when they went, with that weight.
+RETURNS = Regrowth("magnitude", soft=False, history=True)
+
 REMOVAL_SCORES = tuple(removal.SCORES)
-REGROWTH_SCORES = ("random", "gradient", *PREDICTORS)
+REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 
 
 # What each choice can be where a method is given in words.
@@ -180,9 +183,16 @@ def get_method(method: str | Method) -> Method:
         raise TypeError(
             f"method is a {type(method).__name__}; expected one of {', '.join(map(repr, known))}, or a Method."
         )
-    for score, scores in ((method.removal.score, REMOVAL_SCORES), (method.regrowth.score, REGROWTH_SCORES)):
+    removal, regrowth = method.removal, method.regrowth
+    prune = removal.score if removal.prune is None else removal.prune
+    for score, scores in ((removal.score, REMOVAL_SCORES), (prune, REMOVAL_SCORES), (regrowth.score, REGROWTH_SCORES)):
         if score not in scores:
             raise ValueError(f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}.")
+    if removal.returning and (removal.score, regrowth) != ("magnitude", RETURNS):
+        raise ValueError(
+            f"removed links are to return, by removal score {removal.score!r} and {regrowth}; expected the score "
+            f"'magnitude' and {RETURNS}."
+        )
     early_stop = method.turnover.early_stop
     if early_stop is not None and not 0 <= early_stop <= 1:
         raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to go on to the end.")
@@ -215,7 +225,7 @@ def _try(method: Method) -> None:
     method.topology(32, 32, 0.5, generator=torch.Generator())
     method.sparsity.at(0, timeline, 0.99)
     for value in (method.turnover.zeta, method.removal.temperature):
-        if value is not None and not math.isfinite(value_at(value, 0, timeline)):
+        if value not in (None, "excess") and not math.isfinite(value_at(value, 0, timeline)):
             raise ValueError(f"{value!r} is not finite")
 
 

@@ -110,6 +110,9 @@ class Budget:
         Raises:
             ValueError: if the method's turnover leaves [0, 1].
         """
+        if self.method.turnover.zeta == "excess":
+            links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
+            return (links - final) / links
         zeta = value_at(self.method.turnover.zeta, step, self.timeline)
         if not 0 <= zeta <= 1:
             raise ValueError(
@@ -130,6 +133,9 @@ class Budget:
 
         None of a full layer: they could only be regrown where they were, without their weights.
         """
+        if self.method.turnover.zeta == "excess":
+            final = self.links(self.timeline.total_steps)
+            return {name: links - final[name] for name, links in self.links(step).items()}
         zeta = self.zeta(step)
         size = {name: out * in_ for name, (out, in_) in self.shapes.items()}
         return {name: round(zeta * links) if links < size[name] else 0 for name, links in self.links(step).items()}
@@ -306,7 +312,7 @@ def plan(
         milestones=sorted({0, *(updates[len(updates) * part // 4] for part in (1, 2, 3) if updates), total_steps}),
         exchanged=exchanged,
         flops=flops,
-        memory=_memory(model, parts, budget, execution, moments),
+        memory=_memory(model, parts, budget, exchanged, execution, moments),
         advice=_advice(budget),
     )
 
@@ -355,7 +361,12 @@ def sparse_parameters(parts: Mapping[str, Layer], budget: Budget) -> list[str]:
 
 
 def _memory(
-    model: nn.Module, parts: Mapping[str, Layer], budget: Budget, execution: Execution, moments: int
+    model: nn.Module,
+    parts: Mapping[str, Layer],
+    budget: Budget,
+    exchanged: Mapping[str, int],
+    execution: Execution,
+    moments: int,
 ) -> dict[str, int]:
     method, links = budget.method, budget.links(0)  # never more links than at first
     parameters = dict(model.named_parameters())
@@ -382,7 +393,13 @@ def _memory(
     if method.regrowth.score == "gradient":
         memory["dense gradient"] = 4 * sum(out * in_ for out, in_ in budget.shapes.values())
     if method.regrowth.history:
-        memory["past weights"] = sum(weight.nbytes for weight in own.values())
+        # A position and a value for each link that ever goes; what percolation takes is not known.
+        gone = dict.fromkeys(own, 0)
+        for name, part in parts.items():
+            gone[part.parameter] += exchanged[name] + links[name]
+        memory["past weights"] = sum(
+            min(gone[name], weight.numel()) * (8 + weight.itemsize) for name, weight in own.items()
+        )
     if budget.changes():
         # The masks of all layers where they are not kept, what survives of them before and after percolation, and the
         # work on one of them.

@@ -23,11 +23,11 @@ from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, active_neurons, percolate
 from chts_core.planner import Budget, find_graph, sparse_parameters
-from chts_core.removal import GRADIENT_SCORES, SCORES, WeightedLinks
+from chts_core.removal import SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole_from_local
-from chts_core.weights import LinkWeight, MaskedWeight, Weight, pack_bits, store_links, unpack_bits, zero_absent
+from chts_core.weights import LinkWeight, MaskedWeight, PastWeights, Weight, pack_bits, store_links, unpack_bits, zero_absent
 
 # Which Sparsifier rules a weight: the latest that was attached.
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
@@ -174,16 +174,13 @@ class Sparsifier:
         self._owners = self._ranks.owners(
             {name: rows * columns for name, (rows, columns) in self._budget.shapes.items()}
         )
-        # The step whose schedule the number of links follows, and the parts that have stopped early.
+        # The step whose schedule the number of links follows, and the parts whose early stop has been signalled.
         self._updated_at = 0
         self._stopped: set[str] = set()
         self._gradients: dict[str, Tensor] = {}
         self._crossovers: dict[str, float | None] = {}
         self._past_weights = (
-            {
-                name: torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
-                for name, weight in weights.items()
-            }
+            {name: PastWeights(weight.dtype, weight.device) for name, weight in weights.items()}
             if self.method.regrowth.history
             else {}
         )
@@ -285,7 +282,10 @@ class Sparsifier:
             "crossovers": {name: layer.crossover for name, layer in self._sparse_layers().items()},
             "masks": {name: mask.cpu().clone() for name, mask in self.masks.items()},
             "ever_active": self._unpack_ever_active(),
-            "past_weights": {name: weight.cpu().clone() for name, weight in self._past_weights.items()},
+            "past_weights": {
+                name: {"positions": past.positions.cpu().clone(), "values": past.values.cpu().clone()}
+                for name, past in self._past_weights.items()
+            },
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "history": [row.copy() for row in self.history],
         }
@@ -324,8 +324,8 @@ class Sparsifier:
             for name, mask in state[key].items():
                 check_mask(mask, f"saved mask {name!r}")
                 check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
-        for name, weight in state["past_weights"].items():
-            check_same_shape(weight, _of_shape(shapes[name]), f"saved past weight {name!r}")
+        for name, past in state["past_weights"].items():
+            _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
         for name, links in self._budget.links(state["updated_at"]).items():
             part = self._parts[name]
             found = int(part.rows(state["masks"][part.parameter]).count_nonzero())
@@ -360,7 +360,9 @@ class Sparsifier:
             weight.adopt(state["masks"][name].to(weight.parameter.device))
             self._ever_active[name] = pack_bits(state["ever_active"][name])
         for name, past in self._past_weights.items():
-            past.copy_(state["past_weights"][name])
+            saved = state["past_weights"][name]
+            past.positions = saved["positions"].to(past.positions, copy=True)
+            past.values = saved["values"].to(past.values, copy=True)
         self.steps = state["steps"]
         self._updated_at = state["updated_at"]
         self._stopped = set(state["stopped"])
@@ -385,6 +387,12 @@ class Sparsifier:
             "total_steps": self.timeline.total_steps,
             "update_every": self.timeline.update_every,
         }
+
+    @property
+    def _frozen(self) -> set[str]:
+        """The parts that an early stop leaves as they are."""
+        waits = self.method.turnover.together and len(self._stopped) < len(self._parts)
+        return set() if waits else self._stopped
 
     def _rules(self) -> bool:
         """Whether no other Sparsifier has been attached to the model since."""
@@ -506,7 +514,7 @@ class Sparsifier:
         without = [
             name
             for name in self._enforced
-            if removal.score in GRADIENT_SCORES and self._weights[name].parameter.grad is None
+            if removal.needs_gradient and self._weights[name].parameter.grad is None
         ]
         if without:
             raise RuntimeError(
@@ -535,7 +543,9 @@ class Sparsifier:
         masks = self.masks
         links = {name: int(mask.count_nonzero()) for name, mask in self._by_part(masks).items()}
         self._updated_at = self.steps
-        if links == targets and not any(exchanged[name] for name in targets.keys() - self._stopped):
+        frozen = self._frozen
+        unchanged = links == targets and not any(exchanged[name] for name in targets.keys() - frozen)
+        if unchanged and not self.method.removal.returning:
             return
 
         self._ranks.check_same(masks)
@@ -544,7 +554,7 @@ class Sparsifier:
         by_part = self._by_part(survivors)
         for name, alive in by_part.items():
             started = time.perf_counter()
-            if name not in self._stopped:
+            if name not in frozen:
                 self._remove(name, alive, targets[name], exchanged[name])
             seconds[name] = time.perf_counter() - started
         self._ranks.share(by_part, self._owners)
@@ -635,7 +645,7 @@ class Sparsifier:
             mask.copy_(percolated[name])
         before = self._by_part(masks)
         for name, mask in self._by_part(survivors).items():
-            if name in self._stopped:
+            if name in self._frozen:
                 mask.copy_(before[name])
 
     def _count_active(self, masks: dict[str, Tensor], rows: list[Update]) -> None:
@@ -650,22 +660,37 @@ class Sparsifier:
     def _remove(self, name: str, mask: Tensor, target: int, exchanged: int) -> None:
         """Prune to the target by the lowest scores, then remove the links to be exchanged, in place."""
         part, generator, removal = self._parts[name], self._generators[name], self.method.removal
-        weight, score = self._weights[part.parameter], SCORES[removal.score]
+        weight = self._weights[part.parameter]
         mine = self._owners[name] == self._ranks.rank
         if not mine and not is_shared_out(weight.parameter):
             return
-        links = weight.links(part, mask, gradients=removal.score in GRADIENT_SCORES)
+        links = weight.links(part, mask, gradients=removal.needs_gradient)
         if not mine:
             return
-        if target < len(links.values):
-            links = _only(links, choose(score(links), target, soft=False, generator=generator).sort().values)
-        if removal.temperature is None:
-            soft, exponent = False, 1.0
+        if removal.returning:
+            score = torch.cat([SCORES[removal.score](links), self._past_of(name, mask)[1].abs()])
+            kept = choose(score, target, soft=False, generator=generator)
+            kept = kept[kept < len(links.values)]
         else:
-            soft, exponent = True, value_at(removal.temperature, self.steps, self.timeline)
-        kept = choose(score(links), target - exchanged, temperature=exponent, soft=soft, generator=generator)
+            if target < len(links.values):
+                score = SCORES[removal.prune or removal.score](links)
+                links = _only(links, choose(score, target, soft=False, generator=generator).sort().values)
+            soft = removal.temperature is not None
+            exponent = 1.0 if removal.temperature is None else value_at(removal.temperature, self.steps, self.timeline)
+            score = SCORES[removal.score](links)
+            kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
         mask.zero_()
         mask[links.outputs[kept], links.inputs[kept]] = True
+
+    def _past_of(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the missing links of a part that existed before: positions in the flattened part, and the weights they had."""
+        part = self._parts[name]
+        rows, columns = part.shape
+        past, first = self._past_weights[part.parameter], part.first_row * columns
+        positions = past.positions - first
+        missing = (positions >= 0) & (positions < rows * columns)
+        missing[missing.clone()] = ~mask.flatten()[positions[missing]]
+        return positions[missing], past.values[missing]
 
     def _regrow(self, name: str, survivors: Tensor, num: int, gradient: Tensor | None) -> Tensor:
         regrowth, generator = self.method.regrowth, self._generators[name]
@@ -676,19 +701,29 @@ class Sparsifier:
                 return ~survivors if num else torch.zeros_like(survivors)
             assert gradient is not None  # as `step` has seen to
             scores = gradient.abs()
+        elif regrowth.score == "magnitude":
+            positions, weights = self._past_of(name, survivors)
+            scores = torch.zeros_like(survivors, dtype=torch.float32)
+            scores.view(-1)[positions] = weights.abs().float()
         else:
             return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
         return draw(scores, ~survivors, num, soft=regrowth.soft, generator=generator)
 
     def _rewire(self, parameter: str, old: Tensor, survivors: Tensor, new: Tensor) -> None:
         """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
-        weight = self._weights[parameter]
-        if self._past_weights:
-            past = self._past_weights[parameter]
-            past.copy_(torch.where(old & ~survivors, weight.dense(), past))
+        weight, past = self._weights[parameter], self._past_weights.get(parameter)
+        if past is not None:
+            gone = _positions(old & ~survivors)
+            past.remember(gone, weight.weights_at(gone))
         weight.rewire(survivors, new)
-        if self._past_weights:
-            weight.put(new & ~survivors, past)
+        if past is not None:
+            come = _positions(new & ~survivors)
+            weight.put(come, past.recall(come))
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Of the links of a mask in the flattened weight."""
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def _only(links: WeightedLinks, chosen: Tensor) -> WeightedLinks:
@@ -704,6 +739,24 @@ def _few(names: list[str]) -> str:
 def _of_shape(shape: tuple[int, int]) -> Tensor:
     """A mask of one element, seen as a large one."""
     return torch.zeros((), dtype=torch.bool).expand(shape)
+
+
+def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
+    """Raise unless these are positions in a weight of this shape, in order, and as many values."""
+    positions, values = (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
+    if not (
+        isinstance(positions, Tensor)
+        and isinstance(values, Tensor)
+        and positions.dtype == torch.int64
+        and positions.ndim == 1
+        and positions.shape == values.shape
+        and bool((positions.diff() > 0).all())
+        and (len(positions) == 0 or 0 <= int(positions[0]) <= int(positions[-1]) < shape[0] * shape[1])
+    ):
+        raise ValueError(
+            f"{what} are no positions of links of a weight of shape {shape}, in ascending order, with a value each. "
+            "The saved state was changed or damaged, or is of a version that stored them as a dense weight."
+        )
 
 
 def _share(masks: Mapping[str, Tensor]) -> float:

@@ -55,8 +55,12 @@ class Weight(Protocol):
         """Change the links to `mask`: `survivors` keep all they have, the others start from zeros."""
         ...
 
-    def put(self, where: Tensor, weight: Tensor) -> None:
-        """Give the links in `where` the weights of a dense tensor."""
+    def weights_at(self, positions: Tensor) -> Tensor:
+        """Weights of links, by their positions in the flattened weight, int64 in ascending order."""
+        ...
+
+    def put(self, positions: Tensor, weights: Tensor) -> None:
+        """Give links these weights, by their positions in the flattened weight."""
         ...
 
     def adopt(self, mask: Tensor) -> None:
@@ -130,10 +134,16 @@ class MaskedWeight:
             zero_absent(tensor, survivors[self._rows])
         self._mask.copy_(mask)
 
-    def put(self, where: Tensor, weight: Tensor) -> None:
+    def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
-        mine = local(self.parameter.data)
-        mine.copy_(torch.where(where[self._rows], weight[self._rows], mine))
+        return self.dense().flatten()[positions]
+
+    def put(self, positions: Tensor, weights: Tensor) -> None:
+        """See :class:`Weight`."""
+        columns = self.shape[1]
+        outputs, inputs = positions // columns, positions % columns
+        mine = (outputs >= self._rows.start) & (outputs < self._rows.stop)
+        local(self.parameter.data)[outputs[mine] - self._rows.start, inputs[mine]] = weights[mine]
 
     def adopt(self, mask: Tensor) -> None:
         """See :class:`Weight`."""
@@ -201,11 +211,13 @@ class LinkWeight:
         for key, tensor in moments:
             self._optimizer.state[self.parameter][key] = carry(tensor)
 
-    def put(self, where: Tensor, weight: Tensor) -> None:
+    def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
-        positions = self.layer.links.positions()
-        there = where.flatten()[positions]
-        self.parameter.data[there] = weight.flatten()[positions[there]]
+        return self.parameter.detach()[self._indices(positions)]
+
+    def put(self, positions: Tensor, weights: Tensor) -> None:
+        """See :class:`Weight`."""
+        self.parameter.data[self._indices(positions)] = weights
 
     def adopt(self, mask: Tensor) -> None:
         """See :class:`Weight`."""
@@ -216,10 +228,42 @@ class LinkWeight:
     def clear_absent(self, keeps_zeros: bool) -> None:
         """See :class:`Weight`: there is nothing of them."""
 
+    def _indices(self, positions: Tensor) -> Tensor:
+        """Where links stand among all links of the layer."""
+        return torch.searchsorted(self.layer.links.positions(), positions)
+
     def _range(self, part: Layer) -> slice:
         """The links of a part's rows."""
         crow = self.layer.links.crow_indices
         return slice(int(crow[part.first_row]), int(crow[part.first_row + part.shape[0]]))
+
+
+class PastWeights:
+    """The weight that each link had when it was last removed: memory grows with these links, not with the layer.
+
+    positions: of the links in the flattened weight, int64 in ascending order.
+    values: their weights.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.positions = torch.empty(0, dtype=torch.int64, device=device)
+        self.values = torch.empty(0, dtype=dtype, device=device)
+
+    def remember(self, positions: Tensor, weights: Tensor) -> None:
+        """Keep the weights of links that go, in the place of what was known of these links."""
+        stays = ~torch.isin(self.positions, positions)
+        positions = torch.cat([self.positions[stays], positions])
+        order = positions.argsort()
+        self.positions, self.values = positions[order], torch.cat([self.values[stays], weights])[order]
+
+    def recall(self, positions: Tensor) -> Tensor:
+        """The weights that links had; zero for a link that was never removed."""
+        past = self.values.new_zeros(len(positions))
+        where = torch.searchsorted(self.positions, positions)
+        known = (where < len(self.positions)).nonzero().squeeze(1)
+        known = known[self.positions[where[known]] == positions[known]]
+        past[known] = self.values[where[known]]
+        return past
 
 
 def store_links(
