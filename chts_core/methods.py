@@ -120,34 +120,64 @@ METHODS: dict[str, Method] = {
     "chtss": replace(_CHTS, sparsity=Sigmoid(initial=0.5)),
 }
 
-# Where the paper and its two published codes (one for MLP and Transformer, one for LLaMA) differ.
-_MLP_CODE = replace(_CHTS, topology=SmallWorld(0.25), turnover=Turnover(Cosine(0.3), skip_optimizer=True))
+# How removed links return: those of the largest weight when they went, with that weight.
+RETURNS = Regrowth("magnitude", soft=False, history=True)
+
+
+def _by_magnitude(method: Method, **changes: Any) -> Method:
+    return replace(method, removal=replace(method.removal, score="magnitude", **changes))
+
+
+# CHTs as the paper has it for translation and language (Section 4.3, Appendix J): it removes links by magnitude, and a
+# link that comes back has its last weight. CHTss prunes by relative importance (Section 3.3).
+_PAPER = replace(_by_magnitude(_CHTS), regrowth=Regrowth("ch2_l3n", history=True))
+_PAPER_DECAY = replace(_by_magnitude(_PAPER, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
+
+# As the two published codes have it: the script for Transformers of the first, that for LLaMA of the second.
+_MLP_CODE = replace(
+    _by_magnitude(_CHTS), topology=SmallWorld(0.25), turnover=Turnover(Cosine(0.3), skip_optimizer=True)
+)
 _LLAMA_CODE = replace(
     _CHTS,
-    removal=Removal("relative_importance", temperature=RAMP_TO_9),  # percolation is left off in its script
+    topology=ReceptiveField(r=0.25, degree="uniform"),  # its script tries r from 0 to 1
+    removal=Removal("magnitude", temperature=RAMP_TO_9),  # percolation is left off
     regrowth=Regrowth("ch2_l3n", soft=False),  # its option named soft takes the highest
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
+# Where the paper and its codes differ among themselves or from `METHODS`.
 PRESETS: dict[str, Method] = {
+    # The published MLP script goes on to the last epoch, with the same share each time.
+    "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=1.0, skip_optimizer=True)),
+    # EM&S as published (Yuan et al., 2021, and the first code): an update keeps the target and regrows all the excess.
+    "mest/mlp_code": replace(
+        METHODS["mest"], sparsity=Staged(), turnover=Turnover("excess", stop=1.0, skip_optimizer=True)
+    ),
+    # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
+    "gmp/paper": replace(METHODS["gmp"], removal=Removal("magnitude", returning=True), regrowth=RETURNS),
     "cht/ch2_l3n": replace(METHODS["cht"], regrowth=Regrowth("ch2_l3n", soft=False)),
     "cht/history": replace(METHODS["cht"], regrowth=Regrowth("ch3_l3p", soft=False, history=True)),
-    "chts/paper_magnitude": replace(_CHTS, removal=replace(_CHTS.removal, score="magnitude")),
-    "chts/paper_l3p": replace(_CHTS, regrowth=Regrowth("ch3_l3p")),
-    "chts/paper_l3p_magnitude": replace(
-        _CHTS, removal=replace(_CHTS.removal, score="magnitude"), regrowth=Regrowth("ch3_l3p")
+    # The published MLP script stops when all layers have come to the overlap.
+    "cht/mlp_code": replace(
+        METHODS["cht"], turnover=Turnover(Cosine(0.3), early_stop=0.9, together=True, skip_optimizer=True)
     ),
+    "chts/paper_translation": _PAPER,
+    "chts/paper_llama": replace(_PAPER, turnover=Turnover(Cosine(0.1))),
+    "chts/paper_magnitude": _by_magnitude(_CHTS),
+    "chts/paper_l3p": replace(_CHTS, regrowth=Regrowth("ch3_l3p")),
+    "chts/paper_l3p_magnitude": replace(_by_magnitude(_CHTS), regrowth=Regrowth("ch3_l3p")),
     "chts/paper_to_9": replace(_CHTS, removal=replace(_CHTS.removal, temperature=RAMP_TO_9)),
     "chts/mlp_code": _MLP_CODE,
     "chts/llama_code": _LLAMA_CODE,
-    "chtss/paper_magnitude": replace(METHODS["chtss"], removal=replace(_CHTS.removal, score="magnitude")),
+    "chtss/paper_translation": _PAPER_DECAY,
+    "chtss/paper_llama": replace(_PAPER_DECAY, turnover=Turnover(Cosine(0.1))),
+    "chtss/paper_magnitude": _by_magnitude(METHODS["chtss"]),
     "chtss/paper_to_9": replace(METHODS["chtss"], removal=replace(_CHTS.removal, temperature=RAMP_TO_9)),
-    "chtss/mlp_code": replace(_MLP_CODE, sparsity=Sigmoid(initial=0.5)),
-    "chtss/llama_code": replace(_LLAMA_CODE, sparsity=Sigmoid(initial=0.5)),
+    # Its window ends at 0.8 of the run, after the last update: the target would be missed.
+    "chtss/llama_code": replace(
+        _by_magnitude(_LLAMA_CODE, prune="relative_importance"), sparsity=Sigmoid(initial=0.5, end=0.75)
+    ),
 }
-
-# How removed links return: those of the largest weight when they went, with that weight.
-RETURNS = Regrowth("magnitude", soft=False, history=True)
 
 REMOVAL_SCORES = tuple(removal.SCORES)
 REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
@@ -193,7 +223,9 @@ def get_method(method: str | Method) -> Method:
             f"removed links are to return, by removal score {removal.score!r} and {regrowth}; expected the score "
             f"'magnitude' and {RETURNS}."
         )
-    early_stop = method.turnover.early_stop
+    zeta, early_stop = method.turnover.zeta, method.turnover.early_stop
+    if isinstance(zeta, str) and zeta != "excess":
+        raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule of it, or 'excess'.")
     if early_stop is not None and not 0 <= early_stop <= 1:
         raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to go on to the end.")
     return method
@@ -225,7 +257,7 @@ def _try(method: Method) -> None:
     method.topology(32, 32, 0.5, generator=torch.Generator())
     method.sparsity.at(0, timeline, 0.99)
     for value in (method.turnover.zeta, method.removal.temperature):
-        if value not in (None, "excess") and not math.isfinite(value_at(value, 0, timeline)):
+        if value is not None and not isinstance(value, str) and not math.isfinite(value_at(value, 0, timeline)):
             raise ValueError(f"{value!r} is not finite")
 
 

@@ -27,7 +27,16 @@ from chts_core.removal import SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole_from_local
-from chts_core.weights import LinkWeight, MaskedWeight, PastWeights, Weight, pack_bits, store_links, unpack_bits, zero_absent
+from chts_core.weights import (
+    LinkWeight,
+    MaskedWeight,
+    PastWeights,
+    Weight,
+    pack_bits,
+    store_links,
+    unpack_bits,
+    zero_absent,
+)
 
 # Which Sparsifier rules a weight: the latest that was attached.
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
@@ -512,9 +521,7 @@ class Sparsifier:
                 "call backward() before every step(), and exclude layers that the loss does not use."
             )
         without = [
-            name
-            for name in self._enforced
-            if removal.needs_gradient and self._weights[name].parameter.grad is None
+            name for name in self._enforced if removal.needs_gradient and self._weights[name].parameter.grad is None
         ]
         if without:
             raise RuntimeError(
@@ -560,6 +567,9 @@ class Sparsifier:
         self._ranks.share(by_part, self._owners)
         if self.method.removal.percolate:
             self._percolate(masks, survivors)
+        for name, past in self._past_weights.items():
+            gone = _positions(masks[name] & ~survivors[name])
+            past.remember(gone, self._weights[name].weights_at(gone))
 
         new = {name: mask.clone() for name, mask in survivors.items()}
         by_part = self._by_part(new)
@@ -612,7 +622,7 @@ class Sparsifier:
                     )
                 )
             started = time.perf_counter()
-            self._rewire(parameter, old[parameter], survivors[parameter], new[parameter])
+            self._rewire(parameter, survivors[parameter], new[parameter])
             self._ever_active[parameter] = pack_bits(ever_active)
             rows[-1]["seconds"] += time.perf_counter() - started
         return rows
@@ -683,7 +693,7 @@ class Sparsifier:
         mask[links.outputs[kept], links.inputs[kept]] = True
 
     def _past_of(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the missing links of a part that existed before: positions in the flattened part, and the weights they had."""
+        """Missing links of a part that existed before: where in the flattened part, and the weights they had."""
         part = self._parts[name]
         rows, columns = part.shape
         past, first = self._past_weights[part.parameter], part.first_row * columns
@@ -709,12 +719,9 @@ class Sparsifier:
             return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
         return draw(scores, ~survivors, num, soft=regrowth.soft, generator=generator)
 
-    def _rewire(self, parameter: str, old: Tensor, survivors: Tensor, new: Tensor) -> None:
+    def _rewire(self, parameter: str, survivors: Tensor, new: Tensor) -> None:
         """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
         weight, past = self._weights[parameter], self._past_weights.get(parameter)
-        if past is not None:
-            gone = _positions(old & ~survivors)
-            past.remember(gone, weight.weights_at(gone))
         weight.rewire(survivors, new)
         if past is not None:
             come = _positions(new & ~survivors)
@@ -743,7 +750,9 @@ def _of_shape(shape: tuple[int, int]) -> Tensor:
 
 def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
     """Raise unless these are positions in a weight of this shape, in order, and as many values."""
-    positions, values = (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
+    positions, values = (
+        (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
+    )
     if not (
         isinstance(positions, Tensor)
         and isinstance(values, Tensor)

@@ -76,28 +76,59 @@ def test_what_a_method_does_otherwise_than_its_relative(name: str) -> None:
     assert chts.METHODS[name] == replace(chts.METHODS[relative], **choices)
 
 
-SKIPS = methods.Turnover(methods.Cosine(0.3), skip_optimizer=True)
 MAGNITUDE = methods.Removal("magnitude", methods.RAMP_TO_3, percolate=True)
 TO_9 = methods.Removal("relative_importance", methods.RAMP_TO_9, percolate=True)
-MLP_CODE = {"topology": methods.SmallWorld(0.25), "turnover": SKIPS}
+HISTORY = methods.Regrowth("ch2_l3n", history=True)
+PRUNED_BY_RI = methods.Removal("magnitude", methods.RAMP_TO_3, percolate=True, prune="relative_importance")
+TENTH = methods.Turnover(methods.Cosine(0.1))
 LLAMA_CODE = {
-    "removal": methods.Removal("relative_importance", methods.RAMP_TO_9, percolate=False),
+    "topology": methods.ReceptiveField(r=0.25, degree="uniform"),
     "regrowth": methods.Regrowth("ch2_l3n", soft=False),
     "turnover": methods.Turnover(methods.Cosine(0.1), skip_optimizer=True),
 }
 SOURCES = {
+    "set/mlp_code": ("set", {"turnover": methods.Turnover(0.3, stop=1.0, skip_optimizer=True)}),
+    "mest/mlp_code": ("mest", {"turnover": methods.Turnover("excess", stop=1.0, skip_optimizer=True)}),
+    "gmp/paper": (
+        "gmp",
+        {
+            "removal": methods.Removal("magnitude", returning=True),
+            "regrowth": methods.Regrowth("magnitude", soft=False, history=True),
+        },
+    ),
     "cht/ch2_l3n": ("cht", {"regrowth": methods.Regrowth("ch2_l3n", soft=False)}),
     "cht/history": ("cht", {"regrowth": replace(HARD_L3P, history=True)}),
+    "cht/mlp_code": (
+        "cht",
+        {"turnover": methods.Turnover(methods.Cosine(0.3), early_stop=0.9, together=True, skip_optimizer=True)},
+    ),
+    "chts/paper_translation": ("chts", {"removal": MAGNITUDE, "regrowth": HISTORY}),
+    "chts/paper_llama": ("chts", {"removal": MAGNITUDE, "regrowth": HISTORY, "turnover": TENTH}),
     "chts/paper_magnitude": ("chts", {"removal": MAGNITUDE}),
     "chts/paper_l3p": ("chts", {"regrowth": methods.Regrowth("ch3_l3p")}),
     "chts/paper_l3p_magnitude": ("chts", {"regrowth": methods.Regrowth("ch3_l3p"), "removal": MAGNITUDE}),
     "chts/paper_to_9": ("chts", {"removal": TO_9}),
-    "chts/mlp_code": ("chts", MLP_CODE),
-    "chts/llama_code": ("chts", LLAMA_CODE),
+    "chts/mlp_code": (
+        "chts",
+        {
+            "topology": methods.SmallWorld(0.25),
+            "removal": MAGNITUDE,
+            "turnover": methods.Turnover(methods.Cosine(0.3), skip_optimizer=True),
+        },
+    ),
+    "chts/llama_code": ("chts", {**LLAMA_CODE, "removal": methods.Removal("magnitude", methods.RAMP_TO_9)}),
+    "chtss/paper_translation": ("chtss", {"removal": PRUNED_BY_RI, "regrowth": HISTORY}),
+    "chtss/paper_llama": ("chtss", {"removal": PRUNED_BY_RI, "regrowth": HISTORY, "turnover": TENTH}),
     "chtss/paper_magnitude": ("chtss", {"removal": MAGNITUDE}),
     "chtss/paper_to_9": ("chtss", {"removal": TO_9}),
-    "chtss/mlp_code": ("chtss", MLP_CODE),
-    "chtss/llama_code": ("chtss", LLAMA_CODE),
+    "chtss/llama_code": (
+        "chtss",
+        {
+            **LLAMA_CODE,
+            "removal": methods.Removal("magnitude", methods.RAMP_TO_9, prune="relative_importance"),
+            "sparsity": methods.Sigmoid(initial=0.5, end=0.75),
+        },
+    ),
 }
 
 
@@ -111,7 +142,7 @@ ALL = chts.METHODS | chts.PRESETS
 
 
 def test_no_two_methods_are_the_same() -> None:
-    assert len({repr(method) for method in ALL.values()}) == len(ALL) == 21
+    assert len({repr(method) for method in ALL.values()}) == len(ALL) == 28
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 import chts_core as chts
-from chts_core.methods import METHODS, Constant, Cubic, Method, Removal, Sigmoid, Staged, Turnover, get_method
+from chts_core.methods import (
+    METHODS,
+    Constant,
+    Cubic,
+    Method,
+    Regrowth,
+    Removal,
+    Sigmoid,
+    Staged,
+    Turnover,
+    get_method,
+)
 from chts_core.planner import Budget
 from chts_core.schedules import Timeline
 
@@ -233,7 +244,24 @@ def test_memory_is_that_of_the_tensors_of_a_run(method: str, execution: Any, opt
     masks = sparsifier.masks.values() if execution == "masked" else ()
     assert memory["masks"] == size_of(masks) + size_of(sparsifier._ever_active.values())
     assert memory.get("links", 0) == size_of(model.buffers())
-    assert memory.get("past weights", 0) == size_of(sparsifier._past_weights.values())
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+@pytest.mark.parametrize("percolate", [False, True])
+def test_past_weights_are_of_the_links_that_ever_go(execution: Any, percolate: bool) -> None:
+    removal = Removal("magnitude", percolate=percolate)
+    method = replace(get_method("cht/history"), removal=removal, regrowth=Regrowth("random", history=True))
+    settings: dict[str, Any] = {"sparsity": 0.9, "total_steps": 30, "update_every": 3, "execution": execution}
+    model = mlp(40, 60, 50, 3)
+    memory = chts.plan(model, method, **settings).memory["past weights"]
+    sparsifier = chts.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.01), method, **settings)
+    for _ in range(30):
+        model(torch.ones(4, 40)).sum().backward()
+        sparsifier.step()
+    past = sparsifier._past_weights.values()
+    held = size_of(one.positions for one in past) + size_of(one.values for one in past)
+    assert held == 12 * sum(len(one.positions) for one in past)
+    assert 0.3 * memory < held <= memory < 12 * (40 * 60 + 60 * 50)
 
 
 def peak_of_update(model: nn.Module, shape: tuple[int, ...], **settings: Any) -> int:

@@ -484,6 +484,25 @@ def test_decay_prunes_hard_and_then_removes_by_scores_of_what_is_left(score: str
         assert torch.equal(update.survivors[name], expected)
 
 
+@pytest.mark.parametrize(
+    ("prune", "score"), [("magnitude", "relative_importance"), ("relative_importance", "magnitude")]
+)
+def test_pruning_and_removal_each_go_by_their_own_score(prune: str, score: str) -> None:
+    removal = methods.Removal(score, prune=prune)
+    update = first_update(
+        plain(removal=removal, sparsity=methods.Cubic(initial=0.2, end=0.3)), 0.7, widths=WIDTHS["wide"]
+    )
+    by_one_score = {}
+    for name, mask in update.before.items():
+        target = int(update.after[name].sum())
+        left = oracles.top(REMOVAL_SCORES[prune](update.weights[name]), mask, target)
+        num = target - update.exchanged(name)
+        expected = oracles.top(REMOVAL_SCORES[score](update.weights[name] * left), left, num)
+        assert torch.equal(update.survivors[name], expected)
+        by_one_score[name] = oracles.top(REMOVAL_SCORES[score](update.weights[name]), mask, num)
+    assert differ(update.survivors, by_one_score)
+
+
 def test_decay_without_turnover_only_removes() -> None:
     method = plain(sparsity=methods.Sigmoid(), turnover=methods.Turnover(zeta=0.0))
     run = start(method, 0.9)
@@ -777,6 +796,94 @@ def test_mest_first_shrinks_then_exchanges_by_the_same_scores() -> None:
     assert links == [64] * 7 + [58] * 4 + [51] * 5  # 25 % until 60 % of the twelve steps, 22.5 %, then 20 %
 
 
+def test_a_turnover_of_the_excess_keeps_the_final_number_and_regrows_the_rest() -> None:
+    method = plain(
+        regrowth=methods.Regrowth("random"), sparsity=methods.Staged(), turnover=methods.Turnover(zeta="excess")
+    )
+    run = start(method, 0.8)
+    weights: dict[str, Tensor] = {}
+    run.watch = lambda: weights.update({name: run.weight(name).detach().clone() for name in run.sparsifier.masks})
+    before = copies(run.sparsifier.masks)
+    for step in run.train():
+        rows = {row["layer"]: row for row in run.sparsifier.history if row["step"] == step}
+        for name, mask in run.sparsifier.masks.items():
+            if rows:
+                kept = oracles.top(weights[name].abs(), before[name], 51)
+                assert not (kept & ~mask).any()
+                assert torch.equal(run.weight(name) != 0, kept)  # the others start from zero
+                assert rows[name]["regrown"] == int(mask.sum()) - 51
+        before = copies(run.sparsifier.masks)
+    first = [row for row in run.sparsifier.history if row["layer"] == "0.weight"]
+    # 20 % of 256 links are 51; 25 % are 64, 22.5 % are 58.
+    assert [(row["links"], row["removed"], row["regrown"]) for row in first] == [
+        (64, 13, 13),
+        (64, 13, 13),
+        (64, 13, 13),
+        (58, 13, 7),
+        (58, 7, 7),
+        (51, 7, 0),
+    ]
+
+
+def test_a_turnover_of_the_excess_ends_with_the_excess() -> None:
+    run = start(plain(sparsity=methods.Cubic(), turnover=methods.Turnover(zeta="excess")), 0.8)
+    assert run.sparsifier._budget.zeta(LAST_UPDATE) == 0
+    assert run.sparsifier._budget.exchanged(0) == {"0.weight": 128 - 51, "2.weight": 128 - 51}
+
+
+# Larger weights decay faster than links that are gone: these return.
+RETURNING = plain(
+    removal=methods.Removal("magnitude", returning=True),
+    regrowth=methods.RETURNS,
+    sparsity=methods.Cubic(initial=0.5),
+    turnover=methods.Turnover(zeta=0.0),
+)
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_links_return_with_the_weight_they_had_where_that_is_among_the_largest(execution: str) -> None:
+    run = start(RETURNING, 0.8, execution=execution)
+    last = {name: torch.zeros(mask.shape) for name, mask in run.sparsifier.masks.items()}
+
+    def weight(name: str) -> Tensor:
+        return run.sparsifier._weights[name].dense().clone()
+
+    def shrink() -> None:
+        with torch.no_grad():
+            for name, mask in run.sparsifier.masks.items():
+                run.sparsifier._weights[name].parameter.mul_(0.8)
+                last[name] = torch.where(mask, weight(name), last[name])
+
+    run.watch = shrink
+    returned = 0
+    for step in run.train(last=LAST_UPDATE):
+        if step % EVERY == 0:
+            for name, mask in run.sparsifier.masks.items():
+                target = round(256 * (1 - methods.Cubic(0.5).at(step, run.sparsifier.timeline, 0.8)))
+                assert torch.equal(mask, oracles.top(last[name].abs(), last[name] != 0, target))
+                assert torch.equal(weight(name), last[name] * mask)
+        rows = [row for row in run.sparsifier.history if row["step"] == step]
+        returned += sum(row["regrown"] for row in rows)
+        assert all(row["overlap"] == 0 for row in rows)  # what an update removes does not return in it
+    assert returned > 0
+
+
+def test_links_return_only_by_magnitude_with_their_weight() -> None:
+    wrong = replace(RETURNING, regrowth=methods.Regrowth("random"))
+    with pytest.raises(ValueError, match=r"removed links are to return.*expected the score 'magnitude' and Regrowth"):
+        start(wrong)
+
+
+def test_where_no_link_can_return_others_come_at_random() -> None:
+    run = wait(start(plain(regrowth=methods.RETURNS)))
+    before = copies(run.sparsifier.masks)
+    push(run, 0.0)
+    run.sparsifier.step()
+    rows = run.sparsifier.history
+    assert [row["links"] for row in rows] == [int(mask.sum()) for mask in before.values()]
+    assert all(row["regrown"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize("method", ["rigl", "granet", "mest"])
 def test_an_update_by_gradient_without_a_gradient_is_refused_and_can_be_made_up_for(method: str) -> None:
     run = wait(start(method))
@@ -867,6 +974,17 @@ def test_once_all_layers_have_stopped_there_are_no_more_updates() -> None:
     update_with_overlap(run, {"0.weight": 0.0, "2.weight": 0.0})
     assert_same_masks(run.sparsifier.masks, before)
     assert len(run.sparsifier.history) == rows == 2
+
+
+def test_an_early_stop_may_wait_until_all_layers_have_come_to_it() -> None:
+    method = stopping(0.5)
+    run = start(replace(method, turnover=replace(method.turnover, together=True)), 0.75)
+    update_with_overlap(run, {"0.weight": 1.0, "2.weight": 0.0})
+    before = update_with_overlap(run, {"0.weight": 0.0, "2.weight": 0.0})
+    assert all(differ({name: mask}, before) for name, mask in run.sparsifier.masks.items())
+    update_with_overlap(run, {"0.weight": 0.0, "2.weight": 1.0})  # the first layer's signal stays
+    before = update_with_overlap(run, {"0.weight": 0.0, "2.weight": 0.0})
+    assert_same_masks(run.sparsifier.masks, before)
 
 
 def test_without_an_early_stop_no_overlap_is_too_much() -> None:
@@ -1317,7 +1435,7 @@ def assert_same_run(one: Run, other: Run) -> None:
 # the last update; after it.
 CUTS = [1, 4, 5, 6, 12, 14]
 # With a memory of weights, with an optimizer that leaves steps out, and one that may stop early.
-RESUMED = [*METHODS, "cht/history", "chtss/mlp_code"]
+RESUMED = [*METHODS, "cht/history", "gmp/paper", "mest/mlp_code", "cht/mlp_code", "chtss/paper_translation"]
 
 
 @pytest.mark.parametrize(("method", "optimizer", "cut"), tiers.every_pair(RESUMED, ["momentum", "adam"], CUTS))
@@ -1416,7 +1534,15 @@ def truncate_generator(state: dict[str, Any]) -> None:
 
 
 def misshape_past(state: dict[str, Any]) -> None:
-    state["past_weights"]["2.weight"] = state["past_weights"]["2.weight"][1:]
+    state["past_weights"]["2.weight"]["values"] = state["past_weights"]["2.weight"]["values"][1:]
+
+
+def disorder_past(state: dict[str, Any]) -> None:
+    state["past_weights"]["2.weight"]["positions"] = state["past_weights"]["2.weight"]["positions"].flip(0)
+
+
+def place_past_outside(state: dict[str, Any]) -> None:
+    state["past_weights"]["2.weight"]["positions"][-1] = 256
 
 
 def remove_generator_state(state: dict[str, Any]) -> None:
@@ -1453,7 +1579,14 @@ BAD_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], st
     "generator truncated": (truncate_generator, ValueError, r"saved generator of layer '2\.weight' does not fit"),
     "generator none": (remove_generator_state, ValueError, r"saved generator of layer '2\.weight' does not fit"),
     "past weight missing": (lambda s: s["past_weights"].pop("0.weight"), ValueError, r"past_weights.*2\.weight"),
-    "past weight misshapen": (misshape_past, ValueError, r"2\.weight.*\(15, 16\).*\(16, 16\)"),
+    "past weight misshapen": (misshape_past, ValueError, r"2\.weight.*no positions of links .*\(16, 16\)"),
+    "past weights in disorder": (disorder_past, ValueError, r"2\.weight.*in ascending order"),
+    "past weight outside": (place_past_outside, ValueError, r"2\.weight.*no positions of links .*\(16, 16\)"),
+    "past weights of an old version": (
+        lambda s: s["past_weights"].update({"2.weight": torch.zeros(16, 16)}),
+        ValueError,
+        r"2\.weight.*of a version that stored them as a dense weight",
+    ),
     **{
         f"no {key}": (lambda s, key=key: s.pop(key), ValueError, key)
         for key in (

@@ -339,3 +339,29 @@ def test_absent_links_become_zero_whatever_they_held(layout: str, dtype: torch.d
     assert tensor[mask].nan_to_num(9).tolist() == held[mask].nan_to_num(9).tolist()
     assert tensor[~mask].tolist() == [0.0] * 4
     assert not tensor[~mask].signbit().any()
+
+
+# --- past weights ---
+
+
+def test_past_weights_are_the_latest_of_each_link() -> None:
+    past = weights.PastWeights(torch.float32, torch.device("cpu"))
+    assert past.recall(torch.tensor([0, 7])).tolist() == [0.0, 0.0]
+    past.remember(torch.tensor([1, 6]), torch.tensor([0.5, -2.0]))
+    past.remember(torch.tensor([0, 6]), torch.tensor([3.0, 4.0]))
+    assert past.positions.tolist() == [0, 1, 6]
+    assert past.values.tolist() == [3.0, 0.5, 4.0]
+    assert past.recall(torch.tensor([0, 2, 6, 7])).tolist() == [3.0, 0.0, 4.0, 0.0]
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 20), st.integers(-9, 9)), max_size=6), st.sets(st.integers(0, 20)))
+def test_past_weights_are_a_dictionary(removals: list[dict[int, int]], wanted: set[int]) -> None:
+    past, expected = weights.PastWeights(torch.float32, torch.device("cpu")), {}
+    for removed in removals:
+        positions = sorted(removed)
+        values = torch.tensor([float(removed[position]) for position in positions])
+        past.remember(torch.tensor(positions, dtype=torch.int64), values)
+        expected |= removed
+    assert past.positions.tolist() == sorted(expected)
+    asked = sorted(wanted)
+    assert past.recall(torch.tensor(asked, dtype=torch.int64)).tolist() == [expected.get(one, 0) for one in asked]
