@@ -64,7 +64,7 @@ class Run:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("execution", ["masked", "csr", "auto"])
-@pytest.mark.parametrize("method", [*chts.METHODS, "cht/history"])
+@pytest.mark.parametrize("method", [*chts.METHODS, "cht/history", "gmp/paper"])
 def test_a_healthy_run_has_no_findings(method: str, execution: Execution, optimizer: str) -> None:
     run = Run(method, execution, optimizer)
     assert audit(run.sparsifier) == []
@@ -172,8 +172,8 @@ def test_weights_that_are_not_finite(execution: Execution) -> None:
 
 def fill_regrown(run: Run, regrown: Tensor) -> None:
     """Give links of the first layer a weight."""
-    weight = run.sparsifier._weights[NAME]
-    weight.put(regrown, torch.full(weight.shape, 0.5))
+    positions = regrown.flatten().nonzero().squeeze(1)
+    run.sparsifier._weights[NAME].put(positions, torch.full((len(positions),), 0.5))
 
 
 @pytest.mark.parametrize("execution", ["masked", "csr"])

@@ -25,7 +25,7 @@ from chts_core.sharding import local, local_rows, share_out, whole, whole_from_l
 
 STEPS, EVERY, BATCH = 12, 3, 8
 WIDTHS = (13, 24, 18, 5)  # of which two and four ranks do not get equal shares of the rows
-CASES = [*METHODS, "cht/history"]
+CASES = [*METHODS, "cht/history", "gmp/paper"]
 ALL = list(itertools.product(CASES, ("ddp", "fsdp")))
 # Ranks are copies of one process that has imported this.
 multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "chts_core", "chts_core._kernels"])
