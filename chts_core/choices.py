@@ -119,8 +119,8 @@ class Removal:
     percolate: also drop the links that this leaves incomplete.
     prune: score of the links that go because there are to be fewer (a density that decays): always the lowest. None:
         `score`.
-    returning: links that were removed compete with the weight they had, and return where that is the larger one. Takes
-        the score "magnitude" and Regrowth("magnitude", soft=False, history=True).
+    returning: links that were removed compete with the weight they had, and return where that is the larger one. Goes
+        with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str
@@ -137,10 +137,9 @@ class Removal:
 
 @dataclass(frozen=True)
 class Regrowth:
-    """Which links come: "random", those of a high |"gradient"|, or of a link predictor's high score.
+    """Which links come, by their scores.
 
-    score: "random", "gradient", "magnitude" (of the weight that a removed link had), or a link predictor's name.
-
+    score: "random", "gradient" (its size), "magnitude" (of the weight that a removed link had), or a link predictor.
     soft: the scores are sampled; otherwise the highest are taken.
     history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
     """

@@ -121,6 +121,7 @@ METHODS: dict[str, Method] = {
 }
 
 # How removed links return: those of the largest weight when they went, with that weight.
+RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 
 
@@ -147,14 +148,12 @@ _LLAMA_CODE = replace(
 
 # Where the paper and its codes differ among themselves or from `METHODS`.
 PRESETS: dict[str, Method] = {
-    # The published MLP script goes on to the last epoch, with the same share each time.
-    "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=1.0, skip_optimizer=True)),
+    # The published MLP script exchanges the same share after every epoch but the last: stop is below 1.
+    "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
     # EM&S as published (Yuan et al., 2021, and the first code): an update keeps the target and regrows all the excess.
-    "mest/mlp_code": replace(
-        METHODS["mest"], sparsity=Staged(), turnover=Turnover("excess", stop=1.0, skip_optimizer=True)
-    ),
+    "mest/mlp_code": replace(METHODS["mest"], turnover=Turnover("excess", stop=0.99, skip_optimizer=True)),
     # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
-    "gmp/paper": replace(METHODS["gmp"], removal=Removal("magnitude", returning=True), regrowth=RETURNS),
+    "gmp/paper": replace(METHODS["gmp"], removal=RETURNING, regrowth=RETURNS),
     "cht/ch2_l3n": replace(METHODS["cht"], regrowth=Regrowth("ch2_l3n", soft=False)),
     "cht/history": replace(METHODS["cht"], regrowth=Regrowth("ch3_l3p", soft=False, history=True)),
     # The published MLP script stops when all layers have come to the overlap.
@@ -218,14 +217,22 @@ def get_method(method: str | Method) -> Method:
     for score, scores in ((removal.score, REMOVAL_SCORES), (prune, REMOVAL_SCORES), (regrowth.score, REGROWTH_SCORES)):
         if score not in scores:
             raise ValueError(f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}.")
-    if removal.returning and (removal.score, regrowth) != ("magnitude", RETURNS):
+    if regrowth.score == "magnitude" and not regrowth.history:
         raise ValueError(
-            f"removed links are to return, by removal score {removal.score!r} and {regrowth}; expected the score "
-            f"'magnitude' and {RETURNS}."
+            f"the method regrows by the weights that links had, but keeps none: {regrowth}; set history=True."
         )
     zeta, early_stop = method.turnover.zeta, method.turnover.early_stop
     if isinstance(zeta, str) and zeta != "excess":
         raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule of it, or 'excess'.")
+    if removal.returning and (removal, regrowth, zeta) != (RETURNING, RETURNS, 0):
+        raise ValueError(
+            f"removed links are to return, with {removal}, {regrowth} and zeta {zeta}; expected "
+            f"{RETURNING}, {RETURNS} and zeta 0: no other choice would have an effect."
+        )
+    if method.turnover.together and early_stop is None:
+        raise ValueError(
+            "the layers are to stop together, but early_stop is None; give the overlap at which they stop."
+        )
     if early_stop is not None and not 0 <= early_stop <= 1:
         raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to go on to the end.")
     return method

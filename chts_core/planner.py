@@ -159,9 +159,10 @@ class Plan:
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
     exchanged: links that all updates together remove and regrow, beyond those pruned or percolated; at most, for a
-        method that stops early.
+        method that stops early; at least, where removed links return by their weight.
     flops: training FLOPs of all linear layers relative to dense ones, if absent links cost nothing.
-    memory: bytes by what needs them, on the device of the model; activations are not counted.
+    memory: bytes by what needs them, on the device of the model; activations are not counted, nor past weights
+        of links that percolation takes.
     advice: what one might want to change.
     """
 
@@ -205,7 +206,10 @@ class Plan:
             )
         else:
             updates = "none that changes a link"
-        at_most = "at most " if budget.method.turnover.early_stop is not None else ""
+        method = budget.method
+        bound = (
+            "at most " if method.turnover.early_stop is not None else "at least " if method.removal.returning else ""
+        )
         return "\n".join(
             [
                 "Density",
@@ -213,7 +217,7 @@ class Plan:
                 "",
                 f"Final links:     {final:,} of {size:,}, density {final / size:.4%}",
                 f"Updates:         {updates}",
-                f"Links exchanged: {at_most}{exchanged:,}",
+                f"Links exchanged: {bound}{exchanged:,}",
                 f"Training FLOPs:  {self.flops:.1%} of the dense linear layers', if absent links cost nothing",
                 "",
                 f"Memory without activations: {_readable(sum(self.memory.values()))}",

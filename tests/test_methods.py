@@ -87,8 +87,8 @@ LLAMA_CODE = {
     "turnover": methods.Turnover(methods.Cosine(0.1), skip_optimizer=True),
 }
 SOURCES = {
-    "set/mlp_code": ("set", {"turnover": methods.Turnover(0.3, stop=1.0, skip_optimizer=True)}),
-    "mest/mlp_code": ("mest", {"turnover": methods.Turnover("excess", stop=1.0, skip_optimizer=True)}),
+    "set/mlp_code": ("set", {"turnover": methods.Turnover(0.3, stop=0.99, skip_optimizer=True)}),
+    "mest/mlp_code": ("mest", {"turnover": methods.Turnover("excess", stop=0.99, skip_optimizer=True)}),
     "gmp/paper": (
         "gmp",
         {
@@ -311,3 +311,29 @@ def test_a_schedule_of_ones_own() -> None:
             return 0.5 if step < timeline.stop_step / 2 else 0.25
 
     assert [methods.value_at(Halved(), step, TIMELINE) for step in (0, 374, 375)] == [0.5, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("name", ["set/mlp_code", "mest/mlp_code"])
+@pytest.mark.parametrize("epochs", [2, 20, 100])
+def test_the_mlp_script_updates_after_every_epoch_but_the_last(name: str, epochs: int) -> None:
+    timeline = Timeline(epochs * 7, 7, chts.PRESETS[name].turnover.stop)
+    assert timeline.last_update == (epochs - 1) * 7
+
+
+WITHOUT_EFFECT = {
+    "regrowth without a memory": ({"regrowth": methods.Regrowth("magnitude")}, "keeps none.*history=True"),
+    "returning at a temperature": (
+        {"removal": methods.Removal("magnitude", temperature=2.0, returning=True)},
+        "removed links are to return, with .*temperature=2.0",
+    ),
+    "returning with a turnover": ({"turnover": methods.Turnover(0.3)}, "zeta 0.3; expected .* zeta 0"),
+    "together without a stop": ({"turnover": methods.Turnover(0.0, together=True)}, "early_stop is None"),
+    "a zeta that is no share": ({"turnover": methods.Turnover("exces")}, "zeta is 'exces'; expected"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_EFFECT)
+def test_choices_that_would_have_no_effect_are_refused(case: str) -> None:
+    choices, message = WITHOUT_EFFECT[case]
+    with pytest.raises(ValueError, match=message):
+        methods.get_method(replace(chts.PRESETS["gmp/paper"], **choices))

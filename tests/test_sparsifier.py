@@ -831,7 +831,7 @@ def test_a_turnover_of_the_excess_ends_with_the_excess() -> None:
     assert run.sparsifier._budget.exchanged(0) == {"0.weight": 128 - 51, "2.weight": 128 - 51}
 
 
-# Larger weights decay faster than links that are gone: these return.
+# In the test, weights shrink at every step; links that are gone keep theirs, and so they return.
 RETURNING = plain(
     removal=methods.Removal("magnitude", returning=True),
     regrowth=methods.RETURNS,
@@ -870,7 +870,7 @@ def test_links_return_with_the_weight_they_had_where_that_is_among_the_largest(e
 
 def test_links_return_only_by_magnitude_with_their_weight() -> None:
     wrong = replace(RETURNING, regrowth=methods.Regrowth("random"))
-    with pytest.raises(ValueError, match=r"removed links are to return.*expected the score 'magnitude' and Regrowth"):
+    with pytest.raises(ValueError, match=r"removed links are to return.*'random'.*expected Removal.*and zeta 0"):
         start(wrong)
 
 
