@@ -70,6 +70,21 @@ class ScaleFree:
         return topology.scale_free(out_features, in_features, density, generator=generator)
 
 
+@dataclass(frozen=True)
+class Correlated:
+    """The links between the most correlated inputs, CSTI (:func:`chts_core.topology.correlated`).
+
+    It wants the correlations of the inputs: the Sparsifier takes them as `correlation`.
+    """
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        raise ValueError(
+            "the method starts from the correlations of the inputs (CSTI), and none were given; pass "
+            "correlation=Correlation.matrix() of your training inputs (chts_core.topology.Correlation), or choose "
+            "another topology, such as ReceptiveField()."
+        )
+
+
 # --- any hyperparameter may be a schedule ---
 
 

@@ -6,7 +6,7 @@
     sparsity    how many links there are at step t
     turnover    how many are exchanged at step t
 
-The table `METHODS` has the nine of the paper, `PRESETS` the same by source where the sources differ. Change a choice
+The table `METHODS` has the nine of the paper, `PRESETS` the same by task and source where these differ. Change a choice
 with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or where a name is wanted, in words:
 "set with regrowth=Regrowth('ch2_l3n')".
 """
@@ -23,6 +23,7 @@ from chts_core.choices import (
     RAMP_TO_3,
     RAMP_TO_9,
     Constant,
+    Correlated,
     Cosine,
     Cubic,
     Dense,
@@ -53,6 +54,7 @@ __all__ = [
     "REGROWTH_SCORES",
     "REMOVAL_SCORES",
     "Constant",
+    "Correlated",
     "Cosine",
     "Cubic",
     "Dense",
@@ -87,6 +89,10 @@ class Method:
     turnover: Turnover
 
 
+# How removed links return: those of the largest weight when they went, with that weight.
+RETURNING = Removal("magnitude", returning=True)
+RETURNS = Regrowth("magnitude", soft=False, history=True)
+
 _SET = Method(
     topology=ErdosRenyi(),
     removal=Removal("magnitude"),
@@ -95,49 +101,71 @@ _SET = Method(
     turnover=Turnover(zeta=Cosine(0.3)),
 )
 _RIGL = replace(_SET, regrowth=Regrowth("gradient", soft=False))
+_GMP = replace(_SET, sparsity=Cubic(initial=0.5), turnover=Turnover(zeta=0.0))
+# CHT keeps the smallest weights out, and stops for good when all layers have come to an overlap of 0.9.
+_CHT = Method(
+    topology=ReceptiveField(r=0.25),
+    removal=Removal("magnitude", percolate=True),
+    regrowth=Regrowth("ch3_l3p", soft=False),
+    sparsity=Constant(),
+    turnover=Turnover(zeta=Cosine(0.3), early_stop=0.9, together=True),
+)
+# CHTs as the paper has it for translation and language (Sections 3 and 4.3, Appendix J).
 _CHTS = Method(
     topology=ReceptiveField(r=0.25),
-    removal=Removal("relative_importance", temperature=RAMP_TO_3, percolate=True),
-    regrowth=Regrowth("ch2_l3n"),
+    removal=Removal("magnitude", temperature=RAMP_TO_3, percolate=True),
+    regrowth=Regrowth("ch2_l3n", history=True),
     sparsity=Constant(),
     turnover=Turnover(zeta=Cosine(0.3)),
 )
+
+
+def _with_decay(chts: Method) -> Method:
+    """CHTss of a CHTs: the density falls, and what is pruned for it goes by relative importance (Section 3.3)."""
+    return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
+
 
 METHODS: dict[str, Method] = {
     "fc": replace(_SET, topology=FullyConnected(), sparsity=Dense(), turnover=Turnover(zeta=0.0)),
     "set": _SET,
     "rigl": _RIGL,
-    "mest": replace(_SET, removal=Removal("mest"), sparsity=Staged()),
-    "gmp": replace(_SET, sparsity=Cubic(initial=0.5), turnover=Turnover(zeta=0.0)),
+    # EM&S (Yuan et al., 2021): an update keeps the target alone and regrows all the excess.
+    "mest": replace(_SET, removal=Removal("mest"), sparsity=Staged(), turnover=Turnover(zeta="excess")),
+    # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
+    "gmp": replace(_GMP, removal=RETURNING, regrowth=RETURNS),
     "granet": replace(_RIGL, sparsity=Cubic(initial=0.5)),
-    "cht": replace(
-        _SET,
-        removal=Removal("magnitude", percolate=True),
-        regrowth=Regrowth("ch3_l3p", soft=False),
-        turnover=Turnover(zeta=Cosine(0.3), early_stop=0.9),
-    ),
+    "cht": _CHT,
     "chts": _CHTS,
-    "chtss": replace(_CHTS, sparsity=Sigmoid(initial=0.5)),
+    "chtss": _with_decay(_CHTS),
 }
+# Rises when a name above comes to mean another method. Recorded runs have it; those without are of revision 1.
+REVISION = 2
 
-# How removed links return: those of the largest weight when they went, with that weight.
-RETURNING = Removal("magnitude", returning=True)
-RETURNS = Regrowth("magnitude", soft=False, history=True)
-
-
-def _by_magnitude(method: Method, **changes: Any) -> Method:
-    return replace(method, removal=replace(method.removal, score="magnitude", **changes))
-
-
-# CHTs as the paper has it for translation and language (Section 4.3, Appendix J): it removes links by magnitude, and a
-# link that comes back has its last weight. CHTss prunes by relative importance (Section 3.3).
-_PAPER = replace(_by_magnitude(_CHTS), regrowth=Regrowth("ch2_l3n", history=True))
-_PAPER_DECAY = replace(_by_magnitude(_PAPER, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
-
-# As the two published codes have it: the script for Transformers of the first, that for LLaMA of the second.
-_MLP_CODE = replace(
-    _by_magnitude(_CHTS), topology=SmallWorld(0.25), turnover=Turnover(Cosine(0.3), skip_optimizer=True)
+_TENTH = Turnover(zeta=Cosine(0.1))
+_TO_9 = replace(_CHTS, removal=replace(_CHTS.removal, temperature=RAMP_TO_9))
+_L3P = Regrowth("ch3_l3p", history=True)
+# On images the paper starts from the correlations of the inputs (Section 4.2), and removes links by relative importance
+# on Fashion-MNIST, by magnitude on the others (Section 3.1).
+_IMAGES = replace(_CHTS, topology=Correlated())
+_FASHION = replace(_IMAGES, removal=replace(_CHTS.removal, score="relative_importance"))
+# `chts` before revision 2: links removed by relative importance, and new ones from zero.
+_RI_ZEROS = replace(
+    _CHTS,
+    removal=Removal("relative_importance", temperature=RAMP_TO_3, percolate=True),
+    regrowth=Regrowth("ch2_l3n"),
 )
+
+# The published codes leave out the optimizer's step before an update, and start new links from zero. The MLP script of
+# the first goes on to the last epoch but one.
+_EXCESS_TO_THE_END = Turnover("excess", stop=0.99, skip_optimizer=True)
+# Its script for Transformers.
+_MLP_CODE = replace(
+    _CHTS,
+    topology=SmallWorld(0.25),
+    regrowth=Regrowth("ch2_l3n"),
+    turnover=Turnover(Cosine(0.3), skip_optimizer=True),
+)
+# The script of the second code, for LLaMA.
 _LLAMA_CODE = replace(
     _CHTS,
     topology=ReceptiveField(r=0.25, degree="uniform"),  # its script tries r from 0 to 1
@@ -146,36 +174,46 @@ _LLAMA_CODE = replace(
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# Where the paper and its codes differ among themselves or from `METHODS`.
+# The methods by source, where the paper has one per task, and where its two codes differ from it.
 PRESETS: dict[str, Method] = {
-    # The published MLP script exchanges the same share after every epoch but the last: stop is below 1.
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
-    # EM&S as published (Yuan et al., 2021, and the first code): an update keeps the target and regrows all the excess.
-    "mest/mlp_code": replace(METHODS["mest"], turnover=Turnover("excess", stop=0.99, skip_optimizer=True)),
-    # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
-    "gmp/paper": replace(METHODS["gmp"], removal=RETURNING, regrowth=RETURNS),
-    "cht/ch2_l3n": replace(METHODS["cht"], regrowth=Regrowth("ch2_l3n", soft=False)),
-    "cht/history": replace(METHODS["cht"], regrowth=Regrowth("ch3_l3p", soft=False, history=True)),
-    # The published MLP script stops when all layers have come to the overlap.
+    "mest/mlp_code": replace(METHODS["mest"], turnover=_EXCESS_TO_THE_END),
+    "mest/exchange": replace(METHODS["mest"], turnover=Turnover(Cosine(0.3))),
+    "gmp/no_return": _GMP,
+    "cht/paper_mlp": replace(_CHT, topology=Correlated()),
     "cht/mlp_code": replace(
-        METHODS["cht"], turnover=Turnover(Cosine(0.3), early_stop=0.9, together=True, skip_optimizer=True)
+        _CHT,
+        topology=Correlated(),
+        turnover=Turnover(Cosine(0.3), early_stop=0.9, together=True, skip_optimizer=True),
     ),
-    "chts/paper_translation": _PAPER,
-    "chts/paper_llama": replace(_PAPER, turnover=Turnover(Cosine(0.1))),
-    "chts/paper_magnitude": _by_magnitude(_CHTS),
-    "chts/paper_l3p": replace(_CHTS, regrowth=Regrowth("ch3_l3p")),
-    "chts/paper_l3p_magnitude": replace(_by_magnitude(_CHTS), regrowth=Regrowth("ch3_l3p")),
-    "chts/paper_to_9": replace(_CHTS, removal=replace(_CHTS.removal, temperature=RAMP_TO_9)),
+    "cht/by_layer": replace(_CHT, topology=ErdosRenyi(), turnover=Turnover(Cosine(0.3), early_stop=0.9)),
+    "chts/paper_mlp": _IMAGES,
+    "chts/paper_mlp_l3p": replace(_IMAGES, regrowth=_L3P),
+    "chts/paper_mlp_fashion": _FASHION,
+    "chts/paper_mlp_fashion_l3p": replace(_FASHION, regrowth=_L3P),
+    "chts/paper_translation": _CHTS,
+    "chts/paper_llama": replace(_CHTS, turnover=_TENTH),
+    "chts/paper_to_9": _TO_9,  # the ramp of Appendix H
+    "chts/zeros": replace(_CHTS, regrowth=Regrowth("ch2_l3n")),
+    "chts/ri_zeros": _RI_ZEROS,
+    # The command for CHTs in the first code's README: more links than the target until the last update.
+    "chts/r1_readme": replace(
+        _IMAGES,
+        removal=Removal("magnitude", percolate=True),
+        regrowth=Regrowth("ch3_l3p"),
+        sparsity=Staged(),
+        turnover=_EXCESS_TO_THE_END,
+    ),
     "chts/mlp_code": _MLP_CODE,
     "chts/llama_code": _LLAMA_CODE,
-    "chtss/paper_translation": _PAPER_DECAY,
-    "chtss/paper_llama": replace(_PAPER_DECAY, turnover=Turnover(Cosine(0.1))),
-    "chtss/paper_magnitude": _by_magnitude(METHODS["chtss"]),
-    "chtss/paper_to_9": replace(METHODS["chtss"], removal=replace(_CHTS.removal, temperature=RAMP_TO_9)),
+    "chtss/paper_mlp": _with_decay(_IMAGES),
+    "chtss/paper_mlp_fashion": _with_decay(_FASHION),
+    "chtss/paper_translation": _with_decay(_CHTS),
+    "chtss/paper_llama": _with_decay(replace(_CHTS, turnover=_TENTH)),
+    "chtss/paper_to_9": _with_decay(_TO_9),
+    "chtss/ri_zeros": replace(_RI_ZEROS, sparsity=Sigmoid(initial=0.5)),
     # Its window ends at 0.8 of the run, after the last update: the target would be missed.
-    "chtss/llama_code": replace(
-        _by_magnitude(_LLAMA_CODE, prune="relative_importance"), sparsity=Sigmoid(initial=0.5, end=0.75)
-    ),
+    "chtss/llama_code": replace(_with_decay(_LLAMA_CODE), sparsity=Sigmoid(initial=0.5, end=0.75)),
 }
 
 REMOVAL_SCORES = tuple(removal.SCORES)
@@ -184,7 +222,7 @@ REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 
 # What each choice can be where a method is given in words.
 _CHOICES: dict[str, tuple[type, ...]] = {
-    "topology": (FullyConnected, ErdosRenyi, ReceptiveField, SmallWorld, ScaleFree),
+    "topology": (FullyConnected, ErdosRenyi, ReceptiveField, SmallWorld, ScaleFree, Correlated),
     "removal": (Removal,),
     "regrowth": (Regrowth,),
     "sparsity": (Dense, Constant, Sigmoid, Cubic, Staged),
@@ -261,7 +299,8 @@ def _changed(method: Method, changes: str) -> Method:
 def _try(method: Method) -> None:
     """Call every choice once, so that settings that cannot be are refused before a run and not in it."""
     timeline = Timeline(10_000, 1, method.turnover.stop)
-    method.topology(32, 32, 0.5, generator=torch.Generator())
+    if not isinstance(method.topology, Correlated):  # that wants inputs
+        method.topology(32, 32, 0.5, generator=torch.Generator())
     method.sparsity.at(0, timeline, 0.99)
     for value in (method.turnover.zeta, method.removal.temperature):
         if value is not None and not isinstance(value, str) and not math.isfinite(value_at(value, 0, timeline)):

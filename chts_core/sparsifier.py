@@ -5,6 +5,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import partial
 from itertools import groupby
 from typing import Any, TypedDict
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from chts_core.checks import check_mask, check_same_shape
-from chts_core.choices import value_at
+from chts_core.choices import Correlated, Topology, value_at
 from chts_core.compaction import compact
 from chts_core.diagnostics import itop_rate, overlap
 from chts_core.distributed import ranks_of
@@ -27,6 +28,7 @@ from chts_core.removal import SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole_from_local
+from chts_core.topology import correlated
 from chts_core.weights import (
     LinkWeight,
     MaskedWeight,
@@ -103,8 +105,9 @@ class Sparsifier:
         execution: "masked", "csr" or "auto", see :class:`chts_core.linear.SparseLinear`. With "auto", layers that
             must stay dense tensors (those in `nn.MultiheadAttention`) do; with "csr" they are refused.
         distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
-        initial_masks: masks to start from, by layer name, instead of the method's topology, such as those of
-            :func:`chts_core.topology.correlated`.
+        correlation: |r| of the features of the training inputs, (features, features), for a method that starts from it
+            (CSTI): :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
+        initial_masks: masks to start from, by layer name, instead of the method's topology.
         process_group: whose processes train the model together; by default, of a wrapped or shared-out model its own,
             and otherwise all that `torch.distributed` knows of.
         resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
@@ -136,6 +139,7 @@ class Sparsifier:
         per_head: bool = False,
         distribution: str = "uniform",
         execution: Execution = "masked",
+        correlation: Tensor | None = None,
         initial_masks: Mapping[str, Tensor] | None = None,
         process_group: torch.distributed.ProcessGroup | None = None,
         resume_from: dict[str, Any] | None = None,
@@ -173,7 +177,7 @@ class Sparsifier:
         self._generators = {
             name: _generator(seed, name, weights[part.parameter].device) for name, part in self._parts.items()
         }
-        masks = self._initial_masks(weights, initial_masks or {})
+        masks = self._initial_masks(weights, initial_masks or {}, self._topology(correlation))
         self._weights: dict[str, Weight] = {
             name: MaskedWeight(weight, masks[name], optimizer) for name, weight in weights.items()
         }
@@ -447,7 +451,20 @@ class Sparsifier:
                 "others masked, or exclude them."
             )
 
-    def _initial_masks(self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _topology(self, correlation: Tensor | None) -> Topology:
+        """The method's, with the correlations of the inputs where it starts from them."""
+        if correlation is None:
+            return self.method.topology
+        if not isinstance(self.method.topology, Correlated):
+            raise ValueError(
+                f"correlation is given, but the method starts from {self.method.topology!r}; leave it out, or take a "
+                "method with topology=Correlated()."
+            )
+        return partial(correlated, correlation=correlation)
+
+    def _initial_masks(
+        self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor], topology: Topology
+    ) -> dict[str, Tensor]:
         unknown = given.keys() - self._parts.keys()
         if unknown:
             raise ValueError(
@@ -464,7 +481,7 @@ class Sparsifier:
                 mask, source = given[name], "initial_masks"
             else:
                 rows, columns = here.shape
-                mask = self.method.topology(rows, columns, links[name] / here.numel(), generator=self._generators[name])
+                mask = topology(rows, columns, links[name] / here.numel(), generator=self._generators[name])
                 source = f"topology {self.method.topology!r}"
             check_mask(mask, f"initial mask of {name!r}")
             check_same_shape(mask, here, f"initial mask of {name!r}")

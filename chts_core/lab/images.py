@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from chts_core import topology
+from chts_core.choices import Correlated
 from chts_core.lab import checkpoint, loop, records
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
 from chts_core.lab.statistics import summarise_by
 from chts_core.linear import Execution
-from chts_core.methods import Method, get_method
+from chts_core.methods import REVISION, Method, get_method
 from chts_core.planner import Plan, plan
 from chts_core.sparsifier import Sparsifier, Update
+from chts_core.topology import Correlation
 from chts_core.weights import pack_bits, unpack_bits
 
 _SAVE_EVERY = 5  # epochs
@@ -31,9 +32,7 @@ _SAVE_EVERY = 5  # epochs
 class Recipe:
     """How an MLP is trained: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
 
-    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied. With `csti`
-    they start from the correlations of the training images (:func:`chts_core.topology.correlated`), tiled in the wider
-    layers, instead of the method's topology.
+    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
     """
 
     hidden: int = 512
@@ -43,7 +42,6 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     execution: Execution = "masked"
-    csti: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_size"):
@@ -114,27 +112,12 @@ class Run:
         return unpack_bits(self.snapshots[update - 1][layer], tuple(first.shape)) if update else first
 
 
-@dataclass(frozen=True)
-class _Correlated:
-    """A topology of links between the most correlated pixels."""
-
-    correlation: Tensor = field(repr=False)
-
-    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
-        correlation = self.correlation.to(generator.device)
-        return topology.correlated(out_features, in_features, density, correlation, generator=generator)
-
-
 class _Training:
     """A run under way: everything that a checkpoint holds."""
 
     def __init__(self, data: ImageData, method: str | Method, sparsity: float, recipe: Recipe, seed: int) -> None:
         self.data, self.recipe = data, recipe
         method = get_method(method)
-        if recipe.csti:
-            correlation = topology.Correlation()
-            correlation.update(data.train.images)
-            method = replace(method, topology=_Correlated(correlation.matrix()))
         self.generator = torch.Generator().manual_seed(seed)
         steps = _steps_per_epoch(data, recipe)
         model = mlp(data.features, recipe.hidden, data.classes, generator=self.generator)
@@ -154,6 +137,7 @@ class _Training:
             update_every=steps,
             seed=seed,
             execution=recipe.execution,
+            correlation=_correlation(data.train) if isinstance(method.topology, Correlated) else None,
         )
         self.sparsifier.rescale_weights()
         self.scheduler = torch.optim.lr_scheduler.LinearLR(
@@ -314,6 +298,13 @@ def train(
         last_masks={name: mask.cpu().clone() for name, mask in sparsifier.masks.items()},
         snapshots=training.snapshots,
     )
+
+
+def _correlation(split: Split) -> Tensor:
+    """That of the pixels, for methods that start from it."""
+    correlation = Correlation()
+    correlation.update(split.images)
+    return correlation.matrix()
 
 
 def _steps_per_epoch(data: ImageData, recipe: Recipe) -> int:
@@ -480,6 +471,7 @@ def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | 
         "dataset": data.name,
         "data": data.digest,
         "method": run.method,
+        "methods": REVISION,
         "sparsity": run.sparsity,
         "seed": run.seed,
         "recipe": asdict(recipe),

@@ -30,7 +30,7 @@ from chts_core.lab.data import (
 from chts_core.lab.models import LLAMA_SIZES, initialise_llama, llama
 from chts_core.lab.statistics import summarise_by
 from chts_core.linear import Execution
-from chts_core.methods import Method, get_method
+from chts_core.methods import REVISION, Method, get_method
 from chts_core.planner import Plan, plan
 from chts_core.sharding import share_out, whole
 from chts_core.sparsifier import Sparsifier, Update
@@ -833,6 +833,7 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
         "tokenizer": task.tokenizer.digest,
         "vocabulary": task.tokenizer.size,
         "method": run.method,
+        "methods": REVISION,
         "sparsity": run.sparsity,
         "seed": run.seed,
         "recipe": asdict(recipe),

@@ -182,7 +182,7 @@ def race(
     recorded = {}
     if folder is not None and (folder / "runs.jsonl").exists():
         rows = records.read_lines(folder / "runs.jsonl")
-        recorded = {f"{row['method']}-{row['sparsity']:g}-{row['seed']}": row for row in rows}
+        recorded = {f"{records.as_named_today(row)['method']}-{row['sparsity']:g}-{row['seed']}": row for row in rows}
     runs = []
     progress: tqdm[Any]
     with tqdm(total=len(named) * len(seeds) * length[0], unit=length[1], file=sys.stdout) as progress:

@@ -223,7 +223,7 @@ class Claim:
         scores: dict[str, dict[int, float]] = {self.better: {}, self.worse: {}}
         for row in rows:
             place = row["task"], row["dataset"], row["recipe"].get("size")
-            if place != (self.task, self.dataset, self.size) or row["recipe"].get("csti"):
+            if place != (self.task, self.dataset, self.size):
                 continue
             if self.hidden not in (None, row["recipe"].get("hidden")):
                 continue

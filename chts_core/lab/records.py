@@ -22,6 +22,25 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
+# What the names of revision 1 of the methods are called today (:data:`chts_core.methods.REVISION`).
+_RI_TO_3, _RI_TO_9 = (
+    f"removal=Removal('relative_importance', temperature=Ramp(1.0, {end}), percolate=True)" for end in (3.0, 9.0)
+)
+_MAGNITUDE_TO_3 = _RI_TO_3.replace("relative_importance", "magnitude")
+_FIRST_NAMES = {
+    "mest": "mest/exchange",
+    "gmp": "gmp/no_return",
+    "cht": "cht/by_layer",
+    "chts": "chts/ri_zeros",
+    "chtss": "chtss/ri_zeros",
+    "chts/paper_magnitude": "chts/zeros",
+    "chts/paper_l3p": "chts/ri_zeros with regrowth=Regrowth('ch3_l3p')",
+    "chts/paper_l3p_magnitude": "chts/zeros with regrowth=Regrowth('ch3_l3p')",
+    "chts/paper_to_9": f"chts/ri_zeros with {_RI_TO_9}",
+    "chtss/paper_magnitude": f"chtss/ri_zeros with {_MAGNITUDE_TO_3}",
+    "chtss/paper_to_9": f"chtss/ri_zeros with {_RI_TO_9}",
+}
+
 # A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.
 RESULTS_TYPE = "application/vnd.chts.results+json"
 
@@ -250,7 +269,7 @@ def _run_schema() -> "Draft202012Validator":
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The training runs of a file of JSON lines, each checked.
+    """The training runs of a file of JSON lines, each checked, with methods by the names that they have today.
 
     Raises:
         ValueError: naming the line that is damaged, was changed, or is no record of a run.
@@ -258,7 +277,22 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     rows = read_lines(path)
     for number, row in enumerate(rows, start=1):
         check_run(row, f"{path}, line {number}")
-    return rows
+    return [as_named_today(row) for row in rows]
+
+
+def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run, its method under the name that it has today.
+
+    A record without a revision of the methods is of the first, in which some names meant another method: "chts" removed
+    links by relative importance and started new ones from zero, which is "chts/ri_zeros" now.
+    """
+    if row.get("methods", 1) != 1:
+        return dict(row)
+    name, _, changes = row["method"].partition(" with ")
+    name, _, first = _FIRST_NAMES.get(name, name).partition(" with ")
+    csti = "topology=Correlated()" if row["recipe"].get("csti") else ""  # a setting of the training at that time
+    words = ", ".join(filter(None, (first, changes, csti)))
+    return {**row, "method": f"{name} with {words}" if words else name}
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -89,7 +89,8 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
                 continue
             records.check_run(run, f"{path}, line {number}")
             size = run["recipe"].get("size")
-            found.setdefault(f"{path.stem}: {run['dataset']}{f', {size}' if size else ''}", []).append(run)
+            comparison = f"{path.stem}: {run['dataset']}{f', {size}' if size else ''}"
+            found.setdefault(comparison, []).append(records.as_named_today(run))
     if not found:
         raise FileNotFoundError(f"{folder} has no recorded runs; expected a folder with files *.jsonl that have some.")
     return found

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from chts_core.lab import notebooks, records, tasks
 from chts_core.lab.environment import environment
 from chts_core.lab.processes import THREADS
+from chts_core.methods import REVISION
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -180,6 +181,12 @@ def sweep(
                 f"{path} has cell {name} with parameters {row['parameters']}, and this sweep "
                 f"{by_name[name].parameters}; choose another folder."
             )
+        record = row["record"]
+        if record and record.get("methods", 1) != REVISION and _another_method(record):
+            raise ValueError(
+                f"{path} has cell {name} by the methods of an earlier version, in which this name meant another one; "
+                "choose another folder, so that old runs and new ones stay apart."
+            )
     waiting = [cell for cell in wanted if rows.get(cell.name, {}).get("status") != "done"]
     if waiting:
         with _client(workers, scheduler) as client:
@@ -187,6 +194,11 @@ def sweep(
                 rows[cell.name] = row
                 records.write_lines(path, rows.values())
     return [rows[cell.name] for cell in wanted]
+
+
+def _another_method(record: Mapping[str, Any]) -> bool:
+    """Whether the method of a record of an earlier revision is another one today; of a notebook's it is not known."""
+    return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 
 def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:

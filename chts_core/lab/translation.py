@@ -32,7 +32,7 @@ from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
 from chts_core.lab.statistics import summarise_by
 from chts_core.lab.translator import Translator
 from chts_core.linear import Execution
-from chts_core.methods import Method, get_method
+from chts_core.methods import REVISION, Method, get_method
 from chts_core.planner import Plan, plan
 from chts_core.sparsifier import Sparsifier, Update
 
@@ -647,6 +647,7 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
         "data": task.digest,
         "subwords": task.vocabulary.size,
         "method": run.method,
+        "methods": REVISION,
         "sparsity": run.sparsity,
         "seed": run.seed,
         "recipe": asdict(recipe),
