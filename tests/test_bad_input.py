@@ -556,7 +556,11 @@ def test_settings_that_cannot_work_are_refused_and_change_nothing(bad: str) -> N
 def test_the_settings_the_others_differ_from_do_work(name: str) -> None:
     model = perceptron()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    sparsifier = chts.Sparsifier(model, optimizer, name, 0.5, total_steps=1000, update_every=100)
+    from_inputs = isinstance(methods.get_method(name).topology, methods.Correlated)
+    correlation = torch.eye(2) if from_inputs else None
+    sparsifier = chts.Sparsifier(
+        model, optimizer, name, 0.5, total_steps=1000, update_every=100, correlation=correlation
+    )
     assert list(sparsifier.masks) == ["0.weight", "2.weight"]
 
 

@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -116,7 +117,7 @@ def test_links_exchanged_are_those_of_the_history(case: str, kind: str) -> None:
 
 @pytest.mark.parametrize("case", ["chts", "chtss", "cht"])
 def test_percolation_comes_on_top_of_the_links_exchanged(case: str) -> None:
-    method = replace(get_method(case), turnover=replace(get_method(case).turnover, early_stop=None))
+    method = replace(get_method(case), turnover=replace(get_method(case).turnover, early_stop=None, together=False))
     sparsifier, _ = train(mlp(10, 16, 12, 3), (8, 10), method=method, sparsity=0.9, total_steps=30, update_every=3)
     plan = chts.plan(mlp(10, 16, 12, 3), method, 0.9, total_steps=30, update_every=3)
     regrown = {
@@ -218,7 +219,7 @@ def size_of(tensors: Any) -> int:
     ids=["adam", "adamw", "momentum", "sgd"],
 )
 @pytest.mark.parametrize("execution", ["masked", "csr"])
-@pytest.mark.parametrize("method", ["rigl", "cht/history", "chts"])
+@pytest.mark.parametrize("method", ["rigl", "cht", "chts"])
 def test_memory_is_that_of_the_tensors_of_a_run(method: str, execution: Any, optimizer: Any, moments: int) -> None:
     if get_method(method).regrowth.score not in chts.link_prediction.PREDICTORS and method != "rigl":
         pytest.skip(f"{get_method(method).regrowth.score} is not there")
@@ -250,7 +251,7 @@ def test_memory_is_that_of_the_tensors_of_a_run(method: str, execution: Any, opt
 @pytest.mark.parametrize("percolate", [False, True])
 def test_past_weights_are_of_the_links_that_ever_go(execution: Any, percolate: bool) -> None:
     removal = Removal("magnitude", percolate=percolate)
-    method = replace(get_method("cht/history"), removal=removal, regrowth=Regrowth("random", history=True))
+    method = replace(get_method("cht"), removal=removal, regrowth=Regrowth("random", history=True))
     settings: dict[str, Any] = {"sparsity": 0.9, "total_steps": 30, "update_every": 3, "execution": execution}
     model = mlp(40, 60, 50, 3)
     memory = chts.plan(model, method, **settings).memory["past weights"]
@@ -336,7 +337,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"zeta is 1\.0333.* at step 400; expected",
     ),
     "zeta that leaves its range while links go": (
-        {"method": replace(METHODS["gmp"], turnover=Turnover(chts.methods.Ramp(0.5, 1.5)))},
+        {"method": replace(get_method("gmp/no_return"), turnover=Turnover(chts.methods.Ramp(0.5, 1.5)))},
         r"zeta is 1\.0333.* at step 400; expected",
     ),
     "stop": ({"method": replace(METHODS["set"], turnover=Turnover(0.3, stop=0.0))}, r"updates stop at 0\.0 of the run"),
@@ -475,12 +476,13 @@ Updates:         7, every 10 steps, the last at step 70 of 100
 Links exchanged: 74
 Training FLOPs:  25.6% of the dense linear layers', if absent links cost nothing
 
-Memory without activations: 14.7 KiB
-  weights     1.6 KiB
-  gradients   1.6 KiB
-  optimizer   3.3 KiB
-  masks         396 B
-  one update  7.8 KiB
+Memory without activations: 17.7 KiB
+  weights       1.6 KiB
+  gradients     1.6 KiB
+  optimizer     3.3 KiB
+  masks           396 B
+  past weights  2.9 KiB
+  one update    7.8 KiB
 
 The sigmoid decay over 0.375 of the run costs the training FLOPs of a cubic one of twice that window (end=0.75): \
 compare the two at that."""
@@ -559,7 +561,7 @@ def test_the_plan_of_a_billion_weights_takes_no_memory() -> None:
     assert len(plan.rows()) == 168
     assert "  model.layers.*.mlp.gate_proj.weight (24)     5461×2048  50.00%" in text
     assert "Final links:     362,373,072 of 1,207,910,400, density 30.0000%" in text
-    assert "  optimizer   10.0 GiB" in text
+    assert re.search(r"  optimizer +10\.0 GiB", text)
     assert len(text.splitlines()) < 30
     assert all(parameter.is_meta for parameter in model.parameters())
 

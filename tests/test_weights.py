@@ -100,7 +100,7 @@ def assert_same_run(one: Run, other: Run) -> None:
 
 
 @pytest.mark.parametrize("execution", ["csr", "auto"])
-@pytest.mark.parametrize("method", [*SPARSE_METHODS, "cht/history", "chts/mlp_code"])
+@pytest.mark.parametrize("method", [*SPARSE_METHODS, "chts/mlp_code"])
 def test_every_method_runs_as_under_masks(method: str, execution: str) -> None:
     masked, own = (start(how, method).train() for how in ("masked", execution))
     layers = [module for module in own.model.modules() if isinstance(module, SparseLinear)]
@@ -169,7 +169,7 @@ def save(run: Run) -> io.BytesIO:
 
 @pytest.mark.parametrize(
     ("method", "execution", "cut"),
-    tiers.every_pair(["set", "rigl", "chtss", "cht/history"], ["csr", "auto"], [1, 4, 7, 13]),
+    tiers.every_pair(["set", "rigl", "chtss", "gmp"], ["csr", "auto"], [1, 4, 7, 13]),
 )
 def test_a_run_that_was_cut_goes_on_to_the_same_bits(method: str, execution: str, cut: int) -> None:
     run = start(execution, method).train(last=cut)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from chts_core.lab import checkpoint, records
 from chts_core.methods import Method
 from chts_core.numerics import find_nonfinite
+from chts_core.sparsifier import Sparsifier
 
 RunT = TypeVar("RunT")
 
@@ -130,6 +131,24 @@ class Skips:
             )
         warnings.warn(f"step {step} is left out: first infinite or NaN there is {first}.", RuntimeWarning, stacklevel=3)
         return True
+
+
+def last_update(sparsifier: Sparsifier) -> int | None:
+    """The step that the latest update of the topology followed; None before the first, and always for FC."""
+    return sparsifier.history[-1]["step"] if sparsifier.history else None
+
+
+def share_after_update(step: int, last_update: int | None, steps: int) -> float:
+    """Part of its schedule that the learning rate has: it comes back after each update (paper, Tables 5 and 6).
+
+    New links have no moments yet, and Adam would take full steps at once.
+
+    Args:
+        step: counted from 1.
+        last_update: the step that the latest update followed; None before the first.
+        steps: after which the rate is back; 0: it stays.
+    """
+    return 1.0 if last_update is None else min(1.0, (step - last_update) / max(steps, 1))
 
 
 def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:

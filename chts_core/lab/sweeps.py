@@ -305,12 +305,13 @@ def _cores() -> int:
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """The variables that share the cores among workers; what is set already stays.
+    """The variables that share the cores among workers; a number that one of them has already holds for all.
 
     They must be there before torch is imported: workers that all take all cores are slower than one.
     """
     share = str(max(_cores() // workers, 1))
-    return {name: os.environ.get(name) or share for name in THREADS}
+    given = next(filter(None, map(os.environ.get, THREADS)), share)
+    return {name: os.environ.get(name) or given for name in THREADS}
 
 
 def _check_versions(client: "Client") -> None:

@@ -260,9 +260,7 @@ def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | N
         last_update: the step that the latest update of the topology followed; None before the first.
     """
     rate: float = recipe.learning_rate * width**-0.5 * min(step**-0.5, step * recipe.warmup**-1.5)
-    if last_update is None:
-        return rate
-    return rate * min(1.0, (step - last_update) / max(recipe.iterative_warmup, 1))
+    return rate * loop.share_after_update(step, last_update, recipe.iterative_warmup)
 
 
 class _Training:
@@ -326,7 +324,7 @@ class _Training:
             for part in indices.chunk(min(self.recipe.accumulate, len(indices)))
         ]
         tokens = sum(int((part.target[:, 1:] != PAD).sum()) for part in parts)
-        last_update = self.sparsifier.history[-1]["step"] if self.sparsifier.history else None
+        last_update = loop.last_update(self.sparsifier)
         rate = learning_rate_at(self.step + 1, self.model.embedding.embedding_dim, self.recipe, last_update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -65,8 +65,11 @@ def with_choice(name: str, **choices: Any) -> chts.Method:
     return replace(METHODS[name], **choices)
 
 
-def ri(**changes: Any) -> methods.Removal:
-    return replace(METHODS["chts"].removal, **changes)
+def removal(**changes: Any) -> methods.Removal:
+    return replace(METHODS["chtss"].removal, **changes)
+
+
+HARD_WITH_HISTORY = methods.Regrowth("ch2_l3n", soft=False, history=True)
 
 
 BROKEN_METHODS: dict[str, tuple[str, chts.Method, str]] = {
@@ -75,17 +78,22 @@ BROKEN_METHODS: dict[str, tuple[str, chts.Method, str]] = {
     "less excess": ("mest", with_choice("mest", sparsity=methods.Staged((0.05, 0.02))), "links"),
     "less turnover": ("set", with_choice("set", turnover=methods.Turnover(methods.Cosine(0.2))), "exchange"),
     "constant turnover": ("rigl", with_choice("rigl", turnover=methods.Turnover(0.3)), "exchange"),
-    "pruning that regrows": ("gmp", METHODS["granet"], "exchange"),
+    "pruning that regrows": ("gmp", METHODS["granet"], "removal"),
     "magnitude for MEST": ("mest", with_choice("mest", removal=methods.Removal("relative_importance")), "removal"),
     "RI for RigL": ("rigl", with_choice("rigl", removal=methods.Removal("relative_importance")), "removal"),
-    "magnitude for RI": ("chts", with_choice("chts", removal=ri(score="magnitude")), "removal"),
-    "another temperature": ("chts", with_choice("chts", removal=ri(temperature=0.2)), "removal"),
-    "hard for soft": ("chtss", with_choice("chtss", removal=ri(temperature=None)), "removal"),
+    "RI for magnitude": ("chts", with_choice("chts", removal=removal(score="relative_importance")), "removal"),
+    "another temperature": ("chts", with_choice("chts", removal=removal(temperature=0.2)), "removal"),
+    "hard for soft": ("chtss", with_choice("chtss", removal=removal(temperature=None)), "removal"),
+    "pruning by the score that removes": ("chtss", with_choice("chtss", removal=removal(prune=None)), "removal"),
+    "a share for the excess": ("mest", chts.PRESETS["mest/exchange"], "exchange"),
+    "pruned links that stay away": ("gmp", chts.PRESETS["gmp/no_return"], "removal"),
+    "zeros for the last weights": ("chts", chts.PRESETS["chts/zeros"], "weights"),
+    "last weights for zeros": ("cht", with_choice("cht", regrowth=methods.Regrowth("random", history=True)), "weights"),
     "no percolation": ("cht", with_choice("cht", removal=methods.Removal("magnitude")), "percolation"),
     "predicted for random": ("set", with_choice("set", regrowth=methods.Regrowth("ch2_l3n")), "regrowth"),
     "random for gradient": ("granet", with_choice("granet", regrowth=methods.Regrowth("random")), "regrowth"),
     "sampled gradient": ("rigl", with_choice("rigl", regrowth=methods.Regrowth("gradient")), "regrowth"),
-    "top k for soft": ("chts", with_choice("chts", regrowth=methods.Regrowth("ch2_l3n", soft=False)), "regrowth"),
+    "top k for soft": ("chts", with_choice("chts", regrowth=HARD_WITH_HISTORY), "regrowth"),
     "soft for top k": ("cht", with_choice("cht", regrowth=methods.Regrowth("ch3_l3p")), "regrowth"),
     "another predictor": ("cht", with_choice("cht", regrowth=methods.Regrowth("ch2_l3n", soft=False)), "scores"),
 }
@@ -125,7 +133,7 @@ FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
     "a link too many": ("set", "links", sparsifier, "draw", grow_one_more),
     "removal at random": ("gmp", "removal", sparsifier, "choose", remove_anything),
     "soft removal at random": ("chts", "removal", sparsifier, "choose", remove_anything),
-    "moments kept": ("granet", "zeros", weights.MaskedWeight, "_tensors", keep_moments),
+    "moments kept": ("granet", "weights", weights.MaskedWeight, "_tensors", keep_moments),
     "moments lost": ("set", "csr", weights, "_moments", lambda *_: []),
     "no percolation": ("chts", "percolation", chts.Sparsifier, "_percolate", lambda *_: None),
     "generators lost": (
@@ -154,7 +162,7 @@ def test_an_exception_is_a_failure_with_its_message() -> None:
     broken = with_choice("set", removal=methods.Removal("size"))
     results = conformance.conformance({"set": broken})
     failed = [result for result in results if result.passed is False]
-    assert {result.check for result in failed} >= {"links", "zeros", "exchange", "removal", "resume"}
+    assert {result.check for result in failed} >= {"links", "weights", "exchange", "removal", "resume"}
     assert failed[0].detail.startswith("ValueError: the method has score 'size'")
 
 

@@ -56,7 +56,7 @@ def test_a_race_runs_every_method_with_every_seed(runs: list[Run]) -> None:
 
 
 def test_a_start_from_correlations_has_the_most_correlated_links(digits: ImageData) -> None:
-    run = images.train(digits, "chtss", 0.9, replace(TINY, hidden=64, csti=True))
+    run = images.train(digits, "chtss with topology=Correlated()", 0.9, replace(TINY, hidden=64))
     correlation = chts.topology.Correlation()
     correlation.update(digits.train.images)
     strength = correlation.matrix()
