@@ -92,8 +92,8 @@ def test_relative_importance_of_the_mlp_code_has_one_epsilon_per_neuron() -> Non
             torch.testing.assert_close(removal.relative_importance(weight, rows * 1e-5), expected, rtol=1e-5, atol=0)
         ours = removal.relative_importance(weight)
         gaps.append(float((1 - expected / ours)[weight != 0].median()))
-    # Weights of size 0.5 and of 0.0005, the same networks: thousandths apart, and several per cent.
-    assert gaps == pytest.approx([1.8e-5, 4.3e-5, 5.1e-5, 0.018, 0.040, 0.048], rel=0.05)
+    # The same networks with weights of size 0.5 and of 0.0005: hardly apart, and several per cent.
+    assert gaps == pytest.approx([3.3e-5, 5.1e-5, 9.5e-5, 0.0316, 0.0480, 0.0857], rel=0.01)
 
 
 def test_magnitude_and_mest_of_the_mlp_code() -> None:
@@ -249,7 +249,10 @@ def test_set_exchanges_as_many_links_as_the_mlp_script() -> None:
 
 
 def test_mest_exchanges_as_many_links_as_the_mlp_script() -> None:
-    """Keep the target, regrow the excess, in two stages: the first includes its last step, the last update is before 3/4."""
+    """Keep the target, regrow the excess, in two stages.
+
+    The first stage includes the step at which it ends, and the last update comes before 3/4 of the run.
+    """
     preset = PRESETS["mest/mlp_code"]
     as_run = replace(preset, sparsity=Staged(switch=0.62), turnover=replace(preset.turnover, stop=0.74))
     ours = run_of(as_run)
@@ -305,7 +308,10 @@ def test_commands_of_the_mlp_script_that_do_not_run() -> None:
 
 
 def test_chts_of_the_readme_does_not_keep_its_number_of_links() -> None:
-    """With --EM_S the MLP script regrows a fixed number, whatever percolation took: 82 and 162 links instead of 80, 160."""
+    """With --EM_S the MLP script regrows a fixed number, whatever percolation took.
+
+    It begins with 124 and 248 links, as CSTI rounds up to ties, and ends with 82 and 162 where 80 and 160 are meant.
+    """
     updates = recorded("mlp_runs")["chts"]["updates"]
     assert [row[-1] for row in updates[-3:]] == [82, 160, 162]
     assert [row[2] for row in updates[:3]] == [124, 248, 248]
@@ -315,14 +321,25 @@ def test_chts_of_the_readme_does_not_keep_its_number_of_links() -> None:
 
 
 def test_chts_exchanges_as_many_links_as_the_transformer_script() -> None:
-    """One link fewer where its product of floats is just short of a whole number; percolation takes more."""
+    """One link fewer there, where a product of floats is just short of a whole number; percolation takes more.
+
+    Its soft regrowth draws at least one link, so that layers gain one where the turnover is less than half a link.
+    """
     content = recorded("transformer")
     budget = budget_of(PRESETS["chts/mlp_code"], content["shapes"], content["steps"], content["every"])
+    gained = 0
     for step, layer, before, planned, removed, regrown, after in content["updates"]:
-        assert before == after == budget.links(step)[str(layer)] - 1
         assert planned == math.floor(budget.zeta(step) * before)
-        assert planned <= removed == regrown
-    assert {step for step, *_ in content["updates"]} <= set(budget.updates())
+        if removed:
+            assert before == after == budget.links(step)[str(layer)] - 1
+            assert planned <= removed == regrown
+        else:
+            assert (planned, regrown) == (0, 1)
+            gained += 1
+    assert gained == 10
+    # The end of the turnover is no update there, and none that changes a link here.
+    assert {step for step, *_ in content["updates"]} == set(budget.updates()) - {300}
+    assert not any(budget.exchanged(300).values())
 
 
 @pytest.mark.parametrize(("run", "preset"), [("chts", "chts/llama_code"), ("chtss", "chtss/llama_code")])
@@ -331,18 +348,17 @@ def test_chts_and_chtss_exchange_as_many_links_as_the_llama_script(run: str, pre
     content = recorded("llama")[run]
     budget = budget_of(PRESETS[preset], content["shapes"], content["steps"], content["every"])
     assert [budget.links(0)[str(layer)] for layer in range(7)] == content["initial"]
-    for step, layer, before, pruned, kept, after, *_ in content["updates"]:
+    for step, layer, _, pruned, kept, after, *_ in content["updates"]:
         ours = budget.links(step)[str(layer)]
-        assert before - pruned >= 0
-        assert 0 <= ours - after <= 1
-        assert 0 <= ours - pruned <= 1
+        assert 0 <= pruned - after <= 1
+        assert 0 <= ours - after <= 2
         assert pruned - kept == math.floor(budget.zeta(step) * pruned)
-        assert abs(budget.exchanged(step)[str(layer)] - (pruned - kept)) <= 1
+        assert 0 <= budget.exchanged(step)[str(layer)] - (pruned - kept) <= 1
     assert sorted({step for step, *_ in content["updates"]}) == content["optimizer skips"] == list(budget.updates())
 
 
 def test_a_window_that_outlives_the_updates_is_refused_here() -> None:
-    """The LLaMA script's own window ends at 0.8 of the run and its updates at 0.75: one link in a hundred too many stays."""
+    """The LLaMA script's own window ends at 0.8 of the run and its updates at 0.75: 404 links stay instead of 400."""
     content = recorded("llama")["chtss, window to 0.8"]
     last = content["updates"][-7:]
     assert [row[5] for row in last] == [404] * 3 + [161] * 4
@@ -395,7 +411,10 @@ def test_restored_weights_are_those_of_the_mlp_code() -> None:
 
 @pytest.mark.parametrize("name", ["zeros", "history"])
 def test_what_the_mlp_code_does_with_a_link_that_one_update_removes_and_regrows(name: str) -> None:
-    """It keeps weight and momentum, with or without the flag; here it starts from 0, without history, and no momentum."""
+    """It keeps weight and momentum, with or without the flag.
+
+    Here its momentum is 0, and its weight as well unless the method restores weights.
+    """
     at_once = 0
     for update in updates_of(name):
         gone, come = update["before"] & ~update["survivors"], update["after"] & ~update["survivors"]
@@ -487,42 +506,36 @@ def test_what_the_history_options_of_the_llama_code_do() -> None:
 # --- draws ---
 
 
-def fits(counts: Mapping[str, int], scores: Tensor, candidates: Tensor) -> None:
-    """Assert that sets of links were drawn one after the other, without replacement, with p ∝ the scores."""
+def chance_of(links: Sequence[int], odds: Tensor) -> float:
+    """That these links are drawn one after the other, in any order, without replacement, with p ∝ the odds."""
+    chance = 0.0
+    for order in permutations(links):
+        left, product = float(odds.sum()), 1.0
+        for link in order:
+            product *= float(odds[link]) / left
+            left -= float(odds[link])
+        chance += product
+    return chance
+
+
+def assert_drawn_with(odds: Tensor, counts: Mapping[str, int]) -> None:
+    """Assert that the sets of links that were counted were drawn so."""
     total = sum(counts.values())
-    probabilities = (scores / scores[candidates].sum()).flatten()
-    observed, expected, rest = [], [], [0, 0.0]
-    seen = 0.0
-    for name, count in counts.items():
-        drawn = positions(mask_of(name.split("/"))).tolist()
-        chance = 0.0
-        for order in permutations(drawn):
-            left, product = 1.0, 1.0
-            for link in order:
-                product *= float(probabilities[link]) / left
-                left -= float(probabilities[link])
-            chance += product
-        seen += chance
-        if chance * total >= 5:
-            observed.append(count)
-            expected.append(chance)
-        else:
-            rest = [rest[0] + count, rest[1] + chance]
-    assert seen == pytest.approx(1, abs=1e-3)  # all sets that can be drawn were
-    if rest[1] * total >= 5:
-        observed.append(int(rest[0]))
-        expected.append(rest[1])
-    assert_fits([*observed, total - sum(observed)], [*expected, 1 - sum(expected)]) if total * (
-        1 - sum(expected)
-    ) >= 5 else assert_fits(observed, [chance / sum(expected) for chance in expected])
+    chances = {name: chance_of(positions(mask_of(name.split("/"))).tolist(), odds.flatten()) for name in counts}
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-3)  # hardly a set that could be drawn never was
+    rare = {name for name, chance in chances.items() if chance * total < 5}
+    least = min(chances.keys() - rare, key=lambda name: chances[name])
+    groups = [{name} for name in chances.keys() - rare - {least}] + [rare | {least}]
+    expected = [sum(chances[name] for name in group) / sum(chances.values()) for group in groups]
+    assert_fits([sum(counts[name] for name in group) for group in groups], expected)
 
 
 @pytest.mark.parametrize("method", ["CH2_L3n", "CH3_L3p"])
 def test_soft_regrowth_of_the_mlp_code_is_drawn_by_our_scores(method: str) -> None:
     content = recorded("draws")
     survivors = torch.tensor(content["eleven"]) > 0.5
-    scores = link_prediction.PREDICTORS[method.lower()](survivors).double()
-    fits(content[f"regrowth {method}"], scores, ~survivors)
+    scores = link_prediction.PREDICTORS[method.lower()](survivors)
+    assert_drawn_with(scores, content[f"regrowth {method}"])
 
 
 @pytest.mark.parametrize("method", ["weight_magnitude_soft", "ri_soft"])
@@ -533,4 +546,4 @@ def test_soft_removal_of_the_mlp_code_is_drawn_by_our_odds(method: str) -> None:
     temperature = schedules.linear_temperature(50, 100, 1.0, 3.0)
     chances = torch.zeros(weight.shape, dtype=torch.float64)
     chances[weight != 0] = odds(removal.SCORES[score](links_of(weight)), temperature)
-    fits(content[f"removal {method}"], chances, weight != 0)
+    assert_drawn_with(chances, content[f"removal {method}"])
