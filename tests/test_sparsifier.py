@@ -2114,3 +2114,40 @@ def test_rescaled_layers_keep_the_variance_of_the_dense_ones() -> None:
     sparsifier.rescale_weights()
     with torch.no_grad():
         assert float(model[0](x).var()) == pytest.approx(dense, rel=0.1)
+
+
+# --- a start from the correlations of the inputs ---
+
+
+def of_inputs() -> Tensor:
+    correlation = chts.topology.Correlation()
+    correlation.update(torch.randn(50, 16, generator=torch.Generator().manual_seed(0)))
+    return correlation.matrix()
+
+
+def attach(model: nn.Module, method: str, **settings: Any) -> chts.Sparsifier:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return chts.Sparsifier(model, optimizer, method, 0.8, total_steps=STEPS, update_every=EVERY, **settings)
+
+
+def test_the_most_correlated_inputs_are_linked_first() -> None:
+    correlation = of_inputs()
+    sparsifier = attach(tiny.mlp(), "chts/paper_mlp", correlation=correlation)
+    for mask in sparsifier.masks.values():
+        assert mask.shape == (16, 16)
+        assert correlation[mask].min() >= correlation[~mask].max()
+
+
+def test_a_start_from_correlations_without_inputs_is_refused_and_changes_nothing() -> None:
+    model = tiny.mlp()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"starts from the correlations of the inputs \(CSTI\), and none were given"):
+        attach(model, "chts/paper_mlp")
+    assert same(model.state_dict(), before)
+    masks = copies(attach(tiny.mlp(), "chts").masks)
+    assert_same_masks(attach(tiny.mlp(), "chts/paper_mlp", initial_masks=masks).masks, masks)  # given by other means
+
+
+def test_correlations_that_a_method_does_not_use_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"correlation is given, but the method starts from ReceptiveField\(r=0\.25"):
+        attach(tiny.mlp(), "chts", correlation=of_inputs())

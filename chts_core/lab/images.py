@@ -1,12 +1,13 @@
 """Train image classifiers, one run or a race of several methods."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +20,17 @@ from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
 from chts_core.lab.statistics import summarise_by
 from chts_core.linear import Execution
+from chts_core.link_prediction import PREDICTORS
 from chts_core.methods import REVISION, Method, get_method
 from chts_core.planner import Plan, plan
+from chts_core.schedules import Timeline
 from chts_core.sparsifier import Sparsifier, Update
 from chts_core.topology import Correlation
 from chts_core.weights import pack_bits, unpack_bits
 
 _SAVE_EVERY = 5  # epochs
+
+FirstWeights = Literal["by_links", "published"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,13 @@ class Recipe:
     """How an MLP is trained: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
 
     The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
+
+    standardise: whether pixels have a mean of 0 and a deviation of 1 over the training images; otherwise they are in
+        [0, 1].
+    first_weights: "by_links": He's for the inputs that a neuron has on average; "published": as in the published code,
+        normal with variance 2 / (density · outputs) for methods that predict links, 2 / inputs for the others, and
+        PyTorch's defaults in the last layer and for biases.
+    epochs_of_decay: share of the epochs over which the learning rate falls, once after each; None: at every step.
     """
 
     hidden: int = 512
@@ -42,6 +54,9 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     execution: Execution = "masked"
+    standardise: bool = False
+    first_weights: FirstWeights = "by_links"
+    epochs_of_decay: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_size"):
@@ -49,11 +64,18 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         if self.execution not in get_args(Execution):
             raise ValueError(f"execution is {self.execution!r}; expected one of {', '.join(get_args(Execution))}.")
+        if self.first_weights not in get_args(FirstWeights):
+            raise ValueError(f"first_weights is {self.first_weights!r}; expected 'by_links' or 'published'.")
+        if self.epochs_of_decay is not None and not 0 < self.epochs_of_decay <= 1:
+            raise ValueError(
+                f"epochs_of_decay is {self.epochs_of_decay}; expected a share of the epochs in (0, 1], or None to "
+                "lower the learning rate at every step."
+            )
 
 
 RECIPES: dict[str, Recipe] = {
     "mlp": Recipe(hidden=256, learning_rate=0.05),
-    "mlp_paper": Recipe(hidden=1568, epochs=100),
+    "mlp_paper": Recipe(hidden=1568, epochs=100, standardise=True, first_weights="published", epochs_of_decay=0.9),
 }
 
 
@@ -116,11 +138,16 @@ class _Training:
     """A run under way: everything that a checkpoint holds."""
 
     def __init__(self, data: ImageData, method: str | Method, sparsity: float, recipe: Recipe, seed: int) -> None:
-        self.data, self.recipe = data, recipe
+        self.data, self.recipe = data.standardised() if recipe.standardise else data, recipe
         method = get_method(method)
         self.generator = torch.Generator().manual_seed(seed)
         steps = _steps_per_epoch(data, recipe)
         model = mlp(data.features, recipe.hidden, data.classes, generator=self.generator)
+        if recipe.first_weights == "published":
+            timeline = Timeline(recipe.epochs * steps, steps, method.turnover.stop)
+            density = 1 - method.sparsity.at(0, timeline, sparsity)
+            predicts = method.regrowth.score in PREDICTORS
+            _draw_published_weights(model, density if predicts else None, generator=self.generator)
         self.model = model.to(data.train.images.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -137,12 +164,13 @@ class _Training:
             update_every=steps,
             seed=seed,
             execution=recipe.execution,
-            correlation=_correlation(data.train) if isinstance(method.topology, Correlated) else None,
+            correlation=_correlation(self.data.train) if isinstance(method.topology, Correlated) else None,
         )
-        self.sparsifier.rescale_weights()
-        self.scheduler = torch.optim.lr_scheduler.LinearLR(
-            self.optimizer, 1.0, 0.01, total_iters=self.sparsifier.timeline.total_steps
-        )
+        if recipe.first_weights == "by_links":
+            self.sparsifier.rescale_weights()
+        share = recipe.epochs_of_decay
+        falls = recipe.epochs * steps if share is None else max(round(share * recipe.epochs), 1)
+        self.scheduler = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.01, total_iters=falls)
         self.first_masks = {name: mask.cpu().clone() for name, mask in self.sparsifier.masks.items()}
         self.skips = loop.Skips(self.model)
         self.train_loss: list[float] = []
@@ -183,6 +211,9 @@ class _Training:
             self.sparsifier.step()
             if snapshots and len(self.sparsifier.history) > updates:
                 self.snapshots.append({name: pack_bits(mask) for name, mask in self.sparsifier.masks.items()})
+            if self.recipe.epochs_of_decay is None:
+                self.scheduler.step()
+        if self.recipe.epochs_of_decay is not None:
             self.scheduler.step()
         self.train_loss.append(float(total) / max(learned, 1))
         self.seconds += time.perf_counter() - started
@@ -298,6 +329,18 @@ def train(
         last_masks={name: mask.cpu().clone() for name, mask in sparsifier.masks.items()},
         snapshots=training.snapshots,
     )
+
+
+@torch.no_grad()
+def _draw_published_weights(model: nn.Module, density: float | None, *, generator: torch.Generator) -> None:
+    """As in the published code for MLPs; by the density of links for methods that predict them (its `swi`)."""
+    *hidden, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    for layer in hidden:
+        links = layer.in_features if density is None else density * layer.out_features
+        layer.weight.normal_(0, math.sqrt(2 / links), generator=generator)
+    last.weight.uniform_(-1, 1, generator=generator).div_(math.sqrt(last.in_features))
+    for layer in (*hidden, last):
+        layer.bias.uniform_(-1, 1, generator=generator).div_(math.sqrt(layer.in_features))
 
 
 def _correlation(split: Split) -> Tensor:

@@ -133,7 +133,7 @@ RECIPES: dict[str, Recipe] = {
     # Learning rates by the validation loss of a seed that no race uses; those of "small" are 128/320 of them.
     "tiny_ci": Recipe(steps=60, batch=8, warmup=10, update_every=5, validate_every=20, validation_tokens=5000),
     "tiny_short": Recipe(steps=100, batch=8, update_every=5, validate_every=25),
-    "tiny": Recipe(steps=200, iterative_warmup=2),
+    "tiny": Recipe(steps=200),
     "small": Recipe(
         size="small",
         vocabulary=4096,
@@ -142,7 +142,6 @@ RECIPES: dict[str, Recipe] = {
         learning_rate=8e-3,
         dense_learning_rate=3.2e-3,
         warmup=100,
-        iterative_warmup=5,
         update_every=25,
     ),
     # The paper's, but for 350m and 7b, which it does not have; micro-batches are ours.

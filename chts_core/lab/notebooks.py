@@ -28,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 from chts_core.lab import language, records, translation
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.forecast import Forecast, forecast, in_words
-from chts_core.methods import METHODS, PRESETS
+from chts_core.methods import METHODS, PRESETS, REVISION
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
@@ -472,6 +472,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "error": error,
         "parameters": settled,
         "results": records.published(executed),
+        "methods": REVISION,
         "versions": records.versions(),
         "device": device,
         "expected": None if foretold is None else asdict(foretold),

@@ -65,6 +65,95 @@ def test_a_start_from_correlations_has_the_most_correlated_links(digits: ImageDa
         assert strength[mask].min() >= strength[~mask].max()
 
 
+# --- the recipe as published ---
+
+
+def test_standardised_pixels_have_mean_0_and_deviation_1_over_the_training_images() -> None:
+    pixels = torch.tensor([[1.0, 3.0], [5.0, 7.0]])  # mean 4, variance (9 + 1 + 1 + 9) / 4 = 5
+    split = Split(pixels, torch.tensor([0, 1]))
+    other = Split(torch.tensor([[4.0, 4.0 + math.sqrt(5)]]), torch.tensor([0]))
+    found = ImageData("mine", split, other, other, (1, 2), 2).standardised()
+    assert torch.allclose(found.train.images, (pixels - 4) / math.sqrt(5))
+    assert torch.allclose(found.test.images, torch.tensor([[0.0, 1.0]]))
+    assert torch.equal(found.validation.labels, other.labels)
+
+
+def test_each_colour_is_standardised_by_itself() -> None:
+    # Red is 0 and 2, green is 10 and 30, blue is 5 and 6.
+    pixels = torch.tensor([[0.0, 10.0, 5.0], [2.0, 30.0, 6.0]])
+    split = Split(pixels, torch.tensor([0, 1]))
+    found = ImageData("mine", split, split, split, (3, 1, 1), 2).standardised()
+    assert torch.allclose(found.train.images, torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
+
+
+def test_standardising_is_a_setting_and_the_data_s_digest_stays_that_of_the_data(digits: ImageData) -> None:
+    plain, standardised = (images.train(digits, "set", 0.9, replace(TINY, standardise=s)) for s in (False, True))
+    assert plain.test_by_epoch != standardised.test_by_epoch
+    record = images.as_record(standardised, digits, replace(TINY, standardise=True), "cpu")
+    assert record["data"] == digits.digest
+    assert record["recipe"]["standardise"] is True
+
+
+@pytest.mark.parametrize(
+    ("method", "variances"),
+    [
+        ("set", (2 / 784, 2 / 400)),  # 2 / inputs
+        ("chts", (2 / (0.05 * 400), 2 / (0.05 * 400))),  # 2 / (density · outputs)
+        ("chtss", (2 / (0.5 * 400), 2 / (0.5 * 400))),  # it starts with half of the links
+        ("chts/r1_readme", (2 / (0.1 * 400), 2 / (0.1 * 400))),  # 5 % more links than the target
+    ],
+)
+def test_published_first_weights_have_the_variance_of_their_source(method: str, variances: tuple[float, float]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    blank = Split(torch.rand(64, 784, generator=generator), torch.arange(64) % 10)
+    data = ImageData("mine", blank, blank, blank, (28, 28), 10)
+    recipe = Recipe(hidden=400, epochs=3, first_weights="published")
+    training = images._Training(data, method, 0.95, recipe, seed=0)
+    first, second, _, last = (module for module in training.model if isinstance(module, nn.Linear))
+    for layer, variance in zip((first, second), variances, strict=True):
+        assert layer.weight[layer.weight != 0].var().item() == pytest.approx(variance, rel=0.06)
+        assert layer.bias.abs().max() <= 1 / math.sqrt(layer.in_features)
+        assert layer.bias.var().item() == pytest.approx(1 / (3 * layer.in_features), rel=0.2)
+    assert last.weight.var().item() == pytest.approx(1 / (3 * 400), rel=0.06)  # uniform in ±1/√400
+
+
+@pytest.mark.parametrize(
+    ("share", "epochs", "expected"),
+    [
+        (0.5, 4, [1.0, 0.505, 0.01, 0.01]),  # falls once after each of the first two epochs
+        (1.0, 3, [1.0, 0.67, 0.34]),
+        (None, 3, None),
+    ],
+)
+def test_the_learning_rate_falls_once_per_epoch_over_a_share_of_them(
+    digits: ImageData, share: float | None, epochs: int, expected: list[float] | None
+) -> None:
+    recipe = Recipe(hidden=16, epochs=epochs, learning_rate=1e-3, epochs_of_decay=share)
+    training = images._Training(digits, "set", 0.9, recipe, seed=0)
+    rates = []
+    for _ in range(epochs):
+        rates.append(training.optimizer.param_groups[0]["lr"] / 1e-3)
+        training.learn(snapshots=False)
+    if expected is None:
+        assert rates == pytest.approx([1.0, 0.67, 0.34], abs=1e-9)
+        assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+    else:
+        assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"first_weights": "swi"}, "first_weights is 'swi'; expected 'by_links' or 'published'"),
+        ({"epochs_of_decay": 0.0}, "epochs_of_decay is 0.0; expected a share"),
+        ({"epochs_of_decay": 1.5}, "epochs_of_decay is 1.5; expected a share"),
+    ],
+)
+def test_settings_of_the_published_recipe_that_cannot_be_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **setting)
+
+
 def test_a_method_in_words_is_trained_as_the_method_is(digits: ImageData) -> None:
     words = "set with regrowth=Regrowth('ch2_l3n')"
     run = images.train(digits, words, 0.9, TINY)

@@ -180,12 +180,6 @@ def test_ahead_is_the_better_score_of_each_task(task: str, higher: dict[str, Any
     assert claim.advantages(rows) == [pytest.approx(10)]
 
 
-def test_runs_from_correlations_are_others() -> None:
-    claim = Claim("", "", "a", "b", "language", "books", "tiny", 0.9)
-    other = runs("a", [5.0], recipe={"size": "tiny", "csti": True})
-    assert claim.advantages([*runs("a", [1.0]), *other, *runs("b", [2.0])]) == [1.0]
-
-
 def test_runs_of_another_width_are_others() -> None:
     claim = Claim("", "", "a", "b", "language", "books", "tiny", 0.9, hidden=8)
     wide, narrow = ({"size": "tiny", "hidden": hidden} for hidden in (8, 4))

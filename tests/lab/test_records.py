@@ -15,7 +15,20 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import chts_core as chts
+from chts_core.choices import (
+    Constant,
+    Cosine,
+    Cubic,
+    ErdosRenyi,
+    Ramp,
+    ReceptiveField,
+    Regrowth,
+    Removal,
+    Staged,
+    Turnover,
+)
 from chts_core.lab import records
+from chts_core.methods import Method, get_method
 
 # --- versions and devices ---
 
@@ -392,3 +405,75 @@ def test_results_are_in_the_installed_package_or_in_the_checkout(
     assert records.results_folder() == tmp_path / "results"
     (tmp_path / "chts_core" / "results").mkdir(parents=True)
     assert records.results_folder() == tmp_path / "chts_core" / "results"
+
+
+# --- records of methods that had another meaning ---
+
+EARLIER = {
+    "set": "set",
+    "chts": "chts/ri_zeros",
+    "chtss": "chtss/ri_zeros",
+    "mest": "mest/exchange",
+    "gmp": "gmp/no_return",
+    "cht": "cht/by_layer",
+    "chts/paper_magnitude": "chts/zeros",
+    "chts/paper_l3p": "chts/ri_zeros with regrowth=Regrowth('ch3_l3p')",
+    "chts with topology=ErdosRenyi()": "chts/ri_zeros with topology=ErdosRenyi()",
+    "chts/paper_to_9 with topology=ErdosRenyi()": "chts/ri_zeros with removal=Removal('relative_importance', "
+    "temperature=Ramp(1.0, 9.0), percolate=True), topology=ErdosRenyi()",
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_record_without_a_revision_is_read_under_the_name_that_its_method_has_today(name: str) -> None:
+    row = {"method": name, "recipe": {"hidden": 8}, "seed": 3}
+    assert records.as_named_today(row) == row | {"method": EARLIER[name]}
+    assert records.as_named_today(row | {"methods": 2}) == row | {"methods": 2}
+    get_method(EARLIER[name])
+
+
+def test_a_start_from_correlations_was_a_setting_of_the_training() -> None:
+    recipe = {"csti": True}
+    found = records.as_named_today({"method": "chts", "recipe": recipe})
+    assert found == {"method": "chts/ri_zeros with topology=Correlated()", "recipe": recipe}
+    words = "chts with regrowth=Regrowth('random')"
+    found = records.as_named_today({"method": words, "recipe": recipe})
+    assert found["method"] == "chts/ri_zeros with regrowth=Regrowth('random'), topology=Correlated()"
+    get_method(found["method"])
+
+
+# As they were in the first revision.
+FIRST = {
+    "chts": Method(
+        ReceptiveField(0.25),
+        Removal("relative_importance", Ramp(1.0, 3.0), percolate=True),
+        Regrowth("ch2_l3n"),
+        Constant(),
+        Turnover(Cosine(0.3)),
+    ),
+    "mest": Method(ErdosRenyi(), Removal("mest"), Regrowth("random"), Staged(), Turnover(Cosine(0.3))),
+    "gmp": Method(ErdosRenyi(), Removal("magnitude"), Regrowth("random"), Cubic(0.5), Turnover(0.0)),
+    "cht": Method(
+        ErdosRenyi(),
+        Removal("magnitude", percolate=True),
+        Regrowth("ch3_l3p", soft=False),
+        Constant(),
+        Turnover(Cosine(0.3), early_stop=0.9),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_name_of_today_is_the_method_of_the_first_revision(name: str) -> None:
+    assert get_method(str(records.as_named_today({"method": name, "recipe": {}})["method"])) == FIRST[name]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((records.results_folder() / "revision_1").glob("*.jsonl")), ids=lambda p: p.stem
+)
+def test_the_records_of_the_first_revision_are_read_and_their_methods_exist(path: Path) -> None:
+    rows = records.read_runs(path)
+    assert rows
+    for name in {row["method"] for row in rows}:
+        assert "/" in name or (path.stem == "images" and name in ("fc", "set", "rigl", "granet"))
+        get_method(name)

@@ -172,6 +172,24 @@ def test_training_cells_run_and_what_is_done_is_skipped(
         sweeps.sweep({**spec, "parameters": {**TINY, "steps": 5}}, tmp_path)
 
 
+@pytest.mark.parametrize(("method", "goes_on"), [("set", True), ("chts", False)])
+def test_a_cell_that_was_done_by_an_earlier_method_of_that_name_is_no_cell_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, goes_on: bool
+) -> None:
+    spec = {**SPEC, "grid": {"method": [method], "seed": [0]}}
+    (cell,) = sweeps.cells(spec)
+    record = {"method": method, "recipe": {}, "seed": 0}  # as they were before records had a revision
+    records.write_lines(tmp_path / "sweep.jsonl", [sweeps._row(cell, None, record)])
+    monkeypatch.setattr(sweeps, "_client", None)  # nothing is started
+    if goes_on:
+        assert sweeps.sweep(spec, tmp_path)[0]["record"] == record
+    else:
+        with pytest.raises(
+            ValueError, match=rf"has cell {method}-0 by the methods of an earlier version.*another folder"
+        ):
+            sweeps.sweep(spec, tmp_path)
+
+
 def test_notebooks_are_cells_too(
     tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str], write_notebook: Callable[..., Path]
 ) -> None:

@@ -69,6 +69,18 @@ class ImageData:
                 found.update(tensor.cpu().numpy().tobytes())
         return found.hexdigest()
 
+    def standardised(self) -> "ImageData":
+        """The same with a mean of 0 and a deviation of 1 over the training images, for each colour by itself."""
+        colours = self.image_shape[0] if len(self.image_shape) == 3 else 1
+        seen = self.train.images.view(len(self.train.images), colours, -1)
+        deviation, mean = torch.std_mean(seen, dim=(0, 2), correction=0, keepdim=True)
+
+        def of(split: Split) -> Split:
+            images = split.images.view(len(split.images), colours, -1)
+            return Split(((images - mean) / deviation).flatten(1), split.labels)
+
+        return replace(self, train=of(self.train), validation=of(self.validation), test=of(self.test))
+
     def to(self, device: torch.device | str) -> "ImageData":
         """The same on another device."""
         return ImageData(
