@@ -428,10 +428,13 @@ def test_what_the_mlp_code_does_with_a_link_that_one_update_removes_and_regrows(
 
 
 def test_what_the_llama_code_does_with_a_link_that_one_update_removes_and_regrows() -> None:
-    """It keeps the weight, of each of them."""
-    for run in ("chts", "chtss"):
-        again, same = (sum(row[i] for row in recorded("llama")[run]["updates"]) for i in (6, 7))
+    """It keeps the weight, of each of them. All others start from 0, with --history_weights too."""
+    for run in ("chts", "chts, history", "chtss"):
+        updates = recorded("llama")[run]["updates"]
+        again, same, others_with_weight = (sum(row[i] for row in updates) for i in (6, 7, 8))
         assert again == same > 900
+        assert others_with_weight == 0
+        assert sum(after - kept for _, _, _, _, kept, after, *_ in updates) - again > 300
 
 
 # --- gradual magnitude pruning with links that return ---

@@ -722,7 +722,8 @@ def llama_run(load: Callable[[str], Any], command: str, steps: int, every: int) 
                 for layer, (kept, after) in enumerate(zip(left["link_removal"], left["link_regrowth"], strict=True)):
                     again = pruned[layer] & ~kept & after
                     same = again & (pruner.W[layer].data == weights[layer])
-                    masks = (before[layer], pruned[layer], kept, after, again, same)
+                    old = after & ~kept & ~again & (pruner.W[layer].data != 0)
+                    masks = (before[layer], pruned[layer], kept, after, again, same, old)
                     updates.append([step, layer, *(int(mask.sum()) for mask in masks)])
     return content | {"updates": updates, "optimizer skips": skips, "steps": steps, "every": every}
 
@@ -731,6 +732,7 @@ def record_llama(mlp: Path, llama: Path) -> None:
     with of_llama(llama, mlp) as load:
         content = {
             "chts": llama_run(load, LLAMA_CHTS, 400, 20),
+            "chts, history": llama_run(load, f"{LLAMA_CHTS} --history_weights", 400, 20),
             "chtss": llama_run(load, LLAMA_CHTSS, 400, 20),
             "chtss, window to 0.8": llama_run(load, f"{LLAMA_CHTSS} --pruning_T_end 320", 400, 20),
         }
