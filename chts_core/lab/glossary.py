@@ -100,9 +100,10 @@ GLOSSARY = (
     ),
     Term(
         "CSTI",
-        "Correlated sparse topological initialisation: links between the most correlated input features.",
+        "Correlated sparse topological initialisation: links between the most correlated input features. A topology "
+        "that the paper's MLPs start from; it must be given the correlations of the inputs.",
         r"\lvert r_{ij} \rvert",
-        "initial networks (baselines)",
+        "Section 4.2",
         "chts_core.topology.correlated",
         "test_topology.py::test_correlated_by_hand",
         "01",
@@ -199,6 +200,16 @@ GLOSSARY = (
         "03",
     ),
     Term(
+        "last weight",
+        "The weight that a link had when it went, also called historical weight. CHTs and CHTss give it back to a link "
+        "that comes again; in GMP it decides which links return.",
+        "",
+        "Appendices J and G.2",
+        "chts_core.weights.PastWeights.recall",
+        "test_sparsifier.py::test_a_link_that_comes_back_has_its_former_weight",
+        "06",
+    ),
+    Term(
         "ELM overlap",
         "Share of the regrown links that the same update had removed. Near 1 the network is stuck in an "
         "epitopological local minimum.",
@@ -272,6 +283,26 @@ GLOSSARY = (
         "05",
     ),
     Term(
+        "prune and remove",
+        "Links go in an update for two reasons: pruned, as there are to be fewer; removed, to be exchanged. Each may "
+        "have a score of its own: CHTss prunes by relative importance and removes by weight magnitude.",
+        "",
+        "Section 3.3",
+        "chts_core.choices.Removal",
+        "test_sparsifier.py::test_pruning_and_removal_each_go_by_their_own_score",
+        "05",
+    ),
+    Term(
+        "excess, EM&S",
+        "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps the "
+        "best, as many as the target, and regrows all others, the excess. Used by MEST.",
+        "",
+        "Yuan et al., 2021",
+        "chts_core.schedules.staged_sparsity",
+        "test_sparsifier.py::test_a_turnover_of_the_excess_keeps_the_final_number_and_regrows_the_rest",
+        "06",
+    ),
+    Term(
         "five choices",
         "What makes a method: how it is wired at first, which links go, which come, how many there are, how many are "
         "exchanged.",
@@ -302,10 +333,11 @@ GLOSSARY = (
     ),
     Term(
         "iterative warm-up",
-        "After an update of the topology the learning rate comes back in equal parts.",
+        "After an update that changed the topology the learning rate comes back in equal parts: Adam knows nothing of "
+        "new links yet. Translators and language models have it.",
         "",
-        "appendix",
-        "chts_core.lab.translation.learning_rate_at",
+        "Tables 5 and 6",
+        "chts_core.lab.loop.share_after_update",
         "lab/test_translation.py::test_the_learning_rate_comes_back_after_an_update",
         "08",
     ),
