@@ -294,8 +294,8 @@ GLOSSARY = (
     ),
     Term(
         "excess, EM&S",
-        "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps the "
-        "best, as many as the target, and regrows all others, the excess. Used by MEST.",
+        "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
+        "the best, as many as the target, and regrows all others, the excess. Used by MEST.",
         "",
         "Yuan et al., 2021",
         "chts_core.schedules.staged_sparsity",
