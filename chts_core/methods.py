@@ -155,15 +155,16 @@ _RI_ZEROS = replace(
     regrowth=Regrowth("ch2_l3n"),
 )
 
-# The published codes leave out the optimizer's step before an update, and start new links from zero. The MLP script of
-# the first goes on to the last epoch but one.
-_EXCESS_TO_THE_END = Turnover("excess", stop=0.99, skip_optimizer=True)
+# The published codes start new links from zero, and those for MLPs and LLaMA leave out the optimizer's step before an
+# update. With more links than the target, the MLP script updates after each epoch of the first three quarters but the
+# last, and comes to the second stage after 0.6 of them: after 45 and 74 of 100 epochs.
+_CODE_STAGES, _CODE_EXCESS = Staged(switch=0.62), Turnover("excess", stop=0.74, skip_optimizer=True)
 # Its script for Transformers.
 _MLP_CODE = replace(
     _CHTS,
     topology=SmallWorld(0.25),
     regrowth=Regrowth("ch2_l3n"),
-    turnover=Turnover(Cosine(0.3), skip_optimizer=True),
+    turnover=Turnover(Cosine(0.3)),
 )
 # The script of the second code, for LLaMA.
 _LLAMA_CODE = replace(
@@ -177,7 +178,7 @@ _LLAMA_CODE = replace(
 # The methods by source, where the paper has one per task, and where its two codes differ from it.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
-    "mest/mlp_code": replace(METHODS["mest"], turnover=_EXCESS_TO_THE_END),
+    "mest/mlp_code": replace(METHODS["mest"], sparsity=_CODE_STAGES, turnover=_CODE_EXCESS),
     "mest/exchange": replace(METHODS["mest"], turnover=Turnover(Cosine(0.3))),
     "gmp/no_return": _GMP,
     "cht/paper_mlp": replace(_CHT, topology=Correlated()),
@@ -201,8 +202,8 @@ PRESETS: dict[str, Method] = {
         _IMAGES,
         removal=Removal("magnitude", percolate=True),
         regrowth=Regrowth("ch3_l3p"),
-        sparsity=Staged(),
-        turnover=_EXCESS_TO_THE_END,
+        sparsity=_CODE_STAGES,
+        turnover=_CODE_EXCESS,
     ),
     "chts/mlp_code": _MLP_CODE,
     "chts/llama_code": _LLAMA_CODE,

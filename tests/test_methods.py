@@ -96,7 +96,10 @@ L3P = methods.Regrowth("ch3_l3p", history=True)
 ZEROS = methods.Regrowth("ch2_l3n")
 TENTH = methods.Turnover(methods.Cosine(0.1))
 CODE = methods.Turnover(methods.Cosine(0.3), skip_optimizer=True)
-EXCESS = methods.Turnover("excess", stop=0.99, skip_optimizer=True)
+STAGES = {
+    "sparsity": methods.Staged((0.05, 0.025), switch=0.62),
+    "turnover": methods.Turnover("excess", stop=0.74, skip_optimizer=True),
+}
 LLAMA_CODE = {
     "topology": methods.ReceptiveField(r=0.25, degree="uniform"),
     "regrowth": methods.Regrowth("ch2_l3n", soft=False),
@@ -104,7 +107,7 @@ LLAMA_CODE = {
 }
 SOURCES = {
     "set/mlp_code": ("set", {"turnover": methods.Turnover(0.3, stop=0.99, skip_optimizer=True)}),
-    "mest/mlp_code": ("mest", {"turnover": EXCESS}),
+    "mest/mlp_code": ("mest", STAGES),
     "mest/exchange": ("mest", {"turnover": methods.Turnover(methods.Cosine(0.3))}),
     "gmp/no_return": ("gmp", {"removal": methods.Removal("magnitude"), "regrowth": methods.Regrowth("random")}),
     "cht/paper_mlp": ("cht", CSTI),
@@ -131,13 +134,12 @@ SOURCES = {
             **CSTI,
             "removal": methods.Removal("magnitude", percolate=True),
             "regrowth": methods.Regrowth("ch3_l3p"),
-            "sparsity": methods.Staged((0.05, 0.025), switch=0.6),
-            "turnover": EXCESS,
+            **STAGES,
         },
     ),
     "chts/mlp_code": (
         "chts",
-        {"topology": methods.SmallWorld(0.25), "regrowth": ZEROS, "turnover": CODE},
+        {"topology": methods.SmallWorld(0.25), "regrowth": ZEROS, "turnover": methods.Turnover(methods.Cosine(0.3))},
     ),
     "chts/llama_code": ("chts", {**LLAMA_CODE, "removal": methods.Removal("magnitude", methods.RAMP_TO_9)}),
     "chtss/paper_mlp": ("chtss", CSTI),
@@ -344,11 +346,19 @@ def test_a_schedule_of_ones_own() -> None:
     assert [methods.value_at(Halved(), step, TIMELINE) for step in (0, 374, 375)] == [0.5, 0.5, 0.25]
 
 
-@pytest.mark.parametrize("name", ["set/mlp_code", "mest/mlp_code"])
 @pytest.mark.parametrize("epochs", [2, 20, 100])
-def test_the_mlp_script_updates_after_every_epoch_but_the_last(name: str, epochs: int) -> None:
-    timeline = Timeline(epochs * 7, 7, chts.PRESETS[name].turnover.stop)
+def test_the_mlp_script_updates_after_every_epoch_but_the_last(epochs: int) -> None:
+    timeline = Timeline(epochs * 7, 7, chts.PRESETS["set/mlp_code"].turnover.stop)
     assert timeline.last_update == (epochs - 1) * 7
+
+
+def test_with_more_links_than_the_target_the_mlp_script_updates_in_three_quarters_of_the_epochs() -> None:
+    method = chts.PRESETS["mest/mlp_code"]
+    timeline = Timeline(100 * 7, 7, method.turnover.stop)
+    assert timeline.last_update == 74 * 7
+    sparsity = [method.sparsity.at(7 * epoch, timeline, 0.99) for epoch in range(100)]
+    stages = [0.94] * 46 + [0.965] * 28 + [0.99] * 26
+    assert sparsity == pytest.approx(stages)
 
 
 WITHOUT_EFFECT = {

@@ -2125,14 +2125,9 @@ def of_inputs() -> Tensor:
     return correlation.matrix()
 
 
-def attach(model: nn.Module, method: str, **settings: Any) -> chts.Sparsifier:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return chts.Sparsifier(model, optimizer, method, 0.8, total_steps=STEPS, update_every=EVERY, **settings)
-
-
 def test_the_most_correlated_inputs_are_linked_first() -> None:
     correlation = of_inputs()
-    sparsifier = attach(tiny.mlp(), "chts/paper_mlp", correlation=correlation)
+    sparsifier = attach(tiny.mlp(), "chts/paper_mlp", correlation=correlation).sparsifier
     for mask in sparsifier.masks.values():
         assert mask.shape == (16, 16)
         assert correlation[mask].min() >= correlation[~mask].max()
@@ -2144,8 +2139,10 @@ def test_a_start_from_correlations_without_inputs_is_refused_and_changes_nothing
     with pytest.raises(ValueError, match=r"starts from the correlations of the inputs \(CSTI\), and none were given"):
         attach(model, "chts/paper_mlp")
     assert same(model.state_dict(), before)
-    masks = copies(attach(tiny.mlp(), "chts").masks)
-    assert_same_masks(attach(tiny.mlp(), "chts/paper_mlp", initial_masks=masks).masks, masks)  # given by other means
+    masks = copies(attach(tiny.mlp(), "chts").sparsifier.masks)
+    assert_same_masks(
+        attach(tiny.mlp(), "chts/paper_mlp", initial_masks=masks).sparsifier.masks, masks
+    )  # given by other means
 
 
 def test_correlations_that_a_method_does_not_use_are_refused() -> None:

@@ -110,7 +110,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
     settings = _varying(rows)
 
     def key(row: Row) -> tuple[str, ...]:
-        return (row["method"], f"{row['sparsity']:g}", *(str(row["recipe"][name]) for name in settings))
+        return (row["method"], f"{row['sparsity']:g}", *(str(row["recipe"].get(name)) for name in settings))
 
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -157,7 +157,10 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
 def _varying(rows: Sequence[Row]) -> list[str]:
     """Settings of the recipes that differ between runs that can be compared by them."""
     names = [name for name in rows[0]["recipe"] if name not in _HOW]
-    return [name for name in names if len({json.dumps(row["recipe"].get(name)) for row in rows}) > 1]
+    # A record from before there was a setting does not differ in it.
+    return [
+        name for name in names if len({json.dumps(row["recipe"][name]) for row in rows if name in row["recipe"]}) > 1
+    ]
 
 
 def as_mean(values: Sequence[float], digits: int) -> str:

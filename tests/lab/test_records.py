@@ -468,9 +468,10 @@ def test_the_name_of_today_is_the_method_of_the_first_revision(name: str) -> Non
     assert get_method(str(records.as_named_today({"method": name, "recipe": {}})["method"])) == FIRST[name]
 
 
-@pytest.mark.parametrize(
-    "path", sorted((records.results_folder() / "revision_1").glob("*.jsonl")), ids=lambda p: p.stem
-)
+FILES = sorted((records.results_folder() / "revision_1").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_records_of_the_first_revision_are_read_and_their_methods_exist(path: Path) -> None:
     rows = records.read_runs(path)
     assert rows

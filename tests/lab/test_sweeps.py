@@ -185,7 +185,7 @@ def test_a_cell_that_was_done_by_an_earlier_method_of_that_name_is_no_cell_of_th
         assert sweeps.sweep(spec, tmp_path)[0]["record"] == record
     else:
         with pytest.raises(
-            ValueError, match=rf"has cell {method}-0 by the methods of an earlier version.*another folder"
+            ValueError, match=rf"has cell {method}-0 by the methods of an earlier version.*other folder"
         ):
             sweeps.sweep(spec, tmp_path)
 

@@ -58,6 +58,14 @@ METHOD_LABELS = {
     "chts": "CHTs",
     "chtss": "CHTss",
 }
+# By earlier definitions, as recorded runs have them.
+EARLIER_LABELS = {
+    "mest/exchange": "MEST, exchange",
+    "gmp/no_return": "GMP, no return",
+    "cht/by_layer": "CHT, by layer",
+    "chts/ri_zeros": "CHTs, RI, zeros",
+    "chtss/ri_zeros": "CHTss, RI, zeros",
+}
 
 _PRINT = 2  # times the pixels of a screen, for print and for zooming in
 
