@@ -396,7 +396,7 @@ print("removed first, as (output, input):", {name: divmod(int(at), 3) for name, 
 
 # %% [markdown]
 # Now a chain of four layers, Erdős–Rényi with random weights. Remove ζ = 30 % of the links of each layer, the lowest
-# scores first, and percolate. (CHTs draws softly by the score, stage 03; the hard rule shows the difference most plainly.)
+# scores first, and percolate. (CHTs draws softly by a score, stage 03; the hard rule shows the difference most plainly.)
 
 
 # %%
@@ -484,8 +484,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Neither is better as such. The paper finds that WM percolates faster (fewer active neurons) and that RI helps on
-# Fashion-MNIST, WM on MNIST and EMNIST. A lost neuron is lost capacity, and also a neuron that need not be computed.
+# Neither is better as such. The paper finds that WM percolates faster (fewer active neurons). It chooses by task: its CHTs
+# removes by RI on Fashion-MNIST, and by WM on MNIST and EMNIST, in translation and in LLaMA. CHTss needs two scores. What
+# it *exchanges* goes by the score of the task, as in CHTs; what it *prunes*, because the density falls (stage 05), goes by
+# RI on every task. A lost neuron is lost capacity, and also a neuron that need not be computed.
 #
 # ## Explore
 #
@@ -519,9 +521,10 @@ for score in ("magnitude", "relative importance"):
 #
 # ## A network that shrinks
 #
-# Now in training. CHTs removes softly, percolates and regrows, once per epoch. Link prediction regrows links only between
-# neurons that are still linked, as long as there are such, so neurons that are lost stay lost and their links go to the
-# others. Two runs per seed differ in the removal score alone.
+# Now in training. CHTs removes softly, percolates and regrows, once per epoch. A link that comes back has its last weight
+# again; a link that was never there starts from 0. Link prediction regrows links only between neurons that are still linked,
+# as long as there are such, so neurons that are lost stay lost and their links go to the others. Two runs per seed differ in
+# the removal score alone: WM is the CHTs of the table of methods, RI is the paper's choice for Fashion-MNIST.
 
 
 # %%
@@ -694,7 +697,8 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # - A hidden neuron is active only if it has links on both sides; incomplete links do nothing and are regrown elsewhere.
 # - A chain needs one sweep backward and one forward. Pairs such as (gate, up) must both be active, and may need more rounds.
-# - RI protects the last links of weakly connected neurons. The sparser the layer, the more it differs from WM.
+# - RI protects the last links of weakly connected neurons. The sparser the layer, the more it differs from WM. The paper
+#   chooses between them by task, and prunes by RI where the density falls.
 # - Inactive neurons can be taken out of the model, and its outputs stay the same.
 
 # %%
