@@ -71,8 +71,9 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 #
 # A network that is sparse from the first step must choose its links before it has learned anything. GMP, GraNet and
 # CHTss start with many links (half of all, in the paper) and take them away while the network trains: what goes is chosen
-# by trained weights. (GMP only prunes, by magnitude; GraNet prunes and also exchanges links; SET, below, keeps few links and
-# regrows at random. Stage 06 races them all.) The price is arithmetic: every link that stays longer is multiplied longer.
+# by trained weights. (GMP prunes by magnitude; a pruned link keeps its last weight, and returns when this weight is among the
+# largest. GraNet prunes and also exchanges links. SET, below, keeps few links and regrows at random. Stage 06 races them
+# all.) The price is arithmetic: every link that stays longer is multiplied longer.
 #
 # A **schedule** says how sparse the network is at step $t$. It goes from the initial sparsity $s_i$ to the final one
 # $s_f$ while $t$ goes through a window; $u = (t - t_0)/(t_f - t_0)$ runs from 0 to 1 in it.
@@ -232,7 +233,11 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 #
 # The paper's reason for the sigmoid is a smoother start: little is pruned while the network is still warming up. Look at
 # it on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run, then decays, by the cubic
-# schedule or by the sigmoid at equal FLOPs. To see the pruning alone, we switch the exchange of links off ($\zeta = 0$).
+# schedule or by the sigmoid at equal FLOPs.
+#
+# CHTss has **two removal scores**. What it *prunes* because the density falls goes by relative importance (stage 04), the
+# lowest first. What it *exchanges* goes by weight magnitude, drawn softly (stage 03). To see the pruning alone, we switch
+# the exchange off ($\zeta = 0$).
 
 # %%
 task = data.load_images("digits")
@@ -241,6 +246,7 @@ contenders = {
     name: replace(chts.METHODS["chtss"], sparsity=schedule, turnover=Turnover(zeta=0.0))
     for name, schedule in schedules.items()
 }
+print("prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts.METHODS["chtss"].removal.score)
 
 # %% [markdown]
 # We stop before and after each update and look at the *validation* images: loss and accuracy just before the links go,
@@ -403,7 +409,8 @@ print(plan)
 # - **Updates** come every 100 steps, the last at 75 % of the run.
 # - **Training FLOPs** count every linear layer, the dense one too. They assume that absent links cost nothing, which masks
 #   on dense hardware do not achieve.
-# - **Memory** is without activations. Weights are dense tensors that hold zeros here, so sparsity saves none of it.
+# - **Memory** is without activations. Weights are dense tensors that hold zeros here, so sparsity saves none of it. *Past
+#   weights* are those of removed links: a link that comes back has its last weight.
 # - **The last lines** are advice: the equal-FLOPs window of the cubic schedule.
 #
 # Check one entry by hand. The window ends at step 3000; step 1500 is its middle, the sparsity there is 0.725. Layer
@@ -434,8 +441,9 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 # ## MEST: a little more, in stages
 #
 # MEST (its *elastic mutation and soft bound*) does not start at half. It keeps five percentage points of density above the target, from
-# 60 % of the updating phase on 2.5 %, and prunes to the target at the last update. With updates until step 750 of 1000
-# and a target density of 5 %: 10 % until step 450, 7.5 % until step 750, then 5 %. The mean density over the run is
+# 60 % of the updating phase on 2.5 %. Every update prunes to the target and regrows the whole excess at random; the last one
+# only prunes. With updates until step 750 of 1000 and a target density of 5 %: 10 % until step 450, 7.5 % until step 750,
+# then 5 %. So an update exchanges 5 of 10 links, one half, and later 2.5 of 7.5, a third. The mean density over the run is
 # $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
