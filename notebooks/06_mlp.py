@@ -96,46 +96,61 @@ figures.show(figures.images(task), f"The first ten training images of {task.name
 # ## A method is five choices
 #
 # How the network is wired at first, which links go, which links come, how many links there are at step $t$, and how many
-# are exchanged per update. Read a row as a sentence; compare two rows to see what a paper changed. Where the
-# turnover is *none* nothing is exchanged, so the regrowth plays no part; GMP uses its removal score to prune, FC not at all.
+# are exchanged per update. Read a row as a sentence; compare two rows to see what a paper changed. FC has no turnover and
+# no fall: nothing goes and nothing comes. GMP has no turnover either, but its number of links falls.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
+table.loc["mest", "turnover"] = "all extra links"
+table.loc["gmp", ["removal", "regrowth"]] = "smallest", "largest last weight"
+table.loc["cht", "turnover"] = "30 % → 0, until all layers are stuck"
+table.loc["chts", ["removal", "regrowth"]] = "smallest, soft, percolate", "CH2-L3n, soft, last weight"
+table.loc["chtss", ["removal", "regrowth"]] = "as CHTs; prunes by relative importance", "as CHTs"
 table.rename(columns={"sparsity": "number of links"})
 
 # %% [markdown]
 # - **FC** is the dense network, the rival to match.
 # - **SET** removes the smallest weights and regrows at random; **RigL** is SET but for the regrowth.
-# - **GMP** only prunes; **GraNet** prunes and exchanges as RigL does. **MEST** has extra links, 5 % and
-#   then 2.5 % of all possible ones, and sheds them at its last update.
-# - **CHT** is the first that predicts links from the network alone. **CHTs** starts from receptive fields (stage 01),
-#   removes softly (stage 03), drops what that cut off, and draws what regrows by the score CH2-L3n (stage 02).
-# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05).
+# - **GMP** lowers the number of links. A link that it removes keeps its last weight in memory. At each update the largest
+#   weights win, in the network or in memory: so a removed link can return. **GraNet** prunes and exchanges as RigL does.
+# - **MEST** has extra links, 5 % and then 2.5 % of all possible ones. Every update removes as many links as are extra, the
+#   weakest, and regrows as many at random. The last update only removes.
+# - **CHT** is the first that predicts links from the network alone. It starts from receptive fields (stage 01), and stops
+#   for good when every layer has come to an overlap above 90 % (see below).
+# - **CHTs** also starts from receptive fields. It removes the smallest weights softly (stage 03), drops what that cut off,
+#   and draws what regrows by the score CH2-L3n (stage 02). A link that comes back has its last weight again.
+# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). What it prunes for the fall goes by
+#   another score, relative importance.
 #
 # ## One update, by hand
 #
-# Three outputs, four inputs, six links. *Relative importance* is the link's share of its input's links plus its share of
-# its output's links, by weight:
+# Three outputs, four inputs, six links. Remove one. By *weight magnitude* $|W_{ij}|$ the weakest is the link of weight 1,
+# from input 1 to output 0. *Relative importance* is the link's share of its input's links plus its share of its output's
+# links, by weight:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# For the top left link: 3/3 of its column plus 3/4 of its row, 1.75.
+# For the link of weight 1: 1/3 of its column plus 1/3 of its row, 0.67. For the link from input 2 to output 2: 2/6 of its
+# column plus 2/10 of its row, 0.53. This is the lowest RI, though its weight is 2: its two neurons have much stronger links.
 
 # %%
-weight = torch.tensor([[3.0, 1, 0, 0], [0, 1, 2, 0], [0, 0, 2, 4]])
+weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
 mask = weight != 0
 importance = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
 print(importance.round(decimals=2))
 assert torch.allclose(importance, chts.removal.relative_importance(weight), atol=1e-4)
+assert importance[mask].min() == importance[2, 2]
 
 # %% [markdown]
-# Remove one link of six: the least important leads from input 1 to output 0 (1/2 + 1/4 = 0.75). This is the hard rule;
-# CHTs draws the survivors instead, with probability ∝ RI$^T$.
+# Which score is better depends on the task. The paper removes by magnitude on MNIST and EMNIST, in translation and in
+# LLaMA, and by relative importance on Fashion-MNIST. CHTs removes by magnitude here. The cell below takes the hard rule:
+# the weakest link goes. CHTs draws the survivors instead, with probability ∝ $|W|^T$.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
-survivors = chts.sampling.keep(importance, mask, 5, soft=False, generator=generator)
+survivors = chts.sampling.keep(chts.removal.magnitude(weight), mask, 5, soft=False, generator=generator)
 print(survivors.int())
+assert not survivors[0, 1]
 
 # %% [markdown]
 # Regrow one link, drawn in proportion to its CH2-L3n score. Two missing links have a path of three links between their
@@ -147,6 +162,16 @@ regrown = chts.link_prediction.sample_links(survivors, 1, generator=generator)
 print(scores, regrown.int(), sep="\n")
 assert scores[1, 3] == scores[2, 1] == 4 == scores.sum() / 2
 assert scores[regrown].tolist() == [4]
+
+# %% [markdown]
+# Which weight does the regrown link have? Its last one. This link was never there, so it starts from 0. The link of weight
+# 1 that we removed would start from 1 again, if a later update brought it back.
+
+# %%
+last = weight * ~survivors
+print(weight * survivors + last * regrown)
+assert (last[regrown] == 0).all()
+assert last[0, 1] == 1
 
 # %% [markdown]
 # ## Two lines in your own loop
@@ -219,9 +244,9 @@ print("chosen:", chosen)
 
 # %% [markdown]
 # Intervals this wide cannot rank the three, and no harm is done: whatever is chosen, the test images had no say. But
-# CHTs has now had three tries. CHTss takes the same $r$; the others run with the settings of the table above, untuned,
-# and not in all points those of their papers: CHT's MLPs start from CSTI there (stage 01), and RigL updates every 100
-# steps.
+# CHTs has now had three tries. CHTss takes the same $r$; the others run with the settings of the table above, untuned. Not
+# all settings are those of the papers. On images the paper starts CHT, CHTs and CHTss from CSTI (stage 01;
+# `chts/paper_mlp` does so). RigL's paper updates every 100 steps; here every method updates once per epoch.
 #
 # ## The race
 #
@@ -246,9 +271,10 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # On the right, a dip marks the time at which links go faster than the rest can adapt: for CHTss where its sigmoid is
-# steep, for MEST at its last update, which drops to the final number of links at once; GMP dips less deeply. On the left
-# there is no such moment: these networks are sparse from the first step. The points lost against FC stand in the table of
-# differences below.
+# steep; GMP dips less deeply. MEST does not dip, not even at its last update. The curve looks at the network just after an
+# update: there the extra links are new and weigh 0, so MEST has the final number of links that do anything. It is slow at
+# first instead. On the left there is no such moment: these networks are sparse from the first step. The points lost
+# against FC stand in the table of differences below.
 # </details>
 #
 # ## Equal steps are not equal cost
@@ -324,7 +350,8 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # The best test epoch is a maximum, so it is never below the others: it flatters every method, by nothing but looking. It
 # flatters most where the curve is unsteady. For methods that lower their number of links there is more to it:
 # `best had more links` counts the runs whose best epoch came *before* they had reached the final sparsity. Such a number
-# belongs to a denser network. Choosing on validation avoids the peeking, not this; so we report the last epoch.
+# belongs to a denser network (for MEST less so: its extra links weigh 0 when we look). Choosing on validation avoids the
+# peeking, not this; so we report the last epoch.
 # </details>
 #
 # ## What happened to the network
@@ -366,18 +393,19 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 # <details><summary>What you should have seen</summary>
 #
 # The first updates exchange most: ζ falls along a cosine to 0, and in the deeper layers percolation drops many links at
-# the start. The ITOP rate can only rise, and levels off as the exchange dies down. The overlap rises: with the laptop
-# profile it comes near 100 % in the first layer, though CHTs draws. Soft sampling makes getting stuck rarer; it does
-# not rule it out in a layer of so few links. In the last updates the overlap is a share of very few links.
+# the start. The ITOP rate can only rise, and levels off as the exchange dies down. The overlap rises in the first layer:
+# with the laptop profile it comes to 86 %, though CHTs draws. In the deeper layers, which have four times as many links, it
+# stays below 30 %. Soft sampling makes getting stuck rarer; it does not rule it out in a layer of so few links. In the last
+# updates the overlap is a share of very few links.
 # </details>
 #
 # ## Did the topology explore?
 #
 # Random regrowth hardly ever returns a link that was just removed. The gradient and link prediction can: a link that was
 # likely before is often still likely after. At 100 % the update would undo itself and the network would be stuck. CHT stops
-# a layer for good above 90 %, which then leaves the mean; CHTs draws what goes and what comes instead of taking the best,
-# which keeps the mean over layers lower; a single layer may still come near 100 %, as the first one did above.
-# The other measure is how many links were ever tried.
+# for good when every layer has once come above 90 %: its curves end there. CHTs draws what goes and what comes instead of
+# taking the best, which keeps the mean over layers lower; a single layer may still come close to it, as the first one did
+# above. The other measure is how many links were ever tried.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -390,7 +418,7 @@ figures.show(
 # %% [markdown]
 # ## Mix a method
 #
-# **Predict:** give CHTs an Erdős–Rényi start, or random regrowth. Which of the two costs it more in a run of a few epochs?
+# **Predict:** what costs more in a run of a few epochs, an Erdős–Rényi start or random regrowth? Change one menu at a time.
 # The mixer trains a small network on the digits for you, with 64 units per layer at 90 % sparsity; a new mix takes a moment.
 
 # %%
@@ -407,7 +435,8 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The picture shows the Erdős–Rényi start; set the regrowth to *random* to see the other. With one run each the order of
+# The picture shows a mix with an Erdős–Rényi start; the sentence below it names every choice in which the mix differs from
+# CHTs. Set the topology to *receptive field* and the regrowth to *random* to see the other. With one run each the order of
 # close curves may change with the seed, so the question stays open until the exercise below answers it with an
 # interval. What the mixer does show is what fits together: a dense start needs a number of links to match, and the
 # sentence says so where it does not.
@@ -436,8 +465,9 @@ with exercises.attempt():
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `replace(method, topology=...)` returns a copy with one field changed. `ErdosRenyi()`, `Regrowth("random")` and
-# `Removal("magnitude")` are imported above; `chts_core/choices.py` has the others.
+# `replace(method, topology=...)` returns a copy with one field changed. `ErdosRenyi`, `Regrowth` and `Removal` are imported
+# above; `chts_core/choices.py` has the others. Look at `METHODS["chts"]` first: `Regrowth("random", history=True)` changes
+# the score and leaves the last weights as they are.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -448,7 +478,8 @@ with exercises.attempt():
 # mine = replace(METHODS["chts"], topology=ErdosRenyi())
 # ```
 #
-# `regrowth=Regrowth("random")` changes the regrowth alone. Read the interval before you believe the sign.
+# `regrowth=Regrowth("random", history=True)` changes the score of the regrowth alone. Read the interval before you believe
+# the sign.
 # </details>
 
 # %% [markdown]
