@@ -419,6 +419,9 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # knows locality only along the row of numbers: left and right, not above and below.
 # </details>
 #
+# The paper uses both: on images CHT, CHTs and CHTss start from CSTI, in Transformers and in LLaMA from BRF. The methods
+# `chts` and `chtss` here start from BRF; `chts/paper_mlp` starts from CSTI and wants `pixels`, as `correlation=pixels`.
+#
 # ## Five networks side by side
 #
 # One layer on the 64 pixels, five ways to wire it, a tenth of the links each. Where there are more than 64 outputs, CSTI
