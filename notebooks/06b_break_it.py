@@ -102,10 +102,12 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 # 4. there is a path from the inputs to the outputs;
 # 5. when no update is left, the final density has been reached;
 # 6. all weights are finite;
-# 7. right after an update, what it regrew has weight 0 and optimizer state 0.
+# 7. right after an update, what it regrew has optimizer state 0. Its weight is 0 too, unless the method says otherwise: in
+#    CHTs and CHTss a link that comes back has its last weight.
 #
 # `chts.audit.audit(sparsifier)` checks the first six at any moment. `chts.audit.Auditor`, called after every step, also
-# checks the seventh, for which one must have seen the masks before.
+# checks the seventh, for which one must have seen the masks before. With CHTs and CHTss it checks the optimizer's state
+# alone there.
 #
 # ## A healthy run
 #
@@ -134,8 +136,9 @@ figures.show(
 
 # %% [markdown]
 # Learn what normal looks like; a symptom is a difference from it. In the figures below the healthy run is dashed. Its
-# share of weights that are not zero looks like a comb, and that is as it should be: a regrown link has weight 0 until the
-# next optimizer step.
+# share of weights that are not zero looks like a comb at first, and that is as it should be: a link that comes for the first
+# time has weight 0 until the next optimizer step. Later nearly all links that come have been there before, and the teeth
+# vanish.
 #
 # ## Patient 1: nothing to see
 #
@@ -181,9 +184,10 @@ assert first.checks == faults.SIGNATURES["stale moments"]
 # <details><summary>What you should have seen</summary>
 #
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows it, at once or an
-# update later, it does not start from zero: its first steps follow gradients of a network that is gone. The curve of the
-# loss does not show it, and one run could not tell whether it suffers. But the method that ran is not the one that was
-# described. SGD momentum that was left unmasked has been found in published code.
+# update later, its momentum does not start from zero: its first steps follow gradients of a network that is gone. (CHTss
+# gives the link its last *weight* back, and means to; it says nothing of its momentum.) The curve of the loss does not show
+# it, and one run could not tell whether it suffers. But the method that ran is not the one that was described. SGD momentum
+# that was left unmasked has been found in published code.
 #
 # Remedy: zero all state of the optimizer that is shaped like the weight whenever a link goes or comes.
 # </details>
@@ -390,7 +394,7 @@ assert fifth.checks == faults.SIGNATURES["threshold with ties"]
 # with true sampling and with the highest scores?
 
 # %%
-hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))
+hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))  # neither soft nor percolating
 draw = torch.Generator().manual_seed(settings.seed)
 shapes = {name: mask.shape for name, mask in healthy.sparsifier.masks.items()}
 density = 1 - settings.sparsity
@@ -415,8 +419,8 @@ assert shared["called soft"] > shared["soft"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Regrowth that does not draw.* With the highest scores both runs gain nearly the same links, whatever the seed; what
-# differs is left to ties in the removal. Confidence intervals over such seeds are too narrow, since the topologies are
+# *Regrowth that does not draw.* With the highest scores both runs gain the same links, whatever the seed; only where scores
+# tie could they differ. Confidence intervals over such seeds are too narrow, since the topologies are
 # copies of each other. Published code has had "soft" regrowth that took the highest scores, with masks identical across
 # seeds.
 #
@@ -590,11 +594,11 @@ assert chts.numerics.find_nonfinite(network) == []
 # The share of the model's weights that are not zero, measured just before the model computes. Patient 2 had perfect masks.
 # </details>
 #
-# 2. Why does an audit at rest not see whether a regrown link started from zero?
+# 2. Why does an audit at rest not see whether a regrown link started without momentum?
 #
 # <details><summary>Answer</summary>
 #
-# After the next optimizer step every link may have a weight. One must look right after the update, and know the masks
+# After the next optimizer step every link may have momentum. One must look right after the update, and know the masks
 # before it.
 # </details>
 #
