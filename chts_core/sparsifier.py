@@ -67,9 +67,10 @@ class Sparsifier:
 
     By default the weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are
     zeroed as soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and
-    optimizer state zero after every step, and a regrown link starts from zeros. With `execution="csr"` the layers are
-    replaced by such as store and multiply their links alone (:class:`chts_core.linear.SparseLinear`): the same run up
-    to rounding, in a fraction of the memory, and faster where there are few links.
+    optimizer state zero after every step. A regrown link starts from zeros, or from the weight that it last had where
+    the method remembers it. With `execution="csr"` the layers are replaced by such as store and multiply their links
+    alone (:class:`chts_core.linear.SparseLinear`): the same run up to rounding, in a fraction of the memory, and faster
+    where there are few links.
 
     Several backward passes per step accumulate: methods that go by the gradient see that of the whole step.
     `torch.compile` may wrap the model before or after; all changes happen in place.

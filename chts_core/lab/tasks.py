@@ -52,6 +52,9 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
             names = (field.name for field in fields(recipe))
             raise ValueError(f"a recipe has no setting {setting!r}; expected one of {', '.join(names)}.")
         known = getattr(recipe, setting)
+        if hints[setting] == float | None and value in (None, "null"):
+            settled[setting] = None
+            continue
         kind = float if hints[setting] == float | None else type(known)
         try:
             parsed = yaml.safe_load(value) if isinstance(value, str) and kind is not str else value

@@ -14,12 +14,12 @@ compute = CurveExplorer.compute
 def test_it_has_the_comparisons_of_the_nine_methods() -> None:
     assert {name: len({row["method"] for row in rows}) for name, rows in stored().items()} == {
         "images: digits": 9,
-        "images: fashion_mnist": 9,
-        "language: books, small": 9,
-        "language: books, tiny": 9,
-        "language: tinyshakespeare, small": 9,
-        "language: tinyshakespeare, tiny": 9,
-        "translation: multi30k, small": 4,
+        "images: fashion_mnist": 4,
+        "language: books, small": 4,
+        "language: books, tiny": 4,
+        "language: tinyshakespeare, small": 4,
+        "language: tinyshakespeare, tiny": 4,
+        "translation: multi30k, small": 2,
         "translation: number_words, tiny": 9,
     }
 
@@ -44,20 +44,20 @@ def test_the_difference_is_that_of_the_records(comparison: str) -> None:
 
 
 def test_it_has_the_curves_of_both_and_of_fc() -> None:
-    result = compute(CurveState("images: digits", 0.99, "granet", "rigl"))
+    result = compute(CurveState("images: digits", 0.97, "granet", "rigl"))
     assert list(result.courses) == ["granet", "rigl", "fc"]
-    rows = [row for row in stored()["images: digits"] if (row["method"], row["sparsity"]) == ("granet", 0.99)]
+    rows = [row for row in stored()["images: digits"] if (row["method"], row["sparsity"]) == ("granet", 0.97)]
     assert result.courses["granet"] == [
         [(look["step"], 100 * look["accuracy"]) for look in row["validation"]] for row in rows
     ]
     assert list(result.differences) == [row["seed"] for row in rows]
     for method, other in (("granet", "fc"), ("fc", "granet")):
-        assert list(compute(CurveState("images: digits", 0.99, method, other)).courses) == [method, other]
+        assert list(compute(CurveState("images: digits", 0.97, method, other)).courses) == [method, other]
 
 
 def test_swapping_the_two_changes_the_sign() -> None:
-    state = CurveState("translation: multi30k, small", 0.9, "chts", "fc")
-    there, back = (compute(replace(state, method=a, rival=b)) for a, b in (("chts", "fc"), ("fc", "chts")))
+    state = CurveState("translation: multi30k, small", 0.9, "set", "fc")
+    there, back = (compute(replace(state, method=a, rival=b)) for a, b in (("set", "fc"), ("fc", "set")))
     assert there.differences == {seed: -value for seed, value in back.differences.items()}
 
 
@@ -65,8 +65,8 @@ def test_what_is_not_stored_is_said_with_what_there_is() -> None:
     result = compute(CurveState("translation: multi30k, small", 0.9, "rigl", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "translation: multi30k, small, 90% sparse: no runs are stored of both RigL and SET; there are FC, SET, CHTs, "
-        "CHTss, at 90%, 95%."
+        "translation: multi30k, small, 90% sparse: no runs are stored of both RigL and SET; there are FC, SET, at 90%, "
+        "95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 
@@ -79,10 +79,10 @@ def test_a_method_beside_itself() -> None:
 
 
 def test_the_picture_has_a_dot_for_each_seed_and_the_interval_beside_the_curves() -> None:
-    state = CurveState("images: digits", 0.99, "granet", "chts")
+    state = CurveState("images: digits", 0.97, "granet", "chts")
     result = compute(state)
     left, right = CurveExplorer.draw(state, result).axes
-    assert left.get_title() == "images: digits, 99% sparse"
+    assert left.get_title() == "images: digits, 97% sparse"
     assert [line.get_label() for line in left.lines] == ["GraNet", "CHTs", "FC"]
     assert (left.get_xlabel(), left.get_ylabel()) == ("step", "validation accuracy (%)")
     dots = right.lines[0]
@@ -96,7 +96,7 @@ def test_the_picture_has_a_dot_for_each_seed_and_the_interval_beside_the_curves(
 
 
 def test_one_seed_has_no_band() -> None:
-    state = CurveState("images: fashion_mnist", 0.99, "chtss", "fc")
+    state = CurveState("images: fashion_mnist", 0.99, "granet", "fc")
     result = compute(state)
     assert not CurveExplorer.draw(state, result).axes[1].patches
     assert "±" not in result.description
@@ -111,6 +111,6 @@ def test_nothing_stored_is_a_picture_that_says_so() -> None:
 def test_its_menus_have_all_there_is() -> None:
     controls = CurveExplorer().controls
     assert list(controls["comparison"].options) == list(stored())
-    assert [value for _, value in controls["sparsity"].options] == [0.7, 0.9, 0.95, 0.99]
+    assert [value for _, value in controls["sparsity"].options] == [0.7, 0.9, 0.95, 0.97, 0.99]
     for field in ("method", "rival"):
         assert [value for _, value in controls[field].options] == list(METHODS)

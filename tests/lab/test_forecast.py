@@ -123,13 +123,15 @@ def reckoned(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Work:
 
 @cache
 def recorded() -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """Recorded runs whose products were dense, by what was trained."""
+    """Recorded runs whose products were dense, by what was trained; beside those of the second revision ran others."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for name in ("images", "translation", "language"):
-        for row in records.read_runs(records.results_folder() / f"{name}.jsonl"):
-            size = row["recipe"].get("size") or row["recipe"]["hidden"]
-            if row["method"] == "fc" or row["recipe"]["execution"] == "masked":
-                groups.setdefault((row["task"], row["dataset"], str(size)), []).append(row)
+        for folder in (records.results_folder(), records.results_folder() / "revision_1"):
+            rows = [row for row in records.read_runs(folder / f"{name}.jsonl") if "methods" not in row]
+            for row in rows:
+                size = row["recipe"].get("size") or row["recipe"]["hidden"]
+                if row["method"] == "fc" or row["recipe"]["execution"] == "masked":
+                    groups.setdefault((row["task"], row["dataset"], str(size)), []).append(row)
     return groups
 
 

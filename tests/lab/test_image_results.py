@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,11 @@ from chts_core.lab import images, records, sweeps, tasks
 
 ROWS = images.recorded()
 ABLATIONS = records.read_runs(records.results_folder() / "ablations.jsonl")
-DECAY = records.read_runs(records.results_folder() / "ablations_decay.jsonl")
+EARLIER = records.results_folder() / "revision_1"
+EARLIER_ROWS = records.read_runs(EARLIER / "images.jsonl")
+EARLIER_ABLATIONS = records.read_runs(EARLIER / "ablations.jsonl")
+DECAY = records.read_runs(EARLIER / "ablations_decay.jsonl")
+EVERY = [*ROWS, *ABLATIONS, *EARLIER_ROWS, *EARLIER_ABLATIONS, *DECAY]
 KEYS = {
     "schema": int,
     "task": str,
@@ -43,20 +48,24 @@ FEATURES = {"fashion_mnist": 784, "digits": 64}
 
 
 def named(row: dict[str, Any]) -> str:
-    start = " CSTI" if row["recipe"].get("csti") else ""
-    return f"{row['dataset']} {row['method']}{start} {row['sparsity']} seed {row['seed']}"
+    return f"{row['dataset']} {row['method']} {row['sparsity']} seed {row['seed']}"
+
+
+def whole_recipe_of(row: dict[str, Any]) -> images.Recipe:
+    """A start from the correlations of the inputs was once a setting of it."""
+    return images.Recipe(**{name: value for name, value in row["recipe"].items() if name != "csti"})
 
 
 def recipe_of(row: dict[str, Any]) -> images.Recipe:
     """Without how sparse layers are stored, which does not change what is learnt."""
-    return replace(images.Recipe(**row["recipe"]), execution="masked")
+    return replace(whole_recipe_of(row), execution="masked")
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS, *DECAY], ids=named)
+@pytest.mark.parametrize("row", EVERY, ids=named)
 def test_a_record_is_whole(row: dict[str, Any]) -> None:
-    assert row.keys() == KEYS.keys()
+    assert row.keys() - {"methods", "skipped_steps"} == KEYS.keys()  # newer ones have these
     assert all(isinstance(row[key], kind) for key, kind in KEYS.items())
-    recipe = images.Recipe(**row["recipe"])
+    recipe = whole_recipe_of(row)
     assert len(row["validation"]) == len(row["test_by_epoch"]) == len(row["train_loss"]) == recipe.epochs
     steps = row["validation"][0]["step"]
     assert [look["step"] for look in row["validation"]] == [steps * epoch for epoch in range(1, recipe.epochs + 1)]
@@ -64,7 +73,7 @@ def test_a_record_is_whole(row: dict[str, Any]) -> None:
     assert len(row["git"]) == 40  # of a checkout without changes
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS, *DECAY], ids=named)
+@pytest.mark.parametrize("row", EVERY, ids=named)
 def test_the_three_test_accuracies_are_those_of_their_epochs(row: dict[str, Any]) -> None:
     validation = [look["accuracy"] for look in row["validation"]]
     assert row["test"] == {
@@ -74,7 +83,7 @@ def test_the_three_test_accuracies_are_those_of_their_epochs(row: dict[str, Any]
     }
 
 
-@pytest.mark.parametrize("row", [*ROWS, *ABLATIONS, *DECAY], ids=named)
+@pytest.mark.parametrize("row", EVERY, ids=named)
 def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
     hidden = row["recipe"]["hidden"]
     shapes = [(hidden, FEATURES[row["dataset"]]), (hidden, hidden), (hidden, hidden)]
@@ -83,7 +92,7 @@ def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> 
     assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)
 
 
-@pytest.mark.parametrize("rows", [ROWS, ABLATIONS, DECAY], ids=["races", "ablations", "decay"])
+@pytest.mark.parametrize("rows", [ROWS, ABLATIONS, EARLIER_ROWS, EARLIER_ABLATIONS, DECAY])
 def test_no_run_is_recorded_twice(rows: list[dict[str, Any]]) -> None:
     assert max(Counter(map(named, rows)).values()) == 1
 
@@ -97,22 +106,23 @@ def test_runs_that_are_compared_differ_in_method_sparsity_seed_and_storage_alone
     assert all(recipe == recipes[0] for recipe in recipes)
 
 
-def test_fashion_mnist_has_the_paper_s_recipe() -> None:
+def test_fashion_mnist_was_run_before_the_recipe_was_the_paper_s() -> None:
     paper = images.RECIPES["mlp_paper"]
     assert (paper.hidden, paper.epochs, paper.batch_size, paper.learning_rate) == (1568, 100, 32, 0.025)
     assert (paper.momentum, paper.weight_decay) == (0.9, 5e-4)
-    for row in ROWS:
+    before = replace(paper, standardise=False, first_weights="by_links", epochs_of_decay=None)
+    for row in (*ROWS, *EARLIER_ROWS):
         if row["dataset"] == "fashion_mnist":
-            assert recipe_of(row) == images.RECIPES["mlp_paper"]
+            assert recipe_of(row) == before
             assert row["sparsity"] == (0.0 if row["method"] == "fc" else 0.99)
 
 
 Settings = tuple[images.Recipe, str, float, int]
 
 
-def settings_of(sweep: str) -> list[Settings]:
+def settings_of(path: Path) -> list[Settings]:
     found = []
-    for cell in sweeps.cells(records.results_folder() / f"{sweep}.yaml"):
+    for cell in sweeps.cells(path):
         recipe, run = tasks.checked(cell.subject, cell.parameters)
         assert isinstance(recipe, images.Recipe)
         found.append((recipe, run["method"], run["sparsity"], run["seed"]))
@@ -122,24 +132,28 @@ def settings_of(sweep: str) -> list[Settings]:
 @pytest.mark.parametrize(
     ("rows", "made_by"),
     [
-        ([row for row in ROWS if row["dataset"] == "fashion_mnist"], ["fashion_mnist", "fashion_mnist_denser"]),
-        ([row for row in ROWS if row["dataset"] == "digits"], ["digits"]),
-        ([row for row in ABLATIONS if row["dataset"] == "digits"], ["ablations", "ablations_csti"]),
+        ([row for row in ROWS if row["dataset"] == "digits"], [EARLIER.parent / "digits.yaml"]),
+        (ABLATIONS, [EARLIER.parent / "ablations.yaml"]),
         (
-            [row for row in ABLATIONS if row["dataset"] == "fashion_mnist"],
-            ["ablations_fashion", "ablations_fashion_once", "ablations_fashion_csti"],
+            [row for row in (*ROWS, *EARLIER_ROWS) if row["dataset"] == "fashion_mnist"],
+            [EARLIER / "fashion_mnist.yaml", EARLIER / "fashion_mnist_denser.yaml"],
         ),
-        (DECAY, ["ablations_decay"]),
+        ([row for row in EARLIER_ROWS if row["dataset"] == "digits"], [EARLIER / "digits.yaml"]),
+        (
+            [row for row in EARLIER_ABLATIONS if row["dataset"] == "digits"],
+            [EARLIER / "ablations.yaml", EARLIER / "ablations_csti.yaml"],
+        ),
+        (
+            [row for row in EARLIER_ABLATIONS if row["dataset"] == "fashion_mnist"],
+            [EARLIER / f"ablations_fashion{more}.yaml" for more in ("", "_once", "_csti")],
+        ),
+        (DECAY, [EARLIER / "ablations_decay.yaml"]),
     ],
-    ids=["fashion_mnist", "digits", "ablations", "ablations of fashion_mnist", "decay"],
+    ids=["digits", "ablations", "fashion", "first digits", "first ablations", "first of fashion_mnist", "decay"],
 )
-def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]], made_by: list[str]) -> None:
-    again = {(*settings[1:], settings[0].csti): settings[0] for sweep in made_by for settings in settings_of(sweep)}
-    recorded = {
-        (row["method"], row["sparsity"], row["seed"], recipe.csti): recipe
-        for row in rows
-        for recipe in [images.Recipe(**row["recipe"])]
-    }
+def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]], made_by: list[Path]) -> None:
+    again = {settings[1:]: settings[0] for sweep in made_by for settings in settings_of(sweep)}
+    recorded = {(row["method"], row["sparsity"], row["seed"]): whole_recipe_of(row) for row in rows}
     assert len(recorded) == len(rows)
     assert recorded.keys() == again.keys()
     for key, recipe in again.items():
