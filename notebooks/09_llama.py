@@ -549,7 +549,7 @@ medians.style.format("{:.0f}", na_rep="")
 # ```
 # chts run 09 -p dataset tinyshakespeare -p data_dir DIR -p recipe tiny -p seeds 3 -p out_dir runs/shakespeare
 # chts train small --dataset books --method chtss --sparsity 0.95 -s execution csr --out runs/small
-# torchrun --nproc-per-node 8 -m chts_core.lab.cli train 60m --dataset openwebtext --method chts --sparsity 0.7 --out runs/60m
+# torchrun --nproc-per-node 8 -m chts_core.lab.cli train 60m --dataset openwebtext --method chts/paper_llama --sparsity 0.7 --out runs/60m
 # ```
 #
 # `profile=paper` asks for the paper's 60M model on OpenWebText, streamed, with T5's tokens. Nobody of us has run that yet,

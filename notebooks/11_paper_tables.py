@@ -216,7 +216,7 @@ def minus_set(sparsity: float) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)})
+pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fillna("")
 
 # %% [markdown]
 # In the paper CHTs and CHTss are ahead of SET by 0.06 to 0.14 nats throughout; we have no runs of these methods as published
