@@ -240,7 +240,8 @@ meter = [
 figures.show(
     figures.cost_meter(meter),
     f"An MLP of 3×{settings.hidden}, batch 32, sparsity {settings.sparsity:g}, in per cent of the dense model, on a "
-    "logarithmic axis. Memory is what is kept between steps at the end of the run: weights, gradients, momentum, links.",
+    "logarithmic axis. Memory is what is kept between steps at the end of the run: weights, gradients, momentum, links; the "
+    "last weights of removed links come on top.",
 )
 
 # %%
@@ -258,7 +259,18 @@ for cost in meter:
 # more it weighs: the last column is what one update in a hundred steps adds. With one per epoch of more than a thousand
 # steps, as in the paper's image tasks, it hardly counts.
 #
-# CHTss pays for its dense beginning: it starts with half of all links.
+# CHTss pays for its dense beginning: it starts with half of all links. It pays in memory too, and the column *kept* does not
+# show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they removed: its
+# position takes 8 bytes, its weight 4. CHTss has removed at least all links between 50 % and the final density:
+
+# %%
+weights = task.features * settings.hidden + 2 * settings.hidden**2
+remembered = 12 * max(0.5 - (1 - settings.sparsity), 0) * weights
+print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter[-1].memory / 2**20:.1f} MiB above")
+
+# %% [markdown]
+# For CHTs it is less, but it grows with the updates. `chtss with regrowth=Regrowth('ch2_l3n')` starts every regrown link from
+# 0 and remembers nothing.
 #
 # ## While a network gets sparser
 #
