@@ -1171,3 +1171,69 @@ def test_the_papers_table_is_whole() -> None:
         assert all(error is None for _, error in table["cht"].values())
         others = [cells for method, cells in table.items() if method not in ("fc", "cht")]
         assert all(error is not None and 0 < error < 1 for cells in others for _, error in cells.values())
+
+
+# --- the network that validation chooses ---
+
+
+def train_and_look(task: Task, recipe: Recipe, method: str) -> tuple[Any, list[str], int]:
+    """A run whose first look is its best; what its network said of the test sentences then, and its links."""
+    training = _Training(task, method, 0.8, recipe, 0, torch.device("cpu"))
+    batches = training.batches()
+    for _ in range(4):  # before the first update
+        training.learn(next(batches))
+    training.look()
+    sources = [source for source, _ in task.test_pairs]
+    said = training.translator.translate(sources, beam=recipe.beam)
+    links = sum(int(mask.sum()) for mask in training.sparsifier.masks.values())
+    training.looks = [replace(training.looks[0], bleu=99.0)]
+    for _ in range(20):
+        training.learn(next(batches))
+    training.look()
+    return training, said, links
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_the_best_network_is_kept_as_it_was(task: Task, recipe: Recipe, execution: Any) -> None:
+    recipe = replace(recipe, test_best=True, execution=execution)
+    training, said, links = train_and_look(task, recipe, "chtss")
+    model = models.Transformer(task.vocabulary.size, WEE)
+    model.load_state_dict(training.best)
+    translator = Translator(model, task.vocabulary, recipe.max_length)
+    assert translator.translate([source for source, _ in task.test_pairs], beam=recipe.beam) == said
+    assert sum(int(training.best[name].count_nonzero()) for name in training.sparsifier.masks) <= links
+    now = sum(int(mask.sum()) for mask in training.sparsifier.masks.values())
+    assert now < links
+    assert training.best_density > training.sparsifier.density()
+
+
+def test_the_best_network_is_tested_beside_the_last(task: Task, recipe: Recipe) -> None:
+    wanted = replace(recipe, test_best=True)
+    run, plain = (train(task, "set", 0.8, one) for one in (wanted, recipe))
+    assert plain.best is None
+    assert "best" not in as_record(plain, task, recipe, "cpu")
+    assert run.test == plain.test
+    assert run.best is not None
+    first = max(run.looks, key=lambda look: look.bleu)
+    assert run.best.step == first.step
+    if first == run.looks[-1]:
+        assert run.best.test == run.test
+    record = as_record(run, task, wanted, "cpu")
+    assert record["best"]["density"] == run.best.density
+    assert record["best"]["test"]["bleu"] == round(run.best.test["bleu"], 2)
+    records.check_run(json.loads(json.dumps(record)), "here")
+
+
+def test_the_best_network_survives_a_cut(task: Task, recipe: Recipe, tmp_path: Path) -> None:
+    wanted = replace(recipe, test_best=True)
+    training, _, _ = train_and_look(task, wanted, "set")
+    checkpoint.save(tmp_path / "cut.safetensors", training.state())
+    again = _Training(task, "set", 0.8, wanted, 0, torch.device("cpu"))
+    again.resume(tmp_path / "cut.safetensors")
+    assert again.best.keys() == training.best.keys()
+    assert all(torch.equal(again.best[name], weight) for name, weight in training.best.items())
+    assert again.best_density == training.best_density
+
+
+def test_the_paper_s_recipes_test_the_best_network() -> None:
+    assert {name for name, one in RECIPES.items() if one.test_best} == {"multi30k", "iwslt", "wmt"}
