@@ -19,7 +19,6 @@ def test_it_has_the_comparisons_of_the_nine_methods() -> None:
         "language: books, tiny": 4,
         "language: tinyshakespeare, small": 4,
         "language: tinyshakespeare, tiny": 4,
-        "translation: multi30k, small": 2,
         "translation: number_words, tiny": 9,
     }
 
@@ -56,17 +55,17 @@ def test_it_has_the_curves_of_both_and_of_fc() -> None:
 
 
 def test_swapping_the_two_changes_the_sign() -> None:
-    state = CurveState("translation: multi30k, small", 0.9, "set", "fc")
+    state = CurveState("language: books, small", 0.9, "set", "fc")
     there, back = (compute(replace(state, method=a, rival=b)) for a, b in (("set", "fc"), ("fc", "set")))
     assert there.differences == {seed: -value for seed, value in back.differences.items()}
 
 
 def test_what_is_not_stored_is_said_with_what_there_is() -> None:
-    result = compute(CurveState("translation: multi30k, small", 0.9, "rigl", "set"))
+    result = compute(CurveState("language: books, tiny", 0.9, "chts", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "translation: multi30k, small, 90% sparse: no runs are stored of both RigL and SET; there are FC, SET, at 90%, "
-        "95%."
+        "language: books, tiny, 90% sparse: no runs are stored of both CHTs and SET; there are FC, SET, RigL, GraNet, at "
+        "70%, 90%, 95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 

@@ -16,7 +16,8 @@ EARLIER = records.results_folder() / "revision_1"
 EARLIER_ROWS = records.read_runs(EARLIER / "images.jsonl")
 EARLIER_ABLATIONS = records.read_runs(EARLIER / "ablations.jsonl")
 DECAY = records.read_runs(EARLIER / "ablations_decay.jsonl")
-EVERY = [*ROWS, *ABLATIONS, *EARLIER_ROWS, *EARLIER_ABLATIONS, *DECAY]
+SMALL_DENSE = records.read_runs(records.results_folder() / "small_dense.jsonl")
+EVERY = [*ROWS, *ABLATIONS, *SMALL_DENSE, *EARLIER_ROWS, *EARLIER_ABLATIONS, *DECAY]
 KEYS = {
     "schema": int,
     "task": str,
@@ -134,6 +135,7 @@ def settings_of(path: Path) -> list[Settings]:
     [
         ([row for row in ROWS if row["dataset"] == "digits"], [EARLIER.parent / "digits.yaml"]),
         (ABLATIONS, [EARLIER.parent / "ablations.yaml"]),
+        (SMALL_DENSE, [EARLIER.parent / "small_dense.yaml"]),
         (
             [row for row in (*ROWS, *EARLIER_ROWS) if row["dataset"] == "fashion_mnist"],
             [EARLIER / "fashion_mnist.yaml", EARLIER / "fashion_mnist_denser.yaml"],
@@ -149,11 +151,22 @@ def settings_of(path: Path) -> list[Settings]:
         ),
         (DECAY, [EARLIER / "ablations_decay.yaml"]),
     ],
-    ids=["digits", "ablations", "fashion", "first digits", "first ablations", "first of fashion_mnist", "decay"],
+    ids=[
+        "digits",
+        "ablations",
+        "small dense",
+        "fashion",
+        "first digits",
+        "first ablations",
+        "first of fashion_mnist",
+        "decay",
+    ],
 )
 def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]], made_by: list[Path]) -> None:
-    again = {settings[1:]: settings[0] for sweep in made_by for settings in settings_of(sweep)}
-    recorded = {(row["method"], row["sparsity"], row["seed"]): whole_recipe_of(row) for row in rows}
+    again = {(*settings[1:], settings[0].hidden): settings[0] for path in made_by for settings in settings_of(path)}
+    recorded = {
+        (row["method"], row["sparsity"], row["seed"], row["recipe"]["hidden"]): whole_recipe_of(row) for row in rows
+    }
     assert len(recorded) == len(rows)
     assert recorded.keys() == again.keys()
     for key, recipe in again.items():
