@@ -89,9 +89,8 @@ def digits() -> str:
             line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2) if pairs else ""
         lines.append(line)
     found = {share: small_dense(share) for share in _DIGITS_AT}
-    line = {"": "FC, as few weights"} | {
-        f"{share:.0%}": as_mean(list(map(score, found[share])), 2) for share in _DIGITS_AT
-    }
+    line = {"": "FC, as few weights"}
+    line |= {f"{share:.0%}": as_mean(list(map(score, mine)), 2) for share, mine in found.items()}
     for rival, sparsity in (("set", 0.97), ("fc", None)):
         pairs = differences(found[0.97], of_method(rows, rival, sparsity))
         line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2)

@@ -64,8 +64,8 @@ def test_what_is_not_stored_is_said_with_what_there_is() -> None:
     result = compute(CurveState("language: books, tiny", 0.9, "chts", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "language: books, tiny, 90% sparse: no runs are stored of both CHTs and SET; there are FC, SET, RigL, GraNet, at "
-        "70%, 90%, 95%."
+        "language: books, tiny, 90% sparse: no runs are stored of both CHTs and SET; there are FC, SET, RigL, GraNet, "
+        "at 70%, 90%, 95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 

@@ -158,7 +158,7 @@ def settings_of(path: Path) -> list[Settings]:
         "fashion",
         "first digits",
         "first ablations",
-        "first of fashion_mnist",
+        "first fashion",
         "decay",
     ],
 )
