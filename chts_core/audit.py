@@ -219,12 +219,13 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
         stayed_at_zero = int((new[name] & old[name] & at_zero[name]).count_nonzero())
         stale = int((came & ~at_zero[name]).count_nonzero()) + max(returned - stayed_at_zero, 0)
         if stale:
+            past = "an optimizer state" if sparsifier.method.regrowth.history else "a weight or an optimizer state"
             yield Finding(
                 REGROWN,
                 name,
-                f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have a "
-                "weight or an optimizer state of their past. Zero both for every link that an update removes or "
-                "regrows, also where it comes back at once.",
+                f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
+                f"{past} of their past. Zero it for every link that an update removes or regrows, also where it comes "
+                "back at once.",
             )
 
 

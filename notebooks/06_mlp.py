@@ -101,11 +101,6 @@ figures.show(figures.images(task), f"The first ten training images of {task.name
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
-table.loc["mest", "turnover"] = "all extra links"
-table.loc["gmp", ["removal", "regrowth"]] = "smallest", "largest last weight"
-table.loc["cht", "turnover"] = "30 % → 0, until all layers are stuck"
-table.loc["chts", ["removal", "regrowth"]] = "smallest, soft, percolate", "CH2-L3n, soft, last weight"
-table.loc["chtss", ["removal", "regrowth"]] = "as CHTs; prunes by relative importance", "as CHTs"
 table.rename(columns={"sparsity": "number of links"})
 
 # %% [markdown]

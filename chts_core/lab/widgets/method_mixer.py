@@ -29,7 +29,7 @@ from chts_core.lab.data import load_images
 from chts_core.lab.figures.style import METHOD_LABELS
 from chts_core.lab.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu
-from chts_core.methods import METHODS, Method
+from chts_core.methods import METHODS, RETURNING, RETURNS, Method
 
 # What can be mixed, in words, by the field of a Method.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -43,6 +43,11 @@ CHOICES: dict[str, dict[str, Any]] = {
     "removal": {
         "smallest": Removal("magnitude"),
         "smallest, percolate": Removal("magnitude", percolate=True),
+        "smallest, soft, percolate": Removal("magnitude", temperature=RAMP_TO_3, percolate=True),
+        "the same, prune the unimportant": Removal(
+            "magnitude", temperature=RAMP_TO_3, percolate=True, prune="relative_importance"
+        ),
+        "smallest, may return": RETURNING,
         "smallest, with gradient": Removal("mest"),
         "unimportant, hard": Removal("relative_importance"),
         "unimportant, soft, percolate": Removal("relative_importance", temperature=RAMP_TO_3, percolate=True),
@@ -53,6 +58,8 @@ CHOICES: dict[str, dict[str, Any]] = {
         "CH3-L3p, highest": Regrowth("ch3_l3p", soft=False),
         "CH2-L3n, highest": Regrowth("ch2_l3n", soft=False),
         "CH2-L3n, soft": Regrowth("ch2_l3n"),
+        "CH2-L3n, soft, last weight": Regrowth("ch2_l3n", history=True),
+        "largest last weight": RETURNS,
     },
     "sparsity": {
         "all, always": Dense(),
@@ -64,7 +71,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "turnover": {
         "none": Turnover(zeta=0.0),
         "30 % → 0": Turnover(zeta=Cosine(0.3)),
-        "30 % → 0, until stuck": Turnover(zeta=Cosine(0.3), early_stop=0.9),
+        "30 % → 0, until all are stuck": Turnover(zeta=Cosine(0.3), early_stop=0.9, together=True),
+        "all extra links": Turnover(zeta="excess"),
     },
 }
 _SPARSITY = 0.9
@@ -86,8 +94,8 @@ class MethodMixerState:
     """What the method mixer trains: five choices in the words of `CHOICES`, beside the method named `rival`."""
 
     topology: str = "Erdős–Rényi"
-    removal: str = "unimportant, soft, percolate"
-    regrowth: str = "CH2-L3n, soft"
+    removal: str = "smallest, soft, percolate"
+    regrowth: str = "CH2-L3n, soft, last weight"
     sparsity: str = "constant"
     turnover: str = "30 % → 0"
     rival: str = "chts"
