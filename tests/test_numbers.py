@@ -342,6 +342,18 @@ def test_what_results_say_of_the_ablations() -> None:
     assert min(active, key=active.__getitem__) == "chts/paper_mlp"
 
 
+def test_what_results_say_of_updates_of_a_small_language_model() -> None:
+    def of(method: str, steps: int) -> list[Row]:
+        return [row for row in of_method(runs("llama_warmup"), method) if row["recipe"]["iterative_warmup"] == steps]
+
+    fast, slow = "chts", "chts/paper_llama"
+    pairs = [((m, 2), (m, 0)) for m in (fast, slow)] + [((slow, steps), (fast, steps)) for steps in (0, 2)]
+    for one, other in pairs:
+        found = mean_and_interval(differences(of(*one), of(*other), last_loss))
+        assert includes_zero(found)
+        assert abs(found[0]) < 0.01
+
+
 def test_what_stage_08_says_of_multi30k() -> None:
     for share in (0.9, 0.95):
         assert includes_zero(gap(MULTI30K, "set", "fc", share, bleu))
@@ -415,6 +427,7 @@ NO_RESULTS = {
         "LLaMA's usual 0.02",
         "With 0.02 everywhere",
         "ζ from 0.1",
+        "below 0.01 nats",
     ],
 }
 
