@@ -1095,11 +1095,14 @@ def test_a_link_that_comes_back_has_its_former_weight(method: str, optimizer: st
 # --- an optimizer that leaves out the steps that an update follows ---
 
 
+SKIPPING = "chts with turnover=Turnover(Cosine(0.3), skip_optimizer=True)"
+
+
 @pytest.mark.parametrize(
     "optimizer", ["momentum", "nesterov", "sgd_fused", "adam", "adamw", "adamw_foreach", "adamw_fused"]
 )
 def test_the_optimizer_leaves_out_the_steps_that_an_update_follows(optimizer: str) -> None:
-    run = start("chts/mlp_code", optimizer=optimizer)
+    run = start(SKIPPING, optimizer=optimizer)
     ordinary = tiny.mlp()
     same_kind = OPTIMIZERS[optimizer](list(ordinary.parameters()))
     left_out = []
@@ -1133,7 +1136,7 @@ def test_the_optimizer_leaves_out_the_steps_that_an_update_follows(optimizer: st
 
 
 def test_other_optimizers_of_the_model_are_left_alone() -> None:
-    run = start("chts/mlp_code")
+    run = start(SKIPPING)
     other = torch.optim.SGD(run.model.parameters(), lr=0.1)
     wait(run)
     push(run)
@@ -1143,7 +1146,7 @@ def test_other_optimizers_of_the_model_are_left_alone() -> None:
 
 
 def test_a_newer_sparsifier_ends_the_older_ones_leaving_out() -> None:
-    run = start("chts/mlp_code")
+    run = start(SKIPPING)
     wait(run)
     settings: dict[str, Any] = {"total_steps": STEPS, "update_every": EVERY}
     newer = chts.Sparsifier(run.model, run.optimizer, "set", 0.8, **settings)
@@ -1156,7 +1159,7 @@ def test_a_newer_sparsifier_ends_the_older_ones_leaving_out() -> None:
 
 @pytest.mark.parametrize("by_name", [True, False])
 def test_a_closure_cannot_be_left_out(by_name: bool) -> None:
-    run = start("chts/mlp_code")
+    run = start(SKIPPING)
 
     def closure() -> Tensor:
         run.optimizer.zero_grad()
@@ -1172,7 +1175,7 @@ def test_a_closure_cannot_be_left_out(by_name: bool) -> None:
     assert torch.equal(run.weight("0.weight"), before)
 
 
-@pytest.mark.parametrize("method", ["fc", "chts", "chts/mlp_code"])
+@pytest.mark.parametrize("method", ["fc", "chts", SKIPPING])
 def test_when_an_update_is_due(method: str) -> None:
     run = start(method)
     due = []

@@ -279,7 +279,7 @@ def test_a_learning_rate_scheduler_does_not_notice() -> None:
         model = tiny.mlp()
         optimizer = sgd(model)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-        sparsifier = chts.Sparsifier(model, optimizer, "chts/mlp_code", **SETTINGS) if sparse else None
+        sparsifier = chts.Sparsifier(model, optimizer, "chts/llama_code", **SETTINGS) if sparse else None
         seen = []
         for step in range(1, STEPS + 1):
             optimizer.zero_grad()

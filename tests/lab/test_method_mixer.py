@@ -71,8 +71,8 @@ def test_all_that_differs_is_named() -> None:
     said = MethodMixer.compute(MethodMixerState(regrowth="random", rival="chtss")).description
     differing = said.partition(":")[0]
     assert differing == (
-        "The mix differs from CHTss in topology (Erdős–Rényi), removal (smallest, soft, percolate), regrowth (random) and "
-        "number of links (constant)"
+        "The mix differs from CHTss in topology (Erdős–Rényi), removal (smallest, soft, percolate), regrowth (random) "
+        "and number of links (constant)"
     )
 
 

@@ -546,6 +546,7 @@ def test_a_run_is_recorded_as_it_is_returned(done: tuple[Path, Path, Any]) -> No
         "error",
         "parameters",
         "results",
+        "methods",
         "versions",
         "device",
         "expected",

@@ -254,6 +254,6 @@ def test_the_recorded_runs_make_a_report(
     assert len(methods) > 9
     for method in methods:
         assert f"<td>{html.escape(method)}</td>" in page
-    (caption,) = re.findall(r"<figcaption>ablations: digits, 99% sparsity: (.*?)</figcaption>", page)
-    assert "of chts/paper_magnitude, chtss, chts, csti by step" in caption
+    (caption,) = re.findall(r"<figcaption>ablations: digits, 95% sparsity: (.*?)</figcaption>", page)
+    assert "of chts, chts/paper_mlp, chts/paper_mlp_fashion, " in caption
     assert " with " not in caption
