@@ -281,9 +281,10 @@ claims_that("cannot be told")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Eleven of 24 are decided. That is the usual fate of a comparison with few seeds: the honest answer to most
-# questions about a point or a hundredth of a nat is that nobody knows yet. And one in twenty intervals misses the truth anyway, so of
-# this many decisions one may well be wrong. "Does not hold" means: not in these runs, which differ from the paper's as the last column says.
+# One of 11 is decided. That is the usual fate of a comparison on a small task with few seeds: the honest answer to most
+# questions about half a point is that nobody knows yet. And one in twenty intervals misses the truth anyway, so of eleven
+# comparisons one may look decided by chance. A verdict is about these runs, which differ from the paper's as the last column
+# says.
 # </details>
 #
 # And what nobody has tested here, yet:
