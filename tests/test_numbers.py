@@ -176,7 +176,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
         README,
         "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %), and the memory of which links there ever were another "
         "{:.1f} MB. The last weights of removed links, which CHTs gives back since this was measured, come on top; "
-        "`chts.plan` counts them. An update of it takes {:.2f} s, one of LLaMA-60M {:.1f} s at 70 % and {:.1f} s at "
+        "a plan counts them. An update of it takes {:.2f} s, one of LLaMA-60M {:.1f} s at 70 % and {:.1f} s at "
         "95 % sparsity, and {:.0f} MB of memory beyond the model's",
         lambda: [
             bench("epoch", "links alone")["state_bytes"] / 1e6,
