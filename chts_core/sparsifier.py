@@ -68,9 +68,9 @@ class Sparsifier:
     By default the weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are
     zeroed as soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and
     optimizer state zero after every step. A regrown link starts from zeros, or from the weight that it last had where
-    the method remembers it. With `execution="csr"` the layers are replaced by such as store and multiply their links
-    alone (:class:`chts_core.linear.SparseLinear`): the same run up to rounding, in a fraction of the memory, and faster
-    where there are few links.
+    the method remembers it. With `execution="csr"` the new layers store and multiply only the existing links
+    (:class:`chts_core.linear.SparseLinear`). The run is the same up to rounding; it takes a fraction of the memory, and
+    less time where there are few links.
 
     Several backward passes per step accumulate: methods that go by the gradient see that of the whole step.
     `torch.compile` may wrap the model before or after; all changes happen in place.
@@ -460,6 +460,12 @@ class Sparsifier:
             raise ValueError(
                 f"correlation is given, but the method starts from {self.method.topology!r}; leave it out, or take a "
                 "method with topology=Correlated()."
+            )
+        inputs = {columns for _, columns in self._budget.shapes.values()}
+        if correlation.ndim and len(correlation) not in inputs:
+            raise ValueError(
+                f"correlation is of {len(correlation)} features, but the sparse layers have "
+                f"{', '.join(map(str, sorted(inputs)))} inputs; give that of the inputs that the model is trained on."
             )
         return partial(correlated, correlation=correlation)
 

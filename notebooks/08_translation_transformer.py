@@ -744,8 +744,8 @@ beside(of_number_words, "exact")
 #   intervals of SET, RigL, CHT and CHTs do not contain 0.
 # - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links on its way, and spends more arithmetic. So do
 #   GraNet, GMP and MEST: at 95 % these four have the highest means of the sparse methods.
-# - No other difference from CHTs can be told from 0. With three seeds and an easy task this ranks little, and it does not
-#   say what the paper finds on real translation.
+# - Every other interval of a difference from CHTs contains 0. Three seeds on an easy task rank little, and they say nothing
+#   about real translation.
 #
 # Now real sentences: Multi30k, captions of photographs, with two cores and a model of about a tenth of the paper's, trained for a
 # fifth of its steps. So far there are runs of FC and SET. CHTs and CHTss were run before they were the paper's
@@ -763,8 +763,8 @@ figures.show(
 beside(of_multi30k, "bleu")
 
 # %% [markdown]
-# With three seeds, no difference of BLEU from FC can be told from 0. The loss on the validation pairs is the sharper measure,
-# since every token counts in it; lower is better:
+# With three seeds, the intervals of both BLEU differences from FC contain 0. The loss on the validation pairs is the sharper
+# measure, since every token counts in it; lower is better:
 
 # %%
 beside(of_multi30k, "validation_loss", digits=2)
@@ -774,7 +774,7 @@ beside(of_multi30k, "validation_loss", digits=2)
 #
 # - **Agrees:** SET with 5 % of the links loses against FC. There it loses 2.4 BLEU, here 2.0 ± 2.1; the loss is higher by more
 #   than its interval.
-# - **Cannot be told:** with 10 % of the links SET loses 1.7 BLEU there, here 0.3 ± 1.5.
+# - **Not decided:** with 10 % of the links SET loses 1.7 BLEU there, here 0.3 ± 1.5.
 # - **Differs:** a tenth of the weights, a fifth of the steps, our own subwords, sacrebleu's signature. FC has the best of three
 #   learning rates by validation runs of 300 steps; SET has one that was not tuned for it. FC learns more slowly at first, so a
 #   longer training might change the order.

@@ -527,7 +527,7 @@ pd.concat({name: beside(rows) for name, rows in compared.items()})
 # fast a model sets off. After four times as many tokens, in the tables of `tiny`, FC is in front at 90 and 95 %.
 #
 # Seconds of training on one core, medians of three runs on Tiny Shakespeare (other work ran beside some of those of `tiny`
-# on the books). At 90 and 95 % SET and RigL stored and multiplied their links alone:
+# on the books). At 90 and 95 % SET and RigL stored and multiplied only the existing links:
 
 # %%
 shakespeare = pd.DataFrame(

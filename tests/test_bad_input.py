@@ -557,7 +557,7 @@ def test_the_settings_the_others_differ_from_do_work(name: str) -> None:
     model = perceptron()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     from_inputs = isinstance(methods.get_method(name).topology, methods.Correlated)
-    correlation = torch.eye(2) if from_inputs else None
+    correlation = torch.eye(4) if from_inputs else None
     sparsifier = chts.Sparsifier(
         model, optimizer, name, 0.5, total_steps=1000, update_every=100, correlation=correlation
     )

@@ -2151,3 +2151,10 @@ def test_a_start_from_correlations_without_inputs_is_refused_and_changes_nothing
 def test_correlations_that_a_method_does_not_use_are_refused() -> None:
     with pytest.raises(ValueError, match=r"correlation is given, but the method starts from ReceptiveField\(r=0\.25"):
         attach(tiny.mlp(), "chts", correlation=of_inputs())
+
+
+@pytest.mark.parametrize("features", [15, 17])
+def test_correlations_of_other_inputs_are_refused(features: int) -> None:
+    message = rf"correlation is of {features} features, but the sparse layers have 16 inputs"
+    with pytest.raises(ValueError, match=message):
+        attach(tiny.mlp(), "chts/paper_mlp", correlation=torch.ones(features, features))

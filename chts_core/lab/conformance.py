@@ -216,7 +216,7 @@ def _exchanged_at(spec: Spec, step: int, size: int) -> int:
 
 
 def _from_zero(method: Method) -> Method:
-    """New links start from zero, so that they can be told from survivors; what returns is seen by `_weights`."""
+    """The method with new links that start from zero: survivors are then those that do not. `_weights` checks the rest."""
     return replace(method, regrowth=replace(method.regrowth, history=False))
 
 

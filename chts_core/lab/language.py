@@ -104,6 +104,7 @@ class Recipe:
         for name in (*whole_numbers, "validation_tokens", "lanes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        loop.check_iterative_warmup(self.iterative_warmup)
         if self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; expected the largest norm of the gradient, above 0.")
         if self.precision not in ("float32", "bfloat16", "bfloat16_weights"):
@@ -719,6 +720,7 @@ def generate(
 
 def plan_run(method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
     """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    loop.refuse_correlations(method, "tokens")
     return plan(
         llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context),
         method,

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
+from chts_core.choices import Correlated
 from chts_core.lab import checkpoint, records
-from chts_core.methods import Method
+from chts_core.methods import Method, get_method
 from chts_core.numerics import find_nonfinite
 from chts_core.sparsifier import Sparsifier
 
@@ -133,9 +134,32 @@ class Skips:
         return True
 
 
+def refuse_correlations(method: str | Method, inputs: str) -> None:
+    """Refuse a method that starts from the correlations of its inputs, before anything is trained.
+
+    Raises:
+        ValueError: naming the method and what the inputs are instead.
+    """
+    if isinstance(get_method(method).topology, Correlated):
+        raise ValueError(
+            f"method {method!r} starts from the correlations of its inputs (CSTI), and a model of {inputs} has no such "
+            "inputs; take a method with another topology, such as 'chts', or images."
+        )
+
+
 def last_update(sparsifier: Sparsifier) -> int | None:
     """The step that the latest update of the topology followed; None before the first, and always for FC."""
     return sparsifier.history[-1]["step"] if sparsifier.history else None
+
+
+def check_iterative_warmup(steps: int) -> None:
+    """Refuse a number of steps below 0.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if steps < 0:
+        raise ValueError(f"iterative_warmup is {steps}; expected a number of steps, or 0 for none.")
 
 
 def share_after_update(step: int, last_update: int | None, steps: int) -> float:

@@ -27,10 +27,17 @@ _RI_TO_3, _RI_TO_9 = (
     f"removal=Removal('relative_importance', temperature=Ramp(1.0, {end}), percolate=True)" for end in (3.0, 9.0)
 )
 _MAGNITUDE_TO_3 = _RI_TO_3.replace("relative_importance", "magnitude")
+_FIRST_MLP_CODE = "topology=SmallWorld(beta=0.25), turnover=Turnover(Cosine(0.3), skip_optimizer=True)"
+_FIRST_LLAMA_CODE = (
+    "removal=Removal('relative_importance', temperature=Ramp(1.0, 9.0)), "
+    "regrowth=Regrowth('ch2_l3n', soft=False), turnover=Turnover(Cosine(0.1), skip_optimizer=True)"
+)
 _FIRST_NAMES = {
     "mest": "mest/exchange",
     "gmp": "gmp/no_return",
     "cht": "cht/by_layer",
+    "cht/ch2_l3n": "cht/by_layer with regrowth=Regrowth('ch2_l3n', soft=False)",
+    "cht/history": "cht/by_layer with regrowth=Regrowth('ch3_l3p', soft=False, history=True)",
     "chts": "chts/ri_zeros",
     "chtss": "chtss/ri_zeros",
     "chts/paper_magnitude": "chts/zeros",
@@ -39,6 +46,8 @@ _FIRST_NAMES = {
     "chts/paper_to_9": f"chts/ri_zeros with {_RI_TO_9}",
     "chtss/paper_magnitude": f"chtss/ri_zeros with {_MAGNITUDE_TO_3}",
     "chtss/paper_to_9": f"chtss/ri_zeros with {_RI_TO_9}",
+    **{f"{name}/mlp_code": f"{name}/ri_zeros with {_FIRST_MLP_CODE}" for name in ("chts", "chtss")},
+    **{f"{name}/llama_code": f"{name}/ri_zeros with {_FIRST_LLAMA_CODE}" for name in ("chts", "chtss")},
 }
 
 # A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.

@@ -91,6 +91,7 @@ class Recipe:
         for name in ("steps", "batch_tokens", "accumulate", "warmup", "update_every", "validate_every", "beam"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        loop.check_iterative_warmup(self.iterative_warmup)
         if self.batch_tokens <= self.max_length:
             raise ValueError(
                 f"batch_tokens is {self.batch_tokens} and max_length {self.max_length}; "
@@ -563,6 +564,7 @@ def validation_loss(model: Transformer, task: Task, recipe: Recipe) -> float:
 
 def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
     """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    loop.refuse_correlations(method, "tokens")
     with torch.device("meta"):
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size])
     return plan(

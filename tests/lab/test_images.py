@@ -86,6 +86,14 @@ def test_each_colour_is_standardised_by_itself() -> None:
     assert torch.allclose(found.train.images, torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
 
 
+def test_images_that_are_all_alike_are_not_standardised() -> None:
+    # Red varies, green and blue do not.
+    pixels = torch.tensor([[0.0, 1.0, 5.0], [2.0, 1.0, 5.0]])
+    split = Split(pixels, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="training images of mine have the same value everywhere, in all or in one"):
+        ImageData("mine", split, split, split, (3, 1, 1), 2).standardised()
+
+
 def test_standardising_is_a_setting_and_the_data_s_digest_stays_that_of_the_data(digits: ImageData) -> None:
     plain, standardised = (images.train(digits, "set", 0.9, replace(TINY, standardise=s)) for s in (False, True))
     assert plain.test_by_epoch != standardised.test_by_epoch

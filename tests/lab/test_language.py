@@ -188,6 +188,10 @@ def test_every_recipe_can_be_planned_for_every_method(name: str) -> None:
 def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     recipe = replace(RECIPE, learning_rate=1.0, warmup=4, steps=24)
     rates = [language.learning_rate_at(step, recipe) for step in range(1, 25)]
+    slow = replace(recipe, iterative_warmup=4)
+    for step, share in ((11, 0.25), (12, 0.5), (14, 1.0), (20, 1.0)):  # after an update at step 10
+        assert language.learning_rate_at(step, slow, 10) == pytest.approx(share * rates[step - 1])
+        assert language.learning_rate_at(step, recipe, 10) == rates[step - 1]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[13] == pytest.approx(0.55)  # halfway down to a tenth
     assert rates[23] == pytest.approx(0.1)

@@ -3,6 +3,7 @@ import math
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,8 @@ from chts_core.choices import (
     ReceptiveField,
     Regrowth,
     Removal,
+    Sigmoid,
+    SmallWorld,
     Staged,
     Turnover,
 )
@@ -442,8 +445,8 @@ def test_a_start_from_correlations_was_a_setting_of_the_training() -> None:
     get_method(found["method"])
 
 
-# As they were in the first revision.
-FIRST = {
+# All whose names have another meaning today, or none, as they were in the first revision.
+FIRST: dict[str, Any] = {
     "chts": Method(
         ReceptiveField(0.25),
         Removal("relative_importance", Ramp(1.0, 3.0), percolate=True),
@@ -460,6 +463,32 @@ FIRST = {
         Constant(),
         Turnover(Cosine(0.3), early_stop=0.9),
     ),
+}
+
+
+_CHTS, _DECAY = FIRST["chts"], {"sparsity": Sigmoid(initial=0.5)}
+_TO_9 = {"removal": Removal("relative_importance", Ramp(1.0, 9.0), percolate=True)}
+_MAGNITUDE = {"removal": Removal("magnitude", Ramp(1.0, 3.0), percolate=True)}
+_MLP = {"topology": SmallWorld(0.25), "turnover": Turnover(Cosine(0.3), skip_optimizer=True)}
+_LLAMA = {
+    "removal": Removal("relative_importance", Ramp(1.0, 9.0)),
+    "regrowth": Regrowth("ch2_l3n", soft=False),
+    "turnover": Turnover(Cosine(0.1), skip_optimizer=True),
+}
+FIRST |= {
+    "chtss": replace(_CHTS, **_DECAY),
+    "cht/ch2_l3n": replace(FIRST["cht"], regrowth=Regrowth("ch2_l3n", soft=False)),
+    "cht/history": replace(FIRST["cht"], regrowth=Regrowth("ch3_l3p", soft=False, history=True)),
+    "chts/paper_magnitude": replace(_CHTS, **_MAGNITUDE),
+    "chts/paper_l3p": replace(_CHTS, regrowth=Regrowth("ch3_l3p")),
+    "chts/paper_l3p_magnitude": replace(_CHTS, **_MAGNITUDE, regrowth=Regrowth("ch3_l3p")),
+    "chts/paper_to_9": replace(_CHTS, **_TO_9),
+    "chts/mlp_code": replace(_CHTS, **_MLP),
+    "chts/llama_code": replace(_CHTS, **_LLAMA),
+    "chtss/paper_magnitude": replace(_CHTS, **_MAGNITUDE, **_DECAY),
+    "chtss/paper_to_9": replace(_CHTS, **_TO_9, **_DECAY),
+    "chtss/mlp_code": replace(_CHTS, **_MLP, **_DECAY),
+    "chtss/llama_code": replace(_CHTS, **_LLAMA, **_DECAY),
 }
 
 

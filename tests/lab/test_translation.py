@@ -1237,3 +1237,13 @@ def test_the_best_network_survives_a_cut(task: Task, recipe: Recipe, tmp_path: P
 
 def test_the_paper_s_recipes_test_the_best_network() -> None:
     assert {name for name, one in RECIPES.items() if one.test_best} == {"multi30k", "iwslt", "wmt"}
+
+
+def test_a_start_from_correlations_is_refused_before_anything_is_trained(task: Task, recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match=r"'chts/paper_mlp' starts from the correlations .* a model of tokens has no"):
+        race(task, ["set", "chts/paper_mlp"], 0.8, recipe, seeds=[0])
+
+
+def test_a_warm_up_of_fewer_than_no_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="iterative_warmup is -1; expected a number of steps, or 0"):
+        replace(wee_recipe(), iterative_warmup=-1)

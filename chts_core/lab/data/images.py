@@ -70,10 +70,19 @@ class ImageData:
         return found.hexdigest()
 
     def standardised(self) -> "ImageData":
-        """The same with a mean of 0 and a deviation of 1 over the training images, for each colour by itself."""
+        """The same with a mean of 0 and a deviation of 1 over the training images, for each colour by itself.
+
+        Raises:
+            ValueError: if all training images have one value everywhere.
+        """
         colours = self.image_shape[0] if len(self.image_shape) == 3 else 1
         seen = self.train.images.view(len(self.train.images), colours, -1)
         deviation, mean = torch.std_mean(seen, dim=(0, 2), correction=0, keepdim=True)
+        if not bool(deviation.all()):
+            raise ValueError(
+                f"the training images of {self.name} have the same value everywhere, in all or in one of the colours, "
+                "and cannot be standardised; check the files, or train with standardise=False."
+            )
 
         def of(split: Split) -> Split:
             images = split.images.view(len(split.images), colours, -1)
