@@ -216,7 +216,7 @@ def _exchanged_at(spec: Spec, step: int, size: int) -> int:
 
 
 def _from_zero(method: Method) -> Method:
-    """The method with new links that start from zero, to tell them from survivors. `_weights` checks the last weights."""
+    """New links start from zero, to tell them from survivors. `_weights` checks the last weights."""
     return replace(method, regrowth=replace(method.regrowth, history=False))
 
 
