@@ -45,6 +45,8 @@ class Recipe:
         normal with variance 2 / (density · outputs) for methods that predict links, 2 / inputs for the others, and
         PyTorch's defaults in the last layer and for biases.
     epochs_of_decay: share of the epochs over which the learning rate falls, once after each; None: at every step.
+    all_images: whether to train on all training images, as the published code does. None are left to validate with
+        then, so there is no validation accuracy.
     """
 
     hidden: int = 512
@@ -57,6 +59,7 @@ class Recipe:
     standardise: bool = False
     first_weights: FirstWeights = "by_links"
     epochs_of_decay: float | None = None
+    all_images: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_size"):
@@ -75,7 +78,9 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "mlp": Recipe(hidden=256, learning_rate=0.05),
-    "mlp_paper": Recipe(hidden=1568, epochs=100, standardise=True, first_weights="published", epochs_of_decay=0.9),
+    "mlp_paper": Recipe(
+        hidden=1568, epochs=100, standardise=True, first_weights="published", epochs_of_decay=0.9, all_images=True
+    ),
 }
 
 
@@ -85,6 +90,7 @@ class Run:
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
     skipped_steps: left out because their loss or gradient was not finite.
+    validation_accuracy: after each epoch; empty if all images were trained on.
     test_by_epoch: kept to show what choosing by the test images would do; nothing is chosen by them here.
     seconds: of training alone; `total_seconds` also of testing and saving.
     peak_memory_mb: None where the system does not tell.
@@ -96,7 +102,7 @@ class Run:
     sparsity: float
     train_loss: list[float]
     skipped_steps: list[int]
-    validation_accuracy: list[float]  # after each epoch
+    validation_accuracy: list[float]
     test_by_epoch: list[float]
     density: float
     active_neurons: float
@@ -115,8 +121,10 @@ class Run:
         return self.test_by_epoch[-1]
 
     @property
-    def chosen_test_accuracy(self) -> float:
-        """That of the epoch of the highest validation accuracy, the first of equals."""
+    def chosen_test_accuracy(self) -> float | None:
+        """That of the epoch of the highest validation accuracy, the first of equals; None without validation."""
+        if not self.validation_accuracy:
+            return None
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
@@ -138,7 +146,7 @@ class _Training:
     """A run under way: everything that a checkpoint holds."""
 
     def __init__(self, data: ImageData, method: str | Method, sparsity: float, recipe: Recipe, seed: int) -> None:
-        self.data, self.recipe = data.standardised() if recipe.standardise else data, recipe
+        self.data, self.recipe = _as_trained_on(data, recipe), recipe
         method = get_method(method)
         self.generator = torch.Generator().manual_seed(seed)
         steps = _steps_per_epoch(data, recipe)
@@ -217,7 +225,8 @@ class _Training:
             self.scheduler.step()
         self.train_loss.append(float(total) / max(learned, 1))
         self.seconds += time.perf_counter() - started
-        self.validation.append(accuracy(self.model, self.data.validation))
+        if not self.recipe.all_images:
+            self.validation.append(accuracy(self.model, self.data.validation))
         self.test.append(accuracy(self.model, self.data.test))
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -350,14 +359,18 @@ def _correlation(split: Split) -> Tensor:
     return correlation.matrix()
 
 
+def _as_trained_on(data: ImageData, recipe: Recipe) -> ImageData:
+    data = data.without_validation() if recipe.all_images else data
+    return data.standardised() if recipe.standardise else data
+
+
 def _steps_per_epoch(data: ImageData, recipe: Recipe) -> int:
-    steps = len(data.train.labels) // recipe.batch_size
-    if steps == 0:
+    count = len(data.train.labels) + (len(data.validation.labels) if recipe.all_images else 0)
+    if count < recipe.batch_size:
         raise ValueError(
-            f"batch_size is {recipe.batch_size} but there are {len(data.train.labels)} training images; "
-            "choose a smaller batch."
+            f"batch_size is {recipe.batch_size} but there are {count} training images; choose a smaller batch."
         )
-    return steps
+    return count // recipe.batch_size
 
 
 def plan_run(data: ImageData, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
@@ -426,17 +439,18 @@ def accuracy(model: nn.Module, split: Split) -> float:
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Mean test accuracy of each method by which epoch is reported: the last, the best on validation, or on test.
 
-    `best had more links` counts the runs whose best test epoch came before their number of links had fallen to the
-    final one.
+    `chosen on validation` is None for a method with a run that had no validation images. `best had more links` counts
+    the runs whose best test epoch came before their number of links had fallen to the final one.
     """
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
         mine = [run for run in runs if run.method == method]
+        chosen = [run.chosen_test_accuracy for run in mine if run.chosen_test_accuracy is not None]
         rows.append(
             {
                 "method": method,
                 "last epoch": sum(run.test_accuracy for run in mine) / len(mine),
-                "chosen on validation": sum(run.chosen_test_accuracy for run in mine) / len(mine),
+                "chosen on validation": sum(chosen) / len(mine) if len(chosen) == len(mine) else None,
                 "best test epoch": sum(max(run.test_by_epoch) for run in mine) / len(mine),
                 "best had more links": sum(map(had_more_links, mine)),
             }
@@ -507,7 +521,7 @@ def as_row(run: Run) -> dict[str, Any]:
 
 def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
     """What to keep of a run: all but its masks and its history, rounded where more digits say nothing."""
-    steps = _steps_per_epoch(data, recipe)
+    steps, chosen = _steps_per_epoch(data, recipe), run.chosen_test_accuracy
     return {
         "schema": records.SCHEMA,
         "task": "images",
@@ -526,7 +540,7 @@ def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | 
         ],
         "test": {
             "accuracy": round(run.test_accuracy, 5),
-            "chosen": round(run.chosen_test_accuracy, 5),
+            "chosen": None if chosen is None else round(chosen, 5),
             "best": round(max(run.test_by_epoch), 5),
         },
         "test_by_epoch": [round(value, 5) for value in run.test_by_epoch],

@@ -3,12 +3,12 @@
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chts_core.lab import figures, records
+from chts_core.lab import figures, images, records
 from chts_core.lab.pages import as_html, document, picture
 from chts_core.lab.statistics import mean_and_interval, standard_error
 
@@ -16,6 +16,8 @@ Row = Mapping[str, Any]
 
 # Settings of a recipe that change how a run is computed, not what it learns.
 _HOW = ("execution", "micro_batch", "compile", "lanes")
+# What settings were, by task, before a recipe named them.
+_ONCE = {"images": asdict(images.Recipe())}
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ def _look(name: str, factor: float = 1.0) -> Callable[[Row], list[tuple[float, f
     return lambda row: [(look["step"], factor * look[name]) for look in row["validation"]]
 
 
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
 SCORES: dict[str, Score] = {
     "images": Score(
         "test accuracy of the last epoch (%)",
@@ -57,10 +63,10 @@ SCORES: dict[str, Score] = {
         3,
     ),
 }
-# Beside the score, for those that need to be told apart by it.
-_ALSO: dict[str, dict[str, Callable[[Row], float]]] = {
+# Beside the score, for those that need to be told apart by it; None of a run that has none.
+_ALSO: dict[str, dict[str, Callable[[Row], float | None]]] = {
     "images": {
-        "of the epoch chosen on validation": lambda row: 100 * row["test"]["chosen"],
+        "of the epoch chosen on validation": lambda row: _percent(row["test"]["chosen"]),
         "of the best test epoch": lambda row: 100 * row["test"]["best"],
     },
     "translation": {"exact (%)": lambda row: row["test"]["exact"]},
@@ -110,7 +116,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
     settings = _varying(rows)
 
     def key(row: Row) -> tuple[str, ...]:
-        return (row["method"], f"{row['sparsity']:g}", *(str(row["recipe"].get(name)) for name in settings))
+        return (row["method"], f"{row['sparsity']:g}", *(str(_recipe(row).get(name)) for name in settings))
 
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -122,7 +128,9 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
             line["sparsity"] = ""
         line["runs"] = str(len(mine))
         for name, of in {score.name: score.of, **_ALSO[task]}.items():
-            line[name] = as_mean([of(row) for row in mine], score.digits if name == score.name else 2)
+            found = [value for row in mine if (value := of(row)) is not None]
+            whole = len(found) == len(mine)
+            line[name] = as_mean(found, score.digits if name == score.name else 2) if whole else ""
         for rival in _RIVALS:
             pairs = [] if line["method"] in (rival, "fc") else _paired(mine, rival, rows, settings)
             differences = [score.of(one) - score.of(other) for one, other in pairs]
@@ -146,7 +154,7 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
             if (other["method"], other["seed"]) == (rival, row["seed"])
             and (rival == "fc" or other["sparsity"] == row["sparsity"])  # FC has none
         ]
-        alike = [other for other in theirs if all(other["recipe"][name] == row["recipe"][name] for name in settings)]
+        alike = [other for other in theirs if _same(other, row, settings)]
         for chosen in (alike, theirs):
             if len(chosen) == 1:
                 pairs.append((row, chosen[0]))
@@ -156,11 +164,19 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
 
 def _varying(rows: Sequence[Row]) -> list[str]:
     """Settings of the recipes that differ between runs that can be compared by them."""
-    names = [name for name in rows[0]["recipe"] if name not in _HOW]
-    # A record from before there was a setting does not differ in it.
-    return [
-        name for name in names if len({json.dumps(row["recipe"][name]) for row in rows if name in row["recipe"]}) > 1
-    ]
+    recipes = [_recipe(row) for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row["recipe"] if name not in _HOW)
+    # Where it is not known what a setting once was, a record from before does not differ in it.
+    return [name for name in names if len({json.dumps(recipe[name]) for recipe in recipes if name in recipe}) > 1]
+
+
+def _recipe(row: Row) -> dict[str, Any]:
+    """All settings of a run, those too that its record is too old to name."""
+    return {**_ONCE.get(row["task"], {}), **row["recipe"]}
+
+
+def _same(one: Row, other: Row, settings: Sequence[str]) -> bool:
+    return all(_recipe(one).get(name) == _recipe(other).get(name) for name in settings)
 
 
 def as_mean(values: Sequence[float], digits: int) -> str:
@@ -207,19 +223,18 @@ def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[f
     """The learning curves of a comparison at a sparsity, as `figures.learning_curves` draws them, with those of FC.
 
     Of several recipes, those of the first run of each method. Methods in words are left out, which have a table: their
-    names would leave no room for lines.
+    names would leave no room for lines. So are runs without validation data.
     """
     settings = _varying(rows)
     score = SCORES[rows[0]["task"]]
     found: dict[str, list[list[tuple[float, float]]]] = {}
     firsts: dict[str, Row] = {}
     for row in rows:
-        if " with " in row["method"]:
+        if " with " in row["method"] or not row["validation"]:
             continue
-        line = ", ".join([row["method"], *(setting for setting in settings if row["recipe"][setting] is True)])
+        line = ", ".join([row["method"], *(setting for setting in settings if _recipe(row).get(setting) is True)])
         first = firsts.setdefault(line, row)
-        same = all(row["recipe"][setting] == first["recipe"][setting] for setting in settings)
-        if same and (row["sparsity"] == sparsity or row["method"] == "fc"):
+        if _same(row, first, settings) and (row["sparsity"] == sparsity or row["method"] == "fc"):
             found.setdefault(line, []).append(score.course(row))
     return found
 

@@ -102,6 +102,76 @@ def test_standardising_is_a_setting_and_the_data_s_digest_stays_that_of_the_data
     assert record["recipe"]["standardise"] is True
 
 
+# --- all training images ---
+
+ALL = replace(TINY, all_images=True, standardise=True)
+
+
+def test_the_training_images_come_before_the_validation_images() -> None:
+    def split(*pixels: float) -> Split:
+        return Split(torch.tensor([[pixel] for pixel in pixels]), torch.arange(len(pixels)))
+
+    found = ImageData("mine", split(1.0, 2.0, 3.0), split(4.0, 5.0), split(9.0), (1, 1), 3).without_validation()
+    assert found.train.images.tolist() == [[1.0], [2.0], [3.0], [4.0], [5.0]]
+    assert found.train.labels.tolist() == [0, 1, 2, 0, 1]
+    assert (found.validation.images.shape, found.validation.labels.shape) == ((0, 1), (0,))
+    assert found.test.images.tolist() == [[9.0]]
+    # Mean 3, variance (4 + 1 + 0 + 1 + 4) / 5 = 2.
+    standardised = found.standardised()
+    assert torch.allclose(standardised.test.images, torch.tensor([[6 / math.sqrt(2)]]))
+    assert standardised.validation.images.shape == (0, 1)
+
+
+def test_a_run_on_all_images_is_that_of_data_with_nothing_to_validate(digits: ImageData) -> None:
+    run = images.train(digits, "chts", 0.9, ALL, seed=2)
+    same = replace(digits.without_validation(), validation=digits.validation)  # looked at, but learnt from too
+    beside = images.train(same, "chts", 0.9, replace(ALL, all_images=False), seed=2)
+    assert (run.train_loss, run.test_by_epoch) == (beside.train_loss, beside.test_by_epoch)
+    assert run.train_loss != images.train(digits, "chts", 0.9, replace(ALL, all_images=False), seed=2).train_loss
+
+
+def test_a_run_on_all_images_has_no_validation_accuracy(digits: ImageData, tmp_path: Path) -> None:
+    (run,) = images.race(digits, ["set"], 0.9, ALL, seeds=[0], folder=tmp_path)
+    assert (run.validation_accuracy, run.chosen_test_accuracy) == ([], None)
+    (choices,) = epoch_choices([run])
+    assert choices["chosen on validation"] is None
+    assert choices["last epoch"] == run.test_by_epoch[-1]
+    assert as_row(run)["validation_accuracy"] == []
+    (row,) = records.read_runs(tmp_path / "runs.jsonl")
+    steps = (len(digits.train.labels) + len(digits.validation.labels)) // ALL.batch_size
+    assert [step for step, _ in row["train_loss"]] == [steps, 2 * steps, 3 * steps]
+    assert row["validation"] == []
+    assert row["test"] == {
+        "accuracy": round(run.test_by_epoch[-1], 5),
+        "chosen": None,
+        "best": round(max(run.test_by_epoch), 5),
+    }
+    assert row["recipe"]["all_images"] is True
+    assert row["data"] == digits.digest
+
+
+def test_correlations_are_those_of_all_images(digits: ImageData) -> None:
+    run = images.train(digits, "chts with topology=Correlated()", 0.9, replace(ALL, hidden=64, standardise=False))
+    correlation = chts.topology.Correlation()
+    for split in (digits.train, digits.validation):
+        correlation.update(split.images)
+    strength = correlation.matrix()
+    for mask in run.first_masks.values():
+        assert strength[mask].min() >= strength[~mask].max()
+
+
+def test_a_batch_of_all_images_is_the_largest(digits: ImageData) -> None:
+    count = len(digits.train.labels) + len(digits.validation.labels)
+    images.plan_run(digits, "set", 0.9, replace(ALL, batch_size=count))
+    with pytest.raises(ValueError, match=f"batch_size is {count + 1} but there are {count} training images"):
+        images.plan_run(digits, "set", 0.9, replace(ALL, batch_size=count + 1))
+
+
+def test_one_run_without_validation_leaves_its_method_without_a_chosen_epoch(make_run: Callable[..., Run]) -> None:
+    rows = epoch_choices([make_run("set"), make_run("chts", 0), make_run("chts", 1, validation_accuracy=[])])
+    assert [row["chosen on validation"] for row in rows] == [0.987654321, None]
+
+
 @pytest.mark.parametrize(
     ("method", "variances"),
     [

@@ -129,6 +129,54 @@ def test_other_sparsities_are_other_rows() -> None:
     ]
 
 
+def on_all_images(method: str, seed: int, accuracy: float) -> dict[str, Any]:
+    row = run(method, seed, accuracy, validation=[])
+    return row | {"recipe": row["recipe"] | {"all_images": True}, "test": row["test"] | {"chosen": None}}
+
+
+def test_a_run_on_all_images_has_no_epoch_chosen_on_validation_and_no_curve(tmp_path: Path) -> None:
+    rows = [on_all_images("set", 0, 0.5), on_all_images("rigl", 0, 0.75)]
+    records.write_lines(tmp_path / "runs.jsonl", rows)
+    (found,) = report.read(tmp_path).values()
+    assert found == rows
+    for line in report.table(found):
+        assert line["of the epoch chosen on validation"] == ""
+        assert line["of the best test epoch"] == "87.50"
+    assert report.courses(found, 0.9) == {}
+    page = report.write(tmp_path, tmp_path / "out").read_text("utf-8")
+    assert "<td>+25.00</td>" in page
+    assert "<img " not in page
+
+
+def test_runs_on_all_images_are_told_from_earlier_ones_without_that_setting() -> None:
+    rows = [on_all_images("chts", 0, 0.75), run("set", 0, 0.25), on_all_images("set", 0, 0.5), run("chts", 0, 0.5)]
+    chosen = "of the epoch chosen on validation"
+    assert [(row["method"], row["all_images"], row["minus set"], row[chosen]) for row in report.table(rows)] == [
+        ("chts", "True", "+25.00", ""),
+        ("set", "False", "", "25.00"),
+        ("set", "True", "", ""),
+        ("chts", "False", "+25.00", "50.00"),
+    ]
+    assert list(report.courses(rows, 0.9)) == ["set", "chts"]
+    assert [len(lines) for lines in report.courses(rows, 0.9).values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (on_all_images("set", 0, 0.5) | {"validation": [{"step": 10, "accuracy": 0.5}]}, r"at \['validation'\]"),
+        (on_all_images("set", 0, 0.5) | {"test": run("set", 0, 0.5)["test"]}, r"at \['test'\]\['chosen'\]"),
+        (run("set", 0, 0.5) | {"test": on_all_images("set", 0, 0.5)["test"]}, r"at \['test'\]\['chosen'\]"),
+    ],
+)
+def test_validation_where_there_can_be_none_and_none_where_there_must_be_some(
+    tmp_path: Path, row: dict[str, Any], message: str
+) -> None:
+    records.write_lines(tmp_path / "runs.jsonl", [row])
+    with pytest.raises(ValueError, match=f"is no record of a run: {message}"):
+        report.read(tmp_path)
+
+
 def test_memory_that_was_not_recorded_is_left_blank() -> None:
     (row,) = report.table([run("set", 0, 0.5, peak_memory_mb=None)])
     assert row["peak MB"] == ""

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -46,6 +47,15 @@ def make_run() -> Callable[..., Run]:
 
 def labels(axes: Axes) -> list[Any]:
     return sorted(axes.texts, key=lambda text: float(text.xyann[1]), reverse=True)  # type: ignore[attr-defined]
+
+
+def test_runs_without_validation_are_raced_by_test_accuracy(make_run: Callable[..., Run]) -> None:
+    runs = [make_run("set", 0.5, 0.9), make_run("chts", 0.6, 0.8)]
+    runs[1] = replace(runs[1], validation_accuracy=[], test_by_epoch=[0.25, 0.75])
+    for chosen, label in ((runs[:1], "validation accuracy (%)"), (runs, "test accuracy (%)")):
+        (axes,) = figures.race(chosen).axes
+        assert axes.get_ylabel() == label
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {"SET": [50, 90], "CHTs": [25, 75]}
 
 
 def test_nine_methods_are_raced_in_two_panels_with_fc_in_both(make_run: Callable[..., Run]) -> None:

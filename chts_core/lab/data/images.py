@@ -76,7 +76,7 @@ class ImageData:
             ValueError: if all training images have one value everywhere.
         """
         colours = self.image_shape[0] if len(self.image_shape) == 3 else 1
-        seen = self.train.images.view(len(self.train.images), colours, -1)
+        seen = _by_colour(self.train, colours)
         deviation, mean = torch.std_mean(seen, dim=(0, 2), correction=0, keepdim=True)
         if not bool(deviation.all()):
             raise ValueError(
@@ -85,10 +85,18 @@ class ImageData:
             )
 
         def of(split: Split) -> Split:
-            images = split.images.view(len(split.images), colours, -1)
-            return Split(((images - mean) / deviation).flatten(1), split.labels)
+            return Split(((_by_colour(split, colours) - mean) / deviation).flatten(1), split.labels)
 
         return replace(self, train=of(self.train), validation=of(self.validation), test=of(self.test))
+
+    def without_validation(self) -> "ImageData":
+        """The same with the validation images behind the training images, and none to validate with."""
+        images, labels = (
+            torch.cat(parts)
+            for parts in ((self.train.images, self.validation.images), (self.train.labels, self.validation.labels))
+        )
+        none = Split(self.validation.images[:0], self.validation.labels[:0])
+        return replace(self, train=Split(images, labels), validation=none)
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same on another device."""
@@ -100,6 +108,11 @@ class ImageData:
             self.image_shape,
             self.classes,
         )
+
+
+def _by_colour(split: Split, colours: int) -> Tensor:
+    """The images as (n, colours, pixels), of no images too."""
+    return split.images.view(len(split.images), colours, split.images.shape[1] // colours)
 
 
 @dataclass(frozen=True)

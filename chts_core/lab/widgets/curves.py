@@ -19,11 +19,11 @@ from chts_core.methods import METHODS
 def stored() -> dict[str, list[Row]]:
     """The recorded runs of the nine methods by their comparison.
 
-    Variants have tables instead, and so have trials of several settings with one seed.
+    Variants have tables instead, and so have trials of several settings with one seed and runs without validation.
     """
     found: dict[str, list[Row]] = {}
     for name, rows in report.read(records.results_folder()).items():
-        mine: list[Row] = [row for row in rows if row["method"] in METHODS]
+        mine: list[Row] = [row for row in rows if row["method"] in METHODS and row["validation"]]
         once = len({(row["method"], row["sparsity"], row["seed"]) for row in mine}) == len(mine)
         if once and len({row["method"] for row in mine}) > 2:
             found[name] = mine
