@@ -130,7 +130,7 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 class Removal:
     """Which links go: those of low score, drawn softly at a temperature, or simply the lowest when it is None.
 
-    score: "magnitude", "relative_importance" or "mest".
+    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest".
     percolate: also drop the links that this leaves incomplete.
     prune: score of the links that go because there are to be fewer (a density that decays): always the lowest. None:
         `score`.

@@ -33,8 +33,8 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
         RI_ij = |W_ij| / (Σ_k |W_kj| + ε) + |W_ij| / (Σ_k |W_ik| + ε)
 
-    (Paper, link removal; ε = 1e-5 as in the published code.) It protects the last links of a weakly connected
-    neuron, so more neurons stay active than under :func:`magnitude`.
+    (Paper, link removal; ε = 1e-5 as in the second published code, for LLaMA.) It protects the last links of a weakly
+    connected neuron, so more neurons stay active than under :func:`magnitude`.
 
     Args:
         weight: (out_features, in_features), zero where there is no link.
@@ -67,10 +67,29 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
     """:func:`relative_importance` of the links alone, in float64: the work is that of the links, not of the layer."""
+    return _relative_importance(links, eps, eps)
+
+
+def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
+    """RI as the first published code has it, for MLPs and Transformers: ε counts once for each place of a sum.
+
+        RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
+
+    A sum goes over missing links too: it grows by outputs · ε, or by inputs · ε. Where weights are small, a link
+    between weak neurons counts for less than in :func:`relative_importance_of_links`.
+
+    Returns:
+        Scores of the links, float64.
+    """
+    outputs, inputs = links.shape
+    return _relative_importance(links, outputs * eps, inputs * eps)
+
+
+def _relative_importance(links: WeightedLinks, eps_of_inputs: float, eps_of_outputs: float) -> Tensor:
     size = links.values.abs().double()
     of_inputs = _total(size, links.inputs, links, dim=0)
     of_outputs = _total(size, links.outputs, links, dim=1)
-    return size / (of_inputs[links.inputs] + eps) + size / (of_outputs[links.outputs] + eps)
+    return size / (of_inputs[links.inputs] + eps_of_inputs) + size / (of_outputs[links.outputs] + eps_of_outputs)
 
 
 def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tensor:
@@ -92,6 +111,7 @@ def _mest_of_links(links: WeightedLinks) -> Tensor:
 SCORES: dict[str, Callable[[WeightedLinks], Tensor]] = {
     "magnitude": lambda links: magnitude(links.values),
     "relative_importance": relative_importance_of_links,
+    "relative_importance_mlp_code": relative_importance_of_mlp_code,
     "mest": _mest_of_links,
 }
 GRADIENT_SCORES = ("mest",)

@@ -46,6 +46,19 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
     )
 
 
+def relative_importance_of_mlp_code(weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """RI with ε added to each place of a sum, link by link."""
+    rows = [[abs(value) for value in row] for row in weight.tolist()]
+    columns = list(zip(*rows, strict=True))
+    return torch.tensor(
+        [
+            [size / sum(a + eps for a in columns[j]) + size / sum(a + eps for a in row) for j, size in enumerate(row)]
+            for row in rows
+        ],
+        dtype=torch.float64,
+    )
+
+
 def top(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
     """The `num` candidates of highest score; the scores are distinct."""
     ranked = sorted(links_of(candidates), key=lambda link: -float(scores[link]))

@@ -82,14 +82,12 @@ def test_relative_importance_is_that_of_the_llama_code() -> None:
         torch.testing.assert_close(of_links.float(), expected[weight != 0], rtol=1e-5, atol=0)
 
 
-def test_relative_importance_of_the_mlp_code_has_one_epsilon_per_neuron() -> None:
-    """It adds ε to each of the n terms of a sum, so n·ε; on square layers that is our score with ε = n·1e-5."""
+def test_relative_importance_of_the_mlp_code_adds_epsilon_to_each_weight() -> None:
     gaps = []
     for weight, theirs in zip(weights(), recorded("removal")["mlp ri"], strict=True):
-        rows, columns = weight.shape
         expected = torch.tensor(theirs)
-        if rows == columns:
-            torch.testing.assert_close(removal.relative_importance(weight, rows * 1e-5), expected, rtol=1e-5, atol=0)
+        of_links = removal.SCORES["relative_importance_mlp_code"](links_of(weight))
+        torch.testing.assert_close(of_links.float(), expected[weight != 0], rtol=1e-5, atol=0)
         ours = removal.relative_importance(weight)
         gaps.append(float((1 - expected / ours)[weight != 0].median()))
     # The same networks with weights of size 0.5 and of 0.0005: hardly apart, and several per cent.
@@ -118,16 +116,14 @@ def test_odds_of_soft_removal() -> None:
     weight = weights()[0]
     links = links_of(weight)
     content = recorded("removal")
-    for score, name in (("magnitude", "mlp wm_soft"), ("relative_importance", "mlp ri_soft")):
+    for score, name in (("magnitude", "mlp wm_soft"), ("relative_importance_mlp_code", "mlp ri_soft")):
         for step, (temperature, theirs) in zip(content["steps"], content[name], strict=True):
             ours = schedules.linear_temperature(step, 100, 1.0, 3.0)
             assert ours == pytest.approx(temperature, rel=1e-12)
             probabilities = torch.tensor(theirs, dtype=torch.float64)
             assert not probabilities[weight == 0].any()
-            # The first code's ε counts for some 1e-4 of the score here.
-            close = 1e-5 if score == "magnitude" else 1e-3
             expected = probabilities[weight != 0]
-            torch.testing.assert_close(odds(removal.SCORES[score](links), ours), expected, rtol=close, atol=0)
+            torch.testing.assert_close(odds(removal.SCORES[score](links), ours), expected, rtol=1e-5, atol=0)
     for temperature, theirs in content["llama probabilities"]:
         probabilities = torch.tensor(theirs, dtype=torch.float64)
         expected = probabilities[weight != 0]
@@ -539,7 +535,7 @@ def test_soft_regrowth_of_the_mlp_code_is_drawn_by_our_scores(method: str) -> No
 def test_soft_removal_of_the_mlp_code_is_drawn_by_our_odds(method: str) -> None:
     content = recorded("draws")
     weight = torch.tensor(content["seven"])
-    score = "magnitude" if method.startswith("weight") else "relative_importance"
+    score = "magnitude" if method.startswith("weight") else "relative_importance_mlp_code"
     temperature = schedules.linear_temperature(50, 100, 1.0, 3.0)
     chances = torch.zeros(weight.shape, dtype=torch.float64)
     chances[weight != 0] = odds(removal.SCORES[score](links_of(weight)), temperature)

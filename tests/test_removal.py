@@ -51,6 +51,25 @@ def test_relative_importance_sums_half_precision_weights_in_float32(dtype: torch
     torch.testing.assert_close(scores.double(), oracles.relative_importance(weight), rtol=1e-5, atol=0)
 
 
+def test_relative_importance_of_the_mlp_code_by_hand() -> None:
+    """Two outputs and three inputs, a link of weight 1 from the first input: alone in its column, not in its row."""
+    weight = torch.tensor([[1.0, 3.0, 0.0], [0.0, 0.0, 0.0]])
+    scores = chts.removal.relative_importance_of_mlp_code(links_of(weight != 0, weight), eps=0.5)
+    # Sums of columns: 1 + 2 · 0.5 and 3 + 2 · 0.5; of the row: 4 + 3 · 0.5.
+    expected = torch.tensor([1 / 2 + 1 / 5.5, 3 / 4 + 3 / 5.5], dtype=torch.float64)
+    torch.testing.assert_close(scores, expected)
+
+
+def test_where_weights_are_small_epsilon_counts_for_more_in_the_mlp_code() -> None:
+    weight = torch.zeros(40, 3)
+    weight[0, 0], weight[1, 1], weight[1, 2] = 1e-3, 1e-4, 1e-4
+    links = links_of(weight != 0, weight)
+    once, each = (chts.removal.SCORES[f"relative_importance{name}"](links) for name in ("", "_mlp_code"))
+    # Of link 1-1: 1e-4 / 1.1e-4 + 1e-4 / 2.1e-4, and 1e-4 / 5e-4 + 1e-4 / 2.3e-4.
+    torch.testing.assert_close(once[1], torch.tensor(1 / 1.1 + 1 / 2.1, dtype=torch.float64))
+    torch.testing.assert_close(each[1], torch.tensor(1 / 5 + 1 / 2.3, dtype=torch.float64))
+
+
 def test_relative_importance_protects_the_last_link_of_a_neuron() -> None:
     weight = torch.tensor([[5.0, 5.0, 0.0], [5.0, 5.0, 0.0], [0.0, 0.0, 0.1]])
     assert chts.removal.relative_importance(weight).argmax() == 8
@@ -108,7 +127,8 @@ def links_of(mask: Tensor, weight: Tensor, gradient: Tensor | None = None) -> We
 
 
 def test_the_tables_of_scores() -> None:
-    assert set(chts.removal.SCORES) == {"magnitude", "relative_importance", "mest"}
+    ri = {"relative_importance", "relative_importance_mlp_code"}
+    assert set(chts.removal.SCORES) == {"magnitude", *ri, "mest"}
     assert set(chts.removal.GRADIENT_SCORES) == {"mest"}
 
 
@@ -122,6 +142,7 @@ def test_scores_of_links_are_those_of_the_weight(shape: tuple[int, int], density
     expected = {
         "magnitude": weight.abs(),
         "relative_importance": chts.removal.relative_importance(weight),
+        "relative_importance_mlp_code": oracles.relative_importance_of_mlp_code(weight),
         "mest": chts.removal.mest(weight, gradient),
     }
     for name, score in chts.removal.SCORES.items():

@@ -455,7 +455,11 @@ def first_update(method: chts.Method, sparsity: float = 0.8, seed: int = 0, **se
     return FirstUpdate(run, weights, before, survivors, copies(run.sparsifier.masks))
 
 
-REMOVAL_SCORES = {"magnitude": torch.abs, "relative_importance": oracles.relative_importance}
+REMOVAL_SCORES = {
+    "magnitude": torch.abs,
+    "relative_importance": oracles.relative_importance,
+    "relative_importance_mlp_code": oracles.relative_importance_of_mlp_code,
+}
 
 
 @pytest.mark.parametrize("score", REMOVAL_SCORES)
