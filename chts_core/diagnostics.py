@@ -5,7 +5,9 @@ of its mask the links.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -225,6 +227,33 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     graph = nx.DiGraph()
     graph.add_edges_from((source + mask.shape[0], output) for output, source in mask.nonzero().tolist())
     return float(nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=seed)))
+
+
+def active_neurons_published(masks: Sequence[Tensor]) -> float:
+    """Share of active neurons as the first published code counts them in a perceptron (its `--record_anp`).
+
+    A neuron counts as active if it has a link to the next layer; so do the inputs of the network. An output of the last
+    sparse layer counts if it has a link from the layer before. :meth:`chts_core.sparsifier.Sparsifier.active_neurons`
+    asks for more: links on both sides once incomplete links are gone; and it leaves the inputs of the network out.
+
+    Args:
+        masks: of the sparse layers from first to last, Boolean (out_features, in_features).
+
+    Raises:
+        ValueError: if there are none, or one does not have as many inputs as the one before has outputs.
+    """
+    if not masks:
+        raise ValueError("masks is empty; expected those of the sparse layers, from first to last.")
+    for mask in masks:
+        check_mask(mask)
+    for before, after in pairwise(masks):
+        if before.shape[0] != after.shape[1]:
+            raise ValueError(
+                f"a layer of {before.shape[0]} outputs comes before one of {after.shape[1]} inputs; expected the masks "
+                "of layers that feed each other, from first to last."
+            )
+    linked = [*(mask.any(dim=0) for mask in masks), masks[-1].any(dim=1)]
+    return sum(int(active.sum()) for active in linked) / sum(map(len, linked))
 
 
 @dataclass(frozen=True)

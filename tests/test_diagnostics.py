@@ -1,6 +1,6 @@
 import math
 from collections.abc import Callable, Iterator
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import networkx as nx
 import pytest
@@ -25,6 +25,37 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def block_diagonal(*shapes: tuple[int, int]) -> torch.Tensor:
     return torch.block_diag(*(torch.ones(shape) for shape in shapes)).bool()
+
+
+def test_neurons_are_counted_as_published_by_hand() -> None:
+    first = torch.tensor([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]]).bool()  # inputs 0 and 1 of 3 go on
+    second = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0]]).bool()  # neurons 0 and 1 of 4, though 1 has no link from before
+    third = torch.tensor([[0, 1], [0, 0], [0, 1]]).bool()  # neuron 1 of 2; outputs 0 and 2 of 3
+    assert diagnostics.active_neurons_published([first]) == (2 + 2) / (3 + 4)
+    assert diagnostics.active_neurons_published([first, second, third]) == (2 + 2 + 1 + 2) / (3 + 4 + 2 + 3)
+    # Linked on both sides once incomplete links are gone: none at all.
+    masks = {"first": first, "second": second, "third": third}
+    linked = chts.percolation.active_neurons(masks, chts.LayerGraph(chains=(tuple(masks),)))
+    assert {name: int(active.sum()) for name, active in linked.items()} == {"first": 0, "second": 0, "third": 0}
+
+
+@given(sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5), density=st.floats(0, 1), seed=st.integers(0, 99))
+def test_neurons_counted_as_published_are_those_with_a_link(sizes: list[int], density: float, seed: int) -> None:
+    generator = seeded(seed)
+    masks = [torch.rand(out, inside, generator=generator) < density for inside, out in pairwise(sizes)]
+    active = {
+        (layer, source) for layer, mask in enumerate(masks) for source in range(mask.shape[1]) if any(mask[:, source])
+    } | {(len(masks), output) for output in range(sizes[-1]) if any(masks[-1][output])}
+    assert diagnostics.active_neurons_published(masks) == len(active) / sum(sizes)
+
+
+def test_layers_that_do_not_follow_each_other_are_not_counted() -> None:
+    with pytest.raises(ValueError, match="masks is empty"):
+        diagnostics.active_neurons_published([])
+    with pytest.raises(ValueError, match="a layer of 2 outputs comes before one of 4 inputs"):
+        diagnostics.active_neurons_published([MASK, MASK])
+    with pytest.raises(TypeError, match="mask"):
+        diagnostics.active_neurons_published([MASK.float()])
 
 
 # Outputs o and inputs i: o0-i0, o0-i1, o1-i1 is a path of three links; with o1-i0 it closes to a 4-cycle.

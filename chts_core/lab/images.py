@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from chts_core.choices import Correlated
+from chts_core.diagnostics import active_neurons_published
 from chts_core.lab import checkpoint, loop, records
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
@@ -548,6 +549,7 @@ def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | 
         "links": sum(int(mask.sum()) for mask in run.last_masks.values()),
         "density": run.density,
         "active_neurons": round(run.active_neurons, 5),
+        "active_neurons_published": round(active_neurons_published(list(run.last_masks.values())), 5),
         "itop": round(run.itop, 5),
         "seconds": round(run.seconds, 1),
         "total_seconds": round(run.total_seconds, 1),

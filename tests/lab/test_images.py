@@ -636,6 +636,8 @@ def test_a_race_records_its_runs_and_goes_on(digits: ImageData, tmp_path: Path) 
     }
     assert row["links"] == sum(links_at(0.9, SHAPES).values())
     assert row["data"] == digits.digest
+    published = chts.diagnostics.active_neurons_published([first[0].last_masks[name] for name in SHAPES])
+    assert row["active_neurons_published"] == round(published, 5) != row["active_neurons"]
     assert row["best_had_more_links"] is False
     assert row["peak_memory_mb"] > 100
 
