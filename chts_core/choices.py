@@ -64,10 +64,31 @@ class SmallWorld:
 
 @dataclass(frozen=True)
 class ScaleFree:
-    """Bipartite scale-free network (:func:`chts_core.topology.scale_free`)."""
+    """Bipartite scale-free network (:func:`chts_core.topology.scale_free`).
+
+    equal_partition: whether all inputs of a layer that no sparse layer feeds have as many links
+        (:func:`chts_core.topology.equal_partition`); in an MLP that is the first.
+    resort: whether hubs of a layer are hubs of the layer that it feeds, for certain ("rigid") or likely ("soft"), see
+        :func:`chts_core.topology.resort`; None leaves it to chance.
+    """
+
+    equal_partition: bool = False
+    resort: Literal["rigid", "soft"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resort not in ("rigid", "soft", None):
+            raise ValueError(f"resort is {self.resort!r}; expected 'rigid', 'soft' or None.")
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
         return topology.scale_free(out_features, in_features, density, generator=generator)
+
+    def placed(self, mask: Tensor, before: Tensor | None, *, generator: torch.Generator) -> Tensor:
+        """The mask of a layer in its place: behind another sparse layer, or behind none."""
+        if before is None:
+            return topology.equal_partition(mask, generator=generator) if self.equal_partition else mask
+        if self.resort is None:
+            return mask
+        return topology.resort(before, mask, self.resort == "soft", generator=generator)
 
 
 @dataclass(frozen=True)

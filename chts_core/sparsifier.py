@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, TypedDict
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from chts_core.checks import check_mask, check_same_shape
-from chts_core.choices import Correlated, Topology, value_at
+from chts_core.choices import Correlated, ScaleFree, Topology, value_at
 from chts_core.compaction import compact
 from chts_core.diagnostics import itop_rate, overlap
 from chts_core.distributed import ranks_of
@@ -22,7 +22,7 @@ from chts_core.layers import Layer, Selection, sparse_layers, split_heads, unwra
 from chts_core.linear import Execution, SparseLinear, convertible
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
-from chts_core.percolation import LayerGraph, active_neurons, percolate
+from chts_core.percolation import LayerGraph, active_neurons, check_graph, percolate
 from chts_core.planner import Budget, find_graph, sparse_parameters
 from chts_core.removal import SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
@@ -496,7 +496,20 @@ class Sparsifier:
             if found != links[name]:
                 raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
             here.copy_(mask)
+        if isinstance(self.method.topology, ScaleFree):
+            self._place(masks, given, self.method.topology)
         return masks
+
+    def _place(self, masks: Mapping[str, Tensor], given: Mapping[str, Tensor], topology: ScaleFree) -> None:
+        """Fit the layers of a scale-free topology to those that feed them; those that values feed stay as they are."""
+        layers = self._by_layer(masks)
+        check_graph(layers, self._graph)
+        feeds = {after: before for chain in self._graph.chains for before, after in pairwise(chain)}
+        of_values = {attention.output for attention in self._graph.attentions if attention.value}
+        for name, here in self._by_part(masks).items():
+            if name not in given and name not in of_values:
+                before = layers[feeds[name]] if name in feeds else None
+                here.copy_(topology.placed(here, before, generator=self._generators[name]))
 
     def _attach(self) -> None:
         """Take charge of the model: from here on it is changed."""

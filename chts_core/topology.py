@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from chts_core.checks import check_density, check_features, check_generator
+from chts_core.checks import check_density, check_features, check_generator, check_mask
 from chts_core.sampling import draw, gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
@@ -212,6 +212,73 @@ def scale_free(
     products = torch.outer(degrees[:out_features], degrees[out_features:])
     mask |= draw(products, ~mask, links - int(mask.sum()), generator=generator)
     return mask.to(device or where)
+
+
+def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
+    """A network of the same output degrees in which all inputs have the same number of links, to within 1.
+
+    For the first layer of a scale-free network: its hubs among the inputs are drawn by chance, so that some pixels
+    would count for far more than others. Output by output draws as many inputs as it has links, always from those with
+    the fewest links so far, at random among equals. (Paper, Appendix E. In the first published code,
+    `rewire_connections`, each output draws from all inputs, so that inputs are equal on average alone.)
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        generator: the source of randomness.
+
+    Returns:
+        Boolean mask of the same shape, on the generator's device.
+    """
+    check_mask(mask)
+    check_generator(generator)
+    links = torch.zeros(mask.shape[1], dtype=torch.float64, device=generator.device)
+    result = torch.zeros(mask.shape, dtype=torch.bool, device=generator.device)
+    for output, degree in enumerate(mask.sum(dim=1).tolist()):
+        chance = torch.rand(links.shape, dtype=torch.float64, device=links.device, generator=generator)
+        result[output, (links + chance).argsort()[:degree]] = True
+        links += result[output]
+    return result
+
+
+def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torch.Generator) -> Tensor:
+    """The second of two layers with its inputs permuted, so that hubs of one layer are hubs of the next.
+
+    The input of the most links goes to the neuron with the most links from before, the next to the next, at random
+    among inputs of as many links. Soft: the order of the inputs is drawn without replacement, with p ∝ links; those
+    without links come last. (Paper, Appendix E; the first published code, `rigid_resort` and `soft_resort`. That orders
+    the neurons before from few links to many, and in its soft form draws inputs of many links first, so that hubs tend
+    to meet neurons of few links; here they meet hubs in both forms.)
+
+    Args:
+        before: Boolean (neurons, in_features), the layer whose outputs are the inputs of `after`.
+        after: Boolean (out_features, neurons).
+        soft: whether the order is drawn.
+        generator: the source of randomness.
+
+    Returns:
+        Boolean mask shaped like `after`, on the generator's device.
+
+    Raises:
+        ValueError: if `after` has not as many inputs as `before` has outputs.
+    """
+    check_mask(before, "before")
+    check_mask(after, "after")
+    check_generator(generator)
+    if before.shape[0] != after.shape[1]:
+        raise ValueError(
+            f"before has {before.shape[0]} outputs but after has {after.shape[1]} inputs; expected layers that feed "
+            "each other neuron by neuron."
+        )
+    where = generator.device
+    neurons = before.sum(dim=1).to(where).argsort(descending=True, stable=True)
+    links = after.sum(dim=0).to(where).double()
+    if soft:
+        keys = links.log() + gumbel(links.shape, generator=generator)
+    else:
+        keys = links + torch.rand(links.shape, dtype=torch.float64, device=where, generator=generator)
+    result = torch.empty(after.shape, dtype=torch.bool, device=where)
+    result[:, neurons] = after.to(where)[:, keys.argsort(descending=True)]
+    return result
 
 
 def _barabasi_albert(

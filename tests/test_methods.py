@@ -203,6 +203,10 @@ def test_topologies_pass_their_settings_on() -> None:
         assert torch.equal(build(fixed, 0), build(fixed, 1))
     for random in (rewired, methods.ScaleFree(), methods.ErdosRenyi()):
         assert not torch.equal(build(random, 0), build(random, 1))
+    for kind in ("rigid", "soft", None):
+        assert methods.ScaleFree(resort=kind).resort == kind
+    with pytest.raises(ValueError, match="resort is 'by force'; expected 'rigid', 'soft' or None"):
+        methods.get_method("set with topology=ScaleFree(resort='by force')")
     degrees = build(spread, 0).sum(1)
     assert int(degrees.max() - degrees.min()) > 10
     # A few neurons of a scale-free network have far more links than most.

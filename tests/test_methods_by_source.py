@@ -59,8 +59,8 @@ def in_words(choice: Any) -> str:
             return f"BRF, r = {r:g}, {degree} degrees"
         case SmallWorld(beta=beta):
             return f"BSW, β = {beta:g}"
-        case ScaleFree():
-            return "BSF"
+        case ScaleFree(equal_partition=equal, resort=resort):
+            return f"BSF{', equal partition' if equal else ''}{f', {resort} resorting' if resort else ''}"
         case Correlated():
             return "CSTI"
         case Removal():
@@ -214,7 +214,7 @@ def test_every_cell_of_every_method_says_something() -> None:
     [
         ReceptiveField(), SmallWorld(), Removal("magnitude"), Removal("magnitude", temperature=Ramp(1.0, 3.0)),
         Regrowth("gradient"), Regrowth("random"), Sigmoid(), Cubic(), Staged(), Turnover(Cosine(0.3), early_stop=0.9),
-        Turnover(0.3),
+        Turnover(0.3), ScaleFree(),
     ],
     ids=in_words,
 )  # fmt: skip
@@ -224,7 +224,7 @@ def test_another_setting_has_other_words(choice: Any) -> None:
         "r": 0.5, "degree": "uniform", "beta": 0.5, "score": "mest", "temperature": Ramp(1.0, 9.0), "percolate": True,
         "prune": "relative_importance", "returning": True, "soft": False, "history": True, "initial": 0.6, "start": 0.1,
         "end": 0.5, "k": 2.0, "excess": (0.1, 0.025), "switch": 0.5, "zeta": "excess", "stop": 0.8, "early_stop": 0.8,
-        "together": True, "skip_optimizer": True,
+        "together": True, "skip_optimizer": True, "equal_partition": True, "resort": "soft",
     }  # fmt: skip
     for field in fields(choice):
         value = others[field.name]
@@ -272,5 +272,6 @@ def test_where_ours_is_of_neither_source_a_reason_is_given(task: str) -> None:
 def test_the_words_are_explained() -> None:
     """Every short name that the tables use is in the legend."""
     legend = PAGE.read_text("utf-8").partition("\n## ")[0]
-    for word in ("R1", "R2", "WM", "RI", "ER", "BRF", "BSW", "CSTI", "hard", "soft", "percolation", "not stated"):
+    words = "R1", "R2", "WM", "RI", "ER", "BRF", "BSW", "BSF", "CSTI", "hard", "soft", "percolation", "not stated"
+    for word in words:
         assert word in legend

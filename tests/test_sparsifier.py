@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import oracles
@@ -471,6 +471,57 @@ def test_hard_removal_keeps_the_highest_scores(score: str, shape: str) -> None:
         assert num < int(mask.sum())
         scores = REMOVAL_SCORES[score](update.weights[name])
         assert torch.equal(update.survivors[name], oracles.top(scores, mask, num))
+
+
+def masks_of(topology: methods.Topology, **settings: Any) -> dict[str, Tensor]:
+    return start(plain(topology=topology), 0.8, **settings).sparsifier.masks
+
+
+@pytest.mark.parametrize("shape", WIDTHS)
+def test_scale_free_layers_are_placed_behind_those_that_feed_them(shape: str) -> None:
+    widths = WIDTHS[shape]
+    usual = masks_of(methods.ScaleFree(), widths=widths)
+    equal, rigid, soft = (
+        masks_of(topology, widths=widths)
+        for topology in (
+            methods.ScaleFree(equal_partition=True),
+            methods.ScaleFree(resort="rigid"),
+            methods.ScaleFree(resort="soft"),
+        )
+    )
+    first, second = usual
+    assert int(equal[first].sum(0).max() - equal[first].sum(0).min()) <= 1
+    assert torch.equal(equal[first].sum(1), usual[first].sum(1))
+    assert torch.equal(equal[second], usual[second])
+    for resorted in (rigid, soft):
+        assert torch.equal(resorted[first], usual[first])
+        assert not torch.equal(resorted[second], usual[second])
+        assert sorted(resorted[second].T.tolist()) == sorted(usual[second].T.tolist())
+    order = rigid[first].sum(1).argsort()
+    for low, high in pairwise(order.tolist()):
+        if rigid[first][low].sum() < rigid[first][high].sum():
+            assert rigid[second][:, low].sum() <= rigid[second][:, high].sum()
+
+
+def test_a_mask_that_was_given_is_not_placed() -> None:
+    topology = methods.ScaleFree(equal_partition=True, resort="rigid")
+    given = masks_of(methods.ScaleFree())
+    placed = masks_of(topology, initial_masks=given)
+    assert_same_masks(placed, given)
+
+
+def test_a_layer_that_values_feed_is_not_equally_partitioned() -> None:
+    first, second = masks_of(methods.ScaleFree())
+    attention = chts.percolation.Attention(None, None, first, second, heads=1, key_heads=1)
+    masks = masks_of(methods.ScaleFree(equal_partition=True), graph=chts.LayerGraph(attentions=(attention,)))
+    apart = masks_of(methods.ScaleFree(equal_partition=True), graph=chts.LayerGraph())
+    assert torch.equal(masks[second], masks_of(methods.ScaleFree())[second])
+    assert int(apart[second].sum(0).max() - apart[second].sum(0).min()) <= 1
+
+
+def test_a_graph_of_unknown_layers_is_refused_before_layers_are_placed() -> None:
+    with pytest.raises(ValueError, match="the graph names layer 'mine', which has no mask"):
+        masks_of(methods.ScaleFree(resort="rigid"), graph=chts.LayerGraph(chains=(("mine", "0.weight"),)))
 
 
 def test_magnitude_and_relative_importance_choose_differently() -> None:

@@ -814,6 +814,88 @@ def test_scale_free_hubs_are_any_nodes() -> None:
     assert set(hubs) == set(range(5))
 
 
+def equally_partitioned(degrees: Sequence[int], inputs: int, choose: Choose) -> frozenset[tuple[int, int]]:
+    """Output by output draws its inputs one by one among those that had the fewest links before its turn."""
+    count = Counter(dict.fromkeys(range(inputs), 0))
+    links: set[tuple[int, int]] = set()
+    for output, degree in enumerate(degrees):
+        mine: list[int] = []
+        for _ in range(degree):
+            free = [source for source in range(inputs) if source not in mine]
+            fewest = min(count[source] for source in free)
+            mine.append(pick([source for source in free if count[source] == fewest], choose))
+        count.update(mine)
+        links |= {(output, source) for source in mine}
+    return frozenset(links)
+
+
+@given(shape=st.tuples(SIDES, SIDES), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_an_equal_partition_keeps_the_outputs_degrees_and_levels_those_of_the_inputs(
+    shape: tuple[int, int], share: float, seed: int
+) -> None:
+    mask = scale_free(shape, round(share * shape[0] * shape[1]), seed)
+    before = mask.clone()
+    found = chts.topology.equal_partition(mask, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(mask, before)
+    assert torch.equal(found.sum(1), mask.sum(1))
+    assert int(found.sum(0).max() - found.sum(0).min()) <= 1
+
+
+@pytest.mark.parametrize("degrees", [(3, 1), (1, 3), (2, 1, 2), (3, 0, 2)])
+def test_an_equal_partition_draws_from_the_inputs_of_fewest_links(degrees: tuple[int, ...]) -> None:
+    inputs = 4 if sum(degrees) == 4 else 3
+    mask = torch.tensor([[source < degree for source in range(inputs)] for degree in degrees])
+    generator = torch.Generator().manual_seed(0)
+    expected = outcomes(partial(equally_partitioned, degrees, inputs))
+    assert_drawn_as(lambda: chts.topology.equal_partition(mask, generator=generator), expected, 1200)
+
+
+# Outputs of 1, 3 and 2 links; and two outputs, whose inputs have 1, 0 and 2 links.
+BEFORE = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 1, 1]]).bool()
+AFTER = torch.tensor([[1, 0, 1], [0, 0, 1]]).bool()
+
+
+def test_hubs_meet_hubs_by_hand() -> None:
+    # Neuron 1 has the most links and takes input 2, neuron 2 takes input 0, neuron 0 the input without a link.
+    found = chts.topology.resort(BEFORE, AFTER, generator=torch.Generator())
+    assert found.int().tolist() == [[0, 1, 1], [0, 1, 0]]
+
+
+def test_a_soft_order_is_drawn_by_the_links() -> None:
+    # The input of two links is drawn first with 2/3: then it goes to neuron 1, the other one to neuron 2.
+    expected = Counter({frozenset({(0, 1), (1, 1), (0, 2)}): 2 / 3, frozenset({(0, 2), (1, 2), (0, 1)}): 1 / 3})
+    draw = partial(chts.topology.resort, BEFORE, AFTER, soft=True, generator=torch.Generator().manual_seed(0))
+    assert_drawn_as(draw, expected, 1200)
+
+
+def test_inputs_of_as_many_links_are_ordered_at_random() -> None:
+    after = torch.tensor([[1, 0, 0], [0, 1, 0]]).bool()
+    generator = torch.Generator().manual_seed(0)
+    either = Counter({frozenset({(0, 1), (1, 2)}): 0.5, frozenset({(0, 2), (1, 1)}): 0.5})
+    for soft in (False, True):
+        assert_drawn_as(partial(chts.topology.resort, BEFORE, after, soft, generator=generator), either, 1200)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@given(shape=st.tuples(SIDES, SIDES), neurons=SIDES, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_a_resorted_layer_is_the_same_but_for_the_order_of_its_inputs(
+    soft: bool, shape: tuple[int, int], neurons: int, share: float, seed: int
+) -> None:
+    outputs, inputs = shape
+    before = scale_free((neurons, inputs), round(share * neurons * inputs), seed)
+    after = scale_free((outputs, neurons), round(share * outputs * neurons), seed + 1)
+    found = chts.topology.resort(before, after, soft, generator=torch.Generator().manual_seed(seed))
+    assert sorted(found.T.tolist()) == sorted(after.T.tolist())
+    if not soft:
+        links = [(int(mine), int(theirs)) for mine, theirs in zip(before.sum(1), found.sum(0), strict=True)]
+        assert all(theirs <= other for mine, theirs in links for more, other in links if mine < more)
+
+
+def test_layers_that_do_not_feed_each_other_are_not_resorted() -> None:
+    with pytest.raises(ValueError, match="before has 2 outputs but after has 3 inputs; expected layers that feed each"):
+        chts.topology.resort(AFTER, AFTER, generator=torch.Generator())
+
+
 # --- correlation ---
 
 
