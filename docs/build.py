@@ -78,16 +78,21 @@ def write_conformance() -> None:
     """What `chts conformance --out results/conformance.json` has recorded."""
     marks = {True: "holds", False: "**fails**", None: "–"}
     record = json.loads((ROOT / "results" / "conformance.json").read_text("utf-8"))
-    found: dict[str, dict[str, str]] = {}
-    for result in record["conformance"]:
-        row = found.setdefault(result["check"], {"what is checked": result["check"]})
-        row[result["method"]] = marks[result["passed"]]
+    tables = []
+    for report, what in (("conformance", "method"), ("published", "preset")):
+        found: dict[str, dict[str, str]] = {}
+        for result in record[report]:
+            row = found.setdefault(result["method"], {what: result["method"]})
+            row[result["check"]] = marks[result["passed"]]
+        tables.append(as_markdown(list(found.values())))
     text = (
-        "# Conformance\n\nEach method is run and held to a second, plain implementation of what it must do; "
+        "# Conformance\n\nEach method is run and compared with a second, plain implementation of what it must do. "
         "`chts conformance` does so on your machine. A dash: the method has no such part, or there was no such device. "
-        f"Recorded with torch {record['versions']['torch']} on {record['device']['name']}.\n\n"
+        f"Recorded with torch {record['versions']['torch']} on {record['device']['name']}.\n\n{tables[0]}\n\n"
+        "The presets of the published commands are compared with numbers that were recorded from those commands. "
+        "A dash: nothing was recorded.\n\n"
     )
-    (SOURCE / "conformance.md").write_text(f"{text}{as_markdown(list(found.values()))}\n", "utf-8")
+    (SOURCE / "conformance.md").write_text(f"{text}{tables[1]}\n", "utf-8")
 
 
 def write_timings() -> None:

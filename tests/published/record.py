@@ -1,4 +1,4 @@
-"""Record what the two published codes compute, as the fixtures of tests/test_published.py.
+"""Record what the two published codes compute, as the numbers of chts_core/lab/published.
 
     python tests/published/record.py MLP LLAMA
 
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-HERE = Path(__file__).parent
+NUMBERS = Path(__file__).parents[2] / "chts_core" / "lab" / "published"
 # Both repositories call their modules so.
 NAMES = ("dst_scheduler", "dst_util", "sparse_topology_initialization", "model", "sparse", "run", "load_data", "utils")
 
@@ -51,7 +51,7 @@ def numbers(values: Any) -> Any:
 
 def save(name: str, content: dict[str, Any]) -> None:
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
-    (HERE / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
+    (NUMBERS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
 
 
 # --- inputs ---
@@ -862,7 +862,7 @@ def main() -> None:
     }
     for name in given.only or recorders:
         recorders[name]()
-        print(f"{name}.json: {(HERE / f'{name}.json').stat().st_size / 1000:.0f} kB", file=sys.stderr)
+        print(f"{name}.json: {(NUMBERS / f'{name}.json').stat().st_size / 1000:.0f} kB", file=sys.stderr)
 
 
 if __name__ == "__main__":
