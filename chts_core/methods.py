@@ -178,10 +178,14 @@ _LLAMA_CODE = replace(
 # The methods by source, where the paper has one per task, and where its two codes differ from it.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
+    "set/paper_llama": replace(_SET, turnover=_TENTH),
+    "rigl/paper_llama": replace(_RIGL, turnover=_TENTH),
     "mest/mlp_code": replace(METHODS["mest"], sparsity=_CODE_STAGES, turnover=_CODE_EXCESS),
     "mest/exchange": replace(METHODS["mest"], turnover=Turnover(Cosine(0.3))),
     "gmp/no_return": _GMP,
+    "granet/paper_llama": replace(METHODS["granet"], turnover=_TENTH),
     "cht/paper_mlp": replace(_CHT, topology=Correlated()),
+    "cht/paper_llama": replace(_CHT, turnover=replace(_CHT.turnover, zeta=Cosine(0.1))),
     "cht/mlp_code": replace(
         _CHT,
         topology=Correlated(),

@@ -107,6 +107,10 @@ LLAMA_CODE = {
 }
 SOURCES = {
     "set/mlp_code": ("set", {"turnover": methods.Turnover(0.3, stop=0.99, skip_optimizer=True)}),
+    "set/paper_llama": ("set", {"turnover": TENTH}),
+    "rigl/paper_llama": ("rigl", {"turnover": TENTH}),
+    "granet/paper_llama": ("granet", {"turnover": TENTH}),
+    "cht/paper_llama": ("cht", {"turnover": methods.Turnover(methods.Cosine(0.1), early_stop=0.9, together=True)}),
     "mest/mlp_code": ("mest", STAGES),
     "mest/exchange": ("mest", {"turnover": methods.Turnover(methods.Cosine(0.3))}),
     "gmp/no_return": ("gmp", {"removal": methods.Removal("magnitude"), "regrowth": methods.Regrowth("random")}),
@@ -172,7 +176,7 @@ SAME = {"chts": "chts/paper_translation", "chtss": "chtss/paper_translation"}
 
 def test_no_two_methods_are_the_same_but_those_that_say_so() -> None:
     assert all(ALL[one] == ALL[other] for one, other in SAME.items())
-    assert len({repr(method) for method in ALL.values()}) == len(ALL) - len(SAME) == 33
+    assert len({repr(method) for method in ALL.values()}) == len(ALL) - len(SAME) == 37
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -120,7 +120,11 @@ STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
         "dataset": Choice(("", *TRANSLATION_SETS)),
         "recipe": Choice(("", *translation.RECIPES)),
     },
-    "09_llama": {"dataset": Choice(("", *TEXT_SETS)), "recipe": Choice(("", *language.RECIPES))},
+    "09_llama": {
+        "dataset": Choice(("", *TEXT_SETS)),
+        "method": Choice(("", *METHODS, *PRESETS)),
+        "recipe": Choice(("", *language.RECIPES)),
+    },
 }
 
 

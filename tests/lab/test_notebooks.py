@@ -15,11 +15,13 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from chts_core.choices import Cosine
 from chts_core.lab import language, notebooks, records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.forecast import Forecast
 from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
 from chts_core.lab.translation import RECIPES
+from chts_core.methods import get_method
 
 STAGES = [path.stem for path in notebooks.stages()]
 FREE = {"data_dir", "out_dir", "comparison"}  # any text will do, or the notebook knows which
@@ -292,11 +294,13 @@ def test_every_profile_has_a_recipe_for_every_text(profile: str) -> None:
 
 def test_the_paper_profile_asks_for_the_papers_language_model() -> None:
     settings = notebooks.profile_settings("09_llama", "paper")
-    assert (settings["dataset"], settings["seeds"], settings["methods"].split(",")) == (
-        "openwebtext",
-        3,
-        [*PAPER_ORDER],
-    )
+    methods = settings["methods"].split(",")
+    assert (settings["dataset"], settings["seeds"]) == ("openwebtext", 3)
+    assert [name.partition("/")[0] for name in methods] == [*PAPER_ORDER]
+    assert {name: get_method(name).turnover.zeta for name in methods} == {
+        name: 0.0 if name in ("fc", "gmp") else "excess" if name == "mest" else Cosine(0.1) for name in methods
+    }
+    assert settings["method"] in methods
     recipe = language.RECIPES[settings["recipes"]["openwebtext"]]
     assert (recipe.size, recipe.context, recipe.batch, recipe.steps) == ("60m", 256, 512, 10_000)
     assert (recipe.learning_rate, recipe.dense_learning_rate, recipe.tokenizer) == (3e-3, 1e-3, "t5-base")
