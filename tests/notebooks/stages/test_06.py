@@ -60,6 +60,19 @@ def test_stage_06_pairs_its_differences(executed: Executed) -> None:
         assert row["interval"] == pytest.approx(interval, abs=1e-3)
 
 
+def test_stage_06_races_a_dense_network_of_as_few_weights(executed: Executed) -> None:
+    record, _ = executed("06")
+    small, links = record["results"]["small"], 164 + 2 * 655  # 1 % of 256 × 64 and of 256 × 256, twice
+    assert record["parameters"]["sparsity"] == 0.99
+    assert (small["hidden"], small["weights"]) == (15, 15 * 64 + 2 * 15**2)
+    assert small["weights"] <= links < 16 * 64 + 2 * 16**2
+    assert 0.2 < small["accuracy"] <= 1
+    assert [(row["rival"], row["method"]) for row in small["beside"]] == [("small", method) for method in METHODS]
+    runs = record["results"]["runs"]
+    fc = mean_and_interval([run["test_accuracy"] for run in runs if run["method"] == "fc"])[0]
+    assert small["beside"][0]["difference"] == pytest.approx(fc - small["accuracy"], abs=1e-4)
+
+
 def test_stage_06_shows_what_choosing_the_test_epoch_does(executed: Executed) -> None:
     results = executed("06")[0]["results"]
     assert results["chosen"] in ("r = 0.0", "r = 0.25", "r = 1.0")
