@@ -95,4 +95,6 @@ def test_stage_06_keeps_its_races_in_a_folder(executed: Executed) -> None:
     trials = records.read_runs(kept / "trials" / "runs.jsonl")
     assert {row["method"] for row in trials} == {"r = 0.0", "r = 0.25", "r = 1.0"}
     checkpoints = [path for path in kept.rglob("*.safetensors") if not path.stem.endswith(".previous")]
-    assert len(checkpoints) == len(rows) + len(trials)
+    small = records.read_runs(kept / "small" / "runs.jsonl")
+    assert {(row["method"], row["recipe"]["hidden"]) for row in small} == {("small", 15)}
+    assert len(checkpoints) == len(rows) + len(trials) + len(small)
