@@ -29,7 +29,7 @@ test-full: .venv/test.stamp
 
 # The widgets in a browser: pages with the newest ipywidgets in one process, with that of Colab in another.
 test-browser: .venv/test.stamp .venv-colab/stamp
-	CHTS_BROWSER_PYTHON=$(BIN)/python:.venv-colab/bin/python $(BIN)/python -m pytest -m browser \
+	CHTS_BROWSER_PYTHON=$(BIN)/python:.venv-colab/bin/python $(BIN)/python -m pytest -m "browser and not full" \
 		--numprocesses $(TEST_PROCESSES) --dist loadgroup tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS)
 
 # With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.

@@ -260,7 +260,7 @@ def test_nothing_on_the_page_complains(explorers: Page) -> None:
 # --- what must be found when it is wrong ---
 
 
-@pytest.mark.parametrize("move", [move_by_mouse, move_by_keyboard])
+@pytest.mark.parametrize("move", [move_by_mouse, pytest.param(move_by_keyboard, marks=pytest.mark.full)])
 def test_a_picture_that_stays_is_found(
     open_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch, move: Callable[[Page, Locator], None]
 ) -> None:
