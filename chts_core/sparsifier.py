@@ -193,6 +193,7 @@ class Sparsifier:
         self._stopped: set[str] = set()
         self._gradients: dict[str, Tensor] = {}
         self._crossovers: dict[str, float | None] = {}
+        self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
         self._past_weights = (
             {name: PastWeights(weight.dtype, weight.device) for name, weight in weights.items()}
             if self.method.regrowth.history
@@ -249,6 +250,15 @@ class Sparsifier:
         for name, mask in self._by_part(self.masks).items():
             part = self._parts[name]
             self._weights[part.parameter].scale(part, (mask.numel() / int(mask.count_nonzero())) ** 0.5)
+
+    def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
+        """Call a function for each sparse weight whenever an update has changed its links.
+
+        Args:
+            hook: takes the name of the weight, as in `masks`, and the positions of its regrown links in the flattened
+                weight, int64 in ascending order. Links that this update had removed are among them.
+        """
+        self._regrowth_hooks.append(hook)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -760,9 +770,13 @@ class Sparsifier:
         """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
         weight, past = self._weights[parameter], self._past_weights.get(parameter)
         weight.rewire(survivors, new)
+        if past is None and not self._regrowth_hooks:
+            return
+        come = _positions(new & ~survivors)
         if past is not None:
-            come = _positions(new & ~survivors)
             weight.put(come, past.recall(come))
+        for hook in self._regrowth_hooks:
+            hook(parameter, come)
 
 
 def _positions(mask: Tensor) -> Tensor:
