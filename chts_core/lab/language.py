@@ -30,6 +30,7 @@ from chts_core.lab.data import (
 from chts_core.lab.models import LLAMA_SIZES, initialise_llama, llama
 from chts_core.lab.statistics import summarise_by
 from chts_core.linear import Execution
+from chts_core.link_warmup import LinkWarmup
 from chts_core.methods import REVISION, Method, get_method
 from chts_core.planner import Plan, plan
 from chts_core.sharding import share_out, whole
@@ -45,6 +46,7 @@ _STEPS_TIMED = 4
 _BETWEEN_SHOWN = 10  # steps from one look at the training loss to the next
 _LEAST_LEARNING_RATE = 0.1  # of the peak, at the end
 _PRODUCTS_TIMED = 5
+_WATCHED_TOKENS = 4096  # at most, around an update
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Recipe:
     dense_learning_rate: that of a network with all its links; None: the same.
     warmup: steps until the peak.
     iterative_warmup: steps in which the learning rate comes back after each change of the topology; 0: it stays.
+    link_warmup: steps in which new links move less after each change of the topology, all others as ever; 0: none. See
+        :class:`chts_core.link_warmup.LinkWarmup`.
+    watch_updates: whether the loss is looked at around each change of the topology, see :class:`UpdateLoss`; the run
+        is the same to the bit.
     clip: largest norm of the gradient.
     update_every: steps between updates of the topology.
     validate_every: steps between looks at the validation tokens.
@@ -86,6 +92,8 @@ class Recipe:
     dense_learning_rate: float | None = 8e-3
     warmup: int = 20
     iterative_warmup: int = 0
+    link_warmup: int = 0
+    watch_updates: bool = False
     clip: float = 1.0
     update_every: int = 10
     validate_every: int = 50
@@ -105,6 +113,11 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
         loop.check_iterative_warmup(self.iterative_warmup)
+        if not 0 <= self.link_warmup <= self.update_every:
+            raise ValueError(
+                f"link_warmup is {self.link_warmup}; expected a number of steps up to update_every, which is "
+                f"{self.update_every}, or 0 for none."
+            )
         if self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; expected the largest norm of the gradient, above 0.")
         if self.precision not in ("float32", "bfloat16", "bfloat16_weights"):
@@ -198,12 +211,28 @@ class Look:
 
 
 @dataclass(frozen=True)
+class UpdateLoss:
+    """Loss per token in nats around a change of the topology, on validation contexts that are always the same.
+
+    step: that the update followed.
+    before, after: just before it and just after it; the weights that survive are the same.
+    next: after one more step of the optimizer, the first of the new links; None if there has been none.
+    """
+
+    step: int
+    before: float
+    after: float
+    next: float | None = None
+
+
+@dataclass(frozen=True)
 class Run:
     """What one training run gave.
 
     train_loss: (step, loss per token in nats), every few steps.
     skipped_steps: left out because their loss or gradient was not finite.
     looks: at the validation tokens.
+    updates: the loss around each change of the topology; empty unless the recipe asks for it.
     tokens: seen in training, over all ranks.
     seconds: of training alone; `total_seconds` also of looking and saving.
     mfu: the operations that a dense model needs, each second, as a share of those of one large product of matrices
@@ -218,6 +247,7 @@ class Run:
     train_loss: list[tuple[int, float]]
     skipped_steps: list[int]
     looks: list[Look]
+    updates: list[UpdateLoss]
     density: float
     active_neurons: float
     itop: float
@@ -342,6 +372,7 @@ class _Training:
             execution=recipe.execution,
         )
         self.sparsifier.rescale_weights()
+        self.link_warmup = LinkWarmup(self.sparsifier, recipe.link_warmup)
         if recipe.compile:
             self.replica = cast(nn.Module, torch.compile(self.replica))
         self.feed = _feed(task, recipe, seed, self.ranks)
@@ -350,6 +381,7 @@ class _Training:
         self.skips = loop.Skips(self.model)
         self.train_loss: list[tuple[int, float]] = []
         self.looks: list[Look] = []
+        self.updates: list[UpdateLoss] = []
         # Not how many ranks there are, nor how they share the work: that may change from one part of a run to the next.
         self._settings = {
             "task": task.name,
@@ -384,7 +416,10 @@ class _Training:
         )
         if not skipped:
             self.optimizer.step()
-        self.sparsifier.step()
+        if self.recipe.watch_updates:
+            self._watch_update()
+        else:
+            self.sparsifier.step()
         self.step += 1
         self.tokens += self.ranks.size * len(rows) * self.recipe.context
         if self.step % _BETWEEN_SHOWN == 0 and not skipped:
@@ -395,6 +430,24 @@ class _Training:
 
     def _loss(self, model: nn.Module, rows: Tensor) -> Tensor:
         return _loss(model, rows.to(self.device), self.recipe)
+
+    def _watch_update(self) -> None:
+        """The sparsifier's step, with looks at the loss around a change of the topology."""
+        latest = self.updates[-1] if self.updates else None
+        if latest is not None and latest.step == self.step:
+            self.updates[-1] = replace(latest, next=self._watched_loss())
+        before = self._watched_loss() if self.sparsifier.update_due else math.nan
+        self.sparsifier.step()
+        if loop.last_update(self.sparsifier) == self.step + 1:
+            self.updates.append(UpdateLoss(self.step + 1, before, self._watched_loss()))
+
+    def _watched_loss(self) -> float:
+        """On a few validation contexts, always the same; it takes no seconds of training."""
+        started = time.perf_counter()
+        contexts = self.task.validation[: max(_WATCHED_TOKENS // self.recipe.context, 1)]
+        loss = validation_loss(self.model, contexts, self.recipe, self.ranks)
+        self.seconds -= time.perf_counter() - started
+        return loss
 
     def _without_averaging(self) -> Any:
         """Gradients stay with their rank until the last part of a batch."""
@@ -435,10 +488,12 @@ class _Training:
             "train_loss": self.train_loss,
             "skipped_steps": self.skips.steps,
             "looks": [asdict(look) for look in self.looks],
+            "updates": [asdict(update) for update in self.updates],
             "first_masks": self.first_masks,
             "model": {name: _to_cpu(tensor) for name, tensor in self.model.state_dict().items()},
             "optimizer": optimizer,
             "sparsifier": self.sparsifier.state_dict(),
+            "link_warmup": self.link_warmup.state_dict(),
             "feed": feed,
         }
 
@@ -474,6 +529,7 @@ class _Training:
                 kept[key] = share_out(value, weights[number]) if isinstance(value, Tensor) else value
         self.optimizer.load_state_dict(state["optimizer"])
         self.sparsifier.load_state_dict(state["sparsifier"])
+        self.link_warmup.load_state_dict(state["link_warmup"])
         self.feed.load_state_dict(state["feed"])
         self.first_masks = state["first_masks"]
         self.step, self.tokens = state["step"], state["tokens"]
@@ -481,6 +537,7 @@ class _Training:
         self.train_loss = [(step, loss) for step, loss in state["train_loss"]]
         self.skips.steps = state["skipped_steps"]
         self.looks = [Look(**look) for look in state["looks"]]
+        self.updates = [UpdateLoss(**update) for update in state["updates"]]
 
 
 def _to_cpu(value: Any) -> Any:
@@ -580,6 +637,7 @@ def train(
         train_loss=training.train_loss,
         skipped_steps=training.skips.steps,
         looks=training.looks,
+        updates=training.updates,
         density=training.sparsifier.density(),
         active_neurons=training.sparsifier.active_neurons(),
         itop=training.sparsifier.itop_rate(),
@@ -857,6 +915,10 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
             for look in run.looks
         ],
         "validation_tokens": task.validation[:, 1:].numel(),
+        "updates": [
+            {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(update).items()}
+            for update in run.updates
+        ],
         "links": sum(int(mask.sum()) for mask in run.last_masks.values()),
         "density": run.density,
         "active_neurons": round(run.active_neurons, 5),

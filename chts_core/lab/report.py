@@ -15,7 +15,7 @@ from chts_core.lab.statistics import mean_and_interval, standard_error
 Row = Mapping[str, Any]
 
 # Settings of a recipe that change how a run is computed, not what it learns.
-_HOW = ("execution", "micro_batch", "compile", "lanes")
+_HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
 # What settings were, by task, before a recipe named them.
 _ONCE = {"images": asdict(images.Recipe())}
 

@@ -77,6 +77,7 @@ def assert_same(one: Run, other: Run) -> None:
     for name, mask in one.last_masks.items():
         assert torch.equal(mask, other.last_masks[name]), name
     assert (one.train_loss, one.looks, one.tokens) == (other.train_loss, other.looks, other.tokens)
+    assert one.updates == other.updates
     for mine, theirs in zip(one.history, other.history, strict=True):
         assert {**mine, "seconds": 0} == {**theirs, "seconds": 0}
 
@@ -170,6 +171,8 @@ def test_heads_may_have_links_of_their_own_number(task: Task) -> None:
         ({"steps": 0}, "steps is 0; expected at least 1"),
         ({"lanes": -1}, "lanes is -1; expected at least 1"),
         ({"clip": 0.0}, "clip is 0.0; expected the largest norm"),
+        ({"link_warmup": -1}, "link_warmup is -1; expected a number of steps up to update_every, which is 3, or 0"),
+        ({"link_warmup": 4}, "link_warmup is 4; expected a number of steps up to update_every"),
         ({"precision": "float16"}, "precision is 'float16'; expected 'float32', 'bfloat16' or 'bfloat16_weights'"),
     ],
 )
@@ -513,6 +516,80 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert_same(language.train(task, "set", 0.8, RECIPE, save_to=path), language.train(task, "set", 0.8, RECIPE))
 
 
+# --- around updates ---
+
+WATCHED = replace(RECIPE, watch_updates=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"execution": "csr", "link_warmup": 2}], ids=str)
+@pytest.mark.parametrize("method", ["chts", "rigl", "gmp"])
+def test_a_run_is_the_same_if_its_updates_are_watched(task: Task, method: str, changes: dict[str, Any]) -> None:
+    state = torch.get_rng_state()
+    watched = language.train(task, method, 0.8, replace(WATCHED, **changes))
+    assert torch.equal(torch.get_rng_state(), state)
+    usual = language.train(task, method, 0.8, replace(RECIPE, **changes))
+    assert_same(replace(watched, updates=[]), usual)
+    assert [update.step for update in watched.updates] == sorted({row["step"] for row in watched.history})
+    assert len(watched.updates) >= 2
+
+
+def test_the_loss_is_watched_before_and_after_an_update_and_one_step_later(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language, "_WATCHED_TOKENS", 50)
+    contexts = task.validation[:3]  # of 16 tokens each
+    training = _Training(task, "chts", 0.8, WATCHED, 0, CPU)
+    step, losses = training.sparsifier.step, []
+
+    def watched() -> None:
+        before = summed_loss(training.model, contexts) / 48
+        step()
+        losses.append((before, summed_loss(training.model, contexts) / 48))
+
+    monkeypatch.setattr(training.sparsifier, "step", watched)
+    for _ in range(7):
+        training.learn()
+    assert [update.step for update in training.updates] == [3, 6]
+    for update in training.updates:
+        found = (update.before, update.after, update.next)
+        assert found == pytest.approx((*losses[update.step - 1], losses[update.step][0]), rel=1e-5)
+        assert update.before != update.after != update.next
+
+
+def test_watching_takes_no_seconds_of_training(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> float:
+        time.sleep(1)
+        return 5.0
+
+    training = steps_of(task, "set", 2, WATCHED)
+    seconds = training.seconds
+    monkeypatch.setattr(language, "validation_loss", slow)
+    training.learn()
+    training.learn()
+    assert training.updates == [language.UpdateLoss(3, 5.0, 5.0, 5.0)]
+    assert 0 < training.seconds - seconds < 1
+
+
+def test_a_network_that_keeps_its_links_has_no_update_to_watch(task: Task) -> None:
+    assert language.train(task, "fc", 0.8, WATCHED).updates == []
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_a_run_that_is_watched_and_warms_up_goes_on_where_it_was_cut(
+    task: Task, tmp_path: Path, execution: Any
+) -> None:
+    recipe = replace(WATCHED, link_warmup=3, execution=execution)
+    uncut = language.train(task, "chts", 0.8, recipe)
+    for step in (3, 4, 6, 8):
+        assert_same(cut_and_resumed(task, "chts", recipe, step, tmp_path), uncut)
+
+
+def test_links_may_warm_up(task: Task) -> None:
+    runs = {steps: language.train(task, "set", 0.8, replace(RECIPE, link_warmup=steps)) for steps in (0, 1, 3)}
+    assert_same(runs[0], runs[1])
+    assert runs[3].looks != runs[0].looks
+
+
 # --- races and records ---
 
 
@@ -553,6 +630,18 @@ def test_a_record_has_all_that_tells_the_run(task: Task) -> None:
     assert row["links"] == sum(int(mask.sum()) for mask in run.last_masks.values())
     assert row["validation_tokens"] == 13 * 16
     assert row["data"] == CORPUS.digest
+    assert row["updates"] == []
+
+
+def test_a_record_has_the_losses_around_updates(task: Task) -> None:
+    run = language.train(task, "chts", 0.8, WATCHED)
+    run = replace(run, updates=[*run.updates, language.UpdateLoss(12, 5.0, 5.1)])  # at its end
+    row = json.loads(json.dumps(language.as_record(run, task, WATCHED, "cpu"), allow_nan=False))
+    records.check_run({**row, "git": "none"}, "here")
+    assert [list(update) for update in row["updates"]] == [["step", "before", "after", "next"]] * 3
+    assert row["updates"][-1] == {"step": 12, "before": 5.0, "after": 5.1, "next": None}
+    for kept, update in zip(row["updates"], run.updates, strict=True):
+        assert (kept["step"], kept["after"]) == (update.step, round(update.after, 5))
 
 
 def test_a_summary_has_a_row_for_each_method(task: Task) -> None:

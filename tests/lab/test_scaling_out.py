@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from chts_core.lab import checkpoint, language
 from chts_core.lab.data import TextData, TextStream
-from chts_core.lab.language import Recipe, Task, _Training
+from chts_core.lab.language import Recipe, Run, Task, _Training
 from chts_core.lab.models import LLAMA_SIZES, LlamaSize
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
@@ -36,6 +36,7 @@ RECIPE = Recipe(
     validate_every=6,
     validation_tokens=400,
 )
+WATCHED = replace(RECIPE, watch_updates=True)
 CPU = torch.device("cpu")
 METHODS = ["rigl", "chtss", "mest"]
 # Ranks are copies of one process that has imported this.
@@ -67,6 +68,7 @@ def together(ranks: int, folder: Path, scene: Callable[[int, int, Path, Any], No
     torch.multiprocessing.start_processes(meet, (ranks, folder, scene, given), nprocs=ranks, start_method="forkserver")
 
 
+WARM = replace(RECIPE, link_warmup=3)
 STREAMED = replace(RECIPE, lanes=4)
 
 
@@ -80,14 +82,20 @@ def streamed(task: Task) -> Task:
     return replace(task, train=TextStream("Some texts", "", open_rows))
 
 
+def losses(run: Run) -> list[float | None]:
+    """Around the updates."""
+    return [loss for update in run.updates for loss in (update.before, update.after, update.next)]
+
+
 def whole_runs(rank: int, _: int, folder: Path, __: Any) -> None:
     """Trained to the end by both ways of sharing a model, and halfway, to be gone on with by others."""
     task = prepare(folder)
     for method in METHODS:
         for parallel in ("ddp", "fsdp"):
-            run = language.train(task, method, 0.8, RECIPE, parallel=parallel)  # type: ignore[arg-type]
+            run = language.train(task, method, 0.8, WATCHED, parallel=parallel)  # type: ignore[arg-type]
             if rank == 0:
                 found = {"looks": [look.loss for look in run.looks], "train": run.train_loss, "ranks": run.ranks}
+                found["updates"] = losses(run)
                 torch.save({**found, "masks": run.last_masks, "tokens": run.tokens}, folder / f"{method}-{parallel}.pt")
             training = _Training(task, method, 0.8, RECIPE, 0, CPU, parallel)  # type: ignore[arg-type]
             for _step in range(6):
@@ -98,9 +106,18 @@ def whole_runs(rank: int, _: int, folder: Path, __: Any) -> None:
     for _step in range(5):
         training.learn()
     training.save(folder / "stream.safetensors")
+    new_links(rank, folder, task)
     one_is_strange(rank, folder, task)
     a_full_disk(rank, folder, task)
     one_is_lost(rank, folder, task)
+
+
+def new_links(rank: int, folder: Path, task: Task) -> None:
+    """That warm up: as in one process, but refused where weights are shared out."""
+    run = language.train(task, "chtss", 0.8, WARM)
+    torch.save([look.loss for look in run.looks], folder / f"warm-{rank}.pt")
+    with pytest.raises(ValueError, match="link_warmup is 3 steps, but fully_shard has shared out the weights"):
+        _Training(task, "chtss", 0.8, WARM, 0, CPU, "fsdp")
 
 
 def a_full_disk(rank: int, folder: Path, task: Task) -> None:
@@ -144,12 +161,20 @@ def task(two: Path) -> Task:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_ranks_train_as_one_process_does(two: Path, task: Task, method: str, parallel: str) -> None:
     found = torch.load(two / f"{method}-{parallel}.pt")
-    alone = language.train(task, method, 0.8, RECIPE)
+    alone = language.train(task, method, 0.8, WATCHED)
     assert found["looks"] == pytest.approx([look.loss for look in alone.looks], rel=1e-4)
     assert [loss for _, loss in found["train"]] == pytest.approx([loss for _, loss in alone.train_loss], rel=1e-4)
     assert (found["ranks"], found["tokens"]) == (2, alone.tokens)
+    assert len(found["updates"]) >= 6
+    assert found["updates"] == pytest.approx(losses(alone), rel=1e-4)
     for name, mask in alone.last_masks.items():
         assert torch.equal(found["masks"][name], mask), name
+
+
+def test_new_links_warm_up_on_two_ranks_as_on_one(two: Path, task: Task) -> None:
+    alone = [look.loss for look in language.train(task, "chtss", 0.8, WARM).looks]
+    for rank in range(2):
+        assert torch.load(two / f"warm-{rank}.pt") == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
