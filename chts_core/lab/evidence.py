@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from chts_core.lab import bench, drill, records
@@ -155,17 +156,61 @@ def last_loss(row: Row) -> float:
     return float(row["validation"][-1]["loss"])
 
 
+_TURNOVERS = {"chts": "ζ from 0.3", "chts/paper_llama": "ζ from 0.1"}
+
+
 def llama_warmup() -> str:
     """Turnovers of a small language model, with a warm-up after each update and without."""
-    names = {"chts": "ζ from 0.3", "chts/paper_llama": "ζ from 0.1"}
     lines = []
-    for method, name in names.items():
+    for method, name in _TURNOVERS.items():
         line = {"validation loss": name}
         for steps in (0, 2):
             mine = [row for row in runs("llama_warmup") if row["recipe"]["iterative_warmup"] == steps]
             line[f"warm-up of {steps} steps"] = as_mean(list(map(last_loss, of_method(mine, method))), 3)
         lines.append(line)
     return as_markdown(lines)
+
+
+def update_warmup(rows: Sequence[Row]) -> str:
+    """What updates of the topology do to the loss of a small language model, by the warm-up after them.
+
+    Means ± standard errors over the seeds; of a seed, the mean over its updates.
+
+    Args:
+        rows: recorded runs with `watch_updates`.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], _warmup(row["recipe"])), []).append(row)
+    lines = []
+    for (method, warmup), mine in groups.items():
+        lines.append(
+            {
+                "turnover": _TURNOVERS.get(method, f"`{method}`"),
+                "warm-up": warmup,
+                "jump of the loss by an update": as_mean([jump(row, "after") for row in mine], 4),
+                "one step later": as_mean([jump(row, "next") for row in mine], 4),
+                "validation loss": as_mean(list(map(last_loss, mine)), 3),
+            }
+        )
+    return as_markdown(lines)
+
+
+def jump(row: Row, until: str) -> float:
+    """By how many nats the loss rises around an update of the topology, the mean over those of a run.
+
+    Args:
+        row: a recorded run with `watch_updates`.
+        until: "after" the update, or "next", one step of the optimizer later.
+    """
+    return fmean(update[until] - update["before"] for update in row["updates"] if update[until] is not None)
+
+
+def _warmup(recipe: Row) -> str:
+    """The warm-ups after an update that a recipe has, in words."""
+    kinds = {"iterative_warmup": "of all weights", "link_warmup": "of new links"}
+    found = [f"{words}, {recipe[name]} steps" for name, words in kinds.items() if recipe[name]]
+    return " and ".join(found) or "none"
 
 
 def _rates(size: str, methods: Sequence[str]) -> str:
