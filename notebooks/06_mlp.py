@@ -220,7 +220,8 @@ for name, mask in sparsifier.masks.items():
 # Each $r$ gets the same seeds and the same number of steps.
 
 # %%
-recipe = images.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=settings.learning_rate)
+# The paper trains on all images; to choose on validation images, some must be kept apart.
+recipe = replace(images.RECIPES[settings.recipe], hidden=settings.hidden, epochs=settings.epochs, all_images=False)
 all_seeds = range(settings.seed, settings.seed + settings.seeds)
 candidates = {f"r = {r}": replace(chts.METHODS["chts"], topology=ReceptiveField(r)) for r in (0.0, 0.25, 1.0)}
 folder = Path(out_dir) if out_dir else None

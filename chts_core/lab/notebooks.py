@@ -25,7 +25,7 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from chts_core.lab import language, records, translation
+from chts_core.lab import images, language, records, translation
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.forecast import Forecast, forecast, in_words
 from chts_core.methods import METHODS, PRESETS, REVISION
@@ -111,7 +111,7 @@ LIMITS: dict[str, Range | Choice] = {
     "seeds": Range(0, whole=True),
     "hidden": Range(0, whole=True),
     "steps": Range(0, whole=True),
-    "recipe": Choice(("", *translation.RECIPES, *language.RECIPES)),
+    "recipe": Choice(("", *images.RECIPES, *translation.RECIPES, *language.RECIPES)),
 }
 # What a notebook takes of it, where that is less.
 STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {

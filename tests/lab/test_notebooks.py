@@ -397,7 +397,7 @@ def start_06(**given: Any) -> Any:
 def test_the_profile_fills_in_what_is_left_open(capsys: pytest.CaptureFixture[str]) -> None:
     profile = notebooks.profile_settings("06_mlp", "ci")
     settings = start_06()
-    for name in ("dataset", "epochs", "seeds", "hidden", "learning_rate"):
+    for name in ("dataset", "epochs", "seeds", "hidden", "recipe"):
         assert getattr(settings, name) == profile[name]
     assert settings.device == torch.device("cpu")
     assert (settings.seed, settings.sparsity) == (0, 0.99)
