@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chts_core.percolation import percolate
 from chts_core.sparsifier import Sparsifier
-from chts_core.weights import LinkWeight, Weight
+from chts_core.weights import LinkWeight, Weight, first_value
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
 
 
 def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
-    expected = sparsifier._budget.links(sparsifier._updated_at)
+    expected = sparsifier._expected_links()
     for name, mask in sparsifier._by_part(sparsifier.masks).items():
         found = int(mask.count_nonzero())
         if found != expected[name]:
@@ -230,17 +230,16 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean (out_features, in_features): where the optimizer's state is zero, and so is the weight.
+    """Boolean (out_features, in_features): where the optimizer's state is as it begins, and the weight is zero.
 
     A method that gives links their past weight back answers for the state alone.
     """
     weight = sparsifier._weights[name]
-    parts = list(moments(sparsifier, name).values())
-    if not sparsifier.method.regrowth.history:
-        parts.append(weight.parameter.detach())
     zero = torch.ones(weight.parameter.shape, dtype=torch.bool, device=weight.parameter.device)
-    for tensor in parts:
-        zero &= tensor == 0
+    for key, state in moments(sparsifier, name).items():
+        zero &= state == first_value(sparsifier.optimizer, weight.parameter, key)
+    if not sparsifier.method.regrowth.history:
+        zero &= weight.parameter.detach() == 0
     if isinstance(weight, LinkWeight):
         placed = torch.ones(weight.shape, dtype=torch.bool, device=zero.device)
         placed.view(-1)[weight.layer.links.positions()] = zero

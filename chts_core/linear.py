@@ -300,6 +300,10 @@ class SparseLinear(nn.Module):
         if execution == "csr":
             sparse_kernels(self.values.device, self.values.dtype)  # refused now, not in the first forward pass
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which no Sparsifier follows."""
+        return {**self.__dict__, "dense_gradient_hook": None}
+
     def _set_links(self, links: Links) -> None:
         for name, tensor in links._asdict().items():
             # What follows from the first two is not saved.

@@ -1,5 +1,6 @@
 """Attach a method to a model and its optimizer."""
 
+import copy
 import hashlib
 import time
 import warnings
@@ -7,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from itertools import groupby, pairwise
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,13 @@ from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole_from_local
 from chts_core.topology import correlated
+from chts_core.watch import Watch, inner_optimizer, undisturbed
 from chts_core.weights import (
     LinkWeight,
     MaskedWeight,
     PastWeights,
     Weight,
+    check_moments,
     pack_bits,
     store_links,
     unpack_bits,
@@ -42,6 +45,12 @@ from chts_core.weights import (
 
 # Which Sparsifier rules a weight: the latest that was attached.
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
+
+
+_UNCOUNTED = (
+    "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
+    "it once after each step of the optimizer, or with skipped=True where that was left out."
+)
 
 
 class Update(TypedDict):
@@ -56,6 +65,23 @@ class Update(TypedDict):
     anp: float  # share of the layer's output neurons that are active
     itop: float  # share of all possible links that were ever active
     seconds: float  # spent on this layer's removal and regrowth
+
+
+class _Evolved(NamedTuple):
+    """What an update makes of the links; nothing of it is in the model yet.
+
+    old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
+    seconds: spent on each part; empty if no link goes or comes.
+    past_weights: of all links that were ever removed.
+    frozen: the parts that were left as they are.
+    """
+
+    old: dict[str, Tensor]
+    survivors: dict[str, Tensor]
+    new: dict[str, Tensor]
+    seconds: dict[str, float]
+    past_weights: dict[str, PastWeights]
+    frozen: set[str]
 
 
 class Sparsifier:
@@ -82,9 +108,15 @@ class Sparsifier:
     their links alone.
 
     An update that meets an infinite or NaN gradient is put off to the next step, with a warning; one that meets a link
-    of such a weight is refused.
+    of such a weight is refused. An update that is interrupted leaves the links as they were.
 
-    A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step.
+    A layer whose weight is frozen (`requires_grad_(False)`) keeps its links until it trains again. Weights that are
+    loaded without their masks, parameters that are replaced, and steps of another optimizer are refused with words.
+    Only steps of the optimizer count: a call of `step()` without one, as under gradient accumulation, changes nothing.
+
+    A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
+    it alive. A copy of the model alone (`copy.deepcopy`, `torch.save`) is free of it; model, optimizer and Sparsifier
+    can be copied or saved together.
 
     Args:
         model: any module with linear layers; those inside `nn.MultiheadAttention` count.
@@ -147,7 +179,7 @@ class Sparsifier:
     ) -> None:
         self.method = get_method(method)
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
-        self.optimizer = optimizer
+        self.optimizer = optimizer = inner_optimizer(optimizer)
         # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
         self._keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         self.steps = 0
@@ -191,7 +223,16 @@ class Sparsifier:
         # The step whose schedule the number of links follows, and the parts whose early stop has been signalled.
         self._updated_at = 0
         self._stopped: set[str] = set()
+        # Parts whose weight was frozen at the last updates: the step whose schedule their number of links follows.
+        self._behind: dict[str, int] = {}
+        # The gradient by all links, where an update by it is due: what came in this backward pass, and in those before.
         self._gradients: dict[str, Tensor] = {}
+        self._arriving: dict[str, tuple[int, Tensor]] = {}
+        self._grad_versions: dict[str, int] = {}
+        # Whether the hook of the optimizer has been seen to count its steps; the calls before; what was complained of.
+        self._counted, self._calls_before = False, 0
+        self._complaints: set[str] = set()
+        self._watch = Watch(self._model, optimizer, self._weights)
         self._crossovers: dict[str, float | None] = {}
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
         self._past_weights = (
@@ -219,11 +260,17 @@ class Sparsifier:
         return bool(self.postponed and self.postponed[-1] == self.steps) or self.timeline.is_update(self.steps + 1)
 
     def density(self) -> float:
-        """Share of the links that exist, over all sparse layers."""
+        """Share of the links that exist, over all sparse layers.
+
+        Raises:
+            RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
+        """
+        self._check_masks()
         return _share(self._by_part(self.masks))
 
     def active_neurons(self) -> float:
-        """Share of the output neurons of all sparse layers that are active (ANP)."""
+        """Share of the output neurons of all sparse layers that are active (ANP); it raises as :meth:`density`."""
+        self._check_masks()
         return _share(active_neurons(self._by_layer(self.masks), self._graph))
 
     def itop_rate(self) -> float:
@@ -233,11 +280,12 @@ class Sparsifier:
     def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
         """A smaller copy of the model, without the hidden neurons that are inactive; its outputs are the same.
 
-        See :func:`chts_core.compaction.compact`.
+        See :func:`chts_core.compaction.compact`. It raises as :meth:`density` does.
 
         Args:
             args, kwargs: an example input, as the model is called with.
         """
+        self._check_masks()
         return compact(self._model, self._by_layer(self.masks), self._graph, *args, **kwargs)
 
     @torch.no_grad()
@@ -250,6 +298,7 @@ class Sparsifier:
         for name, mask in self._by_part(self.masks).items():
             part = self._parts[name]
             self._weights[part.parameter].scale(part, (mask.numel() / int(mask.count_nonzero())) ** 0.5)
+        self._watch.settle()
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
         """Call a function for each sparse weight whenever an update has changed its links.
@@ -261,46 +310,76 @@ class Sparsifier:
         self._regrowth_hooks.append(hook)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, *, skipped: bool = False) -> None:
         """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero.
 
+        Args:
+            skipped: count a step that the optimizer has left out on purpose, as for a loss that is not finite.
+
         Raises:
-            RuntimeError: if another Sparsifier has been attached to the model since; or an update is due and the method
-                goes by gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed then.
+            RuntimeError: if another Sparsifier has been attached to the model since; parameters have been replaced;
+                another optimizer has stepped; weights have come that are not of the masks; or an update is due and the
+                method goes by gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed
+                then.
         """
-        if not self._rules():
-            raise RuntimeError(
-                "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
-            )
+        self._check_attached()
+        self._check_masks()
+        if self._watch.steps and not self._counted:
+            self._take_back()
         due = self.update_due
-        if due:
+        overflowing = self._not_finite() if due else []
+        uncounted = self._counted and not (self._watch.steps or skipped or overflowing)
+        if uncounted and not self._overflows():  # where a gradient scaler has left out the step
+            self._complain("uncounted", _UNCOUNTED)
+            return
+        if self.steps >= self.timeline.total_steps:
+            self._complain(
+                "past the end",
+                f"this is step {self.steps + 1} of a run of {self.timeline.total_steps}: the links stay as they are.",
+            )
+        evolved = None
+        if due and not overflowing:
             self._check_weights()
             self._check_gradients()
-        self.steps += 1
-        overflowing = self._not_finite() if due else []
-        if overflowing:
-            self.postponed.append(self.steps)
+            # Link prediction counts in products of matrices, which autocast would round.
+            with torch.autocast(self._device_type, enabled=False):
+                evolved = self._evolve(self.steps + 1)
+        with undisturbed():  # from here on the step is made, whatever comes
+            self.steps += 1
+            if evolved is not None:
+                self._adopt(evolved)
+            self._calls_before += not (self._counted or skipped)
+            self._gradients.clear()
+            self._arriving.clear()
+            for name in self._enforced:
+                self._weights[name].clear_absent(self._keeps_zeros)
+            if due and overflowing:
+                self.postponed.append(self.steps)
+            self._watch.settle()
+        if due and overflowing:
             warnings.warn(
                 f"a gradient at step {self.steps} is infinite or NaN, that of {_few(overflowing)}; the topology's "
                 "update waits for the next step.",
                 RuntimeWarning,
                 stacklevel=3,  # past the decorator
             )
-        elif due:
-            # Link prediction counts in products of matrices, which autocast would round.
-            with torch.autocast(self._device_type, enabled=False):
-                self._update()
-        self._gradients.clear()
-        for name in self._enforced:
-            self._weights[name].clear_absent(self._keeps_zeros)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state."""
+        """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.
+
+        Raises:
+            RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
+        """
+        self._check_masks()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             **self._settings(),
             "steps": self.steps,
             "updated_at": self._updated_at,
             "stopped": sorted(self._stopped),
+            "behind": self._behind.copy(),
             "postponed": list(self.postponed),
             "empty_links": self._empty_links(self.masks),
             "crossovers": {name: layer.crossover for name, layer in self._sparse_layers().items()},
@@ -322,7 +401,7 @@ class Sparsifier:
         Raises:
             TypeError, ValueError: if the state is of other settings or other layers, or not whole; nothing is changed.
         """
-        missing = self.state_dict().keys() - state.keys()
+        missing = self._state().keys() - state.keys() - {"behind"}  # which earlier versions did not save
         if missing:
             raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
         for key, ours in self._settings().items():
@@ -350,8 +429,10 @@ class Sparsifier:
                 check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
         for name, past in state["past_weights"].items():
             _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
-        for name, links in self._budget.links(state["updated_at"]).items():
-            part = self._parts[name]
+        behind = state.get("behind", {})
+        at_step = {step: self._budget.links(step) for step in {state["updated_at"], *behind.values()}}
+        for name, part in self._parts.items():
+            links = at_step[behind.get(name, state["updated_at"])][name]
             found = int(part.rows(state["masks"][part.parameter]).count_nonzero())
             if found != links:
                 raise ValueError(
@@ -390,9 +471,12 @@ class Sparsifier:
         self.steps = state["steps"]
         self._updated_at = state["updated_at"]
         self._stopped = set(state["stopped"])
+        self._behind = dict(behind)
         self.postponed = list(state["postponed"])
         self.history = [row.copy() for row in state["history"]]
         self._gradients.clear()
+        self._arriving.clear()
+        self._watch.settle()
 
     def _empty_links(self, masks: Mapping[str, Tensor]) -> int:
         """Number of links whose weight is exactly zero."""
@@ -414,13 +498,37 @@ class Sparsifier:
 
     @property
     def _frozen(self) -> set[str]:
-        """The parts that an early stop leaves as they are."""
+        """The parts that stay as they are: stopped early, or their weight is frozen."""
         waits = self.method.turnover.together and len(self._stopped) < len(self._parts)
-        return set() if waits else self._stopped
+        return (set() if waits else self._stopped) | {name for name in self._parts if self._is_frozen(name)}
+
+    def _is_frozen(self, name: str) -> bool:
+        """Whether the weight of a part does not train."""
+        return not self._weights[self._parts[name].parameter].parameter.requires_grad
+
+    def _expected_links(self) -> dict[str, int]:
+        """The number of links that each part must have now."""
+        at_step = {step: self._budget.links(step) for step in {self._updated_at, *self._behind.values()}}
+        return {name: at_step[self._behind.get(name, self._updated_at)][name] for name in self._parts}
 
     def _rules(self) -> bool:
         """Whether no other Sparsifier has been attached to the model since."""
-        return all(_RULED_BY[weight.parameter]() is self for weight in self._weights.values())
+        return all(_rules(self, weight.parameter) for weight in self._weights.values())
+
+    @property
+    def _collects(self) -> bool:
+        """Whether the gradient by all links is wanted now."""
+        return self.method.regrowth.score == "gradient" and self.update_due
+
+    def _forget_dropped(self, name: str) -> None:
+        """Forget what is kept of the gradient by absent links, where the gradient of the others was reset since."""
+        if name not in self._gradients:
+            return
+        gradient = self._weights[name].parameter.grad
+        if gradient is None or (
+            gradient._version != self._grad_versions.get(name) and not local(gradient).count_nonzero()
+        ):
+            del self._gradients[name]
 
     def _sparse_layers(self) -> dict[str, SparseLinear]:
         """The layers that store their links alone, by the name of their weight."""
@@ -536,16 +644,118 @@ class Sparsifier:
             weight = self._weights[name]
             if self.execution != "masked" and convertible(self._model, name):
                 links = store_links(self._model, self.optimizer, name, weight.mask, self.execution)
-                links.layer.dense_gradient_hook = _dense_gradient_hook(weakref.ref(self), name)
                 links.layer.crossover = self._crossovers.get(name)
                 self._weights[name] = links
             else:
                 weight.clear_absent(keeps_zeros=False)
-                weight.parameter.register_post_accumulate_grad_hook(_gradient_hook(weakref.ref(self), name))
+        self._connect()
+        self._watch.settle()
+
+    def _connect(self) -> None:
+        """Follow the gradients and the optimizer from now on."""
+        me = weakref.ref(self)
+        by_gradient = self.method.regrowth.score == "gradient"
+        for name in self._enforced:
+            weight = self._weights[name]
+            if by_gradient and weight.parameter.requires_grad:
+                weight.parameter.register_hook(_anew_hook(me, name))
+            if not isinstance(weight, LinkWeight):
+                weight.parameter.register_post_accumulate_grad_hook(_gradient_hook(me, name))
+            elif by_gradient:
+                weight.layer.dense_gradient_hook = _dense_gradient_hook(me, name)
+                weight.parameter.register_post_accumulate_grad_hook(_arrival_hook(me, name))
         for weight in self._weights.values():
-            _RULED_BY[weight.parameter] = weakref.ref(self)
+            _RULED_BY[weight.parameter] = me
+        self._watch.listen()
+        self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive
         if self.method.turnover.skip_optimizer:
-            _skip_updates(self.optimizer, weakref.ref(self))
+            _skip_updates(self.optimizer, me)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, together with the model and the optimizer; generators as their states."""
+        states = {name: (str(generator.device), generator.get_state()) for name, generator in self._generators.items()}
+        return {**self.__dict__, "_generators": states, "_gradients": {}, "_arriving": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._generators = {}
+        for name, (device, saved) in state["_generators"].items():
+            self._generators[name] = torch.Generator(device)
+            self._generators[name].set_state(saved)
+        self._connect()
+        self._watch.settle()
+
+    def _take_back(self) -> None:
+        """The optimizer's first step: calls of :meth:`step` before it were those of accumulated gradients.
+
+        They do not count, unless one of them has updated the topology already.
+        """
+        calls, self._counted, self._calls_before = self._calls_before, True, 0
+        if calls:
+            self._complain("uncounted", _UNCOUNTED)
+            if self._updated_at <= self.steps - calls:
+                self.steps -= calls
+
+    def _after_optimizer(self, *_: Any) -> None:
+        if self._watch.steps == 3 and self._rules():
+            self._complain(
+                "not stepped",
+                "the optimizer has made three steps, and sparsifier.step() was not called: the topology does not "
+                "change. Call sparsifier.step() once after each step of the optimizer.",
+            )
+
+    def _complain(self, kind: str, message: str) -> None:
+        """Warn, once for each kind of trouble."""
+        if kind not in self._complaints:
+            self._complaints.add(kind)
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+    def _check_attached(self) -> None:
+        """Refuse to go on with a model or an optimizer that is no longer the one that trains."""
+        replaced = self._watch.replaced()
+        if replaced:
+            raise RuntimeError(
+                f"the model's parameters {_few(replaced)} are others than those that the Sparsifier was attached to, "
+                "as after load_state_dict(assign=True), tying or replacing a layer. Load with assign=False, or build a "
+                "new optimizer and a new Sparsifier for the model as it is now."
+            )
+        if not self._rules():
+            raise RuntimeError(
+                "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
+            )
+        if self._watch.other is not None and not self._watch.steps:
+            raise RuntimeError(
+                f"another optimizer, {self._watch.other}, has stepped the model's weights, and the one that the "
+                "Sparsifier holds has not: removed links would keep their momentum. Build a new Sparsifier with the "
+                "optimizer that trains, and resume_from=sparsifier.state_dict() to keep the links."
+            )
+        for name in self._enforced if self.update_due else ():
+            check_moments(self.optimizer, name, self._weights[name].parameter)
+        if self.update_due and not self._watch.held():
+            raise RuntimeError(
+                "the optimizer no longer holds all sparse weights of the model; add them to its parameter groups, or "
+                "build a new Sparsifier with the optimizer that trains them."
+            )
+
+    def _check_masks(self) -> None:
+        """Refuse to speak of masks that are not those of the weights."""
+        strangers = self._strangers()
+        if strangers:
+            raise RuntimeError(
+                f"the model has weights outside the masks, in {_few(strangers)}: weights were loaded or written that "
+                "are not of these masks. Load the state that sparsifier.state_dict() gave at the same moment, with "
+                "sparsifier.load_state_dict(); load pretrained weights before attaching; or, to keep the masks, "
+                "multiply each weight by its mask in sparsifier.masks."
+            )
+
+    def _strangers(self) -> list[str]:
+        """The weights that something has changed, and that are not zero outside their mask."""
+        return [
+            name
+            for name in sorted(self._watch.changed() & set(self._enforced))
+            if isinstance(weight := self._weights[name], MaskedWeight)
+            and bool((local(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero())
+        ]
 
     def _check_weights(self) -> None:
         """Refuse an update of links whose weights are no numbers: all ranks, where one of them sees it."""
@@ -561,15 +771,14 @@ class Sparsifier:
     def _check_gradients(self) -> None:
         """Refuse an update by gradients that never came."""
         removal, regrowth = self.method.removal, self.method.regrowth
-        without = [name for name in self._enforced if regrowth.score == "gradient" and name not in self._gradients]
+        training = [name for name in self._enforced if self._weights[name].parameter.requires_grad]
+        without = [name for name in training if regrowth.score == "gradient" and name not in self._gradients]
         if without:
             raise RuntimeError(
                 f"the method regrows by gradient, but none has come for {', '.join(without)} since the last step; "
                 "call backward() before every step(), and exclude layers that the loss does not use."
             )
-        without = [
-            name for name in self._enforced if removal.needs_gradient and self._weights[name].parameter.grad is None
-        ]
+        without = [name for name in training if removal.needs_gradient and self._weights[name].parameter.grad is None]
         if without:
             raise RuntimeError(
                 f"the method removes by gradient, but {', '.join(without)} has none; "
@@ -586,21 +795,38 @@ class Sparsifier:
         ]
         return self._of_any_rank(here)
 
+    def _overflows(self) -> bool:
+        """Whether the optimizer has an infinite or NaN gradient on any rank; a collective."""
+        gradients = (held.grad for group in self.optimizer.param_groups for held in group["params"])
+        here = any(gradient is not None and not local(gradient).isfinite().all() for gradient in gradients)
+        return any(self._ranks.gather(here))
+
     def _of_any_rank(self, names: list[str]) -> list[str]:
         """Those of the names that this or another rank has, in the model's order; a collective."""
         found = {name for theirs in self._ranks.gather(names) for name in theirs}
         return [name for name in self._enforced if name in found]
 
-    def _update(self) -> None:
-        """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2)."""
-        targets, exchanged = self._budget.links(self.steps), self._budget.exchanged(self.steps)
+    def _evolve(self, step: int) -> "_Evolved":
+        """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2).
+
+        It changes nothing but the generators, and those not either if it is interrupted.
+        """
+        states = {name: generator.get_state() for name, generator in self._generators.items()}
+        try:
+            return self._evolved(step)
+        except BaseException:  # Ctrl-C too
+            for name, state in states.items():
+                self._generators[name].set_state(state)
+            raise
+
+    def _evolved(self, step: int) -> "_Evolved":
+        targets, exchanged = self._budget.links(step), self._budget.exchanged(step)
         masks = self.masks
         links = {name: int(mask.count_nonzero()) for name, mask in self._by_part(masks).items()}
-        self._updated_at = self.steps
         frozen = self._frozen
-        unchanged = links == targets and not any(exchanged[name] for name in targets.keys() - frozen)
+        unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - frozen)
         if unchanged and not self.method.removal.returning:
-            return
+            return _Evolved(masks, masks, masks, {}, {}, frozen)
 
         self._ranks.check_same(masks)
         seconds = dict.fromkeys(targets, 0.0)
@@ -609,12 +835,13 @@ class Sparsifier:
         for name, alive in by_part.items():
             started = time.perf_counter()
             if name not in frozen:
-                self._remove(name, alive, targets[name], exchanged[name])
+                self._remove(name, alive, targets[name], exchanged[name], step)
             seconds[name] = time.perf_counter() - started
         self._ranks.share(by_part, self._owners)
         if self.method.removal.percolate:
             self._percolate(masks, survivors)
-        for name, past in self._past_weights.items():
+        past_weights = {name: copy.copy(past) for name, past in self._past_weights.items()}
+        for name, past in past_weights.items():
             gone = _positions(masks[name] & ~survivors[name])
             past.remember(gone, self._weights[name].weights_at(gone))
 
@@ -625,35 +852,35 @@ class Sparsifier:
             for name, part in parts:
                 started = time.perf_counter()
                 num = targets[name] - int(by_part[name].count_nonzero())
-                if self._owners[name] == self._ranks.rank:
+                if self._owners[name] == self._ranks.rank and name not in frozen:
                     rows = None if gradient is None else part.rows(gradient)
-                    by_part[name] |= self._regrow(name, by_part[name], num, rows)
+                    by_part[name] |= self._regrow(name, by_part[name], num, rows, past_weights)
                 seconds[name] += time.perf_counter() - started
         self._ranks.share(by_part, self._owners)
         self._share_generators()
         self._ranks.check_same(new)
-        updates = self._adopt(masks, survivors, new, seconds)
-        self._count_active(new, updates)
-        self.history += updates
-        early_stop = self.method.turnover.early_stop
-        if early_stop is not None and targets == self._budget.links(self.timeline.total_steps):
-            self._stopped |= {row["layer"] for row in updates if row["overlap"] > early_stop}
+        return _Evolved(masks, survivors, new, seconds, past_weights, frozen)
 
-    def _adopt(
-        self,
-        old: dict[str, Tensor],
-        survivors: dict[str, Tensor],
-        new: dict[str, Tensor],
-        seconds: dict[str, float],
-    ) -> list[Update]:
+    def _adopt(self, evolved: "_Evolved") -> None:
         """Let the weights have their new masks, and tell what has changed."""
-        total = dict(zip(seconds, self._ranks.sum(list(seconds.values())), strict=True))
+        for name in self._parts:
+            if self._is_frozen(name):
+                self._behind.setdefault(name, self._updated_at)
+            else:
+                self._behind.pop(name, None)
+        self._updated_at = self.steps
+        if not evolved.seconds:  # nothing has changed
+            return
+        self._past_weights = evolved.past_weights
+        total = dict(zip(evolved.seconds, self._ranks.sum(list(evolved.seconds.values())), strict=True))
         rows: list[Update] = []
         for parameter, parts in self._parts_by_parameter():
-            ever_active = unpack_bits(self._ever_active[parameter], new[parameter].shape)
-            ever_active |= new[parameter].cpu()
+            ever_active = unpack_bits(self._ever_active[parameter], evolved.new[parameter].shape)
+            ever_active |= evolved.new[parameter].cpu()
             for name, part in parts:
-                before, alive, mask = (part.rows(masks[parameter]) for masks in (old, survivors, new))
+                before, alive, mask = (
+                    part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
+                )
                 removed, regrown = before & ~alive, mask & ~alive
                 rows.append(
                     Update(
@@ -669,10 +896,16 @@ class Sparsifier:
                     )
                 )
             started = time.perf_counter()
-            self._rewire(parameter, survivors[parameter], new[parameter])
+            self._rewire(parameter, evolved.survivors[parameter], evolved.new[parameter])
             self._ever_active[parameter] = pack_bits(ever_active)
             rows[-1]["seconds"] += time.perf_counter() - started
-        return rows
+        self._count_active(evolved.new, rows)
+        self.history += rows
+        early_stop = self.method.turnover.early_stop
+        final = self._budget.links(self.timeline.total_steps)
+        if early_stop is not None and self._budget.links(self.steps) == final:
+            evolving = (row for row in rows if row["layer"] not in evolved.frozen)
+            self._stopped |= {row["layer"] for row in evolving if row["overlap"] > early_stop}
 
     def _parts_by_parameter(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
         """The parts of each parameter; those of one follow each other."""
@@ -714,7 +947,7 @@ class Sparsifier:
             part = self._parts[row["layer"]]
             row["anp"] = float(part.rows(active[part.parameter]).float().mean())
 
-    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int) -> None:
+    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
         """Prune to the target by the lowest scores, then remove the links to be exchanged, in place."""
         part, generator, removal = self._parts[name], self._generators[name], self.method.removal
         weight = self._weights[part.parameter]
@@ -725,7 +958,7 @@ class Sparsifier:
         if not mine:
             return
         if removal.returning:
-            score = torch.cat([SCORES[removal.score](links), self._past_of(name, mask)[1].abs()])
+            score = torch.cat([SCORES[removal.score](links), self._past_of(name, mask, self._past_weights)[1].abs()])
             kept = choose(score, target, soft=False, generator=generator)
             kept = kept[kept < len(links.values)]
         else:
@@ -733,23 +966,30 @@ class Sparsifier:
                 score = SCORES[removal.prune or removal.score](links)
                 links = _only(links, choose(score, target, soft=False, generator=generator).sort().values)
             soft = removal.temperature is not None
-            exponent = 1.0 if removal.temperature is None else value_at(removal.temperature, self.steps, self.timeline)
+            exponent = 1.0 if removal.temperature is None else value_at(removal.temperature, step, self.timeline)
             score = SCORES[removal.score](links)
             kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
         mask.zero_()
         mask[links.outputs[kept], links.inputs[kept]] = True
 
-    def _past_of(self, name: str, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _past_of(self, name: str, mask: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
         """Missing links of a part that existed before: where in the flattened part, and the weights they had."""
         part = self._parts[name]
         rows, columns = part.shape
-        past, first = self._past_weights[part.parameter], part.first_row * columns
+        past, first = past_weights[part.parameter], part.first_row * columns
         positions = past.positions - first
         missing = (positions >= 0) & (positions < rows * columns)
         missing[missing.clone()] = ~mask.flatten()[positions[missing]]
         return positions[missing], past.values[missing]
 
-    def _regrow(self, name: str, survivors: Tensor, num: int, gradient: Tensor | None) -> Tensor:
+    def _regrow(
+        self,
+        name: str,
+        survivors: Tensor,
+        num: int,
+        gradient: Tensor | None,
+        past_weights: Mapping[str, PastWeights],
+    ) -> Tensor:
         regrowth, generator = self.method.regrowth, self._generators[name]
         if regrowth.score == "random":
             scores = torch.ones_like(survivors, dtype=torch.float32)
@@ -759,7 +999,7 @@ class Sparsifier:
             assert gradient is not None  # as `step` has seen to
             scores = gradient.abs()
         elif regrowth.score == "magnitude":
-            positions, weights = self._past_of(name, survivors)
+            positions, weights = self._past_of(name, survivors, past_weights)
             scores = torch.zeros_like(survivors, dtype=torch.float32)
             scores.view(-1)[positions] = weights.abs().float()
         else:
@@ -840,6 +1080,12 @@ def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:
     return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
+def _rules(owner: "Sparsifier | None", parameter: Tensor) -> bool:
+    """Whether a Sparsifier is the one that was last attached to a parameter; none is to that of a copy."""
+    ruled_by = _RULED_BY.get(parameter)
+    return owner is not None and ruled_by is not None and ruled_by() is owner
+
+
 def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
     """Zeroes the gradient of absent links, by filling: a NaN there vanishes too.
 
@@ -849,16 +1095,28 @@ def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable
 
     def hook(weight: Tensor) -> None:
         owner = sparsifier()
-        if owner is None or _RULED_BY[weight]() is not owner or weight.grad is None:
+        if owner is None or not _rules(owner, weight) or weight.grad is None:
             return
         held, gradients = owner._weights[name], owner._gradients
         assert isinstance(held, MaskedWeight)
         here, mask = local(weight.grad), held.local_mask
-        if owner.update_due and owner.method.regrowth.score == "gradient":
+        if owner._collects:
             gradient = here.float()
             absent = gradient + gradients[name] if name in gradients else gradient
             gradients[name] = torch.where(mask, gradient, absent)
         zero_absent(here, mask)
+        owner._grad_versions[name] = weight.grad._version
+
+    return hook
+
+
+def _anew_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
+    """Forgets the gradient of absent links that is kept, where the user has dropped that of the others."""
+
+    def hook(_: Tensor) -> None:
+        owner = sparsifier()
+        if owner is not None and owner._collects:
+            owner._forget_dropped(name)
 
     return hook
 
@@ -866,14 +1124,35 @@ def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable
 def _dense_gradient_hook(
     sparsifier: "weakref.ref[Sparsifier]", name: str
 ) -> Callable[[SparseLinear, Callable[[], Tensor]], None]:
-    """Sums up the gradient by all links of a layer that stores those it has, where an update by gradient is due."""
+    """Sums up the gradient by all links of a layer that stores those it has, where an update by gradient is due.
+
+    What one backward pass brings waits until the gradient of the links has arrived: not that of `torch.autograd.grad`.
+    """
 
     def hook(layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
         owner = sparsifier()
-        if owner is None or _RULED_BY[layer.values]() is not owner:
+        if owner is None or not _rules(owner, layer.values) or not owner._collects:
             return
-        if owner.update_due and owner.method.regrowth.score == "gradient":
-            owner._gradients[name] = owner._gradients.get(name, 0) + gradient().float()
+        backward = torch._C._current_graph_task_id()
+        before, summed = owner._arriving.get(name, (None, None))
+        new = gradient().float()
+        owner._arriving[name] = backward, new if summed is None or before != backward else summed + new
+
+    return hook
+
+
+def _arrival_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
+    """Adds what a backward pass has brought for a layer that stores its links alone."""
+
+    def hook(values: Tensor) -> None:
+        owner = sparsifier()
+        if owner is None or not _rules(owner, values) or not owner._collects or name not in owner._arriving:
+            return
+        _, arrived = owner._arriving.pop(name)
+        gradients = owner._gradients
+        gradients[name] = gradients[name] + arrived if name in gradients else arrived
+        assert values.grad is not None
+        owner._grad_versions[name] = values.grad._version
 
     return hook
 

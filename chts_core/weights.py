@@ -133,6 +133,9 @@ class MaskedWeight:
         for tensor in self._tensors():
             zero_absent(tensor, survivors[self._rows])
         self._mask.copy_(mask)
+        for key, tensor in moments(self._optimizer, self.parameter):
+            if start := first_value(self._optimizer, self.parameter, key):
+                local(tensor)[(mask & ~survivors)[self._rows]] = start
 
     def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
@@ -160,7 +163,7 @@ class MaskedWeight:
         yield local(self.parameter.data)
         if self.parameter.grad is not None:
             yield local(self.parameter.grad)
-        for _, tensor in _moments(self._optimizer, self.parameter):
+        for _, tensor in moments(self._optimizer, self.parameter):
             yield local(tensor)
 
 
@@ -206,10 +209,13 @@ class LinkWeight:
 
     def rewire(self, survivors: Tensor, mask: Tensor) -> None:
         """See :class:`Weight`."""
-        moments = _moments(self._optimizer, self.parameter)
+        kept = moments(self._optimizer, self.parameter)
         carry = self.layer.rewire(mask, survivors)
-        for key, tensor in moments:
-            self._optimizer.state[self.parameter][key] = carry(tensor)
+        new = ~survivors[mask]
+        for key, tensor in kept:
+            self._optimizer.state[self.parameter][key] = carried = carry(tensor)
+            if start := first_value(self._optimizer, self.parameter, key):
+                carried[new] = start
 
     def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
@@ -298,7 +304,39 @@ def store_links(
     return LinkWeight(layer, optimizer)
 
 
-def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
+def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: str) -> float:
+    """What an optimizer begins with for each element of a parameter: zero, but for the few that begin elsewhere."""
+    for kind, settings in _FIRST_VALUES.items():
+        if isinstance(optimizer, kind) and key in settings:
+            for group in optimizer.param_groups:
+                if any(parameter is held for held in group["params"]):
+                    return float(group[settings[key]])
+    return 0.0
+
+
+# Which setting of a parameter group an optimizer's state begins with.
+_FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
+    torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
+    torch.optim.Rprop: {"step_size": "lr"},
+}
+
+
+def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Parameter) -> None:
+    """Refuse state whose zero is not known.
+
+    Raises:
+        TypeError: naming the optimizer and what it keeps.
+    """
+    for key, tensor in moments(optimizer, parameter):
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"the optimizer {type(optimizer).__name__} keeps {key!r} of {name} as {tensor.dtype}; expected numbers "
+                "in floating point, since it is not known which code stands for zero, where new links begin. Take the "
+                "optimizer's version in floating point."
+            )
+
+
+def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
     """What an optimizer keeps for each element of a parameter, whatever it calls it."""
     state: Mapping[str, object] = optimizer.state.get(parameter, {})
     return [

@@ -240,7 +240,9 @@ def test_dense_gradients_come_only_where_an_update_needs_them(method: str) -> No
     computed: list[int] = []
     for layer in run.sparsifier._sparse_layers().values():
         hook = layer.dense_gradient_hook
-        assert hook is not None
+        assert (hook is None) == (method == "set")
+        if hook is None:
+            continue
 
         def spy(layer: SparseLinear, gradient: Any, hook: Any = hook) -> None:
             def note() -> Tensor:

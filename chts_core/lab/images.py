@@ -212,12 +212,13 @@ class _Training:
             loss = compute_loss()
             self.optimizer.zero_grad()
             loss.backward()
-            if not self.skips.skip(self.sparsifier.steps + 1, loop.gradient_norm(self.model), compute_loss):
+            skipped = self.skips.skip(self.sparsifier.steps + 1, loop.gradient_norm(self.model), compute_loss)
+            if not skipped:
                 self.optimizer.step()
                 total += loss.detach()
                 learned += 1
             updates = len(self.sparsifier.history)
-            self.sparsifier.step()
+            self.sparsifier.step(skipped=skipped)
             if snapshots and len(self.sparsifier.history) > updates:
                 self.snapshots.append({name: pack_bits(mask) for name, mask in self.sparsifier.masks.items()})
             if self.recipe.epochs_of_decay is None:

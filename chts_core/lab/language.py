@@ -417,9 +417,9 @@ class _Training:
         if not skipped:
             self.optimizer.step()
         if self.recipe.watch_updates:
-            self._watch_update()
+            self._watch_update(skipped)
         else:
-            self.sparsifier.step()
+            self.sparsifier.step(skipped=skipped)
         self.step += 1
         self.tokens += self.ranks.size * len(rows) * self.recipe.context
         if self.step % _BETWEEN_SHOWN == 0 and not skipped:
@@ -431,13 +431,13 @@ class _Training:
     def _loss(self, model: nn.Module, rows: Tensor) -> Tensor:
         return _loss(model, rows.to(self.device), self.recipe)
 
-    def _watch_update(self) -> None:
+    def _watch_update(self, skipped: bool) -> None:
         """The sparsifier's step, with looks at the loss around a change of the topology."""
         latest = self.updates[-1] if self.updates else None
         if latest is not None and latest.step == self.step:
             self.updates[-1] = replace(latest, next=self._watched_loss())
         before = self._watched_loss() if self.sparsifier.update_due else math.nan
-        self.sparsifier.step()
+        self.sparsifier.step(skipped=skipped)
         if loop.last_update(self.sparsifier) == self.step + 1:
             self.updates.append(UpdateLoss(self.step + 1, before, self._watched_loss()))
 

@@ -366,7 +366,7 @@ class _Training:
         if not skipped:
             self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.sparsifier.step()
+        self.sparsifier.step(skipped=skipped)
         self.step += 1
         self.tokens += tokens
         if self.step % _BETWEEN_SHOWN == 0 and not skipped:

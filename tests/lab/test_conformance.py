@@ -134,7 +134,7 @@ FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
     "removal at random": ("gmp", "removal", sparsifier, "choose", remove_anything),
     "soft removal at random": ("chts", "removal", sparsifier, "choose", remove_anything),
     "moments kept": ("granet", "weights", weights.MaskedWeight, "_tensors", keep_moments),
-    "moments lost": ("set", "csr", weights, "_moments", lambda *_: []),
+    "moments lost": ("set", "csr", weights, "moments", lambda *_: []),
     "no percolation": ("chts", "percolation", chts.Sparsifier, "_percolate", lambda *_: None),
     "generators lost": (
         "chts",

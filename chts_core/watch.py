@@ -1,0 +1,150 @@
+"""What happens to a model and its optimizer between two steps of a Sparsifier, so that none of it goes unnoticed."""
+
+import contextlib
+import signal
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from chts_core.sharding import is_shared_out
+from chts_core.weights import LinkWeight, Weight
+
+
+class Watch:
+    """Counts the steps of an optimizer, and notices weights that something else has changed.
+
+    PyTorch counts the changes of a tensor in place. Comparing these counts costs no look at the weights, so that it can
+    be done at every step.
+
+    Args:
+        model: whose parameters are watched.
+        optimizer: that trains them.
+        weights: by the name of the parameter; the mapping may be changed later.
+
+    Attributes:
+        steps: of the optimizer since the last :meth:`settle`.
+        counts: whether the steps can be counted: the optimizer calls hooks.
+        other: the kind of another optimizer that has changed the weights since then.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:
+        self.steps = 0
+        self.other: str | None = None
+        self.counts = bool(getattr(type(optimizer).step, "hooked", False))
+        self._model = model
+        self._optimizer = optimizer
+        self._weights = weights
+        self._versions: dict[str, int] = {}
+        self._changed: set[str] = set()
+
+    def listen(self) -> None:
+        """Follow the optimizer from now on, and look out for others."""
+        self._optimizer.register_step_pre_hook(self._before)
+        self._optimizer.register_step_post_hook(self._after)
+        if not _WATCHES:
+            register_optimizer_step_post_hook(_after_any)
+        _WATCHES.add(self)
+
+    def settle(self) -> None:
+        """All weights are known to be as they should."""
+        self.steps, self.other = 0, None
+        self._changed.clear()
+        self._versions = self._now()
+
+    def changed(self) -> set[str]:
+        """The weights that something other than the optimizer has changed since :meth:`settle`.
+
+        Changes by way of `.data` are not counted by PyTorch.
+        """
+        return self._changed | self._moved()
+
+    def replaced(self) -> list[str]:
+        """The weights that are no longer the model's parameters."""
+        gone = []
+        for name, weight in self._weights.items():
+            path, _, last = name.rpartition(".")
+            try:
+                owner = self._model.get_submodule(path)
+            except AttributeError:
+                gone.append(name)
+                continue
+            held = getattr(owner, "values", None) if isinstance(weight, LinkWeight) else owner._parameters.get(last)
+            # A parametrisation, as torch's pruning or weight normalisation, keeps the parameter under another name.
+            if held is not weight.parameter and not any(weight.parameter is p for p in owner.parameters()):
+                gone.append(name)
+        return gone
+
+    def held(self) -> bool:
+        """Whether the optimizer still holds all weights."""
+        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
+        return all(id(weight.parameter) in held for weight in self._weights.values())
+
+    def _before(self, *_: Any) -> None:
+        self._changed |= self._moved()
+
+    def _after(self, *_: Any) -> None:
+        self.steps += 1
+        self._versions = self._now()
+
+    def saw(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has made a step."""
+        if optimizer is self._optimizer or self.other is not None:
+            return
+        ours = {id(weight.parameter) for weight in self._weights.values()}
+        if any(id(parameter) in ours for group in optimizer.param_groups for parameter in group["params"]):
+            self.other = type(optimizer).__name__
+
+    def _now(self) -> dict[str, int]:
+        return {name: weight.parameter._version for name, weight in self._weights.items()}
+
+    def _moved(self) -> set[str]:
+        """Since the optimizer has stepped, or all was settled; what `fully_shard` shares out, it also writes."""
+        now = self._now()
+        return {
+            name
+            for name, version in self._versions.items()
+            if now.get(name) != version and not is_shared_out(self._weights[name].parameter)
+        }
+
+
+_WATCHES: "weakref.WeakSet[Watch]" = weakref.WeakSet()
+
+
+def _after_any(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for watch in list(_WATCHES):
+        watch.saw(optimizer)
+
+
+def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer that a wrapper (accelerate's, SAM, Lookahead) steps, and that holds the state of the parameters."""
+    for attribute in ("optimizer", "base_optimizer"):
+        inner = getattr(optimizer, attribute, None)
+        if isinstance(inner, torch.optim.Optimizer) and inner is not optimizer:
+            return inner_optimizer(inner)
+    return optimizer
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off what signals would raise, such as Ctrl-C, to the end of a block; in the main thread, which they reach."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    known = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
+    handlers = {number: handler for number, handler in known.items() if callable(handler)}
+    came: list[tuple[int, FrameType | None]] = []
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in came:
+            handlers[number](number, frame)
