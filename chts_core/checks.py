@@ -1,6 +1,7 @@
 """Argument checks shared by the core: each says what was given, what was expected and what to do."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -42,8 +43,15 @@ def check_generator(generator: object) -> None:
         )
 
 
+def check_number(value: object, name: str) -> None:
+    """Raise unless `value` is a real number; NaN is one."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected a number, such as a float.")
+
+
 def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
     """Raise unless 0 <= sparsity < 1."""
+    check_number(sparsity, name)
     if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
         raise ValueError(
             f"{name} is {sparsity}; expected a fraction in [0, 1): the share of links that are absent. "
@@ -53,6 +61,7 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
 
 def check_density(density: float, name: str = "density") -> None:
     """Raise unless 0 <= density <= 1."""
+    check_number(density, name)
     if not (math.isfinite(density) and 0 <= density <= 1):
         raise ValueError(
             f"{name} is {density}; expected a fraction in [0, 1]: the share of links that exist. "

@@ -5,6 +5,7 @@ saved run knows its method by the repr.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, Protocol
 
 import torch
@@ -138,7 +139,7 @@ class Cosine:
 
 def value_at(value: float | Schedule, step: int, timeline: Timeline) -> float:
     """The value of a hyperparameter at a step, whether it is a number or a schedule."""
-    return value if isinstance(value, int | float) else value.at(step, timeline)
+    return float(value) if isinstance(value, int | float | Real) else value.at(step, timeline)
 
 
 RAMP_TO_3 = Ramp(1.0, 3.0)  # softness 0.5 → 0.75

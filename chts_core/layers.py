@@ -4,9 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from chts_core.percolation import LayerGraph
+
+# What a weight may be stored as. Complex numbers have no order, and whole numbers no gradient.
+_REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # Layers by glob pattern on their name or their module's, or by a test on the module's name and the module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
@@ -60,7 +65,9 @@ def sparse_layers(
 
     Raises:
         ValueError: if nothing is left, a pattern fits no layer, or a weight is shared or computed from others.
+        TypeError: if a weight has no shape yet, or is stored as anything but real numbers.
     """
+    _check_initialised(model)
     found = list(_candidates(model))
     linear = [layer.name for layer, _, module in found if isinstance(module, nn.Linear)]
     chosen = found if include is None else _select(found, include, "include")
@@ -78,12 +85,19 @@ def sparse_layers(
                 f"layer {name!r} has no weight of its own to make sparse: it is computed from other parameters, as "
                 "weight_norm does; remove the parametrization or exclude the layer."
             )
+        _check_stored(name, parameters[layer.parameter])
     layers = {name: layer for name, layer in layers.items() if parameters[layer.parameter].requires_grad}
     if not layers:
+        quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
         raise ValueError(
             f"{type(model).__name__} has {len(found)} linear layers of which none is left to sparsify; "
             "expected at least two that train: the last one is the output layer and stays dense unless "
             "exclude=() says otherwise."
+            + (
+                f" {', '.join(quantised)} are quantised; sparsify the model before you quantise it."
+                if quantised
+                else ""
+            )
         )
     _check_shared(model, layers)
     return layers
@@ -169,6 +183,40 @@ def _select(
             )
         chosen |= fitting
     return [entry for entry in found if entry[0].name in chosen]
+
+
+def check_in_memory(weights: Mapping[str, Tensor]) -> None:
+    """Raise where a weight is on the meta device: it has a shape, but no numbers to train."""
+    absent = [name for name, weight in weights.items() if weight.is_meta]
+    if absent:
+        raise ValueError(
+            f"the weights {', '.join(absent)} are on the meta device and hold no numbers; expected weights in memory. "
+            "Call model.to_empty(device=...) and initialise or load the weights, then build the optimizer. For a plan "
+            "alone, chts.plan takes such a model."
+        )
+
+
+def _check_initialised(model: nn.Module) -> None:
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise TypeError(
+            f"the parameters {', '.join(lazy)} have no shape yet, as lazy layers have none before their first input; "
+            "expected initialised ones. Call the model on a batch first, then build the optimizer."
+        )
+
+
+def _check_stored(name: str, weight: Tensor) -> None:
+    if weight.dtype not in _REAL or weight.layout != torch.strided:
+        how = weight.dtype if weight.layout == torch.strided else f"{weight.dtype} in {weight.layout}"
+        raise TypeError(
+            f"layer {name!r} has a weight of {how}; expected a dense tensor of {', '.join(map(str, _REAL))}. "
+            "Build the layer of real numbers and quantise after training, or leave it out by include or exclude."
+        )
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether a module is a linear layer whose weight is packed away, as torch's quantisation leaves them."""
+    return "quantized" in type(module).__module__ and hasattr(module, "in_features")
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:

@@ -4,13 +4,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 
-from chts_core.checks import check_sparsity
-from chts_core.choices import Cubic, Sigmoid, value_at
+from chts_core.checks import check_number, check_sparsity
+from chts_core.choices import Cubic, Schedule, Sigmoid, value_at
 from chts_core.distributions import DISTRIBUTIONS
 from chts_core.layers import Layer, Selection, linear_layers, sparse_layers, split_heads, unwrap
 from chts_core.linear import Execution, convertible
@@ -56,7 +57,8 @@ class Budget:
         distribution: how the links are shared out among the layers, a name in `DISTRIBUTIONS`.
 
     Raises:
-        ValueError: for a run that would grow its links, empty a layer, never update, or not reach its sparsity.
+        ValueError, TypeError: for a run that would grow its links, empty a layer, never update, or not reach its
+            sparsity; for a schedule that leaves its range at an update, or gives what is no number.
     """
 
     method: Method
@@ -73,6 +75,11 @@ class Budget:
             raise ValueError(
                 f"distribution is {self.distribution!r}; expected one of {', '.join(map(repr, DISTRIBUTIONS))}."
             )
+        if not hasattr(self.method.sparsity, "at"):
+            raise TypeError(
+                f"the method's sparsity is {self.method.sparsity!r}; expected a schedule with "
+                "at(step, timeline, final), such as Constant(). The final sparsity is an argument of its own."
+            )
         first, final = self.links(0), self.links(self.timeline.total_steps)
         for name, shape in self.shapes.items():
             if final[name] == 0:
@@ -80,13 +87,7 @@ class Budget:
                     f"layer {name!r} of shape {shape} would have no link at sparsity {self.sparsity}; "
                     f"choose a sparsity of at most {1 - 1 / (shape[0] * shape[1]):.6g} or a wider layer."
                 )
-            if final[name] > first[name]:
-                raise ValueError(
-                    f"the sparsity would fall from {self.at(0)} to {self.sparsity}; choose a final sparsity above the "
-                    "initial one, or replace the method's sparsity."
-                )
-        for step in self.updates():
-            self.zeta(step)  # refused now, not mid-run
+        self._check_schedules()
         if self.timeline.last_update == 0 and (first != final or self.zeta(0) > 0):
             raise ValueError(
                 f"with an update every {self.timeline.update_every} steps and none after step "
@@ -100,20 +101,69 @@ class Budget:
                 "end its schedule earlier or let the turnover stop later."
             )
 
+    def _check_schedules(self) -> None:
+        """Refuse now, not mid-run, what would fail at some update."""
+        self._check_rise(0, self.timeline.total_steps)
+        for step in self.updates():
+            self.zeta(step)
+            self._check_temperature(step)
+        for before, after in pairwise((0, *self.updates(), self.timeline.total_steps)):
+            self._check_rise(before, after)
+
+    def _check_rise(self, before: int, after: int) -> None:
+        """Raise if a layer would gain links from one step to a later one."""
+        if self.at(after) < self.at(before):
+            few, many = self.links(before), self.links(after)
+            gaining = [name for name in many if many[name] > few[name]]
+            if gaining:
+                raise ValueError(
+                    f"the sparsity would fall from {self.at(before)} at step {before} to {self.at(after)} at step "
+                    f"{after}, and layer {gaining[0]!r} would gain links; choose a final sparsity above the initial "
+                    "one, or replace the method's sparsity by a schedule that never falls."
+                )
+
+    def _check_temperature(self, step: int) -> None:
+        """Raise unless the temperature of an update is at least 0."""
+        if self.method.removal.temperature is not None:
+            temperature = self._value(self.method.removal.temperature, "temperature", step)
+            if not temperature >= 0:
+                raise ValueError(
+                    f"temperature is {temperature} at step {step}; expected T >= 0 (1 follows the scores, large T is "
+                    "hard)."
+                )
+
+    def _value(self, value: float | Schedule, name: str, step: int) -> float:
+        """The value of a hyperparameter at a step.
+
+        Raises:
+            TypeError: if it is neither a number nor a schedule of numbers.
+        """
+        if not hasattr(value, "at"):
+            check_number(value, name)
+        found = value_at(value, step, self.timeline)
+        check_number(found, f"{name} at step {step}")
+        return found
+
     def at(self, step: int) -> float:
-        """Scheduled sparsity at a step."""
-        return self.method.sparsity.at(step, self.timeline, self.sparsity)
+        """Scheduled sparsity at a step.
+
+        Raises:
+            ValueError, TypeError: if the schedule gives no fraction in [0, 1).
+        """
+        sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity)
+        check_sparsity(sparsity, f"scheduled sparsity at step {step}")
+        return sparsity
 
     def zeta(self, step: int) -> float:
         """Share of the links that an update at this step exchanges.
 
         Raises:
-            ValueError: if the method's turnover leaves [0, 1].
+            ValueError, TypeError: if the method's turnover leaves [0, 1] or is no number.
         """
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
             return (links - final) / links
-        zeta = value_at(self.method.turnover.zeta, step, self.timeline)
+        zeta = self._value(self.method.turnover.zeta, "zeta", step)
         if not 0 <= zeta <= 1:
             raise ValueError(
                 f"zeta is {zeta} at step {step}; expected the share of links exchanged per update, in [0, 1]."

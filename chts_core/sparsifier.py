@@ -19,7 +19,7 @@ from chts_core.choices import Correlated, ScaleFree, Topology, value_at
 from chts_core.compaction import compact
 from chts_core.diagnostics import itop_rate, overlap
 from chts_core.distributed import ranks_of
-from chts_core.layers import Layer, Selection, sparse_layers, split_heads, unwrap
+from chts_core.layers import Layer, Selection, check_in_memory, sparse_layers, split_heads, unwrap
 from chts_core.linear import Execution, SparseLinear, convertible
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
@@ -203,6 +203,7 @@ class Sparsifier:
         )
         parameters = dict(self._model.named_parameters())
         weights = {name: parameters[name] for name in dict.fromkeys(p.parameter for p in self._parts.values())}
+        check_in_memory(weights)
         _check_ownership(weights, optimizer)
         self.execution = execution
         self._check_execution(list(weights))

@@ -342,7 +342,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "sparsity below the initial one": (
         {"method": "chtss", "sparsity": 0.3},
         ValueError,
-        r"would fall from 0\.5 to 0\.3; choose a final sparsity above",
+        r"would fall from 0\.5 at step 0 to 0\.3 at step 1000.*choose a final sparsity above",
     ),
     "stages beyond every link": (
         {"method": method("mest", sparsity=methods.Staged((-0.1, 0.0)))},

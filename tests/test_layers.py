@@ -340,3 +340,89 @@ def test_names_are_those_of_the_model_inside(tmp_path: Any) -> None:
         assert list(sparse_layers(unwrap(wrapped))) == ["0.weight", "2.weight"]
     finally:
         torch.distributed.destroy_process_group()
+
+
+# --- weights that cannot become sparse ---
+
+
+def three(**how: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8, **how), nn.ReLU(), nn.Linear(8, 8, **how), nn.ReLU(), nn.Linear(8, 2, **how))
+
+
+def stored_as(change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Sequential:
+    """Its second layer has a weight of another kind."""
+    model = three()
+    model[2].weight = nn.Parameter(change(model[2].weight.detach()), requires_grad=False)
+    return model
+
+
+def lazy() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def lazy_output() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.LazyLinear(2))
+
+
+STRANGE: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "complex64": (
+        lambda: three(dtype=torch.complex64),
+        r"layer '0\.weight' has a weight of torch\.complex64; expected",
+    ),
+    "complex128": (lambda: three(dtype=torch.complex128), r"layer '0\.weight' has a weight of torch\.complex128"),
+    "int8": (lambda: stored_as(lambda weight: weight.to(torch.int8)), r"layer '2\.weight' has a weight of torch\.int8"),
+    "uint8": (lambda: stored_as(lambda weight: weight.to(torch.uint8)), r"'2\.weight' has a weight of torch\.uint8"),
+    "bool": (lambda: stored_as(lambda weight: weight > 0), r"'2\.weight' has a weight of torch\.bool"),
+    "float8": (
+        lambda: stored_as(lambda weight: weight.to(torch.float8_e4m3fn)),
+        r"'2\.weight' .* torch\.float8_e4m3fn",
+    ),
+    "sparse": (
+        lambda: stored_as(torch.Tensor.to_sparse),
+        r"'2\.weight' has a weight of torch\.float32 in torch.sparse_coo",
+    ),
+    "lazy": (lazy, r"the parameters 2\.weight, 2\.bias have no shape yet.*Call the model on a batch first"),
+    "lazy output": (lazy_output, r"the parameters 4\.weight, 4\.bias have no shape yet"),
+    "lazy norm": (
+        lambda: nn.Sequential(nn.Linear(8, 8), nn.LazyBatchNorm1d(), nn.Linear(8, 8), nn.Linear(8, 2)),
+        r"the parameters 1\.weight, 1\.bias have no shape yet",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+@pytest.mark.parametrize("kind", STRANGE)
+def test_weights_that_cannot_become_sparse_are_refused_by_name(kind: str) -> None:
+    build, message = STRANGE[kind]
+    model = build()
+    with pytest.raises(TypeError, match=message):
+        chts.plan(model, "set", 0.5, total_steps=10, update_every=1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(TypeError, match=message):
+        chts.Sparsifier(model, optimizer, "set", 0.5, total_steps=10, update_every=1)
+
+
+def test_such_a_weight_may_be_left_out() -> None:
+    model = stored_as(lambda weight: weight.to(torch.int8))
+    assert list(sparse_layers(model, exclude=("2", "4"))) == ["0.weight"]
+    assert list(sparse_layers(model, include="0")) == ["0.weight"]
+
+
+@pytest.mark.parametrize("meta", [("0", "2", "4"), ("2",), ("0",)])
+def test_a_sparsifier_refuses_weights_on_the_meta_device_which_a_plan_takes(meta: tuple[str, ...]) -> None:
+    model = three()
+    for name in meta:
+        model.get_submodule(name).to("meta")
+    names = ", ".join(f"{name}.weight" for name in meta if name != "4")
+    chts.plan(model, "set", 0.5, total_steps=10, update_every=1)
+    with pytest.raises(ValueError, match=rf"the weights {names} are on the meta device.*to_empty"):
+        chts.Sparsifier(model, torch.optim.SGD(model.parameters(), 0.1), "set", 0.5, total_steps=10, update_every=1)
+
+
+def test_a_quantised_model_is_refused_with_the_names_of_its_layers() -> None:
+    class Packed(nn.Module):
+        in_features = 8
+
+    Packed.__module__ = "torch.ao.nn.quantized.dynamic.modules.linear"
+    with pytest.raises(ValueError, match=r"none is left to sparsify.* 0, 1 are quantised; sparsify the model before"):
+        sparse_layers(nn.Sequential(Packed(), Packed()))

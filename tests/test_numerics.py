@@ -324,7 +324,9 @@ def test_odd_layers_train(method: str, shape: str, execution: str, links: str) -
         with pytest.raises(ValueError, match=r"would have no link at sparsity .* at most 0 or a wider layer"):
             train_all_layers(widths, method, sparsity, execution=execution)
     elif decays and sparsity < 0.5:
-        with pytest.raises(ValueError, match=r"the sparsity would fall from 0\.5 to .*; choose a final sparsity above"):
+        with pytest.raises(
+            ValueError, match=r"the sparsity would fall from 0\.5 at step 0 to .*; choose a final sparsity above"
+        ):
             train_all_layers(widths, method, sparsity, execution=execution)
     else:
         expected = sizes if method == "fc" else [round((1 - sparsity) * size) for size in sizes]

@@ -2,10 +2,12 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import tiers
 import torch
@@ -301,8 +303,57 @@ def test_memory_of_an_update_is_a_bound_not_far_off(method: str, shape: tuple[in
 
 # --- what is refused ---
 
+
+class Points:
+    """Schedules of a user's own: the value of each update, by its number, and the last one ever after."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def at(self, step: int, timeline: Timeline, *_: float) -> Any:
+        return self.values[min(step // timeline.update_every, len(self.values) - 1)]
+
+
+def sparsity(*values: Any) -> dict[str, Any]:
+    return {"method": replace(METHODS["set"], sparsity=Points(*values))}
+
+
+def turnover(zeta: Any) -> dict[str, Any]:
+    return {"method": replace(METHODS["set"], turnover=Turnover(zeta))}
+
+
+def temperature(value: Any) -> dict[str, Any]:
+    return {"method": replace(METHODS["set"], removal=Removal("magnitude", value))}
+
+
 FULL = {f"{i}.weight": torch.ones(shape, dtype=torch.bool) for i, shape in ((0, (6, 4)), (2, (6, 6)))}
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
+    "falls, then rises": (
+        sparsity(0.8, 0.5, 0.9),
+        r"fall from 0\.8 at step 0 to 0\.5 at step 100, and layer '0\.weight'",
+    ),
+    "falls once, in the middle": (sparsity(0.1, 0.5, 0.3, 0.6), r"fall from 0\.5 at step 100 to 0\.3 at step 200"),
+    "falls at the last update": (sparsity(*[0.5] * 7, 0.4, 0.5), r"fall from 0\.5 at step 600 to 0\.4 at step 700"),
+    "ends dense": (sparsity(*[0.5] * 7, 0.0), r"fall from 0\.5 at step 0 to 0\.0 at step 1000"),
+    "no link for a while": (sparsity(0.2, 1.0, 0.5), r"scheduled sparsity at step 100 is 1\.0; expected a fraction"),
+    "negative": (sparsity(-0.1, 0.5), r"scheduled sparsity at step 0 is -0\.1"),
+    "not a number": (sparsity(0.2, math.nan, 0.5), "scheduled sparsity at step 100 is nan"),
+    "nothing": (sparsity(0.2, None, 0.5), "scheduled sparsity at step 100 is None, a NoneType; expected a number"),
+    "a text": (sparsity("half"), "scheduled sparsity at step 0 is 'half', a str; expected a number"),
+    "a tensor": (sparsity(torch.tensor(0.5)), "scheduled sparsity at step 0 is .* a Tensor; expected a number"),
+    "no schedule": ({"method": replace(METHODS["set"], sparsity=0.5)}, "sparsity is 0.5; expected a schedule with at"),
+    "turnover that is negative once": (turnover(Points(0.1, 0.3, -0.2, 0.3)), r"zeta is -0\.2 at step 200; expected"),
+    "turnover that is nothing once": (turnover(Points(0.1, 0.3, None)), "zeta at step 200 is None"),
+    "turnover by a name": (turnover("all"), "zeta is 'all'; expected a share"),
+    "temperature that is negative once": (
+        temperature(Points(1, 2, -1, 2)),
+        "temperature is -1 at step 200; expected T",
+    ),
+    "temperature that is no number once": (temperature(Points(1, math.nan)), "temperature is nan at step 100"),
+    "temperature that is a text once": (temperature(Points(1, "hot")), "temperature at step 100 is 'hot', a str"),
+    "temperature below zero": (temperature(-1.0), r"temperature is -1\.0 at step 100"),
+}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
     "unknown method": ({"method": "chtsss"}, "method is 'chtsss'; expected one of"),
     "unknown score": ({"method": replace(METHODS["set"], removal=Removal("size"))}, "the method has score 'size'"),
     "sparsity": ({"sparsity": 1.0}, r"sparsity is 1\.0; expected a fraction in \[0, 1\)"),
@@ -312,7 +363,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "never updates": ({"update_every": 800}, r"every 800 steps and none after step 750 of 1000.*never change"),
     "empty layer": ({"sparsity": 0.99}, r"layer '0\.weight' of shape \(6, 4\) would have no link at sparsity 0\.99"),
     "distribution": ({"distribution": "even"}, "distribution is 'even'; expected one of 'uniform', 'erdos_renyi'"),
-    "growing": ({"method": "chtss", "sparsity": 0.3}, r"would fall from 0\.5 to 0\.3; choose a final sparsity above"),
+    "growing": (
+        {"method": "chtss", "sparsity": 0.3},
+        r"would fall from 0\.5 at step 0 to 0\.3 at step 1000.*choose a final sparsity above",
+    ),
     "window outlives the updates": (
         {"method": replace(METHODS["chtss"], sparsity=Sigmoid(end=0.8))},
         "decay ends at step 800 but updates stop at step 750, so the final density would never be reached",
@@ -368,9 +422,9 @@ def test_a_plan_refuses_what_a_sparsifier_refuses_in_the_same_words(bad: str) ->
     given, message = REFUSED[bad]
     settings = {"method": "set", "sparsity": 0.5, "total_steps": 1000, "update_every": 100} | given
     model = mlp(4, 6, 6, 2)
-    with pytest.raises(ValueError, match=message) as refused:
+    with pytest.raises((ValueError, TypeError), match=message) as refused:
         chts.plan(model, **settings)
-    with pytest.raises(ValueError, match=message) as of_sparsifier:
+    with pytest.raises((ValueError, TypeError), match=message) as of_sparsifier:
         chts.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), **settings)
     assert str(refused.value) == str(of_sparsifier.value)
 
@@ -572,3 +626,23 @@ def test_a_wrapped_model_has_the_same_plan() -> None:
     expected = str(chts.plan(model, **settings))
     assert str(chts.plan(torch.compile(model, backend="eager"), **settings)) == expected
     assert str(chts.plan(nn.DataParallel(model), **settings)) == expected
+
+
+def test_a_sparsity_that_wavers_by_less_than_a_link_is_none_of_our_business() -> None:
+    model = mlp(4, 6, 6, 2)
+    method = replace(METHODS["set"], sparsity=Points(0.5, 0.5 - 1e-12, 0.5 + 1e-12, 0.5))
+    budget = chts.plan(model, method, 0.5, total_steps=1000).budget
+    assert all(budget.links(step) == budget.links(0) for step in budget.updates())
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float16(0.5), Fraction(1, 2)])
+def test_a_schedule_may_give_any_kind_of_number(number: Any) -> None:
+    method = replace(
+        METHODS["set"], sparsity=Points(number), turnover=Turnover(number), removal=Removal("magnitude", number)
+    )
+    model = mlp(4, 6, 6, 2)
+    sparsifier = chts.Sparsifier(
+        model, torch.optim.SGD(model.parameters(), lr=0.1), method, 0.5, total_steps=4, update_every=1
+    )
+    sparsifier.step()
+    assert {row["regrown"] for row in sparsifier.history} == {6, 9}

@@ -25,7 +25,10 @@ def folder() -> Path:
 def topics() -> dict[str, str]:
     """What each benchmark is about, by name."""
     paths = sorted(path for path in folder().glob("*.py") if path.stem != "common")
-    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in paths}
+    return {
+        path.stem: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        for path in paths
+    }
 
 
 def bench(names: Sequence[str], out_dir: Path) -> bool:

@@ -1,6 +1,7 @@
 """The `chts` command. What a single command needs is imported when it runs: together that takes seconds."""
 
 import argparse
+import io
 import itertools
 import os
 import subprocess
@@ -16,12 +17,20 @@ from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 if it worked, 1 if something failed on the way, 2 if it was asked for what cannot be."""
+    _replace_what_cannot_be_shown()
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
     except (ValueError, OSError) as error:
         print(f"chts: {error}", file=sys.stderr)
         return 2
+
+
+def _replace_what_cannot_be_shown() -> None:
+    """Let a console that lacks a character show another one, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -301,3 +302,22 @@ def test_lab_keeps_what_a_reader_has_written(tmp_path: Path, monkeypatch: pytest
 def test_lab_does_not_work_where_the_notebooks_come_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", str(notebooks.folder())]) == 2
     assert "choose a folder to work in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "cp437", "ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["list"], 0, "06_mlp"),
+        (["report", "Σ × →.\udcff"], 2, "has no recorded runs"),
+        (["run", "Σ×→"], 2, "`chts list`"),
+    ],
+)
+def test_what_a_console_cannot_show_is_replaced(
+    encoding: str, arguments: list[str], code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(written, encoding=encoding, write_through=True))
+    assert cli.main(arguments) == code
+    assert said in written.getvalue().decode(encoding)

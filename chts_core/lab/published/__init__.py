@@ -34,7 +34,7 @@ Outcome = tuple[bool | None, str]  # None: nothing was recorded, or it does not 
 @cache
 def recorded(name: str) -> Any:
     """The content of one of the files."""
-    return json.loads((Path(__file__).parent / f"{name}.json").read_text())
+    return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def mask_of(rows: Sequence[str]) -> Tensor:
