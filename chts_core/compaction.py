@@ -1,8 +1,9 @@
 """A smaller model with the same outputs: without its inactive hidden neurons."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, is_dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -28,16 +29,22 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
         graph: names the layers that feed each other, sparse or dense.
         args, kwargs: an example input, as the model is called with.
 
+    Whatever else changes the neurons on their way, such as a hook, is found by the example: the outputs of the copy
+    are compared with those of the model.
+
     Returns:
         The copy, in evaluation mode. Its smaller layers are `nn.Linear` still; a batch norm of which nothing is left
         becomes `nn.Identity`.
 
     Raises:
-        ValueError: if the example does not reach a layer of the graph.
+        ValueError: if the example does not reach a layer of the graph, or the outputs would not be the same on it.
     """
-    smaller = to_dense(copy.deepcopy(model)).eval()
+    whole = copy.deepcopy(model).eval()
+    expected = _outputs(whole, *args, **kwargs)
+    smaller = to_dense(whole)
     links, feeders = _junctions(smaller, masks, graph)
-    seen = _observe(smaller, feeders, *args, **kwargs)
+    with _same_random_numbers(smaller):
+        seen = _observe(smaller, feeders, *args, **kwargs)
     constant = _constant_neurons(links, feeders, seen)
     keep = _useful_neurons(links, feeders, constant)
     with torch.no_grad():
@@ -54,7 +61,70 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
                 _keep_outputs(_linear(smaller, before), keep[after])
             for norm in seen.norms[after]:
                 _keep_features(smaller, norm, keep[after])
+    _check_outputs(smaller, expected, *args, **kwargs)
     return smaller
+
+
+def _outputs(model: nn.Module, *args: Any, **kwargs: Any) -> list[Tensor]:
+    with torch.no_grad(), _same_random_numbers(model):
+        return [tensor.clone() for tensor in _tensors(model(*args, **kwargs))]
+
+
+def _same_random_numbers(model: nn.Module) -> AbstractContextManager[None]:
+    """Within it, models draw the random numbers that others drew within it before."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    return torch.random.fork_rng(sorted(device.index for device in devices))
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    """All tensors in what a model gives."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        yield from (tensor for part in output.values() for tensor in _tensors(part))
+    elif isinstance(output, list | tuple):
+        yield from (tensor for part in output for tensor in _tensors(part))
+    elif is_dataclass(output):
+        yield from _tensors(vars(output))
+
+
+def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwargs: Any) -> None:
+    """Raise unless a smaller model gives what was expected, up to rounding."""
+    why = (
+        "Something beside the layers of the graph changes or reads their neurons: a hook, a forward of its own, random "
+        "numbers in evaluation mode, or weights outside the masks. Remove it, or build the Sparsifier with a graph "
+        "without those layers: graph=LayerGraph() for none."
+    )
+    try:
+        found = _outputs(smaller, *args, **kwargs)
+    except RuntimeError as error:
+        raise ValueError(f"the model without its inactive neurons does not run: {error}. {why}") from error
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        raise ValueError(f"the model without its inactive neurons gives outputs of other shapes. {why}")
+    tolerance = _tolerance(smaller, expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        if not theirs.is_floating_point():
+            same, by = torch.equal(ours, theirs), "somewhere"
+        else:
+            ours, theirs = ours.double(), theirs.double()
+            scale = float(theirs[theirs.isfinite()].abs().max()) if theirs.isfinite().any() else 0.0
+            same = torch.allclose(ours, theirs, rtol=0, atol=tolerance * scale, equal_nan=True)
+            by = f"by up to {float((ours - theirs).abs().nan_to_num().max()) if ours.numel() else 0:.3g} of {scale:.3g}"
+        if not same:
+            raise ValueError(
+                f"the outputs of the model without its inactive neurons would differ {by} on the example, which is "
+                f"more than rounding. {why}"
+            )
+
+
+def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
+    """Of the largest output, what rounding may change: some hundred of its last bits in float32."""
+    dtypes = {tensor.dtype for tensor in (*model.parameters(), *outputs) if tensor.is_floating_point()}
+    devices = {tensor.device.type for tensor in (*model.parameters(), *outputs)}
+    dtypes |= {torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
+    if "cuda" in devices and torch.get_float32_matmul_precision() != "highest":
+        dtypes.add(torch.float16)  # as many bits as TF32
+    return float(max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) ** (2 / 3))
 
 
 def _junctions(

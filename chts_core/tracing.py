@@ -3,15 +3,21 @@
 Attention and feed-forward blocks are known by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`) or by
 the names that LLaMA and its relatives give their projections. All else is traced by `torch.fx`: layers with only
 elementwise operations between them form a chain.
+
+What the trace does not show is taken for something that may mix neurons: hooks on a layer or an activation, a forward
+that one instance has for its own, parametrizations, and what is done in training or in evaluation alone. Layers on
+either side of it are then no chain; pass `graph` where you know better.
 """
 
 import contextlib
+import inspect
 import io
 import operator
 import sys
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
@@ -67,7 +73,8 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
     """How the sparse layers of a model feed each other.
 
     Args:
-        model: read and traced, never run on data; where it cannot be traced, its parts are.
+        model: read and traced, in training and in evaluation, never run on data; where it cannot be traced, its
+            parts are.
         layers: the sparse layers (:func:`chts_core.layers.sparse_layers`).
 
     Returns:
@@ -94,20 +101,31 @@ def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> LayerGraph:
 
         if isinstance(module, nn.MultiheadAttention):
             q, k, v = (sparse(f"in_proj_weight:{role}") or sparse(f"{role}_proj_weight") for role in "qkv")
-            heads = module.num_heads
-            attentions.append(Attention(q, k, v, sparse("out_proj.weight"), heads, heads))
+            heads, output = module.num_heads, sparse("out_proj.weight")
+            if _runs_as(module, nn.MultiheadAttention, "forward"):
+                attentions.append(Attention(q, k, v, output, heads, heads))
+            else:
+                chains += [(name,) for name in (q, k, v, output) if name]
         if has_linear(module, "q_proj", "k_proj", "v_proj"):
-            attention, alone = _attention(model, module, {name: sparse(f"{name}.weight") for name in _PROJECTIONS})
+            names = {name: sparse(f"{name}.weight") for name in _PROJECTIONS}
+            attention, alone = (
+                (None, list(names.values())) if _is_altered_within(module) else _attention(model, module, names)
+            )
             attentions += [attention] if attention else []
             chains += [(name,) for name in alone if name]
         if has_gated_feed_forward(module):
             gate, up, down = (sparse(f"{role}_proj.weight") for role in ("gate", "up", "down"))
-            if gate and up:
-                pairs.append((gate, up))
-            chains += [(before, down) if down else (before,) for before in (gate, up) if before]
-        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-            chain = tuple(name for name in (sparse("linear1.weight"), sparse("linear2.weight")) if name)
-            chains += [chain] if chain else []
+            if _is_altered_within(module):
+                chains += [(name,) for name in (gate, up, down) if name]
+            else:
+                pairs += [(gate, up)] if gate and up else []
+                chains += [(before, down) if down else (before,) for before in (gate, up) if before]
+        for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
+            if isinstance(module, kind) and _runs_as(module, kind, "forward", "_ff_block"):
+                chain = tuple(name for name in (sparse("linear1.weight"), sparse("linear2.weight")) if name)
+                parts = (module.linear1, module.dropout, module.linear2)
+                mixes = any(map(_is_altered, parts)) or not _is_elementwise(module.activation)
+                chains += ([(name,) for name in chain] if mixes else [chain]) if chain else []
     attentions = [a for a in attentions if a.query or a.key or a.value or a.output]
     return LayerGraph(tuple(chains), tuple(pairs), tuple(attentions))
 
@@ -155,6 +173,45 @@ def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bo
     return True if rotate(torch.arange(4)).tolist() == [-2, -3, 0, 1] else None
 
 
+def _is_altered(module: nn.Module) -> bool:
+    """Whether something beside the forward of its class has a say in what a module gives."""
+    if is_fully_sharded(module):  # its hooks gather weights
+        return False
+    everywhere = nn.modules.module
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        everywhere._global_forward_hooks,
+        everywhere._global_forward_pre_hooks,
+    )
+    return any(hooks) or "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module)
+
+
+def _is_altered_within(block: nn.Module) -> bool:
+    """Whether a block or a part of it gives something else than its class says."""
+    return not _has_forward_of_class(block) or any(_is_altered(part) for part in block.children())
+
+
+def _has_forward_of_class(module: nn.Module) -> bool:
+    """Whether an instance runs the forward of its class, be it wrapped, as accelerate does for mixed precision."""
+    forward = inspect.unwrap(module.forward)
+    return getattr(forward, "__func__", forward) is type(module).forward
+
+
+def _runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
+    """Whether a module runs these methods of a class that it is or derives from."""
+    inherits = all(getattr(type(module), method) is getattr(kind, method) for method in methods)
+    return inherits and _has_forward_of_class(module)
+
+
+def _is_elementwise(function: object) -> bool:
+    """Whether a function or module is known to act on each neuron by itself."""
+    if not isinstance(function, nn.Module):
+        return function in _ELEMENTWISE_CALLS
+    known = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
+    return known and not _is_altered(function)
+
+
 class _Tracer(fx.Tracer):
     """Records what a forward does with buffers, instead of doing it."""
 
@@ -197,41 +254,82 @@ def _traced(module: nn.Module, path: str, unknown: set[str]) -> Iterator[tuple[s
     if isinstance(module, nn.Linear) and not path:
         yield "weight", None  # the whole model is one layer, which feeds nothing
         return
-    try:
-        nodes = list(_Tracer().trace(module).nodes)
-    except Exception:  # a forward that depends on its data raises whatever it likes
-        nodes = []
-    modules = dict(module.named_modules())
-    # A weight may also be used without its module, as in tied autoencoders.
-    times_used = Counter(
-        str(node.target).removesuffix(".weight") for node in nodes if node.op in ("call_module", "get_attr")
-    )
-    for node in nodes:
-        name = f"{prefix}{node.target}.weight"
-        if node.op == "call_module" and name in unknown:
-            after = _next_layer(node, modules) if times_used[str(node.target)] == 1 else ""
-            after_name = f"{prefix}{after}.weight"
-            yield name, after_name if after_name in unknown and times_used[after] == 1 else None
+    modes = [_Feeds.of(module, prefix, unknown, training) for training in (True, False)]
+    for name in {name: None for mode in modes for name in mode.next}:
+        first = next(mode.next[name] for mode in modes if name in mode.next)
+        yield name, first if all(mode.agrees(name, first) for mode in modes) else None
     # Also what is left of a module that could be traced, but does not always use all of its parts.
-    left = unknown - {f"{prefix}{used}.weight" for used in times_used}
+    left = unknown - {name for mode in modes for name in mode.used}
     for child_name, child in module.named_children():
         yield from _traced(child, prefix + child_name, left)
 
 
+@dataclass(frozen=True)
+class _Feeds:
+    """What a trace in training or in evaluation shows.
+
+    next: of each unknown layer the unknown layer that it feeds, if any.
+    used: names of all weights in the trace; nothing where there is no trace.
+    """
+
+    next: Mapping[str, str | None]
+    used: Set[str]
+
+    @classmethod
+    def of(cls, module: nn.Module, prefix: str, unknown: Set[str], training: bool) -> "_Feeds":
+        """Trace a module."""
+        nodes = _nodes(module, training)
+        modules = dict(module.named_modules())
+        # A weight may also be used without its module, as in tied autoencoders.
+        times_used = Counter(
+            str(node.target).removesuffix(".weight") for node in nodes if node.op in ("call_module", "get_attr")
+        )
+        feeds: dict[str, str | None] = {}
+        for node in nodes:
+            name = f"{prefix}{node.target}.weight"
+            if node.op == "call_module" and name in unknown:
+                after = _next_layer(node, modules) if times_used[str(node.target)] == 1 else ""
+                after_name = f"{prefix}{after}.weight"
+                feeds[name] = after_name if after_name in unknown and times_used[after] == 1 else None
+        return cls(feeds, {f"{prefix}{used}.weight" for used in times_used})
+
+    def agrees(self, name: str, after: str | None) -> bool:
+        """Whether one layer feeds another here too, or neither of them is used."""
+        if name in self.next:
+            return self.next[name] == after
+        return bool(self.used) and not {name, after} & self.used
+
+
+def _nodes(module: nn.Module, training: bool) -> list[fx.Node]:
+    """What a module does in training or in evaluation; nothing where it cannot be traced."""
+    if not _has_forward_of_class(module):
+        return []
+    for part in module.modules():
+        part.training = training  # not `train()`, which some models have overridden to merge weights
+    try:
+        with torch.set_grad_enabled(training):
+            return list(_Tracer().trace(module).nodes)
+    except Exception:  # a forward that depends on its data raises whatever it likes
+        return []
+
+
 def _next_layer(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Module name of the linear layer that alone reads a node's neurons, elementwise operations between; else ""."""
-    width = modules[str(node.target)].get_parameter("weight").shape[0]
+    layer = modules[str(node.target)]
+    if _is_altered(layer):
+        return ""
+    width = layer.get_parameter("weight").shape[0]
     while len(node.users) == 1:
         (node,) = node.users
         if node.op == "call_module":
             module = modules[str(node.target)]
             if isinstance(module, nn.Linear):
-                return str(node.target)
+                return "" if _is_altered(module) else str(node.target)
             # Of (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
             foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width
-            if foreign or not isinstance(module, _ELEMENTWISE_MODULES):
+            if foreign or not _is_elementwise(module):
                 return ""
-        elif node.target not in _ELEMENTWISE_CALLS:
+        elif not _is_elementwise(node.target):
             return ""
     return ""
 

@@ -619,3 +619,72 @@ def test_a_trained_model_is_compacted(method: str) -> None:
     assert [sizes["0"][1], sizes["3"][1]] == active(sparsifier.masks, ("0.weight", "3.weight", "6.weight"))
     assert sizes["0"][1] < 48
     assert smaller[1].num_features == sizes["0"][1]
+
+
+# --- it refuses rather than to differ ---
+
+
+def mixed(x: Tensor) -> Tensor:
+    return x + x.roll(1, -1)
+
+
+class Mixing(nn.Module):
+    """Its branches show neither in its graph, which is given, nor in its layers."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.a, self.b = way, nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = torch.relu(self.a(x))
+        if self.way == "evaluation" and not self.training:
+            hidden = mixed(hidden)
+        if self.way == "random":
+            hidden = hidden * torch.rand(hidden.shape)
+        if self.way == "wide":
+            return {"logits": self.b(hidden), "hidden": [hidden]}
+        if self.way == "fixed width":
+            hidden = hidden + torch.linspace(0, 1, 16)
+        return self.b(hidden)
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("evaluation", r"would differ by up to .* of .* on the example, which is more than rounding.*a hook"),
+        ("random", "would differ by up to"),
+        ("wide", "gives outputs of other shapes"),
+        ("fixed width", "does not run"),
+        ("hook", "would differ by up to"),
+        ("weights outside the masks", "would differ by up to"),
+    ],
+)
+def test_a_smaller_model_that_would_differ_is_refused(way: str, message: str) -> None:
+    model = seeded(lambda: Mixing(way))
+    masks = {"a.weight": torch.ones(16, 8, dtype=torch.bool), "b.weight": torch.ones(3, 16, dtype=torch.bool)}
+    masks["a.weight"][3:7] = False
+    masks["b.weight"][:, 9:12] = False
+    apply(model, masks)
+    if way == "weights outside the masks":
+        nn.init.ones_(model.a.weight)
+    if way == "hook":
+        model.a.register_forward_hook(lambda _, __, result: mixed(result))
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=message):
+        compact(model, masks, LayerGraph((("a.weight", "b.weight"),)), x)
+    if way not in ("wide", "fixed width"):
+        compact(model, masks, LayerGraph(), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rounding_is_no_difference(dtype: torch.dtype) -> None:
+    widths = [32, 256, 256, 256, 3]
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    model = seeded(lambda: nn.Sequential(*layers[:-1])).to(dtype)
+    masks = random_masks(model, 0.02)
+    apply(model, masks)
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = torch.get_rng_state()
+    smaller = compact(model, masks, layer_graph(model, sparse_layers(model, exclude=()))[0], x)
+    assert smaller[0].out_features < 256
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,11 +1,14 @@
 import copy
+import functools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -561,3 +564,108 @@ def test_a_model_of_which_all_is_known_is_not_traced() -> None:
 
     assert not graph_of(Block())[1]
     assert calls == []
+
+
+# --- what the trace does not show ---
+
+
+def mixed(x: Tensor) -> Tensor:
+    return x + x.roll(1, -1)
+
+
+def sequence() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def own_forward(module: nn.Module) -> None:
+    before = module.forward
+    module.forward = lambda x: mixed(before(x))  # type: ignore[method-assign]
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+ALTER: dict[str, Callable[[nn.Sequential], object]] = {
+    "a hook on an activation": lambda model: model[1].register_forward_hook(lambda _, __, result: mixed(result)),
+    "a hook before an activation": lambda model: model[1].register_forward_pre_hook(lambda _, given: mixed(given[0])),
+    "a hook with keywords": lambda model: model[1].register_forward_pre_hook(
+        lambda _, given, named: ((mixed(given[0]),), named), with_kwargs=True
+    ),
+    "a hook on a layer": lambda model: model[0].register_forward_hook(lambda _, __, result: mixed(result)),
+    "a hook before the next layer": lambda model: model[2].register_forward_pre_hook(lambda _, given: mixed(given[0])),
+    "an activation's own forward": lambda model: own_forward(model[1]),
+    "a layer's own forward": lambda model: own_forward(model[0]),
+    "a computed bias": lambda model: nn.utils.parametrize.register_parametrization(model[2], "bias", Doubled()),
+}
+
+
+@pytest.mark.parametrize("way", ALTER)
+def test_layers_are_no_chain_across_what_the_trace_does_not_show(way: str) -> None:
+    model = sequence()
+    ALTER[way](model)
+    chains = chains_of(model)
+    assert not {("0.weight", "2.weight")} & {(a, b) for chain in chains for a, b in pairwise(chain)}
+    assert {name for chain in chains for name in chain} == {"0.weight", "2.weight", "4.weight"}
+    if way not in ("a computed bias", "a hook before the next layer"):
+        assert ("2.weight", "4.weight") in chains
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_hooks_on_all_modules_leave_no_chain(before: bool) -> None:
+    register = nn.modules.module.register_module_forward_pre_hook if before else None
+    handle = (register or nn.modules.module.register_module_forward_hook)(lambda *_: None)
+    try:
+        assert all(len(chain) == 1 for chain in chains_of(sequence()))
+    finally:
+        handle.remove()
+    assert len(chains_of(sequence())) == 1
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("mixes_in", ["training", "evaluation", "gradients"])
+def test_what_holds_in_one_mode_alone_is_no_chain(mixes_in: str, mode: bool) -> None:
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        x = model.fc1(x)
+        mixes = torch.is_grad_enabled() if mixes_in == "gradients" else model.training == (mixes_in == "training")
+        return model.fc3(model.fc2(mixed(x) if mixes else x))
+
+    model = Functional(forward).train(mode)
+    assert set(chains_of(model)) == {ALL[:1], ALL[1:]}
+    assert all(module.training == mode for module in model.modules())
+
+
+def test_a_wrapped_forward_is_traced_and_another_one_is_not() -> None:
+    model = sequence()
+    model.forward = functools.wraps(model.forward)(torch.autocast("cpu")(model.forward))  # type: ignore[method-assign]
+    assert len(chains_of(model)) == 1
+    model.forward = lambda x: model[4](mixed(model[2](model[0](x))))  # type: ignore[method-assign]
+    assert graph_of(model) == (LayerGraph(), {"0.weight", "2.weight", "4.weight"})
+
+
+def test_blocks_known_by_name_are_not_what_they_seem_with_a_hook() -> None:
+    model = tiny.llama()
+    block = model.model.layers[0]
+    block.mlp.act_fn.register_forward_hook(lambda _, __, result: mixed(result))
+    block.self_attn.v_proj.register_forward_hook(lambda _, __, result: mixed(result))
+    graph, _ = graph_of(model, "lm_head")
+    first = "model.layers.0."
+    assert {(f"{first}mlp.{role}_proj.weight",) for role in ("gate", "up", "down")} <= set(graph.chains)
+    assert {(f"{first}self_attn.{role}_proj.weight",) for role in "qkvo"} <= set(graph.chains)
+    assert not any(name.startswith(first) for pair in graph.pairs for name in pair)
+    assert not any(attention.query and attention.query.startswith(first) for attention in graph.attentions)
+
+
+@pytest.mark.parametrize("way", ["activation", "hook", "block"])
+def test_a_block_of_torch_that_mixes_neurons_is_no_chain(way: str) -> None:
+    class Mixing(nn.TransformerEncoderLayer):
+        def _ff_block(self, x: Tensor) -> Tensor:
+            return super()._ff_block(x).roll(1, -1)
+
+    kind = Mixing if way == "block" else nn.TransformerEncoderLayer
+    layer = kind(8, 2, 12, activation=mixed if way == "activation" else torch.relu)
+    if way == "hook":
+        layer.dropout.register_forward_hook(lambda _, __, result: mixed(result))
+    graph, _ = graph_of(nn.ModuleDict({"layer": layer}))
+    assert ("layer.linear1.weight", "layer.linear2.weight") not in graph.chains
