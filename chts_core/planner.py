@@ -55,6 +55,8 @@ class Budget:
         timeline: of the run.
         shapes: (out_features, in_features) by layer name.
         distribution: how the links are shared out among the layers, a name in `DISTRIBUTIONS`.
+        least: where the schedule is below this sparsity, it holds instead: a run that goes on from another one has
+            lost these links already.
 
     Raises:
         ValueError, TypeError: for a run that would grow its links, empty a layer, never update, or not reach its
@@ -66,6 +68,7 @@ class Budget:
     timeline: Timeline
     shapes: Mapping[str, tuple[int, int]]
     distribution: str = "uniform"
+    least: float = 0.0
     # The links at the sparsity asked for last: sharing them out among many layers takes a while.
     _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -152,7 +155,7 @@ class Budget:
         """
         sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity)
         check_sparsity(sparsity, f"scheduled sparsity at step {step}")
-        return sparsity
+        return max(sparsity, self.least)
 
     def zeta(self, step: int) -> float:
         """Share of the links that an update at this step exchanges.

@@ -6,6 +6,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple, TypedDict
@@ -145,6 +146,7 @@ class Sparsifier:
             and otherwise all that `torch.distributed` knows of.
         resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
             attaching zeroes the weights outside the initial masks: then load all three states afterwards.
+        reschedule: take `resume_from` of a run with another `total_steps`, to train longer, see `load_state_dict`.
 
     Attributes:
         history: one :class:`Update` per update and layer. It is for its reader alone: a run of very many updates may
@@ -176,6 +178,7 @@ class Sparsifier:
         initial_masks: Mapping[str, Tensor] | None = None,
         process_group: torch.distributed.ProcessGroup | None = None,
         resume_from: dict[str, Any] | None = None,
+        reschedule: bool = False,
     ) -> None:
         self.method = get_method(method)
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
@@ -242,7 +245,7 @@ class Sparsifier:
             else {}
         )
         if resume_from is not None:
-            self.load_state_dict(resume_from)
+            self.load_state_dict(resume_from, reschedule=reschedule)
         self._attach()
 
     @property
@@ -392,24 +395,34 @@ class Sparsifier:
             },
             "generators": {name: generator.get_state() for name, generator in self._generators.items()},
             "history": [row.copy() for row in self.history],
+            **({"least_sparsity": self._budget.least} if self._budget.least else {}),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, reschedule: bool = False) -> None:
         """Go on from `state_dict()`; load the model's and the optimizer's state first, but after attaching.
 
         Warns if the model has lost weights of the saved links, as it has when it was loaded before attaching.
 
+        Args:
+            state: of a run with the same settings.
+            reschedule: whether that run may have had another `total_steps`. From the next step on, sparsity, turnover
+                and temperature are those of this run's schedule at that step, but no layer gains links: the sparsity
+                stays as it is until the schedule exceeds it. To keep the old schedule, build the Sparsifier with the
+                old `total_steps` and step on: after its last update the topology stays as it is.
+
         Raises:
-            TypeError, ValueError: if the state is of other settings or other layers, or not whole; nothing is changed.
+            TypeError, ValueError: if the state is of other settings or other layers, or not whole, or no update is left
+                to reach the final sparsity; nothing is changed.
         """
-        missing = self._state().keys() - state.keys() - {"behind"}  # which earlier versions did not save
+        missing = self._state().keys() - state.keys() - {"behind", "least_sparsity"}  # not saved by earlier versions
         if missing:
             raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
         for key, ours in self._settings().items():
-            if state[key] != ours:
+            if state[key] != ours and not (reschedule and key == "total_steps"):
+                longer = " To train longer than planned, load it with reschedule=True." if key == "total_steps" else ""
                 raise ValueError(
                     f"the saved state has {key} {state[key]!r} but this Sparsifier has {ours!r}; "
-                    "build it with the settings of the run that saved the state."
+                    f"build it with the settings of the run that saved the state.{longer}"
                 )
         shapes = self._shapes()
         wanted: dict[str, Mapping[str, object]] = {
@@ -431,9 +444,16 @@ class Sparsifier:
         for name, past in state["past_weights"].items():
             _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
         behind = state.get("behind", {})
-        at_step = {step: self._budget.links(step) for step in {state["updated_at"], *behind.values()}}
+        if reschedule and behind:
+            raise ValueError(
+                f"{', '.join(behind)} were frozen at the last update of the saved run, so that they follow a schedule "
+                "of their own; go on with its total_steps until they have been updated."
+            )
+        budget = self._rescheduled(state) if reschedule else self._budget_of(state)
+        updated_at = 0 if reschedule else state["updated_at"]
+        at_step = {step: budget.links(step) for step in {updated_at, *behind.values()}}
         for name, part in self._parts.items():
-            links = at_step[behind.get(name, state["updated_at"])][name]
+            links = at_step[behind.get(name, updated_at)][name]
             found = int(part.rows(state["masks"][part.parameter]).count_nonzero())
             if found != links:
                 raise ValueError(
@@ -470,7 +490,7 @@ class Sparsifier:
             past.positions = saved["positions"].to(past.positions, copy=True)
             past.values = saved["values"].to(past.values, copy=True)
         self.steps = state["steps"]
-        self._updated_at = state["updated_at"]
+        self._budget, self._updated_at = budget, updated_at
         self._stopped = set(state["stopped"])
         self._behind = dict(behind)
         self.postponed = list(state["postponed"])
@@ -478,6 +498,23 @@ class Sparsifier:
         self._gradients.clear()
         self._arriving.clear()
         self._watch.settle()
+
+    def _budget_of(self, state: Mapping[str, Any]) -> Budget:
+        """The budget of a saved run of the same length."""
+        least = state.get("least_sparsity", 0.0)
+        return self._budget if least == self._budget.least else replace(self._budget, least=least)
+
+    def _rescheduled(self, state: Mapping[str, Any]) -> Budget:
+        """That of this run, for links of which a saved one, maybe of another length, has lost some already."""
+        saved = replace(self._budget_of(state), timeline=replace(self.timeline, total_steps=state["total_steps"]))
+        budget = replace(self._budget, least=saved.at(state["updated_at"]))
+        ended = state["steps"] >= self.timeline.last_update
+        if ended and budget.links(0) != budget.links(self.timeline.total_steps):
+            raise ValueError(
+                f"the saved state is of step {state['steps']}, with sparsity {budget.at(0)}, and in a run of "
+                f"{self.timeline.total_steps} steps no update is left to reach {self.sparsity}; train for more steps."
+            )
+        return budget
 
     def _empty_links(self, masks: Mapping[str, Tensor]) -> int:
         """Number of links whose weight is exactly zero."""

@@ -1,13 +1,15 @@
 """A real Trainer on a tiny LLaMA with grouped-query attention, on the CPU."""
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from transformers import Trainer, TrainingArguments
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import chts_core as chts
 from chts_core.huggingface import FILE_NAME, SparsifierCallback
@@ -26,7 +28,9 @@ class Sentences(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.ids[index], "labels": self.ids[index]}
 
 
-def trainer(folder: Path, callback: SparsifierCallback, seed: int = 0, **settings: Any) -> Trainer:
+def trainer(
+    folder: Path, callback: SparsifierCallback, seed: int = 0, *, model: Any = None, data: Any = None, **settings: Any
+) -> Trainer:
     arguments = {
         "output_dir": str(folder),
         "max_steps": STEPS,
@@ -40,9 +44,10 @@ def trainer(folder: Path, callback: SparsifierCallback, seed: int = 0, **setting
         "seed": 0,
     }
     return Trainer(
-        model=tiny.llama(seed),
+        model=model or tiny.llama(seed),
         args=TrainingArguments(**(arguments | settings)),
-        train_dataset=Sentences(),
+        train_dataset=data or Sentences(),
+        eval_dataset=data,
         callbacks=[callback],
     )
 
@@ -117,3 +122,216 @@ def test_settings_are_passed_on(tmp_path: Path) -> None:
 def test_only_masked_layers_can_be_resumed_by_the_trainer() -> None:
     with pytest.raises(ValueError, match="execution is 'csr'; the Trainer loads its checkpoints before"):
         SparsifierCallback("chts", 0.9, execution="csr")
+
+
+# --- training that begins anew, elsewhere, or for longer ---
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+        return {"loss": (y - labels).pow(2).mean(), "logits": y}
+
+
+def runs_out_of_memory(model: Net, most: int, fails_at: int) -> None:
+    """Let the model fail where a batch is larger than `most`, and at one call."""
+    calls = []
+
+    def hook(_: nn.Module, __: Any, given: dict[str, torch.Tensor]) -> None:
+        calls.append(len(given["x"]))
+        if calls[-1] > most or len(calls) == fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def net_trainer(folder: Path, callback: SparsifierCallback, model: Net | None = None, **settings: Any) -> Trainer:
+    inputs = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    rows = [{"x": x, "labels": x[:4]} for x in inputs]
+    return trainer(
+        folder,
+        callback,
+        model=model or Net(),
+        data=rows,
+        **{"per_device_train_batch_size": 8, "max_steps": 20, "save_strategy": "no", "learning_rate": 1e-2} | settings,
+    )
+
+
+def consistent(callback: SparsifierCallback, model: nn.Module) -> chts.Sparsifier:
+    assert callback.sparsifier is not None
+    for name, mask in callback.sparsifier.masks.items():
+        assert not model.get_parameter(name)[~mask].any()
+    assert not chts.audit.audit(callback.sparsifier)
+    return callback.sparsifier
+
+
+@pytest.mark.parametrize(
+    ("method", "most", "fails_at"), [("set", 7, -1), ("chtss", 99, 13), ("gmp", 99, 1), ("mest", 99, 1)]
+)
+def test_a_try_after_running_out_of_memory_keeps_the_links(
+    method: str, most: int, fails_at: int, tmp_path: Path
+) -> None:
+    callback, model = SparsifierCallback(method, 0.9, update_every=2, rescale=True), Net()
+    runs_out_of_memory(model, most, fails_at)
+    before = float(model.b.weight.detach().std())
+    run = net_trainer(tmp_path, callback, model, auto_find_batch_size=True, learning_rate=0.0)
+    train(run)
+    sparsifier = consistent(callback, model)
+    assert sparsifier.steps == 20
+    assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
+    weights = model.b.weight.detach()
+    initial = 1 - (sparsifier._budget.method.sparsity.at(0, sparsifier.timeline, 0.9))
+    assert float(weights[weights != 0].abs().max()) <= 12**0.5 / 2 * 1.05 * before * initial**-0.5
+
+
+@pytest.mark.parametrize("method", ["chtss", "rigl"])
+def test_training_again_goes_on_from_the_links_there_are(method: str, tmp_path: Path) -> None:
+    callback = SparsifierCallback(method, 0.9, update_every=2, rescale=True)
+    run = net_trainer(tmp_path, callback)
+    train(run)
+    links, weights = consistent(callback, run.model).masks["b.weight"].clone(), run.model.b.weight.detach().clone()
+    run.args.learning_rate = 0.0
+    run.args.max_steps = 30
+    seen = []
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            if not seen:
+                seen.append((callback.sparsifier.masks["b.weight"].clone(), model.b.weight.detach().clone()))
+
+    run.add_callback(Look())
+    train(run)
+    assert torch.equal(seen[0][0], links)
+    assert torch.equal(seen[0][1], weights)
+    sparsifier = consistent(callback, run.model)
+    assert (sparsifier.steps, sparsifier.timeline.total_steps) == (30, 30)
+    assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_training_resumes_in_another_folder(moved: bool, tmp_path: Path) -> None:
+    train(net_trainer(tmp_path / "old", SparsifierCallback("rigl", 0.9, update_every=2), save_strategy="steps"))
+    folder = tmp_path / "old" / "checkpoint-10"
+    if moved:
+        folder = folder.rename(tmp_path / "moved")
+        lost = net_trainer(tmp_path / "new", SparsifierCallback("rigl", 0.9, update_every=2))
+        with pytest.raises(
+            FileNotFoundError, match=r"has been moved, pass its folder as SparsifierCallback\(checkpoint"
+        ):
+            train(lost, resume_from_checkpoint=str(folder))
+    callback = SparsifierCallback("rigl", 0.9, update_every=2, checkpoint=folder if moved else None)
+    run = net_trainer(tmp_path / "new", callback)
+    train(run, resume_from_checkpoint=str(folder))
+    whole = SparsifierCallback("rigl", 0.9, update_every=2)
+    train(net_trainer(tmp_path / "whole", whole))
+    assert whole.sparsifier is not None
+    ours = consistent(callback, run.model).masks
+    assert all(torch.equal(mask, ours[name]) for name, mask in whole.sparsifier.masks.items())
+
+
+@pytest.mark.parametrize(("method", "at"), [("set", 20), ("chtss", 10), ("gmp", 20)])
+def test_more_epochs_go_on_with_a_longer_schedule(method: str, at: int, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 10, "max_steps": 20}
+    train(net_trainer(tmp_path, SparsifierCallback(method, 0.9, update_every=2), **settings))
+    folder = str(tmp_path / f"checkpoint-{at}")
+    saved = torch.load(Path(folder) / FILE_NAME, weights_only=True)
+    before = sum(int(mask.sum()) for mask in saved["masks"].values())
+
+    callback = SparsifierCallback(method, 0.9, update_every=2)
+    run = net_trainer(tmp_path, callback, **settings | {"max_steps": 40})
+    with pytest.warns(UserWarning, match="from a run of 20 steps and has 40: .* pass total_steps=20 to the callback"):
+        train(run, resume_from_checkpoint=folder)
+    sparsifier = consistent(callback, run.model)
+    totals = [sum(r["links"] for r in sparsifier.history if r["step"] == s) for s in range(at + 2, 31, 2)]
+    assert all(now <= earlier for earlier, now in pairwise([before, *(total for total in totals if total)]))
+    assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
+    if method == "set":
+        assert max(row["step"] for row in sparsifier.history) > 20
+
+    # and from there as if nothing had been
+    again = SparsifierCallback(method, 0.9, update_every=2)
+    train(
+        net_trainer(tmp_path, again, **settings | {"max_steps": 40}),
+        resume_from_checkpoint=str(tmp_path / "checkpoint-30"),
+    )
+    assert again.sparsifier is not None
+    assert all(torch.equal(mask, sparsifier.masks[name]) for name, mask in again.sparsifier.masks.items())
+
+    old = SparsifierCallback(method, 0.9, update_every=2, total_steps=20)
+    run = net_trainer(tmp_path / "old", old, **settings | {"max_steps": 40})
+    train(run, resume_from_checkpoint=folder)
+    assert max(row["step"] for row in consistent(old, run.model).history) <= 20
+
+
+def test_the_best_checkpoint_comes_with_its_masks(tmp_path: Path) -> None:
+    def run_to(greater: bool) -> tuple[SparsifierCallback, Trainer]:
+        callback = SparsifierCallback("chtss", 0.9, update_every=2)
+        every_five = {f"{what}_strategy": "steps" for what in ("save", "eval", "logging")} | dict.fromkeys(
+            ("save_steps", "eval_steps", "logging_steps"), 5
+        )
+        folder = tmp_path / str(greater)
+        run = net_trainer(folder, callback, **every_five, load_best_model_at_end=True, greater_is_better=greater)
+        return callback, run
+
+    callback, run = run_to(greater=True)  # the first, as the loss falls
+    with pytest.warns(
+        UserWarning, match=r"best checkpoint was saved at step 5, before .* density is 0\.\d+ where 0\.0996"
+    ):
+        train(run)
+    sparsifier = consistent(callback, run.model)
+    assert sparsifier.steps == 5
+    assert sparsifier.density() > 0.12
+    rows = run.state.log_history
+    assert all({"density", "anp", "itop"} <= row.keys() for row in rows)
+    assert rows[0]["density"] > rows[-1]["density"] == pytest.approx(0.1, abs=1e-3)
+
+    callback, run = run_to(greater=False)
+    train(run)
+    assert consistent(callback, run.model).steps >= 15
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+@pytest.mark.parametrize("total_steps", [10, 22, 60])
+def test_a_sparsifier_takes_the_state_of_a_run_of_another_length(execution: Any, total_steps: int) -> None:
+    def attach(model: nn.Module, **settings: Any) -> chts.Sparsifier:
+        return chts.Sparsifier(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            "granet",
+            0.9,
+            update_every=2,
+            execution=execution,
+            **settings,
+        )
+
+    def step(model: Net, sparsifier: chts.Sparsifier) -> None:
+        model(torch.randn(8, 16), torch.randn(8, 4))["loss"].backward()
+        sparsifier.optimizer.step()
+        sparsifier.step()
+        sparsifier.optimizer.zero_grad()
+
+    first = Net()
+    short = attach(first, total_steps=20)
+    for _ in range(12):
+        step(first, short)
+    state = short.state_dict()
+    model = Net()
+    sparsifier = attach(model, total_steps=total_steps)
+    model.load_state_dict(first.state_dict(), strict=False)
+    with pytest.raises(ValueError, match=r"total_steps 20 but this .* load it with reschedule=True"):
+        sparsifier.load_state_dict(state)
+    if total_steps == 10:
+        with pytest.raises(ValueError, match=r"of step 12, with sparsity .* no update is left to reach 0\.9"):
+            sparsifier.load_state_dict(state, reschedule=True)
+        return
+    sparsifier.load_state_dict(state, reschedule=True)
+    assert sparsifier.density() == short.density()
+    while sparsifier.steps < total_steps:
+        step(model, sparsifier)
+    assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
