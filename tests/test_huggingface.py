@@ -235,6 +235,7 @@ def test_training_resumes_in_another_folder(moved: bool, tmp_path: Path) -> None
     assert all(torch.equal(mask, ours[name]) for name, mask in whole.sparsifier.masks.items())
 
 
+@pytest.mark.filterwarnings("ignore:this is step 21 of a run of 20")
 @pytest.mark.parametrize(("method", "at"), [("set", 20), ("chtss", 10), ("gmp", 20)])
 def test_more_epochs_go_on_with_a_longer_schedule(method: str, at: int, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 10, "max_steps": 20}
