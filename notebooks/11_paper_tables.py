@@ -163,7 +163,7 @@ pd.DataFrame(neurons).style.hide(axis="index")
 # ## Translation: compare differences
 #
 # The paper's Table 1 has BLEU of a Transformer of which ours is about a tenth. Levels cannot be compared; what sparsity *costs* can,
-# carefully. On Multi30k, SET minus FC of the same study:
+# carefully. On Multi30k, SET, CHTs and CHTss minus FC of the same study:
 
 # %%
 multi30k = recorded["translation: multi30k, small"]
@@ -281,8 +281,8 @@ claims_that("cannot be told")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# One of 11 is decided. That is the usual fate of a comparison on a small task with few seeds: the honest answer to most
-# questions about half a point is that nobody knows yet. And one in twenty intervals misses the truth anyway, so of eleven
+# One of 13 is decided. That is the usual fate of a comparison on a small task with few seeds: the honest answer to most
+# questions about half a point is that nobody knows yet. And one in twenty intervals misses the truth anyway, so of thirteen
 # comparisons one may look decided by chance. A verdict is about these runs, which differ from the paper's as the last column
 # says.
 # </details>

@@ -98,6 +98,30 @@ def digits() -> str:
     return as_markdown([*lines, line])
 
 
+def multi30k() -> str:
+    """Small translators of Multi30k."""
+    rows = [row for row in runs("translation") if row["dataset"] == "multi30k"]
+    lines = []
+    for share in (0.9, 0.95):
+        for method in ("fc", "set", "chts", "chtss"):
+            mine = of_method(rows, method, None if method == "fc" else share)
+            line = {"": f"{METHOD_LABELS[method]}, {share:.0%}" if method != "fc" else "FC"}
+            for name, of, digits in (("BLEU", bleu, 2), ("loss", last_loss, 3)):
+                line[name] = as_mean(list(map(of, mine)), digits)
+                for rival in ("set", "fc"):
+                    theirs = of_method(rows, rival, share if rival == "set" else None)
+                    pairs = [] if method in ("fc", rival) else differences(mine, theirs, of)
+                    line[f"{name} minus {METHOD_LABELS[rival]}"] = as_difference(pairs, digits) if pairs else ""
+            if line not in lines:
+                lines.append(line)
+    return as_markdown(lines)
+
+
+def bleu(row: Row) -> float:
+    """On the test pairs."""
+    return float(row["test"]["bleu"])
+
+
 def small_dense(sparsity: float) -> list[Row]:
     """The runs of FC on digits with as many weights in its hidden layers as sparse networks of width 256 have."""
     hidden = {0.9: 71, 0.95: 47, 0.97: 34}[sparsity]
@@ -324,6 +348,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits": digits,
     "ablations": ablations,
     "number_words": number_words,
+    "multi30k": multi30k,
     "llama_warmup": llama_warmup,
     "rates_tiny": lambda: _rates("tiny", ("fc", _OLD_CHTS, "set", "granet")),
     "rates_small": lambda: _rates("small", ("fc", *EARLIER_LABELS, "set", "rigl", "granet")),

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chts_core.lab import figures, images, language, records
+from chts_core.lab import figures, images, language, records, translation
 from chts_core.lab.pages import as_html, document, picture
 from chts_core.lab.statistics import mean_and_interval, standard_error
 
@@ -17,7 +17,11 @@ Row = Mapping[str, Any]
 # Settings of a recipe that change how a run is computed, not what it learns.
 _HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
 # What settings were, by task, before a recipe named them.
-_ONCE = {"images": asdict(images.Recipe()), "language": asdict(language.Recipe())}
+_ONCE = {
+    "images": asdict(images.Recipe()),
+    "language": asdict(language.Recipe()),
+    "translation": asdict(translation.Recipe()),
+}
 
 
 @dataclass(frozen=True)

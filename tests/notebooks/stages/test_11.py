@@ -30,8 +30,8 @@ def test_stage_11_says_what_its_text_says(executed: Executed) -> None:
     verdicts = Counter(row["verdict"] for row in record["results"]["claims"].values())
     decided = verdicts["holds"] + verdicts["does not hold"]
     text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    assert (decided, decided + verdicts["cannot be told"]) == (1, 11)
-    assert "One of 11 is decided." in text
+    assert (decided, decided + verdicts["cannot be told"]) == (1, 13)
+    assert "One of 13 is decided." in text
     assert [(row["size"], row["method"]) for row in record["results"]["out_of_order"]] == [
         ("60m", "set"),
         ("130m", "rigl"),
