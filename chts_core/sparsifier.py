@@ -341,10 +341,11 @@ class Sparsifier:
                 "past the end",
                 f"this is step {self.steps + 1} of a run of {self.timeline.total_steps}: the links stay as they are.",
             )
-        evolved = None
-        if due and not overflowing:
+        if due:
             self._check_weights()
             self._check_gradients()
+        evolved = None
+        if due and not overflowing:
             # Link prediction counts in products of matrices, which autocast would round.
             with torch.autocast(self._device_type, enabled=False):
                 evolved = self._evolve(self.steps + 1)

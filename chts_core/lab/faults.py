@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -130,7 +131,7 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
 def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
     """Regrowth takes every link whose CH2-L3n score reaches that of the last one wanted; in bfloat16 many tie."""
 
-    def regrow(_: str, survivors: Tensor, num: int, __: Tensor | None) -> Tensor:
+    def regrow(_: str, survivors: Tensor, num: int, *__: Any) -> Tensor:
         scores = PREDICTORS["ch2_l3n"](survivors).bfloat16().masked_fill(survivors, -1)
         return scores >= scores.flatten().topk(num).values[-1] if num else torch.zeros_like(survivors)
 
@@ -142,7 +143,7 @@ def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
 def top_regrowth(sparsifier: Sparsifier) -> Iterator[None]:
     """Regrowth that is called soft takes the highest CH2-L3n scores: what it regrows does not depend on the seed."""
 
-    def regrow(_: str, survivors: Tensor, num: int, __: Tensor | None) -> Tensor:
+    def regrow(_: str, survivors: Tensor, num: int, *__: Any) -> Tensor:
         scores = PREDICTORS["ch2_l3n"](survivors).masked_fill(survivors, -1).flatten()
         highest = torch.zeros(survivors.numel(), dtype=torch.bool, device=survivors.device)
         highest[scores.topk(num).indices] = True
