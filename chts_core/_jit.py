@@ -1,13 +1,17 @@
 """Compiled loops: how they are compiled, and the random numbers they draw. Only their users import Numba."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from numba import njit
+from torch import Tensor
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,27 +22,70 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return _cached(function, nogil=True)
 
 
-def compiled_parallel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with Numba's own parallel loops, which start within microseconds; one caller at a time.
+def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
+    """Compile a loop over shares of the work: `function(threads, ...)`, with `prange(threads)` around all of it.
+
+    It takes tensors, and runs on as many threads as torch does; one caller at a time where that is more than one.
+
+    One thread takes an ordinary loop. Numba's own parallel loops start within microseconds, but starting their threads
+    changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. A forked
+    process, and one in which Numba finds no threading layer, takes the ordinary loop too. The results have the same
+    bits.
 
     Sums may be reordered, which lets them use whole vector registers.
     """
-    return _cached(function, nogil=True, parallel=True, fastmath={"reassoc", "contract", "arcp", "nsz"})
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+    serial, parallel = _cached(function, **options), _cached(function, parallel=True, **options)
+
+    def run(*tensors: Tensor | None) -> None:
+        arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
+        threads = torch.get_num_threads()
+        if threads == 1 or _forked or not _shares_work():
+            serial(1, *arrays)
+            return
+        with _one_at_a_time:
+            before = numba.get_num_threads()
+            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            try:
+                parallel(threads, *arrays)
+            finally:
+                numba.set_num_threads(before)
+
+    return run
 
 
-@contextmanager
-def on_threads_of_torch() -> Iterator[int]:
-    """Numba's own loops run on as many threads as torch does, which is given.
+# Not every threading layer of Numba can be entered twice at a time.
+_one_at_a_time = threading.Lock()
 
-    Without it they wake as many as there are cores; and when Numba starts its threads, torch takes on their number.
-    """
-    threads, numba_s = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+@cache
+def _shares_work() -> bool:
+    """Whether Numba can share work among threads in this process; starts them."""
+    threads = torch.get_num_threads()
     try:
-        yield threads
+        numba.get_num_threads()
+    except ValueError as error:
+        warnings.warn(
+            f"Numba cannot start its threads, so sparse layers run on one: {error} Change NUMBA_THREADING_LAYER, or "
+            "call torch.set_num_threads(1).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
     finally:
-        numba.set_num_threads(numba_s)
+        torch.set_num_threads(threads)  # torch takes on the number of Numba's threads when these start
+    return True
+
+
+def _after_fork() -> None:
+    """The threads of the parent are gone, and some threading layers end a process that starts them again."""
+    global _forked
+    _forked = True
+
+
+_forked = False
+if hasattr(os, "register_at_fork"):  # not on Windows, where there is no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _cached(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """The compiled inner loops of sparse layers. A matrix of activations has a row for each feature, a column per sample.
 
-Every output is computed by one thread in one order: the bits do not depend on the number of threads. One caller at a
-time, see :func:`chts_core._jit.compiled_parallel`.
+Every output is computed by one thread in one order: the bits do not depend on the number of threads. How many there are
+says :func:`chts_core._jit.compiled_twice`.
 """
 
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from chts_core._jit import compiled, compiled_parallel
+from chts_core._jit import compiled, compiled_twice
 
 
-@compiled_parallel
+@compiled_twice
 def multiply(  # pragma: no cover (compiled)
     threads: int, start: Any, columns: Any, values: Any, order: Any, bias: Any, x: Any, y: Any
 ) -> None:
@@ -57,7 +57,7 @@ def multiply(  # pragma: no cover (compiled)
                 k += 1
 
 
-@compiled_parallel
+@compiled_twice
 def multiply_at_links(  # pragma: no cover (compiled)
     threads: int, start: Any, columns: Any, x: Any, dy: Any, dw: Any
 ) -> None:

@@ -6,11 +6,9 @@ gradient by W, and by columns (CSC), as the order in which the same values stand
 rebuilt only when the topology changes.
 
 Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
-contiguous numbers. The result is returned as a view that looks like (samples, features); elementwise layers keep that
-layout, and the next sparse layer takes it without a copy.
+contiguous numbers. The result is turned back, since code around an `nn.Linear` takes a contiguous output for granted.
 """
 
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -111,9 +109,6 @@ class DenseKernels:
 class CompiledKernels:
     """Loops compiled by Numba, for float32 and float64 on a CPU."""
 
-    # Not every threading layer of Numba can be entered twice at a time.
-    _lock = threading.Lock()
-
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """W x + b."""
         return self._multiply(links.crow_indices, links.col_indices, values, None, bias, x)
@@ -125,24 +120,18 @@ class CompiledKernels:
     def _multiply(
         self, start: Tensor, columns: Tensor, values: Tensor, order: Tensor | None, bias: Tensor | None, x: Tensor
     ) -> Tensor:
-        from chts_core._jit import on_threads_of_torch  # Numba takes about a second to import
-        from chts_core._kernels import multiply
+        from chts_core._kernels import multiply  # Numba takes about a second to import
 
         y = x.new_empty(len(start) - 1, x.shape[1])
-        given = (start, columns, values, order, bias, x.contiguous(), y)
-        with self._lock, on_threads_of_torch() as threads:
-            multiply(threads, *(None if tensor is None else tensor.numpy() for tensor in given))
+        multiply(start, columns, values, order, bias, x.contiguous(), y)
         return y
 
     def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
         """dy xᵀ at the links."""
-        from chts_core._jit import on_threads_of_torch
         from chts_core._kernels import multiply_at_links
 
         gradient = x.new_empty(len(links.col_indices))
-        given = (links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
-        with self._lock, on_threads_of_torch() as threads:
-            multiply_at_links(threads, *(tensor.numpy() for tensor in given))
+        multiply_at_links(links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
         return gradient
 
 
@@ -197,6 +186,9 @@ def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
     )
 
 
+_REMEDY = "call chts_core.linear.to_dense(model) on a copy of the model first, or compact() of its Sparsifier"
+
+
 class _Product(torch.autograd.Function):
     """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias."""
 
@@ -207,7 +199,13 @@ class _Product(torch.autograd.Function):
         features = x.T if kernels is DENSE else x.T.contiguous()
         ctx.save_for_backward(features, values)
         ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
-        return kernels.forward(links, values, bias, features).T
+        y = kernels.forward(links, values, bias, features)
+        # A tensor of its own: a view that a Function returns refuses changes in place, as by an in-place ReLU.
+        return y.new_empty(y.shape[::-1]).copy_(y.T)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Tensor:
+        raise NotImplementedError(f"a sparse layer has no forward-mode derivative; {_REMEDY}.")
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -236,7 +234,8 @@ class SparseLinear(nn.Module):
         "auto": whichever was measured to be faster at this density, for this shape on this machine
             (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
 
-    Under `torch.autocast` the layer computes, and returns, the dtype of its values.
+    Under `torch.autocast` the layer computes, and returns, the dtype of its values. `torch.func`, `torch.vmap`,
+    `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
     A state dict holds the values and the links, and loads into a layer with other links. One of an `nn.Linear` loads
     too: what it has at the links is taken.
@@ -325,7 +324,9 @@ class SparseLinear(nn.Module):
     def weight(self) -> Tensor:
         """The dense weight (out_features, in_features), made anew; gradients reach the values."""
         weight = self.values.new_zeros(self.out_features * self.in_features)
-        return weight.index_put((self.links.positions(),), self.values).view(self.out_features, self.in_features)
+        links = self.links
+        positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns of len()
+        return weight.index_put((positions,), self.values).view(self.out_features, self.in_features)
 
     @property
     def density(self) -> float:
@@ -386,6 +387,12 @@ class SparseLinear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """x Wᵀ + b for x (..., in_features)."""
+        if not isinstance(input, Tensor):
+            raise TypeError(
+                f"input is a {type(input).__name__}; expected a tensor. To trace the model by torch.fx, {_REMEDY}."
+            )
+        if torch._C._get_tracing_state() is not None or _is_exporting() or torch._C._are_functorch_transforms_active():
+            return self._dense_forward(input)
         if torch.compiler.is_compiling():  # compiled loops are not traced; a decorator would import torch's compiler
             return torch.compiler.disable(self._forward)(input)  # type: ignore[no-any-return]
         return self._forward(input)
@@ -400,6 +407,16 @@ class SparseLinear(nn.Module):
             product: Callable[..., Tensor] = _Product.apply
             y = product(x, self.values, self.bias, self.links, self.kernels(), self)
         return y.view(*input.shape[:-1], self.out_features)
+
+    def _dense_forward(self, input: Tensor) -> Tensor:
+        """By torch's own operations on the filled-in weight, for what has to see or transform each of them."""
+        try:
+            with torch.autocast(input.device.type, enabled=False):
+                return F.linear(input.to(self.values.dtype), self.weight, self.bias)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"a sparse layer cannot be traced or transformed this way ({error}); {_REMEDY}."
+            ) from error
 
     def extra_repr(self) -> str:
         """Shown when the model is printed."""
@@ -443,6 +460,12 @@ class SparseLinear(nn.Module):
         if bool(((outputs * self.in_features + columns).diff() <= 0).any()):
             return "are not in ascending order, each once"
         return ""
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export traces the model; PyTorch 2.6 cannot tell."""
+    exporting = getattr(torch.compiler, "is_exporting", None)
+    return exporting is not None and bool(exporting())
 
 
 def convertible(model: nn.Module, parameter: str) -> bool:
