@@ -277,7 +277,36 @@ class SparseLinear(nn.Module):
         layer._fill_from(linear, mask, execution)
         return layer
 
+    @classmethod
+    def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
+        """Make a linear layer itself sparse, and its weight the values: one that :func:`convertible` allows.
+
+        Whoever holds the layer or its weight goes on with them: other parents, hooks, an optimizer, a list of
+        parameters to clip. The gradient keeps what it has at the links.
+        """
+        links = cls._checked_links(linear, mask, execution)
+        weight, bias = linear._parameters["weight"], linear._parameters["bias"]
+        assert weight is not None
+        gradient = weight.grad
+        weight.grad = None
+        _set_data(weight, weight.detach()[mask])
+        weight.grad = None if gradient is None else gradient[mask]
+        linear._parameters.clear()
+        linear.__class__ = cls  # type: ignore[assignment]
+        assert isinstance(linear, cls)
+        linear._fill(links, weight, bias, execution)
+        return linear
+
     def _fill_from(self, linear: nn.Linear, mask: Tensor, execution: Execution) -> None:
+        links = self._checked_links(linear, mask, execution)
+        mask = mask.to(linear.weight.device)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.training = linear.training
+        values = nn.Parameter(linear.weight.detach()[mask], linear.weight.requires_grad)
+        self._fill(links, values, linear.bias, execution)
+
+    @staticmethod
+    def _checked_links(linear: nn.Linear, mask: Tensor, execution: Execution) -> Links:
         if execution not in ("masked", "csr", "auto"):
             raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
         check_mask(mask)
@@ -286,18 +315,18 @@ class SparseLinear(nn.Module):
                 f"mask has shape {tuple(mask.shape)} but the layer's weight has {tuple(linear.weight.shape)}; "
                 "expected (out_features, in_features)."
             )
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        if execution == "csr":
+            sparse_kernels(linear.weight.device, linear.weight.dtype)  # refused now, not in the first forward pass
+        return compress(mask.to(linear.weight.device))
+
+    def _fill(self, links: Links, values: nn.Parameter, bias: nn.Parameter | None, execution: Execution) -> None:
         self.execution = execution
-        self.training = linear.training
         self.dense_gradient_hook: Callable[[SparseLinear, Callable[[], Tensor]], None] | None = None
-        mask = mask.to(linear.weight.device)
-        self._set_links(compress(mask))
-        self.values = nn.Parameter(linear.weight.detach()[mask], linear.weight.requires_grad)
-        self.bias = linear.bias
+        self._set_links(links)
+        self.values = values
+        self.bias = bias
         # A measured crossover, so that a run that was cut can go on with the kernels it had.
         self.crossover: float | None = None
-        if execution == "csr":
-            sparse_kernels(self.values.device, self.values.dtype)  # refused now, not in the first forward pass
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, which no Sparsifier follows."""
@@ -469,12 +498,24 @@ def _is_exporting() -> bool:
 
 
 def convertible(model: nn.Module, parameter: str) -> bool:
-    """Whether the layer that has this weight can be replaced by a :class:`SparseLinear`.
+    """Whether the layer that has this weight can become a :class:`SparseLinear`.
 
-    Those inside `nn.MultiheadAttention` cannot: it reads the weights of its parts itself.
+    Those inside `nn.MultiheadAttention` cannot: it reads the weights of its parts itself. Nor can layers that are more
+    than an `nn.Linear`: of a subclass, parametrised, pruned, with a `forward` of their own, or with hooks on their
+    state dict, which look for a weight.
     """
     path, _, name = parameter.rpartition(".")
-    return name == "weight" and bool(path) and type(model.get_submodule(path)) is nn.Linear
+    if name != "weight" or not path:
+        return False
+    module = model.get_submodule(path)
+    hooks = (module._state_dict_hooks, module._state_dict_pre_hooks, module._load_state_dict_pre_hooks)
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module._parameters.keys() == {"weight", "bias"}
+        and not (module._buffers or module._modules or "forward" in vars(module) or any(hooks))
+        and not module._load_state_dict_post_hooks
+    )
 
 
 def to_dense(model: nn.Module) -> nn.Module:

@@ -37,6 +37,7 @@ from chts_core.weights import (
     MaskedWeight,
     PastWeights,
     Weight,
+    check_elementwise,
     check_moments,
     pack_bits,
     store_links,
@@ -601,12 +602,15 @@ class Sparsifier:
                 f"execution is {self.execution!r} in {self._ranks.size} processes, which exchange gradients of dense "
                 "weights; choose execution='masked', or train in one process."
             )
+        if self.execution != "masked":
+            check_elementwise(self.optimizer)
         stay = [name for name in names if not convertible(self._model, name)]
         if self.execution == "csr" and stay:
             raise ValueError(
                 f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected weights of an nn.Linear "
-                "that is a part of the model, outside nn.MultiheadAttention. Choose execution='auto', which leaves the "
-                "others masked, or exclude them."
+                "that is a part of the model, outside nn.MultiheadAttention, and no more than that: no subclass, "
+                "parametrisation, pruning, state-dict hook or own forward. Choose execution='auto', which leaves "
+                "the others masked, or exclude them."
             )
 
     def _topology(self, correlation: Tensor | None) -> Topology:

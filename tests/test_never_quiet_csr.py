@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
+import chts_core as chts
 from chts_core.linear import SparseLinear, to_dense
 
 # PyTorch's own, of what it uses itself.
@@ -168,3 +170,134 @@ def test_threads_are_as_the_user_set_them_and_a_fork_goes_on(threads: int, layer
     )
     assert done.returncode == 0, done.stderr
     assert not done.stdout.strip() or "Change NUMBA_THREADING_LAYER" in done.stdout  # where that layer is not installed
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
+
+
+def attach(model: nn.Module, optimizer: torch.optim.Optimizer, execution: Any = "csr") -> chts.Sparsifier:
+    return chts.Sparsifier(model, optimizer, "set", 0.5, total_steps=20, update_every=2, execution=execution)
+
+
+def test_whoever_holds_a_layer_or_its_weight_goes_on_with_it() -> None:
+    model = network()
+    other_parent = nn.Sequential(model[0])
+    parameters, layer, weight = list(model.parameters()), model[0], model[0].weight
+    calls: list[str] = []
+    layer.register_forward_hook(lambda *_: calls.append("forward"))
+    removed = layer.register_forward_pre_hook(lambda *_: calls.append("removed"))
+    layer.register_forward_pre_hook(lambda *_: calls.append("before"), with_kwargs=True)
+    model[2].register_full_backward_hook(lambda *_: calls.append("backward"))
+    model[2].register_full_backward_pre_hook(lambda *_: calls.append("before backward"))
+    layer.note = "mine"
+    optimizer = torch.optim.Adam(parameters, 0.01)
+    sparsifier = attach(model, optimizer)
+    removed.remove()
+    assert isinstance(layer, SparseLinear)
+    assert layer is model[0] is other_parent[0]
+    assert layer.values is weight
+    assert layer.note == "mine"
+    for _ in range(5):
+        optimizer.zero_grad()
+        (100 * model(rows(4, 8))).square().mean().backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        assert float(torch.stack([p.grad.norm() for p in model.parameters()]).norm()) == pytest.approx(1.0)
+        optimizer.step()
+        sparsifier.step()
+    assert calls == ["before", "forward", "before backward", "backward"] * 5
+
+
+class Subclass(nn.Linear):
+    """Whatever it does, a sparse layer would not do it."""
+
+
+def prune_bias(model: nn.Sequential) -> None:
+    nn.utils.prune.l1_unstructured(model[2], "bias", 0.5)
+
+
+def parametrise_bias(model: nn.Sequential) -> None:
+    nn.utils.parametrize.register_parametrization(model[2], "bias", nn.Identity())
+
+
+MORE: dict[str, Callable[[nn.Sequential], Any]] = {
+    "a pruned bias": prune_bias,
+    "a parametrised bias": parametrise_bias,
+    "a subclass": lambda model: model.__setitem__(2, Subclass(12, 12)),
+    "a forward of its own": lambda model: setattr(model[2], "forward", lambda x: x),
+    "a hook on saving": lambda model: model[2].register_state_dict_post_hook(lambda *_: None),
+    "a hook on loading": lambda model: model[2].register_load_state_dict_pre_hook(lambda *_: None),
+    "a buffer": lambda model: model[2].register_buffer("scale", torch.ones(1)),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_a_layer_that_is_more_than_linear_is_refused_or_stays_masked(case: str) -> None:
+    model = network()
+    MORE[case](model)
+    layer = model[2]
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"2\.weight cannot store links alone.*no more than that"):
+        attach(model, optimizer)
+    attach(model, optimizer, "auto")
+    assert model[2] is layer
+    assert not isinstance(layer, SparseLinear)
+    assert isinstance(model[0], SparseLinear)
+
+
+class MatricesOnly(torch.optim.Optimizer):
+    """As Shampoo: what has no rows and columns is moved in another way, or not at all."""
+
+    def __init__(self, parameters: Any, vectors: bool) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+        self.vectors = vectors
+
+    def step(self, *_: Any) -> None:
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                if parameter.ndim < 2 and not self.vectors:
+                    raise ValueError("no matrix")
+                scale = parameter.grad.norm(dim=-1, keepdim=True) if parameter.ndim > 1 else 1.0
+                parameter -= self.param_groups[0]["lr"] * parameter.grad / scale
+
+
+class OwnLBFGS(torch.optim.LBFGS):
+    """Known by what it does."""
+
+
+def weights(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.ndim == 2]
+
+
+BY_SHAPE: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "LBFGS": lambda model: torch.optim.LBFGS(model.parameters()),
+    "OwnLBFGS": lambda model: OwnLBFGS(model.parameters(), line_search_fn="strong_wolfe"),
+    "Adafactor": lambda model: torch.optim.Adafactor(model.parameters()),
+    "MatricesOnly": lambda model: MatricesOnly(model.parameters(), vectors=False),
+    "MatricesOnly, of vectors": lambda model: MatricesOnly(model.parameters(), vectors=True),
+}
+if hasattr(torch.optim, "Muon"):
+    BY_SHAPE["Muon"] = lambda model: torch.optim.Muon(weights(model))
+
+
+@pytest.mark.parametrize("name", BY_SHAPE)
+@pytest.mark.parametrize("execution", ["csr", "auto"])
+def test_optimizers_that_go_by_the_shape_are_refused(execution: str, name: str) -> None:
+    model = network()
+    optimizer = BY_SHAPE[name](model)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=rf"{name.split(',')[0]} does not treat .* Choose execution='masked'"):
+        attach(model, optimizer, execution)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not optimizer.state
+    attach(model, optimizer, "masked")
+
+
+@pytest.mark.parametrize("name", ["ASGD", "Adadelta", "Adagrad", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop"])
+def test_others_are_not(name: str) -> None:
+    model = network()
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.0)
+    torch.optim.lr_scheduler.ConstantLR(optimizer)
+    attach(model, optimizer)
+    assert isinstance(model[0], SparseLinear)
