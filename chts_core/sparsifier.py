@@ -333,10 +333,12 @@ class Sparsifier:
             self._take_back()
         due = self.update_due
         overflowing = self._not_finite() if due else []
-        uncounted = self._counted and not (self._watch.steps or skipped or overflowing)
-        if uncounted and not self._overflows():  # where a gradient scaler has left out the step
-            self._complain("uncounted", _UNCOUNTED)
-            return
+        missing = self._watch.counts and not self._watch.steps and not (skipped or overflowing)
+        if missing and not self._overflows():  # else a gradient scaler has left out the step
+            if self._counted:
+                self._complain("uncounted", _UNCOUNTED)
+                return
+            self._calls_before += 1
         if self.steps >= self.timeline.total_steps:
             self._complain(
                 "past the end",
@@ -354,7 +356,6 @@ class Sparsifier:
             self.steps += 1
             if evolved is not None:
                 self._adopt(evolved)
-            self._calls_before += not (self._counted or skipped)
             self._gradients.clear()
             self._arriving.clear()
             for name in self._enforced:

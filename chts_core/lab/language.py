@@ -799,7 +799,8 @@ def predict_seconds(
     Looking at the validation tokens comes on top.
     """
     steps = min(_STEPS_TIMED, max(recipe.steps - 1, 1))
-    training = _Training(task, method, sparsity, recipe, 0, torch.device(device))
+    timed = replace(recipe, steps=max(recipe.steps, 2))
+    training = _Training(task, method, sparsity, timed, 0, torch.device(device))
     training.learn()  # the first is slower
     training.seconds = 0.0
     for _ in range(steps):

@@ -588,7 +588,8 @@ def predict_seconds(
     steps = min(_STEPS_TIMED, max(recipe.steps - 1, 1))
     with torch.random.fork_rng([torch.device(device)] if torch.device(device).type == "cuda" else []):
         torch.manual_seed(0)
-        training = _Training(task, method, sparsity, recipe, 0, torch.device(device))
+        timed = replace(recipe, steps=max(recipe.steps, 2))
+        training = _Training(task, method, sparsity, timed, 0, torch.device(device))
         order = training.batches()
         training.learn(next(order))  # the first is slower
         training.seconds = 0.0

@@ -541,9 +541,9 @@ def test_the_loss_is_watched_before_and_after_an_update_and_one_step_later(
     training = _Training(task, "chts", 0.8, WATCHED, 0, CPU)
     step, losses = training.sparsifier.step, []
 
-    def watched() -> None:
+    def watched(**given: Any) -> None:
         before = summed_loss(training.model, contexts) / 48
-        step()
+        step(**given)
         losses.append((before, summed_loss(training.model, contexts) / 48))
 
     monkeypatch.setattr(training.sparsifier, "step", watched)
