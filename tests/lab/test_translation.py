@@ -972,7 +972,7 @@ def test_a_race_is_refused_before_any_method_is_trained(
         raise AssertionError("it trained")
 
     monkeypatch.setattr(translation, "train", unexpected)
-    with pytest.raises(ValueError, match=r"would fall from 0\.5 to 0\.3"):
+    with pytest.raises(ValueError, match=r"would fall from 0\.5 at step 0 to 0\.3"):
         race(task, ["fc", "chtss"], 0.3, recipe, seeds=[0])
     with pytest.raises(ValueError, match="the topology would never change"):
         race(task, ["fc", "set"], 0.9, replace(recipe, update_every=20), seeds=[0])
