@@ -742,7 +742,7 @@ def test_a_race_is_refused_before_any_method_is_trained(digits: ImageData, monke
         raise AssertionError("it trained")
 
     monkeypatch.setattr(images, "train", unexpected)
-    with pytest.raises(ValueError, match=r"would fall from 0\.5 to 0\.3"):
+    with pytest.raises(ValueError, match=r"would fall from 0\.5 at step 0 to 0\.3"):
         images.race(digits, ("fc", "chtss"), 0.3, Recipe(hidden=16, epochs=4), seeds=[0])
     with pytest.raises(ValueError, match="the topology would never change"):
         images.race(digits, ("fc", "set"), 0.9, Recipe(hidden=16, epochs=1), seeds=[0])
