@@ -11,7 +11,7 @@ from chts_core.methods import METHODS
 compute = CurveExplorer.compute
 
 
-def test_it_has_the_comparisons_of_the_nine_methods() -> None:
+def test_it_has_the_comparisons_of_several_methods() -> None:
     assert {name: len({row["method"] for row in rows}) for name, rows in stored().items()} == {
         "images: digits": 9,
         "images: fashion_mnist": 4,
@@ -19,6 +19,7 @@ def test_it_has_the_comparisons_of_the_nine_methods() -> None:
         "language: books, tiny": 4,
         "language: tinyshakespeare, small": 4,
         "language: tinyshakespeare, tiny": 4,
+        "translation: multi30k, small": 4,
         "translation: number_words, tiny": 9,
     }
 
