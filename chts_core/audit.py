@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chts_core import weights
 from chts_core.percolation import percolate
 from chts_core.sparsifier import Sparsifier
 from chts_core.weights import LinkWeight, Weight, first_value
@@ -95,9 +96,7 @@ def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
     Returns:
         Tensors shaped like what the optimizer holds: the weight, or one value per link where those are stored alone.
     """
-    parameter = sparsifier._weights[name].parameter
-    state = sparsifier.optimizer.state.get(parameter, {})
-    return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape}
+    return dict(weights.moments(sparsifier.optimizer, sparsifier._weights[name].parameter))
 
 
 # --- the checks ---

@@ -30,8 +30,8 @@ class SparsifierCallback(TrainerCallback):
     Training that begins again on the same model, as `train()` does when called twice, and `auto_find_batch_size` after
     each try, begins a new schedule from the links that there are; these are neither drawn nor rescaled anew.
 
-    With `load_best_model_at_end` the masks are those of the best checkpoint in the end. A warning tells if the density
-    is above the one asked for, since the best or last step came before the end of the schedule.
+    With `load_best_model_at_end` the run ends with the masks of the best checkpoint. It warns if the density is above
+    the one asked for, because the best or last step came before the end of the schedule.
 
     The Trainer's `log_history` has `density`, the share of active neurons `anp` and the share of links that were ever
     active `itop` in each row.
@@ -154,8 +154,8 @@ class SparsifierCallback(TrainerCallback):
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
         """The file of the checkpoint that training resumes from; of the Trainer itself it cannot be had."""
-        told = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
-        folders = [*(Path(folder) for folder in told if isinstance(folder, str | Path)), _folder(args, state)]
+        named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
+        folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:
             if (folder / FILE_NAME).exists():
                 return folder / FILE_NAME

@@ -6,6 +6,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, pairwise
@@ -303,7 +304,6 @@ class Sparsifier:
         for name, mask in self._by_part(self.masks).items():
             part = self._parts[name]
             self._weights[part.parameter].scale(part, (mask.numel() / int(mask.count_nonzero())) ** 0.5)
-        self._watch.settle()
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
         """Call a function for each sparse weight whenever an update has changed its links.
@@ -352,7 +352,8 @@ class Sparsifier:
             # Link prediction counts in products of matrices, which autocast would round.
             with torch.autocast(self._device_type, enabled=False):
                 evolved = self._evolve(self.steps + 1)
-        with undisturbed():  # from here on the step is made, whatever comes
+        # Once the links change, the step is made, whatever comes.
+        with nullcontext() if evolved is None else undisturbed():
             self.steps += 1
             if evolved is not None:
                 self._adopt(evolved)

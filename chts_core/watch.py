@@ -47,8 +47,6 @@ class Watch:
         """Follow the optimizer from now on, and look out for others."""
         self._optimizer.register_step_pre_hook(self._before)
         self._optimizer.register_step_post_hook(self._after)
-        if not _WATCHES:
-            register_optimizer_step_post_hook(_after_any)
         _WATCHES.add(self)
 
     def settle(self) -> None:
@@ -119,6 +117,9 @@ _WATCHES: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 def _after_any(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for watch in list(_WATCHES):
         watch.saw(optimizer)
+
+
+register_optimizer_step_post_hook(_after_any)
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -351,7 +351,8 @@ beside = statistics.paired_differences([*small, *runs], "small")
 print(f"{links} links; width {width}: {task.features * width + 2 * width**2} weights")
 print(f"small dense network: {mean:.1%}" + ("" if interval is None else f" ± {interval:.1%}"))
 beside_small = pd.DataFrame(beside).set_index("method")[["difference", "interval"]]
-beside_small.rename(columns={"difference": "minus the small network"}).style.format("{:+.1%}", na_rep="–")
+percents = {"difference": "{:+.1%}", "interval": "{:.1%}"}
+beside_small.style.format(percents, na_rep="–").set_caption("Test accuracy minus that of the small network.")
 
 # %% [markdown]
 # A sparse method that stays behind this network has not shown that its sparse network is worth more than a narrow one. On

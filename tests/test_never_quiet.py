@@ -236,6 +236,14 @@ def test_weights_without_their_masks_are_refused(write: Callable[[Run, dict[str,
         run.train(EVERY)
 
 
+def test_rescaling_hides_no_weights_that_are_not_of_the_masks() -> None:
+    run = Run("set")
+    run.model.load_state_dict(tiny.mlp((16, 24, 24, 3)).state_dict())
+    run.sparsifier.rescale_weights()
+    with pytest.raises(RuntimeError, match="weights outside the masks"):
+        run.sparsifier.density()
+
+
 def test_weights_that_fit_the_masks_may_be_written() -> None:
     run = Run("set").train(EVERY + 1)
     saved = copy.deepcopy(run.model.state_dict())

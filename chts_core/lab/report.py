@@ -67,7 +67,7 @@ SCORES: dict[str, Score] = {
         3,
     ),
 }
-# Beside the score, for those that need to be told apart by it; None of a run that has none.
+# Other scores, shown beside the first; None where a run has no such score.
 _ALSO: dict[str, dict[str, Callable[[Row], float | None]]] = {
     "images": {
         "of the epoch chosen on validation": lambda row: _percent(row["test"]["chosen"]),
@@ -158,8 +158,8 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
             if (other["method"], other["seed"]) == (rival, row["seed"])
             and (rival == "fc" or other["sparsity"] == row["sparsity"])  # FC has none
         ]
-        alike = [other for other in theirs if _same(other, row, settings)]
-        for chosen in (alike, theirs):
+        same = [other for other in theirs if _same(other, row, settings)]
+        for chosen in (same, theirs):
             if len(chosen) == 1:
                 pairs.append((row, chosen[0]))
                 break

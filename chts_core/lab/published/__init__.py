@@ -1,7 +1,7 @@
 """Whether a method does what the published command of its name does, by numbers recorded from that command.
 
 The files beside this one hold what the authors' two codes gave for fixed weights, networks and seeds
-(`tests/published/README.md` of the repository tells how each was made). They are numbers alone, no code. Random parts
+(`tests/published/README.md` of the repository says how each was made). They hold only numbers, no code. Random parts
 are compared as distributions.
 """
 
