@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from chts_core.forward import output_layers
 from chts_core.percolation import LayerGraph
 
 # What a weight may be stored as. Complex numbers have no order, and whole numbers no gradient.
@@ -55,30 +56,20 @@ def sparse_layers(
 ) -> dict[str, Layer]:
     """The layers to sparsify, by name, in the model's order.
 
-    Linear layers and the projections of `nn.MultiheadAttention` that train. Embeddings never; the model's last linear
-    layer, its output, only where `exclude` says something else.
+    Linear layers and the projections of `nn.MultiheadAttention` that train. Embeddings never. The layers that give the
+    model's outputs (:func:`chts_core.forward.output_layers`) and the routers of experts only where `exclude` says
+    something else.
 
     Args:
         model: any module.
         include: which of them; by default all.
-        exclude: which of those not; by default the last linear layer.
+        exclude: which of those not; by default the output layers and the routers.
 
     Raises:
         ValueError: if nothing is left, a pattern fits no layer, or a weight is shared or computed from others.
         TypeError: if a weight has no shape yet, or is stored as anything but real numbers.
     """
-    _check_initialised(model)
-    found = list(_candidates(model))
-    linear = [layer.name for layer, _, module in found if isinstance(module, nn.Linear)]
-    chosen = found if include is None else _select(found, include, "include")
-    dropped = (
-        [entry for entry in found if entry[0].name == linear[-1]]
-        if exclude is None and linear
-        else _select(found, exclude or (), "exclude")
-    )
-    out = {layer.name for layer, _, _ in dropped}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    layers = {layer.name: layer for layer, _, _ in chosen if layer.name not in out}
+    layers, parameters = _selected(model, include, exclude)
     for name, layer in layers.items():
         if layer.parameter not in parameters:
             raise ValueError(
@@ -90,7 +81,7 @@ def sparse_layers(
     if not layers:
         quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
         raise ValueError(
-            f"{type(model).__name__} has {len(found)} linear layers of which none is left to sparsify; "
+            f"{type(model).__name__} has {len(linear_layers(model))} linear layers of which none is left to sparsify; "
             "expected at least two that train: the last one is the output layer and stays dense unless "
             "exclude=() says otherwise."
             + (
@@ -101,6 +92,40 @@ def sparse_layers(
         )
     _check_shared(model, layers)
     return layers
+
+
+def frozen_layers(
+    model: nn.Module, include: Selection | None = None, exclude: Selection | None = None
+) -> dict[str, nn.Parameter]:
+    """The weights of the layers that :func:`sparse_layers` would take if they trained, by the name of the layer."""
+    layers, parameters = _selected(model, include, exclude)
+    weights = {name: parameters[layer.parameter] for name, layer in layers.items() if layer.parameter in parameters}
+    return {name: weight for name, weight in weights.items() if not weight.requires_grad}
+
+
+def _selected(
+    model: nn.Module, include: Selection | None, exclude: Selection | None
+) -> tuple[dict[str, Layer], dict[str, nn.Parameter]]:
+    """The layers that are chosen, whether they train or not, and all parameters of the model by name."""
+    _check_initialised(model)
+    found = list(_candidates(model))
+    chosen = found if include is None else _select(found, include, "include")
+    if exclude is None:
+        outputs = output_layers(model)
+        dropped = [entry for entry in found if entry[1] in outputs or _is_router(model, entry[1])]
+    else:
+        dropped = _select(found, exclude, "exclude")
+    out = {layer.name for layer, _, _ in dropped}
+    layers = {layer.name: layer for layer, _, _ in chosen if layer.name not in out}
+    return layers, dict(model.named_parameters(remove_duplicate=False))
+
+
+def _is_router(model: nn.Module, path: str) -> bool:
+    """Whether a linear layer tells which experts see an input: a mistake there costs a whole expert."""
+    parent, _, name = path.rpartition(".")
+    beside = {child for child, _ in model.get_submodule(parent).named_children()}
+    named = "router" in path.lower() or "Router" in type(model.get_submodule(path)).__name__
+    return named or ("gate" in name and "proj" not in name and "experts" in beside)
 
 
 def has_gated_feed_forward(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 
 from chts_core.checks import check_number, check_sparsity
 from chts_core.choices import Cubic, Schedule, Sigmoid, value_at
+from chts_core.coverage import Coverage, coverage
 from chts_core.distributions import DISTRIBUTIONS
 from chts_core.layers import Layer, Selection, linear_layers, sparse_layers, split_heads, unwrap
 from chts_core.linear import Execution, convertible
@@ -216,11 +217,13 @@ class Plan:
     flops: training FLOPs of all linear layers relative to dense ones, if absent links cost nothing.
     memory: bytes by what needs them, on the device of the model; activations are not counted, nor past weights
         of links that percolation takes.
+    coverage: how much of the model the sparse layers are; the text says so where other layers stay dense.
     advice: what one might want to change.
     """
 
     budget: Budget
     graph: LayerGraph
+    coverage: Coverage
     milestones: list[int]
     exchanged: dict[str, int]
     flops: float
@@ -269,6 +272,7 @@ class Plan:
                 *_aligned(table, left=2),
                 "",
                 f"Final links:     {final:,} of {size:,}, density {final / size:.4%}",
+                *([f"Coverage:        {self.coverage}"] if self.coverage.foreign else []),
                 f"Updates:         {updates}",
                 f"Links exchanged: {bound}{exchanged:,}",
                 f"Training FLOPs:  {self.flops:.1%} of the dense linear layers', if absent links cost nothing",
@@ -366,6 +370,7 @@ def plan(
     return Plan(
         budget=budget,
         graph=graph,
+        coverage=coverage(model, layers),
         milestones=sorted({0, *(updates[len(updates) * part // 4] for part in (1, 2, 3) if updates), total_steps}),
         exchanged=exchanged,
         flops=flops,

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, pairwise
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import Correlated, ScaleFree, Topology, value_at
 from chts_core.compaction import compact
+from chts_core.coverage import coverage
 from chts_core.diagnostics import itop_rate, overlap
 from chts_core.distributed import ranks_of
-from chts_core.layers import Layer, Selection, check_in_memory, sparse_layers, split_heads, unwrap
+from chts_core.layers import Layer, Selection, check_in_memory, frozen_layers, sparse_layers, split_heads, unwrap
 from chts_core.linear import Execution, SparseLinear, convertible
 from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
@@ -30,9 +31,10 @@ from chts_core.planner import Budget, find_graph, sparse_parameters
 from chts_core.removal import SCORES, WeightedLinks
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
-from chts_core.sharding import is_shared_out, local, whole_from_local
+from chts_core.sharding import is_shared_out, local, whole, whole_from_local
 from chts_core.topology import correlated
-from chts_core.watch import Watch, inner_optimizer, undisturbed
+from chts_core.warm_start import largest, loses_training
+from chts_core.watch import Watch, inner_optimizer, is_accumulating, undisturbed
 from chts_core.weights import (
     LinkWeight,
     MaskedWeight,
@@ -50,6 +52,11 @@ from chts_core.weights import (
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
 
 
+_LOSES_TRAINING = (
+    "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To keep "
+    'the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density decays, '
+    'such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of your own.'
+)
 _UNCOUNTED = (
     "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
     "it once after each step of the optimizer, or with skipped=True where that was left out."
@@ -133,8 +140,8 @@ class Sparsifier:
         seed: the topology depends on it alone; each layer has a generator of its own.
         include: the layers to sparsify, as a glob pattern on their names or their modules' ("encoder.*"), several of
             them, or a test on a module's name and the module. By default all that train.
-        exclude: which of those stay dense, likewise. By default the model's last linear layer, its output; what is
-            given takes the place of that. Embeddings are never sparse.
+        exclude: which of those stay dense, likewise. By default the layers that give the model's outputs, and the
+            routers of experts; what is given takes the place of that. Embeddings are never sparse.
         graph: which layers feed each other, for percolation. By default read off the model
             (:mod:`chts_core.tracing`).
         per_head: let every head of queries, keys and values evolve by itself, with links of its own.
@@ -143,7 +150,9 @@ class Sparsifier:
         distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         correlation: |r| of the features of the training inputs, (features, features), for a method that starts from it
             (CSTI): :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
-        initial_masks: masks to start from, by layer name, instead of the method's topology.
+        initial_masks: masks to start from, by layer name, instead of the method's topology; or "magnitude": the
+            largest weights of each layer, to fine-tune a trained model. To start one from all its weights, take a
+            method whose density decays: `method="gmp with sparsity=Cubic(initial=0)"`.
         process_group: whose processes train the model together; by default, of a wrapped or shared-out model its own,
             and otherwise all that `torch.distributed` knows of.
         resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
@@ -177,13 +186,14 @@ class Sparsifier:
         distribution: str = "uniform",
         execution: Execution = "masked",
         correlation: Tensor | None = None,
-        initial_masks: Mapping[str, Tensor] | None = None,
+        initial_masks: Mapping[str, Tensor] | Literal["magnitude"] | None = None,
         process_group: torch.distributed.ProcessGroup | None = None,
         resume_from: dict[str, Any] | None = None,
         reschedule: bool = False,
     ) -> None:
         self.method = get_method(method)
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
+        self._given_optimizer = optimizer
         self.optimizer = optimizer = inner_optimizer(optimizer)
         # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
         self._keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
@@ -216,7 +226,10 @@ class Sparsifier:
         self._generators = {
             name: _generator(seed, name, weights[part.parameter].device) for name, part in self._parts.items()
         }
-        masks = self._initial_masks(weights, initial_masks or {}, self._topology(correlation))
+        given = initial_masks or {}
+        if isinstance(given, str):
+            given = self._largest(weights, given)
+        masks = self._initial_masks(weights, given, self._topology(correlation))
         self._weights: dict[str, Weight] = {
             name: MaskedWeight(weight, masks[name], optimizer) for name, weight in weights.items()
         }
@@ -248,6 +261,18 @@ class Sparsifier:
         )
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
+        elif not given and loses_training({name: whole(weight.detach()) for name, weight in weights.items()}, masks):
+            warnings.warn(_LOSES_TRAINING, UserWarning, stacklevel=2)
+        self._enforced = sparse_parameters(self._parts, self._budget)  # a dense layer, as in FC, costs nothing
+        self._coverage = coverage(self._model, self._layers)
+        if self._coverage.noteworthy and self._enforced and include is None:
+            warnings.warn(
+                f"{self._coverage}. The sparsity is that of the sparse layers; density(whole_model=True) counts all. "
+                "To say that this is meant, name the layers by include.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self._waiting = frozen_layers(self._model, include, exclude)
         self._attach()
 
     @property
@@ -265,14 +290,18 @@ class Sparsifier:
         """Whether the next `step()` updates the topology."""
         return bool(self.postponed and self.postponed[-1] == self.steps) or self.timeline.is_update(self.steps + 1)
 
-    def density(self) -> float:
+    def density(self, *, whole_model: bool = False) -> float:
         """Share of the links that exist, over all sparse layers.
+
+        Args:
+            whole_model: over all matrices of the model but embeddings, where those of no sparse layer are dense.
 
         Raises:
             RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
         """
         self._check_masks()
-        return _share(self._by_part(self.masks))
+        density = _share(self._by_part(self.masks))
+        return 1 - self._coverage.share * (1 - density) if whole_model else density
 
     def active_neurons(self) -> float:
         """Share of the output neurons of all sparse layers that are active (ANP); it raises as :meth:`density`."""
@@ -329,6 +358,8 @@ class Sparsifier:
         """
         self._check_attached()
         self._check_masks()
+        if is_accumulating(self._given_optimizer):
+            return
         if self._watch.steps and not self._counted:
             self._take_back()
         due = self.update_due
@@ -615,6 +646,14 @@ class Sparsifier:
                 "the others masked, or exclude them."
             )
 
+    def _largest(self, weights: Mapping[str, Tensor], rule: str) -> dict[str, Tensor]:
+        """The initial masks of a trained model."""
+        if rule != "magnitude":
+            raise ValueError(f"initial_masks is {rule!r}; expected masks by layer name, 'magnitude' or None.")
+        dense = {name: whole(weight.detach()) for name, weight in weights.items()}
+        links = self._budget.links(0)
+        return {name: largest(part.rows(dense[part.parameter]), links[name]) for name, part in self._parts.items()}
+
     def _topology(self, correlation: Tensor | None) -> Topology:
         """The method's, with the correlations of the inputs where it starts from them."""
         if correlation is None:
@@ -676,7 +715,6 @@ class Sparsifier:
 
     def _attach(self) -> None:
         """Take charge of the model: from here on it is changed."""
-        self._enforced = sparse_parameters(self._parts, self._budget)  # a dense layer, as in FC, costs nothing
         low = sorted({str(w.parameter.dtype) for w in self._weights.values() if w.parameter.dtype.itemsize < 4})
         if low and self._enforced:
             warnings.warn(
@@ -763,6 +801,13 @@ class Sparsifier:
                 f"the model's parameters {_few(replaced)} are others than those that the Sparsifier was attached to, "
                 "as after load_state_dict(assign=True), tying or replacing a layer. Load with assign=False, or build a "
                 "new optimizer and a new Sparsifier for the model as it is now."
+            )
+        unfrozen = [name for name, parameter in self._waiting.items() if parameter.requires_grad]
+        if unfrozen:
+            self._complain(
+                f"unfrozen {unfrozen}",
+                f"{_few(unfrozen)} did not train when the Sparsifier was attached, and now do: they stay dense. To "
+                "make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the others' links.",
             )
         if not self._rules():
             raise RuntimeError(

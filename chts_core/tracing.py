@@ -9,19 +9,16 @@ that one instance has for its own, parametrizations, and what is done in trainin
 either side of it are then no chain; pass `graph` where you know better.
 """
 
-import contextlib
-import inspect
-import io
 import operator
 import sys
-import warnings
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
+from chts_core.forward import has_forward_of_class, leaving_nothing_behind, nodes
 from chts_core.layers import Layer, has_gated_feed_forward, has_linear
 from chts_core.percolation import Attention, LayerGraph
 from chts_core.sharding import is_fully_sharded
@@ -82,7 +79,7 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
     """
     known = _known_blocks(model, layers)
     unknown = layers.keys() - known.layers()
-    with _leaving_nothing_behind(model):
+    with leaving_nothing_behind(model):
         traced = dict(_traced(model, "", unknown))
     chains = _chains(traced)
     return LayerGraph(known.chains + chains, known.pairs, known.attentions), unknown - traced.keys()
@@ -189,19 +186,13 @@ def _is_altered(module: nn.Module) -> bool:
 
 def _is_altered_within(block: nn.Module) -> bool:
     """Whether a block or a part of it gives something else than its class says."""
-    return not _has_forward_of_class(block) or any(_is_altered(part) for part in block.children())
-
-
-def _has_forward_of_class(module: nn.Module) -> bool:
-    """Whether an instance runs the forward of its class, be it wrapped, as accelerate does for mixed precision."""
-    forward = inspect.unwrap(module.forward)
-    return getattr(forward, "__func__", forward) is type(module).forward
+    return not has_forward_of_class(block) or any(_is_altered(part) for part in block.children())
 
 
 def _runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
     """Whether a module runs these methods of a class that it is or derives from."""
     inherits = all(getattr(type(module), method) is getattr(kind, method) for method in methods)
-    return inherits and _has_forward_of_class(module)
+    return inherits and has_forward_of_class(module)
 
 
 def _is_elementwise(function: object) -> bool:
@@ -210,40 +201,6 @@ def _is_elementwise(function: object) -> bool:
         return function in _ELEMENTWISE_CALLS
     known = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
     return known and not _is_altered(function)
-
-
-class _Tracer(fx.Tracer):
-    """Records what a forward does with buffers, instead of doing it."""
-
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Also where `fully_shard` has put a class of its own before that of torch."""
-        if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
-            return type(m).__mro__[2].__module__.startswith("torch.nn")
-        return super().is_leaf_module(m, module_qualified_name)
-
-
-@contextlib.contextmanager
-def _leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward does besides computing: draw, print, warn, count its calls, keep a result as attribute."""
-    attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
-    for module in model.modules():
-        if is_fully_sharded(module):  # its hooks would gather weights for a forward that is none
-            vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with (
-        torch.random.fork_rng(sorted(device.index for device in devices)),
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            for now, before in attributes:
-                now.clear()
-                now.update(before)
 
 
 def _traced(module: nn.Module, path: str, unknown: set[str]) -> Iterator[tuple[str, str | None]]:
@@ -278,14 +235,14 @@ class _Feeds:
     @classmethod
     def of(cls, module: nn.Module, prefix: str, unknown: Set[str], training: bool) -> "_Feeds":
         """Trace a module."""
-        nodes = _nodes(module, training)
+        recorded = nodes(module, training)
         modules = dict(module.named_modules())
         # A weight may also be used without its module, as in tied autoencoders.
         times_used = Counter(
-            str(node.target).removesuffix(".weight") for node in nodes if node.op in ("call_module", "get_attr")
+            str(node.target).removesuffix(".weight") for node in recorded if node.op in ("call_module", "get_attr")
         )
         feeds: dict[str, str | None] = {}
-        for node in nodes:
+        for node in recorded:
             name = f"{prefix}{node.target}.weight"
             if node.op == "call_module" and name in unknown:
                 after = _next_layer(node, modules) if times_used[str(node.target)] == 1 else ""
@@ -298,19 +255,6 @@ class _Feeds:
         if name in self.next:
             return self.next[name] == after
         return bool(self.used) and not {name, after} & self.used
-
-
-def _nodes(module: nn.Module, training: bool) -> list[fx.Node]:
-    """What a module does in training or in evaluation; nothing where it cannot be traced."""
-    if not _has_forward_of_class(module):
-        return []
-    for part in module.modules():
-        part.training = training  # not `train()`, which some models have overridden to merge weights
-    try:
-        with torch.set_grad_enabled(training):
-            return list(_Tracer().trace(module).nodes)
-    except Exception:  # a forward that depends on its data raises whatever it likes
-        return []
 
 
 def _next_layer(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:

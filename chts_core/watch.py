@@ -131,6 +131,12 @@ def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+def is_accumulating(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether accelerate holds back the step of an optimizer that it has prepared: the gradients are not all there."""
+    state = getattr(optimizer, "gradient_state", None)
+    return state is not None and not state.sync_gradients
+
+
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Put off what signals would raise, such as Ctrl-C, to the end of a block; in the main thread, which they reach."""

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import chts_core as chts
+from chts_core.forward import output_layers
 from chts_core.layers import Layer, linear_layers, sparse_layers, split_heads, unwrap
 
 
@@ -426,3 +427,135 @@ def test_a_quantised_model_is_refused_with_the_names_of_its_layers() -> None:
     Packed.__module__ = "torch.ao.nn.quantized.dynamic.modules.linear"
     with pytest.raises(ValueError, match=r"none is left to sparsify.* 0, 1 are quantised; sparsify the model before"):
         sparse_layers(nn.Sequential(Packed(), Packed()))
+
+
+# --- the model's outputs, and routers ---
+
+
+class HeadFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class TwoHeads(HeadFirst):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        hidden = self.body(x)
+        return {"policy": self.head(hidden).softmax(-1), "value": self.value(hidden).view(x.shape[0]), "hidden": hidden}
+
+
+class Residual(HeadFirst):
+    """The body's last layer reaches the output beside the head; but the head comes after it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x + self.body(x)
+        return hidden[..., :3] + self.head(hidden)
+
+
+class Functional(HeadFirst):
+    """It uses the head's weight without the head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(x), self.head.weight, self.head.bias)
+
+
+class Within(nn.Module):
+    """The head is a part of a part, which a loop over data keeps from being traced; what is around it is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = HeadFirst()
+        self.before = Looping()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.before(x)
+        return self.model(x if mask is None else x * mask)
+
+
+class Looping(nn.Module):
+    """It cannot be traced; its last registered layer is its output, as far as anybody knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 4)
+        self.last = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        while x.sum() > 100:
+            x = self.body(x)
+        return self.last(x)
+
+
+class Told(Looping):
+    """It tells its output, as models of transformers do."""
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.body
+
+
+class Convolved(nn.Module):
+    """A convolution comes after the only linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+        self.conv = nn.Conv1d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.body(x)[..., None])
+
+
+OUTPUTS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "registered first": (HeadFirst, {"head"}),
+    "several": (TwoHeads, {"head", "value"}),
+    "beside a residual": (Residual, {"head"}),
+    "without its module": (Functional, {"head"}),
+    "a part of a part": (Within, {"model.head"}),
+    "not traced": (Looping, {"last"}),
+    "not traced, but told": (Told, {"body"}),
+    "no linear layer": (Convolved, set()),
+}
+
+
+@pytest.mark.promise("register the output layer first, or have several", "followed: they are found by the forward pass")
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_the_layers_that_give_the_outputs_stay_dense(kind: str) -> None:
+    build, expected = OUTPUTS[kind]
+    model = build()
+    model.train()
+    state = torch.get_rng_state()
+    assert output_layers(model) == expected
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    everything = {name.removesuffix(".weight") for name in sparse_layers(model, exclude=())}
+    assert {name.removesuffix(".weight") for name in sparse_layers(model)} == everything - expected
+
+
+class Mixture(nn.Module):
+    def __init__(self, router: str) -> None:
+        super().__init__()
+        self.add_module(router, nn.Linear(4, 2))
+        self.gate_proj = nn.Linear(4, 4)
+        self.experts = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+
+
+class SwitchRouter(nn.Linear):
+    pass
+
+
+@pytest.mark.promise("attach to a mixture of experts", "followed: routers stay dense")
+@pytest.mark.parametrize("name", ["router", "gate", "shared_expert_gate"])
+def test_routers_of_experts_stay_dense(name: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Mixture(name), nn.Linear(4, 2))
+    experts = ["1.gate_proj.weight", "1.experts.0.weight", "1.experts.1.weight"]
+    assert list(sparse_layers(model)) == ["0.weight", *experts]
+    assert f"1.{name}.weight" in sparse_layers(model, exclude=())
+    assert list(sparse_layers(nn.Sequential(nn.Linear(4, 4), SwitchRouter(4, 4), nn.Linear(4, 2)))) == ["0.weight"]
