@@ -1,5 +1,6 @@
 """Build the site into runs/site/html: `python docs/build.py`. Runs nothing, fetches nothing; a warning is an error."""
 
+import ast
 import json
 import re
 import shutil
@@ -95,6 +96,19 @@ def write_conformance() -> None:
     (SOURCE / "conformance.md").write_text(f"{text}{tables[1]}\n", "utf-8")
 
 
+def write_promises() -> None:
+    """What users do after attaching, and what happens then: what the tests with the mark `promise` say."""
+    rows = []
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        for test in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for mark in getattr(test, "decorator_list", []):
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.promise":
+                    doing, answer = (ast.literal_eval(argument) for argument in mark.args)
+                    rows.append({"you": doing, "what happens": answer, "test": f"`{test.name}`"})
+    page = SOURCE / "guides" / "followed.md"
+    page.write_text(page.read_text("utf-8").replace("{promises}", as_markdown(rows)), "utf-8")
+
+
 def write_timings() -> None:
     """What the stages take, into the page for teachers."""
     rows = [
@@ -168,6 +182,7 @@ def main() -> None:
     write_reference()
     write_glossary()
     write_conformance()
+    write_promises()
     write_timings()
     write_plans()
     write_list_of_slides()

@@ -171,8 +171,13 @@ def consistent(callback: SparsifierCallback, model: nn.Module) -> chts.Sparsifie
     return callback.sparsifier
 
 
+@pytest.mark.promise("let the Trainer try again with smaller batches", "followed: the weights are scaled once")
 @pytest.mark.parametrize(
-    ("method", "most", "fails_at"), [("set", 7, -1), ("chtss", 99, 13), ("gmp", 99, 1), ("mest", 99, 1)]
+    ("method", "most", "fails_at"),
+    [
+        ("set", 7, -1),
+        *(pytest.param(*case, marks=pytest.mark.full) for case in (("chtss", 99, 13), ("gmp", 99, 1), ("mest", 99, 1))),
+    ],
 )
 def test_a_try_after_running_out_of_memory_keeps_the_links(
     method: str, most: int, fails_at: int, tmp_path: Path
@@ -190,6 +195,7 @@ def test_a_try_after_running_out_of_memory_keeps_the_links(
     assert float(weights[weights != 0].abs().max()) <= 12**0.5 / 2 * 1.05 * before * initial**-0.5
 
 
+@pytest.mark.promise("call `train()` of the Trainer twice", "followed")
 @pytest.mark.parametrize("method", ["chtss", "rigl"])
 def test_training_again_goes_on_from_the_links_there_are(method: str, tmp_path: Path) -> None:
     callback = SparsifierCallback(method, 0.9, update_every=2, rescale=True)
@@ -214,6 +220,7 @@ def test_training_again_goes_on_from_the_links_there_are(method: str, tmp_path: 
     assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
 
 
+@pytest.mark.promise("resume the Trainer into another folder", "followed")
 @pytest.mark.parametrize("moved", [False, True])
 def test_training_resumes_in_another_folder(moved: bool, tmp_path: Path) -> None:
     train(net_trainer(tmp_path / "old", SparsifierCallback("rigl", 0.9, update_every=2), save_strategy="steps"))
@@ -235,6 +242,7 @@ def test_training_resumes_in_another_folder(moved: bool, tmp_path: Path) -> None
     assert all(torch.equal(mask, ours[name]) for name, mask in whole.sparsifier.masks.items())
 
 
+@pytest.mark.promise("resume the Trainer for more epochs", "followed with a longer schedule")
 @pytest.mark.filterwarnings("ignore:this is step 21 of a run of 20")
 @pytest.mark.parametrize(("method", "at"), [("set", 20), ("chtss", 10), ("gmp", 20)])
 def test_more_epochs_go_on_with_a_longer_schedule(method: str, at: int, tmp_path: Path) -> None:
@@ -270,6 +278,9 @@ def test_more_epochs_go_on_with_a_longer_schedule(method: str, at: int, tmp_path
     assert max(row["step"] for row in consistent(old, run.model).history) <= 20
 
 
+@pytest.mark.promise(
+    "load the Trainer's best checkpoint", "followed, with its masks; a warning if it was before the final sparsity"
+)
 def test_the_best_checkpoint_comes_with_its_masks(tmp_path: Path) -> None:
     def run_to(greater: bool) -> tuple[SparsifierCallback, Trainer]:
         callback = SparsifierCallback("chtss", 0.9, update_every=2)

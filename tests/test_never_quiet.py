@@ -82,6 +82,9 @@ def tie_two_layers(run: Run) -> None:
     run.model[2].weight = run.model[0].weight = nn.Parameter(torch.zeros(24, 24))
 
 
+@pytest.mark.promise(
+    "replace parameters: `load_state_dict(assign=True)`, tying, a new module", "refused at the next step"
+)
 @pytest.mark.parametrize("replace", [replace_by_assigning, replace_a_module, replace_a_parameter, tie_two_layers])
 def test_replaced_parameters_are_refused(replace: Callable[[Run], None]) -> None:
     run = Run().train(7)
@@ -91,6 +94,9 @@ def test_replaced_parameters_are_refused(replace: Callable[[Run], None]) -> None
     assert run.sparsifier.steps == 7
 
 
+@pytest.mark.promise(
+    "step another optimizer than the one that was given", "refused; a new Sparsifier with `resume_from` keeps the links"
+)
 @pytest.mark.parametrize("other", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_another_optimizer_is_refused(other: Any, execution: Execution) -> None:
@@ -135,6 +141,7 @@ class Wrapper(torch.optim.Optimizer):
         return self.optimizer.step(closure)
 
 
+@pytest.mark.promise("wrap the optimizer, as accelerate does", "followed")
 def test_the_optimizer_within_a_wrapper_is_found() -> None:
     model = tiny.mlp((16, 24, 24, 3))
     inner = torch.optim.Adam(model.parameters())
@@ -148,6 +155,7 @@ def test_the_optimizer_within_a_wrapper_is_found() -> None:
     assert audit(sparsifier) == []
 
 
+@pytest.mark.promise("take weights out of the optimizer's groups", "refused at the next update")
 def test_an_optimizer_that_lost_the_weights_is_refused() -> None:
     run = Run().train(EVERY - 1)
     run.optimizer.param_groups[0]["params"] = [run.model[4].weight]
@@ -155,6 +163,7 @@ def test_an_optimizer_that_lost_the_weights_is_refused() -> None:
         run.train(1)
 
 
+@pytest.mark.promise("freeze a layer, and unfreeze it later", "followed: meanwhile it keeps links and weights")
 @pytest.mark.parametrize("method", ["set", "rigl", "mest", "gmp", "granet", "chts", "chtss"])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_a_frozen_layer_keeps_its_links_until_it_trains_again(method: str, execution: Execution) -> None:
@@ -178,6 +187,37 @@ def test_a_frozen_layer_keeps_its_links_until_it_trains_again(method: str, execu
     assert audit(run.sparsifier) == []
 
 
+@pytest.mark.promise("train a layer that was frozen at first", "a warning names it; it stays dense")
+@pytest.mark.parametrize("layers", [("0",), ("2",), ("0", "2")])
+def test_a_layer_that_trains_later_is_named(layers: tuple[str, ...]) -> None:
+    model = tiny.mlp((16, 24, 24, 24, 3))
+    for layer in layers:
+        model.get_submodule(layer).requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters())
+    sparsifier = chts.Sparsifier(model, optimizer, "set", 0.8, total_steps=100, update_every=2)
+
+    def train() -> None:
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.randn(4, 16)).square().sum().backward()
+            optimizer.step()
+            sparsifier.step()
+
+    train()
+    for layer in layers:
+        model.get_submodule(layer).requires_grad_(True)
+    names = ", ".join(f"{layer}.weight" for layer in layers)
+    with pytest.warns(RuntimeWarning, match=rf"{names} did not train .* and now do: they stay dense") as warned:
+        train()
+    assert len(warned) == 1
+    again = chts.Sparsifier(
+        model, optimizer, "set", 0.8, total_steps=100, update_every=2, initial_masks=sparsifier.masks
+    )
+    assert again.masks.keys() == {"0.weight", "2.weight", "4.weight"}
+    assert all(torch.equal(again.masks[name], mask) for name, mask in sparsifier.masks.items())
+
+
+@pytest.mark.promise("forget to call `step()`", "a warning; the masks hold")
 def test_a_sparsifier_that_nobody_keeps_goes_on_and_complains() -> None:
     model = tiny.mlp((16, 24, 24, 3))
     optimizer = torch.optim.Adam(model.parameters())
@@ -212,6 +252,7 @@ def copy_into(run: Run, state: dict[str, Tensor]) -> None:
         parameter.copy_(state[name])
 
 
+@pytest.mark.promise("load or write weights without their masks", "refused until the masks are those of the weights")
 @pytest.mark.parametrize("write", [load, load_a_layer, copy_into])
 def test_weights_without_their_masks_are_refused(write: Callable[[Run, dict[str, Tensor]], None]) -> None:
     run = Run("chts").train(2 * EVERY)
@@ -244,6 +285,7 @@ def test_rescaling_hides_no_weights_that_are_not_of_the_masks() -> None:
         run.sparsifier.density()
 
 
+@pytest.mark.promise("load weights that fit the masks", "followed")
 def test_weights_that_fit_the_masks_may_be_written() -> None:
     run = Run("set").train(EVERY + 1)
     saved = copy.deepcopy(run.model.state_dict())
@@ -256,6 +298,7 @@ def test_weights_that_fit_the_masks_may_be_written() -> None:
 # --- steps are those of the optimizer ---
 
 
+@pytest.mark.promise("call `step()` for each micro-batch", "a warning; only steps of the optimizer count")
 @pytest.mark.parametrize("micro_batches", [2, 3, 4])
 def test_calls_without_a_step_of_the_optimizer_do_not_count(micro_batches: int) -> None:
     run = Run()
@@ -276,12 +319,35 @@ def test_calls_without_a_step_of_the_optimizer_do_not_count(micro_batches: int) 
     assert sorted({row["step"] for row in run.sparsifier.history}) == [5, 10]
 
 
+@pytest.mark.promise("accumulate gradients by accelerate's `accumulate()`", "followed: micro-batches do not count")
+@pytest.mark.parametrize(("micro_batches", "every", "method"), [(4, 2, "rigl"), (2, 1, "set"), (3, 5, "chts")])
+def test_micro_batches_of_accelerate_do_not_count(micro_batches: int, every: int, method: str) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=micro_batches)
+    model = tiny.mlp((16, 24, 24, 3))
+    model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    sparsifier = chts.Sparsifier(model, optimizer, method, 0.8, total_steps=12, update_every=every)
+    for _ in range(12 * micro_batches):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(torch.randn(4, 16)).square().sum())
+            optimizer.step()
+            sparsifier.step()
+            optimizer.zero_grad()
+    assert sparsifier.steps == 12
+    assert sorted({row["step"] for row in sparsifier.history}) == list(range(every, 9, every))
+    assert audit(sparsifier) == []
+
+
+@pytest.mark.promise("leave out a step of the optimizer on purpose", "followed with `step(skipped=True)`")
 def test_a_step_that_is_left_out_on_purpose_counts() -> None:
     run = Run().train(2)
     run.sparsifier.step(skipped=True)
     assert run.sparsifier.steps == 3
 
 
+@pytest.mark.promise(
+    "train longer than `total_steps`", "a warning; the links stay. Resume with `reschedule=True` to extend the schedule"
+)
 def test_steps_past_the_end_are_complained_of() -> None:
     model = tiny.mlp((16, 24, 24, 3))
     optimizer = torch.optim.Adam(model.parameters())
@@ -323,6 +389,10 @@ def look_only(run: Run) -> None:
     torch.autograd.grad(loss, [p for p in run.model.parameters() if p.requires_grad])
 
 
+@pytest.mark.promise(
+    "drop a gradient: `zero_grad`, a skipped batch, `autograd.grad`",
+    "followed: regrowth sees the gradient that the optimizer sees",
+)
 @pytest.mark.parametrize("dropped", [drop, drop_in_place, drop_twice, look_only])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("method", ["rigl", "granet"])
@@ -346,6 +416,7 @@ def test_dropped_gradients_do_not_count(method: str, execution: Execution, dropp
 # --- interrupted updates ---
 
 
+@pytest.mark.promise("interrupt an update, or let it fail", "followed: nothing of it is in the model")
 @pytest.mark.parametrize("method", ["set", "rigl", "gmp", "cht", "chts", "chtss"])
 @pytest.mark.parametrize("where", ["_remove", "_percolate", "_regrow", "_share_generators"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
@@ -409,6 +480,7 @@ def test_a_signal_while_the_links_change_waits(monkeypatch: pytest.MonkeyPatch) 
 # --- copies ---
 
 
+@pytest.mark.promise("copy or save the model alone", "followed: the copy has no Sparsifier")
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("method", ["set", "rigl", "chts"])
 def test_a_copy_of_the_model_is_free(method: str, execution: Execution) -> None:
@@ -431,6 +503,9 @@ def saved(parts: Any) -> Any:
     return torch.load(buffer, weights_only=False)
 
 
+@pytest.mark.promise(
+    "copy or save model, optimizer and Sparsifier together", "followed: the copy goes on to the same bits"
+)
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, saved])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("method", ["set", "rigl", "gmp", "chts", "chts/llama_code"])
@@ -471,6 +546,7 @@ class Codes(torch.optim.Optimizer):
                     parameter.sub_(parameter.grad, alpha=group["lr"])
 
 
+@pytest.mark.promise("use an optimizer with state in whole numbers, such as 8-bit codes", "refused at the first update")
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_state_in_codes_is_refused(dtype: torch.dtype, execution: Execution) -> None:
@@ -479,6 +555,10 @@ def test_state_in_codes_is_refused(dtype: torch.dtype, execution: Execution) -> 
         run.train(EVERY)
 
 
+@pytest.mark.promise(
+    "use an optimizer whose state begins elsewhere than at zero",
+    "followed for Adagrad and Rprop: new links begin there",
+)
 @pytest.mark.parametrize(
     ("optimizer", "key", "first"),
     [

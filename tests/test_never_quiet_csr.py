@@ -54,6 +54,7 @@ AFTER: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.promise("change the outputs of a layer in place, view them, under `csr`", "followed")
 @pytest.mark.parametrize("after", AFTER)
 @pytest.mark.parametrize("execution", ["csr", "masked"])
 @pytest.mark.parametrize("shape", [(2, 5, 8), (1, 1, 8), (4, 8)])
@@ -91,6 +92,7 @@ TRANSFORMED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.promise("trace, export or `vmap` a model under `csr`", "followed by a dense product")
 @pytest.mark.parametrize("how", TRANSFORMED)
 @pytest.mark.parametrize("execution", ["csr", "masked"])
 def test_transforms_and_traces_see_a_dense_product(execution: str, how: str) -> None:
@@ -106,6 +108,7 @@ def dual(layer: nn.Module) -> Tensor:
 UNTRACED: dict[str, Callable[[nn.Module], Any]] = {"torch.fx": torch.fx.symbolic_trace, "dual numbers": dual}
 
 
+@pytest.mark.promise("script or trace it by `torch.fx`", "refused, with the name of what works")
 @pytest.mark.parametrize("how", UNTRACED)
 def test_what_cannot_be_says_what_can(how: str) -> None:
     model = nn.Sequential(sparse_and_dense()[0], nn.ReLU())
@@ -152,13 +155,14 @@ assert torch.get_num_threads() == 1
 """
 
 
+@pytest.mark.promise("set the number of threads; fork the process, under `csr`", "followed")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize(
     ("threads", "layer"),
     [
         (1, "omp"),
         pytest.param(1, "tbb", marks=pytest.mark.full),
-        (2, "omp"),
+        pytest.param(2, "omp", marks=pytest.mark.full),
         pytest.param(3, "workqueue", marks=pytest.mark.full),
         pytest.param(2, "tbb", marks=pytest.mark.full),
     ],
@@ -181,6 +185,9 @@ def attach(model: nn.Module, optimizer: torch.optim.Optimizer, execution: Any = 
     return chts.Sparsifier(model, optimizer, "set", 0.5, total_steps=20, update_every=2, execution=execution)
 
 
+@pytest.mark.promise(
+    "hold a layer, its weight or a hook on it before `csr` changes it", "followed: they are the same objects"
+)
 def test_whoever_holds_a_layer_or_its_weight_goes_on_with_it() -> None:
     model = network()
     other_parent = nn.Sequential(model[0])
@@ -232,6 +239,9 @@ MORE: dict[str, Callable[[nn.Sequential], Any]] = {
 }
 
 
+@pytest.mark.promise(
+    "have parametrised, pruned or subclassed layers under `csr`", "refused; with `auto` they stay masked"
+)
 @pytest.mark.parametrize("case", MORE)
 def test_a_layer_that_is_more_than_linear_is_refused_or_stays_masked(case: str) -> None:
     model = network()
@@ -281,6 +291,7 @@ if hasattr(torch.optim, "Muon"):
     BY_SHAPE["Muon"] = lambda model: torch.optim.Muon(weights(model))
 
 
+@pytest.mark.promise("use LBFGS, Muon or Adafactor under `csr`", "refused; use `masked`")
 @pytest.mark.parametrize("name", BY_SHAPE)
 @pytest.mark.parametrize("execution", ["csr", "auto"])
 def test_optimizers_that_go_by_the_shape_are_refused(execution: str, name: str) -> None:
