@@ -35,7 +35,7 @@ test-browser: .venv/test.stamp .venv-colab/stamp
 # With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.
 test-colab: .venv-colab/stamp
 	.venv-colab/bin/chts tour 00 06 --profile ci --out runs/colab
-	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning --numprocesses $(TEST_PROCESSES) --dist loadfile tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
+	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning -m "not browser" --numprocesses $(TEST_PROCESSES) --dist loadfile tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
 
 # The pages for readers, in runs/site/html; then its links, and its accessibility in a browser.
 site: .venv/site.stamp

@@ -162,6 +162,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
     return ByInterpreter(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """By keyboard the same widgets are moved in JupyterLab; in Voilà only in the full tier."""
+    for item in items:
+        if "voila" in item.nodeid.lower() and "by_keyboard" in item.nodeid:
+            item.add_marker(pytest.mark.full)
+
+
 @pytest.fixture(
     scope="session",
     params=[

@@ -18,7 +18,7 @@ import chts_core as chts
 UPDATES = int(os.environ.get("CHTS_UPDATES", "1200"))
 
 
-@pytest.mark.parametrize("execution", ["masked", "csr"])
+@pytest.mark.parametrize("execution", [pytest.param("masked", marks=pytest.mark.full), "csr"])
 def test_memory_and_open_files_stay_as_they_are(execution: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))

@@ -437,6 +437,7 @@ LONGEST = replace(RECIPE, steps=400, update_every=5, validate_every=40)
 @pytest.mark.parametrize(
     ("kills", "recipe"), [(5, LONGER), pytest.param(20, LONGEST, marks=pytest.mark.full)], ids=["5", "20"]
 )
+@pytest.mark.full  # cut once, and killed once as a translator, it is tested in the quick tier
 def test_killed_many_times_it_ends_as_an_uncut_one(kills: int, recipe: Recipe, tmp_path: Path) -> None:
     task = language.prepare(CORPUS, recipe, tmp_path / "cache")
     uncut = language.train(task, "chtss", 0.8, recipe)

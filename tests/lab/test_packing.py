@@ -186,6 +186,7 @@ def test_it_goes_on_to_the_same_next_token_with_any_number_of_ranks(tmp_path: Pa
             assert torch.equal(feed.next(), batches[step][rank::2])
 
 
+@pytest.mark.full  # processes take long to start; that a resumed run ends at the same bits is tested without them
 def test_workers_read_ahead_but_the_state_is_that_of_what_was_handed_out() -> None:
     batches = plain(8, 8)
     feed = feed_of(8, workers=2)

@@ -322,6 +322,7 @@ def test_a_class_is_graded(
     assert "'cem-2' handed it in" in feedback.replace("&#39;", "'")
 
 
+@pytest.mark.full  # it waits for what hangs
 def test_a_notebook_that_hangs_or_dies_costs_only_its_own_points(
     copied: Path, tmp_path: Path, hand_in: Callable[..., None]
 ) -> None:

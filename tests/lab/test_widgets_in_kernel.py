@@ -72,6 +72,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return nbformat.read(out, as_version=4)
 
 
+@pytest.mark.full  # make test-colab runs it, and make test-browser does the same in a browser
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_moving_a_control_in_a_cell_changes_all_that_is_shown(executed: Any, name: str) -> None:
     printed = [output.text for cell in executed.cells for output in cell.outputs if output.get("name") == "stdout"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,23 @@ from chts_core.lab import notebooks
 from chts_core.lab.exercises import solved_version
 from chts_core.lab.records import write_json
 
+# What executes a stage: make test, or .ci/run beside it, or the tour in .ci/run. make test-full executes all.
+QUICK = ("02", "06")
+TOUR = ("08", "09", "10")
+
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what executes a stage that make test leaves out."""
+    for item in items:
+        stage = re.search(r"/stages/test_(\w+)\.py::|test_execution\.py::\w+\[(\w+?)_", item.nodeid)
+        number = stage and (stage[1] or stage[2])
+        if number and number not in QUICK:
+            item.add_marker(pytest.mark.full)
+            if number not in TOUR:
+                item.add_marker(pytest.mark.stage)
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 from chts_core.lab import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
-# `make tour PROFILE=ci` runs these three too; what they train is tested without a notebook in the quick tier.
-LONG = ("08_", "09_", "10_")
-STAGES = [
-    pytest.param(path.stem, marks=pytest.mark.full if path.stem.startswith(LONG) else ()) for path in notebooks.stages()
-]
+STAGES = [path.stem for path in notebooks.stages()]
 
 
 def number(stage: str) -> str:

@@ -25,7 +25,6 @@ def outputs(notebook: Any, kind: str) -> str:
     return "\n".join(found)
 
 
-@pytest.mark.full
 def test_stage_08_races_nine_methods_at_their_exact_density(executed: Executed) -> None:
     record, _ = executed("08")
     results, sparsity = record["results"], record["parameters"]["sparsity"]
@@ -46,7 +45,6 @@ def test_stage_08_races_nine_methods_at_their_exact_density(executed: Executed) 
     assert [row["method"] for row in comparison([record])] == METHODS
 
 
-@pytest.mark.full
 def test_stage_08_tells_what_equal_steps_cost(executed: Executed) -> None:
     results = executed("08")[0]["results"]
     flops = {row["method"]: row["flops"] for row in results["methods"]}
@@ -57,7 +55,6 @@ def test_stage_08_tells_what_equal_steps_cost(executed: Executed) -> None:
     assert results["measured_seconds"] == pytest.approx(sum(run["seconds"] for run in results["runs"]), abs=1)
 
 
-@pytest.mark.full
 def test_stage_08_pairs_its_differences(executed: Executed) -> None:
     results = executed("08")[0]["results"]
     bleu = {run["method"]: run["test"]["bleu"] for run in results["runs"]}
@@ -67,14 +64,12 @@ def test_stage_08_pairs_its_differences(executed: Executed) -> None:
         assert row["interval"] is None  # one seed
 
 
-@pytest.mark.full
 def test_stage_08_chooses_the_beam_on_validation(executed: Executed) -> None:
     beams = executed("08")[0]["results"]["beams"]
     assert [row["beam"] for row in beams] == [1, 2, 4]
     assert all(0 <= row[score] <= 100 for row in beams for score in ("BLEU", "exact (%)"))
 
 
-@pytest.mark.full
 def test_stage_08_shows_the_recorded_runs_as_they_are(executed: Executed) -> None:
     """The table of the number words has the means that the records give."""
     html = outputs(executed("08")[1], "text/html")

@@ -14,7 +14,6 @@ METHODS = list(chts.METHODS)
 RECIPE = replace(language.RECIPES["tiny_ci"], steps=24)
 
 
-@pytest.mark.full
 def test_stage_09_races_nine_methods_at_their_exact_density(executed: Executed) -> None:
     record, _ = executed("09")
     results, sparsity = record["results"], record["parameters"]["sparsity"]
@@ -33,7 +32,6 @@ def test_stage_09_races_nine_methods_at_their_exact_density(executed: Executed) 
     assert [row["method"] for row in comparison([record])] == METHODS
 
 
-@pytest.mark.full
 def test_stage_09_tells_what_equal_steps_cost(executed: Executed) -> None:
     results = executed("09")[0]["results"]
     flops = {row["method"]: row["flops"] for row in results["methods"]}
@@ -43,7 +41,6 @@ def test_stage_09_tells_what_equal_steps_cost(executed: Executed) -> None:
     assert results["measured_seconds"] == pytest.approx(sum(run["seconds"] for run in results["runs"]), abs=1)
 
 
-@pytest.mark.full
 def test_stage_09_pairs_its_differences(executed: Executed) -> None:
     results = executed("09")[0]["results"]
     loss = {run["method"]: run["validation"][-1]["loss"] for run in results["runs"]}
@@ -51,7 +48,6 @@ def test_stage_09_pairs_its_differences(executed: Executed) -> None:
         assert row["difference"] == pytest.approx(loss[row["method"]] - loss[row["rival"]], abs=2e-4)
 
 
-@pytest.mark.full
 def test_stage_09_writes_a_text(executed: Executed) -> None:
     _, notebook = executed("09")
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
