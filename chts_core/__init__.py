@@ -16,6 +16,7 @@ from chts_core import (
     schedules,
     topology,
 )
+from chts_core.averaging import AveragedModel
 from chts_core.methods import METHODS, PRESETS, Method
 from chts_core.percolation import Attention, LayerGraph
 from chts_core.planner import plan
@@ -30,6 +31,7 @@ __all__ = [
     "METHODS",
     "PRESETS",
     "Attention",
+    "AveragedModel",
     "LayerGraph",
     "Method",
     "Sparsifier",

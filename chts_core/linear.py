@@ -9,8 +9,10 @@ Activations are multiplied with features as rows and samples side by side, so th
 contiguous numbers. The result is turned back, since code around an `nn.Linear` takes a contiguous output for granted.
 """
 
+import copy
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, NamedTuple, Protocol
@@ -214,6 +216,7 @@ class _Product(torch.autograd.Function):
         dy = grad.T if ctx.kernels is DENSE else grad.T.contiguous()
         dx = ctx.kernels.input_gradient(ctx.links, values, dy).T if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
+        ctx.layer._trains |= ctx.needs_input_grad[1]
         db = dy.sum(1) if ctx.needs_input_grad[2] else None
         if ctx.layer.dense_gradient_hook is not None:
             ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ features.T)
@@ -239,6 +242,10 @@ class SparseLinear(nn.Module):
 
     A state dict holds the values and the links, and loads into a layer with other links. One of an `nn.Linear` loads
     too: what it has at the links is taken.
+
+    A copy (`copy.deepcopy`) that is averaged with the layer it comes from does not follow that layer's links: values of
+    different links would be mixed, as `torch.optim.swa_utils.AveragedModel` does. It refuses to be used then;
+    :class:`chts_core.averaging.AveragedModel` follows the links.
 
     Args:
         in_features, out_features, bias, device, dtype: as of `nn.Linear`.
@@ -322,24 +329,78 @@ class SparseLinear(nn.Module):
     def _fill(self, links: Links, values: nn.Parameter, bias: nn.Parameter | None, execution: Execution) -> None:
         self.execution = execution
         self.dense_gradient_hook: Callable[[SparseLinear, Callable[[], Tensor]], None] | None = None
+        self._begin()
         self._set_links(links)
         self.values = values
         self.bias = bias
+        self._settle()
         # A measured crossover, so that a run that was cut can go on with the kernels it had.
         self.crossover: float | None = None
 
+    def _begin(self) -> None:
+        """Nothing has happened to the layer or to its copies yet."""
+        self._copies: weakref.WeakSet[SparseLinear] = weakref.WeakSet()
+        self._trains = False  # whether a gradient has ever reached the values
+
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, which no Sparsifier follows."""
-        return {**self.__dict__, "dense_gradient_hook": None}
+        self._check_unmixed()
+        return {**self.__dict__, "dense_gradient_hook": None, "_copies": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin()
+        self._settle()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SparseLinear":
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        self._copies.add(copied)
+        return copied
+
+    def _settle(self) -> None:
+        """All values are of the present links."""
+        self._settled = _writes(self.values)
+        self._mixed_beyond: int | None = None  # the number of writes to the values after which any more mixes links
+
+    def _origin_changes(self) -> None:
+        """The layer that this one was copied from gets other links.
+
+        What has written its values here before, without training them, would now mix values of different links. The
+        first write of an average is a copy: one that comes later mixes nothing.
+        """
+        if self._mixed_beyond is None and not self._trains and _writes(self.values) != self._settled:
+            self._mixed_beyond = _writes(self.values)
+
+    def _check_unmixed(self) -> None:
+        if self._mixed_beyond is not None and not self._trains and _writes(self.values) != self._mixed_beyond:
+            raise RuntimeError(
+                f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after the "
+                "layer it was copied from changed its links, but never trained or loaded: values of different links "
+                "have been mixed, as torch.optim.swa_utils.AveragedModel does. For an average take "
+                "chts_core.AveragedModel, which follows the links; to copy a model again, load_state_dict()."
+            )
 
     def _set_links(self, links: Links) -> None:
+        if self._copies and not self._has(links):
+            for copied in list(self._copies):
+                copied._origin_changes()
         for name, tensor in links._asdict().items():
             # What follows from the first two is not saved.
             self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
 
+    def _has(self, links: Links) -> bool:
+        """Whether these, on any device, are its links."""
+        crow, columns = (tensor.to(self.values.device) for tensor in (links.crow_indices, links.col_indices))
+        return torch.equal(self.get_buffer("crow_indices"), crow) and torch.equal(
+            self.get_buffer("col_indices"), columns
+        )
+
     @property
     def links(self) -> Links:
         """Where the links are."""
+        self._check_unmixed()
         return Links(*(self.get_buffer(name) for name in Links._fields))
 
     @property
@@ -399,7 +460,17 @@ class SparseLinear(nn.Module):
         _set_data(self.values, carry(self.values.detach()))
         if self.values.grad is not None:
             self.values.grad = carry(self.values.grad)
+        self._settle()
         return carry
+
+    def follow(self, other: "SparseLinear") -> None:
+        """Take the links of another layer of the same shape: those that both have keep their values, others get zero.
+
+        For an average of this layer with the other, from an earlier time of which it may be a copy.
+        """
+        if not self._has(other.links):
+            self.rewire(other.mask.to(self.values.device))
+        self._settle()
 
     def kernels(self) -> Kernels:
         """The kernels that the next product will use."""
@@ -474,6 +545,11 @@ class SparseLinear(nn.Module):
                 _set_data(self.values, self.values.new_zeros(len(values)))
                 self.values.grad = None
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._settle()
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._check_unmixed()
+        super()._save_to_state_dict(*args)
 
     def _damage(self, crow: Tensor, columns: Tensor, values: Tensor) -> str:
         """What is wrong with saved links, or nothing."""
@@ -530,6 +606,11 @@ def _fill(links: Links, values: Tensor) -> Tensor:
     """The dense weight."""
     weight = values.new_zeros(links.shape[0] * links.shape[1])
     return weight.scatter_(0, links.positions(), values).view(links.shape)  # in half the time of weight[...] = values
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; of those made in inference mode PyTorch does not know."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:

@@ -126,7 +126,7 @@ class Sparsifier:
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
     it alive. A copy of the model alone (`copy.deepcopy`, `torch.save`) is free of it; model, optimizer and Sparsifier
-    can be copied or saved together.
+    can be copied or saved together. :class:`chts_core.averaging.AveragedModel` averages the weights over steps.
 
     Args:
         model: any module with linear layers; those inside `nn.MultiheadAttention` count.
@@ -1168,6 +1168,12 @@ def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     where = device if device.type == "cuda" else torch.device("cpu")
     return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def is_ruled(parameter: Tensor) -> bool:
+    """Whether a Sparsifier is attached to a parameter."""
+    ruled_by = _RULED_BY.get(parameter)
+    return ruled_by is not None and ruled_by() is not None
 
 
 def _rules(owner: "Sparsifier | None", parameter: Tensor) -> bool:
