@@ -740,13 +740,16 @@ class Sparsifier:
         by_gradient = self.method.regrowth.score == "gradient"
         for name in self._enforced:
             weight = self._weights[name]
-            if by_gradient and weight.parameter.requires_grad:
+            trains = weight.parameter.requires_grad
+            weight.parameter.requires_grad_(True)  # a frozen one, of a copy, takes no hooks
+            if by_gradient:
                 weight.parameter.register_hook(_anew_hook(me, name))
             if not isinstance(weight, LinkWeight):
                 weight.parameter.register_post_accumulate_grad_hook(_gradient_hook(me, name))
             elif by_gradient:
                 weight.layer.dense_gradient_hook = _dense_gradient_hook(me, name)
                 weight.parameter.register_post_accumulate_grad_hook(_arrival_hook(me, name))
+            weight.parameter.requires_grad_(trains)
         for weight in self._weights.values():
             _RULED_BY[weight.parameter] = me
         self._watch.listen()
