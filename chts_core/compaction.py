@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chts_core.layers import has_gated_feed_forward
+from chts_core.layers import gated_feed_forward
 from chts_core.linear import to_dense
 from chts_core.percolation import LayerGraph
 
@@ -143,8 +143,9 @@ def _junctions(
                 feeders.setdefault(after, []).append(before)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if has_gated_feed_forward(module) and f"{prefix}down_proj.weight" in feeders:
-            feeders[f"{prefix}down_proj.weight"] = [f"{prefix}gate_proj.weight", f"{prefix}up_proj.weight"]
+        gate, up, down = (f"{prefix}{name}.weight" for name in gated_feed_forward(module) or ("", "", ""))
+        if down in feeders:
+            feeders[down] = [gate, up]
     links = dict(masks)
     for name in {name for after, befores in feeders.items() for name in (after, *befores)} - links.keys():
         links[name] = torch.ones_like(_linear(model, name).weight, dtype=torch.bool)

@@ -13,6 +13,9 @@ from chts_core.percolation import LayerGraph
 # What a weight may be stored as. Complex numbers have no order, and whole numbers no gradient.
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+# A gate, the factor that it gates, and the projection of their product, as LLaMA and T5 name them.
+_GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
+
 # Layers by glob pattern on their name or their module's, or by a test on the module's name and the module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
@@ -103,13 +106,14 @@ def sparse_layers(
     return layers
 
 
-def has_gated_feed_forward(module: nn.Module) -> bool:
-    """Whether a module computes down_proj(act(gate_proj(x)) * up_proj(x)), going by the names that LLaMA gave them.
+def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
+    """What a module that computes down(act(gate(x)) * up(x)) calls gate, up and down, by names; None for any other.
 
     One that normalises the product, as BitNet does, is another thing: there each neuron has a say in all others.
     """
-    normalises = any("norm" in name for name, _ in module.named_children())
-    return has_linear(module, "gate_proj", "up_proj", "down_proj") and not normalises
+    if any("norm" in name for name, _ in module.named_children()):
+        return None
+    return next((names for names in _GATED if has_linear(module, *names)), None)
 
 
 def has_linear(module: nn.Module, *names: str) -> bool:

@@ -136,7 +136,7 @@ class Sparsifier:
         exclude: which of those stay dense, likewise. By default the model's last linear layer, its output; what is
             given takes the place of that. Embeddings are never sparse.
         graph: which layers feed each other, for percolation. By default read off the model
-            (:mod:`chts_core.tracing`).
+            (:mod:`chts_core.tracing`); layers that could not be traced are not percolated, and a warning names them.
         per_head: let every head of queries, keys and values evolve by itself, with links of its own.
         execution: "masked", "csr" or "auto", see :class:`chts_core.linear.SparseLinear`. With "auto", layers that
             must stay dense tensors (those in `nn.MultiheadAttention`) do; with "csr" they are refused.
@@ -200,7 +200,9 @@ class Sparsifier:
                 "call chts_core.linear.to_dense(model) and build the optimizer anew, or take a new model."
             )
         self._layers = sparse_layers(self._model, include, exclude)
-        self._graph = find_graph(self._model, self.method, self._layers) if graph is None else graph
+        self._graph, notes = find_graph(self._model, self.method, self._layers) if graph is None else (graph, [])
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
         # What evolves by itself: a layer, or a head of one.
         self._parts = split_heads(self._layers, self._graph) if per_head else self._layers
         self._budget = Budget(
