@@ -21,7 +21,8 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
     A hidden neuron on which no output depends is dropped. One that depends on no input sends the same value always
     (its bias, through the activation): that value is read off an example and added to the biases of the layer it
     feeds. Neurons between linear layers go, in multilayer perceptrons and in the feed-forward blocks of Transformers;
-    those inside an attention stay, because all of its heads have one width.
+    those inside an attention stay, because all of its heads have one width, and so do those between layers that are no
+    `nn.Linear`, such as GPT-2's `Conv1D`.
 
     Args:
         model: not changed.

@@ -23,7 +23,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from chts_core.layers import Layer, gated_feed_forward, has_linear, linear_layers
+from chts_core.layers import (
+    Layer,
+    gated_feed_forward,
+    has_linear,
+    is_linear,
+    is_transposed_linear,
+    linear_layers,
+)
 from chts_core.percolation import Attention, LayerGraph
 from chts_core.sharding import is_fully_sharded
 
@@ -90,6 +97,8 @@ _ROLES = (
     ("query.weight", "key.weight", "value.weight", None),
     ("q_lin.weight", "k_lin.weight", "v_lin.weight", "out_lin.weight"),
     ("q.weight", "k.weight", "v.weight", "o.weight"),
+    ("c_attn.weight:q", "c_attn.weight:k", "c_attn.weight:v", "c_proj.weight"),
+    ("q_attn.weight", "c_attn.weight:k", "c_attn.weight:v", "c_proj.weight"),
 )
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
@@ -383,7 +392,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Also where `fully_shard` has put a class of its own before that of torch."""
-        if m in self._closed:
+        if m in self._closed or is_transposed_linear(m):
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
             return type(m).__mro__[2].__module__.startswith("torch.nn")
@@ -422,7 +431,7 @@ def _traced(
     prefix = f"{path}." if path else ""
     if not any(name.startswith(prefix) for name in unknown):
         return
-    if isinstance(module, nn.Linear) and not path:
+    if is_linear(module) and not path:
         yield "weight", None  # the whole model is one layer, which feeds nothing
         return
     modes = list(_modes(module, prefix, unknown, closed))
@@ -506,7 +515,7 @@ def _nodes(module: nn.Module, tracer: _Tracer, training: bool) -> list[fx.Node]:
 def _first_results(node: fx.Node) -> set[fx.Node]:
     """Where the first result of a module that gives several is taken; the node itself where that is not plain."""
     taken = [user for user in node.users if user.op == "call_function" and user.target is operator.getitem]
-    plain = len(taken) == len(node.users) and all(isinstance(at := user.args[1], int) and at >= 0 for user in taken)
+    plain = len(taken) == len(node.users) and all(isinstance(user.args[1], int) for user in taken)
     return {user for user in taken if user.args[1] == 0} if plain else {node}
 
 
@@ -514,7 +523,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
     """Module name of the linear layer that alone reads a module's neurons, elementwise operations between; else ""."""
     if _is_altered(source):
         return ""
-    width = getattr(source, "out_features", None)
+    width = getattr(source, "out_features", getattr(source, "nf", None))
     derived, readers = set(sources), set[str]()
     todo = list(sources)
     for node in todo:  # which grows
@@ -522,7 +531,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
             module = modules[str(user.target)] if user.op == "call_module" else None
             if user in derived or _is_metadata(user):
                 continue
-            if isinstance(module, nn.Linear):
+            if module is not None and is_linear(module):
                 if _is_altered(module):
                     return ""
                 readers.add(str(user.target))

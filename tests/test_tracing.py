@@ -163,7 +163,7 @@ FORWARDS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, ...], ...]]] =
         lambda m, x: m.fc3(torch.square(torch.clip(m.fc2(torch.pow(m.fc1(x), 3.0) - 1), -1, 1))),
         (ALL,),
     ),
-    "to its own type and shape": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)).to(h.dtype)).float()), (ALL,)),
+    "to its own type and device": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)).to(h.device, h.dtype)).float()), (ALL,)),
     "a step that mixes": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)) - h.mean(-1, keepdim=True))), (ALL[:1], ALL[1:])),
     "a step with the input": (lambda m, x: m.fc3(m.fc2(torch.relu(m.fc1(x)) * x)), (ALL[:1], ALL[1:])),
     "a step with a parameter": (lambda m, x: m.fc3(m.fc2(m.fc1(x) * m.fc3.bias)), (ALL[:1], ALL[1:])),
@@ -478,6 +478,7 @@ T5 = {"vocab_size": 11, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "
 T5 |= {"decoder_start_token_id": 0, "relative_attention_num_buckets": 6}
 TEXT = BERT | {"max_position_embeddings": 16, "projection_dim": 8, "bos_token_id": 0, "eos_token_id": 2}
 IMAGES = {key: BERT[key] for key in BERT if key != "vocab_size"} | {"image_size": 8, "patch_size": 4}
+GPT2 = {"vocab_size": 11, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16, "n_inner": 24}
 WHISPER = {"vocab_size": 11, "d_model": 16, "max_source_positions": 5, "max_target_positions": 16, "num_mel_bins": 4}
 WHISPER |= {f"{part}_{key}": n for part in ("encoder", "decoder") for key, n in (("layers", 2), ("attention_heads", 4))}
 WHISPER |= {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "decoder_start_token_id": 1}
@@ -537,6 +538,11 @@ FAMILIES = {
         unknown=("visual_projection.weight",),
     ),
     "ViT": Family("ViT", "ForImageClassification", IMAGES, ("pixel_values",), 2, 2),
+    "GPT-2": Family("GPT2", "LMHeadModel", GPT2, ("input_ids",), 2, 2),
+    "GPT-2 in float32": Family("GPT2", "LMHeadModel", GPT2 | {"reorder_and_upcast_attn": True}, ("input_ids",), 2, 2),
+    "GPT-2 that decodes": Family(
+        "GPT2", "LMHeadModel", GPT2 | {"add_cross_attention": True}, ("input_ids", "memory"), 4, 2
+    ),
 }
 INPUTS = {
     "input_ids": torch.arange(14).view(2, 7) % 11,
