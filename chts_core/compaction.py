@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chts_core.layers import has_gated_feed_forward
+from chts_core.layers import gated_feed_forward
 from chts_core.linear import to_dense
 from chts_core.percolation import LayerGraph
 
@@ -21,7 +21,8 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
     A hidden neuron on which no output depends is dropped. One that depends on no input sends the same value always
     (its bias, through the activation): that value is read off an example and added to the biases of the layer it
     feeds. Neurons between linear layers go, in multilayer perceptrons and in the feed-forward blocks of Transformers;
-    those inside an attention stay, because all of its heads have one width.
+    those inside an attention stay, because all of its heads have one width, and so do those between layers that are no
+    `nn.Linear`, such as GPT-2's `Conv1D`.
 
     Args:
         model: not changed.
@@ -143,8 +144,9 @@ def _junctions(
                 feeders.setdefault(after, []).append(before)
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
-        if has_gated_feed_forward(module) and f"{prefix}down_proj.weight" in feeders:
-            feeders[f"{prefix}down_proj.weight"] = [f"{prefix}gate_proj.weight", f"{prefix}up_proj.weight"]
+        gate, up, down = (f"{prefix}{name}.weight" for name in gated_feed_forward(module) or ("", "", ""))
+        if down in feeders:
+            feeders[down] = [gate, up]
     links = dict(masks)
     for name in {name for after, befores in feeders.items() for name in (after, *befores)} - links.keys():
         links[name] = torch.ones_like(_linear(model, name).weight, dtype=torch.bool)

@@ -5,7 +5,8 @@ import inspect
 import io
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -16,30 +17,86 @@ from chts_core.sharding import is_fully_sharded
 _SHAPES = ("size", "dim", "shape", "numel", "device", "dtype")
 
 
-class _Tracer(fx.Tracer):
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is an `nn.Linear`, or one that stores its weight transposed."""
+    return isinstance(module, nn.Linear) or is_transposed_linear(module)
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is the `Conv1D` of GPT-2: a linear layer with a weight of shape (in_features, out_features)."""
+    for kind in type(module).__mro__:
+        if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
+            weight = module._parameters.get("weight")  # none where it is parametrised
+            fits = weight is None or weight.shape == (getattr(module, "nx", None), getattr(module, "nf", None))
+            return fits and type(module).forward is vars(kind)["forward"]
+    return False
+
+
+class _Proxy(fx.Proxy):
+    """Something of which a trace knows no numbers, but the type they have."""
+
+    tracer: "Tracer"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of all tensors."""
+        self.tracer.asked_for_dtype = True
+        return self.tracer.dtype
+
+
+class Tracer(fx.Tracer):
     """Records what a forward does with buffers, instead of doing it.
 
     Args:
-        whole: whether all submodules are recorded as calls of them, without a look at what they do.
+        is_closed: whether a module is not looked into, so that it is recorded as a call.
+        dtype: of all tensors; whether the forward asked for it is told by `asked_for_dtype`.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, whole: bool) -> None:
+    def __init__(self, is_closed: Callable[[nn.Module], bool], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self._whole = whole
+        self.dtype, self.asked_for_dtype = dtype, False
+        self._is_closed = is_closed
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """See :class:`torch.fx.Tracer`."""
+        return _Proxy(node, self)
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        """Of whatever keywords a forward takes, when it passes them on: one that no other forward knows by name."""
+        if obj.node.op == "placeholder" and str(obj.node.target).startswith("**"):
+            return [str(obj.node.target)]
+        return super().keys(obj)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Also for a forward in a wrapper that hands on whatever it is given, as Hugging Face's checkpointing is."""
+        taken = list(inspect.signature(root_fn).parameters.values())[1:]
+        kinds = {argument.kind for argument in taken}
+        if root_fn is inspect.unwrap(root_fn) or inspect.Parameter.VAR_POSITIONAL in kinds:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        given, keywords = [], {}
+        for argument in taken:
+            proxy = self.create_proxy("placeholder", argument.name, (), {})
+            if argument.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+                keywords[argument.name] = proxy
+            else:
+                given.append(proxy)
+        return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Also where `fully_shard` has put a class of its own before that of torch."""
+        if self._is_closed(m):
+            return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
-            return self._whole or type(m).__mro__[2].__module__.startswith("torch.nn")
-        return self._whole or super().is_leaf_module(m, module_qualified_name)
+            return type(m).__mro__[2].__module__.startswith("torch.nn")
+        return super().is_leaf_module(m, module_qualified_name)
 
 
 def has_forward_of_class(module: nn.Module) -> bool:
     """Whether an instance runs the forward of its class, be it wrapped, as accelerate does for mixed precision."""
     forward = inspect.unwrap(module.forward)
-    return getattr(forward, "__func__", forward) is type(module).forward
+    return getattr(forward, "__func__", forward) is inspect.unwrap(type(module).forward)
 
 
 @contextlib.contextmanager
@@ -64,11 +121,11 @@ def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
                 now.update(before)
 
 
-def nodes(module: nn.Module, training: bool, *, whole: bool = False) -> list[fx.Node]:
+def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
     """What a module does in training or in evaluation; nothing where it cannot be traced.
 
     Args:
-        whole: see :class:`_Tracer`; then arguments that are None by default are left out, such as labels.
+        without_labels: whether arguments that are None by default are left out, such as labels.
     """
     if not has_forward_of_class(module):
         return []
@@ -78,10 +135,10 @@ def nodes(module: nn.Module, training: bool, *, whole: bool = False) -> list[fx.
         left_out = {
             name: None
             for name, parameter in inspect.signature(module.forward).parameters.items()
-            if whole and parameter.default is None
+            if without_labels and parameter.default is None
         }
         with torch.set_grad_enabled(training):
-            return list(_Tracer(whole).trace(module, left_out).nodes)
+            return list(tracer.trace(module, left_out or None).nodes)
     except Exception:  # a forward that depends on its data raises whatever it likes
         return []
 
@@ -99,11 +156,11 @@ def output_layers(model: nn.Module) -> set[str]:
 
 def _ends(module: nn.Module, path: str) -> Iterator[str]:
     """See :func:`output_layers`, of a part of a model."""
-    if isinstance(module, nn.Linear):
+    if is_linear(module):
         yield path
         return
     modules = dict(module.named_modules())
-    recorded = nodes(module, training=False, whole=True)
+    recorded = trace(module, Tracer(lambda _: True), training=False, without_labels=True)
     if not recorded:
         end = _last_layer(module)
         if end is not None:
@@ -155,7 +212,7 @@ def _asks_for_shape(node: fx.Node) -> bool:
 
 def _last_layer(module: nn.Module) -> str | None:
     """The output of a module that cannot be traced."""
-    linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    linear = [name for name, part in module.named_modules() if is_linear(part)]
     told = getattr(module, "get_output_embeddings", lambda: None)()
     return next((name for name in linear if module.get_submodule(name) is told), linear[-1] if linear else None)
 

@@ -1,18 +1,21 @@
 """Which weights of a model become sparse: its linear layers, also those packed into an attention's one weight."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from chts_core.forward import output_layers
+from chts_core.forward import is_transposed_linear, output_layers
 from chts_core.percolation import LayerGraph
 
 # What a weight may be stored as. Complex numbers have no order, and whole numbers no gradient.
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# A gate, the factor that it gates, and the projection of their product, as LLaMA and T5 name them.
+_GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 
 # Layers by glob pattern on their name or their module's, or by a test on the module's name and the module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
@@ -24,22 +27,41 @@ class Layer:
 
     name: that of the parameter, with ":q", ":k", ":v" for the rows of a packed one and ":0", ":1"... for heads.
     parameter: the name of the parameter.
-    first_row: of its rows in the parameter.
+    first_row: of its rows in the parameter; its first column where that is transposed.
     shape: (out_features, in_features) of the network itself.
+    transposed: whether the parameter is (in_features, out_features), as that of Hugging Face's `Conv1D`.
     """
 
     name: str
     parameter: str
     first_row: int
     shape: tuple[int, int]
+    transposed: bool = False
+
+    @property
+    def outputs(self) -> slice:
+        """Which of the parameter's output neurons are this layer's."""
+        return slice(self.first_row, self.first_row + self.shape[0])
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """View of this layer's rows of a tensor shaped like the parameter."""
-        return tensor[self.first_row : self.first_row + self.shape[0]]
+        """View of this layer's rows, (out_features, in_features), of a tensor shaped like the parameter."""
+        return (tensor.T if self.transposed else tensor)[self.outputs]
+
+    def ends(self, positions: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+        """Output and input neurons of links by their positions in the flattened parameter, which has so many columns.
+
+        Outputs count from this layer's first; those of other layers in the parameter are outside its range.
+        """
+        quotient, rest = positions // columns, positions % columns
+        outputs, inputs = (rest, quotient) if self.transposed else (quotient, rest)
+        return outputs - self.first_row, inputs
 
 
 def linear_layers(model: nn.Module) -> dict[str, Layer]:
-    """All layers of a model that could be sparse, by name: linear ones and those inside `nn.MultiheadAttention`."""
+    """All layers of a model that could be sparse, by name.
+
+    Linear ones, those inside `nn.MultiheadAttention`, and Hugging Face's `Conv1D`.
+    """
     return {layer.name: layer for layer, _, _ in _candidates(model)}
 
 
@@ -56,9 +78,9 @@ def sparse_layers(
 ) -> dict[str, Layer]:
     """The layers to sparsify, by name, in the model's order.
 
-    Linear layers and the projections of `nn.MultiheadAttention` that train. Embeddings never. The layers that give the
-    model's outputs (:func:`chts_core.forward.output_layers`) and the routers of experts only where `exclude` says
-    something else.
+    Linear layers, Hugging Face's `Conv1D` among them, and the projections of `nn.MultiheadAttention` that train.
+    Embeddings never. The layers that give the model's outputs (:func:`chts_core.forward.output_layers`) and the routers
+    of experts only where `exclude` says something else.
 
     Args:
         model: any module.
@@ -128,13 +150,14 @@ def _is_router(model: nn.Module, path: str) -> bool:
     return named or ("gate" in name and "proj" not in name and "experts" in beside)
 
 
-def has_gated_feed_forward(module: nn.Module) -> bool:
-    """Whether a module computes down_proj(act(gate_proj(x)) * up_proj(x)), going by the names that LLaMA gave them.
+def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
+    """What a module that computes down(act(gate(x)) * up(x)) calls gate, up and down, by names; None for any other.
 
     One that normalises the product, as BitNet does, is another thing: there each neuron has a say in all others.
     """
-    normalises = any("norm" in name for name, _ in module.named_children())
-    return has_linear(module, "gate_proj", "up_proj", "down_proj") and not normalises
+    if any("norm" in name for name, _ in module.named_children()):
+        return None
+    return next((names for names in _GATED if has_linear(module, *names)), None)
 
 
 def has_linear(module: nn.Module, *names: str) -> bool:
@@ -162,9 +185,9 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
             )
         head_dim = layer.shape[0] // number
         for head in range(number):
-            part = Layer(
+            part = replace(
+                layer,
                 name=name if number == 1 else f"{name}:{head}",
-                parameter=layer.parameter,
                 first_row=layer.first_row + head * head_dim,
                 shape=(head_dim, layer.shape[1]),
             )
@@ -179,6 +202,9 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Layer, str, nn.Module]]:
         if isinstance(module, nn.Linear):
             name = f"{prefix}weight"
             yield Layer(name, name, 0, (module.out_features, module.in_features)), path, module
+        elif is_transposed_linear(module):
+            for layer in _transposed_layers(f"{prefix}weight", module):
+                yield layer, path, module
         elif isinstance(module, nn.MultiheadAttention):
             if module.in_proj_weight is not None:
                 packed, width = f"{prefix}in_proj_weight", module.embed_dim
@@ -189,6 +215,18 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Layer, str, nn.Module]]:
                     name = f"{role}_proj_weight"
                     out_features, in_features = getattr(module, name).shape
                     yield Layer(prefix + name, prefix + name, 0, (out_features, in_features)), path, module
+
+
+def _transposed_layers(name: str, module: nn.Module) -> Iterator[Layer]:
+    """The layers in a transposed weight: GPT-2 packs queries, keys and values in one, or the last two."""
+    in_features, out_features = (int(getattr(module, size)) for size in ("nx", "nf"))
+    packs = f".{name}".endswith(".c_attn.weight")
+    roles = {3: "qkv", 2: "kv"}.get(out_features // in_features) if packs and out_features % in_features == 0 else None
+    if roles is None:
+        yield Layer(name, name, 0, (out_features, in_features), transposed=True)
+    else:
+        for part, role in enumerate(roles):
+            yield Layer(f"{name}:{role}", name, part * in_features, (in_features, in_features), transposed=True)
 
 
 def _select(

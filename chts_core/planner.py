@@ -218,7 +218,7 @@ class Plan:
     memory: bytes by what needs them, on the device of the model; activations are not counted, nor past weights
         of links that percolation takes.
     coverage: how much of the model the sparse layers are; the text says so where other layers stay dense.
-    advice: what one might want to change.
+    advice: which layers percolation leaves out, and what one might want to change.
     """
 
     budget: Budget
@@ -289,12 +289,12 @@ class Plan:
         shapes = self.budget.shapes
         kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
         for name, shape in shapes.items():
-            kind = re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name) if len(shapes) > _LONG_TABLE else name
+            kind = _kind(name) if len(shapes) > _LONG_TABLE else name
             kinds.setdefault((kind, shape), []).append(name)
         links = {step: self.budget.links(step) for step in self.milestones}
         return [
             {
-                "layer": f"{_common_name(names)} ({len(names)})" if len(names) > 1 else names[0],
+                "layer": _label(names),
                 "shape": f"{shape[0]}×{shape[1]}",
                 "size": len(names) * shape[0] * shape[1],
                 **{step: sum(links[step][name] for name in names) for step in self.milestones},
@@ -305,10 +305,17 @@ class Plan:
         ]
 
 
-def _common_name(names: list[str]) -> str:
-    """The parts of names that differ only in numbers, * for those that do."""
+def _kind(name: str) -> str:
+    """The name of a layer with * for its numbers."""
+    return re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name)
+
+
+def _label(names: list[str]) -> str:
+    """A layer's name; of several of one kind what their names share, * for the rest, and how many there are."""
+    if len(names) == 1:
+        return names[0]
     parts = zip(*(re.split(r"([.:])", name) for name in names), strict=True)
-    return "".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
+    return "".join(part[0] if len(set(part)) == 1 else "*" for part in parts) + f" ({len(names)})"
 
 
 def _aligned(table: Iterable[list[str]], left: int) -> list[str]:
@@ -360,7 +367,7 @@ def plan(
     timeline = Timeline(total_steps, update_every, method.turnover.stop)
     model = unwrap(model)
     layers = sparse_layers(model, include, exclude)
-    graph = find_graph(model, method, layers) if graph is None else graph
+    graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
     parts = split_heads(layers, graph) if per_head else layers
     budget = Budget(method, sparsity, timeline, {name: part.shape for name, part in parts.items()}, distribution)
     # Masks of one element each, seen as large ones.
@@ -375,23 +382,34 @@ def plan(
         exchanged=exchanged,
         flops=flops,
         memory=_memory(model, parts, budget, exchanged, execution, moments),
-        advice=_advice(budget),
+        advice=notes + _advice(budget),
     )
 
 
-def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> LayerGraph:
-    """The layer graph of a model.
+def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> tuple[LayerGraph, list[str]]:
+    """The layer graph of a model, and what to say of it to whoever has given none.
 
-    Raises:
-        ValueError: if the method percolates but nothing is known of some layers.
+    A method that percolates goes by what is known: layers that could not be traced evolve all the same, and their
+    incomplete links stay. Where no two layers are known to feed each other it percolates nothing, which is said too and
+    is no error: all else of the method stays as it is.
     """
     graph, unknown = layer_graph(model, layers)
-    if unknown and method.removal.percolate:
-        raise ValueError(
-            f"percolation needs to know which layers feed each other, but {', '.join(sorted(unknown))} could not be "
-            "traced; pass graph=LayerGraph(chains=((first, second, ...),)), or LayerGraph() for none."
-        )
-    return graph
+    if not unknown or not method.removal.percolate:
+        return graph, []
+    kinds: dict[str, list[str]] = {}
+    for name in layers:
+        if name in unknown:
+            kinds.setdefault(_kind(name), []).append(name)
+    outside = ", ".join(map(_label, kinds.values()))
+    joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
+    effect = "Their links evolve, but none is cut for being incomplete."
+    if not joined and len(layers) > 1:
+        effect = "So it cuts nothing: no two layers of this model are known to feed each other."
+    return graph, [
+        f"Percolation leaves out {outside}, which could not be traced. {effect} Where you know which layers feed each "
+        "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has those "
+        "that were found."
+    ]
 
 
 def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:

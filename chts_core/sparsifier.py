@@ -129,7 +129,7 @@ class Sparsifier:
     can be copied or saved together. :class:`chts_core.averaging.AveragedModel` averages the weights over steps.
 
     Args:
-        model: any module with linear layers; those inside `nn.MultiheadAttention` count.
+        model: any module with linear layers; those inside `nn.MultiheadAttention` and GPT-2's `Conv1D` count.
         optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever the
             optimizer calls them.
         method: a `Method`, or a name in `METHODS` or `PRESETS`, also with choices replaced
@@ -143,16 +143,17 @@ class Sparsifier:
         exclude: which of those stay dense, likewise. By default the layers that give the model's outputs, and the
             routers of experts; what is given takes the place of that. Embeddings are never sparse.
         graph: which layers feed each other, for percolation. By default read off the model
-            (:mod:`chts_core.tracing`).
+            (:mod:`chts_core.tracing`); layers that could not be traced are not percolated, and a warning names them.
         per_head: let every head of queries, keys and values evolve by itself, with links of its own.
         execution: "masked", "csr" or "auto", see :class:`chts_core.linear.SparseLinear`. With "auto", layers that
-            must stay dense tensors (those in `nn.MultiheadAttention`) do; with "csr" they are refused.
+            must stay dense tensors (those in `nn.MultiheadAttention`, `Conv1D`) do; with "csr" they are refused.
         distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         correlation: |r| of the features of the training inputs, (features, features), for a method that starts from it
             (CSTI): :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
-        initial_masks: masks to start from, by layer name, instead of the method's topology; or "magnitude": the
-            largest weights of each layer, to fine-tune a trained model. To start one from all its weights, take a
-            method whose density decays: `method="gmp with sparsity=Cubic(initial=0)"`.
+        initial_masks: masks to start from, by layer name, instead of the method's topology; shaped like the weight
+            that has this name, and (out_features, in_features) for a part of one. Or "magnitude": the largest weights
+            of each layer, to fine-tune a trained model. To start one from all its weights, take a method whose density
+            decays: `method="gmp with sparsity=Cubic(initial=0)"`.
         process_group: whose processes train the model together; by default, of a wrapped or shared-out model its own,
             and otherwise all that `torch.distributed` knows of.
         resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
@@ -210,7 +211,9 @@ class Sparsifier:
                 "call chts_core.linear.to_dense(model) and build the optimizer anew, or take a new model."
             )
         self._layers = sparse_layers(self._model, include, exclude)
-        self._graph = find_graph(self._model, self.method, self._layers) if graph is None else graph
+        self._graph, notes = find_graph(self._model, self.method, self._layers) if graph is None else (graph, [])
+        for note in notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
         # What evolves by itself: a layer, or a head of one.
         self._parts = split_heads(self._layers, self._graph) if per_head else self._layers
         self._budget = Budget(
@@ -277,7 +280,7 @@ class Sparsifier:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Boolean mask by the name of the weight ("0.weight"); read only."""
+        """Boolean mask by the name of the weight ("0.weight"), shaped like it; read only."""
         return {name: weight.mask for name, weight in self._weights.items()}
 
     @property
@@ -686,11 +689,13 @@ class Sparsifier:
         }
         links = self._budget.links(0)
         for name, here in self._by_part(masks).items():
+            part = self._parts[name]
             if name in given:
                 mask, source = given[name], "initial_masks"
+                if part.transposed and name == part.parameter:  # called like the weight, so shaped like it
+                    here = here.T
             else:
-                rows, columns = here.shape
-                mask = topology(rows, columns, links[name] / here.numel(), generator=self._generators[name])
+                mask = topology(*part.shape, links[name] / here.numel(), generator=self._generators[name])
                 source = f"topology {self.method.topology!r}"
             check_mask(mask, f"initial mask of {name!r}")
             check_same_shape(mask, here, f"initial mask of {name!r}")
@@ -947,7 +952,7 @@ class Sparsifier:
                 num = targets[name] - int(by_part[name].count_nonzero())
                 if self._owners[name] == self._ranks.rank and name not in frozen:
                     rows = None if gradient is None else part.rows(gradient)
-                    by_part[name] |= self._regrow(name, by_part[name], num, rows, past_weights)
+                    by_part[name] |= self._regrow(name, by_part[name].contiguous(), num, rows, past_weights)
                 seconds[name] += time.perf_counter() - started
         self._ranks.share(by_part, self._owners)
         self._share_generators()
@@ -1032,13 +1037,14 @@ class Sparsifier:
                 mask.copy_(before[name])
 
     def _count_active(self, masks: dict[str, Tensor], rows: list[Update]) -> None:
-        active = {name: torch.zeros(len(mask), dtype=torch.bool) for name, mask in masks.items()}
+        active: dict[str, Tensor] = {}
         for name, neurons in active_neurons(self._by_layer(masks), self._graph).items():
             layer = self._layers[name]
-            layer.rows(active[layer.parameter]).copy_(neurons)
+            outputs = masks[layer.parameter].shape[1 if layer.transposed else 0]
+            active.setdefault(layer.parameter, torch.zeros(outputs, dtype=torch.bool))[layer.outputs] = neurons.cpu()
         for row in rows:
             part = self._parts[row["layer"]]
-            row["anp"] = float(part.rows(active[part.parameter]).float().mean())
+            row["anp"] = float(active[part.parameter][part.outputs].float().mean())
 
     def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
         """Prune to the target by the lowest scores, then remove the links to be exchanged, in place."""
@@ -1068,12 +1074,11 @@ class Sparsifier:
     def _past_of(self, name: str, mask: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
         """Missing links of a part that existed before: where in the flattened part, and the weights they had."""
         part = self._parts[name]
-        rows, columns = part.shape
-        past, first = past_weights[part.parameter], part.first_row * columns
-        positions = past.positions - first
-        missing = (positions >= 0) & (positions < rows * columns)
-        missing[missing.clone()] = ~mask.flatten()[positions[missing]]
-        return positions[missing], past.values[missing]
+        past = past_weights[part.parameter]
+        outputs, inputs = part.ends(past.positions, self._weights[part.parameter].shape[1])
+        missing = (outputs >= 0) & (outputs < part.shape[0])
+        missing[missing.clone()] = ~mask[outputs[missing], inputs[missing]]
+        return (outputs * part.shape[1] + inputs)[missing], past.values[missing]
 
     def _regrow(
         self,

@@ -1,25 +1,33 @@
 """Read off a model which of its sparse layers feed each other, for percolation.
 
 Attention and feed-forward blocks are known by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`) or by
-the names that LLaMA and its relatives give their projections. All else is traced by `torch.fx`: layers with only
-elementwise operations between them form a chain.
+the names that LLaMA, BERT, T5 and their relatives give their projections. All else is traced by `torch.fx`: layers with
+only elementwise operations between them form a chain.
 
 What the trace does not show is taken for something that may mix neurons: hooks on a layer or an activation, a forward
-that one instance has for its own, parametrizations, and what is done in training or in evaluation alone. Layers on
-either side of it are then no chain; pass `graph` where you know better.
+that one instance has for its own, parametrizations, and what is done in training or in evaluation alone, or for numbers
+of one type. Layers on either side of it are then no chain; pass `graph` where you know better.
 """
 
+import inspect
 import operator
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx, nn
 
-from chts_core.forward import has_forward_of_class, leaving_nothing_behind, nodes
-from chts_core.layers import Layer, has_gated_feed_forward, has_linear
+from chts_core.forward import (
+    Tracer,
+    has_forward_of_class,
+    is_linear,
+    is_transposed_linear,
+    leaving_nothing_behind,
+    trace,
+)
+from chts_core.layers import Layer, gated_feed_forward, has_linear, linear_layers
 from chts_core.percolation import Attention, LayerGraph
 from chts_core.sharding import is_fully_sharded
 
@@ -47,23 +55,56 @@ _ELEMENTWISE_CALLS = {
     torch.relu,
     torch.tanh,
     torch.sigmoid,
+    torch.erf,
+    torch.pow,
+    torch.square,
+    torch.clamp,
+    torch.clip,
     operator.neg,
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.pow,
     nn.functional.relu,
+    nn.functional.relu6,
     nn.functional.leaky_relu,
     nn.functional.gelu,
     nn.functional.silu,
+    nn.functional.mish,
     nn.functional.elu,
     nn.functional.tanh,
     nn.functional.sigmoid,
     nn.functional.softplus,
     nn.functional.dropout,
-    *("relu", "tanh", "sigmoid", "contiguous"),  # methods of a tensor
+    *("relu", "tanh", "sigmoid", "contiguous", "to", "float"),  # methods of a tensor
 }
+# What asks a tensor for anything but its numbers.
+_METADATA = ("shape", "device", "ndim", "size", "dim")
 
 
 # What LLaMA and its relatives call the projections of an attention.
 _OUTPUTS = ("o_proj", "out_proj", "dense")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", *_OUTPUTS)
+
+# What other attentions of Hugging Face call the layers of queries, keys, values and outputs; None where the outputs are
+# in another module.
+_ROLES = (
+    ("query.weight", "key.weight", "value.weight", "output.weight"),
+    ("query.weight", "key.weight", "value.weight", None),
+    ("q_lin.weight", "k_lin.weight", "v_lin.weight", "out_lin.weight"),
+    ("q.weight", "k.weight", "v.weight", "o.weight"),
+    ("c_attn.weight:q", "c_attn.weight:k", "c_attn.weight:v", "c_proj.weight"),
+    ("q_attn.weight", "c_attn.weight:k", "c_attn.weight:v", "c_proj.weight"),
+)
+_HEADS = ("num_heads", "num_attention_heads", "n_heads")
+_HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
+# The function to which they leave the products, and what they would call to mix neurons before or after it.
+_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+_MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
+
+# The types of numbers that a forward may treat differently.
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGraph, set[str]]:
@@ -77,19 +118,52 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
     Returns:
         The graph, and the names of the layers about which nothing could be found out.
     """
-    known = _known_blocks(model, layers)
-    unknown = layers.keys() - known.layers()
     with leaving_nothing_behind(model):
-        traced = dict(_traced(model, "", unknown))
-    chains = _chains(traced)
-    return LayerGraph(known.chains + chains, known.pairs, known.attentions), unknown - traced.keys()
+        blocks = _known_blocks(model, layers)
+        unknown = layers.keys() - blocks.layers()
+        closed = {
+            model.get_submodule(path)
+            for path in blocks.attentions
+            if path and not any(name.startswith(f"{path}.") for name in unknown)
+        }
+        feeds: dict[str, str | None] = {}
+        for name, after in _traced(model, "", unknown, closed):
+            feeds.setdefault(name, after)
+    attentions = [
+        replace(attention, output=feeds.get(path)) if path in blocks.without_output else attention
+        for path, attention in blocks.attentions.items()
+    ]
+    graph = LayerGraph(
+        tuple(blocks.chains) + _chains({name: after for name, after in feeds.items() if name in unknown}),
+        tuple(blocks.pairs),
+        tuple(a for a in attentions if a.query or a.key or a.value or a.output),
+    )
+    return graph, unknown - feeds.keys()
 
 
-def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> LayerGraph:
-    """The blocks whose inner workings are known by their type or by the names of their parts."""
-    chains: list[tuple[str, ...]] = []
-    pairs: list[tuple[str, str]] = []
-    attentions: list[Attention] = []
+@dataclass
+class _Blocks:
+    """What is known of blocks by their type or by the names of their parts.
+
+    chains, pairs: as in a :class:`LayerGraph`.
+    attentions: by the path of their module.
+    without_output: those whose output projection is in another module.
+    """
+
+    chains: list[tuple[str, ...]] = field(default_factory=list)
+    pairs: list[tuple[str, str]] = field(default_factory=list)
+    attentions: dict[str, Attention] = field(default_factory=dict)
+    without_output: set[str] = field(default_factory=set)
+
+    def layers(self) -> set[str]:
+        """Names of all layers in them."""
+        return LayerGraph(tuple(self.chains), tuple(self.pairs), tuple(self.attentions.values())).layers()
+
+
+def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> _Blocks:
+    blocks = _Blocks()
+    chains = blocks.chains
+    shapes = {name: layer.shape for name, layer in linear_layers(model).items()}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
 
@@ -100,7 +174,7 @@ def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> LayerGraph:
             q, k, v = (sparse(f"in_proj_weight:{role}") or sparse(f"{role}_proj_weight") for role in "qkv")
             heads, output = module.num_heads, sparse("out_proj.weight")
             if _runs_as(module, nn.MultiheadAttention, "forward"):
-                attentions.append(Attention(q, k, v, output, heads, heads))
+                blocks.attentions[path] = Attention(q, k, v, output, heads, heads)
             else:
                 chains += [(name,) for name in (q, k, v, output) if name]
         if has_linear(module, "q_proj", "k_proj", "v_proj"):
@@ -108,14 +182,21 @@ def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> LayerGraph:
             attention, alone = (
                 (None, list(names.values())) if _is_altered_within(module) else _attention(model, module, names)
             )
-            attentions += [attention] if attention else []
+            if attention:
+                blocks.attentions[path] = attention
             chains += [(name,) for name in alone if name]
-        if has_gated_feed_forward(module):
-            gate, up, down = (sparse(f"{role}_proj.weight") for role in ("gate", "up", "down"))
-            if _is_altered_within(module):
+        elif roles := _roles(model, module, prefix, shapes):
+            projections, heads = roles
+            q, k, v, output = (sparse(name) if name else None for name in projections)
+            blocks.attentions[path] = Attention(q, k, v, output, heads, heads)
+            if projections[-1] is None:
+                blocks.without_output.add(path)
+        if gated := gated_feed_forward(module):
+            gate, up, down = (sparse(f"{name}.weight") for name in gated)
+            if _is_altered_within(module) or not _keeps_zeros(module):
                 chains += [(name,) for name in (gate, up, down) if name]
             else:
-                pairs += [(gate, up)] if gate and up else []
+                blocks.pairs += [(gate, up)] if gate and up else []
                 chains += [(before, down) if down else (before,) for before in (gate, up) if before]
         for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             if isinstance(module, kind) and _runs_as(module, kind, "forward", "_ff_block"):
@@ -123,8 +204,40 @@ def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> LayerGraph:
                 parts = (module.linear1, module.dropout, module.linear2)
                 mixes = any(map(_is_altered, parts)) or not _is_elementwise(module.activation)
                 chains += ([(name,) for name in chain] if mixes else [chain]) if chain else []
-    attentions = [a for a in attentions if a.query or a.key or a.value or a.output]
-    return LayerGraph(tuple(chains), tuple(pairs), tuple(attentions))
+    return blocks
+
+
+def _roles(
+    model: nn.Module, module: nn.Module, prefix: str, shapes: Mapping[str, tuple[int, int]]
+) -> tuple[tuple[str, str, str, str | None], int] | None:
+    """Names within an attention of its layers of queries, keys, values and outputs, and the number of its heads.
+
+    Only where all but the projections is left to Hugging Face's interface, so that no other parameter, and nothing in
+    the module's own code, mixes neurons; None for any other module.
+    """
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names) or _is_altered_within(module):
+        return None
+    for roles in _ROLES:
+        if all(prefix + name in shapes for name in roles if name):
+            break
+    else:
+        return None
+    query, key, value, output = roles
+    heads = next((number for name in _HEADS if isinstance(number := getattr(module, name, None), int)), 0)
+    head_dim = next((number for name in _HEAD_DIMS if isinstance(number := getattr(module, name, None), int)), 0)
+    widths = {shapes[prefix + name][0] for name in (query, key, value)}
+    if output:
+        widths.add(shapes[prefix + output][1])
+    if heads < 1 or widths != {heads * head_dim} or _rotates_halves(model, module, head_dim) is not False:
+        return None
+    projections = {name.partition(".")[0] for name in roles if name}
+    for name, parameter in module.named_parameters():
+        # T5 adds a number to the scores of each head that depends on positions alone.
+        of_positions = name == "relative_attention_bias.weight" and parameter.shape[1] == heads
+        if name.partition(".")[0] not in projections and not of_positions:
+            return None
+    return roles, heads
 
 
 def _attention(
@@ -203,52 +316,79 @@ def _is_elementwise(function: object) -> bool:
     return known and not _is_altered(function)
 
 
-def _traced(module: nn.Module, path: str, unknown: set[str]) -> Iterator[tuple[str, str | None]]:
-    """Every unknown layer whose surroundings could be traced, with the unknown layer it feeds, if any."""
+def _keeps_zeros(gated: nn.Module) -> bool:
+    """Whether the activation of a gated block gives zero for zero, so that a neuron without a gate has no say.
+
+    One that is no module of its own is taken for such a one.
+    """
+    try:
+        return not any(
+            part(torch.zeros(1)).count_nonzero() for part in gated.children() if not isinstance(part, nn.Linear)
+        )
+    except Exception:  # whatever it says of such an input
+        return False
+
+
+def _traced(
+    module: nn.Module, path: str, unknown: Set[str], closed: Set[nn.Module]
+) -> Iterator[tuple[str, str | None]]:
+    """Every unknown layer whose surroundings could be traced, with the unknown layer that it feeds, if any.
+
+    Likewise the closed modules in these surroundings, by their paths; of them a lower level may come again later.
+    """
     prefix = f"{path}." if path else ""
     if not any(name.startswith(prefix) for name in unknown):
         return
-    if isinstance(module, nn.Linear) and not path:
+    if is_linear(module) and not path:
         yield "weight", None  # the whole model is one layer, which feeds nothing
         return
-    modes = [_Feeds.of(module, prefix, unknown, training) for training in (True, False)]
+    modes = list(_modes(module, prefix, unknown, closed))
     for name in {name: None for mode in modes for name in mode.next}:
         first = next(mode.next[name] for mode in modes if name in mode.next)
         yield name, first if all(mode.agrees(name, first) for mode in modes) else None
     # Also what is left of a module that could be traced, but does not always use all of its parts.
     left = unknown - {name for mode in modes for name in mode.used}
     for child_name, child in module.named_children():
-        yield from _traced(child, prefix + child_name, left)
+        yield from _traced(child, prefix + child_name, left, closed)
 
 
 @dataclass(frozen=True)
 class _Feeds:
-    """What a trace in training or in evaluation shows.
+    """What a trace in one mode shows.
 
-    next: of each unknown layer the unknown layer that it feeds, if any.
-    used: names of all weights in the trace; nothing where there is no trace.
+    next: of each unknown layer the unknown layer that it feeds, if any; of closed modules too, by their paths.
+    used: names of all weights in the trace, and paths of closed modules; nothing where there is no trace.
     """
 
     next: Mapping[str, str | None]
     used: Set[str]
 
     @classmethod
-    def of(cls, module: nn.Module, prefix: str, unknown: Set[str], training: bool) -> "_Feeds":
-        """Trace a module."""
-        recorded = nodes(module, training)
+    def of(
+        cls, nodes: list[fx.Node], module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Module]
+    ) -> "_Feeds":
+        """What the trace of a module shows."""
         modules = dict(module.named_modules())
         # A weight may also be used without its module, as in tied autoencoders.
         times_used = Counter(
-            str(node.target).removesuffix(".weight") for node in recorded if node.op in ("call_module", "get_attr")
+            str(node.target).removesuffix(".weight")
+            for node in nodes
+            if node.op == "call_module" or (node.op == "get_attr" and not all(map(_is_metadata, node.users)))
         )
         feeds: dict[str, str | None] = {}
-        for node in recorded:
-            name = f"{prefix}{node.target}.weight"
-            if node.op == "call_module" and name in unknown:
-                after = _next_layer(node, modules) if times_used[str(node.target)] == 1 else ""
+        for node in nodes:
+            if node.op != "call_module":
+                continue
+            target = str(node.target)
+            is_closed = modules[target] in closed
+            name = f"{prefix}{target}" if is_closed else f"{prefix}{target}.weight"
+            if is_closed or name in unknown:
+                sources = _first_results(node) if is_closed else {node}
+                after = _next_layer(modules[target], sources, modules) if times_used[target] == 1 else ""
                 after_name = f"{prefix}{after}.weight"
                 feeds[name] = after_name if after_name in unknown and times_used[after] == 1 else None
-        return cls(feeds, {f"{prefix}{used}.weight" for used in times_used})
+        used = {f"{prefix}{name}.weight" for name in times_used} | {f"{prefix}{name}" for name in times_used}
+        return cls(feeds, used)
 
     def agrees(self, name: str, after: str | None) -> bool:
         """Whether one layer feeds another here too, or neither of them is used."""
@@ -257,25 +397,57 @@ class _Feeds:
         return bool(self.used) and not {name, after} & self.used
 
 
-def _next_layer(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    """Module name of the linear layer that alone reads a node's neurons, elementwise operations between; else ""."""
-    layer = modules[str(node.target)]
-    if _is_altered(layer):
+def _modes(module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Module]) -> Iterator[_Feeds]:
+    """What a module does in training and in evaluation, with numbers of each type if it asks for that."""
+    for training in (True, False):
+        for dtype in _DTYPES:
+            tracer = Tracer(lambda part: part in closed or is_transposed_linear(part), dtype)
+            yield _Feeds.of(trace(module, tracer, training), module, prefix, unknown, closed)
+            if not tracer.asked_for_dtype:
+                break
+
+
+def _first_results(node: fx.Node) -> set[fx.Node]:
+    """Where the first result of a module that gives several is taken; the node itself where that is not plain."""
+    taken = [user for user in node.users if user.op == "call_function" and user.target is operator.getitem]
+    plain = len(taken) == len(node.users) and all(isinstance(user.args[1], int) for user in taken)
+    return {user for user in taken if user.args[1] == 0} if plain else {node}
+
+
+def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
+    """Module name of the linear layer that alone reads a module's neurons, elementwise operations between; else ""."""
+    if _is_altered(source):
         return ""
-    width = layer.get_parameter("weight").shape[0]
-    while len(node.users) == 1:
-        (node,) = node.users
-        if node.op == "call_module":
-            module = modules[str(node.target)]
-            if isinstance(module, nn.Linear):
-                return "" if _is_altered(module) else str(node.target)
+    width = getattr(source, "out_features", getattr(source, "nf", None))
+    derived, readers = set(sources), set[str]()
+    todo = list(sources)
+    for node in todo:  # which grows
+        for user in node.users:
+            module = modules[str(user.target)] if user.op == "call_module" else None
+            if user in derived or _is_metadata(user):
+                continue
+            if module is not None and is_linear(module):
+                if _is_altered(module):
+                    return ""
+                readers.add(str(user.target))
+                continue
             # Of (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
             foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width
-            if foreign or not _is_elementwise(module):
+            if foreign or not _is_elementwise(user.target if module is None else module):
                 return ""
-        elif not _is_elementwise(node.target):
-            return ""
-    return ""
+            derived.add(user)
+            todo.append(user)
+    # Nothing else may have a say in what becomes of a neuron on its way.
+    operands = {operand for node in derived - sources for operand in node.all_input_nodes}
+    alone = all(operand in derived or _is_metadata(operand) for operand in operands)
+    return readers.pop() if alone and len(readers) == 1 else ""
+
+
+def _is_metadata(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for anything but its numbers."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in _METADATA
+    return node.op == "call_method" and node.target in _METADATA
 
 
 def _chains(feeds: Mapping[str, str | None]) -> tuple[tuple[str, ...], ...]:

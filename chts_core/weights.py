@@ -25,12 +25,12 @@ class Weight(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out_features, in_features)."""
+        """(out_features, in_features), or that of the parameter where it is transposed."""
         ...
 
     @property
     def mask(self) -> Tensor:
-        """Boolean (out_features, in_features); not to be changed."""
+        """Boolean, of this shape; not to be changed."""
         ...
 
     def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
@@ -124,6 +124,9 @@ class MaskedWeight:
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""
+        if part.transposed:  # inputs may be shared out, outputs are not
+            part.rows(local(self.parameter.data)).mul_(factor)
+            return
         first, end = self._rows.start, self._rows.stop
         start = max(part.first_row, first)
         stop = min(part.first_row + part.shape[0], end)

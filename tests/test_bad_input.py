@@ -251,18 +251,6 @@ def half(out_features: int, in_features: int, density: float, *, generator: torc
     return chts.topology.erdos_renyi(out_features, in_features, density / 2, generator=generator)
 
 
-class Untraceable(nn.Module):
-    """What it does depends on its data: nothing tells which layers feed each other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.one(x)
-        return self.head(self.two(x) if x.sum() > 0 else x)
-
-
 def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
 
@@ -413,14 +401,6 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         r"optimizer does not hold the model's weights 0\.weight; build it from model\.parameters\(\)",
     ),
-    **{
-        f"no graph to percolate by {name}": (
-            {"model": Untraceable, "method": name},
-            ValueError,
-            r"one\.weight, two\.weight could not be traced; pass graph=LayerGraph.* or LayerGraph\(\) for none",
-        )
-        for name in ("cht", "chts", "chtss")
-    },
     "graph unknown": (
         {"graph": GRAPHS["unknown"]},
         ValueError,

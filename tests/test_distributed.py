@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import conv1d
 import pytest
 import torch
 import torch.distributed as dist
@@ -30,11 +31,14 @@ ALL = list(itertools.product(CASES, ("ddp", "fsdp")))
 # Ranks are copies of one process that has imported this.
 multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "chts_core", "chts_core._kernels"])
 FEWER = [("rigl", "ddp"), ("mest", "fsdp"), ("granet", "ddp"), ("chts", "fsdp")]  # with four ranks
+TRANSPOSED = [("rigl", "fsdp"), ("gmp", "fsdp"), ("chts", "fsdp"), ("chts", "ddp")]
 
 
-def build() -> nn.Module:
+def build(transposed: bool = False) -> nn.Module:
     torch.manual_seed(0)
     layers = [module for a, b in itertools.pairwise(WIDTHS) for module in (nn.Linear(a, b), nn.ReLU())]
+    if transposed:
+        layers = [conv1d.transposed(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
     return nn.Sequential(*layers[:-1])
 
 
@@ -43,20 +47,22 @@ def wrap(model: nn.Module, way: str) -> nn.Module:
         return DistributedDataParallel(model)
     if way == "fsdp":
         for module in model:
-            if isinstance(module, nn.Linear):
+            if not isinstance(module, nn.ReLU):
                 fully_shard(module)
         fully_shard(model)
     return model
 
 
-def train(method: str, way: str, rank: int, ranks: int, *, parts: int = 1) -> dict[str, Any]:
+def train(method: str, way: str, rank: int, ranks: int, *, parts: int = 1, transposed: bool = False) -> dict[str, Any]:
     """A short run on this rank's share of the batches; what it gave, whole."""
-    model = build()
+    model = build(transposed)
     replica = wrap(model, way)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     sparsifier = chts.Sparsifier(
         replica, optimizer, method, 0.7, total_steps=STEPS, update_every=EVERY, seed=1, process_group=None
     )
+    if transposed:
+        sparsifier.rescale_weights()
     masks = []
     generator = torch.Generator().manual_seed(2)
     for _ in range(STEPS):
@@ -189,6 +195,8 @@ def work(rank: int, ranks: int, folder: Path) -> None:
         found[f"{method} {way}"] = train(method, way, rank, ranks)
     for method in ("rigl", "mest"):
         found[f"{method} in parts"] = train(method, "ddp", rank, ranks, parts=2)
+    for method, way in TRANSPOSED if ranks == 2 else ():
+        found[f"{method} {way} transposed"] = train(method, way, rank, ranks, transposed=True)
     for scene in SINGLE:
         found[scene.__name__] = scene(rank, ranks)
     torch.save(found, folder / f"{rank}.pt")
@@ -255,6 +263,18 @@ def test_ranks_end_equal_and_as_one_process_does(
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():
             torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "way"), TRANSPOSED)
+def test_ranks_train_transposed_layers_as_one_process_does(
+    of: Callable[[int], list[dict[str, Any]]], method: str, way: str
+) -> None:
+    first, second = (rank[f"{method} {way} transposed"] for rank in of(2))
+    assert_equal(first, second)
+    single = train(method, "alone", 0, 1, transposed=True)
+    assert_equal(first["masks"], single["masks"])
+    for name, weight in single["weights"].items():
+        torch.testing.assert_close(first["weights"][name], weight, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["rigl", "mest"])

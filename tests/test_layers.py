@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from conv1d import Conv1D
 from torch import Tensor, nn
 
 import chts_core as chts
@@ -20,6 +21,13 @@ def packed() -> nn.Module:
 
 def unpacked() -> nn.Module:
     return nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2, kdim=6, vdim=4), "head": nn.Linear(8, 3)})
+
+
+def transposed() -> nn.Module:
+    """Layers as in GPT-2: one packs queries, keys and values, another keys and values."""
+    names = {"c_attn": (24, 8), "q_attn": (8, 8), "c_proj": (8, 8), "c_fc": (12, 8)}
+    layers: dict[str, nn.Module] = {name: Conv1D(*sizes) for name, sizes in names.items()}
+    return nn.ModuleDict(layers | {"cross": nn.ModuleDict({"c_attn": Conv1D(16, 8)}), "head": Conv1D(3, 12)})
 
 
 def transformer() -> nn.Module:
@@ -68,6 +76,20 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int]]]] = 
             "attention.v_proj_weight": (8, 4),
             "attention.out_proj.weight": (8, 8),
             "head.weight": (3, 8),
+        },
+    ),
+    "transposed": (
+        transposed,
+        {
+            "c_attn.weight:q": (8, 8),
+            "c_attn.weight:k": (8, 8),
+            "c_attn.weight:v": (8, 8),
+            "q_attn.weight": (8, 8),
+            "c_proj.weight": (8, 8),
+            "c_fc.weight": (12, 8),
+            "cross.c_attn.weight:k": (8, 8),
+            "cross.c_attn.weight:v": (8, 8),
+            "head.weight": (3, 12),
         },
     ),
     "transformer": (
@@ -143,6 +165,70 @@ def test_rows_of_the_parameters_are_covered_once(kind: str) -> None:
     for name, count in counted.items():
         matrix = count.ndim == 2 and "embed" not in name
         assert (count == float(matrix)).all(), name
+
+
+@pytest.mark.parametrize("name", ["c_attn.weight:k", "cross.c_attn.weight:v", "c_fc.weight"])
+def test_rows_of_a_transposed_weight_are_those_that_compute_its_outputs(name: str) -> None:
+    model = transposed()
+    layer = linear_layers(model)[name]
+    module = model.get_submodule(layer.parameter.removesuffix(".weight"))
+    x = torch.linspace(-1, 1, 16).view(2, 8)
+    torch.testing.assert_close(x @ layer.rows(module.weight).T, module(x)[:, layer.outputs])
+    positions = torch.arange(module.weight.numel())
+    outputs, inputs = layer.ends(positions, module.weight.shape[1])
+    own = (outputs >= 0) & (outputs < layer.shape[0])
+    assert int(own.sum()) == layer.shape[0] * layer.shape[1]
+    numbered = positions.view(module.weight.shape)
+    assert torch.equal(layer.rows(numbered)[outputs[own], inputs[own]], positions[own])
+
+
+class Doubling(Conv1D):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+STRANGERS: dict[str, Callable[[], nn.Module]] = {
+    "a forward of its own": lambda: Doubling(4, 6),
+    "another shape": lambda: wide(Conv1D(4, 6)),
+    "no sizes": lambda: nameless(Conv1D(4, 6)),
+    "a convolution": lambda: nn.Conv1d(4, 6, 1),
+}
+
+
+def wide(layer: nn.Module) -> nn.Module:
+    layer.weight = nn.Parameter(torch.zeros(4, 6))
+    return layer
+
+
+def nameless(layer: nn.Module) -> nn.Module:
+    layer.nx = None
+    return layer
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_what_only_looks_like_a_transposed_layer_is_none(kind: str) -> None:
+    assert list(linear_layers(nn.Sequential(STRANGERS[kind](), nn.Linear(4, 4)))) == ["1.weight"]
+
+
+def test_another_class_of_that_name_is_no_transposed_layer() -> None:
+    class Conv1D(nn.Module):
+        nx, nf = 4, 6
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight
+
+    assert list(linear_layers(nn.Sequential(Conv1D(), nn.Linear(4, 4)))) == ["1.weight"]
+
+
+def test_the_class_of_transformers_is_a_transposed_layer() -> None:
+    from transformers.pytorch_utils import Conv1D as Original
+
+    (layer,) = linear_layers(Original(4, 6)).values()
+    assert (layer.shape, layer.transposed) == ((4, 6), True)
 
 
 def test_rows_of_a_packed_weight_are_those_that_torch_gives_the_role() -> None:
@@ -258,6 +344,9 @@ def test_a_weight_computed_from_others_is_refused_unless_excluded() -> None:
     with pytest.raises(ValueError, match=r"'2\.weight' has no weight of its own .* weight_norm .*exclude the layer"):
         sparse_layers(model)
     assert list(sparse_layers(model, exclude=("2", "4"))) == ["0.weight"]
+    model[2] = nn.utils.parametrizations.weight_norm(Conv1D(5, 6))
+    with pytest.raises(ValueError, match=r"'2\.weight' has no weight of its own"):
+        sparse_layers(model)
 
 
 # --- heads ---

@@ -431,25 +431,96 @@ def test_a_plan_refuses_what_a_sparsifier_refuses_in_the_same_words(bad: str) ->
     assert str(refused.value) == str(of_sparsifier.value)
 
 
-class Untraceable(nn.Module):
-    """A forward that depends on its data."""
+def by_its_data(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return model.fc3(model.fc2(model.fc1(x))) if x.sum() > 0 else x
 
-    def __init__(self) -> None:
+
+class Untraceable(nn.Module):
+    """A forward that depends on its data, and before it parts that may be traced."""
+
+    def __init__(self, *parts: nn.Module) -> None:
         super().__init__()
+        self.parts = nn.Sequential(*parts)
         self.fc1, self.fc2, self.fc3 = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc3(self.fc2(self.fc1(x))) if x.sum() > 0 else x
+        return by_its_data(self, self.parts(x))
 
 
-def test_a_method_that_percolates_wants_to_know_the_layers() -> None:
-    settings: dict[str, Any] = {"sparsity": 0.5, "total_steps": 1000}
-    with pytest.raises(ValueError, match=r"fc1\.weight, fc2\.weight could not be traced; pass graph="):
-        chts.plan(Untraceable(), "chts", **settings)
-    assert chts.plan(Untraceable(), "set", **settings).graph == chts.LayerGraph()
-    given = chts.LayerGraph((("fc1.weight", "fc2.weight"),))
-    assert chts.plan(Untraceable(), "chts", graph=given, **settings).graph == given
-    assert chts.plan(Untraceable(), "chts", graph=chts.LayerGraph(), **settings).graph == chts.LayerGraph()
+def chain() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def many() -> nn.Module:
+    model = Untraceable(chain())
+    model.others = nn.ModuleList([Untraceable() for _ in range(9)])
+    return model
+
+
+# What a method that percolates says of a model of which some layers could not be traced.
+PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "the rest is a chain": (
+        lambda: Untraceable(chain()),
+        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. Their links evolve",
+    ),
+    "the rest is one layer": (
+        lambda: Untraceable(nn.Linear(4, 4), nn.ReLU()),
+        r"leaves out fc1\.weight, fc2\.weight, .* So it cuts nothing: no two layers",
+    ),
+    "nothing": (
+        Untraceable,
+        r"leaves out fc1\.weight, fc2\.weight, .* So it cuts nothing: .* pass graph=LayerGraph\(chains=",
+    ),
+    "many of a kind": (
+        many,
+        r"leaves out fc1\.weight, fc2\.weight, fc3\.weight, others\.\*\.fc1\.weight \(9\), others\.\*\.fc2",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["cht", "chts", "chtss"])
+@pytest.mark.parametrize("kind", PARTLY)
+def test_layers_that_could_not_be_traced_are_named_and_the_rest_runs(kind: str, method: str) -> None:
+    build, message = PARTLY[kind]
+    settings: dict[str, Any] = {"method": method, "sparsity": 0.5, "total_steps": 20, "update_every": 5}
+    model = build()
+    plan = chts.plan(model, **settings)
+    assert re.search(message, plan.advice[0])
+    assert plan.advice[0] in str(plan)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match=message) as warned:
+        sparsifier = chts.Sparsifier(model, optimizer, **settings)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert sparsifier._graph == plan.graph
+    before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
+    for _ in range(5):
+        optimizer.zero_grad()
+        by_its_data(model, torch.ones(2, 4)).sum().backward()
+        optimizer.step()
+        sparsifier.step()
+    assert all(not torch.equal(sparsifier.masks[name], before[name]) for name in ("fc1.weight", "fc2.weight"))
+    assert sparsifier.density() == pytest.approx(plan.budget.links(5)["fc1.weight"] / 16)
+    assert chts.audit.audit(sparsifier) == []
+
+
+@pytest.mark.parametrize(
+    ("build", "given"),
+    [
+        (Untraceable, {"method": "set"}),
+        (Untraceable, {"method": "chts", "graph": chts.LayerGraph()}),
+        (Untraceable, {"method": "chts", "graph": chts.LayerGraph((("fc1.weight", "fc2.weight"),))}),
+        (chain, {"method": "chts"}),
+    ],
+)
+def test_nothing_is_said_where_nothing_is_percolated_or_the_layers_are_known(
+    build: Callable[[], nn.Module], given: dict[str, Any]
+) -> None:
+    settings = {"sparsity": 0.5, "total_steps": 1000, **given}
+    model = build()
+    plan = chts.plan(model, **settings)
+    assert not any("traced" in advice for advice in plan.advice)
+    assert plan.graph == given.get("graph", plan.graph)
+    chts.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), **settings)
 
 
 class Late:

@@ -3,6 +3,7 @@ import functools
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -153,7 +154,23 @@ FORWARDS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[str, ...], ...]]] =
     "residual of a hidden layer": (lambda m, x: m.fc3((h := m.fc1(x)) + m.fc2(h)), APART),
     "fan-out to two layers": (lambda m, x: m.fc2(h := torch.relu(m.fc1(x))) + m.fc3(h), APART),
     "fan-out to the output": (lambda m, x: torch.cat([h := m.fc1(x), m.fc3(m.fc2(h))]), (ALL[:1], ALL[1:])),
-    "product of a neuron with itself": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)) * h)), (ALL[:1], ALL[1:])),
+    "product of a neuron with itself": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)) * h)), (ALL,)),
+    "activations of several steps": (
+        lambda m, x: m.fc3((h := m.fc2((g := m.fc1(x)) * torch.sigmoid(1.7 * g))) * 0.5 * (1 + torch.erf(h / 2**0.5))),
+        (ALL,),
+    ),
+    "powers and squares": (
+        lambda m, x: m.fc3(torch.square(torch.clip(m.fc2(torch.pow(m.fc1(x), 3.0) - 1), -1, 1))),
+        (ALL,),
+    ),
+    "to its own type and device": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)).to(h.device, h.dtype)).float()), (ALL,)),
+    "a step that mixes": (lambda m, x: m.fc3(m.fc2((h := m.fc1(x)) - h.mean(-1, keepdim=True))), (ALL[:1], ALL[1:])),
+    "a step with the input": (lambda m, x: m.fc3(m.fc2(torch.relu(m.fc1(x)) * x)), (ALL[:1], ALL[1:])),
+    "a step with a parameter": (lambda m, x: m.fc3(m.fc2(m.fc1(x) * m.fc3.bias)), (ALL[:1], ALL[1:])),
+    "a reader that reads another thing too": (
+        lambda m, x: m.fc3(m.fc2(m.fc1(x)).relu() + torch.tanh(m.fc1.bias)),
+        (ALL[:2], ALL[2:]),
+    ),
     "product of two layers": (lambda m, x: m.fc3(m.fc1(x) * m.fc2(x)), APART),
     "first called twice": (lambda m, x: m.fc3(m.fc2(m.fc1(m.fc1(x)))), (ALL[:1], ALL[1:])),
     "second called twice": (lambda m, x: m.fc3(m.fc2(m.fc1(x)) + m.fc2(x)), APART),
@@ -177,6 +194,61 @@ def test_layers_of_a_forward_are_chained_where_neurons_meet_one_to_one(rule: str
 
 def by_its_data(model: nn.Module, x: Tensor) -> Tensor:
     return model.fc3(model.fc2(model.fc1(x))) if x.sum() > 0 else model.fc1(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_is_done_for_one_type_of_numbers_alone_counts(dtype: torch.dtype) -> None:
+    def clamps(model: nn.Module, x: Tensor) -> Tensor:
+        x = model.fc1(x)
+        limit = torch.finfo(x.dtype).max
+        return model.fc3(model.fc2(torch.clamp(x, -limit, limit) if x.dtype == dtype else x))
+
+    def mixes(model: nn.Module, x: Tensor) -> Tensor:
+        x = model.fc1(x)
+        return model.fc3(model.fc2(mixed(x) if x.dtype == dtype else x))
+
+    assert chains_of(Functional(clamps)) == (ALL,)
+    assert set(chains_of(Functional(mixes))) == {ALL[:1], ALL[1:]}
+
+
+class Open(Functional):
+    """Takes whatever keywords there are, and hands them on."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, **kwargs: Any) -> Tensor:
+        return self.rule(self, x, mask=mask, scale=scale, **kwargs)
+
+
+class Wrapped(Open):
+    """In a wrapper that hands on what it is given."""
+
+    @functools.wraps(Open.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return Open.forward(self, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Open, Wrapped])
+def test_keywords_that_are_handed_on_are_traced_where_none_knows_them_by_name(kind: type[Functional]) -> None:
+    def indifferent(model: nn.Module, x: Tensor, *, mask: Any, scale: Any, **_: Any) -> Tensor:
+        return model.fc3(model.fc2(model.fc1(x + mask) * 2) * scale)
+
+    def curious(model: nn.Module, x: Tensor, *, mask: Any, scale: Any, mixes: bool = False) -> Tensor:
+        return indifferent(model, mixed(x) if mixes else x, mask=mask, scale=scale)
+
+    assert set(chains_of(kind(indifferent))) == {ALL[:2], ALL[2:]}
+    assert graph_of(kind(curious)) == (LayerGraph(), set(ALL))
+
+
+def test_a_wrapper_that_takes_any_positions_is_not_known() -> None:
+    class Spread(Functional):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return self.rule(self, *inputs)
+
+    class WrappedSpread(Spread):
+        @functools.wraps(Spread.forward)
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            return Spread.forward(self, *args, **kwargs)
+
+    assert graph_of(WrappedSpread(FORWARDS["relu"][0])) == (LayerGraph(), set(ALL))
 
 
 def test_a_forward_that_depends_on_its_data_is_not_known() -> None:
@@ -333,12 +405,17 @@ RELATIVES: dict[str, tuple[bool, bool | None]] = {  # whether queries meet keys,
 
 
 def relative(family: str) -> nn.Module:
+    own = {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": 16} if family == "GPTJ" else {}
+    return of_hugging_face(family, "ForCausalLM", TINY | own, "eager")
+
+
+def of_hugging_face(family: str, task: str, settings: dict[str, Any], attention: str) -> nn.Module:
+    """A model without biases, so that a neuron that has lost its links gives 0."""
     import transformers
 
-    own = {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": 16} if family == "GPTJ" else {}
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    config = getattr(transformers, f"{family}Config")(**(TINY | special | own), attn_implementation="eager")
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    config = getattr(transformers, f"{family}Config")(**(settings | special), attn_implementation=attention)
+    model = getattr(transformers, family + task)(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
@@ -346,30 +423,295 @@ def relative(family: str) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("family", RELATIVES)
-def test_relatives_of_llama_are_cut_only_where_nothing_depends_on_it(family: str) -> None:
-    queries, values = RELATIVES[family]
-    model = relative(family)
+def lost_for_nothing(model: nn.Module, graph: LayerGraph, outputs: Callable[[], Tensor]) -> int:
+    """How many of some random links percolation cuts; the outputs must not depend on them."""
     layers = sparse_layers(model)
-    graph, unknown = layer_graph(model, layers)
-    assert not unknown
-    assert any(attention.query for attention in graph.attentions) == queries
-    assert any(attention.value for attention in graph.attentions) == values
-
     generator = torch.Generator().manual_seed(0)
     parameters = dict(model.named_parameters())
     masks = {name: torch.rand(layer.shape, generator=generator) < 0.1 for name, layer in layers.items()}
     percolated = chts.percolation.percolate(masks, graph)
-    cut = sum(int((masks[name] & ~percolated[name]).sum()) for name in masks)
-    assert cut == 0 if family == "BitNet" else cut > 5  # which has norms everywhere
-    outputs = []
+    found = []
     for given in (masks, percolated):
         with torch.no_grad():
             for name, layer in layers.items():
                 weight = layer.rows(parameters[layer.parameter])
                 weight.copy_(torch.randn(layer.shape, generator=torch.Generator().manual_seed(1)) * 3 * given[name])
-            outputs.append(model(input_ids=torch.arange(14).view(2, 7) % 11, use_cache=False).logits)
-    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-6, rtol=0)
+            found.append(outputs())
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
+    assert float(found[0].std()) > 0
+    return sum(int((masks[name] & ~percolated[name]).sum()) for name in masks)
+
+
+@pytest.mark.parametrize("family", RELATIVES)
+def test_relatives_of_llama_are_cut_only_where_nothing_depends_on_it(family: str) -> None:
+    queries, values = RELATIVES[family]
+    model = relative(family)
+    graph, unknown = layer_graph(model, sparse_layers(model))
+    assert not unknown
+    assert any(attention.query for attention in graph.attentions) == queries
+    assert any(attention.value for attention in graph.attentions) == values
+    inputs = torch.arange(14).view(2, 7) % 11
+    cut = lost_for_nothing(model, graph, lambda: model(input_ids=inputs, use_cache=False).logits)
+    assert cut == 0 if family == "BitNet" else cut > 5  # which has norms everywhere
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model of Hugging Face, and what is to be found of it.
+
+    attentions, chains, pairs: how many.
+    unknown: names of the layers that cannot be traced.
+    """
+
+    name: str
+    task: str
+    settings: dict[str, Any]
+    inputs: tuple[str, ...]
+    attentions: int
+    chains: int
+    pairs: int = 0
+    unknown: tuple[str, ...] = ()
+
+
+BERT = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+T5 = {"vocab_size": 11, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 4}
+T5 |= {"decoder_start_token_id": 0, "relative_attention_num_buckets": 6}
+TEXT = BERT | {"max_position_embeddings": 16, "projection_dim": 8, "bos_token_id": 0, "eos_token_id": 2}
+IMAGES = {key: BERT[key] for key in BERT if key != "vocab_size"} | {"image_size": 8, "patch_size": 4}
+GPT2 = {"vocab_size": 11, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 16, "n_inner": 24}
+WHISPER = {"vocab_size": 11, "d_model": 16, "max_source_positions": 5, "max_target_positions": 16, "num_mel_bins": 4}
+WHISPER |= {f"{part}_{key}": n for part in ("encoder", "decoder") for key, n in (("layers", 2), ("attention_heads", 4))}
+WHISPER |= {"encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "decoder_start_token_id": 1}
+
+FAMILIES = {
+    "BERT": Family("Bert", "ForMaskedLM", BERT, ("input_ids",), 2, 2),
+    "BERT that decodes": Family(
+        "Bert", "LMHeadModel", BERT | {"is_decoder": True, "add_cross_attention": True}, ("input_ids", "memory"), 4, 2
+    ),
+    "RoBERTa": Family(
+        "Roberta",
+        "ForMaskedLM",
+        BERT | {"max_position_embeddings": 16},
+        ("input_ids",),
+        2,
+        2,
+        0,
+        ("lm_head.dense.weight",),
+    ),
+    "ELECTRA": Family(
+        "Electra",
+        "ForMaskedLM",
+        BERT | {"embedding_size": 8},
+        ("input_ids",),
+        2,
+        2,
+        0,
+        ("electra.embeddings_project.weight",),
+    ),
+    "DistilBERT": Family(
+        "DistilBert",
+        "ForSequenceClassification",
+        {"vocab_size": 11, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24},
+        ("input_ids",),
+        2,
+        2,
+        unknown=("pre_classifier.weight",),
+    ),
+    "T5": Family("T5", "ForConditionalGeneration", T5, ("input_ids", "decoder_input_ids"), 6, 4),
+    "gated T5": Family(
+        "T5",
+        "ForConditionalGeneration",
+        T5 | {"feed_forward_proj": "gated-gelu"},
+        ("input_ids", "decoder_input_ids"),
+        6,
+        8,
+        4,
+    ),
+    "Whisper": Family("Whisper", "ForConditionalGeneration", WHISPER, ("input_features", "decoder_input_ids"), 6, 4),
+    "CLIP": Family(
+        "CLIP",
+        "Model",
+        {"text_config": TEXT, "vision_config": IMAGES, "projection_dim": 8},
+        ("input_ids", "pixel_values"),
+        4,
+        4,
+        unknown=("visual_projection.weight",),
+    ),
+    "ViT": Family("ViT", "ForImageClassification", IMAGES, ("pixel_values",), 2, 2),
+    "GPT-2": Family("GPT2", "LMHeadModel", GPT2, ("input_ids",), 2, 2),
+    "GPT-2 in float32": Family("GPT2", "LMHeadModel", GPT2 | {"reorder_and_upcast_attn": True}, ("input_ids",), 2, 2),
+    "GPT-2 that decodes": Family(
+        "GPT2", "LMHeadModel", GPT2 | {"add_cross_attention": True}, ("input_ids", "memory"), 4, 2
+    ),
+}
+INPUTS = {
+    "input_ids": torch.arange(14).view(2, 7) % 11,
+    "decoder_input_ids": torch.arange(14).view(2, 7) % 11,
+    "memory": torch.linspace(-2, 2, 160).view(2, 5, 16).sin(),
+    "input_features": torch.linspace(-2, 2, 80).view(2, 4, 10).sin(),
+    "pixel_values": torch.linspace(-9, 9, 384).view(2, 3, 8, 8).sin(),
+}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_of_hugging_face_are_known_and_cut_only_where_nothing_depends_on_it(name: str, attention: str) -> None:
+    family = FAMILIES[name]
+    model = of_hugging_face(family.name, family.task, family.settings, attention)
+    graph, unknown = layer_graph(model, sparse_layers(model))
+    assert unknown == set(family.unknown)
+    assert len(graph.attentions) == family.attentions
+    assert all(a.query and a.key and a.value and a.output for a in graph.attentions)
+    assert sum(len(chain) == 2 for chain in graph.chains) == family.chains
+    assert len(graph.pairs) == family.pairs
+    inputs = {key if key != "memory" else "encoder_hidden_states": INPUTS[key] for key in family.inputs}
+
+    def outputs() -> Tensor:
+        found = model(**inputs)
+        return torch.cat([found.text_embeds, found.image_embeds]) if name == "CLIP" else found.logits
+
+    parts = {
+        "attentions": LayerGraph(attentions=graph.attentions),
+        "feed-forward blocks": LayerGraph(graph.chains, graph.pairs),
+    }
+    for part in parts.values():
+        assert lost_for_nothing(model, part, outputs) > 5
+
+
+ALL_ATTENTION_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}  # as in the source of a model of Hugging Face
+
+
+class Interfaced(nn.Module):
+    """An attention that leaves the products to Hugging Face's interface."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.n_heads, self.head_dim = 4, 4
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(ALL_ATTENTION_FUNCTIONS["eager"](self, self.q(x), self.k(x), self.v(x)))
+
+
+class Rolled(Interfaced):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(ALL_ATTENTION_FUNCTIONS["eager"](self, self.q(x).roll(1, -1), self.k(x), self.v(x)))
+
+
+class Elsewhere(Interfaced):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(products(self.q(x), self.k(x), self.v(x)))
+
+
+def products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    raise NotImplementedError(q, k, v)
+
+
+def bent(attention: Interfaced) -> Interfaced:
+    attention.v.register_forward_hook(lambda _, __, result: mixed(result))
+    return attention
+
+
+INTERFACED: dict[str, tuple[Callable[[], nn.Module], bool]] = {
+    "plain": (Interfaced, True),
+    "biased by positions": (lambda: Interfaced(relative_attention_bias=nn.Embedding(7, 4)), True),
+    "biased by positions in heads": (lambda: Interfaced(relative_attention_bias=nn.Embedding(7, 5)), False),
+    "with a norm": (lambda: Interfaced(q_norm=nn.LayerNorm(4)), False),
+    "with distances": (lambda: Interfaced(distance_embedding=nn.Embedding(7, 4)), False),
+    "with a parameter": (lambda: Interfaced(scale=nn.Parameter(torch.ones(16))), False),
+    "with a rotation": (lambda: Interfaced(rotary=Rotary(2)), False),
+    "of other heads": (lambda: Interfaced(n_heads=2), False),
+    "of no known heads": (lambda: Interfaced(n_heads=None), False),
+    "of fewer keys": (lambda: Interfaced(k=nn.Linear(16, 8)), False),
+    "of a wider output": (lambda: Interfaced(o=nn.Linear(32, 16)), False),
+    "that mixes": (Rolled, False),
+    "with products of its own": (Elsewhere, False),
+    "with a hook": (lambda: bent(Interfaced()), False),
+}
+
+
+@pytest.mark.parametrize("kind", INTERFACED)
+def test_an_attention_is_known_by_its_parts_where_nothing_else_can_mix_neurons(kind: str) -> None:
+    build, known = INTERFACED[kind]
+    graph, unknown = graph_of(nn.ModuleList([build()]))
+    names = [f"0.{role}.weight" for role in "qkvo"]
+    assert graph.attentions == ((Attention(*names, 4, 4),) if known else ())
+    assert unknown == (set() if known else set(names))
+
+
+class Apart(nn.Module):
+    """An attention in one module, its output projection behind it, and a forward that is given."""
+
+    def __init__(self, forward: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.attention = Queried()
+        self.dense, self.other = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.rule = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rule(self, x)
+
+
+class Queried(nn.Module):
+    """An attention with BERT's names, which gives its scores besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_attention_heads, self.attention_head_size = 4, 4
+        self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ALL_ATTENTION_FUNCTIONS["eager"](self, self.query(x), self.key(x), self.value(x))
+
+
+APARTS: dict[str, tuple[Callable[..., Tensor], bool]] = {
+    "the first result": (lambda m, x: m.dense(m.attention(x)[0]), True),
+    "both results": (lambda m, x: m.dense((both := m.attention(x))[0]) + both[1].sum(), True),
+    "after dropout": (lambda m, x: m.dense(functional.dropout(m.attention(x)[0], 0.1)), True),
+    "the second result": (lambda m, x: m.dense(m.attention(x)[1]), False),
+    "the last result": (lambda m, x: m.dense(m.attention(x)[-1]), False),
+    "two readers": (lambda m, x: m.dense(h := m.attention(x)[0]) + m.other(h), False),
+    "a residual": (lambda m, x: m.dense(x + m.attention(x)[0]), False),
+    "a norm": (lambda m, x: m.dense(m.attention(x)[0].softmax(-1)), False),
+    "called twice": (lambda m, x: m.dense(m.attention(m.attention(x)[0])[0]), False),
+    "read twice": (lambda m, x: m.dense(m.attention(x)[0]) + m.dense(x), False),
+}
+
+
+@pytest.mark.parametrize("rule", APARTS)
+def test_the_output_of_an_attention_is_traced_to_where_it_is_read(rule: str) -> None:
+    forward, known = APARTS[rule]
+    graph, _ = graph_of(Apart(forward), "other")
+    names = [f"attention.{role}.weight" for role in ("query", "key", "value")]
+    output = "dense.weight" if known else None
+    assert graph.attentions == (Attention(*names, output, 4, 4),)
+
+
+@pytest.mark.parametrize("names", [("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo")])
+@pytest.mark.parametrize(
+    ("act", "known"),
+    [
+        (nn.SiLU(), True),
+        (nn.ReLU(), True),
+        (nn.Tanh(), True),
+        (nn.Sigmoid(), False),  # a neuron without a gate is halved
+        (nn.Softplus(), False),
+        (nn.Bilinear(2, 2, 2), False),  # cannot be tried
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_gates_are_pairs_where_none_is_none(names: tuple[str, str, str], act: nn.Module, known: bool) -> None:
+    gate, up, down = (f"0.{name}.weight" for name in names)
+    block = nn.Module()
+    for name, sizes in zip(names, ((16, 24), (16, 24), (24, 16)), strict=True):
+        setattr(block, name, nn.Linear(*sizes))
+    block.act, block.dropout = act, nn.Dropout()
+    graph, unknown = graph_of(nn.ModuleList([block]))
+    assert not unknown
+    assert graph.pairs == (((gate, up),) if known else ())
+    assert set(graph.chains) == ({(gate, down), (up, down)} if known else {(gate,), (up,), (down,)})
 
 
 class Heads(nn.Module):
