@@ -402,7 +402,7 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
             kinds.setdefault(_kind(name), []).append(name)
     outside = ", ".join(map(_label, kinds.values()))
     joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
-    effect = "Their links evolve, but none is cut for being incomplete."
+    effect = "Links there evolve, but none is cut for being incomplete."
     if not joined and len(layers) > 1:
         effect = "So it cuts nothing: no two layers of this model are known to feed each other."
     return graph, [

@@ -461,7 +461,7 @@ def many() -> nn.Module:
 PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "the rest is a chain": (
         lambda: Untraceable(chain()),
-        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. Their links evolve",
+        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. Links there evolve",
     ),
     "the rest is one layer": (
         lambda: Untraceable(nn.Linear(4, 4), nn.ReLU()),
