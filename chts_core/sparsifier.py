@@ -34,7 +34,7 @@ from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole, whole_from_local
 from chts_core.topology import correlated
 from chts_core.warm_start import largest, loses_training
-from chts_core.watch import Watch, inner_optimizer, is_accumulating, undisturbed
+from chts_core.watch import FirstStep, Watch, inner_optimizer, is_accumulating, undisturbed
 from chts_core.weights import (
     LinkWeight,
     MaskedWeight,
@@ -57,6 +57,8 @@ _LOSES_TRAINING = (
     'the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density decays, '
     'such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of your own.'
 )
+# Of the optimizer's first step, the share that may be lost without a word.
+_NOTEWORTHY_LOSS = 0.01
 _UNCOUNTED = (
     "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
     "it once after each step of the optimizer, or with skipped=True where that was left out."
@@ -255,6 +257,7 @@ class Sparsifier:
         self._counted, self._calls_before = False, 0
         self._complaints: set[str] = set()
         self._watch = Watch(self._model, optimizer, self._weights)
+        self._first_step: FirstStep | None = None
         self._crossovers: dict[str, float | None] = {}
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
         self._past_weights = (
@@ -365,6 +368,8 @@ class Sparsifier:
             return
         if self._watch.steps and not self._counted:
             self._take_back()
+        if self._first_step is not None and self._watch.steps:
+            self._say_what_is_lost(self._first_step.lost())
         due = self.update_due
         overflowing = self._not_finite() if due else []
         missing = self._watch.counts and not self._watch.steps and not (skipped or overflowing)
@@ -758,6 +763,8 @@ class Sparsifier:
         for weight in self._weights.values():
             _RULED_BY[weight.parameter] = me
         self._watch.listen()
+        fresh = self.steps == 0 and not self._keeps_zeros and self._enforced
+        self._first_step = FirstStep(self.optimizer, self._weights) if fresh else None
         self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive
         if self.method.turnover.skip_optimizer:
             _skip_updates(self.optimizer, me)
@@ -765,7 +772,7 @@ class Sparsifier:
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, together with the model and the optimizer; generators as their states."""
         states = {name: (str(generator.device), generator.get_state()) for name, generator in self._generators.items()}
-        return {**self.__dict__, "_generators": states, "_gradients": {}, "_arriving": {}}
+        return {**self.__dict__, "_generators": states, "_gradients": {}, "_arriving": {}, "_first_step": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -786,6 +793,17 @@ class Sparsifier:
             self._complain("uncounted", _UNCOUNTED)
             if self._updated_at <= self.steps - calls:
                 self.steps -= calls
+
+    def _say_what_is_lost(self, share: float) -> None:
+        """Warn of an optimizer that moves weights without a gradient, as Muon does: the masks undo that."""
+        self._first_step = None
+        if share > _NOTEWORTHY_LOSS:
+            self._complain(
+                "lost",
+                f"{share:.0%} of the first step of {type(self.optimizer).__name__}, by its squared norm, moved weights "
+                "without a link, and is lost: the optimizer does not treat every element by itself. AdamW and SGD lose "
+                "nothing.",
+            )
 
     def _after_optimizer(self, *_: Any) -> None:
         if self._watch.steps == 3 and self._rules():

@@ -9,11 +9,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from chts_core.sharding import is_shared_out
-from chts_core.weights import LinkWeight, Weight
+from chts_core.sharding import is_shared_out, local
+from chts_core.weights import LinkWeight, MaskedWeight, Weight
 
 
 class Watch:
@@ -109,6 +109,34 @@ class Watch:
             for name, version in self._versions.items()
             if now.get(name) != version and not is_shared_out(self._weights[name].parameter)
         }
+
+
+class FirstStep:
+    """Compares the weights before and after the first step of an optimizer.
+
+    Args:
+        optimizer: that trains them.
+        weights: by the name of the parameter; those of dense tensors are looked at.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:
+        self._weights = {name: weight for name, weight in weights.items() if isinstance(weight, MaskedWeight)}
+        self._before: dict[str, Tensor] = {}
+        self._hook = optimizer.register_step_pre_hook(self._keep)
+
+    def lost(self) -> float:
+        """Share of the step, by its squared norm, that has moved weights without a link; 0 before it was made."""
+        whole = inside = 0.0
+        for name, before in self._before.items():
+            weight = self._weights[name]
+            step = (local(weight.parameter.detach()) - before).double()
+            whole += float(step.square().sum())
+            inside += float((step * weight.local_mask).square().sum())
+        return 1 - inside / whole if whole else 0.0
+
+    def _keep(self, *_: Any) -> None:
+        self._before = {name: local(weight.parameter.detach()).clone() for name, weight in self._weights.items()}
+        self._hook.remove()
 
 
 _WATCHES: "weakref.WeakSet[Watch]" = weakref.WeakSet()

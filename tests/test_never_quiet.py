@@ -3,7 +3,9 @@
 import copy
 import io
 import math
+import re
 import signal
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -544,6 +546,45 @@ class Codes(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     self.state[parameter].setdefault("codes", torch.full_like(parameter, 7, dtype=group["dtype"]))
                     parameter.sub_(parameter.grad, alpha=group["lr"])
+
+
+class Sign(torch.optim.Optimizer):
+    """Moves every weight of a matrix by what is best for the whole of it, also where there is no gradient."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(torch.ones_like(parameter), alpha=group["lr"])
+
+
+@pytest.mark.promise("use an optimizer that moves weights without a gradient, such as Muon", "a warning with the share")
+@pytest.mark.parametrize("kind", ["Sign", "Muon", "Adagrad", "RMSprop"])
+def test_what_an_optimizer_loses_is_told(kind: str, recwarn: pytest.WarningsRecorder) -> None:
+    if kind == "Muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip("this version of PyTorch has no Muon")
+    model = tiny.mlp((16, 24, 24, 3))
+    weights = [model[0].weight, model[2].weight]
+    optimizer = Sign(weights, 0.1) if kind == "Sign" else getattr(torch.optim, kind)(weights, lr=0.1)
+    sparsifier = chts.Sparsifier(model, optimizer, "set", 0.8, total_steps=100, update_every=50)
+    warnings.simplefilter("always")
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(4, 16)).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+    told = [str(warning.message) for warning in recwarn.list]
+    if kind in ("Sign", "Muon"):
+        (message,) = told
+        assert re.match(rf"\d+% of the first step of {kind}", message)
+        if kind == "Sign":  # each weight moves as far, and four fifths have no link
+            assert message.startswith("80%")
+    else:
+        assert told == []
+    assert audit(sparsifier) == []
 
 
 @pytest.mark.promise("use an optimizer with state in whole numbers, such as 8-bit codes", "refused at the first update")
