@@ -371,6 +371,32 @@ def test_what_results_say_of_updates_of_a_small_language_model() -> None:
         assert abs(found[0]) < 0.01
 
 
+def test_what_results_say_of_the_loss_around_updates() -> None:
+    groups: dict[tuple[str, int, int], list[Row]] = {}
+    for row in runs("update_warmup"):
+        recipe = row["recipe"]
+        groups.setdefault((row["method"], recipe["iterative_warmup"], recipe["link_warmup"]), []).append(row)
+    assert {key: len(rows) for key, rows in groups.items()} == {
+        (method, *warmup): 3 for method in ("chts", "chts/paper_llama") for warmup in ((0, 0), (2, 0), (0, 2))
+    }
+    for rows in groups.values():
+        rise, fall = (fmean(evidence.jump(row, until) for row in rows) for until in ("after", "next"))
+        assert 0 < rise < 0.004
+        assert -fall >= 3 * rise
+    scores = {
+        "after": lambda row: evidence.jump(row, "after"),
+        "next": lambda row: evidence.jump(row, "next"),
+        "end": last_loss,
+    }
+    told = {}
+    for (method, *warmup), rows in groups.items():
+        for when, of in scores.items():
+            found = mean_and_interval(differences(rows, groups[method, 0, 0], of))
+            if any(warmup) and not includes_zero(found):
+                told[method, *warmup, when] = round(found[0], 3)
+    assert told == {("chts", 0, 2, "next"): 0.004}
+
+
 def test_what_stage_08_says_of_number_words() -> None:
     means = {method: fmean(map(exact, of_method(NUMBER_WORDS, method, 0.95))) for method in SPARSE}
     assert fmean(map(exact, of_method(NUMBER_WORDS, "fc"))) > max(means.values())
@@ -479,6 +505,10 @@ NO_RESULTS = {
         "With 0.02 everywhere",
         "ζ from 0.1",
         "below 0.01 nats",
+        # The bounds are checked in test_what_results_say_of_the_loss_around_updates.
+        "less than 0.004 nats",
+        "With ζ from 0.3",
+        "by 0.004 nats",
     ],
 }
 

@@ -350,6 +350,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "number_words": number_words,
     "multi30k": multi30k,
     "llama_warmup": llama_warmup,
+    "update_warmup": lambda: update_warmup(runs("update_warmup")),
     "rates_tiny": lambda: _rates("tiny", ("fc", _OLD_CHTS, "set", "granet")),
     "rates_small": lambda: _rates("small", ("fc", *EARLIER_LABELS, "set", "rigl", "granet")),
     "first_weights": first_weights,
