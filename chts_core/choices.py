@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chts_core import schedules, topology
-from chts_core.removal import GRADIENT_SCORES
+from chts_core.removal import GRADIENT_SCORES, LinkScore
 from chts_core.schedules import Timeline
 
 # --- topology: how the network is wired at first ---
@@ -152,7 +152,8 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 class Removal:
     """Which links go: those of low score, drawn softly at a temperature, or simply the lowest when it is None.
 
-    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest".
+    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or one of your own
+        (:class:`chts_core.removal.LinkScore`).
     percolate: also drop the links that this leaves incomplete.
     prune: score of the links that go because there are to be fewer (a density that decays): always the lowest. None:
         `score`.
@@ -160,30 +161,52 @@ class Removal:
         with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
-    score: str
+    score: str | LinkScore
     temperature: float | Schedule | None = None
     percolate: bool = False
-    prune: str | None = None
+    prune: str | LinkScore | None = None
     returning: bool = False
 
     @property
     def needs_gradient(self) -> bool:
         """Whether one of its scores goes by the gradient of the links."""
-        return not {self.score, self.prune}.isdisjoint(GRADIENT_SCORES)
+        return _wants_gradient(self.score, *GRADIENT_SCORES) or _wants_gradient(self.prune, *GRADIENT_SCORES)
+
+
+class MissingLinkScore(Protocol):
+    """Scores of missing links: a regrowth of one's own.
+
+    Called with the mask of a layer, Boolean (out_features, in_features), and the gradient by all its weights, of the
+    same shape, it returns finite scores >= 0 of that shape; those of links do not count. The gradient is None unless an
+    attribute `needs_gradient` is true. Best a frozen dataclass: a saved run knows its method by what it prints as.
+    """
+
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Regrowth:
     """Which links come, by their scores.
 
-    score: "random", "gradient" (its size), "magnitude" (of the weight that a removed link had), or a link predictor.
+    score: "random", "gradient" (its size), "magnitude" (of the weight that a removed link had), a link predictor, or
+        one of your own (:class:`MissingLinkScore`).
     soft: the scores are sampled; otherwise the highest are taken.
     history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
     """
 
-    score: str
+    score: str | MissingLinkScore
     soft: bool = True
     history: bool = False
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether its score goes by the gradient of all weights."""
+        return _wants_gradient(self.score, "gradient")
+
+
+def _wants_gradient(score: object, *names: str) -> bool:
+    """Whether a score is one of these, or says so itself."""
+    return score in names if isinstance(score, str) else bool(getattr(score, "needs_gradient", False))
 
 
 # --- sparsity: how many links there are ---

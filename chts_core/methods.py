@@ -258,8 +258,17 @@ def get_method(method: str | Method) -> Method:
     removal, regrowth = method.removal, method.regrowth
     prune = removal.score if removal.prune is None else removal.prune
     for score, scores in ((removal.score, REMOVAL_SCORES), (prune, REMOVAL_SCORES), (regrowth.score, REGROWTH_SCORES)):
-        if score not in scores:
-            raise ValueError(f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}.")
+        if callable(score):
+            if " at 0x" in repr(score):
+                raise ValueError(
+                    f"the method has a score that prints as {score!r}, differently in each process: a saved run would "
+                    "not know it. Make it a frozen dataclass with __call__."
+                )
+        elif score not in scores:
+            raise ValueError(
+                f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}, or "
+                "one of your own that can be called."
+            )
     if regrowth.score == "magnitude" and not regrowth.history:
         raise ValueError(
             f"the method regrows by the weights that links had, but keeps none: {regrowth}; set history=True."

@@ -424,7 +424,7 @@ def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
     flops, done, absent = 0, 0, size - sum(budget.links(0).values())
     for step in budget.updates():  # which comes after the step's backward pass
         flops += 3 * (step - done) * (everything - absent)
-        flops += absent if budget.method.regrowth.score == "gradient" else 0
+        flops += absent if budget.method.regrowth.needs_gradient else 0
         for name, links in budget.exchanged(step).items():
             exchanged[name] += links
         done, absent = step, size - sum(budget.links(step).values())
@@ -470,7 +470,7 @@ def _memory(
     }
     if stored:
         memory["links"] = structure
-    if method.regrowth.score == "gradient":
+    if method.regrowth.needs_gradient:
         memory["dense gradient"] = 4 * sum(out * in_ for out, in_ in budget.shapes.values())
     if method.regrowth.history:
         # A position and a value for each link that ever goes; what percolation takes is not known.
@@ -496,8 +496,9 @@ def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int
         return _BYTES_PER_WEIGHT * size + max(removal, _BYTES_PER_LINK_WALKED * links)
     regrowth = (_BYTES_PER_SOFT_CANDIDATE if method.regrowth.soft else _BYTES_PER_HARD_CANDIDATE) * size
     prediction = 0
-    if method.regrowth.score in PREDICTORS:
-        path_based = method.regrowth.score.endswith("p")
+    score = method.regrowth.score
+    if isinstance(score, str) and score in PREDICTORS:
+        path_based = score.endswith("p")
         squares = _SQUARES_PATH_BASED if path_based else _SQUARES_NODE_BASED
         prediction = 4 * squares * longer**2 + (_BYTES_OF_A_BATCH if path_based else 0)
     return _BYTES_PER_WEIGHT * size + max(removal, regrowth, prediction)

@@ -1,7 +1,7 @@
 """Which links go: a score for every link; links with a low score are likely to be removed."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -105,6 +105,24 @@ def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tenso
 def _mest_of_links(links: WeightedLinks) -> Tensor:
     assert links.gradients is not None  # the Sparsifier has looked
     return mest(links.values, links.gradients)
+
+
+class LinkScore(Protocol):
+    """Scores of links one by one: a score of one's own, beside those in `SCORES`.
+
+    Called with the links of a layer, it returns finite scores >= 0, (links,): links with a low score are likely to go.
+    An attribute `needs_gradient` that is true asks for the gradients of the links; None has come for none of them.
+    Best a frozen dataclass: a saved run knows its method by what it prints as.
+    """
+
+    def __call__(self, links: WeightedLinks, /) -> Tensor:
+        """Scores, (links,)."""
+        ...
+
+
+def link_score(score: str | LinkScore) -> LinkScore:
+    """The score of that name, or the one given."""
+    return SCORES[score] if isinstance(score, str) else score
 
 
 # The scores by name, of links one by one; and which of them want gradients.

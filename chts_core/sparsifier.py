@@ -28,7 +28,7 @@ from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, active_neurons, check_graph, percolate
 from chts_core.planner import Budget, find_graph, sparse_parameters
-from chts_core.removal import SCORES, WeightedLinks
+from chts_core.removal import WeightedLinks, link_score
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole, whole_from_local
@@ -599,7 +599,7 @@ class Sparsifier:
     @property
     def _collects(self) -> bool:
         """Whether the gradient by all links is wanted now."""
-        return self.method.regrowth.score == "gradient" and self.update_due
+        return self.method.regrowth.needs_gradient and self.update_due
 
     def _forget_dropped(self, name: str) -> None:
         """Forget what is kept of the gradient by absent links, where the gradient of the others was reset since."""
@@ -747,7 +747,7 @@ class Sparsifier:
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""
         me = weakref.ref(self)
-        by_gradient = self.method.regrowth.score == "gradient"
+        by_gradient = self.method.regrowth.needs_gradient
         for name in self._enforced:
             weight = self._weights[name]
             trains = weight.parameter.requires_grad
@@ -888,7 +888,7 @@ class Sparsifier:
         """Refuse an update by gradients that never came."""
         removal, regrowth = self.method.removal, self.method.regrowth
         training = [name for name in self._enforced if self._weights[name].parameter.requires_grad]
-        without = [name for name in training if regrowth.score == "gradient" and name not in self._gradients]
+        without = [name for name in training if regrowth.needs_gradient and name not in self._gradients]
         if without:
             raise RuntimeError(
                 f"the method regrows by gradient, but none has come for {', '.join(without)} since the last step; "
@@ -1075,16 +1075,18 @@ class Sparsifier:
         if not mine:
             return
         if removal.returning:
-            score = torch.cat([SCORES[removal.score](links), self._past_of(name, mask, self._past_weights)[1].abs()])
+            score = torch.cat(
+                [link_score(removal.score)(links), self._past_of(name, mask, self._past_weights)[1].abs()]
+            )
             kept = choose(score, target, soft=False, generator=generator)
             kept = kept[kept < len(links.values)]
         else:
             if target < len(links.values):
-                score = SCORES[removal.prune or removal.score](links)
+                score = link_score(removal.prune or removal.score)(links)
                 links = _only(links, choose(score, target, soft=False, generator=generator).sort().values)
             soft = removal.temperature is not None
             exponent = 1.0 if removal.temperature is None else value_at(removal.temperature, step, self.timeline)
-            score = SCORES[removal.score](links)
+            score = link_score(removal.score)(links)
             kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
         mask.zero_()
         mask[links.outputs[kept], links.inputs[kept]] = True
@@ -1107,13 +1109,16 @@ class Sparsifier:
         past_weights: Mapping[str, PastWeights],
     ) -> Tensor:
         regrowth, generator = self.method.regrowth, self._generators[name]
+        # None or all: layers that stay dense have no hook.
+        if regrowth.needs_gradient and num in (0, survivors.numel() - int(survivors.sum())):
+            return ~survivors if num else torch.zeros_like(survivors)
         if regrowth.score == "random":
             scores = torch.ones_like(survivors, dtype=torch.float32)
         elif regrowth.score == "gradient":
-            if num in (0, survivors.numel() - int(survivors.sum())):  # none or all: layers that stay dense have no hook
-                return ~survivors if num else torch.zeros_like(survivors)
             assert gradient is not None  # as `step` has seen to
             scores = gradient.abs()
+        elif not isinstance(regrowth.score, str):
+            scores = regrowth.score(survivors, gradient)
         elif regrowth.score == "magnitude":
             positions, weights = self._past_of(name, survivors, past_weights)
             scores = torch.zeros_like(survivors, dtype=torch.float32)

@@ -449,7 +449,7 @@ def _scores(method: Method, spec: Spec) -> Outcome:
     for shape, density in itertools.product(((6, 9), (12, 7), (1, 5), (10, 10)), (0.1, 0.3, 0.6)):
         mask = torch.rand(shape, generator=generator) < density
         expected = DEFINITIONS[spec.regrowth](mask)
-        given = link_prediction.PREDICTORS[method.regrowth.score](mask).double()
+        given = link_prediction.PREDICTORS[str(method.regrowth.score)](mask).double()
         worst = max(worst, float(((given - expected).abs() / expected.clamp_min(1e-12)).max()))
     return worst < 1e-6, f"relative error {worst:.1e}"
 

@@ -1,0 +1,167 @@
+"""Scores of one's own: which links go and which come, in everything that takes a method."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+import chts_core as chts
+from chts_core.audit import audit
+from chts_core.linear import Execution
+from chts_core.methods import Method, Regrowth, Removal, get_method
+from chts_core.removal import WeightedLinks
+
+
+@dataclass(frozen=True)
+class FarFromDiagonal:
+    """The links far from the diagonal go."""
+
+    def __call__(self, links: WeightedLinks, /) -> Tensor:
+        return 1 / (1.0 + (links.outputs - links.inputs).abs())
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """|W · gradient|."""
+
+    needs_gradient: bool = True
+
+    def __call__(self, links: WeightedLinks, /) -> Tensor:
+        assert links.gradients is not None
+        return (links.values * links.gradients).abs()
+
+
+@dataclass(frozen=True)
+class NearDiagonal:
+    """The links near the diagonal come."""
+
+    power: float = 1.0
+
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+        assert gradient is None
+        outputs, inputs = (torch.arange(size).to(mask.device) for size in mask.shape)
+        return (1.0 + (outputs[:, None] - inputs).abs()) ** -self.power
+
+
+@dataclass(frozen=True)
+class SquaredGradient:
+    """Those of the largest gradient, as RigL's."""
+
+    needs_gradient: bool = True
+
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+        assert gradient is not None
+        assert gradient.shape == mask.shape
+        return gradient.square()
+
+
+SET = chts.METHODS["set"]
+OWN = {
+    "removal": replace(SET, removal=Removal(FarFromDiagonal())),
+    "removal by gradient": replace(SET, removal=Removal(Taylor())),
+    "soft removal": replace(SET, removal=Removal(FarFromDiagonal(), temperature=2.0, percolate=True)),
+    "pruning": replace(chts.METHODS["chtss"], removal=Removal("magnitude", prune=FarFromDiagonal())),
+    "regrowth": replace(SET, regrowth=Regrowth(NearDiagonal())),
+    "hard regrowth": replace(SET, regrowth=Regrowth(NearDiagonal(2.0), soft=False, history=True)),
+    "regrowth by gradient": replace(SET, regrowth=Regrowth(SquaredGradient(), soft=False)),
+}
+
+
+class Run:
+    def __init__(self, method: str | Method, execution: Execution = "masked") -> None:
+        self.model = tiny.mlp((16, 16, 16, 3))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.01)
+        self.sparsifier = chts.Sparsifier(
+            self.model, self.optimizer, method, 0.8, total_steps=40, update_every=5, execution=execution
+        )
+        self.generator = torch.Generator().manual_seed(0)
+
+    def train(self, steps: int) -> "Run":
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            nn.functional.cross_entropy(
+                self.model(torch.randn(8, 16, generator=self.generator)), torch.arange(8) % 3
+            ).backward()
+            self.optimizer.step()
+            self.sparsifier.step()
+        return self
+
+    def parts(self) -> list[Any]:
+        return [self.model, self.optimizer, self.sparsifier]
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+@pytest.mark.parametrize("name", OWN)
+def test_scores_of_ones_own_run_exactly_and_resume(name: str, execution: Execution) -> None:
+    method = OWN[name]
+    run = Run(method, execution).train(12)
+    saved = copy.deepcopy([part.state_dict() for part in run.parts()])
+    again = Run(method, execution)
+    again.generator.set_state(run.generator.get_state())
+    for part, state in zip(again.parts(), saved, strict=True):
+        part.load_state_dict(state)
+    for each in (run, again):
+        each.train(20)
+        assert audit(each.sparsifier) == []
+    plan = chts.plan(Run("fc").model, method, 0.8, total_steps=40, update_every=5)
+    links = plan.budget.links(32)
+    for key, mask in run.sparsifier.masks.items():
+        assert torch.equal(mask, again.sparsifier.masks[key])
+        assert int(mask.sum()) == links[key]
+    assert str(plan)
+
+
+def distance(mask: Tensor) -> float:
+    outputs, inputs = mask.nonzero().unbind(1)
+    return float((outputs - inputs).abs().float().mean())
+
+
+@pytest.mark.parametrize("name", ["removal", "regrowth", "hard regrowth", "soft removal"])
+def test_they_decide_which_links_there_are(name: str) -> None:
+    ours, at_random = (Run(method).train(30).sparsifier.masks["0.weight"] for method in (OWN[name], SET))
+    assert distance(ours) < distance(at_random)
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_the_squared_gradient_is_rigl(execution: Execution) -> None:
+    ours, rigl = (Run(method, execution).train(22) for method in (OWN["regrowth by gradient"], "rigl"))
+    for name, mask in rigl.sparsifier.masks.items():
+        assert torch.equal(mask, ours.sparsifier.masks[name])
+
+
+def test_a_score_that_prints_differently_each_time_is_refused() -> None:
+    for own in (
+        replace(SET, removal=Removal(lambda links: links.values)),
+        replace(SET, regrowth=Regrowth(Plain())),
+    ):
+        with pytest.raises(ValueError, match=r"prints as .* in each process: a saved run would not know it"):
+            get_method(own)
+
+
+class Plain:
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("wrong", ["of another shape", "negative", "not a number"])
+def test_scores_that_cannot_be_drawn_by_are_refused_and_change_nothing(wrong: str) -> None:
+    run = Run(replace(SET, regrowth=Regrowth(Wrong(wrong)))).train(4)
+    before = {name: mask.clone() for name, mask in run.sparsifier.masks.items()}
+    with pytest.raises(ValueError, match="scores"):
+        run.train(1)
+    assert run.sparsifier.steps == 4
+    assert all(torch.equal(mask, before[name]) for name, mask in run.sparsifier.masks.items())
+
+
+@dataclass(frozen=True)
+class Wrong:
+    how: str
+
+    def __call__(self, mask: Tensor, _: Tensor | None, /) -> Tensor:
+        if self.how == "of another shape":
+            return torch.ones(3, 3)
+        return torch.full(mask.shape, -1.0 if self.how == "negative" else torch.nan)
