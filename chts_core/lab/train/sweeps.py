@@ -17,9 +17,10 @@ import psutil
 import yaml
 from tqdm import tqdm
 
-from chts_core.lab import notebooks, records, tasks
+from chts_core.lab import notebooks, records
 from chts_core.lab.environment import environment
 from chts_core.lab.processes import THREADS
+from chts_core.lab.train import tasks
 from chts_core.methods import REVISION
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
     FC has all its links at any sparsity: it runs once for each of the other values.
 
     Args:
-        spec: "notebook" (a stage) or "train" (a recipe of :mod:`chts_core.lab.tasks`), "parameters" of all cells and
+        spec: "notebook" (a stage) or "train" (a recipe of `tasks`), "parameters" of all cells and
             "grid", lists of values by the name of a parameter; or the path of a YAML file with these.
 
     Raises:

@@ -7,9 +7,10 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from chts_core.lab import images, language, records, translation
+from chts_core.lab import records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_images, load_text, load_translation
-from chts_core.methods import Dense, get_method
+from chts_core.lab.train import images, language, translation
+from chts_core.methods import get_method
 
 Recipe = images.Recipe | translation.Recipe | language.Recipe
 
@@ -103,7 +104,7 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
         get_method(settled["method"])
         if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
             raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
-    if isinstance(get_method(settled["method"]).sparsity, Dense):
+    if get_method(settled["method"]).is_dense:
         settled["sparsity"] = 0.0  # whatever was asked for; the record is to say what it was
     return found, settled
 
@@ -123,20 +124,15 @@ def train(
         ValueError: for what cannot be trained.
     """
     found, settled = checked(recipe, parameters)
-    given = settled["method"], settled["sparsity"]
-    place = settled["dataset"], settled["data_dir"]
-    seed, device = settled["seed"], records.choose_device(settled["device"])
+    chosen, place = (settled["method"], settled["sparsity"]), (settled["dataset"], settled["data_dir"])
+    given = {"seed": settled["seed"], "device": records.choose_device(settled["device"]), "show": show}
     if isinstance(found, images.Recipe):
-        data = load_images(*place)
-        return images.train_and_record(data, *given, found, folder, seed=seed, device=device, show=show)
-    if isinstance(found, translation.Recipe):
+        record = images.train_and_record(load_images(*place), *chosen, found, folder, **given)
+    elif isinstance(found, translation.Recipe):
         pairs = translation.prepare(load_translation(*place), found)
-        return translation.train_and_record(
-            pairs, *given, found, folder, seed=seed, device=device, save_every=save_every, show=show
-        )
-    text = language.prepare(load_text(*place), found)
-    record = language.train_and_record(
-        text, *given, found, folder, seed=seed, device=device, save_every=save_every, show=show
-    )
+        record = translation.train_and_record(pairs, *chosen, found, folder, save_every=save_every, **given)
+    else:
+        text = language.prepare(load_text(*place), found)
+        record = language.train_and_record(text, *chosen, found, folder, save_every=save_every, **given)
     assert record is not None  # there is but one process
     return record

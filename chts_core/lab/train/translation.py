@@ -2,21 +2,19 @@
 
 import copy
 import itertools
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from chts_core.choices import Dense
-from chts_core.lab import checkpoint, loop, records, scores, statistics
+from chts_core.distributed import ranks_of
+from chts_core.lab import scores, statistics
 from chts_core.lab.data import (
     PAD,
     Batch,
@@ -31,139 +29,22 @@ from chts_core.lab.data import (
 )
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
 from chts_core.lab.statistics import summarise_by
+from chts_core.lab.train import loop, recipes, runs
+from chts_core.lab.train.machine import autocast
 from chts_core.lab.translator import Translator
-from chts_core.linear import Execution, to_dense
-from chts_core.methods import REVISION, Method, get_method
+from chts_core.linear import to_dense
+from chts_core.methods import Method
 from chts_core.planner import Plan, plan
-from chts_core.sparsifier import Sparsifier, Update
+from chts_core.sparsifier import Sparsifier
 
-Precision = Literal["float32", "bfloat16", "float16"]
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+Precision = recipes.TranslationPrecision
+Recipe = recipes.TranslationRecipe
+RECIPES = recipes.TRANSLATION_RECIPES
 
 _SENTENCES_LOOKED_AT = 200  # for the BLEU of a run under way
-_STEPS_TIMED = 8
-_BETWEEN_SHOWN = 10  # steps from one look at the training loss to the next
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a translator is trained: Adam (β₂ = 0.998) under the inverse-square-root schedule, as in the paper.
-
-    size: a name in `TRANSFORMER_SIZES`.
-    vocabulary: number of subwords of both languages together.
-    max_length: most tokens of a sentence; longer pairs are left out of the training, longer translations cut off.
-    steps: of the optimizer.
-    batch_tokens: of a step, counted on the longer side, padding included.
-    accumulate: in how many parts a step's batch goes through the model; the gradient is the same, the memory less.
-    learning_rate: factor of the schedule, see `learning_rate_at`.
-    dense_learning_rate: that of a network with all its links; None: the same.
-    warmup: steps until the schedule's peak.
-    iterative_warmup: steps in which the learning rate comes back after each change of the topology.
-    update_every: steps between updates of the topology.
-    validate_every: steps between looks at the validation pairs.
-    beam: hypotheses kept side by side when the final network translates.
-    test_best: whether the network of the look with the highest validation BLEU translates the test sentences too, the
-        first of equals: the paper reports this one.
-    precision: what the products are computed in; weights stay float32.
-    """
-
-    size: str = "tiny"
-    vocabulary: int = 400
-    max_length: int = 48
-    steps: int = 1000
-    batch_tokens: int = 1024
-    accumulate: int = 1
-    learning_rate: float = 1.0
-    dense_learning_rate: float | None = None
-    warmup: int = 200
-    iterative_warmup: int = 20
-    label_smoothing: float = 0.1
-    dropout: float = 0.1
-    update_every: int = 100
-    validate_every: int = 100
-    beam: int = 2
-    test_best: bool = False
-    precision: Precision = "float32"
-    execution: Execution = "masked"
-
-    def __post_init__(self) -> None:
-        if self.size not in TRANSFORMER_SIZES:
-            raise ValueError(f"size is {self.size!r}; expected one of {', '.join(map(repr, TRANSFORMER_SIZES))}.")
-        for name in ("steps", "batch_tokens", "accumulate", "warmup", "update_every", "validate_every", "beam"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
-        loop.check_iterative_warmup(self.iterative_warmup)
-        if self.batch_tokens <= self.max_length:
-            raise ValueError(
-                f"batch_tokens is {self.batch_tokens} and max_length {self.max_length}; "
-                "expected batches that hold the longest sentence and its end."
-            )
-        if self.precision not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"precision is {self.precision!r}; expected 'float32', 'bfloat16' or 'float16'.")
-
-
-_SHORT = Recipe(
-    steps=300,
-    batch_tokens=512,
-    dense_learning_rate=0.5,
-    warmup=100,
-    iterative_warmup=3,
-    dropout=0.0,
-    update_every=15,
-    validate_every=50,
-)
-RECIPES: dict[str, Recipe] = {
-    # Learning rates of these four by the validation loss of a seed that no race uses.
-    "number_words_ci": replace(_SHORT, steps=100, warmup=40, iterative_warmup=1, update_every=5, validate_every=25),
-    "number_words_short": _SHORT,
-    "number_words": Recipe(
-        steps=600, dense_learning_rate=0.5, warmup=100, iterative_warmup=5, update_every=25, validate_every=50
-    ),
-    "multi30k_small": Recipe(
-        size="small",
-        vocabulary=4000,
-        max_length=100,
-        steps=1000,
-        dense_learning_rate=0.5,
-        warmup=200,
-        iterative_warmup=10,
-        update_every=50,
-        validate_every=250,
-        execution="csr",
-    ),
-    # The paper's; the number of subwords is not told there.
-    "multi30k": Recipe(
-        size="multi30k",
-        test_best=True,
-        vocabulary=8000,
-        max_length=128,
-        steps=5000,
-        learning_rate=0.25,
-        warmup=1000,
-        validate_every=500,
-    ),
-    "iwslt": Recipe(
-        size="iwslt",
-        test_best=True,
-        vocabulary=10_000,
-        max_length=256,
-        steps=20_000,
-        batch_tokens=10_240,
-        learning_rate=2.0,
-        warmup=6000,
-        validate_every=1000,
-    ),
-    "wmt": Recipe(
-        size="wmt",
-        test_best=True,
-        vocabulary=32_000,
-        max_length=256,
-        steps=80_000,
-        batch_tokens=12_000,
-        learning_rate=2.0,
-        warmup=8000,
-        validate_every=4000,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -218,39 +99,24 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(runs.Run):
     """What one training run gave.
 
     train_loss: (step, loss per token in nats, label smoothing included), every few steps.
-    skipped_steps: left out because their loss or gradient was not finite.
     looks: at the validation pairs; nothing is chosen by the test pairs.
     test: scores of the last network's translations, by beam search: "bleu" (standard), "bleu_lowercase", "chrf" and
         "exact", the percentage of sentences that are right to the letter.
     best: None unless the recipe wants it.
     signatures: sacrebleu's, by score.
     tokens: of the targets, seen in training.
-    seconds: of training alone; `total_seconds` also of looking, translating and saving.
     """
 
-    method: str
-    seed: int
-    sparsity: float
     train_loss: list[tuple[int, float]]
-    skipped_steps: list[int]
     looks: list[Look]
     test: dict[str, float]
     best: Best | None
     signatures: dict[str, str]
-    density: float
-    active_neurons: float
-    itop: float
     tokens: int
-    seconds: float
-    total_seconds: float
-    peak_memory_mb: int | None
-    history: list[Update]
-    first_masks: dict[str, Tensor]
-    last_masks: dict[str, Tensor]
     translations: list[str] = field(repr=False)
     translator: Translator = field(repr=False)
 
@@ -282,149 +148,93 @@ def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | N
     return rate * loop.share_after_update(step, last_update, recipe.iterative_warmup)
 
 
-class _Training:
-    """A run under way: everything that a checkpoint holds."""
+class _Learner(loop.Learner):
+    """A Transformer that learns to translate, by Adam; its looks are at the validation pairs."""
+
+    kind = "a translator's training"
 
     def __init__(
         self, task: Task, method: str | Method, sparsity: float, recipe: Recipe, seed: int, device: torch.device
     ) -> None:
-        if isinstance(get_method(method).sparsity, Dense) and recipe.dense_learning_rate is not None:
-            recipe = replace(recipe, learning_rate=recipe.dense_learning_rate)
-        self.task, self.recipe, self.seed, self.device = task, recipe, seed, device
-        size = TRANSFORMER_SIZES[recipe.size]
-        self.model = Transformer(task.vocabulary.size, size, dropout=recipe.dropout).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, betas=(0.9, 0.998), eps=1e-9, fused=True)
-        self.sparsifier = Sparsifier(
-            self.model,
-            self.optimizer,
-            method,
-            sparsity,
-            total_steps=recipe.steps,
-            update_every=recipe.update_every,
-            seed=seed,
-            execution=recipe.execution,
-        )
+        self.recipe = recipe = recipes.with_rate_of(recipe, method)
+        self.task, self.seed, self.device, self.look_every = task, seed, device, recipe.validate_every
+        model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size], dropout=recipe.dropout).to(device)
+        self.model = self.replica = model
+        self.ranks = ranks_of(model)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.998), eps=1e-9, fused=True)
+        self.sparsifier = Sparsifier(model, self.optimizer, method, sparsity, seed=seed, **recipe.topology)
         self.sparsifier.rescale_weights()
         # Numbers of float16 below 6e-8 are zero; it scales the loss up, and the gradient down again.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self.first_masks = {name: mask.cpu().clone() for name, mask in self.sparsifier.masks.items()}
-        self.step, self.tokens, self.seconds, self.total_seconds = 0, 0, 0.0, 0.0
-        self.skips = loop.Skips(self.model)
+        subject = {"task": task.name, "corpus": task.digest, "vocabulary": task.vocabulary.digest}
+        self.settings = loop.settings(method, sparsity, recipe, seed, **subject)
+        self.translator = Translator(model, task.vocabulary, recipe.max_length)
+        self.tokens = 0
         self.train_loss: list[tuple[int, float]] = []
         self.looks: list[Look] = []
         self.best: dict[str, Tensor] = {}  # dense weights
         self.best_density = 0.0
-        self._settings = {
-            "task": task.name,
-            "corpus": task.digest,
-            "vocabulary": task.vocabulary.digest,
-            "method": repr(get_method(method)),
-            "sparsity": sparsity,
-            "recipe": asdict(recipe),
-            "seed": seed,
-        }
+        self._order: Iterator[Tensor] | None = None
 
-    @property
-    def translator(self) -> Translator:
-        return Translator(self.model, self.task.vocabulary, self.recipe.max_length)
+    def rate(self) -> float:
+        width = TRANSFORMER_SIZES[self.recipe.size].width
+        return learning_rate_at(self.step + 1, width, self.recipe, loop.last_update(self.sparsifier))
 
-    def batches(self) -> Iterator[Tensor]:
-        """What is still to be trained on, epoch after epoch, each in an order of its own that the seed decides."""
-        skip = self.step
-        for epoch in itertools.count():
-            generator = torch.Generator().manual_seed((self.seed * 2**20 + epoch) % 2**63)
-            order = batches(self.task.train, self.recipe.batch_tokens, generator)
-            yield from order[skip:]
-            skip = max(skip - len(order), 0)
-
-    def learn(self, indices: Tensor) -> None:
-        """One step of the optimizer."""
-        started = time.perf_counter()
-        parts = [
-            collate(self.task.train, part, self.device)
-            for part in indices.chunk(min(self.recipe.accumulate, len(indices)))
-        ]
-        tokens = sum(int((part.target[:, 1:] != PAD).sum()) for part in parts)
-        last_update = loop.last_update(self.sparsifier)
-        rate = learning_rate_at(self.step + 1, self.model.embedding.embedding_dim, self.recipe, last_update)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
-        for part in parts:
-            loss = _loss(self.model, part, self.recipe, self.recipe.label_smoothing) / tokens
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
-        self.scaler.unscale_(self.optimizer)
-        # Where the loss is scaled, gradients may overflow until the scale has come down.
-        skipped = self.skips.skip(
-            self.step + 1,
-            float(total) if self.scaler.is_enabled() else loop.gradient_norm(self.model),
-            lambda: torch.stack([_loss(self.model, part, self.recipe, self.recipe.label_smoothing) for part in parts]),
-        )
-        if not skipped:
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.sparsifier.step(skipped=skipped)
-        self.step += 1
+    def next_batch(self) -> tuple[Sequence[Batch], int]:
+        self._order = self._order or _order(self.task, self.recipe, self.seed, self.step)
+        indices = next(self._order)
+        parts = indices.chunk(min(self.recipe.accumulate, len(indices)))
+        batch = [collate(self.task.train, part, self.device) for part in parts]
+        tokens = sum(int((part.target[:, 1:] != PAD).sum()) for part in batch)
         self.tokens += tokens
-        if self.step % _BETWEEN_SHOWN == 0 and not skipped:
-            self.train_loss.append((self.step, float(total)))
-        self.seconds += time.perf_counter() - started
+        return batch, tokens
+
+    def loss(self, model: nn.Module, part: Batch) -> Tensor:
+        return _loss(model, part, self.recipe, self.recipe.label_smoothing)
 
     def look(self) -> None:
-        """Measure where the run stands, on the validation pairs."""
         pairs = self.task.validation_pairs[:_SENTENCES_LOOKED_AT]
         translations = self.translator.translate([source for source, _ in pairs], beam=1)
         bleu = scores.bleu(translations, [target for _, target in pairs], lowercase=False)
         if self.recipe.test_best and bleu.value > max((look.bleu for look in self.looks), default=-1.0):
             self.best = to_dense(copy.deepcopy(self.model)).state_dict()
             self.best_density = self.sparsifier.density()
-        self.looks.append(Look(self.step, validation_loss(self.model, self.task, self.recipe), bleu.value))
+        loss = validation_loss(self.model, self.task, self.recipe)
+        self.looks.append(Look(self.step, loss, bleu.value))
+
+    def told(self) -> str:
+        speed = self.tokens / max(self.seconds, 1e-9)
+        return f"{speed:,.0f} tokens/s, BLEU {self.looks[-1].bleu:.1f}" if self.looks else ""
 
     def state(self) -> dict[str, Any]:
         return {
-            "settings": self._settings,
             "step": self.step,
             "tokens": self.tokens,
-            "seconds": self.seconds,
-            "total_seconds": self.total_seconds,
-            "train_loss": self.train_loss,
-            "skipped_steps": self.skips.steps,
             "looks": [asdict(look) for look in self.looks],
             "best": self.best,
             "best_density": self.best_density,
-            "first_masks": self.first_masks,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sparsifier": self.sparsifier.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def resume(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
-        """
-        state = loop.load_state(path, self.state().keys(), self._settings, "a translator's training")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sparsifier.load_state_dict(state["sparsifier"])
+    def load(self, state: Mapping[str, Any]) -> None:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        self.first_masks = state["first_masks"]
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.seconds, self.total_seconds = state["seconds"], state["total_seconds"]
-        self.train_loss = [(step, loss) for step, loss in state["train_loss"]]
-        self.skips.steps = state["skipped_steps"]
+        self.tokens = state["tokens"]
         self.looks = [Look(**look) for look in state["looks"]]
         self.best, self.best_density = state["best"], state["best_density"]
+
+
+def _order(task: Task, recipe: Recipe, seed: int, step: int) -> Iterator[Tensor]:
+    """What is trained on after a step, epoch after epoch, each in an order of its own that the seed decides."""
+    for epoch in itertools.count():
+        generator = torch.Generator().manual_seed((seed * 2**20 + epoch) % 2**63)
+        order = batches(task.train, recipe.batch_tokens, generator)
+        yield from order[step:]
+        step = max(step - len(order), 0)
 
 
 def train(
@@ -442,75 +252,47 @@ def train(
 ) -> Run:
     """Train one translator by one method, and translate the test sentences.
 
-    The seed decides the initial weights, the order of the batches, dropout and the topology; the same seed gives every
-    method the same weights and batches. A run that was cut goes on from its last checkpoint to the same bits, on the
-    same kind of device with as many threads; one that was finished is only tested again.
+    What :func:`chts_core.lab.train.loop.train` says holds. The seed decides the initial weights, the order of the
+    batches, dropout and the topology; the same seed gives every method the same weights and batches. A run that was
+    finished is only tested again.
 
     Args:
         task: of `prepare`.
         method, sparsity: of the Sparsifier.
         recipe: sizes, optimizer and schedule.
-        seed, device: of the run.
         label: name of the run; by default the method's.
-        save_to: a checkpoint to go on from if it is there, and to save to.
-        save_every: steps between two checkpoints.
-        progress: a bar to advance by one per step.
+        seed, device, save_to, save_every, progress: of the loop.
 
     Raises:
         ValueError: if the settings do not fit together, or the checkpoint is damaged or of another run.
-        RuntimeError: if the loss or a gradient is not finite in five steps in a row; a single one is left out.
     """
     device = torch.device(device)
-    clock = time.perf_counter()
-    loop.forget_memory_peak(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        training = _Training(task, method, sparsity, recipe, seed, device)
-        if save_to is not None and save_to.exists():
-            training.resume(save_to)
-        if progress is not None:
-            progress.update(training.step)
-        clock -= training.total_seconds
-        for indices in itertools.islice(training.batches(), recipe.steps - training.step):
-            training.learn(indices)
-            last = training.step == recipe.steps
-            if last or training.step % recipe.validate_every == 0:
-                training.look()
-            if save_to is not None and (last or training.step % save_every == 0):
-                training.total_seconds = time.perf_counter() - clock
-                checkpoint.save(save_to, training.state())
-            if progress is not None:
-                _show(progress, training)
-    translations, test, signatures = _tested(training.translator, task, recipe)
+    training = loop.train(
+        lambda: _Learner(task, method, sparsity, recipe, seed, device),
+        seed=seed,
+        device=device,
+        save_to=save_to,
+        save_every=save_every,
+        progress=progress,
+    )
+    learner = training.learner
+    translations, test, signatures = _tested(learner.translator, task, recipe)
     best = None
     if recipe.test_best:
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size]).to(device)
-        model.load_state_dict(training.best)
+        model.load_state_dict(learner.best)
         _, scored, _ = _tested(Translator(model, task.vocabulary, recipe.max_length), task, recipe)
-        step = max(training.looks, key=lambda look: look.bleu).step
-        best = Best(step, training.best_density, scored)
+        best = Best(max(learner.looks, key=lambda look: look.bleu).step, learner.best_density, scored)
     return Run(
-        method=label or (method if isinstance(method, str) else "custom"),
-        seed=seed,
-        sparsity=sparsity,
-        train_loss=training.train_loss,
-        skipped_steps=training.skips.steps,
-        looks=training.looks,
+        **runs.outcome(training, method, sparsity, seed, label),
+        train_loss=learner.train_loss,
+        looks=learner.looks,
         test=test,
         best=best,
         signatures=signatures,
-        density=training.sparsifier.density(),
-        active_neurons=training.sparsifier.active_neurons(),
-        itop=training.sparsifier.itop_rate(),
-        tokens=training.tokens,
-        seconds=training.seconds,
-        total_seconds=time.perf_counter() - clock,
-        peak_memory_mb=loop.peak_memory_mb(device),
-        history=training.sparsifier.history,
-        first_masks=training.first_masks,
-        last_masks={name: mask.cpu().clone() for name, mask in training.sparsifier.masks.items()},
+        tokens=learner.tokens,
         translations=translations,
-        translator=training.translator,
+        translator=learner.translator,
     )
 
 
@@ -528,17 +310,9 @@ def _tested(translator: Translator, task: Task, recipe: Recipe) -> tuple[list[st
     return translations, values | {"exact": exact}, {name: score.signature for name, score in found.items()}
 
 
-def _show(progress: "tqdm[Any]", training: _Training) -> None:
-    progress.update()
-    if training.looks:
-        look = training.looks[-1]
-        speed = training.tokens / max(training.seconds, 1e-9)
-        progress.set_postfix_str(f"{speed:,.0f} tokens/s, BLEU {look.bleu:.1f}", refresh=False)
-
-
 def _loss(model: nn.Module, batch: Batch, recipe: Recipe, label_smoothing: float) -> Tensor:
     """Cross-entropy of all tokens of a batch together, in nats."""
-    with loop.autocast(recipe.precision, batch.source.device):
+    with autocast(recipe.precision, batch.source.device):
         logits = model(batch.source, batch.target[:, :-1])
     return F.cross_entropy(
         logits.float().flatten(0, 1),
@@ -567,158 +341,32 @@ def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) 
     loop.refuse_correlations(method, "tokens")
     with torch.device("meta"):
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size])
-    return plan(
-        model,
-        method,
-        sparsity,
-        total_steps=recipe.steps,
-        update_every=recipe.update_every,
-        execution=recipe.execution,
-        moments=2,
-    )
-
-
-def predict_seconds(
-    task: Task, method: str | Method, sparsity: float, recipe: Recipe, *, device: torch.device | str = "cpu"
-) -> float:
-    """How long the training of a run will take here, from a few of its steps on a model that is thrown away.
-
-    Looking at the validation pairs and translating those of the test come on top.
-    """
-    steps = min(_STEPS_TIMED, max(recipe.steps - 1, 1))
-    with torch.random.fork_rng([torch.device(device)] if torch.device(device).type == "cuda" else []):
-        torch.manual_seed(0)
-        timed = replace(recipe, steps=max(recipe.steps, 2))
-        training = _Training(task, method, sparsity, timed, 0, torch.device(device))
-        order = training.batches()
-        training.learn(next(order))  # the first is slower
-        training.seconds = 0.0
-        for indices in itertools.islice(order, steps):
-            training.learn(indices)
-    return training.seconds / steps * recipe.steps
-
-
-def race(
-    task: Task,
-    methods: Sequence[str] | Mapping[str, str | Method],
-    sparsity: float,
-    recipe: Recipe,
-    *,
-    seeds: Sequence[int],
-    device: torch.device | str = "cpu",
-    folder: Path | None = None,
-) -> list[Run]:
-    """Train every method with every seed at an equal number of steps; one progress bar counts the steps.
-
-    Args:
-        task, sparsity, recipe, device: as of `train`.
-        methods: names, or methods by the name to show.
-        seeds: one run of each method with each.
-        folder: of :func:`chts_core.lab.loop.race`.
-
-    Raises:
-        ValueError: if the settings do not fit one of the methods, before any is trained.
-    """
-    named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
-    for method in named.values():
-        plan_run(task, method, sparsity, recipe)
-
-    def one(label: str, method: str | Method, seed: int, save_to: Path | None, progress: "tqdm[Any]") -> Run:
-        return train(
-            task, method, sparsity, recipe, seed=seed, device=device, label=label, save_to=save_to, progress=progress
-        )
-
-    return loop.race(
-        one,
-        named,
-        sparsity,
-        seeds,
-        length=(recipe.steps, "step"),
-        as_record=lambda run: as_record(run, task, recipe, device),
-        folder=folder,
-    )
-
-
-def train_and_record(
-    task: Task,
-    method: str | Method,
-    sparsity: float,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    save_every: int = 500,
-    show: bool = True,
-) -> dict[str, Any]:
-    """Train one translator, with a checkpoint in a folder, and write the record of the run there, `run.json`.
-
-    Args:
-        task, method, sparsity, recipe, seed, device, save_every: as of `train`.
-        folder: a run that was cut goes on from what is there.
-        show: a bar that counts the steps.
-    """
-    plan_run(task, method, sparsity, recipe)
-    record = loop.train_and_record(
-        lambda save_to, progress: train(
-            task,
-            method,
-            sparsity,
-            recipe,
-            seed=seed,
-            device=device,
-            save_to=save_to,
-            save_every=save_every,
-            progress=progress,
-        ),
-        folder,
-        length=(recipe.steps, "step"),
-        as_record=lambda run: as_record(run, task, recipe, device),
-        show=show,
-    )
-    assert record is not None  # there is but one process
-    return record
+    return plan(model, method, sparsity, moments=2, **recipe.topology)
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """What to keep of a run: all but its masks, its history and its model, rounded where more digits say nothing."""
-    return {
-        "schema": records.SCHEMA,
-        "task": "translation",
-        "dataset": task.name,
-        "data": task.digest,
-        "subwords": task.vocabulary.size,
-        "method": run.method,
-        "methods": REVISION,
-        "sparsity": run.sparsity,
-        "seed": run.seed,
-        "recipe": asdict(recipe),
-        "train_loss": [[step, round(loss, 4)] for step, loss in run.train_loss],
-        "skipped_steps": run.skipped_steps,
-        "validation": [
+    """What to keep of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    best = {} if run.best is None else {"best": {**asdict(run.best), "test": _rounded(run.best.test)}}
+    return runs.as_record(
+        run,
+        "translation",
+        task,
+        recipe,
+        device,
+        subwords=task.vocabulary.size,
+        train_loss=[[step, round(loss, 4)] for step, loss in run.train_loss],
+        validation=[
             {"step": look.step, "loss": round(look.loss, 4), "bleu": round(look.bleu, 2)} for look in run.looks
         ],
-        "test": {name: round(value, 2) for name, value in run.test.items()},
-        **({} if run.best is None else {"best": _as_rounded(run.best)}),
-        "signatures": run.signatures,
-        "links": sum(int(mask.sum()) for mask in run.last_masks.values()),
-        "density": run.density,
-        "active_neurons": round(run.active_neurons, 5),
-        "itop": round(run.itop, 5),
-        "tokens": run.tokens,
-        "seconds": round(run.seconds, 1),
-        "total_seconds": round(run.total_seconds, 1),
-        "peak_memory_mb": run.peak_memory_mb,
-        "device": records.describe_device(torch.device(device)),
-        "versions": records.versions(),
-        "git": records.git_revision(),
-        "finished": records.now(),
-    }
+        test=_rounded(run.test),
+        **best,
+        signatures=run.signatures,
+        tokens=run.tokens,
+    )
 
 
-def _as_rounded(best: Best) -> dict[str, Any]:
-    test = {name: round(value, 2) for name, value in best.test.items()}
-    return {"step": best.step, "density": best.density, "test": test}
+def _rounded(test: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in test.items()}
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -752,6 +400,6 @@ def _score(score: str, row: Mapping[str, Any]) -> float:
     return float(row["validation"][-1]["loss"] if score == "validation_loss" else row["test"][score])
 
 
-def recorded() -> list[dict[str, Any]]:
-    """The recorded runs that come with the package, rows of `as_record`."""
-    return records.read_runs(records.results_folder() / "translation.jsonl")
+_TRAINER = runs.Trainer("translation", "step", plan_run, _Learner, train, as_record)
+race, train_and_record, recorded = _TRAINER.race, _TRAINER.train_and_record, _TRAINER.recorded
+predict_seconds = _TRAINER.predict_seconds
