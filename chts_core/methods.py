@@ -88,6 +88,11 @@ class Method:
     sparsity: Sparsity
     turnover: Turnover
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether a network keeps all its links from first to last, as FC does."""
+        return isinstance(self.sparsity, Dense)
+
 
 # How removed links return: those of the largest weight when they went, with that weight.
 RETURNING = Removal("magnitude", returning=True)

@@ -27,8 +27,8 @@ from chts_core.choices import (
     Staged,
     Turnover,
 )
-from chts_core.lab import images, language, translation
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES
+from chts_core.lab.train import images, language, translation
 from chts_core.methods import METHODS, PRESETS, Method
 
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "methods_by_source.md"

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from chts_core.lab import notebooks, tasks
+from chts_core.lab import notebooks
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
+from chts_core.lab.train import tasks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -279,9 +280,9 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from chts_core.lab import language
     from chts_core.lab.data import load_text
-    from chts_core.lab.loop import processes_of_torchrun
+    from chts_core.lab.train import language
+    from chts_core.lab.train.machine import processes_of_torchrun
 
     settings = dict(options.settings)
     for name in tasks.DEFAULTS.keys() & settings.keys():
@@ -325,7 +326,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from chts_core.lab import sweeps
+    from chts_core.lab.train import sweeps
 
     try:
         rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)

@@ -1,15 +1,19 @@
-"""Translate with a Transformer: the likeliest token at each place, or beam search."""
+"""Translate with a Transformer - the likeliest token at each place, or beam search - and go on with a text."""
 
 import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from chts_core.lab.data import BEGIN, END, PAD
+from chts_core.lab.data import BEGIN, END, PAD, TextTokenizer
 from chts_core.lab.models import Transformer
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,52 @@ def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
     places = taken.nonzero()[:, 1].view(len(values), number)
     largest, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
     return largest, places.gather(1, order)
+
+
+@torch.no_grad()
+def generate(
+    model: "LlamaForCausalLM",
+    tokenizer: TextTokenizer,
+    prompt: str,
+    num_tokens: int,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator,
+) -> str:
+    """Go on with a text, token by token.
+
+    Args:
+        model: a language model.
+        tokenizer: its tokens.
+        prompt: the beginning; "" for that of a document.
+        num_tokens: most tokens to add; a document may end before.
+        temperature: 0 takes the likeliest token; above, one is drawn by probability ** (1 / temperature).
+        generator: of the CPU.
+
+    Returns:
+        The prompt and what follows.
+
+    Raises:
+        ValueError: for a temperature below 0.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; expected 0, for the likeliest token, or more.")
+    device = next(model.parameters()).device
+    context: int = model.config.max_position_embeddings
+    model.train(False)
+    tokens = [tokenizer.end, *tokenizer.encode([prompt])[0]]
+    for _ in range(num_tokens):
+        seen = torch.tensor([tokens[-context:]], device=device)
+        logits = model(seen, use_cache=False).logits[0, -1, : tokenizer.size].float().cpu()
+        if temperature:
+            chances = (logits / temperature).softmax(0)
+            token = int(torch.multinomial(chances, 1, generator=generator))
+        else:
+            token = int(logits.argmax())
+        if token == tokenizer.end:
+            break
+        tokens.append(token)
+    return tokenizer.decode(tokens)
 
 
 @contextlib.contextmanager

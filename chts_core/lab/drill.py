@@ -23,7 +23,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from chts_core.lab import checkpoint, processes, records
+from chts_core.lab import processes, records
+from chts_core.lab.train import checkpoint
 
 KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)

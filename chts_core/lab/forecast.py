@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chts_core.lab import images, language, translation
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES
+from chts_core.lab.train import images, language, translation
 
 # Operations per second: of one core, as in recorded runs (results/), and 40 % of what an H100's data sheet says.
 _CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12

@@ -22,8 +22,9 @@ from unittest.mock import patch
 
 import torch
 
-from chts_core.lab import checkpoint, data, notebooks, records, sweeps, teaching
+from chts_core.lab import data, notebooks, records, teaching
 from chts_core.lab.data import TextData, sources, translation
+from chts_core.lab.train import checkpoint, sweeps
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def _forged(state: Any = None, *, entry: bytes | None = None, **tensors: tuple[s
     """A checkpoint as somebody puts it together who knows how, with the right checksum.
 
     Args:
-        state: as :mod:`chts_core.lab.checkpoint` packs it.
+        state: as :mod:`chts_core.lab.train.checkpoint` packs it.
         entry: all of it, in place of one with that state.
         tensors: their type and shape, and where the bytes of each end.
     """

@@ -25,9 +25,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from chts_core.lab import images, language, records, translation
+from chts_core.lab import records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.forecast import Forecast, forecast, in_words
+from chts_core.lab.train import images, language, translation
 from chts_core.methods import METHODS, PRESETS, REVISION
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")

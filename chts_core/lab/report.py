@@ -8,9 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chts_core.lab import figures, images, language, records, translation
+from chts_core.lab import figures, records
 from chts_core.lab.pages import as_html, document, picture
 from chts_core.lab.statistics import mean_and_interval, standard_error
+from chts_core.lab.train import images, language, translation
 
 Row = Mapping[str, Any]
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import checkpoint, drill, evidence, hostile, records
+from chts_core.lab import drill, evidence, hostile, records
 from chts_core.lab.cli import main
 from chts_core.lab.drill import SCENARIOS, differences, survived
+from chts_core.lab.train import checkpoint
 
 # One of each way to run; the others differ from these only in what is trained, and are killed in tests of their own.
 REDUCED = [

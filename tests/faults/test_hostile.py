@@ -19,8 +19,9 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 import chts_core
-from chts_core.lab import checkpoint, data, hostile, notebooks, records, sweeps
+from chts_core.lab import data, hostile, notebooks, records
 from chts_core.lab.data import sources, translation
+from chts_core.lab.train import checkpoint, sweeps
 
 PACKAGE = Path(chts_core.__file__).parent
 

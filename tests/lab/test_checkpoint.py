@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import checkpoint
+from chts_core.lab.train import checkpoint
 
 # Everything that a state may hold, small enough to try every byte of its file.
 STATE: dict[str, Any] = {

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chts_core.lab import evidence, records
-from chts_core.lab.sweeps import cells
+from chts_core.lab.train.sweeps import cells
 
 
 def made_up(method: str, seed: int, jumps: list[float], last: float, **recipe: int) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chts_core.diagnostics import SmallWorldness
-from chts_core.lab import faults, figures, images, language, notebooks, statistics, translation
+from chts_core.lab import faults, figures, notebooks, statistics
 from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.figures.style import use_log_scale
-from chts_core.lab.images import Recipe, Run
 from chts_core.lab.paper import PAPER_TABLE_1
+from chts_core.lab.train import images, language, translation
+from chts_core.lab.train.images import Recipe, Run
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)

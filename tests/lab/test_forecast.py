@@ -10,9 +10,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 import chts_core as chts
-from chts_core.lab import forecast, language, models, notebooks, records, translation
+from chts_core.lab import forecast, models, notebooks, records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, DataNotFoundError, load_images
 from chts_core.lab.forecast import Forecast, Work
+from chts_core.lab.train import language, translation
 
 MLP = {"minutes": 2.1, "memory_mb": 700, "dataset": "digits", "hidden": 10, "epochs": 5, "seeds": 2}
 SMALL = {"minutes": 1.1, "memory_mb": 600, "hidden": 10, "epochs": 5, "seeds": 2}

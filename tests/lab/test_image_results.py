@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import images, records, sweeps, tasks
+from chts_core.lab import records
+from chts_core.lab.train import images, sweeps, tasks
 
 ROWS = images.recorded()
 ABLATIONS = records.read_runs(records.results_folder() / "ablations.jsonl")

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import chts_core as chts
-from chts_core.lab import images, records
+from chts_core.lab import records
 from chts_core.lab.data import ImageData, Split
-from chts_core.lab.images import Recipe, Run, as_row, epoch_choices, summarise
 from chts_core.lab.models import mlp
 from chts_core.lab.statistics import mean_and_interval, paired_differences
+from chts_core.lab.train import images, loop
+from chts_core.lab.train.images import Recipe, Run, as_row, epoch_choices, summarise
 
 METHODS = ("fc", "set", "chts", "chtss")
 MEASURED = {"seconds", "total_seconds", "peak_memory_mb"}
@@ -186,8 +187,8 @@ def test_published_first_weights_have_the_variance_of_their_source(method: str, 
     blank = Split(torch.rand(64, 784, generator=generator), torch.arange(64) % 10)
     data = ImageData("mine", blank, blank, blank, (28, 28), 10)
     recipe = Recipe(hidden=400, epochs=3, first_weights="published")
-    training = images._Training(data, method, 0.95, recipe, seed=0)
-    first, second, _, last = (module for module in training.model if isinstance(module, nn.Linear))
+    model = images._Learner(data, method, 0.95, recipe, 0, torch.device("cpu")).model
+    first, second, _, last = (module for module in model if isinstance(module, nn.Linear))
     for layer, variance in zip((first, second), variances, strict=True):
         assert layer.weight[layer.weight != 0].var().item() == pytest.approx(variance, rel=0.06)
         assert layer.bias.abs().max() <= 1 / math.sqrt(layer.in_features)
@@ -207,14 +208,15 @@ def test_the_learning_rate_falls_once_per_epoch_over_a_share_of_them(
     digits: ImageData, share: float | None, epochs: int, expected: list[float] | None
 ) -> None:
     recipe = Recipe(hidden=16, epochs=epochs, learning_rate=1e-3, epochs_of_decay=share)
-    training = images._Training(digits, "set", 0.9, recipe, seed=0)
-    rates = []
+    learner = images._Learner(digits, "set", 0.9, recipe, 0, torch.device("cpu"))
+    training, rates = loop.Training(learner), []
     for _ in range(epochs):
-        rates.append(training.optimizer.param_groups[0]["lr"] / 1e-3)
-        training.learn(snapshots=False)
+        rates.append(learner.optimizer.param_groups[0]["lr"] / 1e-3)
+        for _ in range(learner.look_every):
+            training.learn()
     if expected is None:
         assert rates == pytest.approx([1.0, 0.67, 0.34], abs=1e-9)
-        assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
+        assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
     else:
         assert rates == pytest.approx(expected)
 
@@ -741,7 +743,7 @@ def test_a_race_is_refused_before_any_method_is_trained(digits: ImageData, monke
     def unexpected(*_: object, **__: object) -> None:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(images, "train", unexpected)
+    monkeypatch.setattr(loop.Training, "learn", unexpected)
     with pytest.raises(ValueError, match=r"would fall from 0\.5 at step 0 to 0\.3"):
         images.race(digits, ("fc", "chtss"), 0.3, Recipe(hidden=16, epochs=4), seeds=[0])
     with pytest.raises(ValueError, match="the topology would never change"):

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import chts_core as chts
-from chts_core.lab import checkpoint, data, language, records
+from chts_core.lab import data, records
 from chts_core.lab.data import TextData
-from chts_core.lab.language import Recipe, Run, Task, _Training
 from chts_core.lab.models import LLAMA_SIZES, LlamaSize, initialise_llama, llama
+from chts_core.lab.train import checkpoint, language, loop
+from chts_core.lab.train.language import Recipe, Run, Task, _Learner
 from chts_core.methods import METHODS
 
 CORPUS = TextData(
@@ -203,8 +204,8 @@ def test_the_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
 
 def test_a_dense_network_has_a_learning_rate_of_its_own(task: Task) -> None:
     recipe = replace(RECIPE, dense_learning_rate=0.5)
-    assert steps_of(task, "fc", 0, recipe).recipe.learning_rate == 0.5
-    assert steps_of(task, "set", 0, recipe).recipe.learning_rate == 0.01
+    assert steps_of(task, "fc", 0, recipe).learner.recipe.learning_rate == 0.5
+    assert steps_of(task, "set", 0, recipe).learner.recipe.learning_rate == 0.01
 
 
 def test_operations_are_those_that_torch_counts() -> None:
@@ -227,8 +228,11 @@ def test_a_product_of_matrices_is_timed() -> None:
 # --- training ---
 
 
-def steps_of(task: Task, method: str, steps: int, recipe: Recipe = RECIPE, seed: int = 0) -> _Training:
-    training = _Training(task, method, 0.8, recipe, seed, CPU)
+Training = loop.Training[_Learner]
+
+
+def steps_of(task: Task, method: str, steps: int, recipe: Recipe = RECIPE, seed: int = 0) -> Training:
+    training = loop.Training(_Learner(task, method, 0.8, recipe, seed, CPU))
     for _ in range(steps):
         training.learn()
     return training
@@ -246,7 +250,7 @@ def summed_loss(model: nn.Module, rows: Tensor) -> float:
 
 
 def test_the_loss_is_cross_entropy_per_token(task: Task) -> None:
-    before = steps_of(task, "set", 0)
+    before = steps_of(task, "set", 0).learner
     rows = before.feed.next()
     assert steps_of(task, "set", 0).learn() == pytest.approx(summed_loss(before.model, rows) / (4 * 16), rel=1e-5)
     validation = task.validation
@@ -265,7 +269,7 @@ def test_a_batch_may_go_through_in_parts(task: Task) -> None:
 
 def test_gradients_are_clipped(task: Task) -> None:
     training = steps_of(task, "set", 1, replace(RECIPE, clip=1e-3))
-    gradients = [weight.grad for weight in training.model.parameters() if weight.grad is not None]
+    gradients = [weight.grad for weight in training.learner.model.parameters() if weight.grad is not None]
     norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
@@ -286,10 +290,11 @@ def test_every_method_learns_and_ends_at_its_sparsity(task: Task, method: str) -
 
 
 def test_the_same_seed_gives_every_method_the_same_weights_and_text(task: Task) -> None:
-    dense, sparse = steps_of(task, "fc", 0), steps_of(task, "set", 0)
+    dense, sparse = steps_of(task, "fc", 0).learner, steps_of(task, "set", 0).learner
     assert torch.equal(dense.model.lm_head.weight, sparse.model.lm_head.weight)
     assert torch.equal(dense.feed.next(), sparse.feed.next())
-    assert not torch.equal(steps_of(task, "fc", 0, seed=1).model.lm_head.weight, dense.model.lm_head.weight)
+    other = steps_of(task, "fc", 0, seed=1).learner
+    assert not torch.equal(other.model.lm_head.weight, dense.model.lm_head.weight)
 
 
 def test_links_alone_give_the_same_run(task: Task) -> None:
@@ -386,11 +391,11 @@ def test_without_tensorboard_it_is_named(task: Task, tmp_path: Path, monkeypatch
 def cut_and_resumed(task: Task, method: str, recipe: Recipe, step: int, folder: Path) -> Run:
     """A run that was saved after some steps and went on from there."""
     path = folder / f"{method}-{step}.safetensors"
-    training = _Training(task, method, 0.8, recipe, 0, CPU)
+    training = steps_of(task, method, 0, recipe)
     while training.step < step:
         training.learn()
         if training.step % recipe.validate_every == 0:
-            training.look()
+            training.learner.look()
     training.save(path)
     return language.train(task, method, 0.8, recipe, save_to=path)
 
@@ -444,7 +449,7 @@ def test_killed_many_times_it_ends_as_an_uncut_one(kills: int, recipe: Recipe, t
     path = tmp_path / "run.safetensors"
     chance = random.Random(0)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chts_core.lab.language", "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload(["chts_core.lab.train.language", "transformers.models.llama.modeling_llama"])
     steps = []
     for _ in range(kills):
         done = context.Value("i", 0)
@@ -466,7 +471,7 @@ def test_killed_many_times_it_ends_as_an_uncut_one(kills: int, recipe: Recipe, t
 def test_a_finished_run_is_not_trained_again(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run.safetensors"
     first = language.train(task, "set", 0.8, RECIPE, save_to=path)
-    monkeypatch.setattr(_Training, "learn", None)
+    monkeypatch.setattr(loop.Training, "learn", None)
     assert_same(language.train(task, "set", 0.8, RECIPE, save_to=path), first)
 
 
@@ -539,19 +544,20 @@ def test_the_loss_is_watched_before_and_after_an_update_and_one_step_later(
 ) -> None:
     monkeypatch.setattr(language, "_WATCHED_TOKENS", 50)
     contexts = task.validation[:3]  # of 16 tokens each
-    training = _Training(task, "chts", 0.8, WATCHED, 0, CPU)
-    step, losses = training.sparsifier.step, []
+    training = steps_of(task, "chts", 0, WATCHED)
+    learner = training.learner
+    step, losses = learner.sparsifier.step, []
 
     def watched(**given: Any) -> None:
-        before = summed_loss(training.model, contexts) / 48
+        before = summed_loss(learner.model, contexts) / 48
         step(**given)
-        losses.append((before, summed_loss(training.model, contexts) / 48))
+        losses.append((before, summed_loss(learner.model, contexts) / 48))
 
-    monkeypatch.setattr(training.sparsifier, "step", watched)
+    monkeypatch.setattr(learner.sparsifier, "step", watched)
     for _ in range(7):
         training.learn()
-    assert [update.step for update in training.updates] == [3, 6]
-    for update in training.updates:
+    assert [update.step for update in learner.updates] == [3, 6]
+    for update in learner.updates:
         found = (update.before, update.after, update.next)
         assert found == pytest.approx((*losses[update.step - 1], losses[update.step][0]), rel=1e-5)
         assert update.before != update.after != update.next
@@ -563,12 +569,12 @@ def test_watching_takes_no_seconds_of_training(task: Task, monkeypatch: pytest.M
         return 5.0
 
     training = steps_of(task, "set", 2, WATCHED)
-    seconds = training.seconds
+    seconds = training.learner.seconds
     monkeypatch.setattr(language, "validation_loss", slow)
     training.learn()
     training.learn()
-    assert training.updates == [language.UpdateLoss(3, 5.0, 5.0, 5.0)]
-    assert 0 < training.seconds - seconds < 1
+    assert training.learner.updates == [language.UpdateLoss(3, 5.0, 5.0, 5.0)]
+    assert 0 < training.learner.seconds - seconds < 1
 
 
 def test_a_network_that_keeps_its_links_has_no_update_to_watch(task: Task) -> None:
@@ -600,7 +606,7 @@ def test_a_race_records_what_is_finished_and_goes_on(
     first = language.race(task, ["fc", "set"], 0.8, RECIPE, seeds=[0, 1], folder=tmp_path)
     rows = records.read_lines(tmp_path / "runs.jsonl")
     assert [(row["method"], row["seed"]) for row in rows] == [("fc", 0), ("fc", 1), ("set", 0), ("set", 1)]
-    monkeypatch.setattr(_Training, "learn", None)
+    monkeypatch.setattr(loop.Training, "learn", None)
     again = language.race(task, ["fc", "set"], 0.8, RECIPE, seeds=[0, 1], folder=tmp_path)
     for one, other in zip(first, again, strict=True):
         assert_same(one, other)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import language, records
+from chts_core.lab import records
 from chts_core.lab.models import LLAMA_SIZES, llama
+from chts_core.lab.train import language
 
 ROWS = language.recorded()
 RATES = records.read_runs(records.results_folder() / "language_rates.jsonl")

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import figures, images
+from chts_core.lab import figures
+from chts_core.lab.train import images
 from chts_core.lab.widgets import MethodMixer, MethodMixerState, method_mixer
 from chts_core.lab.widgets.method_mixer import CHOICES, in_words
 from chts_core.methods import METHODS, Constant, ErdosRenyi, Method, Regrowth, Removal, Turnover

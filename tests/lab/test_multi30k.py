@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from chts_core.lab import translation
 from chts_core.lab.data import TRANSLATION_SETS, TranslationData, load_translation, locate
+from chts_core.lab.train import translation
 
 pytestmark = pytest.mark.skipif(
     locate(TRANSLATION_SETS["multi30k"]) is None, reason="Multi30k is not here; put its files into $CHTS_DATA/multi30k"

@@ -16,11 +16,12 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.choices import Cosine
-from chts_core.lab import language, notebooks, records
+from chts_core.lab import notebooks, records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.forecast import Forecast
 from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
-from chts_core.lab.translation import RECIPES
+from chts_core.lab.train import language
+from chts_core.lab.train.translation import RECIPES
 from chts_core.methods import get_method
 
 STAGES = [path.stem for path in notebooks.stages()]

@@ -5,9 +5,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
-from chts_core.lab import figures, images
+from chts_core.lab import figures
 from chts_core.lab.data import ImageData
 from chts_core.lab.notebooks import Stage
+from chts_core.lab.train import images
 
 
 def stage(number: str, *prerequisites: str) -> Stage:

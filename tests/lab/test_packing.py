@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from chts_core.lab import checkpoint, data
+from chts_core.lab import data
 from chts_core.lab.data import MemoryFeed, StreamFeed, TextData, TextStream, packing
+from chts_core.lab.train import checkpoint
 
 TOKENIZER = data.train_tokenizer(TextData("some", ["abcdefgh"], []), 257)
 A = TOKENIZER.encode(["a"])[0][0]

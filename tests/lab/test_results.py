@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import chts_core as chts
-from chts_core.lab import data, translation
+from chts_core.lab import data
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
+from chts_core.lab.train import translation
 
 ROWS = translation.recorded()
 KEYS = {

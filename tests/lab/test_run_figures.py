@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from chts_core.lab import figures
 from chts_core.lab.figures.style import METHOD_LABELS
-from chts_core.lab.images import Run
+from chts_core.lab.train.images import Run
 
 FALLING = ("mest", "gmp", "granet", "chtss")
 

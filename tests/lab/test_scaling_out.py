@@ -16,10 +16,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from chts_core.lab import checkpoint, language
 from chts_core.lab.data import TextData, TextStream
-from chts_core.lab.language import Recipe, Run, Task, _Training
 from chts_core.lab.models import LLAMA_SIZES, LlamaSize
+from chts_core.lab.train import checkpoint, language, loop
+from chts_core.lab.train.language import Recipe, Run, Task, _Learner
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
 CORPUS = TextData("some", [f"the {a} sees the {b}. " * 5 for a in "abcdefgh" for b in "abcdefgh"], ["the a sees"] * 60)
@@ -44,7 +44,7 @@ multiprocessing.set_forkserver_preload(
     [
         "pytest",
         "chts_core._kernels",
-        "chts_core.lab.language",
+        "chts_core.lab.train.language",
         "torch._dynamo",
         "torch.distributed.fsdp",
         "transformers.models.llama.modeling_llama",
@@ -56,6 +56,11 @@ def prepare(folder: Path) -> Task:
     numba.set_num_threads(1)
     torch.set_num_threads(1)
     return language.prepare(CORPUS, RECIPE, folder / "cache")
+
+
+def begun(*given: Any) -> loop.Training[_Learner]:
+    """A run before its first step."""
+    return loop.Training(_Learner(*given))
 
 
 def meet(rank: int, ranks: int, folder: Path, scene: Callable[[int, int, Path, Any], None], given: Any) -> None:
@@ -97,12 +102,12 @@ def whole_runs(rank: int, _: int, folder: Path, __: Any) -> None:
                 found = {"looks": [look.loss for look in run.looks], "train": run.train_loss, "ranks": run.ranks}
                 found["updates"] = losses(run)
                 torch.save({**found, "masks": run.last_masks, "tokens": run.tokens}, folder / f"{method}-{parallel}.pt")
-            training = _Training(task, method, 0.8, RECIPE, 0, CPU, parallel)  # type: ignore[arg-type]
+            training = begun(task, method, 0.8, RECIPE, 0, CPU, parallel)
             for _step in range(6):
                 training.learn()
-            training.look()
+            training.learner.look()
             training.save(folder / f"{method}-{parallel}.safetensors")
-    training = _Training(streamed(task), "set", 0.8, STREAMED, 0, CPU)
+    training = begun(streamed(task), "set", 0.8, STREAMED, 0, CPU)
     for _step in range(5):
         training.learn()
     training.save(folder / "stream.safetensors")
@@ -117,11 +122,11 @@ def new_links(rank: int, folder: Path, task: Task) -> None:
     run = language.train(task, "chtss", 0.8, WARM)
     torch.save([look.loss for look in run.looks], folder / f"warm-{rank}.pt")
     with pytest.raises(ValueError, match="link_warmup is 3 steps, but fully_shard has shared out the weights"):
-        _Training(task, "chtss", 0.8, WARM, 0, CPU, "fsdp")
+        begun(task, "chtss", 0.8, WARM, 0, CPU, "fsdp")
 
 
 def a_full_disk(rank: int, folder: Path, task: Task) -> None:
-    training = _Training(task, "set", 0.8, RECIPE, 0, CPU)
+    training = begun(task, "set", 0.8, RECIPE, 0, CPU)
     training.save(folder / "before.safetensors")
     training.learn()
 
@@ -188,21 +193,22 @@ def test_one_process_goes_on_where_two_stopped(two: Path, task: Task, method: st
 
 
 def test_a_stream_goes_on_where_two_ranks_stopped(two: Path, task: Task) -> None:
-    alone = _Training(streamed(task), "set", 0.8, STREAMED, 0, CPU)
+    alone = begun(streamed(task), "set", 0.8, STREAMED, 0, CPU)
     for _ in range(5):
         alone.learn()
-    resumed = _Training(streamed(task), "set", 0.8, STREAMED, 0, CPU)
+    resumed = begun(streamed(task), "set", 0.8, STREAMED, 0, CPU)
     resumed.resume(two / "stream.safetensors")
-    assert resumed.feed.state_dict() == alone.feed.state_dict()
+    feeds = resumed.learner.feed, alone.learner.feed
+    assert feeds[0].state_dict() == feeds[1].state_dict()
     for _ in range(5):
-        assert torch.equal(resumed.feed.next(), alone.feed.next())
+        assert torch.equal(feeds[0].next(), feeds[1].next())
 
 
 def one_is_strange(rank: int, folder: Path, task: Task) -> None:
     """The loss of one rank's share of a batch is NaN, at a step with an update and at one without."""
     usual = language._loss
     for parallel, at, who in (("ddp", 6, 1), ("ddp", 7, 0), ("fsdp", 6, 1), ("fsdp", 7, 0)):
-        training = _Training(task, "chtss", 0.8, RECIPE, 0, CPU, parallel)  # type: ignore[arg-type]
+        training = begun(task, "chtss", 0.8, RECIPE, 0, CPU, parallel)
         with pytest.MonkeyPatch.context() as patch:
             for step in range(1, RECIPE.steps + 1):
                 factor = float("nan") if (step, rank) == (at, who) else 1.0
@@ -213,10 +219,10 @@ def one_is_strange(rank: int, folder: Path, task: Task) -> None:
                 said = [str(warning.message).split(":")[0] for warning in warned]
                 assert [line for line in said if "left out" in line] == ([f"step {at} is left out"] * (step == at))
         assert training.skips.steps == [at]
-        assert training.sparsifier.postponed == ([6] if at == 6 else [])
+        assert training.learner.sparsifier.postponed == ([6] if at == 6 else [])
         state = training.state()  # of all ranks together
         assert all(tensor.isfinite().all() for tensor in state["model"].values())
-        training.ranks.check_same(training.sparsifier.masks)
+        training.learner.ranks.check_same(training.learner.sparsifier.masks)
         (folder / f"strange-{parallel}-{at}-{rank}").touch()
 
 
@@ -228,7 +234,7 @@ def test_a_step_that_is_strange_to_one_rank_is_left_out_by_all(two: Path, parall
 def going_on(_: int, __: int, folder: Path, path: Path) -> None:
     task = prepare(folder)
     for parallel in ("ddp", "fsdp"):
-        training = _Training(task, "rigl", 0.8, RECIPE, 0, CPU, parallel)  # type: ignore[arg-type]
+        training = begun(task, "rigl", 0.8, RECIPE, 0, CPU, parallel)
         training.resume(path)
         while training.step < RECIPE.steps:
             training.learn()
@@ -237,7 +243,7 @@ def going_on(_: int, __: int, folder: Path, path: Path) -> None:
 
 def test_four_go_on_where_one_process_stopped(tmp_path: Path) -> None:
     task = prepare(tmp_path)
-    training = _Training(task, "rigl", 0.8, RECIPE, 0, CPU)
+    training = begun(task, "rigl", 0.8, RECIPE, 0, CPU)
     for _ in range(6):
         training.learn()
     training.save(tmp_path / "halfway.safetensors")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from chts_core.lab import images, language, loop, translation
 from chts_core.lab.data import ImageData, TextData, TranslationData
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES, LlamaSize, TransformerSize
+from chts_core.lab.train import checkpoint, images, language, loop, translation
 from chts_core.numerics import find_nonfinite
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
@@ -205,3 +205,22 @@ def test_what_is_strange_is_named() -> None:
         assert skips.skip(3, math.inf, partial(loss, good))
     assert not skips.skip(4, 1.0, partial(loss, good))
     assert skips.steps == [2, 3]
+
+
+# --- checkpoints of earlier versions ---
+
+LOOP = "settings seconds total_seconds train_loss skipped_steps first_masks model optimizer sparsifier"
+OWN = {
+    "images": "validation test snapshots scheduler random",
+    "translation": "step tokens looks best best_density scaler random random_cuda",
+    "language": "step tokens looks updates link_warmup feed",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_has_the_entries_of_those_of_version_0_1(
+    trains: dict[str, Train], kind: str, tmp_path: Path
+) -> None:
+    """A run goes on only from a checkpoint with just these."""
+    trains[kind]("set", save_to=tmp_path / "run.safetensors")
+    assert checkpoint.load(tmp_path / "run.safetensors").keys() == {*LOOP.split(), *OWN[kind].split()}

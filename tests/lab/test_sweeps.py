@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 
-from chts_core.lab import records, sweeps
+from chts_core.lab import records
 from chts_core.lab.processes import THREADS
-from chts_core.lab.sweeps import Cell
+from chts_core.lab.train import sweeps
+from chts_core.lab.train.sweeps import Cell
 
 TINY = {"dataset": "python_reference", "steps": 4, "batch": 2, "context": 16, "update_every": 2, "device": "cpu"}
 SPEC = {"train": "tiny_ci", "parameters": TINY, "grid": {"method": ["fc", "set"], "sparsity": [0.7, 0.9], "seed": [0]}}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import images, language, records, tasks, translation
+from chts_core.lab import records
 from chts_core.lab.cli import main
 from chts_core.lab.data import TRANSLATION_SETS, TranslationData, load_images, load_translation
+from chts_core.lab.train import images, language, loop, tasks, translation
 
 
 def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
@@ -117,19 +118,19 @@ def test_a_translator_is_trained_and_recorded(tmp_path: Path) -> None:
 def test_a_translator_that_was_cut_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"method": "chts", "device": "cpu"} | SHORT
     whole = tasks.train("number_words_ci", parameters, tmp_path / "whole")
-    learn = translation._Training.learn
+    learn = loop.Training.learn
 
-    def cut_short(training: Any, indices: Any) -> None:
+    def cut_short(training: Any) -> None:
         if training.step == 7:
             raise KeyboardInterrupt
-        learn(training, indices)
+        learn(training)
 
     with monkeypatch.context() as patch:
-        patch.setattr(translation._Training, "learn", cut_short)
+        patch.setattr(loop.Training, "learn", cut_short)
         with pytest.raises(KeyboardInterrupt):
             tasks.train("number_words_ci", parameters, tmp_path / "cut", save_every=4)
     steps = []
-    monkeypatch.setattr(translation._Training, "learn", lambda *given: (steps.append(given[0].step), learn(*given)))
+    monkeypatch.setattr(loop.Training, "learn", lambda training: (steps.append(training.step), learn(training)))
     resumed = tasks.train("number_words_ci", parameters, tmp_path / "cut", save_every=4)
     assert steps == [4, 5, 6, 7, 8, 9]
     for key in ("train_loss", "validation", "test", "itop", "tokens"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from chts_core.lab import figures
-from chts_core.lab.images import Run
+from chts_core.lab.train.images import Run
 from chts_core.lab.widgets import TopologyPlayer, TopologyPlayerState
 from chts_core.lab.widgets.topology_player import example_run
 from chts_core.weights import pack_bits

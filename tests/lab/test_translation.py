@@ -21,18 +21,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chts_core.lab import checkpoint, models, records, scores, translation
+from chts_core.lab import models, records, scores
 from chts_core.lab.data import TranslationData, batches, collate
 from chts_core.lab.models import TRANSFORMER_SIZES, TransformerSize
 from chts_core.lab.paper import PAPER_TABLE_1
 from chts_core.lab.statistics import mean_and_interval, paired_differences
-from chts_core.lab.translation import (
+from chts_core.lab.train import checkpoint, loop, translation
+from chts_core.lab.train.translation import (
     RECIPES,
     Look,
     Recipe,
     Run,
     Task,
-    _Training,
+    _Learner,
     as_record,
     learning_rate_at,
     plan_run,
@@ -136,17 +137,25 @@ def saved(finished: tuple[Run, bytes], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def every_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translation, "_BETWEEN_SHOWN", 1)
+    monkeypatch.setattr(loop, "_BETWEEN_LOSSES", 1)
 
 
-def steps_of(task: Task, method: str | Method, sparsity: float, recipe: Recipe, steps: int) -> _Training:
-    """A run under way, after some steps."""
+Training = loop.Training[_Learner]
+
+
+def begun(task: Task, method: str | Method, sparsity: float, recipe: Recipe) -> Training:
+    """A run under way, before its first step."""
+    return loop.Training(_Learner(task, method, sparsity, recipe, 0, torch.device("cpu")))
+
+
+def steps_of(task: Task, method: str | Method, sparsity: float, recipe: Recipe, steps: int) -> _Learner:
+    """What is trained, after some steps."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        training = _Training(task, method, sparsity, recipe, 0, torch.device("cpu"))
-        for indices in islice(training.batches(), steps):
-            training.learn(indices)
-    return training
+        training = begun(task, method, sparsity, recipe)
+        for _ in range(steps):
+            training.learn()
+    return training.learner
 
 
 def assert_same_run(one: Run, other: Run) -> None:
@@ -203,21 +212,30 @@ def test_without_iterative_warmup_the_learning_rate_does_not_fall() -> None:
 def steps_taken(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, Any]]]:
     """Of each run: learning rate and batch of each step, and the links after it; first comes what it began with."""
     taken: list[list[dict[str, Any]]] = []
-    begin, learn = _Training.__init__, _Training.learn
+    begin, learn, next_batch = _Learner.__init__, Training.learn, _Learner.next_batch
+    read: list[Any] = []
 
-    def begin_and_tell(training: _Training, *given: Any) -> None:
-        begin(training, *given)
-        weights = {name: weight.detach().clone() for name, weight in training.model.named_parameters()}
-        taken.append([{"weights": weights, "betas": training.optimizer.param_groups[0]["betas"]}])
+    def begin_and_tell(learner: _Learner, *given: Any) -> None:
+        begin(learner, *given)
+        weights = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
+        masks = {name: mask.clone() for name, mask in learner.sparsifier.masks.items()}
+        taken.append([{"weights": weights, "masks": masks, "betas": learner.optimizer.param_groups[0]["betas"]}])
 
-    def learn_and_tell(training: _Training, indices: Tensor) -> None:
-        learn(training, indices)
-        links = {name: int(mask.sum()) for name, mask in training.sparsifier.masks.items()}
-        rates = {group["lr"] for group in training.optimizer.param_groups}
-        taken[-1].append({"batch": indices.tolist(), "rates": rates, "links": links})
+    def next_batch_and_tell(learner: _Learner) -> Any:
+        parts, tokens = next_batch(learner)
+        read.append([part.source.tolist() for part in parts])
+        return parts, tokens
 
-    monkeypatch.setattr(_Training, "__init__", begin_and_tell)
-    monkeypatch.setattr(_Training, "learn", learn_and_tell)
+    def learn_and_tell(training: Training) -> None:
+        learn(training)
+        learner = training.learner
+        links = {name: int(mask.sum()) for name, mask in learner.sparsifier.masks.items()}
+        rates = {group["lr"] for group in learner.optimizer.param_groups}
+        taken[-1].append({"batch": read[-1], "rates": rates, "links": links})
+
+    monkeypatch.setattr(_Learner, "__init__", begin_and_tell)
+    monkeypatch.setattr(_Learner, "next_batch", next_batch_and_tell)
+    monkeypatch.setattr(loop.Training, "learn", learn_and_tell)
     return taken
 
 
@@ -371,11 +389,13 @@ def test_the_global_random_state_stays_as_it_is(task: Task, recipe: Recipe, tmp_
 def test_equal_seeds_give_every_method_the_same_weights_and_batches(
     task: Task, recipe: Recipe, steps_taken: list[list[dict[str, Any]]]
 ) -> None:
-    trainings = [steps_of(task, method, 0.9, recipe, 24) for method in ("fc", "set", "chtss")]
-    of_fc, *others = (run[0]["weights"] for run in steps_taken)
-    for training, weights in zip(trainings[1:], others, strict=True):
-        for name, dense in of_fc.items():
-            mask = training.first_masks.get(name)
+    for method in ("fc", "set", "chtss"):
+        steps_of(task, method, 0.9, recipe, 24)
+    of_fc, *others = (run[0] for run in steps_taken)
+    for begun_with in others:
+        weights = begun_with["weights"]
+        for name, dense in of_fc["weights"].items():
+            mask = begun_with["masks"].get(name)
             if mask is None:
                 assert torch.equal(weights[name], dense)
             else:
@@ -390,16 +410,14 @@ def test_each_epoch_has_every_pair_once_in_an_order_of_its_own(task: Task, recip
     assert per_epoch == 9  # as the cuts below expect
     orders = []
     for seed in (0, 1, -1):
-        training = _Training(task, "fc", 0.0, recipe, seed, torch.device("cpu"))
-        order = [indices.tolist() for indices in islice(training.batches(), 3 * per_epoch)]
+        order = [indices.tolist() for indices in islice(translation._order(task, recipe, seed, 0), 3 * per_epoch)]
         epochs = [order[:per_epoch], order[per_epoch : 2 * per_epoch], order[2 * per_epoch :]]
         for epoch in epochs:
             assert sorted(chain.from_iterable(epoch)) == list(range(120))
         orders += epochs
         for step in (1, 8, 9, 10, 18, 25):
-            training.step = step
-            rest = [indices.tolist() for indices in islice(training.batches(), 3 * per_epoch - step)]
-            assert rest == order[step:]
+            rest = islice(translation._order(task, recipe, seed, step), 3 * per_epoch - step)
+            assert [indices.tolist() for indices in rest] == order[step:]
     assert len({str(order) for order in orders}) == 9
 
 
@@ -488,7 +506,7 @@ def test_what_a_run_tells_of_its_network(runs: dict[str, Run]) -> None:
 
 def test_tokens_are_those_of_the_targets(task: Task, recipe: Recipe, runs: dict[str, Run]) -> None:
     ends = [len(tokens) + 1 for tokens in task.vocabulary.encode([target for _, target in digit_data().train])]
-    order = islice(_Training(task, "fc", 0.0, recipe, 0, torch.device("cpu")).batches(), 24)
+    order = islice(translation._order(task, recipe, 0, 0), 24)
     assert runs["set"].tokens == runs["fc"].tokens == sum(ends[int(index)] for indices in order for index in indices)
 
 
@@ -528,7 +546,7 @@ def summed_loss(model: torch.nn.Module, task: Task, indices: Tensor, smoothing: 
 def test_the_training_loss_is_smoothed_cross_entropy_per_token(task: Task, recipe: Recipe, smoothing: float) -> None:
     recipe = replace(recipe, dropout=0.0, label_smoothing=smoothing)
     before = steps_of(task, "set", 0.9, recipe, 0)
-    total, tokens = summed_loss(before.model, task, next(before.batches()), smoothing)
+    total, tokens = summed_loss(before.model, task, next(translation._order(task, recipe, 0, 0)), smoothing)
     after = steps_of(task, "set", 0.9, recipe, 1)
     assert after.tokens == tokens
     ((step, loss),) = after.train_loss
@@ -675,15 +693,16 @@ class CutError(Exception):
 
 def cut(start: Callable[[], object], doing: str, step: int) -> None:
     """Start a run and stop it as it begins to do something after a step."""
-    usual = getattr(_Training, doing)
+    owner: Any = loop.Training if doing == "learn" else _Learner
+    usual = getattr(owner, doing)
 
-    def stop(training: _Training, *given: Any) -> None:
+    def stop(training: Any) -> None:
         if training.step == step:
             raise CutError
-        usual(training, *given)
+        usual(training)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Training, doing, stop)
+        patch.setattr(owner, doing, stop)
         with pytest.raises(CutError):
             start()
 
@@ -753,8 +772,8 @@ def test_a_finished_run_is_only_tested_again(
     def unexpected(*_: object) -> None:
         raise AssertionError("it went on")
 
-    for name in ("learn", "look"):
-        monkeypatch.setattr(_Training, name, unexpected)
+    monkeypatch.setattr(loop.Training, "learn", unexpected)
+    monkeypatch.setattr(_Learner, "look", unexpected)
     with tqdm(total=24, disable=True) as progress:
         again = train(task, "set", 0.9, recipe, save_to=saved, progress=progress)
     assert_same_run(again, finished[0])
@@ -836,14 +855,13 @@ def test_a_checkpoint_of_something_else_is_refused(task: Task, recipe: Recipe, t
 
 def test_the_scale_of_the_loss_is_resumed(task: Task, recipe: Recipe, tmp_path: Path) -> None:
     """In float16 it falls when a gradient overflows, and stays where it is for long."""
-    given = (task, "set", 0.9, replace(recipe, precision="float16"), 0, torch.device("cpu"))
-    one, other = _Training(*given), _Training(*given)
-    one.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    one, other = (begun(task, "set", 0.9, replace(recipe, precision="float16")) for _ in range(2))
+    one.learner.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     path = tmp_path / "run.safetensors"
-    checkpoint.save(path, one.state())
-    assert other.scaler.get_scale() > 8
+    one.save(path)
+    assert other.learner.scaler.get_scale() > 8
     other.resume(path)
-    assert other.scaler.get_scale() == 8
+    assert other.learner.scaler.get_scale() == 8
 
 
 def train_and_die(folder: Path, after: float) -> None:
@@ -872,7 +890,7 @@ def test_a_killed_run_resumes_to_the_same_bits(
     train(task, "chtss", 0.9, recipe, save_to=tmp_path / "another", save_every=1)
     whole = time.process_time() - started
     processes = multiprocessing.get_context("forkserver")  # imports torch once
-    processes.set_forkserver_preload(["pytest", "chts_core.lab.translation"])
+    processes.set_forkserver_preload(["pytest", "chts_core.lab.train.translation"])
     path = tmp_path / "run.safetensors"
     reached = []
     for share in (0.1, 0.25, 0.2):
@@ -945,15 +963,15 @@ def test_a_race_that_was_cut_goes_on(
     task: Task, recipe: Recipe, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods, path = ["set", "chtss"], tmp_path / "runs.jsonl"
-    begin = _Training.__init__
+    begin = _Learner.__init__
 
-    def stop(training: _Training, *given: Any) -> None:
+    def stop(learner: _Learner, *given: Any) -> None:
         if given[1] == "chtss":
             raise CutError
-        begin(training, *given)
+        begin(learner, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Training, "__init__", stop)
+        patch.setattr(_Learner, "__init__", stop)
         with pytest.raises(CutError):
             race(task, methods, 0.9, recipe, seeds=[0], folder=tmp_path)
     written = path.read_bytes()
@@ -971,7 +989,7 @@ def test_a_race_is_refused_before_any_method_is_trained(
     def unexpected(*_: object, **__: object) -> None:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(translation, "train", unexpected)
+    monkeypatch.setattr(loop.Training, "learn", unexpected)
     with pytest.raises(ValueError, match=r"would fall from 0\.5 at step 0 to 0\.3"):
         race(task, ["fc", "chtss"], 0.3, recipe, seeds=[0])
     with pytest.raises(ValueError, match="the topology would never change"):
@@ -986,7 +1004,7 @@ def test_damaged_records_are_refused_before_any_method_is_trained(
     def unexpected(*_: object, **__: object) -> None:
         raise AssertionError("it trained")
 
-    monkeypatch.setattr(translation, "train", unexpected)
+    monkeypatch.setattr(loop.Training, "learn", unexpected)
     (tmp_path / "runs.jsonl").write_text('{"schema": 1, "meth')
     with pytest.raises(ValueError, match=r"runs\.jsonl, line 1 "):
         race(task, ["set"], 0.9, recipe, seeds=[0], folder=tmp_path)
@@ -1051,11 +1069,11 @@ def test_the_predicted_time_is_that_of_all_steps(task: Task, recipe: Recipe, mon
     assert predict_seconds(task, "chts", 0.9, recipe) > 0
     calls = []
 
-    def learn(training: _Training, indices: Tensor) -> None:
-        calls.append(indices)
-        training.seconds += 100.0 if len(calls) == 1 else 0.5  # the first is slower, and does not count
+    def learn(training: Training) -> None:
+        calls.append(training)
+        training.learner.seconds += 100.0 if len(calls) == 1 else 0.5  # the first is slower, and does not count
 
-    monkeypatch.setattr(_Training, "learn", learn)
+    monkeypatch.setattr(loop.Training, "learn", learn)
     for steps in (24, 240):
         calls.clear()
         assert predict_seconds(task, "fc", 0.9, replace(recipe, steps=steps)) == pytest.approx(steps / 2)
@@ -1178,18 +1196,18 @@ def test_the_papers_table_is_whole() -> None:
 
 def train_and_look(task: Task, recipe: Recipe, method: str) -> tuple[Any, list[str], int]:
     """A run whose first look is its best; what its network said of the test sentences then, and its links."""
-    training = _Training(task, method, 0.8, recipe, 0, torch.device("cpu"))
-    batches = training.batches()
+    training = begun(task, method, 0.8, recipe)
+    learner = training.learner
     for _ in range(4):  # before the first update
-        training.learn(next(batches))
-    training.look()
+        training.learn()
+    learner.look()
     sources = [source for source, _ in task.test_pairs]
-    said = training.translator.translate(sources, beam=recipe.beam)
-    links = sum(int(mask.sum()) for mask in training.sparsifier.masks.values())
-    training.looks = [replace(training.looks[0], bleu=99.0)]
+    said = learner.translator.translate(sources, beam=recipe.beam)
+    links = sum(int(mask.sum()) for mask in learner.sparsifier.masks.values())
+    learner.looks = [replace(learner.looks[0], bleu=99.0)]
     for _ in range(20):
-        training.learn(next(batches))
-    training.look()
+        training.learn()
+    learner.look()
     return training, said, links
 
 
@@ -1197,14 +1215,15 @@ def train_and_look(task: Task, recipe: Recipe, method: str) -> tuple[Any, list[s
 def test_the_best_network_is_kept_as_it_was(task: Task, recipe: Recipe, execution: Any) -> None:
     recipe = replace(recipe, test_best=True, execution=execution)
     training, said, links = train_and_look(task, recipe, "chtss")
+    learner = training.learner
     model = models.Transformer(task.vocabulary.size, WEE)
-    model.load_state_dict(training.best)
+    model.load_state_dict(learner.best)
     translator = Translator(model, task.vocabulary, recipe.max_length)
     assert translator.translate([source for source, _ in task.test_pairs], beam=recipe.beam) == said
-    assert sum(int(training.best[name].count_nonzero()) for name in training.sparsifier.masks) <= links
-    now = sum(int(mask.sum()) for mask in training.sparsifier.masks.values())
+    assert sum(int(learner.best[name].count_nonzero()) for name in learner.sparsifier.masks) <= links
+    now = sum(int(mask.sum()) for mask in learner.sparsifier.masks.values())
     assert now < links
-    assert training.best_density > training.sparsifier.density()
+    assert learner.best_density > learner.sparsifier.density()
 
 
 def test_the_best_network_is_tested_beside_the_last(task: Task, recipe: Recipe) -> None:
@@ -1227,12 +1246,13 @@ def test_the_best_network_is_tested_beside_the_last(task: Task, recipe: Recipe) 
 def test_the_best_network_survives_a_cut(task: Task, recipe: Recipe, tmp_path: Path) -> None:
     wanted = replace(recipe, test_best=True)
     training, _, _ = train_and_look(task, wanted, "set")
-    checkpoint.save(tmp_path / "cut.safetensors", training.state())
-    again = _Training(task, "set", 0.8, wanted, 0, torch.device("cpu"))
+    training.save(tmp_path / "cut.safetensors")
+    again = begun(task, "set", 0.8, wanted)
     again.resume(tmp_path / "cut.safetensors")
-    assert again.best.keys() == training.best.keys()
-    assert all(torch.equal(again.best[name], weight) for name, weight in training.best.items())
-    assert again.best_density == training.best_density
+    learner = training.learner
+    assert again.learner.best.keys() == learner.best.keys()
+    assert all(torch.equal(again.learner.best[name], weight) for name, weight in learner.best.items())
+    assert again.learner.best_density == learner.best_density
 
 
 def test_the_paper_s_recipes_test_the_best_network() -> None:

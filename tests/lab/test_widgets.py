@@ -14,7 +14,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from chts_core.lab import figures, translation
+from chts_core.lab import figures
+from chts_core.lab.train import translation
 from chts_core.lab.widgets import EXPLORERS, Explorer, TranslationState, method_mixer
 from chts_core.lab.widgets.explorer import menu, slider, text, whole_slider
 from chts_core.lab.widgets.translator import example_translator

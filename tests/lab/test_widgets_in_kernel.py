@@ -15,7 +15,8 @@ from chts_core.lab.widgets import EXPLORERS
 FIRST = """
 import json
 from dataclasses import replace
-from chts_core.lab import translation, widgets
+from chts_core.lab import widgets
+from chts_core.lab.train import translation
 from chts_core.lab.widgets import method_mixer
 
 # Whoever only looks whether something changes need not train for long.

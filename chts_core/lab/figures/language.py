@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from chts_core.lab.figures.runs import draw_race
-from chts_core.lab.language import Run
+from chts_core.lab.train.language import Run
 
 
 def loss_race(runs: Sequence[Run]) -> Figure:

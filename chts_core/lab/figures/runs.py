@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from chts_core.lab import language, translation
 from chts_core.lab.data import ImageData
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import (
@@ -28,8 +27,9 @@ from chts_core.lab.figures.style import (
     new_figure,
     use_log_scale,
 )
-from chts_core.lab.images import Run
 from chts_core.lab.statistics import mean_and_interval
+from chts_core.lab.train import language, translation
+from chts_core.lab.train.images import Run
 from chts_core.sparsifier import Update
 
 # More methods than this get two panels.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from chts_core.lab.figures.networks import Links, draw_network
 from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure
-from chts_core.lab.images import Run
+from chts_core.lab.train.images import Run
 from chts_core.schedules import linear_temperature
 
 _COLOURS = (BLACK, BLUE, ORANGE, VERMILION, GREEN, PURPLE)

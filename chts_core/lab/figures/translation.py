@@ -25,7 +25,7 @@ from chts_core.lab.figures.style import (
     VERMILION,
     new_figure,
 )
-from chts_core.lab.translation import Recipe, Run, learning_rate_at
+from chts_core.lab.train.translation import Recipe, Run, learning_rate_at
 
 _WIDEST = 9.2  # inches that a page has room for
 _MOST_IN_A_ROW = 4

@@ -24,10 +24,11 @@ from chts_core.choices import (
     Staged,
     Turnover,
 )
-from chts_core.lab import figures, images
+from chts_core.lab import figures
 from chts_core.lab.data import load_images
 from chts_core.lab.figures.style import METHOD_LABELS
-from chts_core.lab.images import Recipe, Run
+from chts_core.lab.train import images
+from chts_core.lab.train.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu
 from chts_core.methods import METHODS, RETURNING, RETURNS, Method
 

@@ -9,8 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from chts_core.lab import figures, translation
+from chts_core.lab import figures
 from chts_core.lab.data import BEGIN, UNKNOWN, Vocabulary, load_translation
+from chts_core.lab.train import translation
 from chts_core.lab.translator import Translator
 from chts_core.lab.widgets.explorer import Explorer, menu, text, whole_slider
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import language
 from chts_core.lab.tour import comparison
+from chts_core.lab.train import language
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 METHODS = list(chts.METHODS)

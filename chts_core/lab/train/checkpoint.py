@@ -1,0 +1,260 @@
+"""The state of a run as one safetensors file: written whole or not at all, and refused if a byte of it has changed.
+
+Beside it stays the one before, `NAME.previous.safetensors`, should a disk lose what it has confirmed.
+
+The format is that of https://github.com/huggingface/safetensors, so other tools can read the tensors. Nothing in it is
+executed, unlike in a pickle.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT = 1
+
+# One entry of metadata only: safetensors writes several in an order that changes from process to process.
+_ENTRY = "chts_checkpoint"
+# The checksum is over the whole file with these in its place, which the marker (JSON within JSON) is followed by.
+_NO_CHECKSUM = "0" * 64
+_MARKER = rb"\"sha256\":\""
+# In characters. Safetensors reads headers of up to 100 MB, and within one this text takes up to twice the space.
+_LARGEST_STRUCTURE = 40_000_000
+
+# What every version of safetensors can store. Tensors of other types are stored as their bytes.
+_STORED_TYPES = frozenset(
+    {
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+    }
+)
+_EXPECTED = (
+    "expected a dict with keys of str or int, a list, a tuple, a dense tensor with data, a str, an int, a float, "
+    "a bool or None; convert it, or leave it out"
+)
+
+
+def save(path: Path, state: Any) -> None:
+    """Write a state to a file, whole or not at all: if this fails, what was there before is still there.
+
+    If it works, what was there before is at `previous_of` that path.
+
+    Args:
+        path: of the file; missing folders are made.
+        state: dicts (keys of str or int), lists and tuples, nested in any way, of tensors (dense, of any type and
+            device), ints, floats, strings, bools and None.
+
+    Raises:
+        TypeError: if the state holds anything else; nothing is written.
+        ValueError: if so much of it is not tensors that the file could not be read again.
+        OSError: if the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    content = {"format": FORMAT, "sha256": _NO_CHECKSUM, "state": _pack(state, "state", tensors)}
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    if len(text) > _LARGEST_STRUCTURE:
+        raise ValueError(
+            f"the state takes {len(text)} characters beside its tensors; expected at most {_LARGEST_STRUCTURE}. "
+            "Keep long lists of numbers as tensors."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    previous = previous_of(path)
+    before = previous.with_name(f"{previous.name}.part")
+    try:
+        save_file(_apart(tensors), temporary, metadata={_ENTRY: text})
+        with Path(temporary).open("r+b") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            size = int.from_bytes(file.read(8), "little")
+            file.seek(8 + file.read(size).index(_MARKER) + len(_MARKER))
+            file.write(checksum.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        before.unlink(missing_ok=True)
+        if path.exists():
+            _give_second_name(path, before)
+        Path(temporary).replace(path)
+        if before.exists():
+            before.replace(previous)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        before.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(f"cannot write {path}: {error}; free space, or save to another folder.") from None
+        raise
+
+
+def previous_of(path: Path) -> Path:
+    """Where the state is that was at a path before the one that is there."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _give_second_name(path: Path, name: Path) -> None:
+    try:
+        name.hardlink_to(path)
+    except OSError:  # not every file system can
+        shutil.copyfile(path, name)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Any:
+    """The state that `save` wrote, equal to the bit; every tensor has memory of its own on `device`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if `save` did not write it, a newer chts did, or it was cut off or changed since; if the one before
+            is whole, with how to go on from that.
+    """
+    try:
+        state = _load(path, device)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}; give the path of one, or start the run anew."
+        ) from None
+    except ValueError as error:
+        previous = previous_of(path)
+        try:
+            _load(previous, "cpu")
+        except (OSError, ValueError):
+            raise error from None
+        raise ValueError(
+            f"{error} The one before is whole: rename {previous.name} to {path.name} to go on from that."
+        ) from None
+    return state
+
+
+def _load(path: Path, device: torch.device | str) -> Any:
+    data = path.read_bytes()
+    content = _read_content(path, data)
+    start = data.find(_MARKER) + len(_MARKER)
+    view = memoryview(data)
+    digest = hashlib.sha256(view[:start])
+    digest.update(_NO_CHECKSUM.encode())
+    digest.update(view[start + len(_NO_CHECKSUM) :])
+    if content["sha256"] != digest.hexdigest():
+        raise ValueError(
+            f"{path} is damaged: it was cut off or changed after it was written. "
+            "Delete it and go on from an earlier checkpoint, or start the run anew."
+        )
+    with _refusing_forgeries(path):
+        tensors = load_tensors(data)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    with _refusing_forgeries(path):
+        return _unpack(content["state"], tensors)
+
+
+@contextmanager
+def _refusing_forgeries(path: Path) -> Iterator[None]:
+    """Whatever goes wrong where the checksum is right: somebody has put the file together."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{path} holds a state that chts did not write ({type(error).__name__}); give a file that a run saved."
+        ) from None
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    """The value as JSON; its tensors go into `tensors` by their place. Exact types: a subclass would not come back."""
+    kind = type(value)
+    if isinstance(value, Tensor):
+        return _pack_tensor(value, place, tensors)
+    if isinstance(value, dict):  # of subclasses too, as state_dict() of a model is one
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(f"{place} has the key {key!r}, of type {type(key).__name__}; expected str or int.")
+        return {"dict": [[key, _pack(item, f"{place}[{key!r}]", tensors)] for key, item in value.items()]}
+    if kind in (list, tuple):
+        items = [_pack(item, f"{place}[{index}]", tensors) for index, item in enumerate(value)]
+        return items if kind is list else {"tuple": items}
+    if kind is float and not math.isfinite(value):
+        return {"float": struct.pack(">d", value).hex()}
+    if value is None or kind in (bool, int, float, str):
+        return value
+    raise TypeError(f"{place} is of type {kind.__name__}; {_EXPECTED}.")
+
+
+def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "quantized" if tensor.is_quantized else f"{tensor.layout}"
+        raise TypeError(f"{place} is a tensor on {tensor.device} that is {kind}; {_EXPECTED}.")
+    described: dict[str, Any] = {"tensor": place}
+    # To the CPU first, so that no copy takes a GPU's memory; conjugation and negation may be pending, as flags.
+    tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
+    if tensor.dtype not in _STORED_TYPES:
+        described |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+        tensor = tensor.flatten().view(torch.uint8)
+    tensors[place] = tensor
+    return described
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with those copied that share memory with an earlier one, which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return apart
+
+
+def _read_content(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(
+            f"{path} is no safetensors file, or its beginning is damaged; give a file that a run saved, "
+            "go on from an earlier checkpoint, or start the run anew."
+        ) from None
+    try:
+        content: dict[str, Any] = json.loads(metadata[_ENTRY])
+        version, _, _ = int(content["format"]), content["sha256"], content["state"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(
+            f"{path} is a safetensors file but holds no state of a run; give a file that a run saved."
+        ) from None
+    if version > FORMAT:
+        raise ValueError(
+            f"{path} has format {version}, but this chts reads up to {FORMAT}; a newer chts wrote it, so update chts."
+        )
+    return content
+
+
+def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(packed, list):
+        return [_unpack(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "dict" in packed:
+        return {key: _unpack(item, tensors) for key, item in packed["dict"]}
+    if "tuple" in packed:
+        return tuple(_unpack(item, tensors) for item in packed["tuple"])
+    if "float" in packed:
+        return struct.unpack(">d", bytes.fromhex(packed["float"]))[0]
+    tensor = tensors[packed["tensor"]]
+    return tensor.view(getattr(torch, packed["dtype"])).reshape(packed["shape"]) if "dtype" in packed else tensor

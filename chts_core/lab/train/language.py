@@ -1,0 +1,450 @@
+"""Train language models, one run or a race of several methods, in one process or in many."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chts_core.distributed import Ranks, ranks_of
+from chts_core.lab import decoding
+from chts_core.lab.data import MemoryFeed, StreamFeed, TextData, TextStream, TextTokenizer, load_tokenizer, pack
+from chts_core.lab.models import LLAMA_SIZES, initialise_llama, llama
+from chts_core.lab.statistics import summarise_by
+from chts_core.lab.train import loop, recipes, runs, speed
+from chts_core.lab.train.machine import autocast, is_first_rank, memory_mb
+from chts_core.lab.train.tensorboard import Log
+from chts_core.link_warmup import LinkWarmup
+from chts_core.methods import Method
+from chts_core.planner import Plan, plan
+from chts_core.sparsifier import Sparsifier
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+    from transformers import LlamaForCausalLM
+
+Precision = recipes.LanguagePrecision
+Parallel = Literal["ddp", "fsdp"]
+Recipe = recipes.LanguageRecipe
+RECIPES = recipes.LANGUAGE_RECIPES
+operations_per_token, operations_per_second = speed.operations_per_token, speed.operations_per_second
+generate = decoding.generate
+
+_BETWEEN_SHOWN = 10  # steps from one look of a bar to the next
+_LEAST_LEARNING_RATE = 0.1  # of the peak, at the end
+_WATCHED_TOKENS = 4096  # at most, around an update
+_SHUFFLED_DOCUMENTS = 1000  # of each lane at a time
+_READERS = 2  # processes that tokenise beside a GPU
+
+
+@dataclass(frozen=True)
+class Task:
+    """A corpus as a model of a recipe sees it.
+
+    train: int32 (n, context + 1), or a stream that is tokenised as it is read.
+    validation: int32 (n, context + 1).
+    """
+
+    name: str
+    digest: str
+    tokenizer: TextTokenizer
+    train: Tensor | TextStream
+    validation: Tensor
+
+
+def prepare(data: TextData, recipe: Recipe, cache_dir: Path | None = None) -> Task:
+    """Train or fetch the tokenizer of a corpus and pack it.
+
+    Raises:
+        ValueError: if a named tokenizer has more tokens than the recipe, or the corpus is shorter than a batch.
+    """
+    tokenizer = load_tokenizer(data, recipe.vocabulary, recipe.tokenizer, cache_dir)
+    train = data.train if isinstance(data.train, TextStream) else pack(data.train, tokenizer, recipe.context)
+    if isinstance(train, Tensor):
+        MemoryFeed(train, recipe.batch, 0)  # refused now if it is shorter than a batch
+    most = -(-recipe.validation_tokens // recipe.context)
+    validation = pack(data.validation, tokenizer, recipe.context, most=most)
+    return Task(data.name, data.digest, tokenizer, train, validation)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at the validation tokens: at which step, loss per token in nats."""
+
+    step: int
+    loss: float
+
+    @property
+    def perplexity(self) -> float:
+        """How many tokens, equally likely, would be as hard to choose among."""
+        return math.exp(self.loss)
+
+
+@dataclass(frozen=True)
+class UpdateLoss:
+    """Loss per token in nats around a change of the topology, on validation contexts that are always the same.
+
+    step: that the update followed.
+    before, after: just before it and just after it; the weights that survive are the same.
+    next: after one more step of the optimizer, the first of the new links; None if there has been none.
+    """
+
+    step: int
+    before: float
+    after: float
+    next: float | None = None
+
+
+@dataclass(frozen=True)
+class Run(runs.Run):
+    """What one training run gave.
+
+    train_loss: (step, loss per token in nats), every few steps.
+    looks: at the validation tokens.
+    updates: the loss around each change of the topology; empty unless the recipe asks for it.
+    tokens: seen in training, over all ranks.
+    mfu: the operations that a dense model needs, each second, as a share of those of one large product of matrices
+        here, in the precision of the recipe. Above that of a dense run, links saved time.
+    ranks: processes that trained together.
+    """
+
+    train_loss: list[tuple[int, float]]
+    looks: list[Look]
+    updates: list[UpdateLoss]
+    tokens: int
+    mfu: float
+    ranks: int
+    model: "LlamaForCausalLM" = field(repr=False)
+
+    @property
+    def perplexity(self) -> float:
+        """Of the last look."""
+        return self.looks[-1].perplexity
+
+    @property
+    def validation_loss(self) -> float:
+        """Of the last look, per token in nats."""
+        return self.looks[-1].loss
+
+    @property
+    def tokens_per_second(self) -> float:
+        """In training, over all ranks."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
+    """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
+
+    After each update of the topology it comes back in equal parts over `iterative_warmup` steps (paper, Table 6).
+
+    Args:
+        step, recipe: as above.
+        last_update: the step that the latest update of the topology followed; None before the first.
+    """
+    back = loop.share_after_update(step, last_update, recipe.iterative_warmup)
+    if step <= recipe.warmup:
+        return back * recipe.learning_rate * step / recipe.warmup
+    progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    fallen = 0.5 * (1 - math.cos(math.pi * min(progress, 1.0)))
+    return back * recipe.learning_rate * (1 - (1 - _LEAST_LEARNING_RATE) * fallen)
+
+
+class _Learner(loop.Learner):
+    """A LLaMA that learns to predict the next token, by Adam; its looks are at the validation tokens."""
+
+    kind = "a language model's training"
+
+    def __init__(
+        self,
+        task: Task,
+        method: str | Method,
+        sparsity: float,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        parallel: Parallel = "ddp",
+    ) -> None:
+        self.recipe = recipe = recipes.with_rate_of(recipe, method)
+        if task.tokenizer.size > recipe.vocabulary:
+            raise ValueError(
+                f"the tokenizer has {task.tokenizer.size} tokens and the recipe's vocabulary {recipe.vocabulary}; "
+                "prepare the task with this recipe, or set vocabulary to as many."
+            )
+        self.task, self.device, self.clip, self.look_every = task, device, recipe.clip, recipe.validate_every
+        self.model, self.replica = _model(recipe, seed, device, parallel)
+        self.ranks = ranks_of(self.replica)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.0, fused=True)
+        self.sparsifier = Sparsifier(self.replica, self.optimizer, method, sparsity, seed=seed, **recipe.topology)
+        self.sparsifier.rescale_weights()
+        self.link_warmup = LinkWarmup(self.sparsifier, recipe.link_warmup)
+        if recipe.compile:
+            self.replica = cast(nn.Module, torch.compile(self.replica))
+        self.feed = _feed(task, recipe, seed, self.ranks)
+        # Not how many ranks there are, nor how they share the work: that may change from one part of a run to the next.
+        subject = {"task": task.name, "corpus": task.digest, "tokenizer": task.tokenizer.digest}
+        self.settings = loop.settings(method, sparsity, recipe, seed, **subject)
+        self.tokens = 0
+        self.train_loss: list[tuple[int, float]] = []
+        self.looks: list[Look] = []
+        self.updates: list[UpdateLoss] = []
+
+    def rate(self) -> float:
+        return learning_rate_at(self.step + 1, self.recipe, loop.last_update(self.sparsifier))
+
+    def next_batch(self) -> tuple[Sequence[Tensor], int]:
+        rows = self.feed.next()
+        tokens = len(rows) * self.recipe.context
+        self.tokens += self.ranks.size * tokens
+        return rows.split(min(self.recipe.micro_batch, len(rows))), tokens
+
+    def loss(self, model: nn.Module, part: Tensor) -> Tensor:
+        return _loss(model, part.to(self.device), self.recipe)
+
+    def evolve(self, *, skipped: bool) -> None:
+        """With looks at the loss around a change of the topology, if the recipe asks for them."""
+        if not self.recipe.watch_updates:
+            super().evolve(skipped=skipped)
+            return
+        if self.updates and self.updates[-1].step == self.step:
+            self.updates[-1] = replace(self.updates[-1], next=self._watched_loss())
+        before = self._watched_loss() if self.sparsifier.update_due else math.nan
+        self.sparsifier.step(skipped=skipped)
+        if loop.last_update(self.sparsifier) == self.step:
+            self.updates.append(UpdateLoss(self.step, before, self._watched_loss()))
+
+    def _watched_loss(self) -> float:
+        """On a few validation contexts, always the same; it takes no seconds of training."""
+        started = time.perf_counter()
+        contexts = self.task.validation[: max(_WATCHED_TOKENS // self.recipe.context, 1)]
+        loss = validation_loss(self.model, contexts, self.recipe, self.ranks)
+        self.seconds -= time.perf_counter() - started
+        return loss
+
+    def look(self) -> None:
+        self.looks.append(Look(self.step, validation_loss(self.model, self.task.validation, self.recipe, self.ranks)))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of training, over all ranks."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    @property
+    def mfu(self) -> float:
+        """See :class:`Run`."""
+        return speed.mfu(self.recipe, self.tokens_per_second / self.ranks.size, self.device)
+
+    def told(self) -> str:
+        if not self.looks or self.step % _BETWEEN_SHOWN:
+            return ""
+        return (
+            f"{self.tokens_per_second:,.0f} tokens/s, MFU {self.mfu:.0%}, {memory_mb(self.device):,} MB, "
+            f"perplexity {self.looks[-1].perplexity:.1f}"
+        )
+
+    def state(self) -> dict[str, Any]:
+        # Ranks read shares of a stream of their own.
+        feed: dict[str, Any] = {}
+        for part in self.ranks.gather(self.feed.state_dict()):
+            feed = {
+                key: {**feed.get(key, {}), **value} if isinstance(value, dict) else value for key, value in part.items()
+            }
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "looks": [asdict(look) for look in self.looks],
+            "updates": [asdict(update) for update in self.updates],
+            "link_warmup": self.link_warmup.state_dict(),
+            "feed": feed,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.link_warmup.load_state_dict(state["link_warmup"])
+        self.feed.load_state_dict(state["feed"])
+        self.tokens = state["tokens"]
+        self.looks = [Look(**look) for look in state["looks"]]
+        self.updates = [UpdateLoss(**update) for update in state["updates"]]
+
+
+def _model(recipe: Recipe, seed: int, device: torch.device, parallel: Parallel) -> "tuple[LlamaForCausalLM, nn.Module]":
+    """A model with first weights, and what is called instead of it: where there are other ranks, they share it."""
+    model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
+    if recipe.precision == "bfloat16_weights":
+        model.bfloat16()
+    in_many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if in_many and parallel == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for block in model.model.layers:
+            fully_shard(block)
+        fully_shard(model)
+    initialise_llama(model, device, torch.Generator().manual_seed(seed), recipe.deviation)
+    if not in_many or parallel == "fsdp":
+        return model, model
+    return model, nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _feed(task: Task, recipe: Recipe, seed: int, ranks: Ranks) -> MemoryFeed | StreamFeed:
+    if isinstance(task.train, Tensor):
+        return MemoryFeed(task.train, recipe.batch, seed, ranks.rank, ranks.size)
+    return StreamFeed(
+        task.train,
+        task.tokenizer,
+        recipe.context,
+        recipe.batch,
+        seed,
+        lanes=recipe.lanes,
+        buffer=_SHUFFLED_DOCUMENTS,
+        rank=ranks.rank,
+        ranks=ranks.size,
+        workers=_READERS if torch.cuda.is_available() else 0,
+    )
+
+
+def train(
+    task: Task,
+    method: str | Method,
+    sparsity: float,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    label: str | None = None,
+    save_to: Path | None = None,
+    save_every: int = 500,
+    progress: "tqdm[Any] | None" = None,
+    log_to: Path | None = None,
+    parallel: Parallel = "ddp",
+) -> Run:
+    """Train one language model by one method; what :func:`chts_core.lab.train.loop.train` says holds.
+
+    The seed decides the initial weights, the order of the text and the topology; the same seed gives every method the
+    same weights and batches. Where `torch.distributed` is initialised, all its ranks call this with the same arguments
+    and train one model.
+
+    Args:
+        task: of `prepare`.
+        method, sparsity: of the Sparsifier.
+        recipe: sizes, optimizer and schedule.
+        label: name of the run; by default the method's.
+        seed, device, save_to, save_every, progress: of the loop.
+        log_to: a folder for TensorBoard.
+        parallel: "ddp", every rank has a copy of the model; "fsdp", every rank has a share of each weight.
+
+    Raises:
+        ValueError: if the settings do not fit together, or the checkpoint is damaged or of another run.
+    """
+    log = Log(log_to if is_first_rank() else None)
+    training = loop.train(
+        lambda: _Learner(task, method, sparsity, recipe, seed, torch.device(device), parallel),
+        seed=seed,
+        device=torch.device(device),
+        save_to=save_to,
+        save_every=save_every,
+        progress=progress,
+        look_on=lambda learner: log.write(learner.step, _logged(learner)),
+    )
+    log.close()
+    learner = training.learner
+    return Run(
+        **runs.outcome(training, method, sparsity, seed, label),
+        train_loss=learner.train_loss,
+        looks=learner.looks,
+        updates=learner.updates,
+        tokens=learner.tokens,
+        mfu=learner.mfu,
+        ranks=learner.ranks.size,
+        model=learner.model,
+    )
+
+
+def _logged(learner: _Learner) -> dict[str, float]:
+    """What TensorBoard shows of a look."""
+    return {
+        "loss/validation": learner.looks[-1].loss,
+        "density": learner.sparsifier.density(),
+        "active_neurons": learner.sparsifier.active_neurons(),
+        "tokens_per_second": learner.tokens_per_second,
+        **({"loss/train": learner.train_loss[-1][1]} if learner.train_loss else {}),
+    }
+
+
+def _loss(model: nn.Module, rows: Tensor, recipe: Recipe) -> Tensor:
+    """Cross-entropy of all tokens of some contexts together, in nats: each predicts the one after it."""
+    with autocast("bfloat16" if recipe.precision == "bfloat16" else "float32", rows.device):
+        logits = model(rows[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
+
+
+@torch.no_grad()
+def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks: Ranks | None = None) -> float:
+    """Cross-entropy per token in nats; its exp is the perplexity.
+
+    Args:
+        model: to be measured.
+        validation: int (n, context + 1).
+        recipe: its precision and micro_batch.
+        ranks: which share the work; all call this, and get the same.
+    """
+    device = next(model.parameters()).device
+    ranks = ranks or Ranks(None, device)
+    model.eval()
+    parts = validation.split(recipe.micro_batch)
+    total = 0.0
+    # Where weights are shared out, a rank takes part in what the others compute: all do the same number of parts.
+    for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
+        part = parts[min(number, len(parts) - 1)]
+        loss = float(_loss(model, part.to(device, torch.int64), recipe))
+        total += loss if number < len(parts) else 0.0
+    (total,) = ranks.sum([total])
+    return total / validation[:, 1:].numel()
+
+
+def plan_run(method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
+    """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    loop.refuse_correlations(method, "tokens")
+    model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
+    return plan(model, method, sparsity, moments=2, **recipe.topology)
+
+
+def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
+    """What to keep of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    return runs.as_record(
+        run,
+        "language",
+        task,
+        recipe,
+        device,
+        tokenizer=task.tokenizer.digest,
+        vocabulary=task.tokenizer.size,
+        train_loss=[[step, round(loss, 4)] for step, loss in run.train_loss],
+        validation=[
+            {"step": look.step, "loss": round(look.loss, 4), "perplexity": round(look.perplexity, 2)}
+            for look in run.looks
+        ],
+        validation_tokens=task.validation[:, 1:].numel(),
+        updates=[
+            {name: round(value, 5) if isinstance(value, float) else value for name, value in asdict(update).items()}
+            for update in run.updates
+        ],
+        tokens=run.tokens,
+        tokens_per_second=round(run.tokens_per_second),
+        mfu=round(run.mfu, 4),
+        ranks=run.ranks,
+    )
+
+
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per method, means over its runs: loss on the validation tokens with `interval`, the half-width of its
+    95 % confidence interval (None for a single run), and perplexity."""
+    return summarise_by(runs, "validation_loss", attrgetter("validation_loss"), perplexity=attrgetter("perplexity"))
+
+
+_TRAINER = runs.Trainer("language", "step", lambda _, *given: plan_run(*given), _Learner, train, as_record)
+race, train_and_record, recorded = _TRAINER.race, _TRAINER.train_and_record, _TRAINER.recorded
+predict_seconds = _TRAINER.predict_seconds

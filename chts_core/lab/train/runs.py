@@ -1,0 +1,237 @@
+"""What a training run gave, its record, and races: every method with every seed."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from chts_core.lab import records
+from chts_core.lab.train.loop import Learner, LearnerT, Training, masks_of
+from chts_core.lab.train.machine import is_first_rank, own_randomness, peak_memory_mb
+from chts_core.methods import REVISION, Method
+from chts_core.sparsifier import Update
+
+_STEPS_TIMED = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every training run gives.
+
+    method: the label of the run.
+    sparsity: that was asked for; `density` is the share of links at the end.
+    skipped_steps: left out because their loss or gradient was not finite.
+    seconds: of training alone; `total_seconds` also of looking, testing and saving.
+    peak_memory_mb: of one rank; None where the system does not tell.
+    """
+
+    method: str
+    seed: int
+    sparsity: float
+    skipped_steps: list[int]
+    density: float
+    active_neurons: float
+    itop: float
+    seconds: float
+    total_seconds: float
+    peak_memory_mb: int | None
+    history: list[Update]
+    first_masks: dict[str, Tensor]
+    last_masks: dict[str, Tensor]
+
+
+def outcome(
+    training: Training[LearnerT], method: str | Method, sparsity: float, seed: int, label: str | None
+) -> dict[str, Any]:
+    """The fields of `Run`, of a training that has ended.
+
+    Args:
+        training: the run.
+        method, sparsity, seed: what it was trained with.
+        label: its name; by default the method's.
+    """
+    sparsifier = training.learner.sparsifier
+    return {
+        "method": label or (method if isinstance(method, str) else "custom"),
+        "seed": seed,
+        "sparsity": sparsity,
+        "skipped_steps": training.skips.steps,
+        "density": sparsifier.density(),
+        "active_neurons": sparsifier.active_neurons(),
+        "itop": sparsifier.itop_rate(),
+        "seconds": training.learner.seconds,
+        "total_seconds": training.total_seconds,
+        "peak_memory_mb": peak_memory_mb(training.learner.device),
+        "history": sparsifier.history,
+        "first_masks": training.first_masks,
+        "last_masks": masks_of(training.learner),
+    }
+
+
+def as_record(run: Run, task: str, data: Any, recipe: Any, device: torch.device | str, **own: Any) -> dict[str, Any]:
+    """What to keep of a run: all but its masks, its history and its model, rounded where more digits say nothing.
+
+    Args:
+        run: that has ended.
+        task: "images", "translation" or "language".
+        data: what it was trained on, with its name and digest.
+        recipe, device: how.
+        own: what such a run has beside.
+    """
+    return {
+        "schema": records.SCHEMA,
+        "task": task,
+        "dataset": data.name,
+        "data": data.digest,
+        "method": run.method,
+        "methods": REVISION,
+        "sparsity": run.sparsity,
+        "seed": run.seed,
+        "recipe": asdict(recipe),
+        "skipped_steps": run.skipped_steps,
+        **own,
+        "links": sum(int(mask.sum()) for mask in run.last_masks.values()),
+        "density": run.density,
+        "active_neurons": round(run.active_neurons, 5),
+        "itop": round(run.itop, 5),
+        "seconds": round(run.seconds, 1),
+        "total_seconds": round(run.total_seconds, 1),
+        "evolution_seconds": round(sum(row["seconds"] for row in run.history), 1),
+        "peak_memory_mb": run.peak_memory_mb,
+        "device": records.describe_device(torch.device(device)),
+        "versions": records.versions(),
+        "git": records.git_revision(),
+        "finished": records.now(),
+    }
+
+
+DataT = TypeVar("DataT")
+RunT = TypeVar("RunT", bound=Run)
+
+
+@dataclass(frozen=True)
+class Trainer(Generic[DataT, RunT]):
+    """How one kind of model is trained and recorded.
+
+    task: as records call it, "images".
+    unit: what a bar counts, "step" or "epoch"; a recipe has so many `steps` or `epochs`.
+    plan: refuses what cannot be trained, of a task, a method, a sparsity and a recipe.
+    begin: makes the learner of the same, a seed and a device.
+    train: of the same; also with seed, device, label, save_to and progress.
+    as_record: of a run, its task, recipe and device.
+    """
+
+    task: str
+    unit: str
+    plan: Callable[[DataT, str | Method, float, Any], object]
+    begin: Callable[..., Learner]
+    train: Callable[..., RunT]
+    as_record: Callable[[RunT, DataT, Any, torch.device | str], dict[str, Any]]
+
+    def race(
+        self,
+        task: DataT,
+        methods: Sequence[str] | Mapping[str, str | Method],
+        sparsity: float,
+        recipe: Any,
+        *,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        folder: Path | None = None,
+    ) -> list[RunT]:
+        """Train every method with every seed at an equal number of steps; one progress bar counts how far they are.
+
+        Args:
+            task, sparsity, recipe, device: as of `train`.
+            methods: names, or methods by the name to show.
+            seeds: one run of each method with each.
+            folder: where checkpoints go, one for each run, and `runs.jsonl` with the records of those that are
+                finished; a race that was cut goes on from there.
+
+        Raises:
+            ValueError: if the settings do not fit one of the methods, before any is trained.
+        """
+        named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
+        for method in named.values():
+            self.plan(task, method, sparsity, recipe)
+        recorded = {}
+        if folder is not None and (folder / "runs.jsonl").exists():
+            rows = map(records.as_named_today, records.read_lines(folder / "runs.jsonl"))
+            recorded = {f"{row['method']}-{row['sparsity']:g}-{row['seed']}": row for row in rows}
+        runs = []
+        with self._bar(recipe, len(named) * len(seeds)) as progress:
+            for (name, method), seed in product(named.items(), seeds):
+                progress.set_description(f"{name} seed {seed}")
+                key = f"{name}-{sparsity:g}-{seed}"
+                save_to = None if folder is None else folder / f"{key}.safetensors"
+                given = {"seed": seed, "device": device, "label": name, "save_to": save_to, "progress": progress}
+                runs.append(self.train(task, method, sparsity, recipe, **given))
+                if folder is not None and key not in recorded:
+                    recorded[key] = self.as_record(runs[-1], task, recipe, device)
+                    records.write_lines(folder / "runs.jsonl", recorded.values())
+        return runs
+
+    def train_and_record(
+        self,
+        task: DataT,
+        method: str | Method,
+        sparsity: float,
+        recipe: Any,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        show: bool = True,
+        **given: Any,
+    ) -> dict[str, Any] | None:
+        """Train one run, with a checkpoint in a folder, and write its record there, `run.json`.
+
+        Args:
+            task, method, sparsity, recipe, device: as of `train`.
+            folder: a run that was cut goes on from what is there.
+            show: a bar that counts steps or epochs.
+            given: what else `train` takes: seed, and of translators and language models save_every.
+
+        Returns:
+            The record; None on all ranks but the first.
+        """
+        self.plan(task, method, sparsity, recipe)
+        first = is_first_rank()
+        with self._bar(recipe, 1, hidden=not (first and show)) as progress:
+            given |= {"device": device, "save_to": folder / "checkpoint.safetensors", "progress": progress}
+            run = self.train(task, method, sparsity, recipe, **given)
+        if not first:
+            return None
+        record = self.as_record(run, task, recipe, device)
+        records.write_json(folder / "run.json", record)
+        return record
+
+    def predict_seconds(
+        self, task: DataT, method: str | Method, sparsity: float, recipe: Any, *, device: torch.device | str = "cpu"
+    ) -> float:
+        """How long the training of a run will take here, from a few of its steps on a model that is thrown away.
+
+        Looking at the validation data and testing come on top.
+        """
+        device = torch.device(device)
+        with own_randomness(0, device):
+            training = Training(self.begin(task, method, sparsity, recipe, 0, device))
+            training.learn()
+            timed = min(_STEPS_TIMED, training.steps - 1)
+            if timed:
+                training.learner.seconds = 0.0  # the first is slower
+            for _ in range(timed):
+                training.learn()
+        return training.learner.seconds / max(timed, 1) * training.steps
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """The recorded runs that come with the package, rows of `as_record`."""
+        return records.read_runs(records.results_folder() / f"{self.task}.jsonl")
+
+    def _bar(self, recipe: Any, runs: int, *, hidden: bool = False) -> "tqdm[Any]":
+        return tqdm(total=runs * getattr(recipe, f"{self.unit}s"), unit=self.unit, file=sys.stdout, disable=hidden)

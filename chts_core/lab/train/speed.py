@@ -1,0 +1,49 @@
+"""How fast a language model is trained, beside what the device can do."""
+
+import functools
+import time
+
+import torch
+
+from chts_core.lab.models import LLAMA_SIZES
+from chts_core.lab.train.recipes import LanguageRecipe
+
+_PRODUCTS_TIMED = 5
+
+
+def operations_per_token(recipe: LanguageRecipe) -> float:
+    """Floating-point operations that training a dense model takes per token (Chowdhery et al., 2022, appendix B).
+
+    Six for each weight of the linear layers - a product and a sum, forward and twice backward - and twelve for each
+    neuron and each token that its attention looks back on.
+    """
+    size = LLAMA_SIZES[recipe.size]
+    head_dim = size.width // size.heads
+    attention = 2 * size.width**2 + 2 * size.width * size.key_heads * head_dim
+    linear = size.layers * (attention + 3 * size.width * size.feed_forward) + size.width * recipe.vocabulary
+    return 6.0 * linear + 12.0 * size.layers * size.width * recipe.context
+
+
+@functools.cache
+def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of one large product of matrices on this device, the best of a few."""
+    width = 8192 if device.type == "cuda" else 1024
+    matrix = torch.ones(width, width, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(_PRODUCTS_TIMED):
+        started = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading it waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * width**3 / min(seconds)
+
+
+def mfu(recipe: LanguageRecipe, tokens_per_second: float, device: torch.device) -> float:
+    """The operations that a dense model needs, each second, as a share of those of one large product of matrices.
+
+    Args:
+        recipe: of the run; the product is in its precision.
+        tokens_per_second: on this device.
+        device: of the run.
+    """
+    dtype = torch.float32 if recipe.precision == "float32" else torch.bfloat16
+    return operations_per_token(recipe) * tokens_per_second / operations_per_second(device, dtype)

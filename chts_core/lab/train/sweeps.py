@@ -1,0 +1,322 @@
+"""Many runs of a grid - methods, sparsities, seeds - fanned out over the processes of this machine or of a cluster."""
+
+import contextlib
+import logging
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import yaml
+from tqdm import tqdm
+
+from chts_core.lab import notebooks, records
+from chts_core.lab.environment import environment
+from chts_core.lab.processes import THREADS
+from chts_core.lab.train import tasks
+from chts_core.methods import REVISION
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_KEYS = ("parameters", "grid")
+_SECONDS_TO_ANSWER = 10  # of a scheduler
+_TRIES = 2  # of a cell whose worker was lost
+_MOST_CELLS = 100_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    name: its values in the grid, joined by "-"; also that of its folder.
+    kind: what runs, a key of `_KINDS`.
+    subject: the notebook or the recipe.
+    parameters: all of them.
+    """
+
+    name: str
+    kind: str
+    subject: str
+    parameters: dict[str, Any]
+
+    def check(self) -> None:
+        """Refuse what cannot run, before anything does.
+
+        Raises:
+            ValueError: naming the parameter.
+        """
+        _KINDS[self.kind][0](self)
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Run it here; its record."""
+        return _KINDS[self.kind][1](self, folder)
+
+
+def _check_notebook(cell: Cell) -> None:
+    path = notebooks.find(cell.subject)
+    notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
+
+
+def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
+    path = notebooks.find(cell.subject)
+    given = notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
+    if "out_dir" in notebooks.parameters(path):
+        given.setdefault("out_dir", str(folder))  # where trainings go on from
+    record = notebooks.run(path, folder, given)
+    if record["error"]:
+        raise RuntimeError(f"{path.stem} failed in {record['error']}")
+    return record
+
+
+def _check_training(cell: Cell) -> None:
+    tasks.checked(cell.subject, cell.parameters)
+
+
+def _run_training(cell: Cell, folder: Path) -> dict[str, Any]:
+    return tasks.train(cell.subject, cell.parameters, folder)
+
+
+_KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str, Any]]]] = {
+    "notebook": (_check_notebook, _run_notebook),
+    "train": (_check_training, _run_training),
+}
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML of values alone, without references: a few lines of those can stand for more than there is memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"it refers to {event.anchor!r} by *; write the values out\n{event.start_mark}")
+        return super().compose_node(parent, index)
+
+
+def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
+    """The cells of a sweep, checked: the product of its grid, in the order in which it is written.
+
+    FC has all its links at any sparsity: it runs once for each of the other values.
+
+    Args:
+        spec: "notebook" (a stage) or "train" (a recipe of `tasks`), "parameters" of all cells and
+            "grid", lists of values by the name of a parameter; or the path of a YAML file with these.
+
+    Raises:
+        ValueError: naming what is wrong in it.
+    """
+    if isinstance(spec, Path):
+        try:
+            spec = _Plain(spec.read_bytes()).get_single_data()
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise ValueError(f"the sweep is no YAML: {error}") from error
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"the sweep is {spec!r:.100}; expected a mapping with notebook or train, parameters and grid.")
+    kinds = [kind for kind in _KINDS if kind in spec]
+    unknown = spec.keys() - {*_KINDS, *_KEYS}
+    if len(kinds) != 1 or unknown:
+        raise ValueError(
+            f"the sweep has {', '.join(map(str, spec)) or 'nothing'}; expected either notebook or train, and "
+            "parameters and grid."
+        )
+    grid, fixed = spec.get("grid") or {}, spec.get("parameters") or {}
+    if not isinstance(grid, Mapping) or not grid or not isinstance(fixed, Mapping):
+        raise ValueError("grid and parameters of the sweep are mappings; expected at least one list of values in grid.")
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
+            raise ValueError(f"grid has {name}: {values!r}; expected a list of values, each once.")
+        if name in fixed:
+            raise ValueError(f"{name} is both in parameters and in grid; give it in one of them.")
+    number = math.prod(map(len, grid.values()))
+    if number > _MOST_CELLS:
+        raise ValueError(f"the grid has {number:,} cells; expected at most {_MOST_CELLS:,}. Make several sweeps of it.")
+    found: dict[str, Cell] = {}
+    for values in product(*grid.values()):
+        chosen = dict(zip(grid, values, strict=True))
+        if chosen.get("method") == "fc":
+            chosen.pop("sparsity", None)
+        name = "-".join(re.sub(r"[^\w.+-]+", "_", str(value)).strip("_") for value in chosen.values())
+        cell = Cell(name, kinds[0], str(spec[kinds[0]]), {**fixed, **chosen})
+        if found.setdefault(name, cell) != cell:
+            raise ValueError(f"{found[name].parameters} and {cell.parameters} would share the folder {name}.")
+        if found[name] is cell:
+            cell.check()
+    return list(found.values())
+
+
+def sweep(
+    spec: Mapping[str, Any] | Path, out_dir: Path, *, workers: int | None = None, scheduler: str | None = None
+) -> list[dict[str, Any]]:
+    """Run all cells of a sweep, each in its folder; `sweep.jsonl` gathers their records as they finish.
+
+    One that was cut goes on: what is done is skipped, what failed or was cut runs again, trainings from their
+    checkpoints. A cell that fails leaves its traceback in `error.txt` and does not stop the others.
+
+    Args:
+        spec: of `cells`.
+        out_dir: for all folders; with a scheduler, its workers must see it by the same name.
+        workers: processes on this machine; by default one for each physical core. They share its cores evenly.
+        scheduler: address of a Dask scheduler whose workers run the cells instead.
+
+    Returns:
+        One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
+
+    Raises:
+        ValueError: for a sweep that is not right, a folder of another one, or workers of another version.
+        OSError: if the scheduler does not answer.
+    """
+    wanted = cells(spec)
+    path = out_dir / "sweep.jsonl"
+    rows = {row["cell"]: row for row in records.read_lines(path)} if path.exists() else {}
+    by_name = {cell.name: cell for cell in wanted}
+    for name, row in rows.items():
+        if name in by_name and row["parameters"] != by_name[name].parameters:
+            raise ValueError(
+                f"{path} has cell {name} with parameters {row['parameters']}, and this sweep "
+                f"{by_name[name].parameters}; choose another folder."
+            )
+        record = row["record"]
+        if record and record.get("methods", 1) != REVISION and _another_method(record):
+            raise ValueError(
+                f"{path} has cell {name} by the methods of an earlier version, in which this name meant another one; "
+                "choose another folder, so that old runs and new ones stay apart."
+            )
+    waiting = [cell for cell in wanted if rows.get(cell.name, {}).get("status") != "done"]
+    if waiting:
+        with _client(workers, scheduler) as client:
+            for cell, row in _results(client, waiting, out_dir):
+                rows[cell.name] = row
+                records.write_lines(path, rows.values())
+    return [rows[cell.name] for cell in wanted]
+
+
+def _another_method(record: Mapping[str, Any]) -> bool:
+    """Whether the method of a record of an earlier revision is another one today; of a notebook's it is not known."""
+    return "method" not in record or records.as_named_today(record)["method"] != record["method"]
+
+
+def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """The row of each cell as it finishes: told in a table that grows, over a bar that says how many are done."""
+    from distributed import as_completed
+
+    futures = {client.submit(_run, cell, str(out_dir), pure=False): cell for cell in waiting}
+    width = max(len(cell.name) for cell in waiting)
+    failed = 0
+    progress: tqdm[Any]
+    with tqdm(total=len(waiting), unit="cell", file=sys.stdout) as progress:
+        for future in as_completed(futures):
+            cell = futures[future]
+            lost = future.exception()  # of its worker, and then of another one
+            row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
+            failed += row["status"] == "failed"
+            progress.write(_told(row, width))
+            progress.update()
+            progress.set_postfix_str(f"{failed} failed" if failed else "")
+            yield cell, row
+
+
+def _told(row: Mapping[str, Any], width: int) -> str:
+    """A line of the table: whether a cell is done, its name, seconds, and its score or what went wrong."""
+    from chts_core.lab import report  # draws, which workers need not
+
+    record = row["record"] or {}
+    seconds = f"{record['seconds']:.1f} s" if "seconds" in record else ""
+    score = report.SCORES.get(record.get("task", ""))
+    came_of_it = row["error"] or (f"{score.of(record):.{score.digits}f} {score.name}" if score else "")
+    return f"{row['status']:<6}  {row['cell']:<{width}}  {seconds:>9}  {came_of_it}".rstrip()
+
+
+def _run(cell: Cell, out_dir: str) -> dict[str, Any]:
+    """On a worker: run a cell, whatever happens."""
+    folder = Path(out_dir) / cell.name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        record = cell.run(folder)
+    except Exception as error:  # of a notebook or a training, reported with the others
+        (folder / "error.txt").write_text(traceback.format_exc(), "utf-8")
+        return _row(cell, f"{type(error).__name__}: {error}", None)
+    (folder / "error.txt").unlink(missing_ok=True)
+    return _row(cell, None, record)
+
+
+def _row(cell: Cell, error: str | None, record: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "schema": records.SCHEMA,
+        "cell": cell.name,
+        "status": "failed" if error else "done",
+        "error": error,
+        "parameters": cell.parameters,
+        "record": record,
+    }
+
+
+@contextlib.contextmanager
+def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
+    """A client of Dask: of a scheduler that runs already, or of workers on this machine, which end with it."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=_SECONDS_TO_ANSWER)
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"no Dask scheduler answers at {scheduler!r} ({type(error).__name__}); expected an address like "
+                "tcp://192.168.1.2:8786, as `dask scheduler` prints it. Without --scheduler this machine is used."
+            ) from error
+        with client:
+            _check_versions(client)
+            yield client
+        return
+    number = _cores() if workers is None else workers
+    if number < 1:
+        raise ValueError(f"workers is {number}; expected at least 1.")
+    settings = {
+        "distributed.nanny.pre-spawn-environ": _threads(number),
+        "distributed.scheduler.allowed-failures": _TRIES - 1,
+    }
+    with (
+        environment(),  # Dask changes ours to give its workers theirs, and leaves it so
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            # Its server of figures listens all the same: at a port that is free, not one that two sweeps would share.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            silence_logs=logging.ERROR,  # that a worker takes long to end is no news
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _cores() -> int:
+    """Physical cores, as far as this process may use them."""
+    physical = psutil.cpu_count(logical=False) or 1
+    return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical
+
+
+def _threads(workers: int) -> dict[str, str]:
+    """The variables that share the cores among workers; a number that one of them has already holds for all.
+
+    They must be there before torch is imported: workers that all take all cores are slower than one.
+    """
+    share = str(max(_cores() // workers, 1))
+    given = next(filter(None, map(os.environ.get, THREADS)), share)
+    return {name: os.environ.get(name) or given for name in THREADS}
+
+
+def _check_versions(client: "Client") -> None:
+    ours = records.versions()["chts"]
+    theirs = {address: found["chts"] for address, found in client.run(records.versions).items()}
+    if set(theirs.values()) != {ours}:
+        raise ValueError(f"this is chts {ours}, but the workers have {theirs}; install the same version everywhere.")

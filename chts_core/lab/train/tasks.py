@@ -1,0 +1,138 @@
+"""What one command can train: classifiers, translators and language models, by the name of a recipe and parameters."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from chts_core.lab import records
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_images, load_text, load_translation
+from chts_core.lab.train import images, language, translation
+from chts_core.methods import get_method
+
+Recipe = images.Recipe | translation.Recipe | language.Recipe
+
+RECIPES: Mapping[str, Recipe] = {**images.RECIPES, **translation.RECIPES, **language.RECIPES}
+_SETS: Mapping[type, Mapping[str, Any]] = {
+    images.Recipe: IMAGE_SETS,
+    translation.Recipe: TRANSLATION_SETS,
+    language.Recipe: TEXT_SETS,
+}
+# Of the recipes that were made for one; the others take the first of their kind, which needs no files.
+_OWN_SETS = {"multi30k_small": "multi30k", "multi30k": "multi30k", "iwslt": "iwslt14", "wmt": "wmt17"}
+# Of a run beside the settings of its recipe, which go by their own names.
+DEFAULTS: Mapping[str, Any] = {
+    "dataset": "",  # that of the recipe, or which needs no files
+    "method": "chts",
+    "sparsity": 0.9,
+    "seed": 0,
+    "data_dir": None,
+    "device": "auto",
+}
+
+
+def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe by name, with some settings changed.
+
+    Args:
+        name: a key of `RECIPES`.
+        changes: values by the name of the setting, or how they are written.
+
+    Raises:
+        ValueError: for an unknown recipe or setting, or a value that it cannot have.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe is {name!r}; expected one of {', '.join(RECIPES)}.")
+    recipe = RECIPES[name]
+    hints = get_type_hints(type(recipe))
+    settled: dict[str, Any] = {}
+    for setting, value in changes.items():
+        if setting not in hints:
+            names = (field.name for field in fields(recipe))
+            raise ValueError(f"a recipe has no setting {setting!r}; expected one of {', '.join(names)}.")
+        known = getattr(recipe, setting)
+        if hints[setting] == float | None and value in (None, "null"):
+            settled[setting] = None
+            continue
+        kind = float if hints[setting] == float | None else type(known)
+        try:
+            parsed = yaml.safe_load(value) if isinstance(value, str) and kind is not str else value
+        except yaml.YAMLError:
+            parsed = None
+        if kind is float:
+            parsed = _as_float(parsed)
+        if type(parsed) is not kind:
+            raise ValueError(f"{setting} is {value!r}; expected {kind.__name__}, as {known!r} is.")
+        settled[setting] = parsed
+    return replace(recipe, **settled)
+
+
+def _as_float(value: Any) -> Any:
+    """A number as float, also one like 1e-3, which YAML takes for a text."""
+    try:
+        return value if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and the parameters of one run, before anything is loaded.
+
+    Args:
+        recipe: a key of `RECIPES`.
+        parameters: any of `DEFAULTS`, and settings of the recipe.
+
+    Returns:
+        The recipe as changed, and a value for each of `DEFAULTS`.
+
+    Raises:
+        ValueError: for what cannot be trained.
+    """
+    found = changed_recipe(recipe, {name: value for name, value in parameters.items() if name not in DEFAULTS})
+    settled = {name: parameters.get(name, default) for name, default in DEFAULTS.items()}
+    if type(settled["seed"]) is not int:
+        raise ValueError(f"seed is {settled['seed']!r}; expected a whole number.")
+    known = _SETS[type(found)]
+    settled["dataset"] = settled["dataset"] or _OWN_SETS.get(recipe, next(iter(known)))
+    if settled["dataset"] not in known:
+        raise ValueError(f"dataset is {settled['dataset']!r}; expected one of {', '.join(known)}.")
+    if isinstance(found, language.Recipe):
+        language.plan_run(settled["method"], settled["sparsity"], found)
+    else:  # the plan needs the size of the images, or the number of subwords
+        get_method(settled["method"])
+        if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
+            raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
+    if get_method(settled["method"]).is_dense:
+        settled["sparsity"] = 0.0  # whatever was asked for; the record is to say what it was
+    return found, settled
+
+
+def train(
+    recipe: str, parameters: Mapping[str, Any], folder: Path, *, save_every: int = 500, show: bool = False
+) -> dict[str, Any]:
+    """Train one run in one process and return its record, which is also written to the folder, beside a checkpoint.
+
+    Args:
+        recipe, parameters: of `checked`.
+        folder: a run that was cut goes on from what is there.
+        save_every: steps of a translator or a language model between two checkpoints.
+        show: a bar that tells how far it is; of several runs at once they would mix.
+
+    Raises:
+        ValueError: for what cannot be trained.
+    """
+    found, settled = checked(recipe, parameters)
+    chosen, place = (settled["method"], settled["sparsity"]), (settled["dataset"], settled["data_dir"])
+    given = {"seed": settled["seed"], "device": records.choose_device(settled["device"]), "show": show}
+    if isinstance(found, images.Recipe):
+        record = images.train_and_record(load_images(*place), *chosen, found, folder, **given)
+    elif isinstance(found, translation.Recipe):
+        pairs = translation.prepare(load_translation(*place), found)
+        record = translation.train_and_record(pairs, *chosen, found, folder, save_every=save_every, **given)
+    else:
+        text = language.prepare(load_text(*place), found)
+        record = language.train_and_record(text, *chosen, found, folder, save_every=save_every, **given)
+    assert record is not None  # there is but one process
+    return record
