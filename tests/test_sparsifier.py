@@ -49,6 +49,10 @@ class SignMomentum(torch.optim.Optimizer):
                 parameter.sub_(fast.sign() + slow.sign(), alpha=group["lr"])
 
 
+# What this optimizer loses is told; here it is to be lost.
+pytestmark = pytest.mark.filterwarnings("ignore:.* of the first step of Drifting:RuntimeWarning")
+
+
 class Drifting(torch.optim.SGD):
     """Derived from a well-known one, but moves every weight and its momentum, whatever the gradient."""
 
