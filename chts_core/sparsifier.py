@@ -258,6 +258,7 @@ class Sparsifier:
         self._complaints: set[str] = set()
         self._watch = Watch(self._model, optimizer, self._weights)
         self._first_step: FirstStep | None = None
+        self._superseded = False  # by a newer Sparsifier
         self._crossovers: dict[str, float | None] = {}
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
         self._past_weights = (
@@ -594,7 +595,7 @@ class Sparsifier:
 
     def _rules(self) -> bool:
         """Whether no other Sparsifier has been attached to the model since."""
-        return all(_rules(self, weight.parameter) for weight in self._weights.values())
+        return not self._superseded
 
     @property
     def _collects(self) -> bool:
@@ -761,7 +762,12 @@ class Sparsifier:
                 weight.parameter.register_post_accumulate_grad_hook(_arrival_hook(me, name))
             weight.parameter.requires_grad_(trains)
         for weight in self._weights.values():
+            before = _RULED_BY.get(weight.parameter)
+            older = None if before is None else before()
+            if older is not None and older is not self:
+                older._superseded = True
             _RULED_BY[weight.parameter] = me
+        self._superseded = False
         self._watch.listen()
         fresh = self.steps == 0 and not self._keeps_zeros and self._enforced
         self._first_step = FirstStep(self.optimizer, self._weights) if fresh else None

@@ -25,7 +25,7 @@ class Watch:
     Args:
         model: whose parameters are watched.
         optimizer: that trains them.
-        weights: by the name of the parameter; the mapping may be changed later.
+        weights: by the name of the parameter; the mapping may be changed until :meth:`listen`.
 
     Attributes:
         steps: of the optimizer since the last :meth:`settle`.
@@ -42,9 +42,23 @@ class Watch:
         self._weights = weights
         self._versions: dict[str, int] = {}
         self._changed: set[str] = set()
+        # Looked up once, as this is asked at every step: the parameters, and the places of the modules and parameters.
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._modules: list[tuple[nn.Module, str, nn.Module]] = []
+        self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
 
     def listen(self) -> None:
         """Follow the optimizer from now on, and look out for others."""
+        self._parameters = {name: weight.parameter for name, weight in self._weights.items()}
+        self._modules, self._places = [], []
+        for name, weight in self._weights.items():
+            *path, last = name.split(".")
+            owner = self._model
+            for key in path:
+                child = owner.get_submodule(key)
+                self._modules.append((owner, key, child))
+                owner = child
+            self._places.append((owner, "values" if isinstance(weight, LinkWeight) else last, weight.parameter))
         self._optimizer.register_step_pre_hook(self._before)
         self._optimizer.register_step_post_hook(self._after)
         _WATCHES.add(self)
@@ -64,6 +78,10 @@ class Watch:
 
     def replaced(self) -> list[str]:
         """The weights that are no longer the model's parameters."""
+        if all(owner._modules.get(key) is child for owner, key, child in self._modules) and all(
+            owner._parameters.get(key) is parameter for owner, key, parameter in self._places
+        ):
+            return []
         gone = []
         for name, weight in self._weights.items():
             path, _, last = name.rpartition(".")
@@ -99,15 +117,17 @@ class Watch:
             self.other = type(optimizer).__name__
 
     def _now(self) -> dict[str, int]:
-        return {name: weight.parameter._version for name, weight in self._weights.items()}
+        return {name: parameter._version for name, parameter in self._parameters.items()}
 
     def _moved(self) -> set[str]:
         """Since the optimizer has stepped, or all was settled; what `fully_shard` shares out, it also writes."""
         now = self._now()
+        if now == self._versions:
+            return set()
         return {
             name
             for name, version in self._versions.items()
-            if now.get(name) != version and not is_shared_out(self._weights[name].parameter)
+            if now[name] != version and not is_shared_out(self._parameters[name])
         }
 
 
