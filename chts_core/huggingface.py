@@ -1,6 +1,7 @@
 """Sparse training in a Hugging Face `Trainer`: `Trainer(..., callbacks=[SparsifierCallback("chts", 0.9)])`."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,8 +77,13 @@ class SparsifierCallback(TrainerCallback):
         optimizer: torch.optim.Optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         settings = {"total_steps": state.max_steps} | self._settings
         begun = self.sparsifier if self.sparsifier is not None and self.sparsifier._model is unwrap(model) else None
-        if state.global_step > 0:
-            saved = torch.load(self._find(args, state), weights_only=True)
+        saved = torch.load(self._find(args, state), weights_only=True) if state.global_step > 0 else None
+        # A try after running out of memory begins anew, but the weights are those of the last try.
+        if begun is not None and not (saved is not None and _fit(model, saved["masks"])):
+            anew = {"steps": state.global_step, "stopped": [], "postponed": []}
+            history = [row for row in begun.history if row["step"] <= state.global_step]
+            settings |= {"resume_from": begun.state_dict() | anew | {"history": history}, "reschedule": True}
+        elif saved is not None:
             longer = saved["total_steps"] != settings["total_steps"]
             if longer and "total_steps" not in self._settings:
                 warnings.warn(
@@ -88,9 +94,6 @@ class SparsifierCallback(TrainerCallback):
                     stacklevel=2,
                 )
             settings |= {"resume_from": saved, "reschedule": longer}
-        elif begun is not None:
-            anew = {"steps": 0, "stopped": [], "postponed": [], "history": []}
-            settings |= {"resume_from": begun.state_dict() | anew, "reschedule": True}
         self.sparsifier = Sparsifier(model, optimizer, **settings)
         if self._rescale and state.global_step == 0 and begun is None:
             self.sparsifier.rescale_weights()
@@ -164,6 +167,12 @@ class SparsifierCallback(TrainerCallback):
             "checkpoint that was saved with this callback, and where it has been moved, pass its folder as "
             "SparsifierCallback(checkpoint=...) too."
         )
+
+
+def _fit(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a model has no weight outside these masks."""
+    parameters = dict(unwrap(model).named_parameters())
+    return not any(bool((parameters[name].detach().cpu() * ~mask).count_nonzero()) for name, mask in masks.items())
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

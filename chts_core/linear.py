@@ -433,6 +433,10 @@ class SparseLinear(nn.Module):
             linear.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
         return linear.train(self.training)
 
+    def __prepare_scriptable__(self) -> nn.Linear:
+        """For `torch.jit.script`, which cannot compile sparse products: a dense layer with a copy of the values."""
+        return self.to_linear()
+
     @torch.no_grad()
     def rewire(self, mask: Tensor, survivors: Tensor | None = None) -> Carry:
         """Change the links; in place, so that an optimizer goes on with the same parameter.

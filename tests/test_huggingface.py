@@ -195,6 +195,22 @@ def test_a_try_after_running_out_of_memory_keeps_the_links(
     assert float(weights[weights != 0].abs().max()) <= 12**0.5 / 2 * 1.05 * before * initial**-0.5
 
 
+@pytest.mark.parametrize("method", ["set", "chtss"])
+def test_a_try_after_running_out_of_memory_in_a_resumed_run_keeps_the_links(method: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 6, "auto_find_batch_size": True}
+    first = SparsifierCallback(method, 0.9, update_every=2)
+    train(net_trainer(tmp_path, first, **settings | {"max_steps": 20}))
+    callback, model = SparsifierCallback(method, 0.9, update_every=2), Net()
+    runs_out_of_memory(model, 99, 8)  # after updates that the checkpoint does not know
+    run = net_trainer(tmp_path, callback, model, **settings)
+    train(run, resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    sparsifier = consistent(callback, model)
+    assert sparsifier.steps == 20
+    assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
+    steps = [row["step"] for row in sparsifier.history]
+    assert steps == sorted(steps)
+
+
 @pytest.mark.promise("call `train()` of the Trainer twice", "followed")
 @pytest.mark.parametrize("method", ["chtss", "rigl"])
 def test_training_again_goes_on_from_the_links_there_are(method: str, tmp_path: Path) -> None:

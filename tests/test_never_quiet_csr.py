@@ -88,11 +88,12 @@ TRANSFORMED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "forward mode": lambda layer, x: torch.func.jvp(layer, (x,), (x,))[1],
     "gradients by sample": lambda layer, x: torch.vmap(torch.func.grad(lambda row: layer(row).sum()))(x),
     "trace": lambda layer, x: torch.jit.trace(layer, x[:2])(x),
+    "script": lambda layer, x: torch.jit.script(nn.Sequential(layer, nn.Identity()))(x),
     "export": exported,
 }
 
 
-@pytest.mark.promise("trace, export or `vmap` a model under `csr`", "followed by a dense product")
+@pytest.mark.promise("trace, script, export or `vmap` a model under `csr`", "followed by a dense product")
 @pytest.mark.parametrize("how", TRANSFORMED)
 @pytest.mark.parametrize("execution", ["csr", "masked"])
 def test_transforms_and_traces_see_a_dense_product(execution: str, how: str) -> None:
@@ -108,7 +109,7 @@ def dual(layer: nn.Module) -> Tensor:
 UNTRACED: dict[str, Callable[[nn.Module], Any]] = {"torch.fx": torch.fx.symbolic_trace, "dual numbers": dual}
 
 
-@pytest.mark.promise("script or trace it by `torch.fx`", "refused, with the name of what works")
+@pytest.mark.promise("trace it by `torch.fx`, or use dual numbers", "refused, with the name of what works")
 @pytest.mark.parametrize("how", UNTRACED)
 def test_what_cannot_be_says_what_can(how: str) -> None:
     model = nn.Sequential(sparse_and_dense()[0], nn.ReLU())

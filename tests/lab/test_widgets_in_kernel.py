@@ -12,6 +12,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from chts_core.lab import notebooks
 from chts_core.lab.widgets import EXPLORERS
 
+# make test-colab runs these, and make test-browser does the same in a browser.
+pytestmark = pytest.mark.full
+
 FIRST = """
 import json
 from dataclasses import replace
@@ -73,7 +76,6 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return nbformat.read(out, as_version=4)
 
 
-@pytest.mark.full  # make test-colab runs it, and make test-browser does the same in a browser
 @pytest.mark.parametrize("name", EXPLORERS)
 def test_moving_a_control_in_a_cell_changes_all_that_is_shown(executed: Any, name: str) -> None:
     printed = [output.text for cell in executed.cells for output in cell.outputs if output.get("name") == "stdout"]
