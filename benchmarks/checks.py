@@ -16,7 +16,7 @@ AIM = 200
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Layers that store their links alone, whose weights need nothing else at a step. The second needs transformers."""
+    """With `execution="csr"`, where a step does nothing but check. The second row needs transformers."""
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(32, 784, generator=generator), torch.randint(10, (32,), generator=generator)
     model = mlp(784, 1568, 10, generator=generator)

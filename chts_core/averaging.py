@@ -24,9 +24,9 @@ class AveragedModel(swa_utils.AveragedModel):
     PyTorch's own class keeps links that went: its average is denser than the model. Where layers store their links
     alone (:class:`chts_core.linear.SparseLinear`), it mixes values of different links, which these layers refuse.
 
-    It can be made before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` brings its links; where layers
-    store their links alone, it loads into an average that was made, or updated, after the Sparsifier. With
-    `use_buffers=True` the numbers that say where the links are have no part in the average.
+    It can be made before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` contains its links. With
+    `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With `use_buffers=True`
+    the indices of the links are not averaged.
 
     Args:
         model, device, avg_fn, multi_avg_fn, use_buffers: as of `torch.optim.swa_utils.AveragedModel`.
@@ -52,7 +52,7 @@ class AveragedModel(swa_utils.AveragedModel):
 
 
 def _layers_of_links(model: nn.Module) -> dict[nn.Parameter, SparseLinear]:
-    """The layers that store their links alone, by the parameter that holds their values."""
+    """The sparse layers of a model, by the parameter that holds their values."""
     return {layer.values: layer for layer in model.modules() if isinstance(layer, SparseLinear)}
 
 
@@ -74,7 +74,7 @@ def _check_alike(average: nn.Module, model: nn.Module) -> None:
 
 
 def _kinds(model: nn.Module) -> list[tuple[str, tuple[tuple[int, ...], bool]]]:
-    """Name, dense shape, and whether it holds the values of links alone, of each parameter."""
+    """For each parameter: its name, its dense shape, and whether it holds the values of a sparse layer."""
     stored = _layers_of_links(model)
     return [
         (name, ((stored[p].out_features, stored[p].in_features) if p in stored else tuple(p.shape), p in stored))
@@ -83,7 +83,7 @@ def _kinds(model: nn.Module) -> list[tuple[str, tuple[tuple[int, ...], bool]]]:
 
 
 def _follow(average: nn.Module, model: nn.Module) -> None:
-    """Give the average the links of the model's layers that store their links alone."""
+    """Give the sparse layers of the average the links that those of the model have."""
     ours, theirs = _layers_of_links(average), _layers_of_links(model)
     dense = {module.weight: module for module in average.modules() if type(module) is nn.Linear}
     for mine, parameter in zip(average.parameters(), model.parameters(), strict=True):

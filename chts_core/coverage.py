@@ -8,7 +8,7 @@ from torch import nn
 
 from chts_core.layers import Layer, linear_layers
 
-# Where what cannot be sparse holds more than this share, the Sparsifier warns.
+# The Sparsifier warns if matrices that cannot be sparse hold more than this share.
 _NOTEWORTHY = 0.1
 
 
@@ -49,7 +49,7 @@ def coverage(model: nn.Module, layers: Mapping[str, Layer]) -> Coverage:
     """How much of a model some of its layers are.
 
     Args:
-        model: before its layers store their links alone.
+        model: with dense weights; call this before `execution="csr"` converts the layers.
         layers: the sparse ones, by name.
     """
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}

@@ -33,7 +33,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
 
 
 class _Proxy(fx.Proxy):
-    """Something of which a trace knows no numbers, but the type they have."""
+    """A tensor without values, but with a dtype."""
 
     tracer: "Tracer"
 
@@ -48,8 +48,8 @@ class Tracer(fx.Tracer):
     """Records what a forward does with buffers, instead of doing it.
 
     Args:
-        is_closed: whether a module is not looked into, so that it is recorded as a call.
-        dtype: of all tensors; whether the forward asked for it is told by `asked_for_dtype`.
+        is_closed: says of a module whether to record a call of it, instead of looking into it.
+        dtype: that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
     """
 
     proxy_buffer_attributes = True
@@ -125,7 +125,7 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
     """What a module does in training or in evaluation; nothing where it cannot be traced.
 
     Args:
-        without_labels: whether arguments that are None by default are left out, such as labels.
+        without_labels: whether to leave out arguments that are None by default, such as labels.
     """
     if not has_forward_of_class(module):
         return []
@@ -146,9 +146,9 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
 def output_layers(model: nn.Module) -> set[str]:
     """The linear layers that give a model's outputs, by module name: no layer with a matrix comes after them.
 
-    A model may have several, such as one for each task, or none, where its last layer is a convolution. What cannot be
-    traced is taken at its word (`get_output_embeddings`, as models of `transformers` have it), or by its last linear
-    layer in the order of registration.
+    A model may have several, such as one for each task. It has none if its last layer is a convolution. If the forward
+    cannot be traced, it is what `get_output_embeddings` returns, as in `transformers`, or else the linear layer that
+    was registered last.
     """
     with leaving_nothing_behind(model):
         return set(_ends(model, ""))

@@ -268,9 +268,11 @@ class Sparsifier:
         )
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
-        elif not given and loses_training({name: whole(weight.detach()) for name, weight in weights.items()}, masks):
-            warnings.warn(_LOSES_TRAINING, UserWarning, stacklevel=2)
         self._enforced = sparse_parameters(self._parts, self._budget)  # a dense layer, as in FC, costs nothing
+        if not given and resume_from is None:
+            layers = ((whole(weights[name].detach()), masks[name]) for name in self._enforced)
+            if loses_training(layers):
+                warnings.warn(_LOSES_TRAINING, UserWarning, stacklevel=2)
         self._coverage = coverage(self._model, self._layers)
         if self._coverage.noteworthy and self._enforced and include is None:
             warnings.warn(

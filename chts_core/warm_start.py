@@ -1,13 +1,13 @@
 """Sparse training of a model that is trained already: which of its weights to begin with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-# Of the squared norm of the weights, the share that may go before it is worth a word.
+# Share of the squared norm of the weights that may go without a warning.
 _MUCH = 0.5
-# Standard deviations between the sizes of neurons of a trained layer and those of equally distributed weights.
+# By how many standard deviations the sizes of neurons must vary more than by chance.
 _UNLIKELY = 6.0
 
 
@@ -27,28 +27,29 @@ def largest(weight: Tensor, num_links: int) -> Tensor:
     return mask.view(weight.shape)
 
 
-def loses_training(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> bool:
+def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
     """Whether masks drop more than half of the squared norm of weights that are trained already.
 
     Args:
-        weights: (out_features, in_features), by name.
-        masks: Boolean, of the same shapes.
+        layers: the weight of each layer, (out_features, in_features), and its mask, Boolean of the same shape. One
+            layer is looked at after the other.
     """
-    whole = sum(float(weight.double().square().sum()) for weight in weights.values())
-    kept = sum(float((weight.double() * masks[name]).square().sum()) for name, weight in weights.items())
-    if not kept < (1 - _MUCH) * whole:
-        return False
-    trained = sum(weight.numel() for weight in weights.values() if _is_trained(weight))
-    return 2 * trained > sum(weight.numel() for weight in weights.values())
+    norm = kept = size = trained = 0.0
+    for weight, mask in layers:
+        squares = weight.double().square()
+        norm += float(squares.sum())
+        kept += float(squares[mask].sum())
+        size += weight.numel()
+        trained += weight.numel() * _is_trained(squares)
+    return kept < (1 - _MUCH) * norm and 2 * trained > size
 
 
-def _is_trained(weight: Tensor) -> bool:
-    """Whether the neurons of a layer differ in size more than by chance.
+def _is_trained(squares: Tensor) -> bool:
+    """Whether the neurons of a layer differ in size more than by chance, by the squares of its weights.
 
     Initial weights are independent, and all of one distribution. Then the mean squares of the rows vary as means of
     independent numbers do. Training makes some neurons matter more than others.
     """
-    squares = weight.double().square()
     variance = float(squares.var())
     for dim in (0, 1):
         means = squares.mean(dim)

@@ -145,7 +145,8 @@ class FirstStep:
         self._hook = optimizer.register_step_pre_hook(self._keep)
 
     def lost(self) -> float:
-        """Share of the step, by its squared norm, that has moved weights without a link; 0 before it was made."""
+        """Share of the step, by its squared norm, that has moved weights without a link; to be asked once."""
+        self._hook.remove()
         whole = inside = 0.0
         for name, before in self._before.items():
             weight = self._weights[name]
@@ -155,8 +156,8 @@ class FirstStep:
         return 1 - inside / whole if whole else 0.0
 
     def _keep(self, *_: Any) -> None:
-        self._before = {name: local(weight.parameter.detach()).clone() for name, weight in self._weights.items()}
-        self._hook.remove()
+        if not self._before:
+            self._before = {name: local(weight.parameter.detach()).clone() for name, weight in self._weights.items()}
 
 
 _WATCHES: "weakref.WeakSet[Watch]" = weakref.WeakSet()

@@ -116,6 +116,10 @@ def test_each_link_is_averaged_since_it_came(method: str, execution: Execution) 
         torch.testing.assert_close(weight, expected[path])
 
 
+@pytest.mark.promise(
+    "average the weights (EMA, SWA) by `chts_core.AveragedModel`",
+    "followed: the average has the model's links",
+)
 @pytest.mark.parametrize("method", ["set", "gmp", "chts", "chtss"])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_the_average_is_as_sparse_as_the_model(method: str, execution: Execution) -> None:
@@ -380,6 +384,10 @@ MIXING: dict[str, Callable[[nn.Module], tuple[nn.Module, Callable[[nn.Module], A
 }
 
 
+@pytest.mark.promise(
+    "average a `csr` model by PyTorch's own `AveragedModel`",
+    "refused as soon as values of different links are mixed",
+)
 @pytest.mark.parametrize("how", MIXING)
 def test_an_average_that_mixes_links_is_refused(how: str) -> None:
     run = Run(execution="csr").attach()
@@ -530,6 +538,10 @@ def test_an_average_over_links_that_stay_is_pytorchs() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.promise(
+    "average a masked model by PyTorch's own `AveragedModel`",
+    "nothing is said: the average has links that the model has lost",
+)
 def test_pytorchs_average_of_masked_weights_is_denser_but_right() -> None:
     run = Run().attach()
     average, update = torchs(run.model, "moving")

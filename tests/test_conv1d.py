@@ -66,6 +66,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.promise("attach to GPT-2, whose `Conv1D` has a transposed weight", "followed")
 @pytest.mark.parametrize("kind", RUNS)
 def test_the_links_are_those_of_a_twin(kind: str) -> None:
     method, settings = RUNS[kind]
@@ -204,6 +205,7 @@ def test_gpt2_resumes_to_the_same_bits(method: str) -> None:
         assert torch.equal(resumed.sparsifier.masks[name], mask)
 
 
+@pytest.mark.promise("have `Conv1D` layers under `csr`", "refused; with `auto` they stay masked")
 def test_csr_refuses_transposed_layers_by_name_and_auto_leaves_them_masked() -> None:
     names = (
         r"transformer\.h\.0\.attn\.c_attn\.weight, .*transformer\.h\.1\.mlp\.c_proj\.weight cannot store links alone"

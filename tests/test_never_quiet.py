@@ -587,6 +587,16 @@ def test_what_an_optimizer_loses_is_told(kind: str, recwarn: pytest.WarningsReco
     assert audit(sparsifier) == []
 
 
+@pytest.mark.parametrize("method", ["set", "chts/llama_code"])  # the second hooks into the optimizer itself
+@pytest.mark.parametrize("optimizer", [torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam])
+def test_hooks_that_come_after_attaching_are_called(method: str, optimizer: Any) -> None:
+    run = Run(method, optimizer=optimizer)
+    called = []
+    run.optimizer.register_step_pre_hook(lambda *_: called.append(1))
+    run.train(3)
+    assert called == [1, 1, 1]
+
+
 @pytest.mark.promise("use an optimizer with state in whole numbers, such as 8-bit codes", "refused at the first update")
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
 @pytest.mark.parametrize("execution", EXECUTIONS)

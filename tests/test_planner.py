@@ -478,6 +478,10 @@ PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
+@pytest.mark.promise(
+    "attach to a model with layers that cannot be traced",
+    "a warning names them; the others are percolated",
+)
 @pytest.mark.parametrize("method", ["cht", "chts", "chtss"])
 @pytest.mark.parametrize("kind", PARTLY)
 def test_layers_that_could_not_be_traced_are_named_and_the_rest_runs(kind: str, method: str) -> None:
