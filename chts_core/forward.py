@@ -13,9 +13,6 @@ from torch import fx, nn
 
 from chts_core.sharding import is_fully_sharded
 
-# What a forward asks of a tensor without its values.
-_SHAPES = ("size", "dim", "shape", "numel", "device", "dtype")
-
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is an `nn.Linear`, or one that stores its weight transposed."""
@@ -171,8 +168,6 @@ def _ends(module: nn.Module, path: str) -> Iterator[str]:
     used: set[fx.Node] = set()  # by the outputs
     for node in reversed(recorded):
         for user in node.users:
-            if _asks_for_shape(user):
-                continue
             if user in weighted or user in followed:
                 followed.add(node)
             if user.op == "output" or user in used:
@@ -204,10 +199,6 @@ def _has_matrix(module: nn.Module) -> bool:
         if not isinstance(part, nn.Embedding)
         for parameter in part.parameters(recurse=False)
     )
-
-
-def _asks_for_shape(node: fx.Node) -> bool:
-    return node.target in _SHAPES or (node.target is getattr and node.args[1] in _SHAPES)
 
 
 def _last_layer(module: nn.Module) -> str | None:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from chts_core.layers import unwrap
 from chts_core.methods import Method
+from chts_core.sharding import whole
 from chts_core.sparsifier import Sparsifier
 
 FILE_NAME = "sparsifier.pt"
@@ -170,9 +171,13 @@ class SparsifierCallback(TrainerCallback):
 
 
 def _fit(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a model has no weight outside these masks."""
-    parameters = dict(unwrap(model).named_parameters())
-    return not any(bool((parameters[name].detach().cpu() * ~mask).count_nonzero()) for name, mask in masks.items())
+    """Whether a model has no weight outside these masks, as far as they are of its layers."""
+    weights = {name: whole(parameter.detach()).cpu() for name, parameter in unwrap(model).named_parameters()}
+    return not any(
+        bool((weights[name] * ~mask).count_nonzero())
+        for name, mask in masks.items()
+        if name in weights and weights[name].shape == mask.shape
+    )
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -120,9 +120,23 @@ class LinkScore(Protocol):
         ...
 
 
-def link_score(score: str | LinkScore) -> LinkScore:
-    """The score of that name, or the one given."""
-    return SCORES[score] if isinstance(score, str) else score
+def scores_of(links: WeightedLinks, score: str | LinkScore) -> Tensor:
+    """The scores of links, (links,), by a name in `SCORES` or a score of one's own.
+
+    Raises:
+        TypeError, ValueError: if that does not return one number for each link.
+    """
+    if isinstance(score, str):
+        return SCORES[score](links)
+    scores = score(links)
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"the score {score!r} returned a {type(scores).__name__}; expected a tensor.")
+    if scores.shape != links.values.shape:
+        raise ValueError(
+            f"the score {score!r} returned shape {tuple(scores.shape)}; expected one score for each of the "
+            f"{len(links.values)} links."
+        )
+    return scores
 
 
 # The scores by name, of links one by one; and which of them want gradients.

@@ -28,13 +28,13 @@ from chts_core.link_prediction import sample_links
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, active_neurons, check_graph, percolate
 from chts_core.planner import Budget, find_graph, sparse_parameters
-from chts_core.removal import WeightedLinks, link_score
+from chts_core.removal import WeightedLinks, scores_of
 from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 from chts_core.sharding import is_shared_out, local, whole, whole_from_local
 from chts_core.topology import correlated
 from chts_core.warm_start import largest, loses_training
-from chts_core.watch import FirstStep, Watch, inner_optimizer, is_accumulating, undisturbed
+from chts_core.watch import LostSteps, Watch, inner_optimizer, is_accumulating, undisturbed
 from chts_core.weights import (
     LinkWeight,
     MaskedWeight,
@@ -57,7 +57,7 @@ _LOSES_TRAINING = (
     'the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density decays, '
     'such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of your own.'
 )
-# Of the optimizer's first step, the share that may be lost without a word.
+# Share of a step of the optimizer that may be lost without a warning.
 _NOTEWORTHY_LOSS = 0.01
 _UNCOUNTED = (
     "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
@@ -257,7 +257,7 @@ class Sparsifier:
         self._counted, self._calls_before = False, 0
         self._complaints: set[str] = set()
         self._watch = Watch(self._model, optimizer, self._weights)
-        self._first_step: FirstStep | None = None
+        self._lost: LostSteps | None = None
         self._superseded = False  # by a newer Sparsifier
         self._crossovers: dict[str, float | None] = {}
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
@@ -371,8 +371,8 @@ class Sparsifier:
             return
         if self._watch.steps and not self._counted:
             self._take_back()
-        if self._first_step is not None and self._watch.steps:
-            self._say_what_is_lost(self._first_step.lost())
+        if self._lost is not None and self._watch.steps:
+            self._say_what_is_lost(self._lost.share())
         due = self.update_due
         overflowing = self._not_finite() if due else []
         missing = self._watch.counts and not self._watch.steps and not (skipped or overflowing)
@@ -772,7 +772,7 @@ class Sparsifier:
         self._superseded = False
         self._watch.listen()
         fresh = self.steps == 0 and not self._keeps_zeros and self._enforced
-        self._first_step = FirstStep(self.optimizer, self._weights) if fresh else None
+        self._lost = LostSteps(self.optimizer, self._weights) if fresh else None
         self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive
         if self.method.turnover.skip_optimizer:
             _skip_updates(self.optimizer, me)
@@ -780,7 +780,7 @@ class Sparsifier:
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, together with the model and the optimizer; generators as their states."""
         states = {name: (str(generator.device), generator.get_state()) for name, generator in self._generators.items()}
-        return {**self.__dict__, "_generators": states, "_gradients": {}, "_arriving": {}, "_first_step": None}
+        return {**self.__dict__, "_generators": states, "_gradients": {}, "_arriving": {}, "_lost": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -802,15 +802,16 @@ class Sparsifier:
             if self._updated_at <= self.steps - calls:
                 self.steps -= calls
 
-    def _say_what_is_lost(self, share: float) -> None:
+    def _say_what_is_lost(self, share: float | None) -> None:
         """Warn of an optimizer that moves weights without a gradient, as Muon does: the masks undo that."""
-        self._first_step = None
+        if share is None:  # not known yet
+            return
+        self._lost = None
         if share > _NOTEWORTHY_LOSS:
             self._complain(
                 "lost",
-                f"{share:.0%} of the first step of {type(self.optimizer).__name__}, by its squared norm, moved weights "
-                "without a link, and is lost: the optimizer does not treat every element by itself. AdamW and SGD lose "
-                "nothing.",
+                f"{share:.0%} of a step of {type(self.optimizer).__name__}, by its squared norm, moved weights without "
+                "a link, and is lost: the optimizer does not treat every element by itself. AdamW and SGD lose none.",
             )
 
     def _after_optimizer(self, *_: Any) -> None:
@@ -1083,18 +1084,16 @@ class Sparsifier:
         if not mine:
             return
         if removal.returning:
-            score = torch.cat(
-                [link_score(removal.score)(links), self._past_of(name, mask, self._past_weights)[1].abs()]
-            )
+            score = torch.cat([scores_of(links, removal.score), self._past_of(name, mask, self._past_weights)[1].abs()])
             kept = choose(score, target, soft=False, generator=generator)
             kept = kept[kept < len(links.values)]
         else:
             if target < len(links.values):
-                score = link_score(removal.prune or removal.score)(links)
+                score = scores_of(links, removal.prune or removal.score)
                 links = _only(links, choose(score, target, soft=False, generator=generator).sort().values)
             soft = removal.temperature is not None
             exponent = 1.0 if removal.temperature is None else value_at(removal.temperature, step, self.timeline)
-            score = link_score(removal.score)(links)
+            score = scores_of(links, removal.score)
             kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
         mask.zero_()
         mask[links.outputs[kept], links.inputs[kept]] = True

@@ -131,33 +131,49 @@ class Watch:
         }
 
 
-class FirstStep:
-    """Compares the weights before and after the first step of an optimizer.
+class LostSteps:
+    """Measures how much of a step of an optimizer moves weights without a link, which the masks undo.
+
+    The first step shows whether it moves any. Only then a copy of the weights is kept, to measure the second step.
 
     Args:
-        optimizer: that trains them.
+        optimizer: that trains the weights.
         weights: by the name of the parameter; those of dense tensors are looked at.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:
-        self._weights = {name: weight for name, weight in weights.items() if isinstance(weight, MaskedWeight)}
-        self._before: dict[str, Tensor] = {}
+        self._weights = [weight for weight in weights.values() if isinstance(weight, MaskedWeight)]
+        self._moves = False
+        self._before: list[Tensor] = []
         self._hook = optimizer.register_step_pre_hook(self._keep)
 
-    def lost(self) -> float:
-        """Share of the step, by its squared norm, that has moved weights without a link; to be asked once."""
+    def share(self) -> float | None:
+        """The share by the squared norm, None while it is not known.
+
+        Ask after each step, before the masks are enforced, until there is an answer.
+        """
+        if not self._before:
+            self._moves = any(bool((_now(weight) * ~weight.local_mask).count_nonzero()) for weight in self._weights)
+            if self._moves:
+                return None
+            self._hook.remove()
+            return 0.0
         self._hook.remove()
         whole = inside = 0.0
-        for name, before in self._before.items():
-            weight = self._weights[name]
-            step = (local(weight.parameter.detach()) - before).double()
-            whole += float(step.square().sum())
-            inside += float((step * weight.local_mask).square().sum())
+        for weight, before in zip(self._weights, self._before, strict=True):
+            squares = (_now(weight) - before).double().square()
+            whole += float(squares.sum())
+            inside += float(squares[weight.local_mask].sum())
         return 1 - inside / whole if whole else 0.0
 
     def _keep(self, *_: Any) -> None:
-        if not self._before:
-            self._before = {name: local(weight.parameter.detach()).clone() for name, weight in self._weights.items()}
+        if self._moves and not self._before:
+            self._before = [_now(weight).clone() for weight in self._weights]
+
+
+def _now(weight: MaskedWeight) -> Tensor:
+    """This rank's share of a weight."""
+    return local(weight.parameter.detach())
 
 
 _WATCHES: "weakref.WeakSet[Watch]" = weakref.WeakSet()

@@ -569,6 +569,16 @@ class Within(nn.Module):
         return self.model(x if mask is None else x * mask)
 
 
+class Labelled(HeadFirst):
+    """With labels it gives a loss, in a way that cannot be traced."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        y = self.head(self.body(x))
+        if labels is not None and labels.sum() > 0:
+            return nn.functional.cross_entropy(y, labels)
+        return y
+
+
 class Looping(nn.Module):
     """It cannot be traced; its last registered layer is its output, as far as anybody knows."""
 
@@ -607,6 +617,7 @@ OUTPUTS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "several": (TwoHeads, {"head", "value"}),
     "beside a residual": (Residual, {"head"}),
     "without its module": (Functional, {"head"}),
+    "with labels": (Labelled, {"head"}),
     "a part of a part": (Within, {"model.head"}),
     "not traced": (Looping, {"last"}),
     "not traced, but told": (Told, {"body"}),

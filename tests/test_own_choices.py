@@ -157,6 +157,26 @@ def test_scores_that_cannot_be_drawn_by_are_refused_and_change_nothing(wrong: st
     assert all(torch.equal(mask, before[name]) for name, mask in run.sparsifier.masks.items())
 
 
+@pytest.mark.parametrize(("wrong", "error"), [("short", ValueError), ("by matrix", ValueError), ("a list", TypeError)])
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_scores_of_other_than_the_links_are_refused(
+    wrong: str, error: type[Exception], temperature: float | None
+) -> None:
+    run = Run(replace(SET, removal=Removal(Misfit(wrong), temperature=temperature))).train(4)
+    with pytest.raises(error, match=r"the score Misfit\(how=.* returned .*; expected"):
+        run.train(1)
+    assert run.sparsifier.steps == 4
+
+
+@dataclass(frozen=True)
+class Misfit:
+    how: str
+
+    def __call__(self, links: WeightedLinks, /) -> Any:
+        scores = links.values.abs()
+        return {"short": scores[1:], "by matrix": torch.ones(links.shape), "a list": scores.tolist()}[self.how]
+
+
 @dataclass(frozen=True)
 class Wrong:
     how: str

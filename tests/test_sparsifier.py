@@ -50,7 +50,7 @@ class SignMomentum(torch.optim.Optimizer):
 
 
 # What this optimizer loses is told; here it is to be lost.
-pytestmark = pytest.mark.filterwarnings("ignore:.* of the first step of Drifting:RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.* of a step of Drifting:RuntimeWarning")
 
 
 class Drifting(torch.optim.SGD):

@@ -275,9 +275,7 @@ def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
     theirs = [content[recording]] if recording == "mlp mest" else content[recording]
     worst = 0.0
     for number, (weight, expected) in enumerate(zip(weights, map(torch.tensor, theirs), strict=False)):
-        ours = removal.link_score(score)(
-            links_of(weight, gradient if number == 0 else torch.zeros_like(weight))
-        ).float()
+        ours = removal.scores_of(links_of(weight, gradient if number == 0 else torch.zeros_like(weight)), score).float()
         expected = expected[weight != 0]
         worst = max(worst, float(((ours - expected).abs() / expected).max()))
     return worst
@@ -308,7 +306,7 @@ def _removal(method: Method, command: Command) -> Outcome:
         if ours is None or not math.isclose(ours, theirs, rel_tol=1e-12):
             return False, f"temperature {ours}; recorded {theirs}"
         if odds is not None:
-            links = removal.link_score(method.removal.score)(links_of(weight)).double()
+            links = removal.scores_of(links_of(weight), method.removal.score).double()
             expected = torch.tensor(odds, dtype=torch.float64)[weight != 0]
             if not torch.allclose(links**ours / (links**ours).sum(), expected, rtol=1e-4, atol=1e-12):
                 return False, f"probabilities differ at temperature {ours}"
