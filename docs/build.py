@@ -98,15 +98,18 @@ def write_conformance() -> None:
 
 def write_promises() -> None:
     """What users do after attaching, and what happens then: what the tests with the mark `promise` say."""
-    rows = []
+    kinds = {"followed": "Followed", "a warning": "A warning tells", "refused": "Refused", "nothing": "Nothing is said"}
+    rows: dict[str, list[dict[str, str]]] = {heading: [] for heading in kinds.values()}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
         for test in ast.walk(ast.parse(path.read_text("utf-8"))):
             for mark in getattr(test, "decorator_list", []):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.promise":
                     doing, answer = (ast.literal_eval(argument) for argument in mark.args)
-                    rows.append({"you": doing, "what happens": answer, "test": f"`{test.name}`"})
+                    (heading,) = (heading for start, heading in kinds.items() if answer.startswith(start))
+                    rows[heading].append({"you": doing, "what happens": answer})
+    tables = "\n\n".join(f"## {heading}\n\n{as_markdown(listed)}" for heading, listed in rows.items())
     page = SOURCE / "guides" / "followed.md"
-    page.write_text(page.read_text("utf-8").replace("{promises}", as_markdown(rows)), "utf-8")
+    page.write_text(page.read_text("utf-8").replace("{promises}", tables), "utf-8")
 
 
 def write_timings() -> None:

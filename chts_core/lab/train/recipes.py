@@ -327,7 +327,7 @@ _PAPER = LanguageRecipe(
 LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
     # Learning rates by the validation loss of a seed that no race uses; those of "small" are 128/320 of them.
     "tiny_ci": LanguageRecipe(steps=60, batch=8, warmup=10, update_every=5, validate_every=20, validation_tokens=5000),
-    "tiny_short": LanguageRecipe(steps=100, batch=8, update_every=5, validate_every=25),
+    "tiny_short": LanguageRecipe(steps=100, batch=8, update_every=5, validate_every=10),
     "tiny": LanguageRecipe(steps=200),
     "small": LanguageRecipe(
         size="small",
