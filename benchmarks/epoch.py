@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
+from chts_core.engine.linear import Execution
 from chts_core.lab.data import load_images
 from chts_core.lab.models import mlp
-from chts_core.linear import Execution
 
 HIDDEN, BATCH, SPARSITY = 1568, 32, 0.99
 EPOCHS = 4  # of the schedule, of which the first is timed: it ends with an update of the topology
@@ -64,7 +64,7 @@ def _epoch(method: str, execution: Execution, images: Tensor, labels: Tensor) ->
         "seconds": seconds,
         "update_seconds": sum(row["seconds"] for row in sparsifier.history),
         "state_bytes": sum(t.nbytes for t in (*model.parameters(), *model.buffers(), *gradients, *moments)),
-        "mask_bytes": sum(t.nbytes for t in (*masks, *sparsifier._ever_active.values())),
+        "mask_bytes": sum(t.nbytes for t in (*masks, *sparsifier.progress.ever_active.values())),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from chts_core.linear import SparseLinear
+from chts_core.engine.linear import SparseLinear
 from chts_core.topology import erdos_renyi
 
 from .common import compare

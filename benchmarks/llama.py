@@ -41,7 +41,7 @@ def _overhead(sparsity: float, device: str) -> Iterator[dict[str, Any]]:
     sparsifier = chts.Sparsifier(model, optimizer, "chts", sparsity, total_steps=10**6, update_every=UPDATE_EVERY)
     attaching = time.perf_counter() - started
     tokens = torch.randint(32000, TOKENS, generator=torch.Generator().manual_seed(0)).to(device)
-    weights = list(sparsifier._weights.values())
+    weights = list(sparsifier.network.weights.values())
 
     def timed(work: Any) -> float:
         _wait(device)

@@ -1,31 +1,35 @@
 """Cannistraci-Hebb training with a soft rule (CHTs) and its relatives, from 6-node graphs to language models."""
 
+import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 from chts_core import (
-    audit,
+    _moved,
     diagnostics,
     distributions,
-    linear,
     link_prediction,
-    link_warmup,
-    numerics,
     percolation,
     removal,
     sampling,
     schedules,
     topology,
 )
-from chts_core.averaging import AveragedModel
+from chts_core.engine import linear
 from chts_core.methods import METHODS, PRESETS, Method
 from chts_core.percolation import Attention, LayerGraph
-from chts_core.planner import plan
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools import audit, link_warmup, numerics
+from chts_core.tools.averaging import AveragedModel
+from chts_core.tools.planner import plan
 
 try:
     __version__ = version("chts")
 except PackageNotFoundError:  # imported from a checkout that is not installed
     __version__ = "0+unknown"
+
+sys.meta_path.append(_moved.MovedModules())
 
 __all__ = [
     "METHODS",
@@ -49,3 +53,10 @@ __all__ = [
     "schedules",
     "topology",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A module that has moved, by its name of before."""
+    if f"{__name__}.{name}" in _moved.MOVED:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

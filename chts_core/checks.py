@@ -1,6 +1,8 @@
 """Argument checks shared by the core: each says what was given, what was expected and what to do."""
 
 import math
+import sys
+import warnings
 from numbers import Real
 
 import torch
@@ -75,3 +77,11 @@ def check_features(out_features: int, in_features: int) -> None:
         raise ValueError(
             f"a layer of {out_features} outputs and {in_features} inputs was asked for; both must be at least 1."
         )
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line outside this package and PyTorch that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("chts_core", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from chts_core import schedules, topology
-from chts_core.removal import GRADIENT_SCORES, LinkScore
+from chts_core.link_prediction import sample_links
+from chts_core.removal import GRADIENT_SCORES, LinkScore, WeightedLinks, scores_of
+from chts_core.sampling import choose, draw
 from chts_core.schedules import Timeline
 
 # --- topology: how the network is wired at first ---
@@ -172,6 +174,43 @@ class Removal:
         """Whether one of its scores goes by the gradient of the links."""
         return _wants_gradient(self.score, *GRADIENT_SCORES) or _wants_gradient(self.prune, *GRADIENT_SCORES)
 
+    def __call__(
+        self,
+        links: WeightedLinks,
+        target: int,
+        exchanged: int,
+        temperature: float | None,
+        past: Tensor | None,
+        *,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The links that an update keeps: the lowest beyond `target` go, then `exchanged` of the others.
+
+        Args:
+            links: of a layer.
+            target: how many there shall be after the update.
+            exchanged: how many of those shall be new.
+            temperature: at this step; None for the hard rule.
+            past: the weights that missing links had, (missing links,), where they compete.
+            generator: the source of randomness.
+
+        Returns:
+            Indices of the links that are kept, int64.
+        """
+        if past is not None:
+            score = torch.cat([scores_of(links, self.score), past.abs()])
+            kept = choose(score, target, soft=False, generator=generator)
+            return kept[kept < len(links.values)]
+        pruned = None
+        if target < len(links.values):
+            score = scores_of(links, self.prune or self.score)
+            pruned = choose(score, target, soft=False, generator=generator).sort().values
+            links = links.only(pruned)
+        soft, exponent = temperature is not None, 1.0 if temperature is None else temperature
+        score = scores_of(links, self.score)
+        kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
+        return kept if pruned is None else pruned[kept]
+
 
 class MissingLinkScore(Protocol):
     """Scores of missing links: a regrowth of one's own.
@@ -202,6 +241,47 @@ class Regrowth:
     def needs_gradient(self) -> bool:
         """Whether its score goes by the gradient of all weights."""
         return _wants_gradient(self.score, "gradient")
+
+    def __call__(
+        self,
+        mask: Tensor,
+        num: int,
+        gradient: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+        *,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Exactly `num` new links.
+
+        Args:
+            mask: the links there are, Boolean (out_features, in_features).
+            num: how many are to come.
+            gradient: by all weights, where the score goes by it; of the same shape.
+            past: missing links that existed before, where the score goes by them: their positions in the flattened
+                mask, int64, and the weights they had.
+            generator: the source of randomness.
+
+        Returns:
+            Boolean mask of the new links, none of them in `mask`.
+        """
+        # None or all: a layer that stays dense has no gradient by missing links.
+        if self.needs_gradient and num in (0, mask.numel() - int(mask.sum())):
+            return ~mask if num else torch.zeros_like(mask)
+        if self.score == "random":
+            scores = torch.ones_like(mask, dtype=torch.float32)
+        elif self.score == "gradient":
+            assert gradient is not None
+            scores = gradient.abs()
+        elif self.score == "magnitude":
+            assert past is not None
+            positions, weights = past
+            scores = torch.zeros_like(mask, dtype=torch.float32)
+            scores.view(-1)[positions] = weights.abs().float()
+        elif isinstance(self.score, str):
+            return sample_links(mask, num, self.score, soft=self.soft, generator=generator)
+        else:
+            scores = self.score(mask, gradient)
+        return draw(scores, ~mask, num, soft=self.soft, generator=generator)
 
 
 def _wants_gradient(score: object, *names: str) -> bool:

@@ -22,6 +22,11 @@ class WeightedLinks(NamedTuple):
     gradients: Tensor | None
     shape: tuple[int, int]
 
+    def only(self, chosen: Tensor) -> "WeightedLinks":
+        """Some of the links, by their indices."""
+        gradients = None if self.gradients is None else self.gradients[chosen]
+        return WeightedLinks(self.outputs[chosen], self.inputs[chosen], self.values[chosen], gradients, self.shape)
+
 
 def magnitude(weight: Tensor) -> Tensor:
     """Weight magnitude (WM), |W|. Shape and dtype of `weight`."""

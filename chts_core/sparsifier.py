@@ -1,85 +1,45 @@
 """Attach a method to a model and its optimizer."""
 
 import copy
-import hashlib
 import time
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
-from itertools import groupby, pairwise
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
-from chts_core.checks import check_mask, check_same_shape
-from chts_core.choices import Correlated, ScaleFree, Topology, value_at
-from chts_core.compaction import compact
-from chts_core.coverage import coverage
+from chts_core.budget import Budget
+from chts_core.checks import warn
+from chts_core.choices import value_at
 from chts_core.diagnostics import itop_rate, overlap
-from chts_core.distributed import ranks_of
-from chts_core.layers import Layer, Selection, check_in_memory, frozen_layers, sparse_layers, split_heads, unwrap
-from chts_core.linear import Execution, SparseLinear, convertible
-from chts_core.link_prediction import sample_links
+from chts_core.engine.compaction import compact
+from chts_core.engine.coverage import coverage
+from chts_core.engine.distributed import ranks_of
+from chts_core.engine.gradients import Gradients, skip_before_updates
+from chts_core.engine.graph import find_graph
+from chts_core.engine.guard import Guard, check_dense, check_execution, check_held, few
+from chts_core.engine.initial import first_masks, generator_of, with_correlation
+from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.linear import Execution
+from chts_core.engine.network import SparseNetwork, positions, share
+from chts_core.engine.progress import Progress, Update, from_state, to_state
+from chts_core.engine.sharding import is_shared_out, whole
+from chts_core.engine.warm_start import loses_training
+from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
+from chts_core.engine.weights import MaskedWeight, PastWeights, Weight, pack_bits, unpack_bits
 from chts_core.methods import Method, get_method
-from chts_core.percolation import LayerGraph, active_neurons, check_graph, percolate
-from chts_core.planner import Budget, find_graph, sparse_parameters
-from chts_core.removal import WeightedLinks, scores_of
-from chts_core.sampling import choose, draw
+from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
-from chts_core.sharding import is_shared_out, local, whole, whole_from_local
-from chts_core.topology import correlated
-from chts_core.warm_start import largest, loses_training
-from chts_core.watch import LostSteps, Watch, inner_optimizer, is_accumulating, undisturbed
-from chts_core.weights import (
-    LinkWeight,
-    MaskedWeight,
-    PastWeights,
-    Weight,
-    check_elementwise,
-    check_moments,
-    pack_bits,
-    store_links,
-    unpack_bits,
-    zero_absent,
-)
-
-# Which Sparsifier rules a weight: the latest that was attached.
-_RULED_BY: MutableMapping[Tensor, "weakref.ref[Sparsifier]"] = WeakIdKeyDictionary()
-
 
 _LOSES_TRAINING = (
     "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To keep "
     'the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density decays, '
     'such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of your own.'
 )
-# Share of a step of the optimizer that may be lost without a warning.
-_NOTEWORTHY_LOSS = 0.01
-_UNCOUNTED = (
-    "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
-    "it once after each step of the optimizer, or with skipped=True where that was left out."
-)
 
 
-class Update(TypedDict):
-    """One row of `Sparsifier.history`: what an update did to a layer, or to a head where heads evolve by themselves."""
-
-    step: int
-    layer: str
-    links: int  # after the update
-    removed: int  # by decay, removal and percolation together
-    regrown: int
-    overlap: float  # share of the regrown links that this update had removed (ELM when near 1)
-    anp: float  # share of the layer's output neurons that are active
-    itop: float  # share of all possible links that were ever active
-    seconds: float  # spent on this layer's removal and regrowth
-
-
-class _Evolved(NamedTuple):
+class Evolved(NamedTuple):
     """What an update makes of the links; nothing of it is in the model yet.
 
     old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
@@ -107,8 +67,8 @@ class Sparsifier:
     zeroed as soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and
     optimizer state zero after every step. A regrown link starts from zeros, or from the weight that it last had where
     the method remembers it. With `execution="csr"` the new layers store and multiply only the existing links
-    (:class:`chts_core.linear.SparseLinear`). The run is the same up to rounding; it takes a fraction of the memory, and
-    less time where there are few links.
+    (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding; it takes a fraction of the
+    memory, and less time where there are few links.
 
     Several backward passes per step accumulate: methods that go by the gradient see that of the whole step.
     `torch.compile` may wrap the model before or after; all changes happen in place.
@@ -128,7 +88,7 @@ class Sparsifier:
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
     it alive. A copy of the model alone (`copy.deepcopy`, `torch.save`) is free of it; model, optimizer and Sparsifier
-    can be copied or saved together. :class:`chts_core.averaging.AveragedModel` averages the weights over steps.
+    can be copied or saved together. :class:`chts_core.tools.averaging.AveragedModel` averages the weights over steps.
 
     Args:
         model: any module with linear layers; those inside `nn.MultiheadAttention` and GPT-2's `Conv1D` count.
@@ -145,10 +105,11 @@ class Sparsifier:
         exclude: which of those stay dense, likewise. By default the layers that give the model's outputs, and the
             routers of experts; what is given takes the place of that. Embeddings are never sparse.
         graph: which layers feed each other, for percolation. By default read off the model
-            (:mod:`chts_core.tracing`); layers that could not be traced are not percolated, and a warning names them.
+            (:mod:`chts_core.engine.tracing`); layers that could not be traced are not percolated, and a warning names
+            them.
         per_head: let every head of queries, keys and values evolve by itself, with links of its own.
-        execution: "masked", "csr" or "auto", see :class:`chts_core.linear.SparseLinear`. With "auto", layers that
-            must stay dense tensors (those in `nn.MultiheadAttention`, `Conv1D`) do; with "csr" they are refused.
+        execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. With "auto", layers
+            that must stay dense tensors (those in `nn.MultiheadAttention`, `Conv1D`) do; with "csr" they are refused.
         distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         correlation: |r| of the features of the training inputs, (features, features), for a method that starts from it
             (CSTI): :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
@@ -163,9 +124,8 @@ class Sparsifier:
         reschedule: take `resume_from` of a run with another `total_steps`, to train longer, see `load_state_dict`.
 
     Attributes:
-        history: one :class:`Update` per update and layer. It is for its reader alone: a run of very many updates may
-            write it elsewhere and empty it.
-        postponed: the steps whose update was put off.
+        network: the sparse layers, to look at (:class:`chts_core.engine.network.SparseNetwork`).
+        progress: how far the run has come, to look at (:class:`chts_core.engine.progress.Progress`).
 
     Raises:
         ValueError, TypeError: for settings that cannot work, before anything is changed.
@@ -196,108 +156,96 @@ class Sparsifier:
     ) -> None:
         self.method = get_method(method)
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
-        self._given_optimizer = optimizer
-        self.optimizer = optimizer = inner_optimizer(optimizer)
-        # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
-        self._keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
-        self.steps = 0
-        self.history: list[Update] = []
-        self.postponed: list[int] = []
-
-        self._ranks = ranks_of(model, process_group)
-        self._model = unwrap(model)
-        already = [path for path, module in self._model.named_modules() if isinstance(module, SparseLinear)]
-        if already:
-            raise ValueError(
-                f"the layers {', '.join(already)} of the model store their links alone already; "
-                "call chts_core.linear.to_dense(model) and build the optimizer anew, or take a new model."
-            )
-        self._layers = sparse_layers(self._model, include, exclude)
-        self._graph, notes = find_graph(self._model, self.method, self._layers) if graph is None else (graph, [])
-        for note in notes:
-            warnings.warn(note, UserWarning, stacklevel=2)
-        # What evolves by itself: a layer, or a head of one.
-        self._parts = split_heads(self._layers, self._graph) if per_head else self._layers
-        self._budget = Budget(
-            self.method, sparsity, self.timeline, {name: part.shape for name, part in self._parts.items()}, distribution
-        )
-        parameters = dict(self._model.named_parameters())
-        weights = {name: parameters[name] for name in dict.fromkeys(p.parameter for p in self._parts.values())}
-        check_in_memory(weights)
-        _check_ownership(weights, optimizer)
         self.execution = execution
-        self._check_execution(list(weights))
+        self._given_optimizer = optimizer
+        self.optimizer = inner_optimizer(optimizer)
+        ranks = ranks_of(model, process_group)
+        model = unwrap(model)
+        layers = sparse_layers(check_dense(model), include, exclude)
+        graph, notes = find_graph(model, self.method, layers) if graph is None else (graph, [])
+        for note in notes:
+            warn(note)
+        parts = split_heads(layers, graph) if per_head else layers
+        shapes = {name: part.shape for name, part in parts.items()}
+        budget = Budget(self.method, sparsity, self.timeline, shapes, distribution)
+        parameters = dict(model.named_parameters())
+        weights = {name: parameters[name] for name in dict.fromkeys(part.parameter for part in parts.values())}
+        check_in_memory(weights)
+        check_held(weights, self.optimizer)
+        check_execution(execution, model, list(weights), self.optimizer, ranks)
 
-        self._generators = {
-            name: _generator(seed, name, weights[part.parameter].device) for name, part in self._parts.items()
+        generators = {name: generator_of(seed, name, weights[part.parameter].device) for name, part in parts.items()}
+        topology = with_correlation(self.method.topology, correlation, budget)
+        masks = first_masks(initial_masks, topology, layers, parts, graph, weights, budget, generators)
+        held: dict[str, Weight] = {
+            name: MaskedWeight(weight, masks[name], self.optimizer) for name, weight in weights.items()
         }
-        given = initial_masks or {}
-        if isinstance(given, str):
-            given = self._largest(weights, given)
-        masks = self._initial_masks(weights, given, self._topology(correlation))
-        self._weights: dict[str, Weight] = {
-            name: MaskedWeight(weight, masks[name], optimizer) for name, weight in weights.items()
-        }
-        self._ever_active = {name: pack_bits(mask) for name, mask in masks.items()}
-        percolate(self._by_layer(masks), self._graph)  # a graph that does not fit is refused now, not mid-run
-        self._ranks.check_same(masks)
-        self._owners = self._ranks.owners(
-            {name: rows * columns for name, (rows, columns) in self._budget.shapes.items()}
+        sparse = list(dict.fromkeys(parts[name].parameter for name in budget.sparse_parts()))
+        self.network = SparseNetwork(model, layers, parts, graph, held, sparse, ranks)
+        self.progress = Progress(
+            budget,
+            generators,
+            ever_active={name: pack_bits(mask) for name, mask in masks.items()},
+            past_weights={
+                name: PastWeights(weight.dtype, weight.device)
+                for name, weight in weights.items()
+                if self.method.regrowth.history
+            },
         )
-        # The step whose schedule the number of links follows, and the parts whose early stop has been signalled.
-        self._updated_at = 0
-        self._stopped: set[str] = set()
-        # Parts whose weight was frozen at the last updates: the step whose schedule their number of links follows.
-        self._behind: dict[str, int] = {}
-        # The gradient by all links, where an update by it is due: what came in this backward pass, and in those before.
-        self._gradients: dict[str, Tensor] = {}
-        self._arriving: dict[str, tuple[int, Tensor]] = {}
-        self._grad_versions: dict[str, int] = {}
-        # Whether the hook of the optimizer has been seen to count its steps; the calls before; what was complained of.
-        self._counted, self._calls_before = False, 0
-        self._complaints: set[str] = set()
-        self._watch = Watch(self._model, optimizer, self._weights)
-        self._lost: LostSteps | None = None
-        self._superseded = False  # by a newer Sparsifier
-        self._crossovers: dict[str, float | None] = {}
+        self._guard = Guard(self.network, self.optimizer, frozen_layers(model, include, exclude))
+        self._gradients = Gradients(held, self.method.regrowth.needs_gradient, self._guard)
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
-        self._past_weights = (
-            {name: PastWeights(weight.dtype, weight.device) for name, weight in weights.items()}
-            if self.method.regrowth.history
-            else {}
-        )
+        self._coverage = coverage(model, layers)
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
-        self._enforced = sparse_parameters(self._parts, self._budget)  # a dense layer, as in FC, costs nothing
-        if not given and resume_from is None:
-            layers = ((whole(weights[name].detach()), masks[name]) for name in self._enforced)
-            if loses_training(layers):
-                warnings.warn(_LOSES_TRAINING, UserWarning, stacklevel=2)
-        self._coverage = coverage(self._model, self._layers)
-        if self._coverage.noteworthy and self._enforced and include is None:
-            warnings.warn(
-                f"{self._coverage}. The sparsity is that of the sparse layers; density(whole_model=True) counts all. "
-                "To say that this is meant, name the layers by include.",
-                UserWarning,
-                stacklevel=2,
-            )
-        self._waiting = frozen_layers(self._model, include, exclude)
-        self._attach()
+        elif not initial_masks:
+            kept = ((whole(weights[name].detach()), masks[name]) for name in self.network.sparse)
+            if loses_training(kept):
+                warn(_LOSES_TRAINING)
+        self._warn_of(include)
+        self.network.clear(self.optimizer, execution)
+        self._set_crossovers()
+        self._connect()
+        self._guard.settle()
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """Boolean mask by the name of the weight ("0.weight"), shaped like it; read only."""
-        return {name: weight.mask for name, weight in self._weights.items()}
+        return self.network.masks
 
     @property
     def sparsity(self) -> float:
         """Share of absent links at the end of the run."""
-        return self._budget.sparsity
+        return self.progress.budget.sparsity
+
+    @property
+    def steps(self) -> int:
+        """Steps that count by now."""
+        return self.progress.steps
+
+    @property
+    def history(self) -> list[Update]:
+        """One row per update and layer (:class:`chts_core.engine.progress.Update`).
+
+        It is for its reader alone: a run of very many updates may write it elsewhere and empty it.
+        """
+        return self.progress.history
+
+    @property
+    def postponed(self) -> list[int]:
+        """The steps whose update was put off."""
+        return self.progress.postponed
 
     @property
     def update_due(self) -> bool:
         """Whether the next `step()` updates the topology."""
-        return bool(self.postponed and self.postponed[-1] == self.steps) or self.timeline.is_update(self.steps + 1)
+        steps, postponed = self.steps, self.postponed
+        return bool(postponed and postponed[-1] == steps) or self.timeline.is_update(steps + 1)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether no other Sparsifier has been attached to the model since."""
+        return not self._guard.superseded
 
     def density(self, *, whole_model: bool = False) -> float:
         """Share of the links that exist, over all sparse layers.
@@ -308,29 +256,33 @@ class Sparsifier:
         Raises:
             RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
         """
-        self._check_masks()
-        density = _share(self._by_part(self.masks))
+        self._guard.check_masks()
+        density = self.network.density(self.masks)
         return 1 - self._coverage.share * (1 - density) if whole_model else density
 
     def active_neurons(self) -> float:
         """Share of the output neurons of all sparse layers that are active (ANP); it raises as :meth:`density`."""
-        self._check_masks()
-        return _share(active_neurons(self._by_layer(self.masks), self._graph))
+        self._guard.check_masks()
+        return share(self.network.active(self.masks))
 
     def itop_rate(self) -> float:
         """Share of all possible links that were active at some time, over all sparse layers (ITOP)."""
-        return _share(self._by_part(self._unpack_ever_active()))
+        shapes = self.network.shapes
+        return self.network.density(
+            {name: unpack_bits(bits, shapes[name]) for name, bits in self.progress.ever_active.items()}
+        )
 
     def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
         """A smaller copy of the model, without the hidden neurons that are inactive; its outputs are the same.
 
-        See :func:`chts_core.compaction.compact`. It raises as :meth:`density` does.
+        See :func:`chts_core.engine.compaction.compact`. It raises as :meth:`density` does.
 
         Args:
             args, kwargs: an example input, as the model is called with.
         """
-        self._check_masks()
-        return compact(self._model, self._by_layer(self.masks), self._graph, *args, **kwargs)
+        self._guard.check_masks()
+        network = self.network
+        return compact(network.model, network.by_layer(self.masks), network.graph, *args, **kwargs)
 
     @torch.no_grad()
     def rescale_weights(self) -> None:
@@ -339,9 +291,9 @@ class Sparsifier:
         An output that sums over 1 % of its inputs varies by a tenth of what the dense initialisation planned; a few
         such layers in a row let no signal through. Not for pretrained weights.
         """
-        for name, mask in self._by_part(self.masks).items():
-            part = self._parts[name]
-            self._weights[part.parameter].scale(part, (mask.numel() / int(mask.count_nonzero())) ** 0.5)
+        for name, mask in self.network.by_part(self.masks).items():
+            factor = (mask.numel() / int(mask.count_nonzero())) ** 0.5
+            self.network.weight_of(name).scale(self.network.parts[name], factor)
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
         """Call a function for each sparse weight whenever an update has changed its links.
@@ -365,53 +317,46 @@ class Sparsifier:
                 method goes by gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed
                 then.
         """
-        self._check_attached()
-        self._check_masks()
+        guard, progress = self._guard, self.progress
+        guard.check_attached(self.update_due)
+        guard.check_masks()
         if is_accumulating(self._given_optimizer):
             return
-        if self._watch.steps and not self._counted:
-            self._take_back()
-        if self._lost is not None and self._watch.steps:
-            self._say_what_is_lost(self._lost.share())
+        progress.steps -= guard.calls_to_take_back(progress.steps, progress.updated_at)
+        guard.check_optimizer()
         due = self.update_due
-        overflowing = self._not_finite() if due else []
-        missing = self._watch.counts and not self._watch.steps and not (skipped or overflowing)
-        if missing and not self._overflows():  # else a gradient scaler has left out the step
-            if self._counted:
-                self._complain("uncounted", _UNCOUNTED)
-                return
-            self._calls_before += 1
+        overflowing = guard.not_finite(self._gradients.dense) if due else []
+        if not guard.is_step(skipped or bool(overflowing)):
+            return
         if self.steps >= self.timeline.total_steps:
-            self._complain(
+            guard.complain(
                 "past the end",
                 f"this is step {self.steps + 1} of a run of {self.timeline.total_steps}: the links stay as they are.",
             )
         if due:
-            self._check_weights()
-            self._check_gradients()
+            guard.check_weights(self.steps + 1)
+            guard.check_gradients(self.method, self._gradients.dense)
         evolved = None
         if due and not overflowing:
             # Link prediction counts in products of matrices, which autocast would round.
-            with torch.autocast(self._device_type, enabled=False):
+            with torch.autocast(self.network.device_type, enabled=False):
                 evolved = self._evolve(self.steps + 1)
         # Once the links change, the step is made, whatever comes.
         with nullcontext() if evolved is None else undisturbed():
-            self.steps += 1
+            progress.steps += 1
             if evolved is not None:
                 self._adopt(evolved)
-            self._gradients.clear()
-            self._arriving.clear()
-            for name in self._enforced:
-                self._weights[name].clear_absent(self._keeps_zeros)
+            self._gradients.forget()
+            for name in self.network.sparse:
+                self.network.weights[name].clear_absent(guard.keeps_zeros)
             if due and overflowing:
-                self.postponed.append(self.steps)
-            self._watch.settle()
+                progress.postponed.append(self.steps)
+            guard.settle()
         if due and overflowing:
-            warnings.warn(
-                f"a gradient at step {self.steps} is infinite or NaN, that of {_few(overflowing)}; the topology's "
+            warn(
+                f"a gradient at step {self.steps} is infinite or NaN, that of {few(overflowing)}; the topology's "
                 "update waits for the next step.",
                 RuntimeWarning,
-                stacklevel=3,  # past the decorator
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -420,29 +365,8 @@ class Sparsifier:
         Raises:
             RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
         """
-        self._check_masks()
-        return self._state()
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            **self._settings(),
-            "steps": self.steps,
-            "updated_at": self._updated_at,
-            "stopped": sorted(self._stopped),
-            "behind": self._behind.copy(),
-            "postponed": list(self.postponed),
-            "empty_links": self._empty_links(self.masks),
-            "crossovers": {name: layer.crossover for name, layer in self._sparse_layers().items()},
-            "masks": {name: mask.cpu().clone() for name, mask in self.masks.items()},
-            "ever_active": self._unpack_ever_active(),
-            "past_weights": {
-                name: {"positions": past.positions.cpu().clone(), "values": past.values.cpu().clone()}
-                for name, past in self._past_weights.items()
-            },
-            "generators": {name: generator.get_state() for name, generator in self._generators.items()},
-            "history": [row.copy() for row in self.history],
-            **({"least_sparsity": self._budget.least} if self._budget.least else {}),
-        }
+        self._guard.check_masks()
+        return to_state(self.progress, self.network, self._settings())
 
     def load_state_dict(self, state: dict[str, Any], *, reschedule: bool = False) -> None:
         """Go on from `state_dict()`; load the model's and the optimizer's state first, but after attaching.
@@ -460,859 +384,239 @@ class Sparsifier:
             TypeError, ValueError: if the state is of other settings or other layers, or not whole, or no update is left
                 to reach the final sparsity; nothing is changed.
         """
-        missing = self._state().keys() - state.keys() - {"behind", "least_sparsity"}  # not saved by earlier versions
-        if missing:
-            raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
-        for key, ours in self._settings().items():
-            if state[key] != ours and not (reschedule and key == "total_steps"):
-                longer = " To train longer than planned, load it with reschedule=True." if key == "total_steps" else ""
-                raise ValueError(
-                    f"the saved state has {key} {state[key]!r} but this Sparsifier has {ours!r}; "
-                    f"build it with the settings of the run that saved the state.{longer}"
-                )
-        shapes = self._shapes()
-        wanted: dict[str, Mapping[str, object]] = {
-            "masks": shapes,
-            "ever_active": shapes,
-            "past_weights": self._past_weights,
-            "generators": self._generators,
-        }
-        for key, ours in wanted.items():
-            if state[key].keys() != ours.keys():
-                raise ValueError(
-                    f"the saved {key} are of layers {sorted(state[key])} but the model's sparse layers are "
-                    f"{sorted(ours)}; load the state into the model that saved it."
-                )
-        for key in ("masks", "ever_active"):
-            for name, mask in state[key].items():
-                check_mask(mask, f"saved mask {name!r}")
-                check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
-        for name, past in state["past_weights"].items():
-            _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
-        behind = state.get("behind", {})
-        if reschedule and behind:
-            raise ValueError(
-                f"{', '.join(behind)} were frozen at the last update of the saved run, so that they follow a schedule "
-                "of their own; go on with its total_steps until they have been updated."
-            )
-        budget = self._rescheduled(state) if reschedule else self._budget_of(state)
-        updated_at = 0 if reschedule else state["updated_at"]
-        at_step = {step: budget.links(step) for step in {updated_at, *behind.values()}}
-        for name, part in self._parts.items():
-            links = at_step[behind.get(name, updated_at)][name]
-            found = int(part.rows(state["masks"][part.parameter]).count_nonzero())
-            if found != links:
-                raise ValueError(
-                    f"the saved mask {name!r} has {found} links; expected exactly {links} "
-                    f"after step {state['steps']}. The saved state was changed or damaged."
-                )
-        # New generators first: one that does not fit is refused before anything is changed.
-        generators = {name: torch.Generator(generator.device) for name, generator in self._generators.items()}
-        for name, generator in generators.items():
-            try:
-                generator.set_state(state["generators"][name].cpu())  # torch.load may have mapped it elsewhere
-            except (AttributeError, RuntimeError, TypeError) as error:
-                raise ValueError(f"the saved generator of layer {name!r} does not fit: {error}") from error
-
-        empty = self._empty_links(state["masks"])
+        loaded = from_state(state, self.progress, self.network, self._settings(), reschedule)
+        empty = self.network.empty_links(state["masks"])
         if empty > state["empty_links"]:
-            warnings.warn(
+            warn(
                 f"{empty} links of the saved masks have weight 0 in this model, {state['empty_links']} when they were "
                 "saved. Attaching zeroes the weights outside the initial masks: load the model's and the optimizer's "
                 "state after that and before this one, or build the Sparsifier with resume_from=state.",
                 RuntimeWarning,
-                stacklevel=2,
             )
-
-        self._generators = generators
-        for name, layer in self._sparse_layers().items():
-            layer.crossover = state["crossovers"].get(name, layer.crossover)
-        self._crossovers = dict(state["crossovers"])
-        for name, weight in self._weights.items():
+        self.progress = loaded
+        for name, weight in self.network.weights.items():
             weight.adopt(state["masks"][name].to(weight.parameter.device))
-            self._ever_active[name] = pack_bits(state["ever_active"][name])
-        for name, past in self._past_weights.items():
-            saved = state["past_weights"][name]
-            past.positions = saved["positions"].to(past.positions, copy=True)
-            past.values = saved["values"].to(past.values, copy=True)
-        self.steps = state["steps"]
-        self._budget, self._updated_at = budget, updated_at
-        self._stopped = set(state["stopped"])
-        self._behind = dict(behind)
-        self.postponed = list(state["postponed"])
-        self.history = [row.copy() for row in state["history"]]
-        self._gradients.clear()
-        self._arriving.clear()
-        self._watch.settle()
-
-    def _budget_of(self, state: Mapping[str, Any]) -> Budget:
-        """The budget of a saved run of the same length."""
-        least = state.get("least_sparsity", 0.0)
-        return self._budget if least == self._budget.least else replace(self._budget, least=least)
-
-    def _rescheduled(self, state: Mapping[str, Any]) -> Budget:
-        """That of this run, for links of which a saved one, maybe of another length, has lost some already."""
-        saved = replace(self._budget_of(state), timeline=replace(self.timeline, total_steps=state["total_steps"]))
-        budget = replace(self._budget, least=saved.at(state["updated_at"]))
-        ended = state["steps"] >= self.timeline.last_update
-        if ended and budget.links(0) != budget.links(self.timeline.total_steps):
-            raise ValueError(
-                f"the saved state is of step {state['steps']}, with sparsity {budget.at(0)}, and in a run of "
-                f"{self.timeline.total_steps} steps no update is left to reach {self.sparsity}; train for more steps."
-            )
-        return budget
-
-    def _empty_links(self, masks: Mapping[str, Tensor]) -> int:
-        """Number of links whose weight is exactly zero."""
-        return sum(
-            int(((weight.dense() == 0) & masks[name].to(weight.parameter.device)).count_nonzero())
-            for name, weight in self._weights.items()
-        )
+        self._set_crossovers()
+        self._gradients.forget()
+        self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:
+        """What a run shares with one that it goes on from."""
         return {
             "method": repr(self.method),
-            "graph": repr(self._graph),
+            "graph": repr(self.network.graph),
             "sparsity": self.sparsity,
-            "distribution": self._budget.distribution,
+            "distribution": self.progress.budget.distribution,
             "execution": self.execution,
             "total_steps": self.timeline.total_steps,
             "update_every": self.timeline.update_every,
         }
 
-    @property
-    def _frozen(self) -> set[str]:
-        """The parts that stay as they are: stopped early, or their weight is frozen."""
-        waits = self.method.turnover.together and len(self._stopped) < len(self._parts)
-        return (set() if waits else self._stopped) | {name for name in self._parts if self._is_frozen(name)}
+    def _set_crossovers(self) -> None:
+        """Let layers that store only their links go on with the kernels that a saved run had."""
+        for name, layer in self.network.stored().items():
+            layer.crossover = self.progress.crossovers.get(name, layer.crossover)
 
-    def _is_frozen(self, name: str) -> bool:
-        """Whether the weight of a part does not train."""
-        return not self._weights[self._parts[name].parameter].parameter.requires_grad
-
-    def _expected_links(self) -> dict[str, int]:
-        """The number of links that each part must have now."""
-        at_step = {step: self._budget.links(step) for step in {self._updated_at, *self._behind.values()}}
-        return {name: at_step[self._behind.get(name, self._updated_at)][name] for name in self._parts}
-
-    def _rules(self) -> bool:
-        """Whether no other Sparsifier has been attached to the model since."""
-        return not self._superseded
-
-    @property
-    def _collects(self) -> bool:
-        """Whether the gradient by all links is wanted now."""
-        return self.method.regrowth.needs_gradient and self.update_due
-
-    def _forget_dropped(self, name: str) -> None:
-        """Forget what is kept of the gradient by absent links, where the gradient of the others was reset since."""
-        if name not in self._gradients:
-            return
-        gradient = self._weights[name].parameter.grad
-        if gradient is None or (
-            gradient._version != self._grad_versions.get(name) and not local(gradient).count_nonzero()
-        ):
-            del self._gradients[name]
-
-    def _sparse_layers(self) -> dict[str, SparseLinear]:
-        """The layers that store their links alone, by the name of their weight."""
-        return {name: weight.layer for name, weight in self._weights.items() if isinstance(weight, LinkWeight)}
-
-    def _shapes(self) -> dict[str, tuple[int, int]]:
-        """(out_features, in_features) of the weights."""
-        return {name: weight.shape for name, weight in self._weights.items()}
-
-    def _unpack_ever_active(self) -> dict[str, Tensor]:
-        shapes = self._shapes()
-        return {name: unpack_bits(bits, shapes[name]) for name, bits in self._ever_active.items()}
-
-    @property
-    def _device_type(self) -> str:
-        return next(iter(self._weights.values())).parameter.device.type
-
-    def _by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Views of the masks of parameters, by the layers that the graph knows."""
-        return {name: layer.rows(masks[layer.parameter]) for name, layer in self._layers.items()}
-
-    def _by_part(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Views of the masks of parameters, by what evolves by itself."""
-        return {name: part.rows(masks[part.parameter]) for name, part in self._parts.items()}
-
-    def _check_execution(self, names: list[str]) -> None:
-        if self.execution not in ("masked", "csr", "auto"):
-            raise ValueError(f"execution is {self.execution!r}; expected 'masked', 'csr' or 'auto'.")
-        if self.execution != "masked" and self._ranks.size > 1:
-            raise ValueError(
-                f"execution is {self.execution!r} in {self._ranks.size} processes, which exchange gradients of dense "
-                "weights; choose execution='masked', or train in one process."
+    def _warn_of(self, include: Selection | None) -> None:
+        """Warn of what most users do not want."""
+        network = self.network
+        if self._coverage.noteworthy and network.sparse and include is None:
+            warn(
+                f"{self._coverage}. The sparsity is that of the sparse layers; density(whole_model=True) counts all. "
+                "To say that this is meant, name the layers by include."
             )
-        if self.execution != "masked":
-            check_elementwise(self.optimizer)
-        stay = [name for name in names if not convertible(self._model, name)]
-        if self.execution == "csr" and stay:
-            raise ValueError(
-                f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected weights of an nn.Linear "
-                "that is a part of the model, outside nn.MultiheadAttention, and no more than that: no subclass, "
-                "parametrisation, pruning, state-dict hook or own forward. Choose execution='auto', which leaves "
-                "the others masked, or exclude them."
-            )
-
-    def _largest(self, weights: Mapping[str, Tensor], rule: str) -> dict[str, Tensor]:
-        """The initial masks of a trained model."""
-        if rule != "magnitude":
-            raise ValueError(f"initial_masks is {rule!r}; expected masks by layer name, 'magnitude' or None.")
-        dense = {name: whole(weight.detach()) for name, weight in weights.items()}
-        links = self._budget.links(0)
-        return {name: largest(part.rows(dense[part.parameter]), links[name]) for name, part in self._parts.items()}
-
-    def _topology(self, correlation: Tensor | None) -> Topology:
-        """The method's, with the correlations of the inputs where it starts from them."""
-        if correlation is None:
-            return self.method.topology
-        if not isinstance(self.method.topology, Correlated):
-            raise ValueError(
-                f"correlation is given, but the method starts from {self.method.topology!r}; leave it out, or take a "
-                "method with topology=Correlated()."
-            )
-        inputs = {columns for _, columns in self._budget.shapes.values()}
-        if correlation.ndim and len(correlation) not in inputs:
-            raise ValueError(
-                f"correlation is of {len(correlation)} features, but the sparse layers have "
-                f"{', '.join(map(str, sorted(inputs)))} inputs; give that of the inputs that the model is trained on."
-            )
-        return partial(correlated, correlation=correlation)
-
-    def _initial_masks(
-        self, weights: Mapping[str, Tensor], given: Mapping[str, Tensor], topology: Topology
-    ) -> dict[str, Tensor]:
-        unknown = given.keys() - self._parts.keys()
-        if unknown:
-            raise ValueError(
-                f"initial_masks has {', '.join(sorted(unknown))}, which is no sparse layer; "
-                f"the layers are {', '.join(self._parts)}."
-            )
-        # A packed weight may hold rows of no sparse layer: those stay dense.
-        masks = {
-            name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device) for name, weight in weights.items()
-        }
-        links = self._budget.links(0)
-        for name, here in self._by_part(masks).items():
-            part = self._parts[name]
-            if name in given:
-                mask, source = given[name], "initial_masks"
-                if part.transposed and name == part.parameter:  # called like the weight, so shaped like it
-                    here = here.T
-            else:
-                mask = topology(*part.shape, links[name] / here.numel(), generator=self._generators[name])
-                source = f"topology {self.method.topology!r}"
-            check_mask(mask, f"initial mask of {name!r}")
-            check_same_shape(mask, here, f"initial mask of {name!r}")
-            found = int(mask.count_nonzero())
-            if found != links[name]:
-                raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
-            here.copy_(mask)
-        if isinstance(self.method.topology, ScaleFree):
-            self._place(masks, given, self.method.topology)
-        return masks
-
-    def _place(self, masks: Mapping[str, Tensor], given: Mapping[str, Tensor], topology: ScaleFree) -> None:
-        """Fit the layers of a scale-free topology to those that feed them; those that values feed stay as they are."""
-        layers = self._by_layer(masks)
-        check_graph(layers, self._graph)
-        feeds = {after: before for chain in self._graph.chains for before, after in pairwise(chain)}
-        of_values = {attention.output for attention in self._graph.attentions if attention.value}
-        for name, here in self._by_part(masks).items():
-            if name not in given and name not in of_values:
-                before = layers[feeds[name]] if name in feeds else None
-                here.copy_(topology.placed(here, before, generator=self._generators[name]))
-
-    def _attach(self) -> None:
-        """Take charge of the model: from here on it is changed."""
-        low = sorted({str(w.parameter.dtype) for w in self._weights.values() if w.parameter.dtype.itemsize < 4})
-        if low and self._enforced:
-            warnings.warn(
+        dtypes = {weight.parameter.dtype for weight in network.weights.values()}
+        low = sorted(str(dtype) for dtype in dtypes if dtype.itemsize < 4)
+        if low and network.sparse:
+            warn(
                 f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
-                "the gradient most. Keep float32 weights and compute in torch.autocast.",
-                UserWarning,
-                stacklevel=3,
+                "the gradient most. Keep float32 weights and compute in torch.autocast."
             )
-        for name in self._enforced:
-            weight = self._weights[name]
-            if self.execution != "masked" and convertible(self._model, name):
-                links = store_links(self._model, self.optimizer, name, weight.mask, self.execution)
-                links.layer.crossover = self._crossovers.get(name)
-                self._weights[name] = links
-            else:
-                weight.clear_absent(keeps_zeros=False)
-        self._connect()
-        self._watch.settle()
 
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""
-        me = weakref.ref(self)
-        by_gradient = self.method.regrowth.needs_gradient
-        for name in self._enforced:
-            weight = self._weights[name]
-            trains = weight.parameter.requires_grad
-            weight.parameter.requires_grad_(True)  # a frozen one, of a copy, takes no hooks
-            if by_gradient:
-                weight.parameter.register_hook(_anew_hook(me, name))
-            if not isinstance(weight, LinkWeight):
-                weight.parameter.register_post_accumulate_grad_hook(_gradient_hook(me, name))
-            elif by_gradient:
-                weight.layer.dense_gradient_hook = _dense_gradient_hook(me, name)
-                weight.parameter.register_post_accumulate_grad_hook(_arrival_hook(me, name))
-            weight.parameter.requires_grad_(trains)
-        for weight in self._weights.values():
-            before = _RULED_BY.get(weight.parameter)
-            older = None if before is None else before()
-            if older is not None and older is not self:
-                older._superseded = True
-            _RULED_BY[weight.parameter] = me
-        self._superseded = False
-        self._watch.listen()
-        fresh = self.steps == 0 and not self._keeps_zeros and self._enforced
-        self._lost = LostSteps(self.optimizer, self._weights) if fresh else None
+        self._gradients.listen(self.network.sparse, self)
+        self._guard.listen(fresh=self.steps == 0)
         self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive
         if self.method.turnover.skip_optimizer:
-            _skip_updates(self.optimizer, me)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, together with the model and the optimizer; generators as their states."""
-        states = {name: (str(generator.device), generator.get_state()) for name, generator in self._generators.items()}
-        return {**self.__dict__, "_generators": states, "_gradients": {}, "_arriving": {}, "_lost": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._generators = {}
-        for name, (device, saved) in state["_generators"].items():
-            self._generators[name] = torch.Generator(device)
-            self._generators[name].set_state(saved)
-        self._connect()
-        self._watch.settle()
-
-    def _take_back(self) -> None:
-        """The optimizer's first step: calls of :meth:`step` before it were those of accumulated gradients.
-
-        They do not count, unless one of them has updated the topology already.
-        """
-        calls, self._counted, self._calls_before = self._calls_before, True, 0
-        if calls:
-            self._complain("uncounted", _UNCOUNTED)
-            if self._updated_at <= self.steps - calls:
-                self.steps -= calls
-
-    def _say_what_is_lost(self, share: float | None) -> None:
-        """Warn of an optimizer that moves weights without a gradient, as Muon does: the masks undo that."""
-        if share is None:  # not known yet
-            return
-        self._lost = None
-        if share > _NOTEWORTHY_LOSS:
-            self._complain(
-                "lost",
-                f"{share:.0%} of a step of {type(self.optimizer).__name__}, by its squared norm, moved weights without "
-                "a link, and is lost: the optimizer does not treat every element by itself. AdamW and SGD lose none.",
-            )
+            skip_before_updates(self.optimizer, self, self._guard)
 
     def _after_optimizer(self, *_: Any) -> None:
-        if self._watch.steps == 3 and self._rules():
-            self._complain(
-                "not stepped",
-                "the optimizer has made three steps, and sparsifier.step() was not called: the topology does not "
-                "change. Call sparsifier.step() once after each step of the optimizer.",
-            )
+        self._guard.after_optimizer()
 
-    def _complain(self, kind: str, message: str) -> None:
-        """Warn, once for each kind of trouble."""
-        if kind not in self._complaints:
-            self._complaints.add(kind)
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, together with the model and the optimizer."""
+        self.__dict__.update(state)
+        self._connect()
+        self._guard.settle()
 
-    def _check_attached(self) -> None:
-        """Refuse to go on with a model or an optimizer that is no longer the one that trains."""
-        replaced = self._watch.replaced()
-        if replaced:
-            raise RuntimeError(
-                f"the model's parameters {_few(replaced)} are others than those that the Sparsifier was attached to, "
-                "as after load_state_dict(assign=True), tying or replacing a layer. Load with assign=False, or build a "
-                "new optimizer and a new Sparsifier for the model as it is now."
-            )
-        unfrozen = [name for name, parameter in self._waiting.items() if parameter.requires_grad]
-        if unfrozen:
-            self._complain(
-                f"unfrozen {unfrozen}",
-                f"{_few(unfrozen)} did not train when the Sparsifier was attached, and now do: they stay dense. To "
-                "make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the others' links.",
-            )
-        if not self._rules():
-            raise RuntimeError(
-                "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
-            )
-        if self._watch.other is not None and not self._watch.steps:
-            raise RuntimeError(
-                f"another optimizer, {self._watch.other}, has stepped the model's weights, and the one that the "
-                "Sparsifier holds has not: removed links would keep their momentum. Build a new Sparsifier with the "
-                "optimizer that trains, and resume_from=sparsifier.state_dict() to keep the links."
-            )
-        for name in self._enforced if self.update_due else ():
-            check_moments(self.optimizer, name, self._weights[name].parameter)
-        if self.update_due and not self._watch.held():
-            raise RuntimeError(
-                "the optimizer no longer holds all sparse weights of the model; add them to its parameter groups, or "
-                "build a new Sparsifier with the optimizer that trains them."
-            )
+    # --- an update (paper, Figure 2) ---
 
-    def _check_masks(self) -> None:
-        """Refuse to speak of masks that are not those of the weights."""
-        strangers = self._strangers()
-        if strangers:
-            raise RuntimeError(
-                f"the model has weights outside the masks, in {_few(strangers)}: weights were loaded or written that "
-                "are not of these masks. Load the state that sparsifier.state_dict() gave at the same moment, with "
-                "sparsifier.load_state_dict(); load pretrained weights before attaching; or, to keep the masks, "
-                "multiply each weight by its mask in sparsifier.masks."
-            )
-
-    def _strangers(self) -> list[str]:
-        """The weights that something has changed, and that are not zero outside their mask."""
-        return [
-            name
-            for name in sorted(self._watch.changed() & set(self._enforced))
-            if isinstance(weight := self._weights[name], MaskedWeight)
-            and bool((local(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero())
-        ]
-
-    def _check_weights(self) -> None:
-        """Refuse an update of links whose weights are no numbers: all ranks, where one of them sees it."""
-        here = [name for name in self._enforced if not self._weights[name].is_finite()]
-        diverged = self._of_any_rank(here)
-        if diverged:
-            raise RuntimeError(
-                f"before the update of step {self.steps + 1} links of {_few(diverged)} have infinite or NaN weights: "
-                "the run has diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
-                "chts_core.numerics.find_nonfinite tells where it begins."
-            )
-
-    def _check_gradients(self) -> None:
-        """Refuse an update by gradients that never came."""
-        removal, regrowth = self.method.removal, self.method.regrowth
-        training = [name for name in self._enforced if self._weights[name].parameter.requires_grad]
-        without = [name for name in training if regrowth.needs_gradient and name not in self._gradients]
-        if without:
-            raise RuntimeError(
-                f"the method regrows by gradient, but none has come for {', '.join(without)} since the last step; "
-                "call backward() before every step(), and exclude layers that the loss does not use."
-            )
-        without = [name for name in training if removal.needs_gradient and self._weights[name].parameter.grad is None]
-        if without:
-            raise RuntimeError(
-                f"the method removes by gradient, but {', '.join(without)} has none; "
-                "call sparsifier.step() before optimizer.zero_grad(), and exclude layers that the loss does not use."
-            )
-
-    def _not_finite(self) -> list[str]:
-        """The weights with an infinite or NaN gradient on any rank: they must agree whether there is an update."""
-        here = [
-            name
-            for name in self._enforced
-            for gradient in (self._gradients.get(name), self._weights[name].parameter.grad)
-            if gradient is not None and not local(gradient).isfinite().all()
-        ]
-        return self._of_any_rank(here)
-
-    def _overflows(self) -> bool:
-        """Whether the optimizer has an infinite or NaN gradient on any rank; a collective."""
-        gradients = (held.grad for group in self.optimizer.param_groups for held in group["params"])
-        here = any(gradient is not None and not local(gradient).isfinite().all() for gradient in gradients)
-        return any(self._ranks.gather(here))
-
-    def _of_any_rank(self, names: list[str]) -> list[str]:
-        """Those of the names that this or another rank has, in the model's order; a collective."""
-        found = {name for theirs in self._ranks.gather(names) for name in theirs}
-        return [name for name in self._enforced if name in found]
-
-    def _evolve(self, step: int) -> "_Evolved":
-        """Decay and removal, then percolation, then regrowth up to the target (paper, Figure 2).
+    def _evolve(self, step: int) -> Evolved:
+        """Targets, pruning and removal, percolation, regrowth: what `_adopt` then makes of the model.
 
         It changes nothing but the generators, and those not either if it is interrupted.
         """
-        states = {name: generator.get_state() for name, generator in self._generators.items()}
+        states = {name: generator.get_state() for name, generator in self.progress.generators.items()}
         try:
             return self._evolved(step)
         except BaseException:  # Ctrl-C too
             for name, state in states.items():
-                self._generators[name].set_state(state)
+                self.progress.generators[name].set_state(state)
             raise
 
-    def _evolved(self, step: int) -> "_Evolved":
-        targets, exchanged = self._budget.links(step), self._budget.exchanged(step)
-        masks = self.masks
-        links = {name: int(mask.count_nonzero()) for name, mask in self._by_part(masks).items()}
-        frozen = self._frozen
+    def _evolved(self, step: int) -> Evolved:
+        network, budget, frozen = self.network, self.progress.budget, self._frozen
+        targets, exchanged = budget.links(step), budget.exchanged(step)
+        masks, links = network.masks, network.links()
         unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - frozen)
         if unchanged and not self.method.removal.returning:
-            return _Evolved(masks, masks, masks, {}, {}, frozen)
-
-        self._ranks.check_same(masks)
+            return Evolved(masks, masks, masks, {}, {}, frozen)
+        network.ranks.check_same(masks)
         seconds = dict.fromkeys(targets, 0.0)
+
         survivors = {name: mask.clone() for name, mask in masks.items()}
-        by_part = self._by_part(survivors)
-        for name, alive in by_part.items():
+        for name, mask in network.by_part(survivors).items():
             started = time.perf_counter()
             if name not in frozen:
-                self._remove(name, alive, targets[name], exchanged[name], step)
+                self._remove(name, mask, targets[name], exchanged[name], step)
             seconds[name] = time.perf_counter() - started
-        self._ranks.share(by_part, self._owners)
+        network.share_out(survivors)
         if self.method.removal.percolate:
-            self._percolate(masks, survivors)
-        past_weights = {name: copy.copy(past) for name, past in self._past_weights.items()}
+            self._percolate(masks, survivors, frozen)
+        past_weights = {name: copy.copy(past) for name, past in self.progress.past_weights.items()}
         for name, past in past_weights.items():
-            gone = _positions(masks[name] & ~survivors[name])
-            past.remember(gone, self._weights[name].weights_at(gone))
+            gone = positions(masks[name] & ~survivors[name])
+            past.remember(gone, network.weights[name].weights_at(gone))
 
         new = {name: mask.clone() for name, mask in survivors.items()}
-        by_part = self._by_part(new)
-        for parameter, parts in self._parts_by_parameter():
-            gradient = self._whole_gradient(parameter)
+        by_part = network.by_part(new)
+        for parameter, parts in network.parts_by_weight():
+            gradient = self._gradients.mean(parameter, network.ranks)
             for name, part in parts:
                 started = time.perf_counter()
-                num = targets[name] - int(by_part[name].count_nonzero())
-                if self._owners[name] == self._ranks.rank and name not in frozen:
+                if network.is_mine(name) and name not in frozen:
                     rows = None if gradient is None else part.rows(gradient)
-                    by_part[name] |= self._regrow(name, by_part[name].contiguous(), num, rows, past_weights)
+                    by_part[name] |= self._regrow(name, by_part[name].contiguous(), targets[name], rows, past_weights)
                 seconds[name] += time.perf_counter() - started
-        self._ranks.share(by_part, self._owners)
-        self._share_generators()
-        self._ranks.check_same(new)
-        return _Evolved(masks, survivors, new, seconds, past_weights, frozen)
-
-    def _adopt(self, evolved: "_Evolved") -> None:
-        """Let the weights have their new masks, and tell what has changed."""
-        for name in self._parts:
-            if self._is_frozen(name):
-                self._behind.setdefault(name, self._updated_at)
-            else:
-                self._behind.pop(name, None)
-        self._updated_at = self.steps
-        if not evolved.seconds:  # nothing has changed
-            return
-        self._past_weights = evolved.past_weights
-        total = dict(zip(evolved.seconds, self._ranks.sum(list(evolved.seconds.values())), strict=True))
-        rows: list[Update] = []
-        for parameter, parts in self._parts_by_parameter():
-            ever_active = unpack_bits(self._ever_active[parameter], evolved.new[parameter].shape)
-            ever_active |= evolved.new[parameter].cpu()
-            for name, part in parts:
-                before, alive, mask = (
-                    part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
-                )
-                removed, regrown = before & ~alive, mask & ~alive
-                rows.append(
-                    Update(
-                        step=self.steps,
-                        layer=name,
-                        links=int(mask.count_nonzero()),
-                        removed=int(removed.count_nonzero()),
-                        regrown=int(regrown.count_nonzero()),
-                        overlap=overlap(removed, regrown),
-                        anp=0.0,  # known once all layers are done
-                        itop=itop_rate(part.rows(ever_active)),
-                        seconds=total[name],
-                    )
-                )
-            started = time.perf_counter()
-            self._rewire(parameter, evolved.survivors[parameter], evolved.new[parameter])
-            self._ever_active[parameter] = pack_bits(ever_active)
-            rows[-1]["seconds"] += time.perf_counter() - started
-        self._count_active(evolved.new, rows)
-        self.history += rows
-        early_stop = self.method.turnover.early_stop
-        final = self._budget.links(self.timeline.total_steps)
-        if early_stop is not None and self._budget.links(self.steps) == final:
-            evolving = (row for row in rows if row["layer"] not in evolved.frozen)
-            self._stopped |= {row["layer"] for row in evolving if row["overlap"] > early_stop}
-
-    def _parts_by_parameter(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
-        """The parts of each parameter; those of one follow each other."""
-        for parameter, parts in groupby(self._parts.items(), key=lambda part: part[1].parameter):
-            yield parameter, list(parts)
-
-    def _whole_gradient(self, parameter: str) -> Tensor | None:
-        """That by all links of a weight, the mean over the ranks, where the method goes by it; a collective."""
-        if parameter not in self._gradients:
-            return None
-        gradient, weight = self._gradients[parameter], self._weights[parameter].parameter
-        # What `fully_shard` has shared out is a mean already.
-        return whole_from_local(gradient, weight) if is_shared_out(weight) else self._ranks.mean(gradient)
-
-    def _share_generators(self) -> None:
-        """Let all ranks go on with the same random numbers, as each has drawn for its own layers alone."""
-        states = {name: generator.get_state() for name, generator in self._generators.items()}
-        self._ranks.share(states, self._owners)
-        if self._ranks.size > 1:
-            for name, state in states.items():
-                self._generators[name].set_state(state)
-
-    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor]) -> None:
-        """Cut the incomplete links, in place, but none of a layer that has stopped early."""
-        percolated = percolate(self._by_layer(survivors), self._graph)
-        for name, mask in self._by_layer(survivors).items():
-            mask.copy_(percolated[name])
-        before = self._by_part(masks)
-        for name, mask in self._by_part(survivors).items():
-            if name in self._frozen:
-                mask.copy_(before[name])
-
-    def _count_active(self, masks: dict[str, Tensor], rows: list[Update]) -> None:
-        active: dict[str, Tensor] = {}
-        for name, neurons in active_neurons(self._by_layer(masks), self._graph).items():
-            layer = self._layers[name]
-            outputs = masks[layer.parameter].shape[1 if layer.transposed else 0]
-            active.setdefault(layer.parameter, torch.zeros(outputs, dtype=torch.bool))[layer.outputs] = neurons.cpu()
-        for row in rows:
-            part = self._parts[row["layer"]]
-            row["anp"] = float(active[part.parameter][part.outputs].float().mean())
+        network.share_out(new)
+        network.share_generators(self.progress.generators)
+        network.ranks.check_same(new)
+        return Evolved(masks, survivors, new, seconds, past_weights, frozen)
 
     def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
-        """Prune to the target by the lowest scores, then remove the links to be exchanged, in place."""
-        part, generator, removal = self._parts[name], self._generators[name], self.method.removal
-        weight = self._weights[part.parameter]
-        mine = self._owners[name] == self._ranks.rank
-        if not mine and not is_shared_out(weight.parameter):
+        """Prune a part to its target and remove the links to be exchanged, in place."""
+        network, removal, temperature = self.network, self.method.removal, self.method.removal.temperature
+        weight = network.weight_of(name)
+        if not network.is_mine(name) and not is_shared_out(weight.parameter):
             return
-        links = weight.links(part, mask, gradients=removal.needs_gradient)
-        if not mine:
+        links = weight.links(network.parts[name], mask, gradients=removal.needs_gradient)  # of shares: a collective
+        if not network.is_mine(name):
             return
-        if removal.returning:
-            score = torch.cat([scores_of(links, removal.score), self._past_of(name, mask, self._past_weights)[1].abs()])
-            kept = choose(score, target, soft=False, generator=generator)
-            kept = kept[kept < len(links.values)]
-        else:
-            if target < len(links.values):
-                score = scores_of(links, removal.prune or removal.score)
-                links = _only(links, choose(score, target, soft=False, generator=generator).sort().values)
-            soft = removal.temperature is not None
-            exponent = 1.0 if removal.temperature is None else value_at(removal.temperature, step, self.timeline)
-            score = scores_of(links, removal.score)
-            kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
+        kept = removal(
+            links,
+            target,
+            exchanged,
+            None if temperature is None else value_at(temperature, step, self.timeline),
+            network.past(name, mask, self.progress.past_weights)[1] if removal.returning else None,
+            generator=self.progress.generators[name],
+        )
         mask.zero_()
         mask[links.outputs[kept], links.inputs[kept]] = True
 
-    def _past_of(self, name: str, mask: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
-        """Missing links of a part that existed before: where in the flattened part, and the weights they had."""
-        part = self._parts[name]
-        past = past_weights[part.parameter]
-        outputs, inputs = part.ends(past.positions, self._weights[part.parameter].shape[1])
-        missing = (outputs >= 0) & (outputs < part.shape[0])
-        missing[missing.clone()] = ~mask[outputs[missing], inputs[missing]]
-        return (outputs * part.shape[1] + inputs)[missing], past.values[missing]
+    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], frozen: set[str]) -> None:
+        """Cut the incomplete links, in place, but none of a part that is frozen."""
+        percolated = self.network.percolated(survivors)
+        for name, mask in self.network.by_layer(survivors).items():
+            mask.copy_(percolated[name])
+        before = self.network.by_part(masks)
+        for name, mask in self.network.by_part(survivors).items():
+            if name in frozen:
+                mask.copy_(before[name])
 
     def _regrow(
         self,
         name: str,
         survivors: Tensor,
-        num: int,
+        target: int,
         gradient: Tensor | None,
         past_weights: Mapping[str, PastWeights],
     ) -> Tensor:
-        regrowth, generator = self.method.regrowth, self._generators[name]
-        # None or all: layers that stay dense have no hook.
-        if regrowth.needs_gradient and num in (0, survivors.numel() - int(survivors.sum())):
-            return ~survivors if num else torch.zeros_like(survivors)
-        if regrowth.score == "random":
-            scores = torch.ones_like(survivors, dtype=torch.float32)
-        elif regrowth.score == "gradient":
-            assert gradient is not None  # as `step` has seen to
-            scores = gradient.abs()
-        elif not isinstance(regrowth.score, str):
-            scores = regrowth.score(survivors, gradient)
-        elif regrowth.score == "magnitude":
-            positions, weights = self._past_of(name, survivors, past_weights)
-            scores = torch.zeros_like(survivors, dtype=torch.float32)
-            scores.view(-1)[positions] = weights.abs().float()
-        else:
-            return sample_links(survivors, num, regrowth.score, soft=regrowth.soft, generator=generator)
-        return draw(scores, ~survivors, num, soft=regrowth.soft, generator=generator)
+        """The links that bring a part back to its target."""
+        regrowth = self.method.regrowth
+        past = self.network.past(name, survivors, past_weights) if regrowth.score == "magnitude" else None
+        num = target - int(survivors.count_nonzero())
+        return regrowth(survivors, num, gradient, past, generator=self.progress.generators[name])
 
-    def _rewire(self, parameter: str, survivors: Tensor, new: Tensor) -> None:
-        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
-        weight, past = self._weights[parameter], self._past_weights.get(parameter)
+    def _adopt(self, evolved: Evolved) -> None:
+        """Let the weights have their new masks, and note what has changed."""
+        network, progress = self.network, self.progress
+        for name in network.parts:
+            if network.is_frozen(name):
+                progress.behind.setdefault(name, progress.updated_at)
+            else:
+                progress.behind.pop(name, None)
+        progress.updated_at = self.steps
+        if not evolved.seconds:  # nothing has changed
+            return
+        progress.past_weights = evolved.past_weights
+        rows = self._rows(evolved)  # before the masks change in place
+        for parameter, parts in network.parts_by_weight():
+            rows[parts[-1][0]]["seconds"] += self._rewire(parameter, evolved)
+        progress.history += rows.values()
+        early_stop, budget = self.method.turnover.early_stop, progress.budget
+        if early_stop is not None and budget.links(self.steps) == budget.links(self.timeline.total_steps):
+            evolving = rows.keys() - evolved.frozen
+            progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
+
+    def _rewire(self, parameter: str, evolved: Evolved) -> float:
+        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any.
+
+        Returns:
+            Seconds that it took.
+        """
+        started = time.perf_counter()
+        weight, past = self.network.weights[parameter], self.progress.past_weights.get(parameter)
+        survivors, new = evolved.survivors[parameter], evolved.new[parameter]
         weight.rewire(survivors, new)
-        if past is None and not self._regrowth_hooks:
-            return
-        come = _positions(new & ~survivors)
-        if past is not None:
-            weight.put(come, past.recall(come))
-        for hook in self._regrowth_hooks:
-            hook(parameter, come)
+        if past is not None or self._regrowth_hooks:
+            come = positions(new & ~survivors)
+            if past is not None:
+                weight.put(come, past.recall(come))
+            for hook in self._regrowth_hooks:
+                hook(parameter, come)
+        return time.perf_counter() - started
 
+    def _rows(self, evolved: Evolved) -> dict[str, Update]:
+        """What an update does to each part."""
+        network, ever_active = self.network, self.progress.ever_active
+        active = network.active_share(evolved.new)
+        seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
+        rows: dict[str, Update] = {}
+        for parameter, parts in network.parts_by_weight():
+            ever = unpack_bits(ever_active[parameter], evolved.new[parameter].shape) | evolved.new[parameter].cpu()
+            ever_active[parameter] = pack_bits(ever)
+            for name, part in parts:
+                old, survivors, new = (
+                    part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
+                )
+                removed, regrown = old & ~survivors, new & ~survivors
+                rows[name] = Update(
+                    step=self.steps,
+                    layer=name,
+                    links=int(new.count_nonzero()),
+                    removed=int(removed.count_nonzero()),
+                    regrown=int(regrown.count_nonzero()),
+                    overlap=overlap(removed, regrown),
+                    anp=active[name],
+                    itop=itop_rate(part.rows(ever)),
+                    seconds=seconds[name],
+                )
+        return rows
 
-def _positions(mask: Tensor) -> Tensor:
-    """Of the links of a mask in the flattened weight."""
-    return mask.flatten().nonzero().squeeze(1)
-
-
-def _only(links: WeightedLinks, chosen: Tensor) -> WeightedLinks:
-    gradients = None if links.gradients is None else links.gradients[chosen]
-    return WeightedLinks(links.outputs[chosen], links.inputs[chosen], links.values[chosen], gradients, links.shape)
-
-
-def _few(names: list[str]) -> str:
-    """The names of some layers, or of the first and how many there are."""
-    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"
-
-
-def _of_shape(shape: tuple[int, int]) -> Tensor:
-    """A mask of one element, seen as a large one."""
-    return torch.zeros((), dtype=torch.bool).expand(shape)
-
-
-def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
-    """Raise unless these are positions in a weight of this shape, in order, and as many values."""
-    positions, values = (
-        (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
-    )
-    if not (
-        isinstance(positions, Tensor)
-        and isinstance(values, Tensor)
-        and positions.dtype == torch.int64
-        and positions.ndim == 1
-        and positions.shape == values.shape
-        and bool((positions.diff() > 0).all())
-        and (len(positions) == 0 or 0 <= int(positions[0]) <= int(positions[-1]) < shape[0] * shape[1])
-    ):
-        raise ValueError(
-            f"{what} are no positions of links of a weight of shape {shape}, in ascending order, with a value each. "
-            "The saved state was changed or damaged, or is of a version that stored them as a dense weight."
-        )
-
-
-def _share(masks: Mapping[str, Tensor]) -> float:
-    return sum(int(mask.count_nonzero()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-
-
-def _check_ownership(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [name for name, weight in weights.items() if id(weight) not in owned]
-    if missing:
-        raise ValueError(
-            f"the optimizer does not hold the model's weights {', '.join(missing)}; "
-            "build it from model.parameters() of this very model, after moving the model to its device."
-        )
-
-
-def _generator(seed: int, name: str, device: torch.device) -> torch.Generator:
-    """A generator of the layer's own: its links do not depend on which other layers there are."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    where = device if device.type == "cuda" else torch.device("cpu")
-    return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
-def is_ruled(parameter: Tensor) -> bool:
-    """Whether a Sparsifier is attached to a parameter."""
-    ruled_by = _RULED_BY.get(parameter)
-    return ruled_by is not None and ruled_by() is not None
-
-
-def _rules(owner: "Sparsifier | None", parameter: Tensor) -> bool:
-    """Whether a Sparsifier is the one that was last attached to a parameter; none is to that of a copy."""
-    ruled_by = _RULED_BY.get(parameter)
-    return owner is not None and ruled_by is not None and ruled_by() is owner
-
-
-def _gradient_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
-    """Zeroes the gradient of absent links, by filling: a NaN there vanishes too.
-
-    Where an update by gradient is due, the gradient of all links is kept first: summed over the backward passes of
-    the step, as `grad` itself sums that of the links there are.
-    """
-
-    def hook(weight: Tensor) -> None:
-        owner = sparsifier()
-        if owner is None or not _rules(owner, weight) or weight.grad is None:
-            return
-        held, gradients = owner._weights[name], owner._gradients
-        assert isinstance(held, MaskedWeight)
-        here, mask = local(weight.grad), held.local_mask
-        if owner._collects:
-            gradient = here.float()
-            absent = gradient + gradients[name] if name in gradients else gradient
-            gradients[name] = torch.where(mask, gradient, absent)
-        zero_absent(here, mask)
-        owner._grad_versions[name] = weight.grad._version
-
-    return hook
-
-
-def _anew_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
-    """Forgets the gradient of absent links that is kept, where the user has dropped that of the others."""
-
-    def hook(_: Tensor) -> None:
-        owner = sparsifier()
-        if owner is not None and owner._collects:
-            owner._forget_dropped(name)
-
-    return hook
-
-
-def _dense_gradient_hook(
-    sparsifier: "weakref.ref[Sparsifier]", name: str
-) -> Callable[[SparseLinear, Callable[[], Tensor]], None]:
-    """Sums up the gradient by all links of a layer that stores those it has, where an update by gradient is due.
-
-    What one backward pass brings waits until the gradient of the links has arrived: not that of `torch.autograd.grad`.
-    """
-
-    def hook(layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
-        owner = sparsifier()
-        if owner is None or not _rules(owner, layer.values) or not owner._collects:
-            return
-        backward = torch._C._current_graph_task_id()
-        before, summed = owner._arriving.get(name, (None, None))
-        new = gradient().float()
-        owner._arriving[name] = backward, new if summed is None or before != backward else summed + new
-
-    return hook
-
-
-def _arrival_hook(sparsifier: "weakref.ref[Sparsifier]", name: str) -> Callable[[Tensor], None]:
-    """Adds what a backward pass has brought for a layer that stores its links alone."""
-
-    def hook(values: Tensor) -> None:
-        owner = sparsifier()
-        if owner is None or not _rules(owner, values) or not owner._collects or name not in owner._arriving:
-            return
-        _, arrived = owner._arriving.pop(name)
-        gradients = owner._gradients
-        gradients[name] = gradients[name] + arrived if name in gradients else arrived
-        assert values.grad is not None
-        owner._grad_versions[name] = values.grad._version
-
-    return hook
-
-
-def _skip_updates(optimizer: torch.optim.Optimizer, sparsifier: "weakref.ref[Sparsifier]") -> None:
-    """Let the optimizer do nothing in a step that an update follows: it leaves out what has no gradient."""
-    hidden: list[tuple[Tensor, Tensor | None]] = []
-
-    def hide(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        owner = sparsifier()
-        if owner is None or not owner.update_due or not owner._rules():
-            return
-        if any(callable(given) for given in (*args[1:], kwargs.get("closure"))):
-            raise RuntimeError(
-                "the method leaves out the optimizer's step before an update, which it cannot while a closure computes "
-                "the gradients; call backward() first and optimizer.step() without a closure."
-            )
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                hidden.append((parameter, parameter.grad))
-                parameter.grad = None
-
-    def restore(*_: object) -> None:
-        while hidden:
-            parameter, gradient = hidden.pop()
-            parameter.grad = gradient
-
-    optimizer.register_step_pre_hook(hide)
-    optimizer.register_step_post_hook(restore)
+    @property
+    def _frozen(self) -> set[str]:
+        """The parts that stay as they are: stopped early, or their weight is frozen."""
+        parts, stopped = self.network.parts, self.progress.stopped
+        waits = self.method.turnover.together and len(stopped) < len(parts)
+        return (set() if waits else stopped) | {name for name in parts if self.network.is_frozen(name)}

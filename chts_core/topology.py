@@ -5,14 +5,14 @@ exactly `link_count(out_features, in_features, density)` links, for any rectangl
 """
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from chts_core.checks import check_density, check_features, check_generator, check_mask
+from chts_core.compiled import row_draws
 from chts_core.sampling import draw, gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
@@ -92,7 +92,7 @@ def receptive_field(
     if r == 0:
         _set_nearest(mask, degrees, centres)
     else:
-        race = _race_compiled if where.type == "cpu" else _race
+        race = row_draws.race if where.type == "cpu" else _race
         race(mask, degrees, centres, (1 - r) / max(r, 1e-9), generator)  # the bound on r keeps the exponent finite
     return mask.to(device or where)
 
@@ -145,7 +145,7 @@ def small_world(
     mask = torch.empty(larger, smaller, dtype=torch.bool, device=where)
     _set_nearest(mask, degrees, _centres(degrees.double(), smaller))
     mask.masked_scatter_(mask, ~_any_of(links, round(beta * links), generator))
-    fill = _fill_compiled if where.type == "cpu" else _fill
+    fill = row_draws.fill if where.type == "cpu" else _fill
     fill(mask, degrees, generator)
     return (mask if out_features >= in_features else mask.T.contiguous()).to(device or where)
 
@@ -543,34 +543,3 @@ def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])
-
-
-def _race_compiled(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """:func:`_race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
-    from chts_core import _networks  # Numba takes a third of a second to import
-
-    windows = _networks.windows(degrees.numpy(), mask.shape[1], exponent)
-    _run_rows(_networks.race, mask, generator, centres.numpy(), degrees.numpy(), *windows, exponent)
-
-
-def _fill_compiled(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
-    """:func:`_fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
-    from chts_core import _networks
-
-    _run_rows(_networks.fill, mask, generator, degrees.numpy())
-
-
-def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
-    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, in torch.get_num_threads()."""
-    rows, threads = mask.shape[0], torch.get_num_threads()
-    seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")
-    if threads == 1:  # to start a thread and wait for it takes longer than a small mask
-        loop(0, rows, seeds, *arguments, mask.numpy())
-        return
-    batch = max(1, rows // (8 * threads))  # several batches a thread, since others may be at work too
-
-    def run(first: int) -> None:
-        loop(first, min(first + batch, rows), seeds, *arguments, mask.numpy())
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, range(0, rows, batch)))

@@ -14,8 +14,10 @@ import nbformat
 import torch
 
 from chts_core import topology
-from chts_core.lab import glossary, launch, notebooks, records, slides, syllabus
-from chts_core.lab.notebooks import as_markdown
+from chts_core.lab.notebook import glossary, launch, notebooks
+from chts_core.lab.notebook.notebooks import as_markdown
+from chts_core.lab.results import records
+from chts_core.lab.teach import slides, syllabus
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "runs" / "site"
@@ -56,7 +58,14 @@ def write_reference() -> None:
     """A page per module of the core, from the bottom up."""
     house, *_ = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     names = [name.strip() for layer in reversed(house["layers"]) for name in layer.split("|")]
-    modules = [name for name in names if "._" not in name and name != "chts_core.lab"]
+    modules = []
+    for name in names:
+        folder = ROOT / name.replace(".", "/")
+        if not folder.is_dir():
+            modules.append(name)
+        elif name in ("chts_core.engine", "chts_core.tools"):
+            modules += [f"{name}.{path.stem}" for path in sorted(folder.glob("[a-z]*.py"))]
+    modules.remove("chts_core.cli")
     (SOURCE / "api").mkdir()
     for name in modules:
         short = name.removeprefix("chts_core.")

@@ -8,7 +8,7 @@ import latex2mathml.converter
 from docutils.nodes import SkipNode
 from sphinx.application import Sphinx
 
-from chts_core.lab import launch
+from chts_core.lab.notebook import launch
 
 project = "chts"
 author = "The chts developers"

@@ -44,7 +44,9 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
 from IPython.display import Markdown
 
 import chts_core as chts
-from chts_core.lab import data, doctor, exercises, figures, glossary, images, notebooks, records
+from chts_core.lab import data, figures, images
+from chts_core.lab.notebook import doctor, exercises, glossary, notebooks
+from chts_core.lab.results import records
 
 print(records.environment_line(records.choose_device("cpu")))
 

@@ -48,7 +48,9 @@ import pandas as pd
 import torch
 
 import chts_core as chts
-from chts_core.lab import data, exercises, figures, notebooks, records, widgets
+from chts_core.lab import data, figures, widgets
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
 
 print(records.environment_line(records.choose_device()))
 

@@ -51,7 +51,9 @@ import torch
 from scipy import stats
 
 import chts_core as chts
-from chts_core.lab import exercises, figures, l3, notebooks, records, widgets
+from chts_core.lab import figures, widgets
+from chts_core.lab.notebook import exercises, l3, notebooks
+from chts_core.lab.results import records
 from chts_core.link_prediction import ch2_l3n, ch2_l3p, ch3_l3n, ch3_l3p, sample_links
 
 print(records.environment_line(records.choose_device()))

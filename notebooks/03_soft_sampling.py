@@ -50,7 +50,9 @@ import torch
 from scipy import stats
 
 import chts_core as chts
-from chts_core.lab import data, exercises, figures, images, notebooks, records, statistics, widgets
+from chts_core.lab import data, figures, images, widgets
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records, statistics
 
 print(records.environment_line(torch.device("cpu")))
 

@@ -50,7 +50,9 @@ import torch
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import costs, data, exercises, figures, models, notebooks, records, widgets
+from chts_core.lab import costs, data, figures, models, widgets
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
 
 print(records.environment_line(torch.device("cpu")))
 

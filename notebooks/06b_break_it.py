@@ -48,7 +48,11 @@ import pandas as pd
 import torch
 
 import chts_core as chts
-from chts_core.lab import data, exercises, faults, figures, models, notebooks, panel, records
+from chts_core.lab import data, figures, models
+from chts_core.lab.figures import panel
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
+from chts_core.lab.verify import injected_bugs
 from chts_core.methods import Removal, Sigmoid
 
 print(records.environment_line(torch.device("cpu")))
@@ -119,7 +123,7 @@ sizes = {"hidden": settings.hidden, "epochs": settings.epochs}
 
 
 def admit(fault=None):
-    return faults.run(task, "chtss", settings.sparsity, fault, **sizes, seed=settings.seed)
+    return injected_bugs.run(task, "chtss", settings.sparsity, fault, **sizes, seed=settings.seed)
 
 
 healthy = admit()
@@ -178,7 +182,7 @@ assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} a
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
 print(f"{regrown.layer}: {regrown.message}")
-assert first.checks == faults.SIGNATURES["stale moments"]
+assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -219,7 +223,7 @@ report = [finding for finding in chts.audit.audit(second.sparsifier) if finding.
 print(report[0].message)
 assert revived > 0
 assert report[0].message.startswith(f"{revived} of {int((~mask).sum())} absent links")
-assert second.checks == faults.SIGNATURES["forgotten mask"]
+assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -261,7 +265,7 @@ print("links by layer:", [int(mask.sum()) for mask in masks], "paths:", int(path
 for finding in third.findings:
     print(f"{finding.layer}: {finding.message}")
 assert not paths.any()
-assert third.checks == {"collapse"} == faults.SIGNATURES["collapsed layer"]
+assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer"]
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -321,7 +325,7 @@ print(fourth.findings[0].message)
 mask = fourth.sparsifier.masks[fourth.findings[0].layer]
 assert fourth.findings[0].message.startswith(f"density {int(mask.sum()) / mask.numel():.2%}")
 assert fourth.sparsifier.density() > healthy.sparsifier.density()
-assert fourth.checks == {"density"} == faults.SIGNATURES["outliving decay"]
+assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay"]
 
 # %% [markdown]
 # The formula and the masks agree up to the step of the last update, which need not fall on 75 % exactly.
@@ -372,7 +376,7 @@ row, finding = wrong.iloc[0], fifth.findings[0]
 print(finding.message)
 assert (finding.layer, finding.check) == (row.layer, "links")
 assert finding.message.startswith(f"{row.links} links after step {row.step}; expected exactly {row.planned}")
-assert fifth.checks == faults.SIGNATURES["threshold with ties"]
+assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -403,14 +407,14 @@ start = {name: chts.topology.erdos_renyi(*shape, density, generator=draw) for na
 
 def gained(fault, seed):
     given = {"seed": seed, "initial_masks": start, **sizes}
-    patient = faults.run(task, hard_removal, settings.sparsity, fault, **given)
+    patient = injected_bugs.run(task, hard_removal, settings.sparsity, fault, **given)
     assert patient.findings == []
     return torch.cat([(mask & ~start[name]).flatten() for name, mask in patient.sparsifier.masks.items()])
 
 
 # %%
 shared = {}
-for label, fault in (("soft", None), ("called soft", faults.top_regrowth)):
+for label, fault in (("soft", None), ("called soft", injected_bugs.top_regrowth)):
     one, other = gained(fault, settings.seed), gained(fault, settings.seed + 1)
     shared[label] = int((one & other).sum()) / int(one.sum())
     print(f"{label}: {int(one.sum())} links gained, {shared[label]:.1%} of them in both runs")
@@ -473,7 +477,7 @@ with exercises.attempt():
 # `model`, `optimizer`, `sparsifier`, `loss`, and `findings`; try to do without the last.
 
 # %%
-mystery = admit(faults.drawn(settings.seed))
+mystery = admit(injected_bugs.drawn(settings.seed))
 figures.show(
     figures.vital_signs(healthy, mystery),
     "The mystery patient, solid, beside the healthy run, dashed: its loss, the share of its weights that are not zero, and "
@@ -481,7 +485,7 @@ figures.show(
 )
 
 # %%
-print("one of:", ", ".join(map(repr, faults.FAULTS)))
+print("one of:", ", ".join(map(repr, injected_bugs.FAULTS)))
 
 # %% tags=["exercise"]
 diagnosis = None
@@ -489,7 +493,7 @@ diagnosis = None
 # %% tags=["check"]
 with exercises.attempt():
     assert diagnosis is not None, "replace None by the name of a fault."
-    against = faults.contradiction(diagnosis, mystery.findings)
+    against = injected_bugs.contradiction(diagnosis, mystery.findings)
     assert against is None, against
 
 # %% [markdown]
@@ -505,7 +509,7 @@ with exercises.attempt():
 #
 # ```python
 # found = {finding.check for finding in mystery.findings}
-# diagnosis = next(name for name, checks in faults.SIGNATURES.items() if checks == found)
+# diagnosis = next(name for name, checks in injected_bugs.SIGNATURES.items() if checks == found)
 # ```
 # </details>
 #
@@ -514,9 +518,9 @@ with exercises.attempt():
 # Every fault was found by its checks and by no other:
 
 # %%
-patients = dict(zip(faults.FAULTS, (first, second, third, fourth, fifth), strict=True))
+patients = dict(zip(injected_bugs.FAULTS, (first, second, third, fourth, fifth), strict=True))
 for name, patient in patients.items():
-    assert patient.checks == faults.SIGNATURES[name], name
+    assert patient.checks == injected_bugs.SIGNATURES[name], name
 ward = [
     {
         "fault": name,

@@ -45,7 +45,9 @@ import torch
 from torch import nn
 
 import chts_core as chts
-from chts_core.lab import costs, data, exercises, figures, models, notebooks, records
+from chts_core.lab import costs, data, figures, models
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
 
 print(records.environment_line(records.choose_device("cpu")))
 

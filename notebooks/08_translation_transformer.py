@@ -51,20 +51,11 @@ import torch
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import (
-    data,
-    decoding,
-    exercises,
-    figures,
-    models,
-    notebooks,
-    paper,
-    records,
-    scores,
-    translation,
-    widgets,
-)
-from chts_core.lab.statistics import paired_differences
+from chts_core.engine.layers import linear_layers, sparse_layers
+from chts_core.lab import data, decoding, figures, models, scores, translation, widgets
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import paper, records
+from chts_core.lab.results.statistics import paired_differences
 
 print(records.environment_line(records.choose_device()))
 
@@ -315,9 +306,7 @@ rows = []
 for name, pieces in {recipe.size: vocabulary.size, "multi30k": 8000, "wmt": 32_000}.items():
     with torch.device("meta"):  # shapes without numbers
         model = models.Transformer(pieces, models.TRANSFORMER_SIZES[name])
-    possible = sum(
-        rows * columns for rows, columns in (layer.shape for layer in chts.layers.sparse_layers(model).values())
-    )
+    possible = sum(rows * columns for rows, columns in (layer.shape for layer in sparse_layers(model).values()))
     total, links = sum(weight.numel() for weight in model.parameters()), round((1 - sparsity) * possible)
     rows.append({"size": name, "pieces": pieces, "weights": total, "embedding": pieces * model.embedding.embedding_dim})
     rows[-1] |= {"can be sparse": possible, "links": links, "kept": (total - possible + links) / total}
@@ -863,7 +852,7 @@ with exercises.attempt():
         assert abs(decoder_links - wrong) > 10, f"{decoder_links} is {slip}."
     with torch.device("meta"):
         decoder = models.Transformer(8000, models.TRANSFORMER_SIZES["multi30k"]).decoder[0]
-    shapes = [layer.shape for layer in chts.layers.linear_layers(decoder).values()]
+    shapes = [layer.shape for layer in linear_layers(decoder).values()]
     expected = sum(chts.topology.link_count(*shape, 0.05) for shape in shapes)
     assert abs(decoder_links - expected) <= 5, f"{decoder_links} is not it; the layer has {len(shapes)} linear layers."
 

@@ -51,8 +51,11 @@ import torch
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import data, exercises, figures, language, models, notebooks, records
-from chts_core.lab.statistics import mean_scores, paired_differences, score_differences
+from chts_core.engine.layers import sparse_layers
+from chts_core.lab import data, figures, language, models
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
+from chts_core.lab.results.statistics import mean_scores, paired_differences, score_differences
 
 print(records.environment_line(records.choose_device()))
 
@@ -267,7 +270,7 @@ rows = []
 for name, size in models.LLAMA_SIZES.items():
     tokens = {"tiny": 1024, "small": 4096}.get(name, 32_128)
     model = models.llama(tokens, size, recipe.context)
-    possible = sum(math.prod(layer.shape) for layer in chts.layers.sparse_layers(model).values())
+    possible = sum(math.prod(layer.shape) for layer in sparse_layers(model).values())
     total = sum(weight.numel() for weight in model.parameters())
     rows.append({"size": name, **asdict(size), "weights (millions)": total / 1e6, "can be sparse": possible / total})
 pd.DataFrame(rows).style.hide(axis="index").format({"weights (millions)": "{:,.1f}", "can be sparse": "{:.0%}"})
@@ -552,7 +555,7 @@ medians.style.format("{:.0f}", na_rep="")
 # ```
 # chts run 09 -p dataset tinyshakespeare -p data_dir DIR -p recipe tiny -p seeds 3 -p out_dir runs/shakespeare
 # chts train small --dataset books --method chtss --sparsity 0.95 -s execution csr --out runs/small
-# torchrun --nproc-per-node 8 -m chts_core.lab.cli train 60m --dataset openwebtext --method chts/paper_llama --sparsity 0.7 --out runs/60m
+# torchrun --nproc-per-node 8 -m chts_core.cli train 60m --dataset openwebtext --method chts/paper_llama --sparsity 0.7 --out runs/60m
 # ```
 #
 # `profile=paper` asks for the paper's 60M model on OpenWebText, streamed, with T5's tokens and $\zeta$ from 0.1. None of us

@@ -55,9 +55,11 @@ import pandas as pd
 import torch
 from torch import nn
 
-from chts_core.distributed import Ranks
-from chts_core.lab import checkpoint, exercises, figures, language, models, notebooks, records, sweeps, tasks
-from chts_core.weights import pack_bits
+from chts_core.engine.distributed import Ranks
+from chts_core.engine.weights import pack_bits
+from chts_core.lab import checkpoint, figures, language, models, sweeps, tasks
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
 
 print(records.environment_line(records.choose_device()))
 
@@ -141,7 +143,7 @@ _ = script.write_text("""
 import hashlib, sys, torch, torch.distributed as dist
 from torch import nn
 import chts_core as chts
-from chts_core.weights import pack_bits
+from chts_core.engine.weights import pack_bits
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -250,7 +252,7 @@ command = ["train", "tiny_ci", "--save-every", "5", "-s", "steps", str(settings.
 command += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
 cut = folder / "cut" / "checkpoint.safetensors"
 process = subprocess.Popen(
-    [*torchrun, "-m", "chts_core.lab.cli", *command, "--out", str(cut.parent)],
+    [*torchrun, "-m", "chts_core.cli", *command, "--out", str(cut.parent)],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
     env=environment,
@@ -361,7 +363,7 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 # #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --requeue
 # head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # srun torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
-#     -m chts_core.lab.cli train 1b --dataset c4 --method chts --sparsity 0.7 --parallel fsdp --out /shared/1b
+#     -m chts_core.cli train 1b --dataset c4 --method chts --sparsity 0.7 --parallel fsdp --out /shared/1b
 # ```
 #
 # Sweeps there: `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the address for

@@ -46,8 +46,10 @@ import math
 
 import pandas as pd
 
-from chts_core.lab import exercises, figures, notebooks, paper, records, report, widgets
-from chts_core.lab.statistics import mean_and_interval, score_differences, standard_error
+from chts_core.lab import figures, widgets
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import paper, records, report
+from chts_core.lab.results.statistics import mean_and_interval, score_differences, standard_error
 
 print(records.environment_line(records.choose_device()))
 

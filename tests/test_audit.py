@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.audit import REGROWN, Auditor, audit, moments
-from chts_core.linear import Execution
+from chts_core.engine.linear import Execution
+from chts_core.tools.audit import REGROWN, Auditor, audit, moments
 
 STEPS, EVERY = 16, 2
 NAME = "0.weight"
@@ -79,7 +79,7 @@ def test_packed_weights_and_heads_count_by_themselves(task: str, per_head: bool)
     run = Run("chts", task=task, per_head=per_head)
     run.train(STEPS)
     assert run.auditor.findings == []
-    name, part = next(iter(run.sparsifier._parts.items()))
+    name, part = next(iter(run.sparsifier.network.parts.items()))
     part.rows(run.sparsifier.masks[part.parameter])[0].logical_not_()
     assert [finding.layer for finding in audit(run.sparsifier) if finding.check == "links"] == [name]
 
@@ -148,7 +148,7 @@ def test_a_density_that_no_update_will_reach(monkeypatch: pytest.MonkeyPatch) ->
     budget = SimpleNamespace(
         links=lambda step: links if step < STEPS else {name: number - 10 for name, number in links.items()}
     )
-    monkeypatch.setattr(run.sparsifier, "_budget", budget)
+    monkeypatch.setattr(run.sparsifier.progress, "budget", budget)
     assert audit(run.sparsifier) == []  # an update is left
     monkeypatch.setattr(run.sparsifier, "steps", 12)
     first, _ = audit(run.sparsifier)
@@ -163,7 +163,7 @@ def test_a_density_that_no_update_will_reach(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("execution", ["masked", "csr"])
 def test_weights_that_are_not_finite(execution: Execution) -> None:
     run = Run(execution=execution)
-    parameter = run.sparsifier._weights[NAME].parameter
+    parameter = run.sparsifier.network.weights[NAME].parameter
     parameter.data.view(-1)[parameter.data.flatten().nonzero()[:2, 0]] = torch.tensor([float("inf"), float("nan")])
     (finding,) = audit(run.sparsifier)
     assert (finding.check, finding.layer) == ("finite", NAME)
@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite(execution: Execution) -> None:
 def fill_regrown(run: Run, regrown: Tensor) -> None:
     """Give links of the first layer a weight."""
     positions = regrown.flatten().nonzero().squeeze(1)
-    run.sparsifier._weights[NAME].put(positions, torch.full((len(positions),), 0.5))
+    run.sparsifier.network.weights[NAME].put(positions, torch.full((len(positions),), 0.5))
 
 
 @pytest.mark.parametrize("execution", ["masked", "csr"])
@@ -198,7 +198,7 @@ def test_links_removed_and_regrown_at_once_count(execution: Execution) -> None:
     run.train(1)
     before = run.mask.clone()
     run.step()
-    returned = run.mask & before & (run.sparsifier._weights[NAME].dense() == 0)
+    returned = run.mask & before & (run.sparsifier.network.weights[NAME].dense() == 0)
     row = next(row for row in run.sparsifier.history if row["layer"] == NAME)
     assert 0 < int(returned.sum()) == round(row["overlap"] * row["regrown"])
     fill_regrown(run, returned)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import swa_utils
 
 import chts_core as chts
-from chts_core.linear import Execution, SparseLinear, to_dense
+from chts_core.engine.linear import Execution, SparseLinear, to_dense
 
 EVERY, DECAY = 5, 0.9
 EXECUTIONS: list[Execution] = ["masked", "csr"]

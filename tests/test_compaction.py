@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.compaction import compact
-from chts_core.layers import sparse_layers
+from chts_core.engine.compaction import compact
+from chts_core.engine.layers import sparse_layers
+from chts_core.engine.tracing import layer_graph
 from chts_core.percolation import LayerGraph
-from chts_core.tracing import layer_graph
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:

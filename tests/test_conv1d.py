@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import chts_core as chts
 from chts_core import methods
-from chts_core.audit import Auditor, audit
+from chts_core.tools.audit import Auditor, audit
 
 STEPS, EVERY = 40, 4
 SETTINGS: dict[str, Any] = {"sparsity": 0.7, "total_steps": STEPS, "update_every": EVERY}
@@ -71,7 +71,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_the_links_are_those_of_a_twin(kind: str) -> None:
     method, settings = RUNS[kind]
     linear, transposed = (Run(model, method, **settings) for model in twins())
-    assert linear.sparsifier._graph == transposed.sparsifier._graph
+    assert linear.sparsifier.network.graph == transposed.sparsifier.network.graph
     assert_alike(linear, transposed)
     for step in range(0, STEPS, EVERY):
         linear.train(step, step + EVERY)
@@ -176,8 +176,8 @@ def test_a_head_tied_to_the_embedding_stays_dense() -> None:
 def test_gpt2_trains_with_exactly_its_links(method: str, per_head: bool) -> None:
     run = train(sparse_gpt2(method, per_head=per_head))
     run.sparsifier.rescale_weights()
-    total = sum(out * in_ for out, in_ in run.sparsifier._budget.shapes.values())
-    links = sum(run.sparsifier._budget.links(STEPS).values())
+    total = sum(out * in_ for out, in_ in run.sparsifier.progress.budget.shapes.values())
+    links = sum(run.sparsifier.progress.budget.links(STEPS).values())
     assert run.sparsifier.density() == links / total == pytest.approx(0.2, abs=0.002)
     for name, mask in run.sparsifier.masks.items():
         weight = run.model.get_parameter(name)
@@ -231,7 +231,7 @@ def test_a_head_of_gpt2_is_that_of_its_layers(head: int) -> None:
     attention = model.transformer.h[0].attn
     with torch.no_grad():
         attention.c_attn.bias.zero_()
-        values = sparsifier._parts[f"transformer.h.0.attn.c_attn.weight:v:{head}"]
+        values = sparsifier.network.parts[f"transformer.h.0.attn.c_attn.weight:v:{head}"]
         values.rows(attention.c_attn.weight).zero_()
         expected = head_of(model)(inputs)
         attention.c_proj.weight[4 * head : 4 * head + 4] = 7.0

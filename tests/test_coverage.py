@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.coverage import Coverage, coverage
-from chts_core.layers import sparse_layers
+from chts_core.engine.coverage import Coverage, coverage
+from chts_core.engine.layers import sparse_layers
 
 
 class Convolutional(nn.Module):

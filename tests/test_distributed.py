@@ -20,16 +20,18 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import chts_core as chts
-from chts_core.distributed import Ranks, telling_of_lost_ranks
+from chts_core.engine.distributed import Ranks, telling_of_lost_ranks
+from chts_core.engine.sharding import local, local_rows, share_out, whole, whole_from_local
 from chts_core.methods import METHODS, PRESETS, get_method
-from chts_core.sharding import local, local_rows, share_out, whole, whole_from_local
 
 STEPS, EVERY, BATCH = 12, 3, 8
 WIDTHS = (13, 24, 18, 5)  # of which two and four ranks do not get equal shares of the rows
 CASES = [*METHODS, "gmp/no_return"]
 ALL = list(itertools.product(CASES, ("ddp", "fsdp")))
 # Ranks are copies of one process that has imported this.
-multiprocessing.set_forkserver_preload(["torch._dynamo", "torch.distributed.fsdp", "chts_core", "chts_core._kernels"])
+multiprocessing.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.fsdp", "chts_core", "chts_core.compiled.products"]
+)
 FEWER = [("rigl", "ddp"), ("mest", "fsdp"), ("granet", "ddp"), ("chts", "fsdp")]  # with four ranks
 TRANSPOSED = [("rigl", "fsdp"), ("gmp", "fsdp"), ("chts", "fsdp"), ("chts", "ddp")]
 
@@ -96,7 +98,7 @@ def a_flipped_mask(rank: int, ranks: int) -> str:
     optimizer = torch.optim.Adam(model.parameters())
     sparsifier = chts.Sparsifier(wrap(model, "ddp"), optimizer, "set", 0.7, total_steps=STEPS, update_every=1)
     if rank == ranks - 1:
-        sparsifier._weights["2.weight"].mask[0] ^= True
+        sparsifier.network.weights["2.weight"].mask[0] ^= True
     model(torch.ones(1, WIDTHS[0])).sum().backward()
     return message_of(sparsifier.step)
 
@@ -140,7 +142,7 @@ def a_gradient_that_is_not_finite(rank: int, _: int) -> list[int]:
             optimizer.zero_grad()
             replica(torch.ones(1, WIDTHS[0])).sum().backward()
             if step == 2 and rank == 0:
-                sparsifier._gradients["0.weight"][0, 0] = torch.inf
+                sparsifier._gradients.dense["0.weight"][0, 0] = torch.inf
             optimizer.step()
             sparsifier.step()
     return [*sparsifier.postponed, *sorted({row["step"] for row in sparsifier.history})]

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import chts_core as chts
-from chts_core.huggingface import FILE_NAME, SparsifierCallback
+from chts_core.tools.huggingface import FILE_NAME, SparsifierCallback
 
 STEPS, EVERY = 12, 2
 
@@ -191,7 +191,7 @@ def test_a_try_after_running_out_of_memory_keeps_the_links(
     assert sparsifier.steps == 20
     assert sparsifier.density() == pytest.approx(0.1, abs=1e-3)
     weights = model.b.weight.detach()
-    initial = 1 - (sparsifier._budget.method.sparsity.at(0, sparsifier.timeline, 0.9))
+    initial = 1 - (sparsifier.progress.budget.method.sparsity.at(0, sparsifier.timeline, 0.9))
     assert float(weights[weights != 0].abs().max()) <= 12**0.5 / 2 * 1.05 * before * initial**-0.5
 
 

@@ -7,8 +7,8 @@ from conv1d import Conv1D
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.forward import output_layers
-from chts_core.layers import Layer, linear_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.forward import output_layers
+from chts_core.engine.layers import Layer, linear_layers, sparse_layers, split_heads, unwrap
 
 
 def mlp() -> nn.Sequential:

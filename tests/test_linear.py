@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import chts_core as chts
-from chts_core import linear
-from chts_core.linear import COMPILED, DENSE, TORCH, SparseLinear
+from chts_core.engine import linear
+from chts_core.engine.linear import COMPILED, DENSE, TORCH, SparseLinear
 
 KERNELS = {"compiled": COMPILED, "dense": DENSE, "torch": TORCH}
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 9), (33, 20)]

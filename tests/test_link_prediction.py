@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import chts_core as chts
+from chts_core.compiled import walk_sampling
 
 PREDICTORS = list(chts.link_prediction.PREDICTORS)
 ROUTES = ["sparse", "dense"]
@@ -298,8 +299,8 @@ def rows_of(*rows: set[int], columns: int) -> Tensor:
 
 WALKED = ["ch2_l3n", "ch3_l3n"]
 WALKERS: dict[str, Callable[..., Tensor]] = {
-    "compiled": chts.link_prediction._walk_compiled,
-    "batched": chts.link_prediction._walk_batched,
+    "compiled": walk_sampling.walk_compiled,
+    "batched": walk_sampling.walk_batched,
 }
 # Fewer wedges than pairs of nodes, so that pairs are looked for among the wedges.
 AMONG_WEDGES = {
@@ -321,9 +322,9 @@ NETWORKS = AMONG_WEDGES | AMONG_ALL
 @pytest.fixture(params=WALKERS)
 def walker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Has regrowth walk by this code, in rounds of few walks, since the networks are small."""
-    monkeypatch.setattr(chts.link_prediction, "_walk_compiled", WALKERS[request.param])
-    monkeypatch.setattr(chts.link_prediction, "_WALKS_AT_LEAST", 16)
-    monkeypatch.setattr(chts.link_prediction, "_WALKS_PER_LINK", 10**4)
+    monkeypatch.setattr(walk_sampling, "walk_compiled", WALKERS[request.param])
+    monkeypatch.setattr(walk_sampling, "_WALKS_AT_LEAST", 16)
+    monkeypatch.setattr(walk_sampling, "_WALKS_PER_LINK", 10**4)
     return str(request.param)
 
 
@@ -373,13 +374,13 @@ def test_networks_of_the_walks_are_what_they_are_for() -> None:
 @pytest.mark.parametrize("predictor", WALKED)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_walks_end_with_the_score(network: str, predictor: str) -> None:
-    from chts_core._paths import adjacency, propose_links
+    from chts_core.compiled.walks import adjacency, propose_links
 
     mask = NETWORKS[network]
     start, neighbours = adjacency(mask.numpy())
-    wedges = chts.link_prediction._running_wedges(torch.from_numpy(start)).numpy()
+    wedges = walk_sampling._running_wedges(torch.from_numpy(start)).numpy()
     links = np.empty(100_000, dtype=np.int64)
-    pairs = chts.link_prediction._num_pairs(mask)
+    pairs = walk_sampling._num_pairs(mask)
     propose_links(0, mask.numpy(), start, neighbours, wedges, pairs, predictor == "ch2_l3n", links)
     expected = chances(mask, predictor)
     counts = Counter(divmod(link, mask.shape[1]) for link in links.tolist() if link >= 0)
@@ -401,7 +402,7 @@ def test_walks_draw_without_replacement(walker: str, network: str, predictor: st
 
 @pytest.mark.usefixtures("walker", "no_scores")
 def test_walks_of_several_rounds_draw_without_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chts.link_prediction, "_WALKS_AT_LEAST", 1)
+    monkeypatch.setattr(walk_sampling, "_WALKS_AT_LEAST", 1)
     assert_draws_pairs(FOUR_PATHS, "ch2_l3n", 1000)
 
 
@@ -411,8 +412,8 @@ def test_what_too_few_walks_leave_is_drawn_from_the_scores(
 ) -> None:
     scores = mock.Mock(side_effect=chts.link_prediction.PREDICTORS[predictor])
     monkeypatch.setitem(chts.link_prediction.PREDICTORS, predictor, scores)
-    monkeypatch.setattr(chts.link_prediction, "_WALKS_PER_LINK", {"compiled": 1, "batched": 4}[walker])
-    monkeypatch.setattr(chts.link_prediction, "_WALKS_AT_LEAST", 1)
+    monkeypatch.setattr(walk_sampling, "_WALKS_PER_LINK", {"compiled": 1, "batched": 4}[walker])
+    monkeypatch.setattr(walk_sampling, "_WALKS_AT_LEAST", 1)
     draws = 1000
     assert_draws_pairs(FOUR_PATHS, predictor, draws)
     assert 0.2 * draws < scores.call_count < 0.9 * draws, "one of the two ways is hardly taken"
@@ -424,7 +425,7 @@ def test_links_without_score_come_last_and_uniformly(predictor: str, walker: str
     mask = torch.cat([MASK, torch.zeros(1, 4, dtype=torch.bool)])
     scored = {(0, 2), (0, 3), (1, 0)}
     assert set(count_sets(mask, 3, 100, predictor)) == {frozenset(scored)}
-    with mock.patch.object(chts.link_prediction, "_WALKS_PER_LINK", 16):
+    with mock.patch.object(walk_sampling, "_WALKS_PER_LINK", 16):
         counts = count_sets(mask, 4, 1000, predictor)
     assert_fits([counts.pop(frozenset(scored | {(2, column)})) for column in range(4)], [1 / 4] * 4)
     assert not counts
@@ -444,7 +445,7 @@ def test_regrowth_into_an_empty_layer_is_uniform(shape: tuple[int, int], walker:
 @pytest.mark.parametrize("mask", [MASK, FOUR_PATHS, MASK[:1], MASK[1:].T, torch.ones(3, 4) > 0, torch.zeros(3, 4) > 0])
 def test_none_or_all_of_the_missing_links(mask: Tensor, predictor: str, walker: str) -> None:  # noqa: ARG001
     generator = torch.Generator().manual_seed(0)
-    with mock.patch.object(chts.link_prediction, "_WALKS_PER_LINK", 16):
+    with mock.patch.object(walk_sampling, "_WALKS_PER_LINK", 16):
         none = chts.link_prediction.sample_links(mask, 0, predictor, generator=generator)
         every = chts.link_prediction.sample_links(mask, int((~mask).sum()), predictor, generator=generator)
     assert torch.equal(none, torch.zeros_like(mask))
@@ -475,8 +476,8 @@ def test_walked_links_are_missing_ones_in_the_exact_number(
     plain = random_mask(shape, density, seed)
     mask = LAYOUTS[layout](plain)
     num = round(share * int((~plain).sum()))
-    walks = {"_walk_compiled": WALKERS[walker], "_WALKS_AT_LEAST": 16}
-    with mock.patch.multiple(chts.link_prediction, **walks):
+    walks = {"walk_compiled": WALKERS[walker], "_WALKS_AT_LEAST": 16}
+    with mock.patch.multiple(walk_sampling, **walks):
         new, same = (
             chts.link_prediction.sample_links(network, num, predictor, generator=torch.Generator().manual_seed(seed))
             for network in (mask, plain)
@@ -491,7 +492,7 @@ def test_walked_links_are_missing_ones_in_the_exact_number(
 @pytest.mark.usefixtures("no_scores")
 def test_links_of_walks_depend_on_no_threads() -> None:
     mask = random_mask((400, 600), 0.05, 0)
-    num = 3 * chts.link_prediction._WALKS_AT_A_TIME
+    num = 3 * walk_sampling._WALKS_AT_A_TIME
     threads = torch.get_num_threads()
     links = []
     try:
@@ -506,9 +507,9 @@ def test_links_of_walks_depend_on_no_threads() -> None:
 
 def test_batches_of_walks_are_different_walks() -> None:
     mask = random_mask((400, 600), 0.05, 0)
-    num = 3 * chts.link_prediction._WALKS_AT_A_TIME
-    with mock.patch.object(chts.link_prediction, "_WALKS_PER_LINK", 1):
-        new = chts.link_prediction._walk_compiled(mask, num, True, torch.Generator().manual_seed(0))
+    num = 3 * walk_sampling._WALKS_AT_A_TIME
+    with mock.patch.object(walk_sampling, "_WALKS_PER_LINK", 1):
+        new = walk_sampling.walk_compiled(mask, num, True, torch.Generator().manual_seed(0))
     assert int(new.sum()) > 0.7 * num
 
 
@@ -555,7 +556,7 @@ def test_the_device_of_the_generator_walks_and_the_mask_keeps_its_own() -> None:
 
 @needs_cuda
 def test_a_round_on_a_gpu_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = chts.link_prediction._walk_rounds
+    rounds = walk_sampling._walk_rounds
     waits = []
 
     def watched_rounds(num_links: int, propose: Callable[[int, int], int]) -> None:
@@ -572,7 +573,7 @@ def test_a_round_on_a_gpu_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
         rounds(num_links, watched)
 
-    monkeypatch.setattr(chts.link_prediction, "_walk_rounds", watched_rounds)
+    monkeypatch.setattr(walk_sampling, "_walk_rounds", watched_rounds)
     mask = random_mask((200, 300), 0.05, 0).cuda()
     chts.link_prediction.sample_links(mask, 3000, generator=torch.Generator("cuda").manual_seed(0))
     assert len(waits) >= 1

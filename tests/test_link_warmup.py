@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.audit import audit
-from chts_core.linear import Execution
-from chts_core.link_warmup import LinkWarmup
+from chts_core.engine.linear import Execution
+from chts_core.tools.audit import audit
+from chts_core.tools.link_warmup import LinkWarmup
 
 RATE, UPDATE, STEPS = 0.1, 4, 3  # of the optimizer, the first update, the warm-up
 LATER = 8  # the second update

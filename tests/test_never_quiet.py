@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.audit import audit
-from chts_core.linear import Execution
+from chts_core.engine.linear import Execution
+from chts_core.engine.network import SparseNetwork
+from chts_core.tools.audit import audit
 
 EVERY = 5
 EXECUTIONS: list[Execution] = ["masked", "csr"]
@@ -183,7 +184,7 @@ def test_a_frozen_layer_keeps_its_links_until_it_trains_again(method: str, execu
     run.sparsifier.load_state_dict(state)
     run.model[0].requires_grad_(True)
     run.train(2 * EVERY)
-    wanted = run.sparsifier._budget.links(run.sparsifier._updated_at)["0.weight"]
+    wanted = run.sparsifier.progress.budget.links(run.sparsifier.progress.updated_at)["0.weight"]
     assert int(run.sparsifier.masks["0.weight"].sum()) == wanted
     assert not torch.equal(run.sparsifier.masks["0.weight"], before["0.weight"])
     assert audit(run.sparsifier) == []
@@ -420,7 +421,7 @@ def test_dropped_gradients_do_not_count(method: str, execution: Execution, dropp
 
 @pytest.mark.promise("interrupt an update, or let it fail", "followed: nothing of it is in the model")
 @pytest.mark.parametrize("method", ["set", "rigl", "gmp", "cht", "chts", "chtss"])
-@pytest.mark.parametrize("where", ["_remove", "_percolate", "_regrow", "_share_generators"])
+@pytest.mark.parametrize("where", ["_remove", "_percolate", "_regrow", "share_generators"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
 def test_an_interrupted_update_leaves_all_as_it_was(
     method: str, where: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -429,7 +430,8 @@ def test_an_interrupted_update_leaves_all_as_it_was(
         pytest.skip("it does not percolate")
     runs = [Run(method).train(3 * EVERY - 1) for _ in range(2)]
     run = runs[1]
-    original = getattr(chts.Sparsifier, where)
+    owner = SparseNetwork if where == "share_generators" else chts.Sparsifier
+    original = getattr(owner, where)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         original(*args, **kwargs)
@@ -441,7 +443,7 @@ def test_an_interrupted_update_leaves_all_as_it_was(
         each.backward()
         each.optimizer.step()
     with monkeypatch.context() as patch:
-        patch.setattr(chts.Sparsifier, where, interrupted)
+        patch.setattr(owner, where, interrupted)
         with pytest.raises(error, match="now"):
             run.sparsifier.step()
     assert all(torch.equal(mask, before[name]) for name, mask in run.sparsifier.masks.items())
@@ -627,7 +629,7 @@ def test_new_links_begin_as_the_optimizer_begins(
     before = run.links()
     run.train(1)
     for name, mask in run.sparsifier.masks.items():
-        weight = run.sparsifier._weights[name].parameter
+        weight = run.sparsifier.network.weights[name].parameter
         state = run.optimizer.state[weight][key]
         came = mask & ~before[name]
         values = state[came] if execution == "masked" else state[came[mask]]

@@ -13,7 +13,7 @@ import torch.nn.utils.prune
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.linear import SparseLinear, to_dense
+from chts_core.engine.linear import SparseLinear, to_dense
 
 # PyTorch's own, of what it uses itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -124,7 +124,7 @@ import multiprocessing, sys, warnings
 import torch
 from numba.np.ufunc import parallel
 from torch import nn
-from chts_core.linear import SparseLinear
+from chts_core.engine.linear import SparseLinear
 
 torch.set_num_threads(int(sys.argv[1]))
 torch.manual_seed(0)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.audit import audit
+from chts_core.tools.audit import audit
 
 LAYERS = ("0", "2")
 

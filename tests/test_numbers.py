@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import chts_core as chts
-from chts_core.lab import evidence, paper
-from chts_core.lab.evidence import Row, best_test_epoch, differences, of_method, runs, score
-from chts_core.lab.statistics import mean_and_interval, standard_error
+from chts_core.lab.results import paper, tables
+from chts_core.lab.results.statistics import mean_and_interval, standard_error
+from chts_core.lab.results.tables import Row, best_test_epoch, differences, of_method, runs, score
 from chts_core.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def bench(topic: str, comparison: str, rival: str | None = None) -> Row:
     """A recorded row of a benchmark; the only one that has these words."""
     rows = [
         row
-        for (compared, against), row in evidence.benchmark(topic).items()
+        for (compared, against), row in tables.benchmark(topic).items()
         if comparison in compared and (rival is None or rival == against)
     ]
     assert len(rows) == 1
@@ -97,13 +97,13 @@ def from_the_paper(*methods: str) -> list[float]:
 
 
 def ablated(variant: str) -> tuple[float, float]:
-    groups = evidence.ablation_groups()
-    return mean_and_interval(differences(groups[variant], groups[evidence.as_it_is(variant)]))
+    groups = tables.ablation_groups()
+    return mean_and_interval(differences(groups[variant], groups[tables.as_it_is(variant)]))
 
 
 def small_dense_ahead(rival: str, sparsity: float) -> tuple[float, float]:
     """Of a sparse method on digits."""
-    return mean_and_interval(differences(evidence.small_dense(sparsity), of_method(DIGITS, rival, sparsity)))
+    return mean_and_interval(differences(tables.small_dense(sparsity), of_method(DIGITS, rival, sparsity)))
 
 
 def rate(method: str, learning_rate: float) -> float:
@@ -137,7 +137,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     (
         README,
         "A redraw of the first seven takes {:.0f} to {:.0f} ms on 2 cores",
-        lambda: [1000 * pick(row["seconds"] for row in evidence.benchmark("widgets").values()) for pick in (min, max)],
+        lambda: [1000 * pick(row["seconds"] for row in tables.benchmark("widgets").values()) for pick in (min, max)],
     ),
     (
         README,
@@ -343,8 +343,8 @@ def test_what_results_say_of_the_links_that_can_be_predicted_on_digits() -> None
 
 
 def test_what_results_say_of_the_ablations() -> None:
-    groups = evidence.ablation_groups()
-    variants = [name for name in groups if name != evidence.as_it_is(name)]
+    groups = tables.ablation_groups()
+    variants = [name for name in groups if name != tables.as_it_is(name)]
     assert len(variants) == 24
     found = {name: ablated(name) for name in variants}
     assert {name: mean > 0 for name, (mean, interval) in found.items() if abs(mean) > interval} == {
@@ -380,12 +380,12 @@ def test_what_results_say_of_the_loss_around_updates() -> None:
         (method, *warmup): 3 for method in ("chts", "chts/paper_llama") for warmup in ((0, 0), (2, 0), (0, 2))
     }
     for rows in groups.values():
-        rise, fall = (fmean(evidence.jump(row, until) for row in rows) for until in ("after", "next"))
+        rise, fall = (fmean(tables.jump(row, until) for row in rows) for until in ("after", "next"))
         assert 0 < rise < 0.004
         assert -fall >= 3 * rise
     scores = {
-        "after": lambda row: evidence.jump(row, "after"),
-        "next": lambda row: evidence.jump(row, "next"),
+        "after": lambda row: tables.jump(row, "after"),
+        "next": lambda row: tables.jump(row, "next"),
         "end": last_loss,
     }
     told = {}
@@ -481,13 +481,13 @@ def test_what_stage_11_says_of_fashion_mnist() -> None:
 @pytest.mark.parametrize("file", [README, RESULTS])
 def test_tables_are_those_of_the_records(file: str) -> None:
     written = (ROOT / file).read_text("utf-8")
-    assert evidence.BLOCK.search(written)
-    assert evidence.filled(written) == written, f"run: python -m chts_core.lab.evidence {file}"
+    assert tables.BLOCK.search(written)
+    assert tables.filled(written) == written, f"run: python -m chts_core.lab.results.tables {file}"
 
 
 def test_every_table_has_its_place() -> None:
-    placed = [name for file in (README, RESULTS) for name in evidence.BLOCK.findall((ROOT / file).read_text("utf-8"))]
-    assert sorted(placed) == sorted(evidence.TABLES)
+    placed = [name for file in (README, RESULTS) for name in tables.BLOCK.findall((ROOT / file).read_text("utf-8"))]
+    assert sorted(placed) == sorted(tables.TABLES)
 
 
 # --- no figure without a record ---
@@ -515,7 +515,7 @@ NO_RESULTS = {
 
 def unproven(file: str) -> Iterator[str]:
     """Numbers with a decimal point that no claim above covers, each with the words around it."""
-    found = evidence.BLOCK.sub("", (ROOT / file).read_text("utf-8"))
+    found = tables.BLOCK.sub("", (ROOT / file).read_text("utf-8"))
     found = re.sub(r"They were printed, not\s+recorded;.*?Number words at 95 %", "", found, flags=re.DOTALL)
     for pattern in (r"```.*?```", r"`[^`]*`", r"(?<=\])\([^)]*\)"):
         found = re.sub(pattern, "", found, flags=re.DOTALL)

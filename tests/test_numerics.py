@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import chts_core as chts
-from chts_core.numerics import NonFinite, find_nonfinite
+from chts_core.tools.numerics import NonFinite, find_nonfinite
 
 METHODS = list(chts.METHODS)
 SPARSE_METHODS = METHODS[1:]

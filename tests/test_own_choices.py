@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.audit import audit
-from chts_core.linear import Execution
+from chts_core.engine.linear import Execution
 from chts_core.methods import Method, Regrowth, Removal, get_method
 from chts_core.removal import WeightedLinks
+from chts_core.tools.audit import audit
 
 
 @dataclass(frozen=True)

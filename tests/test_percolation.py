@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.layers import sparse_layers
+from chts_core.engine.layers import sparse_layers
+from chts_core.engine.tracing import layer_graph
 from chts_core.percolation import active_neurons, check_graph, percolate
-from chts_core.tracing import layer_graph
 
 CHAIN = chts.LayerGraph(chains=(("first", "second", "third"),))
 GATED = chts.LayerGraph(chains=(("gate", "down"), ("up", "down")), pairs=(("gate", "up"),))

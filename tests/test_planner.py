@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import chts_core as chts
+from chts_core.budget import Budget
 from chts_core.methods import (
     METHODS,
     Constant,
@@ -26,8 +27,8 @@ from chts_core.methods import (
     Turnover,
     get_method,
 )
-from chts_core.planner import Budget
 from chts_core.schedules import Timeline
+from chts_core.tools import planner
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -50,7 +51,7 @@ def train(model: nn.Module, shape: tuple[int, ...], optimizer_class: Any = torch
     generator = torch.Generator().manual_seed(0)
 
     def count() -> dict[str, int]:
-        return {name: int(mask.sum()) for name, mask in sparsifier._by_part(sparsifier.masks).items()}
+        return {name: int(mask.sum()) for name, mask in sparsifier.network.by_part(sparsifier.masks).items()}
 
     links = [count()]
     for _ in range(settings["total_steps"]):
@@ -238,7 +239,7 @@ def test_memory_is_that_of_the_tensors_of_a_run(method: str, execution: Any, opt
         owner.zero_grad()
         model(torch.ones(4, 10)).sum().backward()
         if step == 2:
-            assert memory.get("dense gradient", 0) == size_of(sparsifier._gradients.values())
+            assert memory.get("dense gradient", 0) == size_of(sparsifier._gradients.dense.values())
         owner.step()
         if step < 2:
             sparsifier.step()
@@ -247,7 +248,7 @@ def test_memory_is_that_of_the_tensors_of_a_run(method: str, execution: Any, opt
     assert memory["gradients"] == size_of(p.grad for p in model.parameters() if p.grad is not None)
     assert memory["optimizer"] == size_of(state)
     masks = sparsifier.masks.values() if execution == "masked" else ()
-    assert memory["masks"] == size_of(masks) + size_of(sparsifier._ever_active.values())
+    assert memory["masks"] == size_of(masks) + size_of(sparsifier.progress.ever_active.values())
     assert memory.get("links", 0) == size_of(model.buffers())
 
 
@@ -263,7 +264,7 @@ def test_past_weights_are_of_the_links_that_ever_go(execution: Any, percolate: b
     for _ in range(30):
         model(torch.ones(4, 40)).sum().backward()
         sparsifier.step()
-    past = sparsifier._past_weights.values()
+    past = sparsifier.progress.past_weights.values()
     held = size_of(one.positions for one in past) + size_of(one.values for one in past)
     assert held == 12 * sum(len(one.positions) for one in past)
     assert 0.3 * memory < held <= memory < 12 * (40 * 60 + 60 * 50)
@@ -495,7 +496,7 @@ def test_layers_that_could_not_be_traced_are_named_and_the_rest_runs(kind: str, 
     with pytest.warns(UserWarning, match=message) as warned:
         sparsifier = chts.Sparsifier(model, optimizer, **settings)
     assert [warning.filename for warning in warned] == [__file__]
-    assert sparsifier._graph == plan.graph
+    assert sparsifier.network.graph == plan.graph
     before = {name: mask.clone() for name, mask in sparsifier.masks.items()}
     for _ in range(5):
         optimizer.zero_grad()
@@ -654,7 +655,7 @@ def test_the_rows_of_a_plan_make_a_data_frame() -> None:
     ],
 )
 def test_bytes_are_given_in_readable_units(size: float, text: str) -> None:
-    assert chts.planner._readable(size) == text
+    assert planner._readable(size) == text
 
 
 def test_a_long_table_has_a_line_for_each_kind_of_layer() -> None:

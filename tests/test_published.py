@@ -1,7 +1,7 @@
 """What the authors' two published codes give, number by number, against what is computed here.
 
-`chts conformance` compares the presets of their commands (:mod:`chts_core.lab.published`). Here is the rest: other
-scores and schedules, and where the codes do otherwise than this project; there a test says what each does.
+`chts conformance` compares the presets of their commands (:mod:`chts_core.lab.verify.published`). Here is the rest:
+other scores and schedules, and where the codes do otherwise than this project; there a test says what each does.
 """
 
 from dataclasses import replace
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from chts_core import link_prediction, removal, sampling, schedules, topology
 from chts_core.choices import Sigmoid
-from chts_core.lab.published import budget_of, correlations, drawn_so, links_of, mask_of, recorded
+from chts_core.engine.weights import PastWeights
+from chts_core.lab.verify.published import budget_of, correlations, drawn_so, links_of, mask_of, recorded
 from chts_core.methods import PRESETS
 from chts_core.percolation import LayerGraph, percolate
-from chts_core.weights import PastWeights
 
 
 def generator() -> torch.Generator:

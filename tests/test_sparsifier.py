@@ -890,8 +890,8 @@ def test_a_turnover_of_the_excess_keeps_the_final_number_and_regrows_the_rest() 
 
 def test_a_turnover_of_the_excess_ends_with_the_excess() -> None:
     run = start(plain(sparsity=methods.Cubic(), turnover=methods.Turnover(zeta="excess")), 0.8)
-    assert run.sparsifier._budget.zeta(LAST_UPDATE) == 0
-    assert run.sparsifier._budget.exchanged(0) == {"0.weight": 128 - 51, "2.weight": 128 - 51}
+    assert run.sparsifier.progress.budget.zeta(LAST_UPDATE) == 0
+    assert run.sparsifier.progress.budget.exchanged(0) == {"0.weight": 128 - 51, "2.weight": 128 - 51}
 
 
 # In the test, weights shrink at every step; links that are gone keep theirs, and so they return.
@@ -909,12 +909,12 @@ def test_links_return_with_the_weight_they_had_where_that_is_among_the_largest(e
     last = {name: torch.zeros(mask.shape) for name, mask in run.sparsifier.masks.items()}
 
     def weight(name: str) -> Tensor:
-        return run.sparsifier._weights[name].dense().clone()
+        return run.sparsifier.network.weights[name].dense().clone()
 
     def shrink() -> None:
         with torch.no_grad():
             for name, mask in run.sparsifier.masks.items():
-                run.sparsifier._weights[name].parameter.mul_(0.8)
+                run.sparsifier.network.weights[name].parameter.mul_(0.8)
                 last[name] = torch.where(mask, weight(name), last[name])
 
     run.watch = shrink

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.audit import CHECKS
-from chts_core.linear import to_dense
+from chts_core.engine.linear import to_dense
+from chts_core.tools.audit import CHECKS
 
 STEPS, EVERY = 40, 4
 WHOLE = ("absent weights", "absent moments", "links", "density", "finite")  # a layer of few links may collapse

@@ -15,7 +15,8 @@ from scipy import stats
 from torch import Tensor
 
 import chts_core as chts
-from chts_core import _networks
+from chts_core.compiled import networks as _networks
+from chts_core.compiled import row_draws
 
 Rule = Literal["fixed", "uniform"]
 
@@ -453,8 +454,8 @@ def tail_exponent(degrees: Tensor) -> float:
 
 # --- races and fills: the plain code for any device, and the compiled code ---
 
-RACES = {"plain": chts.topology._race, "compiled": chts.topology._race_compiled}
-FILLS = {"plain": chts.topology._fill, "compiled": chts.topology._fill_compiled}
+RACES = {"plain": chts.topology._race, "compiled": row_draws.race}
+FILLS = {"plain": chts.topology._fill, "compiled": row_draws.fill}
 
 # Of one generator's 64 bits per row; and of the rows, their numbers on the ring from the centre on.
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -504,7 +505,7 @@ def test_the_compiled_race_is_won_by_the_first_to_arrive(
     degrees = data.draw(st.lists(st.integers(0, shape[1]), min_size=shape[0], max_size=shape[0]))
     # Off the half columns, where two columns are equally far and rounding might decide.
     centres = [diagonal(row, shape) + 0.123 for row in range(shape[0])]
-    mask = race(chts.topology._race_compiled, degrees, centres, shape[1], exponent, seed)
+    mask = race(row_draws.race, degrees, centres, shape[1], exponent, seed)
     seeds = seeds_of(torch.Generator().manual_seed(seed), shape[0])
     for row, columns in enumerate(mask):
         expected = first_to_arrive(seeds[row], centres[row], degrees[row], shape[1], exponent)
@@ -515,7 +516,7 @@ def test_the_compiled_race_is_won_by_the_first_to_arrive(
 @pytest.mark.parametrize("degree", [102, 1638])
 def test_the_compiled_race_of_long_rows(degree: int, exponent: float) -> None:
     centres = [-0.5, 0.0, 17.3, 5460.4]
-    mask = race(chts.topology._race_compiled, [degree] * 4, centres, 5461, exponent)
+    mask = race(row_draws.race, [degree] * 4, centres, 5461, exponent)
     for row, seed in enumerate(seeds_of(torch.Generator().manual_seed(0), 4)):
         expected = first_to_arrive(seed, centres[row], degree, 5461, exponent)
         assert set(mask[row].nonzero().flatten().tolist()) == expected
@@ -536,7 +537,7 @@ def test_windows_decide_on_the_cost_alone(shift: float, width: float, monkeypatc
 
     true_windows = _networks.windows
     centres = [row / 4 for row in range(200)]
-    arguments = (chts.topology._race_compiled, [12] * 200, centres, 50, 1.5)
+    arguments = (row_draws.race, [12] * 200, centres, 50, 1.5)
     expected = race(*arguments)
     monkeypatch.setattr(_networks, "windows", windows)
     assert torch.equal(race(*arguments), expected)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import chts_core as chts
-from chts_core.layers import linear_layers, sparse_layers
+from chts_core.engine.layers import linear_layers, sparse_layers
+from chts_core.engine.tracing import layer_graph
 from chts_core.percolation import Attention, LayerGraph
-from chts_core.tracing import layer_graph
 
 
 def graph_of(model: nn.Module, *dense: str) -> tuple[LayerGraph, set[str]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.warm_start import largest, loses_training
+from chts_core.engine.warm_start import largest, loses_training
 
 SETTINGS: dict[str, Any] = {"total_steps": 100, "update_every": 10}
 
@@ -92,7 +92,7 @@ def test_it_starts_from_the_largest_weights(method: str) -> None:
         size = before[name].abs()
         assert size[mask].min() >= size[~mask].max()
         assert torch.equal(model.get_parameter(name), before[name] * mask)
-    assert sparsifier.density() == pytest.approx(1 - sparsifier._budget.at(0), abs=1e-3)
+    assert sparsifier.density() == pytest.approx(1 - sparsifier.progress.budget.at(0), abs=1e-3)
 
 
 def test_each_head_keeps_its_largest() -> None:

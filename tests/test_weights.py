@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core import weights
-from chts_core.linear import COMPILED, DENSE, SparseLinear
+from chts_core.engine import weights
+from chts_core.engine.linear import COMPILED, DENSE, SparseLinear
 
 STEPS, EVERY = 16, 2
 SPARSE_METHODS = [name for name in chts.METHODS if name != "fc"]
@@ -55,7 +55,7 @@ class Run:
         """What the optimizer keeps of sparse weights, in dense tensors."""
         dense = {}
         for name, mask in self.sparsifier.masks.items():
-            for key, value in self.optimizer.state[self.sparsifier._weights[name].parameter].items():
+            for key, value in self.optimizer.state[self.sparsifier.network.weights[name].parameter].items():
                 if value.shape == mask.shape:
                     dense[f"{name} {key}"] = value
                 elif value.ndim == 1:
@@ -106,7 +106,7 @@ def test_every_method_runs_as_under_masks(method: str, execution: str) -> None:
     layers = [module for module in own.model.modules() if isinstance(module, SparseLinear)]
     assert len(layers) == len(own.sparsifier.masks) == 2
     for name, mask in own.sparsifier.masks.items():
-        assert len(own.sparsifier._weights[name].parameter) == int(mask.sum())
+        assert len(own.sparsifier.network.weights[name].parameter) == int(mask.sum())
     assert own.moments()
     assert_same_run(own, masked)
 
@@ -126,7 +126,7 @@ def test_llama_runs_as_under_masks(method: str, per_head: bool) -> None:
 @pytest.mark.parametrize("method", ["granet", "chts"])
 def test_auto_leaves_the_layers_of_an_attention_masked(method: str) -> None:
     masked, own = (start(how, method, "transformer").train() for how in ("masked", "auto"))
-    kinds = {name: type(weight) for name, weight in own.sparsifier._weights.items()}
+    kinds = {name: type(weight) for name, weight in own.sparsifier.network.weights.items()}
     for name, kind in kinds.items():
         assert (kind is weights.MaskedWeight) == ("attn" in name or "attention" in name), name
     assert set(kinds.values()) == {weights.MaskedWeight, weights.LinkWeight}
@@ -149,7 +149,7 @@ def test_a_dense_layer_stays_an_ordinary_one() -> None:
 
 
 def test_decay_crosses_over_without_a_jump(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chts_core.linear.crossover_density", lambda *_: 0.3)
+    monkeypatch.setattr("chts_core.engine.linear.crossover_density", lambda *_: 0.3)
     own, masked = start("auto", "chtss", sparsity=0.95), start("masked", "chtss", sparsity=0.95).train()
     layer = next(module for module in own.model.modules() if isinstance(module, SparseLinear))
     assert (layer.density, layer.kernels()) == (0.5, DENSE)
@@ -189,13 +189,13 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits(method: str, execution: str
 
 def test_a_resumed_run_keeps_the_crossover_it_measured() -> None:
     run = start("auto").train(last=3)
-    for layer in run.sparsifier._sparse_layers().values():
+    for layer in run.sparsifier.network.stored().values():
         layer.crossover = 0.123
     other = start("auto", seed=1)
     other.model.load_state_dict(run.model.state_dict())
     other.optimizer.load_state_dict(run.optimizer.state_dict())
     other.sparsifier.load_state_dict(run.sparsifier.state_dict())
-    assert {layer.crossover for layer in other.sparsifier._sparse_layers().values()} == {0.123}
+    assert {layer.crossover for layer in other.sparsifier.network.stored().values()} == {0.123}
 
 
 def test_resume_from_takes_a_dense_model_and_the_optimizer_of_the_links() -> None:
@@ -238,7 +238,7 @@ def test_a_state_loaded_without_its_model_warns() -> None:
 def test_dense_gradients_come_only_where_an_update_needs_them(method: str) -> None:
     run = start("csr", method)
     computed: list[int] = []
-    for layer in run.sparsifier._sparse_layers().values():
+    for layer in run.sparsifier.network.stored().values():
         hook = layer.dense_gradient_hook
         assert (hook is None) == (method == "set")
         if hook is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from chts_core.lab import records
+from chts_core.lab.results import records
 
 # The name that the folder of the benchmarks has as a package, wherever it is.
 _PACKAGE = "chts_benchmarks"

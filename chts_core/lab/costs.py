@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chts_core.engine.linear import Execution, SparseLinear
 from chts_core.lab.data import ImageData
 from chts_core.lab.models import mlp
-from chts_core.linear import Execution, SparseLinear
-from chts_core.planner import plan
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools.planner import plan
 from chts_core.topology import erdos_renyi
 
 _WARM_UP = 3

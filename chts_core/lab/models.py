@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chts_core.engine.sharding import local, local_rows
 from chts_core.lab.data import PAD
-from chts_core.sharding import local, local_rows
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

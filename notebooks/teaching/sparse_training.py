@@ -27,7 +27,7 @@ import torch
 
 import chts_core as chts
 from chts_core.lab import data, images
-from chts_core.lab.assignment import generator_of
+from chts_core.lab.teach.assignment import generator_of
 
 # %%
 student = ""  # your id, as your teacher has it, between the quotes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 
-from chts_core.lab import launch
+from chts_core.lab.notebook import launch
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ from typing import Any
 import datasets
 import pytest
 
-from chts_core.lab import records
 from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS, TextData, load_translation, sources, train_tokenizer
+from chts_core.lab.results import records
 
 # Blanks, so that the file is larger than the pieces (10 MB) in which the hub's library reads it.
 TOKENIZER = train_tokenizer(TextData("some", ["abcdefgh"], []), 257).to_json().encode().ljust(24_000_000)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import drill, evidence, hostile, records
-from chts_core.lab.cli import main
-from chts_core.lab.drill import SCENARIOS, differences, survived
+from chts_core.cli import main
+from chts_core.lab.results import records, tables
 from chts_core.lab.train import checkpoint
+from chts_core.lab.verify import drill, wrong_files
+from chts_core.lab.verify.drill import SCENARIOS, differences, survived
 
 # One of each way to run; the others differ from these only in what is trained, and are killed in tests of their own.
 REDUCED = [
@@ -201,7 +202,7 @@ def test_the_command_tells_and_records_every_fault(
         {"schema": records.SCHEMA, "scenario": "classifier", "fault": "no space", "same": True, "refused": False},
     ]
     wrong = {"schema": records.SCHEMA, "scenario": "images", "fault": "input", "case": "no gzip", "refused": True}
-    monkeypatch.setattr(hostile, "refusals", lambda folder: iter([wrong]))  # noqa: ARG005
+    monkeypatch.setattr(wrong_files, "refusals", lambda folder: iter([wrong]))  # noqa: ARG005
     monkeypatch.setattr(drill, "drill", lambda kills, folder, seed: iter(rows))  # noqa: ARG005
     assert main(["drill", "--kills", "2", "--out", str(tmp_path / "faults.jsonl")]) == 1
     assert capsys.readouterr().out.splitlines() == [
@@ -225,13 +226,13 @@ def test_the_recorded_drill_is_whole() -> None:
     others = [(row["scenario"], row["fault"]) for row in rows if row["fault"] not in ("killed", "input")]
     assert sorted(others) == sorted(itertools.product(SCENARIOS, drill.FAULTS))
     inputs = [(row["scenario"], row["case"]) for row in rows if row["fault"] == "input"]
-    assert inputs == [(kind, name) for kind, cases in hostile.CASES.items() for name in cases]
+    assert inputs == [(kind, name) for kind, cases in wrong_files.CASES.items() for name in cases]
     assert all(len(row["git"]) == 40 for row in rows)  # of a checkout without changes
     for name in SCENARIOS:
         mine = sum(row["scenario"] == name for row in kills)
         hours = sum(row["hours"] for row in rows if (row["scenario"], row["fault"]) == (name, "clock"))
         assert hours >= 24
-        assert f"| {name} | {mine} of {mine} | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 | {hours:,} |" in evidence.faults()
-    for kind, cases in hostile.CASES.items():
-        assert kind in evidence.inputs()
-        assert f" {len(cases)} of {len(cases)} |" in evidence.inputs()
+        assert f"| {name} | {mine} of {mine} | 1 of 1 | 1 of 1 | 1 of 1 | 1 of 1 | {hours:,} |" in tables.faults()
+    for kind, cases in wrong_files.CASES.items():
+        assert kind in tables.inputs()
+        assert f" {len(cases)} of {len(cases)} |" in tables.inputs()

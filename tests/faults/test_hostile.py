@@ -19,9 +19,12 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 import chts_core
-from chts_core.lab import data, hostile, notebooks, records
+from chts_core.lab import data
 from chts_core.lab.data import sources, translation
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.results import records
 from chts_core.lab.train import checkpoint, sweeps
+from chts_core.lab.verify import wrong_files
 
 PACKAGE = Path(chts_core.__file__).parent
 
@@ -127,7 +130,7 @@ def test_the_trap_works(tmp_path: Path) -> None:
 
 
 def test_the_trainer_s_callback_opens_no_objects(tmp_path: Path) -> None:
-    from chts_core.huggingface import FILE_NAME
+    from chts_core.tools.huggingface import FILE_NAME
 
     torch.save({"steps": Trap(tmp_path / "touched")}, tmp_path / FILE_NAME)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
@@ -145,12 +148,12 @@ def test_a_hostile_record_is_refused_with_its_line(tmp_path: Path, line: str) ->
 # --- the table of files that are not what they should be ---
 
 
-TABLE = [(kind, name) for kind, cases in hostile.CASES.items() for name in cases]
+TABLE = [(kind, name) for kind, cases in wrong_files.CASES.items() for name in cases]
 
 
 def test_the_table_is_long_and_says_what_to_expect() -> None:
     assert len(TABLE) >= 140
-    assert all(len(case.says) > 3 for cases in hostile.CASES.values() for case in cases.values())
+    assert all(len(case.says) > 3 for cases in wrong_files.CASES.values() for case in cases.values())
 
 
 @pytest.mark.parametrize(("kind", "name"), TABLE)
@@ -158,8 +161,8 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(
     kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    case, folder = hostile.CASES[kind][name], tmp_path / "files"
-    said = hostile.refusal(case, folder)
+    case, folder = wrong_files.CASES[kind][name], tmp_path / "files"
+    said = wrong_files.refusal(case, folder)
     assert re.search(case.says, said), said
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {f"files/{name}" for name in case.files}
@@ -174,13 +177,13 @@ def test_what_is_accepted_or_changed_would_be_noticed(tmp_path: Path, monkeypatc
         raise ValueError("no")
 
     cases = {
-        "accepted": hostile.Case({"a": b"1"}, "no", lambda _: None),
-        "said otherwise": hostile.Case({"a": b"1"}, "yes", lambda folder: int((folder / "a").read_text() + "x")),
-        "changed": hostile.Case({"a": b"1"}, "no", change),
-        "refused": hostile.Case({"a": b"x"}, "invalid literal", lambda folder: int((folder / "a").read_text())),
+        "accepted": wrong_files.Case({"a": b"1"}, "no", lambda _: None),
+        "said otherwise": wrong_files.Case({"a": b"1"}, "yes", lambda folder: int((folder / "a").read_text() + "x")),
+        "changed": wrong_files.Case({"a": b"1"}, "no", change),
+        "refused": wrong_files.Case({"a": b"x"}, "invalid literal", lambda folder: int((folder / "a").read_text())),
     }
-    monkeypatch.setattr(hostile, "CASES", {"numbers": cases})
-    rows = {row["case"]: row for row in hostile.refusals(tmp_path / "work")}
+    monkeypatch.setattr(wrong_files, "CASES", {"numbers": cases})
+    rows = {row["case"]: row for row in wrong_files.refusals(tmp_path / "work")}
     assert {name: row["refused"] for name, row in rows.items()} == {name: name == "refused" for name in cases}
     assert {"git", "versions", "device", "said"} < rows["refused"].keys()
 
@@ -188,25 +191,25 @@ def test_what_is_accepted_or_changed_would_be_noticed(tmp_path: Path, monkeypatc
 def test_the_sound_files_behind_the_table_are_read(tmp_path: Path) -> None:
     """Each case spoils one thing: what is left is in order."""
     sound = [
-        hostile._images(""),
-        hostile._cifar("", bytes(3073)),
-        hostile._pairs("", b"a\n"),
-        hostile._pairs("", b"\xef\xbb\xbfa\r\n"),  # as Windows writes it
-        hostile._text("", b"a\n\n" * 9),
-        hostile._books("", b"ab", b"train\t\t\t2\nvalid\t\t\t2"),
-        hostile._checkpoint("", hostile._WHOLE),
-        hostile._record("", b""),
-        hostile._sweep("", b"train: mlp\ngrid: {seed: [0]}"),
-        hostile._notebook("", hostile._cells("seed: int = 0")),
-        hostile._roster("", b"id\na\n"),
+        wrong_files._images(""),
+        wrong_files._cifar("", bytes(3073)),
+        wrong_files._pairs("", b"a\n"),
+        wrong_files._pairs("", b"\xef\xbb\xbfa\r\n"),  # as Windows writes it
+        wrong_files._text("", b"a\n\n" * 9),
+        wrong_files._books("", b"ab", b"train\t\t\t2\nvalid\t\t\t2"),
+        wrong_files._checkpoint("", wrong_files._WHOLE),
+        wrong_files._record("", b""),
+        wrong_files._sweep("", b"train: mlp\ngrid: {seed: [0]}"),
+        wrong_files._notebook("", wrong_files._cells("seed: int = 0")),
+        wrong_files._roster("", b"id\na\n"),
     ]
     for number, case in enumerate(sound):
-        assert hostile.refusal(case, tmp_path / str(number)) == "", number
+        assert wrong_files.refusal(case, tmp_path / str(number)) == "", number
 
 
 def test_the_pickle_of_the_table_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pickle.loads(hostile._PICKLE)
+    pickle.loads(wrong_files._PICKLE)
     assert (tmp_path / "unpickled").is_dir()
 
 

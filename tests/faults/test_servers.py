@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chts_core.lab import records
-from chts_core.lab.cli import main
+from chts_core.cli import main
+from chts_core.lab.results import records
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
 
@@ -31,7 +31,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str, in
     (folder / "config").mkdir()
     (folder / "config" / "jupyter_server_config.json").write_text(json.dumps(own))
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTER_RUNTIME_DIR": str(folder)}
-    command = [sys.executable, "-m", "chts_core.lab.cli", "lab", str(folder / "notebooks"), "--no-browser"]
+    command = [sys.executable, "-m", "chts_core.cli", "lab", str(folder / "notebooks"), "--no-browser"]
     log = folder / "log"
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file, stdout=file, env=environment, start_new_session=True)
@@ -85,7 +85,7 @@ def test_it_listens_to_this_machine_alone(lab: tuple[int, str, int]) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="is not root")
 def test_root_is_refused_unless_root_says_otherwise(tmp_path: Path) -> None:
     environment = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "chts_core.lab.cli", "lab", str(tmp_path / "notebooks"), "--no-browser"]
+    command = [sys.executable, "-m", "chts_core.cli", "lab", str(tmp_path / "notebooks"), "--no-browser"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode != 0
     assert "Running as root is not recommended. Use --allow-root to bypass." in done.stderr

@@ -7,8 +7,9 @@ import jupytext
 import pytest
 import torch
 
-from chts_core.lab import assignment, notebooks
-from chts_core.lab.assignment import generator_of
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.teach import assignment
+from chts_core.lab.teach.assignment import generator_of
 
 SOURCE = notebooks.folder() / "teaching" / "sparse_training.py"
 CELLS = [cell for cell in jupytext.read(SOURCE).cells if cell.cell_type == "code"]

@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from chts_core.lab import bench, records
+from chts_core.lab import bench
+from chts_core.lab.results import records
 
 COMMON = """
 def row(comparison, seconds, rival_seconds, **more):

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from chts_core.lab import bench, cli, data, notebooks, records
+from chts_core import cli
+from chts_core.lab import bench, data
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.results import records
 
 PARAMETERS = 'profile: str = "laptop"  # how large\nseed: int = 0  # of the run\nsparsity: float = 0.9'
 ROW = {
@@ -192,7 +195,7 @@ def test_the_tour_exits_by_its_outcome(monkeypatch: pytest.MonkeyPatch, succeede
         asked.append((profile, out_dir, paths))
         return succeeded
 
-    monkeypatch.setattr("chts_core.lab.tour.tour", tour)
+    monkeypatch.setattr("chts_core.lab.notebook.tour.tour", tour)
     assert cli.main(["tour"]) == code
     assert cli.main(["tour", "06", "6", "--profile", "ci", "--out", "there"]) == code
     assert asked == [("laptop", Path("runs/tour"), []), ("ci", Path("there"), [notebooks.find("06")])]
@@ -243,7 +246,7 @@ def test_a_wrong_command_line_exits_2(capsys: pytest.CaptureFixture[str], argume
 
 
 def test_the_command_explains_itself_from_anywhere() -> None:
-    command = [sys.executable, "-m", "chts_core.lab.cli", "--help"]
+    command = [sys.executable, "-m", "chts_core.cli", "--help"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (finished.returncode, finished.stderr) == (0, "")
     for word in ("usage: chts", "doctor", "list", "run", "bench", "tour"):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import chts_core as chts
-from chts_core import link_prediction, methods, sampling, sparsifier, weights
-from chts_core.lab import cli, conformance, published
+from chts_core import choices, cli, link_prediction, methods, sampling
+from chts_core.engine import weights
+from chts_core.lab.verify import conformance, published
 from chts_core.schedules import Timeline
 
 METHODS = chts.METHODS
@@ -123,16 +124,16 @@ def keep_moments(self: weights.MaskedWeight) -> list[Tensor]:
 def forget_generators(original: Callable[..., None]) -> Callable[..., None]:
     def load(self: chts.Sparsifier, state: dict[str, Any]) -> None:
         original(self, state)
-        for generator in self._generators.values():
+        for generator in self.progress.generators.values():
             generator.manual_seed(0)
 
     return load
 
 
 FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
-    "a link too many": ("set", "links", sparsifier, "draw", grow_one_more),
-    "removal at random": ("gmp", "removal", sparsifier, "choose", remove_anything),
-    "soft removal at random": ("chts", "removal", sparsifier, "choose", remove_anything),
+    "a link too many": ("set", "links", choices, "draw", grow_one_more),
+    "removal at random": ("gmp", "removal", choices, "choose", remove_anything),
+    "soft removal at random": ("chts", "removal", choices, "choose", remove_anything),
     "moments kept": ("granet", "weights", weights.MaskedWeight, "_tensors", keep_moments),
     "moments lost": ("set", "csr", weights, "moments", lambda *_: []),
     "no percolation": ("chts", "percolation", chts.Sparsifier, "_percolate", lambda *_: None),

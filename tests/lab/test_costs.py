@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import chts_core as chts
+from chts_core.engine.linear import SparseLinear
 from chts_core.lab import costs, figures, models
 from chts_core.lab.costs import LayerTime, MaskedLinear, TrainingCost
 from chts_core.lab.data import ImageData
-from chts_core.linear import SparseLinear
 
 
 @pytest.fixture

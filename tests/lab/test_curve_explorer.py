@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from chts_core.lab import report
-from chts_core.lab.statistics import score_differences
+from chts_core.lab.results import report
+from chts_core.lab.results.statistics import score_differences
 from chts_core.lab.widgets import CurveExplorer, CurveState
 from chts_core.lab.widgets.curves import stored
 from chts_core.methods import METHODS

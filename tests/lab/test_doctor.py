@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from chts_core.lab import doctor
 from chts_core.lab.data import IMAGE_SETS, TRANSLATION_SETS
+from chts_core.lab.notebook import doctor
 
 
 @pytest.mark.usefixtures("no_fashion")

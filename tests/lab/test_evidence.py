@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import evidence, records
+from chts_core.lab.results import records, tables
 from chts_core.lab.train.sweeps import cells
 
 
@@ -25,10 +25,10 @@ def made_up(method: str, seed: int, jumps: list[float], last: float, **recipe: i
 
 def test_a_jump_is_the_mean_over_the_updates_of_a_run() -> None:
     row = made_up("chts", 0, [0.1, 0.3], 3.0)
-    assert evidence.jump(row, "after") == pytest.approx(0.2)
-    assert evidence.jump(row, "next") == pytest.approx(0.4)
+    assert tables.jump(row, "after") == pytest.approx(0.2)
+    assert tables.jump(row, "next") == pytest.approx(0.4)
     row["updates"][-1]["next"] = None  # the run ended
-    assert evidence.jump(row, "next") == pytest.approx(0.2)
+    assert tables.jump(row, "next") == pytest.approx(0.2)
 
 
 def test_updates_are_told_by_turnover_and_warmup() -> None:
@@ -38,7 +38,7 @@ def test_updates_are_told_by_turnover_and_warmup() -> None:
         made_up("chts/paper_llama", 0, [0.05], 3.5, link_warmup=2),
         made_up("set", 0, [-0.05], 3.5, iterative_warmup=3),
     ]
-    assert evidence.update_warmup(rows).splitlines() == [
+    assert tables.update_warmup(rows).splitlines() == [
         "| turnover | warm-up | jump of the loss by an update | one step later | validation loss |",
         "| --- | --- | --- | --- | --- |",
         "| ζ from 0.3 | none | 0.3000 ± 0.1000 | 0.6000 ± 0.2000 | 3.100 ± 0.100 |",

@@ -5,8 +5,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from chts_core.lab.cli import main
-from chts_core.lab.exercises import attempt, solved_version, student_version, write_versions
+from chts_core.cli import main
+from chts_core.lab.notebook.exercises import attempt, solved_version, student_version, write_versions
 
 FOLDS = """## Exercise: add
 

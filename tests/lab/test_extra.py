@@ -17,7 +17,7 @@ importlib.util.find_spec = lambda name, *rest: None if name == "papermill" else 
 IMPORT = """
 import chts_core
 print(sorted({'papermill', 'matplotlib', 'pandas', 'sklearn', 'ipywidgets', 'psutil'} & set(sys.modules)))
-import chts_core.lab.cli
+import chts_core.cli
 """
 
 

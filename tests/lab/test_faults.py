@@ -8,12 +8,13 @@ import tiny
 import torch
 
 import chts_core as chts
-from chts_core.audit import Finding
-from chts_core.lab import faults, figures
+from chts_core.engine.linear import Execution
+from chts_core.lab import figures
 from chts_core.lab.data import ImageData
-from chts_core.lab.faults import FAULTS, SIGNATURES, Patient
-from chts_core.linear import Execution
+from chts_core.lab.verify import injected_bugs
+from chts_core.lab.verify.injected_bugs import FAULTS, SIGNATURES, Patient
 from chts_core.methods import Removal
+from chts_core.tools.audit import Finding
 
 
 def sparsifier(
@@ -32,7 +33,7 @@ def train(owner: chts.Sparsifier, steps: int = 40) -> frozenset[str]:
     auditor = chts.audit.Auditor(owner)
     for step in range(steps):
         owner.optimizer.zero_grad()
-        tiny.loss_of_mlp(owner._model, step).backward()
+        tiny.loss_of_mlp(owner.network.model, step).backward()
         owner.optimizer.step()
         owner.step()
         auditor.check()
@@ -45,7 +46,7 @@ def patient_of(digits: ImageData) -> Callable[..., Patient]:
 
     @cache
     def run(fault: str | None, seed: int = 0) -> Patient:
-        return faults.run(digits, "chtss", 0.9, fault, hidden=32, epochs=4, seed=seed)
+        return injected_bugs.run(digits, "chtss", 0.9, fault, hidden=32, epochs=4, seed=seed)
 
     return run
 
@@ -92,7 +93,7 @@ def test_a_fault_ends_with_its_block(fault: str) -> None:
         pass
     assert train(broken) == train(healthy) == frozenset()
     assert all(torch.equal(broken.masks[name], mask) for name, mask in healthy.masks.items())
-    for one, other in zip(broken._model.parameters(), healthy._model.parameters(), strict=True):
+    for one, other in zip(broken.network.model.parameters(), healthy.network.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
@@ -151,9 +152,8 @@ def test_a_density_that_does_not_fall_outlives_nothing() -> None:
 
 def test_a_threshold_takes_no_fewer_links_than_planned(patient_of: Callable[..., Patient]) -> None:
     patient = patient_of("threshold with ties")
-    extra = [
-        row["links"] - patient.sparsifier._budget.links(row["step"])[row["layer"]] for row in patient.sparsifier.history
-    ]
+    budget = patient.sparsifier.progress.budget
+    extra = [row["links"] - budget.links(row["step"])[row["layer"]] for row in patient.sparsifier.history]
     assert min(extra) == 0
     assert max(extra) > 0
 
@@ -164,9 +164,9 @@ def test_top_regrowth_does_not_depend_on_the_seed_and_takes_the_highest() -> Non
     outcomes: list[torch.Tensor] = []
     for seed in range(3):
         owner = sparsifier("chts")
-        owner._generators["0.weight"].manual_seed(seed)
-        with faults.top_regrowth(owner):
-            regrown = owner._regrow("0.weight", survivors, 2, None)
+        owner.progress.generators["0.weight"].manual_seed(seed)
+        with injected_bugs.top_regrowth(owner):
+            regrown = owner.method.regrowth(survivors, 2, None, None, generator=owner.progress.generators["0.weight"])
         assert int(regrown.sum()) == 2
         assert not (regrown & survivors).any()
         assert scores[regrown].min() >= scores[~regrown & ~survivors].max()
@@ -181,31 +181,33 @@ def test_two_seeds_of_top_regrowth_gain_the_same_links(digits: ImageData) -> Non
         for name, columns in {"0.weight": 64, "2.weight": 32, "4.weight": 32}.items()
     }
 
-    def shared(fault: faults.Fault | None) -> float:
+    def shared(fault: injected_bugs.Fault | None) -> float:
         one, other = (
-            faults.run(digits, method, 0.9, fault, hidden=32, epochs=4, seed=seed, initial_masks=start).sparsifier.masks
+            injected_bugs.run(
+                digits, method, 0.9, fault, hidden=32, epochs=4, seed=seed, initial_masks=start
+            ).sparsifier.masks
             for seed in (0, 1)
         )
         both = sum(int((one[name] & other[name] & ~start[name]).sum()) for name in start)
         return both / sum(int((one[name] & ~start[name]).sum()) for name in start)
 
-    assert shared(faults.top_regrowth) > shared(None) + 0.2
+    assert shared(injected_bugs.top_regrowth) > shared(None) + 0.2
 
 
 def test_a_run_depends_on_its_seeds_alone(healthy: Patient, digits: ImageData) -> None:
-    again = faults.run(digits, "chtss", 0.9, hidden=32, epochs=4)
+    again = injected_bugs.run(digits, "chtss", 0.9, hidden=32, epochs=4)
     assert again.loss == healthy.loss
-    assert faults.run(digits, "chtss", 0.9, hidden=32, epochs=4, seed=1).loss != healthy.loss
+    assert injected_bugs.run(digits, "chtss", 0.9, hidden=32, epochs=4, seed=1).loss != healthy.loss
 
 
 def test_an_unknown_fault_is_refused(digits: ImageData) -> None:
     with pytest.raises(ValueError, match="fault is 'flu'; expected one of 'stale moments'"):
-        faults.run(digits, "chtss", 0.9, "flu")
+        injected_bugs.run(digits, "chtss", 0.9, "flu")
 
 
 def test_the_seed_draws_any_of_the_faults() -> None:
-    assert faults.drawn(3) == faults.drawn(3)
-    assert {faults.drawn(seed) for seed in range(50)} == set(FAULTS)
+    assert injected_bugs.drawn(3) == injected_bugs.drawn(3)
+    assert {injected_bugs.drawn(seed) for seed in range(50)} == set(FAULTS)
 
 
 def test_signatures_tell_the_faults_apart() -> None:
@@ -217,28 +219,28 @@ def test_signatures_tell_the_faults_apart() -> None:
 def test_only_the_right_diagnosis_stands(fault: str) -> None:
     findings = [Finding(check, "0.weight", f"{check} 3; expected 0") for check in SIGNATURES[fault]]
     for diagnosis in FAULTS:
-        against = faults.contradiction(diagnosis, findings)
+        against = injected_bugs.contradiction(diagnosis, findings)
         assert (against is None) == (diagnosis == fault)
 
 
 def test_a_contradiction_names_its_evidence() -> None:
     links = Finding("links", "2.weight", "12 links after step 8; expected exactly 10")
-    assert faults.contradiction("collapsed layer", [links]) == (
+    assert injected_bugs.contradiction("collapsed layer", [links]) == (
         "'collapsed layer' does not explain this, in layer 2.weight: 12 links after step 8."
     )
     moments = Finding("absent moments", "2.weight", "3 of 9 absent links have an optimizer state; expected 0")
-    assert faults.contradiction("stale moments", [moments]) == (
+    assert injected_bugs.contradiction("stale moments", [moments]) == (
         "'stale moments' would show in the check 'regrown links', which finds nothing here."
     )
     with pytest.raises(ValueError, match="the diagnosis is 'flu'"):
-        faults.contradiction("flu", [links])
+        injected_bugs.contradiction("flu", [links])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_contradiction_is_one_sentence_without_the_remedy(fault: str, patient_of: Callable[..., Patient]) -> None:
     findings = patient_of(fault).findings
     for diagnosis in FAULTS.keys() - {fault}:
-        against = faults.contradiction(diagnosis, findings)
+        against = injected_bugs.contradiction(diagnosis, findings)
         assert against is not None
         assert against.endswith(".")
         assert not against.endswith("..")

@@ -15,13 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from chts_core.diagnostics import SmallWorldness
-from chts_core.lab import faults, figures, notebooks, statistics
+from chts_core.lab import figures
 from chts_core.lab.costs import LayerTime, TrainingCost
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.figures.style import use_log_scale
-from chts_core.lab.paper import PAPER_TABLE_1
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.results import statistics
+from chts_core.lab.results.paper import PAPER_TABLE_1
 from chts_core.lab.train import images, language, translation
 from chts_core.lab.train.images import Recipe, Run
+from chts_core.lab.verify import injected_bugs
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
@@ -96,7 +99,7 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "neurons_by_layer": lambda _, __: figures.neurons_by_layer({"WM": {"before": [3, 2]}, "RI": {"before": [3, 3]}}),
     "anp_by_epoch": lambda _, __: figures.anp_by_epoch({"WM": [[0.9, 0.5]], "RI": [[0.9, 0.8]]}),
     "vital_signs": lambda _, data: figures.vital_signs(
-        *(faults.run(data, "chtss", 0.9, fault, hidden=16, epochs=3) for fault in (None, "forgotten mask"))
+        *(injected_bugs.run(data, "chtss", 0.9, fault, hidden=16, epochs=3) for fault in (None, "forgotten mask"))
     ),
     "attention_map": lambda _, __: figures.attention_map(torch.rand(2, 1, 2), ["▁two", "</s>"], ["▁zwei"], "one"),
     "attention_head": lambda _, __: figures.attention_head(MASK, MASK, 1, 0),

@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-import chts_core as chts
-from chts_core.lab import forecast, models, notebooks, records
+from chts_core.engine.layers import sparse_layers
+from chts_core.lab import models
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, DataNotFoundError, load_images
-from chts_core.lab.forecast import Forecast, Work
+from chts_core.lab.notebook import forecast, notebooks
+from chts_core.lab.notebook.forecast import Forecast, Work
+from chts_core.lab.results import records
 from chts_core.lab.train import language, translation
 
 MLP = {"minutes": 2.1, "memory_mb": 700, "dataset": "digits", "hidden": 10, "epochs": 5, "seeds": 2}
@@ -43,7 +45,7 @@ def test_the_weights_of_translators_are_counted(recipe: str) -> None:
     found = translation.RECIPES[recipe]
     with torch.device("meta"):
         model = models.Transformer(found.vocabulary, models.TRANSFORMER_SIZES[found.size])
-    links = sum(math.prod(layer.shape) for layer in chts.layers.sparse_layers(model).values())
+    links = sum(math.prod(layer.shape) for layer in sparse_layers(model).values())
     output = found.vocabulary * models.TRANSFORMER_SIZES[found.size].width
     work = forecast.translation_work({"recipe": recipe, "methods": "fc,set", "seeds": 3, "steps": 7})
     assert work.passes == 2 * 3 * 7 * found.accumulate

@@ -6,8 +6,8 @@ from pathlib import Path
 import latex2mathml.converter
 import pytest
 
-from chts_core.lab import glossary, notebooks
-from chts_core.lab.glossary import GLOSSARY, Term
+from chts_core.lab.notebook import glossary, notebooks
+from chts_core.lab.notebook.glossary import GLOSSARY, Term
 
 TESTS = Path(__file__).parents[1]
 each_term = pytest.mark.parametrize("term", GLOSSARY, ids=lambda term: term.name)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import records
+from chts_core.lab.results import records
 from chts_core.lab.train import images, sweeps, tasks
 
 ROWS = images.recorded()

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import chts_core as chts
-from chts_core.lab import records
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
-from chts_core.lab.statistics import mean_and_interval, paired_differences
+from chts_core.lab.results import records
+from chts_core.lab.results.statistics import mean_and_interval, paired_differences
 from chts_core.lab.train import images, loop
 from chts_core.lab.train.images import Recipe, Run, as_row, epoch_choices, summarise
 

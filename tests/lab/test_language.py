@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import chts_core as chts
-from chts_core.lab import data, records
+from chts_core.lab import data
 from chts_core.lab.data import TextData
 from chts_core.lab.models import LLAMA_SIZES, LlamaSize, initialise_llama, llama
+from chts_core.lab.results import records
 from chts_core.lab.train import checkpoint, language, loop
 from chts_core.lab.train.language import Recipe, Run, Task, _Learner
 from chts_core.methods import METHODS

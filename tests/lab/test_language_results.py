@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import records
+from chts_core.engine.layers import sparse_layers
 from chts_core.lab.models import LLAMA_SIZES, llama
+from chts_core.lab.results import records
 from chts_core.lab.train import language
 
 ROWS = language.recorded()
@@ -75,7 +76,7 @@ def test_a_record_is_whole(row: dict[str, Any]) -> None:
 @cache
 def shapes_of(vocabulary: int, size: str, context: int) -> list[tuple[int, ...]]:
     model = llama(vocabulary, LLAMA_SIZES[size], context)
-    return [layer.shape for layer in chts.layers.sparse_layers(model).values()]
+    return [layer.shape for layer in sparse_layers(model).values()]
 
 
 @pytest.mark.parametrize("row", [*ROWS, *RATES], ids=named)

@@ -9,7 +9,7 @@ from types import ModuleType
 import jupytext
 import pytest
 
-from chts_core.lab import launch, notebooks
+from chts_core.lab.notebook import launch, notebooks
 
 ROOT = Path(__file__).parents[2]
 STAGES = notebooks.stages()
@@ -36,7 +36,9 @@ def bootstrap(path: Path) -> str:
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
 def test_a_stage_has_the_links_and_the_cell_of_this_release(path: Path) -> None:
     source = path.with_suffix(".py").read_text("utf-8")
-    assert launch.with_links(source, path.stem) == source, "python -m chts_core.lab.launch notebooks/*.py README.md"
+    assert launch.with_links(source, path.stem) == source, (
+        "python -m chts_core.lab.notebook.launch notebooks/*.py README.md"
+    )
     assert bootstrap(path) == bootstrap(STAGES[0])
     cells = jupytext.read(path).cells
     assert launch.badges(path.stem) in cells[0].source

@@ -9,7 +9,8 @@ import torch
 from matplotlib.collections import LineCollection
 
 import chts_core as chts
-from chts_core.lab import figures, l3
+from chts_core.lab import figures
+from chts_core.lab.notebook import l3
 from chts_core.lab.widgets import LinkPredictionState, LinkPredictionStepper
 from chts_core.lab.widgets.link_prediction import MOST_PATHS, NETWORK
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from chts_core.distributed import Ranks
+from chts_core.engine.distributed import Ranks
 from chts_core.lab.train import checkpoint, loop
 from chts_core.sparsifier import Sparsifier
 

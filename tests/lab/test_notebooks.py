@@ -16,10 +16,11 @@ import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.choices import Cosine
-from chts_core.lab import notebooks, records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
-from chts_core.lab.forecast import Forecast
-from chts_core.lab.notebooks import LIMITS, PROFILES, Choice, Range
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.forecast import Forecast
+from chts_core.lab.notebook.notebooks import LIMITS, PROFILES, Choice, Range
+from chts_core.lab.results import records
 from chts_core.lab.train import language
 from chts_core.lab.train.translation import RECIPES
 from chts_core.methods import get_method

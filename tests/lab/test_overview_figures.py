@@ -7,7 +7,7 @@ from matplotlib.text import Annotation
 
 from chts_core.lab import figures
 from chts_core.lab.data import ImageData
-from chts_core.lab.notebooks import Stage
+from chts_core.lab.notebook.notebooks import Stage
 from chts_core.lab.train import images
 
 

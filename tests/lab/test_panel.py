@@ -12,8 +12,9 @@ from torch import nn
 
 import chts_core as chts
 from chts_core import diagnostics
-from chts_core.lab import figures, panel
-from chts_core.sparsifier import Update
+from chts_core.engine.progress import Update
+from chts_core.lab import figures
+from chts_core.lab.figures import panel
 
 
 def seeded(seed: int = 0) -> torch.Generator:

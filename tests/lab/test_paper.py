@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from chts_core import methods
-from chts_core.lab import paper, records, report
-from chts_core.lab.paper import Claim
+from chts_core.lab.results import paper, records, report
+from chts_core.lab.results.paper import Claim
 
 # As printed: the poster lacks one heading of Table 2, so its numbers are split into 60M, 130M and 1B by their count.
 TABLE_2 = """

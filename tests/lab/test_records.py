@@ -30,7 +30,7 @@ from chts_core.choices import (
     Staged,
     Turnover,
 )
-from chts_core.lab import records
+from chts_core.lab.results import records
 from chts_core.methods import Method, get_method
 
 # --- versions and devices ---
@@ -91,7 +91,7 @@ def package_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Makes the records module believe that its package is in a folder."""
 
     def place(root: Path) -> None:
-        monkeypatch.setattr(records, "__file__", str(root / "chts_core" / "lab" / "records.py"))
+        monkeypatch.setattr(records, "__file__", str(root / "chts_core" / "lab" / "results" / "records.py"))
 
     return place
 
@@ -403,7 +403,7 @@ def test_the_time_is_in_utc_to_the_second() -> None:
 def test_results_are_in_the_installed_package_or_in_the_checkout(
     tmp_path: Path, package_in: Callable[[Path], None]
 ) -> None:
-    assert (records.results_folder().parent / "chts_core" / "lab" / "records.py").samefile(records.__file__)
+    assert (records.results_folder().parent / "chts_core" / "lab" / "results" / "records.py").samefile(records.__file__)
     package_in(tmp_path)
     assert records.results_folder() == tmp_path / "results"
     (tmp_path / "chts_core" / "results").mkdir(parents=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import records, report
-from chts_core.lab.cli import main
+from chts_core.cli import main
+from chts_core.lab.results import records, report
 
 SHA = "ab" * 32
 

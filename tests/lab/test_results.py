@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import chts_core as chts
+from chts_core.engine.layers import sparse_layers
 from chts_core.lab import data
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
 from chts_core.lab.train import translation
@@ -65,7 +66,7 @@ def test_a_record_is_whole(row: dict[str, Any]) -> None:
 def test_a_record_has_the_links_of_its_sparsity_exactly(row: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = Transformer(row["subwords"], TRANSFORMER_SIZES[row["recipe"]["size"]])
-    shapes = [layer.shape for layer in chts.layers.sparse_layers(model).values()]
+    shapes = [layer.shape for layer in sparse_layers(model).values()]
     density = 1.0 if row["method"] == "fc" else 1 - row["sparsity"]
     assert row["links"] == sum(chts.topology.link_count(*shape, density) for shape in shapes)
     assert row["density"] == pytest.approx(row["links"] / sum(out * in_ for out, in_ in shapes), abs=1e-12)

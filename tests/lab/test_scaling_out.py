@@ -43,7 +43,7 @@ METHODS = ["rigl", "chtss", "mest"]
 multiprocessing.set_forkserver_preload(
     [
         "pytest",
-        "chts_core._kernels",
+        "chts_core.compiled.products",
         "chts_core.lab.train.language",
         "torch._dynamo",
         "torch.distributed.fsdp",
@@ -281,11 +281,11 @@ COMMAND = ["train", "tiny_ci", "--method", "chts", "-s", "steps", "20", "-s", "b
 
 
 def test_torchrun_trains_as_one_process_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from chts_core.lab.cli import main  # which the ranks above can do without
+    from chts_core.cli import main  # which the ranks above can do without
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [*launch, "-m", "chts_core.lab.cli", *COMMAND, "--out", str(tmp_path / "two")]
+    command = [*launch, "-m", "chts_core.cli", *COMMAND, "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     threads = torch.get_num_threads()
@@ -318,7 +318,7 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path, capsys: pytest.Capt
 def test_what_cannot_be_trained_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    from chts_core.lab.cli import main
+    from chts_core.cli import main
 
     assert main(["train", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
@@ -326,7 +326,7 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def test_a_recipe_of_more_ranks_than_a_batch_has_contexts_is_refused(task: Task) -> None:
-    from chts_core.distributed import Ranks
+    from chts_core.engine.distributed import Ranks
 
     ranks = Ranks(None, CPU)
     ranks.size = 3

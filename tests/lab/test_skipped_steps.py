@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from chts_core.lab.data import ImageData, TextData, TranslationData
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES, LlamaSize, TransformerSize
 from chts_core.lab.train import checkpoint, images, language, loop, translation
-from chts_core.numerics import find_nonfinite
+from chts_core.tools.numerics import find_nonfinite
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
 TRANSFORMER_SIZES["wee"] = TransformerSize(16, 24, 1, 2)

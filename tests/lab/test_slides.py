@@ -8,10 +8,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from chts_core.lab import notebooks
-from chts_core.lab.cli import main
-from chts_core.lab.records import RESULTS_TYPE
-from chts_core.lab.slides import slides, write_slides
+from chts_core.cli import main
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.results.records import RESULTS_TYPE
+from chts_core.lab.teach.slides import slides, write_slides
 
 HEADER = """# 01 · A title
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 
-from chts_core.lab import records
-from chts_core.lab.processes import THREADS
+from chts_core.lab.notebook.processes import THREADS
+from chts_core.lab.results import records
 from chts_core.lab.train import sweeps
 from chts_core.lab.train.sweeps import Cell
 
@@ -197,7 +197,7 @@ def test_notebooks_are_cells_too(
     path = write_notebook(tmp_path / "small.ipynb", "assert seed != 1, 'it is one'", parameters="seed: int = 0  # any")
     file = tmp_path / "sweep.yaml"
     file.write_text(f"notebook: {path}\ngrid: {{seed: [0, 1]}}\n")
-    from chts_core.lab.cli import main  # which the workers above can do without
+    from chts_core.cli import main  # which the workers above can do without
 
     command = ["sweep", str(file), "--out", str(tmp_path / "out"), "--scheduler", cluster]
     assert main(command) == 1
@@ -220,7 +220,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    from chts_core.lab.cli import main
+    from chts_core.cli import main
 
     monkeypatch.setattr(sweeps, "sweep", interrupted)
     assert main(["sweep", "spec.yaml", "--out", str(tmp_path)]) == 130

@@ -2,8 +2,9 @@
 
 import pytest
 
-from chts_core.lab import notebooks, syllabus
-from chts_core.lab.syllabus import Part, Plan, Session
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.teach import syllabus
+from chts_core.lab.teach.syllabus import Part, Plan, Session
 
 PLANS = {plan.name: plan for plan in syllabus.plans()}
 

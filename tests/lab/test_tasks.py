@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import records
-from chts_core.lab.cli import main
+from chts_core.cli import main
 from chts_core.lab.data import TRANSLATION_SETS, TranslationData, load_images, load_translation
+from chts_core.lab.results import records
 from chts_core.lab.train import images, language, loop, tasks, translation
 
 

@@ -13,10 +13,19 @@ from typing import Any
 import nbformat
 import pytest
 
-from chts_core.lab import notebooks, teaching
-from chts_core.lab.cli import main
-from chts_core.lab.launch import with_bootstrap
-from chts_core.lab.teaching import ASSIGNMENT, Graded, find_submissions, grade, make_course, read_roster, write_report
+from chts_core.cli import main
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.launch import with_bootstrap
+from chts_core.lab.teach import classes
+from chts_core.lab.teach.classes import (
+    ASSIGNMENT,
+    Graded,
+    find_submissions,
+    grade,
+    make_course,
+    read_roster,
+    write_report,
+)
 
 STUDENTS = ("anna7", "ben", "cem-2", "Dora_9", "emil")
 
@@ -32,8 +41,8 @@ def new_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Without students and without the stages, which take the longest to write."""
     folder = tmp_path_factory.mktemp("new") / "course"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teaching, "with_bootstrap", shortened)
-        patch.setattr(teaching, "write_versions", lambda *_: [])
+        patch.setattr(classes, "with_bootstrap", shortened)
+        patch.setattr(classes, "write_versions", lambda *_: [])
         make_course(folder)
     return folder
 
@@ -51,7 +60,7 @@ def course(tmp_path_factory: pytest.TempPathFactory, new_course: Path) -> Path:
 @pytest.fixture
 def copied(new_course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the new course, which gets no stages either when it is made again."""
-    monkeypatch.setattr(teaching, "write_versions", lambda *_: [])
+    monkeypatch.setattr(classes, "write_versions", lambda *_: [])
     return Path(shutil.copytree(new_course, tmp_path / "course"))
 
 
@@ -247,7 +256,7 @@ def test_what_is_no_notebook_of_the_assignment_is_refused(
         "Dora_9": "Dora_9.ipynb is no notebook (.ipynb).",
         "emil": "emil.ipynb has no graded cell; it is not this assignment.",
     }
-    monkeypatch.setattr(teaching, "_LARGEST", 10)
+    monkeypatch.setattr(classes, "_LARGEST", 10)
     (handed / "emil.ipynb").write_text(json.dumps({"long": "x" * 30}))
     assert find_submissions(handed, STUDENTS).faults["emil"].startswith("emil.ipynb has 0 MB; expected at most 0")
 

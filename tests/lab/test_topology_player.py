@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from chts_core.engine.weights import pack_bits
 from chts_core.lab import figures
 from chts_core.lab.train.images import Run
 from chts_core.lab.widgets import TopologyPlayer, TopologyPlayerState
 from chts_core.lab.widgets.topology_player import example_run
-from chts_core.weights import pack_bits
 
 BEFORE, FIRST, SECOND = (
     torch.tensor(rows, dtype=torch.bool)

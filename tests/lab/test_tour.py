@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from chts_core.lab import records
-from chts_core.lab.tour import as_text, comparison, tour
+from chts_core.lab.notebook.tour import as_text, comparison, tour
+from chts_core.lab.results import records
 
 HOSTILE = '<script>alert("&")</script>'
 
@@ -202,7 +202,7 @@ def test_an_interrupted_tour_stops_all_and_says_what_is_done(
     quick = write_notebook(tmp_path / "01_quick.ipynb", "1", parameters=PARAMETERS)
     waits = f"import os, pathlib, time\n\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))"
     slow = write_notebook(tmp_path / "02_slow.ipynb", f"{waits}\ntime.sleep(600)", parameters=PARAMETERS)
-    command = [sys.executable, "-m", "chts_core.lab.cli", "tour", "--profile", "ci", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "chts_core.cli", "tour", "--profile", "ci", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
         [*command, str(quick), str(slow)],
         stdout=subprocess.PIPE,

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chts_core import Sparsifier
+from chts_core.engine.graph import find_graph
+from chts_core.engine.layers import sparse_layers
+from chts_core.engine.linear import Execution, SparseLinear
+from chts_core.engine.tracing import layer_graph
 from chts_core.lab.data import BEGIN, END, PAD
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer, TransformerSize
-from chts_core.layers import sparse_layers
-from chts_core.linear import Execution, SparseLinear
 from chts_core.methods import get_method
 from chts_core.percolation import Attention
-from chts_core.planner import find_graph
-from chts_core.tracing import layer_graph
 
 VOCABULARY = 13
 SIZE = TransformerSize(16, 24, 2, 4)

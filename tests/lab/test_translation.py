@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chts_core.lab import models, records, scores
+from chts_core.lab import models, scores
 from chts_core.lab.data import TranslationData, batches, collate
 from chts_core.lab.models import TRANSFORMER_SIZES, TransformerSize
-from chts_core.lab.paper import PAPER_TABLE_1
-from chts_core.lab.statistics import mean_and_interval, paired_differences
+from chts_core.lab.results import records
+from chts_core.lab.results.paper import PAPER_TABLE_1
+from chts_core.lab.results.statistics import mean_and_interval, paired_differences
 from chts_core.lab.train import checkpoint, loop, translation
 from chts_core.lab.train.translation import (
     RECIPES,

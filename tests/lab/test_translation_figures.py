@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from chts_core.lab import figures
 from chts_core.lab.figures.style import METHOD_LABELS
-from chts_core.lab.paper import PAPER_TABLE_1
+from chts_core.lab.results.paper import PAPER_TABLE_1
 from chts_core.lab.train.translation import Look, Recipe, Run, learning_rate_at
 
 FALLING = ("mest", "gmp", "granet", "chtss")

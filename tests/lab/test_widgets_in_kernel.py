@@ -9,7 +9,7 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from chts_core.lab import notebooks
+from chts_core.lab.notebook import notebooks
 from chts_core.lab.widgets import EXPLORERS
 
 # make test-colab runs these, and make test-browser does the same in a browser.

@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from filelock import FileLock
 
-from chts_core.lab import notebooks
-from chts_core.lab.exercises import solved_version
-from chts_core.lab.records import write_json
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.exercises import solved_version
+from chts_core.lab.results.records import write_json
 
 # What executes a stage: make test, or .ci/run beside it, or the tour in .ci/run. make test-full executes all.
 QUICK = ("02", "06")

@@ -9,7 +9,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from chts_core.lab import notebooks
+from chts_core.lab.notebook import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 STAGES = [path.stem for path in notebooks.stages()]

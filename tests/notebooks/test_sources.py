@@ -13,9 +13,9 @@ import jupytext
 import nbformat
 import pytest
 
-from chts_core.lab import notebooks
-from chts_core.lab.exercises import student_version
-from chts_core.lab.pages import write_page
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.exercises import student_version
+from chts_core.lab.notebook.pages import write_page
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".ipynb", ".py")})

@@ -1,4 +1,4 @@
-"""Record what the two published codes compute, as the numbers of chts_core/lab/published.
+"""Record what the two published codes compute, as the numbers of chts_core/lab/verify/published.
 
     python tests/published/record.py MLP LLAMA
 
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-NUMBERS = Path(__file__).parents[2] / "chts_core" / "lab" / "published"
+NUMBERS = Path(__file__).parents[2] / "chts_core" / "lab" / "verify" / "published"
 # Both repositories call their modules so.
 NAMES = ("dst_scheduler", "dst_util", "sparse_topology_initialization", "model", "sparse", "run", "load_data", "utils")
 

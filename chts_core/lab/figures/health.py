@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from chts_core.lab.faults import Patient
 from chts_core.lab.figures.style import BLUE, VERMILION, new_figure
+from chts_core.lab.verify.injected_bugs import Patient
 
 _SMOOTHED = 10  # steps that a point of the loss curve is the mean of
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from chts_core.lab import l3
 from chts_core.lab.figures.networks import Links, draw_mask, draw_network
 from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure, use_log_scale
+from chts_core.lab.notebook import l3
 
 _LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", ":"))
 

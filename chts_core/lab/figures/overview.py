@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import BLACK, GREY, METHOD_COLOURS, METHOD_LABELS, METHOD_MARKERS, SKY, new_figure
-from chts_core.lab.notebooks import Stage
+from chts_core.lab.notebook.notebooks import Stage
 from chts_core.lab.train.images import Run
 
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from chts_core.engine.progress import Update
 from chts_core.lab.data import ImageData
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import (
@@ -27,10 +28,9 @@ from chts_core.lab.figures.style import (
     new_figure,
     use_log_scale,
 )
-from chts_core.lab.statistics import mean_and_interval
+from chts_core.lab.results.statistics import mean_and_interval
 from chts_core.lab.train import language, translation
 from chts_core.lab.train.images import Run
-from chts_core.sparsifier import Update
 
 # More methods than this get two panels.
 _ONE_PANEL = 4

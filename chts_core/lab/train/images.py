@@ -13,18 +13,18 @@ from torch.nn import functional as F
 
 from chts_core.choices import Correlated
 from chts_core.diagnostics import active_neurons_published
-from chts_core.distributed import ranks_of
+from chts_core.engine.distributed import ranks_of
+from chts_core.engine.weights import pack_bits, unpack_bits
 from chts_core.lab.data import ImageData, Split
 from chts_core.lab.models import mlp
-from chts_core.lab.statistics import summarise_by
+from chts_core.lab.results.statistics import summarise_by
 from chts_core.lab.train import loop, recipes, runs
 from chts_core.link_prediction import PREDICTORS
 from chts_core.methods import Method, get_method
-from chts_core.planner import Plan, plan
 from chts_core.schedules import Timeline
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools.planner import Plan, plan
 from chts_core.topology import Correlation
-from chts_core.weights import pack_bits, unpack_bits
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chts_core.distributed import Ranks, ranks_of
+from chts_core.engine.distributed import Ranks, ranks_of
 from chts_core.lab import decoding
 from chts_core.lab.data import MemoryFeed, StreamFeed, TextData, TextStream, TextTokenizer, load_tokenizer, pack
 from chts_core.lab.models import LLAMA_SIZES, initialise_llama, llama
-from chts_core.lab.statistics import summarise_by
+from chts_core.lab.results.statistics import summarise_by
 from chts_core.lab.train import loop, recipes, runs, speed
 from chts_core.lab.train.machine import autocast, is_first_rank, memory_mb
 from chts_core.lab.train.tensorboard import Log
-from chts_core.link_warmup import LinkWarmup
 from chts_core.methods import Method
-from chts_core.planner import Plan, plan
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools.link_warmup import LinkWarmup
+from chts_core.tools.planner import Plan, plan
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from chts_core.choices import Correlated
-from chts_core.distributed import Ranks, telling_of_lost_ranks
+from chts_core.engine.distributed import Ranks, telling_of_lost_ranks
+from chts_core.engine.sharding import share_out, whole
 from chts_core.lab.train import checkpoint
 from chts_core.lab.train.machine import forget_memory_peak, own_randomness
 from chts_core.methods import Method, get_method
-from chts_core.numerics import find_nonfinite
-from chts_core.sharding import share_out, whole
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools.numerics import find_nonfinite
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -339,7 +339,7 @@ class Skips:
         Args:
             step: called once for each, in order.
             value: the loss, or the norm of all gradients.
-            compute_loss: that of the batch again, see :func:`chts_core.numerics.find_nonfinite`.
+            compute_loss: that of the batch again, see :func:`chts_core.tools.numerics.find_nonfinite`.
 
         Raises:
             RuntimeError: if the last few have been left out, too: that is no single batch.

@@ -13,7 +13,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from chts_core.lab import records
+from chts_core.lab.results import records
 
 _PATIENCE = timedelta(minutes=10)  # with a process that does not answer; the first may have to read a large corpus
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
+from chts_core.engine.linear import Execution
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES
-from chts_core.linear import Execution
 from chts_core.methods import Method, get_method
 
 FirstWeights = Literal["by_links", "published"]
@@ -242,7 +242,7 @@ class LanguageRecipe:
     warmup: steps until the peak.
     iterative_warmup: steps in which the learning rate comes back after each change of the topology; 0: it stays.
     link_warmup: steps in which new links move less after each change of the topology, all others as ever; 0: none. See
-        :class:`chts_core.link_warmup.LinkWarmup`.
+        :class:`chts_core.tools.link_warmup.LinkWarmup`.
     watch_updates: whether the loss is looked at around each change of the topology, see `language.UpdateLoss`; the run
         is the same to the bit.
     clip: largest norm of the gradient.

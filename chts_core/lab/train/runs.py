@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from chts_core.lab import records
+from chts_core.engine.progress import Update
+from chts_core.lab.results import records
 from chts_core.lab.train.loop import Learner, LearnerT, Training, masks_of
 from chts_core.lab.train.machine import is_first_rank, own_randomness, peak_memory_mb
 from chts_core.methods import REVISION, Method
-from chts_core.sparsifier import Update
 
 _STEPS_TIMED = 8
 

@@ -17,9 +17,10 @@ import psutil
 import yaml
 from tqdm import tqdm
 
-from chts_core.lab import notebooks, records
-from chts_core.lab.environment import environment
-from chts_core.lab.processes import THREADS
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.environment import environment
+from chts_core.lab.notebook.processes import THREADS
+from chts_core.lab.results import records
 from chts_core.lab.train import tasks
 from chts_core.methods import REVISION
 
@@ -224,7 +225,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
 
 def _told(row: Mapping[str, Any], width: int) -> str:
     """A line of the table: whether a cell is done, its name, seconds, and its score or what went wrong."""
-    from chts_core.lab import report  # draws, which workers need not
+    from chts_core.lab.results import report  # draws, which workers need not
 
     record = row["record"] or {}
     seconds = f"{record['seconds']:.1f} s" if "seconds" in record else ""

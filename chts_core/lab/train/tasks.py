@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from chts_core.lab import records
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS, load_images, load_text, load_translation
+from chts_core.lab.results import records
 from chts_core.lab.train import images, language, translation
 from chts_core.methods import get_method
 

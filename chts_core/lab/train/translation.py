@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chts_core.distributed import ranks_of
-from chts_core.lab import scores, statistics
+from chts_core.engine.distributed import ranks_of
+from chts_core.engine.linear import to_dense
+from chts_core.lab import scores
 from chts_core.lab.data import (
     PAD,
     Batch,
@@ -28,14 +29,14 @@ from chts_core.lab.data import (
     load_vocabulary,
 )
 from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
-from chts_core.lab.statistics import summarise_by
+from chts_core.lab.results import statistics
+from chts_core.lab.results.statistics import summarise_by
 from chts_core.lab.train import loop, recipes, runs
 from chts_core.lab.train.machine import autocast
 from chts_core.lab.translator import Translator
-from chts_core.linear import to_dense
 from chts_core.methods import Method
-from chts_core.planner import Plan, plan
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools.planner import Plan, plan
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -382,7 +383,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.statistics.mean_scores` of rows of `as_record`.
+    """:func:`chts_core.lab.results.statistics.mean_scores` of rows of `as_record`.
 
     Args:
         rows: recorded runs.
@@ -392,7 +393,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str,
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.statistics.score_differences` likewise."""
+    """:func:`chts_core.lab.results.statistics.score_differences` likewise."""
     return statistics.score_differences(rows, partial(_score, score), rival)
 
 

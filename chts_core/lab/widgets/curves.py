@@ -7,10 +7,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from chts_core.lab import figures, records, report
+from chts_core.lab import figures
 from chts_core.lab.figures.style import METHOD_LABELS
-from chts_core.lab.report import Row
-from chts_core.lab.statistics import mean_and_interval, seed_differences
+from chts_core.lab.results import records, report
+from chts_core.lab.results.report import Row
+from chts_core.lab.results.statistics import mean_and_interval, seed_differences
 from chts_core.lab.widgets.explorer import Explorer, menu
 from chts_core.methods import METHODS
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from chts_core.lab import figures, l3
+from chts_core.lab import figures
+from chts_core.lab.notebook import l3
 from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
 from chts_core.link_prediction import PREDICTORS
 

@@ -8,12 +8,12 @@ import ipywidgets
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from chts_core.engine.progress import Update
 from chts_core.lab import figures
 from chts_core.lab.data import load_images
 from chts_core.lab.train import images
 from chts_core.lab.train.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
-from chts_core.sparsifier import Update
 
 _MILLISECONDS = 800  # from one update to the next: a picture takes about a fifth of a second
 

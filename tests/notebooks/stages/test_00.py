@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from chts_core.lab import notebooks
-from chts_core.lab.glossary import GLOSSARY
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.glossary import GLOSSARY
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import notebooks
+from chts_core.lab.notebook import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 

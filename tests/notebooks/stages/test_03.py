@@ -2,7 +2,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from chts_core.lab import notebooks
+from chts_core.lab.notebook import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 

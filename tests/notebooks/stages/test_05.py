@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import notebooks
+from chts_core.lab.notebook import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import notebooks, records
-from chts_core.lab.statistics import mean_and_interval
-from chts_core.lab.tour import comparison
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.tour import comparison
+from chts_core.lab.results import records
+from chts_core.lab.results.statistics import mean_and_interval
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 METHODS = list(chts.METHODS)

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from chts_core.lab import notebooks
+from chts_core.lab.notebook import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab import notebooks, records
 from chts_core.lab.models import TRANSFORMER_SIZES
-from chts_core.lab.statistics import mean_and_interval
-from chts_core.lab.tour import comparison
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.tour import comparison
+from chts_core.lab.results import records
+from chts_core.lab.results.statistics import mean_and_interval
 from chts_core.lab.train import translation
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]

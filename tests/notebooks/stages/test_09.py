@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import chts_core as chts
-from chts_core.lab.tour import comparison
+from chts_core.lab.notebook.tour import comparison
 from chts_core.lab.train import language
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab import paper, records, report
+from chts_core.lab.results import paper, records, report
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 

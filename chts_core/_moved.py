@@ -1,0 +1,54 @@
+"""Modules by the names they had before: these work for one release, with a warning."""
+
+import importlib
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+# The names of before, by the package that has the modules now.
+_BEFORE = {
+    "": "lab.cli",
+    "engine": "compaction coverage distributed forward layers linear sharding tracing warm_start watch weights",
+    "tools": "audit averaging huggingface link_warmup numerics planner",
+    "lab.figures": "lab.panel",
+    "lab.notebook": "lab.doctor lab.environment lab.exercises lab.forecast lab.glossary lab.l3 lab.launch "
+    "lab.notebooks lab.pages lab.processes lab.tour",
+    "lab.results": "lab.evidence lab.paper lab.records lab.report lab.statistics",
+    "lab.teach": "lab.assignment lab.slides lab.syllabus lab.teaching",
+    "lab.train": "lab.checkpoint lab.images lab.language lab.loop lab.sweeps lab.tasks lab.translation",
+    "lab.verify": "lab.conformance lab.drill lab.faults lab.hostile lab.published",
+}
+# Those that were also renamed.
+_RENAMED = {"evidence": "tables", "faults": "injected_bugs", "hostile": "wrong_files", "teaching": "classes"}
+
+
+def _now(package: str, before: str) -> str:
+    name = before.rpartition(".")[2]
+    return ".".join(filter(None, ("chts_core", package, _RENAMED.get(name, name))))
+
+
+MOVED = {f"chts_core.{before}": _now(package, before) for package, names in _BEFORE.items() for before in names.split()}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds a module by its name of before: the module itself, not a copy."""
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module by its name of today."""
+        now = MOVED[spec.name]
+        warnings.warn(
+            f"{spec.name} is {now} now; its old name works until the next release.", DeprecationWarning, stacklevel=2
+        )
+        module = importlib.import_module(now)
+        spec.loader_state = module.__spec__  # the import system is about to put `spec` in its place
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is left to execute."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state

@@ -1,0 +1,1 @@
+"""Loops that Numba compiles: the fast twins of what stands above. Nothing here defines a method."""

@@ -1,0 +1,161 @@
+"""The compiled loops of the initial networks, apart from the rest so that only their users import Numba.
+
+Random numbers come from SplitMix64 (Steele, Lea and Flood 2014), as a function of a seed and a counter: each row has a
+seed of its own, so that rows can be shared out among threads in any way, and a number can be had again for the asking.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from chts_core.compiled.jit import compiled
+
+# Random integers have this many bits: (integer + 1/2) / 2^52 is then exact in float64, and neither 0 nor 1.
+BITS = 52
+_UNIT = 2.0**-BITS
+
+
+@compiled
+def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
+    bits = seed + np.uint64(counter) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64((bits ^ (bits >> np.uint64(31))) >> np.uint64(64 - BITS))
+
+
+def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
+    """What :func:`race` must know of the time by which the last link of a row arrives.
+
+    (In NumPy: threads of torch's own that wait for more work would take the cores from those of the loop.)
+
+    Returns:
+        The window of each row, one for all degrees of the same integer square root; of each window two values of ln t,
+        float64 (windows, 2); bounds of the random integers that mean an arrival by then, int64 (windows, 2, columns).
+    """
+    _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
+    fewest = np.full(window.max() + 1, columns)
+    most = np.zeros_like(fewest)
+    np.minimum.at(fewest, window, degrees)
+    np.maximum.at(most, window, degrees)
+    wanted = np.stack([fewest, most], 1)
+
+    # Half the ring, column by column: one side is at distances in [k, k + 1), the other in (k, k + 1].
+    logs = exponent * np.log1p(np.arange((columns + 1) // 2 + 1))
+    nearer, farther = logs[:-1], logs[1:]
+    earliest = np.full(wanted.shape, -40.0)  # ln of what no exponential of BITS bits is below
+    latest = np.full(wanted.shape, 5.0 + logs[-1])
+    for _ in range(30):
+        times = (earliest + latest) / 2
+        arrived = _arrived(times, (nearer + farther) / 2)
+        # Three standard deviations of their number before and after the time at which the mean is the one wanted.
+        margin = 3 * np.sqrt(2 * (arrived * (1 - arrived)).sum(-1)) * [1, -1]
+        too_early = 2 * arrived.sum(-1) + margin < wanted
+        earliest, latest = np.where(too_early, times, earliest), np.where(too_early, latest, times)
+
+    # Two units outwards, for rounding in the probabilities.
+    soon = np.floor(_arrived(times[:, 0], farther) * 2.0**BITS) - 2
+    late = np.ceil(_arrived(times[:, 1], nearer) * 2.0**BITS) + 2
+    bounds = np.stack([soon.clip(0), late], 1).astype(np.int64)
+    return window, times, np.concatenate([bounds, bounds[..., : columns // 2][..., ::-1]], -1)
+
+
+def _arrived(times: Any, logs: Any) -> Any:
+    """Probability that columns of exponent · ln(1 + distance) = logs have arrived by each of the times, in logs."""
+    # Beyond e^4 the probability is 1 as far as BITS bits can tell, and the exponential need not overflow.
+    return -np.expm1(-np.exp(np.minimum(times[..., None] - logs, 4.0)))
+
+
+@compiled
+def race(  # pragma: no cover (compiled)
+    first_row: int,
+    end_row: int,
+    seeds: Any,
+    centres: Any,
+    degrees: Any,
+    windows: Any,
+    times: Any,
+    in_by: Any,
+    exponent: float,
+    mask: Any,
+) -> None:
+    """Make the links of row i the degrees[i] columns that arrive first, for first_row <= i < end_row.
+
+    A column at ring distance x of the row's centre arrives at a time t with ln t = ln E + exponent · ln(1 + x), where E
+    is exponential. Few columns need the logarithms. Window w = windows[i] brackets the time of the last arrival by
+    times[w], two values of ln t, and in_by[w, 0 or 1] holds for each column, in the order of the ring from the centre
+    on, a bound on the random integers that mean an arrival by then: below in_by[w, 0] the column arrived by times[w, 0]
+    for certain, and from in_by[w, 1] on not before times[w, 1]. Times of those in between decide, and if they show that
+    the last arrival is outside the window, those of all columns do. So windows decide on the cost alone.
+    """
+    columns = mask.shape[1]
+    verdicts = np.empty(columns, np.uint8)
+    contenders = np.empty(columns + 1, np.int64)
+    arrivals = np.empty(columns)
+    for i in range(first_row, end_row):
+        row, seed = mask[i], seeds[i]
+        if degrees[i] == 0:
+            row[:] = False
+            continue
+        start = math.ceil(centres[i])
+        beyond = start - centres[i]
+        soon, late = in_by[windows[i], 0], in_by[windows[i], 1]
+        for step in range(columns):  # without a branch, so that several are done at once
+            number = _random(seed, step)
+            verdicts[step] = np.uint8(number < soon[step]) + np.uint8(number < late[step])
+
+        num = 0
+        needed = degrees[i]
+        for step in range(columns):
+            contenders[num] = step
+            num += verdicts[step] == 1
+        for step in range(columns):
+            needed -= verdicts[step] == 2
+
+        last = math.inf
+        for attempt in range(2):
+            if attempt == 1:
+                verdicts[:] = 1
+                num, needed = columns, degrees[i]
+                contenders[:columns] = np.arange(columns)
+            elif not 0 < needed <= num:
+                continue
+            for place in range(num):
+                distance = contenders[place] + beyond
+                distance = min(distance, columns - distance)
+                uniform = (_random(seed, contenders[place]) + 0.5) * _UNIT
+                arrivals[place] = math.log(-math.log1p(-uniform)) + exponent * math.log1p(distance)
+            last = np.partition(arrivals[:num], needed - 1)[needed - 1]
+            if times[windows[i], 0] <= last <= times[windows[i], 1]:
+                break
+
+        for column in range(start, columns):
+            row[column] = verdicts[column - start] == 2
+        for column in range(start):
+            row[column] = verdicts[column - start + columns] == 2
+        for place in range(num):
+            if arrivals[place] < last:
+                row[(start + contenders[place]) % columns] = True
+                needed -= 1
+        for place in range(num):
+            if arrivals[place] == last and needed > 0:  # one, unless rounding makes several equal
+                row[(start + contenders[place]) % columns] = True
+                needed -= 1
+
+
+@compiled
+def fill(first_row: int, end_row: int, seeds: Any, degrees: Any, mask: Any) -> None:  # pragma: no cover (compiled)
+    """Set more columns of row i, any alike, until there are degrees[i], for first_row <= i < end_row.
+
+    Each free column in turn is taken with probability needed / left (selection sampling; Knuth, volume 2, 3.4.2 S).
+    """
+    for i in range(first_row, end_row):
+        row, seed = mask[i], seeds[i]
+        linked = row.sum()
+        needed, left = degrees[i] - linked, row.size - linked
+        for column in range(row.size):
+            free = not row[column]
+            taken = free and (_random(seed, column) + 0.5) * _UNIT * left < needed
+            row[column] |= taken
+            needed -= taken
+            left -= free

@@ -1,0 +1,98 @@
+"""The compiled inner loops of sparse layers. A matrix of activations has a row for each feature, a column per sample.
+
+Every output is computed by one thread in one order: the bits do not depend on the number of threads. How many there are
+says :func:`chts_core.compiled.jit.compiled_twice`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from chts_core.compiled.jit import compiled, compiled_twice
+
+
+@compiled_twice
+def multiply(  # pragma: no cover (compiled)
+    threads: int, start: Any, columns: Any, values: Any, order: Any, bias: Any, x: Any, y: Any
+) -> None:
+    """y = W x + bias for a compressed sparse W (out, in), x (in, samples) and y (out, samples).
+
+    Args:
+        threads: how many share the rows, evenly by their links.
+        start, columns: row i has its links in columns[start[i] : start[i + 1]].
+        values: by link; where an `order` is given, link k has values[order[k]].
+        order: int32, or None.
+        bias: (out,), or None.
+        x, y: contiguous; y is overwritten.
+    """
+    for share in prange(threads):
+        links = start[-1]
+        first = np.searchsorted(start, links * share // threads)
+        end = np.searchsorted(start, links * (share + 1) // threads)
+        if share == threads - 1:
+            end = len(y)
+        for i in range(first, end):
+            if bias is None:
+                y[i] = 0
+            else:
+                y[i] = bias[i]
+            row = y[i]
+            k = start[i]
+            # Four links at a time load and store the row once.
+            while k + 4 <= start[i + 1]:
+                if order is None:
+                    w0, w1, w2, w3 = values[k], values[k + 1], values[k + 2], values[k + 3]
+                else:
+                    w0, w1, w2, w3 = values[order[k]], values[order[k + 1]], values[order[k + 2]], values[order[k + 3]]
+                x0, x1, x2, x3 = x[columns[k]], x[columns[k + 1]], x[columns[k + 2]], x[columns[k + 3]]
+                for t in range(x.shape[1]):
+                    row[t] += w0 * x0[t] + w1 * x1[t] + w2 * x2[t] + w3 * x3[t]
+                k += 4
+            while k < start[i + 1]:
+                w0 = values[k] if order is None else values[order[k]]
+                x0 = x[columns[k]]
+                for t in range(x.shape[1]):
+                    row[t] += w0 * x0[t]
+                k += 1
+
+
+@compiled_twice
+def multiply_at_links(  # pragma: no cover (compiled)
+    threads: int, start: Any, columns: Any, x: Any, dy: Any, dw: Any
+) -> None:
+    """dw = the elements of dy xᵀ at the links, one for each; arguments as those of :func:`multiply`."""
+    for share in prange(threads):
+        links = start[-1]
+        first = np.searchsorted(start, links * share // threads)
+        end = np.searchsorted(start, links * (share + 1) // threads)
+        if share == threads - 1:
+            end = len(dy)
+        for i in range(first, end):
+            row = dy[i]
+            k = start[i]
+            while k + 4 <= start[i + 1]:
+                x0, x1, x2, x3 = x[columns[k]], x[columns[k + 1]], x[columns[k + 2]], x[columns[k + 3]]
+                s0 = s1 = s2 = s3 = x.dtype.type(0)
+                for t in range(x.shape[1]):
+                    s0 += row[t] * x0[t]
+                    s1 += row[t] * x1[t]
+                    s2 += row[t] * x2[t]
+                    s3 += row[t] * x3[t]
+                dw[k], dw[k + 1], dw[k + 2], dw[k + 3] = s0, s1, s2, s3
+                k += 4
+            while k < start[i + 1]:
+                x0 = x[columns[k]]
+                s0 = x.dtype.type(0)
+                for t in range(x.shape[1]):
+                    s0 += row[t] * x0[t]
+                dw[k] = s0
+                k += 1
+
+
+@compiled
+def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
+    """Zero the integers of a 2-D array where a mask has no link. A float of bits zero is zero, so NaN vanishes too."""
+    for i in range(array.shape[0]):
+        for j in range(array.shape[1]):
+            array[i, j] = array[i, j] if mask[i, j] else 0

@@ -1,0 +1,38 @@
+"""Rows of an initial network, shared out among threads. The plain references are in :mod:`chts_core.topology`."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+
+def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
+    """:func:`chts_core.topology._race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    from chts_core.compiled import networks  # Numba takes a third of a second to import
+
+    windows = networks.windows(degrees.numpy(), mask.shape[1], exponent)
+    _run_rows(networks.race, mask, generator, centres.numpy(), degrees.numpy(), *windows, exponent)
+
+
+def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
+    """:func:`chts_core.topology._fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    from chts_core.compiled import networks
+
+    _run_rows(networks.fill, mask, generator, degrees.numpy())
+
+
+def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
+    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, in torch.get_num_threads()."""
+    rows, threads = mask.shape[0], torch.get_num_threads()
+    seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")
+    if threads == 1:  # to start a thread and wait for it takes longer than a small mask
+        loop(0, rows, seeds, *arguments, mask.numpy())
+        return
+    batch = max(1, rows // (8 * threads))  # several batches a thread, since others may be at work too
+
+    def run(first: int) -> None:
+        loop(first, min(first + batch, rows), seeds, *arguments, mask.numpy())
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(run, range(0, rows, batch)))

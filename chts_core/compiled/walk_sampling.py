@@ -1,0 +1,176 @@
+"""Soft regrowth by a node-based score, without computing the score: random walks.
+
+The plain reference is :func:`chts_core.sampling.draw` from the scores; χ² tests hold the two equal.
+
+Put the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. A missing link u–v gets from each
+output z that shares P_zu > 0 inputs with u, and is linked to v, (1 + P_zu) / (d_z - P_zu) for CH2. But d_z - P_zu is
+the number of inputs of z that u lacks. So drawing
+
+    a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, all alike,
+
+gives u–v with p ∝ S_uv, and so it is on the other side. P_zu counts the wedges z – x – u, so that pairs are in turn
+drawn from whole numbers: any wedge, all alike, or any pair that shares something, all alike. The latter are looked
+for among the wedges, of which one per pair counts, or among all pairs, whichever are fewer. Links that were drawn
+before are left out, which is drawing without replacement. No score, no product of matrices, no rounding.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
+_WALKS_PER_LINK = 16
+_WALKS_AT_LEAST = 256
+_FEWEST_WALKS = 64  # of a round
+_WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
+
+
+def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> None:
+    """Call propose(walks, left), which says how many links it found, until none is left or walks get too many."""
+    left, walks = num_links, num_links * 5 // 4
+    budget = max(_WALKS_PER_LINK * num_links, _WALKS_AT_LEAST)
+    while left and budget:
+        walks = min(max(walks, _FEWEST_WALKS), budget)
+        budget -= walks
+        found = propose(walks, left)
+        left -= found
+        walks = walks * left * 5 // (4 * found) if found else 4 * walks
+
+
+def _num_pairs(mask: Tensor) -> int:
+    """Number of ordered pairs of different nodes of a side."""
+    return sum(size * (size - 1) for size in mask.shape)
+
+
+def _running_wedges(start: Tensor) -> Tensor:
+    """Running sum, from 0, of the ordered pairs of different nodes that each node joins; its links begin at `start`."""
+    degrees = start.diff()
+    return F.pad((degrees * (degrees - 1)).cumsum(0), (1, 0))
+
+
+def walk_compiled(mask: Tensor, num_links: int, inside: bool, generator: torch.Generator) -> Tensor:
+    """Up to `num_links` missing links by walks, on a CPU."""
+    from chts_core.compiled.walks import adjacency, propose_links, take_links  # Numba takes about a second to import
+
+    array = mask.contiguous().numpy()
+    start, neighbours = adjacency(array)
+    wedges = _running_wedges(torch.from_numpy(start)).numpy()
+    pairs = _num_pairs(mask)
+    new = torch.zeros_like(mask, memory_format=torch.contiguous_format)
+    if wedges[-1] == 0:
+        return new
+    taken = new.view(-1).numpy()
+    threads = torch.get_num_threads()
+
+    def propose(walks: int, left: int) -> int:
+        links = np.empty(walks, dtype=np.int64)
+        batches = np.split(links, range(_WALKS_AT_A_TIME, walks, _WALKS_AT_A_TIME))
+        seeds = torch.randint(2**63 - 1, (len(batches),), generator=generator).tolist()
+
+        def walk(seed: int, batch: Any) -> None:
+            propose_links(seed, array, start, neighbours, wedges, pairs, inside, batch)
+
+        if len(batches) == 1 or threads == 1:
+            list(map(walk, seeds, batches))
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(walk, seeds, batches))
+        return int(take_links(links, left, taken))
+
+    _walk_rounds(num_links, propose)
+    return new
+
+
+def walk_batched(mask: Tensor, num_links: int, inside: bool, generator: torch.Generator) -> Tensor:
+    """Up to `num_links` missing links by walks, all of a round at a time, on any device.
+
+    The nodes shared by every pair are counted first, by a product of matrices: then a walk needs no second try. It ends
+    at any of the d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that one.
+    A round has the device wait for nothing until it is over.
+    """
+    device, (rows, columns) = mask.device, mask.shape
+    by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]
+    start = F.pad(torch.cat([mask.sum(1), mask.sum(0)]).cumsum(0), (1, 0))
+    neighbours = torch.cat([by_output, by_input])
+    wedges, pairs = _running_wedges(start), _num_pairs(mask)
+    all_wedges = int(wedges[-1])
+    new = torch.zeros(mask.numel() + 1, dtype=torch.bool, device=device)  # the last place is for what does not count
+    nowhere = mask.numel()
+    if all_wedges == 0:
+        return new[:-1].view(mask.shape)
+    num_wedges = all_wedges if inside else 0
+    among_all = pairs < all_wedges
+    shared = [count_shared(mask), count_shared(mask.T)]
+    # At least the greatest odds: with 2^14 neighbours, rounding to float32 could hide a thousandth of them.
+    parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
+    most = 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())
+    shared_by_pair = torch.cat([count.flatten() for count in shared])
+
+    def below(end: Tensor | int, count: int) -> Tensor:
+        # The remainder of 62 bits favours no number by more than a part in 2^62 / end.
+        return torch.randint(2**62, (count,), generator=generator, device=device) % end
+
+    def propose(walks: int, left: int) -> int:
+        choice = below(num_wedges + min(pairs, all_wedges), walks)
+        any_wedge = choice < num_wedges
+        choice = torch.where(any_wedge, choice, choice - num_wedges)
+        between = (torch.searchsorted(wedges, choice, right=True) - 1).clamp_(max=rows + columns - 1)
+        first, others = start[between], start.diff()[between] - 1
+        z, u = _ordered_pair(choice - wedges[between], others.clamp(min=1))
+        z, u = (neighbours[(first + node).clamp_(max=len(neighbours) - 1)] for node in (z, u))
+        if among_all:
+            of_outputs = choice < rows * (rows - 1)
+            offset = torch.where(of_outputs, 0, rows)
+            size = torch.where(of_outputs, rows, columns)
+            nodes = _ordered_pair(choice - torch.where(of_outputs, 0, rows * (rows - 1)), (size - 1).clamp(min=1))
+            z, u = (torch.where(any_wedge, node, other + offset) for node, other in zip((z, u), nodes, strict=True))
+        pair = torch.where(z < rows, z * rows + u, rows * rows + (z - rows) * columns + u - rows)
+        common = shared_by_pair[pair]
+        degree = start.diff()[z]
+        v = neighbours[(start[z] + below(degree.clamp(min=1), walks)).clamp_(max=len(neighbours) - 1)]
+        link = torch.minimum(u, v) * columns + torch.maximum(u, v) - rows
+        coin = torch.rand(walks, dtype=torch.float64, generator=generator, device=device)
+        counts = ~mask.flatten()[link] & ~new[link] & (coin * most < _lacking_odds(degree, common))
+        if not among_all:  # of all the wedges that join a pair one counts
+            counts &= any_wedge | (below(common.long().clamp(min=1), walks) == 0)
+
+        link = torch.where(counts, link, nowhere)
+        order = torch.arange(walks, device=device)
+        earliest = torch.full_like(new, walks, dtype=torch.int64).scatter_reduce_(0, link, order, "amin")
+        counts &= earliest[link] == order
+        new[torch.where(counts & (counts.cumsum(0) <= left), link, nowhere)] = True
+        return min(int(counts.sum()), left)
+
+    _walk_rounds(num_links, propose)
+    return new[:-1].view(mask.shape)
+
+
+def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The pair of different numbers up to `others` that `choice`, below others · (others + 1), stands for."""
+    first, second = choice // others, choice % others
+    return first, second + (second >= first)
+
+
+def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
+    """d_z / (d_z - P_zu) in float64, 0 where a pair shares nothing or u lacks nothing."""
+    degree, common = degree.double(), common.double()
+    return torch.where((common > 0) & (common < degree), degree / (degree - common).clamp(min=1), 0)
+
+
+def count_shared(mask: Tensor) -> Tensor:
+    """Number of columns that two rows share, for every pair of rows: float32, exact up to 2^24."""
+    with torch.autocast(mask.device.type, enabled=False):  # bfloat16 has no room for the counts
+        if mask.device.type == "cuda" and _COUNTS_IN_BFLOAT16:
+            links = mask.to(torch.bfloat16)  # products of 0 and 1 that are summed in float32, at the speed of bfloat16
+            return torch.mm(links, links.T, out_dtype=torch.float32)
+        links = mask.float()
+        return links @ links.T
+
+
+# torch.mm takes out_dtype from torch 2.8 on.
+_COUNTS_IN_BFLOAT16 = hasattr(torch.ops.aten.mm, "dtype")

@@ -1,0 +1,171 @@
+"""The compiled inner loops of link prediction: sums over paths, and random walks along them."""
+
+from typing import Any
+
+import numpy as np
+
+from chts_core.compiled.jit import compiled, random_below
+
+# Blind draws of a walk's last node before it looks at all of them.
+_TRIES = 8
+_ALL = 2**62
+
+
+@compiled
+def add_paths(  # pragma: no cover (compiled)
+    first_output: int,
+    end_output: int,
+    inputs_start: Any,
+    inputs: Any,
+    outputs_start: Any,
+    outputs_of: Any,
+    of_outputs: Any,
+    of_inputs: Any,
+    scores: Any,
+) -> None:
+    """Sum of_outputs[u, z2] * of_inputs[z1, v] over the paths u – z1 – z2 – v into scores[u, v].
+
+    u runs over first_output <= u < end_output, whose rows of `scores` belong to this call alone.
+    The inputs of output u are inputs[inputs_start[u] : inputs_start[u + 1]], and the same the other way round.
+    """
+    for u in range(first_output, end_output):
+        sums = np.zeros(scores.shape[1])  # float64: a link can have millions of paths
+        for first in range(inputs_start[u], inputs_start[u + 1]):
+            z1 = inputs[first]
+            weights = of_inputs[z1]
+            for second in range(outputs_start[z1], outputs_start[z1 + 1]):
+                z2 = outputs_of[second]
+                weight = of_outputs[u, z2]
+                for third in range(inputs_start[z2], inputs_start[z2 + 1]):
+                    v = inputs[third]
+                    sums[v] += weight * weights[v]
+        scores[u] = sums
+
+
+@compiled
+def adjacency(mask: Any) -> tuple[Any, Any]:  # pragma: no cover (compiled)
+    """The neighbours of every node in ascending order, outputs first: input j is node rows + j.
+
+    Returns:
+        start, neighbours: those of node n are neighbours[start[n] : start[n + 1]].
+    """
+    rows, columns = mask.shape
+    start = np.zeros(rows + columns + 1, np.int64)
+    for u in range(rows):
+        for v in range(columns):
+            start[u + 1] += mask[u, v]
+            start[rows + v + 1] += mask[u, v]
+    for n in range(rows + columns):
+        start[n + 1] += start[n]
+    neighbours = np.empty(start[-1], np.int32)
+    end = start[:-1].copy()
+    for u in range(rows):
+        for v in range(columns):
+            if mask[u, v]:
+                neighbours[end[u]] = rows + v
+                neighbours[end[rows + v]] = u
+                end[u] += 1
+                end[rows + v] += 1
+    return start, neighbours
+
+
+@compiled
+def count_shared(one: int, other: int, start: Any, neighbours: Any, enough: int) -> int:  # pragma: no cover (compiled)
+    """Number of neighbours that two nodes share; counting stops at `enough`."""
+    i, j, count = start[one], start[other], 0
+    while i < start[one + 1] and j < start[other + 1] and count < enough:
+        a, b = neighbours[i], neighbours[j]
+        count += a == b
+        i += a <= b
+        j += b <= a
+    return count
+
+
+@compiled
+def linked(mask: Any, one: int, other: int) -> Any:  # pragma: no cover (compiled)
+    """Whether two nodes of different sides, numbered as in :func:`adjacency`, are linked."""
+    return mask[min(one, other), max(one, other) - mask.shape[0]]
+
+
+@compiled
+def propose_links(  # pragma: no cover (compiled)
+    seed: int, mask: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
+) -> None:
+    """Fill `links` with independent draws of missing links, p ∝ their node-based score, as flat positions; or -1.
+
+    See the section "Walks" of :mod:`chts_core.link_prediction`.
+
+    Args:
+        seed: of the random numbers.
+        mask: Boolean; `start` and `neighbours` are its :func:`adjacency`.
+        wedges: running sum, from 0, of the ordered pairs of different nodes that each node joins.
+        pairs: number of ordered pairs of different nodes of a side.
+        inside: for CH2 rather than CH3.
+        links: int64.
+    """
+    state = np.empty(1, np.uint64)
+    state[0] = seed
+    rows, columns = mask.shape
+    num_wedges = wedges[-1] if inside else 0
+    among_all = pairs < wedges[-1]
+    total = num_wedges + min(pairs, wedges[-1])
+    for n in range(len(links)):
+        links[n] = -1
+        choice = random_below(state, total)
+        any_wedge = choice < num_wedges
+        if not any_wedge:
+            choice -= num_wedges
+
+        # An ordered pair of different nodes of a side.
+        if among_all and not any_wedge:
+            of_outputs = choice < rows * (rows - 1)
+            first = 0 if of_outputs else rows
+            choice -= 0 if of_outputs else rows * (rows - 1)
+            others = rows - 1 if of_outputs else columns - 1
+            z, u = choice // others, choice % others
+            u += u >= z
+            z, u = first + z, first + u
+            if count_shared(z, u, start, neighbours, 1) == 0:
+                continue
+        else:
+            between = np.searchsorted(wedges, choice, side="right") - 1
+            choice -= wedges[between]
+            first, others = start[between], start[between + 1] - start[between] - 1
+            z, u = choice // others, choice % others
+            u += u >= z
+            z, u = np.int64(neighbours[first + z]), np.int64(neighbours[first + u])
+            # Of all the wedges that join a pair one counts.
+            if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
+                continue
+
+        # A neighbour of z that is none of u's, uniformly.
+        first, degree = start[z], start[z + 1] - start[z]
+        v = np.int64(neighbours[first + random_below(state, degree)])
+        tries = 1
+        while tries < _TRIES and linked(mask, u, v):
+            v = np.int64(neighbours[first + random_below(state, degree)])
+            tries += 1
+        if linked(mask, u, v):
+            free = degree - count_shared(z, u, start, neighbours, _ALL)
+            if free == 0:
+                continue
+            left = random_below(state, free) + 1
+            k = first - 1
+            while left > 0:
+                k += 1
+                v = np.int64(neighbours[k])
+                left -= not linked(mask, u, v)
+        links[n] = min(u, v) * columns + max(u, v) - rows
+
+
+@compiled
+def take_links(links: Any, num: int, taken: Any) -> int:  # pragma: no cover (compiled)
+    """Mark the first `num` different links that are not marked yet in the flat Boolean array; how many were found."""
+    found = 0
+    for link in links:
+        if found == num:
+            break
+        if link >= 0 and not taken[link]:
+            taken[link] = True
+            found += 1
+    return found

@@ -1,0 +1,156 @@
+"""Several processes ("ranks") that train one model together: what they must agree on, and how work is shared."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from chts_core.engine.sharding import is_shared_out
+from chts_core.engine.weights import pack_bits, unpack_bits
+
+
+class Ranks:
+    """The processes that train copies of a model, or shares of one; by itself, a process is the only rank.
+
+    Every method but `owners` is a collective: all ranks call it, in the same order, with the same names and shapes.
+
+    Args:
+        group: whose processes; None for this process alone.
+        device: of the tensors that are sent.
+
+    Attributes:
+        rank: number of this process in the group.
+        size: number of processes.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        self._group = group
+        self._device = device
+        self.rank = 0 if group is None else dist.get_rank(group)
+        self.size = 1 if group is None else dist.get_world_size(group)
+
+    def owners(self, costs: Mapping[str, int]) -> dict[str, int]:
+        """Who does what: a rank for each piece of work, so that all have about as much.
+
+        The largest first, each to the rank that has least so far.
+        """
+        loads = [0] * self.size
+        owners = {}
+        for name in sorted(costs, key=lambda name: (-costs[name], name)):
+            owners[name] = min(range(self.size), key=loads.__getitem__)
+            loads[owners[name]] += costs[name]
+        return owners
+
+    def check_same(self, masks: Mapping[str, Tensor]) -> None:
+        """Refuse masks that differ between the ranks.
+
+        Raises:
+            RuntimeError: on all ranks, naming the layers and the ranks.
+        """
+        if self.size == 1:
+            return
+        # The sign bit stays free: torch has no unsigned integers of 64 bits to send.
+        digests = [
+            int.from_bytes(hashlib.blake2b(pack_bits(mask).numpy().tobytes(), digest_size=8).digest(), "big") >> 1
+            for mask in masks.values()
+        ]
+        mine = torch.tensor(digests, device=self._device)
+        all_digests = [torch.empty_like(mine) for _ in range(self.size)]
+        with telling_of_lost_ranks():
+            dist.all_gather(all_digests, mine, group=self._group)
+        table = torch.stack(all_digests).cpu()
+        different = [
+            f"{name} (ranks {', '.join(map(str, others.tolist()))})"
+            for number, name in enumerate(masks)
+            if len(others := (table[:, number] != table[0, number]).nonzero().flatten())
+        ]
+        if different:
+            raise RuntimeError(
+                f"the masks of these layers are not those of rank 0: {'; '.join(different)}. Build the Sparsifier with "
+                "the same seed and settings on every rank, load the same checkpoint everywhere, and change no mask in "
+                "between; go on from the last checkpoint."
+            )
+
+    def share(self, tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:
+        """Give all ranks what the owner of each tensor has, in place; Boolean ones travel packed in bits.
+
+        Args:
+            tensors: Boolean or uint8, each of the same shape everywhere.
+            owners: the rank that has it right, by name.
+        """
+        if self.size == 1:
+            return
+        for rank in range(self.size):
+            own = [name for name in tensors if owners[name] == rank]
+            if not own:
+                continue
+            packed = [pack_bits(tensors[name]) if tensors[name].dtype == torch.bool else tensors[name] for name in own]
+            message = torch.cat(packed).to(self._device)
+            with telling_of_lost_ranks():
+                dist.broadcast(message, group=self._group, group_src=rank)
+            if rank == self.rank:
+                continue
+            for name, part in zip(own, message.cpu().split([len(part) for part in packed]), strict=True):
+                tensor = tensors[name]
+                tensor.copy_(unpack_bits(part, tuple(tensor.shape)) if tensor.dtype == torch.bool else part)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of a tensor over the ranks."""
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        with telling_of_lost_ranks():
+            dist.all_reduce(total, group=self._group)
+        return total / self.size
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums of some numbers over the ranks."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self._device)
+        with telling_of_lost_ranks():
+            dist.all_reduce(total, group=self._group)
+        return total.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank has, by rank: anything that can be pickled."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with telling_of_lost_ranks():
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
+
+def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
+    """The ranks that train a model together.
+
+    Those of a given group; of a model in `DistributedDataParallel`, or whose weights are shared out by `fully_shard`,
+    its own; of any other, all there are.
+    """
+    weight = next(model.parameters())
+    if group is None and isinstance(model, nn.parallel.DistributedDataParallel):
+        group = model.process_group
+    elif group is None and is_shared_out(weight):
+        group = weight.device_mesh.get_group()
+    elif group is None and dist.is_available() and dist.is_initialized():
+        group = dist.group.WORLD
+    return Ranks(group, weight.device)
+
+
+@contextlib.contextmanager
+def telling_of_lost_ranks() -> Iterator[None]:
+    """Say what happened where the connection to another rank broke, and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(word in str(error).lower() for word in ("connection", "timed out", "timeout", "peer", "socket")):
+            raise RuntimeError(
+                "another rank does not answer: its process has ended or hangs. Look at its own messages, then start "
+                f"all ranks again; a run with a checkpoint goes on from there. ({str(error).strip().splitlines()[0]})"
+            ) from error
+        raise

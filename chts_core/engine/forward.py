@@ -1,0 +1,212 @@
+"""What the forward of a model does, as `torch.fx` records it, and which layers give the model's outputs."""
+
+import contextlib
+import inspect
+import io
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from chts_core.engine.sharding import is_fully_sharded
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is an `nn.Linear`, or one that stores its weight transposed."""
+    return isinstance(module, nn.Linear) or is_transposed_linear(module)
+
+
+def is_transposed_linear(module: nn.Module) -> bool:
+    """Whether a module is the `Conv1D` of GPT-2: a linear layer with a weight of shape (in_features, out_features)."""
+    for kind in type(module).__mro__:
+        if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
+            weight = module._parameters.get("weight")  # none where it is parametrised
+            fits = weight is None or weight.shape == (getattr(module, "nx", None), getattr(module, "nf", None))
+            return fits and type(module).forward is vars(kind)["forward"]
+    return False
+
+
+class _Proxy(fx.Proxy):
+    """A tensor without values, but with a dtype."""
+
+    tracer: "Tracer"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of all tensors."""
+        self.tracer.asked_for_dtype = True
+        return self.tracer.dtype
+
+
+class Tracer(fx.Tracer):
+    """Records what a forward does with buffers, instead of doing it.
+
+    Args:
+        is_closed: says of a module whether to record a call of it, instead of looking into it.
+        dtype: that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, is_closed: Callable[[nn.Module], bool], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype, self.asked_for_dtype = dtype, False
+        self._is_closed = is_closed
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """See :class:`torch.fx.Tracer`."""
+        return _Proxy(node, self)
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        """Of whatever keywords a forward takes, when it passes them on: one that no other forward knows by name."""
+        if obj.node.op == "placeholder" and str(obj.node.target).startswith("**"):
+            return [str(obj.node.target)]
+        return super().keys(obj)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Also for a forward in a wrapper that hands on whatever it is given, as Hugging Face's checkpointing is."""
+        taken = list(inspect.signature(root_fn).parameters.values())[1:]
+        kinds = {argument.kind for argument in taken}
+        if root_fn is inspect.unwrap(root_fn) or inspect.Parameter.VAR_POSITIONAL in kinds:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        given, keywords = [], {}
+        for argument in taken:
+            proxy = self.create_proxy("placeholder", argument.name, (), {})
+            if argument.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD):
+                keywords[argument.name] = proxy
+            else:
+                given.append(proxy)
+        return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Also where `fully_shard` has put a class of its own before that of torch."""
+        if self._is_closed(m):
+            return True
+        if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
+            return type(m).__mro__[2].__module__.startswith("torch.nn")
+        return super().is_leaf_module(m, module_qualified_name)
+
+
+def has_forward_of_class(module: nn.Module) -> bool:
+    """Whether an instance runs the forward of its class, be it wrapped, as accelerate does for mixed precision."""
+    forward = inspect.unwrap(module.forward)
+    return getattr(forward, "__func__", forward) is inspect.unwrap(type(module).forward)
+
+
+@contextlib.contextmanager
+def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward does besides computing: draw, print, warn, count its calls, keep a result as attribute."""
+    attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
+    for module in model.modules():
+        if is_fully_sharded(module):  # its hooks would gather weights for a forward that is none
+            vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with (
+        torch.random.fork_rng(sorted(device.index for device in devices)),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for now, before in attributes:
+                now.clear()
+                now.update(before)
+
+
+def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
+    """What a module does in training or in evaluation; nothing where it cannot be traced.
+
+    Args:
+        without_labels: whether to leave out arguments that are None by default, such as labels.
+    """
+    if not has_forward_of_class(module):
+        return []
+    for part in module.modules():
+        part.training = training  # not `train()`, which some models have overridden to merge weights
+    try:
+        left_out = {
+            name: None
+            for name, parameter in inspect.signature(module.forward).parameters.items()
+            if without_labels and parameter.default is None
+        }
+        with torch.set_grad_enabled(training):
+            return list(tracer.trace(module, left_out or None).nodes)
+    except Exception:  # a forward that depends on its data raises whatever it likes
+        return []
+
+
+def output_layers(model: nn.Module) -> set[str]:
+    """The linear layers that give a model's outputs, by module name: no layer with a matrix comes after them.
+
+    A model may have several, such as one for each task. It has none if its last layer is a convolution. If the forward
+    cannot be traced, it is what `get_output_embeddings` returns, as in `transformers`, or else the linear layer that
+    was registered last.
+    """
+    with leaving_nothing_behind(model):
+        return set(_ends(model, ""))
+
+
+def _ends(module: nn.Module, path: str) -> Iterator[str]:
+    """See :func:`output_layers`, of a part of a model."""
+    if is_linear(module):
+        yield path
+        return
+    modules = dict(module.named_modules())
+    recorded = trace(module, Tracer(lambda _: True), training=False, without_labels=True)
+    if not recorded:
+        end = _last_layer(module)
+        if end is not None:
+            yield _join(path, end)
+        return
+    weighted = {node: owner for node in recorded if (owner := _owner(node, modules)) is not None}
+    followed: set[fx.Node] = set()  # by a layer with a matrix
+    used: set[fx.Node] = set()  # by the outputs
+    for node in reversed(recorded):
+        for user in node.users:
+            if user in weighted or user in followed:
+                followed.add(node)
+            if user.op == "output" or user in used:
+                used.add(node)
+    for name in dict.fromkeys(owner for node, owner in weighted.items() if node in used - followed):
+        yield from _ends(modules[name], _join(path, name)) if name else ()
+
+
+def _owner(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """The name of the module whose matrices take part in a step, "" for the traced one itself; None if there are none.
+
+    A matrix may also be used without its module, as in tied autoencoders.
+    """
+    if node.op == "call_module":
+        return str(node.target) if _has_matrix(modules[str(node.target)]) else None
+    for given in node.all_input_nodes:
+        owner, _, name = str(given.target).rpartition(".")
+        if given.op == "get_attr" and owner in modules:
+            parameter = modules[owner]._parameters.get(name)
+            if parameter is not None and parameter.dim() > 1 and not isinstance(modules[owner], nn.Embedding):
+                return owner
+    return None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(
+        parameter.dim() > 1
+        for part in module.modules()
+        if not isinstance(part, nn.Embedding)
+        for parameter in part.parameters(recurse=False)
+    )
+
+
+def _last_layer(module: nn.Module) -> str | None:
+    """The output of a module that cannot be traced."""
+    linear = [name for name, part in module.named_modules() if is_linear(part)]
+    told = getattr(module, "get_output_embeddings", lambda: None)()
+    return next((name for name in linear if module.get_submodule(name) is told), linear[-1] if linear else None)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name

@@ -1,0 +1,191 @@
+"""Gradients of a sparse model: those of absent links are zeroed, and kept where an update goes by them."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from chts_core.engine.distributed import Ranks
+from chts_core.engine.guard import Guard
+from chts_core.engine.linear import SparseLinear
+from chts_core.engine.sharding import is_shared_out, local, whole_from_local
+from chts_core.engine.weights import LinkWeight, MaskedWeight, Weight, zero_absent
+
+
+class Scheduled(Protocol):
+    """Whoever knows when an update is due."""
+
+    @property
+    def update_due(self) -> bool:
+        """Whether the step that is being made ends with an update."""
+        ...
+
+
+class Gradients:
+    """Zeroes the gradients of absent links as soon as they are there, and keeps them where an update goes by them.
+
+    Args:
+        weights: by the name of the parameter.
+        collects: whether updates go by the gradient of all links.
+        guard: knows whether another Sparsifier has taken over.
+
+    Attributes:
+        dense: the gradient by all links, float32 by weight, summed over the backward passes of the step. It holds a
+            weight only while an update by it is due.
+    """
+
+    def __init__(self, weights: Mapping[str, Weight], collects: bool, guard: Guard) -> None:
+        self.dense: dict[str, Tensor] = {}
+        self._weights = weights
+        self._collects = collects
+        self._guard = guard
+        self._owner: weakref.ref[Scheduled] | None = None
+        # What a backward pass has brought by now, with the number of the pass; and the state of `grad` it belongs to.
+        self._arriving: dict[str, tuple[int, Tensor]] = {}
+        self._versions: dict[str, int] = {}
+
+    def listen(self, names: list[str], owner: Scheduled) -> None:
+        """Follow the gradients of some weights for an owner, whom this does not keep alive."""
+        self._owner = weakref.ref(owner)
+        me = weakref.ref(self)
+        for name in names:
+            weight = self._weights[name]
+            trains = weight.parameter.requires_grad
+            weight.parameter.requires_grad_(True)  # a frozen one, of a copy, takes no hooks
+            if self._collects:
+                weight.parameter.register_hook(_hook(me, Gradients._forget_dropped, name))
+            if not isinstance(weight, LinkWeight):
+                weight.parameter.register_post_accumulate_grad_hook(_hook(me, Gradients._clear, name))
+            elif self._collects:
+                weight.layer.dense_gradient_hook = _dense_gradient_hook(me, name)
+                weight.parameter.register_post_accumulate_grad_hook(_hook(me, Gradients._add_arrived, name))
+            weight.parameter.requires_grad_(trains)
+
+    def forget(self) -> None:
+        """Keep nothing of the step."""
+        self.dense.clear()
+        self._arriving.clear()
+
+    def mean(self, name: str, ranks: Ranks) -> Tensor | None:
+        """The gradient by all links of a weight, the mean over the ranks; None if none is kept. A collective."""
+        if name not in self.dense:
+            return None
+        gradient, weight = self.dense[name], self._weights[name].parameter
+        # What `fully_shard` has shared out is a mean already.
+        return whole_from_local(gradient, weight) if is_shared_out(weight) else ranks.mean(gradient)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: nothing of the step, and whoever copies has to listen anew."""
+        return {**self.__dict__, "dense": {}, "_arriving": {}, "_versions": {}, "_owner": None}
+
+    def _wanted(self) -> bool:
+        """Whether the gradient by all links is wanted now."""
+        owner = None if self._owner is None else self._owner()
+        return self._collects and owner is not None and owner.update_due
+
+    def _forget_dropped(self, name: str, _: Tensor) -> None:
+        """Forget what is kept of the gradient by absent links, where the user has reset the gradient of the others."""
+        if not self._wanted() or name not in self.dense:
+            return
+        gradient = self._weights[name].parameter.grad
+        if gradient is None or (gradient._version != self._versions.get(name) and not local(gradient).count_nonzero()):
+            del self.dense[name]
+
+    def _clear(self, name: str, parameter: Tensor) -> None:
+        """Zero the gradient of absent links, by filling: a NaN there vanishes too.
+
+        Where an update goes by it, the gradient of all links is kept first: summed over the backward passes of the
+        step, as `grad` itself sums the gradient of the links that exist.
+        """
+        held = self._weights[name]
+        if not self._guard.rules(parameter) or parameter.grad is None:
+            return
+        assert isinstance(held, MaskedWeight)
+        here, mask = local(parameter.grad), held.local_mask
+        if self._wanted():
+            gradient = here.float()
+            absent = gradient + self.dense[name] if name in self.dense else gradient
+            self.dense[name] = torch.where(mask, gradient, absent)
+        zero_absent(here, mask)
+        self._versions[name] = parameter.grad._version
+
+    def _arrive(self, name: str, layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
+        """Sum up the gradient by all links of a layer that stores only those it has.
+
+        What one backward pass brings waits until the gradient of the links has arrived: `torch.autograd.grad` computes
+        a gradient that never arrives.
+        """
+        if not self._guard.rules(layer.values) or not self._wanted():
+            return
+        backward = torch._C._current_graph_task_id()
+        before, summed = self._arriving.get(name, (None, None))
+        new = gradient().float()
+        self._arriving[name] = backward, new if summed is None or before != backward else summed + new
+
+    def _add_arrived(self, name: str, values: Tensor) -> None:
+        """Add what a backward pass has brought for a layer that stores only its links."""
+        if not self._guard.rules(values) or not self._wanted() or name not in self._arriving:
+            return
+        _, arrived = self._arriving.pop(name)
+        self.dense[name] = self.dense[name] + arrived if name in self.dense else arrived
+        assert values.grad is not None
+        self._versions[name] = values.grad._version
+
+
+def _hook(
+    gradients: "weakref.ref[Gradients]", method: Callable[[Gradients, str, Tensor], None], name: str
+) -> Callable[[Tensor], None]:
+    """A hook of a tensor that does not keep its owner alive."""
+
+    def hook(tensor: Tensor) -> None:
+        alive = gradients()
+        if alive is not None:
+            method(alive, name, tensor)
+
+    return hook
+
+
+def _dense_gradient_hook(
+    gradients: "weakref.ref[Gradients]", name: str
+) -> Callable[[SparseLinear, Callable[[], Tensor]], None]:
+    def hook(layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
+        alive = gradients()
+        if alive is not None:
+            alive._arrive(name, layer, gradient)
+
+    return hook
+
+
+def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guard: Guard) -> None:
+    """Let the optimizer do nothing in a step that an update follows: it leaves out what has no gradient.
+
+    Args:
+        owner: is not kept alive.
+        guard: once another Sparsifier has taken over, no step is left out.
+    """
+    me = weakref.ref(owner)
+    hidden: list[tuple[Tensor, Tensor | None]] = []
+
+    def hide(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        alive = me()
+        if alive is None or not alive.update_due or guard.superseded:
+            return
+        if any(callable(given) for given in (*args[1:], kwargs.get("closure"))):
+            raise RuntimeError(
+                "the method leaves out the optimizer's step before an update, which it cannot while a closure computes "
+                "the gradients; call backward() first and optimizer.step() without a closure."
+            )
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                hidden.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def restore(*_: object) -> None:
+        while hidden:
+            parameter, gradient = hidden.pop()
+            parameter.grad = gradient
+
+    optimizer.register_step_pre_hook(hide)
+    optimizer.register_step_post_hook(restore)

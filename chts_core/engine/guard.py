@@ -1,0 +1,303 @@
+"""What the user does around a Sparsifier is followed, or refused with words."""
+
+import weakref
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from chts_core.checks import warn
+from chts_core.engine.distributed import Ranks
+from chts_core.engine.linear import SparseLinear, convertible
+from chts_core.engine.network import SparseNetwork
+from chts_core.engine.sharding import local
+from chts_core.engine.watch import LostSteps, Watch
+from chts_core.engine.weights import MaskedWeight, check_elementwise, check_moments
+from chts_core.methods import Method
+
+# Which guard's Sparsifier rules a weight: the latest that was attached.
+_RULED_BY: MutableMapping[Tensor, "weakref.ref[Guard]"] = WeakIdKeyDictionary()
+
+# Share of a step of the optimizer that may be lost without a warning.
+_NOTEWORTHY_LOSS = 0.01
+_UNCOUNTED = (
+    "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
+    "it once after each step of the optimizer, or with skipped=True where that was left out."
+)
+
+
+class Guard:
+    """Looks, at every call of `Sparsifier.step()`, at what has happened since the last one.
+
+    Args:
+        network: the sparse layers.
+        optimizer: that trains them.
+        waiting: parameters that did not train when the Sparsifier was attached, by name.
+
+    Attributes:
+        superseded: whether a newer Sparsifier has been attached to the model.
+    """
+
+    def __init__(
+        self, network: SparseNetwork, optimizer: torch.optim.Optimizer, waiting: Mapping[str, nn.Parameter]
+    ) -> None:
+        self.superseded = False
+        # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
+        self.keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+        self._network = network
+        self._optimizer = optimizer
+        self._waiting = waiting
+        self._watch = Watch(network.model, optimizer, network.weights)
+        self._lost: LostSteps | None = None
+        # Whether the hook of the optimizer has been seen to count its steps; the calls before; what was complained of.
+        self._counted, self._calls_before = False, 0
+        self._complaints: set[str] = set()
+
+    def listen(self, fresh: bool) -> None:
+        """Follow the optimizer from now on, and take over from an older Sparsifier.
+
+        Args:
+            fresh: whether the run begins: then the first steps of the optimizer show what the masks undo of them.
+        """
+        for weight in self._network.weights.values():
+            before = _RULED_BY.get(weight.parameter)
+            older = None if before is None else before()
+            if older is not None and older is not self:
+                older.superseded = True
+            _RULED_BY[weight.parameter] = weakref.ref(self)
+        self.superseded = False
+        self._watch.listen()
+        measured = fresh and not self.keeps_zeros and self._network.sparse
+        self._lost = LostSteps(self._optimizer, self._network.weights) if measured else None
+
+    def settle(self) -> None:
+        """All is as it should be, and a step begins."""
+        self._watch.settle()
+
+    def rules(self, parameter: Tensor) -> bool:
+        """Whether this one's Sparsifier was the last to be attached to a parameter; none is to that of a copy."""
+        ruled_by = _RULED_BY.get(parameter)
+        return ruled_by is not None and ruled_by() is self
+
+    def complain(self, kind: str, message: str) -> None:
+        """Warn, once for each kind of trouble."""
+        if kind not in self._complaints:
+            self._complaints.add(kind)
+            warn(message, RuntimeWarning)
+
+    def after_optimizer(self) -> None:
+        """The optimizer has made a step: warn if nobody calls `Sparsifier.step()`."""
+        if self._watch.steps == 3 and not self.superseded:
+            self.complain(
+                "not stepped",
+                "the optimizer has made three steps, and sparsifier.step() was not called: the topology does not "
+                "change. Call sparsifier.step() once after each step of the optimizer.",
+            )
+
+    def calls_to_take_back(self, steps: int, updated_at: int) -> int:
+        """How many calls of `Sparsifier.step()` have counted and should not have; once, at the optimizer's first step.
+
+        Calls before it were made under accumulation of gradients. They do not count, unless one of them has updated
+        the topology already.
+        """
+        if self._counted or not self._watch.steps:
+            return 0
+        calls, self._counted, self._calls_before = self._calls_before, True, 0
+        if calls:
+            self.complain("uncounted", _UNCOUNTED)
+        return calls if updated_at <= steps - calls else 0
+
+    def is_step(self, skipped: bool) -> bool:
+        """Whether a call of `Sparsifier.step()` counts: the optimizer has made a step, or left one out on purpose."""
+        if not self._watch.counts or self._watch.steps or skipped or self._overflows():
+            return True  # where it overflows, a gradient scaler has left out the step
+        if self._counted:
+            self.complain("uncounted", _UNCOUNTED)
+            return False
+        self._calls_before += 1
+        return True
+
+    def check_optimizer(self) -> None:
+        """Warn of an optimizer that moves weights without a gradient, as Muon does: the masks undo that."""
+        if self._lost is None or not self._watch.steps:
+            return
+        share = self._lost.share()
+        if share is None:  # not known yet
+            return
+        self._lost = None
+        if share > _NOTEWORTHY_LOSS:
+            self.complain(
+                "lost",
+                f"{share:.0%} of a step of {type(self._optimizer).__name__}, by its squared norm, moved weights "
+                "without a link, and is lost: the optimizer does not treat every element by itself. AdamW and SGD lose "
+                "none.",
+            )
+
+    def check_attached(self, update_due: bool) -> None:
+        """Refuse to go on with a model or an optimizer that is no longer the one that trains."""
+        replaced = self._watch.replaced()
+        if replaced:
+            raise RuntimeError(
+                f"the model's parameters {few(replaced)} are others than those that the Sparsifier was attached to, "
+                "as after load_state_dict(assign=True), tying or replacing a layer. Load with assign=False, or build a "
+                "new optimizer and a new Sparsifier for the model as it is now."
+            )
+        unfrozen = [name for name, parameter in self._waiting.items() if parameter.requires_grad]
+        if unfrozen:
+            self.complain(
+                f"unfrozen {unfrozen}",
+                f"{few(unfrozen)} did not train when the Sparsifier was attached, and now do: they stay dense. To "
+                "make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the others' links.",
+            )
+        if self.superseded:
+            raise RuntimeError(
+                "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
+            )
+        if self._watch.other is not None and not self._watch.steps:
+            raise RuntimeError(
+                f"another optimizer, {self._watch.other}, has stepped the model's weights, and the one that the "
+                "Sparsifier holds has not: removed links would keep their momentum. Build a new Sparsifier with the "
+                "optimizer that trains, and resume_from=sparsifier.state_dict() to keep the links."
+            )
+        for name in self._network.sparse if update_due else ():
+            check_moments(self._optimizer, name, self._network.weights[name].parameter)
+        if update_due and not self._watch.held():
+            raise RuntimeError(
+                "the optimizer no longer holds all sparse weights of the model; add them to its parameter groups, or "
+                "build a new Sparsifier with the optimizer that trains them."
+            )
+
+    def check_masks(self) -> None:
+        """Refuse to speak of masks that are not those of the weights."""
+        changed = self._watch.changed() & set(self._network.sparse)
+        strangers = [name for name in sorted(changed) if self._has_strangers(name)]
+        if strangers:
+            raise RuntimeError(
+                f"the model has weights outside the masks, in {few(strangers)}: weights were loaded or written that "
+                "are not of these masks. Load the state that sparsifier.state_dict() gave at the same moment, with "
+                "sparsifier.load_state_dict(); load pretrained weights before attaching; or, to keep the masks, "
+                "multiply each weight by its mask in sparsifier.masks."
+            )
+
+    def check_weights(self, step: int) -> None:
+        """Refuse an update of links whose weights are no numbers: all ranks, where one of them sees it."""
+        diverged = self._of_any_rank(
+            name for name in self._network.sparse if not self._network.weights[name].is_finite()
+        )
+        if diverged:
+            raise RuntimeError(
+                f"before the update of step {step} links of {few(diverged)} have infinite or NaN weights: "
+                "the run has diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
+                "chts_core.tools.numerics.find_nonfinite tells where it begins."
+            )
+
+    def check_gradients(self, method: Method, dense: Mapping[str, Tensor]) -> None:
+        """Refuse an update by gradients that never came.
+
+        Args:
+            dense: those by all links that came.
+        """
+        weights = self._network.weights
+        training = [name for name in self._network.sparse if weights[name].parameter.requires_grad]
+        without = [name for name in training if method.regrowth.needs_gradient and name not in dense]
+        if without:
+            raise RuntimeError(
+                f"the method regrows by gradient, but none has come for {', '.join(without)} since the last step; "
+                "call backward() before every step(), and exclude layers that the loss does not use."
+            )
+        without = [name for name in training if method.removal.needs_gradient and weights[name].parameter.grad is None]
+        if without:
+            raise RuntimeError(
+                f"the method removes by gradient, but {', '.join(without)} has none; "
+                "call sparsifier.step() before optimizer.zero_grad(), and exclude layers that the loss does not use."
+            )
+
+    def not_finite(self, dense: Mapping[str, Tensor]) -> list[str]:
+        """The weights with an infinite or NaN gradient on any rank: they must agree whether there is an update."""
+        return self._of_any_rank(
+            name
+            for name in self._network.sparse
+            for gradient in (dense.get(name), self._network.weights[name].parameter.grad)
+            if gradient is not None and not local(gradient).isfinite().all()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which has to listen anew."""
+        return {**self.__dict__, "_lost": None}
+
+    def _has_strangers(self, name: str) -> bool:
+        """Whether a dense weight is not zero outside its mask."""
+        weight = self._network.weights[name]
+        return isinstance(weight, MaskedWeight) and bool(
+            (local(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero()
+        )
+
+    def _overflows(self) -> bool:
+        """Whether the optimizer has an infinite or NaN gradient on any rank; a collective."""
+        gradients = (held.grad for group in self._optimizer.param_groups for held in group["params"])
+        here = any(gradient is not None and not local(gradient).isfinite().all() for gradient in gradients)
+        return any(self._network.ranks.gather(here))
+
+    def _of_any_rank(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that this or another rank has, in the model's order; a collective."""
+        found = {name for theirs in self._network.ranks.gather(list(names)) for name in theirs}
+        return [name for name in self._network.sparse if name in found]
+
+
+def is_ruled(parameter: Tensor) -> bool:
+    """Whether a Sparsifier is attached to a parameter."""
+    ruled_by = _RULED_BY.get(parameter)
+    return ruled_by is not None and ruled_by() is not None
+
+
+def check_dense(model: nn.Module) -> nn.Module:
+    """Refuse a model whose layers store only their links already; the model."""
+    already = [path for path, module in model.named_modules() if isinstance(module, SparseLinear)]
+    if already:
+        raise ValueError(
+            f"the layers {', '.join(already)} of the model store their links alone already; "
+            "call chts_core.engine.linear.to_dense(model) and build the optimizer anew, or take a new model."
+        )
+    return model
+
+
+def check_held(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that does not hold the weights."""
+    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [name for name, weight in weights.items() if id(weight) not in owned]
+    if missing:
+        raise ValueError(
+            f"the optimizer does not hold the model's weights {', '.join(missing)}; "
+            "build it from model.parameters() of this very model, after moving the model to its device."
+        )
+
+
+def check_execution(
+    execution: str, model: nn.Module, weights: list[str], optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> None:
+    """Refuse an execution that is not known, or that this model, optimizer or number of processes cannot have."""
+    if execution not in ("masked", "csr", "auto"):
+        raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
+    if execution == "masked":
+        return
+    if ranks.size > 1:
+        raise ValueError(
+            f"execution is {execution!r} in {ranks.size} processes, which exchange gradients of dense "
+            "weights; choose execution='masked', or train in one process."
+        )
+    check_elementwise(optimizer)
+    stay = [name for name in weights if not convertible(model, name)]
+    if execution == "csr" and stay:
+        raise ValueError(
+            f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected weights of an nn.Linear "
+            "that is a part of the model, outside nn.MultiheadAttention, and no more than that: no subclass, "
+            "parametrisation, pruning, state-dict hook or own forward. Choose execution='auto', which leaves "
+            "the others masked, or exclude them."
+        )
+
+
+def few(names: list[str]) -> str:
+    """The names of some layers, or of the first and how many there are."""
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"

@@ -1,0 +1,142 @@
+"""The links that a run starts from: drawn, given, or the largest weights."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from chts_core.budget import Budget
+from chts_core.checks import check_mask, check_same_shape
+from chts_core.choices import Correlated, ScaleFree, Topology
+from chts_core.engine.layers import Layer
+from chts_core.engine.sharding import whole
+from chts_core.engine.warm_start import largest
+from chts_core.percolation import LayerGraph, check_graph
+from chts_core.topology import correlated
+
+
+def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
+    """A generator of the part's own: its links do not depend on which other layers there are."""
+    digest = hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()
+    where = device if device.type == "cuda" else torch.device("cpu")
+    return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget) -> Topology:
+    """A topology, with the correlations of the inputs where it starts from them.
+
+    Raises:
+        ValueError: if it does not, or they are not of the inputs of a sparse layer.
+    """
+    if correlation is None:
+        return topology
+    if not isinstance(topology, Correlated):
+        raise ValueError(
+            f"correlation is given, but the method starts from {topology!r}; leave it out, or take a "
+            "method with topology=Correlated()."
+        )
+    inputs = {columns for _, columns in budget.shapes.values()}
+    if correlation.ndim and len(correlation) not in inputs:
+        raise ValueError(
+            f"correlation is of {len(correlation)} features, but the sparse layers have "
+            f"{', '.join(map(str, sorted(inputs)))} inputs; give that of the inputs that the model is trained on."
+        )
+    return partial(correlated, correlation=correlation)
+
+
+def first_masks(
+    given: Mapping[str, Tensor] | str | None,
+    topology: Topology,
+    layers: Mapping[str, Layer],
+    parts: Mapping[str, Layer],
+    graph: LayerGraph,
+    weights: Mapping[str, Tensor],
+    budget: Budget,
+    generators: Mapping[str, torch.Generator],
+) -> dict[str, Tensor]:
+    """The masks, by weight, that a run starts from.
+
+    Args:
+        given: masks by part, instead of the topology; "magnitude" for the largest weights; None for none.
+        topology: that of the method, with all it needs.
+        layers, parts: of the model, by name.
+        graph: which layers feed each other.
+        weights: by name.
+        budget: has the number of links of each part.
+        generators: by part.
+
+    Raises:
+        TypeError, ValueError: if a mask is of no part, or has another shape or number of links.
+    """
+    links = budget.links(0)
+    given = _given(given, parts, weights, links)
+    # A packed weight may hold rows of no sparse layer: those stay dense.
+    masks = {name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device) for name, weight in weights.items()}
+    by_part = {name: part.rows(masks[part.parameter]) for name, part in parts.items()}
+    for name, here in by_part.items():
+        part = parts[name]
+        if name in given:
+            mask, source = given[name], "initial_masks"
+            if part.transposed and name == part.parameter:  # called like the weight, so shaped like it
+                here = here.T
+        else:
+            mask = topology(*part.shape, links[name] / here.numel(), generator=generators[name])
+            source = f"topology {budget.method.topology!r}"
+        check_mask(mask, f"initial mask of {name!r}")
+        check_same_shape(mask, here, f"initial mask of {name!r}")
+        found = int(mask.count_nonzero())
+        if found != links[name]:
+            raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
+        here.copy_(mask)
+    if isinstance(topology, ScaleFree):
+        by_layer = {name: layer.rows(masks[layer.parameter]) for name, layer in layers.items()}
+        drawn = {name: mask for name, mask in by_part.items() if name not in given}
+        _place(topology, drawn, by_layer, graph, generators)
+    return masks
+
+
+def _given(
+    given: Mapping[str, Tensor] | str | None,
+    parts: Mapping[str, Layer],
+    weights: Mapping[str, Tensor],
+    links: Mapping[str, int],
+) -> Mapping[str, Tensor]:
+    """The masks by part that are not drawn."""
+    if isinstance(given, str):
+        if given != "magnitude":
+            raise ValueError(f"initial_masks is {given!r}; expected masks by layer name, 'magnitude' or None.")
+        dense = {name: whole(weight.detach()) for name, weight in weights.items()}
+        return {name: largest(part.rows(dense[part.parameter]), links[name]) for name, part in parts.items()}
+    given = given or {}
+    unknown = given.keys() - parts.keys()
+    if unknown:
+        raise ValueError(
+            f"initial_masks has {', '.join(sorted(unknown))}, which is no sparse layer; "
+            f"the layers are {', '.join(parts)}."
+        )
+    return given
+
+
+def _place(
+    topology: ScaleFree,
+    by_part: Mapping[str, Tensor],
+    by_layer: Mapping[str, Tensor],
+    graph: LayerGraph,
+    generators: Mapping[str, torch.Generator],
+) -> None:
+    """Fit the layers of a scale-free topology to those that feed them, in place; those that values feed stay.
+
+    Args:
+        by_part: the masks to fit.
+        by_layer: the same masks, by layer.
+    """
+    check_graph(by_layer, graph)
+    feeds = {after: before for chain in graph.chains for before, after in pairwise(chain)}
+    of_values = {attention.output for attention in graph.attentions if attention.value}
+    for name, here in by_part.items():
+        if name not in of_values:
+            before = by_layer[feeds[name]] if name in feeds else None
+            here.copy_(topology.placed(here, before, generator=generators[name]))

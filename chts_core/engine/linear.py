@@ -1,0 +1,674 @@
+"""Truly sparse linear layers: stored as their links, and multiplied link by link.
+
+A mask on a dense weight saves nothing: the zeros are stored, multiplied, and carried through the optimizer. A
+:class:`SparseLinear` holds one value per link and where the links are, twice: by rows (CSR) for y = W x + b and the
+gradient by W, and by columns (CSC), as the order in which the same values stand there, for the gradient by x. Both are
+rebuilt only when the topology changes.
+
+Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
+contiguous numbers. The result is turned back, since code around an `nn.Linear` takes a contiguous output for granted.
+"""
+
+import copy
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chts_core.checks import check_mask
+from chts_core.topology import erdos_renyi
+
+Execution = Literal["masked", "csr", "auto"]
+
+# Applied to what is kept for each link, such as an optimizer's moments, when the links change.
+Carry = Callable[[Tensor], Tensor]
+
+
+class Links(NamedTuple):
+    """Where the links of a layer are; int32.
+
+    crow_indices: output i has the links crow_indices[i] to crow_indices[i + 1].
+    col_indices: the input of each link.
+    ccol_indices, row_indices: the same by inputs: the output of each link in that order.
+    order: for each link by inputs, which one it is by outputs.
+    """
+
+    crow_indices: Tensor
+    col_indices: Tensor
+    ccol_indices: Tensor
+    row_indices: Tensor
+    order: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
+
+    def outputs(self) -> Tensor:
+        """The output of each link by outputs, int64."""
+        return torch.repeat_interleave(self.crow_indices.diff().long())
+
+    def positions(self) -> Tensor:
+        """Position of each link in the flattened weight, int64, ascending."""
+        return self.outputs() * self.shape[1] + self.col_indices
+
+
+def compress(mask: Tensor) -> Links:
+    """The links of a mask (out_features, in_features), on its device."""
+    check_mask(mask)
+    outputs, inputs = mask.nonzero().unbind(1)
+    return _compress(outputs, inputs, (mask.shape[0], mask.shape[1]))
+
+
+def _compress(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
+    order = inputs.argsort(stable=True)
+    crow, ccol = (
+        F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
+        for nodes, size in zip((outputs, inputs), shape, strict=True)
+    )
+    return Links(*(tensor.to(torch.int32) for tensor in (crow, inputs, ccol, outputs[order], order)))
+
+
+class Kernels(Protocol):
+    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples)."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        ...
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        ...
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        ...
+
+
+class DenseKernels:
+    """Dense products with a weight that is filled in from the links: "masked" execution."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        y = _fill(links, values) @ x
+        return y if bias is None else y.add_(bias[:, None])
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        return _fill(links, values).T @ dy
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        return (dy @ x.T).flatten().index_select(0, links.positions())
+
+
+class CompiledKernels:
+    """Loops compiled by Numba, for float32 and float64 on a CPU."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        return self._multiply(links.crow_indices, links.col_indices, values, None, bias, x)
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        return self._multiply(links.ccol_indices, links.row_indices, values, links.order, None, dy)
+
+    def _multiply(
+        self, start: Tensor, columns: Tensor, values: Tensor, order: Tensor | None, bias: Tensor | None, x: Tensor
+    ) -> Tensor:
+        from chts_core.compiled.products import multiply  # Numba takes about a second to import
+
+        y = x.new_empty(len(start) - 1, x.shape[1])
+        multiply(start, columns, values, order, bias, x.contiguous(), y)
+        return y
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        from chts_core.compiled.products import multiply_at_links
+
+        gradient = x.new_empty(len(links.col_indices))
+        multiply_at_links(links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
+        return gradient
+
+
+class TorchKernels:
+    """Torch's own sparse products: cuSPARSE on CUDA, MKL on a CPU."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        y = _matrix(links.crow_indices, links.col_indices, values, links.shape) @ x.contiguous()
+        return y if bias is None else y.add_(bias[:, None])
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        weight = _matrix(links.ccol_indices, links.row_indices, values[links.order], links.shape[::-1])
+        return weight @ dy.contiguous()
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        zeros = x.new_zeros(len(links.col_indices))
+        where = _matrix(links.crow_indices, links.col_indices, zeros, links.shape)
+        products: Tensor = torch.sparse.sampled_addmm(where, dy.contiguous(), x.contiguous().T, beta=0)
+        return products.values()
+
+
+def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    with warnings.catch_warnings():  # a warning that these are in beta state
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
+
+
+DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()
+
+
+def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The kernels for "csr" execution.
+
+    Raises:
+        TypeError: for a dtype without sparse kernels.
+        RuntimeError: where there are none for the device.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"a sparse layer has dtype {dtype}; expected torch.float32 or torch.float64. Keep the weights in float32 "
+            "and call the model under torch.autocast, or choose execution='masked'."
+        )
+    if device.type == "cpu":
+        return COMPILED
+    if device.type == "cuda":
+        return TORCH
+    raise RuntimeError(
+        f"there are no sparse kernels for device {device}; expected a CPU or CUDA. Choose execution='masked'."
+    )
+
+
+_REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model first, or compact() of its Sparsifier"
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: "SparseLinear"
+    ) -> Tensor:
+        features = x.T if kernels is DENSE else x.T.contiguous()
+        ctx.save_for_backward(features, values)
+        ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
+        y = kernels.forward(links, values, bias, features)
+        # A tensor of its own: a view that a Function returns refuses changes in place, as by an in-place ReLU.
+        return y.new_empty(y.shape[::-1]).copy_(y.T)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Tensor:
+        raise NotImplementedError(f"a sparse layer has no forward-mode derivative; {_REMEDY}.")
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, values = ctx.saved_tensors
+        dy = grad.T if ctx.kernels is DENSE else grad.T.contiguous()
+        dx = ctx.kernels.input_gradient(ctx.links, values, dy).T if ctx.needs_input_grad[0] else None
+        dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
+        ctx.layer._trains |= ctx.needs_input_grad[1]
+        db = dy.sum(1) if ctx.needs_input_grad[2] else None
+        if ctx.layer.dense_gradient_hook is not None:
+            ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ features.T)
+        return dx, dw, db, None, None, None
+
+
+class SparseLinear(nn.Module):
+    """A linear layer that stores its links only; a drop-in for `nn.Linear` where the mask is known.
+
+    Memory is that of the values, their gradient and the optimizer's moments, and 12 bytes per link and 4 per neuron
+    for the structure. Works on inputs of any number of dimensions. Its first derivatives are there, higher ones not.
+
+    execution:
+        "csr": the products cost what the links cost. float32 and float64; on a CPU by compiled loops, on CUDA by
+            torch's sparse products, which beat dense ones only at the highest sparsities.
+        "masked": the weight is filled in for each product, which are dense: the same numbers, as a reference, and the
+            faster way where there are many links.
+        "auto": whichever was measured to be faster at this density, for this shape on this machine
+            (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
+
+    Under `torch.autocast` the layer computes, and returns, the dtype of its values. `torch.func`, `torch.vmap`,
+    `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
+
+    A state dict holds the values and the links, and loads into a layer with other links. One of an `nn.Linear` loads
+    too: what it has at the links is taken.
+
+    A copy (`copy.deepcopy`) that is averaged with the layer it comes from does not follow that layer's links: values of
+    different links would be mixed, as `torch.optim.swa_utils.AveragedModel` does. It refuses to be used then;
+    :class:`chts_core.tools.averaging.AveragedModel` follows the links.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as of `nn.Linear`.
+        mask: Boolean (out_features, in_features).
+        execution: "masked", "csr" or "auto".
+
+    Attributes:
+        values: parameter, one value for each link, by rows of the mask.
+        bias: parameter, or None.
+        dense_gradient_hook: called in the backward pass, where set, with the layer and a function that computes the
+            gradient by all of W, (out_features, in_features); for methods that regrow by it.
+    """
+
+    values: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        mask: Tensor,
+        bias: bool = True,
+        execution: Execution = "csr",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        linear = nn.Linear(in_features, out_features, bias, device, dtype)
+        self._fill_from(linear, mask, execution)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
+        """The links of a linear layer that a mask leaves; it shares the bias with the layer, which is not changed."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._fill_from(linear, mask, execution)
+        return layer
+
+    @classmethod
+    def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
+        """Make a linear layer itself sparse, and its weight the values: one that :func:`convertible` allows.
+
+        Whoever holds the layer or its weight goes on with them: other parents, hooks, an optimizer, a list of
+        parameters to clip. The gradient keeps what it has at the links.
+        """
+        links = cls._checked_links(linear, mask, execution)
+        weight, bias = linear._parameters["weight"], linear._parameters["bias"]
+        assert weight is not None
+        gradient = weight.grad
+        weight.grad = None
+        _set_data(weight, weight.detach()[mask])
+        weight.grad = None if gradient is None else gradient[mask]
+        linear._parameters.clear()
+        linear.__class__ = cls  # type: ignore[assignment]
+        assert isinstance(linear, cls)
+        linear._fill(links, weight, bias, execution)
+        return linear
+
+    def _fill_from(self, linear: nn.Linear, mask: Tensor, execution: Execution) -> None:
+        links = self._checked_links(linear, mask, execution)
+        mask = mask.to(linear.weight.device)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.training = linear.training
+        values = nn.Parameter(linear.weight.detach()[mask], linear.weight.requires_grad)
+        self._fill(links, values, linear.bias, execution)
+
+    @staticmethod
+    def _checked_links(linear: nn.Linear, mask: Tensor, execution: Execution) -> Links:
+        if execution not in ("masked", "csr", "auto"):
+            raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
+        check_mask(mask)
+        if mask.shape != linear.weight.shape:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)} but the layer's weight has {tuple(linear.weight.shape)}; "
+                "expected (out_features, in_features)."
+            )
+        if execution == "csr":
+            sparse_kernels(linear.weight.device, linear.weight.dtype)  # refused now, not in the first forward pass
+        return compress(mask.to(linear.weight.device))
+
+    def _fill(self, links: Links, values: nn.Parameter, bias: nn.Parameter | None, execution: Execution) -> None:
+        self.execution = execution
+        self.dense_gradient_hook: Callable[[SparseLinear, Callable[[], Tensor]], None] | None = None
+        self._begin()
+        self._set_links(links)
+        self.values = values
+        self.bias = bias
+        self._settle()
+        # A measured crossover, so that a run that was cut can go on with the kernels it had.
+        self.crossover: float | None = None
+
+    def _begin(self) -> None:
+        """Nothing has happened to the layer or to its copies yet."""
+        self._copies: weakref.WeakSet[SparseLinear] = weakref.WeakSet()
+        self._trains = False  # whether a gradient has ever reached the values
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which no Sparsifier follows."""
+        self._check_unmixed()
+        return {**self.__dict__, "dense_gradient_hook": None, "_copies": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin()
+        self._settle()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SparseLinear":
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        self._copies.add(copied)
+        return copied
+
+    def _settle(self) -> None:
+        """All values are of the present links."""
+        self._settled = _writes(self.values)
+        self._mixed_beyond: int | None = None  # the number of writes to the values after which any more mixes links
+
+    def _origin_changes(self) -> None:
+        """The layer that this one was copied from gets other links.
+
+        What has written its values here before, without training them, would now mix values of different links. The
+        first write of an average is a copy: one that comes later mixes nothing.
+        """
+        if self._mixed_beyond is None and not self._trains and _writes(self.values) != self._settled:
+            self._mixed_beyond = _writes(self.values)
+
+    def _check_unmixed(self) -> None:
+        if self._mixed_beyond is not None and not self._trains and _writes(self.values) != self._mixed_beyond:
+            raise RuntimeError(
+                f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after the "
+                "layer it was copied from changed its links, but never trained or loaded: values of different links "
+                "have been mixed, as torch.optim.swa_utils.AveragedModel does. For an average take "
+                "chts_core.AveragedModel, which follows the links; to copy a model again, load_state_dict()."
+            )
+
+    def _set_links(self, links: Links) -> None:
+        if self._copies and not self._has(links):
+            for copied in list(self._copies):
+                copied._origin_changes()
+        for name, tensor in links._asdict().items():
+            # What follows from the first two is not saved.
+            self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
+
+    def _has(self, links: Links) -> bool:
+        """Whether these, on any device, are its links."""
+        crow, columns = (tensor.to(self.values.device) for tensor in (links.crow_indices, links.col_indices))
+        return torch.equal(self.get_buffer("crow_indices"), crow) and torch.equal(
+            self.get_buffer("col_indices"), columns
+        )
+
+    @property
+    def links(self) -> Links:
+        """Where the links are."""
+        self._check_unmixed()
+        return Links(*(self.get_buffer(name) for name in Links._fields))
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean (out_features, in_features), made anew."""
+        mask = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=self.values.device)
+        mask[self.links.positions()] = True
+        return mask.view(self.out_features, self.in_features)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight (out_features, in_features), made anew; gradients reach the values."""
+        weight = self.values.new_zeros(self.out_features * self.in_features)
+        links = self.links
+        positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns of len()
+        return weight.index_put((positions,), self.values).view(self.out_features, self.in_features)
+
+    @property
+    def density(self) -> float:
+        """Share of the links that exist."""
+        return len(self.values) / (self.out_features * self.in_features)
+
+    def to_linear(self) -> nn.Linear:
+        """An `nn.Linear` with the same values, and zeros where there is no link."""
+        linear = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device="meta", dtype=self.values.dtype
+        )
+        linear.weight = nn.Parameter(self.weight.detach(), self.values.requires_grad)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return linear.train(self.training)
+
+    def __prepare_scriptable__(self) -> nn.Linear:
+        """For `torch.jit.script`, which cannot compile sparse products: a dense layer with a copy of the values."""
+        return self.to_linear()
+
+    @torch.no_grad()
+    def rewire(self, mask: Tensor, survivors: Tensor | None = None) -> Carry:
+        """Change the links; in place, so that an optimizer goes on with the same parameter.
+
+        Args:
+            mask: the new links.
+            survivors: those of the old links that keep their values where they stay; a link that goes and comes back at
+                once starts from zero. By default all of the old ones.
+
+        Returns:
+            What to apply to whatever else is kept for each link, such as an optimizer's moments: it keeps the entries
+            of the survivors, and is zero for the others.
+        """
+        kept = mask & (self.mask if survivors is None else survivors)
+        stays = kept.flatten()[self.links.positions()]
+        links = compress(mask)
+        comes = kept.flatten()[links.positions()]
+
+        def carry(tensor: Tensor) -> Tensor:
+            carried = tensor.new_zeros(len(comes))
+            carried[comes] = tensor[stays]
+            return carried
+
+        self._set_links(links)
+        _set_data(self.values, carry(self.values.detach()))
+        if self.values.grad is not None:
+            self.values.grad = carry(self.values.grad)
+        self._settle()
+        return carry
+
+    def follow(self, other: "SparseLinear") -> None:
+        """Take the links of another layer of the same shape: those that both have keep their values, others get zero.
+
+        For an average of this layer with the other, from an earlier time of which it may be a copy.
+        """
+        if not self._has(other.links):
+            self.rewire(other.mask.to(self.values.device))
+        self._settle()
+
+    def kernels(self) -> Kernels:
+        """The kernels that the next product will use."""
+        if self.execution == "masked":
+            return DENSE
+        if self.execution == "auto":
+            if self.crossover is None:
+                self.crossover = crossover_density(
+                    self.out_features, self.in_features, self.values.device, self.values.dtype
+                )
+            if self.density > self.crossover:
+                return DENSE
+        return sparse_kernels(self.values.device, self.values.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x Wᵀ + b for x (..., in_features)."""
+        if not isinstance(input, Tensor):
+            raise TypeError(
+                f"input is a {type(input).__name__}; expected a tensor. To trace the model by torch.fx, {_REMEDY}."
+            )
+        if torch._C._get_tracing_state() is not None or _is_exporting() or torch._C._are_functorch_transforms_active():
+            return self._dense_forward(input)
+        if torch.compiler.is_compiling():  # compiled loops are not traced; a decorator would import torch's compiler
+            return torch.compiler.disable(self._forward)(input)  # type: ignore[no-any-return]
+        return self._forward(input)
+
+    def _forward(self, input: Tensor) -> Tensor:
+        if input.shape[-1] != self.in_features:
+            raise ValueError(
+                f"input has shape {tuple(input.shape)}; expected (..., {self.in_features}), the layer's in_features."
+            )
+        x = input.reshape(-1, self.in_features).to(self.values.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            product: Callable[..., Tensor] = _Product.apply
+            y = product(x, self.values, self.bias, self.links, self.kernels(), self)
+        return y.view(*input.shape[:-1], self.out_features)
+
+    def _dense_forward(self, input: Tensor) -> Tensor:
+        """By torch's own operations on the filled-in weight, for what has to see or transform each of them."""
+        try:
+            with torch.autocast(input.device.type, enabled=False):
+                return F.linear(input.to(self.values.dtype), self.weight, self.bias)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"a sparse layer cannot be traced or transformed this way ({error}); {_REMEDY}."
+            ) from error
+
+    def extra_repr(self) -> str:
+        """Shown when the model is printed."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"links={len(self.values)}, execution={self.execution!r}"
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}weight" in state_dict:  # of an nn.Linear
+            weight = state_dict.pop(f"{prefix}weight")
+            if weight.shape == (self.out_features, self.in_features):
+                state_dict[f"{prefix}values"] = weight.flatten()[self.links.positions().to(weight.device)]
+            state_dict[f"{prefix}crow_indices"] = self.crow_indices
+            state_dict[f"{prefix}col_indices"] = self.col_indices
+        names = [f"{prefix}{name}" for name in ("crow_indices", "col_indices", "values")]
+        if all(name in state_dict for name in names):
+            crow, columns, values = (state_dict[name] for name in names)
+            damage = self._damage(crow, columns, values)
+            if damage:
+                raise ValueError(f"the saved links of layer {prefix.removesuffix('.')!r} {damage}.")
+            where = self.values.device
+            outputs = torch.repeat_interleave(crow.to(where, torch.int64).diff())
+            self._set_links(_compress(outputs, columns.to(where, torch.int64), (self.out_features, self.in_features)))
+            if len(values) != len(self.values):
+                _set_data(self.values, self.values.new_zeros(len(values)))
+                self.values.grad = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._settle()
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._check_unmixed()
+        super()._save_to_state_dict(*args)
+
+    def _damage(self, crow: Tensor, columns: Tensor, values: Tensor) -> str:
+        """What is wrong with saved links, or nothing."""
+        if crow.shape != (self.out_features + 1,):
+            return f"are of {len(crow) - 1} outputs, but this layer has {self.out_features}"
+        if columns.shape != values.shape or int(crow[0]) != 0 or int(crow[-1]) != len(columns):
+            return f"do not fit together: {len(columns)} inputs, {len(values)} values, {int(crow[-1])} links"
+        if bool((crow.diff() < 0).any()):
+            return "have an output with less than no links"
+        if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < self.in_features:
+            return f"lead to inputs outside 0 to {self.in_features - 1}"
+        outputs = torch.repeat_interleave(crow.long().diff())
+        if bool(((outputs * self.in_features + columns).diff() <= 0).any()):
+            return "are not in ascending order, each once"
+        return ""
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export traces the model; PyTorch 2.6 cannot tell."""
+    exporting = getattr(torch.compiler, "is_exporting", None)
+    return exporting is not None and bool(exporting())
+
+
+def convertible(model: nn.Module, parameter: str) -> bool:
+    """Whether the layer that has this weight can become a :class:`SparseLinear`.
+
+    Those inside `nn.MultiheadAttention` cannot: it reads the weights of its parts itself. Nor can layers that are more
+    than an `nn.Linear`: of a subclass, parametrised, pruned, with a `forward` of their own, or with hooks on their
+    state dict, which look for a weight.
+    """
+    path, _, name = parameter.rpartition(".")
+    if name != "weight" or not path:
+        return False
+    module = model.get_submodule(path)
+    hooks = (module._state_dict_hooks, module._state_dict_pre_hooks, module._load_state_dict_pre_hooks)
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module._parameters.keys() == {"weight", "bias"}
+        and not (module._buffers or module._modules or "forward" in vars(module) or any(hooks))
+        and not module._load_state_dict_post_hooks
+    )
+
+
+def to_dense(model: nn.Module) -> nn.Module:
+    """Replace every :class:`SparseLinear` of a model by an `nn.Linear` with the same values; the model itself."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, SparseLinear):
+            model.set_submodule(path, module.to_linear())
+    return model
+
+
+def _fill(links: Links, values: Tensor) -> Tensor:
+    """The dense weight."""
+    weight = values.new_zeros(links.shape[0] * links.shape[1])
+    return weight.scatter_(0, links.positions(), values).view(links.shape)  # in half the time of weight[...] = values
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; of those made in inference mode PyTorch does not know."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
+    """Give a parameter other data, also of another length.
+
+    While a graph is alive in which it was used, autograd remembers its shape. Another dtype makes it forget.
+    """
+    other = torch.float32 if parameter.dtype == torch.float64 else torch.float64
+    parameter.data = parameter.data[:0].to(other)
+    parameter.data = data
+
+
+@cache
+def _measured_crossover(out_features: int, in_features: int, device: str, dtype: torch.dtype, _threads: int) -> float:
+    """See :func:`crossover_density`; it also depends on the number of threads."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_CROSSOVER_SAMPLES, in_features, generator=generator).to(device, dtype)
+    dy = torch.randn(_CROSSOVER_SAMPLES, out_features, generator=generator).to(device, dtype)
+
+    def seconds(density: float, kernels: Kernels) -> float:
+        links = compress(erdos_renyi(out_features, in_features, density, generator=generator).to(device))
+        values = x.new_ones(len(links.col_indices))
+        times = []
+        for _ in range(4):  # the first one warms up
+            started = time.perf_counter()
+            kernels.forward(links, values, None, x.T)
+            kernels.input_gradient(links, values, dy.T)
+            gradient = kernels.value_gradient(links, x.T, dy.T)
+            float(gradient.sum())  # waits for a GPU
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    sparse = sparse_kernels(torch.device(device), dtype)
+    densities = (0.1, 0.5)
+    ours = [seconds(density, sparse) for density in densities]
+    rival = [seconds(density, DENSE) for density in densities]
+    # Both are straight lines, to a good approximation: where they meet.
+    gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
+    if gain[0] <= 0:
+        return 0.0
+    if gain[1] >= gain[0]:
+        return 1.0
+    return min(1.0, densities[0] + (densities[1] - densities[0]) * gain[0] / (gain[0] - gain[1]))
+
+
+_CROSSOVER_SAMPLES = 256
+_CROSSOVER_SIZE = 1024  # larger layers are measured at this size
+
+
+def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Density up to which sparse products are faster than dense ones of a filled-in weight, on this machine.
+
+    Measured once in a process for each shape: forward and backward of 256 samples at two densities, with at most 1024
+    features on each side, which takes some tenths of a second.
+    """
+    sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
+    return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

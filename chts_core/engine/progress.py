@@ -1,0 +1,248 @@
+"""How far a run has come: what an update goes by, beside the weights; saved and loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from chts_core.budget import Budget
+from chts_core.checks import check_mask, check_same_shape
+from chts_core.engine.network import SparseNetwork
+from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
+from chts_core.schedules import Timeline
+
+
+class Update(TypedDict):
+    """One row of `Sparsifier.history`: what an update did to a layer, or to a head where heads evolve by themselves."""
+
+    step: int
+    layer: str
+    links: int  # after the update
+    removed: int  # by decay, removal and percolation together
+    regrown: int
+    overlap: float  # share of the regrown links that this update had removed (ELM when near 1)
+    anp: float  # share of the layer's output neurons that are active
+    itop: float  # share of all possible links that were ever active
+    seconds: float  # spent on this layer's removal and regrowth
+
+
+@dataclass
+class Progress:
+    """The state of a run.
+
+    budget: how many links each part has at every step.
+    generators: by part.
+    ever_active: the links that ever existed, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
+    past_weights: by weight, of all links that were ever removed, where the method wants them.
+    steps: made so far.
+    updated_at: the step whose schedule the number of links follows.
+    behind: the step that a part follows instead, whose weight was frozen at the updates since.
+    stopped: the parts whose early stop has been signalled.
+    postponed: the steps whose update was put off.
+    history: one row per update and part.
+    crossovers: measured for the layers that store only their links, by weight, so that a resumed run has the same
+        kernels.
+    """
+
+    budget: Budget
+    generators: dict[str, torch.Generator]
+    ever_active: dict[str, Tensor]
+    past_weights: dict[str, PastWeights]
+    steps: int = 0
+    updated_at: int = 0
+    behind: dict[str, int] = field(default_factory=dict)
+    stopped: set[str] = field(default_factory=set)
+    postponed: list[int] = field(default_factory=list)
+    history: list[Update] = field(default_factory=list)
+    crossovers: dict[str, float | None] = field(default_factory=dict)
+
+    def expected_links(self) -> dict[str, int]:
+        """The number of links that each part must have now."""
+        at_step = {step: self.budget.links(step) for step in {self.updated_at, *self.behind.values()}}
+        return {name: at_step[self.behind.get(name, self.updated_at)][name] for name in at_step[self.updated_at]}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy; generators as their states."""
+        states = {name: (str(generator.device), generator.get_state()) for name, generator in self.generators.items()}
+        return {**self.__dict__, "generators": states}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.generators = {}
+        for name, (device, saved) in state["generators"].items():
+            self.generators[name] = torch.Generator(device)
+            self.generators[name].set_state(saved)
+
+
+def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, object]) -> dict[str, Any]:
+    """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state."""
+    masks = network.masks
+    return {
+        **settings,
+        "steps": progress.steps,
+        "updated_at": progress.updated_at,
+        "stopped": sorted(progress.stopped),
+        "behind": progress.behind.copy(),
+        "postponed": list(progress.postponed),
+        "empty_links": network.empty_links(masks),
+        "crossovers": {name: layer.crossover for name, layer in network.stored().items()},
+        "masks": {name: mask.cpu().clone() for name, mask in masks.items()},
+        "ever_active": {name: unpack_bits(progress.ever_active[name], shape) for name, shape in network.shapes.items()},
+        "past_weights": {
+            name: {"positions": past.positions.cpu().clone(), "values": past.values.cpu().clone()}
+            for name, past in progress.past_weights.items()
+        },
+        "generators": {name: generator.get_state() for name, generator in progress.generators.items()},
+        "history": [row.copy() for row in progress.history],
+        **({"least_sparsity": progress.budget.least} if progress.budget.least else {}),
+    }
+
+
+def from_state(
+    state: Mapping[str, Any],
+    progress: Progress,
+    network: SparseNetwork,
+    settings: Mapping[str, object],
+    reschedule: bool,
+) -> Progress:
+    """What :func:`to_state` saved; nothing is changed.
+
+    Args:
+        progress, settings: of the run that is to go on.
+        reschedule: whether the saved run may have had another `total_steps`.
+
+    Raises:
+        TypeError, ValueError: see `Sparsifier.load_state_dict`.
+    """
+    _check_settings(state, to_state(progress, network, settings), settings, reschedule)
+    _check_layers(state, progress, network.shapes)
+    behind = state.get("behind", {})
+    if reschedule and behind:
+        raise ValueError(
+            f"{', '.join(behind)} were frozen at the last update of the saved run, so that they follow a schedule "
+            "of their own; go on with its total_steps until they have been updated."
+        )
+    saved = progress.budget
+    if state.get("least_sparsity", 0.0) != saved.least:
+        saved = replace(saved, least=state.get("least_sparsity", 0.0))
+    loaded = Progress(
+        budget=_rescheduled(saved, state) if reschedule else saved,
+        generators=_generators(state["generators"], progress.generators),
+        ever_active={name: pack_bits(mask) for name, mask in state["ever_active"].items()},
+        past_weights=_past_weights(state["past_weights"], progress.past_weights),
+        steps=state["steps"],
+        updated_at=0 if reschedule else state["updated_at"],
+        behind=dict(behind),
+        stopped=set(state["stopped"]),
+        postponed=list(state["postponed"]),
+        history=[row.copy() for row in state["history"]],
+        crossovers=dict(state["crossovers"]),
+    )
+    expected = loaded.expected_links()
+    for name, mask in network.by_part(state["masks"]).items():
+        found = int(mask.count_nonzero())
+        if found != expected[name]:
+            raise ValueError(
+                f"the saved mask {name!r} has {found} links; expected exactly {expected[name]} "
+                f"after step {state['steps']}. The saved state was changed or damaged."
+            )
+    return loaded
+
+
+def _check_settings(
+    state: Mapping[str, Any], ours: Mapping[str, object], settings: Mapping[str, object], reschedule: bool
+) -> None:
+    """Raise unless a state is whole and of a run with these settings."""
+    missing = ours.keys() - state.keys() - {"behind", "least_sparsity"}  # not saved by earlier versions
+    if missing:
+        raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
+    for key, value in settings.items():
+        if state[key] != value and not (reschedule and key == "total_steps"):
+            longer = " To train longer than planned, load it with reschedule=True." if key == "total_steps" else ""
+            raise ValueError(
+                f"the saved state has {key} {state[key]!r} but this Sparsifier has {value!r}; "
+                f"build it with the settings of the run that saved the state.{longer}"
+            )
+
+
+def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise unless masks, past weights and generators are of these layers."""
+    wanted: dict[str, Mapping[str, object]] = {
+        "masks": shapes,
+        "ever_active": shapes,
+        "past_weights": progress.past_weights,
+        "generators": progress.generators,
+    }
+    for key, ours in wanted.items():
+        if state[key].keys() != ours.keys():
+            raise ValueError(
+                f"the saved {key} are of layers {sorted(state[key])} but the model's sparse layers are "
+                f"{sorted(ours)}; load the state into the model that saved it."
+            )
+    for key in ("masks", "ever_active"):
+        for name, mask in state[key].items():
+            check_mask(mask, f"saved mask {name!r}")
+            check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
+    for name, past in state["past_weights"].items():
+        _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
+
+
+def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
+    """Raise unless these are positions in a weight of this shape, in order, and as many values."""
+    positions, values = (
+        (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
+    )
+    if not (
+        isinstance(positions, Tensor)
+        and isinstance(values, Tensor)
+        and positions.dtype == torch.int64
+        and positions.ndim == 1
+        and positions.shape == values.shape
+        and bool((positions.diff() > 0).all())
+        and (len(positions) == 0 or 0 <= int(positions[0]) <= int(positions[-1]) < shape[0] * shape[1])
+    ):
+        raise ValueError(
+            f"{what} are no positions of links of a weight of shape {shape}, in ascending order, with a value each. "
+            "The saved state was changed or damaged, or is of a version that stored them as a dense weight."
+        )
+
+
+def _of_shape(shape: tuple[int, int]) -> Tensor:
+    """A mask of one element, seen as a large one."""
+    return torch.zeros((), dtype=torch.bool).expand(shape)
+
+
+def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
+    """The budget of this run, for links of which a saved one, maybe of another length, has lost some already."""
+    timeline = saved.timeline
+    before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
+    budget = replace(saved, least=replace(saved, timeline=before).at(state["updated_at"]))
+    ended = state["steps"] >= timeline.last_update
+    if ended and budget.links(0) != budget.links(timeline.total_steps):
+        raise ValueError(
+            f"the saved state is of step {state['steps']}, with sparsity {budget.at(0)}, and in a run of "
+            f"{timeline.total_steps} steps no update is left to reach {budget.sparsity}; train for more steps."
+        )
+    return budget
+
+
+def _generators(states: Mapping[str, Tensor], ours: Mapping[str, torch.Generator]) -> dict[str, torch.Generator]:
+    """New generators in saved states."""
+    generators = {name: torch.Generator(generator.device) for name, generator in ours.items()}
+    for name, generator in generators.items():
+        try:
+            generator.set_state(states[name].cpu())  # torch.load may have mapped it elsewhere
+        except (AttributeError, RuntimeError, TypeError) as error:
+            raise ValueError(f"the saved generator of layer {name!r} does not fit: {error}") from error
+    return generators
+
+
+def _past_weights(saved: Mapping[str, Mapping[str, Tensor]], ours: Mapping[str, PastWeights]) -> dict[str, PastWeights]:
+    """New past weights, on the devices and in the dtypes of ours."""
+    loaded = {name: PastWeights(past.values.dtype, past.values.device) for name, past in ours.items()}
+    for name, past in loaded.items():
+        past.positions = saved[name]["positions"].to(past.positions, copy=True)
+        past.values = saved[name]["values"].to(past.values, copy=True)
+    return loaded

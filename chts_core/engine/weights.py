@@ -1,0 +1,438 @@
+"""How the links of a weight are stored: as a dense weight under a mask, or as the links alone."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chts_core.engine.layers import Layer
+from chts_core.engine.linear import SparseLinear
+from chts_core.engine.sharding import local, local_rows, whole
+from chts_core.removal import WeightedLinks
+
+
+class Weight(Protocol):
+    """A weight whose links evolve, and what its optimizer keeps of them."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """What the optimizer holds."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features), or that of the parameter where it is transposed."""
+        ...
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean, of this shape; not to be changed."""
+        ...
+
+    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
+        """Those links of some rows that are in `alive`, Boolean and shaped like the part.
+
+        Args:
+            gradients: whether theirs are wanted, where there are any.
+        """
+        ...
+
+    def dense(self) -> Tensor:
+        """The weight with zeros where there is no link; not to be changed."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether no link that this rank holds has an infinite or NaN weight."""
+        ...
+
+    def scale(self, part: Layer, factor: float) -> None:
+        """Multiply the weights of some rows."""
+        ...
+
+    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+        """Change the links to `mask`: `survivors` keep all they have, the others start from zeros."""
+        ...
+
+    def weights_at(self, positions: Tensor) -> Tensor:
+        """Weights of links, by their positions in the flattened weight, int64 in ascending order."""
+        ...
+
+    def put(self, positions: Tensor, weights: Tensor) -> None:
+        """Give links these weights, by their positions in the flattened weight."""
+        ...
+
+    def adopt(self, mask: Tensor) -> None:
+        """Change the links to those of a saved run, whose weights and optimizer state have been loaded."""
+        ...
+
+    def clear_absent(self, keeps_zeros: bool) -> None:
+        """Zero what is kept of absent links.
+
+        Args:
+            keeps_zeros: whether the optimizer leaves the state of a link at zero that has had no gradient.
+        """
+        ...
+
+
+class MaskedWeight:
+    """A dense weight that holds zeros where the mask has no link, and so does all its optimizer keeps of it.
+
+    Where `fully_shard` has shared it out, this rank holds some of its rows, but all of its mask; to look at all of the
+    weight is a collective then.
+    """
+
+    def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        self.parameter = parameter
+        self.shape = (parameter.shape[0], parameter.shape[1])
+        self._mask = mask
+        self._optimizer = optimizer
+        self._rows = local_rows(parameter)
+
+    @property
+    def mask(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self._mask
+
+    @property
+    def local_mask(self) -> Tensor:
+        """That of the rows which this rank holds."""
+        return self._mask[self._rows]
+
+    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
+        """See :class:`Weight`."""
+        outputs, inputs = alive.nonzero().unbind(1)
+        gradient = self.parameter.grad if gradients else None
+        return WeightedLinks(
+            outputs,
+            inputs,
+            part.rows(whole(self.parameter.detach()))[outputs, inputs],
+            None if gradient is None else part.rows(whole(gradient))[outputs, inputs],
+            part.shape,
+        )
+
+    def dense(self) -> Tensor:
+        """See :class:`Weight`."""
+        return whole(self.parameter.detach())
+
+    def is_finite(self) -> bool:
+        """See :class:`Weight`."""
+        return bool((local(self.parameter.detach()).isfinite() | ~self.local_mask).all())
+
+    def scale(self, part: Layer, factor: float) -> None:
+        """See :class:`Weight`."""
+        if part.transposed:  # inputs may be shared out, outputs are not
+            part.rows(local(self.parameter.data)).mul_(factor)
+            return
+        first, end = self._rows.start, self._rows.stop
+        start = max(part.first_row, first)
+        stop = min(part.first_row + part.shape[0], end)
+        if start < stop:
+            local(self.parameter.data)[start - first : stop - first].mul_(factor)
+
+    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        for tensor in self._tensors():
+            zero_absent(tensor, survivors[self._rows])
+        self._mask.copy_(mask)
+        for key, tensor in moments(self._optimizer, self.parameter):
+            if start := first_value(self._optimizer, self.parameter, key):
+                local(tensor)[(mask & ~survivors)[self._rows]] = start
+
+    def weights_at(self, positions: Tensor) -> Tensor:
+        """See :class:`Weight`."""
+        return self.dense().flatten()[positions]
+
+    def put(self, positions: Tensor, weights: Tensor) -> None:
+        """See :class:`Weight`."""
+        columns = self.shape[1]
+        outputs, inputs = positions // columns, positions % columns
+        mine = (outputs >= self._rows.start) & (outputs < self._rows.stop)
+        local(self.parameter.data)[outputs[mine] - self._rows.start, inputs[mine]] = weights[mine]
+
+    def adopt(self, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        self._mask.copy_(mask)
+        self.clear_absent(keeps_zeros=False)
+
+    def clear_absent(self, keeps_zeros: bool) -> None:
+        """See :class:`Weight`."""
+        for tensor in (local(self.parameter.data),) if keeps_zeros else self._tensors():
+            zero_absent(tensor, self.local_mask)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """This rank's share of the weight, of its gradient if it has one, and of the optimizer's state of its shape."""
+        yield local(self.parameter.data)
+        if self.parameter.grad is not None:
+            yield local(self.parameter.grad)
+        for _, tensor in moments(self._optimizer, self.parameter):
+            yield local(tensor)
+
+
+class LinkWeight:
+    """A layer that stores its links alone (:class:`chts_core.engine.linear.SparseLinear`)."""
+
+    def __init__(self, layer: SparseLinear, optimizer: torch.optim.Optimizer) -> None:
+        self.layer = layer
+        self.shape = (layer.out_features, layer.in_features)
+        self._optimizer = optimizer
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """See :class:`Weight`."""
+        return self.layer.values
+
+    @property
+    def mask(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self.layer.mask
+
+    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
+        """See :class:`Weight`."""
+        own = self._range(part)
+        links = self.layer.links
+        outputs, inputs = links.outputs()[own] - part.first_row, links.col_indices[own].long()
+        stays = alive[outputs, inputs]
+        values, gradient = self.parameter.detach()[own], self.parameter.grad if gradients else None
+        kept = None if gradient is None else gradient[own][stays]
+        return WeightedLinks(outputs[stays], inputs[stays], values[stays], kept, part.shape)
+
+    def dense(self) -> Tensor:
+        """See :class:`Weight`."""
+        return self.layer.weight.detach()
+
+    def is_finite(self) -> bool:
+        """See :class:`Weight`."""
+        return bool(self.parameter.detach().isfinite().all())
+
+    def scale(self, part: Layer, factor: float) -> None:
+        """See :class:`Weight`."""
+        self.parameter.data[self._range(part)] *= factor
+
+    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        kept = moments(self._optimizer, self.parameter)
+        carry = self.layer.rewire(mask, survivors)
+        new = ~survivors[mask]
+        for key, tensor in kept:
+            self._optimizer.state[self.parameter][key] = carried = carry(tensor)
+            if start := first_value(self._optimizer, self.parameter, key):
+                carried[new] = start
+
+    def weights_at(self, positions: Tensor) -> Tensor:
+        """See :class:`Weight`."""
+        return self.parameter.detach()[self._indices(positions)]
+
+    def put(self, positions: Tensor, weights: Tensor) -> None:
+        """See :class:`Weight`."""
+        self.parameter.data[self._indices(positions)] = weights
+
+    def adopt(self, mask: Tensor) -> None:
+        """See :class:`Weight`."""
+        current = self.layer.mask
+        if not torch.equal(current, mask):
+            self.layer.rewire(mask, current & mask)
+
+    def clear_absent(self, keeps_zeros: bool) -> None:
+        """See :class:`Weight`: there is nothing of them."""
+
+    def _indices(self, positions: Tensor) -> Tensor:
+        """Where links stand among all links of the layer."""
+        return torch.searchsorted(self.layer.links.positions(), positions)
+
+    def _range(self, part: Layer) -> slice:
+        """The links of a part's rows."""
+        crow = self.layer.links.crow_indices
+        return slice(int(crow[part.first_row]), int(crow[part.first_row + part.shape[0]]))
+
+
+class PastWeights:
+    """The weight that each link had when it was last removed: memory grows with these links, not with the layer.
+
+    positions: of the links in the flattened weight, int64 in ascending order.
+    values: their weights.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.positions = torch.empty(0, dtype=torch.int64, device=device)
+        self.values = torch.empty(0, dtype=dtype, device=device)
+
+    def remember(self, positions: Tensor, weights: Tensor) -> None:
+        """Keep the weights of links that go, in the place of what was known of these links."""
+        stays = ~torch.isin(self.positions, positions)
+        positions = torch.cat([self.positions[stays], positions])
+        order = positions.argsort()
+        self.positions, self.values = positions[order], torch.cat([self.values[stays], weights])[order]
+
+    def recall(self, positions: Tensor) -> Tensor:
+        """The weights that links had; zero for a link that was never removed."""
+        past = self.values.new_zeros(len(positions))
+        where = torch.searchsorted(self.positions, positions)
+        known = (where < len(self.positions)).nonzero().squeeze(1)
+        known = known[self.positions[where[known]] == positions[known]]
+        past[known] = self.values[where[known]]
+        return past
+
+
+def store_links(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    parameter: str,
+    mask: Tensor,
+    execution: Any,
+) -> LinkWeight:
+    """Let a linear layer of a model store its links alone; the optimizer goes on with the same parameter.
+
+    Args:
+        parameter: name of its weight, with one for which :func:`chts_core.engine.linear.convertible` holds.
+        mask, execution: as of :class:`chts_core.engine.linear.SparseLinear`.
+    """
+    path = parameter.removesuffix(".weight")
+    linear = model.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    held = linear.weight
+    layer = SparseLinear.take_over(linear, mask, execution)
+    if held in optimizer.state:
+        optimizer.state[held] = {
+            key: value[mask] if isinstance(value, Tensor) and value.shape == mask.shape else value
+            for key, value in optimizer.state[held].items()
+        }
+    return LinkWeight(layer, optimizer)
+
+
+def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that does not treat every element of a weight by itself: links alone would mislead it.
+
+    A copy of it makes some steps on small matrices, and on the same numbers as vectors. Muon and Shampoo need matrices;
+    Adafactor and LARS treat them differently; LBFGS keeps one state of all parameters together. One that cannot be
+    copied so is not refused.
+
+    Raises:
+        ValueError: with the optimizer's name.
+    """
+    if type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        return
+    try:
+        by_matrix = _trial(optimizer, flat=False)
+    except Exception:  # whatever it needs and does not get
+        return
+    try:
+        by_vector = _trial(optimizer, flat=True)
+        alike = by_matrix is not None and by_vector is not None and torch.allclose(by_matrix, by_vector, 1e-3, 1e-6)
+    except Exception:  # whatever it says of vectors
+        alike = False
+    if not alike:
+        raise ValueError(
+            f"{type(optimizer).__name__} does not treat every element of a weight by itself, so it cannot train layers "
+            "that store their links alone. Choose execution='masked', or an optimizer such as AdamW or SGD."
+        )
+
+
+def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
+    """What a copy of an optimizer makes of two matrices, or of the same as vectors; None if its state spans both."""
+    sizes = [(4, 6), (3, 5)]
+    first = optimizer.param_groups[0]["params"][0]
+    device = first.device
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(size, generator=generator).to(device, first.dtype) for size in sizes]
+    trial = [nn.Parameter(tensor.flatten() if flat else tensor) for tensor in tensors]
+    stands_in = {id(held): trial[0] for group in optimizer.param_groups for held in group["params"]}
+    left_out = {"state", "param_groups", "step"}  # a scheduler has put a step of the original into the object
+    own = {key: value for key, value in vars(optimizer).items() if key not in left_out and "hook" not in key}
+    hooks = {key: type(value)() for key, value in vars(optimizer).items() if "hook" in key and isinstance(value, dict)}
+    copied = type(optimizer).__new__(type(optimizer))
+    vars(copied).update(copy.deepcopy(own, memo=dict(stands_in)), **hooks)
+    for key, value in vars(copied).items():
+        if isinstance(value, list) and any(element is trial[0] for element in value):
+            vars(copied)[key] = list(trial)
+    group = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    if "lr" in group:  # a warm-up may start from 0
+        group["lr"] = torch.full_like(group["lr"], 0.01) if isinstance(group["lr"], Tensor) else 0.01
+    copied.state = defaultdict(dict)
+    copied.param_groups = [{**group, "params": trial}]
+
+    def closure() -> float:
+        for parameter in trial:
+            parameter.grad = 2 * (parameter.detach() - 0.5)
+        return sum(float((parameter.detach() - 0.5).square().sum()) for parameter in trial)
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        for _ in range(12):
+            closure()
+            copied.step(closure)
+    spans = sum(tensor.numel() for tensor in tensors)
+    for state in copied.state.values():
+        if any(isinstance(value, Tensor) and value.shape == (spans,) for value in state.values()):
+            return None
+    return torch.cat([parameter.detach().flatten() for parameter in trial])
+
+
+def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: str) -> float:
+    """What an optimizer begins with for each element of a parameter: zero, but for the few that begin elsewhere."""
+    for kind, settings in _FIRST_VALUES.items():
+        if isinstance(optimizer, kind) and key in settings:
+            for group in optimizer.param_groups:
+                if any(parameter is held for held in group["params"]):
+                    return float(group[settings[key]])
+    return 0.0
+
+
+# Which setting of a parameter group an optimizer's state begins with.
+_FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
+    torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
+    torch.optim.Rprop: {"step_size": "lr"},
+}
+
+
+def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Parameter) -> None:
+    """Refuse state whose zero is not known.
+
+    Raises:
+        TypeError: naming the optimizer and what it keeps.
+    """
+    for key, tensor in moments(optimizer, parameter):
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"the optimizer {type(optimizer).__name__} keeps {key!r} of {name} as {tensor.dtype}; expected numbers "
+                "in floating point, since it is not known which code stands for zero, where new links begin. Take the "
+                "optimizer's version in floating point."
+            )
+
+
+def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
+    """What an optimizer keeps for each element of a parameter, whatever it calls it."""
+    state: Mapping[str, object] = optimizer.state.get(parameter, {})
+    return [
+        (key, value) for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape
+    ]
+
+
+def zero_absent(tensor: Tensor, mask: Tensor) -> None:
+    """Zero a 2-D tensor in place where a mask has no link; a NaN there vanishes too.
+
+    On a CPU at the speed of memory: torch's own fill by a mask takes five to fifty times as long.
+    """
+    if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
+        from chts_core.compiled.products import zero_absent as zero_integers  # Numba takes about a second to import
+
+        zero_integers(tensor.view(_INTEGERS[tensor.dtype.itemsize]).numpy(), mask.numpy())
+    else:
+        torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # in place, without a mask of what is absent
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """A mask as bits, uint8 on the CPU."""
+    return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def unpack_bits(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask, on the CPU, that :func:`pack_bits` packed."""
+    count = int(np.prod(shape))
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).view(torch.bool).view(shape)

@@ -1,0 +1,1 @@
+"""The staged notebooks: how they run, and what they stand on."""

@@ -1,0 +1,409 @@
+"""The terms of the field in one table: what each means, its formula, what computes it, and a test of it."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term.
+
+    meaning: a sentence.
+    formula: LaTeX without dollar signs, empty where words say it all; bars are written as \\lvert, \\rvert.
+    source: where the paper, or who else, has it.
+    function: dotted path of what computes it.
+    test: "file::function" below tests/ that checks it.
+    stage: the notebook that teaches it.
+    """
+
+    name: str
+    meaning: str
+    formula: str
+    source: str
+    function: str
+    test: str
+    stage: str
+
+
+GLOSSARY = (
+    Term(
+        "mask",
+        "Which links of a layer exist: a Boolean matrix with a row per output and a column per input.",
+        r"A \in \{0, 1\}^{\text{out} \times \text{in}}",
+        "notation",
+        "chts_core.sparsifier.Sparsifier.masks",
+        "test_sparsifier.py::test_exact_links_and_clean_absent_links_after_every_step",
+        "01",
+    ),
+    Term(
+        "density",
+        "Share of the possible links that exist.",
+        r"\dfrac{\text{links}}{\text{out} \cdot \text{in}}",
+        "notation",
+        "chts_core.topology.link_count",
+        "test_topology.py::test_link_count_is_the_nearest_integer",
+        "01",
+    ),
+    Term(
+        "sparsity",
+        "Share of the possible links that are absent.",
+        r"s = 1 - \text{density}",
+        "notation",
+        "chts_core.distributions.uniform",
+        "test_distributions.py::test_uniform_gives_every_layer_the_same_sparsity",
+        "01",
+    ),
+    Term(
+        "degree",
+        "Number of links of a neuron. A neuron with far more than the others is a hub.",
+        r"d_i = \sum_j A_{ij}",
+        "notation",
+        "chts_core.diagnostics.degrees",
+        "test_diagnostics.py::test_degrees_by_hand",
+        "01",
+    ),
+    Term(
+        "ER",
+        "Erdős–Rényi network: its links are drawn uniformly at random.",
+        "",
+        "initial networks",
+        "chts_core.topology.erdos_renyi",
+        "test_topology.py::test_erdos_renyi_draws_every_network_alike",
+        "01",
+    ),
+    Term(
+        "BSW",
+        "Bipartite small world: nearest neighbours linked, then a fraction β of the links rewired at random.",
+        "",
+        "initial networks",
+        "chts_core.topology.small_world",
+        "test_topology.py::test_small_world_is_drawn_as_defined",
+        "01",
+    ),
+    Term(
+        "BSF",
+        "Bipartite scale-free network: it grows, and newcomers prefer neurons of high degree, so that hubs appear.",
+        r"p(k) \propto k^{-\gamma}",
+        "initial networks",
+        "chts_core.topology.scale_free",
+        "test_topology.py::test_scale_free_has_the_degrees_of_the_model",
+        "01",
+    ),
+    Term(
+        "BRF",
+        "Bipartite receptive field network: outputs prefer inputs near them; r runs from local (0) to random (1).",
+        r"p \propto (1 + \text{distance})^{-(1 - r) / r}",
+        "bipartite receptive field network modelling",
+        "chts_core.topology.receptive_field",
+        "test_topology.py::test_one_draw_falls_off_with_the_ring_distance",
+        "01",
+    ),
+    Term(
+        "CSTI",
+        "Correlated sparse topological initialisation: links between the most correlated input features. A topology "
+        "that the paper's MLPs start from; it must be given the correlations of the inputs.",
+        r"\lvert r_{ij} \rvert",
+        "Section 4.2",
+        "chts_core.topology.correlated",
+        "test_topology.py::test_correlated_by_hand",
+        "01",
+    ),
+    Term(
+        "small-worldness",
+        "Clustering beside path length, each relative to an ER network of the same size and number of links.",
+        r"\dfrac{C / C_\text{ER}}{L / L_\text{ER}}",
+        "Humphries and Gurney 2008",
+        "chts_core.diagnostics.small_worldness",
+        "test_diagnostics.py::test_small_worldness_is_the_ratio_of_its_parts",
+        "01",
+    ),
+    Term(
+        "L3 path",
+        "Path of three links, the shortest that can lie around a missing link of a bipartite network.",
+        r"u - z_1 - z_2 - v",
+        "link regrowth",
+        "chts_core.link_prediction.ch3_l3p",
+        "test_link_prediction.py::test_networks_without_l3_paths_score_zero",
+        "02",
+    ),
+    Term(
+        "local community",
+        "The middle nodes z of all L3 paths around a missing link; each has i links inside and e outside of it.",
+        r"i_z, \; e_z",
+        "link regrowth",
+        "chts_core.link_prediction.ch2_l3n",
+        "test_link_prediction.py::test_scores_are_the_definition",
+        "02",
+    ),
+    Term(
+        "CH3-L3p",
+        "Path-based score of a missing link: L3 paths count less where their nodes have links outside. Used by CHT.",
+        r"\sum_\text{paths} \dfrac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}",
+        "link regrowth",
+        "chts_core.link_prediction.ch3_l3p",
+        "test_link_prediction.py::test_scores_by_hand",
+        "02",
+    ),
+    Term(
+        "CH3-L3n",
+        "Node-based score that only penalises links out of the local community.",
+        r"\sum_z \dfrac{1}{1 + e_z}",
+        "node-based link regrowth",
+        "chts_core.link_prediction.ch3_l3n",
+        "test_link_prediction.py::test_scores_by_hand",
+        "02",
+    ),
+    Term(
+        "CH2-L3n",
+        "Node-based score that also rewards links within the local community. Used by CHTs and CHTss.",
+        r"\sum_z \dfrac{1 + i_z}{1 + e_z}",
+        "node-based link regrowth",
+        "chts_core.link_prediction.ch2_l3n",
+        "test_link_prediction.py::test_scores_by_hand",
+        "02",
+    ),
+    Term(
+        "weight magnitude (WM)",
+        "Removal score: small weights go first.",
+        r"\lvert W_{ij} \rvert",
+        "link removal",
+        "chts_core.removal.magnitude",
+        "test_removal.py::test_magnitude_is_the_absolute_weight",
+        "03",
+    ),
+    Term(
+        "relative importance (RI)",
+        "Removal score: the share of a link among the links of its input plus that among those of its output.",
+        r"\dfrac{\lvert W_{ij} \rvert}{\sum_k \lvert W_{kj} \rvert} + \dfrac{\lvert W_{ij} \rvert}"
+        r"{\sum_k \lvert W_{ik} \rvert}",
+        "link removal",
+        "chts_core.removal.relative_importance",
+        "test_removal.py::test_relative_importance_by_hand",
+        "03",
+    ),
+    Term(
+        "soft rule",
+        "Links are drawn without replacement by their scores instead of taking the best.",
+        r"p \propto \text{score}^T",
+        "Cannistraci-Hebb soft removal and regrowth",
+        "chts_core.sampling.keep",
+        "test_sampling.py::test_one_soft_draw_follows_score_to_the_temperature",
+        "03",
+    ),
+    Term(
+        "softness δ, temperature T",
+        "How strictly a soft draw follows the scores: T = 0 is uniform, T → ∞ takes the best.",
+        r"T = \dfrac{\delta}{1 - \delta}",
+        "Cannistraci-Hebb soft removal and regrowth",
+        "chts_core.sampling.temperature_from_softness",
+        "test_sampling.py::test_temperature_of_a_softness",
+        "03",
+    ),
+    Term(
+        "last weight",
+        "The weight that a link had when it went, also called historical weight. CHTs and CHTss give it back to a link "
+        "that comes again; in GMP it decides which links return.",
+        "",
+        "Appendices J and G.2",
+        "chts_core.engine.weights.PastWeights.recall",
+        "test_sparsifier.py::test_a_link_that_comes_back_has_its_former_weight",
+        "06",
+    ),
+    Term(
+        "ELM overlap",
+        "Share of the regrown links that the same update had removed. Near 1 the network is stuck in an "
+        "epitopological local minimum.",
+        r"\dfrac{\lvert \text{removed} \cap \text{regrown} \rvert}{\lvert \text{regrown} \rvert}",
+        "epitopological local minima",
+        "chts_core.diagnostics.overlap",
+        "test_diagnostics.py::test_overlap_by_hand",
+        "03",
+    ),
+    Term(
+        "ITOP rate",
+        "Share of all possible links that were active at some time.",
+        "",
+        "measures",
+        "chts_core.diagnostics.itop_rate",
+        "test_diagnostics.py::test_itop_rate_by_hand",
+        "06",
+    ),
+    Term(
+        "inactive neuron",
+        "A hidden neuron that lost all its incoming or all its outgoing links.",
+        "",
+        "Figure 2 c",
+        "chts_core.percolation.active_neurons",
+        "test_percolation.py::test_links_from_a_neuron_without_input_go",
+        "04",
+    ),
+    Term(
+        "incomplete link",
+        "A link from or to an inactive neuron: it leads nowhere and is dropped.",
+        "",
+        "Figure 2 d",
+        "chts_core.percolation.percolate",
+        "test_percolation.py::test_one_dead_end_can_take_a_whole_path_with_it",
+        "04",
+    ),
+    Term(
+        "ANP",
+        "Active neuron percentage: the share of the neurons that are active.",
+        "",
+        "measures",
+        "chts_core.sparsifier.Sparsifier.active_neurons",
+        "test_sparsifier.py::test_measures_over_all_layers",
+        "04",
+    ),
+    Term(
+        "turnover ζ",
+        "Share of the links that an update removes and regrows; it may fall along a cosine.",
+        r"\dfrac{\zeta}{2} \left(1 + \cos \dfrac{\pi t}{t_\text{end}}\right)",
+        "hyperparameters",
+        "chts_core.schedules.cosine_turnover",
+        "test_schedules.py::test_cosine_turnover_at_computed_points",
+        "05",
+    ),
+    Term(
+        "sigmoid decay",
+        "Sparsity rises along a sigmoid from its initial to its final value, slowly at first. Used by CHTss.",
+        r"s_i + (s_f - s_i) \dfrac{1}{1 + e^{-k (t - t_{1/2})}}",
+        "Equation 1 (there s_i − s_f)",
+        "chts_core.schedules.sigmoid_sparsity",
+        "test_schedules.py::test_sigmoid_at_computed_points",
+        "05",
+    ),
+    Term(
+        "cubic decay",
+        "Sparsity rises fastest at first. Used by GMP and GraNet.",
+        r"s_f + (s_i - s_f)(1 - u)^3",
+        "baselines",
+        "chts_core.schedules.cubic_sparsity",
+        "test_schedules.py::test_cubic_at_computed_points",
+        "05",
+    ),
+    Term(
+        "prune and remove",
+        "Links go in an update for two reasons: pruned, as there are to be fewer; removed, to be exchanged. Each may "
+        "have a score of its own: CHTss prunes by relative importance and removes by weight magnitude.",
+        "",
+        "Section 3.3",
+        "chts_core.choices.Removal",
+        "test_sparsifier.py::test_pruning_and_removal_each_go_by_their_own_score",
+        "05",
+    ),
+    Term(
+        "excess, EM&S",
+        "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
+        "the best, as many as the target, and regrows all others, the excess. Used by MEST.",
+        "",
+        "Yuan et al., 2021",
+        "chts_core.schedules.staged_sparsity",
+        "test_sparsifier.py::test_a_turnover_of_the_excess_keeps_the_final_number_and_regrows_the_rest",
+        "06",
+    ),
+    Term(
+        "five choices",
+        "What makes a method: how it is wired at first, which links go, which come, how many there are, how many are "
+        "exchanged.",
+        "",
+        "Figure 2",
+        "chts_core.methods.Method",
+        "test_methods.py::test_what_a_method_does_otherwise_than_its_relative",
+        "06",
+    ),
+    Term(
+        "subword",
+        "A piece of a word that is often seen. Words that are not in the vocabulary are spelt from smaller pieces.",
+        "",
+        "Sennrich et al., 2016",
+        "chts_core.lab.data.Vocabulary.encode",
+        "lab/test_subwords.py::test_the_most_frequent_neighbours_are_joined_at_every_step",
+        "08",
+    ),
+    Term(
+        "attention head",
+        "Mixes the values of all tokens by how well their keys fit a query. For percolation its queries and keys are a "
+        "pair, its values and outputs a chain.",
+        r"\text{softmax}\left(\dfrac{Q K^T}{\sqrt{d}}\right) V",
+        "Vaswani et al., 2017",
+        "chts_core.lab.models.Transformer.attention",
+        "lab/test_transformer.py::test_attentions_are_what_a_loop_computes",
+        "08",
+    ),
+    Term(
+        "iterative warm-up",
+        "After an update that changed the topology the learning rate comes back in equal parts: Adam knows nothing of "
+        "new links yet. Translators and language models have it.",
+        "",
+        "Tables 5 and 6",
+        "chts_core.lab.train.loop.share_after_update",
+        "lab/test_translation.py::test_the_learning_rate_comes_back_after_an_update",
+        "08",
+    ),
+    Term(
+        "beam search",
+        "Keeps several beginnings of a translation side by side instead of the likeliest one; a longer translation is "
+        "forgiven its lower probability.",
+        r"\dfrac{\log p}{((5 + n)/6)^{0.6}}",
+        "Wu et al., 2016",
+        "chts_core.lab.decoding.beam_search",
+        "lab/test_decoding.py::test_beam_search_equals_its_definition",
+        "08",
+    ),
+    Term(
+        "BLEU",
+        "How many of the words, pairs, triples and quadruples that were written stand in the reference.",
+        r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
+        "Table 1",
+        "chts_core.lab.scores.bleu",
+        "lab/test_scores.py::test_bleu_is_its_definition_and_between_0_and_100",
+        "08",
+    ),
+    Term(
+        "perplexity",
+        "Among how many equally likely tokens guessing would be as hard.",
+        r"e^{-\frac{1}{n} \sum_i \log p_i}",
+        "Table 2",
+        "chts_core.lab.train.language.validation_loss",
+        "lab/test_language.py::test_the_loss_is_cross_entropy_per_token",
+        "09",
+    ),
+    Term(
+        "packing",
+        "Documents in one line, each with its end, cut into blocks without padding.",
+        "",
+        "appendix",
+        "chts_core.lab.data.pack",
+        "lab/test_packing.py::test_every_token_but_the_first_is_predicted_once",
+        "09",
+    ),
+    Term(
+        "grouped queries",
+        "Several heads of queries read one head of keys and values.",
+        "",
+        "Ainslie et al., 2023",
+        "chts_core.percolation.Attention",
+        "test_percolation.py::test_a_key_is_shared_by_the_queries_of_its_group",
+        "09",
+    ),
+)
+
+
+def rows() -> list[dict[str, str]]:
+    """The glossary as rows of Markdown."""
+    return [
+        {
+            "term, stage": f"**{term.name}** <br> {term.stage}",
+            "meaning": term.meaning,
+            "formula, in the paper": f"${term.formula}$ <br> {term.source}" if term.formula else term.source,
+            "function, test": f"{_name(term.function.removeprefix('chts_core.'))} <br> {_name(term.test)}",
+        }
+        for term in GLOSSARY
+    ]
+
+
+def _name(name: str) -> str:
+    """A name in code, which may break at its dots and underscores: a column should be no wider than a page."""
+    breakable = re.sub("(::|[._])", r"\1<wbr>", name)
+    return f"<code>{breakable}</code>"

@@ -1,0 +1,101 @@
+"""Links to Colab and Binder, and what Colab needs: `python -m chts_core.lab.notebook.launch FILE ...` writes them.
+
+Everything that names the published repository and its release is made here. In README.md the links stand between
+`<!-- launch -->` and `<!-- end of launch -->`; a notebook has them under its title, and the cell after its header.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+REPOSITORY = (
+    "https://github.com/SET_THE_OWNER/chts"  # no such owner can exist: what is not published runs nobody's code
+)
+SITE = "https://SET_THE_OWNER.github.io/chts/"
+RELEASE = "v0.1.0"  # the tag that Colab and Binder take: notebooks and package of the same day
+
+_BOOTSTRAP = f"""\
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+{REPOSITORY}@{RELEASE}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
+
+"""
+_MADE = re.compile(r'^# %% tags=\["bootstrap"\]\n.*?(?=^# %%)', re.DOTALL | re.MULTILINE)
+_LINKS = re.compile(r"^# \[!\[Open in Colab\].*\n#\n", re.MULTILINE)
+_IN_README = re.compile(r"(?<=<!-- launch -->\n).*?(?=<!-- end of launch -->)", re.DOTALL)
+
+
+def colab(notebook: str) -> str:
+    """Where Colab opens a notebook of the release, by its name without a suffix."""
+    of_github = REPOSITORY.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{of_github}/blob/{RELEASE}/notebooks/{notebook}.ipynb"
+
+
+def binder(notebook: str) -> str:
+    """Where Binder opens it."""
+    of_github = REPOSITORY.removeprefix("https://github.com/")
+    return f"https://mybinder.org/v2/gh/{of_github}/{RELEASE}?urlpath=lab/tree/notebooks/{notebook}.ipynb"
+
+
+def badges(notebook: str) -> str:
+    """Both, as the buttons that readers know, in Markdown."""
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab(notebook)}) "
+        f"[![Open on Binder](https://mybinder.org/badge_logo.svg)]({binder(notebook)})"
+    )
+
+
+def with_bootstrap(source: str, notebook: str) -> str:
+    """The py:percent source of a notebook with the bootstrap cell before its first code.
+
+    Raises:
+        ValueError: if it has no code.
+    """
+    made, cells = re.subn(
+        r"^# %%(?! \[markdown\])", lambda cell: _BOOTSTRAP + cell[0], _MADE.sub("", source), count=1, flags=re.M
+    )
+    if not cells:
+        raise ValueError(f"{notebook} has no code after its header.")
+    return made
+
+
+def with_links(source: str, notebook: str) -> str:
+    """The py:percent source of a notebook with its links and its bootstrap cell as they are now.
+
+    Raises:
+        ValueError: if it has no title, or no code after its header.
+    """
+    made, titles = re.subn(
+        r"^# # .*\n#\n",
+        lambda title: f"{title[0]}# {badges(notebook)}\n#\n",
+        _LINKS.sub("", with_bootstrap(source, notebook)),
+        count=1,
+        flags=re.M,
+    )
+    if not titles:
+        raise ValueError(f"{notebook} has no title with an empty line after it.")
+    return made
+
+
+def main() -> None:
+    """Write the links anew in sources of notebooks and in README.md."""
+    for path in map(Path, sys.argv[1:]):
+        text = path.read_text("utf-8")
+        if path.suffix == ".py":
+            path.write_text(with_links(text, path.stem), "utf-8")
+        else:
+            path.write_text(_IN_README.sub(badges("00_start_here") + "\n", text), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

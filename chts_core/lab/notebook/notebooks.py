@@ -1,0 +1,540 @@
+"""Find, check, run and publish the staged notebooks."""
+
+import ast
+import contextlib
+import copy
+import difflib
+import math
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nbformat
+import papermill
+import psutil
+import torch
+import yaml
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
+from chts_core.lab.notebook.forecast import Forecast, forecast, in_words
+from chts_core.lab.results import records
+from chts_core.lab.train import images, language, translation
+from chts_core.methods import METHODS, PRESETS, REVISION
+
+PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
+_STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
+_BETWEEN_LOOKS = 0.25  # seconds
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook, as its `parameters` cell declares it."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included unless `below` excludes the upper one; `whole` wants integers."""
+
+    low: float
+    high: float = math.inf
+    below: bool = False
+    whole: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is a finite number in the range."""
+        kind = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            return False
+        return self.low <= value < self.high if self.below else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        noun = "a whole number" if self.whole else "a number"
+        if self.high == math.inf:
+            return f"{noun} of at least {self.low}"
+        return f"{noun} in [{self.low}, {self.high}{')' if self.below else ']'}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one of the words."""
+        return value in self.words
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(word or repr('') for word in self.words)}"
+
+
+@dataclass(frozen=True)
+class Choices(Choice):
+    """Some of a few words, separated by commas, each at most once; "" for none."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value names such words."""
+        named = value.split(",") if value else []
+        return set(named) <= set(self.words) and len(named) == len(set(named))
+
+    def __str__(self) -> str:
+        return f"some of {', '.join(self.words)}, each once, separated by commas without blanks"
+
+
+# A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
+LIMITS: dict[str, Range | Choice] = {
+    "profile": Choice(("", *PROFILES)),
+    "seed": Range(0, 2**63 - 1, whole=True),
+    "device": Choice(("auto", "cpu", "cuda")),
+    "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS, *TEXT_SETS)),
+    "method": Choice((*METHODS, *PRESETS)),
+    "methods": Choices((*METHODS, *PRESETS)),
+    "sparsity": Range(0, 1, below=True),
+    "r": Range(0, 1),
+    "epochs": Range(0, whole=True),
+    "seeds": Range(0, whole=True),
+    "hidden": Range(0, whole=True),
+    "steps": Range(0, whole=True),
+    "recipe": Choice(("", *images.RECIPES, *translation.RECIPES, *language.RECIPES)),
+}
+# What a notebook takes of it, where that is less.
+STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
+    "06_mlp": {"dataset": Choice(("", *IMAGE_SETS))},
+    "08_translation_transformer": {
+        "dataset": Choice(("", *TRANSLATION_SETS)),
+        "recipe": Choice(("", *translation.RECIPES)),
+    },
+    "09_llama": {
+        "dataset": Choice(("", *TEXT_SETS)),
+        "method": Choice(("", *METHODS, *PRESETS)),
+        "recipe": Choice(("", *language.RECIPES)),
+    },
+}
+
+
+def folder() -> Path:
+    """Where the notebooks are: in the installed package, or in the checkout that this package runs from."""
+    package = Path(__file__).parents[2]
+    installed = package / "notebooks"
+    return installed if installed.is_dir() else package.parent / "notebooks"
+
+
+def stages() -> list[Path]:
+    """All stage notebooks, in order."""
+    return sorted(folder().glob("[0-9][0-9]*_*.ipynb"))
+
+
+def find(name: str) -> Path:
+    """A notebook by stage number ("06", "6" or "06b"), name ("06_mlp") or path.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
+    known = {path.stem: path for path in stages()}
+    number = re.fullmatch(_STAGE, name)
+    if number:
+        for stem, path in known.items():
+            if number[1] == re.match(_STAGE, stem)[1]:  # type: ignore[index]  # they are named so
+                return path
+    stem = name.removesuffix(".ipynb")
+    if stem in known:
+        return known[stem]
+    raise ValueError(
+        f"there is no notebook {name!r}{_nearest(stem, known)}; `chts list` shows all: {', '.join(known)}."
+    )
+
+
+def copy_to(directory: Path) -> list[Path]:
+    """Copy the notebooks to a folder to work in; those that are there stay as they are.
+
+    Returns:
+        The notebooks that were copied.
+
+    Raises:
+        ValueError: if the folder is that which they come from.
+    """
+    if directory.resolve() == folder().resolve():
+        raise ValueError(f"{directory} is where the notebooks come from; choose a folder to work in.")
+    directory.mkdir(parents=True, exist_ok=True)
+    missing = [path for path in stages() if not (directory / path.name).exists()]
+    return [Path(shutil.copy(path, directory)) for path in missing]
+
+
+def title(path: Path) -> str:
+    """The first heading of a notebook."""
+    return _title(nbformat.read(path, as_version=4).cells) or path.stem
+
+
+def goal(path: Path) -> str:
+    """What the header of a notebook says that you will be able to do, in Markdown; "" if it does not say."""
+    return _goal(nbformat.read(path, as_version=4).cells[0].source)
+
+
+def _title(cells: Sequence[Any]) -> str:
+    """The first heading of cells; "" if there is none."""
+    for cell in cells:
+        heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+        if heading:
+            return heading[1]
+    return ""
+
+
+def _goal(header: str) -> str:
+    found = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
+    return " ".join(found[1].split()) if found else ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a notebook's header and its profile say of it.
+
+    prerequisites: numbers of the stages it builds upon; minutes, memory_mb: what its run is expected to take.
+    """
+
+    number: str
+    title: str
+    goal: str
+    difficulty: str
+    prerequisites: tuple[str, ...]
+    minutes: float
+    memory_mb: int
+    file: str
+
+
+def overview(profile: str) -> list[Stage]:
+    """All stages in order, as their headers and a profile describe them.
+
+    Raises:
+        ValueError: for an unknown profile.
+    """
+    found = []
+    for path in stages():
+        cells = nbformat.read(path, as_version=4).cells
+        header = cells[0].source
+        number, _, name = (_title(cells) or path.stem).partition(" · ")
+        table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", header, re.MULTILINE))
+        foretold = _forecast(path.stem, profile, {})
+        found.append(
+            Stage(
+                number,
+                name,
+                _goal(header),
+                table.get("Difficulty", ""),
+                tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
+                foretold.minutes,
+                foretold.memory_mb,
+                path.name,
+            )
+        )
+    return found
+
+
+def as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table whose cells may hold Markdown and formulas, and wrap."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def parameters(path: Path) -> dict[str, Parameter]:
+    """The parameters that a notebook declares, by name.
+
+    Raises:
+        ValueError: if one is not annotated as int, float, str or bool, or the file is no notebook.
+    """
+    types = {"int": int, "float": float, "str": str, "bool": bool}
+    declared = {}
+    _check_readable(path)
+    for name, found in papermill.inspect_notebook(str(path)).items():
+        annotation = found["inferred_type_name"]
+        if annotation not in types:
+            raise ValueError(
+                f"{path.name} declares parameter {name} as {annotation}; annotate it as {', '.join(types)}: "
+                f"{name}: int = 0."
+            )
+        try:
+            default = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError):
+            raise ValueError(
+                f"{path.name} gives parameter {name} the default {found['default']}; expected a literal without #."
+            ) from None
+        declared[name] = Parameter(name, types[annotation], default, found["help"])
+    return declared
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except OSError:
+        raise
+    except Exception as error:  # whatever a file that is none makes its reader raise
+        raise ValueError(
+            f"{path} cannot be read as a notebook ({type(error).__name__}); give one that Jupyter wrote."
+        ) from None
+
+
+def chosen_profile(profile: str = "") -> str:
+    """A profile; for "" that which `$CHTS_PROFILE` names, as on Binder, or laptop.
+
+    Raises:
+        ValueError: if there is no such profile.
+    """
+    profile = profile or os.environ.get("CHTS_PROFILE") or "laptop"
+    check_value("profile", profile)
+    return profile
+
+
+def profile_settings(stage: str, profile: str) -> dict[str, Any]:
+    """What a profile means for a stage: its settings, the minutes and memory it is expected to take.
+
+    Raises:
+        ValueError: for an unknown profile.
+    """
+    return copy.deepcopy(_profiles()[stage][chosen_profile(profile)])
+
+
+@cache
+def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
+    found: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load(
+        Path(__file__).with_name("profiles.yaml").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
+    """Settle a notebook's parameters: check each, and let the profile fill in those left at 0 or "".
+
+    Args:
+        stage: the notebook's name, "06_mlp".
+        profile: one of `PROFILES`, or "" for `chosen_profile`.
+        given: the other parameters of the notebook, by name.
+
+    Returns:
+        The settings as attributes; `device` as a torch.device.
+
+    Raises:
+        ValueError: naming the parameter that is out of range and what was expected.
+    """
+    for name, value in given.items():
+        check_value(name, value, stage)
+    profile = chosen_profile(profile)
+    settings = _settled(stage, profile, given) | {"profile": profile}
+    print(f"profile {profile}: {_forecast(stage, profile, given)}")
+    if "threads" in settings:
+        torch.set_num_threads(settings.pop("threads"))
+    if "device" in settings:
+        settings["device"] = records.choose_device(settings["device"])
+    return SimpleNamespace(**settings)
+
+
+def _settled(stage: str, profile: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and where that is 0 or "", what the profile says."""
+    settings = profile_settings(stage, profile)
+    del settings["minutes"], settings["memory_mb"]
+    return settings | {name: value for name, value in given.items() if name not in settings or value not in (0, "")}
+
+
+def _forecast(stage: str, profile: str, given: Mapping[str, Any]) -> Forecast:
+    measured = profile_settings(stage, profile)
+    if measured["minutes"] is None:
+        measured = profile_settings(stage, "laptop")
+    gpu = "device" in given and records.choose_device(given["device"]).type == "cuda"
+    return forecast(stage, measured, _settled(stage, profile, given), gpu=gpu)
+
+
+def expected(path: Path, given: Mapping[str, Any]) -> Forecast | None:
+    """What a run of a notebook is expected to take; None of one that is no stage.
+
+    Args:
+        path: the notebook.
+        given: checked parameters; the others have their defaults.
+    """
+    if path.stem not in _profiles():
+        return None
+    settled = {name: parameter.default for name, parameter in parameters(path).items()} | dict(given)
+    return _forecast(path.stem, settled.pop("profile", ""), settled)
+
+
+def taken(record: Mapping[str, Any]) -> str:
+    """What a run took, of its record, in words."""
+    return f"{in_words(record['seconds'] / 60)} and {record['peak_memory_mb']} MB"
+
+
+def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters from the command line, converted to the notebook's types and checked.
+
+    Raises:
+        ValueError: naming an unknown parameter and the nearest known one, or a value that does not fit.
+    """
+    known = parameters(path)
+    checked: dict[str, Any] = {}
+    for name, text in given.items():
+        if name not in known:
+            raise ValueError(
+                f"{path.stem} has no parameter {name!r}{_nearest(name, known)}; its parameters are {', '.join(known)}."
+            )
+        checked[name] = _convert(name, text, known[name].type)
+        check_value(name, checked[name], path.stem)
+    return checked
+
+
+def _convert(name: str, text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"parameter {name} is {text!r}; expected true or false.")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        raise ValueError(f"parameter {name} is {text!r}; expected {noun}.") from None
+
+
+def check_value(name: str, value: Any, stage: str = "") -> None:
+    """Refuse a value outside the limits of its parameter, in general or in a stage.
+
+    Raises:
+        ValueError: naming the parameter, the value, the nearest known word and what was expected.
+    """
+    limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
+    if limit is not None and not limit.accepts(value):
+        nearest = _nearest(value, limit.words) if isinstance(limit, Choice) and isinstance(value, str) else ""
+        raise ValueError(f"parameter {name} is {value!r}{nearest}; expected {limit}.")
+
+
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Execute a notebook with parameters; write it, and the record of the run, to `out_dir`.
+
+    Args:
+        path: the notebook; not changed.
+        out_dir: receives `<stage>.ipynb` and `<stage>.json`.
+        given: checked parameters.
+
+    Returns:
+        The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, versions,
+        device, expected (what the profile foretold), seconds, peak_memory_mb (of the kernel and what it started),
+        started, git. A notebook fails when a cell raises, a widget does, or the kernel dies.
+
+    Raises:
+        ValueError: if the device is not there, or the notebook would be written over; nothing has run then.
+    """
+    executed_path = out_dir / path.name
+    if executed_path.resolve() == path.resolve():
+        raise ValueError(f"{path} would be written over; choose another folder than its own for the result.")
+    settled = {**{name: parameter.default for name, parameter in parameters(path).items()}, **given}
+    if "profile" in settled:
+        settled["profile"] = chosen_profile(settled["profile"])
+    device = records.describe_device(records.choose_device(settled.get("device", "auto")))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    started, clock = records.now(), time.perf_counter()
+    error = None
+    foretold = expected(path, given)
+    try:
+        with _memory_watched() as memory:
+            papermill.execute_notebook(
+                str(path),
+                str(executed_path),
+                parameters=dict(given),
+                kernel_name="python3",
+                extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
+            )
+    except PapermillExecutionError as failure:
+        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
+    except DeadKernelError:
+        error = "the kernel: it died, as it does when memory runs out"
+    seconds = time.perf_counter() - clock
+    executed = nbformat.read(executed_path, as_version=4)
+    if error is None:
+        error = "; ".join(widget_errors(executed)) or None
+
+    record = {
+        "schema": records.SCHEMA,
+        "notebook": path.stem,
+        "status": "failed" if error else "done",
+        "error": error,
+        "parameters": settled,
+        "results": records.published(executed),
+        "methods": REVISION,
+        "versions": records.versions(),
+        "device": device,
+        "expected": None if foretold is None else asdict(foretold),
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(memory[0] / 2**20),
+        "started": started,
+        "git": records.git_revision(),
+    }
+    records.write_json(out_dir / f"{path.stem}.json", record)
+    return record
+
+
+def _memory_of(process: psutil.Process) -> int:
+    """Its bytes; of those that it shares with others its part, where the system tells."""
+    return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
+
+
+@contextlib.contextmanager
+def _memory_watched() -> Iterator[list[int]]:
+    """The most bytes that processes started meanwhile took together: a list of one, looked after until the end."""
+    here = psutil.Process()
+    before = {process.pid for process in here.children(recursive=True)}
+    peak, over = [0], threading.Event()
+
+    def look() -> None:
+        while not over.wait(_BETWEEN_LOOKS):
+            total = 0
+            for process in here.children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                    total += 0 if process.pid in before else _memory_of(process)
+            peak[0] = max(peak[0], total)
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watch.join()
+
+
+def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
+    """Errors that hide in widgets: raised inside `interact` or an Output, they leave a run's exit status at 0.
+
+    Also names widgets that were shown but whose state was not saved, so that nobody can see them.
+    """
+    state = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
+    errors = [
+        f"widget output: {output.get('ename')}: {output.get('evalue')}"
+        for model in state.values()
+        for output in model.get("state", {}).get("outputs", [])
+        if output.get("output_type") == "error"
+    ]
+    shown = [
+        output["data"][WIDGET_VIEW]["model_id"]
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if WIDGET_VIEW in output.get("data", {})
+    ]
+    return errors + [f"widget {model} was shown but its state is missing" for model in shown if model not in state]

@@ -1,0 +1,360 @@
+"""What the paper reports, to stand beside what was measured here, and what of its claims holds in recorded runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from chts_core.lab.results.statistics import mean_and_interval, standard_error
+
+Row = Mapping[str, Any]
+
+# BLEU of the paper's Table 1 by data set, method and sparsity: mean and ±, which it does not explain further; None
+# where it tells a single run. FC has no sparsity; the row that the table calls CHTs a second time is CHTss.
+PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
+    "multi30k": {
+        "fc": {0.0: (31.38, 0.38)},
+        "set": {0.95: (28.99, 0.28), 0.9: (29.73, 0.10)},
+        "rigl": {0.95: (29.94, 0.27), 0.9: (30.26, 0.34)},
+        "cht": {0.95: (27.79, None), 0.9: (28.38, None)},
+        "chts": {0.95: (28.94, 0.57), 0.9: (29.81, 0.37)},
+        "mest": {0.95: (28.89, 0.26), 0.9: (30.04, 0.52)},
+        "gmp": {0.95: (30.51, 0.82), 0.9: (30.49, 0.40)},
+        "granet": {0.95: (31.31, 0.31), 0.9: (31.62, 0.48)},
+        "chtss": {0.95: (32.03, 0.29), 0.9: (32.86, 0.16)},
+    },
+    "iwslt14": {
+        "fc": {0.0: (24.48, 0.30)},
+        "set": {0.95: (18.53, 0.05), 0.9: (20.13, 0.08)},
+        "rigl": {0.95: (20.53, 0.21), 0.9: (21.52, 0.15)},
+        "cht": {0.95: (18.59, None), 0.9: (19.91, None)},
+        "chts": {0.95: (21.15, 0.10), 0.9: (21.92, 0.17)},
+        "mest": {0.95: (19.56, 0.10), 0.9: (21.05, 0.21)},
+        "gmp": {0.95: (22.76, 0.82), 0.9: (22.82, 0.53)},
+        "granet": {0.95: (22.53, 0.12), 0.9: (22.43, 0.09)},
+        "chtss": {0.95: (24.51, 0.02), 0.9: (24.31, 0.04)},
+    },
+    "wmt17": {
+        "fc": {0.0: (25.22, None)},
+        "set": {0.95: (20.19, 0.12), 0.9: (21.52, 0.28)},
+        "rigl": {0.95: (20.71, 0.21), 0.9: (22.22, 0.10)},
+        "cht": {0.95: (19.03, None), 0.9: (21.08, None)},
+        "chts": {0.95: (20.94, 0.63), 0.9: (22.40, 0.06)},
+        "mest": {0.95: (20.70, 0.07), 0.9: (22.22, 0.10)},
+        "gmp": {0.95: (22.47, 0.10), 0.9: (23.37, 0.08)},
+        "granet": {0.95: (22.51, 0.21), 0.9: (23.46, 0.09)},
+        "chtss": {0.95: (23.73, 0.43), 0.9: (24.61, 0.14)},
+    },
+}
+
+# Test accuracy of the best epoch in per cent of MLPs at 99 % sparsity, and active neurons in per cent; None where it
+# tells none. The rows of CHTs are those of its two link predictors.
+PAPER_MLP: dict[str, dict[str, tuple[float, int | None]]] = {
+    "mnist": {
+        "fc": (98.78, None),
+        "chts/paper_mlp_l3p": (98.81, 20),
+        "chts": (98.76, 27),
+        "cht": (98.48, 29),
+        "rigl": (98.61, 29),
+        "set": (98.14, 100),
+        "chtss": (98.83, 32),
+        "granet": (98.81, 35),
+        "gmp": (98.62, 58),
+    },
+    "fashion_mnist": {
+        "fc": (90.88, None),
+        "chts/paper_mlp_l3p": (90.93, 89),
+        "chts": (90.67, 73),
+        "cht": (88.70, 30),
+        "rigl": (89.91, 55),
+        "set": (89.00, 100),
+        "chtss": (90.81, 40),
+        "granet": (89.98, 53),
+        "gmp": (90.29, 69),
+    },
+    "emnist": {
+        "fc": (87.13, None),
+        "chts/paper_mlp_l3p": (87.61, 24),
+        "chts": (87.82, 28),
+        "cht": (86.35, 21),
+        "rigl": (86.94, 28),
+        "set": (86.31, 100),
+        "chtss": (87.52, 35),
+        "granet": (86.94, 45),
+        "gmp": (86.93, 75),
+    },
+    "cifar10": {
+        "fc": (62.85, None),
+        "chts": (69.97, 54),
+        "cht": (59.10, 96),
+        "rigl": (63.90, 59),
+        "set": (62.70, 100),
+        "chtss": (71.29, 63),
+        "granet": (69.31, 61),
+        "gmp": (65.11, 75),
+    },
+}
+
+# Validation perplexity on OpenWebText of the paper's Table 2 by size, method and sparsity, with weights in bfloat16.
+PAPER_TABLE_2: dict[str, dict[str, dict[float, float]]] = {
+    "60m": {
+        "fc": {0.0: 26.56},
+        "set": {0.7: 31.77, 0.8: 30.69, 0.9: 35.26, 0.95: 39.70},
+        "rigl": {0.7: 39.96, 0.8: 41.33, 0.9: 45.34, 0.95: 51.49},
+        "cht": {0.7: 31.02, 0.8: 32.99, 0.9: 35.01, 0.95: 41.87},
+        "chts": {0.7: 28.12, 0.8: 29.84, 0.9: 33.03, 0.95: 36.47},
+        "mest": {0.7: 28.26, 0.8: 29.94, 0.9: 33.60, 0.95: 37.87},
+        "gmp": {0.7: 29.22, 0.8: 30.59, 0.9: 33.68, 0.95: 39.00},
+        "granet": {0.7: 30.55, 0.8: 31.51, 0.9: 33.76, 0.95: 39.98},
+        "chtss": {0.7: 27.62, 0.8: 29.00, 0.9: 31.42, 0.95: 35.10},
+    },
+    "130m": {
+        "fc": {0.0: 19.27},
+        "set": {0.7: 20.82, 0.8: 22.02, 0.9: 24.73, 0.95: 28.37},
+        "rigl": {0.7: 25.85, 0.8: 66.35, 0.9: 37.18, 0.95: 49.39},
+        "cht": {0.7: 21.02, 0.8: 22.82, 0.9: 26.27, 0.95: 30.01},
+        "chts": {0.7: 20.10, 0.8: 21.33, 0.9: 23.71, 0.95: 26.45},
+        "mest": {0.7: 21.32, 0.8: 22.21, 0.9: 24.98, 0.95: 27.96},
+        "gmp": {0.7: 20.49, 0.8: 22.28, 0.9: 23.61, 0.95: 27.16},
+        "granet": {0.7: 22.84, 0.8: 29.03, 0.9: 26.81, 0.95: 61.31},
+        "chtss": {0.7: 19.85, 0.8: 20.70, 0.9: 22.51, 0.95: 25.07},
+    },
+    "1b": {
+        "fc": {0.0: 14.62},
+        "set": {0.7: 16.37},
+        "rigl": {0.7: 149.17},
+        "chts": {0.7: 14.53},
+        "mest": {0.7: 60.36},
+        "gmp": {0.7: 31.76},
+        "granet": {0.7: 79.44},
+        "chtss": {0.7: 15.41},
+    },
+}
+
+# The same of 130M with weights in float32.
+PAPER_FLOAT32: dict[str, dict[float, float]] = {
+    "fc": {0.0: 17.07},
+    "rigl": {0.7: 18.34, 0.8: 19.64},
+    "granet": {0.7: 17.92, 0.8: 18.79},
+    "chts": {0.7: 17.99, 0.8: 19.25},
+    "chtss": {0.7: 17.76, 0.8: 18.69},
+}
+
+
+def out_of_order(
+    table: Mapping[str, Mapping[str, Mapping[float, float]]] = PAPER_TABLE_2,
+) -> list[dict[str, Any]]:
+    """Neighbouring cells of a table of perplexities that cannot both be meant, since fewer links are better there."""
+    return [
+        {
+            "size": size,
+            "method": method,
+            "sparsity": low,
+            "perplexity": cells[low],
+            "next_sparsity": high,
+            "next_perplexity": cells[high],
+        }
+        for size, methods in table.items()
+        for method, cells in methods.items()
+        for low, high in pairwise(sorted(cells))
+        if cells[high] < cells[low]
+    ]
+
+
+def beside(rows: Sequence[Row], reported: Mapping[str, float], score: Callable[[Row], float]) -> list[dict[str, Any]]:
+    """Recorded runs next to what the paper reports, by method, in its order.
+
+    "difference" is the mean of ours minus the paper's; "standard_errors" the same in standard errors of our mean. These
+    know of the seeds alone, nothing of how the configurations differ. What is missing is None.
+
+    Args:
+        rows: recorded runs of one comparison, at one sparsity.
+        reported: the paper's score by method.
+        score: of a row.
+    """
+    found = []
+    for method, theirs in reported.items():
+        ours = [score(row) for row in rows if row["method"] == method]
+        mean = sum(ours) / len(ours) if ours else None
+        error = standard_error(ours) if len(ours) > 1 else None
+        difference = None if mean is None else mean - theirs
+        found.append(
+            {
+                "method": method,
+                "paper": theirs,
+                "runs": len(ours),
+                "mean": mean,
+                "standard_error": error,
+                "difference": difference,
+                "standard_errors": difference / error if difference is not None and error else None,
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something the paper says, as two methods of which one is to be ahead.
+
+    source: where the paper has it.
+    better, worse: methods as recorded runs name them.
+    task, dataset, size, sparsity: which recorded runs can tell; an empty task says that none can.
+    differs: how those runs differ from the paper's, or why there are none.
+    """
+
+    text: str
+    source: str
+    better: str = ""
+    worse: str = ""
+    task: str = ""
+    dataset: str = ""
+    size: str | None = None
+    sparsity: float = 0.0
+    differs: str = ""
+
+    def advantages(self, rows: Sequence[Row]) -> list[float]:
+        """By how much the better one is ahead, for each seed that both have; below 0 it is behind.
+
+        Raises:
+            ValueError: if two runs that should be one differ.
+        """
+        scores: dict[str, dict[int, float]] = {self.better: {}, self.worse: {}}
+        for row in rows:
+            place = row["task"], row["dataset"], row["recipe"].get("size")
+            if place != (self.task, self.dataset, self.size):
+                continue
+            # FC has all links at any sparsity that its row may name.
+            if row["method"] in scores and (row["method"] == "fc" or row["sparsity"] == self.sparsity):
+                value = _ADVANTAGE[self.task](row)
+                if scores[row["method"]].setdefault(row["seed"], value) != value:
+                    raise ValueError(
+                        f"two runs of {row['method']} with seed {row['seed']} differ; give those of one recipe."
+                    )
+        return [
+            scores[self.better][seed] - scores[self.worse][seed]
+            for seed in sorted(scores[self.better].keys() & scores[self.worse].keys())
+        ]
+
+
+_ADVANTAGE: dict[str, Callable[[Row], float]] = {
+    "images": lambda row: 100 * row["test"]["accuracy"],
+    "translation": lambda row: row["test"]["bleu"],
+    "language": lambda row: -row["validation"][-1]["loss"],
+}
+
+
+def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What recorded runs say of claims, each "holds", "does not hold", "cannot be told" or "untested".
+
+    A claim holds, or does not, if the 95 % confidence interval of the paired advantages leaves out 0. "advantage" is
+    their mean in points, BLEU or nats per token, "interval" the half-width; both None if there are too few runs.
+    """
+    found = []
+    for claim in claims:
+        advantages = claim.advantages(rows) if claim.task else []
+        mean, half = mean_and_interval(advantages) if len(advantages) > 1 else (None, None)
+        if mean is None or half is None:
+            verdict = "untested"
+        elif abs(mean) <= half:
+            verdict = "cannot be told"
+        else:
+            verdict = "holds" if mean > 0 else "does not hold"
+        found.append(
+            {
+                "claim": claim.text,
+                "source": claim.source,
+                "verdict": verdict,
+                "advantage": mean,
+                "interval": half,
+                "seeds": len(advantages),
+                "differs": claim.differs,
+            }
+        )
+    return found
+
+
+_ON_DIGITS: dict[str, Any] = {
+    "task": "images",
+    "dataset": "digits",
+    "sparsity": 0.95,
+    "differs": "digits and a small MLP instead of the paper's tasks",
+}
+_NUMBER_WORDS: dict[str, Any] = {
+    "task": "translation",
+    "dataset": "number_words",
+    "size": "tiny",
+    "sparsity": 0.95,
+    "differs": "number words and a tiny Transformer instead of Multi30k",
+}
+_MULTI30K: dict[str, Any] = {
+    "task": "translation",
+    "dataset": "multi30k",
+    "size": "small",
+    "sparsity": 0.95,
+    "differs": "a tenth of the weights and a fifth of the steps",
+}
+_TO_COME = "by the method as published it has not been run yet"
+_RI_TO_3 = "Removal('relative_importance', temperature=Ramp(1.0, 3.0), percolate=True)"
+
+CLAIMS = (
+    Claim("CHTs is ahead of SET on digits", "its design", "chts", "set", **_ON_DIGITS),
+    Claim("CHTs is ahead of RigL on digits", "its design", "chts", "rigl", **_ON_DIGITS),
+    Claim("CHTs is ahead of CHT on digits", "its design", "chts", "cht", **_ON_DIGITS),
+    Claim(
+        "regrowth drawn softly is ahead of the best-scored links",
+        "its design",
+        "chts",
+        "chts with regrowth=Regrowth('ch2_l3n', soft=False, history=True)",
+        **_ON_DIGITS,
+    ),
+    Claim(
+        "removal drawn softly is ahead of the lowest-scored links",
+        "its design",
+        "chts",
+        "chts with removal=Removal('magnitude', percolate=True)",
+        **_ON_DIGITS,
+    ),
+    Claim("the last weight of a link is ahead of zero", "Appendix J", "chts", "chts/zeros", **_ON_DIGITS),
+    Claim(
+        "receptive fields are ahead of Erdős–Rényi networks",
+        "its design",
+        "chts",
+        "chts with topology=ErdosRenyi()",
+        **_ON_DIGITS,
+    ),
+    Claim(
+        "receptive fields are ahead of scale-free networks",
+        "its design",
+        "chts",
+        "chts with topology=ScaleFree()",
+        **_ON_DIGITS,
+    ),
+    Claim(
+        "sigmoid decay is ahead of cubic decay at equal training FLOPs",
+        "its design",
+        "chtss",
+        "chtss with sparsity=Cubic(initial=0.5, end=0.75)",
+        **_ON_DIGITS,
+    ),
+    Claim(
+        "removal by magnitude is ahead of relative importance in translation",
+        "Table 12",
+        "chts",
+        f"chts with removal={_RI_TO_3}",
+        **_NUMBER_WORDS,
+    ),
+    Claim(
+        "the last weight of a link is ahead of zero in translation", "Appendix J", "chts", "chts/zeros", **_NUMBER_WORDS
+    ),
+    Claim("CHTs is ahead of SET, RigL and CHT on Fashion-MNIST", "MLP table", differs=_TO_COME),
+    Claim("relative importance suits Fashion-MNIST better than magnitude", "text", differs=_TO_COME),
+    Claim("CHTss is ahead of FC on Multi30k", "Table 1", "chtss", "fc", **_MULTI30K),
+    Claim("CHTss is ahead of CHTs on Multi30k", "Table 1", "chtss", "chts", **_MULTI30K),
+    Claim("CHTss is ahead of GraNet on Multi30k", "Table 1", differs=_TO_COME),
+    Claim("CHTs is ahead of SET and RigL in LLaMA at 90 %", "Table 2", differs=_TO_COME),
+    Claim("CHTss is ahead of CHTs in LLaMA at 90 %", "Table 2", differs=_TO_COME),
+    Claim("IWSLT14 and WMT17", "Table 1", differs="no GPU, and no way to the corpora, so far"),
+    Claim("MNIST, EMNIST and CIFAR10", "MLP table", differs=_TO_COME),
+    Claim("CHTs with 30 % of the links is level with FC at 1B", "Table 2", differs="no GPU so far"),
+    Claim("weights in bfloat16 make RigL and GraNet collapse", "Table 2", differs="no GPU so far"),
+)

@@ -1,0 +1,319 @@
+"""What a run was and gave: parameters, results, versions, device, seconds, git revision - as JSON."""
+
+import hashlib
+import html
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+SCHEMA = 1
+
+# What the names of revision 1 of the methods are called today (:data:`chts_core.methods.REVISION`).
+_RI_TO_3, _RI_TO_9 = (
+    f"removal=Removal('relative_importance', temperature=Ramp(1.0, {end}), percolate=True)" for end in (3.0, 9.0)
+)
+_MAGNITUDE_TO_3 = _RI_TO_3.replace("relative_importance", "magnitude")
+_FIRST_MLP_CODE = "topology=SmallWorld(beta=0.25), turnover=Turnover(Cosine(0.3), skip_optimizer=True)"
+_FIRST_LLAMA_CODE = (
+    "removal=Removal('relative_importance', temperature=Ramp(1.0, 9.0)), "
+    "regrowth=Regrowth('ch2_l3n', soft=False), turnover=Turnover(Cosine(0.1), skip_optimizer=True)"
+)
+_FIRST_NAMES = {
+    "mest": "mest/exchange",
+    "gmp": "gmp/no_return",
+    "cht": "cht/by_layer",
+    "cht/ch2_l3n": "cht/by_layer with regrowth=Regrowth('ch2_l3n', soft=False)",
+    "cht/history": "cht/by_layer with regrowth=Regrowth('ch3_l3p', soft=False, history=True)",
+    "chts": "chts/ri_zeros",
+    "chtss": "chtss/ri_zeros",
+    "chts/paper_magnitude": "chts/zeros",
+    "chts/paper_l3p": "chts/ri_zeros with regrowth=Regrowth('ch3_l3p')",
+    "chts/paper_l3p_magnitude": "chts/zeros with regrowth=Regrowth('ch3_l3p')",
+    "chts/paper_to_9": f"chts/ri_zeros with {_RI_TO_9}",
+    "chtss/paper_magnitude": f"chtss/ri_zeros with {_MAGNITUDE_TO_3}",
+    "chtss/paper_to_9": f"chtss/ri_zeros with {_RI_TO_9}",
+    **{f"{name}/mlp_code": f"{name}/ri_zeros with {_FIRST_MLP_CODE}" for name in ("chts", "chtss")},
+    **{f"{name}/llama_code": f"{name}/ri_zeros with {_FIRST_LLAMA_CODE}" for name in ("chts", "chtss")},
+}
+
+# A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.
+RESULTS_TYPE = "application/vnd.chts.results+json"
+
+_WIDEST_CELL = 24  # in characters
+
+_PACKAGES = (
+    "chts",
+    "torch",
+    "numpy",
+    "scikit-learn",
+    "tokenizers",
+    "sacrebleu",
+    "num2words",
+    "matplotlib",
+    "ipywidgets",
+    "papermill",
+    "jupyterlab",
+)
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of every package that matters here; "not installed" for a missing one."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: if that device is not there.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {name!r}; expected auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda' but torch sees no CUDA device; use device='auto' or 'cpu'.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def describe_device(device: torch.device) -> dict[str, str | int]:
+    """Kind, model and size of a device."""
+    described: dict[str, str | int] = {
+        "type": device.type,
+        "name": _processor(),
+        "threads": torch.get_num_threads(),
+        "memory_mb": round(psutil.virtual_memory().total / 2**20),
+        "platform": platform.platform(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        described |= {"name": properties.name, "memory_mb": round(properties.total_memory / 2**20)}
+    return described
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def git_revision() -> str:
+    """Revision of the checkout that this package runs from, "+changes" if it is modified; "none" outside a checkout."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return "none"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
+def environment_line(device: torch.device) -> str:
+    """One line for the top of a notebook."""
+    found = versions()
+    return (
+        f"chts {found['chts']} · Python {found['python']} · torch {found['torch']} · "
+        f"{describe_device(device)['name']} ({device.type}), threads: {torch.get_num_threads()}"
+    )
+
+
+def publish(results: Mapping[str, Any]) -> None:
+    """Show a notebook's results as a table and hand them to the record of the run.
+
+    Args:
+        results: JSON values by name; a list of rows (mappings) is folded below the table.
+
+    Raises:
+        TypeError, ValueError: if a value is not JSON, which NaN is not.
+    """
+    from IPython.display import display
+
+    memory = psutil.Process().memory_info().rss / 2**20
+    content = json.loads(
+        json.dumps({**results, "memory_mb": round(memory), "threads": torch.get_num_threads()}, allow_nan=False)
+    )
+    display({RESULTS_TYPE: content, "text/html": _html(content), "text/plain": json.dumps(content)}, raw=True)
+
+
+def _html(content: Mapping[str, Any]) -> str:
+    import pandas as pd
+
+    def table(rows: list[dict[str, Any]]) -> str:
+        shown = [{name: value for name, value in row.items() if _fits_a_cell(value)} for row in rows]
+        return str(pd.DataFrame(shown).to_html(index=False, float_format="{:.4g}".format, border=0))
+
+    lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    folded = (
+        f"<details><summary>{html.escape(name)}: {len(rows)} rows</summary>{table(rows)}</details>"
+        for name, rows in lists.items()
+    )
+    return table([dict(content)]) + "".join(folded)
+
+
+def _fits_a_cell(value: object) -> bool:
+    """Whether there is room for a value in a table; digests and the like are for the record alone."""
+    return not isinstance(value, list | dict) and len(str(value)) <= _WIDEST_CELL
+
+
+def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
+    """All results that the cells of an executed notebook published, later ones last."""
+    results: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            results |= output.get("data", {}).get(RESULTS_TYPE, {})
+    return results
+
+
+def results_folder() -> Path:
+    """Where recorded runs are: in the installed package, or in the checkout that this package runs from."""
+    package = Path(__file__).parents[2]
+    installed = package / "results"
+    return installed if installed.is_dir() else package.parent / "results"
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601 has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    _write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of JSON lines, one row each with the SHA-256 of the others of its values, whole or not at all."""
+    _write_whole(path, "".join(_as_line(row) + "\n" for row in rows))
+
+
+def _as_line(row: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(row, allow_nan=False))
+    return json.dumps({**plain, "sha256": digest(plain)}, ensure_ascii=False)
+
+
+def digest(row: Mapping[str, Any]) -> str:
+    """Of a row's values, whatever their order and the blanks between them."""
+    return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines.
+
+    Raises:
+        ValueError: naming the line that is damaged, was changed after it was written, or is of another schema.
+    """
+    rows = []
+    # Of bytes: as text, some characters within a string (U+2028) would end a line too.
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no JSON ({error}): the record was cut short or changed; "
+                "restore the file, or delete the line to lose that record alone."
+            ) from error
+        schema = row.get("schema") if isinstance(row, dict) else None
+        if schema != SCHEMA:
+            raise ValueError(f"{path}, line {number} has schema {schema!r}; expected {SCHEMA}.")
+        if row.pop("sha256", None) != digest(row):
+            raise ValueError(
+                f"{path}, line {number} does not fit its sha256: it was changed after it was written; "
+                "restore the file, or delete the line to lose that record alone."
+            )
+        rows.append(row)
+    return rows
+
+
+def check_run(row: Mapping[str, Any], place: str) -> None:
+    """Refuse what is no record of a training run, as `run.schema.json` describes it.
+
+    Args:
+        row: of `read_lines`.
+        place: where it stands, for the message.
+
+    Raises:
+        ValueError: naming the place and what is wrong there.
+    """
+    from jsonschema.exceptions import best_match  # jsonschema takes about a second to import
+
+    wrong = best_match(_run_schema().iter_errors(row))
+    if wrong is not None:
+        where = "".join(f"[{key!r}]" for key in wrong.absolute_path)
+        raise ValueError(f"{place} is no record of a run: {where and f'at {where}, '}{wrong.message:.300}.")
+
+
+@cache
+def _run_schema() -> "Draft202012Validator":
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads(Path(__file__).with_name("run.schema.json").read_text("utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The training runs of a file of JSON lines, each checked, with methods by the names that they have today.
+
+    Raises:
+        ValueError: naming the line that is damaged, was changed, or is no record of a run.
+    """
+    rows = read_lines(path)
+    for number, row in enumerate(rows, start=1):
+        check_run(row, f"{path}, line {number}")
+    return [as_named_today(row) for row in rows]
+
+
+def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run, its method under the name that it has today.
+
+    A record without a revision of the methods is of the first, in which some names meant another method: "chts" removed
+    links by relative importance and started new ones from zero, which is "chts/ri_zeros" now.
+    """
+    if row.get("methods", 1) != 1:
+        return dict(row)
+    name, _, changes = row["method"].partition(" with ")
+    name, _, first = _FIRST_NAMES.get(name, name).partition(" with ")
+    csti = "topology=Correlated()" if row["recipe"].get("csti") else ""  # a setting of the training at that time
+    words = ", ".join(filter(None, (first, changes, csti)))
+    return {**row, "method": f"{name} with {words}" if words else name}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

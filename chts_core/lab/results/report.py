@@ -1,0 +1,271 @@
+"""Recorded runs as one page: tables with intervals and paired differences, and learning curves."""
+
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from chts_core.lab import figures
+from chts_core.lab.notebook.pages import as_html, document, picture
+from chts_core.lab.results import records
+from chts_core.lab.results.statistics import mean_and_interval, standard_error
+from chts_core.lab.train import images, language, translation
+
+Row = Mapping[str, Any]
+
+# Settings of a recipe that change how a run is computed, not what it learns.
+_HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
+# What settings were, by task, before a recipe named them.
+_ONCE = {
+    "images": asdict(images.Recipe()),
+    "language": asdict(language.Recipe()),
+    "translation": asdict(translation.Recipe()),
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What runs of a task are compared by.
+
+    of: its value, of a record.
+    course: of a record, the places (step, value) of such a score on the validation data; course_name: its name there.
+    digits: after the point.
+    """
+
+    name: str
+    of: Callable[[Row], float]
+    course: Callable[[Row], list[tuple[float, float]]]
+    course_name: str
+    digits: int
+
+
+def _look(name: str, factor: float = 1.0) -> Callable[[Row], list[tuple[float, float]]]:
+    return lambda row: [(look["step"], factor * look[name]) for look in row["validation"]]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+SCORES: dict[str, Score] = {
+    "images": Score(
+        "test accuracy of the last epoch (%)",
+        lambda row: 100 * row["test"]["accuracy"],
+        _look("accuracy", 100),
+        "validation accuracy (%)",
+        2,
+    ),
+    "translation": Score(
+        "BLEU on the test pairs", lambda row: row["test"]["bleu"], _look("bleu"), "BLEU on validation pairs", 2
+    ),
+    "language": Score(
+        "validation loss (nats per token)",
+        lambda row: row["validation"][-1]["loss"],
+        _look("loss"),
+        "validation loss (nats per token)",
+        3,
+    ),
+}
+# Other scores, shown beside the first; None where a run has no such score.
+_ALSO: dict[str, dict[str, Callable[[Row], float | None]]] = {
+    "images": {
+        "of the epoch chosen on validation": lambda row: _percent(row["test"]["chosen"]),
+        "of the best test epoch": lambda row: 100 * row["test"]["best"],
+    },
+    "translation": {"exact (%)": lambda row: row["test"]["exact"]},
+    "language": {"perplexity": lambda row: row["validation"][-1]["perplexity"]},
+}
+_RIVALS = ("fc", "set")
+
+
+def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The recorded runs of a folder, by a name of their comparison: their file, data set and, if it has several, size.
+
+    Args:
+        folder: with files of JSON lines, as `results` has them or as `chts sweep` and races write them.
+
+    Raises:
+        FileNotFoundError: if there are none.
+        ValueError: for a line that is damaged, was changed, or lacks what its task must have; it is named.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, row in enumerate(records.read_lines(path), start=1):
+            if "fault" in row:  # of a drill
+                continue
+            run = row["record"] if "cell" in row else row  # of a sweep
+            if run is None or "notebook" in run:  # a cell that failed, or a notebook with results of its own kind
+                continue
+            records.check_run(run, f"{path}, line {number}")
+            size = run["recipe"].get("size")
+            comparison = f"{path.stem}: {run['dataset']}{f', {size}' if size else ''}"
+            found.setdefault(comparison, []).append(records.as_named_today(run))
+    if not found:
+        raise FileNotFoundError(f"{folder} has no recorded runs; expected a folder with files *.jsonl that have some.")
+    return found
+
+
+def table(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """One row for each method, sparsity and setting of the recipe that differs between the runs, ready to print.
+
+    A score is a mean ± its standard error; a difference from a rival, of equal seeds, a mean ± the half-width of its
+    95 % confidence interval.
+
+    Args:
+        rows: recorded runs of one task.
+    """
+    task = rows[0]["task"]
+    score = SCORES[task]
+    settings = _varying(rows)
+
+    def key(row: Row) -> tuple[str, ...]:
+        return (row["method"], f"{row['sparsity']:g}", *(str(_recipe(row).get(name)) for name in settings))
+
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    shown = []
+    for values, mine in groups.items():
+        line = dict(zip(("method", "sparsity", *settings), values, strict=True))
+        if line["method"] == "fc":
+            line["sparsity"] = ""
+        line["runs"] = str(len(mine))
+        for name, of in {score.name: score.of, **_ALSO[task]}.items():
+            found = [value for row in mine if (value := of(row)) is not None]
+            whole = len(found) == len(mine)
+            line[name] = as_mean(found, score.digits if name == score.name else 2) if whole else ""
+        for rival in _RIVALS:
+            pairs = [] if line["method"] in (rival, "fc") else _paired(mine, rival, rows, settings)
+            differences = [score.of(one) - score.of(other) for one, other in pairs]
+            line[f"minus {rival}"] = as_difference(differences, score.digits) if differences else ""
+        line["links"] = f"{median(row['links'] for row in mine):,.0f}"
+        line["active neurons"] = f"{sum(row['active_neurons'] for row in mine) / len(mine):.0%}"
+        line["seconds"] = f"{median(row['seconds'] for row in mine):.0f}"
+        peaks = [row["peak_memory_mb"] for row in mine if row["peak_memory_mb"] is not None]
+        line["peak MB"] = f"{max(peaks):,}" if peaks else ""
+        shown.append(line)
+    return shown
+
+
+def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
+    """Each run with the rival's of its seed: that of the same settings, or the only one there is."""
+    pairs = []
+    for row in mine:
+        theirs = [
+            other
+            for other in rows
+            if (other["method"], other["seed"]) == (rival, row["seed"])
+            and (rival == "fc" or other["sparsity"] == row["sparsity"])  # FC has none
+        ]
+        same = [other for other in theirs if _same(other, row, settings)]
+        for chosen in (same, theirs):
+            if len(chosen) == 1:
+                pairs.append((row, chosen[0]))
+                break
+    return pairs
+
+
+def _varying(rows: Sequence[Row]) -> list[str]:
+    """Settings of the recipes that differ between runs that can be compared by them."""
+    recipes = [_recipe(row) for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row["recipe"] if name not in _HOW)
+    # Where it is not known what a setting once was, a record from before does not differ in it.
+    return [name for name in names if len({json.dumps(recipe[name]) for recipe in recipes if name in recipe}) > 1]
+
+
+def _recipe(row: Row) -> dict[str, Any]:
+    """All settings of a run, those too that its record is too old to name."""
+    return {**_ONCE.get(row["task"], {}), **row["recipe"]}
+
+
+def _same(one: Row, other: Row, settings: Sequence[str]) -> bool:
+    return all(_recipe(one).get(name) == _recipe(other).get(name) for name in settings)
+
+
+def as_mean(values: Sequence[float], digits: int) -> str:
+    """A mean ± its standard error, which a single value has not."""
+    mean, _ = mean_and_interval(values)
+    return f"{mean:.{digits}f}" + (f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def as_difference(values: Sequence[float], digits: int) -> str:
+    """A mean with its sign ± the half-width of its 95 % confidence interval."""
+    mean, interval = mean_and_interval(values)
+    return f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if len(values) > 1 else "")
+
+
+def write(folder: Path, out_dir: Path) -> Path:
+    """Write the page of a folder's recorded runs, `index.html`, which needs no other file; its path.
+
+    Nothing is trained: the same records give the same page.
+
+    Args:
+        folder: of :func:`read`.
+        out_dir: for the page.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read` does; nothing is written then.
+    """
+    comparisons = read(folder)
+    parts = [
+        "<p>Scores are means ± their standard errors; differences, run by run with equal seeds, are means ± the "
+        "half-width of their 95 % confidence interval. A difference whose interval contains 0 cannot be told from "
+        "none. Seconds are medians, of training alone.</p>"
+    ]
+    for name, rows in comparisons.items():
+        parts.append(f"<h2>{html.escape(name)}</h2>{as_html(table(rows))}")
+        parts += [_curves(name, sparsity, rows) for sparsity in sorted({row["sparsity"] for row in rows})]
+        parts.append(f"<p><small>{html.escape(_origin(rows))}</small></p>")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    page = out_dir / "index.html"
+    page.write_text(document("chts: recorded runs", "".join(parts)), encoding="utf-8")
+    return page
+
+
+def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[float, float]]]]:
+    """The learning curves of a comparison at a sparsity, as `figures.learning_curves` draws them, with those of FC.
+
+    Of several recipes, those of the first run of each method. Methods in words are left out, which have a table: their
+    names would leave no room for lines. So are runs without validation data.
+    """
+    settings = _varying(rows)
+    score = SCORES[rows[0]["task"]]
+    found: dict[str, list[list[tuple[float, float]]]] = {}
+    firsts: dict[str, Row] = {}
+    for row in rows:
+        if " with " in row["method"] or not row["validation"]:
+            continue
+        line = ", ".join([row["method"], *(setting for setting in settings if _recipe(row).get(setting) is True)])
+        first = firsts.setdefault(line, row)
+        if _same(row, first, settings) and (row["sparsity"] == sparsity or row["method"] == "fc"):
+            found.setdefault(line, []).append(score.course(row))
+    return found
+
+
+def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
+    drawn = courses(rows, sparsity)
+    if set(drawn) <= {"fc"}:
+        return ""
+    score = SCORES[rows[0]["task"]]
+    figure = figures.learning_curves(drawn, score.course_name)
+    return picture(
+        figures.to_png(figure),
+        f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(drawn)} by step; the line is the mean "
+        "over seeds, the band goes from the lowest to the highest.",
+    )
+
+
+def _origin(rows: Sequence[Row]) -> str:
+    """Where and when the runs of a comparison were made."""
+    devices = sorted({f"{row['device']['name']} ({row['device']['threads']} threads)" for row in rows})
+    revisions = sorted({row["git"][:12] for row in rows})
+    data = sorted({row["data"][:12] for row in rows})
+    days = sorted({row["finished"][:10] for row in rows})
+    torches = sorted({row["versions"]["torch"] for row in rows})
+    return (
+        f"{len(rows)} runs on {', '.join(devices)}; torch {', '.join(torches)}; data {', '.join(data)}; "
+        f"revision {', '.join(revisions)}; {' to '.join(dict.fromkeys((days[0], days[-1])))}."
+    )

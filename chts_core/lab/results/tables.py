@@ -1,0 +1,378 @@
+"""The tables of README.md and results/README.md, from records: `python -m chts_core.lab.results.tables FILE ...`.
+
+In the text each stands between `<!-- table NAME -->` and `<!-- end of table -->`, and is written anew there.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from chts_core.lab import bench
+from chts_core.lab.figures.style import EARLIER_LABELS, METHOD_LABELS
+from chts_core.lab.notebook.notebooks import as_markdown
+from chts_core.lab.results import records
+from chts_core.lab.results.paper import PAPER_MLP
+from chts_core.lab.results.report import SCORES, as_difference, as_mean
+from chts_core.lab.results.statistics import seed_differences
+from chts_core.lab.verify import drill
+
+Row = Mapping[str, Any]
+
+_NAMES = METHOD_LABELS | EARLIER_LABELS
+_OLD_CHTS = "chts/ri_zeros"
+_DIGITS_AT = (0.9, 0.95, 0.97)
+
+
+@cache
+def runs(name: str) -> tuple[Row, ...]:
+    """The recorded runs of a file of `results`, by its stem."""
+    return tuple(records.read_runs(records.results_folder() / f"{name}.jsonl"))
+
+
+@cache
+def benchmark(topic: str) -> dict[tuple[str, str], Row]:
+    """The recorded rows of a benchmark, by what was compared and with what."""
+    path = bench.folder() / "results" / f"{topic}.json"
+    return {(row["comparison"], row["rival"]): row for row in json.loads(path.read_text("utf-8"))["rows"]}
+
+
+def score(row: Row) -> float:
+    """What the runs of its task are compared by; accuracies in per cent, of the last epoch."""
+    return SCORES[row["task"]].of(row)
+
+
+def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -> list[Row]:
+    """Those of a method, at a sparsity unless it is None; FC has none."""
+    return [row for row in rows if row["method"] == method and sparsity in (None, row["sparsity"])]
+
+
+def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], float] = score) -> list[float]:
+    """A score of some runs minus that of others with the same seed."""
+    return list(seed_differences(mine, theirs, of).values())
+
+
+def best_test_epoch(row: Row) -> float:
+    """Accuracy in per cent of the epoch that the paper's code reports."""
+    return 100.0 * float(row["test"]["best"])
+
+
+def fashion_mnist() -> str:
+    """The paper's MLP on Fashion-MNIST beside the paper's figures, for methods that are the paper's."""
+    rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
+    lines = []
+    for method in ("fc", "granet", "rigl", "set"):
+        mine = of_method(rows, method)
+        lines.append(
+            {
+                "": METHOD_LABELS[method] + (", one seed" if len(mine) == 1 else ""),
+                "paper": f"{PAPER_MLP['fashion_mnist'][method][0]:.2f}",
+                "here": as_mean([best_test_epoch(row) for row in mine], 2),
+            }
+        )
+    return as_markdown(lines)
+
+
+def digits() -> str:
+    """Nine methods on the digits."""
+    rows = [row for row in runs("images") if row["dataset"] == "digits"]
+    lines = []
+    for method, name in METHOD_LABELS.items():
+        found = {share: of_method(rows, method, 0.0 if method == "fc" else share) for share in _DIGITS_AT}
+        line = {"": name} | {f"{share:.0%}": as_mean(list(map(score, found[share])), 2) for share in _DIGITS_AT}
+        if method == "fc":
+            line |= {"95%": "", "97%": ""}
+        for rival in ("set", "fc"):
+            theirs = of_method(rows, rival, 0.0 if rival == "fc" else 0.97)
+            pairs = [] if method in ("fc", rival) else differences(found[0.97], theirs)
+            line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2) if pairs else ""
+        lines.append(line)
+    found = {share: small_dense(share) for share in _DIGITS_AT}
+    line = {"": "FC, as few weights"}
+    line |= {f"{share:.0%}": as_mean(list(map(score, mine)), 2) for share, mine in found.items()}
+    for rival, sparsity in (("set", 0.97), ("fc", None)):
+        pairs = differences(found[0.97], of_method(rows, rival, sparsity))
+        line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2)
+    return as_markdown([*lines, line])
+
+
+def multi30k() -> str:
+    """Small translators of Multi30k."""
+    rows = [row for row in runs("translation") if row["dataset"] == "multi30k"]
+    lines = []
+    for share in (0.9, 0.95):
+        for method in ("fc", "set", "chts", "chtss"):
+            mine = of_method(rows, method, None if method == "fc" else share)
+            line = {"": f"{METHOD_LABELS[method]}, {share:.0%}" if method != "fc" else "FC"}
+            for name, of, digits in (("BLEU", bleu, 2), ("loss", last_loss, 3)):
+                line[name] = as_mean(list(map(of, mine)), digits)
+                for rival in ("set", "fc"):
+                    theirs = of_method(rows, rival, share if rival == "set" else None)
+                    pairs = [] if method in ("fc", rival) else differences(mine, theirs, of)
+                    line[f"{name} minus {METHOD_LABELS[rival]}"] = as_difference(pairs, digits) if pairs else ""
+            if line not in lines:
+                lines.append(line)
+    return as_markdown(lines)
+
+
+def bleu(row: Row) -> float:
+    """On the test pairs."""
+    return float(row["test"]["bleu"])
+
+
+def small_dense(sparsity: float) -> list[Row]:
+    """The runs of FC on digits with as many weights in its hidden layers as sparse networks of width 256 have."""
+    hidden = {0.9: 71, 0.95: 47, 0.97: 34}[sparsity]
+    return [row for row in runs("small_dense") if row["recipe"]["hidden"] == hidden]
+
+
+def ablation_groups() -> dict[str, list[Row]]:
+    """The runs of the ablations on digits by variant, the method in words; CHTs and CHTss as they are among them."""
+    groups: dict[str, list[Row]] = {}
+    for row in runs("ablations"):
+        groups.setdefault(row["method"], []).append(row)
+    return groups
+
+
+def as_it_is(variant: str) -> str:
+    """Which method a variant of the ablations changes."""
+    return re.split("[/ ]", variant)[0]
+
+
+def ablations() -> str:
+    """CHTs and CHTss with a choice or two changed beside the two as they are."""
+    groups = ablation_groups()
+    lines = []
+    for variant, mine in groups.items():
+        base = as_it_is(variant)
+        lines.append(
+            {
+                "variant": f"`{variant}`",
+                "accuracy": as_mean(list(map(score, mine)), 2),
+                "difference": "" if variant == base else as_difference(differences(mine, groups[base]), 2),
+                "active": f"{sum(row['active_neurons'] for row in mine) / len(mine):.0%}",
+            }
+        )
+    return as_markdown(lines)
+
+
+def number_words() -> str:
+    """What removes links, and the weight that they come back with, in a small translator."""
+    rows = [*runs("number_words"), *(row for row in runs("translation") if row["dataset"] == "number_words")]
+    lines = []
+    for variant in dict.fromkeys(("chts", *(row["method"] for row in runs("number_words")))):
+        line = {"variant": f"`{variant}`"}
+        for sparsity in (0.9, 0.95):
+            mine, base = of_method(rows, variant, sparsity), of_method(rows, "chts", sparsity)
+            line[f"loss at {sparsity:.0%}"] = as_mean(list(map(last_loss, mine)), 4)
+            line[f"minus CHTs, {sparsity:.0%}"] = (
+                "" if variant == "chts" else as_difference(differences(mine, base, last_loss), 4)
+            )
+            line[f"exact at {sparsity:.0%}"] = as_mean([row["test"]["exact"] for row in mine], 2)
+        lines.append(line)
+    return as_markdown(lines)
+
+
+def last_loss(row: Row) -> float:
+    """On the validation data, in nats."""
+    return float(row["validation"][-1]["loss"])
+
+
+_TURNOVERS = {"chts": "ζ from 0.3", "chts/paper_llama": "ζ from 0.1"}
+
+
+def llama_warmup() -> str:
+    """Turnovers of a small language model, with a warm-up after each update and without."""
+    lines = []
+    for method, name in _TURNOVERS.items():
+        line = {"validation loss": name}
+        for steps in (0, 2):
+            mine = [row for row in runs("llama_warmup") if row["recipe"]["iterative_warmup"] == steps]
+            line[f"warm-up of {steps} steps"] = as_mean(list(map(last_loss, of_method(mine, method))), 3)
+        lines.append(line)
+    return as_markdown(lines)
+
+
+def update_warmup(rows: Sequence[Row]) -> str:
+    """What updates of the topology do to the loss of a small language model, by the warm-up after them.
+
+    Means ± standard errors over the seeds; of a seed, the mean over its updates.
+
+    Args:
+        rows: recorded runs with `watch_updates`.
+    """
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], _warmup(row["recipe"])), []).append(row)
+    lines = []
+    for (method, warmup), mine in groups.items():
+        lines.append(
+            {
+                "turnover": _TURNOVERS.get(method, f"`{method}`"),
+                "warm-up": warmup,
+                "jump of the loss by an update": as_mean([jump(row, "after") for row in mine], 4),
+                "one step later": as_mean([jump(row, "next") for row in mine], 4),
+                "validation loss": as_mean(list(map(last_loss, mine)), 3),
+            }
+        )
+    return as_markdown(lines)
+
+
+def jump(row: Row, until: str) -> float:
+    """By how many nats the loss rises around an update of the topology, the mean over those of a run.
+
+    Args:
+        row: a recorded run with `watch_updates`.
+        until: "after" the update, or "next", one step of the optimizer later.
+    """
+    return fmean(update[until] - update["before"] for update in row["updates"] if update[until] is not None)
+
+
+def _warmup(recipe: Row) -> str:
+    """The warm-ups after an update that a recipe has, in words."""
+    kinds = {"iterative_warmup": "of all weights", "link_warmup": "of new links"}
+    found = [f"{words}, {recipe[name]} steps" for name, words in kinds.items() if recipe[name]]
+    return " and ".join(found) or "none"
+
+
+def _rates(size: str, methods: Sequence[str]) -> str:
+    """Validation losses by learning rate, one run each."""
+    found: dict[float, dict[str, float]] = {}
+    for row in runs("language_rates"):
+        recipe = row["recipe"]
+        if recipe["size"] == size and recipe["dense_learning_rate"] in (None, recipe["learning_rate"]):
+            found.setdefault(recipe["learning_rate"], {})[row["method"]] = score(row)
+    return as_markdown(
+        [
+            {"rate": f"{rate:g}"}
+            | {_NAMES[method]: f"{losses[method]:.3f}" if method in losses else "" for method in methods}
+            for rate, losses in sorted(found.items())
+        ]
+    )
+
+
+def first_weights() -> str:
+    """Losses after a short run from two kinds of first weights."""
+    rows = [row for row in runs("language_rates") if row["recipe"]["steps"] == 120]
+    words = {None: "1 in the embedding, inputs^-½ elsewhere", 0.02: "0.02 everywhere (`-s deviation 0.02`)"}
+    lines = []
+    for deviation, name in words.items():
+        losses = {row["method"]: score(row) for row in rows if row["recipe"]["deviation"] == deviation}
+        chts = {f"{_NAMES[_OLD_CHTS]}, 90 %": f"{losses[_OLD_CHTS]:.3f}"}
+        lines.append({"loss after 120 steps": name, "FC": f"{losses['fc']:.3f}"} | chts)
+    return as_markdown(lines)
+
+
+def _times(ratio: float) -> str:
+    """A ratio to two digits; in bold where it is a loss."""
+    written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+    return f"**{written}×**" if ratio < 1 else f"{written}×"
+
+
+def regrowth() -> str:
+    """How much faster links are drawn than from a score matrix."""
+    lines: dict[str, dict[str, str]] = {}
+    for (comparison, rival), row in benchmark("regrowth").items():
+        shape, share = re.search(r"(\d+×\d+) at (\d+)%", comparison).groups()  # type: ignore[union-attr]
+        assert rival == "dense CH2-L3n + torch.multinomial"
+        title = "regrowth, `sample_links` against dense CH2-L3n and `torch.multinomial`"
+        lines.setdefault(shape, {title: shape})[f"{share} %"] = _times(row["times_faster"])
+    return as_markdown(list(lines.values()))
+
+
+def layers() -> str:
+    """One sparse layer against a dense one and against another library's."""
+    rivals = {"against `nn.Linear`": "nn.Linear", "against sparselab 0.2.2": "sparselab.SparseLinear"}
+    # Densities below 30 % have a line, and the others have another.
+    shapes: dict[tuple[str, bool], list[str]] = {}
+    for comparison, _ in benchmark("layer"):
+        shape, share = re.search(r"(\d+×\d+, \d+ samples), (\d+)%", comparison).groups()  # type: ignore[union-attr]
+        shares = shapes.setdefault((shape, int(share) < 30), [])
+        shares += [share] if share not in shares else []
+    lines = []
+    for (shape, _), shares in shapes.items():
+        line = {"one layer, forward and backward": f"{shape}, {' / '.join(f'{share} %' for share in shares)}"}
+        for place, (title, rival) in enumerate(rivals.items()):
+            # A column for each rival that is called the same, but for a blank that is not seen.
+            for name, prefix in ((title, ""), ("by rows" + " " * place, "the same by rows: ")):
+                ratios = [
+                    benchmark("layer")[f"{prefix}{shape}, {share}% on cpu", rival]["times_faster"] for share in shares
+                ]
+                line[name] = " / ".join(map(_times, ratios))
+        lines.append(line)
+    return as_markdown(lines)
+
+
+def faults() -> str:
+    """How often runs of each scenario were killed or else disturbed, and how many ended as one in peace."""
+    found: dict[str, list[Row]] = {}
+    for row in _recorded_faults():
+        if row["fault"] != "input":
+            found.setdefault(row["scenario"], []).append(row)
+    lines = []
+    columns = {
+        "killed": "killed",
+        "no space for a checkpoint": "no space",
+        "full disk": "full disk",
+        "read-only folder": "read-only",
+        "clock jumps": "clock",
+    }
+    for scenario, rows in found.items():
+        line = {"training": scenario}
+        for name, fault in columns.items():
+            of = [row for row in rows if row["fault"] == fault]
+            line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"
+        line["hours jumped"] = f"{sum(row.get('hours', 0) for row in rows):,}"
+        lines.append(line)
+    return as_markdown(lines)
+
+
+def inputs() -> str:
+    """How many of the files that are not what they should be were refused, by what they were to be."""
+    found: dict[str, list[Row]] = {}
+    for row in _recorded_faults():
+        if row["fault"] == "input":
+            found.setdefault(row["scenario"], []).append(row)
+    counts = {kind: f"{sum(map(drill.survived, rows))} of {len(rows)}" for kind, rows in found.items()}
+    return as_markdown([{"files": "refused"} | counts])
+
+
+def _recorded_faults() -> list[Row]:
+    return [*records.read_lines(records.results_folder() / "faults.jsonl")]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+    "ablations": ablations,
+    "number_words": number_words,
+    "multi30k": multi30k,
+    "llama_warmup": llama_warmup,
+    "update_warmup": lambda: update_warmup(runs("update_warmup")),
+    "rates_tiny": lambda: _rates("tiny", ("fc", _OLD_CHTS, "set", "granet")),
+    "rates_small": lambda: _rates("small", ("fc", *EARLIER_LABELS, "set", "rigl", "granet")),
+    "first_weights": first_weights,
+    "faults": faults,
+    "inputs": inputs,
+    "regrowth": regrowth,
+    "layers": layers,
+}
+BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """A text with its tables written anew.
+
+    Raises:
+        KeyError: for a table that there is not.
+    """
+    return BLOCK.sub(lambda found: f"<!-- table {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end of table -->\n", text)
+
+
+if __name__ == "__main__":
+    for given in map(Path, sys.argv[1:]):
+        given.write_text(filled(given.read_text("utf-8")), encoding="utf-8")

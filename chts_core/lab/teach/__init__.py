@@ -1,0 +1,1 @@
+"""For a class: assignments, grading, slides and plans."""

@@ -1,0 +1,95 @@
+"""Plans of teaching, with what each part was measured to run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.notebooks import as_markdown
+
+_PROFILES = ("binder", "laptop")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some minutes of class; `stage` is the number of the notebook that is open, or ""."""
+
+    minutes: int
+    what: str
+    stage: str = ""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is done without a longer break."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+    @property
+    def minutes(self) -> int:
+        """Of class."""
+        return sum(part.minutes for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A syllabus: `name` is that of its file, `audience` whom it is for."""
+
+    name: str
+    title: str
+    audience: str
+    sessions: tuple[Session, ...]
+
+
+def plans() -> list[Plan]:
+    """All plans, as notebooks/teaching/plans.yaml has them."""
+    text = (notebooks.folder() / "teaching" / "plans.yaml").read_text("utf-8")
+    return [
+        Plan(
+            name,
+            plan["title"],
+            plan["for"],
+            tuple(
+                Session(session["title"], tuple(Part(**part) for part in session["parts"]))
+                for session in plan["sessions"]
+            ),
+        )
+        for name, plan in yaml.safe_load(text).items()
+    ]
+
+
+def as_page(plan: Plan) -> str:
+    """A plan in Markdown: a table for each session, on the clock, with what its notebooks were measured to run."""
+    lines = [
+        f"# {plan.title}\n",
+        f"For {plan.audience}.\n",
+        f"Runs were measured on two cores, at the profiles `{'` and `'.join(_PROFILES)}`; a notebook is started before "
+        "its part and has finished when it is needed.\n",
+    ]
+    for session in plan.sessions:
+        lines.append(f"## {session.title}\n")
+        lines.append(f"{as_markdown(list(_rows(session)))}\n")
+    return "\n".join(lines)
+
+
+def _rows(session: Session) -> Iterator[dict[str, str]]:
+    clock = 0
+    for part in session.parts:
+        end = clock + part.minutes
+        yield {
+            "minutes": f"{clock}–{end}",
+            "stage": part.stage or "–",
+            "what": part.what,
+            "runs (min)": " / ".join(f"{minutes:g}" for minutes in running(part)) or "–",
+        }
+        clock = end
+
+
+def running(part: Part) -> list[float]:
+    """The minutes that the notebook of a part was measured to run, at each profile of the page; none without one."""
+    if not part.stage:
+        return []
+    stem = notebooks.find(part.stage).stem
+    return [float(notebooks.profile_settings(stem, profile)["minutes"]) for profile in _PROFILES]

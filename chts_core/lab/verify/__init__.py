@@ -1,0 +1,1 @@
+"""Checks: conformance of the methods, drills, wrong files, injected bugs."""

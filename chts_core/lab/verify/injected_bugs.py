@@ -1,0 +1,353 @@
+"""Runs that are broken on purpose, each by one defect that sparse training has had elsewhere, and healthy ones.
+
+    with faults.stale_moments(sparsifier):
+        ...train...
+
+    patient = faults.run(task, "chtss", 0.9, "stale moments", hidden=64, epochs=10)
+
+A fault lasts as long as its block; what it has done to the weights stays.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from chts_core import schedules
+from chts_core.budget import Budget
+from chts_core.choices import Regrowth
+from chts_core.engine.weights import MaskedWeight, zero_absent
+from chts_core.lab.data import ImageData
+from chts_core.lab.models import mlp
+from chts_core.link_prediction import PREDICTORS
+from chts_core.methods import Method
+from chts_core.schedules import Timeline
+from chts_core.sparsifier import Sparsifier
+from chts_core.tools.audit import REGROWN, Auditor, Finding, moments
+
+# --- the faults ---
+
+
+@contextmanager
+def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
+    """The weights follow the mask, but the optimizer's state of a removed link is kept, and moves it when it is back.
+
+    Raises:
+        ValueError: for a layer that stores its links alone.
+    """
+
+    def rewire_weight_alone(name: str, weight: MaskedWeight) -> Callable[[Tensor, Tensor], None]:
+        right = weight.rewire
+
+        def rewire(survivors: Tensor, mask: Tensor) -> None:
+            kept = [(state, state.clone()) for state in moments(sparsifier, name).values()]
+            right(survivors, mask)
+            for state, before in kept:
+                state.copy_(before)
+
+        return rewire
+
+    def clear_weight_alone(weight: MaskedWeight) -> Callable[[bool], None]:
+        return lambda _: zero_absent(weight.parameter.data, weight.mask)
+
+    with ExitStack() as stack:
+        for name, weight in _masked(sparsifier).items():
+            stack.enter_context(patch.object(weight, "rewire", rewire_weight_alone(name, weight)))
+            stack.enter_context(patch.object(weight, "clear_absent", clear_weight_alone(weight)))
+        yield
+
+
+@contextmanager
+def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
+    """The mask is applied at updates alone: between them, the gradient of absent links revives their weights.
+
+    Raises:
+        ValueError: for a layer that stores its links alone.
+    """
+
+    def let_through(weight: MaskedWeight, stack: ExitStack) -> None:
+        # The Sparsifier's own hook on the same gradient came first, and zeroed what is absent.
+        dense: list[Tensor] = []
+
+        def keep(gradient: Tensor) -> None:
+            dense.append(gradient.clone())
+
+        def put_back(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            parameter.grad += dense.pop().masked_fill(weight.mask, 0)
+
+        stack.callback(weight.parameter.register_hook(keep).remove)
+        stack.callback(weight.parameter.register_post_accumulate_grad_hook(put_back).remove)
+
+    with ExitStack() as stack:
+        for weight in _masked(sparsifier).values():
+            let_through(weight, stack)
+            stack.enter_context(patch.object(weight, "clear_absent", lambda _: None))
+        yield
+
+
+@contextmanager
+def collapsed_layer(sparsifier: Sparsifier, at: float = 0.4) -> Iterator[None]:
+    """The schedule of the layer in the middle falls to no link.
+
+    Args:
+        at: when, as a fraction of the run.
+    """
+    names = list(sparsifier.network.parts)
+    budget = _Collapsing(
+        *_settings(sparsifier.progress.budget),
+        layer=names[len(names) // 2],
+        step=round(at * sparsifier.timeline.total_steps),
+    )
+    with patch.object(sparsifier.progress, "budget", budget):
+        yield
+
+
+@contextmanager
+def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
+    """The density decays until the run ends, but the updates that carry it out stop before.
+
+    Raises:
+        ValueError: if the density does not fall in the run.
+    """
+    right = sparsifier.progress.budget
+    initial, final = right.at(0), right.at(right.timeline.total_steps)
+    if initial >= final:
+        raise ValueError(
+            f"the sparsity is {initial} from the start and {final} at the end, so no decay can outlive the "
+            "updates; choose a method that decays, such as 'chtss', and a final sparsity above its initial one."
+        )
+    with patch.object(sparsifier.progress, "budget", _Outliving(*_settings(right), initial=initial)):
+        yield
+
+
+@contextmanager
+def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
+    """Regrowth takes every link whose CH2-L3n score reaches that of the last one wanted; in bfloat16 many tie."""
+    with _regrowing(sparsifier, _ThresholdWithTies):
+        yield
+
+
+@contextmanager
+def top_regrowth(sparsifier: Sparsifier) -> Iterator[None]:
+    """Regrowth that is called soft takes the highest CH2-L3n scores: what it regrows does not depend on the seed."""
+    with _regrowing(sparsifier, _Top):
+        yield
+
+
+Fault = Callable[[Sparsifier], AbstractContextManager[None]]
+
+FAULTS: Mapping[str, Fault] = {
+    "stale moments": stale_moments,
+    "forgotten mask": forgotten_mask,
+    "collapsed layer": collapsed_layer,
+    "outliving decay": outliving_decay,
+    "threshold with ties": threshold_with_ties,
+}
+
+# The checks that find a fault: all of them, and no other.
+SIGNATURES: Mapping[str, frozenset[str]] = {
+    "stale moments": frozenset({"absent moments", REGROWN}),
+    "forgotten mask": frozenset({"absent weights", "absent moments"}),
+    "collapsed layer": frozenset({"collapse"}),
+    "outliving decay": frozenset({"density"}),
+    "threshold with ties": frozenset({"links"}),
+}
+
+
+def drawn(seed: int) -> str:
+    """The name of a fault, which the seed decides."""
+    return random.Random(seed).choice(list(FAULTS))
+
+
+def contradiction(diagnosis: str, findings: Sequence[Finding]) -> str | None:
+    """What speaks against a diagnosis; None if the findings are those of the fault.
+
+    Args:
+        diagnosis: a name in `FAULTS`.
+        findings: of an Auditor that saw the whole run.
+
+    Raises:
+        ValueError: for an unknown fault.
+    """
+    if diagnosis not in SIGNATURES:
+        raise ValueError(f"the diagnosis is {diagnosis!r}; expected one of {', '.join(map(repr, SIGNATURES))}.")
+    found = {finding.check for finding in findings}
+    for check in sorted(found - SIGNATURES[diagnosis]):
+        finding = next(finding for finding in findings if finding.check == check)
+        evidence = re.split(r"; |: |\. ", finding.message)[0]  # not what to do about it
+        return f"{diagnosis!r} does not explain this, in layer {finding.layer}: {evidence}."
+    missing = sorted(SIGNATURES[diagnosis] - found)
+    if missing:
+        return f"{diagnosis!r} would show in the check {missing[0]!r}, which finds nothing here."
+    return None
+
+
+# --- runs ---
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A run, as it was left after its last step, and what was noted at its bed.
+
+    loss: by step.
+    nonzero: share of the sparse layers' weights that are not zero, by step, just before the model computes.
+    density: share of their links that the masks have, by step, likewise.
+    findings: of an Auditor that looked after every step.
+    """
+
+    model: nn.Sequential
+    optimizer: torch.optim.Optimizer
+    sparsifier: Sparsifier
+    loss: list[float]
+    nonzero: list[float]
+    density: list[float]
+    findings: list[Finding]
+
+    @property
+    def checks(self) -> frozenset[str]:
+        """Names of the checks that found something."""
+        return frozenset(finding.check for finding in self.findings)
+
+
+def run(
+    data: ImageData,
+    method: str | Method,
+    sparsity: float,
+    fault: str | Fault | None = None,
+    *,
+    hidden: int = 64,
+    epochs: int = 10,
+    updates_per_epoch: int = 4,
+    seed: int = 0,
+    weight_seed: int = 0,
+    initial_masks: Mapping[str, Tensor] | None = None,
+) -> Patient:
+    """Train an MLP of three sparse hidden layers by SGD with momentum, healthy or with a fault from the first step on.
+
+    Args:
+        data: an image task, on the CPU.
+        method, sparsity: of the Sparsifier.
+        fault: a name in `FAULTS` or a function like those; None for a healthy run.
+        hidden: units per hidden layer.
+        epochs: passes over the training images, in batches of 32.
+        updates_per_epoch: how often the topology is updated.
+        seed: of the topology.
+        weight_seed: of the initial weights and the order of the images.
+        initial_masks: of the Sparsifier.
+
+    Raises:
+        ValueError: for an unknown fault, or settings that do not fit together.
+    """
+    if isinstance(fault, str) and fault not in FAULTS:
+        raise ValueError(f"fault is {fault!r}; expected one of {', '.join(map(repr, FAULTS))}, a function or None.")
+    generator = torch.Generator().manual_seed(weight_seed)
+    model = mlp(data.features, hidden, data.classes, layers=3, generator=generator)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    update_every = len(data.train.labels) // 32 // updates_per_epoch
+    batches = update_every * updates_per_epoch
+    sparsifier = Sparsifier(
+        model,
+        optimizer,
+        method,
+        sparsity,
+        total_steps=epochs * batches,
+        update_every=update_every,
+        seed=seed,
+        initial_masks=initial_masks,
+    )
+    sparsifier.rescale_weights()
+    auditor = Auditor(sparsifier)
+    patient = Patient(model, optimizer, sparsifier, [], [], [], auditor.findings)
+    break_it = FAULTS[fault] if isinstance(fault, str) else fault
+    with nullcontext() if break_it is None else break_it(sparsifier):
+        for _ in range(epochs):
+            order = torch.randperm(len(data.train.labels), generator=generator)
+            for batch in order[: batches * 32].split(32):
+                patient.nonzero.append(_nonzero(sparsifier))
+                patient.density.append(sparsifier.density())
+                loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                sparsifier.step()
+                auditor.check()
+                patient.loss.append(loss.item())
+    return patient
+
+
+def _nonzero(sparsifier: Sparsifier) -> float:
+    weights = [weight.dense() for weight in sparsifier.network.weights.values()]
+    return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+# --- what the faults are made of ---
+
+
+class _Unchecked(Budget):
+    """A budget that is not refused, however little sense it makes."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Collapsing(_Unchecked):
+    layer: str = ""
+    step: int = 0
+
+    def links(self, step: int) -> dict[str, int]:
+        links = super().links(step)
+        return links | {self.layer: 0} if step >= self.step else links
+
+
+@dataclass(frozen=True)
+class _Outliving(_Unchecked):
+    initial: float = 0.0
+
+    def at(self, step: int) -> float:
+        return schedules.sigmoid_sparsity(step, 0, self.timeline.total_steps, self.initial, self.sparsity)
+
+
+@dataclass(frozen=True)
+class _ThresholdWithTies(Regrowth):
+    def __call__(self, mask: Tensor, num: int, *_: object, **__: object) -> Tensor:
+        scores = PREDICTORS["ch2_l3n"](mask).bfloat16().masked_fill(mask, -1)
+        return scores >= scores.flatten().topk(num).values[-1] if num else torch.zeros_like(mask)
+
+
+@dataclass(frozen=True)
+class _Top(Regrowth):
+    def __call__(self, mask: Tensor, num: int, *_: object, **__: object) -> Tensor:
+        scores = PREDICTORS["ch2_l3n"](mask).masked_fill(mask, -1).flatten()
+        highest = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
+        highest[scores.topk(num).indices] = True
+        return highest.view(mask.shape)
+
+
+def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextManager[object]:
+    """Let another rule regrow for a while."""
+    regrowth = sparsifier.method.regrowth
+    wrong = rule(regrowth.score, regrowth.soft, regrowth.history)
+    return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))
+
+
+def _settings(budget: Budget) -> tuple[Method, float, Timeline, Mapping[str, tuple[int, int]], str]:
+    return budget.method, budget.sparsity, budget.timeline, budget.shapes, budget.distribution
+
+
+def _masked(sparsifier: Sparsifier) -> dict[str, MaskedWeight]:
+    weights = {name: weight for name, weight in sparsifier.network.weights.items() if isinstance(weight, MaskedWeight)}
+    alone = sparsifier.network.weights.keys() - weights.keys()
+    if alone:
+        raise ValueError(
+            f"the layers {', '.join(sorted(alone))} store their links alone and have nothing outside them that this "
+            "fault could leave; choose execution='masked'."
+        )
+    return weights

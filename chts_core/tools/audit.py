@@ -1,0 +1,264 @@
+"""Is a sparse training run in order? Looks at a Sparsifier between steps and says what is wrong, with numbers.
+
+    findings = audit(sparsifier)          # at rest, any time between steps
+
+    auditor = Auditor(sparsifier)         # or along the run: it also sees what an update has just regrown
+    ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
+
+Nothing is changed. What is checked is written from what must hold, not from how the Sparsifier does it, so that a slip
+there shows here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chts_core.engine import weights
+from chts_core.engine.weights import LinkWeight, Weight, first_value
+from chts_core.percolation import percolate
+from chts_core.sparsifier import Sparsifier
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong.
+
+    check: which check found it, a name in `CHECKS` or `REGROWN`.
+    layer: the name of the weight, or of its part where heads or packed projections count by themselves.
+    message: what was found and expected, in numbers, and what to do.
+    """
+
+    check: str
+    layer: str
+    message: str
+
+
+def audit(sparsifier: Sparsifier) -> list[Finding]:
+    """All that is wrong with a run at this moment, between steps; empty if nothing is.
+
+    A layer that stores its links alone has nothing outside them, so the first two checks find nothing there.
+    """
+    return [finding for check in CHECKS.values() for finding in check(sparsifier)]
+
+
+class Auditor:
+    """Audits a run after every step, and whether what was regrown starts from zero.
+
+        auditor = Auditor(sparsifier)     # before the first step
+        for batch in batches:
+            loss(batch).backward(); optimizer.step(); sparsifier.step(); auditor.check(); optimizer.zero_grad()
+
+    It remembers the links there were, which tells which of them an update brought.
+
+    Attributes:
+        findings: all so far; one of each check and layer, the first.
+    """
+
+    def __init__(self, sparsifier: Sparsifier) -> None:
+        self.findings: list[Finding] = []
+        self._sparsifier = sparsifier
+        self._steps = sparsifier.steps
+        self._masks = _copies(sparsifier)
+
+    def check(self) -> list[Finding]:
+        """Audit the run; call it after every `sparsifier.step()`.
+
+        Returns:
+            The findings of a check and layer that had none before.
+
+        Raises:
+            RuntimeError: if a step was left out, so that what was regrown has been trained since.
+        """
+        steps = self._sparsifier.steps
+        if steps not in (self._steps, self._steps + 1):
+            raise RuntimeError(
+                f"the Sparsifier is at step {steps} but the last check came after step {self._steps}; "
+                "call check() after every step, or build a new Auditor where a run goes on."
+            )
+        found = audit(self._sparsifier)
+        if steps > self._steps:
+            found += _regrown_links(self._sparsifier, self._masks)
+            self._steps, self._masks = steps, _copies(self._sparsifier)
+        known = {(finding.check, finding.layer) for finding in self.findings}
+        new = [finding for finding in found if (finding.check, finding.layer) not in known]
+        self.findings += new
+        return new
+
+
+def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
+    """What the optimizer keeps for each element of a sparse weight, such as its momentum, by the optimizer's key.
+
+    Args:
+        name: a key of `Sparsifier.masks`.
+
+    Returns:
+        Tensors shaped like what the optimizer holds: the weight, or one value per link where those are stored alone.
+    """
+    return dict(weights.moments(sparsifier.optimizer, sparsifier.network.weights[name].parameter))
+
+
+# --- the checks ---
+
+
+def _absent_weights(sparsifier: Sparsifier) -> Iterator[Finding]:
+    for name, weight in _dense(sparsifier):
+        count, largest = _outside(weight.parameter.detach(), weight.mask)
+        if count:
+            yield Finding(
+                "absent weights",
+                name,
+                f"{count} of {int((~weight.mask).sum())} absent links have a weight, up to {largest:.2g}, after step "
+                f"{sparsifier.steps}; expected 0 in all. The model computes with links it does not have: zero the "
+                "weight outside the mask after every optimizer step.",
+            )
+
+
+def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
+    for name, weight in _dense(sparsifier):
+        for key, state in moments(sparsifier, name).items():
+            count, largest = _outside(state, weight.mask)
+            if count:
+                yield Finding(
+                    "absent moments",
+                    name,
+                    f"{count} of {int((~weight.mask).sum())} absent links have an optimizer state {key}, up to "
+                    f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. It would move a link that comes "
+                    "back: zero the optimizer's state of links when they are removed, and the gradient of absent ones.",
+                )
+                break  # the states of a weight go wrong together
+
+
+def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
+    expected = sparsifier.progress.expected_links()
+    for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
+        found = int(mask.count_nonzero())
+        if found != expected[name]:
+            yield Finding(
+                "links",
+                name,
+                f"{found} links after step {sparsifier.steps}; expected exactly {expected[name]}, which is "
+                f"{found - expected[name]:+}. Take so many by their rank; a threshold takes all that tie with it.",
+            )
+
+
+def _collapse(sparsifier: Sparsifier) -> Iterator[Finding]:
+    masks = sparsifier.network.by_layer(sparsifier.masks)
+    for name, mask in percolate(masks, sparsifier.network.graph).items():
+        links = int(masks[name].count_nonzero())
+        if links == 0:
+            problem = f"no link is left of {mask.numel()} possible ones"
+        elif not mask.any():
+            problem = f"none of its {links} links lies on a path from the inputs to the outputs, no neuron is active"
+        else:
+            continue
+        yield Finding(
+            "collapse",
+            name,
+            f"{problem} after step {sparsifier.steps}: no signal passes. Lower the sparsity, widen the layer, or look "
+            "at its schedule: chts.plan shows the links of every layer at every stage.",
+        )
+
+
+def _density(sparsifier: Sparsifier) -> Iterator[Finding]:
+    budget, last = sparsifier.progress.budget, sparsifier.timeline.last_update
+    if sparsifier.steps < last or sparsifier.update_due:
+        return
+    scheduled, final = budget.links(sparsifier.progress.updated_at), budget.links(sparsifier.timeline.total_steps)
+    for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
+        found, size = int(mask.count_nonzero()), mask.numel()
+        if found == scheduled[name] > final[name]:  # another number of links than scheduled is another fault
+            yield Finding(
+                "density",
+                name,
+                f"density {found / size:.2%} after step {sparsifier.steps}; expected {final[name] / size:.2%}, and no "
+                f"update comes after step {last}. The decay outlives the updates: end it at one of them.",
+            )
+
+
+def _finite(sparsifier: Sparsifier) -> Iterator[Finding]:
+    for name, weight in sparsifier.network.weights.items():
+        count = int((~weight.parameter.detach().isfinite()).count_nonzero())
+        if count:
+            yield Finding(
+                "finite",
+                name,
+                f"{count} of {weight.parameter.numel()} weights are infinite or NaN after step {sparsifier.steps}; go "
+                "back to a checkpoint and lower the learning rate, or clip the gradient.",
+            )
+
+
+CHECKS: Mapping[str, Callable[[Sparsifier], Iterator[Finding]]] = {
+    "absent weights": _absent_weights,
+    "absent moments": _absent_moments,
+    "links": _number_of_links,
+    "collapse": _collapse,
+    "density": _density,
+    "finite": _finite,
+}
+# The check that needs an Auditor.
+REGROWN = "regrown links"
+
+
+def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """Right after an update: which of the links it regrew do not start from zero.
+
+    Those that were absent before are known one by one. Those that were removed and regrown at once look as if they had
+    stayed; of them the number is known, and so many links that stayed must be at zero.
+    """
+    old, new = sparsifier.network.by_part(before), sparsifier.network.by_part(sparsifier.masks)
+    at_zero = sparsifier.network.by_part({name: _at_zero(sparsifier, name) for name in sparsifier.masks})
+    for row in reversed(sparsifier.history):
+        if row["step"] != sparsifier.steps:
+            break
+        name = row["layer"]
+        came = new[name] & ~old[name]
+        returned = row["regrown"] - int(came.count_nonzero())
+        stayed_at_zero = int((new[name] & old[name] & at_zero[name]).count_nonzero())
+        stale = int((came & ~at_zero[name]).count_nonzero()) + max(returned - stayed_at_zero, 0)
+        if stale:
+            past = "an optimizer state" if sparsifier.method.regrowth.history else "a weight or an optimizer state"
+            yield Finding(
+                REGROWN,
+                name,
+                f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
+                f"{past} of their past. Zero it for every link that an update removes or regrows, also where it comes "
+                "back at once.",
+            )
+
+
+def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
+    """Boolean (out_features, in_features): where the optimizer's state is as it begins, and the weight is zero.
+
+    A method that gives links their past weight back answers for the state alone.
+    """
+    weight = sparsifier.network.weights[name]
+    zero = torch.ones(weight.parameter.shape, dtype=torch.bool, device=weight.parameter.device)
+    for key, state in moments(sparsifier, name).items():
+        zero &= state == first_value(sparsifier.optimizer, weight.parameter, key)
+    if not sparsifier.method.regrowth.history:
+        zero &= weight.parameter.detach() == 0
+    if isinstance(weight, LinkWeight):
+        placed = torch.ones(weight.shape, dtype=torch.bool, device=zero.device)
+        placed.view(-1)[weight.layer.links.positions()] = zero
+        return placed
+    return zero
+
+
+def _dense(sparsifier: Sparsifier) -> Iterator[tuple[str, Weight]]:
+    """The weights that have room for absent links."""
+    for name, weight in sparsifier.network.weights.items():
+        if not isinstance(weight, LinkWeight):
+            yield name, weight
+
+
+def _outside(tensor: Tensor, mask: Tensor) -> tuple[int, float]:
+    """How many elements outside a mask are not zero, and the largest magnitude among them."""
+    absent = tensor[~mask]
+    count = int(absent.count_nonzero())
+    return count, float(absent.abs().max()) if count else 0.0
+
+
+def _copies(sparsifier: Sparsifier) -> dict[str, Tensor]:
+    return {name: mask.clone() for name, mask in sparsifier.masks.items()}

@@ -1,0 +1,191 @@
+"""Sparse training in a Hugging Face `Trainer`: `Trainer(..., callbacks=[SparsifierCallback("chts", 0.9)])`."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from chts_core.engine.layers import unwrap
+from chts_core.engine.sharding import whole
+from chts_core.methods import Method
+from chts_core.sparsifier import Sparsifier
+
+FILE_NAME = "sparsifier.pt"
+
+# Under this name a checkpoint's own place is in the Trainer's state, which it saves and loads.
+_PLACE = "chts"
+
+
+class SparsifierCallback(TrainerCallback):
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, steps it, saves and resumes it.
+
+    Every checkpoint of the Trainer holds the Sparsifier's state, in `sparsifier.pt`; `resume_from_checkpoint` goes on
+    from it to the same masks. Where the Trainer has more steps than the run that saved it, such as more epochs, the
+    schedule is that of all steps from there on, but no layer gains links
+    (:meth:`chts_core.Sparsifier.load_state_dict`); with the old number as `total_steps` the old schedule stays.
+
+    Training that begins again on the same model, as `train()` does when called twice, and `auto_find_batch_size` after
+    each try, begins a new schedule from the links that there are; these are neither drawn nor rescaled anew.
+
+    With `load_best_model_at_end` the run ends with the masks of the best checkpoint. It warns if the density is above
+    the one asked for, because the best or last step came before the end of the schedule.
+
+    The Trainer's `log_history` has `density`, the share of active neurons `anp` and the share of links that were ever
+    active `itop` in each row.
+
+    Args:
+        method, sparsity, settings: of the Sparsifier; `total_steps` is the Trainer's unless given.
+        rescale: call `rescale_weights()` before a fresh model is trained; not for pretrained weights.
+        checkpoint: the folder that training resumes from, where that has been moved out of the Trainer's `output_dir`.
+
+    Raises:
+        ValueError: for an execution other than "masked".
+
+    Attributes:
+        sparsifier: once training has begun.
+    """
+
+    def __init__(
+        self,
+        method: str | Method = "chts",
+        sparsity: float = 0.9,
+        *,
+        rescale: bool = False,
+        checkpoint: str | Path | None = None,
+        **settings: Any,
+    ) -> None:
+        if settings.get("execution", "masked") != "masked":
+            raise ValueError(
+                f"execution is {settings['execution']!r}; the Trainer loads its checkpoints before layers that store "
+                "their links alone are there, so that only 'masked' works with it."
+            )
+        self.sparsifier: Sparsifier | None = None
+        self._settings = {"method": method, "sparsity": sparsity, **settings}
+        self._rescale = rescale
+        self._checkpoint = checkpoint
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach to the model and the optimizer, and load the state of the checkpoint that training resumes from."""
+        model: nn.Module = kwargs["model"]
+        # Accelerate's wrapper hides which optimizer it is.
+        optimizer: torch.optim.Optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
+        settings = {"total_steps": state.max_steps} | self._settings
+        ours = self.sparsifier is not None and self.sparsifier.network.model is unwrap(model)
+        begun = self.sparsifier if ours else None
+        saved = torch.load(self._find(args, state), weights_only=True) if state.global_step > 0 else None
+        # A try after running out of memory begins anew, but the weights are those of the last try.
+        if begun is not None and not (saved is not None and _fit(model, saved["masks"])):
+            anew = {"steps": state.global_step, "stopped": [], "postponed": []}
+            history = [row for row in begun.history if row["step"] <= state.global_step]
+            settings |= {"resume_from": begun.state_dict() | anew | {"history": history}, "reschedule": True}
+        elif saved is not None:
+            longer = saved["total_steps"] != settings["total_steps"]
+            if longer and "total_steps" not in self._settings:
+                warnings.warn(
+                    f"training resumes from a run of {saved['total_steps']} steps and has {state.max_steps}: the "
+                    f"schedule is that of {state.max_steps} steps from step {state.global_step} on, but no layer gains "
+                    f"links. To keep the old one, pass total_steps={saved['total_steps']} to the callback.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            settings |= {"resume_from": saved, "reschedule": longer}
+        self.sparsifier = Sparsifier(model, optimizer, **settings)
+        if self._rescale and state.global_step == 0 and begun is None:
+            self.sparsifier.rescale_weights()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Step after the optimizer, while the gradients are still there."""
+        if self.sparsifier is not None:
+            self.sparsifier.step()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Note where a checkpoint of this step would be."""
+        _places(state)[_PLACE] = {"folder": str(_folder(args, state).resolve())}
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add to the row that the Trainer has just written."""
+        if self.sparsifier is not None and state.log_history:
+            state.log_history[-1] |= {
+                "density": self.sparsifier.density(),
+                "anp": self.sparsifier.active_neurons(),
+                "itop": self.sparsifier.itop_rate(),
+            }
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save beside the model and the optimizer."""
+        if self.sparsifier is not None and state.is_world_process_zero:
+            torch.save(self.sparsifier.state_dict(), _folder(args, state) / FILE_NAME)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the masks of the best checkpoint where the Trainer has loaded its weights."""
+        sparsifier = self.sparsifier
+        if sparsifier is None:
+            return
+        which = "training ended"
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            path = Path(state.best_model_checkpoint) / FILE_NAME
+            if not path.exists():
+                warnings.warn(
+                    f"the Trainer has loaded the weights of its best checkpoint, but {path} does not exist: the masks "
+                    "are those of the last step. Save all checkpoints with this callback.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
+            saved = torch.load(path, weights_only=True)
+            sparsifier.load_state_dict(saved, reschedule=saved["total_steps"] != sparsifier.timeline.total_steps)
+            which = "the best checkpoint was saved"
+        final = sum(sparsifier.progress.budget.links(sparsifier.timeline.total_steps).values())
+        found = sum(int(mask.count_nonzero()) for mask in sparsifier.network.by_part(sparsifier.masks).values())
+        if found > final:
+            warnings.warn(
+                f"{which} at step {sparsifier.steps}, before the final sparsity was reached: the density is "
+                f"{sparsifier.density():.4g} where {sparsifier.density() * final / found:.4g} was asked for. Train to "
+                f"step {sparsifier.timeline.last_update}, and choose the best checkpoint among those from there on.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
+        """The file of the checkpoint that training resumes from; of the Trainer itself it cannot be had."""
+        named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
+        folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
+        for folder in folders:
+            if (folder / FILE_NAME).exists():
+                return folder / FILE_NAME
+        raise FileNotFoundError(
+            f"training resumes at step {state.global_step} but {folders[-1] / FILE_NAME} does not exist; resume from a "
+            "checkpoint that was saved with this callback, and where it has been moved, pass its folder as "
+            "SparsifierCallback(checkpoint=...) too."
+        )
+
+
+def _fit(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a model has no weight outside these masks, as far as they are of its layers."""
+    weights = {name: whole(parameter.detach()).cpu() for name, parameter in unwrap(model).named_parameters()}
+    return not any(
+        bool((weights[name] * ~mask).count_nonzero())
+        for name, mask in masks.items()
+        if name in weights and weights[name].shape == mask.shape
+    )
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _places(state: TrainerState) -> dict[str, Any]:
+    """What callbacks keep in the Trainer's state, declared as a list."""
+    kept: Any = state.stateful_callbacks
+    return cast(dict[str, Any], kept)

@@ -1,0 +1,319 @@
+"""Before a run: how many links each layer has at every step, and what that costs."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from chts_core.budget import Budget
+from chts_core.choices import Cubic, Sigmoid
+from chts_core.engine.coverage import Coverage, coverage
+from chts_core.engine.graph import find_graph, kind_of, label_of
+from chts_core.engine.layers import Layer, Selection, linear_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.linear import Execution, convertible
+from chts_core.link_prediction import PREDICTORS, WALKED
+from chts_core.methods import Method, get_method
+from chts_core.percolation import LayerGraph, check_graph
+from chts_core.schedules import Timeline
+
+# Longer tables have one line for all layers of a kind.
+_LONG_TABLE = 12
+
+# Peak of an update of one layer in bytes: those for each weight (masks), those for each candidate of a draw (position,
+# score, key, noise, temporaries). Measured as what torch has allocated at a time, per weight of a 1000×2500 layer at 50
+# and 90 % sparsity: SET 47 and 64, RigL 27 and 36, CHTs 37 and 13. These are bounds for any sparsity: at 50 % too high
+# by half.
+_BYTES_PER_WEIGHT = 7
+_BYTES_PER_SOFT_CANDIDATE = 62
+_BYTES_PER_HARD_CANDIDATE = 36
+# Walks need the neighbours of every node, and 8 bytes each.
+_BYTES_PER_LINK_WALKED = 20
+# A layer that stores its links alone knows of each its input, its output and its place in the other order, and of each
+# neuron where its links begin.
+_BYTES_OF_A_LINK = 12
+_BYTES_OF_A_NEURON = 4
+# A link predictor has square float32 matrices of the longer side. Measured at 200×4000 and 50 % sparsity: 266 bytes per
+# weight for CH2-L3n, 416 for CH3-L3p, which works in batches of 2²² numbers besides (and takes half of that where the
+# network is so sparse that paths are walked).
+_SQUARES_NODE_BASED = 4
+_SQUARES_PATH_BASED = 5
+_BYTES_OF_A_BATCH = 3 * 4 * 2**22
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as `chts.plan` found out without running it; prints as a text.
+
+    budget: links by layer and step.
+    graph: which layers feed each other, for percolation.
+    milestones: the steps that the text shows.
+    exchanged: links that all updates together remove and regrow, beyond those pruned or percolated; at most, for a
+        method that stops early; at least, where removed links return by their weight.
+    flops: training FLOPs of all linear layers relative to dense ones, if absent links cost nothing.
+    memory: bytes by what needs them, on the device of the model; activations are not counted, nor past weights
+        of links that percolation takes.
+    coverage: how much of the model the sparse layers are; the text says so where other layers stay dense.
+    advice: which layers percolation leaves out, and what one might want to change.
+    """
+
+    budget: Budget
+    graph: LayerGraph
+    coverage: Coverage
+    milestones: list[int]
+    exchanged: dict[str, int]
+    flops: float
+    memory: dict[str, int]
+    advice: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per layer: name, shape, density at each milestone, links at the end, links exchanged."""
+        links = {step: self.budget.links(step) for step in self.milestones}
+        final = self.budget.links(self.budget.timeline.total_steps)
+        return [
+            {
+                "layer": name,
+                "shape": f"{shape[0]}×{shape[1]}",
+                **{f"step {step}": links[step][name] / (shape[0] * shape[1]) for step in self.milestones},
+                "links": final[name],
+                "exchanged": self.exchanged[name],
+            }
+            for name, shape in self.budget.shapes.items()
+        ]
+
+    def __str__(self) -> str:
+        budget, timeline = self.budget, self.budget.timeline
+        rows = self._table_rows()
+        final, size = sum(row["links"] for row in rows), sum(row["size"] for row in rows)
+        table = [["layer", "shape", *(f"step {step:,}" for step in self.milestones), "links", "exchanged"]]
+        for row in rows:
+            densities = [f"{row[step] / row['size']:.2%}" for step in self.milestones]
+            table.append([row["layer"], row["shape"], *densities, f"{row['links']:,}", f"{row['exchanged']:,}"])
+        memory = [[name, _readable(size)] for name, size in self.memory.items()]
+        exchanged = sum(self.exchanged.values())
+        if budget.changes():
+            updates = (
+                f"{len(budget.updates()):,}, every {timeline.update_every:,} steps, the last at step "
+                f"{timeline.last_update:,} of {timeline.total_steps:,}"
+            )
+        else:
+            updates = "none that changes a link"
+        method = budget.method
+        bound = (
+            "at most " if method.turnover.early_stop is not None else "at least " if method.removal.returning else ""
+        )
+        return "\n".join(
+            [
+                "Density",
+                *_aligned(table, left=2),
+                "",
+                f"Final links:     {final:,} of {size:,}, density {final / size:.4%}",
+                *([f"Coverage:        {self.coverage}"] if self.coverage.foreign else []),
+                f"Updates:         {updates}",
+                f"Links exchanged: {bound}{exchanged:,}",
+                f"Training FLOPs:  {self.flops:.1%} of the dense linear layers', if absent links cost nothing",
+                "",
+                f"Memory without activations: {_readable(sum(self.memory.values()))}",
+                *_aligned(memory, left=1),
+                *([""] if self.advice else []),
+                *self.advice,
+            ]
+        )
+
+    def _table_rows(self) -> list[dict[Any, Any]]:
+        """The layers, or where they are many the kinds of layers, with numbers of links instead of densities."""
+        shapes = self.budget.shapes
+        kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
+        for name, shape in shapes.items():
+            kind = kind_of(name) if len(shapes) > _LONG_TABLE else name
+            kinds.setdefault((kind, shape), []).append(name)
+        links = {step: self.budget.links(step) for step in self.milestones}
+        return [
+            {
+                "layer": label_of(names),
+                "shape": f"{shape[0]}×{shape[1]}",
+                "size": len(names) * shape[0] * shape[1],
+                **{step: sum(links[step][name] for name in names) for step in self.milestones},
+                "links": sum(links[self.milestones[-1]][name] for name in names),
+                "exchanged": sum(self.exchanged[name] for name in names),
+            }
+            for (_, shape), names in kinds.items()
+        ]
+
+
+def _aligned(table: Iterable[list[str]], left: int) -> list[str]:
+    """Lines of a table in columns, the first `left` of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:,.0f} B" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} GiB"
+
+
+def plan(
+    model: nn.Module,
+    method: str | Method = "chts",
+    sparsity: float = 0.9,
+    *,
+    total_steps: int,
+    update_every: int = 100,
+    include: Selection | None = None,
+    exclude: Selection | None = None,
+    graph: LayerGraph | None = None,
+    per_head: bool = False,
+    distribution: str = "uniform",
+    execution: Execution = "masked",
+    moments: int = 2,
+) -> Plan:
+    """What a run with these settings would do, without running it; `print` it.
+
+    Takes the settings of :class:`chts_core.Sparsifier` and refuses what that would refuse, as far as it can be told
+    without an optimizer and without drawing the initial network. The model may be on the meta device, without memory.
+
+    Args:
+        execution: of the Sparsifier; "auto" takes the memory of "csr".
+        moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
+    """
+    method = get_method(method)
+    timeline = Timeline(total_steps, update_every, method.turnover.stop)
+    model = unwrap(model)
+    layers = sparse_layers(model, include, exclude)
+    graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
+    parts = split_heads(layers, graph) if per_head else layers
+    budget = Budget(method, sparsity, timeline, {name: part.shape for name, part in parts.items()}, distribution)
+    # Masks of one element each, seen as large ones.
+    check_graph({name: torch.zeros((), dtype=torch.bool).expand(layer.shape) for name, layer in layers.items()}, graph)
+    updates = budget.updates()
+    exchanged, flops = _costs(model, budget)
+    return Plan(
+        budget=budget,
+        graph=graph,
+        coverage=coverage(model, layers),
+        milestones=sorted({0, *(updates[len(updates) * part // 4] for part in (1, 2, 3) if updates), total_steps}),
+        exchanged=exchanged,
+        flops=flops,
+        memory=_memory(model, parts, budget, exchanged, execution, moments),
+        advice=notes + _advice(budget),
+    )
+
+
+def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
+    """Links exchanged by layer, and training FLOPs of all linear layers over those of the dense model.
+
+    Forward, gradient by the input and gradient by the weight cost the same, once per link. A method that regrows by
+    gradient needs the gradient by all weights, links or not, at every update.
+    """
+    size = sum(out * in_ for out, in_ in budget.shapes.values())
+    everything = sum(layer.shape[0] * layer.shape[1] for layer in linear_layers(model).values())
+    exchanged = dict.fromkeys(budget.shapes, 0)
+    flops, done, absent = 0, 0, size - sum(budget.links(0).values())
+    for step in budget.updates():  # which comes after the step's backward pass
+        flops += 3 * (step - done) * (everything - absent)
+        flops += absent if budget.method.regrowth.needs_gradient else 0
+        for name, links in budget.exchanged(step).items():
+            exchanged[name] += links
+        done, absent = step, size - sum(budget.links(step).values())
+    total_steps = budget.timeline.total_steps
+    flops += 3 * (total_steps - done) * (everything - absent)
+    return exchanged, flops / (3 * total_steps * everything)
+
+
+def _memory(
+    model: nn.Module,
+    parts: Mapping[str, Layer],
+    budget: Budget,
+    exchanged: Mapping[str, int],
+    execution: Execution,
+    moments: int,
+) -> dict[str, int]:
+    method, links = budget.method, budget.links(0)  # never more links than at first
+    parameters = dict(model.named_parameters())
+    own = {part.parameter: parameters[part.parameter] for part in parts.values()}
+    # Weights that are stored as their links alone.
+    sparse = dict.fromkeys(parts[name].parameter for name in budget.sparse_parts())
+    stored = [name for name in sparse if execution != "masked" and convertible(model, name)]
+    saved, structure = 0, 0
+    for name in stored:
+        count = sum(links[part.name] for part in parts.values() if part.parameter == name)
+        saved += (own[name].numel() - count) * own[name].itemsize
+        structure += _BYTES_OF_A_LINK * count + _BYTES_OF_A_NEURON * (sum(own[name].shape) + 2)
+    weights = sum(parameter.nbytes for parameter in parameters.values()) - saved
+    gradients = sum(parameter.nbytes for parameter in parameters.values() if parameter.requires_grad) - saved
+    size = sum(weight.numel() for weight in own.values())
+    masked = sum(weight.numel() for name, weight in own.items() if name not in stored)
+    memory = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": moments * gradients,
+        "masks": masked + sum(math.ceil(weight.numel() / 8) for weight in own.values()),  # now, and ever as bits
+    }
+    if stored:
+        memory["links"] = structure
+    if method.regrowth.needs_gradient:
+        memory["dense gradient"] = 4 * sum(out * in_ for out, in_ in budget.shapes.values())
+    if method.regrowth.history:
+        # A position and a value for each link that ever goes; what percolation takes is not known.
+        gone = dict.fromkeys(own, 0)
+        for name, part in parts.items():
+            gone[part.parameter] += exchanged[name] + links[name]
+        memory["past weights"] = sum(
+            min(gone[name], weight.numel()) * (8 + weight.itemsize) for name, weight in own.items()
+        )
+    if budget.changes():
+        # The masks of all layers where they are not kept, what survives of them before and after percolation, and the
+        # work on one of them.
+        workspace = max(_update_workspace(shape, links[name], method) for name, shape in budget.shapes.items())
+        memory["one update"] = size - masked + 2 * size + workspace
+    return memory
+
+
+def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int:
+    """Bytes that removal and regrowth in one layer, of so many links at first, need at most at a time."""
+    size, longer = shape[0] * shape[1], max(shape)
+    removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
+    if method.regrowth.soft and method.regrowth.score in WALKED:
+        return _BYTES_PER_WEIGHT * size + max(removal, _BYTES_PER_LINK_WALKED * links)
+    regrowth = (_BYTES_PER_SOFT_CANDIDATE if method.regrowth.soft else _BYTES_PER_HARD_CANDIDATE) * size
+    prediction = 0
+    score = method.regrowth.score
+    if isinstance(score, str) and score in PREDICTORS:
+        path_based = score.endswith("p")
+        squares = _SQUARES_PATH_BASED if path_based else _SQUARES_NODE_BASED
+        prediction = 4 * squares * longer**2 + (_BYTES_OF_A_BATCH if path_based else 0)
+    return _BYTES_PER_WEIGHT * size + max(removal, regrowth, prediction)
+
+
+def _advice(budget: Budget) -> list[str]:
+    method, timeline = budget.method, budget.timeline
+    sparsity, last = method.sparsity, timeline.last_update
+    advice = []
+    if isinstance(sparsity, Sigmoid) and (end := 2 * sparsity.end - sparsity.start) <= method.turnover.stop:
+        advice.append(
+            f"The sigmoid decay over {sparsity.end - sparsity.start:.3g} of the run costs the training FLOPs of a "
+            f"cubic one of twice that window (end={end:.3g}): compare the two at that."
+        )
+    if isinstance(sparsity, Cubic):
+        end = (sparsity.start + sparsity.end) / 2
+        advice.append(
+            f"The cubic decay over {sparsity.end - sparsity.start:.3g} of the run costs the training FLOPs of a "
+            f"sigmoid one of half that window (end={end:.3g}): compare the two at that."
+        )
+    if last > 0 and timeline.total_steps - last < timeline.update_every:
+        advice.append(
+            f"The last update comes {timeline.total_steps - last} steps before the end: its regrown links hardly train."
+        )
+    return advice
