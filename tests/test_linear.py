@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import chts_core as chts
-from chts_core.engine import linear
-from chts_core.engine.linear import COMPILED, DENSE, TORCH, SparseLinear
+from chts_core.engine import kernels, linear
+from chts_core.engine.kernels import COMPILED, DENSE, TORCH
+from chts_core.engine.linear import SparseLinear
 
 KERNELS = {"compiled": COMPILED, "dense": DENSE, "torch": TORCH}
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 9), (33, 20)]
@@ -122,10 +123,10 @@ def test_inputs_of_any_number_of_dimensions(execution: str, shape: tuple[int, ..
 
 def test_only_what_is_asked_for_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = sparse()
-    monkeypatch.setattr(linear.CompiledKernels, "input_gradient", lambda *_: pytest.fail("x wants no gradient"))
+    monkeypatch.setattr(kernels.CompiledKernels, "input_gradient", lambda *_: pytest.fail("x wants no gradient"))
     layer(torch.ones(3, 4)).sum().backward()
     layer.values.requires_grad_(False)
-    monkeypatch.setattr(linear.CompiledKernels, "value_gradient", lambda *_: pytest.fail("nor do the values"))
+    monkeypatch.setattr(kernels.CompiledKernels, "value_gradient", lambda *_: pytest.fail("nor do the values"))
     layer(torch.ones(3, 4)).sum().backward()
 
 
@@ -358,16 +359,16 @@ def test_auto_goes_by_the_crossover(crossover: float, kernels: object) -> None:
 
 
 def test_the_crossover_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    linear._measured_crossover.cache_clear()
+    kernels._measured_crossover.cache_clear()
     products = 0
-    product = linear.DenseKernels.forward
+    product = kernels.DenseKernels.forward
 
     def count(*given: Any) -> Tensor:
         nonlocal products
         products += 1
         return product(*given)
 
-    monkeypatch.setattr(linear.DenseKernels, "forward", count)
+    monkeypatch.setattr(kernels.DenseKernels, "forward", count)
     first = linear.crossover_density(24, 16, torch.device("cpu"), torch.float32)
     measured = products
     again = linear.crossover_density(24, 16, torch.device("cpu"), torch.float32)
@@ -385,7 +386,7 @@ REFUSED = {
     "bfloat16": (lambda: sparse(dtype=torch.bfloat16), TypeError, "dtype torch.bfloat16; expected torch.float32"),
     "wrong width": (lambda: sparse()(torch.ones(2, 3)), ValueError, r"input has shape \(2, 3\); expected \(..., 4\)"),
     "a device without": (
-        lambda: linear.sparse_kernels(torch.device("meta"), torch.float32),
+        lambda: kernels.sparse_kernels(torch.device("meta"), torch.float32),
         RuntimeError,
         "no sparse kernels for device meta",
     ),

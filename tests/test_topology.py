@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 import chts_core as chts
+from chts_core import row_links
 from chts_core.compiled import networks as _networks
 from chts_core.compiled import row_draws
 
@@ -105,9 +106,9 @@ def test_more_than_2_to_the_24_candidates() -> None:
 
 
 @pytest.mark.parametrize("density", [1 / 3, 2 / 3])
-@pytest.mark.parametrize("block", [1, chts.topology._BLOCK])
+@pytest.mark.parametrize("block", [1, row_links._BLOCK])
 def test_erdos_renyi_draws_every_network_alike(block: int, density: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chts.topology, "_BLOCK", block)
+    monkeypatch.setattr(row_links, "_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     counts = Counter(
         tuple(chts.topology.erdos_renyi(2, 3, density, generator=generator).flatten().tolist()) for _ in range(4500)
@@ -454,8 +455,8 @@ def tail_exponent(degrees: Tensor) -> float:
 
 # --- races and fills: the plain code for any device, and the compiled code ---
 
-RACES = {"plain": chts.topology._race, "compiled": row_draws.race}
-FILLS = {"plain": chts.topology._fill, "compiled": row_draws.fill}
+RACES = {"plain": row_links.race, "compiled": row_draws.race}
+FILLS = {"plain": row_links.fill, "compiled": row_draws.fill}
 
 # Of one generator's 64 bits per row; and of the rows, their numbers on the ring from the centre on.
 GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -604,7 +605,7 @@ def test_races_and_fills_conserve_degrees(
 ) -> None:
     degrees = data.draw(st.lists(st.integers(0, shape[1]), min_size=shape[0], max_size=shape[0]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chts.topology, "_BLOCK", block)
+        patch.setattr(row_links, "_BLOCK", block)
         mask = race(RACES[kind], degrees, [diagonal(row, shape) for row in range(shape[0])], shape[1], exponent)
         assert mask.sum(1).tolist() == degrees
         before = mask & (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import chts_core as chts
 from chts_core.engine import weights
-from chts_core.engine.linear import COMPILED, DENSE, SparseLinear
+from chts_core.engine.kernels import COMPILED, DENSE
+from chts_core.engine.linear import SparseLinear
 
 STEPS, EVERY = 16, 2
 SPARSE_METHODS = [name for name in chts.METHODS if name != "fc"]

@@ -1,4 +1,4 @@
-"""Rows of an initial network, shared out among threads. The plain references are in :mod:`chts_core.topology`."""
+"""Rows of an initial network, shared out among threads. The plain references are in :mod:`chts_core.row_links`."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """:func:`chts_core.topology._race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    """:func:`chts_core.row_links.race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
     from chts_core.compiled import networks  # Numba takes a third of a second to import
 
     windows = networks.windows(degrees.numpy(), mask.shape[1], exponent)
@@ -16,7 +16,7 @@ def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, genera
 
 
 def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
-    """:func:`chts_core.topology._fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    """:func:`chts_core.row_links.fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
     from chts_core.compiled import networks
 
     _run_rows(networks.fill, mask, generator, degrees.numpy())

@@ -10,182 +10,23 @@ contiguous numbers. The result is turned back, since code around an `nn.Linear` 
 """
 
 import copy
-import time
-import warnings
 import weakref
 from collections.abc import Callable
-from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
-from chts_core.topology import erdos_renyi
+from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels
+from chts_core.engine.kernels import compress as compress
+from chts_core.engine.kernels import crossover_density as crossover_density
 
 Execution = Literal["masked", "csr", "auto"]
 
 # Applied to what is kept for each link, such as an optimizer's moments, when the links change.
 Carry = Callable[[Tensor], Tensor]
-
-
-class Links(NamedTuple):
-    """Where the links of a layer are; int32.
-
-    crow_indices: output i has the links crow_indices[i] to crow_indices[i + 1].
-    col_indices: the input of each link.
-    ccol_indices, row_indices: the same by inputs: the output of each link in that order.
-    order: for each link by inputs, which one it is by outputs.
-    """
-
-    crow_indices: Tensor
-    col_indices: Tensor
-    ccol_indices: Tensor
-    row_indices: Tensor
-    order: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out_features, in_features)."""
-        return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
-
-    def outputs(self) -> Tensor:
-        """The output of each link by outputs, int64."""
-        return torch.repeat_interleave(self.crow_indices.diff().long())
-
-    def positions(self) -> Tensor:
-        """Position of each link in the flattened weight, int64, ascending."""
-        return self.outputs() * self.shape[1] + self.col_indices
-
-
-def compress(mask: Tensor) -> Links:
-    """The links of a mask (out_features, in_features), on its device."""
-    check_mask(mask)
-    outputs, inputs = mask.nonzero().unbind(1)
-    return _compress(outputs, inputs, (mask.shape[0], mask.shape[1]))
-
-
-def _compress(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
-    order = inputs.argsort(stable=True)
-    crow, ccol = (
-        F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
-        for nodes, size in zip((outputs, inputs), shape, strict=True)
-    )
-    return Links(*(tensor.to(torch.int32) for tensor in (crow, inputs, ccol, outputs[order], order)))
-
-
-class Kernels(Protocol):
-    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples)."""
-
-    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-        """W x + b."""
-        ...
-
-    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
-        """Wᵀ dy."""
-        ...
-
-    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
-        """dy xᵀ at the links."""
-        ...
-
-
-class DenseKernels:
-    """Dense products with a weight that is filled in from the links: "masked" execution."""
-
-    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-        """W x + b."""
-        y = _fill(links, values) @ x
-        return y if bias is None else y.add_(bias[:, None])
-
-    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
-        """Wᵀ dy."""
-        return _fill(links, values).T @ dy
-
-    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
-        """dy xᵀ at the links."""
-        return (dy @ x.T).flatten().index_select(0, links.positions())
-
-
-class CompiledKernels:
-    """Loops compiled by Numba, for float32 and float64 on a CPU."""
-
-    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-        """W x + b."""
-        return self._multiply(links.crow_indices, links.col_indices, values, None, bias, x)
-
-    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
-        """Wᵀ dy."""
-        return self._multiply(links.ccol_indices, links.row_indices, values, links.order, None, dy)
-
-    def _multiply(
-        self, start: Tensor, columns: Tensor, values: Tensor, order: Tensor | None, bias: Tensor | None, x: Tensor
-    ) -> Tensor:
-        from chts_core.compiled.products import multiply  # Numba takes about a second to import
-
-        y = x.new_empty(len(start) - 1, x.shape[1])
-        multiply(start, columns, values, order, bias, x.contiguous(), y)
-        return y
-
-    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
-        """dy xᵀ at the links."""
-        from chts_core.compiled.products import multiply_at_links
-
-        gradient = x.new_empty(len(links.col_indices))
-        multiply_at_links(links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
-        return gradient
-
-
-class TorchKernels:
-    """Torch's own sparse products: cuSPARSE on CUDA, MKL on a CPU."""
-
-    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-        """W x + b."""
-        y = _matrix(links.crow_indices, links.col_indices, values, links.shape) @ x.contiguous()
-        return y if bias is None else y.add_(bias[:, None])
-
-    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
-        """Wᵀ dy."""
-        weight = _matrix(links.ccol_indices, links.row_indices, values[links.order], links.shape[::-1])
-        return weight @ dy.contiguous()
-
-    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
-        """dy xᵀ at the links."""
-        zeros = x.new_zeros(len(links.col_indices))
-        where = _matrix(links.crow_indices, links.col_indices, zeros, links.shape)
-        products: Tensor = torch.sparse.sampled_addmm(where, dy.contiguous(), x.contiguous().T, beta=0)
-        return products.values()
-
-
-def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():  # a warning that these are in beta state
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
-
-
-DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()
-
-
-def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The kernels for "csr" execution.
-
-    Raises:
-        TypeError: for a dtype without sparse kernels.
-        RuntimeError: where there are none for the device.
-    """
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"a sparse layer has dtype {dtype}; expected torch.float32 or torch.float64. Keep the weights in float32 "
-            "and call the model under torch.autocast, or choose execution='masked'."
-        )
-    if device.type == "cpu":
-        return COMPILED
-    if device.type == "cuda":
-        return TORCH
-    raise RuntimeError(
-        f"there are no sparse kernels for device {device}; expected a CPU or CUDA. Choose execution='masked'."
-    )
 
 
 _REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model first, or compact() of its Sparsifier"
@@ -539,12 +380,14 @@ class SparseLinear(nn.Module):
         names = [f"{prefix}{name}" for name in ("crow_indices", "col_indices", "values")]
         if all(name in state_dict for name in names):
             crow, columns, values = (state_dict[name] for name in names)
-            damage = self._damage(crow, columns, values)
+            damage = damage_of(crow, columns, values, (self.out_features, self.in_features))
             if damage:
                 raise ValueError(f"the saved links of layer {prefix.removesuffix('.')!r} {damage}.")
             where = self.values.device
             outputs = torch.repeat_interleave(crow.to(where, torch.int64).diff())
-            self._set_links(_compress(outputs, columns.to(where, torch.int64), (self.out_features, self.in_features)))
+            self._set_links(
+                compress_pairs(outputs, columns.to(where, torch.int64), (self.out_features, self.in_features))
+            )
             if len(values) != len(self.values):
                 _set_data(self.values, self.values.new_zeros(len(values)))
                 self.values.grad = None
@@ -554,21 +397,6 @@ class SparseLinear(nn.Module):
     def _save_to_state_dict(self, *args: Any) -> None:
         self._check_unmixed()
         super()._save_to_state_dict(*args)
-
-    def _damage(self, crow: Tensor, columns: Tensor, values: Tensor) -> str:
-        """What is wrong with saved links, or nothing."""
-        if crow.shape != (self.out_features + 1,):
-            return f"are of {len(crow) - 1} outputs, but this layer has {self.out_features}"
-        if columns.shape != values.shape or int(crow[0]) != 0 or int(crow[-1]) != len(columns):
-            return f"do not fit together: {len(columns)} inputs, {len(values)} values, {int(crow[-1])} links"
-        if bool((crow.diff() < 0).any()):
-            return "have an output with less than no links"
-        if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < self.in_features:
-            return f"lead to inputs outside 0 to {self.in_features - 1}"
-        outputs = torch.repeat_interleave(crow.long().diff())
-        if bool(((outputs * self.in_features + columns).diff() <= 0).any()):
-            return "are not in ascending order, each once"
-        return ""
 
 
 def _is_exporting() -> bool:
@@ -606,12 +434,6 @@ def to_dense(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fill(links: Links, values: Tensor) -> Tensor:
-    """The dense weight."""
-    weight = values.new_zeros(links.shape[0] * links.shape[1])
-    return weight.scatter_(0, links.positions(), values).view(links.shape)  # in half the time of weight[...] = values
-
-
 def _writes(tensor: Tensor) -> int:
     """How often a tensor was changed in place; of those made in inference mode PyTorch does not know."""
     return 0 if tensor.is_inference() else tensor._version
@@ -625,50 +447,3 @@ def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
     other = torch.float32 if parameter.dtype == torch.float64 else torch.float64
     parameter.data = parameter.data[:0].to(other)
     parameter.data = data
-
-
-@cache
-def _measured_crossover(out_features: int, in_features: int, device: str, dtype: torch.dtype, _threads: int) -> float:
-    """See :func:`crossover_density`; it also depends on the number of threads."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_CROSSOVER_SAMPLES, in_features, generator=generator).to(device, dtype)
-    dy = torch.randn(_CROSSOVER_SAMPLES, out_features, generator=generator).to(device, dtype)
-
-    def seconds(density: float, kernels: Kernels) -> float:
-        links = compress(erdos_renyi(out_features, in_features, density, generator=generator).to(device))
-        values = x.new_ones(len(links.col_indices))
-        times = []
-        for _ in range(4):  # the first one warms up
-            started = time.perf_counter()
-            kernels.forward(links, values, None, x.T)
-            kernels.input_gradient(links, values, dy.T)
-            gradient = kernels.value_gradient(links, x.T, dy.T)
-            float(gradient.sum())  # waits for a GPU
-            times.append(time.perf_counter() - started)
-        return min(times[1:])
-
-    sparse = sparse_kernels(torch.device(device), dtype)
-    densities = (0.1, 0.5)
-    ours = [seconds(density, sparse) for density in densities]
-    rival = [seconds(density, DENSE) for density in densities]
-    # Both are straight lines, to a good approximation: where they meet.
-    gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
-    if gain[0] <= 0:
-        return 0.0
-    if gain[1] >= gain[0]:
-        return 1.0
-    return min(1.0, densities[0] + (densities[1] - densities[0]) * gain[0] / (gain[0] - gain[1]))
-
-
-_CROSSOVER_SAMPLES = 256
-_CROSSOVER_SIZE = 1024  # larger layers are measured at this size
-
-
-def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Density up to which sparse products are faster than dense ones of a filled-in weight, on this machine.
-
-    Measured once in a process for each shape: forward and backward of 256 samples at two densities, with at most 1024
-    features on each side, which takes some tenths of a second.
-    """
-    sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
-    return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

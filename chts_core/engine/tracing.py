@@ -9,99 +9,27 @@ that one instance has for its own, parametrizations, and what is done in trainin
 of one type. Layers on either side of it are then no chain; pass `graph` where you know better.
 """
 
-import inspect
 import operator
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx, nn
 
+from chts_core.engine.blocks import is_altered, is_elementwise, known_blocks
 from chts_core.engine.forward import (
     Tracer,
-    has_forward_of_class,
     is_linear,
     is_transposed_linear,
     leaving_nothing_behind,
     trace,
 )
-from chts_core.engine.layers import Layer, gated_feed_forward, has_linear, linear_layers
-from chts_core.engine.sharding import is_fully_sharded
-from chts_core.percolation import Attention, LayerGraph
+from chts_core.engine.layers import Layer
+from chts_core.percolation import LayerGraph
 
-# What acts on each neuron by itself, so that output j of the layer before is input j of the layer after.
-_ELEMENTWISE_MODULES = (
-    nn.Identity,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.Tanh,
-    nn.Hardtanh,
-    nn.Hardswish,
-    nn.Sigmoid,
-    nn.Softplus,
-    nn.Dropout,
-    nn.BatchNorm1d,
-)
-_ELEMENTWISE_CALLS = {
-    torch.relu,
-    torch.tanh,
-    torch.sigmoid,
-    torch.erf,
-    torch.pow,
-    torch.square,
-    torch.clamp,
-    torch.clip,
-    operator.neg,
-    operator.add,
-    operator.sub,
-    operator.mul,
-    operator.truediv,
-    operator.pow,
-    nn.functional.relu,
-    nn.functional.relu6,
-    nn.functional.leaky_relu,
-    nn.functional.gelu,
-    nn.functional.silu,
-    nn.functional.mish,
-    nn.functional.elu,
-    nn.functional.tanh,
-    nn.functional.sigmoid,
-    nn.functional.softplus,
-    nn.functional.dropout,
-    *("relu", "tanh", "sigmoid", "contiguous", "to", "float"),  # methods of a tensor
-}
 # What asks a tensor for anything but its numbers.
 _METADATA = ("shape", "device", "ndim", "size", "dim")
-
-
-# What LLaMA and its relatives call the projections of an attention.
-_OUTPUTS = ("o_proj", "out_proj", "dense")
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", *_OUTPUTS)
-
-# What other attentions of Hugging Face call the layers of queries, keys, values and outputs; None where the outputs are
-# in another module.
-_ROLES = (
-    ("query.weight", "key.weight", "value.weight", "output.weight"),
-    ("query.weight", "key.weight", "value.weight", None),
-    ("q_lin.weight", "k_lin.weight", "v_lin.weight", "out_lin.weight"),
-    ("q.weight", "k.weight", "v.weight", "o.weight"),
-    ("c_attn.weight:q", "c_attn.weight:k", "c_attn.weight:v", "c_proj.weight"),
-    ("q_attn.weight", "c_attn.weight:k", "c_attn.weight:v", "c_proj.weight"),
-)
-_HEADS = ("num_heads", "num_attention_heads", "n_heads")
-_HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-# The function to which they leave the products, and what they would call to mix neurons before or after it.
-_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
-_MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
 
 # The types of numbers that a forward may treat differently.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -119,7 +47,7 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
         The graph, and the names of the layers about which nothing could be found out.
     """
     with leaving_nothing_behind(model):
-        blocks = _known_blocks(model, layers)
+        blocks = known_blocks(model, layers)
         unknown = layers.keys() - blocks.layers()
         closed = {
             model.get_submodule(path)
@@ -139,194 +67,6 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
         tuple(a for a in attentions if a.query or a.key or a.value or a.output),
     )
     return graph, unknown - feeds.keys()
-
-
-@dataclass
-class _Blocks:
-    """What is known of blocks by their type or by the names of their parts.
-
-    chains, pairs: as in a :class:`LayerGraph`.
-    attentions: by the path of their module.
-    without_output: those whose output projection is in another module.
-    """
-
-    chains: list[tuple[str, ...]] = field(default_factory=list)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    attentions: dict[str, Attention] = field(default_factory=dict)
-    without_output: set[str] = field(default_factory=set)
-
-    def layers(self) -> set[str]:
-        """Names of all layers in them."""
-        return LayerGraph(tuple(self.chains), tuple(self.pairs), tuple(self.attentions.values())).layers()
-
-
-def _known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> _Blocks:
-    blocks = _Blocks()
-    chains = blocks.chains
-    shapes = {name: layer.shape for name, layer in linear_layers(model).items()}
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-
-        def sparse(name: str, prefix: str = prefix) -> str | None:
-            return prefix + name if prefix + name in layers else None
-
-        if isinstance(module, nn.MultiheadAttention):
-            q, k, v = (sparse(f"in_proj_weight:{role}") or sparse(f"{role}_proj_weight") for role in "qkv")
-            heads, output = module.num_heads, sparse("out_proj.weight")
-            if _runs_as(module, nn.MultiheadAttention, "forward"):
-                blocks.attentions[path] = Attention(q, k, v, output, heads, heads)
-            else:
-                chains += [(name,) for name in (q, k, v, output) if name]
-        if has_linear(module, "q_proj", "k_proj", "v_proj"):
-            names = {name: sparse(f"{name}.weight") for name in _PROJECTIONS}
-            attention, alone = (
-                (None, list(names.values())) if _is_altered_within(module) else _attention(model, module, names)
-            )
-            if attention:
-                blocks.attentions[path] = attention
-            chains += [(name,) for name in alone if name]
-        elif roles := _roles(model, module, prefix, shapes):
-            projections, heads = roles
-            q, k, v, output = (sparse(name) if name else None for name in projections)
-            blocks.attentions[path] = Attention(q, k, v, output, heads, heads)
-            if projections[-1] is None:
-                blocks.without_output.add(path)
-        if gated := gated_feed_forward(module):
-            gate, up, down = (sparse(f"{name}.weight") for name in gated)
-            if _is_altered_within(module) or not _keeps_zeros(module):
-                chains += [(name,) for name in (gate, up, down) if name]
-            else:
-                blocks.pairs += [(gate, up)] if gate and up else []
-                chains += [(before, down) if down else (before,) for before in (gate, up) if before]
-        for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
-            if isinstance(module, kind) and _runs_as(module, kind, "forward", "_ff_block"):
-                chain = tuple(name for name in (sparse("linear1.weight"), sparse("linear2.weight")) if name)
-                parts = (module.linear1, module.dropout, module.linear2)
-                mixes = any(map(_is_altered, parts)) or not _is_elementwise(module.activation)
-                chains += ([(name,) for name in chain] if mixes else [chain]) if chain else []
-    return blocks
-
-
-def _roles(
-    model: nn.Module, module: nn.Module, prefix: str, shapes: Mapping[str, tuple[int, int]]
-) -> tuple[tuple[str, str, str, str | None], int] | None:
-    """Names within an attention of its layers of queries, keys, values and outputs, and the number of its heads.
-
-    Only where all but the projections is left to Hugging Face's interface, so that no other parameter, and nothing in
-    the module's own code, mixes neurons; None for any other module.
-    """
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names) or _is_altered_within(module):
-        return None
-    for roles in _ROLES:
-        if all(prefix + name in shapes for name in roles if name):
-            break
-    else:
-        return None
-    query, key, value, output = roles
-    heads = next((number for name in _HEADS if isinstance(number := getattr(module, name, None), int)), 0)
-    head_dim = next((number for name in _HEAD_DIMS if isinstance(number := getattr(module, name, None), int)), 0)
-    widths = {shapes[prefix + name][0] for name in (query, key, value)}
-    if output:
-        widths.add(shapes[prefix + output][1])
-    if heads < 1 or widths != {heads * head_dim} or _rotates_halves(model, module, head_dim) is not False:
-        return None
-    projections = {name.partition(".")[0] for name in roles if name}
-    for name, parameter in module.named_parameters():
-        # T5 adds a number to the scores of each head that depends on positions alone.
-        of_positions = name == "relative_attention_bias.weight" and parameter.shape[1] == heads
-        if name.partition(".")[0] not in projections and not of_positions:
-            return None
-    return roles, heads
-
-
-def _attention(
-    model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
-) -> tuple[Attention | None, list[str | None]]:
-    """An attention with LLaMA's names, and those of its layers that must not be cut by what the others lost.
-
-    Its relatives differ between the projections and the products: where neurons are normalised together, or rotated
-    in planes that are not known, one that lacks its partner still has a say.
-    """
-    shapes = {name: part.weight.shape for name, part in module.named_children() if isinstance(part, nn.Linear)}
-    output = next((name for name in _OUTPUTS if name in shapes), None)
-    head_dim = getattr(module, "head_dim", None)
-    if not isinstance(head_dim, int):
-        return None, []
-    heads, key_heads = (shapes[name][0] // head_dim for name in ("q_proj", "k_proj"))
-    widths = [shapes[name][0] for name in ("q_proj", "k_proj", "v_proj")]
-    if widths != [head_dim * heads, head_dim * key_heads, head_dim * key_heads]:
-        return None, []
-    if output and shapes[output][1] != head_dim * heads:
-        return None, []
-
-    norms = [name for name, _ in module.named_children() if "norm" in name]
-    rotary = _rotates_halves(model, module, head_dim)
-    q, k, v = (names[f"{role}_proj"] for role in "qkv")
-    o = names[output] if output else None
-    if not all(name.startswith(("q", "k")) for name in norms):
-        return None, [q, k, v, o]
-    if norms or rotary is None:
-        return Attention(None, None, v, o, heads, key_heads), [q, k]
-    return Attention(q, k, v, o, heads, key_heads, rotary), []
-
-
-def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether an attention rotates positions in, mixing neurons j and j + head_dim/2; None if it mixes others."""
-    frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
-    names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
-    if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):
-        return False
-    rotate = getattr(sys.modules.get(type(attention).__module__), "rotate_half", None)
-    if rotate is None or frequencies != {head_dim // 2}:
-        return None
-    return True if rotate(torch.arange(4)).tolist() == [-2, -3, 0, 1] else None
-
-
-def _is_altered(module: nn.Module) -> bool:
-    """Whether something beside the forward of its class has a say in what a module gives."""
-    if is_fully_sharded(module):  # its hooks gather weights
-        return False
-    everywhere = nn.modules.module
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        everywhere._global_forward_hooks,
-        everywhere._global_forward_pre_hooks,
-    )
-    return any(hooks) or "forward" in vars(module) or nn.utils.parametrize.is_parametrized(module)
-
-
-def _is_altered_within(block: nn.Module) -> bool:
-    """Whether a block or a part of it gives something else than its class says."""
-    return not has_forward_of_class(block) or any(_is_altered(part) for part in block.children())
-
-
-def _runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
-    """Whether a module runs these methods of a class that it is or derives from."""
-    inherits = all(getattr(type(module), method) is getattr(kind, method) for method in methods)
-    return inherits and has_forward_of_class(module)
-
-
-def _is_elementwise(function: object) -> bool:
-    """Whether a function or module is known to act on each neuron by itself."""
-    if not isinstance(function, nn.Module):
-        return function in _ELEMENTWISE_CALLS
-    known = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
-    return known and not _is_altered(function)
-
-
-def _keeps_zeros(gated: nn.Module) -> bool:
-    """Whether the activation of a gated block gives zero for zero, so that a neuron without a gate has no say.
-
-    One that is no module of its own is taken for such a one.
-    """
-    try:
-        return not any(
-            part(torch.zeros(1)).count_nonzero() for part in gated.children() if not isinstance(part, nn.Linear)
-        )
-    except Exception:  # whatever it says of such an input
-        return False
 
 
 def _traced(
@@ -416,7 +156,7 @@ def _first_results(node: fx.Node) -> set[fx.Node]:
 
 def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
     """Module name of the linear layer that alone reads a module's neurons, elementwise operations between; else ""."""
-    if _is_altered(source):
+    if is_altered(source):
         return ""
     width = getattr(source, "out_features", getattr(source, "nf", None))
     derived, readers = set(sources), set[str]()
@@ -427,13 +167,13 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
             if user in derived or _is_metadata(user):
                 continue
             if module is not None and is_linear(module):
-                if _is_altered(module):
+                if is_altered(module):
                     return ""
                 readers.add(str(user.target))
                 continue
             # Of (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
             foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width
-            if foreign or not _is_elementwise(user.target if module is None else module):
+            if foreign or not is_elementwise(user.target if module is None else module):
                 return ""
             derived.add(user)
             todo.append(user)

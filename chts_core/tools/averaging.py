@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import swa_utils
 
 from chts_core.engine.guard import is_ruled
-from chts_core.engine.linear import Links, SparseLinear
+from chts_core.engine.kernels import Links
+from chts_core.engine.linear import SparseLinear
 
 
 class AveragedModel(swa_utils.AveragedModel):

@@ -1,0 +1,246 @@
+"""The links of a layer in compressed form, and the three products of a linear layer with them.
+
+The plain reference is :class:`DenseKernels`, which fills in the weight and multiplies it as a whole; tests hold the
+others to it.
+"""
+
+import time
+import warnings
+from functools import cache
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from chts_core.checks import check_mask
+from chts_core.topology import erdos_renyi
+
+
+class Links(NamedTuple):
+    """Where the links of a layer are; int32.
+
+    crow_indices: output i has the links crow_indices[i] to crow_indices[i + 1].
+    col_indices: the input of each link.
+    ccol_indices, row_indices: the same by inputs: the output of each link in that order.
+    order: for each link by inputs, which one it is by outputs.
+    """
+
+    crow_indices: Tensor
+    col_indices: Tensor
+    ccol_indices: Tensor
+    row_indices: Tensor
+    order: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features)."""
+        return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
+
+    def outputs(self) -> Tensor:
+        """The output of each link by outputs, int64."""
+        return torch.repeat_interleave(self.crow_indices.diff().long())
+
+    def positions(self) -> Tensor:
+        """Position of each link in the flattened weight, int64, ascending."""
+        return self.outputs() * self.shape[1] + self.col_indices
+
+
+def compress(mask: Tensor) -> Links:
+    """The links of a mask (out_features, in_features), on its device."""
+    check_mask(mask)
+    outputs, inputs = mask.nonzero().unbind(1)
+    return compress_pairs(outputs, inputs, (mask.shape[0], mask.shape[1]))
+
+
+def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
+    """The links of these pairs, int64 by outputs; see :func:`compress`."""
+    order = inputs.argsort(stable=True)
+    crow, ccol = (
+        F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
+        for nodes, size in zip((outputs, inputs), shape, strict=True)
+    )
+    return Links(*(tensor.to(torch.int32) for tensor in (crow, inputs, ccol, outputs[order], order)))
+
+
+def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> str:
+    """What is wrong with the saved links of a layer (out_features, in_features), or nothing."""
+    out_features, in_features = shape
+    if crow.shape != (out_features + 1,):
+        return f"are of {len(crow) - 1} outputs, but this layer has {out_features}"
+    if columns.shape != values.shape or int(crow[0]) != 0 or int(crow[-1]) != len(columns):
+        return f"do not fit together: {len(columns)} inputs, {len(values)} values, {int(crow[-1])} links"
+    if bool((crow.diff() < 0).any()):
+        return "have an output with less than no links"
+    if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < in_features:
+        return f"lead to inputs outside 0 to {in_features - 1}"
+    outputs = torch.repeat_interleave(crow.long().diff())
+    if bool(((outputs * in_features + columns).diff() <= 0).any()):
+        return "are not in ascending order, each once"
+    return ""
+
+
+class Kernels(Protocol):
+    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples)."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        ...
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        ...
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        ...
+
+
+class DenseKernels:
+    """Dense products with a weight that is filled in from the links: "masked" execution."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        y = filled(links, values) @ x
+        return y if bias is None else y.add_(bias[:, None])
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        return filled(links, values).T @ dy
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        return (dy @ x.T).flatten().index_select(0, links.positions())
+
+
+class CompiledKernels:
+    """Loops compiled by Numba, for float32 and float64 on a CPU."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        return self._multiply(links.crow_indices, links.col_indices, values, None, bias, x)
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        return self._multiply(links.ccol_indices, links.row_indices, values, links.order, None, dy)
+
+    def _multiply(
+        self, start: Tensor, columns: Tensor, values: Tensor, order: Tensor | None, bias: Tensor | None, x: Tensor
+    ) -> Tensor:
+        from chts_core.compiled.products import multiply  # Numba takes about a second to import
+
+        y = x.new_empty(len(start) - 1, x.shape[1])
+        multiply(start, columns, values, order, bias, x.contiguous(), y)
+        return y
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        from chts_core.compiled.products import multiply_at_links
+
+        gradient = x.new_empty(len(links.col_indices))
+        multiply_at_links(links.crow_indices, links.col_indices, x.contiguous(), dy.contiguous(), gradient)
+        return gradient
+
+
+class TorchKernels:
+    """Torch's own sparse products: cuSPARSE on CUDA, MKL on a CPU."""
+
+    def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """W x + b."""
+        y = _matrix(links.crow_indices, links.col_indices, values, links.shape) @ x.contiguous()
+        return y if bias is None else y.add_(bias[:, None])
+
+    def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
+        """Wᵀ dy."""
+        weight = _matrix(links.ccol_indices, links.row_indices, values[links.order], links.shape[::-1])
+        return weight @ dy.contiguous()
+
+    def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
+        """dy xᵀ at the links."""
+        zeros = x.new_zeros(len(links.col_indices))
+        where = _matrix(links.crow_indices, links.col_indices, zeros, links.shape)
+        products: Tensor = torch.sparse.sampled_addmm(where, dy.contiguous(), x.contiguous().T, beta=0)
+        return products.values()
+
+
+def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    with warnings.catch_warnings():  # a warning that these are in beta state
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
+
+
+DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()
+
+
+def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
+    """The kernels for "csr" execution.
+
+    Raises:
+        TypeError: for a dtype without sparse kernels.
+        RuntimeError: where there are none for the device.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"a sparse layer has dtype {dtype}; expected torch.float32 or torch.float64. Keep the weights in float32 "
+            "and call the model under torch.autocast, or choose execution='masked'."
+        )
+    if device.type == "cpu":
+        return COMPILED
+    if device.type == "cuda":
+        return TORCH
+    raise RuntimeError(
+        f"there are no sparse kernels for device {device}; expected a CPU or CUDA. Choose execution='masked'."
+    )
+
+
+def filled(links: Links, values: Tensor) -> Tensor:
+    """The dense weight."""
+    weight = values.new_zeros(links.shape[0] * links.shape[1])
+    return weight.scatter_(0, links.positions(), values).view(links.shape)  # in half the time of weight[...] = values
+
+
+@cache
+def _measured_crossover(out_features: int, in_features: int, device: str, dtype: torch.dtype, _threads: int) -> float:
+    """See :func:`crossover_density`; it also depends on the number of threads."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_CROSSOVER_SAMPLES, in_features, generator=generator).to(device, dtype)
+    dy = torch.randn(_CROSSOVER_SAMPLES, out_features, generator=generator).to(device, dtype)
+
+    def seconds(density: float, kernels: Kernels) -> float:
+        links = compress(erdos_renyi(out_features, in_features, density, generator=generator).to(device))
+        values = x.new_ones(len(links.col_indices))
+        times = []
+        for _ in range(4):  # the first one warms up
+            started = time.perf_counter()
+            kernels.forward(links, values, None, x.T)
+            kernels.input_gradient(links, values, dy.T)
+            gradient = kernels.value_gradient(links, x.T, dy.T)
+            float(gradient.sum())  # waits for a GPU
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    sparse = sparse_kernels(torch.device(device), dtype)
+    densities = (0.1, 0.5)
+    ours = [seconds(density, sparse) for density in densities]
+    rival = [seconds(density, DENSE) for density in densities]
+    # Both are straight lines, to a good approximation: where they meet.
+    gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
+    if gain[0] <= 0:
+        return 0.0
+    if gain[1] >= gain[0]:
+        return 1.0
+    return min(1.0, densities[0] + (densities[1] - densities[0]) * gain[0] / (gain[0] - gain[1]))
+
+
+_CROSSOVER_SAMPLES = 256
+_CROSSOVER_SIZE = 1024  # larger layers are measured at this size
+
+
+def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Density up to which sparse products are faster than dense ones of a filled-in weight, on this machine.
+
+    Measured once in a process for each shape: forward and backward of 256 samples at two densities, with at most 1024
+    features on each side, which takes some tenths of a second.
+    """
+    sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
+    return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())
