@@ -1,18 +1,14 @@
 """Attach a method to a model and its optimizer."""
 
-import copy
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from chts_core.budget import Budget
 from chts_core.checks import warn
-from chts_core.choices import value_at
-from chts_core.diagnostics import itop_rate, overlap
 from chts_core.engine.compaction import compact
 from chts_core.engine.coverage import coverage
 from chts_core.engine.distributed import ranks_of
@@ -22,38 +18,22 @@ from chts_core.engine.guard import Guard, check_dense, check_execution, check_he
 from chts_core.engine.initial import first_masks, generator_of, with_correlation
 from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, sparse_layers, split_heads, unwrap
 from chts_core.engine.linear import Execution
-from chts_core.engine.network import SparseNetwork, positions, share
+from chts_core.engine.network import SparseNetwork, share
 from chts_core.engine.progress import Progress, Update, from_state, to_state
-from chts_core.engine.sharding import is_shared_out, whole
+from chts_core.engine.sharding import whole
 from chts_core.engine.warm_start import loses_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
 from chts_core.engine.weights import MaskedWeight, PastWeights, Weight, pack_bits, unpack_bits
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
+from chts_core.update import TopologyUpdate
 
 _LOSES_TRAINING = (
     "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To keep "
     'the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density decays, '
     'such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of your own.'
 )
-
-
-class Evolved(NamedTuple):
-    """What an update makes of the links; nothing of it is in the model yet.
-
-    old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
-    seconds: spent on each part; empty if no link goes or comes.
-    past_weights: of all links that were ever removed.
-    frozen: the parts that were left as they are.
-    """
-
-    old: dict[str, Tensor]
-    survivors: dict[str, Tensor]
-    new: dict[str, Tensor]
-    seconds: dict[str, float]
-    past_weights: dict[str, PastWeights]
-    frozen: set[str]
 
 
 class Sparsifier:
@@ -340,12 +320,12 @@ class Sparsifier:
         if due and not overflowing:
             # Link prediction counts in products of matrices, which autocast would round.
             with torch.autocast(self.network.device_type, enabled=False):
-                evolved = self._evolve(self.steps + 1)
+                evolved = self._update().evolve(self.steps + 1)
         # Once the links change, the step is made, whatever comes.
         with nullcontext() if evolved is None else undisturbed():
             progress.steps += 1
             if evolved is not None:
-                self._adopt(evolved)
+                self._update().adopt(evolved, self._regrowth_hooks)
             self._gradients.forget()
             for name in self.network.sparse:
                 self.network.weights[name].clear_absent(guard.keeps_zeros)
@@ -433,6 +413,9 @@ class Sparsifier:
                 "the gradient most. Keep float32 weights and compute in torch.autocast."
             )
 
+    def _update(self) -> TopologyUpdate:
+        return TopologyUpdate(self.network, self.progress, self.method, self.timeline, self._gradients)
+
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""
         self._gradients.listen(self.network.sparse, self)
@@ -449,174 +432,3 @@ class Sparsifier:
         self.__dict__.update(state)
         self._connect()
         self._guard.settle()
-
-    # --- an update (paper, Figure 2) ---
-
-    def _evolve(self, step: int) -> Evolved:
-        """Targets, pruning and removal, percolation, regrowth: what `_adopt` then makes of the model.
-
-        It changes nothing but the generators, and those not either if it is interrupted.
-        """
-        states = {name: generator.get_state() for name, generator in self.progress.generators.items()}
-        try:
-            return self._evolved(step)
-        except BaseException:  # Ctrl-C too
-            for name, state in states.items():
-                self.progress.generators[name].set_state(state)
-            raise
-
-    def _evolved(self, step: int) -> Evolved:
-        network, budget, frozen = self.network, self.progress.budget, self._frozen
-        targets, exchanged = budget.links(step), budget.exchanged(step)
-        masks, links = network.masks, network.links()
-        unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - frozen)
-        if unchanged and not self.method.removal.returning:
-            return Evolved(masks, masks, masks, {}, {}, frozen)
-        network.ranks.check_same(masks)
-        seconds = dict.fromkeys(targets, 0.0)
-
-        survivors = {name: mask.clone() for name, mask in masks.items()}
-        for name, mask in network.by_part(survivors).items():
-            started = time.perf_counter()
-            if name not in frozen:
-                self._remove(name, mask, targets[name], exchanged[name], step)
-            seconds[name] = time.perf_counter() - started
-        network.share_out(survivors)
-        if self.method.removal.percolate:
-            self._percolate(masks, survivors, frozen)
-        past_weights = {name: copy.copy(past) for name, past in self.progress.past_weights.items()}
-        for name, past in past_weights.items():
-            gone = positions(masks[name] & ~survivors[name])
-            past.remember(gone, network.weights[name].weights_at(gone))
-
-        new = {name: mask.clone() for name, mask in survivors.items()}
-        by_part = network.by_part(new)
-        for parameter, parts in network.parts_by_weight():
-            gradient = self._gradients.mean(parameter, network.ranks)
-            for name, part in parts:
-                started = time.perf_counter()
-                if network.is_mine(name) and name not in frozen:
-                    rows = None if gradient is None else part.rows(gradient)
-                    by_part[name] |= self._regrow(name, by_part[name].contiguous(), targets[name], rows, past_weights)
-                seconds[name] += time.perf_counter() - started
-        network.share_out(new)
-        network.share_generators(self.progress.generators)
-        network.ranks.check_same(new)
-        return Evolved(masks, survivors, new, seconds, past_weights, frozen)
-
-    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
-        """Prune a part to its target and remove the links to be exchanged, in place."""
-        network, removal, temperature = self.network, self.method.removal, self.method.removal.temperature
-        weight = network.weight_of(name)
-        if not network.is_mine(name) and not is_shared_out(weight.parameter):
-            return
-        links = weight.links(network.parts[name], mask, gradients=removal.needs_gradient)  # of shares: a collective
-        if not network.is_mine(name):
-            return
-        kept = removal(
-            links,
-            target,
-            exchanged,
-            None if temperature is None else value_at(temperature, step, self.timeline),
-            network.past(name, mask, self.progress.past_weights)[1] if removal.returning else None,
-            generator=self.progress.generators[name],
-        )
-        mask.zero_()
-        mask[links.outputs[kept], links.inputs[kept]] = True
-
-    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], frozen: set[str]) -> None:
-        """Cut the incomplete links, in place, but none of a part that is frozen."""
-        percolated = self.network.percolated(survivors)
-        for name, mask in self.network.by_layer(survivors).items():
-            mask.copy_(percolated[name])
-        before = self.network.by_part(masks)
-        for name, mask in self.network.by_part(survivors).items():
-            if name in frozen:
-                mask.copy_(before[name])
-
-    def _regrow(
-        self,
-        name: str,
-        survivors: Tensor,
-        target: int,
-        gradient: Tensor | None,
-        past_weights: Mapping[str, PastWeights],
-    ) -> Tensor:
-        """The links that bring a part back to its target."""
-        regrowth = self.method.regrowth
-        past = self.network.past(name, survivors, past_weights) if regrowth.score == "magnitude" else None
-        num = target - int(survivors.count_nonzero())
-        return regrowth(survivors, num, gradient, past, generator=self.progress.generators[name])
-
-    def _adopt(self, evolved: Evolved) -> None:
-        """Let the weights have their new masks, and note what has changed."""
-        network, progress = self.network, self.progress
-        for name in network.parts:
-            if network.is_frozen(name):
-                progress.behind.setdefault(name, progress.updated_at)
-            else:
-                progress.behind.pop(name, None)
-        progress.updated_at = self.steps
-        if not evolved.seconds:  # nothing has changed
-            return
-        progress.past_weights = evolved.past_weights
-        rows = self._rows(evolved)  # before the masks change in place
-        for parameter, parts in network.parts_by_weight():
-            rows[parts[-1][0]]["seconds"] += self._rewire(parameter, evolved)
-        progress.history += rows.values()
-        early_stop, budget = self.method.turnover.early_stop, progress.budget
-        if early_stop is not None and budget.links(self.steps) == budget.links(self.timeline.total_steps):
-            evolving = rows.keys() - evolved.frozen
-            progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
-
-    def _rewire(self, parameter: str, evolved: Evolved) -> float:
-        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any.
-
-        Returns:
-            Seconds that it took.
-        """
-        started = time.perf_counter()
-        weight, past = self.network.weights[parameter], self.progress.past_weights.get(parameter)
-        survivors, new = evolved.survivors[parameter], evolved.new[parameter]
-        weight.rewire(survivors, new)
-        if past is not None or self._regrowth_hooks:
-            come = positions(new & ~survivors)
-            if past is not None:
-                weight.put(come, past.recall(come))
-            for hook in self._regrowth_hooks:
-                hook(parameter, come)
-        return time.perf_counter() - started
-
-    def _rows(self, evolved: Evolved) -> dict[str, Update]:
-        """What an update does to each part."""
-        network, ever_active = self.network, self.progress.ever_active
-        active = network.active_share(evolved.new)
-        seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
-        rows: dict[str, Update] = {}
-        for parameter, parts in network.parts_by_weight():
-            ever = unpack_bits(ever_active[parameter], evolved.new[parameter].shape) | evolved.new[parameter].cpu()
-            ever_active[parameter] = pack_bits(ever)
-            for name, part in parts:
-                old, survivors, new = (
-                    part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
-                )
-                removed, regrown = old & ~survivors, new & ~survivors
-                rows[name] = Update(
-                    step=self.steps,
-                    layer=name,
-                    links=int(new.count_nonzero()),
-                    removed=int(removed.count_nonzero()),
-                    regrown=int(regrown.count_nonzero()),
-                    overlap=overlap(removed, regrown),
-                    anp=active[name],
-                    itop=itop_rate(part.rows(ever)),
-                    seconds=seconds[name],
-                )
-        return rows
-
-    @property
-    def _frozen(self) -> set[str]:
-        """The parts that stay as they are: stopped early, or their weight is frozen."""
-        parts, stopped = self.network.parts, self.progress.stopped
-        waits = self.method.turnover.together and len(stopped) < len(parts)
-        return (set() if waits else stopped) | {name for name in parts if self.network.is_frozen(name)}

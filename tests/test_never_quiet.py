@@ -19,6 +19,7 @@ import chts_core as chts
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork
 from chts_core.tools.audit import audit
+from chts_core.update import TopologyUpdate
 
 EVERY = 5
 EXECUTIONS: list[Execution] = ["masked", "csr"]
@@ -430,7 +431,7 @@ def test_an_interrupted_update_leaves_all_as_it_was(
         pytest.skip("it does not percolate")
     runs = [Run(method).train(3 * EVERY - 1) for _ in range(2)]
     run = runs[1]
-    owner = SparseNetwork if where == "share_generators" else chts.Sparsifier
+    owner = SparseNetwork if where == "share_generators" else TopologyUpdate
     original = getattr(owner, where)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -460,13 +461,13 @@ def test_an_interrupted_update_leaves_all_as_it_was(
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
 def test_a_signal_while_the_links_change_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("chts").train(EVERY - 1)
-    original = chts.Sparsifier._adopt
+    original = TopologyUpdate.adopt
 
-    def signalled(self: chts.Sparsifier, evolved: Any) -> None:
+    def signalled(self: TopologyUpdate, *args: Any) -> None:
         signal.raise_signal(signal.SIGUSR1)
-        original(self, evolved)
+        original(self, *args)
 
-    monkeypatch.setattr(chts.Sparsifier, "_adopt", signalled)
+    monkeypatch.setattr(TopologyUpdate, "adopt", signalled)
     before = signal.signal(signal.SIGUSR1, signal.default_int_handler)  # several processes of tests ignore Ctrl-C
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import chts_core as chts
 from chts_core.tools.audit import audit
+from chts_core.update import TopologyUpdate
 
 LAYERS = ("0", "2")
 
@@ -147,20 +148,20 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.whole)
     @rule(where=st.sampled_from(["_remove", "_regrow"]))
     def interrupt(self, where: str) -> None:
-        original = getattr(chts.Sparsifier, where)
+        original = getattr(TopologyUpdate, where)
 
         def interrupted(*args: Any, **kwargs: Any) -> Any:
             original(*args, **kwargs)
             raise KeyboardInterrupt
 
-        setattr(chts.Sparsifier, where, interrupted)
+        setattr(TopologyUpdate, where, interrupted)
         try:
             self.step()
         except KeyboardInterrupt:
-            setattr(chts.Sparsifier, where, original)
+            setattr(TopologyUpdate, where, original)
             self.sparsifier.step()  # the optimizer has stepped: this makes up for it
         finally:
-            setattr(chts.Sparsifier, where, original)
+            setattr(TopologyUpdate, where, original)
 
     @precondition(lambda self: self.whole)
     @rule()

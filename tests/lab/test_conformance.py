@@ -15,6 +15,7 @@ from chts_core import choices, cli, link_prediction, methods, sampling
 from chts_core.engine import weights
 from chts_core.lab.verify import conformance, published
 from chts_core.schedules import Timeline
+from chts_core.update import TopologyUpdate
 
 METHODS = chts.METHODS
 
@@ -136,7 +137,7 @@ FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
     "soft removal at random": ("chts", "removal", choices, "choose", remove_anything),
     "moments kept": ("granet", "weights", weights.MaskedWeight, "_tensors", keep_moments),
     "moments lost": ("set", "csr", weights, "moments", lambda *_: []),
-    "no percolation": ("chts", "percolation", chts.Sparsifier, "_percolate", lambda *_: None),
+    "no percolation": ("chts", "percolation", TopologyUpdate, "_percolate", lambda *_: None),
     "generators lost": (
         "chts",
         "resume",

@@ -1,0 +1,233 @@
+"""One update of the topology: the method's five choices at work (paper, Figure 2)."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from chts_core.choices import value_at
+from chts_core.diagnostics import itop_rate, overlap
+from chts_core.engine.gradients import Gradients
+from chts_core.engine.network import SparseNetwork, positions
+from chts_core.engine.progress import Progress, Update
+from chts_core.engine.sharding import is_shared_out
+from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
+from chts_core.methods import Method
+from chts_core.schedules import Timeline
+
+
+class Evolved(NamedTuple):
+    """What an update makes of the links; nothing of it is in the model yet.
+
+    old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
+    seconds: spent on each part; empty if no link goes or comes.
+    past_weights: of all links that were ever removed.
+    frozen: the parts that were left as they are.
+    """
+
+    old: dict[str, Tensor]
+    survivors: dict[str, Tensor]
+    new: dict[str, Tensor]
+    seconds: dict[str, float]
+    past_weights: dict[str, PastWeights]
+    frozen: set[str]
+
+
+class TopologyUpdate:
+    """An update in two steps: `evolve` finds out what the links will be, `adopt` makes the model follow.
+
+    Args:
+        network: the sparse layers.
+        progress: how far the run has come; `adopt` notes the update there.
+        method: its removal, regrowth and turnover.
+        timeline: of the run.
+        gradients: those that came in this step.
+    """
+
+    def __init__(
+        self, network: SparseNetwork, progress: Progress, method: Method, timeline: Timeline, gradients: Gradients
+    ) -> None:
+        self._network = network
+        self._progress = progress
+        self._method = method
+        self._timeline = timeline
+        self._gradients = gradients
+
+    def evolve(self, step: int) -> Evolved:
+        """Targets, pruning and removal, percolation, regrowth.
+
+        It changes nothing but the generators, and those not either if it is interrupted.
+        """
+        states = {name: generator.get_state() for name, generator in self._progress.generators.items()}
+        try:
+            return self._evolved(step)
+        except BaseException:  # Ctrl-C too
+            for name, state in states.items():
+                self._progress.generators[name].set_state(state)
+            raise
+
+    def _evolved(self, step: int) -> Evolved:
+        # How many links each part shall have, and how many of them shall be new.
+        network, budget, frozen = self._network, self._progress.budget, self._frozen
+        targets, exchanged = budget.links(step), budget.exchanged(step)
+        masks, links = network.masks, network.links()
+        unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - frozen)
+        if unchanged and not self._method.removal.returning:
+            return Evolved(masks, masks, masks, {}, {}, frozen)
+        network.ranks.check_same(masks)
+        seconds = dict.fromkeys(targets, 0.0)
+
+        # Pruning to the target, and removal.
+        survivors = {name: mask.clone() for name, mask in masks.items()}
+        for name, mask in network.by_part(survivors).items():
+            started = time.perf_counter()
+            if name not in frozen:
+                self._remove(name, mask, targets[name], exchanged[name], step)
+            seconds[name] = time.perf_counter() - started
+        network.share_out(survivors)
+        # Percolation: links that lead nowhere go too.
+        if self._method.removal.percolate:
+            self._percolate(masks, survivors, frozen)
+        past_weights = {name: copy.copy(past) for name, past in self._progress.past_weights.items()}
+        for name, past in past_weights.items():
+            gone = positions(masks[name] & ~survivors[name])
+            past.remember(gone, network.weights[name].weights_at(gone))
+
+        # Regrowth, back to the target.
+        new = {name: mask.clone() for name, mask in survivors.items()}
+        by_part = network.by_part(new)
+        for parameter, parts in network.parts_by_weight():
+            gradient = self._gradients.mean(parameter, network.ranks)
+            for name, part in parts:
+                started = time.perf_counter()
+                if network.is_mine(name) and name not in frozen:
+                    rows = None if gradient is None else part.rows(gradient)
+                    by_part[name] |= self._regrow(name, by_part[name].contiguous(), targets[name], rows, past_weights)
+                seconds[name] += time.perf_counter() - started
+        network.share_out(new)
+        network.share_generators(self._progress.generators)
+        network.ranks.check_same(new)
+        return Evolved(masks, survivors, new, seconds, past_weights, frozen)
+
+    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
+        """Prune a part to its target and remove the links to be exchanged, in place."""
+        network, removal, temperature = self._network, self._method.removal, self._method.removal.temperature
+        weight = network.weight_of(name)
+        if not network.is_mine(name) and not is_shared_out(weight.parameter):
+            return
+        links = weight.links(network.parts[name], mask, gradients=removal.needs_gradient)  # of shares: a collective
+        if not network.is_mine(name):
+            return
+        kept = removal(
+            links,
+            target,
+            exchanged,
+            None if temperature is None else value_at(temperature, step, self._timeline),
+            network.past(name, mask, self._progress.past_weights)[1] if removal.returning else None,
+            generator=self._progress.generators[name],
+        )
+        mask.zero_()
+        mask[links.outputs[kept], links.inputs[kept]] = True
+
+    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], frozen: set[str]) -> None:
+        """Cut the incomplete links, in place, but none of a part that is frozen."""
+        percolated = self._network.percolated(survivors)
+        for name, mask in self._network.by_layer(survivors).items():
+            mask.copy_(percolated[name])
+        before = self._network.by_part(masks)
+        for name, mask in self._network.by_part(survivors).items():
+            if name in frozen:
+                mask.copy_(before[name])
+
+    def _regrow(
+        self,
+        name: str,
+        survivors: Tensor,
+        target: int,
+        gradient: Tensor | None,
+        past_weights: Mapping[str, PastWeights],
+    ) -> Tensor:
+        """The links that bring a part back to its target."""
+        regrowth = self._method.regrowth
+        past = self._network.past(name, survivors, past_weights) if regrowth.score == "magnitude" else None
+        num = target - int(survivors.count_nonzero())
+        return regrowth(survivors, num, gradient, past, generator=self._progress.generators[name])
+
+    def adopt(self, evolved: Evolved, hooks: Sequence[Callable[[str, Tensor], None]]) -> None:
+        """Let the weights have their new masks, and note what has changed.
+
+        Args:
+            hooks: called with the name of each weight and the positions of its regrown links.
+        """
+        network, progress = self._network, self._progress
+        for name in network.parts:
+            if network.is_frozen(name):
+                progress.behind.setdefault(name, progress.updated_at)
+            else:
+                progress.behind.pop(name, None)
+        progress.updated_at = progress.steps
+        if not evolved.seconds:  # nothing has changed
+            return
+        progress.past_weights = evolved.past_weights
+        rows = self._rows(evolved)  # before the masks change in place
+        for parameter, parts in network.parts_by_weight():
+            rows[parts[-1][0]]["seconds"] += self._rewire(parameter, evolved, hooks)
+        progress.history += rows.values()
+        early_stop, budget = self._method.turnover.early_stop, progress.budget
+        if early_stop is not None and budget.links(progress.steps) == budget.links(self._timeline.total_steps):
+            evolving = rows.keys() - evolved.frozen
+            progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
+
+    def _rewire(self, parameter: str, evolved: Evolved, hooks: Sequence[Callable[[str, Tensor], None]]) -> float:
+        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any.
+
+        Returns:
+            Seconds that it took.
+        """
+        started = time.perf_counter()
+        weight, past = self._network.weights[parameter], self._progress.past_weights.get(parameter)
+        survivors, new = evolved.survivors[parameter], evolved.new[parameter]
+        weight.rewire(survivors, new)
+        if past is not None or hooks:
+            come = positions(new & ~survivors)
+            if past is not None:
+                weight.put(come, past.recall(come))
+            for hook in hooks:
+                hook(parameter, come)
+        return time.perf_counter() - started
+
+    def _rows(self, evolved: Evolved) -> dict[str, Update]:
+        """What an update does to each part."""
+        network, ever_active = self._network, self._progress.ever_active
+        active = network.active_share(evolved.new)
+        seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
+        rows: dict[str, Update] = {}
+        for parameter, parts in network.parts_by_weight():
+            ever = unpack_bits(ever_active[parameter], evolved.new[parameter].shape) | evolved.new[parameter].cpu()
+            ever_active[parameter] = pack_bits(ever)
+            for name, part in parts:
+                old, survivors, new = (
+                    part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
+                )
+                removed, regrown = old & ~survivors, new & ~survivors
+                rows[name] = Update(
+                    step=self._progress.steps,
+                    layer=name,
+                    links=int(new.count_nonzero()),
+                    removed=int(removed.count_nonzero()),
+                    regrown=int(regrown.count_nonzero()),
+                    overlap=overlap(removed, regrown),
+                    anp=active[name],
+                    itop=itop_rate(part.rows(ever)),
+                    seconds=seconds[name],
+                )
+        return rows
+
+    @property
+    def _frozen(self) -> set[str]:
+        """The parts that stay as they are: stopped early, or their weight is frozen."""
+        parts, stopped = self._network.parts, self._progress.stopped
+        waits = self._method.turnover.together and len(stopped) < len(parts)
+        return (set() if waits else stopped) | {name for name in parts if self._network.is_frozen(name)}
