@@ -22,6 +22,9 @@ from chts_core.lab.train import checkpoint, language, loop
 from chts_core.lab.train.language import Recipe, Run, Task, _Learner
 
 LLAMA_SIZES["micro"] = LlamaSize(16, 24, 2, 4, 2)
+# Processes take long to start; what ranks agree on is checked in test_distributed.py as well.
+pytestmark = [pytest.mark.slow, pytest.mark.full]
+
 CORPUS = TextData("some", [f"the {a} sees the {b}. " * 5 for a in "abcdefgh" for b in "abcdefgh"], ["the a sees"] * 60)
 RECIPE = Recipe(
     size="micro",

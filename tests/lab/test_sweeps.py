@@ -121,6 +121,8 @@ def functools_run(cell: Cell, out_dir: str) -> dict[str, Any]:
 REAL_RUN = sweeps._run
 
 
+@pytest.mark.slow
+@pytest.mark.full
 def test_lost_and_failed_cells_do_not_stop_the_others(
     tmp_path: Path, lucky: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +156,8 @@ def test_workers_share_the_cores_that_this_process_may_use(
     assert sweeps._threads(workers) == dict.fromkeys(THREADS, "5")
 
 
+@pytest.mark.slow
+@pytest.mark.full
 def test_training_cells_run_and_what_is_done_is_skipped(
     tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,8 @@ def test_without_nbgrader_its_installation_is_told(
 # --- grading, in kernels ---
 
 
+@pytest.mark.slow
+@pytest.mark.full
 def test_a_class_is_graded(
     course: Path, hand_in: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -195,7 +195,9 @@ def test_a_tour_prints_the_table_and_how_to_read_its_pages(toured: tuple[bool, P
     assert as_text(comparison([{"results": {"methods": [row(HOSTILE)]}}])) in toured[2]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_tour_stops_all_and_says_what_is_done(
     tmp_path: Path, write_notebook: Callable[..., Path], how: signal.Signals
 ) -> None:

@@ -28,10 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         stage = re.search(r"/stages/test_(\w+)\.py::|test_execution\.py::\w+\[(\w+?)_", item.nodeid)
         number = stage and (stage[1] or stage[2])
-        if number and number not in QUICK:
+        again = (
+            "test_execution.py" in item.nodeid
+        )  # beside the tests of the stage, one process would wait for the other
+        if number and (number not in QUICK or again):
             item.add_marker(pytest.mark.full)
             if number not in TOUR:
-                item.add_marker(pytest.mark.stage)
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
