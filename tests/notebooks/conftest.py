@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         number = stage and (stage[1] or stage[2])
         again = (
             "test_execution.py" in item.nodeid
-        )  # beside the tests of the stage, one process would wait for the other
+        )
         if number and (number not in QUICK or again):
             item.add_marker(pytest.mark.full)
             if number not in TOUR:
