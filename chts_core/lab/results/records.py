@@ -260,12 +260,21 @@ def check_run(row: Mapping[str, Any], place: str) -> None:
     Raises:
         ValueError: naming the place and what is wrong there.
     """
+    written = hash(json.dumps(row))
+    if written in _FITTING:
+        return
     from jsonschema.exceptions import best_match  # jsonschema takes about a second to import
 
     wrong = best_match(_run_schema().iter_errors(row))
-    if wrong is not None:
+    if wrong is None:
+        _FITTING.add(written)
+    else:
         where = "".join(f"[{key!r}]" for key in wrong.absolute_path)
         raise ValueError(f"{place} is no record of a run: {where and f'at {where}, '}{wrong.message:.300}.")
+
+
+# Records that were checked in this process: some milliseconds each, and many pages read the same ones.
+_FITTING: set[int] = set()
 
 
 @cache
