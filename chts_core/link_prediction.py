@@ -115,6 +115,7 @@ def _node_based_dense(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _node_based_sparse(mask: Tensor, inside: bool) -> Tensor:
+    """:func:`_node_based_dense` by products of sparse matrices."""
     links, transposed = _compressed(mask)
     of_outputs = _community_ratios(_to_dense(links @ transposed), inside)
     of_inputs = _community_ratios(_to_dense(transposed @ links), inside)

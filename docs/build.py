@@ -121,6 +121,21 @@ def write_promises() -> None:
     page.write_text(page.read_text("utf-8").replace("{promises}", tables), "utf-8")
 
 
+def write_twins() -> None:
+    """Fast functions and their plain references: what the tests with the mark `twin` say."""
+    rows = [
+        {"fast": fast, "plain": plain, "equal in": how, "test": f"`{path.name}::{test.name}`"}
+        for path in sorted((ROOT / "tests").glob("test_*.py"))
+        for test in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(test, ast.FunctionDef)
+        for mark in test.decorator_list
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.twin"
+        for fast, plain, how in [[ast.literal_eval(argument) for argument in mark.args]]
+    ]
+    page = SOURCE / "guides" / "fast_and_plain.md"
+    page.write_text(page.read_text("utf-8").replace("{twins}", as_markdown(rows)), "utf-8")
+
+
 def write_timings() -> None:
     """What the stages take, into the page for teachers."""
     rows = [
@@ -195,6 +210,7 @@ def main() -> None:
     write_glossary()
     write_conformance()
     write_promises()
+    write_twins()
     write_timings()
     write_plans()
     write_list_of_slides()

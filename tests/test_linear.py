@@ -72,6 +72,7 @@ def test_the_links_by_hand() -> None:
 
 
 # torch's own products refuse a matrix without elements.
+@pytest.mark.twin("engine.kernels.CompiledKernels, TorchKernels", "engine.kernels.DenseKernels", "numbers")
 @pytest.mark.parametrize(
     ("kernels", "density"), [cell for cell in itertools.product(KERNELS, DENSITIES) if cell != ("torch", 0.0)]
 )

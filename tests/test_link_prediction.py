@@ -115,6 +115,7 @@ def test_networks_without_l3_paths_score_zero(mask: Tensor, route: str, predicto
     assert not scores.any()
 
 
+@pytest.mark.twin("link_prediction: all four scores, by all routes", "the definition, path by path", "numbers")
 @pytest.mark.parametrize("predictor", PREDICTORS)
 @pytest.mark.parametrize("route", ROUTES)
 @given(shape=st.tuples(st.integers(1, 9), st.integers(1, 9)), density=st.floats(0, 1), seed=st.integers(0, 999))
@@ -388,6 +389,7 @@ def test_walks_end_with_the_score(network: str, predictor: str) -> None:
     assert_fits([counts[link] for link in expected], list(expected.values()))
 
 
+@pytest.mark.twin("compiled.walk_sampling", "sampling.draw from link_prediction.ch2_l3n", "χ²")
 @pytest.mark.usefixtures("no_scores")
 @pytest.mark.parametrize(
     ("walker", "network", "predictor"), tiers.every_pair(WALKERS, NETWORKS, WALKED), indirect=["walker"]

@@ -554,6 +554,7 @@ def test_windows_hold_the_last_arrival_and_little_else(degree: int, exponent: fl
     assert mean[1] - mean[0] < 6 * degree**0.5 + 4  # six standard deviations, and a column on either side of the ring
 
 
+@pytest.mark.twin("compiled.row_draws.race", "row_links.race", "χ²")
 @pytest.mark.parametrize("run", RACES.values(), ids=RACES)
 @pytest.mark.parametrize("exponent", [0, 0.5, 3])
 def test_races_are_draws_one_by_one_without_replacement(run: Callable[..., None], exponent: float) -> None:
@@ -581,6 +582,7 @@ def test_the_rows_of_a_race_are_independent(run: Callable[..., None]) -> None:
     assert_fits([counts[pair] for pair in product(range(3), repeat=2)], [1 / 9] * 9)
 
 
+@pytest.mark.twin("compiled.row_draws.fill", "row_links.fill", "χ²")
 @pytest.mark.parametrize("run", FILLS.values(), ids=FILLS)
 @pytest.mark.parametrize(("linked", "degree"), [([], 2), ([1], 3), ([0, 4], 4), ([3], 4)])
 def test_fills_draw_any_of_the_free_columns_alike(run: Callable[..., None], linked: list[int], degree: int) -> None:

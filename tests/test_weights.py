@@ -100,6 +100,7 @@ def assert_same_run(one: Run, other: Run) -> None:
             torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.twin("engine.weights.LinkWeight", "engine.weights.MaskedWeight", "the same links in a whole run")
 @pytest.mark.parametrize("execution", ["csr", "auto"])
 @pytest.mark.parametrize("method", [*SPARSE_METHODS, "chts/mlp_code"])
 def test_every_method_runs_as_under_masks(method: str, execution: str) -> None:
@@ -328,6 +329,7 @@ def test_bits_hold_the_mask(rows: int, columns: int, seed: int) -> None:
     assert torch.equal(weights.unpack_bits(weights.pack_bits(mask.T), mask.T.shape), mask.T)
 
 
+@pytest.mark.twin("compiled.products.zero_absent", "torch.where", "numbers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["rows", "columns", "some rows"])
 def test_absent_links_become_zero_whatever_they_held(layout: str, dtype: torch.dtype) -> None:
@@ -357,6 +359,7 @@ def test_past_weights_are_the_latest_of_each_link() -> None:
     assert past.recall(torch.tensor([0, 2, 6, 7])).tolist() == [3.0, 0.0, 4.0, 0.0]
 
 
+@pytest.mark.twin("engine.weights.PastWeights", "a dictionary", "numbers")
 @given(st.lists(st.dictionaries(st.integers(0, 20), st.integers(-9, 9)), max_size=6), st.sets(st.integers(0, 20)))
 def test_past_weights_are_a_dictionary(removals: list[dict[int, int]], wanted: set[int]) -> None:
     past, expected = weights.PastWeights(torch.float32, torch.device("cpu")), {}

@@ -28,9 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         stage = re.search(r"/stages/test_(\w+)\.py::|test_execution\.py::\w+\[(\w+?)_", item.nodeid)
         number = stage and (stage[1] or stage[2])
-        again = (
-            "test_execution.py" in item.nodeid
-        )
+        again = "test_execution.py" in item.nodeid
         if number and (number not in QUICK or again):
             item.add_marker(pytest.mark.full)
             if number not in TOUR:
