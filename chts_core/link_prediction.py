@@ -149,6 +149,7 @@ def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
+    """:func:`_path_based_dense`, path by path."""
     from chts_core.compiled.walks import add_paths  # Numba takes about a second to import
 
     links, transposed = _compressed(mask)
