@@ -13,17 +13,17 @@ from chts_core.engine.compaction import compact
 from chts_core.engine.coverage import coverage
 from chts_core.engine.distributed import ranks_of
 from chts_core.engine.gradients import Gradients, skip_before_updates
-from chts_core.engine.graph import find_graph
+from chts_core.engine.graph import find_layers
 from chts_core.engine.guard import Guard, check_dense, check_execution, check_held, few
 from chts_core.engine.initial import first_masks, generator_of, with_correlation
-from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, unwrap
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork, share
 from chts_core.engine.progress import Progress, Update, from_state, to_state
 from chts_core.engine.sharding import whole
 from chts_core.engine.warm_start import loses_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
-from chts_core.engine.weights import MaskedWeight, PastWeights, Weight, pack_bits, unpack_bits
+from chts_core.engine.weights import MaskedWeight, Weight, unpack_bits
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
@@ -141,11 +141,10 @@ class Sparsifier:
         self.optimizer = inner_optimizer(optimizer)
         ranks = ranks_of(model, process_group)
         model = unwrap(model)
-        layers = sparse_layers(check_dense(model), include, exclude)
-        graph, notes = find_graph(model, self.method, layers) if graph is None else (graph, [])
-        for note in notes:
+        found = find_layers(check_dense(model), self.method, include, exclude, graph, per_head)
+        for note in found.notes:
             warn(note)
-        parts = split_heads(layers, graph) if per_head else layers
+        layers, parts, graph = found.layers, found.parts, found.graph
         shapes = {name: part.shape for name, part in parts.items()}
         budget = Budget(self.method, sparsity, self.timeline, shapes, distribution)
         parameters = dict(model.named_parameters())
@@ -162,16 +161,7 @@ class Sparsifier:
         }
         sparse = list(dict.fromkeys(parts[name].parameter for name in budget.sparse_parts()))
         self.network = SparseNetwork(model, layers, parts, graph, held, sparse, ranks)
-        self.progress = Progress(
-            budget,
-            generators,
-            ever_active={name: pack_bits(mask) for name, mask in masks.items()},
-            past_weights={
-                name: PastWeights(weight.dtype, weight.device)
-                for name, weight in weights.items()
-                if self.method.regrowth.history
-            },
-        )
+        self.progress = Progress.at_start(budget, generators, self.network)
         self._guard = Guard(self.network, self.optimizer, frozen_layers(model, include, exclude))
         self._gradients = Gradients(held, self.method.regrowth.needs_gradient, self._guard)
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []

@@ -2,13 +2,43 @@
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from torch import nn
 
-from chts_core.engine.layers import Layer
+from chts_core.engine.layers import Layer, Selection, sparse_layers, split_heads
 from chts_core.engine.tracing import layer_graph
 from chts_core.methods import Method
 from chts_core.percolation import LayerGraph
+
+
+class Found(NamedTuple):
+    """The layers of a model that become sparse.
+
+    layers: by name.
+    parts: what evolves by itself, by name: the layers, or heads of them.
+    graph: which layers feed each other.
+    notes: what to say of the graph.
+    """
+
+    layers: dict[str, Layer]
+    parts: dict[str, Layer]
+    graph: LayerGraph
+    notes: list[str]
+
+
+def find_layers(
+    model: nn.Module,
+    method: Method,
+    include: Selection | None,
+    exclude: Selection | None,
+    graph: LayerGraph | None,
+    per_head: bool,
+) -> Found:
+    """The sparse layers of a model, by the settings of the Sparsifier."""
+    layers = sparse_layers(model, include, exclude)
+    graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
+    return Found(layers, split_heads(layers, graph) if per_head else layers, graph, notes)
 
 
 def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> tuple[LayerGraph, list[str]]:

@@ -58,6 +58,17 @@ class Progress:
     history: list[Update] = field(default_factory=list)
     crossovers: dict[str, float | None] = field(default_factory=dict)
 
+    @classmethod
+    def at_start(cls, budget: Budget, generators: dict[str, torch.Generator], network: SparseNetwork) -> "Progress":
+        """The state of a run before its first step."""
+        weights = network.weights.items() if budget.method.regrowth.history else ()
+        return cls(
+            budget,
+            generators,
+            ever_active={name: pack_bits(mask) for name, mask in network.masks.items()},
+            past_weights={name: PastWeights(held.parameter.dtype, held.parameter.device) for name, held in weights},
+        )
+
     def expected_links(self) -> dict[str, int]:
         """The number of links that each part must have now."""
         at_step = {step: self.budget.links(step) for step in {self.updated_at, *self.behind.values()}}

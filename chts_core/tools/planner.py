@@ -11,8 +11,8 @@ from torch import nn
 from chts_core.budget import Budget
 from chts_core.choices import Cubic, Sigmoid
 from chts_core.engine.coverage import Coverage, coverage
-from chts_core.engine.graph import find_graph, kind_of, label_of
-from chts_core.engine.layers import Layer, Selection, linear_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.graph import find_layers, kind_of, label_of
+from chts_core.engine.layers import Layer, Selection, linear_layers, unwrap
 from chts_core.engine.linear import Execution, convertible
 from chts_core.link_prediction import PREDICTORS, WALKED
 from chts_core.methods import Method, get_method
@@ -191,9 +191,7 @@ def plan(
     method = get_method(method)
     timeline = Timeline(total_steps, update_every, method.turnover.stop)
     model = unwrap(model)
-    layers = sparse_layers(model, include, exclude)
-    graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
-    parts = split_heads(layers, graph) if per_head else layers
+    layers, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)
     budget = Budget(method, sparsity, timeline, {name: part.shape for name, part in parts.items()}, distribution)
     # Masks of one element each, seen as large ones.
     check_graph({name: torch.zeros((), dtype=torch.bool).expand(layer.shape) for name, layer in layers.items()}, graph)
