@@ -4,7 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 COLAB := tests/colab/constraints.txt
-# Without compiling, it takes 60 % of the time; a module is compiled when it is first imported.
+# Without compiling, it takes 60 % of the time; a module is compiled when it is first imported. That must be kept: else
+# every process compiles all it imports, which takes seven seconds for a notebook.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: tour lab test test-full test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench clean
