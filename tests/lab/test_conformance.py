@@ -13,7 +13,7 @@ from torch import Tensor
 import chts_core as chts
 from chts_core import choices, cli, link_prediction, methods, sampling
 from chts_core.engine import weights
-from chts_core.lab.verify import conformance, published
+from chts_core.lab.verify import conformance, formulas, published
 from chts_core.schedules import Timeline
 
 METHODS = chts.METHODS
@@ -243,13 +243,13 @@ def test_a_setting_that_is_turned_turns_the_report_red(change: str) -> None:
 
 def test_probabilities_of_successive_draws_by_hand() -> None:
     odds = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 3.0}
-    found = conformance._successive(odds, 2)
+    found = formulas.successive(odds, 2)
     first, second, third = odds
     # 1/6 · 2/5 + 2/6 · 1/4, and so on
     assert found[frozenset((first, second))] == pytest.approx(1 / 6 * 2 / 5 + 2 / 6 * 1 / 4)
     assert found[frozenset((first, third))] == pytest.approx(1 / 6 * 3 / 5 + 3 / 6 * 1 / 3)
     assert sum(found.values()) == pytest.approx(1)
-    assert conformance._successive({first: 1.0, second: 0.0, third: 0.0}, 2) == {
+    assert formulas.successive({first: 1.0, second: 0.0, third: 0.0}, 2) == {
         frozenset((first, second)): 0.5,
         frozenset((first, third)): 0.5,
     }
