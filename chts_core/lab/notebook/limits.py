@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chts_core.methods import get_method
+
 
 @dataclass(frozen=True)
 class Range:
@@ -55,6 +57,21 @@ class Choices(Choice):
 
     def __str__(self) -> str:
         return f"some of {', '.join(self.words)}, each once, separated by commas without blanks"
+
+
+@dataclass(frozen=True)
+class MethodName(Choice):
+    """One of a few names of methods, also with choices replaced: "set with topology=SmallWorld(0.25)"."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value names a method."""
+        if value in self.words or not isinstance(value, str) or " with " not in value:
+            return value in self.words
+        try:
+            get_method(value)
+        except (TypeError, ValueError):
+            return False
+        return True
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:

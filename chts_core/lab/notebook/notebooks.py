@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.notebook.forecast import Forecast, forecast, in_words
-from chts_core.lab.notebook.limits import Choice, Choices, Range, converted, nearest
+from chts_core.lab.notebook.limits import Choice, Choices, MethodName, Range, converted, nearest
 from chts_core.lab.notebook.processes import memory_watched
 from chts_core.lab.results import records
 from chts_core.lab.train import images, language, translation
@@ -50,7 +50,7 @@ LIMITS: dict[str, Range | Choice] = {
     "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
     "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS, *TEXT_SETS)),
-    "method": Choice((*METHODS, *PRESETS)),
+    "method": MethodName((*METHODS, *PRESETS)),
     "methods": Choices((*METHODS, *PRESETS)),
     "sparsity": Range(0, 1, below=True),
     "r": Range(0, 1),
@@ -69,7 +69,7 @@ STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
     },
     "09_llama": {
         "dataset": Choice(("", *TEXT_SETS)),
-        "method": Choice(("", *METHODS, *PRESETS)),
+        "method": MethodName(("", *METHODS, *PRESETS)),
         "recipe": Choice(("", *language.RECIPES)),
     },
 }

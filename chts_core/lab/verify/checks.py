@@ -4,20 +4,42 @@ import copy
 import io
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chts_core import link_prediction, sampling
-from chts_core.choices import Constant, Cosine, Removal, Turnover
-from chts_core.lab.verify.formulas import DEFINITIONS, best, fits, links_of, mask_of, removal_scores, successive
+from chts_core.choices import Constant, Correlated, MissingLinkScore, Removal
+from chts_core.lab.verify.formulas import (
+    DEFINITIONS,
+    at_least,
+    best,
+    fits,
+    links_of,
+    mask_of,
+    missing_scores,
+    removal_scores,
+    successive,
+    wants_gradient,
+)
 from chts_core.lab.verify.published.recordings import Outcome
-from chts_core.lab.verify.small_runs import SMALL_KEPT, SMALL_MASK, Run, from_zero, small_updates, small_weights
+from chts_core.lab.verify.small_runs import (
+    SMALL_GRADIENT,
+    SMALL_KEPT,
+    SMALL_MASK,
+    Run,
+    from_zero,
+    small_updates,
+    small_weights,
+)
 from chts_core.lab.verify.specification import EVERY, STEPS, STOP, Spec, constant, exchanged_at, links_at
 from chts_core.methods import Method
+
+# New links are told from survivors by their weight, which is zero.
+_NOT_TOLD_APART = "links that come have their last weight, so that they cannot be told from survivors"
 
 
 def _exact_links(method: Method, spec: Spec) -> Outcome:
@@ -63,7 +85,7 @@ def _weights(method: Method, spec: Spec) -> Outcome:
             if (changed & (weight.detach() != 0)).any() or (spec.history and changed.any()):
                 return False, f"a link of {name} that stayed was changed at step {step}"
             past[name] |= {link: float(trained[name][link]) for link in links_of(old[name] & ~mask)}
-    if spec.history and not returned:
+    if spec.history and spec.shows and not returned:
         return False, "no link ever came back"
     return True, f"{STEPS} steps" + (f", {returned} links came back" if spec.history else "")
 
@@ -75,13 +97,14 @@ def _exchange(method: Method, spec: Spec) -> Outcome:
     run.train(1, STEPS)
     shapes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
     rows = {(row["step"], row["layer"]): row for row in run.sparsifier.history}
-    overlapped: set[str] = set()
+    stopped: set[str] = set()
     total = 0
     for step in range(EVERY, STEPS + 1, EVERY):
-        stopped = overlapped == shapes.keys()
+        waits = spec.together and stopped != shapes.keys()
+        over = set() if waits else stopped.copy()
         for name, size in shapes.items():
             target = links_at(spec, step, size)
-            expected = 0 if stopped else exchanged_at(spec, step, size)
+            expected = 0 if name in over else exchanged_at(spec, step, size)
             row = rows.get((step, name))
             removed, regrown = (row["removed"], row["regrown"]) if row else (0, 0)
             pruned = links_at(spec, step - EVERY, size) - target
@@ -91,27 +114,30 @@ def _exchange(method: Method, spec: Spec) -> Outcome:
                     False,
                     f"{name}: {removed} removed, {regrown} regrown at step {step}; expected {expected} regrown",
                 )
-            if row and spec.early_stop and row["overlap"] > 0.9:
-                overlapped.add(name)
+            is_last = target == links_at(spec, spec.stop, size)  # before that no layer stops
+            if row and is_last and name not in over and spec.early_stop is not None:
+                stopped |= {name} if row["overlap"] > spec.early_stop else set()
             total += regrown
     return True, f"{total} links exchanged"
 
 
 def _removal(method: Method, spec: Spec) -> Outcome:
     """Hard: the lowest scores go. Soft: every outcome of an update is as frequent as its probability."""
-    if spec.zeta == 0 and spec.sparsity(STOP) == spec.sparsity(0):
+    if spec.zeta == 0 and spec.sparsity(spec.stop) == spec.sparsity(0):
         return None, "nothing is ever removed"
     if spec.returning:
         return _returning(method, spec)
+    if spec.regrowth == "magnitude":
+        return None, _NOT_TOLD_APART
     if spec.temperature is None:
         return _lowest_go(method, spec)
     if spec.prune is not None:  # by this alone if nothing is exchanged
-        only_pruned = replace(method, turnover=Turnover(0.0), removal=replace(method.removal, percolate=False))
+        stays = replace(method.turnover, zeta=0.0, early_stop=None, together=False)
+        only_pruned = replace(method, turnover=stays, removal=replace(method.removal, percolate=False))
         passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False))
         if not passed:
             return passed, f"pruning: {detail}"
-    weight = small_weights()
-    scores = removal_scores(spec, weight * SMALL_MASK, torch.zeros_like(weight))
+    scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
     exponent = spec.temperature(EVERY)
     odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
     outcomes = small_updates(method)
@@ -119,7 +145,7 @@ def _removal(method: Method, spec: Spec) -> Outcome:
 
 
 def _lowest_go(method: Method, spec: Spec) -> Outcome:
-    """At the first update."""
+    """At the first update. Of equal scores any may go."""
     run = Run(from_zero(method))
     run.train(1, EVERY - 1)
     run.backward_and_step(EVERY)
@@ -127,14 +153,21 @@ def _lowest_go(method: Method, spec: Spec) -> Outcome:
     trained = {name: (run.weight(name).detach().clone(), run.gradient(name).clone()) for name in old}
     run.sparsifier.step()
     for name, mask in old.items():
-        weight, gradient = trained[name]
-        target = links_at(spec, EVERY, mask.numel())
-        pruned = best(removal_scores(spec, weight * mask, gradient * mask), mask, min(target, int(mask.sum())))
-        scores = removal_scores(spec, weight * pruned, gradient * pruned)
-        expected = best(scores, pruned, target - exchanged_at(spec, EVERY, mask.numel()))
+        target = min(links_at(spec, EVERY, mask.numel()), int(mask.sum()))
+        kept = target - exchanged_at(spec, EVERY, mask.numel())
+        possible = mask
+        if target < int(mask.sum()):
+            possible = at_least(removal_scores(spec.prune or spec.removal, *trained[name], mask), mask, target)
+        certain = torch.zeros_like(mask)
+        if int(possible.sum()) == target:  # what is pruned is certain
+            scores = removal_scores(spec.removal, *trained[name], possible)
+            possible = at_least(scores, possible, kept)
+            certain = possible & (scores > scores[possible].min()) if kept else certain
         survivors = mask & (run.weight(name).detach() != 0)
         # Percolation takes more away, and never puts any back.
-        if (survivors & ~expected).any() or (not spec.percolate and not torch.equal(survivors, expected)):
+        if (survivors & ~possible).any() or (
+            not spec.percolate and (int(survivors.sum()) != kept or (certain & ~survivors).any())
+        ):
             return False, f"the survivors in {name} are not those of the highest scores"
     return True, "the highest scores survive"
 
@@ -150,7 +183,7 @@ def _returning(method: Method, spec: Spec) -> Outcome:
         for name, mask in old.items():
             past[name][mask] = run.weight(name).detach()[mask]
         run.sparsifier.step()
-        if step % EVERY or step > STOP:
+        if step % EVERY or step > spec.stop:
             continue
         for name, mask in run.sparsifier.masks.items():
             expected = best(past[name].abs(), past[name] != 0, links_at(spec, step, mask.numel()))
@@ -164,32 +197,39 @@ def _percolation(method: Method, spec: Spec) -> Outcome:
     """No survivor is incomplete: each hidden neuron has links on both sides or on none, before regrowth."""
     if not spec.percolate:
         return None, "the method leaves incomplete links"
+    if spec.regrowth == "magnitude":
+        return None, _NOT_TOLD_APART
     cut = planned = 0
     for seed in range(10):
         run = Run(from_zero(replace(method, sparsity=Constant())), seed=seed)  # sparse enough from the start
+        sizes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
+        goes = {name: exchanged_at(replace(spec, sparsity=constant), EVERY, size) for name, size in sizes.items()}
+        if not any(goes.values()):
+            return None, "the first update exchanges nothing"
         run.train(1, EVERY)
         first, second = (run.weight(name).detach() != 0 for name in run.sparsifier.masks)
         incomplete = first.any(dim=1) != second.any(dim=0)
         if incomplete.any():
             return False, f"{int(incomplete.sum())} hidden neurons have links on one side only"
-        for name, mask in run.sparsifier.masks.items():
-            planned += exchanged_at(replace(spec, sparsity=constant), EVERY, mask.numel())
-            cut += sum(row["removed"] for row in run.sparsifier.history if row["layer"] == name)
-    return cut > planned, f"{cut} links removed, {planned} of them by their scores"
+        planned += sum(goes.values())
+        cut += sum(row["removed"] for row in run.sparsifier.history)
+    return cut > planned or not spec.shows, f"{cut} links removed, {planned} of them by their scores"
 
 
 def _regrowth(method: Method, spec: Spec) -> Outcome:
     """Hard: the highest scores come. Soft or random: every outcome is as frequent as its probability."""
     if spec.zeta == 0:
         return None, "nothing is ever regrown"
-    if spec.regrowth == "gradient":
+    if spec.regrowth == "magnitude":
+        return None, _NOT_TOLD_APART
+    if not spec.soft and wants_gradient(spec.regrowth):
         return _regrowth_by_gradient(method, spec)
     # A hard removal of some links leaves the same survivors every time.
-    outcomes = small_updates(replace(method, removal=Removal("magnitude"), turnover=Turnover(Cosine(0.3))))
+    outcomes = small_updates(replace(method, removal=Removal("magnitude")))
     (survivors,) = {survivors for survivors, _ in outcomes}
     alive = mask_of(survivors, SMALL_MASK.shape)
     candidates = links_of(~alive)
-    scores = torch.ones(alive.shape) if spec.regrowth == "random" else DEFINITIONS[spec.regrowth](alive)
+    scores = missing_scores(spec.regrowth, alive, SMALL_GRADIENT)
     num = len(links_of(SMALL_MASK)) - len(survivors)
     if spec.soft:
         return fits(
@@ -205,7 +245,8 @@ def _regrowth(method: Method, spec: Spec) -> Outcome:
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec) -> Outcome:
-    run = Run(method)
+    """At the first update. Of equal scores any may come."""
+    run = Run(from_zero(method))
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
     dense.zero_grad()
@@ -215,24 +256,51 @@ def _regrowth_by_gradient(method: Method, spec: Spec) -> Outcome:
         gradient = dense.get_parameter(name).grad
         assert gradient is not None
         survivors = mask & (run.weight(name).detach() != 0)
-        expected = best(gradient.abs(), ~survivors, links_at(spec, EVERY, mask.numel()) - int(survivors.sum()))
-        if not torch.equal(mask & ~survivors, expected):
+        num = links_at(spec, EVERY, mask.numel()) - int(survivors.sum())
+        scores = missing_scores(spec.regrowth, survivors, gradient)
+        possible, come = at_least(scores, ~survivors, num), mask & ~survivors
+        certain = possible & (scores > scores[possible].min()) if num else possible
+        if (come & ~possible).any() or (certain & ~come).any() or int(come.sum()) != num:
             return False, f"the links regrown in {name} are not those of the largest gradients"
     return True, "the largest gradients come"
 
 
 def _scores(method: Method, spec: Spec) -> Outcome:
     """The link predictor equals its definition by sets, on random networks."""
+    if not isinstance(spec.regrowth, str):
+        return _own_scores(spec.regrowth)
     if spec.regrowth not in DEFINITIONS:
-        return None, "no link prediction"
-    generator = torch.Generator().manual_seed(0)
+        known = spec.regrowth in link_prediction.PREDICTORS
+        return None, f"no second formula of {spec.regrowth}" if known else "no link prediction"
     worst = 0.0
-    for shape, density in itertools.product(((6, 9), (12, 7), (1, 5), (10, 10)), (0.1, 0.3, 0.6)):
-        mask = torch.rand(shape, generator=generator) < density
+    for mask in _networks():
         expected = DEFINITIONS[spec.regrowth](mask)
         given = link_prediction.PREDICTORS[str(method.regrowth.score)](mask).double()
         worst = max(worst, float(((given - expected).abs() / expected.clamp_min(1e-12)).max()))
     return worst < 1e-6, f"relative error {worst:.1e}"
+
+
+def _networks() -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for shape, density in itertools.product(((6, 9), (12, 7), (1, 5), (10, 10)), (0.1, 0.3, 0.6)):
+        yield torch.rand(shape, generator=generator) < density
+
+
+def _own_scores(score: MissingLinkScore) -> Outcome:
+    """One's own are as a regrowth wants them, for layers of any shape, and the same again."""
+    generator = torch.Generator().manual_seed(0)
+    number = 0
+    for number, mask in enumerate(_networks(), start=1):  # noqa: B007
+        gradient = torch.randn(mask.shape, generator=generator)
+        found, again = (missing_scores(score, mask, gradient) for _ in range(2))
+        if found.shape != mask.shape:
+            return False, f"scores of shape {tuple(found.shape)} for a layer of {tuple(mask.shape)}"
+        missing = found[~mask]
+        if not (missing.isfinite() & (missing >= 0)).all():
+            return False, "a score is negative or not finite"
+        if not torch.equal(missing, again[~mask]):
+            return False, "the scores of the same network differ from one time to the next"
+    return True, f"finite, from 0 up, and the same again for {number} networks"
 
 
 def _resume(method: Method, spec: Spec) -> Outcome:
@@ -261,7 +329,8 @@ def _resume(method: Method, spec: Spec) -> Outcome:
 
 def _links_alone(method: Method, spec: Spec) -> Outcome:
     """A run whose layers store their links alone has the links of the masked run, and its outputs up to rounding."""
-    masked, alone = Run(method), Run(method, execution="csr")
+    sgd = not spec.shows  # of the paper's methods it is known that rounding decides nothing
+    masked, alone = Run(method, sgd=sgd), Run(method, execution="csr", sgd=sgd)
     for run in (masked, alone):
         run.train(1, STEPS)
     if not all(torch.equal(masked.sparsifier.masks[name], mask) for name, mask in alone.sparsifier.masks.items()):
@@ -275,6 +344,8 @@ def _devices(method: Method, spec: Spec) -> Outcome:
     """The same generator state gives the same links wherever the tensors are."""
     if not torch.cuda.is_available():
         return None, "no CUDA device"
+    if isinstance(method.topology, Correlated):
+        return None, "no inputs to start from the correlations of"
     masks = []
     for device in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)

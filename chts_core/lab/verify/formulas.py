@@ -9,8 +9,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from chts_core.choices import MissingLinkScore
 from chts_core.lab.verify.published.recordings import Outcome
-from chts_core.lab.verify.specification import Spec
+from chts_core.link_prediction import PREDICTORS
+from chts_core.removal import LinkScore, WeightedLinks, scores_of
 
 Links = frozenset[tuple[int, int]]
 
@@ -34,14 +36,43 @@ def best(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
     return mask_of(frozenset(ranked[:num]), candidates.shape)
 
 
-def removal_scores(spec: Spec, weight: Tensor, gradient: Tensor) -> Tensor:
-    """The score by which links go, float64; weight and gradient are zero where there is no link."""
-    size = weight.detach().abs().double()
-    if spec.removal == "mest":
-        return size + 0.01 * gradient.abs()
-    if spec.removal == "relative_importance":
+def at_least(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
+    """The candidates that may be among the `num` of the highest scores: more than `num` where scores are equal."""
+    if num == 0:
+        return torch.zeros_like(candidates)
+    return candidates & (scores >= scores[candidates].sort(descending=True).values[num - 1])
+
+
+def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
+    """The score by which links go, float64, zero where there is no link."""
+    size = (weight.detach() * mask).abs().double()
+    if score == "magnitude":
+        return size
+    if score == "mest":
+        return size + 0.01 * (gradient * mask).abs()
+    if score == "relative_importance":
         return size / (size.sum(dim=0) + 1e-5) + size / (size.sum(dim=1, keepdim=True) + 1e-5)
-    return size
+    # One's own, and what has no second formula here.
+    outputs, inputs = mask.nonzero().unbind(1)
+    rows, columns = mask.shape
+    links = WeightedLinks(outputs, inputs, weight.detach()[mask], gradient[mask], (rows, columns))
+    return torch.zeros_like(size).masked_scatter(mask, scores_of(links, score).double())
+
+
+def missing_scores(score: str | MissingLinkScore, mask: Tensor, gradient: Tensor) -> Tensor:
+    """The score by which missing links come, float64; what it is of links does not count."""
+    if score == "random":
+        return torch.ones(mask.shape, dtype=torch.float64)
+    if score == "gradient":
+        return gradient.abs().double()
+    if isinstance(score, str):
+        return DEFINITIONS[score](mask) if score in DEFINITIONS else PREDICTORS[score](mask).double()
+    return score(mask, gradient if wants_gradient(score) else None).double()
+
+
+def wants_gradient(score: str | MissingLinkScore) -> bool:
+    """Whether the score of missing links goes by the gradient of all weights."""
+    return score == "gradient" or getattr(score, "needs_gradient", False) is True
 
 
 def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[int, int]]], float]) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from chts_core.choices import Constant
+from chts_core.choices import Constant, Correlated
 from chts_core.engine.linear import Execution
 from chts_core.lab.verify.formulas import Links, links_of
 from chts_core.lab.verify.specification import EVERY, SPARSITY, STEPS
@@ -18,15 +18,34 @@ _AT_A_TIME = 16  # layers that are updated at a time, each with random numbers o
 
 
 class Run:
-    """A small perceptron in training; the seed decides its topology alone."""
+    """A small perceptron in training; the seed decides its topology alone.
 
-    def __init__(self, method: Method, *, seed: int = 0, weight_seed: int = 0, execution: Execution = "masked") -> None:
+    It learns by AdamW, whose first steps are as long for each new link: then rounding decides which has the larger
+    weight. By SGD, with `sgd`, it does not.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        seed: int = 0,
+        weight_seed: int = 0,
+        execution: Execution = "masked",
+        sgd: bool = False,
+    ) -> None:
         generator = torch.Generator().manual_seed(weight_seed)
         self.model = nn.Sequential(nn.Linear(20, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3))
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        data = torch.Generator().manual_seed(0)
+        self.images = torch.randn(STEPS, 8, 20, generator=data)
+        self.labels = torch.randint(3, (STEPS, 8), generator=data)
+        starts_from_correlations = isinstance(method.topology, Correlated)
+        parameters = self.model.parameters()
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, lr=0.1, momentum=0.9) if sgd else torch.optim.AdamW(parameters, lr=0.01)
+        )
         self.sparsifier = Sparsifier(
             self.model,
             self.optimizer,
@@ -36,10 +55,8 @@ class Run:
             update_every=EVERY,
             seed=seed,
             execution=execution,
+            correlation=self.images.flatten(0, 1).T.corrcoef().abs() if starts_from_correlations else None,
         )
-        data = torch.Generator().manual_seed(0)
-        self.images = torch.randn(STEPS, 8, 20, generator=data)
-        self.labels = torch.randint(3, (STEPS, 8), generator=data)
 
     def weight(self, name: str) -> nn.Parameter:
         """Of a layer."""
@@ -76,7 +93,8 @@ def from_zero(method: Method) -> Method:
 # --- one update of a network so small that all of its outcomes can be counted ---
 
 SMALL_MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
-SMALL_KEPT = 6  # of the 8 links: 0.3 · 8 ≈ 2 go
+SMALL_KEPT = 6  # of the 8 links: a quarter goes
+SMALL_GRADIENT = torch.linspace(1.0, 0.1, 12).view(3, 4)
 
 
 def small_weights() -> Tensor:
@@ -86,12 +104,11 @@ def small_weights() -> Tensor:
 
 def small_updates(method: Method) -> list[tuple[Links, Links]]:
     """Survivors and regrown links of the first update, for many seeds and layers, without percolation or decay."""
-    method = from_zero(replace(method, sparsity=Constant()))
+    turnover = replace(method.turnover, zeta=0.25, early_stop=None, together=False)
+    method = from_zero(replace(method, sparsity=Constant(), turnover=turnover))
     model = nn.Sequential(*(nn.Linear(4, 3) for _ in range(_AT_A_TIME)), nn.Linear(3, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     weights = {f"{layer}.weight": model.get_parameter(f"{layer}.weight") for layer in range(_AT_A_TIME)}
-    for weight in weights.values():
-        weight.grad = torch.zeros_like(weight)
     outcomes = []
     for seed in range(_DRAWS // _AT_A_TIME):
         with torch.no_grad():
@@ -109,6 +126,8 @@ def small_updates(method: Method) -> list[tuple[Links, Links]]:
             initial_masks=dict.fromkeys(weights, SMALL_MASK),
         )
         for _ in range(EVERY):
+            optimizer.zero_grad()
+            torch.stack([(weight * SMALL_GRADIENT).sum() for weight in weights.values()]).sum().backward()
             sparsifier.step()
         for name, weight in weights.items():
             survivors = weight.detach() != 0
