@@ -59,11 +59,11 @@ class Run:
         )
 
     def weight(self, name: str) -> nn.Parameter:
-        """Of a layer."""
+        """The weight of that name; masked, absent links are zero."""
         return self.model.get_parameter(name)
 
     def gradient(self, name: str) -> Tensor:
-        """By the weight of a layer."""
+        """The gradient by that weight, which there must be."""
         gradient = self.weight(name).grad
         assert gradient is not None
         return gradient
@@ -81,7 +81,7 @@ class Run:
             self.sparsifier.step()
 
     def masks(self) -> dict[str, Tensor]:
-        """As they are now."""
+        """Copies: the masks themselves change in place."""
         return {name: mask.clone() for name, mask in self.sparsifier.masks.items()}
 
 
