@@ -228,6 +228,20 @@ class NearDiagonal:
 
 
 @dataclass(frozen=True)
+class Squared:
+    """RigL's, by the square; `how` says what is wrong with it."""
+
+    how: str = ""
+    needs_gradient: bool = True
+
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+        assert gradient is not None
+        if self.how == "of inputs":
+            return gradient.square().sum(dim=0)
+        return gradient.square() + (torch.rand(mask.shape) if self.how == "noisy" else 0)
+
+
+@dataclass(frozen=True)
 class Halving:
     """A share that halves at every update."""
 
@@ -263,7 +277,39 @@ WRONG: dict[str, tuple[chts.Method, str]] = {
     "removal at random": (replace(OWN_HARD, removal=methods.Removal(Sensitive(noise=9.0))), "removal"),
     "a score of another generator": (replace(OWN_HARD, removal=methods.Removal(Sensitive(noise=9.0))), "resume"),
     "a negative score": (replace(OWN, regrowth=methods.Regrowth(NearDiagonal(shift=-0.5))), "scores"),
+    "a score of another shape": (replace(OWN, regrowth=methods.Regrowth(Squared("of inputs"))), "scores"),
+    "a score that differs each time": (replace(OWN, regrowth=methods.Regrowth(Squared("noisy"))), "scores"),
+    "regrowth at random": (replace(OWN, regrowth=methods.Regrowth(Squared("noisy"), soft=False)), "regrowth"),
 }
+
+
+SET = METHODS["set"]
+BY_WEIGHT = replace(
+    SET,
+    removal=methods.Removal("magnitude", percolate=True),
+    regrowth=methods.Regrowth("magnitude", soft=False, history=True),
+)
+ASKED: dict[str, tuple[chts.Method, str, bool | None]] = {
+    "soft, by a gradient": (replace(SET, regrowth=methods.Regrowth(Squared())), "regrowth", True),
+    "hard, by a gradient": (replace(SET, regrowth=methods.Regrowth(Squared(), soft=False)), "regrowth", True),
+    "another predictor": (replace(SET, regrowth=methods.Regrowth("ch2_l3p")), "regrowth", True),
+    "its scores": (replace(SET, regrowth=methods.Regrowth("ch2_l3p")), "scores", None),
+    "from correlations": (chts.PRESETS["cht/mlp_code"], "links", True),
+    "new links alike": (chts.PRESETS["cht/mlp_code"], "csr", True),
+    "all go": (replace(SET, turnover=methods.Turnover(1.0)), "removal", True),
+    "by weight, removal": (BY_WEIGHT, "removal", None),
+    "by weight, percolation": (BY_WEIGHT, "percolation", None),
+    "by weight, regrowth": (BY_WEIGHT, "regrowth", None),
+    "by weight, weights": (BY_WEIGHT, "weights", True),
+    "none goes at first": (replace(METHODS["cht"], turnover=methods.Turnover(0.001)), "percolation", None),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_checks_apply_as_the_choices_say(asked: str) -> None:
+    method, check, passed = ASKED[asked]
+    found = conformance.checked("mine", method, check)
+    assert found.passed is passed, found.detail
 
 
 @pytest.mark.parametrize("fault", WRONG)
