@@ -13,7 +13,9 @@ from pathlib import Path
 
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.notebook import notebooks
+from chts_core.lab.teach.commands import Commands, add_teach
 from chts_core.lab.train import tasks
+from chts_core.methods import get_method
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,13 +39,52 @@ def _replace_what_cannot_be_shown() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chts", description="Brain-inspired sparse training, in notebooks.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (
+        _add_doctor,
+        _add_list,
+        _add_run,
+        _add_train,
+        _add_sweep,
+        _add_report,
+        _add_lab,
+        _add_exercises,
+        add_teach,
+        _add_drill,
+        _add_conformance,
+        _add_bench,
+        _add_tour,
+    ):  # in the order of the help
+        add(commands)
+    return parser
 
+
+def _add_doctor(commands: Commands) -> None:
     command = commands.add_parser("doctor", help="show versions, device, memory, and which data sets are there")
     command.set_defaults(command=_doctor)
 
+
+def _doctor(_: argparse.Namespace) -> int:
+    from chts_core.lab.notebook import doctor
+
+    print(doctor.report(places=True))
+    return 0
+
+
+def _add_list(commands: Commands) -> None:
     command = commands.add_parser("list", help="list the notebooks and their parameters")
     command.set_defaults(command=_list)
 
+
+def _list(_: argparse.Namespace) -> int:
+    for path in notebooks.stages():
+        minutes = notebooks.profile_settings(path.stem, "laptop")["minutes"]
+        print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
+        for parameter in notebooks.parameters(path).values():
+            print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
+    return 0
+
+
+def _add_run(commands: Commands) -> None:
     command = commands.add_parser("run", help="run a notebook with parameters and record the run")
     command.add_argument("notebook", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")
     command.add_argument(
@@ -55,6 +96,32 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
     command.set_defaults(command=_run)
 
+
+def _run(options: argparse.Namespace) -> int:
+    from chts_core.lab.notebook.tour import as_text, comparison
+
+    path = notebooks.find(options.notebook)
+    given = [*options.parameters, *([("profile", options.profile)] if options.profile is not None else [])]
+    names = [name for name, _ in given]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
+    parameters = notebooks.checked_parameters(path, dict(given))
+    out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    foretold = notebooks.expected(path, parameters)
+    print(f"expected to take {foretold}" if foretold else "what it will take is not known: it is no stage", flush=True)
+    record = notebooks.run(path, out_dir, parameters)
+    rows = comparison([record])
+    if rows:
+        print(as_text(rows))
+    print(f"it took {notebooks.taken(record)}")
+    print(f"notebook: {out_dir / path.name}\nrecord:   {out_dir / path.stem}.json")
+    if record["error"]:
+        print(f"chts: {path.stem} failed in {record['error']}", file=sys.stderr)
+    return 1 if record["error"] else 0
+
+
+def _add_train(commands: Commands) -> None:
     command = commands.add_parser(
         "train",
         help="train one classifier, translator or language model and record the run",
@@ -104,182 +171,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(command=_train)
 
-    command = commands.add_parser(
-        "sweep",
-        help="run a grid of methods, sparsities and seeds in parallel; 1 if a cell failed",
-        description="The file has notebook: 06 or train: tiny, parameters (a mapping) and grid (lists of values).",
-    )
-    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a sweep that was cut goes on there")
-    command.add_argument("--workers", type=int, metavar="N", help="processes here (default: one per physical core)")
-    command.add_argument(
-        "--scheduler", metavar="ADDRESS", help="of a Dask scheduler, whose workers see DIR by the same name"
-    )
-    command.set_defaults(command=_sweep)
-
-    command = commands.add_parser("report", help="tables and learning curves of recorded runs, as one page")
-    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, or a sweep's or a race's")
-    command.add_argument("--out", type=Path, metavar="DIR", help="for the page (default: DIR/report)")
-    command.set_defaults(command=_report)
-
-    command = commands.add_parser(
-        "lab",
-        help="open the notebooks in JupyterLab, as copies to work in",
-        description="JupyterLab answers on this machine alone, and asks for the token that it prints.",
-    )
-    command.add_argument(
-        "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
-    )
-    command.add_argument("--no-browser", action="store_true", help="do not open one")
-    command.set_defaults(command=_lab)
-
-    command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
-    command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
-    command.set_defaults(command=_exercises)
-
-    _add_teaching(commands.add_parser("teach", help="a course to teach: assignment, grades of a class, slides"))
-
-    command = commands.add_parser(
-        "drill",
-        help="kill trainings, take their disk away, move their clock, give wrong files; 1 if something is not survived",
-        description="A hundred kills take about an hour on two cores.",
-    )
-    command.add_argument("--kills", type=int, default=100, metavar="N", help="of all scenarios together (default: 100)")
-    command.add_argument("--seed", type=int, default=0, help="of the moments and the signals (default: 0)")
-    command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
-    command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
-    command.set_defaults(command=_drill)
-
-    command = commands.add_parser(
-        "conformance", help="check that every method does what its sources say; 1 if one does not"
-    )
-    command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
-    command.set_defaults(command=_conformance)
-
-    command = commands.add_parser("bench", help="time things against named rivals; 1 if a benchmark failed")
-    command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
-    command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
-    command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
-    command.set_defaults(command=_bench)
-
-    command = commands.add_parser(
-        "tour",
-        help="run the notebooks, two at a time, and write one page about them; 1 if one failed",
-        description="Each runs on one thread, unless OMP_NUM_THREADS asks for more. Ctrl-C ends the tour.",
-    )
-    command.add_argument(
-        "notebooks",
-        nargs="*",
-        metavar="NOTEBOOK",
-        help="stage number (06), name (06_mlp) or path (default: all stages)",
-    )
-    command.add_argument(
-        "--profile", default="", help=f"one of {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
-    )
-    command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
-    command.set_defaults(command=_tour)
-    return parser
-
-
-def _add_teaching(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser(
-        "course",
-        help="make a folder to teach from: an assignment, the stages with and without solutions, plans",
-        description="Run it again after a change: nbgrader_config.py and source/ stay as you left them.",
-    )
-    command.add_argument("folder", type=Path, metavar="DIR")
-    command.add_argument("--students", type=Path, metavar="CSV", help="with a column id; first_name, last_name, email")
-    command.set_defaults(command=_course)
-
-    command = commands.add_parser(
-        "grade",
-        help="run and grade what was handed in, and report on the class; 1 if some could not be graded",
-        description="This runs the code of your students, with all that your account may do: do so in a container.",
-    )
-    command.add_argument("folder", type=Path, metavar="DIR", help="the course")
-    command.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="a folder with a notebook per student")
-    command.set_defaults(command=_grade)
-
-    command = commands.add_parser(
-        "slides",
-        help="slides of executed notebooks, as pages that need no network",
-        description="A section becomes a slide, what follows goes down; answers appear with the next key.",
-    )
-    command.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")
-    command.add_argument("--out", type=Path, default=Path("slides"), metavar="DIR", help="default: slides")
-    command.set_defaults(command=_slides)
-
-
-def _doctor(_: argparse.Namespace) -> int:
-    from chts_core.lab.notebook import doctor
-
-    print(doctor.report(places=True))
-    return 0
-
-
-def _conformance(options: argparse.Namespace) -> int:
-    from chts_core.lab.results import records
-    from chts_core.lab.verify import conformance
-
-    started = time.perf_counter()
-    results = conformance.conformance()
-    recorded = conformance.published()
-    print(f"Against the methods' formulas:\n\n{conformance.as_table(results)}\n")
-    print(f"Against numbers recorded from the published commands:\n\n{conformance.as_table(recorded)}")
-    if options.out is not None:
-        record = {
-            "schema": records.SCHEMA,
-            "conformance": conformance.as_record(results),
-            "published": conformance.as_record(recorded),
-            "versions": records.versions(),
-            "device": records.describe_device(records.choose_device()),
-            "git": records.git_revision(),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        records.write_json(options.out, record)
-        print(f"written to {options.out}")
-    return int(any(result.passed is False for result in (*results, *recorded)))
-
-
-def _drill(options: argparse.Namespace) -> int:
-    from chts_core.lab.results import records
-    from chts_core.lab.verify import drill, wrong_files
-
-    rows = []
-    faults = drill.drill(options.kills, options.work, seed=options.seed)
-    for row in itertools.chain(wrong_files.refusals(options.work / "files"), faults):
-        rows.append(row)
-        good, bad = ("refused", "NOT refused") if row["fault"] == "input" else ("as in peace", "NOT as in peace")
-        print(
-            f"{row['scenario']:<30} {row.get('case', row['fault']):<26} {good if drill.survived(row) else bad}",
-            flush=True,
-        )
-        if options.out is not None:
-            records.write_lines(options.out, rows)
-    print(f"{sum(map(drill.survived, rows))} of {len(rows)} faults were survived")
-    return 0 if all(map(drill.survived, rows)) else 1
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from chts_core.lab import bench
-
-    if options.list:
-        for topic, subject in bench.topics().items():
-            print(f"{topic:<16} {subject}")
-        return 0
-    return 0 if bench.bench(options.topics, options.out) else 1
-
-
-def _list(_: argparse.Namespace) -> int:
-    for path in notebooks.stages():
-        minutes = notebooks.profile_settings(path.stem, "laptop")["minutes"]
-        print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
-        for parameter in notebooks.parameters(path).values():
-            print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
-    return 0
-
 
 def _train(options: argparse.Namespace) -> int:
     from chts_core.lab.data import load_text
@@ -327,6 +218,21 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_sweep(commands: Commands) -> None:
+    command = commands.add_parser(
+        "sweep",
+        help="run a grid of methods, sparsities and seeds in parallel; 1 if a cell failed",
+        description="The file has notebook: 06 or train: tiny, parameters (a mapping) and grid (lists of values).",
+    )
+    command.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a sweep that was cut goes on there")
+    command.add_argument("--workers", type=int, metavar="N", help="processes here (default: one per physical core)")
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask scheduler, whose workers see DIR by the same name"
+    )
+    command.set_defaults(command=_sweep)
+
+
 def _sweep(options: argparse.Namespace) -> int:
     from chts_core.lab.train import sweeps
 
@@ -342,6 +248,13 @@ def _sweep(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _add_report(commands: Commands) -> None:
+    command = commands.add_parser("report", help="tables and learning curves of recorded runs, as one page")
+    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, or a sweep's or a race's")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for the page (default: DIR/report)")
+    command.set_defaults(command=_report)
+
+
 def _report(options: argparse.Namespace) -> int:
     from chts_core.lab.notebook.tour import as_text
     from chts_core.lab.results import report
@@ -350,6 +263,19 @@ def _report(options: argparse.Namespace) -> int:
         print(f"{name}\n{as_text(report.table(rows))}\n")
     print(f"page: {report.write(options.folder, options.out or options.folder / 'report')}")
     return 0
+
+
+def _add_lab(commands: Commands) -> None:
+    command = commands.add_parser(
+        "lab",
+        help="open the notebooks in JupyterLab, as copies to work in",
+        description="JupyterLab answers on this machine alone, and asks for the token that it prints.",
+    )
+    command.add_argument(
+        "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
+    )
+    command.add_argument("--no-browser", action="store_true", help="do not open one")
+    command.set_defaults(command=_lab)
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -363,6 +289,12 @@ def _lab(options: argparse.Namespace) -> int:
         return 0
 
 
+def _add_exercises(commands: Commands) -> None:
+    command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
+    command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
+    command.set_defaults(command=_exercises)
+
+
 def _exercises(options: argparse.Namespace) -> int:
     from chts_core.lab.notebook.exercises import student_version, write_versions
 
@@ -371,56 +303,114 @@ def _exercises(options: argparse.Namespace) -> int:
     return 0
 
 
-def _course(options: argparse.Namespace) -> int:
-    from chts_core.lab.teach import classes
-
-    made = classes.make_course(options.folder, options.students)
-    for name, path in zip(("hand out", "source", "stages", "solved stages", "plans"), made, strict=True):
-        print(f"{name + ':':<14} {path}")
-    return 0
-
-
-def _grade(options: argparse.Namespace) -> int:
-    from chts_core.lab.teach import classes
-
-    page, graded = classes.grade(options.folder, options.submissions)
-    lacking = [one for one in graded if one.points is None]
-    for one in lacking:
-        print(f"chts: {one.student}: {one.remark}", file=sys.stderr)
-    print(f"{len(graded) - len(lacking)} of {len(graded)} students are graded: {page}")
-    return 1 if lacking else 0
+def _add_drill(commands: Commands) -> None:
+    command = commands.add_parser(
+        "drill",
+        help="kill trainings, take their disk away, move their clock, give wrong files; 1 if something is not survived",
+        description="A hundred kills take about an hour on two cores.",
+    )
+    command.add_argument("--kills", type=int, default=100, metavar="N", help="of all scenarios together (default: 100)")
+    command.add_argument("--seed", type=int, default=0, help="of the moments and the signals (default: 0)")
+    command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
+    command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
+    command.set_defaults(command=_drill)
 
 
-def _slides(options: argparse.Namespace) -> int:
-    from chts_core.lab.teach import slides
+def _drill(options: argparse.Namespace) -> int:
+    from chts_core.lab.results import records
+    from chts_core.lab.verify import drill, wrong_files
 
-    for path in [notebooks.find(name) for name in options.notebooks]:
-        print(slides.write_slides(path, options.out))
-    return 0
+    rows = []
+    faults = drill.drill(options.kills, options.work, seed=options.seed)
+    for row in itertools.chain(wrong_files.refusals(options.work / "files"), faults):
+        rows.append(row)
+        good, bad = ("refused", "NOT refused") if row["fault"] == "input" else ("as in peace", "NOT as in peace")
+        print(
+            f"{row['scenario']:<30} {row.get('case', row['fault']):<26} {good if drill.survived(row) else bad}",
+            flush=True,
+        )
+        if options.out is not None:
+            records.write_lines(options.out, rows)
+    print(f"{sum(map(drill.survived, rows))} of {len(rows)} faults were survived")
+    return 0 if all(map(drill.survived, rows)) else 1
 
 
-def _run(options: argparse.Namespace) -> int:
-    from chts_core.lab.notebook.tour import as_text, comparison
+def _add_conformance(commands: Commands) -> None:
+    command = commands.add_parser(
+        "conformance", help="check that every method does what its sources say; 1 if one does not"
+    )
+    command.add_argument(
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help='a name, also with choices replaced: "set with topology=SmallWorld(0.25)" '
+        "(default: the nine of the paper, and the presets of published commands)",
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
+    command.set_defaults(command=_conformance)
 
-    path = notebooks.find(options.notebook)
-    given = [*options.parameters, *([("profile", options.profile)] if options.profile is not None else [])]
-    names = [name for name, _ in given]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
-    parameters = notebooks.checked_parameters(path, dict(given))
-    out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    foretold = notebooks.expected(path, parameters)
-    print(f"expected to take {foretold}" if foretold else "what it will take is not known: it is no stage", flush=True)
-    record = notebooks.run(path, out_dir, parameters)
-    rows = comparison([record])
-    if rows:
-        print(as_text(rows))
-    print(f"it took {notebooks.taken(record)}")
-    print(f"notebook: {out_dir / path.name}\nrecord:   {out_dir / path.stem}.json")
-    if record["error"]:
-        print(f"chts: {path.stem} failed in {record['error']}", file=sys.stderr)
-    return 1 if record["error"] else 0
+
+def _conformance(options: argparse.Namespace) -> int:
+    from chts_core.lab.results import records
+    from chts_core.lab.verify import conformance
+
+    started = time.perf_counter()
+    named = {name: get_method(name) for name in options.methods}
+    results = conformance.conformance(named) if named else conformance.conformance()
+    recorded = conformance.published(named or None)
+    print(f"Against the methods' formulas:\n\n{conformance.as_table(results)}")
+    if recorded:
+        print(f"\nAgainst numbers recorded from the published commands:\n\n{conformance.as_table(recorded)}")
+    if options.out is not None:
+        record = {
+            "schema": records.SCHEMA,
+            "conformance": conformance.as_record(results),
+            "published": conformance.as_record(recorded),
+            "versions": records.versions(),
+            "device": records.describe_device(records.choose_device()),
+            "git": records.git_revision(),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        records.write_json(options.out, record)
+        print(f"written to {options.out}")
+    return int(any(result.passed is False for result in (*results, *recorded)))
+
+
+def _add_bench(commands: Commands) -> None:
+    command = commands.add_parser("bench", help="time things against named rivals; 1 if a benchmark failed")
+    command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
+    command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
+    command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
+    command.set_defaults(command=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from chts_core.lab import bench
+
+    if options.list:
+        for topic, subject in bench.topics().items():
+            print(f"{topic:<16} {subject}")
+        return 0
+    return 0 if bench.bench(options.topics, options.out) else 1
+
+
+def _add_tour(commands: Commands) -> None:
+    command = commands.add_parser(
+        "tour",
+        help="run the notebooks, two at a time, and write one page about them; 1 if one failed",
+        description="Each runs on one thread, unless OMP_NUM_THREADS asks for more. Ctrl-C ends the tour.",
+    )
+    command.add_argument(
+        "notebooks",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="stage number (06), name (06_mlp) or path (default: all stages)",
+    )
+    command.add_argument(
+        "--profile", default="", help=f"one of {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
+    )
+    command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
+    command.set_defaults(command=_tour)
 
 
 def _tour(options: argparse.Namespace) -> int:

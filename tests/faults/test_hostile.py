@@ -25,6 +25,8 @@ from chts_core.lab.notebook import notebooks
 from chts_core.lab.results import records
 from chts_core.lab.train import checkpoint, sweeps
 from chts_core.lab.verify import wrong_files
+from chts_core.lab.verify.wrong_files import data_sets, runs
+from chts_core.lab.verify.wrong_files.case import PICKLE
 
 PACKAGE = Path(chts_core.__file__).parent
 
@@ -191,17 +193,17 @@ def test_what_is_accepted_or_changed_would_be_noticed(tmp_path: Path, monkeypatc
 def test_the_sound_files_behind_the_table_are_read(tmp_path: Path) -> None:
     """Each case spoils one thing: what is left is in order."""
     sound = [
-        wrong_files._images(""),
-        wrong_files._cifar("", bytes(3073)),
-        wrong_files._pairs("", b"a\n"),
-        wrong_files._pairs("", b"\xef\xbb\xbfa\r\n"),  # as Windows writes it
-        wrong_files._text("", b"a\n\n" * 9),
-        wrong_files._books("", b"ab", b"train\t\t\t2\nvalid\t\t\t2"),
-        wrong_files._checkpoint("", wrong_files._WHOLE),
-        wrong_files._record("", b""),
-        wrong_files._sweep("", b"train: mlp\ngrid: {seed: [0]}"),
-        wrong_files._notebook("", wrong_files._cells("seed: int = 0")),
-        wrong_files._roster("", b"id\na\n"),
+        data_sets._images(""),
+        data_sets._cifar("", bytes(3073)),
+        data_sets._pairs("", b"a\n"),
+        data_sets._pairs("", b"\xef\xbb\xbfa\r\n"),  # as Windows writes it
+        data_sets._text("", b"a\n\n" * 9),
+        data_sets._books("", b"ab", b"train\t\t\t2\nvalid\t\t\t2"),
+        runs._checkpoint("", runs.WHOLE),
+        runs._record("", b""),
+        runs._sweep("", b"train: mlp\ngrid: {seed: [0]}"),
+        runs._notebook("", runs._cells("seed: int = 0")),
+        runs._roster("", b"id\na\n"),
     ]
     for number, case in enumerate(sound):
         assert wrong_files.refusal(case, tmp_path / str(number)) == "", number
@@ -209,7 +211,7 @@ def test_the_sound_files_behind_the_table_are_read(tmp_path: Path) -> None:
 
 def test_the_pickle_of_the_table_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pickle.loads(wrong_files._PICKLE)
+    pickle.loads(PICKLE)
     assert (tmp_path / "unpickled").is_dir()
 
 

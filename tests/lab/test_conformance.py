@@ -13,7 +13,8 @@ from torch import Tensor
 import chts_core as chts
 from chts_core import choices, cli, link_prediction, methods, sampling
 from chts_core.engine import weights
-from chts_core.lab.verify import conformance, published
+from chts_core.lab.verify import conformance, formulas, published, specification
+from chts_core.removal import WeightedLinks
 from chts_core.schedules import Timeline
 from chts_core.update import TopologyUpdate
 
@@ -168,9 +169,172 @@ def test_an_exception_is_a_failure_with_its_message() -> None:
     assert failed[0].detail.startswith("ValueError: the method has score 'size'")
 
 
-def test_methods_without_a_specification_are_refused() -> None:
-    with pytest.raises(ValueError, match="no specification of mine; expected fc, set, rigl"):
-        conformance.conformance({"mine": METHODS["set"]})
+# --- methods of one's own, held to what their choices say ---
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_the_choices_of_the_nine_say_is_what_is_written_of_them(name: str) -> None:
+    written, said = conformance.SPECS[name], specification.of_choices(METHODS[name])
+    for size in (20 * 24, 24 * 16, 7):
+        for step in range(specification.STEPS + 1):
+            assert specification.links_at(said, step, size) == specification.links_at(written, step, size)
+        for step in range(specification.EVERY, specification.STEPS + 1, specification.EVERY):
+            assert specification.exchanged_at(said, step, size) == specification.exchanged_at(written, step, size)
+            if written.temperature is not None and step <= specification.STOP:
+                assert said.temperature is not None
+                assert said.temperature(step) == pytest.approx(written.temperature(step))
+    same = ("removal", "percolate", "prune", "history", "returning", "early_stop", "stop")
+    same += () if written.zeta == 0 else ("regrowth", "soft")
+    assert [getattr(said, field) for field in same] == [getattr(written, field) for field in same]
+    assert said.together == written.together or written.early_stop is None
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """Links along diagonals; `missing` of them are forgotten."""
+
+    missing: int = 0
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        order = (torch.arange(out_features)[:, None] * 5 + torch.arange(in_features)).flatten() % in_features
+        order = order + 0.5 * torch.rand(len(order), generator=generator)
+        mask = torch.zeros(out_features * in_features, dtype=torch.bool)
+        links = chts.topology.link_count(out_features, in_features, density) - self.missing
+        mask[order.argsort()[:links]] = True
+        return mask.view(out_features, in_features)
+
+
+@dataclass(frozen=True)
+class Sensitive:
+    """|W · gradient|; with `noise` another one each time."""
+
+    noise: float = 0.0
+    needs_gradient: bool = True
+
+    def __call__(self, links: WeightedLinks, /) -> Tensor:
+        assert links.gradients is not None
+        return (links.values * links.gradients).abs() + self.noise * torch.rand(len(links.values))
+
+
+@dataclass(frozen=True)
+class NearDiagonal:
+    """Links near the diagonal come; `shift` is below 0 for what must not be."""
+
+    shift: float = 0.0
+
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+        assert gradient is None
+        outputs, inputs = (torch.arange(size) for size in mask.shape)
+        return 1 / (1.0 + (outputs[:, None] - inputs).abs()) + self.shift
+
+
+@dataclass(frozen=True)
+class Squared:
+    """RigL's, by the square; `how` says what is wrong with it."""
+
+    how: str = ""
+    needs_gradient: bool = True
+
+    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+        assert gradient is not None
+        if self.how == "of inputs":
+            return gradient.square().sum(dim=0)
+        return gradient.square() + (torch.rand(mask.shape) if self.how == "noisy" else 0)
+
+
+@dataclass(frozen=True)
+class Halving:
+    """A share that halves at every update."""
+
+    def at(self, step: int, timeline: Timeline) -> float:
+        return 0.4 * 0.5 ** (step / timeline.update_every)
+
+
+OWN = chts.Method(
+    topology=Diagonals(),
+    removal=methods.Removal(Sensitive(), temperature=2.0, percolate=True, prune=Sensitive()),
+    regrowth=methods.Regrowth(NearDiagonal(), history=True),
+    sparsity=Linear(),
+    turnover=methods.Turnover(Halving(), stop=0.5, early_stop=0.5),
+)
+OWN_HARD = replace(OWN, removal=methods.Removal(Sensitive()), regrowth=methods.Regrowth(NearDiagonal(), soft=False))
+
+
+def test_methods_of_ones_own_conform_to_what_they_say() -> None:
+    words = "set with topology=SmallWorld(0.25), turnover=Turnover('excess'), sparsity=Staged((0.2, 0.1), 0.3)"
+    found = conformance.conformance({"soft": OWN, "hard": OWN_HARD, words: methods.get_method(words)})
+    assert [result for result in found if result.passed is False] == []
+    applied = {(result.method, result.check) for result in found if result.passed}
+    assert {check for name, check in applied if name == "soft"} >= conformance.CHECKS.keys() - {"devices"}
+    assert {check for name, check in applied if name == "hard"} >= conformance.CHECKS.keys() - {
+        "devices",
+        "percolation",
+    }
+    assert {"links", "exchange", "removal", "regrowth", "resume"} <= {check for name, check in applied if name == words}
+
+
+WRONG: dict[str, tuple[chts.Method, str]] = {
+    "a topology of a link too few": (replace(OWN, topology=Diagonals(missing=1)), "links"),
+    "removal at random": (replace(OWN_HARD, removal=methods.Removal(Sensitive(noise=9.0))), "removal"),
+    "a score of another generator": (replace(OWN_HARD, removal=methods.Removal(Sensitive(noise=9.0))), "resume"),
+    "a negative score": (replace(OWN, regrowth=methods.Regrowth(NearDiagonal(shift=-0.5))), "scores"),
+    "a score of another shape": (replace(OWN, regrowth=methods.Regrowth(Squared("of inputs"))), "scores"),
+    "a score that differs each time": (replace(OWN, regrowth=methods.Regrowth(Squared("noisy"))), "scores"),
+    "regrowth at random": (replace(OWN, regrowth=methods.Regrowth(Squared("noisy"), soft=False)), "regrowth"),
+}
+
+
+SET = METHODS["set"]
+BY_WEIGHT = replace(
+    SET,
+    removal=methods.Removal("magnitude", percolate=True),
+    regrowth=methods.Regrowth("magnitude", soft=False, history=True),
+)
+ASKED: dict[str, tuple[chts.Method, str, bool | None]] = {
+    "soft, by a gradient": (replace(SET, regrowth=methods.Regrowth(Squared())), "regrowth", True),
+    "hard, by a gradient": (replace(SET, regrowth=methods.Regrowth(Squared(), soft=False)), "regrowth", True),
+    "another predictor": (replace(SET, regrowth=methods.Regrowth("ch2_l3p")), "regrowth", True),
+    "its scores": (replace(SET, regrowth=methods.Regrowth("ch2_l3p")), "scores", None),
+    "from correlations": (chts.PRESETS["cht/mlp_code"], "links", True),
+    "new links alike": (chts.PRESETS["cht/mlp_code"], "csr", True),
+    "all go": (replace(SET, turnover=methods.Turnover(1.0)), "removal", True),
+    "by weight, removal": (BY_WEIGHT, "removal", None),
+    "by weight, percolation": (BY_WEIGHT, "percolation", None),
+    "by weight, regrowth": (BY_WEIGHT, "regrowth", None),
+    "by weight, weights": (BY_WEIGHT, "weights", True),
+    "none goes at first": (replace(METHODS["cht"], turnover=methods.Turnover(0.001)), "percolation", None),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_checks_apply_as_the_choices_say(asked: str) -> None:
+    method, check, passed = ASKED[asked]
+    found = conformance.checked("mine", method, check)
+    assert found.passed is passed, found.detail
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_choice_of_ones_own_turns_its_column_red(fault: str) -> None:
+    method, check = WRONG[fault]
+    assert conformance.checked("mine", method, check).passed is False
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_core_turns_the_column_of_ones_own_red(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, check, where, attribute, wrong = FAULTS[fault]
+    monkeypatch.setattr(where, attribute, wrong)
+    method = OWN_HARD if fault == "removal at random" else OWN
+    assert conformance.checked("mine", method, check).passed is False
+
+
+def test_the_command_takes_methods_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["conformance", "set with topology=SmallWorld(0.25)"]) == 0
+    shown = capsys.readouterr().out
+    assert "set with topology=SmallWorld(0.25)" in shown
+    assert "chtss" not in shown
+    assert "published commands" not in shown
+    assert cli.main(["conformance", "set with topology=Small(0.25)"]) == 2
+    assert "Small(0.25) is no value" in capsys.readouterr().err
 
 
 # --- against numbers recorded from the published commands ---
@@ -244,13 +408,13 @@ def test_a_setting_that_is_turned_turns_the_report_red(change: str) -> None:
 
 def test_probabilities_of_successive_draws_by_hand() -> None:
     odds = {(0, 0): 1.0, (0, 1): 2.0, (0, 2): 3.0}
-    found = conformance._successive(odds, 2)
+    found = formulas.successive(odds, 2)
     first, second, third = odds
     # 1/6 · 2/5 + 2/6 · 1/4, and so on
     assert found[frozenset((first, second))] == pytest.approx(1 / 6 * 2 / 5 + 2 / 6 * 1 / 4)
     assert found[frozenset((first, third))] == pytest.approx(1 / 6 * 3 / 5 + 3 / 6 * 1 / 3)
     assert sum(found.values()) == pytest.approx(1)
-    assert conformance._successive({first: 1.0, second: 0.0, third: 0.0}, 2) == {
+    assert formulas.successive({first: 1.0, second: 0.0, third: 0.0}, 2) == {
         frozenset((first, second)): 0.5,
         frozenset((first, third)): 0.5,
     }

@@ -27,7 +27,7 @@ from chts_core.lab import data
 from chts_core.lab.data import TextData
 from chts_core.lab.models import LLAMA_SIZES, LlamaSize, initialise_llama, llama
 from chts_core.lab.results import records
-from chts_core.lab.train import checkpoint, language, loop
+from chts_core.lab.train import checkpoint, language, loop, speed
 from chts_core.lab.train.language import Recipe, Run, Task, _Learner
 from chts_core.methods import METHODS
 
@@ -223,7 +223,7 @@ def test_operations_are_those_that_torch_counts() -> None:
 
 
 def test_a_product_of_matrices_is_timed() -> None:
-    assert language.operations_per_second(CPU, torch.float32) > 1e8
+    assert speed.operations_per_second(CPU, torch.float32) > 1e8
 
 
 # --- training ---

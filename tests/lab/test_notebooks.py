@@ -321,6 +321,14 @@ def test_some_methods_are_named_with_commas(words: str) -> None:
     notebooks.check_value("methods", words)
 
 
+@pytest.mark.parametrize("stage", ["08_translation_transformer", "09_llama", "10_scaling_out"])
+def test_a_method_may_have_choices_replaced(stage: str) -> None:
+    notebooks.check_value("method", "set with topology=SmallWorld(0.25)", stage)
+    for wrong in ("set with topology=Small()", "sets with topology=ErdosRenyi()"):
+        with pytest.raises(ValueError, match=r"parameter method is .*; expected one of"):
+            notebooks.check_value("method", wrong, stage)
+
+
 @pytest.mark.parametrize("words", ["fc,", "fc, chts", "fc,fc", "fc;chts", "fv"])
 def test_what_names_no_methods_is_refused(words: str) -> None:
     with pytest.raises(ValueError, match=r"parameter methods is .* separated by commas without blanks"):

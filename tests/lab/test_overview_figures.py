@@ -55,6 +55,10 @@ def test_dense_beside_sparse_tells_accuracies_and_links(digits: ImageData) -> No
     np.testing.assert_allclose(curves["FC, 100% of the links"], [[1, 50], [2, 75]])
     assert len(right.lines[0].get_xdata()) == int(run.last_masks["0.weight"].sum())
     assert right.get_title() == "layer 0.weight of CHTs after training"
+    for name in ("custom", "set with topology=SmallWorld(0.25)", "chts/zeros"):  # of no table
+        left, right = figures.dense_and_sparse(dense, replace(run, method=name)).axes
+        assert str(left.lines[1].get_label()) == f"{name}, {run.density:.0%} of the links"
+        assert right.get_title() == f"layer 0.weight of {name} after training"
 
 
 @pytest.mark.parametrize("count", [3, 9])

@@ -33,6 +33,8 @@ def test_methods_in_words_make_names_of_folders() -> None:
     words = "set with topology=SmallWorld(0.5)"
     (cell,) = sweeps.cells({"train": "mlp", "grid": {"method": [words], "sparsity": [0.9]}})
     assert (cell.name, cell.parameters["method"]) == ("set_with_topology_SmallWorld_0.5-0.9", words)
+    (cell,) = sweeps.cells({"notebook": "09", "grid": {"method": [words]}})
+    assert (cell.name, cell.parameters["method"]) == ("set_with_topology_SmallWorld_0.5", words)
     with pytest.raises(ValueError, match="would share the folder set_with_topology_ErdosRenyi"):
         sweeps.cells(
             {"train": "mlp", "grid": {"method": ["set with topology=ErdosRenyi()", "set with topology= ErdosRenyi()"]}}

@@ -1,10 +1,11 @@
 """Where data sets are looked for: in folders of this machine, then on the Hugging Face hub."""
 
 import gzip
+import hashlib
 import os
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, cast
@@ -156,3 +157,15 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
         f"{source.title} ({source.size}) was not found. Tried:\n{lines}\n"
         f"To get it: {source.remedy}\nOr use dataset={default!r}, which needs no download."
     )
+
+
+def digest_of(splits: Iterable[Iterable[str]]) -> str:
+    """SHA-256 in hex of the texts of all splits."""
+    hasher = hashlib.sha256()
+    for texts in splits:
+        for text in texts:
+            content = text.encode()
+            # The length before each text: no two lists of texts are written alike.
+            hasher.update(len(content).to_bytes(8, "big") + content)
+        hasher.update(b"end of split")
+    return hasher.hexdigest()

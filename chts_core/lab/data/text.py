@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, fetch, locate, read_whole
+from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, digest_of, fetch, locate, read_whole
 
 _LENGTH = re.compile(r"[0-9]{1,12}")
 _DEFAULT = "python_reference"
@@ -88,14 +88,7 @@ class TextData:
     @cached_property
     def digest(self) -> str:
         """SHA-256 in hex of all documents of both splits, of the training documents `first_training_documents`."""
-        hasher = hashlib.sha256()
-        for documents in (self.first_training_documents(), self.validation):
-            for text in documents:
-                content = text.encode()
-                # The length before each text: no two lists of texts are written alike.
-                hasher.update(len(content).to_bytes(8, "big") + content)
-            hasher.update(b"end of split")
-        return hasher.hexdigest()
+        return digest_of([self.first_training_documents(), self.validation])
 
 
 def load_text(name: str, data_dir: str | None = None) -> TextData:

@@ -4,12 +4,11 @@ Number words are made here and always there. What is large is streamed: each pas
 anew, and they are never all in memory.
 """
 
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from chts_core.lab.data.sources import (
     Hub,
     Source,
     compare,
+    digest_of,
     fetch,
     locate,
     open_unpacked,
@@ -76,15 +76,8 @@ class TranslationData:
     @cached_property
     def digest(self) -> str:
         """SHA-256 in hex of all pairs of all splits, of the training pairs `first_training_pairs`."""
-        hasher = hashlib.sha256()
-        for pairs in (self.first_training_pairs(), self.validation, self.test):
-            for pair in pairs:
-                for text in pair:
-                    content = text.encode()
-                    # The length before each text: no two lists of texts are written alike.
-                    hasher.update(len(content).to_bytes(8, "big") + content)
-            hasher.update(b"end of split")
-        return hasher.hexdigest()
+        splits = (self.first_training_pairs(), self.validation, self.test)
+        return digest_of(chain.from_iterable(pairs) for pairs in splits)
 
 
 def load_translation(name: str, data_dir: str | None = None) -> TranslationData:

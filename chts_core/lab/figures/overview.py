@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from chts_core.lab.figures.networks import draw_mask
-from chts_core.lab.figures.style import BLACK, GREY, METHOD_COLOURS, METHOD_LABELS, METHOD_MARKERS, SKY, new_figure
+from chts_core.lab.figures.style import BLACK, GREY, SKY, method_label, method_look, new_figure
 from chts_core.lab.notebook.notebooks import Stage
 from chts_core.lab.train.images import Run
 
@@ -16,18 +16,19 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
     layer, mask = next(iter(sparse.last_masks.items()))
     with new_figure(9, 3.2, columns=2) as (figure, (left, right)):
         for run in (dense, sparse):
+            colour, marker = method_look(run.method)
             left.plot(
                 range(1, len(run.validation_accuracy) + 1),
                 [100 * accuracy for accuracy in run.validation_accuracy],
-                color=METHOD_COLOURS[run.method],
-                marker=METHOD_MARKERS[run.method],
+                color=colour,
+                marker=marker,
                 markersize=5,
-                label=f"{METHOD_LABELS[run.method]}, {run.density:.0%} of the links",
+                label=f"{method_label(run.method)}, {run.density:.0%} of the links",
             )
         left.set_xlabel("epoch")
         left.set_ylabel("validation accuracy (%)")
         left.legend(loc="lower right")
-        draw_mask(right, mask, f"layer {layer} of {METHOD_LABELS[sparse.method]} after training")
+        draw_mask(right, mask, f"layer {layer} of {method_label(sparse.method)} after training")
     return figure
 
 

@@ -19,12 +19,10 @@ from chts_core.lab.figures.style import (
     BLUE,
     GREY,
     METHOD_COLOURS,
-    METHOD_LABELS,
-    METHOD_MARKERS,
     ORANGE,
-    OTHER_COLOUR,
-    OTHER_MARKER,
     VERMILION,
+    method_label,
+    method_look,
     new_figure,
     use_log_scale,
 )
@@ -139,8 +137,7 @@ def two_compared(
 def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], ylabel: str) -> None:
     broken = cycle(("--", ":", "-."))
     for method, lines in courses.items():
-        kind = method.partition("/")[0]
-        colour = METHOD_COLOURS.get(kind, OTHER_COLOUR)
+        colour, marker = method_look(method.partition("/")[0])
         steps = [step for step, _ in lines[0]]
         scores = np.array([[score for _, score in line] for line in lines])
         axes.plot(
@@ -148,10 +145,10 @@ def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], y
             scores.mean(axis=0),
             color=colour,
             linestyle="-" if method in METHOD_COLOURS else next(broken),
-            marker=METHOD_MARKERS.get(kind, OTHER_MARKER),
+            marker=marker,
             markevery=max(len(steps) // 8, 1),
             markersize=5,
-            label=METHOD_LABELS.get(method, method),
+            label=method_label(method),
         )
         axes.fill_between(steps, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -179,16 +176,16 @@ def _draw_courses(axes: Axes, method: str, courses: Sequence[Course]) -> None:
     places = [x for x, _ in courses[0]]
     points = [mean_and_interval([y for _, y in at_one]) for at_one in zip(*courses, strict=True)]
     mean, interval = np.array(points).T
-    colour = METHOD_COLOURS.get(method, OTHER_COLOUR)
+    colour, marker = method_look(method)
     axes.plot(
         places,
         mean,
         color=colour,
-        marker=METHOD_MARKERS.get(method, "*"),
-        linestyle="-" if method in METHOD_MARKERS else "--",
+        marker=marker,
+        linestyle="-" if method in METHOD_COLOURS else "--",
         markevery=max(len(mean) // 8, 1),
         markersize=5,
-        label=METHOD_LABELS.get(method, method),
+        label=method_label(method),
     )
     axes.fill_between(
         places, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
@@ -242,15 +239,16 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
         for method, table in pd.DataFrame(rows).groupby("method", sort=False):
             means = table.groupby("step")[["overlap", "itop"]].mean()
             name = str(method)
+            colour, marker = method_look(name)
             for axes, column in ((left, "overlap"), (right, "itop")):
                 axes.plot(
                     means.index,
                     means[column] * 100,
-                    color=METHOD_COLOURS.get(name, OTHER_COLOUR),
-                    marker=METHOD_MARKERS.get(name, OTHER_MARKER),
+                    color=colour,
+                    marker=marker,
                     markevery=max(len(means) // 8, 1),
                     markersize=5,
-                    label=METHOD_LABELS.get(name, name),
+                    label=method_label(name),
                 )
         left.set_ylabel("regrown links that were\njust removed (%)")
         right.set_ylabel("links ever active (%)")

@@ -67,6 +67,17 @@ EARLIER_LABELS = {
     "chtss/ri_zeros": "CHTss, RI, zeros",
 }
 
+
+def method_label(name: str) -> str:
+    """What a method is called on a page: its name, where it is none of the nine."""
+    return METHOD_LABELS.get(name, name)
+
+
+def method_look(name: str) -> tuple[str, str]:
+    """The colour and the marker of a method; those of methods of one's own are alike."""
+    return METHOD_COLOURS.get(name, OTHER_COLOUR), METHOD_MARKERS.get(name, OTHER_MARKER)
+
+
 _PRINT = 2  # times the pixels of a screen, for print and for zooming in
 
 _STYLE: dict[Any, Any] = {

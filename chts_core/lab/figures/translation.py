@@ -23,6 +23,7 @@ from chts_core.lab.figures.style import (
     ORANGE,
     PURPLE,
     VERMILION,
+    method_label,
     new_figure,
 )
 from chts_core.lab.train.translation import Recipe, Run, learning_rate_at
@@ -202,7 +203,7 @@ def scores_by_method(
         for axes, (title, panel) in zip(all_axes, panels.items(), strict=True):
             _draw_scores(axes, panel, methods, sparsities)
             axes.set_title(title)
-            axes.set_yticks(range(len(methods)), [METHOD_LABELS.get(name, name) for name in methods])
+            axes.set_yticks(range(len(methods)), [method_label(name) for name in methods])
             axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.set_xlabel(xlabel)
             axes.set_ylabel("method")
@@ -216,7 +217,7 @@ def _draw_scores(
 ) -> None:
     for row in rows:
         if row["method"] == "fc":
-            axes.axvline(row["mean"], color=BLACK, linestyle="--", linewidth=1.2, label=METHOD_LABELS["fc"])
+            axes.axvline(row["mean"], color=BLACK, linestyle="--", linewidth=1.2, label=method_label("fc"))
             if row["interval"] is not None:
                 low, high = row["mean"] - row["interval"], row["mean"] + row["interval"]
                 axes.axvspan(low, high, color=BLACK, alpha=0.1, linewidth=0)

@@ -1,16 +1,12 @@
 """Find, check, run and publish the staged notebooks."""
 
 import ast
-import contextlib
 import copy
-import difflib
-import math
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -19,7 +15,6 @@ from typing import Any
 
 import nbformat
 import papermill
-import psutil
 import torch
 import yaml
 from nbclient.exceptions import DeadKernelError
@@ -27,13 +22,14 @@ from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.notebook.forecast import Forecast, forecast, in_words
+from chts_core.lab.notebook.limits import Choice, Choices, MethodName, Range, converted, nearest
+from chts_core.lab.notebook.processes import memory_watched
 from chts_core.lab.results import records
 from chts_core.lab.train import images, language, translation
 from chts_core.methods import METHODS, PRESETS, REVISION
 
 PROFILES = ("ci", "binder", "laptop", "gpu", "paper")
 _STAGE = r"0*(\d+[a-z]?)"  # "06", "6" and "06b"
-_BETWEEN_LOOKS = 0.25  # seconds
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -48,63 +44,13 @@ class Parameter:
     help: str
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included unless `below` excludes the upper one; `whole` wants integers."""
-
-    low: float
-    high: float = math.inf
-    below: bool = False
-    whole: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        """Whether a value is a finite number in the range."""
-        kind = int if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-            return False
-        return self.low <= value < self.high if self.below else self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        noun = "a whole number" if self.whole else "a number"
-        if self.high == math.inf:
-            return f"{noun} of at least {self.low}"
-        return f"{noun} in [{self.low}, {self.high}{')' if self.below else ']'}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of a few words."""
-
-    words: tuple[str, ...]
-
-    def accepts(self, value: Any) -> bool:
-        """Whether a value is one of the words."""
-        return value in self.words
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(word or repr('') for word in self.words)}"
-
-
-@dataclass(frozen=True)
-class Choices(Choice):
-    """Some of a few words, separated by commas, each at most once; "" for none."""
-
-    def accepts(self, value: Any) -> bool:
-        """Whether a value names such words."""
-        named = value.split(",") if value else []
-        return set(named) <= set(self.words) and len(named) == len(set(named))
-
-    def __str__(self) -> str:
-        return f"some of {', '.join(self.words)}, each once, separated by commas without blanks"
-
-
 # A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
 LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(("", *PROFILES)),
     "seed": Range(0, 2**63 - 1, whole=True),
     "device": Choice(("auto", "cpu", "cuda")),
     "dataset": Choice(("", *IMAGE_SETS, *TRANSLATION_SETS, *TEXT_SETS)),
-    "method": Choice((*METHODS, *PRESETS)),
+    "method": MethodName((*METHODS, *PRESETS)),
     "methods": Choices((*METHODS, *PRESETS)),
     "sparsity": Range(0, 1, below=True),
     "r": Range(0, 1),
@@ -123,7 +69,7 @@ STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
     },
     "09_llama": {
         "dataset": Choice(("", *TEXT_SETS)),
-        "method": Choice(("", *METHODS, *PRESETS)),
+        "method": MethodName(("", *METHODS, *PRESETS)),
         "recipe": Choice(("", *language.RECIPES)),
     },
 }
@@ -158,9 +104,7 @@ def find(name: str) -> Path:
     stem = name.removesuffix(".ipynb")
     if stem in known:
         return known[stem]
-    raise ValueError(
-        f"there is no notebook {name!r}{_nearest(stem, known)}; `chts list` shows all: {', '.join(known)}."
-    )
+    raise ValueError(f"there is no notebook {name!r}{nearest(stem, known)}; `chts list` shows all: {', '.join(known)}.")
 
 
 def copy_to(directory: Path) -> list[Path]:
@@ -389,23 +333,11 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
     for name, text in given.items():
         if name not in known:
             raise ValueError(
-                f"{path.stem} has no parameter {name!r}{_nearest(name, known)}; its parameters are {', '.join(known)}."
+                f"{path.stem} has no parameter {name!r}{nearest(name, known)}; its parameters are {', '.join(known)}."
             )
-        checked[name] = _convert(name, text, known[name].type)
+        checked[name] = converted(name, text, known[name].type)
         check_value(name, checked[name], path.stem)
     return checked
-
-
-def _convert(name: str, text: str, kind: type) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"parameter {name} is {text!r}; expected true or false.")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        noun = "a whole number" if kind is int else "a number"
-        raise ValueError(f"parameter {name} is {text!r}; expected {noun}.") from None
 
 
 def check_value(name: str, value: Any, stage: str = "") -> None:
@@ -416,13 +348,8 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):
-        nearest = _nearest(value, limit.words) if isinstance(limit, Choice) and isinstance(value, str) else ""
-        raise ValueError(f"parameter {name} is {value!r}{nearest}; expected {limit}.")
-
-
-def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+        meant = nearest(value, limit.words) if isinstance(limit, Choice) and isinstance(value, str) else ""
+        raise ValueError(f"parameter {name} is {value!r}{meant}; expected {limit}.")
 
 
 def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,21 +377,8 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     device = records.describe_device(records.choose_device(settled.get("device", "auto")))
     out_dir.mkdir(parents=True, exist_ok=True)
     started, clock = records.now(), time.perf_counter()
-    error = None
     foretold = expected(path, given)
-    try:
-        with _memory_watched() as memory:
-            papermill.execute_notebook(
-                str(path),
-                str(executed_path),
-                parameters=dict(given),
-                kernel_name="python3",
-                extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
-            )
-    except PapermillExecutionError as failure:
-        error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
-    except DeadKernelError:
-        error = "the kernel: it died, as it does when memory runs out"
+    error, memory = _execute(path, executed_path, given)
     seconds = time.perf_counter() - clock
     executed = nbformat.read(executed_path, as_version=4)
     if error is None:
@@ -482,7 +396,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "device": device,
         "expected": None if foretold is None else asdict(foretold),
         "seconds": round(seconds, 1),
-        "peak_memory_mb": round(memory[0] / 2**20),
+        "peak_memory_mb": round(memory / 2**20),
         "started": started,
         "git": records.git_revision(),
     }
@@ -490,33 +404,23 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _memory_of(process: psutil.Process) -> int:
-    """Its bytes; of those that it shares with others its part, where the system tells."""
-    return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
-
-
-@contextlib.contextmanager
-def _memory_watched() -> Iterator[list[int]]:
-    """The most bytes that processes started meanwhile took together: a list of one, looked after until the end."""
-    here = psutil.Process()
-    before = {process.pid for process in here.children(recursive=True)}
-    peak, over = [0], threading.Event()
-
-    def look() -> None:
-        while not over.wait(_BETWEEN_LOOKS):
-            total = 0
-            for process in here.children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # it ended meanwhile
-                    total += 0 if process.pid in before else _memory_of(process)
-            peak[0] = max(peak[0], total)
-
-    watch = threading.Thread(target=look, daemon=True)
-    watch.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watch.join()
+def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple[str | None, int]:
+    """Execute a notebook and write it: the error that ended it, None if none did, and the most bytes that it took."""
+    error = None
+    with memory_watched() as memory:
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(executed_path),
+                parameters=dict(given),
+                kernel_name="python3",
+                extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
+            )
+        except PapermillExecutionError as failure:
+            error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
+        except DeadKernelError:
+            error = "the kernel: it died, as it does when memory runs out"
+    return error, memory[0]
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from tqdm import tqdm
     from transformers import LlamaForCausalLM
 
-Precision = recipes.LanguagePrecision
 Parallel = Literal["ddp", "fsdp"]
 Recipe = recipes.LanguageRecipe
 RECIPES = recipes.LANGUAGE_RECIPES
-operations_per_token, operations_per_second = speed.operations_per_token, speed.operations_per_second
+operations_per_token = speed.operations_per_token
 generate = decoding.generate
 
 _BETWEEN_SHOWN = 10  # steps from one look of a bar to the next

@@ -41,7 +41,6 @@ from chts_core.tools.planner import Plan, plan
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-Precision = recipes.TranslationPrecision
 Recipe = recipes.TranslationRecipe
 RECIPES = recipes.TRANSLATION_RECIPES
 
@@ -125,11 +124,6 @@ class Run(runs.Run):
     def test_bleu(self) -> float:
         """Standard BLEU on the test pairs."""
         return self.test["bleu"]
-
-    @property
-    def validation_bleu(self) -> list[float]:
-        """That of each look."""
-        return [look.bleu for look in self.looks]
 
 
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:

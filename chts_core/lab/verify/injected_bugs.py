@@ -270,16 +270,21 @@ def run(
         for _ in range(epochs):
             order = torch.randperm(len(data.train.labels), generator=generator)
             for batch in order[: batches * 32].split(32):
-                patient.nonzero.append(_nonzero(sparsifier))
-                patient.density.append(sparsifier.density())
-                loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                sparsifier.step()
+                _step(patient, data, batch)
                 auditor.check()
-                patient.loss.append(loss.item())
     return patient
+
+
+def _step(patient: Patient, data: ImageData, batch: Tensor) -> None:
+    """A step of training, and what is noted of it."""
+    patient.nonzero.append(_nonzero(patient.sparsifier))
+    patient.density.append(patient.sparsifier.density())
+    loss = F.cross_entropy(patient.model(data.train.images[batch]), data.train.labels[batch])
+    patient.optimizer.zero_grad()
+    loss.backward()
+    patient.optimizer.step()
+    patient.sparsifier.step()
+    patient.loss.append(loss.item())
 
 
 def _nonzero(sparsifier: Sparsifier) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from chts_core.lab import figures
-from chts_core.lab.figures.style import METHOD_LABELS
+from chts_core.lab.figures.style import method_label
 from chts_core.lab.results import records, report
 from chts_core.lab.results.report import Row
 from chts_core.lab.results.statistics import mean_and_interval, seed_differences
@@ -64,7 +64,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         """The curves of a state, or which there are instead."""
         rows = stored()[state.comparison]
         mine, theirs = (_of(rows, method, state.sparsity) for method in (state.method, state.rival))
-        pair = f"{_label(state.method)} and {_label(state.rival)}"
+        pair = f"{method_label(state.method)} and {method_label(state.rival)}"
         place = f"{state.comparison}, {state.sparsity:.0%} sparse"
         if not mine or not theirs:
             methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
@@ -72,7 +72,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult(
                 {},
                 {},
-                f"{place}: no runs are stored of both {pair}; there are {', '.join(map(_label, methods))}, "
+                f"{place}: no runs are stored of both {pair}; there are {', '.join(map(method_label, methods))}, "
                 f"at {', '.join(f'{share:.0%}' for share in shares)}.",
             )
         score = report.SCORES[rows[0]["task"]]
@@ -83,7 +83,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             for method in dict.fromkeys((state.method, state.rival, "fc"))
         }
         if state.method == state.rival:
-            told = f"{place}: {_label(state.method)} beside itself; choose two methods to compare."
+            told = f"{place}: {method_label(state.method)} beside itself; choose two methods to compare."
             return CurveResult({state.method: [score.course(row) for row in mine]}, found, told)
         told = f"{mean:+.{score.digits}f}"
         if len(found) > 1:
@@ -92,7 +92,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         return CurveResult(
             {method: lines for method, lines in courses.items() if lines},
             found,
-            f"{place}: in {score.name}, {_label(state.method)} minus {_label(state.rival)} is {told}, over "
+            f"{place}: in {score.name}, {method_label(state.method)} minus {method_label(state.rival)} is {told}, over "
             f"{len(found)} {'seed' if len(found) == 1 else 'seeds'}.",
         )
 
@@ -103,13 +103,13 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         if not result.courses:
             return figures.empty(f"{title}:\nno runs are stored of both methods", "step", "score")
         score = report.SCORES[stored()[state.comparison][0]["task"]]
-        difference = f"{_label(state.method)} minus {_label(state.rival)}\n{score.name}"
+        difference = f"{method_label(state.method)} minus {method_label(state.rival)}\n{score.name}"
         return figures.two_compared(result.courses, score.course_name, result.differences, difference, title)
 
     def make_controls(self, state: CurveState) -> dict[str, Any]:
         """Menus of the comparison, the sparsity and both methods."""
         shares = sorted({row["sparsity"] for rows in stored().values() for row in rows if row["method"] != "fc"})
-        methods = [(_label(name), name) for name in METHODS]
+        methods = [(method_label(name), name) for name in METHODS]
         return {
             "comparison": menu("comparison", state.comparison, list(stored())),
             "sparsity": menu("sparsity", state.sparsity, [(f"{share:.0%}", share) for share in shares]),
@@ -121,7 +121,3 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 def _of(rows: Sequence[Row], method: str, sparsity: float) -> list[Row]:
     """The runs of a method; FC has no sparsity."""
     return [row for row in rows if row["method"] == method and (method == "fc" or row["sparsity"] == sparsity)]
-
-
-def _label(method: str) -> str:
-    return METHOD_LABELS.get(method, method)

@@ -5,49 +5,25 @@ The files beside this one hold what the authors' two codes gave for fixed weight
 are compared as distributions.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import torch
 from scipy import stats
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from chts_core import link_prediction, removal, topology
-from chts_core.budget import Budget
 from chts_core.choices import Correlated, value_at
 from chts_core.engine.weights import PastWeights
+from chts_core.lab.verify.published.recordings import Outcome, budget_of, links_of, mask_of, recorded, wrong_skips
+from chts_core.lab.verify.published.runs import excess, returns, same_counts, stops_together
 from chts_core.methods import Method
 from chts_core.percolation import LayerGraph, percolate
 from chts_core.schedules import Timeline
-from chts_core.sparsifier import Sparsifier
-
-Outcome = tuple[bool | None, str]  # None: nothing was recorded, or it does not apply
-
-
-@cache
-def recorded(name: str) -> Any:
-    """The content of one of the files."""
-    return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def mask_of(rows: Sequence[str]) -> Tensor:
-    """A mask from strings of 0 and 1, one for each output."""
-    return torch.tensor([[link == "1" for link in row] for row in rows])
-
-
-def links_of(weight: Tensor, gradient: Tensor | None = None) -> removal.WeightedLinks:
-    """The links of a recorded weight, which is 0 elsewhere."""
-    outputs, inputs = (weight != 0).nonzero().T
-    rows, columns = weight.shape
-    gradients = None if gradient is None else gradient[outputs, inputs]
-    return removal.WeightedLinks(outputs, inputs, weight[outputs, inputs], gradients, (rows, columns))
 
 
 @dataclass(frozen=True)
@@ -75,95 +51,6 @@ class Command:
 
 
 # --- how many links go and come ---
-
-
-def budget_of(method: Method, shapes: Sequence[Sequence[int]], steps: int, every: int) -> Budget:
-    """Our plan of a recorded run; layers by their number, at 90 % sparsity."""
-    sizes = {str(layer): (rows, columns) for layer, (rows, columns) in enumerate(shapes)}
-    return Budget(method, 0.9, Timeline(steps, every, method.turnover.stop), sizes)
-
-
-def _of_mlp(method: Method) -> tuple[dict[str, Any], Budget]:
-    content = recorded("mlp_runs")
-    every = content["steps per epoch"]
-    return content, budget_of(method, content["shapes"], content["epochs"] * every, every)
-
-
-def _skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str | None:
-    """What is wrong with the steps that the optimizer leaves out; one more is right if nothing is left to exchange."""
-    if not method.turnover.skip_optimizer:
-        return "the optimizer leaves out no step before an update"
-    ours = [step for step in budget.updates() if budget.zeta(step) > 0 or step in skipped]
-    return None if ours == list(skipped) else f"steps left out {ours}, recorded {skipped}"
-
-
-def _same_counts(method: Method, name: str) -> Outcome:
-    """A run of ours removes and regrows as many links of each layer at each update as the MLP script did."""
-    content, budget = _of_mlp(method)
-    run = content[name]
-    ours = [(row["step"], row["removed"], row["regrown"], row["links"]) for row in _run_of(method).history]
-    theirs = [(step, gone, come, after) for step, _, _, _, gone, come, after in run["updates"]]
-    if ours != theirs:
-        first = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (len(ours), len(theirs)))
-        return False, f"step, removed, regrown, links are {first[0]}; recorded {first[1]}"
-    wrong = _skips(method, budget, run["optimizer skips"])
-    return wrong is None, wrong or f"{len(theirs)} updates"
-
-
-def _run_of(method: Method) -> Sparsifier:
-    """Our run of the length and shapes of the recorded ones of the MLP script."""
-    content, budget = _of_mlp(method)
-    layers: list[nn.Module] = []
-    for outputs, inputs in content["shapes"]:
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
-    model = nn.Sequential(*layers, nn.Linear(content["shapes"][-1][0], 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.025, momentum=0.9)
-    timeline = budget.timeline
-    sparsifier = Sparsifier(
-        model, optimizer, method, budget.sparsity, total_steps=timeline.total_steps, update_every=timeline.update_every
-    )
-    images = torch.randn(16, content["shapes"][0][1], generator=torch.Generator().manual_seed(0))
-    for _ in range(timeline.total_steps):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), torch.arange(16) % 10).backward()
-        optimizer.step()
-        sparsifier.step()
-    return sparsifier
-
-
-def _stops_together(method: Method) -> Outcome:
-    """As many links as the MLP script for CHT removes by their scores, which rounds down; a layer that has come to the
-    overlap goes on until all have."""
-    content, budget = _of_mlp(method)
-    run = content["cht, soft regrowth"]
-    for step, layer, before, planned, removed, regrown, after in run["updates"]:
-        links, exchanged = budget.links(step)[str(layer)], budget.exchanged(step)[str(layer)]
-        if not before == after == links:
-            return False, f"layer {layer} has {links} links at step {step}; recorded {after}"
-        if not (planned == math.floor(budget.zeta(step) * links) and 0 <= exchanged - planned <= 1):
-            return False, f"{exchanged} links of layer {layer} are exchanged at step {step}; recorded {planned}"
-        assert planned <= removed == regrown  # percolation takes more
-    stopped = content["cht, random regrowth, stops at 0"]
-    signalled = [layer for step, layer, now, _ in stopped["stop signals"] if step == 2 and now]
-    went_on = {layer for step, layer, *_ in stopped["updates"] if step == 4}
-    together = bool(signalled) and went_on.issuperset(signalled)
-    if method.turnover.early_stop is None or method.turnover.together != together:
-        return False, "a layer stops by itself, or never; recorded: all together"
-    wrong = _skips(method, budget, run["optimizer skips"])
-    return wrong is None, wrong or f"{len(run['updates'])} updates"
-
-
-def _excess(method: Method) -> Outcome:
-    """As many links above the target as the MLP script regrows with `--EM_S`. Percolation lets its numbers drift."""
-    content, budget = _of_mlp(method)
-    run = content["chts"]
-    for step, layer, before, _, removed, _, after in run["updates"]:
-        ours, theirs = budget.exchanged(step)[str(layer)], after - before + removed
-        above = budget.links(step)[str(layer)] - budget.links(budget.timeline.total_steps)[str(layer)]
-        if not ours == above == theirs:
-            return False, f"{ours} links of layer {layer} come at step {step}; recorded {theirs}"
-    wrong = _skips(method, budget, run["optimizer skips"])
-    return wrong is None, wrong or f"{len(run['updates'])} updates"
 
 
 def _of_transformer(method: Method) -> Outcome:
@@ -200,60 +87,13 @@ def _of_llama(method: Method, name: str) -> Outcome:
             return False, f"layer {layer} has {links} links after step {step}; recorded {after}"
         if pruned - kept != math.floor(budget.zeta(step) * pruned) or not 0 <= exchanged - (pruned - kept) <= 1:
             return False, f"{exchanged} links of layer {layer} go at step {step}; recorded {pruned - kept}"
-    wrong = _skips(method, budget, content["optimizer skips"])
+    wrong = wrong_skips(method, budget, content["optimizer skips"])
     return wrong is None, wrong or f"{len(content['updates'])} updates"
-
-
-def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Our run of one layer from recorded weights, network and gradients of `--gmp`: weights before each update, the
-    mask and the weights after it."""
-    content = recorded("gmp")
-    run = content[name]
-    method = replace(method, turnover=replace(method.turnover, skip_optimizer=True))
-    dense = torch.tensor(run["dense"])
-    layer = nn.Linear(dense.shape[1], dense.shape[0], bias=False)
-    layer.weight.data = dense
-    optimizer = torch.optim.SGD(layer.parameters(), lr=content["lr"])
-    sparsifier = Sparsifier(
-        nn.Sequential(layer), optimizer, method, content["sparsity"],
-        total_steps=content["steps"], update_every=content["every"], seed=0, exclude=(),
-        initial_masks={"0.weight": mask_of(run["initial"])},
-    )  # fmt: skip
-    updates = []
-    for step, gradient in enumerate(content["gradients"], 1):
-        before = layer.weight.detach().clone()
-        optimizer.zero_grad()
-        (layer.weight * torch.tensor(gradient)).sum().backward()
-        optimizer.step()
-        sparsifier.step()
-        if step % content["every"] == 0:
-            updates.append((before, sparsifier.masks["0.weight"].clone(), layer.weight.detach().clone()))
-    return updates
-
-
-def _returns(method: Method) -> Outcome:
-    """The same links as the LLaMA script has with `--gmp`, up to the first that return; recorded with a history of the
-    links that once were. There they return as 0, here with their last weight (paper, Appendix G.2)."""
-    run = recorded("gmp")["history of links that were"]
-    alive = mask_of(run["initial"])
-    for (before, mask, after), (step, their_before, rows, _) in zip(
-        returning_run(method, "history of links that were"), run["updates"], strict=True
-    ):
-        if not torch.allclose(before, torch.tensor(their_before), rtol=1e-5, atol=1e-6):
-            return False, f"the weights before step {step} differ"
-        if not torch.equal(mask, mask_of(rows)):
-            return False, f"the links after step {step} differ"
-        come = mask & ~alive
-        if come.any():
-            with_weight = int(after[come].count_nonzero())
-            return with_weight == int(come.sum()), f"{with_weight} links return, at step {step}"
-        alive = mask
-    return False, "no link returned"
 
 
 def _counts(method: Method, command: Command) -> Outcome:
     """How many links go and come, to the last update but where the command stops early."""
-    if method.turnover.early_stop is not None and command.counts is not _stops_together:
+    if method.turnover.early_stop is not None and command.counts is not stops_together:
         return False, "layers may stop early; recorded to the last update"
     return command.counts(method)
 
@@ -459,11 +299,11 @@ CHECKS: dict[str, Callable[[Method, Command], Outcome]] = {
 
 # By preset, or by the method where there is no preset of the command.
 COMMANDS: dict[str, Command] = {
-    "set/mlp_code": Command(partial(_same_counts, name="set"), "mlp wm"),
-    "mest/mlp_code": Command(partial(_same_counts, name="mest"), "mlp mest"),
-    "cht/mlp_code": Command(_stops_together, "mlp wm", percolates=True, regrowth="mlp CH3_L3p", csti=True),
+    "set/mlp_code": Command(partial(same_counts, name="set"), "mlp wm"),
+    "mest/mlp_code": Command(partial(same_counts, name="mest"), "mlp mest"),
+    "cht/mlp_code": Command(stops_together, "mlp wm", percolates=True, regrowth="mlp CH3_L3p", csti=True),
     "chts/r1_readme": Command(
-        _excess, "mlp wm", percolates=True, regrowth="mlp CH3_L3p", sampled=True, csti=True
+        excess, "mlp wm", percolates=True, regrowth="mlp CH3_L3p", sampled=True, csti=True
     ),
     "chts/mlp_code": Command(
         _of_transformer, "mlp wm", "mlp wm_soft", percolates=True, regrowth="mlp CH2_L3n", sampled=True
@@ -475,5 +315,5 @@ COMMANDS: dict[str, Command] = {
         partial(_of_llama, name="chtss"), "mlp wm", "llama probabilities", "llama ri", regrowth="llama CH2_L3n",
         sampled=False,
     ),
-    "gmp": Command(_returns, "mlp wm", regrowth=None),
+    "gmp": Command(returns, "mlp wm", regrowth=None),
 }  # fmt: skip

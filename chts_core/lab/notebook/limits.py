@@ -1,0 +1,97 @@
+"""What a parameter of a notebook may be: its kinds of limits, and values from how they are written."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chts_core.methods import get_method
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included unless `below` excludes the upper one; `whole` wants integers."""
+
+    low: float
+    high: float = math.inf
+    below: bool = False
+    whole: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is a finite number in the range."""
+        kind = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            return False
+        return self.low <= value < self.high if self.below else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        noun = "a whole number" if self.whole else "a number"
+        if self.high == math.inf:
+            return f"{noun} of at least {self.low}"
+        return f"{noun} in [{self.low}, {self.high}{')' if self.below else ']'}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one of the words."""
+        return value in self.words
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(word or repr('') for word in self.words)}"
+
+
+@dataclass(frozen=True)
+class Choices(Choice):
+    """Some of a few words, separated by commas, each at most once; "" for none."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value names such words."""
+        named = value.split(",") if value else []
+        return set(named) <= set(self.words) and len(named) == len(set(named))
+
+    def __str__(self) -> str:
+        return f"some of {', '.join(self.words)}, each once, separated by commas without blanks"
+
+
+@dataclass(frozen=True)
+class MethodName(Choice):
+    """One of a few names of methods, also with choices replaced: "set with topology=SmallWorld(0.25)"."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value names a method."""
+        if value in self.words or not isinstance(value, str) or " with " not in value:
+            return value in self.words
+        try:
+            get_method(value)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """What may have been meant, in brackets; "" if nothing is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def converted(name: str, text: str, kind: type) -> Any:
+    """A value of a parameter from how it is written.
+
+    Raises:
+        ValueError: naming the parameter and what was expected.
+    """
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"parameter {name} is {text!r}; expected true or false.")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        raise ValueError(f"parameter {name} is {text!r}; expected {noun}.") from None

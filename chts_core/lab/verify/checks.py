@@ -1,0 +1,371 @@
+"""What `conformance` checks of a method."""
+
+import copy
+import io
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chts_core import link_prediction, sampling
+from chts_core.choices import Constant, Correlated, MissingLinkScore, Removal
+from chts_core.lab.verify.formulas import (
+    DEFINITIONS,
+    at_least,
+    best,
+    fits,
+    links_of,
+    mask_of,
+    missing_scores,
+    removal_scores,
+    successive,
+    wants_gradient,
+)
+from chts_core.lab.verify.published.recordings import Outcome
+from chts_core.lab.verify.small_runs import (
+    SMALL_GRADIENT,
+    SMALL_KEPT,
+    SMALL_MASK,
+    Run,
+    from_zero,
+    small_updates,
+    small_weights,
+)
+from chts_core.lab.verify.specification import EVERY, STEPS, STOP, Spec, constant, exchanged_at, links_at
+from chts_core.methods import Method
+
+# New links are told from survivors by their weight, which is zero.
+_NOT_TOLD_APART = "links that come have their last weight, so that they cannot be told from survivors"
+
+
+def _exact_links(method: Method, spec: Spec) -> Outcome:
+    """The scheduled number of links in every layer after every step, from the first to the last."""
+    run = Run(method)
+    counts = 0
+    for step in range(STEPS + 1):
+        if step:
+            run.train(step, step)
+        for name, mask in run.sparsifier.masks.items():
+            expected = links_at(spec, step, mask.numel())
+            if int(mask.sum()) != expected:
+                return False, f"{name} has {int(mask.sum())} links after step {step}; expected {expected}"
+            counts += 1
+    return True, f"{counts} counts"
+
+
+def _weights(method: Method, spec: Spec) -> Outcome:
+    """Absent links are zero in weight, gradient and moments. New links start from zero, or from the weight they last
+    had where the method remembers it; gradients and moments start from zero. All other weights are left alone."""
+    run = Run(method)
+    past: dict[str, dict[tuple[int, int], float]] = {name: {} for name in run.sparsifier.masks}
+    returned = 0
+    for step in range(1, STEPS + 1):
+        run.backward_and_step(step)
+        old, trained = run.masks(), {name: run.weight(name).detach().clone() for name in run.sparsifier.masks}
+        run.sparsifier.step()
+        for name, mask in run.sparsifier.masks.items():
+            weight = run.weight(name)
+            moments = [value for value in run.optimizer.state[weight].values() if value.shape == weight.shape]
+            for tensor in (weight.detach(), run.gradient(name), *moments):
+                if tensor[~mask].any():
+                    return False, f"an absent link of {name} is not zero after step {step}"
+            for tensor in (run.gradient(name), *moments):
+                if tensor[mask & ~old[name]].any():
+                    return False, f"a new link of {name} has a gradient or a moment at step {step}"
+            known = past[name] if spec.history else {}
+            for link in links_of(mask & ~old[name]):
+                returned += link in known
+                if (first := weight[link].item()) != known.get(link, 0.0):
+                    return False, f"a new link of {name} starts from {first:.3g} at step {step}"
+            changed = (weight.detach() != trained[name]) & mask & old[name]
+            if (changed & (weight.detach() != 0)).any() or (spec.history and changed.any()):
+                return False, f"a link of {name} that stayed was changed at step {step}"
+            past[name] |= {link: float(trained[name][link]) for link in links_of(old[name] & ~mask)}
+    if spec.history and spec.shows and not returned:
+        return False, "no link ever came back"
+    return True, f"{STEPS} steps" + (f", {returned} links came back" if spec.history else "")
+
+
+def _exchange(method: Method, spec: Spec) -> Outcome:
+    """As many links removed and regrown as the turnover says; more through percolation, or where pruned links return;
+    none after the stop."""
+    run = Run(method)
+    run.train(1, STEPS)
+    shapes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
+    rows = {(row["step"], row["layer"]): row for row in run.sparsifier.history}
+    stopped: set[str] = set()
+    total = 0
+    for step in range(EVERY, STEPS + 1, EVERY):
+        waits = spec.together and stopped != shapes.keys()
+        over = set() if waits else stopped.copy()
+        for name, size in shapes.items():
+            target = links_at(spec, step, size)
+            expected = 0 if name in over else exchanged_at(spec, step, size)
+            row = rows.get((step, name))
+            removed, regrown = (row["removed"], row["regrown"]) if row else (0, 0)
+            pruned = links_at(spec, step - EVERY, size) - target
+            more = spec.percolate or spec.returning
+            if removed - regrown != pruned or regrown < expected or (regrown > expected and not more):
+                return (
+                    False,
+                    f"{name}: {removed} removed, {regrown} regrown at step {step}; expected {expected} regrown",
+                )
+            is_last = target == links_at(spec, spec.stop, size)  # before that no layer stops
+            if row and is_last and name not in over and spec.early_stop is not None:
+                stopped |= {name} if row["overlap"] > spec.early_stop else set()
+            total += regrown
+    return True, f"{total} links exchanged"
+
+
+def _removal(method: Method, spec: Spec) -> Outcome:
+    """Hard: the lowest scores go. Soft: every outcome of an update is as frequent as its probability."""
+    if spec.zeta == 0 and spec.sparsity(spec.stop) == spec.sparsity(0):
+        return None, "nothing is ever removed"
+    if spec.returning:
+        return _returning(method, spec)
+    if spec.regrowth == "magnitude":
+        return None, _NOT_TOLD_APART
+    if spec.temperature is None:
+        return _lowest_go(method, spec)
+    if spec.prune is not None:  # by this alone if nothing is exchanged
+        stays = replace(method.turnover, zeta=0.0, early_stop=None, together=False)
+        only_pruned = replace(method, turnover=stays, removal=replace(method.removal, percolate=False))
+        passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False))
+        if not passed:
+            return passed, f"pruning: {detail}"
+    scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
+    exponent = spec.temperature(EVERY)
+    odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
+    outcomes = small_updates(method)
+    return fits(Counter(survivors for survivors, _ in outcomes), successive(odds, SMALL_KEPT))
+
+
+def _lowest_go(method: Method, spec: Spec) -> Outcome:
+    """At the first update. Of equal scores any may go."""
+    run = Run(from_zero(method))
+    run.train(1, EVERY - 1)
+    run.backward_and_step(EVERY)
+    old = run.masks()
+    trained = {name: (run.weight(name).detach().clone(), run.gradient(name).clone()) for name in old}
+    run.sparsifier.step()
+    for name, mask in old.items():
+        target = min(links_at(spec, EVERY, mask.numel()), int(mask.sum()))
+        kept = target - exchanged_at(spec, EVERY, mask.numel())
+        possible = mask
+        if target < int(mask.sum()):
+            possible = at_least(removal_scores(spec.prune or spec.removal, *trained[name], mask), mask, target)
+        certain = torch.zeros_like(mask)
+        if int(possible.sum()) == target:  # what is pruned is certain
+            scores = removal_scores(spec.removal, *trained[name], possible)
+            possible = at_least(scores, possible, kept)
+            certain = possible & (scores > scores[possible].min()) if kept else certain
+        survivors = mask & (run.weight(name).detach() != 0)
+        # Percolation takes more away, and never puts any back.
+        if (survivors & ~possible).any() or (
+            not spec.percolate and (int(survivors.sum()) != kept or (certain & ~survivors).any())
+        ):
+            return False, f"the survivors in {name} are not those of the highest scores"
+    return True, "the highest scores survive"
+
+
+def _returning(method: Method, spec: Spec) -> Outcome:
+    """At every update the largest weights make up the network: those of its links, and those that links had."""
+    run = Run(method)
+    past = {name: torch.zeros(mask.shape) for name, mask in run.sparsifier.masks.items()}
+    returned = 0
+    for step in range(1, STEPS + 1):
+        run.backward_and_step(step)
+        old = run.masks()
+        for name, mask in old.items():
+            past[name][mask] = run.weight(name).detach()[mask]
+        run.sparsifier.step()
+        if step % EVERY or step > spec.stop:
+            continue
+        for name, mask in run.sparsifier.masks.items():
+            expected = best(past[name].abs(), past[name] != 0, links_at(spec, step, mask.numel()))
+            if not torch.equal(mask, expected):
+                return False, f"the links of {name} are not those of the largest weights at step {step}"
+            returned += int((mask & ~old[name]).sum())
+    return returned > 0, f"the largest weights survive, {returned} links came back"
+
+
+def _percolation(method: Method, spec: Spec) -> Outcome:
+    """No survivor is incomplete: each hidden neuron has links on both sides or on none, before regrowth."""
+    if not spec.percolate:
+        return None, "the method leaves incomplete links"
+    if spec.regrowth == "magnitude":
+        return None, _NOT_TOLD_APART
+    cut = planned = 0
+    for seed in range(10):
+        run = Run(from_zero(replace(method, sparsity=Constant())), seed=seed)  # sparse enough from the start
+        sizes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
+        goes = {name: exchanged_at(replace(spec, sparsity=constant), EVERY, size) for name, size in sizes.items()}
+        if not any(goes.values()):
+            return None, "the first update exchanges nothing"
+        run.train(1, EVERY)
+        first, second = (run.weight(name).detach() != 0 for name in run.sparsifier.masks)
+        incomplete = first.any(dim=1) != second.any(dim=0)
+        if incomplete.any():
+            return False, f"{int(incomplete.sum())} hidden neurons have links on one side only"
+        planned += sum(goes.values())
+        cut += sum(row["removed"] for row in run.sparsifier.history)
+    return cut > planned or not spec.shows, f"{cut} links removed, {planned} of them by their scores"
+
+
+def _regrowth(method: Method, spec: Spec) -> Outcome:
+    """Hard: the highest scores come. Soft or random: every outcome is as frequent as its probability."""
+    if spec.zeta == 0:
+        return None, "nothing is ever regrown"
+    if spec.regrowth == "magnitude":
+        return None, _NOT_TOLD_APART
+    if not spec.soft and wants_gradient(spec.regrowth):
+        return _regrowth_by_gradient(method, spec)
+    # A hard removal of some links leaves the same survivors every time.
+    outcomes = small_updates(replace(method, removal=Removal("magnitude")))
+    (survivors,) = {survivors for survivors, _ in outcomes}
+    alive = mask_of(survivors, SMALL_MASK.shape)
+    candidates = links_of(~alive)
+    scores = missing_scores(spec.regrowth, alive, SMALL_GRADIENT)
+    num = len(links_of(SMALL_MASK)) - len(survivors)
+    if spec.soft:
+        return fits(
+            Counter(regrown for _, regrown in outcomes),
+            successive({link: float(scores[link]) for link in candidates}, num),
+        )
+    highest = sorted((float(scores[link]) for link in candidates), reverse=True)[:num]
+    for _, regrown in outcomes:
+        taken = sorted((float(scores[link]) for link in regrown), reverse=True)
+        if taken != highest:
+            return False, f"scores taken {taken}, highest scores {highest}"
+    return True, "the highest scores come"
+
+
+def _regrowth_by_gradient(method: Method, spec: Spec) -> Outcome:
+    """At the first update. Of equal scores any may come."""
+    run = Run(from_zero(method))
+    run.train(1, EVERY - 1)
+    dense = copy.deepcopy(run.model)
+    dense.zero_grad()
+    nn.functional.cross_entropy(dense(run.images[EVERY - 1]), run.labels[EVERY - 1]).backward()
+    run.train(EVERY, EVERY)
+    for name, mask in run.sparsifier.masks.items():
+        gradient = dense.get_parameter(name).grad
+        assert gradient is not None
+        survivors = mask & (run.weight(name).detach() != 0)
+        num = links_at(spec, EVERY, mask.numel()) - int(survivors.sum())
+        scores = missing_scores(spec.regrowth, survivors, gradient)
+        possible, come = at_least(scores, ~survivors, num), mask & ~survivors
+        certain = possible & (scores > scores[possible].min()) if num else possible
+        if (come & ~possible).any() or (certain & ~come).any() or int(come.sum()) != num:
+            return False, f"the links regrown in {name} are not those of the largest gradients"
+    return True, "the largest gradients come"
+
+
+def _scores(method: Method, spec: Spec) -> Outcome:
+    """The link predictor equals its definition by sets, on random networks."""
+    if not isinstance(spec.regrowth, str):
+        return _own_scores(spec.regrowth)
+    if spec.regrowth not in DEFINITIONS:
+        known = spec.regrowth in link_prediction.PREDICTORS
+        return None, f"no second formula of {spec.regrowth}" if known else "no link prediction"
+    worst = 0.0
+    for mask in _networks():
+        expected = DEFINITIONS[spec.regrowth](mask)
+        given = link_prediction.PREDICTORS[str(method.regrowth.score)](mask).double()
+        worst = max(worst, float(((given - expected).abs() / expected.clamp_min(1e-12)).max()))
+    return worst < 1e-6, f"relative error {worst:.1e}"
+
+
+def _networks() -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for shape, density in itertools.product(((6, 9), (12, 7), (1, 5), (10, 10)), (0.1, 0.3, 0.6)):
+        yield torch.rand(shape, generator=generator) < density
+
+
+def _own_scores(score: MissingLinkScore) -> Outcome:
+    """One's own are as a regrowth wants them, for layers of any shape, and the same again."""
+    generator = torch.Generator().manual_seed(0)
+    number = 0
+    for number, mask in enumerate(_networks(), start=1):  # noqa: B007
+        gradient = torch.randn(mask.shape, generator=generator)
+        found, again = (missing_scores(score, mask, gradient) for _ in range(2))
+        if found.shape != mask.shape:
+            return False, f"scores of shape {tuple(found.shape)} for a layer of {tuple(mask.shape)}"
+        missing = found[~mask]
+        if not (missing.isfinite() & (missing >= 0)).all():
+            return False, "a score is negative or not finite"
+        if not torch.equal(missing, again[~mask]):
+            return False, "the scores of the same network differ from one time to the next"
+    return True, f"finite, from 0 up, and the same again for {number} networks"
+
+
+def _resume(method: Method, spec: Spec) -> Outcome:
+    """A run cut anywhere and resumed in a fresh model is the uncut run to the bit."""
+    uncut, saved = Run(method), Run(method)
+    uncut.train(1, STEPS)
+    files = {cut: io.BytesIO() for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1)}
+    for step in range(1, STEPS + 1):
+        saved.train(step, step)
+        if step in files:
+            torch.save([part.state_dict() for part in (saved.model, saved.optimizer, saved.sparsifier)], files[step])
+    for cut, file in files.items():
+        file.seek(0)
+        resumed = Run(method, weight_seed=1)
+        parts: tuple[Any, ...] = (resumed.model, resumed.optimizer, resumed.sparsifier)
+        for part, state in zip(parts, torch.load(file, weights_only=True), strict=True):
+            part.load_state_dict(state)
+        resumed.train(cut + 1, STEPS)
+        same = all(torch.equal(uncut.sparsifier.masks[name], mask) for name, mask in resumed.sparsifier.masks.items())
+        weights = zip(uncut.model.parameters(), resumed.model.parameters(), strict=True)
+        same &= all(torch.equal(one, two) for one, two in weights)
+        if not same:
+            return False, f"a run cut at step {cut} goes on differently"
+    return True, "5 cuts"
+
+
+def _links_alone(method: Method, spec: Spec) -> Outcome:
+    """A run whose layers store their links alone has the links of the masked run, and its outputs up to rounding."""
+    sgd = not spec.shows  # of the paper's methods it is known that rounding decides nothing
+    masked, alone = Run(method, sgd=sgd), Run(method, execution="csr", sgd=sgd)
+    for run in (masked, alone):
+        run.train(1, STEPS)
+    if not all(torch.equal(masked.sparsifier.masks[name], mask) for name, mask in alone.sparsifier.masks.items()):
+        return False, "the links differ from those under masks"
+    with torch.no_grad():
+        difference = float((masked.model(masked.images) - alone.model(alone.images)).abs().max())
+    return difference < 1e-3, f"outputs differ by {difference:.0e}"
+
+
+def _devices(method: Method, spec: Spec) -> Outcome:
+    """The same generator state gives the same links wherever the tensors are."""
+    if not torch.cuda.is_available():
+        return None, "no CUDA device"
+    if isinstance(method.topology, Correlated):
+        return None, "no inputs to start from the correlations of"
+    masks = []
+    for device in ("cpu", "cuda"):
+        generator = torch.Generator().manual_seed(0)
+        mask = method.topology(64, 96, 0.1, generator=generator).to(device)
+        scores = torch.linspace(0.1, 1, mask.numel(), device=device).view(mask.shape)
+        kept = sampling.keep(scores, mask, int(mask.sum()) * 2 // 3, generator=generator)
+        grown = sampling.draw(scores, ~kept, 100, soft=method.regrowth.soft, generator=generator)
+        masks.append((kept | grown).cpu())
+    return torch.equal(*masks), "CPU and CUDA"
+
+
+CHECKS: dict[str, Callable[[Method, Spec], Outcome]] = {
+    "links": _exact_links,
+    "weights": _weights,
+    "exchange": _exchange,
+    "removal": _removal,
+    "percolation": _percolation,
+    "regrowth": _regrowth,
+    "scores": _scores,
+    "resume": _resume,
+    "csr": _links_alone,
+    "devices": _devices,
+}

@@ -1,0 +1,135 @@
+"""Runs so small that every step of one can be watched, and all outcomes of an update be counted."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from chts_core.choices import Constant, Correlated
+from chts_core.engine.linear import Execution
+from chts_core.lab.verify.formulas import Links, links_of
+from chts_core.lab.verify.specification import EVERY, SPARSITY, STEPS
+from chts_core.methods import Method
+from chts_core.percolation import LayerGraph
+from chts_core.sparsifier import Sparsifier
+
+_DRAWS = 800  # repetitions of an update whose outcomes are counted
+_AT_A_TIME = 16  # layers that are updated at a time, each with random numbers of its own
+
+
+class Run:
+    """A small perceptron in training; the seed decides its topology alone.
+
+    It learns by AdamW, whose first steps are as long for each new link: then rounding decides which has the larger
+    weight. By SGD, with `sgd`, it does not.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        seed: int = 0,
+        weight_seed: int = 0,
+        execution: Execution = "masked",
+        sgd: bool = False,
+    ) -> None:
+        generator = torch.Generator().manual_seed(weight_seed)
+        self.model = nn.Sequential(nn.Linear(20, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3))
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+        data = torch.Generator().manual_seed(0)
+        self.images = torch.randn(STEPS, 8, 20, generator=data)
+        self.labels = torch.randint(3, (STEPS, 8), generator=data)
+        starts_from_correlations = isinstance(method.topology, Correlated)
+        parameters = self.model.parameters()
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(parameters, lr=0.1, momentum=0.9) if sgd else torch.optim.AdamW(parameters, lr=0.01)
+        )
+        self.sparsifier = Sparsifier(
+            self.model,
+            self.optimizer,
+            method,
+            SPARSITY,
+            total_steps=STEPS,
+            update_every=EVERY,
+            seed=seed,
+            execution=execution,
+            correlation=self.images.flatten(0, 1).T.corrcoef().abs() if starts_from_correlations else None,
+        )
+
+    def weight(self, name: str) -> nn.Parameter:
+        """The weight of that name; masked, absent links are zero."""
+        return self.model.get_parameter(name)
+
+    def gradient(self, name: str) -> Tensor:
+        """The gradient by that weight, which there must be."""
+        gradient = self.weight(name).grad
+        assert gradient is not None
+        return gradient
+
+    def backward_and_step(self, step: int) -> None:
+        """All of a training step but the Sparsifier's part."""
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(self.images[step - 1]), self.labels[step - 1]).backward()
+        self.optimizer.step()
+
+    def train(self, first: int, last: int) -> None:
+        """From one step to another, both included."""
+        for step in range(first, last + 1):
+            self.backward_and_step(step)
+            self.sparsifier.step()
+
+    def masks(self) -> dict[str, Tensor]:
+        """Copies: the masks themselves change in place."""
+        return {name: mask.clone() for name, mask in self.sparsifier.masks.items()}
+
+
+def from_zero(method: Method) -> Method:
+    """New links start from zero, to tell them from survivors. `_weights` checks the last weights."""
+    return replace(method, regrowth=replace(method.regrowth, history=False))
+
+
+# --- one update of a network so small that all of its outcomes can be counted ---
+
+SMALL_MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
+SMALL_KEPT = 6  # of the 8 links: a quarter goes
+SMALL_GRADIENT = torch.linspace(1.0, 0.1, 12).view(3, 4)
+
+
+def small_weights() -> Tensor:
+    """Weights of the small network, all unlike."""
+    return torch.linspace(0.2, 1.0, 12).view(3, 4) * torch.tensor([1, -1, 1, -1])
+
+
+def small_updates(method: Method) -> list[tuple[Links, Links]]:
+    """Survivors and regrown links of the first update, for many seeds and layers, without percolation or decay."""
+    turnover = replace(method.turnover, zeta=0.25, early_stop=None, together=False)
+    method = from_zero(replace(method, sparsity=Constant(), turnover=turnover))
+    model = nn.Sequential(*(nn.Linear(4, 3) for _ in range(_AT_A_TIME)), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = {f"{layer}.weight": model.get_parameter(f"{layer}.weight") for layer in range(_AT_A_TIME)}
+    outcomes = []
+    for seed in range(_DRAWS // _AT_A_TIME):
+        with torch.no_grad():
+            for weight in weights.values():
+                weight.copy_(small_weights())
+        sparsifier = Sparsifier(
+            model,
+            optimizer,
+            method,
+            sparsity=1 / 3,
+            total_steps=STEPS,
+            update_every=EVERY,
+            seed=seed,
+            graph=LayerGraph(),
+            initial_masks=dict.fromkeys(weights, SMALL_MASK),
+        )
+        for _ in range(EVERY):
+            optimizer.zero_grad()
+            torch.stack([(weight * SMALL_GRADIENT).sum() for weight in weights.values()]).sum().backward()
+            sparsifier.step()
+        for name, weight in weights.items():
+            survivors = weight.detach() != 0
+            outcomes.append((links_of(survivors), links_of(sparsifier.masks[name] & ~survivors)))
+    return outcomes

@@ -1,0 +1,130 @@
+"""What methods must do: the nine of the paper as written here, any other as its own choices say."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from chts_core.choices import MissingLinkScore, value_at
+from chts_core.methods import Method
+from chts_core.removal import LinkScore
+from chts_core.schedules import Timeline
+
+STEPS, EVERY, STOP = 48, 2, 36
+SPARSITY = 0.9
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method must do: a row of the paper's table in the plainest form.
+
+    sparsity: at a step.
+    zeta: share exchanged at the first update, from which it falls as a cosine; or the share at a step; or "excess":
+        all links above the final number.
+    removal: the score, by its name or one's own; temperature at a step, None for hard.
+    prune: the score by which links go when there are to be fewer; None: that of the removal.
+    regrowth: the score, likewise, or "random" or "gradient".
+    history: whether a link that comes back has its last weight.
+    returning: whether links that were pruned come back where they are among the largest.
+    early_stop: overlap above which a layer stops; together: only once all layers have come to it.
+    stop: step of the last update.
+    shows: whether a small run must show what is said: links that come back, and incomplete ones that go.
+    """
+
+    sparsity: Callable[[int], float]
+    zeta: float | Literal["excess"] | Callable[[int], float]
+    removal: str | LinkScore = "magnitude"
+    temperature: Callable[[int], float] | None = None
+    percolate: bool = False
+    prune: str | LinkScore | None = None
+    regrowth: str | MissingLinkScore = "random"
+    soft: bool = True
+    history: bool = False
+    returning: bool = False
+    early_stop: float | None = None
+    together: bool = True
+    stop: int = STOP
+    shows: bool = True
+
+
+def constant(_: int) -> float:
+    """The final sparsity from the first step on."""
+    return SPARSITY
+
+
+def _cubic(step: int) -> float:
+    return SPARSITY + (0.5 - SPARSITY) * (1 - min(step / STOP, 1)) ** 3
+
+
+def _sigmoid(step: int) -> float:
+    def sigma(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    u = min(step / (STOP / 2), 1)
+    return 0.5 + (SPARSITY - 0.5) * (0.5 + (sigma(6 * (2 * u - 1)) - 0.5) / (sigma(6) - sigma(-6)))
+
+
+def _staged(step: int) -> float:
+    return SPARSITY - (0.05 if step < 0.6 * STOP else 0.025 if step < STOP else 0)
+
+
+def _one_to_three(step: int) -> float:
+    return 1 + 2 * step / STOP
+
+
+_CHTS = Spec(constant, 0.3, temperature=_one_to_three, percolate=True, regrowth="ch2_l3n", history=True)
+SPECS: dict[str, Spec] = {
+    "fc": Spec(lambda _: 0.0, zeta=0),
+    "set": Spec(constant, zeta=0.3),
+    "rigl": Spec(constant, zeta=0.3, regrowth="gradient", soft=False),
+    "mest": Spec(_staged, zeta="excess", removal="mest"),
+    "gmp": Spec(_cubic, zeta=0, history=True, returning=True),
+    "granet": Spec(_cubic, zeta=0.3, regrowth="gradient", soft=False),
+    "cht": Spec(constant, zeta=0.3, percolate=True, regrowth="ch3_l3p", soft=False, early_stop=0.9),
+    "chts": _CHTS,
+    "chtss": replace(_CHTS, sparsity=_sigmoid, prune="relative_importance"),
+}
+
+
+def of_choices(method: Method) -> Spec:
+    """What the choices of a method say of themselves: their schedules, scores and shares."""
+    removal, regrowth, turnover = method.removal, method.regrowth, method.turnover
+    timeline = Timeline(STEPS, EVERY, turnover.stop)
+    zeta, temperature = turnover.zeta, removal.temperature
+    share: float | Literal["excess"] | Callable[[int], float] = 0
+    if zeta == "excess":
+        share = zeta
+    elif any(value_at(zeta, step, timeline) > 0 for step in range(EVERY, timeline.last_update + 1, EVERY)):
+        share = lambda step: value_at(zeta, step, timeline)  # noqa: E731
+    return Spec(
+        sparsity=lambda step: method.sparsity.at(step, timeline, SPARSITY),
+        zeta=share,
+        removal=removal.score,
+        temperature=None if temperature is None else lambda step: value_at(temperature, step, timeline),
+        percolate=removal.percolate,
+        prune=removal.prune,
+        regrowth=regrowth.score,
+        soft=regrowth.soft,
+        history=regrowth.history,
+        returning=removal.returning,
+        early_stop=turnover.early_stop,
+        together=turnover.together,
+        stop=timeline.last_update,
+        shows=False,
+    )
+
+
+def links_at(spec: Spec, step: int, size: int) -> int:
+    """How many links a layer of so many places has after a step."""
+    return round((1 - spec.sparsity(min(step // EVERY * EVERY, spec.stop))) * size)
+
+
+def exchanged_at(spec: Spec, step: int, size: int) -> int:
+    """How many links an update removes and regrows by their scores; none of a full layer."""
+    target = links_at(spec, step, size)
+    if spec.zeta == "excess":
+        return target - links_at(spec, spec.stop, size)
+    if step > spec.stop or target == size:
+        return 0
+    share = spec.zeta(step) if callable(spec.zeta) else spec.zeta / 2 * (1 + math.cos(math.pi * step / STOP))
+    return round(share * target)

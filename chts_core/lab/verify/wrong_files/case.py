@@ -1,0 +1,31 @@
+"""A file that is not what it should be, and what files can be instead."""
+
+import gzip
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Unpickled, it would make a folder of this name.
+PICKLE = b"cos\nmkdir\n(S'unpickled'\ntR."
+NESTED = b"[" * 100_000
+# The name of a member that would lie outside of where an archive is unpacked.
+_OUTSIDE = b"../../outside"
+ZIP = b"PK\x03\x04" + bytes(22) + struct.pack("<HH", len(_OUTSIDE), 0) + _OUTSIDE
+TAR_GZ = gzip.compress(_OUTSIDE.ljust(257, b"\0") + b"ustar\x0000".ljust(255, b"\0") + b"text".ljust(512, b"\0"))
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files, and what is to be said of them.
+
+    files: their content by name.
+    says: a regular expression for the message of the ValueError.
+    read: reads them, in the folder where they are.
+    """
+
+    files: Mapping[str, bytes]
+    says: str
+    read: Callable[[Path], Any]
