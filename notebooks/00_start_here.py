@@ -44,9 +44,10 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
 from IPython.display import Markdown
 
 import chts_core as chts
-from chts_core.lab import data, figures, images
+from chts_core.lab import data, figures
 from chts_core.lab.notebook import doctor, exercises, glossary, notebooks
 from chts_core.lab.results import records
+from chts_core.lab.train import images
 
 print(records.environment_line(records.choose_device("cpu")))
 

@@ -50,9 +50,10 @@ import torch
 from scipy import stats
 
 import chts_core as chts
-from chts_core.lab import data, figures, images, widgets
+from chts_core.lab import data, figures, widgets
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import records, statistics
+from chts_core.lab.train import images
 
 print(records.environment_line(torch.device("cpu")))
 

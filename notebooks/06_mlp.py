@@ -50,9 +50,10 @@ from scipy import stats
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.lab import data, figures, images, models, widgets
+from chts_core.lab import data, figures, models, widgets
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import records, statistics
+from chts_core.lab.train import images
 from chts_core.methods import Constant, ErdosRenyi, ReceptiveField, Regrowth, Removal, Turnover  # noqa: F401 - to mix
 
 print(records.environment_line(records.choose_device()))

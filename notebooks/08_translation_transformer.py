@@ -52,10 +52,11 @@ from torch.nn import functional as F
 
 import chts_core as chts
 from chts_core.engine.layers import linear_layers, sparse_layers
-from chts_core.lab import data, decoding, figures, models, scores, translation, widgets
+from chts_core.lab import data, decoding, figures, models, scores, widgets
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import paper, records
 from chts_core.lab.results.statistics import paired_differences
+from chts_core.lab.train import translation
 
 print(records.environment_line(records.choose_device()))
 

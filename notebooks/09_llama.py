@@ -52,10 +52,11 @@ from torch.nn import functional as F
 
 import chts_core as chts
 from chts_core.engine.layers import sparse_layers
-from chts_core.lab import data, figures, language, models
+from chts_core.lab import data, figures, models
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import records
 from chts_core.lab.results.statistics import mean_scores, paired_differences, score_differences
+from chts_core.lab.train import language
 
 print(records.environment_line(records.choose_device()))
 

@@ -57,9 +57,10 @@ from torch import nn
 
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.weights import pack_bits
-from chts_core.lab import checkpoint, figures, language, models, sweeps, tasks
+from chts_core.lab import figures, models
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import records
+from chts_core.lab.train import checkpoint, language, sweeps, tasks
 
 print(records.environment_line(records.choose_device()))
 

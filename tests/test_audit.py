@@ -150,7 +150,7 @@ def test_a_density_that_no_update_will_reach(monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.setattr(run.sparsifier.progress, "budget", budget)
     assert audit(run.sparsifier) == []  # an update is left
-    monkeypatch.setattr(run.sparsifier, "steps", 12)
+    monkeypatch.setattr(run.sparsifier.progress, "steps", 12)
     first, _ = audit(run.sparsifier)
     size = run.mask.numel()
     assert (first.check, first.layer) == ("density", NAME)

@@ -26,8 +26,9 @@
 import torch
 
 import chts_core as chts
-from chts_core.lab import data, images
+from chts_core.lab import data
 from chts_core.lab.teach.assignment import generator_of
+from chts_core.lab.train import images
 
 # %%
 student = ""  # your id, as your teacher has it, between the quotes
