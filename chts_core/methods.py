@@ -94,7 +94,7 @@ class Method:
         return isinstance(self.sparsity, Dense)
 
 
-# How removed links return: those of the largest weight when they went, with that weight.
+# Of GMP: pruned links compete with the existing ones by the weight they had, and return with it.
 RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 
@@ -107,7 +107,7 @@ _SET = Method(
 )
 _RIGL = replace(_SET, regrowth=Regrowth("gradient", soft=False))
 _GMP = replace(_SET, sparsity=Cubic(initial=0.5), turnover=Turnover(zeta=0.0))
-# CHT keeps the smallest weights out, and stops for good when all layers have come to an overlap of 0.9.
+# CHT always removes the smallest weights, and stops for good once the overlap of every layer has exceeded 0.9.
 _CHT = Method(
     topology=ReceptiveField(r=0.25),
     removal=Removal("magnitude", percolate=True),
@@ -126,7 +126,7 @@ _CHTS = Method(
 
 
 def _with_decay(chts: Method) -> Method:
-    """CHTss of a CHTs: the density falls, and what is pruned for it goes by relative importance (Section 3.3)."""
+    """CHTss, from CHTs: the density decays, and relative importance decides which links this prunes (Section 3.3)."""
     return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
 
 
@@ -134,7 +134,7 @@ METHODS: dict[str, Method] = {
     "fc": replace(_SET, topology=FullyConnected(), sparsity=Dense(), turnover=Turnover(zeta=0.0)),
     "set": _SET,
     "rigl": _RIGL,
-    # EM&S (Yuan et al., 2021): an update keeps the target alone and regrows all the excess.
+    # EM&S (Yuan et al., 2021): an update keeps as many links as the final target, and regrows all the excess.
     "mest": replace(_SET, removal=Removal("mest"), sparsity=Staged(), turnover=Turnover(zeta="excess")),
     # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
     "gmp": replace(_GMP, removal=RETURNING, regrowth=RETURNS),
@@ -156,27 +156,26 @@ _FASHION = replace(_IMAGES, removal=replace(_CHTS.removal, score="relative_impor
 # `chts` before revision 2: links removed by relative importance, and new ones from zero.
 _RI_ZEROS = replace(
     _CHTS,
-    removal=Removal("relative_importance", temperature=RAMP_TO_3, percolate=True),
+    removal=replace(_CHTS.removal, score="relative_importance"),
     regrowth=Regrowth("ch2_l3n"),
 )
 
 # The published codes start new links from zero, and those for MLPs and LLaMA leave out the optimizer's step before an
-# update. With more links than the target, the MLP script updates after each epoch of the first three quarters but the
-# last, and comes to the second stage after 0.6 of them: after 45 and 74 of 100 epochs.
+# update. Where it starts above the target, the MLP script updates after each of the first 74 of 100 epochs, and begins
+# its second stage after epoch 45.
 _CODE_STAGES, _CODE_EXCESS = Staged(switch=0.62), Turnover("excess", stop=0.74, skip_optimizer=True)
-# Its script for Transformers.
+# The script of the first code for Transformers.
 _MLP_CODE = replace(
     _CHTS,
     topology=SmallWorld(0.25),
     regrowth=Regrowth("ch2_l3n"),
-    turnover=Turnover(Cosine(0.3)),
 )
 # The script of the second code, for LLaMA.
 _LLAMA_CODE = replace(
     _CHTS,
     topology=ReceptiveField(r=0.25, degree="uniform"),  # its script tries r from 0 to 1
     removal=Removal("magnitude", temperature=RAMP_TO_9),  # percolation is left off
-    regrowth=Regrowth("ch2_l3n", soft=False),  # its option named soft takes the highest
+    regrowth=Regrowth("ch2_l3n", soft=False),  # the code's option `soft` takes the highest scores
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
@@ -194,7 +193,7 @@ PRESETS: dict[str, Method] = {
     "cht/mlp_code": replace(
         _CHT,
         topology=Correlated(),
-        turnover=Turnover(Cosine(0.3), early_stop=0.9, together=True, skip_optimizer=True),
+        turnover=replace(_CHT.turnover, skip_optimizer=True),
     ),
     "cht/by_layer": replace(_CHT, topology=ErdosRenyi(), turnover=Turnover(Cosine(0.3), early_stop=0.9)),
     "chts/paper_mlp": _IMAGES,
@@ -222,7 +221,7 @@ PRESETS: dict[str, Method] = {
     "chtss/paper_llama": _with_decay(replace(_CHTS, turnover=_TENTH)),
     "chtss/paper_to_9": _with_decay(_TO_9),
     "chtss/ri_zeros": replace(_RI_ZEROS, sparsity=Sigmoid(initial=0.5)),
-    # Its window ends at 0.8 of the run, after the last update: the target would be missed.
+    # The code's decay ends at 0.8 of the run, after our last update, so that the target would be missed.
     "chtss/llama_code": replace(_with_decay(_LLAMA_CODE), sparsity=Sigmoid(initial=0.5, end=0.75)),
 }
 
@@ -252,10 +251,10 @@ def get_method(method: str | Method) -> Method:
     """
     known = METHODS | PRESETS
     if isinstance(method, str):
-        name, _, changes = method.partition(" with ")
+        name, given, changes = method.partition(" with ")
         if name not in known:
             raise ValueError(f"method is {name!r}; expected one of {', '.join(map(repr, known))}, or a Method.")
-        method = _changed(known[name], changes) if changes else known[name]
+        method = _changed(known[name], changes) if given else known[name]
     if not isinstance(method, Method):
         raise TypeError(
             f"method is a {type(method).__name__}; expected one of {', '.join(map(repr, known))}, or a Method."
@@ -299,8 +298,11 @@ def _changed(method: Method, changes: str) -> Method:
     """A method with choices replaced as written: "topology=ErdosRenyi(), turnover=Turnover(Cosine(0.1))"."""
     try:
         call = ast.parse(f"changed({changes})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or not call.keywords:
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.keywords) or call.args:
             raise ValueError("expected CHOICE=..., CHOICE=...")
+        names = [keyword.arg for keyword in call.keywords]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a choice is given twice: {', '.join(map(str, names))}")
         chosen = {str(keyword.arg): _built(keyword.value) for keyword in call.keywords}
         for name, choice in chosen.items():
             if name not in _CHOICES:
@@ -316,7 +318,7 @@ def _changed(method: Method, changes: str) -> Method:
 
 
 def _try(method: Method) -> None:
-    """Call every choice once, so that settings that cannot be are refused before a run and not in it."""
+    """Call the choices that have settings, so that invalid ones are refused before a run and not in it."""
     timeline = Timeline(10_000, 1, method.turnover.stop)
     if not isinstance(method.topology, Correlated):  # that wants inputs
         method.topology(32, 32, 0.5, generator=torch.Generator())

@@ -20,7 +20,7 @@ from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, u
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork, share
 from chts_core.engine.progress import Progress, Update, from_state, to_state
-from chts_core.engine.sharding import whole
+from chts_core.engine.sharding import full_tensor
 from chts_core.engine.warm_start import loses_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
 from chts_core.engine.weights import MaskedWeight, Weight, unpack_bits
@@ -37,7 +37,7 @@ _LOSES_TRAINING = (
 
 
 class Sparsifier:
-    """Trains a model sparsely by a method, as a learning-rate scheduler attaches to an optimizer.
+    """Applies a sparse training method to a model. Attach it and call `step()`, as with a learning-rate scheduler.
 
         sparsifier = Sparsifier(model, optimizer, method="chts", sparsity=0.95, total_steps=1000)
         for batch in batches:
@@ -50,20 +50,20 @@ class Sparsifier:
     (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding; it takes a fraction of the
     memory, and less time where there are few links.
 
-    Several backward passes per step accumulate: methods that go by the gradient see that of the whole step.
+    Several backward passes per step accumulate: methods that use gradients use the sum over the whole step.
     `torch.compile` may wrap the model before or after; all changes happen in place.
 
     Several processes that train one model, in `DistributedDataParallel` or shared out by `fully_shard`, each have a
     Sparsifier of the same settings. They share the work of an update, a layer each, and send each other the masks;
     methods that go by the gradient take the mean over all. At every update masks are compared, and the run stops where
     they differ. `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store
-    their links alone.
+    only their links.
 
-    An update that meets an infinite or NaN gradient is put off to the next step, with a warning; one that meets a link
-    of such a weight is refused. An update that is interrupted leaves the links as they were.
+    If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is,
+    `step()` raises an error. An update that is interrupted leaves the links as they were.
 
     A layer whose weight is frozen (`requires_grad_(False)`) keeps its links until it trains again. Weights that are
-    loaded without their masks, parameters that are replaced, and steps of another optimizer are refused with words.
+    loaded without their masks, parameters that are replaced, and steps of another optimizer raise an error.
     Only steps of the optimizer count: a call of `step()` without one, as under gradient accumulation, changes nothing.
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
@@ -83,7 +83,7 @@ class Sparsifier:
         include: the layers to sparsify, as a glob pattern on their names or their modules' ("encoder.*"), several of
             them, or a test on a module's name and the module. By default all that train.
         exclude: which of those stay dense, likewise. By default the layers that give the model's outputs, and the
-            routers of experts; what is given takes the place of that. Embeddings are never sparse.
+            routers of experts; your value replaces this default. Embeddings are never sparse.
         graph: which layers feed each other, for percolation. By default read off the model
             (:mod:`chts_core.engine.tracing`); layers that could not be traced are not percolated, and a warning names
             them.
@@ -97,8 +97,8 @@ class Sparsifier:
             that has this name, and (out_features, in_features) for a part of one. Or "magnitude": the largest weights
             of each layer, to fine-tune a trained model. To start one from all its weights, take a method whose density
             decays: `method="gmp with sparsity=Cubic(initial=0)"`.
-        process_group: whose processes train the model together; by default, of a wrapped or shared-out model its own,
-            and otherwise all that `torch.distributed` knows of.
+        process_group: of the processes that train the model together. Default: the group of its DDP or FSDP wrapper,
+            or else the default group.
         resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
             attaching zeroes the weights outside the initial masks: then load all three states afterwards.
         reschedule: take `resume_from` of a run with another `total_steps`, to train longer, see `load_state_dict`.
@@ -169,7 +169,7 @@ class Sparsifier:
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
         elif not initial_masks:
-            kept = ((whole(weights[name].detach()), masks[name]) for name in self.network.sparse)
+            kept = ((full_tensor(weights[name].detach()), masks[name]) for name in self.network.sparse)
             if loses_training(kept):
                 warn(_LOSES_TRAINING)
         self._warn_of(include)
@@ -197,7 +197,7 @@ class Sparsifier:
     def history(self) -> list[Update]:
         """One row per update and layer (:class:`chts_core.engine.progress.Update`).
 
-        It is for its reader alone: a run of very many updates may write it elsewhere and empty it.
+        The Sparsifier never reads it: a run of very many updates may write it elsewhere and empty it.
         """
         return self.progress.history
 
@@ -221,7 +221,7 @@ class Sparsifier:
         """Share of the links that exist, over all sparse layers.
 
         Args:
-            whole_model: over all matrices of the model but embeddings, where those of no sparse layer are dense.
+            whole_model: count all weight matrices except embeddings; layers that are not sparse count as dense.
 
         Raises:
             RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
@@ -266,11 +266,12 @@ class Sparsifier:
             self.network.weight_of(name).scale(self.network.parts[name], factor)
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
-        """Call a function for each sparse weight whenever an update has changed its links.
+        """Call a function for each sparse weight after every update that changes links.
 
         Args:
             hook: takes the name of the weight, as in `masks`, and the positions of its regrown links in the flattened
-                weight, int64 in ascending order. Links that this update had removed are among them.
+                weight, int64 in ascending order; there may be none. Links that this update had removed are among
+                them.
         """
         self._regrowth_hooks.append(hook)
 
@@ -298,7 +299,7 @@ class Sparsifier:
         overflowing = guard.not_finite(self._gradients.dense) if due else []
         if not guard.is_step(skipped or bool(overflowing)):
             return
-        if self.steps >= self.timeline.total_steps:
+        if self.steps >= self.timeline.total_steps and not due:
             guard.complain(
                 "past the end",
                 f"this is step {self.steps + 1} of a run of {self.timeline.total_steps}: the links stay as they are.",
@@ -311,11 +312,11 @@ class Sparsifier:
             # Link prediction counts in products of matrices, which autocast would round.
             with torch.autocast(self.network.device_type, enabled=False):
                 evolved = self._update().evolve(self.steps + 1)
-        # Once the links change, the step is made, whatever comes.
+        # From here on the step is completed: an interrupt waits until its end.
         with nullcontext() if evolved is None else undisturbed():
             progress.steps += 1
             if evolved is not None:
-                self._update().adopt(evolved, self._regrowth_hooks)
+                self._update().apply(evolved)
             self._gradients.forget()
             for name in self.network.sparse:
                 self.network.weights[name].clear_absent(guard.keeps_zeros)
@@ -328,6 +329,10 @@ class Sparsifier:
                 "update waits for the next step.",
                 RuntimeWarning,
             )
+        if evolved is not None and evolved.seconds:
+            for hook in self._regrowth_hooks:  # last: whatever a hook raises, the step is complete
+                for name in self.network.weights:
+                    hook(name, evolved.regrown(name))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.
@@ -365,7 +370,7 @@ class Sparsifier:
             )
         self.progress = loaded
         for name, weight in self.network.weights.items():
-            weight.adopt(state["masks"][name].to(weight.parameter.device))
+            weight.load_mask(state["masks"][name].to(weight.parameter.device))
         self._set_crossovers()
         self._gradients.forget()
         self._guard.settle()

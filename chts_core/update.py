@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from chts_core.diagnostics import itop_rate, overlap
 from chts_core.engine.gradients import Gradients
 from chts_core.engine.network import SparseNetwork, positions
 from chts_core.engine.progress import Progress, Update
-from chts_core.engine.sharding import is_shared_out
+from chts_core.engine.sharding import is_sharded
 from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
 from chts_core.methods import Method
 from chts_core.schedules import Timeline
@@ -24,7 +24,7 @@ class Evolved(NamedTuple):
     old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
     seconds: spent on each part; empty if no link goes or comes.
     past_weights: of all links that were ever removed.
-    frozen: the parts that were left as they are.
+    frozen: the parts that were skipped.
     """
 
     old: dict[str, Tensor]
@@ -34,13 +34,17 @@ class Evolved(NamedTuple):
     past_weights: dict[str, PastWeights]
     frozen: set[str]
 
+    def regrown(self, parameter: str) -> Tensor:
+        """The positions of the regrown links in the flattened weight, int64 in ascending order."""
+        return positions(self.new[parameter] & ~self.survivors[parameter])
+
 
 class TopologyUpdate:
-    """An update in two steps: `evolve` finds out what the links will be, `adopt` makes the model follow.
+    """An update in two steps: `evolve` finds out what the links will be, `apply` makes the model follow.
 
     Args:
         network: the sparse layers.
-        progress: how far the run has come; `adopt` notes the update there.
+        progress: how far the run has come; `apply` notes the update there.
         method: its removal, regrowth and turnover.
         timeline: of the run.
         gradients: those that came in this step.
@@ -58,19 +62,19 @@ class TopologyUpdate:
     def evolve(self, step: int) -> Evolved:
         """Targets, pruning and removal, percolation, regrowth.
 
-        It changes nothing but the generators, and those not either if it is interrupted.
+        Only the random generators change. An exception, Ctrl-C too, restores them.
         """
         states = {name: generator.get_state() for name, generator in self._progress.generators.items()}
         try:
             return self._evolved(step)
-        except BaseException:  # Ctrl-C too
+        except BaseException:
             for name, state in states.items():
                 self._progress.generators[name].set_state(state)
             raise
 
     def _evolved(self, step: int) -> Evolved:
         # How many links each part shall have, and how many of them shall be new.
-        network, budget, frozen = self._network, self._progress.budget, self._frozen
+        network, budget, frozen = self._network, self._progress.budget, self._skipped
         targets, exchanged = budget.links(step), budget.exchanged(step)
         masks, links = network.masks, network.links()
         unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - frozen)
@@ -115,9 +119,10 @@ class TopologyUpdate:
         """Prune a part to its target and remove the links to be exchanged, in place."""
         network, removal, temperature = self._network, self._method.removal, self._method.removal.temperature
         weight = network.weight_of(name)
-        if not network.is_mine(name) and not is_shared_out(weight.parameter):
+        if not network.is_mine(name) and not is_sharded(weight.parameter):
             return
-        links = weight.links(network.parts[name], mask, gradients=removal.needs_gradient)  # of shares: a collective
+        # If the weight is sharded, this is a collective: every rank must come here.
+        links = weight.links(network.parts[name], mask, gradients=removal.needs_gradient)
         if not network.is_mine(name):
             return
         kept = removal(
@@ -132,7 +137,7 @@ class TopologyUpdate:
         mask[links.outputs[kept], links.inputs[kept]] = True
 
     def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], frozen: set[str]) -> None:
-        """Cut the incomplete links, in place, but none of a part that is frozen."""
+        """Remove the incomplete links, in place; the parts that are skipped keep theirs."""
         percolated = self._network.percolated(survivors)
         for name, mask in self._network.by_layer(survivors).items():
             mask.copy_(percolated[name])
@@ -155,12 +160,8 @@ class TopologyUpdate:
         num = target - int(survivors.count_nonzero())
         return regrowth(survivors, num, gradient, past, generator=self._progress.generators[name])
 
-    def adopt(self, evolved: Evolved, hooks: Sequence[Callable[[str, Tensor], None]]) -> None:
-        """Let the weights have their new masks, and note what has changed.
-
-        Args:
-            hooks: called with the name of each weight and the positions of its regrown links.
-        """
+    def apply(self, evolved: Evolved) -> None:
+        """Let the weights have their new masks, and note what has changed."""
         network, progress = self._network, self._progress
         for name in network.parts:
             if network.is_frozen(name):
@@ -173,30 +174,22 @@ class TopologyUpdate:
         progress.past_weights = evolved.past_weights
         rows = self._rows(evolved)  # before the masks change in place
         for parameter, parts in network.parts_by_weight():
-            rows[parts[-1][0]]["seconds"] += self._rewire(parameter, evolved, hooks)
+            started = time.perf_counter()
+            self._rewire(parameter, evolved)
+            rows[parts[-1][0]]["seconds"] += time.perf_counter() - started
         progress.history += rows.values()
         early_stop, budget = self._method.turnover.early_stop, progress.budget
         if early_stop is not None and budget.links(progress.steps) == budget.links(self._timeline.total_steps):
             evolving = rows.keys() - evolved.frozen
             progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
 
-    def _rewire(self, parameter: str, evolved: Evolved, hooks: Sequence[Callable[[str, Tensor], None]]) -> float:
-        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any.
-
-        Returns:
-            Seconds that it took.
-        """
-        started = time.perf_counter()
+    def _rewire(self, parameter: str, evolved: Evolved) -> None:
+        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
         weight, past = self._network.weights[parameter], self._progress.past_weights.get(parameter)
-        survivors, new = evolved.survivors[parameter], evolved.new[parameter]
-        weight.rewire(survivors, new)
-        if past is not None or hooks:
-            come = positions(new & ~survivors)
-            if past is not None:
-                weight.put(come, past.recall(come))
-            for hook in hooks:
-                hook(parameter, come)
-        return time.perf_counter() - started
+        weight.rewire(evolved.survivors[parameter], evolved.new[parameter])
+        if past is not None:
+            regrown = evolved.regrown(parameter)
+            weight.set_weights(regrown, past.recall(regrown))
 
     def _rows(self, evolved: Evolved) -> dict[str, Update]:
         """What an update does to each part."""
@@ -226,8 +219,10 @@ class TopologyUpdate:
         return rows
 
     @property
-    def _frozen(self) -> set[str]:
-        """The parts that stay as they are: stopped early, or their weight is frozen."""
+    def _skipped(self) -> set[str]:
+        """The parts that an update skips: their weight does not train, or they have stopped early."""
         parts, stopped = self._network.parts, self._progress.stopped
-        waits = self._method.turnover.together and len(stopped) < len(parts)
-        return (set() if waits else stopped) | {name for name in parts if self._network.is_frozen(name)}
+        untrained = {name for name in parts if self._network.is_frozen(name)}
+        evolving = {name for name, part in parts.items() if part.parameter in self._network.sparse} - untrained
+        waits = self._method.turnover.together and not evolving <= stopped
+        return untrained if waits else untrained | stopped

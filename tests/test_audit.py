@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite(execution: Execution) -> None:
 def fill_regrown(run: Run, regrown: Tensor) -> None:
     """Give links of the first layer a weight."""
     positions = regrown.flatten().nonzero().squeeze(1)
-    run.sparsifier.network.weights[NAME].put(positions, torch.full((len(positions),), 0.5))
+    run.sparsifier.network.weights[NAME].set_weights(positions, torch.full((len(positions),), 0.5))
 
 
 @pytest.mark.parametrize("execution", ["masked", "csr"])

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import chts_core as chts
 from chts_core.engine.distributed import Ranks, telling_of_lost_ranks
-from chts_core.engine.sharding import local, local_rows, share_out, whole, whole_from_local
+from chts_core.engine.sharding import full_from_shards, full_tensor, local_rows, local_shard, shard_like
 from chts_core.methods import METHODS, PRESETS, get_method
 
 STEPS, EVERY, BATCH = 12, 3, 8
@@ -83,10 +83,10 @@ def train(method: str, way: str, rank: int, ranks: int, *, parts: int = 1, trans
     state = sparsifier.state_dict()
     for row in state["history"]:
         del row["seconds"]
-    moments = {number: whole(kept["exp_avg"]) for number, kept in optimizer.state_dict()["state"].items()}
+    moments = {number: full_tensor(kept["exp_avg"]) for number, kept in optimizer.state_dict()["state"].items()}
     return {
         "masks": masks,
-        "weights": {name: whole(weight).detach().clone() for name, weight in model.named_parameters()},
+        "weights": {name: full_tensor(weight).detach().clone() for name, weight in model.named_parameters()},
         "moments": moments,
         "state": state,
     }
@@ -153,13 +153,13 @@ def shares(_: int, __: int) -> bool:
     tensor = torch.arange(35.0).view(7, 5)
     linear = nn.Linear(5, 7)
     fully_shard(linear)
-    shared = share_out(tensor, linear.weight)
+    shared = shard_like(tensor, linear.weight)
     rows = local_rows(linear.weight)
     return (
-        torch.equal(local(shared), tensor[rows])
-        and torch.equal(whole(shared), tensor)
-        and torch.equal(whole_from_local(tensor[rows], linear.weight), tensor)
-        and local(linear.weight).shape[0] == rows.stop - rows.start
+        torch.equal(local_shard(shared), tensor[rows])
+        and torch.equal(full_tensor(shared), tensor)
+        and torch.equal(full_from_shards(tensor[rows], linear.weight), tensor)
+        and local_shard(linear.weight).shape[0] == rows.stop - rows.start
     )
 
 
@@ -355,8 +355,8 @@ def test_one_process_needs_no_one() -> None:
     assert ranks.mean(tensor) is tensor
     assert ranks.sum([1, 2.5]) == [1, 2.5]
     assert ranks.gather("a") == ["a"]
-    assert (whole(tensor), local(tensor)) == (tensor, tensor)
-    assert share_out(tensor, torch.zeros(3)) is tensor
+    assert (full_tensor(tensor), local_shard(tensor)) == (tensor, tensor)
+    assert shard_like(tensor, torch.zeros(3)) is tensor
     assert local_rows(tensor) == slice(0, 3)
 
 

@@ -461,13 +461,13 @@ def test_an_interrupted_update_leaves_all_as_it_was(
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
 def test_a_signal_while_the_links_change_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run("chts").train(EVERY - 1)
-    original = TopologyUpdate.adopt
+    original = TopologyUpdate.apply
 
     def signalled(self: TopologyUpdate, *args: Any) -> None:
         signal.raise_signal(signal.SIGUSR1)
         original(self, *args)
 
-    monkeypatch.setattr(TopologyUpdate, "adopt", signalled)
+    monkeypatch.setattr(TopologyUpdate, "apply", signalled)
     before = signal.signal(signal.SIGUSR1, signal.default_int_handler)  # several processes of tests ignore Ctrl-C
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -1050,6 +1050,37 @@ def test_an_early_stop_may_wait_until_all_layers_have_come_to_it() -> None:
     assert_same_masks(run.sparsifier.masks, before)
 
 
+def test_a_frozen_layer_is_not_waited_for() -> None:
+    method = stopping(0.5)
+    run = start(replace(method, turnover=replace(method.turnover, together=True)), 0.75)
+    run.weight("0.weight").requires_grad_(False)
+    update_with_overlap(run, {"0.weight": 0.0, "2.weight": 1.0})
+    before = update_with_overlap(run, {"0.weight": 0.0, "2.weight": 0.0})
+    assert_same_masks(run.sparsifier.masks, before)
+
+
+def test_an_update_is_complete_whatever_a_hook_raises() -> None:
+    run = start(stopping(None), 0.75)
+    seen = []
+
+    def broken(name: str, _: Tensor) -> None:
+        seen.append(name)
+        raise ZeroDivisionError
+
+    run.sparsifier.register_regrowth_hook(broken)
+    with pytest.raises(ZeroDivisionError):
+        update_with_overlap(run, {"0.weight": 0.0, "2.weight": 0.0})
+    assert seen == ["0.weight"]
+    assert [row["regrown"] for row in run.sparsifier.history] == [16, 16]
+    for name, mask in run.sparsifier.masks.items():
+        assert int(mask.sum()) == 64
+        assert not (run.weight(name)[~mask] != 0).any()
+    run.sparsifier._regrowth_hooks.clear()
+    run.optimizer.zero_grad()
+    update_with_overlap(run, {"0.weight": 0.0, "2.weight": 0.0})
+    assert chts.audit.audit(run.sparsifier) == []
+
+
 def test_without_an_early_stop_no_overlap_is_too_much() -> None:
     run = start(stopping(None), 0.75)
     for _ in range(3):

@@ -97,14 +97,23 @@ def _cached(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return compiled
 
 
+# What a SplitMix64 generator adds to its state for each number.
+STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
 @compiled
-def next_random(state: Any) -> Any:  # pragma: no cover (compiled)
-    """The next 64 random bits of a state, one uint64 (SplitMix64: Steele, Lea and Flood 2014)."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = state[0]
+def mixed(z: Any) -> Any:  # pragma: no cover (compiled)
+    """64 random bits of a state of SplitMix64 (Steele, Lea and Flood 2014), uint64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+@compiled
+def next_random(state: Any) -> Any:  # pragma: no cover (compiled)
+    """The next 64 random bits of a state, one uint64."""
+    state[0] += STEP
+    return mixed(state[0])
 
 
 @compiled

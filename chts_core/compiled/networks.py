@@ -1,7 +1,7 @@
 """The compiled loops of the initial networks, apart from the rest so that only their users import Numba.
 
-Random numbers come from SplitMix64 (Steele, Lea and Flood 2014), as a function of a seed and a counter: each row has a
-seed of its own, so that rows can be shared out among threads in any way, and a number can be had again for the asking.
+Random numbers come from SplitMix64, as a function of a seed and a counter: each row has a seed of its own, so that rows
+can be shared out among threads in any way, and a number can be had again for the asking.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chts_core.compiled.jit import compiled
+from chts_core.compiled.jit import STEP, compiled, mixed
 
 # Random integers have this many bits: (integer + 1/2) / 2^52 is then exact in float64, and neither 0 nor 1.
 BITS = 52
@@ -18,10 +18,7 @@ _UNIT = 2.0**-BITS
 
 @compiled
 def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
-    bits = seed + np.uint64(counter) * np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((bits ^ (bits >> np.uint64(31))) >> np.uint64(64 - BITS))
+    return np.int64(mixed(seed + np.uint64(counter) * STEP) >> np.uint64(64 - BITS))
 
 
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from chts_core.engine.sharding import is_shared_out
+from chts_core.engine.sharding import is_sharded
 from chts_core.engine.weights import pack_bits, unpack_bits
 
 
@@ -135,7 +135,7 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     weight = next(model.parameters())
     if group is None and isinstance(model, nn.parallel.DistributedDataParallel):
         group = model.process_group
-    elif group is None and is_shared_out(weight):
+    elif group is None and is_sharded(weight):
         group = weight.device_mesh.get_group()
     elif group is None and dist.is_available() and dist.is_initialized():
         group = dist.group.WORLD

@@ -10,7 +10,7 @@ from torch import Tensor
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.guard import Guard
 from chts_core.engine.linear import SparseLinear
-from chts_core.engine.sharding import is_shared_out, local, whole_from_local
+from chts_core.engine.sharding import full_from_shards, is_sharded, local_shard
 from chts_core.engine.weights import LinkWeight, MaskedWeight, Weight, zero_absent
 
 
@@ -74,7 +74,7 @@ class Gradients:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
         # What `fully_shard` has shared out is a mean already.
-        return whole_from_local(gradient, weight) if is_shared_out(weight) else ranks.mean(gradient)
+        return full_from_shards(gradient, weight) if is_sharded(weight) else ranks.mean(gradient)
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy: nothing of the step, and whoever copies has to listen anew."""
@@ -90,7 +90,9 @@ class Gradients:
         if not self._wanted() or name not in self.dense:
             return
         gradient = self._weights[name].parameter.grad
-        if gradient is None or (gradient._version != self._versions.get(name) and not local(gradient).count_nonzero()):
+        if gradient is None or (
+            gradient._version != self._versions.get(name) and not local_shard(gradient).count_nonzero()
+        ):
             del self.dense[name]
 
     def _clear(self, name: str, parameter: Tensor) -> None:
@@ -103,7 +105,7 @@ class Gradients:
         if not self._guard.rules(parameter) or parameter.grad is None:
             return
         assert isinstance(held, MaskedWeight)
-        here, mask = local(parameter.grad), held.local_mask
+        here, mask = local_shard(parameter.grad), held.local_mask
         if self._wanted():
             gradient = here.float()
             absent = gradient + self.dense[name] if name in self.dense else gradient

@@ -12,7 +12,7 @@ from chts_core.checks import warn
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.linear import SparseLinear, convertible
 from chts_core.engine.network import SparseNetwork
-from chts_core.engine.sharding import local
+from chts_core.engine.sharding import local_shard
 from chts_core.engine.watch import LostSteps, Watch
 from chts_core.engine.weights import MaskedWeight, check_elementwise, check_moments
 from chts_core.methods import Method
@@ -220,7 +220,7 @@ class Guard:
             name
             for name in self._network.sparse
             for gradient in (dense.get(name), self._network.weights[name].parameter.grad)
-            if gradient is not None and not local(gradient).isfinite().all()
+            if gradient is not None and not local_shard(gradient).isfinite().all()
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,13 +231,13 @@ class Guard:
         """Whether a dense weight is not zero outside its mask."""
         weight = self._network.weights[name]
         return isinstance(weight, MaskedWeight) and bool(
-            (local(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero()
+            (local_shard(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero()
         )
 
     def _overflows(self) -> bool:
         """Whether the optimizer has an infinite or NaN gradient on any rank; a collective."""
         gradients = (held.grad for group in self._optimizer.param_groups for held in group["params"])
-        here = any(gradient is not None and not local(gradient).isfinite().all() for gradient in gradients)
+        here = any(gradient is not None and not local_shard(gradient).isfinite().all() for gradient in gradients)
         return any(self._network.ranks.gather(here))
 
     def _of_any_rank(self, names: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from chts_core.budget import Budget
 from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import Correlated, ScaleFree, Topology
 from chts_core.engine.layers import Layer
-from chts_core.engine.sharding import whole
+from chts_core.engine.sharding import full_tensor
 from chts_core.engine.warm_start import largest
 from chts_core.percolation import LayerGraph, check_graph
 from chts_core.topology import correlated
@@ -108,7 +108,7 @@ def _given(
     if isinstance(given, str):
         if given != "magnitude":
             raise ValueError(f"initial_masks is {given!r}; expected masks by layer name, 'magnitude' or None.")
-        dense = {name: whole(weight.detach()) for name, weight in weights.items()}
+        dense = {name: full_tensor(weight.detach()) for name, weight in weights.items()}
         return {name: largest(part.rows(dense[part.parameter]), links[name]) for name, part in parts.items()}
     given = given or {}
     unknown = given.keys() - parts.keys()

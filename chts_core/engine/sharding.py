@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # shared out.
 
 
-def is_shared_out(tensor: Tensor) -> "TypeGuard[DTensor]":
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether this rank has some of a tensor's rows alone."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
@@ -26,9 +26,9 @@ def is_fully_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This rank's share of a tensor, which changes with it; the tensor itself where it is not shared out."""
-    return tensor.to_local() if is_shared_out(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def local_rows(tensor: Tensor) -> slice:
@@ -37,7 +37,7 @@ def local_rows(tensor: Tensor) -> slice:
     Raises:
         ValueError: if it is shared out in any other way than by rows among all ranks.
     """
-    if not is_shared_out(tensor):
+    if not is_sharded(tensor):
         return slice(0, len(tensor))
     from torch.distributed.tensor import Shard
 
@@ -51,14 +51,14 @@ def local_rows(tensor: Tensor) -> slice:
     return slice(start, min(start + size, len(tensor)))
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank: a collective where it is shared out, and the tensor itself where it is not."""
-    return tensor.full_tensor() if is_shared_out(tensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def whole_from_local(part: Tensor, like: Tensor) -> Tensor:
+def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
     """All of a tensor of which this rank has the rows that it has of another: a collective where that is shared out."""
-    if not is_shared_out(like):
+    if not is_sharded(like):
         return part
     from torch.distributed.tensor import DTensor
 
@@ -68,9 +68,9 @@ def whole_from_local(part: Tensor, like: Tensor) -> Tensor:
     ).full_tensor()
 
 
-def share_out(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A tensor that every rank has, shared out as another of its shape is, without sending anything."""
-    if not is_shared_out(like) or is_shared_out(tensor) or tensor.shape != like.shape:
+    if not is_sharded(like) or is_sharded(tensor) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from chts_core.engine.sharding import is_shared_out, local
+from chts_core.engine.sharding import is_sharded, local_shard
 from chts_core.engine.weights import LinkWeight, MaskedWeight, Weight
 
 
@@ -127,7 +127,7 @@ class Watch:
         return {
             name
             for name, version in self._versions.items()
-            if now[name] != version and not is_shared_out(self._parameters[name])
+            if now[name] != version and not is_sharded(self._parameters[name])
         }
 
 
@@ -173,7 +173,7 @@ class LostSteps:
 
 def _now(weight: MaskedWeight) -> Tensor:
     """This rank's share of a weight."""
-    return local(weight.parameter.detach())
+    return local_shard(weight.parameter.detach())
 
 
 _WATCHES: "weakref.WeakSet[Watch]" = weakref.WeakSet()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from chts_core.engine.layers import Layer
 from chts_core.engine.linear import SparseLinear
-from chts_core.engine.sharding import local, local_rows, whole
+from chts_core.engine.sharding import full_tensor, local_rows, local_shard
 from chts_core.removal import WeightedLinks
 
 
@@ -61,11 +61,11 @@ class Weight(Protocol):
         """Weights of links, by their positions in the flattened weight, int64 in ascending order."""
         ...
 
-    def put(self, positions: Tensor, weights: Tensor) -> None:
+    def set_weights(self, positions: Tensor, weights: Tensor) -> None:
         """Give links these weights, by their positions in the flattened weight."""
         ...
 
-    def adopt(self, mask: Tensor) -> None:
+    def load_mask(self, mask: Tensor) -> None:
         """Change the links to those of a saved run, whose weights and optimizer state have been loaded."""
         ...
 
@@ -109,29 +109,29 @@ class MaskedWeight:
         return WeightedLinks(
             outputs,
             inputs,
-            part.rows(whole(self.parameter.detach()))[outputs, inputs],
-            None if gradient is None else part.rows(whole(gradient))[outputs, inputs],
+            part.rows(full_tensor(self.parameter.detach()))[outputs, inputs],
+            None if gradient is None else part.rows(full_tensor(gradient))[outputs, inputs],
             part.shape,
         )
 
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
-        return whole(self.parameter.detach())
+        return full_tensor(self.parameter.detach())
 
     def is_finite(self) -> bool:
         """See :class:`Weight`."""
-        return bool((local(self.parameter.detach()).isfinite() | ~self.local_mask).all())
+        return bool((local_shard(self.parameter.detach()).isfinite() | ~self.local_mask).all())
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""
         if part.transposed:  # inputs may be shared out, outputs are not
-            part.rows(local(self.parameter.data)).mul_(factor)
+            part.rows(local_shard(self.parameter.data)).mul_(factor)
             return
         first, end = self._rows.start, self._rows.stop
         start = max(part.first_row, first)
         stop = min(part.first_row + part.shape[0], end)
         if start < stop:
-            local(self.parameter.data)[start - first : stop - first].mul_(factor)
+            local_shard(self.parameter.data)[start - first : stop - first].mul_(factor)
 
     def rewire(self, survivors: Tensor, mask: Tensor) -> None:
         """See :class:`Weight`."""
@@ -140,36 +140,36 @@ class MaskedWeight:
         self._mask.copy_(mask)
         for key, tensor in moments(self._optimizer, self.parameter):
             if start := first_value(self._optimizer, self.parameter, key):
-                local(tensor)[(mask & ~survivors)[self._rows]] = start
+                local_shard(tensor)[(mask & ~survivors)[self._rows]] = start
 
     def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
         return self.dense().flatten()[positions]
 
-    def put(self, positions: Tensor, weights: Tensor) -> None:
+    def set_weights(self, positions: Tensor, weights: Tensor) -> None:
         """See :class:`Weight`."""
         columns = self.shape[1]
         outputs, inputs = positions // columns, positions % columns
         mine = (outputs >= self._rows.start) & (outputs < self._rows.stop)
-        local(self.parameter.data)[outputs[mine] - self._rows.start, inputs[mine]] = weights[mine]
+        local_shard(self.parameter.data)[outputs[mine] - self._rows.start, inputs[mine]] = weights[mine]
 
-    def adopt(self, mask: Tensor) -> None:
+    def load_mask(self, mask: Tensor) -> None:
         """See :class:`Weight`."""
         self._mask.copy_(mask)
         self.clear_absent(keeps_zeros=False)
 
     def clear_absent(self, keeps_zeros: bool) -> None:
         """See :class:`Weight`."""
-        for tensor in (local(self.parameter.data),) if keeps_zeros else self._tensors():
+        for tensor in (local_shard(self.parameter.data),) if keeps_zeros else self._tensors():
             zero_absent(tensor, self.local_mask)
 
     def _tensors(self) -> Iterator[Tensor]:
         """This rank's share of the weight, of its gradient if it has one, and of the optimizer's state of its shape."""
-        yield local(self.parameter.data)
+        yield local_shard(self.parameter.data)
         if self.parameter.grad is not None:
-            yield local(self.parameter.grad)
+            yield local_shard(self.parameter.grad)
         for _, tensor in moments(self._optimizer, self.parameter):
-            yield local(tensor)
+            yield local_shard(tensor)
 
 
 class LinkWeight:
@@ -226,11 +226,11 @@ class LinkWeight:
         """See :class:`Weight`."""
         return self.parameter.detach()[self._indices(positions)]
 
-    def put(self, positions: Tensor, weights: Tensor) -> None:
+    def set_weights(self, positions: Tensor, weights: Tensor) -> None:
         """See :class:`Weight`."""
         self.parameter.data[self._indices(positions)] = weights
 
-    def adopt(self, mask: Tensor) -> None:
+    def load_mask(self, mask: Tensor) -> None:
         """See :class:`Weight`."""
         current = self.layer.mask
         if not torch.equal(current, mask):

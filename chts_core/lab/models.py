@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chts_core.engine.sharding import local, local_rows
+from chts_core.engine.sharding import local_rows, local_shard
 from chts_core.lab.data import PAD
 
 if TYPE_CHECKING:
@@ -410,4 +410,4 @@ def initialise_llama(
             by_shape *= (2 * model.config.num_hidden_layers) ** -0.5
         drawn = torch.empty(parameter.shape, dtype=parameter.dtype)
         drawn.normal_(0.0, by_shape if deviation is None else deviation, generator=generator)
-        local(parameter).copy_(drawn[local_rows(parameter)])
+        local_shard(parameter).copy_(drawn[local_rows(parameter)])

@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from chts_core.engine.layers import unwrap
-from chts_core.engine.sharding import whole
+from chts_core.engine.sharding import full_tensor
 from chts_core.methods import Method
 from chts_core.sparsifier import Sparsifier
 
@@ -173,7 +173,7 @@ class SparsifierCallback(TrainerCallback):
 
 def _fit(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> bool:
     """Whether a model has no weight outside these masks, as far as they are of its layers."""
-    weights = {name: whole(parameter.detach()).cpu() for name, parameter in unwrap(model).named_parameters()}
+    weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in unwrap(model).named_parameters()}
     return not any(
         bool((weights[name] * ~mask).count_nonzero())
         for name, mask in masks.items()

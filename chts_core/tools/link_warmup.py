@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chts_core.engine.sharding import is_shared_out
+from chts_core.engine.sharding import is_sharded
 from chts_core.sparsifier import Sparsifier
 
 
@@ -41,7 +41,7 @@ class LinkWarmup:
                 f"link_warmup is {steps} steps; expected 0 for none, or at most update_every, which is {longest}."
             )
         self._weights = sparsifier.network.weights
-        if steps and any(is_shared_out(weight.parameter) for weight in self._weights.values()):
+        if steps and any(is_sharded(weight.parameter) for weight in self._weights.values()):
             raise ValueError(
                 f"link_warmup is {steps} steps, but fully_shard has shared out the weights; set link_warmup to 0, or "
                 "give each process all of the model, as DistributedDataParallel does."
@@ -105,5 +105,5 @@ class LinkWarmup:
     def _blend(self, *_: object) -> None:
         for name, before in self._before.items():
             weight, where = self._weights[name], self._links[name]
-            weight.put(where, before + self._share * (weight.weights_at(where) - before))
+            weight.set_weights(where, before + self._share * (weight.weights_at(where) - before))
         self._before.clear()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from chts_core.engine.sharding import local
+from chts_core.engine.sharding import local_shard
 
 What = Literal["weight", "buffer", "gradient", "input", "output", "loss"]
 
@@ -74,7 +74,7 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
 
 def _of(what: What, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[NonFinite]:
     for name, tensor in tensors:
-        here = local(tensor.detach())
+        here = local_shard(tensor.detach())
         # -inf in an input is how attention is told what to leave out.
         wrong = here.isnan() | here.isposinf() if what == "input" else ~here.isfinite()
         count = int(wrong.count_nonzero())

@@ -18,7 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from chts_core.choices import Correlated
 from chts_core.engine.distributed import Ranks, telling_of_lost_ranks
-from chts_core.engine.sharding import share_out, whole
+from chts_core.engine.sharding import full_tensor, shard_like
 from chts_core.lab.train import checkpoint
 from chts_core.lab.train.machine import forget_memory_peak, own_randomness
 from chts_core.methods import Method, get_method
@@ -169,7 +169,7 @@ class Training(Generic[LearnerT]):
             return float(loss)
         if clip is None:
             return gradient_norm(model)
-        return float(whole(nn.utils.clip_grad_norm_(model.parameters(), clip)))
+        return float(full_tensor(nn.utils.clip_grad_norm_(model.parameters(), clip)))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds; a collective."""
@@ -222,11 +222,11 @@ class Training(Generic[LearnerT]):
         learner = self.learner
         state = load_state(path, self.state().keys(), learner.settings, learner.kind)
         ours = learner.model.state_dict()
-        learner.model.load_state_dict({name: share_out(tensor, ours[name]) for name, tensor in state["model"].items()})
+        learner.model.load_state_dict({name: shard_like(tensor, ours[name]) for name, tensor in state["model"].items()})
         weights = [weight for group in learner.optimizer.param_groups for weight in group["params"]]
         for number, kept in state["optimizer"]["state"].items():
             for key, value in kept.items():
-                kept[key] = share_out(value, weights[number]) if isinstance(value, Tensor) else value
+                kept[key] = shard_like(value, weights[number]) if isinstance(value, Tensor) else value
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.sparsifier.load_state_dict(state["sparsifier"])
         learner.train_loss, learner.seconds = state["train_loss"], state["seconds"]
@@ -308,7 +308,7 @@ def masks_of(learner: Learner) -> dict[str, Tensor]:
 
 def _to_cpu(value: Any) -> Any:
     """A tensor whole and with memory of its own; anything else as it is."""
-    return whole(value).detach().cpu().clone() if isinstance(value, Tensor) else value
+    return full_tensor(value).detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
 def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:

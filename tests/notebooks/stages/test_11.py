@@ -30,8 +30,11 @@ def test_stage_11_says_what_its_text_says(executed: Executed) -> None:
     verdicts = Counter(row["verdict"] for row in record["results"]["claims"].values())
     decided = verdicts["holds"] + verdicts["does not hold"]
     text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    assert (decided, decided + verdicts["cannot be told"]) == (1, 13)
-    assert "One of 13 is decided." in text
+    assert (verdicts["holds"], decided, decided + verdicts["cannot be told"]) == (1, 2, 13)
+    assert "Two of 13 are decided, and one of these goes against the paper" in text
+    (against,) = [row for row in record["results"]["claims"].values() if row["verdict"] == "does not hold"]
+    assert against["claim"] == "the last weight of a link is ahead of zero in translation"
+    assert -against["advantage"] == pytest.approx(against["interval"], abs=0.01)
     assert [(row["size"], row["method"]) for row in record["results"]["out_of_order"]] == [
         ("60m", "set"),
         ("130m", "rigl"),
