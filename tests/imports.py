@@ -10,7 +10,7 @@ import sys
 
 import chts_core
 
-_NEED_MORE = ("chts_core.lab", "chts_core.tools.huggingface", "chts_core.colab")
+_NEED_MORE = ("chts_core.lab", "chts_core.cli", "chts_core.tools.huggingface", "chts_core.colab")
 
 names = ["chts_core", *(module.name for module in pkgutil.walk_packages(chts_core.__path__, "chts_core."))]
 wanted = [name for name in names if sys.argv[1] == "all" or not name.startswith(_NEED_MORE)]
