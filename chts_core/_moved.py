@@ -1,10 +1,11 @@
 """Modules by the names they had before: these work for one release, with a warning."""
 
 import importlib
+import importlib.util
 import warnings
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 
 # The names of before, by the package that has the modules now.
 _BEFORE = {
@@ -16,7 +17,7 @@ _BEFORE = {
     "lab.notebooks lab.pages lab.processes lab.tour",
     "lab.results": "lab.evidence lab.paper lab.records lab.report lab.statistics",
     "lab.teach": "lab.assignment lab.slides lab.syllabus lab.teaching",
-    "lab.train": "lab.checkpoint lab.images lab.language lab.loop lab.sweeps lab.tasks lab.translation",
+    "lab.train": "lab.checkpoint lab.images lab.language lab.sweeps lab.tasks lab.translation",
     "lab.verify": "lab.conformance lab.drill lab.faults lab.hostile lab.published",
 }
 # Those that were also renamed.
@@ -41,14 +42,28 @@ class MovedModules(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module by its name of today."""
         now = MOVED[spec.name]
-        warnings.warn(
-            f"{spec.name} is {now} now; its old name works until the next release.", DeprecationWarning, stacklevel=2
-        )
+        _warn(spec.name, now)
         module = importlib.import_module(now)
         spec.loader_state = module.__spec__  # the import system is about to put `spec` in its place
         return module
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For `python -m` and torchrun: the code of the module by its name of today."""
+        now = MOVED[fullname]
+        spec = importlib.util.find_spec(now)
+        assert spec is not None
+        assert isinstance(spec.loader, InspectLoader)
+        _warn(fullname, now)
+        return spec.loader.get_code(now)
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing is left to execute."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
+
+
+def _warn(before: str, now: str) -> None:
+    """Warn at the import; the frames of the import system itself do not count."""
+    warnings.warn(
+        f"{before} is {now} now; its old name works until the next release.", DeprecationWarning, stacklevel=3
+    )

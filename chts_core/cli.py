@@ -324,7 +324,7 @@ def _drill(options: argparse.Namespace) -> int:
     faults = drill.drill(options.kills, options.work, seed=options.seed)
     for row in itertools.chain(wrong_files.refusals(options.work / "files"), faults):
         rows.append(row)
-        good, bad = ("refused", "NOT refused") if row["fault"] == "input" else ("as in peace", "NOT as in peace")
+        good, bad = ("refused", "NOT refused") if row["fault"] == "input" else ("as undisturbed", "NOT as undisturbed")
         print(
             f"{row['scenario']:<30} {row.get('case', row['fault']):<26} {good if drill.survived(row) else bad}",
             flush=True,

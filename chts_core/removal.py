@@ -71,7 +71,7 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 
 
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """:func:`relative_importance` of the links alone, in float64: the work is that of the links, not of the layer."""
+    """:func:`relative_importance` of only the existing links, in float64: the work grows with the links."""
     return _relative_importance(links, eps, eps)
 
 

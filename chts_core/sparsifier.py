@@ -213,6 +213,14 @@ class Sparsifier:
         return bool(postponed and postponed[-1] == steps) or self.timeline.is_update(steps + 1)
 
     @property
+    def graph(self) -> LayerGraph:
+        """Which layers feed each other, as far as it is known."""
+        return self.network.graph
+
+    # The name of before, which programs of users read; it goes with the next release.
+    _graph = graph
+
+    @property
     def is_attached(self) -> bool:
         """Whether no other Sparsifier has been attached to the model since."""
         return not self._guard.superseded
@@ -307,16 +315,17 @@ class Sparsifier:
         if due:
             guard.check_weights(self.steps + 1)
             guard.check_gradients(self.method, self._gradients.dense)
+        update = TopologyUpdate(self.network, progress, self.method, self.timeline, self._gradients)
         evolved = None
         if due and not overflowing:
             # Link prediction counts in products of matrices, which autocast would round.
             with torch.autocast(self.network.device_type, enabled=False):
-                evolved = self._update().evolve(self.steps + 1)
+                evolved = update.evolve(self.steps + 1)
         # From here on the step is completed: an interrupt waits until its end.
         with nullcontext() if evolved is None else undisturbed():
             progress.steps += 1
             if evolved is not None:
-                self._update().apply(evolved)
+                update.apply(evolved)
             self._gradients.forget()
             for name in self.network.sparse:
                 self.network.weights[name].clear_absent(guard.keeps_zeros)
@@ -407,9 +416,6 @@ class Sparsifier:
                 f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
                 "the gradient most. Keep float32 weights and compute in torch.autocast."
             )
-
-    def _update(self) -> TopologyUpdate:
-        return TopologyUpdate(self.network, self.progress, self.method, self.timeline, self._gradients)
 
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""

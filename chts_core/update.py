@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from chts_core.methods import Method
 from chts_core.schedules import Timeline
 
 
-class Evolved(NamedTuple):
+@dataclass(frozen=True)
+class Evolved:
     """What an update makes of the links; nothing of it is in the model yet.
 
     old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
@@ -60,7 +61,12 @@ class TopologyUpdate:
         self._gradients = gradients
 
     def evolve(self, step: int) -> Evolved:
-        """Targets, pruning and removal, percolation, regrowth.
+        """What the links of all parts will be.
+
+        1. The budget says how many links each part shall have, and how many of them shall be new.
+        2. Links beyond that number are pruned, and the links to be exchanged are removed.
+        3. Percolation removes the links that this leaves incomplete, where the method wants that.
+        4. Regrowth brings each part back to its number.
 
         Only the random generators change. An exception, Ctrl-C too, restores them.
         """

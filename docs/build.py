@@ -124,7 +124,11 @@ def write_promises() -> None:
 def write_twins() -> None:
     """Fast functions and their plain references: what the tests with the mark `twin` say."""
     rows = [
-        {"fast": fast, "plain": plain, "equal in": how, "test": f"`{path.name}::{test.name}`"}
+        {
+            "fast": fast,
+            "plain": plain,
+            "equal in": f"{how} (tests of {path.stem.removeprefix('test_').replace('_', ' ')})",
+        }
         for path in sorted((ROOT / "tests").glob("test_*.py"))
         for test in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(test, ast.FunctionDef)

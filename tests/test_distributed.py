@@ -243,7 +243,7 @@ def assert_equal(one: Any, other: Any) -> None:
         assert one == other
 
 
-@pytest.mark.twin("an update shared out among processes", "one process", "the same links in a whole run")
+@pytest.mark.twin("an update shared out among processes", "one process", "the links of a run")
 @pytest.mark.parametrize(
     ("found", "method", "way"), [*((2, *case) for case in ALL), *((4, *case) for case in FEWER)], indirect=["found"]
 )

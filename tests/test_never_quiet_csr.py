@@ -1,4 +1,4 @@
-"""Layers that store their links alone stand where linear ones stood: nothing is lost without a word."""
+"""Layers that store only their links stand where linear ones stood: nothing is lost without a word."""
 
 import copy
 import os
@@ -249,7 +249,7 @@ def test_a_layer_that_is_more_than_linear_is_refused_or_stays_masked(case: str) 
     MORE[case](model)
     layer = model[2]
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.raises(ValueError, match=r"2\.weight cannot store links alone.*no more than that"):
+    with pytest.raises(ValueError, match=r"2\.weight cannot store only their links.*no more than that"):
         attach(model, optimizer)
     attach(model, optimizer, "auto")
     assert model[2] is layer

@@ -1,4 +1,4 @@
-"""A run whose layers store their links alone is the run under masks, up to rounding."""
+"""A run whose layers store only their links is the run under masks, up to rounding."""
 
 import copy
 import io
@@ -100,7 +100,7 @@ def assert_same_run(one: Run, other: Run) -> None:
             torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.twin("engine.weights.LinkWeight", "engine.weights.MaskedWeight", "the same links in a whole run")
+@pytest.mark.twin("engine.weights.LinkWeight", "engine.weights.MaskedWeight", "the links of a run")
 @pytest.mark.parametrize("execution", ["csr", "auto"])
 @pytest.mark.parametrize("method", [*SPARSE_METHODS, "chts/mlp_code"])
 def test_every_method_runs_as_under_masks(method: str, execution: str) -> None:
@@ -136,7 +136,7 @@ def test_auto_leaves_the_layers_of_an_attention_masked(method: str) -> None:
 
 
 def test_csr_refuses_the_layers_of_an_attention() -> None:
-    with pytest.raises(ValueError, match=r"execution is 'csr' but .*in_proj_weight.* cannot store links alone"):
+    with pytest.raises(ValueError, match=r"execution is 'csr' but .*in_proj_weight.* cannot store only their links"):
         start("csr", task="transformer")
 
 
@@ -316,7 +316,7 @@ def test_compact_gives_ordinary_layers() -> None:
 
 def test_a_newer_sparsifier_needs_linear_layers() -> None:
     run = start("csr")
-    with pytest.raises(ValueError, match=r"0, 2 .*store their links alone already.*to_dense"):
+    with pytest.raises(ValueError, match=r"0, 2 .*already store only their links.*to_dense"):
         chts.Sparsifier(run.model, run.optimizer, "set", 0.5, total_steps=10, update_every=1)
 
 

@@ -6,12 +6,12 @@ Put the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z,
 output z that shares P_zu > 0 inputs with u, and is linked to v, (1 + P_zu) / (d_z - P_zu) for CH2. But d_z - P_zu is
 the number of inputs of z that u lacks. So drawing
 
-    a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, all alike,
+    a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
 
-gives u–v with p ∝ S_uv, and so it is on the other side. P_zu counts the wedges z – x – u, so that pairs are in turn
-drawn from whole numbers: any wedge, all alike, or any pair that shares something, all alike. The latter are looked
-for among the wedges, of which one per pair counts, or among all pairs, whichever are fewer. Links that were drawn
-before are left out, which is drawing without replacement. No score, no product of matrices, no rounding.
+gives u–v with p ∝ S_uv. The other side works in the same way. P_zu counts the wedges z – x – u, so that pairs are drawn
+from whole numbers: first any wedge, each equally likely, or any pair that shares something, each equally likely. Such
+pairs are looked for among the wedges, where one per pair counts, or among all pairs, whichever are fewer. A link that
+was drawn before is left out: this draws without replacement. It needs no score, no product of matrices, no rounding.
 """
 
 from collections.abc import Callable

@@ -190,7 +190,7 @@ class Guard:
             raise RuntimeError(
                 f"before the update of step {step} links of {few(diverged)} have infinite or NaN weights: "
                 "the run has diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
-                "chts_core.tools.numerics.find_nonfinite tells where it begins."
+                "chts_core.tools.numerics.find_nonfinite shows where it begins."
             )
 
     def check_gradients(self, method: Method, dense: Mapping[str, Tensor]) -> None:
@@ -257,7 +257,7 @@ def check_dense(model: nn.Module) -> nn.Module:
     already = [path for path, module in model.named_modules() if isinstance(module, SparseLinear)]
     if already:
         raise ValueError(
-            f"the layers {', '.join(already)} of the model store their links alone already; "
+            f"the layers {', '.join(already)} of the model already store only their links; "
             "call chts_core.engine.linear.to_dense(model) and build the optimizer anew, or take a new model."
         )
     return model
@@ -291,7 +291,7 @@ def check_execution(
     stay = [name for name in weights if not convertible(model, name)]
     if execution == "csr" and stay:
         raise ValueError(
-            f"execution is 'csr' but {', '.join(stay)} cannot store links alone; expected weights of an nn.Linear "
+            f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of an nn.Linear "
             "that is a part of the model, outside nn.MultiheadAttention, and no more than that: no subclass, "
             "parametrisation, pruning, state-dict hook or own forward. Choose execution='auto', which leaves "
             "the others masked, or exclude them."

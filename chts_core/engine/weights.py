@@ -1,4 +1,4 @@
-"""How the links of a weight are stored: as a dense weight under a mask, or as the links alone."""
+"""How the links of a weight are stored: as a dense weight under a mask, or as only the links that exist."""
 
 import copy
 from collections import defaultdict
@@ -173,7 +173,7 @@ class MaskedWeight:
 
 
 class LinkWeight:
-    """A layer that stores its links alone (:class:`chts_core.engine.linear.SparseLinear`)."""
+    """A layer that stores only its links (:class:`chts_core.engine.linear.SparseLinear`)."""
 
     def __init__(self, layer: SparseLinear, optimizer: torch.optim.Optimizer) -> None:
         self.layer = layer
@@ -284,7 +284,7 @@ def store_links(
     mask: Tensor,
     execution: Any,
 ) -> LinkWeight:
-    """Let a linear layer of a model store its links alone; the optimizer goes on with the same parameter.
+    """Let a linear layer of a model store only its links; the optimizer goes on with the same parameter.
 
     Args:
         parameter: name of its weight, with one for which :func:`chts_core.engine.linear.convertible` holds.
@@ -304,7 +304,7 @@ def store_links(
 
 
 def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer that does not treat every element of a weight by itself: links alone would mislead it.
+    """Refuse an optimizer that does not treat every element of a weight by itself: a vector of links is not enough.
 
     A copy of it makes some steps on small matrices, and on the same numbers as vectors. Muon and Shampoo need matrices;
     Adafactor and LARS treat them differently; LBFGS keeps one state of all parameters together. One that cannot be
@@ -327,7 +327,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
     if not alike:
         raise ValueError(
             f"{type(optimizer).__name__} does not treat every element of a weight by itself, so it cannot train layers "
-            "that store their links alone. Choose execution='masked', or an optimizer such as AdamW or SGD."
+            "that store only their links. Choose execution='masked', or an optimizer such as AdamW or SGD."
         )
 
 

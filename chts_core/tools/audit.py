@@ -38,7 +38,7 @@ class Finding:
 def audit(sparsifier: Sparsifier) -> list[Finding]:
     """All that is wrong with a run at this moment, between steps; empty if nothing is.
 
-    A layer that stores its links alone has nothing outside them, so the first two checks find nothing there.
+    A layer that stores only its links has nothing outside them, so the first two checks find nothing there.
     """
     return [finding for check in CHECKS.values() for finding in check(sparsifier)]
 

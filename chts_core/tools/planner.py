@@ -31,7 +31,7 @@ _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 36
 # Walks need the neighbours of every node, and 8 bytes each.
 _BYTES_PER_LINK_WALKED = 20
-# A layer that stores its links alone knows of each its input, its output and its place in the other order, and of each
+# A layer that stores only its links knows of each its input, its output and its place in the other order, and of each
 # neuron where its links begin.
 _BYTES_OF_A_LINK = 12
 _BYTES_OF_A_NEURON = 4
@@ -241,7 +241,7 @@ def _memory(
     method, links = budget.method, budget.links(0)  # never more links than at first
     parameters = dict(model.named_parameters())
     own = {part.parameter: parameters[part.parameter] for part in parts.values()}
-    # Weights that are stored as their links alone.
+    # Weights that are stored as only their links.
     sparse = dict.fromkeys(parts[name].parameter for name in budget.sparse_parts())
     stored = [name for name in sparse if execution != "masked" and convertible(model, name)]
     saved, structure = 0, 0

@@ -207,8 +207,8 @@ def test_the_command_tells_and_records_every_fault(
     assert main(["drill", "--kills", "2", "--out", str(tmp_path / "faults.jsonl")]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "images                         no gzip                    refused",
-        "classifier                     killed                     as in peace",
-        "classifier                     no space                   NOT as in peace",
+        "classifier                     killed                     as undisturbed",
+        "classifier                     no space                   NOT as undisturbed",
         "2 of 3 faults were survived",
     ]
     assert records.read_lines(tmp_path / "faults.jsonl") == [wrong, *rows]

@@ -165,7 +165,7 @@ def digest_of(splits: Iterable[Iterable[str]]) -> str:
     for texts in splits:
         for text in texts:
             content = text.encode()
-            # The length before each text: no two lists of texts are written alike.
+            # With the length before each text, the bytes of two different lists differ.
             hasher.update(len(content).to_bytes(8, "big") + content)
         hasher.update(b"end of split")
     return hasher.hexdigest()

@@ -328,7 +328,7 @@ def _resume(method: Method, spec: Spec) -> Outcome:
 
 
 def _links_alone(method: Method, spec: Spec) -> Outcome:
-    """A run whose layers store their links alone has the links of the masked run, and its outputs up to rounding."""
+    """A run whose layers store only their links has the links of the masked run, and its outputs up to rounding."""
     sgd = not spec.shows  # of the paper's methods it is known that rounding decides nothing
     masked, alone = Run(method, sgd=sgd), Run(method, execution="csr", sgd=sgd)
     for run in (masked, alone):

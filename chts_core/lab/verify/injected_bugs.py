@@ -39,7 +39,7 @@ def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
     """The weights follow the mask, but the optimizer's state of a removed link is kept, and moves it when it is back.
 
     Raises:
-        ValueError: for a layer that stores its links alone.
+        ValueError: for a layer that stores only its links.
     """
 
     def rewire_weight_alone(name: str, weight: MaskedWeight) -> Callable[[Tensor, Tensor], None]:
@@ -68,7 +68,7 @@ def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
     """The mask is applied at updates alone: between them, the gradient of absent links revives their weights.
 
     Raises:
-        ValueError: for a layer that stores its links alone.
+        ValueError: for a layer that stores only its links.
     """
 
     def let_through(weight: MaskedWeight, stack: ExitStack) -> None:
@@ -352,7 +352,7 @@ def _masked(sparsifier: Sparsifier) -> dict[str, MaskedWeight]:
     alone = sparsifier.network.weights.keys() - weights.keys()
     if alone:
         raise ValueError(
-            f"the layers {', '.join(sorted(alone))} store their links alone and have nothing outside them that this "
+            f"the layers {', '.join(sorted(alone))} store only their links and have nothing outside them that this "
             "fault could leave; choose execution='masked'."
         )
     return weights
