@@ -25,7 +25,7 @@ class Evolved:
     old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
     seconds: spent on each part; empty if no link goes or comes.
     past_weights: of all links that were ever removed.
-    frozen: the parts that were skipped.
+    skipped: the parts that were left as they are.
     """
 
     old: dict[str, Tensor]
@@ -33,7 +33,7 @@ class Evolved:
     new: dict[str, Tensor]
     seconds: dict[str, float]
     past_weights: dict[str, PastWeights]
-    frozen: set[str]
+    skipped: set[str]
 
     def regrown(self, parameter: str) -> Tensor:
         """The positions of the regrown links in the flattened weight, int64 in ascending order."""
@@ -80,12 +80,12 @@ class TopologyUpdate:
 
     def _evolved(self, step: int) -> Evolved:
         # How many links each part shall have, and how many of them shall be new.
-        network, budget, frozen = self._network, self._progress.budget, self._skipped
+        network, budget, skipped = self._network, self._progress.budget, self._skipped
         targets, exchanged = budget.links(step), budget.exchanged(step)
         masks, links = network.masks, network.links()
-        unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - frozen)
+        unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - skipped)
         if unchanged and not self._method.removal.returning:
-            return Evolved(masks, masks, masks, {}, {}, frozen)
+            return Evolved(masks, masks, masks, {}, {}, skipped)
         network.ranks.check_same(masks)
         seconds = dict.fromkeys(targets, 0.0)
 
@@ -93,13 +93,13 @@ class TopologyUpdate:
         survivors = {name: mask.clone() for name, mask in masks.items()}
         for name, mask in network.by_part(survivors).items():
             started = time.perf_counter()
-            if name not in frozen:
+            if name not in skipped:
                 self._remove(name, mask, targets[name], exchanged[name], step)
             seconds[name] = time.perf_counter() - started
         network.share_out(survivors)
         # Percolation: links that lead nowhere go too.
         if self._method.removal.percolate:
-            self._percolate(masks, survivors, frozen)
+            self._percolate(masks, survivors, skipped)
         past_weights = {name: copy.copy(past) for name, past in self._progress.past_weights.items()}
         for name, past in past_weights.items():
             gone = positions(masks[name] & ~survivors[name])
@@ -112,14 +112,14 @@ class TopologyUpdate:
             gradient = self._gradients.mean(parameter, network.ranks)
             for name, part in parts:
                 started = time.perf_counter()
-                if network.is_mine(name) and name not in frozen:
+                if network.is_mine(name) and name not in skipped:
                     rows = None if gradient is None else part.rows(gradient)
                     by_part[name] |= self._regrow(name, by_part[name].contiguous(), targets[name], rows, past_weights)
                 seconds[name] += time.perf_counter() - started
         network.share_out(new)
         network.share_generators(self._progress.generators)
         network.ranks.check_same(new)
-        return Evolved(masks, survivors, new, seconds, past_weights, frozen)
+        return Evolved(masks, survivors, new, seconds, past_weights, skipped)
 
     def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
         """Prune a part to its target and remove the links to be exchanged, in place."""
@@ -142,14 +142,14 @@ class TopologyUpdate:
         mask.zero_()
         mask[links.outputs[kept], links.inputs[kept]] = True
 
-    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], frozen: set[str]) -> None:
+    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], skipped: set[str]) -> None:
         """Remove the incomplete links, in place; the parts that are skipped keep theirs."""
         percolated = self._network.percolated(survivors)
         for name, mask in self._network.by_layer(survivors).items():
             mask.copy_(percolated[name])
         before = self._network.by_part(masks)
         for name, mask in self._network.by_part(survivors).items():
-            if name in frozen:
+            if name in skipped:
                 mask.copy_(before[name])
 
     def _regrow(
@@ -186,7 +186,7 @@ class TopologyUpdate:
         progress.history += rows.values()
         early_stop, budget = self._method.turnover.early_stop, progress.budget
         if early_stop is not None and budget.links(progress.steps) == budget.links(self._timeline.total_steps):
-            evolving = rows.keys() - evolved.frozen
+            evolving = rows.keys() - evolved.skipped
             progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
 
     def _rewire(self, parameter: str, evolved: Evolved) -> None:
