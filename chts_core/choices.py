@@ -14,7 +14,7 @@ from torch import Tensor
 from chts_core import schedules, topology
 from chts_core.link_prediction import sample_links
 from chts_core.removal import GRADIENT_SCORES, LinkScore, WeightedLinks, scores_of
-from chts_core.sampling import choose, draw
+from chts_core.sampling import choose, draw, draw_missing
 from chts_core.schedules import Timeline
 
 # --- topology: how the network is wired at first ---
@@ -268,8 +268,8 @@ class Regrowth:
         if self.needs_gradient and num in (0, mask.numel() - int(mask.sum())):
             return ~mask if num else torch.zeros_like(mask)
         if self.score == "random":
-            scores = torch.ones_like(mask, dtype=torch.float32)
-        elif self.score == "gradient":
+            return draw_missing(mask, num, generator=generator)
+        if self.score == "gradient":
             assert gradient is not None
             scores = gradient.abs()
         elif self.score == "magnitude":

@@ -15,6 +15,7 @@ from chts_core.checks import check_generator, check_mask, check_same_shape
 # Links with score 0 must rank after every other one. Float64 Gumbel noise lies in [-6.6, 36.8], so a gap of
 # 100 keeps the two groups apart for certain.
 _ZERO_SCORE_GAP = 100.0
+_BLOCK = 2**18  # numbers drawn at a time, 2 MB
 
 
 def temperature_from_softness(softness: float) -> float:
@@ -32,7 +33,11 @@ def temperature_from_softness(softness: float) -> float:
 
 def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise, float64, finite. The k highest of log p + noise are k draws without replacement."""
-    uniform = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
+    return _as_gumbel(torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator))
+
+
+def _as_gumbel(uniform: Tensor) -> Tensor:
+    """Gumbel noise from numbers in [0, 1), float64; it rises with them."""
     # rand can return 0, whose noise would be -inf.
     return -(-uniform.clamp_min(torch.finfo(torch.float64).tiny).log()).log()
 
@@ -93,11 +98,7 @@ def choose(
     check_generator(generator)
     if temperature < 0 or math.isnan(temperature):
         raise ValueError(f"temperature is {temperature}; expected T >= 0 (1 follows the scores, large T is hard).")
-    if not 0 <= num <= len(scores):
-        raise ValueError(
-            f"{num} links were asked for but there are {len(scores)} candidates; "
-            "ask for a number between 0 and the number of candidates."
-        )
+    _check_num(num, len(scores))
     keys = scores.detach().to(generator.device, torch.float64)
     if not bool((keys.isfinite() & (keys >= 0)).all()):
         raise ValueError(
@@ -107,6 +108,60 @@ def choose(
     if soft and temperature != math.inf:
         keys = _race_keys(keys, temperature, generator)
     return _highest(keys, num, generator).to(scores.device)
+
+
+def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tensor:
+    """Draw exactly `num` missing links of a mask, each equally likely.
+
+    The plain reference is :func:`draw` with a score of 1 for every missing link; the links are the same. It draws the
+    same uniform numbers, a block at a time, and looks closely only at the highest: its memory grows with the links.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        num: how many links to draw, 0 <= num <= number of missing links.
+        generator: the source of randomness; the work happens on its device.
+
+    Returns:
+        Boolean mask of the new links only, same shape and device as `mask`.
+
+    Raises:
+        TypeError, ValueError: as :func:`draw`.
+    """
+    check_mask(mask)
+    check_generator(generator)
+    where = generator.device
+    links = mask.flatten().nonzero().squeeze(1).to(where)
+    missing = mask.numel() - len(links)
+    _check_num(num, missing)
+    # The num-th highest of the uniform numbers is below this but once in a million times. Then all of them count.
+    bound = 1 - (num + 5 * math.sqrt(num) + 12) / max(missing, 1)
+    start = generator.get_state()
+    uniform, rank = _uniform_above(bound, missing, generator)
+    if len(uniform) < num:
+        generator.set_state(start)
+        uniform, rank = _uniform_above(-1.0, missing, generator)
+    rank = rank[_highest(_as_gumbel(uniform), num, generator)]
+    # The missing link of rank r stands at r plus the number of links before it.
+    before = torch.searchsorted(links - torch.arange(len(links), device=where), rank, right=True)
+    new = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
+    new[(rank + before).to(mask.device)] = True
+    return new.view_as(mask)
+
+
+def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Those of `count` uniform numbers that are above a bound, float64, and which they are, int64."""
+    # Only on a CPU are numbers drawn in blocks the same as those drawn at once.
+    size = _BLOCK if generator.device.type == "cpu" else max(count, 1)
+    uniform, rank = [], []
+    for first in range(0, count, size):
+        shape = (min(size, count - first),)
+        block = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
+        above = (block > bound).nonzero().squeeze(1)
+        uniform.append(block[above])
+        rank.append(above + first)
+    if not uniform:
+        return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.long)
+    return torch.cat(uniform), torch.cat(rank)
 
 
 def keep(
@@ -124,6 +179,14 @@ def keep(
     """
     check_mask(mask)
     return draw(scores, mask, num_keep, temperature=temperature, soft=soft, generator=generator)
+
+
+def _check_num(num: int, candidates: int) -> None:
+    if not 0 <= num <= candidates:
+        raise ValueError(
+            f"{num} links were asked for but there are {candidates} candidates; "
+            "ask for a number between 0 and the number of candidates."
+        )
 
 
 def _race_keys(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -194,3 +194,36 @@ def test_same_seed_same_links_whatever_the_global_seed() -> None:
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(kept[0], kept[1])
     assert not torch.equal(kept[0], kept[2])
+
+
+# --- any of the missing links ---
+
+
+@pytest.mark.twin("sampling.draw_missing", "sampling.draw", "the links of a draw")
+@given(
+    st.integers(1, 30), st.integers(1, 30), st.floats(0, 1), st.floats(0, 1), st.integers(1, 300), st.integers(0, 99)
+)
+def test_missing_links_are_those_of_a_draw_from_equal_scores(
+    rows: int, columns: int, density: float, share: float, block: int, seed: int
+) -> None:
+    mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed)) < density
+    num = round(share * int((~mask).sum()))
+    first, other = (torch.Generator().manual_seed(seed + 1) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chts.sampling, "_BLOCK", block)
+        found = chts.sampling.draw_missing(mask, num, generator=first)
+    assert torch.equal(found, chts.sampling.draw(torch.ones(mask.shape), ~mask, num, generator=other))
+    assert torch.equal(first.get_state(), other.get_state())
+
+
+def test_missing_links_are_found_where_a_first_look_finds_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = torch.rand(40, 50, generator=torch.Generator().manual_seed(0)) < 0.1
+    expected = chts.sampling.draw_missing(mask, 30, generator=torch.Generator().manual_seed(1))
+    look = chts.sampling._uniform_above
+    monkeypatch.setattr(chts.sampling, "_uniform_above", lambda bound, *args: look(1.0 if bound > 0 else bound, *args))
+    assert torch.equal(chts.sampling.draw_missing(mask, 30, generator=torch.Generator().manual_seed(1)), expected)
+
+
+def test_more_links_than_are_missing_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 links were asked for but there are 4 candidates"):
+        chts.sampling.draw_missing(CANDIDATES, 5, generator=torch.Generator())

@@ -25,7 +25,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile a loop over shares of the work: `function(threads, ...)`, with `prange(threads)` around all of it.
 
-    It takes tensors, and runs on as many threads as torch does; one caller at a time where that is more than one.
+    It takes tensors, and runs on as many threads as torch does, or on the `threads` given; one caller at a time where
+    that is more than one.
 
     One thread takes an ordinary loop. Numba's own parallel loops start within microseconds, but starting their threads
     changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. A forked
@@ -37,15 +38,18 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
     serial, parallel = _cached(function, **options), _cached(function, parallel=True, **options)
 
-    def run(*tensors: Tensor | None) -> None:
+    def run(*tensors: Tensor | None, threads: int | None = None) -> None:
         arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
-        threads = torch.get_num_threads()
+        threads = threads or torch.get_num_threads()
         if threads == 1 or _forked or not _shares_work():
             serial(1, *arrays)
             return
         with _one_at_a_time:
-            before = numba.get_num_threads()
-            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            before, wanted = numba.get_num_threads(), min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+            if before == wanted:  # to set the same number takes microseconds
+                parallel(threads, *arrays)
+                return
+            numba.set_num_threads(wanted)
             try:
                 parallel(threads, *arrays)
             finally:

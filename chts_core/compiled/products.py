@@ -11,6 +11,8 @@ from numba import prange
 
 from chts_core.compiled.jit import compiled, compiled_twice
 
+_STRIP = 64  # columns that are transposed at a time
+
 
 @compiled_twice
 def multiply(  # pragma: no cover (compiled)
@@ -58,6 +60,22 @@ def multiply(  # pragma: no cover (compiled)
 
 
 @compiled_twice
+def multiply_one(  # pragma: no cover (compiled)
+    threads: int, start: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any
+) -> None:
+    """:func:`multiply` for one sample: x (in,) and y (out,)."""
+    for share in prange(threads):
+        first, end = len(y) * share // threads, len(y) * (share + 1) // threads
+        for i in range(first, end):
+            of_row, inputs = values[start[i] : start[i + 1]], columns[start[i] : start[i + 1]]
+            total = x.dtype.type(0)
+            for k in range(len(of_row)):
+                # An index without a sign cannot count from the end: then processors load several inputs at once.
+                total += of_row[k] * x[np.uint32(inputs[k])]
+            y[i] = total if bias is None else total + bias[i]
+
+
+@compiled_twice
 def multiply_at_links(  # pragma: no cover (compiled)
     threads: int, start: Any, columns: Any, x: Any, dy: Any, dw: Any
 ) -> None:
@@ -88,6 +106,30 @@ def multiply_at_links(  # pragma: no cover (compiled)
                     s0 += row[t] * x0[t]
                 dw[k] = s0
                 k += 1
+
+
+@compiled_twice
+def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
+    """y = xᵀ, both contiguous; torch does it on one thread."""
+    rows, columns = x.shape
+    strips = (columns + _STRIP - 1) // _STRIP
+    for share in prange(threads):
+        for strip in range(strips * share // threads, strips * (share + 1) // threads):
+            first, end = strip * _STRIP, min((strip + 1) * _STRIP, columns)
+            i = 0
+            # Eight rows at a time fill half a cache line of y.
+            while i + 8 <= rows:
+                x0, x1, x2, x3, x4, x5, x6, x7 = (
+                    x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]
+                )  # fmt: skip
+                for j in range(first, end):
+                    y[j, i], y[j, i + 1], y[j, i + 2], y[j, i + 3] = x0[j], x1[j], x2[j], x3[j]
+                    y[j, i + 4], y[j, i + 5], y[j, i + 6], y[j, i + 7] = x4[j], x5[j], x6[j], x7[j]
+                i += 8
+            while i < rows:
+                for j in range(first, end):
+                    y[j, i] = x[i, j]
+                i += 1
 
 
 @compiled

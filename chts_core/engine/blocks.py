@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from chts_core.engine.dropout import Dropout
 from chts_core.engine.forward import (
     has_forward_of_class,
 )
@@ -258,8 +259,8 @@ def is_elementwise(function: object) -> bool:
     """Whether a function or module is known to act on each neuron by itself."""
     if not isinstance(function, nn.Module):
         return function in _ELEMENTWISE_CALLS
-    known = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
-    return known and not is_altered(function)
+    of_torch = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
+    return (of_torch or type(function) is Dropout) and not is_altered(function)
 
 
 def _keeps_zeros(gated: nn.Module) -> bool:

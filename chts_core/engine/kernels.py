@@ -113,11 +113,22 @@ class DenseKernels:
         return (dy @ x.T).flatten().index_select(0, links.positions())
 
 
+# Products of a single sample with fewer links than this are over before another thread has begun.
+_FEW = 50_000
+
+
 class CompiledKernels:
     """Loops compiled by Numba, for float32 and float64 on a CPU."""
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """W x + b."""
+        if x.shape[1] == 1:
+            from chts_core.compiled.products import multiply_one
+
+            y = x.new_empty(links.shape[0])
+            threads = 1 if len(values) < _FEW else None
+            multiply_one(links.crow_indices, links.col_indices, values, bias, x.reshape(-1), y, threads=threads)
+            return y[:, None]
         return self._multiply(links.crow_indices, links.col_indices, values, None, bias, x)
 
     def input_gradient(self, links: Links, values: Tensor, dy: Tensor) -> Tensor:
@@ -167,6 +178,17 @@ def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ..
     with warnings.catch_warnings():  # a warning that these are in beta state
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
+
+
+def transposed(x: Tensor) -> Tensor:
+    """The transpose of a matrix, as a contiguous tensor of its own."""
+    y = x.new_empty(x.shape[::-1])
+    if x.device.type != "cpu" or not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64):
+        return y.copy_(x.T)
+    from chts_core.compiled.products import transpose  # Numba takes about a second to import
+
+    transpose(x.detach(), y)
+    return y
 
 
 DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()

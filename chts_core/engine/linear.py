@@ -12,6 +12,7 @@ contiguous numbers. The result is turned back, since code around an `nn.Linear` 
 import copy
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
-from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels
+from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels, transposed
 from chts_core.engine.kernels import compress as compress
 from chts_core.engine.kernels import crossover_density as crossover_density
 
@@ -39,12 +40,12 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: "SparseLinear"
     ) -> Tensor:
-        features = x.T if kernels is DENSE else x.T.contiguous()
+        features = _by_feature(x, kernels)
         ctx.save_for_backward(features, values)
         ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
         y = kernels.forward(links, values, bias, features)
         # A tensor of its own: a view that a Function returns refuses changes in place, as by an in-place ReLU.
-        return y.new_empty(y.shape[::-1]).copy_(y.T)
+        return transposed(y)
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Tensor:
@@ -54,7 +55,7 @@ class _Product(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values = ctx.saved_tensors
-        dy = grad.T if ctx.kernels is DENSE else grad.T.contiguous()
+        dy = _by_feature(grad, ctx.kernels)
         dx = ctx.kernels.input_gradient(ctx.links, values, dy).T if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
         ctx.layer._trains |= ctx.needs_input_grad[1]
@@ -62,6 +63,11 @@ class _Product(torch.autograd.Function):
         if ctx.layer.dense_gradient_hook is not None:
             ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ features.T)
         return dx, dw, db, None, None, None
+
+
+def _by_feature(x: Tensor, kernels: Kernels) -> Tensor:
+    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them."""
+    return x.T if kernels is DENSE or x.T.is_contiguous() else transposed(x)
 
 
 class SparseLinear(nn.Module):
@@ -242,7 +248,7 @@ class SparseLinear(nn.Module):
     def links(self) -> Links:
         """Where the links are."""
         self._check_unmixed()
-        return Links(*(self.get_buffer(name) for name in Links._fields))
+        return Links._make(map(self._buffers.__getitem__, Links._fields))  # in a fifth of the time of get_buffer()
 
     @property
     def mask(self) -> Tensor:
@@ -348,15 +354,21 @@ class SparseLinear(nn.Module):
                 f"input has shape {tuple(input.shape)}; expected (..., {self.in_features}), the layer's in_features."
             )
         x = input.reshape(-1, self.in_features).to(self.values.dtype)
-        with torch.autocast(x.device.type, enabled=False):
-            product: Callable[..., Tensor] = _Product.apply
-            y = product(x, self.values, self.bias, self.links, self.kernels(), self)
+        links, kernels = self.links, self.kernels()
+        with _without_autocast(x.device.type):
+            if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, self.values, self.bias)):
+                product: Callable[..., Tensor] = _Product.apply
+                y = product(x, self.values, self.bias, links, kernels, self)
+            else:
+                bias = None if self.bias is None else self.bias.detach()
+                y = kernels.forward(links, self.values.detach(), bias, _by_feature(x.detach(), kernels))
+                y = y.T if y.T.is_contiguous() else transposed(y)
         return y.view(*input.shape[:-1], self.out_features)
 
     def _dense_forward(self, input: Tensor) -> Tensor:
         """By torch's own operations on the filled-in weight, for what has to see or transform each of them."""
         try:
-            with torch.autocast(input.device.type, enabled=False):
+            with _without_autocast(input.device.type):
                 return F.linear(input.to(self.values.dtype), self.weight, self.bias)
         except RuntimeError as error:
             raise RuntimeError(
@@ -397,6 +409,12 @@ class SparseLinear(nn.Module):
     def _save_to_state_dict(self, *args: Any) -> None:
         self._check_unmixed()
         super()._save_to_state_dict(*args)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    if not torch.is_autocast_enabled(device_type):  # most calls for one token have no time for more
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def _is_exporting() -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chts_core.engine.dropout import Dropout
 from chts_core.engine.sharding import local_rows, local_shard
 from chts_core.lab.data import PAD
 
@@ -75,7 +76,7 @@ class Transformer(nn.Module):
                 f"width is {size.width} and heads {size.heads}; expected an even width that the heads share evenly."
             )
         self.embedding = nn.Embedding(vocabulary_size, size.width, padding_idx=PAD)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = nn.ModuleList(_EncoderLayer(size, dropout) for _ in range(size.layers))
         self.encoder_norm = nn.LayerNorm(size.width)
         self.decoder = nn.ModuleList(_DecoderLayer(size, dropout) for _ in range(size.layers))
@@ -245,7 +246,7 @@ class _EncoderLayer(nn.Module):
         self.attention = _Attention(size, dropout)
         self.feed_forward_norm = nn.LayerNorm(size.width)
         self.feed_forward = _feed_forward(size, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
         """(n, S, width) from as much; there: of the attention."""
@@ -265,7 +266,7 @@ class _DecoderLayer(nn.Module):
         self.cross_attention = _Attention(size, dropout)
         self.feed_forward_norm = nn.LayerNorm(size.width)
         self.feed_forward = _feed_forward(size, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, memory: Tensor, there: Tensor) -> Tensor:
         """(n, T, width) from as much; memory: (n, S, width) of the encoder; there: which of it counts."""
@@ -292,7 +293,7 @@ def _feed_forward(size: TransformerSize, dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(size.width, size.feed_forward),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(size.feed_forward, size.width),
     )
 

@@ -1,0 +1,42 @@
+"""The compiled loop of dropout. The plain reference is :func:`torch.nn.functional.dropout`; χ² tests hold it to that."""
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from chts_core.compiled.jit import STEP, compiled_twice, mixed
+
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_RUN = 64  # elements of a run: each 64 random bits decide on one of its first half and on one of its second
+
+
+@compiled_twice
+def drop(threads: int, key: Any, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
+    """y = scale · x where an element is kept, and 0 elsewhere; the same key drops the same elements.
+
+    Args:
+        threads: how many share the elements.
+        key: int64 (3,): seed; how many of the 2^32 values of 32 random bits mean "kept"; the elements of `x`.
+        x, y: 1-D of one dtype; y is overwritten.
+    """
+    seed, kept = np.uint64(key[0]), np.uint64(key[1])
+    scale = x.dtype.type(4294967296.0 / key[1])
+    half = _RUN // 2
+    runs = (len(x) + _RUN - 1) // _RUN
+    for share in prange(threads):
+        for run in range(runs * share // threads, runs * (share + 1) // threads):
+            first = run * _RUN
+            counter = seed + np.uint64(run * half) * STEP
+            if first + _RUN <= len(x):
+                for j in range(half):
+                    bits = mixed(counter + np.uint64(j) * STEP)
+                    one, other = x[first + j] * scale, x[first + half + j] * scale
+                    y[first + j] = one if (bits & _LOW) < kept else x.dtype.type(0)
+                    y[first + half + j] = other if (bits >> _HALF) < kept else x.dtype.type(0)
+            else:
+                for j in range(len(x) - first):
+                    bits = mixed(counter + np.uint64(j % half) * STEP)
+                    bits = bits & _LOW if j < half else bits >> _HALF
+                    y[first + j] = x[first + j] * scale if bits < kept else x.dtype.type(0)

@@ -1,0 +1,70 @@
+"""Dropout whose random bits are drawn on all threads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that draws on as many threads as torch has, and remembers a number, not a mask.
+
+    On a CPU torch draws on one thread, which takes a quarter of a training step of a sparse Transformer; and which
+    elements it drops depends on the maker of the processor. Here that depends on the seed alone
+    (:mod:`chts_core.compiled.dropout`). An element is dropped with a probability within 2^-33 of `p`.
+
+    Elsewhere, and where torch traces or transforms the model, it is `nn.Dropout`.
+
+    Args:
+        p: probability of an element to be zeroed in training; the others are divided by 1 - p.
+        generator: of the CPU, draws a seed for each call. By default torch's global one, as for `nn.Dropout`.
+    """
+
+    def __init__(self, p: float = 0.5, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(p)
+        self.generator = generator
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As of `nn.Dropout`."""
+        kept = round((1 - self.p) * 2**32)
+        if not self.training or kept == 2**32:
+            return input
+        if input.device.type != "cpu" or kept == 0 or input.dtype not in _DTYPES or _is_transformed():
+            return super().forward(input)
+        seed = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        dropped: Tensor = _Drop.apply(input, torch.tensor([seed, kept]))
+        return dropped
+
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+class _Drop(torch.autograd.Function):
+    """The gradient passes where the input has passed: the same seed drops the same elements."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, key: Tensor) -> Tensor:
+        ctx.key = key
+        return _drop(input, key)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _drop(grad, ctx.key), None
+
+
+def _drop(input: Tensor, key: Tensor) -> Tensor:
+    from chts_core.compiled.dropout import drop  # Numba takes about a second to import
+
+    input = input.detach().contiguous()
+    output = torch.empty_like(input)
+    drop(key, input.view(-1), output.view(-1))
+    return output
+
+
+def _is_transformed() -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    )
