@@ -101,11 +101,11 @@ def test_the_products_are_those_of_the_dense_weight(shape: tuple[int, int], dens
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 7), (7, 1), (8, 64), (9, 65), (17, 200), (64, 3)])
 def test_a_transpose_of_its_own(shape: tuple[int, int], dtype: torch.dtype) -> None:
     x = random_rows(*shape).to(dtype)
-    for given in (x, x.T, x[::2]):
-        found = kernels.transposed(given)
-        assert torch.equal(found, given.T)
+    for tensor in (x, x.T, x[::2]):
+        found = kernels.transposed(tensor)
+        assert torch.equal(found, tensor.T)
         assert found.is_contiguous()
-        assert found.untyped_storage().data_ptr() != given.untyped_storage().data_ptr() or not found.numel()
+        assert found.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr() or not found.numel()
 
 
 @pytest.mark.parametrize("feature_major", [False, True])

@@ -1,4 +1,4 @@
-"""The compiled loop of dropout. The plain reference is :func:`torch.nn.functional.dropout`; χ² tests hold it to that."""
+"""The compiled loop of dropout. The plain reference is `torch.nn.functional.dropout`; χ² tests hold it to that."""
 
 from typing import Any
 

@@ -1,5 +1,6 @@
 """Dropout whose random bits are drawn on all threads."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ class Dropout(nn.Dropout):
         if input.device.type != "cpu" or kept == 0 or input.dtype not in _DTYPES or _is_transformed():
             return super().forward(input)
         seed = int(torch.randint(2**63 - 1, (), generator=self.generator))
-        dropped: Tensor = _Drop.apply(input, torch.tensor([seed, kept]))
-        return dropped
+        drop: Callable[..., Tensor] = _Drop.apply
+        return drop(input, torch.tensor([seed, kept]))
 
 
 _DTYPES = (torch.float32, torch.float64)
