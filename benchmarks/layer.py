@@ -14,7 +14,7 @@ from .common import compare
 
 # Outputs, inputs, samples, density, and how many times as fast as the dense layer it should be.
 LAYERS = [
-    (1568, 1568, 32, 0.01, 15),
+    (1568, 1568, 32, 0.01, 18),
     (1568, 1568, 32, 0.05, None),
     (1568, 1568, 256, 0.01, 20),
     (1568, 1568, 256, 0.05, None),
@@ -27,27 +27,36 @@ LAYERS = [
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Each layer with samples side by side, as it has them between other sparse layers, and with features side by side.
+    """Each layer on rows of samples; then sparselab's, where it is installed: `pip install sparselab`.
 
-    sparselab, where it is installed, has features side by side: `pip install sparselab`.
+    sparselab comes last: its threads go on looking for work, and slow whatever else runs in the process.
     """
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for outputs, inputs, samples, density, aim in LAYERS:
-            name = f"{outputs}×{inputs}, {samples} samples, {density:.0%} on {device}"
-            generator = torch.Generator().manual_seed(0)
-            linear = nn.Linear(inputs, outputs).to(device)
-            mask = erdos_renyi(outputs, inputs, density, generator=generator, device=device)
-            layer = SparseLinear.from_linear(linear, mask)
-            x, dy = (torch.randn(samples, size, generator=generator).to(device) for size in (inputs, outputs))
-            by_feature = [tensor.T.contiguous().T for tensor in (x, dy)]
-            dense = ("nn.Linear", _training(linear, x, dy))
+            ours, linear, x, dy = _layer(outputs, inputs, samples, density, device)
             own_aim = aim if device == "cpu" else None
-            yield compare(name, _training(layer, *by_feature), dense, aim=own_aim, device=device)
-            yield compare(f"the same by rows: {name}", _training(layer, x, dy), dense, device=device)
-            if device == "cpu" and importlib.util.find_spec("sparselab"):
-                rival = ("sparselab.SparseLinear", _training(_sparselab(inputs, outputs, density), x, dy))
-                yield compare(name, _training(layer, *by_feature), rival, aim=1)
-                yield compare(f"the same by rows: {name}", _training(layer, x, dy), rival, aim=1)
+            dense = ("nn.Linear", _training(linear, x, dy))
+            yield compare(_name(outputs, inputs, samples, density, device), ours, dense, aim=own_aim, device=device)
+    if importlib.util.find_spec("sparselab"):
+        for outputs, inputs, samples, density, _ in LAYERS:
+            ours, _, x, dy = _layer(outputs, inputs, samples, density, "cpu")
+            rival = ("sparselab.SparseLinear", _training(_sparselab(inputs, outputs, density), x, dy))
+            yield compare(_name(outputs, inputs, samples, density, "cpu"), ours, rival, aim=1)
+
+
+def _name(outputs: int, inputs: int, samples: int, density: float, device: str) -> str:
+    return f"{outputs}×{inputs}, {samples} samples, {density:.0%} on {device}"
+
+
+def _layer(
+    outputs: int, inputs: int, samples: int, density: float, device: str
+) -> tuple[Callable[[], None], nn.Linear, Tensor, Tensor]:
+    """A step of a sparse layer, the dense one it is made from, and what both are given: samples and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(inputs, outputs).to(device)
+    mask = erdos_renyi(outputs, inputs, density, generator=generator, device=device)
+    x, dy = (torch.randn(samples, size, generator=generator).to(device) for size in (inputs, outputs))
+    return _training(SparseLinear.from_linear(linear, mask), x, dy), linear, x, dy
 
 
 def _sparselab(inputs: int, outputs: int, density: float) -> nn.Module:

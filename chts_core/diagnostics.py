@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_features, check_generator, check_mask, check_same_shape
+from chts_core.compiled.masks import count
 from chts_core.topology import erdos_renyi
 
 # Rows of distances that are in memory at a time.
@@ -35,13 +36,13 @@ def overlap(removed: Tensor, regrown: Tensor) -> float:
     check_mask(removed, "removed")
     check_mask(regrown, "regrown")
     check_same_shape(regrown, removed, "regrown")
-    return int((removed & regrown).sum()) / max(int(regrown.sum()), 1)
+    return count(removed & regrown) / max(count(regrown), 1)
 
 
 def itop_rate(ever_active: Tensor) -> float:
     """In-time over-parametrisation: the share of all possible links that were active at some time (ITOP)."""
     check_mask(ever_active, "ever_active")
-    return int(ever_active.sum()) / ever_active.numel()
+    return count(ever_active) / ever_active.numel()
 
 
 def clustering(mask: Tensor) -> float:

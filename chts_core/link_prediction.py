@@ -28,6 +28,7 @@ from torch import Tensor
 
 from chts_core.checks import check_generator, check_mask
 from chts_core.compiled import walk_sampling
+from chts_core.compiled.masks import count
 from chts_core.sampling import draw
 
 Predictor = Callable[[Tensor], Tensor]
@@ -185,7 +186,7 @@ def _community_ratios(shared: Tensor, inside: bool) -> Tensor:
 
 
 def _is_sparse(mask: Tensor, density: float) -> bool:
-    return mask.device.type == "cpu" and int(mask.count_nonzero()) <= density * mask.numel()
+    return mask.device.type == "cpu" and count(mask) <= density * mask.numel()
 
 
 def _compressed(mask: Tensor) -> tuple[Any, Any]:
@@ -238,7 +239,7 @@ def sample_links(
         raise ValueError(f"predictor is {predictor!r}; expected one of {', '.join(map(repr, PREDICTORS))}.")
     check_mask(mask)
     check_generator(generator)
-    missing = mask.numel() - int(mask.count_nonzero())
+    missing = mask.numel() - count(mask)
     if not 0 <= num_links <= missing:
         raise ValueError(
             f"{num_links} links were asked for but {missing} are missing; ask for a number between 0 and that."
@@ -247,7 +248,7 @@ def sample_links(
     if soft and predictor in WALKED:
         walk = walk_sampling.walk_compiled if generator.device.type == "cpu" else walk_sampling.walk_batched
         new = walk(mask.to(generator.device), num_links, predictor == "ch2_l3n", generator).to(mask.device)
-    left = num_links - int(new.count_nonzero())
+    left = num_links - count(new)
     if left:
         new |= draw(PREDICTORS[predictor](mask), ~(mask | new), left, soft=soft, generator=generator)
     return new

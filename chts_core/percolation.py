@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_mask
+from chts_core.compiled.masks import any_along
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, 
     Returns:
         Boolean (out_features,) by layer name.
     """
-    return {name: mask.any(dim=1) for name, mask in percolate(masks, graph).items()}
+    return {name: any_along(mask, 1) for name, mask in percolate(masks, graph).items()}
 
 
 def _cut(masks: dict[str, Tensor], junction: tuple[_Side, _Side]) -> bool:
     """Cut the links of neurons whose wire is dead on some side; whether there were any."""
-    alive_neurons = [masks[side.layer].any(dim=side.dim) for side in junction]
+    alive_neurons = [any_along(masks[side.layer], side.dim) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
     alive_wires = torch.ones(num_wires, dtype=torch.bool, device=alive_neurons[0].device)
     for side, alive in zip(junction, alive_neurons, strict=True):

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from chts_core.compiled.masks import count
 from chts_core.sampling import gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
@@ -87,7 +88,7 @@ def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
     missing = fewer
     while missing:
         drawn[torch.randint(size, (min(missing, _BLOCK),), generator=generator, device=generator.device)] = True
-        missing = fewer - int(drawn.count_nonzero())
+        missing = fewer - count(drawn)
     return drawn if fewer == number else drawn.logical_not_()
 
 

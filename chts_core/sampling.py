@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_generator, check_mask, check_same_shape
+from chts_core.compiled.masks import positions
 
 # Links with score 0 must rank after every other one. Float64 Gumbel noise lies in [-6.6, 36.8], so a gap of
 # 100 keeps the two groups apart for certain.
 _ZERO_SCORE_GAP = 100.0
-_BLOCK = 2**18  # numbers drawn at a time, 2 MB
+BLOCK = 2**18  # numbers drawn at a time, 2 MB
 
 
 def temperature_from_softness(softness: float) -> float:
@@ -77,10 +78,10 @@ def draw(
     """
     check_mask(candidates, "candidates")
     check_same_shape(scores, candidates, "scores")
-    positions = candidates.flatten().nonzero().squeeze(1)
-    chosen = choose(scores.flatten()[positions], num, temperature=temperature, soft=soft, generator=generator)
+    where = positions(candidates)
+    chosen = choose(scores.flatten()[where], num, temperature=temperature, soft=soft, generator=generator)
     drawn = torch.zeros(candidates.numel(), dtype=torch.bool, device=candidates.device)
-    drawn[positions[chosen]] = True
+    drawn[where[chosen]] = True
     return drawn.view_as(candidates)
 
 
@@ -130,7 +131,7 @@ def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tenso
     check_mask(mask)
     check_generator(generator)
     where = generator.device
-    links = mask.flatten().nonzero().squeeze(1).to(where)
+    links = positions(mask).to(where)
     missing = mask.numel() - len(links)
     _check_num(num, missing)
     # The num-th highest of the uniform numbers is below this but once in a million times. Then all of them count.
@@ -151,12 +152,12 @@ def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tenso
 def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Those of `count` uniform numbers that are above a bound, float64, and which they are, int64."""
     # Only on a CPU are numbers drawn in blocks the same as those drawn at once.
-    size = _BLOCK if generator.device.type == "cpu" else max(count, 1)
+    size = BLOCK if generator.device.type == "cpu" else max(count, 1)
     uniform, rank = [], []
     for first in range(0, count, size):
         shape = (min(size, count - first),)
         block = torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator)
-        above = (block > bound).nonzero().squeeze(1)
+        above = positions(block > bound)
         uniform.append(block[above])
         rank.append(above + first)
     if not uniform:
@@ -205,8 +206,8 @@ def _highest(keys: Tensor, num: int, generator: torch.Generator) -> Tensor:
     if num == 0:
         return keys.new_empty(0, dtype=torch.long)
     threshold = keys.topk(num, sorted=False).values.min()
-    above = (keys > threshold).nonzero().squeeze(1)
-    tied = (keys == threshold).nonzero().squeeze(1)
+    above = positions(keys > threshold)
+    tied = positions(keys == threshold)
     needed = num - above.numel()
     if needed < tied.numel():
         order = torch.randperm(tied.numel(), generator=generator, device=keys.device)

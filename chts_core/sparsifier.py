@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chts_core.budget import Budget
 from chts_core.checks import warn
+from chts_core.compiled.masks import count
 from chts_core.engine.compaction import compact
 from chts_core.engine.coverage import coverage
 from chts_core.engine.distributed import ranks_of
@@ -270,7 +271,7 @@ class Sparsifier:
         such layers in a row let no signal through. Not for pretrained weights.
         """
         for name, mask in self.network.by_part(self.masks).items():
-            factor = (mask.numel() / int(mask.count_nonzero())) ** 0.5
+            factor = (mask.numel() / count(mask)) ** 0.5
             self.network.weight_of(name).scale(self.network.parts[name], factor)
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chts_core.choices import value_at
-from chts_core.diagnostics import itop_rate, overlap
+from chts_core.compiled.masks import count, positions
+from chts_core.diagnostics import itop_rate
 from chts_core.engine.gradients import Gradients
-from chts_core.engine.network import SparseNetwork, positions
+from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update
 from chts_core.engine.sharding import is_sharded
 from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
@@ -37,7 +38,7 @@ class Evolved:
 
     def regrown(self, parameter: str) -> Tensor:
         """The positions of the regrown links in the flattened weight, int64 in ascending order."""
-        return positions(self.new[parameter] & ~self.survivors[parameter])
+        return positions(self.new[parameter] > self.survivors[parameter])
 
 
 class TopologyUpdate:
@@ -102,7 +103,7 @@ class TopologyUpdate:
             self._percolate(masks, survivors, skipped)
         past_weights = {name: copy.copy(past) for name, past in self._progress.past_weights.items()}
         for name, past in past_weights.items():
-            gone = positions(masks[name] & ~survivors[name])
+            gone = positions(masks[name] > survivors[name])  # is a link, and does not survive
             past.remember(gone, network.weights[name].weights_at(gone))
 
         # Regrowth, back to the target.
@@ -163,7 +164,7 @@ class TopologyUpdate:
         """The links that bring a part back to its target."""
         regrowth = self._method.regrowth
         past = self._network.past(name, survivors, past_weights) if regrowth.score == "magnitude" else None
-        num = target - int(survivors.count_nonzero())
+        num = target - count(survivors)
         return regrowth(survivors, num, gradient, past, generator=self._progress.generators[name])
 
     def apply(self, evolved: Evolved) -> None:
@@ -204,20 +205,23 @@ class TopologyUpdate:
         seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
         rows: dict[str, Update] = {}
         for parameter, parts in network.parts_by_weight():
-            ever = unpack_bits(ever_active[parameter], evolved.new[parameter].shape) | evolved.new[parameter].cpu()
+            new = evolved.new[parameter]
+            ever = unpack_bits(ever_active[parameter], new.shape).logical_or_(new.cpu())
             ever_active[parameter] = pack_bits(ever)
             for name, part in parts:
                 old, survivors, new = (
                     part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
                 )
-                removed, regrown = old & ~survivors, new & ~survivors
+                # Survivors are links before and after: these counts need no mask of what went or came.
+                before, kept, links = map(count, (old, survivors, new))
+                returned = count(old & new) - kept
                 rows[name] = Update(
                     step=self._progress.steps,
                     layer=name,
-                    links=int(new.count_nonzero()),
-                    removed=int(removed.count_nonzero()),
-                    regrown=int(regrown.count_nonzero()),
-                    overlap=overlap(removed, regrown),
+                    links=links,
+                    removed=before - kept,
+                    regrown=links - kept,
+                    overlap=returned / max(links - kept, 1),
                     anp=active[name],
                     itop=itop_rate(part.rows(ever)),
                     seconds=seconds[name],

@@ -204,6 +204,34 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
         assert all(map(torch.equal, result, results[0]))
 
 
+@pytest.mark.parametrize("outputs", [1, 5])
+@pytest.mark.parametrize("samples", [0, 1, 7])
+def test_a_later_product_leaves_the_results_of_earlier_ones_alone(samples: int, outputs: int) -> None:
+    layer = sparse(mask=torch.ones(outputs, 6, dtype=torch.bool))
+    inputs = [random_rows(samples, 6, seed).requires_grad_() for seed in range(3)]
+    expected = [x @ layer.weight.T + layer.bias for x in inputs]
+    with torch.inference_mode():  # first, so that its memory is used outside next
+        kept = [layer(x) for x in inputs]
+    with torch.no_grad():
+        kept += [layer(x) for x in inputs]
+    kept += [layer(x) for x in inputs]
+    for y, wanted in zip(kept, expected * 3, strict=True):
+        torch.testing.assert_close(y, wanted)
+    slopes = [torch.autograd.grad(y.square().sum(), x)[0] for y, x in zip(kept[-3:], inputs, strict=True)]
+    for slope, y in zip(slopes, expected, strict=True):
+        torch.testing.assert_close(slope, 2 * y @ layer.weight)
+
+
+def test_the_loops_for_one_and_for_several_threads_are_kept_under_two_names() -> None:
+    # Under one name Numba would give a process of several threads the loop that one of a single thread has compiled.
+    from chts_core.compiled import dropout, products
+
+    for loop in (products.multiply, products.multiply_at_links, products.transpose, dropout.drop):
+        cells = (cell.cell_contents for cell in loop.__closure__)
+        kept = [cell._cache._impl.filename_base for cell in cells if hasattr(cell, "_cache")]
+        assert len(set(kept)) == 2
+
+
 def test_two_threads_may_use_layers_at_once() -> None:
     from concurrent.futures import ThreadPoolExecutor
 

@@ -378,7 +378,7 @@ def test_walks_end_with_the_score(network: str, predictor: str) -> None:
     from chts_core.compiled.walks import adjacency, propose_links
 
     mask = NETWORKS[network]
-    start, neighbours = adjacency(mask.numpy())
+    start, neighbours = adjacency(*mask.nonzero().T.contiguous().numpy(), *mask.shape)
     wedges = walk_sampling._running_wedges(torch.from_numpy(start)).numpy()
     links = np.empty(100_000, dtype=np.int64)
     pairs = walk_sampling._num_pairs(mask)

@@ -210,7 +210,7 @@ def test_missing_links_are_those_of_a_draw_from_equal_scores(
     num = round(share * int((~mask).sum()))
     first, other = (torch.Generator().manual_seed(seed + 1) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chts.sampling, "_BLOCK", block)
+        patch.setattr(chts.sampling, "BLOCK", block)
         found = chts.sampling.draw_missing(mask, num, generator=first)
     assert torch.equal(found, chts.sampling.draw(torch.ones(mask.shape), ~mask, num, generator=other))
     assert torch.equal(first.get_state(), other.get_state())

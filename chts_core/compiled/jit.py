@@ -5,6 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -36,7 +37,10 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     Sums may be reordered, which lets them use whole vector registers.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
-    serial, parallel = _cached(function, **options), _cached(function, parallel=True, **options)
+    # Numba finds compiled code again by the name alone: under one name, the first to be compiled would serve both.
+    twin = FunctionType(function.__code__, function.__globals__)
+    twin.__qualname__ = f"{function.__qualname__}_in_parallel"
+    serial, parallel = _cached(function, **options), _cached(twin, parallel=True, **options)
 
     def run(*tensors: Tensor | None, threads: int | None = None) -> None:
         arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
@@ -46,7 +50,7 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
             return
         with _one_at_a_time:
             before, wanted = numba.get_num_threads(), min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-            if before == wanted:  # to set the same number takes microseconds
+            if before == wanted:  # to set it would take longer than a small product
                 parallel(threads, *arrays)
                 return
             numba.set_num_threads(wanted)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from chts_core.compiled.masks import pairs
+
 # Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
 _WALKS_PER_LINK = 16
 _WALKS_AT_LEAST = 256
@@ -58,9 +60,9 @@ def walk_compiled(mask: Tensor, num_links: int, inside: bool, generator: torch.G
     from chts_core.compiled.walks import adjacency, propose_links, take_links  # Numba takes about a second to import
 
     array = mask.contiguous().numpy()
-    start, neighbours = adjacency(array)
+    start, neighbours = adjacency(*(ends.numpy() for ends in pairs(mask)), *mask.shape)
     wedges = _running_wedges(torch.from_numpy(start)).numpy()
-    pairs = _num_pairs(mask)
+    num_pairs = _num_pairs(mask)
     new = torch.zeros_like(mask, memory_format=torch.contiguous_format)
     if wedges[-1] == 0:
         return new
@@ -73,7 +75,7 @@ def walk_compiled(mask: Tensor, num_links: int, inside: bool, generator: torch.G
         seeds = torch.randint(2**63 - 1, (len(batches),), generator=generator).tolist()
 
         def walk(seed: int, batch: Any) -> None:
-            propose_links(seed, array, start, neighbours, wedges, pairs, inside, batch)
+            propose_links(seed, array, start, neighbours, wedges, num_pairs, inside, batch)
 
         if len(batches) == 1 or threads == 1:
             list(map(walk, seeds, batches))

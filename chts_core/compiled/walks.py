@@ -43,29 +43,30 @@ def add_paths(  # pragma: no cover (compiled)
 
 
 @compiled
-def adjacency(mask: Any) -> tuple[Any, Any]:  # pragma: no cover (compiled)
+def adjacency(outputs: Any, inputs: Any, rows: int, columns: int) -> tuple[Any, Any]:  # pragma: no cover (compiled)
     """The neighbours of every node in ascending order, outputs first: input j is node rows + j.
+
+    Args:
+        outputs, inputs: the two ends of every link, by outputs, and by inputs where these are the same.
+        rows, columns: number of outputs and of inputs.
 
     Returns:
         start, neighbours: those of node n are neighbours[start[n] : start[n + 1]].
     """
-    rows, columns = mask.shape
     start = np.zeros(rows + columns + 1, np.int64)
-    for u in range(rows):
-        for v in range(columns):
-            start[u + 1] += mask[u, v]
-            start[rows + v + 1] += mask[u, v]
+    for link in range(len(outputs)):
+        start[outputs[link] + 1] += 1
+        start[rows + inputs[link] + 1] += 1
     for n in range(rows + columns):
         start[n + 1] += start[n]
     neighbours = np.empty(start[-1], np.int32)
     end = start[:-1].copy()
-    for u in range(rows):
-        for v in range(columns):
-            if mask[u, v]:
-                neighbours[end[u]] = rows + v
-                neighbours[end[rows + v]] = u
-                end[u] += 1
-                end[rows + v] += 1
+    for link in range(len(outputs)):
+        u, v = outputs[link], rows + inputs[link]
+        neighbours[end[u]] = v
+        neighbours[end[v]] = u
+        end[u] += 1
+        end[v] += 1
     return start, neighbours
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from chts_core.budget import Budget
 from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import Correlated, ScaleFree, Topology
+from chts_core.compiled.masks import count
 from chts_core.engine.layers import Layer
 from chts_core.engine.sharding import full_tensor
 from chts_core.engine.warm_start import largest
@@ -87,7 +88,7 @@ def first_masks(
             source = f"topology {budget.method.topology!r}"
         check_mask(mask, f"initial mask of {name!r}")
         check_same_shape(mask, here, f"initial mask of {name!r}")
-        found = int(mask.count_nonzero())
+        found = count(mask)
         if found != links[name]:
             raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
         here.copy_(mask)

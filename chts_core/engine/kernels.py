@@ -4,6 +4,7 @@ The plain reference is :class:`DenseKernels`, which fills in the weight and mult
 others to it.
 """
 
+import threading
 import time
 import warnings
 from functools import cache
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
+from chts_core.compiled.masks import pairs
 from chts_core.topology import erdos_renyi
 
 
@@ -49,8 +51,7 @@ class Links(NamedTuple):
 def compress(mask: Tensor) -> Links:
     """The links of a mask (out_features, in_features), on its device."""
     check_mask(mask)
-    outputs, inputs = mask.nonzero().unbind(1)
-    return compress_pairs(outputs, inputs, (mask.shape[0], mask.shape[1]))
+    return compress_pairs(*pairs(mask), (mask.shape[0], mask.shape[1]))
 
 
 def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
@@ -81,7 +82,10 @@ def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
 
 
 class Kernels(Protocol):
-    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples)."""
+    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples).
+
+    The first two may return memory that the next product in this thread overwrites, unless there is a single sample.
+    """
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """W x + b."""
@@ -140,7 +144,7 @@ class CompiledKernels:
     ) -> Tensor:
         from chts_core.compiled.products import multiply  # Numba takes about a second to import
 
-        y = x.new_empty(len(start) - 1, x.shape[1])
+        y = scratch("product", x, len(start) - 1, x.shape[1])  # is turned back next
         multiply(start, columns, values, order, bias, x.contiguous(), y)
         return y
 
@@ -180,9 +184,25 @@ def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ..
         return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
 
 
-def transposed(x: Tensor) -> Tensor:
-    """The transpose of a matrix, as a contiguous tensor of its own."""
-    y = x.new_empty(x.shape[::-1])
+def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
+    """An uninitialised matrix that holds until the next call by this name in this thread.
+
+    New memory of some megabytes costs as much as a product: the system hands it out page by page.
+    """
+    held, key = vars(_scratch), f"{name} {like.dtype} {like.device}"
+    if key not in held or held[key].numel() < rows * columns:
+        with torch.inference_mode(False):  # what is made in inference mode cannot be used outside
+            held[key] = torch.empty(rows * columns, dtype=like.dtype, device=like.device)
+    buffer: Tensor = held[key]
+    return buffer[: rows * columns].view(rows, columns)
+
+
+_scratch = threading.local()
+
+
+def transposed(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """The transpose of a matrix, as a contiguous tensor of its own, or in a given one."""
+    y = x.new_empty(x.shape[::-1]) if y is None else y
     if x.device.type != "cpu" or not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64):
         return y.copy_(x.T)
     from chts_core.compiled.products import transpose  # Numba takes about a second to import

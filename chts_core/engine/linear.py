@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
-from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels, transposed
+from chts_core.engine.kernels import (
+    DENSE,
+    Kernels,
+    Links,
+    compress_pairs,
+    damage_of,
+    scratch,
+    sparse_kernels,
+    transposed,
+)
 from chts_core.engine.kernels import compress as compress
 from chts_core.engine.kernels import crossover_density as crossover_density
 
@@ -34,7 +43,11 @@ _REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model f
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias."""
+    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias.
+
+    What they return is contiguous, as from an `nn.Linear`: most operations on a view that is turned would take longer
+    than to turn it back.
+    """
 
     @staticmethod
     def forward(
@@ -43,9 +56,7 @@ class _Product(torch.autograd.Function):
         features = _by_feature(x, kernels)
         ctx.save_for_backward(features, values)
         ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
-        y = kernels.forward(links, values, bias, features)
-        # A tensor of its own: a view that a Function returns refuses changes in place, as by an in-place ReLU.
-        return transposed(y)
+        return transposed(kernels.forward(links, values, bias, features))
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Tensor:
@@ -55,8 +66,8 @@ class _Product(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values = ctx.saved_tensors
-        dy = _by_feature(grad, ctx.kernels)
-        dx = ctx.kernels.input_gradient(ctx.links, values, dy).T if ctx.needs_input_grad[0] else None
+        dy = _by_feature(grad, ctx.kernels, scratch("slopes", grad, *grad.shape[::-1]))
+        dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
         ctx.layer._trains |= ctx.needs_input_grad[1]
         db = dy.sum(1) if ctx.needs_input_grad[2] else None
@@ -65,9 +76,9 @@ class _Product(torch.autograd.Function):
         return dx, dw, db, None, None, None
 
 
-def _by_feature(x: Tensor, kernels: Kernels) -> Tensor:
+def _by_feature(x: Tensor, kernels: Kernels, y: Tensor | None = None) -> Tensor:
     """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them."""
-    return x.T if kernels is DENSE or x.T.is_contiguous() else transposed(x)
+    return x.T if kernels is DENSE or x.T.is_contiguous() else transposed(x, y)
 
 
 class SparseLinear(nn.Module):
@@ -297,10 +308,11 @@ class SparseLinear(nn.Module):
             What to apply to whatever else is kept for each link, such as an optimizer's moments: it keeps the entries
             of the survivors, and is zero for the others.
         """
-        kept = mask & (self.mask if survivors is None else survivors)
-        stays = kept.flatten()[self.links.positions()]
+        survivors = self.mask if survivors is None else survivors
+        before = self.links.positions()
+        stays = mask.flatten()[before] & survivors.flatten()[before]
         links = compress(mask)
-        comes = kept.flatten()[links.positions()]
+        comes = survivors.flatten()[links.positions()]
 
         def carry(tensor: Tensor) -> Tensor:
             carried = tensor.new_zeros(len(comes))
@@ -362,7 +374,7 @@ class SparseLinear(nn.Module):
             else:
                 bias = None if self.bias is None else self.bias.detach()
                 y = kernels.forward(links, self.values.detach(), bias, _by_feature(x.detach(), kernels))
-                y = y.T if y.T.is_contiguous() else transposed(y)
+                y = y.T if len(x) == 1 else transposed(y)
         return y.view(*input.shape[:-1], self.out_features)
 
     def _dense_forward(self, input: Tensor) -> Tensor:

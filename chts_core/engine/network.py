@@ -6,6 +6,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from chts_core.compiled.masks import count
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.layers import Layer
 from chts_core.engine.linear import SparseLinear, convertible
@@ -79,7 +80,7 @@ class SparseNetwork:
 
     def links(self) -> dict[str, int]:
         """Number of links by part."""
-        return {name: int(mask.count_nonzero()) for name, mask in self.by_part(self.masks).items()}
+        return {name: count(mask) for name, mask in self.by_part(self.masks).items()}
 
     def density(self, masks: Mapping[str, Tensor]) -> float:
         """Share of the links that exist in masks of weights."""
@@ -141,7 +142,7 @@ class SparseNetwork:
     def empty_links(self, masks: Mapping[str, Tensor]) -> int:
         """Number of links whose weight is exactly zero."""
         return sum(
-            int(((weight.dense() == 0) & masks[name].to(weight.parameter.device)).count_nonzero())
+            count((weight.dense() == 0) & masks[name].to(weight.parameter.device))
             for name, weight in self.weights.items()
         )
 
@@ -161,9 +162,4 @@ class SparseNetwork:
 
 def share(masks: Mapping[str, Tensor]) -> float:
     """Share of the elements of masks that are true."""
-    return sum(int(mask.count_nonzero()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Of the links of a mask in the flattened weight, int64 in ascending order."""
-    return mask.flatten().nonzero().squeeze(1)
+    return sum(count(mask) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from chts_core.budget import Budget
 from chts_core.checks import check_mask, check_same_shape
+from chts_core.compiled.masks import count
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
 from chts_core.schedules import Timeline
@@ -153,7 +154,7 @@ def from_state(
     )
     expected = loaded.expected_links()
     for name, mask in network.by_part(state["masks"]).items():
-        found = int(mask.count_nonzero())
+        found = count(mask)
         if found != expected[name]:
             raise ValueError(
                 f"the saved mask {name!r} has {found} links; expected exactly {expected[name]} "

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from chts_core.compiled import masks
 from chts_core.engine.layers import Layer
 from chts_core.engine.linear import SparseLinear
 from chts_core.engine.sharding import full_tensor, local_rows, local_shard
@@ -104,7 +105,7 @@ class MaskedWeight:
 
     def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
         """See :class:`Weight`."""
-        outputs, inputs = alive.nonzero().unbind(1)
+        outputs, inputs = masks.pairs(alive)
         gradient = self.parameter.grad if gradients else None
         return WeightedLinks(
             outputs,
@@ -216,7 +217,7 @@ class LinkWeight:
         """See :class:`Weight`."""
         kept = moments(self._optimizer, self.parameter)
         carry = self.layer.rewire(mask, survivors)
-        new = ~survivors[mask]
+        new = ~survivors.flatten()[self.layer.links.positions()]
         for key, tensor in kept:
             self._optimizer.state[self.parameter][key] = carried = carry(tensor)
             if start := first_value(self._optimizer, self.parameter, key):
@@ -271,7 +272,7 @@ class PastWeights:
         """The weights that links had; zero for a link that was never removed."""
         past = self.values.new_zeros(len(positions))
         where = torch.searchsorted(self.positions, positions)
-        known = (where < len(self.positions)).nonzero().squeeze(1)
+        known = masks.positions(where < len(self.positions))
         known = known[self.positions[where[known]] == positions[known]]
         past[known] = self.values[where[known]]
         return past

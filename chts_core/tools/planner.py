@@ -17,20 +17,23 @@ from chts_core.engine.linear import Execution, convertible
 from chts_core.link_prediction import PREDICTORS, WALKED
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph, check_graph
+from chts_core.sampling import BLOCK
 from chts_core.schedules import Timeline
 
 # Longer tables have one line for all layers of a kind.
 _LONG_TABLE = 12
 
 # Peak of an update of one layer in bytes: those for each weight (masks), those for each candidate of a draw (position,
-# score, key, noise, temporaries). Measured as what torch has allocated at a time, per weight of a 1000×2500 layer at 50
-# and 90 % sparsity: SET 47 and 64, RigL 27 and 36, CHTs 37 and 13. These are bounds for any sparsity: at 50 % too high
-# by half.
-_BYTES_PER_WEIGHT = 7
+# score, key, noise, temporaries). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at 50
+# and 90 % sparsity: SET 23 and 7, MEST 29 and 8, RigL 23 and 28, CHTs 37 and 8. These are bounds for any sparsity, up
+# to twice too high.
+_BYTES_PER_WEIGHT = 8
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 36
-# Walks need the neighbours of every node, and 8 bytes each.
+# Walks need the neighbours of every node, and 8 bytes each; a random draw the positions of the links.
 _BYTES_PER_LINK_WALKED = 20
+# A random draw looks at its numbers a block at a time.
+_BYTES_OF_A_DRAW = 9
 # A layer that stores only its links knows of each its input, its output and its place in the other order, and of each
 # neuron where its links begin.
 _BYTES_OF_A_LINK = 12
@@ -283,8 +286,9 @@ def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int
     """Bytes that removal and regrowth in one layer, of so many links at first, need at most at a time."""
     size, longer = shape[0] * shape[1], max(shape)
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
-    if method.regrowth.soft and method.regrowth.score in WALKED:
-        return _BYTES_PER_WEIGHT * size + max(removal, _BYTES_PER_LINK_WALKED * links)
+    drawn = min(size, BLOCK) if method.regrowth.score == "random" else 0
+    if drawn or (method.regrowth.soft and method.regrowth.score in WALKED):
+        return _BYTES_PER_WEIGHT * size + max(removal, _BYTES_PER_LINK_WALKED * links + _BYTES_OF_A_DRAW * drawn)
     regrowth = (_BYTES_PER_SOFT_CANDIDATE if method.regrowth.soft else _BYTES_PER_HARD_CANDIDATE) * size
     prediction = 0
     score = method.regrowth.score

@@ -85,7 +85,7 @@ class ImageData:
             )
 
         def of(split: Split) -> Split:
-            return Split(((_by_colour(split, colours) - mean) / deviation).flatten(1), split.labels)
+            return Split((_by_colour(split, colours) - mean).div_(deviation).flatten(1), split.labels)
 
         return replace(self, train=of(self.train), validation=of(self.validation), test=of(self.test))
 

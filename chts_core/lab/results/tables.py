@@ -296,15 +296,49 @@ def layers() -> str:
     lines = []
     for (shape, _), shares in shapes.items():
         line = {"one layer, forward and backward": f"{shape}, {' / '.join(f'{share} %' for share in shares)}"}
-        for place, (title, rival) in enumerate(rivals.items()):
-            # A column for each rival that is called the same, but for a blank that is not seen.
-            for name, prefix in ((title, ""), ("by rows" + " " * place, "the same by rows: ")):
-                ratios = [
-                    benchmark("layer")[f"{prefix}{shape}, {share}% on cpu", rival]["times_faster"] for share in shares
-                ]
-                line[name] = " / ".join(map(_times, ratios))
+        for title, rival in rivals.items():
+            ratios = [benchmark("layer")[f"{shape}, {share}% on cpu", rival]["times_faster"] for share in shares]
+            line[title] = " / ".join(map(_times, ratios))
         lines.append(line)
     return as_markdown(lines)
+
+
+def steps() -> str:
+    """Whole training steps against fully connected ones."""
+    lines = []
+    for (comparison, rival), row in benchmark("step").items():
+        if rival == "FC":
+            lines.append(
+                {"a training step": comparison, "s": _seconds(row["seconds"]), "FC": _seconds(row["rival_seconds"])}
+            )
+            lines[-1]["ratio"] = _times(row["times_faster"])
+    return as_markdown(lines)
+
+
+def tokens() -> str:
+    """One token at a time, against dense layers and torch's own sparse ones."""
+    lines: dict[str, dict[str, str]] = {}
+    for (comparison, rival), row in benchmark("token").items():
+        line = lines.setdefault(comparison, {"one token at a time": comparison, "s": _seconds(row["seconds"])})
+        line["against torch's CSR" if "CSR" in rival else "against dense"] = _times(row["times_faster"])
+    return as_markdown([{"against torch's CSR": "–", **line} for line in lines.values()])
+
+
+def updates() -> str:
+    """Updates of one large layer on one thread."""
+    lines = []
+    for (comparison, _), row in benchmark("update").items():
+        line = {"on one thread": comparison, "s": _seconds(row["seconds"])}
+        line["steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.1f}"
+        line["memory beyond the model's"] = (
+            "–" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.0f} MB"
+        )
+        lines.append(line | {"the dense weight alone": f"{row['dense_bytes'] / 2**20:.0f} MB"})
+    return as_markdown(lines)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds >= 0.001 else f"{seconds:.6f}".rstrip("0")
 
 
 def faults() -> str:
@@ -360,6 +394,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "inputs": inputs,
     "regrowth": regrowth,
     "layers": layers,
+    "steps": steps,
+    "tokens": tokens,
+    "updates": updates,
 }
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
 

