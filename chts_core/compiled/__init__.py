@@ -1,1 +1,1 @@
-"""Loops that Numba compiles: the fast twins of what stands above. Nothing here defines a method."""
+"""The fast twins of what stands above: loops that Numba compiles, and answers from NumPy. Nothing defines a method."""

@@ -309,9 +309,13 @@ def steps() -> str:
     for (comparison, rival), row in benchmark("step").items():
         if rival == "FC":
             lines.append(
-                {"a training step": comparison, "s": _seconds(row["seconds"]), "FC": _seconds(row["rival_seconds"])}
+                {
+                    "a training step": comparison.replace("step of ", ""),
+                    "ms": _milliseconds(row["seconds"]),
+                    "ms of FC": _milliseconds(row["rival_seconds"]),
+                    "ratio": _times(row["times_faster"]),
+                }
             )
-            lines[-1]["ratio"] = _times(row["times_faster"])
     return as_markdown(lines)
 
 
@@ -319,17 +323,20 @@ def tokens() -> str:
     """One token at a time, against dense layers and torch's own sparse ones."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("token").items():
-        line = lines.setdefault(comparison, {"one token at a time": comparison, "s": _seconds(row["seconds"])})
+        ms = _milliseconds(row["seconds"])
+        line = lines.setdefault(comparison, {"one token at a time": comparison, "ms": ms, "against dense": "–"})
         line["against torch's CSR" if "CSR" in rival else "against dense"] = _times(row["times_faster"])
-    return as_markdown([{"against torch's CSR": "–", **line} for line in lines.values()])
+    return as_markdown(
+        [{**line, "against torch's CSR": line.get("against torch's CSR", "–")} for line in lines.values()]
+    )
 
 
 def updates() -> str:
     """Updates of one large layer on one thread."""
     lines = []
     for (comparison, _), row in benchmark("update").items():
-        line = {"on one thread": comparison, "s": _seconds(row["seconds"])}
-        line["steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.1f}"
+        line = {"on one thread": comparison, "ms": _milliseconds(row["seconds"])}
+        line["as long as steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
         line["memory beyond the model's"] = (
             "–" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.0f} MB"
         )
@@ -337,8 +344,9 @@ def updates() -> str:
     return as_markdown(lines)
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g}" if seconds >= 0.001 else f"{seconds:.6f}".rstrip("0")
+def _milliseconds(seconds: float) -> str:
+    ms = 1000 * seconds
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.2g}"
 
 
 def faults() -> str:
