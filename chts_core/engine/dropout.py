@@ -30,14 +30,11 @@ class Dropout(nn.Dropout):
         kept = round((1 - self.p) * 2**32)
         if not self.training or kept == 2**32:
             return input
-        if input.device.type != "cpu" or kept == 0 or input.dtype not in _DTYPES or _is_transformed():
+        if input.device.type != "cpu" or kept == 0 or not input.is_floating_point() or _is_transformed():
             return super().forward(input)
         seed = int(torch.randint(2**63 - 1, (), generator=self.generator))
         drop: Callable[..., Tensor] = _Drop.apply
         return drop(input, torch.tensor([seed, kept]))
-
-
-_DTYPES = (torch.float32, torch.float64)
 
 
 class _Drop(torch.autograd.Function):
@@ -57,10 +54,10 @@ class _Drop(torch.autograd.Function):
 def _drop(input: Tensor, key: Tensor) -> Tensor:
     from chts_core.compiled.dropout import drop  # Numba takes about a second to import
 
-    input = input.detach().contiguous()
-    output = torch.empty_like(input)
-    drop(key, input.view(-1), output.view(-1))
-    return output
+    wide = input.detach().to(torch.promote_types(input.dtype, torch.float32)).contiguous()  # NumPy has no bfloat16
+    output = torch.empty_like(wide)
+    drop(key, wide.view(-1), output.view(-1))
+    return output.to(input.dtype)
 
 
 def _is_transformed() -> bool:
