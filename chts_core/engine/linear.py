@@ -66,19 +66,27 @@ class _Product(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values = ctx.saved_tensors
-        dy = _by_feature(grad, ctx.kernels, scratch("slopes", grad, *grad.shape[::-1]))
+        hook = ctx.layer.dense_gradient_hook
+        # Whoever has set a hook may look at the gradient later.
+        dy = _by_feature(grad, ctx.kernels, passing=hook is None)
         dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
         ctx.layer._trains |= ctx.needs_input_grad[1]
         db = dy.sum(1) if ctx.needs_input_grad[2] else None
-        if ctx.layer.dense_gradient_hook is not None:
-            ctx.layer.dense_gradient_hook(ctx.layer, lambda: dy @ features.T)
+        if hook is not None:
+            hook(ctx.layer, lambda: dy @ features.T)
         return dx, dw, db, None, None, None
 
 
-def _by_feature(x: Tensor, kernels: Kernels, y: Tensor | None = None) -> Tensor:
-    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them."""
-    return x.T if kernels is DENSE or x.T.is_contiguous() else transposed(x, y)
+def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor:
+    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them.
+
+    Args:
+        passing: whether the next backward pass through a layer may overwrite them.
+    """
+    if kernels is DENSE or x.T.is_contiguous():
+        return x.T
+    return transposed(x, scratch("slopes", x, *x.shape[::-1]) if passing else None)
 
 
 class SparseLinear(nn.Module):
