@@ -115,7 +115,8 @@ def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tenso
     """Draw exactly `num` missing links of a mask, each equally likely.
 
     The plain reference is :func:`draw` with a score of 1 for every missing link; the links are the same. It draws the
-    same uniform numbers, a block at a time, and looks closely only at the highest: its memory grows with the links.
+    same uniform numbers, a block at a time, and looks closely only at the highest: beside the masks, its memory grows
+    with the links.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -161,7 +162,8 @@ def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tupl
         uniform.append(block[above])
         rank.append(above + first)
     if not uniform:
-        return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.long)
+        where = generator.device
+        return torch.empty(0, dtype=torch.float64, device=where), torch.empty(0, dtype=torch.long, device=where)
     return torch.cat(uniform), torch.cat(rank)
 
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from chts_core.engine import blocks
 from chts_core.engine.dropout import Dropout
+from chts_core.engine.layers import linear_layers
+from chts_core.engine.tracing import layer_graph
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -101,7 +103,31 @@ def test_torch_can_transform_it() -> None:
     assert set(rows.flatten().tolist()) == {0.0, 2.0}
 
 
+def test_torch_can_trace_it() -> None:
+    traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 3), Dropout(0.5)))
+    with torch.random.fork_rng():
+        assert traced(torch.ones(4, 2)).shape == (4, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch itself
+def test_second_and_forward_derivatives_are_those_of_the_same_drop() -> None:
+    x = torch.linspace(1, 2, 60, dtype=torch.float64).requires_grad_()
+    y = seeded(0.25)(x)
+    (slope,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), x)
+    kept = (y != 0).double() / 0.75
+    torch.testing.assert_close(curve, (6 * kept**3 * x).detach())
+    with torch.autograd.forward_ad.dual_level():
+        given = torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x))
+        found = torch.autograd.forward_ad.unpack_dual(seeded(0.25)(given))
+        torch.testing.assert_close(found.tangent, kept)
+
+
 def test_the_layer_graph_knows_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), Dropout(0.1), nn.Linear(3, 3), nn.Linear(3, 2))
+    graph, unknown = layer_graph(model, linear_layers(model))
+    assert graph.chains == (("0.weight", "3.weight", "4.weight"),)
+    assert unknown == set()
     assert blocks.is_elementwise(Dropout(0.1))
     changed = Dropout(0.1)
     changed.register_forward_hook(lambda *_: None)

@@ -106,7 +106,11 @@ def dual(layer: nn.Module) -> Tensor:
         return layer(torch.autograd.forward_ad.make_dual(rows(5, 8), rows(5, 8)))
 
 
-UNTRACED: dict[str, Callable[[nn.Module], Any]] = {"torch.fx": torch.fx.symbolic_trace, "dual numbers": dual}
+UNTRACED: dict[str, Callable[[nn.Module], Any]] = {
+    "torch.fx": torch.fx.symbolic_trace,
+    "dual numbers": dual,
+    "dual numbers without gradients": torch.no_grad()(dual),
+}
 
 
 @pytest.mark.promise("trace it by `torch.fx`, or use dual numbers", "refused, with the name of what works")

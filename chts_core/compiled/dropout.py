@@ -18,7 +18,7 @@ def drop(threads: int, key: Any, x: Any, y: Any) -> None:  # pragma: no cover (c
 
     Args:
         threads: how many share the elements.
-        key: int64 (3,): seed; how many of the 2^32 values of 32 random bits mean "kept"; the elements of `x`.
+        key: int64 (2,): the seed, and how many of the 2^32 values of 32 random bits mean "kept".
         x, y: 1-D of one dtype; y is overwritten.
     """
     seed, kept = np.uint64(key[0]), np.uint64(key[1])

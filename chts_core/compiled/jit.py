@@ -37,7 +37,8 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     Sums may be reordered, which lets them use whole vector registers.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
-    # Numba finds compiled code again by the name alone: under one name, the first to be compiled would serve both.
+    # Numba finds compiled code again by name and source, whatever the options: under one name, the first to be compiled
+    # would serve both.
     twin = FunctionType(function.__code__, function.__globals__)
     twin.__qualname__ = f"{function.__qualname__}_in_parallel"
     serial, parallel = _cached(function, **options), _cached(twin, parallel=True, **options)

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """`nn.Dropout` that draws on as many threads as torch has, and remembers a number, not a mask.
 
-    On a CPU torch draws on one thread, which takes a quarter of a training step of a sparse Transformer; and which
-    elements it drops depends on the maker of the processor. Here that depends on the seed alone
+    On most processors torch draws on one thread, which takes a quarter of a training step of a sparse Transformer; and
+    which elements it drops depends on the maker of the processor. Here that depends on the seed alone
     (:mod:`chts_core.compiled.dropout`). An element is dropped with a probability within 2^-33 of `p`.
 
     Elsewhere, and where torch traces or transforms the model, it is `nn.Dropout`.
 
     Args:
         p: probability of an element to be zeroed in training; the others are divided by 1 - p.
-        generator: of the CPU, draws a seed for each call. By default torch's global one, as for `nn.Dropout`.
+        generator: of the CPU, draws a seed for each call. By default torch's global one, as for `nn.Dropout`;
+            `torch.utils.checkpoint`, which repeats calls, restores only that.
     """
 
     def __init__(self, p: float = 0.5, *, generator: torch.Generator | None = None) -> None:
@@ -30,11 +31,13 @@ class Dropout(nn.Dropout):
         kept = round((1 - self.p) * 2**32)
         if not self.training or kept == 2**32:
             return input
+        if not isinstance(input, Tensor):  # torch.fx traces the model
+            return super().forward(input)
         if input.device.type != "cpu" or kept == 0 or not input.is_floating_point() or _is_transformed():
             return super().forward(input)
-        seed = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        seed = int(torch.randint(2**63 - 1, (), generator=self.generator, device="cpu"))
         drop: Callable[..., Tensor] = _Drop.apply
-        return drop(input, torch.tensor([seed, kept]))
+        return drop(input, torch.tensor([seed, kept], device="cpu"))
 
 
 class _Drop(torch.autograd.Function):
@@ -46,9 +49,13 @@ class _Drop(torch.autograd.Function):
         return _drop(input, key)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _drop(grad, ctx.key), None
+        drop: Callable[..., Tensor] = _Drop.apply
+        return drop(grad, ctx.key), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return _drop(tangent, ctx.key)
 
 
 def _drop(input: Tensor, key: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from chts_core.engine.dropout import Dropout
 from chts_core.engine.sharding import is_fully_sharded
 
 
@@ -83,7 +84,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Also where `fully_shard` has put a class of its own before that of torch."""
-        if self._is_closed(m):
+        if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
             return type(m).__mro__[2].__module__.startswith("torch.nn")

@@ -84,7 +84,7 @@ def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
 class Kernels(Protocol):
     """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples).
 
-    The first two may return memory that the next product in this thread overwrites, unless there is a single sample.
+    The first two may return memory that the next product in this thread overwrites; not the first for a single sample.
     """
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class CompiledKernels:
     ) -> Tensor:
         from chts_core.compiled.products import multiply  # Numba takes about a second to import
 
-        y = scratch("product", x, len(start) - 1, x.shape[1])  # is turned back next
+        y = scratch("product", x, len(start) - 1, x.shape[1])  # the caller transposes it at once
         multiply(start, columns, values, order, bias, x.contiguous(), y)
         return y
 
@@ -187,8 +187,11 @@ def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ..
 def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
     """An uninitialised matrix that holds until the next call by this name in this thread.
 
-    New memory of some megabytes costs as much as a product: the system hands it out page by page.
+    New memory of some megabytes costs as much as a product: the system hands it out page by page. Each thread keeps its
+    largest matrix by name and dtype, up to a limit.
     """
+    if rows * columns > _LARGEST_KEPT:
+        return like.new_empty(rows, columns)
     held, key = vars(_scratch), f"{name} {like.dtype} {like.device}"
     if key not in held or held[key].numel() < rows * columns:
         with torch.inference_mode(False):  # what is made in inference mode cannot be used outside
@@ -198,6 +201,7 @@ def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 _scratch = threading.local()
+_LARGEST_KEPT = 2**24  # elements, 64 MB as float32
 
 
 def transposed(x: Tensor, y: Tensor | None = None) -> Tensor:

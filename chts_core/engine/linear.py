@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
@@ -67,8 +68,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values = ctx.saved_tensors
         hook = ctx.layer.dense_gradient_hook
-        # Whoever has set a hook may look at the gradient later.
-        dy = _by_feature(grad, ctx.kernels, passing=hook is None)
+        # Whoever has set a hook may look at the gradient later, and a GPU is not done when a call returns.
+        dy = _by_feature(grad, ctx.kernels, passing=hook is None and grad.device.type == "cpu")
         dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
         ctx.layer._trains |= ctx.needs_input_grad[1]
@@ -376,7 +377,7 @@ class SparseLinear(nn.Module):
         x = input.reshape(-1, self.in_features).to(self.values.dtype)
         links, kernels = self.links, self.kernels()
         with _without_autocast(x.device.type):
-            if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, self.values, self.bias)):
+            if _differentiates(x, self.values, self.bias):
                 product: Callable[..., Tensor] = _Product.apply
                 y = product(x, self.values, self.bias, links, kernels, self)
             else:
@@ -435,6 +436,12 @@ def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
     if not torch.is_autocast_enabled(device_type):  # most calls for one token have no time for more
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
+
+
+def _differentiates(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to know of an operation on these."""
+    backward = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return backward or forward_ad._current_level >= 0
 
 
 def _is_exporting() -> bool:

@@ -279,9 +279,10 @@ def test_all_linear_layers_but_the_output_are_sparse(layers: int) -> None:
     assert len(found) == layers * (4 + 2) + layers * (8 + 2)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_layer_graph_is_read_off(layers: int) -> None:
-    model = transformer(TransformerSize(16, 24, layers, 4))
+def test_the_layer_graph_is_read_off(layers: int, dropout: float) -> None:
+    model = transformer(TransformerSize(16, 24, layers, 4), dropout=dropout)
     found = sparse_layers(model)
     graph, unknown = layer_graph(model, found)
     assert unknown == set()

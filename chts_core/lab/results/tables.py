@@ -346,7 +346,7 @@ def updates() -> str:
 
 def _milliseconds(seconds: float) -> str:
     ms = 1000 * seconds
-    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.2g}"
+    return f"{ms:,.0f}" if ms >= 10 else f"{ms:.2g}"
 
 
 def faults() -> str:
