@@ -141,7 +141,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         README,
-        "links alone | {:.1f} | FC of the same size: {:.1f} s | {:.0f}× |",
+        "only the links | {:.1f} | FC of the same size: {:.1f} s | {:.1f}× |",
         lambda: [bench("epoch", "links alone")[name] for name in ("seconds", "rival_seconds", "times_faster")],
     ),
     (
@@ -175,8 +175,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     (
         README,
         "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %), and the memory of which links there ever were another "
-        "{:.1f} MB. The last weights of removed links, which CHTs gives back since this was measured, come on top; "
-        "a plan counts them. An update of it takes {:.2f} s, one of LLaMA-60M {:.1f} s at 70 % and {:.1f} s at "
+        "{:.1f} MB. The last weights of removed links come on top; a plan counts them. An update of "
+        "it takes {:.2f} s, one of LLaMA-60M {:.1f} s at 70 % and {:.1f} s at "
         "95 % sparsity, and {:.0f} MB of memory beyond the model's",
         lambda: [
             bench("epoch", "links alone")["state_bytes"] / 1e6,

@@ -110,9 +110,11 @@ def test_a_wrong_choice_turns_its_column_red(fault: str) -> None:
     assert "Error" not in found.detail  # it was seen, not stumbled over
 
 
-def grow_one_more(*args: Any, **kwargs: Any) -> Tensor:
-    scores, candidates, num = args
-    return sampling.draw(scores, candidates, min(num + 1, int(candidates.sum())), **kwargs)
+GROW = choices.Regrowth.__call__
+
+
+def grow_one_more(regrowth: choices.Regrowth, mask: Tensor, num: int, *args: Any, **kwargs: Any) -> Tensor:
+    return GROW(regrowth, mask, min(num + 1, int((~mask).sum())), *args, **kwargs)
 
 
 def remove_anything(scores: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -133,7 +135,7 @@ def forget_generators(original: Callable[..., None]) -> Callable[..., None]:
 
 
 FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
-    "a link too many": ("set", "links", choices, "draw", grow_one_more),
+    "a link too many": ("set", "links", choices.Regrowth, "__call__", grow_one_more),
     "removal at random": ("gmp", "removal", choices, "choose", remove_anything),
     "soft removal at random": ("chts", "removal", choices, "choose", remove_anything),
     "moments kept": ("granet", "weights", weights.MaskedWeight, "_tensors", keep_moments),
