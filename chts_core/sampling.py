@@ -135,7 +135,7 @@ def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tenso
     links = positions(mask).to(where)
     missing = mask.numel() - len(links)
     _check_num(num, missing)
-    # The num-th highest of the uniform numbers is below this but once in a million times. Then all of them count.
+    # The num-th highest of the uniform numbers is below this only about once in a million draws. Then we look at all.
     bound = 1 - (num + 5 * math.sqrt(num) + 12) / max(missing, 1)
     start = generator.get_state()
     uniform, rank = _uniform_above(bound, missing, generator)
