@@ -21,7 +21,7 @@ def rows() -> Iterator[dict[str, Any]]:
     try:
         for size, density in SIZES:
             for method in ("chts", "set"):
-                update, step = _layer(size, density, method)
+                update, step = of_layer(size, density, method)
                 update()  # compiles
                 peak = resident_peak(update)
                 seconds, rival = medians(update, step)
@@ -39,7 +39,7 @@ def rows() -> Iterator[dict[str, Any]]:
         torch.set_num_threads(threads)
 
 
-def _layer(size: int, density: float, method: str) -> tuple[Callable[[], None], Callable[[], None]]:
+def of_layer(size: int, density: float, method: str) -> tuple[Callable[[], None], Callable[[], None]]:
     """What updates the layer, and what trains it for a step."""
     layer = nn.Linear(size, size, bias=False)
     model = nn.Sequential(layer, nn.Linear(size, 2, bias=False))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from chts_core import schedules, topology
-from chts_core.link_prediction import sample_links
+from chts_core.compiled.masks import mask_of, positions
+from chts_core.link_prediction import PREDICTORS, predicted_links
 from chts_core.removal import GRADIENT_SCORES, LinkScore, WeightedLinks, scores_of
 from chts_core.sampling import choose, draw, draw_missing
 from chts_core.schedules import Timeline
@@ -244,7 +245,8 @@ class Regrowth:
 
     def __call__(
         self,
-        mask: Tensor,
+        links: Tensor,
+        shape: tuple[int, int],
         num: int,
         gradient: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
@@ -253,35 +255,40 @@ class Regrowth:
     ) -> Tensor:
         """Exactly `num` new links.
 
+        Links are positions in the flattened mask, int64 in ascending order.
+
         Args:
-            mask: the links there are, Boolean (out_features, in_features).
+            links: those there are.
+            shape: of the mask, (out_features, in_features).
             num: how many are to come.
-            gradient: by all weights, where the score goes by it; of the same shape.
-            past: missing links that existed before, where the score goes by them: their positions in the flattened
-                mask, int64, and the weights they had.
+            gradient: by all weights, where the score goes by it; of this shape.
+            past: missing links that existed before, where the score goes by them, and the weights they had.
             generator: the source of randomness.
 
         Returns:
-            Boolean mask of the new links, none of them in `mask`.
+            The new links.
         """
-        # None or all: a layer that stays dense has no gradient by missing links.
-        if self.needs_gradient and num in (0, mask.numel() - int(mask.sum())):
-            return ~mask if num else torch.zeros_like(mask)
+        size = shape[0] * shape[1]
         if self.score == "random":
-            return draw_missing(mask, num, generator=generator)
+            return draw_missing(links, size, num, generator=generator)
+        if isinstance(self.score, str) and self.score in PREDICTORS:
+            return predicted_links(links, shape, num, self.score, soft=self.soft, generator=generator)
+        mask = mask_of(links, shape)
+        # None or all: a layer that stays dense has no gradient by missing links.
+        if self.needs_gradient and num in (0, size - len(links)):
+            return positions(~mask) if num else links[:0]
         if self.score == "gradient":
             assert gradient is not None
             scores = gradient.abs()
         elif self.score == "magnitude":
             assert past is not None
-            positions, weights = past
+            where, weights = past
             scores = torch.zeros_like(mask, dtype=torch.float32)
-            scores.view(-1)[positions] = weights.abs().float()
-        elif isinstance(self.score, str):
-            return sample_links(mask, num, self.score, soft=self.soft, generator=generator)
+            scores.view(-1)[where] = weights.abs().float()
         else:
+            assert callable(self.score)
             scores = self.score(mask, gradient)
-        return draw(scores, ~mask, num, soft=self.soft, generator=generator)
+        return positions(draw(scores, ~mask, num, soft=self.soft, generator=generator))
 
 
 def _wants_gradient(score: object, *names: str) -> bool:

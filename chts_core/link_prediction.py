@@ -28,7 +28,7 @@ from torch import Tensor
 
 from chts_core.checks import check_generator, check_mask
 from chts_core.compiled import walk_sampling
-from chts_core.compiled.masks import count
+from chts_core.compiled.masks import count, mask_of, positions
 from chts_core.sampling import draw
 
 Predictor = Callable[[Tensor], Tensor]
@@ -244,13 +244,30 @@ def sample_links(
         raise ValueError(
             f"{num_links} links were asked for but {missing} are missing; ask for a number between 0 and that."
         )
-    new = torch.zeros_like(mask)
+    links = predicted_links(
+        positions(mask), (mask.shape[0], mask.shape[1]), num_links, predictor, soft=soft, generator=generator
+    )
+    return mask_of(links, mask.shape)
+
+
+def predicted_links(
+    links: Tensor, shape: tuple[int, int], num: int, predictor: str, *, soft: bool, generator: torch.Generator
+) -> Tensor:
+    """:func:`sample_links` by positions in the flattened mask, int64 in ascending order: those of `num` new links.
+
+    Args:
+        links: the links there are.
+        shape: (out_features, in_features) of the mask.
+    """
+    new = links[:0]
     if soft and predictor in WALKED:
         walk = walk_sampling.walk_compiled if generator.device.type == "cpu" else walk_sampling.walk_batched
-        new = walk(mask.to(generator.device), num_links, predictor == "ch2_l3n", generator).to(mask.device)
-    left = num_links - count(new)
-    if left:
-        new |= draw(PREDICTORS[predictor](mask), ~(mask | new), left, soft=soft, generator=generator)
+        new = walk(links.to(generator.device), shape, num, predictor == "ch2_l3n", generator).to(links.device)
+    if len(new) < num:
+        mask = mask_of(links, shape)
+        left = ~(mask | mask_of(new, shape))
+        more = draw(PREDICTORS[predictor](mask), left, num - len(new), soft=soft, generator=generator)
+        new = torch.cat([new, positions(more)]).sort().values
     return new
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_mask
-from chts_core.compiled.masks import any_along
+from chts_core.compiled.masks import any_along, mask_of, positions
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class _Side:
     dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
     wires: Tensor
 
+    def neurons(self, links: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> Tensor:
+        """The neuron of this side that each link of the layer has."""
+        columns = shapes[self.layer][1]
+        return links[self.layer] // columns if self.dim == 1 else links[self.layer] % columns
+
 
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Remove the incomplete links of inactive neurons, until none is left.
@@ -83,18 +88,33 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
     Raises:
         ValueError: if the graph names a layer that has no mask, or layers that do not fit together.
     """
-    junctions = _junctions(masks, graph)
-    result = {name: mask.clone() for name, mask in masks.items()}
+    for name, mask in masks.items():
+        check_mask(mask, f"mask {name!r}")
+    shapes = {name: (mask.shape[0], mask.shape[1]) for name, mask in masks.items()}
+    links = percolate_links({name: positions(mask) for name, mask in masks.items()}, shapes, graph)
+    return {name: mask_of(links[name], shape) for name, shape in shapes.items()}
+
+
+def percolate_links(
+    links: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]], graph: LayerGraph
+) -> dict[str, Tensor]:
+    """:func:`percolate` for links that are given by their positions in the flattened masks, int64 by layer name."""
+    result = dict(links)
+    junctions = _junctions(shapes, graph)
     changed = True
     while changed:
-        cuts = [_cut(result, junction) for junction in (*reversed(junctions), *junctions)]
+        cuts = [_cut(result, shapes, junction) for junction in (*reversed(junctions), *junctions)]
         changed = any(cuts)
     return result
 
 
-def check_graph(masks: Mapping[str, Tensor], graph: LayerGraph) -> None:
-    """Raise a ValueError if the graph names a layer that has no mask, or layers that do not fit together."""
-    _junctions(masks, graph)
+def check_graph(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
+    """Raise a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
+
+    Args:
+        shapes: (out_features, in_features) of each layer's mask, by name.
+    """
+    _junctions(shapes, graph)
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
@@ -106,57 +126,56 @@ def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, 
     return {name: any_along(mask, 1) for name, mask in percolate(masks, graph).items()}
 
 
-def _cut(masks: dict[str, Tensor], junction: tuple[_Side, _Side]) -> bool:
+def _cut(links: dict[str, Tensor], shapes: Mapping[str, tuple[int, int]], junction: tuple[_Side, _Side]) -> bool:
     """Cut the links of neurons whose wire is dead on some side; whether there were any."""
-    alive_neurons = [any_along(masks[side.layer], side.dim) for side in junction]
+    neurons = [side.neurons(links, shapes) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
-    alive_wires = torch.ones(num_wires, dtype=torch.bool, device=alive_neurons[0].device)
-    for side, alive in zip(junction, alive_neurons, strict=True):
-        alive_here = torch.zeros_like(alive_wires)
-        alive_here[side.wires[alive]] = True
-        alive_wires &= alive_here
+    alive = torch.ones(num_wires, dtype=torch.bool, device=neurons[0].device)
+    for side, linked in zip(junction, neurons, strict=True):
+        alive_here = torch.zeros_like(alive)
+        alive_here[side.wires.to(alive.device)[linked]] = True
+        alive &= alive_here
     changed = False
-    for side, alive in zip(junction, alive_neurons, strict=True):
-        stays = alive_wires[side.wires]
-        changed |= bool((alive & ~stays).any())
-        masks[side.layer] &= stays.unsqueeze(side.dim)
+    for side, linked in zip(junction, neurons, strict=True):
+        stays = alive[side.wires.to(alive.device)[linked]]
+        if not bool(stays.all()):
+            links[side.layer] = links[side.layer][stays]
+            changed = True
     return changed
 
 
-def _junctions(masks: Mapping[str, Tensor], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
+def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
     """Where layers meet, in the order of the graph.
 
     Raises:
-        ValueError: if the graph does not fit the masks.
+        ValueError: if the graph does not fit the layers.
     """
-    for name, mask in masks.items():
-        check_mask(mask, f"mask {name!r}")
     for name in sorted(graph.layers()):
-        if name not in masks:
-            raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(masks)}.")
+        if name not in shapes:
+            raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(shapes)}.")
     _check_feeds(graph)
 
     junctions = []
     for chain in graph.chains:
         for before, after in pairwise(chain):
-            outputs, inputs = masks[before].shape[0], masks[after].shape[1]
+            outputs, inputs = shapes[before][0], shapes[after][1]
             if outputs != inputs:
                 raise ValueError(
                     f"layer {before!r} has {outputs} outputs but {after!r}, next in its chain, has {inputs} inputs; "
                     "chain only layers that feed each other neuron by neuron."
                 )
-            wires = torch.arange(outputs, device=masks[before].device)
+            wires = torch.arange(outputs)
             junctions.append((_Side(before, 1, wires), _Side(after, 0, wires)))
     for first, second in graph.pairs:
-        if masks[first].shape[0] != masks[second].shape[0]:
+        if shapes[first][0] != shapes[second][0]:
             raise ValueError(
-                f"layers {first!r} and {second!r} are a pair but have {masks[first].shape[0]} and "
-                f"{masks[second].shape[0]} outputs; pair only layers whose outputs are multiplied neuron by neuron."
+                f"layers {first!r} and {second!r} are a pair but have {shapes[first][0]} and "
+                f"{shapes[second][0]} outputs; pair only layers whose outputs are multiplied neuron by neuron."
             )
-        wires = torch.arange(masks[first].shape[0], device=masks[first].device)
+        wires = torch.arange(shapes[first][0])
         junctions.append((_Side(first, 1, wires), _Side(second, 1, wires)))
     for attention in graph.attentions:
-        junctions += _attention_junctions(masks, attention)
+        junctions += _attention_junctions(shapes, attention)
     return junctions
 
 
@@ -172,13 +191,13 @@ def _check_feeds(graph: LayerGraph) -> None:
             )
 
 
-def _attention_junctions(masks: Mapping[str, Tensor], attention: Attention) -> Iterator[tuple[_Side, _Side]]:
+def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Attention) -> Iterator[tuple[_Side, _Side]]:
     heads, key_heads = attention.heads, attention.key_heads
     if heads < 1 or key_heads < 1 or heads % key_heads:
         raise ValueError(f"an attention has {heads} heads and {key_heads} key heads; expected a multiple.")
 
     def neurons(layer: str, dim: int, num_heads: int) -> int:
-        count = masks[layer].shape[1 - dim]
+        count = shapes[layer][1 - dim]
         if count % num_heads:
             raise ValueError(
                 f"layer {layer!r} of an attention has {count} neurons, which {num_heads} heads cannot share evenly."
@@ -187,7 +206,7 @@ def _attention_junctions(masks: Mapping[str, Tensor], attention: Attention) -> I
 
     def side(layer: str, dim: int, num_heads: int, wires_of_head: Callable[[int], int]) -> _Side:
         head_dim = neurons(layer, dim, num_heads)
-        neuron = torch.arange(num_heads * head_dim, device=masks[layer].device)
+        neuron = torch.arange(num_heads * head_dim)
         key_head = neuron // head_dim // (num_heads // key_heads)
         wires = wires_of_head(head_dim)
         return _Side(layer, dim, key_head * wires + neuron % head_dim % wires)

@@ -111,29 +111,27 @@ def choose(
     return _highest(keys, num, generator).to(scores.device)
 
 
-def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tensor:
-    """Draw exactly `num` missing links of a mask, each equally likely.
+def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generator) -> Tensor:
+    """Draw exactly `num` missing links, each equally likely.
 
     The plain reference is :func:`draw` with a score of 1 for every missing link; the links are the same. It draws the
-    same uniform numbers, a block at a time, and looks closely only at the highest: beside the masks, its memory grows
-    with the links.
+    same uniform numbers, a block at a time, and looks closely only at the highest: its memory grows with the links.
 
     Args:
-        mask: Boolean (out_features, in_features).
-        num: how many links to draw, 0 <= num <= number of missing links.
+        links: those there are, as positions in the flattened mask, int64 in ascending order.
+        size: number of elements of the mask.
+        num: how many to draw, 0 <= num <= number of missing links.
         generator: the source of randomness; the work happens on its device.
 
     Returns:
-        Boolean mask of the new links only, same shape and device as `mask`.
+        Positions of the new links, int64 in ascending order, on the device of `links`.
 
     Raises:
         TypeError, ValueError: as :func:`draw`.
     """
-    check_mask(mask)
     check_generator(generator)
     where = generator.device
-    links = positions(mask).to(where)
-    missing = mask.numel() - len(links)
+    missing = size - len(links)
     _check_num(num, missing)
     # The num-th highest of the uniform numbers is below this only about once in a million draws. Then we look at all.
     bound = 1 - (num + 5 * math.sqrt(num) + 12) / max(missing, 1)
@@ -142,12 +140,10 @@ def draw_missing(mask: Tensor, num: int, *, generator: torch.Generator) -> Tenso
     if len(uniform) < num:
         generator.set_state(start)
         uniform, rank = _uniform_above(-1.0, missing, generator)
-    rank = rank[_highest(_as_gumbel(uniform), num, generator)]
+    rank = rank[_highest(_as_gumbel(uniform), num, generator)].sort().values
     # The missing link of rank r stands at r plus the number of links before it.
-    before = torch.searchsorted(links - torch.arange(len(links), device=where), rank, right=True)
-    new = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
-    new[(rank + before).to(mask.device)] = True
-    return new.view_as(mask)
+    before = torch.searchsorted(links.to(where) - torch.arange(len(links), device=where), rank, right=True)
+    return (rank + before).to(links.device)
 
 
 def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

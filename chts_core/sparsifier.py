@@ -19,12 +19,12 @@ from chts_core.engine.guard import Guard, check_dense, check_execution, check_he
 from chts_core.engine.initial import first_masks, generator_of, with_correlation
 from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, unwrap
 from chts_core.engine.linear import Execution
-from chts_core.engine.network import SparseNetwork, share
+from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update, from_state, to_state
 from chts_core.engine.sharding import full_tensor
 from chts_core.engine.warm_start import loses_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
-from chts_core.engine.weights import MaskedWeight, Weight, unpack_bits
+from chts_core.engine.weights import MaskedWeight, Weight
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
@@ -236,20 +236,18 @@ class Sparsifier:
             RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
         """
         self._guard.check_masks()
-        density = self.network.density(self.masks)
+        density = self.network.density()
         return 1 - self._coverage.share * (1 - density) if whole_model else density
 
     def active_neurons(self) -> float:
         """Share of the output neurons of all sparse layers that are active (ANP); it raises as :meth:`density`."""
         self._guard.check_masks()
-        return share(self.network.active(self.masks))
+        active = self.network.active(self.network.positions()).values()
+        return sum(map(count, active)) / sum(map(len, active))
 
     def itop_rate(self) -> float:
         """Share of all possible links that were active at some time, over all sparse layers (ITOP)."""
-        shapes = self.network.shapes
-        return self.network.density(
-            {name: unpack_bits(bits, shapes[name]) for name, bits in self.progress.ever_active.items()}
-        )
+        return self.network.share(self.network.counts(self.progress.ever_active))
 
     def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
         """A smaller copy of the model, without the hidden neurons that are inactive; its outputs are the same.
@@ -342,7 +340,7 @@ class Sparsifier:
         if evolved is not None and evolved.seconds:
             for hook in self._regrowth_hooks:  # last: whatever a hook raises, the step is complete
                 for name in self.network.weights:
-                    hook(name, evolved.regrown(name))
+                    hook(name, evolved.new[name])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.

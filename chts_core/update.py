@@ -1,20 +1,21 @@
 """One update of the topology: the method's five choices at work (paper, Figure 2)."""
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from chts_core.choices import value_at
-from chts_core.compiled.masks import count, positions
-from chts_core.diagnostics import itop_rate
+from chts_core.compiled.masks import among, count
 from chts_core.engine.gradients import Gradients
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update
 from chts_core.engine.sharding import is_sharded
-from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
+from chts_core.engine.weights import PastWeights, set_bits
 from chts_core.methods import Method
 from chts_core.schedules import Timeline
 
@@ -23,7 +24,10 @@ from chts_core.schedules import Timeline
 class Evolved:
     """What an update makes of the links; nothing of it is in the model yet.
 
-    old, survivors, new: masks by the name of the weight, before the update, after the removal, and in the end.
+    Links are int64 in ascending order: positions in the flattened part, or in the flattened weight.
+
+    old, survivors, regrown: by part: the links before the update, those that the removal leaves, and those that come.
+    gone, new: by weight: the links that go, and those that come; a link may be in both.
     seconds: spent on each part; empty if no link goes or comes.
     past_weights: of all links that were ever removed.
     skipped: the parts that were left as they are.
@@ -31,14 +35,12 @@ class Evolved:
 
     old: dict[str, Tensor]
     survivors: dict[str, Tensor]
+    regrown: dict[str, Tensor]
+    gone: dict[str, Tensor]
     new: dict[str, Tensor]
     seconds: dict[str, float]
     past_weights: dict[str, PastWeights]
     skipped: set[str]
-
-    def regrown(self, parameter: str) -> Tensor:
-        """The positions of the regrown links in the flattened weight, int64 in ascending order."""
-        return positions(self.new[parameter] > self.survivors[parameter])
 
 
 class TopologyUpdate:
@@ -83,75 +85,63 @@ class TopologyUpdate:
         # How many links each part shall have, and how many of them shall be new.
         network, budget, skipped = self._network, self._progress.budget, self._skipped
         targets, exchanged = budget.links(step), budget.exchanged(step)
-        masks, links = network.masks, network.links()
-        unchanged = not any(links[name] != targets[name] or exchanged[name] for name in targets.keys() - skipped)
+        old = network.positions()
+        unchanged = not any(len(old[name]) != targets[name] or exchanged[name] for name in targets.keys() - skipped)
         if unchanged and not self._method.removal.returning:
-            return Evolved(masks, masks, masks, {}, {}, skipped)
-        network.ranks.check_same(masks)
+            return Evolved(old, old, {}, {}, {}, {}, {}, skipped)
+        network.ranks.check_same(old)
         seconds = dict.fromkeys(targets, 0.0)
 
         # Pruning to the target, and removal.
-        survivors = {name: mask.clone() for name, mask in masks.items()}
-        for name, mask in network.by_part(survivors).items():
+        survivors = dict(old)
+        for name in targets:
             started = time.perf_counter()
             if name not in skipped:
-                self._remove(name, mask, targets[name], exchanged[name], step)
+                survivors[name] = self._remove(name, old[name], targets[name], exchanged[name], step)
             seconds[name] = time.perf_counter() - started
-        network.share_out(survivors)
+        survivors = network.share_out(survivors)
         # Percolation: links that lead nowhere go too.
         if self._method.removal.percolate:
-            self._percolate(masks, survivors, skipped)
+            survivors = network.percolated(survivors) | {name: old[name] for name in skipped}
+        gone = network.in_weights({name: links[~among(links, survivors[name])] for name, links in old.items()})
         past_weights = {name: copy.copy(past) for name, past in self._progress.past_weights.items()}
         for name, past in past_weights.items():
-            gone = positions(masks[name] > survivors[name])  # is a link, and does not survive
-            past.remember(gone, network.weights[name].weights_at(gone))
+            past.remember(gone[name], network.weights[name].weights_at(gone[name]))
 
         # Regrowth, back to the target.
-        new = {name: mask.clone() for name, mask in survivors.items()}
-        by_part = network.by_part(new)
+        regrown = {name: links[:0] for name, links in old.items()}
         for parameter, parts in network.parts_by_weight():
             gradient = self._gradients.mean(parameter, network.ranks)
             for name, part in parts:
                 started = time.perf_counter()
                 if network.is_mine(name) and name not in skipped:
                     rows = None if gradient is None else part.rows(gradient)
-                    by_part[name] |= self._regrow(name, by_part[name].contiguous(), targets[name], rows, past_weights)
+                    regrown[name] = self._regrow(name, survivors[name], targets[name], rows, past_weights)
                 seconds[name] += time.perf_counter() - started
-        network.share_out(new)
+        regrown = network.share_out(regrown)
         network.share_generators(self._progress.generators)
-        network.ranks.check_same(new)
-        return Evolved(masks, survivors, new, seconds, past_weights, skipped)
+        network.ranks.check_same(regrown)
+        return Evolved(old, survivors, regrown, gone, network.in_weights(regrown), seconds, past_weights, skipped)
 
-    def _remove(self, name: str, mask: Tensor, target: int, exchanged: int, step: int) -> None:
-        """Prune a part to its target and remove the links to be exchanged, in place."""
+    def _remove(self, name: str, links: Tensor, target: int, exchanged: int, step: int) -> Tensor:
+        """Prune a part to its target and remove the links to be exchanged; the links that are left."""
         network, removal, temperature = self._network, self._method.removal, self._method.removal.temperature
-        weight = network.weight_of(name)
+        weight, part = network.weight_of(name), network.parts[name]
         if not network.is_mine(name) and not is_sharded(weight.parameter):
-            return
+            return links
         # If the weight is sharded, this is a collective: every rank must come here.
-        links = weight.links(network.parts[name], mask, gradients=removal.needs_gradient)
+        weighted = weight.links(part, gradients=removal.needs_gradient)
         if not network.is_mine(name):
-            return
+            return links
         kept = removal(
-            links,
+            weighted,
             target,
             exchanged,
             None if temperature is None else value_at(temperature, step, self._timeline),
-            network.past(name, mask, self._progress.past_weights)[1] if removal.returning else None,
+            network.past(name, links, self._progress.past_weights)[1] if removal.returning else None,
             generator=self._progress.generators[name],
         )
-        mask.zero_()
-        mask[links.outputs[kept], links.inputs[kept]] = True
-
-    def _percolate(self, masks: dict[str, Tensor], survivors: dict[str, Tensor], skipped: set[str]) -> None:
-        """Remove the incomplete links, in place; the parts that are skipped keep theirs."""
-        percolated = self._network.percolated(survivors)
-        for name, mask in self._network.by_layer(survivors).items():
-            mask.copy_(percolated[name])
-        before = self._network.by_part(masks)
-        for name, mask in self._network.by_part(survivors).items():
-            if name in skipped:
-                mask.copy_(before[name])
+        return links[kept.sort().values]
 
     def _regrow(
         self,
@@ -164,8 +154,9 @@ class TopologyUpdate:
         """The links that bring a part back to its target."""
         regrowth = self._method.regrowth
         past = self._network.past(name, survivors, past_weights) if regrowth.score == "magnitude" else None
-        num = target - count(survivors)
-        return regrowth(survivors, num, gradient, past, generator=self._progress.generators[name])
+        generator = self._progress.generators[name]
+        num = target - len(survivors)
+        return regrowth(survivors, self._network.parts[name].shape, num, gradient, past, generator=generator)
 
     def apply(self, evolved: Evolved) -> None:
         """Let the weights have their new masks, and note what has changed."""
@@ -179,7 +170,7 @@ class TopologyUpdate:
         if not evolved.seconds:  # nothing has changed
             return
         progress.past_weights = evolved.past_weights
-        rows = self._rows(evolved)  # before the masks change in place
+        rows = self._rows(evolved)
         for parameter, parts in network.parts_by_weight():
             started = time.perf_counter()
             self._rewire(parameter, evolved)
@@ -193,39 +184,35 @@ class TopologyUpdate:
     def _rewire(self, parameter: str, evolved: Evolved) -> None:
         """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
         weight, past = self._network.weights[parameter], self._progress.past_weights.get(parameter)
-        weight.rewire(evolved.survivors[parameter], evolved.new[parameter])
+        new = evolved.new[parameter]
+        weight.rewire(evolved.gone[parameter], new)
         if past is not None:
-            regrown = evolved.regrown(parameter)
-            weight.set_weights(regrown, past.recall(regrown))
+            weight.set_weights(new, past.recall(new))
 
     def _rows(self, evolved: Evolved) -> dict[str, Update]:
         """What an update does to each part."""
         network, ever_active = self._network, self._progress.ever_active
-        active = network.active_share(evolved.new)
+        active = network.active_share(
+            {name: torch.cat([links, evolved.regrown[name]]) for name, links in evolved.survivors.items()}
+        )
+        for parameter, bits in ever_active.items():
+            set_bits(bits, evolved.new[parameter])
+        ever = network.counts(ever_active)
         seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
         rows: dict[str, Update] = {}
-        for parameter, parts in network.parts_by_weight():
-            new = evolved.new[parameter]
-            ever = unpack_bits(ever_active[parameter], new.shape).logical_or_(new.cpu())
-            ever_active[parameter] = pack_bits(ever)
-            for name, part in parts:
-                old, survivors, new = (
-                    part.rows(masks[parameter]) for masks in (evolved.old, evolved.survivors, evolved.new)
-                )
-                # Survivors are links before and after: these counts need no mask of what went or came.
-                before, kept, links = map(count, (old, survivors, new))
-                returned = count(old & new) - kept
-                rows[name] = Update(
-                    step=self._progress.steps,
-                    layer=name,
-                    links=links,
-                    removed=before - kept,
-                    regrown=links - kept,
-                    overlap=returned / max(links - kept, 1),
-                    anp=active[name],
-                    itop=itop_rate(part.rows(ever)),
-                    seconds=seconds[name],
-                )
+        for name, old in evolved.old.items():
+            kept, new = len(evolved.survivors[name]), evolved.regrown[name]
+            rows[name] = Update(
+                step=self._progress.steps,
+                layer=name,
+                links=kept + len(new),
+                removed=len(old) - kept,
+                regrown=len(new),
+                overlap=count(among(new, old)) / max(len(new), 1),
+                anp=active[name],
+                itop=ever[name] / math.prod(network.parts[name].shape),
+                seconds=seconds[name],
+            )
         return rows
 
     @property

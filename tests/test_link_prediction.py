@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 import chts_core as chts
 from chts_core.compiled import walk_sampling
+from chts_core.compiled.masks import positions
 
 PREDICTORS = list(chts.link_prediction.PREDICTORS)
 ROUTES = ["sparse", "dense"]
@@ -381,8 +382,9 @@ def test_walks_end_with_the_score(network: str, predictor: str) -> None:
     start, neighbours = adjacency(*mask.nonzero().T.contiguous().numpy(), *mask.shape)
     wedges = walk_sampling._running_wedges(torch.from_numpy(start)).numpy()
     links = np.empty(100_000, dtype=np.int64)
-    pairs = walk_sampling._num_pairs(mask)
-    propose_links(0, mask.numpy(), start, neighbours, wedges, pairs, predictor == "ch2_l3n", links)
+    pairs = walk_sampling._num_pairs((mask.shape[0], mask.shape[1]))
+    exists = np.packbits(mask.numpy(), bitorder="little")
+    propose_links(0, exists, *mask.shape, start, neighbours, wedges, pairs, predictor == "ch2_l3n", links)
     expected = chances(mask, predictor)
     counts = Counter(divmod(link, mask.shape[1]) for link in links.tolist() if link >= 0)
     assert counts.keys() == expected.keys()
@@ -511,8 +513,8 @@ def test_batches_of_walks_are_different_walks() -> None:
     mask = random_mask((400, 600), 0.05, 0)
     num = 3 * walk_sampling._WALKS_AT_A_TIME
     with mock.patch.object(walk_sampling, "_WALKS_PER_LINK", 1):
-        new = walk_sampling.walk_compiled(mask, num, True, torch.Generator().manual_seed(0))
-    assert int(new.sum()) > 0.7 * num
+        new = walk_sampling.walk_compiled(positions(mask), (400, 600), num, True, torch.Generator().manual_seed(0))
+    assert len(new) > 0.7 * num
 
 
 @pytest.mark.usefixtures("no_scores")

@@ -422,16 +422,16 @@ def test_dropped_gradients_do_not_count(method: str, execution: Execution, dropp
 
 @pytest.mark.promise("interrupt an update, or let it fail", "followed: nothing of it is in the model")
 @pytest.mark.parametrize("method", ["set", "rigl", "gmp", "cht", "chts", "chtss"])
-@pytest.mark.parametrize("where", ["_remove", "_percolate", "_regrow", "share_generators"])
+@pytest.mark.parametrize("where", ["_remove", "percolated", "_regrow", "share_generators"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
 def test_an_interrupted_update_leaves_all_as_it_was(
     method: str, where: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if where == "_percolate" and not chts.METHODS[method].removal.percolate:
+    if where == "percolated" and not chts.METHODS[method].removal.percolate:
         pytest.skip("it does not percolate")
     runs = [Run(method).train(3 * EVERY - 1) for _ in range(2)]
     run = runs[1]
-    owner = SparseNetwork if where == "share_generators" else TopologyUpdate
+    owner = TopologyUpdate if hasattr(TopologyUpdate, where) else SparseNetwork
     original = getattr(owner, where)
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:

@@ -316,7 +316,11 @@ REFUSED: dict[str, tuple[chts.LayerGraph, str]] = {
 }
 
 
-@pytest.mark.parametrize("function", [percolate, check_graph, active_neurons])
+def check_shapes(masks: dict[str, torch.Tensor], graph: chts.LayerGraph) -> None:
+    check_graph({name: (mask.shape[0], mask.shape[1]) for name, mask in masks.items()}, graph)
+
+
+@pytest.mark.parametrize("function", [percolate, check_shapes, active_neurons])
 @pytest.mark.parametrize("bad", REFUSED)
 def test_a_graph_that_does_not_fit_is_refused(bad: str, function: Callable[..., object]) -> None:
     graph, message = REFUSED[bad]

@@ -10,6 +10,7 @@ from oracles import assert_fits, links_of, mask_of
 from torch import Tensor
 
 import chts_core as chts
+from chts_core.compiled.masks import positions
 
 SCORES = torch.tensor([[1.0, 3.0, 9.0, 9.0], [2.0, 9.0, 4.0, 9.0]])
 # The scores at these links, in row order: 1, 3, 2, 4. The nines are not candidates.
@@ -211,19 +212,21 @@ def test_missing_links_are_those_of_a_draw_from_equal_scores(
     first, other = (torch.Generator().manual_seed(seed + 1) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chts.sampling, "BLOCK", block)
-        found = chts.sampling.draw_missing(mask, num, generator=first)
-    assert torch.equal(found, chts.sampling.draw(torch.ones(mask.shape), ~mask, num, generator=other))
+        found = chts.sampling.draw_missing(positions(mask), mask.numel(), num, generator=first)
+    expected = chts.sampling.draw(torch.ones(mask.shape), ~mask, num, generator=other)
+    assert torch.equal(found, positions(expected))
     assert torch.equal(first.get_state(), other.get_state())
 
 
 def test_missing_links_are_found_where_a_first_look_finds_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    mask = torch.rand(40, 50, generator=torch.Generator().manual_seed(0)) < 0.1
-    expected = chts.sampling.draw_missing(mask, 30, generator=torch.Generator().manual_seed(1))
+    links = positions(torch.rand(40, 50, generator=torch.Generator().manual_seed(0)) < 0.1)
+    expected = chts.sampling.draw_missing(links, 2000, 30, generator=torch.Generator().manual_seed(1))
     look = chts.sampling._uniform_above
     monkeypatch.setattr(chts.sampling, "_uniform_above", lambda bound, *args: look(1.0 if bound > 0 else bound, *args))
-    assert torch.equal(chts.sampling.draw_missing(mask, 30, generator=torch.Generator().manual_seed(1)), expected)
+    found = chts.sampling.draw_missing(links, 2000, 30, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(found, expected)
 
 
 def test_more_links_than_are_missing_are_refused() -> None:
     with pytest.raises(ValueError, match="5 links were asked for but there are 4 candidates"):
-        chts.sampling.draw_missing(CANDIDATES, 5, generator=torch.Generator())
+        chts.sampling.draw_missing(torch.arange(4), 8, 5, generator=torch.Generator())

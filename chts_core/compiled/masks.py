@@ -17,6 +17,20 @@ def positions(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero().squeeze(1)
 
 
+def mask_of(links: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask that is True at these positions."""
+    mask = torch.zeros(shape, dtype=torch.bool, device=links.device)
+    mask.view(-1)[links] = True
+    return mask
+
+
+def among(values: Tensor, others: Tensor) -> Tensor:
+    """Which of the values, int64, are among the others, int64 in ascending order."""
+    if not len(others):
+        return torch.zeros_like(values, dtype=torch.bool)
+    return others[torch.searchsorted(others, values).clamp_(max=len(others) - 1)] == values
+
+
 def pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of each True element, int64, row by row."""
     found = positions(mask)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chts_core.compiled.masks import pairs
+from chts_core.compiled.masks import mask_of, positions
 
 # Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
 _WALKS_PER_LINK = 16
@@ -32,8 +32,12 @@ _FEWEST_WALKS = 64  # of a round
 _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
-def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> None:
-    """Call propose(walks, left), which says how many links it found, until none is left or walks get too many."""
+def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> int:
+    """Call propose(walks, left), which says how many links it found, until none is left or walks get too many.
+
+    Returns:
+        How many links were found.
+    """
     left, walks = num_links, num_links * 5 // 4
     budget = max(_WALKS_PER_LINK * num_links, _WALKS_AT_LEAST)
     while left and budget:
@@ -42,11 +46,12 @@ def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> None:
         found = propose(walks, left)
         left -= found
         walks = walks * left * 5 // (4 * found) if found else 4 * walks
+    return num_links - left
 
 
-def _num_pairs(mask: Tensor) -> int:
+def _num_pairs(shape: tuple[int, int]) -> int:
     """Number of ordered pairs of different nodes of a side."""
-    return sum(size * (size - 1) for size in mask.shape)
+    return sum(size * (size - 1) for size in shape)
 
 
 def _running_wedges(start: Tensor) -> Tensor:
@@ -55,56 +60,75 @@ def _running_wedges(start: Tensor) -> Tensor:
     return F.pad((degrees * (degrees - 1)).cumsum(0), (1, 0))
 
 
-def walk_compiled(mask: Tensor, num_links: int, inside: bool, generator: torch.Generator) -> Tensor:
-    """Up to `num_links` missing links by walks, on a CPU."""
-    from chts_core.compiled.walks import adjacency, propose_links, take_links  # Numba takes about a second to import
+def walk_compiled(
+    links: Tensor, shape: tuple[int, int], num_links: int, inside: bool, generator: torch.Generator
+) -> Tensor:
+    """Up to `num_links` missing links by walks, on a CPU.
 
-    array = mask.contiguous().numpy()
-    start, neighbours = adjacency(*(ends.numpy() for ends in pairs(mask)), *mask.shape)
+    Args:
+        links: positions in the flattened mask, int64 in ascending order.
+        shape: (out_features, in_features) of the mask.
+        num_links: how many are wanted.
+        inside: for CH2 rather than CH3.
+
+    Returns:
+        Positions of new links, in ascending order.
+    """
+    from chts_core.compiled.walks import (
+        adjacency,
+        propose_links,
+        set_bits,
+        take_links,
+    )  # Numba takes a second to import
+
+    start, neighbours = adjacency((links // shape[1]).numpy(), (links % shape[1]).numpy(), *shape)
     wedges = _running_wedges(torch.from_numpy(start)).numpy()
-    num_pairs = _num_pairs(mask)
-    new = torch.zeros_like(mask, memory_format=torch.contiguous_format)
     if wedges[-1] == 0:
-        return new
-    taken = new.view(-1).numpy()
+        return links[:0]
+    exists = np.zeros((shape[0] * shape[1] + 7) // 8, np.uint8)
+    set_bits(exists, links.numpy())
+    taken = exists.copy()
+    new = np.empty(num_links, np.int64)
     threads = torch.get_num_threads()
 
     def propose(walks: int, left: int) -> int:
-        links = np.empty(walks, dtype=np.int64)
-        batches = np.split(links, range(_WALKS_AT_A_TIME, walks, _WALKS_AT_A_TIME))
+        proposed = np.empty(walks, dtype=np.int64)
+        batches = np.split(proposed, range(_WALKS_AT_A_TIME, walks, _WALKS_AT_A_TIME))
         seeds = torch.randint(2**63 - 1, (len(batches),), generator=generator).tolist()
 
         def walk(seed: int, batch: Any) -> None:
-            propose_links(seed, array, start, neighbours, wedges, num_pairs, inside, batch)
+            propose_links(seed, exists, *shape, start, neighbours, wedges, _num_pairs(shape), inside, batch)
 
         if len(batches) == 1 or threads == 1:
             list(map(walk, seeds, batches))
         else:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(walk, seeds, batches))
-        return int(take_links(links, left, taken))
+        return int(take_links(proposed, left, taken, new[num_links - left :]))
 
-    _walk_rounds(num_links, propose)
-    return new
+    found = _walk_rounds(num_links, propose)
+    return torch.from_numpy(np.sort(new[:found]))
 
 
-def walk_batched(mask: Tensor, num_links: int, inside: bool, generator: torch.Generator) -> Tensor:
-    """Up to `num_links` missing links by walks, all of a round at a time, on any device.
+def walk_batched(
+    links: Tensor, shape: tuple[int, int], num_links: int, inside: bool, generator: torch.Generator
+) -> Tensor:
+    """As :func:`walk_compiled`, all walks of a round at a time, on any device.
 
     The nodes shared by every pair are counted first, by a product of matrices: then a walk needs no second try. It ends
     at any of the d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that one.
     A round has the device wait for nothing until it is over.
     """
-    device, (rows, columns) = mask.device, mask.shape
+    device, (rows, columns), mask = links.device, shape, mask_of(links, shape)
     by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]
     start = F.pad(torch.cat([mask.sum(1), mask.sum(0)]).cumsum(0), (1, 0))
     neighbours = torch.cat([by_output, by_input])
-    wedges, pairs = _running_wedges(start), _num_pairs(mask)
+    wedges, pairs = _running_wedges(start), _num_pairs(shape)
     all_wedges = int(wedges[-1])
     new = torch.zeros(mask.numel() + 1, dtype=torch.bool, device=device)  # the last place is for what does not count
     nowhere = mask.numel()
     if all_wedges == 0:
-        return new[:-1].view(mask.shape)
+        return links[:0]
     num_wedges = all_wedges if inside else 0
     among_all = pairs < all_wedges
     shared = [count_shared(mask), count_shared(mask.T)]
@@ -149,7 +173,7 @@ def walk_batched(mask: Tensor, num_links: int, inside: bool, generator: torch.Ge
         return min(int(counts.sum()), left)
 
     _walk_rounds(num_links, propose)
-    return new[:-1].view(mask.shape)
+    return positions(new[:-1])
 
 
 def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,14 +83,36 @@ def count_shared(one: int, other: int, start: Any, neighbours: Any, enough: int)
 
 
 @compiled
-def linked(mask: Any, one: int, other: int) -> Any:  # pragma: no cover (compiled)
+def has(bits: Any, place: int) -> Any:  # pragma: no cover (compiled)
+    """Whether a bit is set; eight of them are in each element, uint8."""
+    return bits[place >> 3] >> (place & 7) & 1
+
+
+@compiled
+def set_bits(bits: Any, places: Any) -> None:  # pragma: no cover (compiled)
+    """Set bits; see :func:`has`."""
+    for place in places:
+        bits[place >> 3] |= np.uint8(1 << (place & 7))
+
+
+@compiled
+def linked(exists: Any, rows: int, columns: int, one: int, other: int) -> Any:  # pragma: no cover (compiled)
     """Whether two nodes of different sides, numbered as in :func:`adjacency`, are linked."""
-    return mask[min(one, other), max(one, other) - mask.shape[0]]
+    return has(exists, min(one, other) * columns + max(one, other) - rows)
 
 
 @compiled
 def propose_links(  # pragma: no cover (compiled)
-    seed: int, mask: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
+    seed: int,
+    exists: Any,
+    rows: int,
+    columns: int,
+    start: Any,
+    neighbours: Any,
+    wedges: Any,
+    pairs: int,
+    inside: bool,
+    links: Any,
 ) -> None:
     """Fill `links` with independent draws of missing links, p ∝ their node-based score, as flat positions; or -1.
 
@@ -98,7 +120,8 @@ def propose_links(  # pragma: no cover (compiled)
 
     Args:
         seed: of the random numbers.
-        mask: Boolean; `start` and `neighbours` are its :func:`adjacency`.
+        exists: a bit for each element of the flattened mask; `start` and `neighbours` are its :func:`adjacency`.
+        rows, columns: number of outputs and of inputs.
         wedges: running sum, from 0, of the ordered pairs of different nodes that each node joins.
         pairs: number of ordered pairs of different nodes of a side.
         inside: for CH2 rather than CH3.
@@ -106,7 +129,6 @@ def propose_links(  # pragma: no cover (compiled)
     """
     state = np.empty(1, np.uint64)
     state[0] = seed
-    rows, columns = mask.shape
     num_wedges = wedges[-1] if inside else 0
     among_all = pairs < wedges[-1]
     total = num_wedges + min(pairs, wedges[-1])
@@ -143,10 +165,10 @@ def propose_links(  # pragma: no cover (compiled)
         first, degree = start[z], start[z + 1] - start[z]
         v = np.int64(neighbours[first + random_below(state, degree)])
         tries = 1
-        while tries < _TRIES and linked(mask, u, v):
+        while tries < _TRIES and linked(exists, rows, columns, u, v):
             v = np.int64(neighbours[first + random_below(state, degree)])
             tries += 1
-        if linked(mask, u, v):
+        if linked(exists, rows, columns, u, v):
             free = degree - count_shared(z, u, start, neighbours, _ALL)
             if free == 0:
                 continue
@@ -155,18 +177,25 @@ def propose_links(  # pragma: no cover (compiled)
             while left > 0:
                 k += 1
                 v = np.int64(neighbours[k])
-                left -= not linked(mask, u, v)
+                left -= not linked(exists, rows, columns, u, v)
         links[n] = min(u, v) * columns + max(u, v) - rows
 
 
 @compiled
-def take_links(links: Any, num: int, taken: Any) -> int:  # pragma: no cover (compiled)
-    """Mark the first `num` different links that are not marked yet in the flat Boolean array; how many were found."""
+def take_links(links: Any, num: int, exists: Any, new: Any) -> int:  # pragma: no cover (compiled)
+    """Take the first `num` different links that do not exist; how many were found.
+
+    Args:
+        links: positions in the flattened mask; -1 is none.
+        exists: a bit for each element of the mask; those of links that are taken are set.
+        new: the links that are taken come here.
+    """
     found = 0
     for link in links:
         if found == num:
             break
-        if link >= 0 and not taken[link]:
-            taken[link] = True
+        if link >= 0 and not has(exists, link):
+            exists[link >> 3] |= np.uint8(1 << (link & 7))
+            new[found] = link
             found += 1
     return found

@@ -45,8 +45,11 @@ class Ranks:
             loads[owners[name]] += costs[name]
         return owners
 
-    def check_same(self, masks: Mapping[str, Tensor]) -> None:
-        """Refuse masks that differ between the ranks.
+    def check_same(self, links: Mapping[str, Tensor]) -> None:
+        """Refuse links that differ between the ranks.
+
+        Args:
+            links: positions, int64, by the name of the part.
 
         Raises:
             RuntimeError: on all ranks, naming the layers and the ranks.
@@ -55,8 +58,8 @@ class Ranks:
             return
         # The sign bit stays free: torch has no unsigned integers of 64 bits to send.
         digests = [
-            int.from_bytes(hashlib.blake2b(pack_bits(mask).numpy().tobytes(), digest_size=8).digest(), "big") >> 1
-            for mask in masks.values()
+            int.from_bytes(hashlib.blake2b(own.cpu().numpy().tobytes(), digest_size=8).digest(), "big") >> 1
+            for own in links.values()
         ]
         mine = torch.tensor(digests, device=self._device)
         all_digests = [torch.empty_like(mine) for _ in range(self.size)]
@@ -65,7 +68,7 @@ class Ranks:
         table = torch.stack(all_digests).cpu()
         different = [
             f"{name} (ranks {', '.join(map(str, others.tolist()))})"
-            for number, name in enumerate(masks)
+            for number, name in enumerate(links)
             if len(others := (table[:, number] != table[0, number]).nonzero().flatten())
         ]
         if different:

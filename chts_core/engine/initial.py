@@ -134,7 +134,7 @@ def _place(
         by_part: the masks to fit.
         by_layer: the same masks, by layer.
     """
-    check_graph(by_layer, graph)
+    check_graph({name: (mask.shape[0], mask.shape[1]) for name, mask in by_layer.items()}, graph)
     feeds = {after: before for chain in graph.chains for before, after in pairwise(chain)}
     of_values = {attention.output for attention in graph.attentions if attention.value}
     for name, here in by_part.items():

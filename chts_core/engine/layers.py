@@ -56,6 +56,11 @@ class Layer:
         outputs, inputs = (rest, quotient) if self.transposed else (quotient, rest)
         return outputs - self.first_row, inputs
 
+    def in_parameter(self, links: Tensor, columns: int) -> Tensor:
+        """Positions of links in the flattened parameter, which has so many columns, by those in the flattened layer."""
+        outputs, inputs = links // self.shape[1] + self.first_row, links % self.shape[1]
+        return inputs * columns + outputs if self.transposed else outputs * columns + inputs
+
 
 def linear_layers(model: nn.Module) -> dict[str, Layer]:
     """All layers of a model that could be sparse, by name.

@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
+from chts_core.compiled.masks import among, positions
 from chts_core.engine.kernels import (
     DENSE,
     Kernels,
@@ -317,18 +318,31 @@ class SparseLinear(nn.Module):
             What to apply to whatever else is kept for each link, such as an optimizer's moments: it keeps the entries
             of the survivors, and is zero for the others.
         """
-        survivors = self.mask if survivors is None else survivors
+        check_mask(mask)
+        before, after = self.links.positions(), positions(mask)
+        stays = mask.flatten()[before]
+        if survivors is not None:
+            stays &= survivors.flatten()[before]
+        return self.exchange(before[~stays], after[~among(after, before[stays])])
+
+    @torch.no_grad()
+    def exchange(self, removed: Tensor, regrown: Tensor) -> Carry:
+        """:meth:`rewire` by the positions in the flattened weight of the links that go and come, int64 ascending.
+
+        A link may be in both: it starts from zero.
+        """
         before = self.links.positions()
-        stays = mask.flatten()[before] & survivors.flatten()[before]
-        links = compress(mask)
-        comes = survivors.flatten()[links.positions()]
+        stays = ~among(before, removed)
+        after, order = torch.cat([before[stays], regrown]).sort()
+        comes = order < len(before) - len(removed)  # has been there
 
         def carry(tensor: Tensor) -> Tensor:
             carried = tensor.new_zeros(len(comes))
             carried[comes] = tensor[stays]
             return carried
 
-        self._set_links(links)
+        columns = self.in_features
+        self._set_links(compress_pairs(after // columns, after % columns, (self.out_features, columns)))
         _set_data(self.values, carry(self.values.detach()))
         if self.values.grad is not None:
             self.values.grad = carry(self.values.grad)

@@ -6,12 +6,12 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from chts_core.compiled.masks import count
+from chts_core.compiled.masks import among, count, mask_of, positions
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.layers import Layer
 from chts_core.engine.linear import SparseLinear, convertible
-from chts_core.engine.weights import LinkWeight, PastWeights, Weight, store_links
-from chts_core.percolation import LayerGraph, active_neurons, percolate
+from chts_core.engine.weights import LinkWeight, PastWeights, Weight, count_bits, store_links, unpack_bits
+from chts_core.percolation import LayerGraph, check_graph, percolate_links
 
 
 class SparseNetwork:
@@ -19,6 +19,8 @@ class SparseNetwork:
 
     Often the three are the same. A packed weight has several layers (queries, keys and values), and where heads evolve
     by themselves a layer has several parts. The masks of layers and parts are views of those of the weights.
+
+    An update goes by the positions of the links: its memory grows with them, not with the weights.
 
     Args:
         model: not wrapped.
@@ -47,8 +49,10 @@ class SparseNetwork:
         self.sparse = sparse
         self.ranks = ranks
         self._owners = ranks.owners({name: part.shape[0] * part.shape[1] for name, part in parts.items()})
-        self.percolated(self.masks)  # a graph that does not fit is refused now, not mid-run
-        ranks.check_same(self.masks)
+        # A graph that does not fit is refused now, not mid-run.
+        check_graph({name: layer.shape for name, layer in layers.items()}, graph)
+        if ranks.size > 1:
+            ranks.check_same(self.positions())
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -78,13 +82,39 @@ class SparseNetwork:
         for parameter, parts in groupby(self.parts.items(), key=lambda part: part[1].parameter):
             yield parameter, list(parts)
 
-    def links(self) -> dict[str, int]:
-        """Number of links by part."""
-        return {name: count(mask) for name, mask in self.by_part(self.masks).items()}
+    def positions(self) -> dict[str, Tensor]:
+        """The links by part, as positions in the flattened part, int64 in ascending order."""
+        return {name: self.weight_of(name).positions(part) for name, part in self.parts.items()}
 
-    def density(self, masks: Mapping[str, Tensor]) -> float:
-        """Share of the links that exist in masks of weights."""
-        return share(self.by_part(masks))
+    def in_weights(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Links of parts, as :meth:`positions` gives them, as positions in the flattened weights, by weight."""
+        return {
+            parameter: torch.cat(
+                [part.in_parameter(links[name], self.weights[parameter].shape[1]) for name, part in parts]
+            )
+            .sort()
+            .values
+            for parameter, parts in self.parts_by_weight()
+        }
+
+    def density(self) -> float:
+        """Share of the links that exist."""
+        return self.share({name: len(self.weight_of(name).positions(part)) for name, part in self.parts.items()})
+
+    def share(self, counts: Mapping[str, int]) -> float:
+        """Share of all possible links, from a number of links by part."""
+        return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
+
+    def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
+        """Number of links by part in masks of the weights that are packed in bits."""
+        found = {}
+        for parameter, parts in self.parts_by_weight():
+            shape = self.weights[parameter].shape
+            for name, part in parts:
+                whole = part.shape[0] * part.shape[1] == shape[0] * shape[1]
+                bits = packed[parameter]
+                found[name] = count_bits(bits) if whole else count(part.rows(unpack_bits(bits, shape)))
+        return found
 
     def weight_of(self, part: str) -> Weight:
         """The weight that has a part."""
@@ -98,9 +128,13 @@ class SparseNetwork:
         """Whether this process works on a part."""
         return self._owners[part] == self.ranks.rank
 
-    def share_out(self, masks: Mapping[str, Tensor]) -> None:
-        """Send all processes what each has made of the masks of its parts, in place; a collective."""
-        self.ranks.share(self.by_part(masks), self._owners)
+    def share_out(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What each process has made of the links of its parts, for all of them; a collective."""
+        if self.ranks.size == 1:
+            return dict(links)
+        masks = {name: mask_of(links[name], part.shape) for name, part in self.parts.items()}
+        self.ranks.share(masks, self._owners)
+        return {name: positions(mask) for name, mask in masks.items()}
 
     def share_generators(self, generators: Mapping[str, torch.Generator]) -> None:
         """Let all processes go on with the same random numbers, as each has drawn for its own parts; a collective."""
@@ -110,34 +144,66 @@ class SparseNetwork:
             for name, state in states.items():
                 generators[name].set_state(state)
 
-    def percolated(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """New masks by layer, without the links that are incomplete (:func:`chts_core.percolation.percolate`)."""
-        return percolate(self.by_layer(masks), self.graph)
+    def percolated(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Links by part without those that are incomplete (:func:`chts_core.percolation.percolate`)."""
+        left = self._percolated_layers(links)
+        percolated = {}
+        for name, (layer, offset) in self._places().items():
+            end = offset + self.parts[name].shape[0] * self.parts[name].shape[1]
+            bounds = torch.tensor([offset, end], device=left[layer].device)
+            first, last = torch.searchsorted(left[layer], bounds).tolist()
+            percolated[name] = left[layer][first:last] - offset
+        return percolated
 
-    def active(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def active(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Which output neurons are active, by layer (:func:`chts_core.percolation.active_neurons`)."""
-        return active_neurons(self.by_layer(masks), self.graph)
+        left = self._percolated_layers(links)
+        neurons = {}
+        for name, layer in self.layers.items():
+            neurons[name] = torch.zeros(layer.shape[0], dtype=torch.bool)
+            neurons[name][(left[name] // layer.shape[1]).cpu()] = True
+        return neurons
 
-    def active_share(self, masks: Mapping[str, Tensor]) -> dict[str, float]:
-        """Share of its output neurons that are active (ANP), by part."""
-        by_weight: dict[str, Tensor] = {}
-        for name, neurons in self.active(masks).items():
-            layer = self.layers[name]
-            outputs = masks[layer.parameter].shape[1 if layer.transposed else 0]
-            everything = by_weight.setdefault(layer.parameter, torch.zeros(outputs, dtype=torch.bool))
-            everything[layer.outputs] = neurons.cpu()
+    def _percolated_layers(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The links of parts by layer, without those that are incomplete."""
+        by_layer: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+        for name, (layer, offset) in self._places().items():
+            by_layer[layer].append(links[name] + offset if offset else links[name])
+        shapes = {name: layer.shape for name, layer in self.layers.items()}
+        whole = {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in by_layer.items()}
+        return percolate_links(whole, shapes, self.graph)
+
+    def _places(self) -> dict[str, tuple[str, int]]:
+        """The layer that each part is in, and where the part begins in the flattened layer."""
         return {
-            name: float(by_weight[part.parameter][part.outputs].float().mean()) for name, part in self.parts.items()
+            name: (layer.name, (part.first_row - layer.first_row) * part.shape[1])
+            for name, part in self.parts.items()
+            for layer in self.layers.values()
+            if layer.parameter == part.parameter and 0 <= part.first_row - layer.first_row < layer.shape[0]
         }
 
-    def past(self, part: str, mask: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
-        """Missing links of a part that existed before: where in the flattened part, and the weights they had."""
+    def active_share(self, links: Mapping[str, Tensor]) -> dict[str, float]:
+        """Share of its output neurons that are active (ANP), by part."""
+        active = self.active(links)
+        shares = {}
+        for name, (layer, offset) in self._places().items():
+            part = self.parts[name]
+            first = offset // part.shape[1]
+            shares[name] = float(active[layer][first : first + part.shape[0]].float().mean())
+        return shares
+
+    def past(self, part: str, links: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
+        """Missing links of a part that existed before: where in the flattened part, and the weights they had.
+
+        Args:
+            links: those that exist, as :meth:`positions` gives them.
+        """
         layer = self.parts[part]
         past = past_weights[layer.parameter]
         outputs, inputs = layer.ends(past.positions, self.weight_of(part).shape[1])
-        missing = (outputs >= 0) & (outputs < layer.shape[0])
-        missing[missing.clone()] = ~mask[outputs[missing], inputs[missing]]
-        return (outputs * layer.shape[1] + inputs)[missing], past.values[missing]
+        where = outputs * layer.shape[1] + inputs
+        missing = (outputs >= 0) & (outputs < layer.shape[0]) & ~among(where, links)
+        return where[missing], past.values[missing]
 
     def empty_links(self, masks: Mapping[str, Tensor]) -> int:
         """Number of links whose weight is exactly zero."""
@@ -158,8 +224,3 @@ class SparseNetwork:
                 self.weights[name] = store_links(self.model, optimizer, name, weight.mask, execution)
             else:
                 weight.clear_absent(keeps_zeros=False)
-
-
-def share(masks: Mapping[str, Tensor]) -> float:
-    """Share of the elements of masks that are true."""
-    return sum(count(mask) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())

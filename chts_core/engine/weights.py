@@ -34,8 +34,12 @@ class Weight(Protocol):
         """Boolean, of this shape; not to be changed."""
         ...
 
-    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
-        """Those links of some rows that are in `alive`, Boolean and shaped like the part.
+    def positions(self, part: Layer) -> Tensor:
+        """Positions of the links of some rows in the flattened part, int64 in ascending order."""
+        ...
+
+    def links(self, part: Layer, gradients: bool) -> WeightedLinks:
+        """The links of some rows.
 
         Args:
             gradients: whether theirs are wanted, where there are any.
@@ -54,8 +58,12 @@ class Weight(Protocol):
         """Multiply the weights of some rows."""
         ...
 
-    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
-        """Change the links to `mask`: `survivors` keep all they have, the others start from zeros."""
+    def rewire(self, removed: Tensor, regrown: Tensor) -> None:
+        """Links go and come: those that come start from zeros, the links that stay keep all they have.
+
+        Args:
+            removed, regrown: positions in the flattened weight, int64 in ascending order; a link may be in both.
+        """
         ...
 
     def weights_at(self, positions: Tensor) -> Tensor:
@@ -103,9 +111,13 @@ class MaskedWeight:
         """That of the rows which this rank holds."""
         return self._mask[self._rows]
 
-    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
+    def positions(self, part: Layer) -> Tensor:
         """See :class:`Weight`."""
-        outputs, inputs = masks.pairs(alive)
+        return masks.positions(part.rows(self.mask))
+
+    def links(self, part: Layer, gradients: bool) -> WeightedLinks:
+        """See :class:`Weight`."""
+        outputs, inputs = masks.pairs(part.rows(self._mask))
         gradient = self.parameter.grad if gradients else None
         return WeightedLinks(
             outputs,
@@ -134,14 +146,18 @@ class MaskedWeight:
         if start < stop:
             local_shard(self.parameter.data)[start - first : stop - first].mul_(factor)
 
-    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+    def rewire(self, removed: Tensor, regrown: Tensor) -> None:
         """See :class:`Weight`."""
+        flat = self._mask.view(-1)
+        flat[removed] = False
+        flat[regrown] = True
+        gone, new = self._local_ends(removed), self._local_ends(regrown)
         for tensor in self._tensors():
-            zero_absent(tensor, survivors[self._rows])
-        self._mask.copy_(mask)
+            tensor[gone] = 0
+            tensor[new] = 0
         for key, tensor in moments(self._optimizer, self.parameter):
             if start := first_value(self._optimizer, self.parameter, key):
-                local_shard(tensor)[(mask & ~survivors)[self._rows]] = start
+                local_shard(tensor)[new] = start
 
     def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
@@ -149,10 +165,8 @@ class MaskedWeight:
 
     def set_weights(self, positions: Tensor, weights: Tensor) -> None:
         """See :class:`Weight`."""
-        columns = self.shape[1]
-        outputs, inputs = positions // columns, positions % columns
-        mine = (outputs >= self._rows.start) & (outputs < self._rows.stop)
-        local_shard(self.parameter.data)[outputs[mine] - self._rows.start, inputs[mine]] = weights[mine]
+        mine = self._is_local(positions)
+        local_shard(self.parameter.data)[self._local_ends(positions)] = weights[mine]
 
     def load_mask(self, mask: Tensor) -> None:
         """See :class:`Weight`."""
@@ -163,6 +177,16 @@ class MaskedWeight:
         """See :class:`Weight`."""
         for tensor in (local_shard(self.parameter.data),) if keeps_zeros else self._tensors():
             zero_absent(tensor, self.local_mask)
+
+    def _is_local(self, positions: Tensor) -> Tensor:
+        """Which of the links this rank holds."""
+        outputs = positions // self.shape[1]
+        return outputs.ge(self._rows.start) & outputs.lt(self._rows.stop)
+
+    def _local_ends(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Row and column, in what this rank holds, of those of the links that it holds."""
+        mine = positions[self._is_local(positions)]
+        return mine // self.shape[1] - self._rows.start, mine % self.shape[1]
 
     def _tensors(self) -> Iterator[Tensor]:
         """This rank's share of the weight, of its gradient if it has one, and of the optimizer's state of its shape."""
@@ -191,15 +215,23 @@ class LinkWeight:
         """See :class:`Weight`."""
         return self.layer.mask
 
-    def links(self, part: Layer, alive: Tensor, gradients: bool) -> WeightedLinks:
+    def positions(self, part: Layer) -> Tensor:
+        """See :class:`Weight`."""
+        found: Tensor = self.layer.links.positions()[self._range(part)]
+        return found - part.first_row * self.shape[1]
+
+    def links(self, part: Layer, gradients: bool) -> WeightedLinks:
         """See :class:`Weight`."""
         own = self._range(part)
         links = self.layer.links
-        outputs, inputs = links.outputs()[own] - part.first_row, links.col_indices[own].long()
-        stays = alive[outputs, inputs]
         values, gradient = self.parameter.detach()[own], self.parameter.grad if gradients else None
-        kept = None if gradient is None else gradient[own][stays]
-        return WeightedLinks(outputs[stays], inputs[stays], values[stays], kept, part.shape)
+        return WeightedLinks(
+            links.outputs()[own] - part.first_row,
+            links.col_indices[own].long(),
+            values,
+            None if gradient is None else gradient[own],
+            part.shape,
+        )
 
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
@@ -213,11 +245,11 @@ class LinkWeight:
         """See :class:`Weight`."""
         self.parameter.data[self._range(part)] *= factor
 
-    def rewire(self, survivors: Tensor, mask: Tensor) -> None:
+    def rewire(self, removed: Tensor, regrown: Tensor) -> None:
         """See :class:`Weight`."""
         kept = moments(self._optimizer, self.parameter)
-        carry = self.layer.rewire(mask, survivors)
-        new = ~survivors.flatten()[self.layer.links.positions()]
+        carry = self.layer.exchange(removed, regrown)
+        new = self._indices(regrown)
         for key, tensor in kept:
             self._optimizer.state[self.parameter][key] = carried = carry(tensor)
             if start := first_value(self._optimizer, self.parameter, key):
@@ -263,7 +295,7 @@ class PastWeights:
 
     def remember(self, positions: Tensor, weights: Tensor) -> None:
         """Keep the weights of links that go, in the place of what was known of these links."""
-        stays = ~torch.isin(self.positions, positions)
+        stays = ~masks.among(self.positions, positions)
         positions = torch.cat([self.positions[stays], positions])
         order = positions.argsort()
         self.positions, self.values = positions[order], torch.cat([self.values[stays], weights])[order]
@@ -271,10 +303,8 @@ class PastWeights:
     def recall(self, positions: Tensor) -> Tensor:
         """The weights that links had; zero for a link that was never removed."""
         past = self.values.new_zeros(len(positions))
-        where = torch.searchsorted(self.positions, positions)
-        known = masks.positions(where < len(self.positions))
-        known = known[self.positions[where[known]] == positions[known]]
-        past[known] = self.values[where[known]]
+        known = masks.among(positions, self.positions)
+        past[known] = self.values[torch.searchsorted(self.positions, positions[known])]
         return past
 
 
@@ -431,6 +461,20 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def pack_bits(mask: Tensor) -> Tensor:
     """A mask as bits, uint8 on the CPU."""
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
+
+
+def set_bits(bits: Tensor, positions: Tensor) -> None:
+    """Set bits of a packed mask, by the positions in the flattened mask."""
+    where = positions.cpu().numpy()
+    np.bitwise_or.at(bits.numpy(), where >> 3, np.uint8(128) >> (where & 7).astype(np.uint8))
+
+
+def count_bits(bits: Tensor) -> int:
+    """Number of True elements of a packed mask."""
+    return int(_BITS_SET[bits.numpy()].sum())
+
+
+_BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 def unpack_bits(bits: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
 from chts_core.budget import Budget
@@ -23,17 +22,21 @@ from chts_core.schedules import Timeline
 # Longer tables have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Peak of an update of one layer in bytes: those for each weight (masks), those for each candidate of a draw (position,
-# score, key, noise, temporaries). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at 50
-# and 90 % sparsity: SET 23 and 7, MEST 29 and 8, RigL 23 and 28, CHTs 37 and 8. These are bounds for any sparsity, up
-# to twice too high.
-_BYTES_PER_WEIGHT = 8
+# Bytes of an update. Of all layers together it knows where each link is, before and after the removal; the rest is the
+# work on one layer: on each candidate of a draw (score, key, noise, temporaries), and on each weight where scores of
+# missing links are computed (masks). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at
+# 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. These are bounds for any sparsity,
+# up to twice too high.
+_BYTES_PER_LINK = 16
 _BYTES_PER_SOFT_CANDIDATE = 62
-_BYTES_PER_HARD_CANDIDATE = 36
-# Walks need the neighbours of every node, and 8 bytes each; a random draw the positions of the links.
+_BYTES_PER_HARD_CANDIDATE = 44
+_BYTES_PER_SCORED_WEIGHT = 3
+# Walks need the neighbours of every node, and two bits per weight.
 _BYTES_PER_LINK_WALKED = 20
 # A random draw looks at its numbers a block at a time.
-_BYTES_OF_A_DRAW = 9
+_BYTES_OF_A_DRAW = 11
+# A step looks for what a dense weight has outside its mask.
+_BYTES_PER_MASKED_WEIGHT = 8
 # A layer that stores only its links knows of each its input, its output and its place in the other order, and of each
 # neuron where its links begin.
 _BYTES_OF_A_LINK = 12
@@ -196,8 +199,7 @@ def plan(
     model = unwrap(model)
     layers, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)
     budget = Budget(method, sparsity, timeline, {name: part.shape for name, part in parts.items()}, distribution)
-    # Masks of one element each, seen as large ones.
-    check_graph({name: torch.zeros((), dtype=torch.bool).expand(layer.shape) for name, layer in layers.items()}, graph)
+    check_graph({name: layer.shape for name, layer in layers.items()}, graph)
     updates = budget.updates()
     exchanged, flops = _costs(model, budget)
     return Plan(
@@ -254,7 +256,6 @@ def _memory(
         structure += _BYTES_OF_A_LINK * count + _BYTES_OF_A_NEURON * (sum(own[name].shape) + 2)
     weights = sum(parameter.nbytes for parameter in parameters.values()) - saved
     gradients = sum(parameter.nbytes for parameter in parameters.values() if parameter.requires_grad) - saved
-    size = sum(weight.numel() for weight in own.values())
     masked = sum(weight.numel() for name, weight in own.items() if name not in stored)
     memory = {
         "weights": weights,
@@ -275,10 +276,9 @@ def _memory(
             min(gone[name], weight.numel()) * (8 + weight.itemsize) for name, weight in own.items()
         )
     if budget.changes():
-        # The masks of all layers where they are not kept, what survives of them before and after percolation, and the
-        # work on one of them.
         workspace = max(_update_workspace(shape, links[name], method) for name, shape in budget.shapes.items())
-        memory["one update"] = size - masked + 2 * size + workspace
+        dense = max((weight.numel() for name, weight in own.items() if name not in stored), default=0)
+        memory["one update"] = max(_BYTES_PER_LINK * sum(links.values()) + workspace, _BYTES_PER_MASKED_WEIGHT * dense)
     return memory
 
 
@@ -286,17 +286,18 @@ def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int
     """Bytes that removal and regrowth in one layer, of so many links at first, need at most at a time."""
     size, longer = shape[0] * shape[1], max(shape)
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
-    drawn = min(size, BLOCK) if method.regrowth.score == "random" else 0
-    if drawn or (method.regrowth.soft and method.regrowth.score in WALKED):
-        return _BYTES_PER_WEIGHT * size + max(removal, _BYTES_PER_LINK_WALKED * links + _BYTES_OF_A_DRAW * drawn)
-    regrowth = (_BYTES_PER_SOFT_CANDIDATE if method.regrowth.soft else _BYTES_PER_HARD_CANDIDATE) * size
+    score, soft = method.regrowth.score, method.regrowth.soft
+    if score == "random":
+        return max(removal, _BYTES_OF_A_DRAW * min(size, BLOCK))
+    if soft and score in WALKED:
+        return max(removal, _BYTES_PER_LINK_WALKED * links + size // 4)
+    regrowth = (_BYTES_PER_SOFT_CANDIDATE if soft else _BYTES_PER_HARD_CANDIDATE) * (size - links)
     prediction = 0
-    score = method.regrowth.score
     if isinstance(score, str) and score in PREDICTORS:
         path_based = score.endswith("p")
         squares = _SQUARES_PATH_BASED if path_based else _SQUARES_NODE_BASED
         prediction = 4 * squares * longer**2 + (_BYTES_OF_A_BATCH if path_based else 0)
-    return _BYTES_PER_WEIGHT * size + max(removal, regrowth, prediction)
+    return max(removal, _BYTES_PER_SCORED_WEIGHT * size + max(regrowth, prediction))
 
 
 def _advice(budget: Budget) -> list[str]:

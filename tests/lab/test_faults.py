@@ -8,6 +8,7 @@ import tiny
 import torch
 
 import chts_core as chts
+from chts_core.compiled.masks import mask_of, positions
 from chts_core.engine.linear import Execution
 from chts_core.lab import figures
 from chts_core.lab.data import ImageData
@@ -166,7 +167,10 @@ def test_top_regrowth_does_not_depend_on_the_seed_and_takes_the_highest() -> Non
         owner = sparsifier("chts")
         owner.progress.generators["0.weight"].manual_seed(seed)
         with injected_bugs.top_regrowth(owner):
-            regrown = owner.method.regrowth(survivors, 2, None, None, generator=owner.progress.generators["0.weight"])
+            links = owner.method.regrowth(
+                positions(survivors), (3, 4), 2, None, None, generator=owner.progress.generators["0.weight"]
+            )
+        regrown = mask_of(links, (3, 4))
         assert int(regrown.sum()) == 2
         assert not (regrown & survivors).any()
         assert scores[regrown].min() >= scores[~regrown & ~survivors].max()

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from chts_core import schedules
 from chts_core.budget import Budget
 from chts_core.choices import Regrowth
+from chts_core.compiled.masks import mask_of, positions
 from chts_core.engine.weights import MaskedWeight, zero_absent
 from chts_core.lab.data import ImageData
 from chts_core.lab.models import mlp
@@ -322,18 +323,18 @@ class _Outliving(_Unchecked):
 
 @dataclass(frozen=True)
 class _ThresholdWithTies(Regrowth):
-    def __call__(self, mask: Tensor, num: int, *_: object, **__: object) -> Tensor:
+    def __call__(self, links: Tensor, shape: tuple[int, int], num: int, *_: object, **__: object) -> Tensor:
+        mask = mask_of(links, shape)
         scores = PREDICTORS["ch2_l3n"](mask).bfloat16().masked_fill(mask, -1)
-        return scores >= scores.flatten().topk(num).values[-1] if num else torch.zeros_like(mask)
+        return positions(scores >= scores.flatten().topk(num).values[-1]) if num else links[:0]
 
 
 @dataclass(frozen=True)
 class _Top(Regrowth):
-    def __call__(self, mask: Tensor, num: int, *_: object, **__: object) -> Tensor:
+    def __call__(self, links: Tensor, shape: tuple[int, int], num: int, *_: object, **__: object) -> Tensor:
+        mask = mask_of(links, shape)
         scores = PREDICTORS["ch2_l3n"](mask).masked_fill(mask, -1).flatten()
-        highest = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
-        highest[scores.topk(num).indices] = True
-        return highest.view(mask.shape)
+        return scores.topk(num).indices.sort().values
 
 
 def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextManager[object]:
