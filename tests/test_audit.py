@@ -1,3 +1,5 @@
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -6,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import chts_core as chts
+from chts_core.budget import Budget
+from chts_core.distributions import DISTRIBUTIONS
 from chts_core.engine.linear import Execution
 from chts_core.tools.audit import REGROWN, Auditor, audit, moments
 
@@ -21,6 +25,7 @@ class Run:
         optimizer: str = "sgd",
         task: str = "mlp",
         per_head: bool = False,
+        distribution: str = "uniform",
     ) -> None:
         self.task = tiny.TASKS[task]
         self.model = self.task.build(0)
@@ -38,6 +43,7 @@ class Run:
             update_every=EVERY,
             execution=execution,
             per_head=per_head,
+            distribution=distribution,
         )
         self.auditor = Auditor(self.sparsifier)
 
@@ -120,6 +126,29 @@ def test_number_of_links(steps: int) -> None:
     assert finding.message.startswith(f"{links + 3} links after step {steps}; expected exactly {links}, which is +3.")
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize(("first", "second"), [(0, -1), (-1, 1)])
+def test_a_budget_that_is_wrong_by_one_link(
+    first: int, second: int, distribution: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Budget.links
+
+    def wrong(budget: Budget, step: int) -> dict[str, int]:
+        links = right(budget, step)
+        return {NAME: links[NAME] + first, "2.weight": links["2.weight"] + second}
+
+    run = Run("chtss", distribution=distribution)
+    run.train(STEPS)
+    assert run.auditor.findings == []
+    monkeypatch.setattr(Budget, "links", wrong)
+    for steps in (0, STEPS):
+        run = Run("chtss", distribution=distribution)
+        run.train(steps)
+        found = {(f.check, f.layer): re.search(r"which is (\S+)\.", f.message) for f in audit(run.sparsifier)}
+        expected = {("links", name): by for name, by in ((NAME, first), ("2.weight", second)) if by}
+        assert {key: match and int(match[1]) for key, match in found.items()} == expected
+
+
 def test_no_link_and_no_path() -> None:
     run = Run()
     first, second = run.sparsifier.masks.values()
@@ -145,10 +174,8 @@ def test_a_density_that_no_update_will_reach(monkeypatch: pytest.MonkeyPatch) ->
     run = Run()
     run.train(11)
     links = {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()}
-    budget = SimpleNamespace(
-        links=lambda step: links if step < STEPS else {name: number - 10 for name, number in links.items()}
-    )
-    monkeypatch.setattr(run.sparsifier.progress, "budget", budget)
+    schedule = SimpleNamespace(at=lambda step, _, final: final if step < STEPS else final + 10 / run.mask.numel())
+    monkeypatch.setattr(run.sparsifier, "method", replace(run.sparsifier.method, sparsity=schedule))
     assert audit(run.sparsifier) == []  # an update is left
     monkeypatch.setattr(run.sparsifier.progress, "steps", 12)
     first, _ = audit(run.sparsifier)

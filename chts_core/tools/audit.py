@@ -5,11 +5,13 @@
     auditor = Auditor(sparsifier)         # or along the run: it also sees what an update has just regrown
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
 
-Nothing is changed. What is checked is written from what must hold, not from how the Sparsifier does it, so that a slip
-there shows here.
+Nothing is changed. The checks follow from what must hold, not from how the Sparsifier works: the numbers of links come
+from the method's schedule and the distribution by their definitions, not from the Sparsifier's budget. So a slip there
+shows here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,15 +133,16 @@ def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
 
 
 def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
-    expected = sparsifier.progress.expected_links()
+    progress = sparsifier.progress
+    expected = {step: _expected(sparsifier, step) for step in {progress.updated_at, *progress.behind.values()}}
     for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
-        found = int(mask.count_nonzero())
-        if found != expected[name]:
+        found, wanted = int(mask.count_nonzero()), expected[progress.behind.get(name, progress.updated_at)][name]
+        if found not in (0, wanted):  # no link at all is another fault
             yield Finding(
                 "links",
                 name,
-                f"{found} links after step {sparsifier.steps}; expected exactly {expected[name]}, which is "
-                f"{found - expected[name]:+}. Take so many by their rank; a threshold takes all that tie with it.",
+                f"{found} links after step {sparsifier.steps}; expected exactly {wanted}, which is "
+                f"{found - wanted:+}. Take so many by their rank; a threshold takes all that tie with it.",
             )
 
 
@@ -162,10 +165,11 @@ def _collapse(sparsifier: Sparsifier) -> Iterator[Finding]:
 
 
 def _density(sparsifier: Sparsifier) -> Iterator[Finding]:
-    budget, last = sparsifier.progress.budget, sparsifier.timeline.last_update
+    last = sparsifier.timeline.last_update
     if sparsifier.steps < last or sparsifier.update_due:
         return
-    scheduled, final = budget.links(sparsifier.progress.updated_at), budget.links(sparsifier.timeline.total_steps)
+    scheduled = _expected(sparsifier, sparsifier.progress.updated_at)
+    final = _expected(sparsifier, sparsifier.timeline.total_steps)
     for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
         found, size = int(mask.count_nonzero()), mask.numel()
         if found == scheduled[name] > final[name]:  # another number of links than scheduled is another fault
@@ -244,6 +248,34 @@ def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
         placed.view(-1)[weight.layer.links.positions()] = zero
         return placed
     return zero
+
+
+def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
+    """The number of links that each part must have after an update at a step."""
+    settings = sparsifier.progress.budget
+    scheduled = sparsifier.method.sparsity.at(step, sparsifier.timeline, settings.sparsity)
+    density = 1 - max(scheduled, settings.least)
+    shapes = {name: mask.shape for name, mask in sparsifier.network.by_part(sparsifier.masks).items()}
+    if settings.distribution == "uniform":
+        return {name: round(density * out * in_) for name, (out, in_) in shapes.items()}
+    sizes = [out * in_ for out, in_ in shapes.values()]
+    sums = [out + in_ for out, in_ in shapes.values()]
+    return dict(zip(shapes, _erdos_renyi(sizes, sums, round(density * sum(sizes))), strict=True))
+
+
+def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
+    """The links of layers that have ε · (out + in) each, at least 1 and at most all, and together `total`."""
+
+    def links(epsilon: int) -> list[int]:  # in units of 2^-45, which tell apart the ε at which two layers gain a link
+        rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)
+        return [max(1, min(size, number)) for size, number in zip(sizes, rounded, strict=True)]
+
+    largest = bisect_right(range(2**62), total, key=lambda epsilon: sum(links(epsilon))) - 1
+    found, more = links(largest), links(largest + 1)
+    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # at once: layers that tie come in their order
+    for i in gaining[: total - sum(found)]:
+        found[i] += 1
+    return found
 
 
 def _dense(sparsifier: Sparsifier) -> Iterator[tuple[str, Weight]]:

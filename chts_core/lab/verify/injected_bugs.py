@@ -101,8 +101,10 @@ def collapsed_layer(sparsifier: Sparsifier, at: float = 0.4) -> Iterator[None]:
         at: when, as a fraction of the run.
     """
     names = list(sparsifier.network.parts)
+    right = sparsifier.progress.budget
     budget = _Collapsing(
-        *_settings(sparsifier.progress.budget),
+        right.method,
+        *_settings(right),
         layer=names[len(names) // 2],
         step=round(at * sparsifier.timeline.total_steps),
     )
@@ -124,7 +126,9 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
             f"the sparsity is {initial} from the start and {final} at the end, so no decay can outlive the "
             "updates; choose a method that decays, such as 'chtss', and a final sparsity above its initial one."
         )
-    with patch.object(sparsifier.progress, "budget", _Outliving(*_settings(right), initial=initial)):
+    method = replace(sparsifier.method, sparsity=_Outliving(initial))
+    budget = _Unchecked(method, *_settings(right))
+    with patch.object(sparsifier, "method", method), patch.object(sparsifier.progress, "budget", budget):
         yield
 
 
@@ -314,11 +318,11 @@ class _Collapsing(_Unchecked):
 
 
 @dataclass(frozen=True)
-class _Outliving(_Unchecked):
-    initial: float = 0.0
+class _Outliving:
+    initial: float
 
-    def at(self, step: int) -> float:
-        return schedules.sigmoid_sparsity(step, 0, self.timeline.total_steps, self.initial, self.sparsity)
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        return schedules.sigmoid_sparsity(step, 0, timeline.total_steps, self.initial, final)
 
 
 @dataclass(frozen=True)
@@ -344,8 +348,8 @@ def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextM
     return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))
 
 
-def _settings(budget: Budget) -> tuple[Method, float, Timeline, Mapping[str, tuple[int, int]], str]:
-    return budget.method, budget.sparsity, budget.timeline, budget.shapes, budget.distribution
+def _settings(budget: Budget) -> tuple[float, Timeline, Mapping[str, tuple[int, int]], str]:
+    return budget.sparsity, budget.timeline, budget.shapes, budget.distribution
 
 
 def _masked(sparsifier: Sparsifier) -> dict[str, MaskedWeight]:
