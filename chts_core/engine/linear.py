@@ -12,83 +12,23 @@ contiguous numbers. The result is turned back, since code around an `nn.Linear` 
 import copy
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
 from chts_core.compiled.masks import among, positions
-from chts_core.engine.kernels import (
-    DENSE,
-    Kernels,
-    Links,
-    compress_pairs,
-    damage_of,
-    scratch,
-    sparse_kernels,
-    transposed,
-)
+from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels
 from chts_core.engine.kernels import compress as compress
 from chts_core.engine.kernels import crossover_density as crossover_density
+from chts_core.engine.product import REMEDY, is_transformed, product, without_autocast
 
 Execution = Literal["masked", "csr", "auto"]
 
 # Applied to what is kept for each link, such as an optimizer's moments, when the links change.
 Carry = Callable[[Tensor], Tensor]
-
-
-_REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model first, or compact() of its Sparsifier"
-
-
-class _Product(torch.autograd.Function):
-    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias.
-
-    What they return is contiguous, as from an `nn.Linear`: most operations on a view that is turned would take longer
-    than to turn it back.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: "SparseLinear"
-    ) -> Tensor:
-        features = _by_feature(x, kernels)
-        ctx.save_for_backward(features, values)
-        ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
-        return transposed(kernels.forward(links, values, bias, features))
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Tensor:
-        raise NotImplementedError(f"a sparse layer has no forward-mode derivative; {_REMEDY}.")
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        features, values = ctx.saved_tensors
-        hook = ctx.layer.dense_gradient_hook
-        # Whoever has set a hook may look at the gradient later, and a GPU is not done when a call returns.
-        dy = _by_feature(grad, ctx.kernels, passing=hook is None and grad.device.type == "cpu")
-        dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
-        dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
-        ctx.layer._trains |= ctx.needs_input_grad[1]
-        db = dy.sum(1) if ctx.needs_input_grad[2] else None
-        if hook is not None:
-            hook(ctx.layer, lambda: dy @ features.T)
-        return dx, dw, db, None, None, None
-
-
-def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor:
-    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them.
-
-    Args:
-        passing: whether the next backward pass through a layer may overwrite them.
-    """
-    if kernels is DENSE or x.T.is_contiguous():
-        return x.T
-    return transposed(x, scratch("slopes", x, *x.shape[::-1]) if passing else None)
 
 
 class SparseLinear(nn.Module):
@@ -208,7 +148,7 @@ class SparseLinear(nn.Module):
     def _begin(self) -> None:
         """Nothing has happened to the layer or to its copies yet."""
         self._copies: weakref.WeakSet[SparseLinear] = weakref.WeakSet()
-        self._trains = False  # whether a gradient has ever reached the values
+        self.has_trained = False  # whether a gradient has ever reached the values
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, which no Sparsifier follows."""
@@ -238,11 +178,11 @@ class SparseLinear(nn.Module):
         What has written its values here before, without training them, would now mix values of different links. The
         first write of an average is a copy: one that comes later mixes nothing.
         """
-        if self._mixed_beyond is None and not self._trains and _writes(self.values) != self._settled:
+        if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)
 
     def _check_unmixed(self) -> None:
-        if self._mixed_beyond is not None and not self._trains and _writes(self.values) != self._mixed_beyond:
+        if self._mixed_beyond is not None and not self.has_trained and _writes(self.values) != self._mixed_beyond:
             raise RuntimeError(
                 f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after the "
                 "layer it was copied from changed its links, but never trained or loaded: values of different links "
@@ -375,9 +315,9 @@ class SparseLinear(nn.Module):
         """x Wᵀ + b for x (..., in_features)."""
         if not isinstance(input, Tensor):
             raise TypeError(
-                f"input is a {type(input).__name__}; expected a tensor. To trace the model by torch.fx, {_REMEDY}."
+                f"input is a {type(input).__name__}; expected a tensor. To trace the model by torch.fx, {REMEDY}."
             )
-        if torch._C._get_tracing_state() is not None or _is_exporting() or torch._C._are_functorch_transforms_active():
+        if is_transformed():
             return self._dense_forward(input)
         if torch.compiler.is_compiling():  # compiled loops are not traced; a decorator would import torch's compiler
             return torch.compiler.disable(self._forward)(input)  # type: ignore[no-any-return]
@@ -389,25 +329,17 @@ class SparseLinear(nn.Module):
                 f"input has shape {tuple(input.shape)}; expected (..., {self.in_features}), the layer's in_features."
             )
         x = input.reshape(-1, self.in_features).to(self.values.dtype)
-        links, kernels = self.links, self.kernels()
-        with _without_autocast(x.device.type):
-            if _differentiates(x, self.values, self.bias):
-                product: Callable[..., Tensor] = _Product.apply
-                y = product(x, self.values, self.bias, links, kernels, self)
-            else:
-                bias = None if self.bias is None else self.bias.detach()
-                y = kernels.forward(links, self.values.detach(), bias, _by_feature(x.detach(), kernels))
-                y = y.T if len(x) == 1 else transposed(y)
+        y = product(x, self.values, self.bias, self.links, self.kernels(), self)
         return y.view(*input.shape[:-1], self.out_features)
 
     def _dense_forward(self, input: Tensor) -> Tensor:
         """By torch's own operations on the filled-in weight, for what has to see or transform each of them."""
         try:
-            with _without_autocast(input.device.type):
+            with without_autocast(input.device.type):
                 return F.linear(input.to(self.values.dtype), self.weight, self.bias)
         except RuntimeError as error:
             raise RuntimeError(
-                f"a sparse layer cannot be traced or transformed this way ({error}); {_REMEDY}."
+                f"a sparse layer cannot be traced or transformed this way ({error}); {REMEDY}."
             ) from error
 
     def extra_repr(self) -> str:
@@ -444,24 +376,6 @@ class SparseLinear(nn.Module):
     def _save_to_state_dict(self, *args: Any) -> None:
         self._check_unmixed()
         super()._save_to_state_dict(*args)
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    if not torch.is_autocast_enabled(device_type):  # most calls for one token have no time for more
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
-
-
-def _differentiates(*tensors: Tensor | None) -> bool:
-    """Whether autograd has to know of an operation on these."""
-    backward = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    return backward or forward_ad._current_level >= 0
-
-
-def _is_exporting() -> bool:
-    """Whether torch.export traces the model; PyTorch 2.6 cannot tell."""
-    exporting = getattr(torch.compiler, "is_exporting", None)
-    return exporting is not None and bool(exporting())
 
 
 def convertible(model: nn.Module, parameter: str) -> bool:

@@ -1,0 +1,108 @@
+"""The product of a layer that stores only its links, as autograd, autocast and PyTorch's tracers see it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from chts_core.engine.kernels import DENSE, Kernels, Links, scratch, transposed
+
+REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model first, or compact() of its Sparsifier"
+
+
+class Layer(Protocol):
+    """What a product's backward pass reads from its layer, and notes there.
+
+    has_trained: whether a gradient has ever reached the values.
+    """
+
+    has_trained: bool
+
+    @property
+    def dense_gradient_hook(self) -> Callable[..., None] | None:
+        """Called, where set, with the layer and a function that computes the gradient by all of W."""
+
+
+def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer, /) -> Tensor:
+    """x Wᵀ + b for x (samples, in_features) in the dtype of the values, contiguous."""
+    with without_autocast(x.device.type):
+        if _differentiates(x, values, bias):
+            apply: Callable[..., Tensor] = _Product.apply
+            return apply(x, values, bias, links, kernels, layer)
+        bias = None if bias is None else bias.detach()
+        y = kernels.forward(links, values.detach(), bias, _by_feature(x.detach(), kernels))
+        return y.T if len(x) == 1 else transposed(y)
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias.
+
+    What they return is contiguous, as from an `nn.Linear`: most operations on a view that is turned would take longer
+    than to turn it back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer
+    ) -> Tensor:
+        features = _by_feature(x, kernels)
+        ctx.save_for_backward(features, values)
+        ctx.links, ctx.kernels, ctx.layer = links, kernels, layer
+        return transposed(kernels.forward(links, values, bias, features))
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Tensor:
+        raise NotImplementedError(f"a sparse layer has no forward-mode derivative; {REMEDY}.")
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        features, values = ctx.saved_tensors
+        hook = ctx.layer.dense_gradient_hook
+        # Whoever has set a hook may look at the gradient later, and a GPU is not done when a call returns.
+        dy = _by_feature(grad, ctx.kernels, passing=hook is None and grad.device.type == "cpu")
+        dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
+        dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
+        ctx.layer.has_trained |= ctx.needs_input_grad[1]
+        db = dy.sum(1) if ctx.needs_input_grad[2] else None
+        if hook is not None:
+            hook(ctx.layer, lambda: dy @ features.T)
+        return dx, dw, db, None, None, None
+
+
+def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor:
+    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them.
+
+    Args:
+        passing: whether the next backward pass through a layer may overwrite them.
+    """
+    if kernels is DENSE or x.T.is_contiguous():
+        return x.T
+    return transposed(x, scratch("slopes", x, *x.shape[::-1]) if passing else None)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Computes in the dtypes there are."""
+    if not torch.is_autocast_enabled(device_type):  # most calls for one token have no time for more
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def is_transformed() -> bool:
+    """Whether PyTorch traces, exports or transforms the model, and so has to see each operation."""
+    return torch._C._get_tracing_state() is not None or _is_exporting() or torch._C._are_functorch_transforms_active()
+
+
+def _differentiates(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to know of an operation on these."""
+    backward = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return backward or forward_ad._current_level >= 0
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export traces the model; PyTorch 2.6 cannot tell."""
+    exporting = getattr(torch.compiler, "is_exporting", None)
+    return exporting is not None and bool(exporting())
