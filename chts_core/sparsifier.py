@@ -21,7 +21,6 @@ from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, u
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update, from_state, to_state
-from chts_core.engine.sharding import full_tensor
 from chts_core.engine.warm_start import loses_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
 from chts_core.engine.weights import MaskedWeight, Weight
@@ -148,8 +147,7 @@ class Sparsifier:
         layers, parts, graph = found.layers, found.parts, found.graph
         shapes = {name: part.shape for name, part in parts.items()}
         budget = Budget(self.method, sparsity, self.timeline, shapes, distribution)
-        parameters = dict(model.named_parameters())
-        weights = {name: parameters[name] for name in dict.fromkeys(part.parameter for part in parts.values())}
+        weights = {part.parameter: model.get_parameter(part.parameter) for part in parts.values()}
         check_in_memory(weights)
         check_held(weights, self.optimizer)
         check_execution(execution, model, list(weights), self.optimizer, ranks)
@@ -157,9 +155,7 @@ class Sparsifier:
         generators = {name: generator_of(seed, name, weights[part.parameter].device) for name, part in parts.items()}
         topology = with_correlation(self.method.topology, correlation, budget)
         masks = first_masks(initial_masks, topology, layers, parts, graph, weights, budget, generators)
-        held: dict[str, Weight] = {
-            name: MaskedWeight(weight, masks[name], self.optimizer) for name, weight in weights.items()
-        }
+        held: dict[str, Weight] = {name: MaskedWeight(weights[name], masks[name], self.optimizer) for name in weights}
         sparse = list(dict.fromkeys(parts[name].parameter for name in budget.sparse_parts()))
         self.network = SparseNetwork(model, layers, parts, graph, held, sparse, ranks)
         self.progress = Progress.at_start(budget, generators, self.network)
@@ -170,14 +166,11 @@ class Sparsifier:
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
         elif not initial_masks:
-            kept = ((full_tensor(weights[name].detach()), masks[name]) for name in self.network.sparse)
-            if loses_training(kept):
-                warn(_LOSES_TRAINING)
+            self._warn_of_lost_training()
         self._warn_of(include)
         self.network.clear(self.optimizer, execution)
         self._set_crossovers()
         self._connect()
-        self._guard.settle()
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -416,6 +409,12 @@ class Sparsifier:
                 "the gradient most. Keep float32 weights and compute in torch.autocast."
             )
 
+    def _warn_of_lost_training(self) -> None:
+        """Warn if the initial masks drop what the model has learnt."""
+        weights = (self.network.weights[name] for name in self.network.sparse)
+        if loses_training((weight.dense(), weight.mask) for weight in weights):
+            warn(_LOSES_TRAINING)
+
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""
         self._gradients.listen(self.network.sparse, self)
@@ -423,6 +422,7 @@ class Sparsifier:
         self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive
         if self.method.turnover.skip_optimizer:
             skip_before_updates(self.optimizer, self, self._guard)
+        self._guard.settle()
 
     def _after_optimizer(self, *_: Any) -> None:
         self._guard.after_optimizer()
@@ -431,4 +431,3 @@ class Sparsifier:
         """Of a copy, together with the model and the optimizer."""
         self.__dict__.update(state)
         self._connect()
-        self._guard.settle()

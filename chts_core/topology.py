@@ -151,31 +151,23 @@ def scale_free(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite scale-free network (BSF): Barabási–Albert growth, then same-side links are rewired across.
+    """Bipartite scale-free network (BSF): Barabási–Albert growth, then links within a side are rewired across.
 
-    1. A Barabási–Albert network grows over all out + in nodes. It starts from one link between an output and an input;
-       the other nodes join in random order, share the remaining links evenly (to within 1), and attach each of theirs
-       to a node already there with probability ∝ its degree. A node met twice is linked twice.
-    2. Of every link within a side one end, at random, moves to the other side, to a node drawn ∝ its degree in 1; but
-       a newcomer keeps its end of its first link.
-    3. Of links that fall together one stays. The missing ones are drawn from all absent links, without replacement,
-       with probability ∝ the product of their ends' degrees in 1 (links of a node without any come last).
+    1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
+       nodes join in random order and share the remaining links evenly (to within 1). Each new link goes to a node
+       already there, with probability ∝ its degree. Two nodes can be linked twice.
+    2. One end of every link within a side, chosen at random, moves to the other side, to a node drawn ∝ its degree in
+       1. A newcomer keeps its end of its first link.
+    3. Double links become one. The missing links are drawn from all absent links without replacement, with probability
+       ∝ the product of the degrees in 1 of their ends; links of a node without any come last.
 
-    Growth gives degrees the power law k^-γ with γ = 3 (fits to networks of this size may find less; the paper reports
-    2.76), and 2 scales it alike for all nodes of a side, by (out + in) / (2 · nodes of the side) on average: both sides
-    keep the exponent, whatever their ratio. No degree exceeds the size of the other side, so tails are cut off there,
-    and in dense layers little of them is left. With at least out + in - 1 links every node has one.
-    (Paper, bipartite scale-free model; Batagelj and Brandes 2005, "Efficient generation of large random networks", for
-    drawing by degree from a list of link ends; resolving that list by pointer jumping makes the growth vectorised.)
+    Both sides keep the power law k^-γ of the growth, γ = 3: step 2 scales the degrees of a side by the same factor, on
+    average (out + in) / (2 · nodes of the side). A fit to a small network may find less (paper: 2.76). The size of the
+    other side cuts the tails off. With at least out + in - 1 links every node has one. (Paper, bipartite scale-free
+    model. Batagelj and Brandes 2005 draw by degree from a list of link ends; here pointer jumping resolves that list,
+    which makes the growth vectorised.)
 
-    Args:
-        out_features, in_features: the two sides.
-        density: share of the links that exist; their number is exactly link_count(...).
-        generator: the source of randomness.
-        device: of the mask; by default the generator's.
-
-    Returns:
-        Boolean mask (out_features, in_features) on `device`.
+    Args and result are those of :func:`erdos_renyi`.
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)

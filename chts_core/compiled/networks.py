@@ -64,6 +64,36 @@ def _arrived(times: Any, logs: Any) -> Any:
 
 
 @compiled
+def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma: no cover (compiled)
+    """ln t of the time t at which a column arrives, from its random integer and its distance."""
+    uniform = (number + 0.5) * _UNIT
+    return math.log(-math.log1p(-uniform)) + exponent * math.log1p(distance)
+
+
+@compiled
+def _set_links(  # pragma: no cover (compiled)
+    row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
+) -> None:
+    """Make the links of a row its columns with verdict 2, and the first `needed` of `num` contenders to arrive.
+
+    Columns count from `start` on, around the ring. `last` is when the last of those contenders arrives.
+    """
+    columns = len(row)
+    for column in range(start, columns):
+        row[column] = verdicts[column - start] == 2
+    for column in range(start):
+        row[column] = verdicts[column - start + columns] == 2
+    for place in range(num):
+        if arrivals[place] < last:
+            row[(start + contenders[place]) % columns] = True
+            needed -= 1
+    for place in range(num):
+        if arrivals[place] == last and needed > 0:  # one, unless rounding makes several equal
+            row[(start + contenders[place]) % columns] = True
+            needed -= 1
+
+
+@compiled
 def race(  # pragma: no cover (compiled)
     first_row: int,
     end_row: int,
@@ -78,12 +108,11 @@ def race(  # pragma: no cover (compiled)
 ) -> None:
     """Make the links of row i the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
-    A column at ring distance x of the row's centre arrives at a time t with ln t = ln E + exponent · ln(1 + x), where E
-    is exponential. Few columns need the logarithms. Window w = windows[i] brackets the time of the last arrival by
-    times[w], two values of ln t, and in_by[w, 0 or 1] holds for each column, in the order of the ring from the centre
-    on, a bound on the random integers that mean an arrival by then: below in_by[w, 0] the column arrived by times[w, 0]
-    for certain, and from in_by[w, 1] on not before times[w, 1]. Times of those in between decide, and if they show that
-    the last arrival is outside the window, those of all columns do. So windows decide on the cost alone.
+    A column at ring distance x of the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), E
+    exponential. Few columns need the logarithms: the last arrival is likely between times[w], two values of ln t, with
+    w = windows[i]. A column whose random integer is below in_by[w, 0] arrives by times[w, 0]; from in_by[w, 1] on it
+    does not arrive before times[w, 1]. Both hold a bound for each column, around the ring from the centre on. The times
+    of the columns in between decide; where the last arrival is outside the window, the times of all columns do.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
@@ -101,8 +130,7 @@ def race(  # pragma: no cover (compiled)
             number = _random(seed, step)
             verdicts[step] = np.uint8(number < soon[step]) + np.uint8(number < late[step])
 
-        num = 0
-        needed = degrees[i]
+        num, needed = 0, degrees[i]
         for step in range(columns):
             contenders[num] = step
             num += verdicts[step] == 1
@@ -119,25 +147,13 @@ def race(  # pragma: no cover (compiled)
                 continue
             for place in range(num):
                 distance = contenders[place] + beyond
-                distance = min(distance, columns - distance)
-                uniform = (_random(seed, contenders[place]) + 0.5) * _UNIT
-                arrivals[place] = math.log(-math.log1p(-uniform)) + exponent * math.log1p(distance)
+                number = _random(seed, contenders[place])
+                arrivals[place] = _arrival(number, min(distance, columns - distance), exponent)
             last = np.partition(arrivals[:num], needed - 1)[needed - 1]
             if times[windows[i], 0] <= last <= times[windows[i], 1]:
                 break
 
-        for column in range(start, columns):
-            row[column] = verdicts[column - start] == 2
-        for column in range(start):
-            row[column] = verdicts[column - start + columns] == 2
-        for place in range(num):
-            if arrivals[place] < last:
-                row[(start + contenders[place]) % columns] = True
-                needed -= 1
-        for place in range(num):
-            if arrivals[place] == last and needed > 0:  # one, unless rounding makes several equal
-                row[(start + contenders[place]) % columns] = True
-                needed -= 1
+        _set_links(row, start, verdicts, contenders, num, arrivals, last, needed)
 
 
 @compiled

@@ -97,7 +97,7 @@ def walk_compiled(
         seeds = torch.randint(2**63 - 1, (len(batches),), generator=generator).tolist()
 
         def walk(seed: int, batch: Any) -> None:
-            propose_links(seed, exists, *shape, start, neighbours, wedges, _num_pairs(shape), inside, batch)
+            propose_links(seed, exists, shape, start, neighbours, wedges, _num_pairs(shape), inside, batch)
 
         if len(batches) == 1 or threads == 1:
             list(map(walk, seeds, batches))
@@ -132,9 +132,7 @@ def walk_batched(
     num_wedges = all_wedges if inside else 0
     among_all = pairs < all_wedges
     shared = [count_shared(mask), count_shared(mask.T)]
-    # At least the greatest odds: with 2^14 neighbours, rounding to float32 could hide a thousandth of them.
-    parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
-    most = 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())
+    most = _greatest_odds(shared)
     shared_by_pair = torch.cat([count.flatten() for count in shared])
 
     def below(end: Tensor | int, count: int) -> Tensor:
@@ -186,6 +184,13 @@ def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
     """d_z / (d_z - P_zu) in float64, 0 where a pair shares nothing or u lacks nothing."""
     degree, common = degree.double(), common.double()
     return torch.where((common > 0) & (common < degree), degree / (degree - common).clamp(min=1), 0)
+
+
+def _greatest_odds(shared: list[Tensor]) -> Tensor:
+    """At least the largest of `_lacking_odds`, of the nodes that every two of a side share; float64 ()."""
+    parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
+    # With 2^14 neighbours, rounding to float32 could hide a thousandth of the odds.
+    return 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())
 
 
 def count_shared(mask: Tensor) -> Tensor:

@@ -96,48 +96,42 @@ def set_bits(bits: Any, places: Any) -> None:  # pragma: no cover (compiled)
 
 
 @compiled
-def linked(exists: Any, rows: int, columns: int, one: int, other: int) -> Any:  # pragma: no cover (compiled)
+def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no cover (compiled)
     """Whether two nodes of different sides, numbered as in :func:`adjacency`, are linked."""
-    return has(exists, min(one, other) * columns + max(one, other) - rows)
+    return has(exists, min(one, other) * shape[1] + max(one, other) - shape[0])
+
+
+@compiled
+def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
+    """The pair of different numbers up to `others` that `choice`, below others · (others + 1), stands for."""
+    first, second = choice // others, choice % others
+    return first, second + (second >= first)
 
 
 @compiled
 def propose_links(  # pragma: no cover (compiled)
-    seed: int,
-    exists: Any,
-    rows: int,
-    columns: int,
-    start: Any,
-    neighbours: Any,
-    wedges: Any,
-    pairs: int,
-    inside: bool,
-    links: Any,
+    seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links` with independent draws of missing links, p ∝ their node-based score, as flat positions; or -1.
+    """Fill `links`, int64, with independent draws of missing links, p ∝ their node-based score; -1 where a draw fails.
 
-    See the section "Walks" of :mod:`chts_core.link_prediction`.
+    The method is that of :mod:`chts_core.compiled.walk_sampling`. A link is its position in the flattened mask.
 
     Args:
-        seed: of the random numbers.
         exists: a bit for each element of the flattened mask; `start` and `neighbours` are its :func:`adjacency`.
-        rows, columns: number of outputs and of inputs.
+        shape: (outputs, inputs) of the mask.
         wedges: running sum, from 0, of the ordered pairs of different nodes that each node joins.
         pairs: number of ordered pairs of different nodes of a side.
         inside: for CH2 rather than CH3.
-        links: int64.
     """
-    state = np.empty(1, np.uint64)
-    state[0] = seed
-    num_wedges = wedges[-1] if inside else 0
-    among_all = pairs < wedges[-1]
+    state = np.full(1, seed, np.uint64)
+    rows, columns = shape
+    num_wedges, among_all = wedges[-1] if inside else 0, pairs < wedges[-1]
     total = num_wedges + min(pairs, wedges[-1])
     for n in range(len(links)):
         links[n] = -1
         choice = random_below(state, total)
         any_wedge = choice < num_wedges
-        if not any_wedge:
-            choice -= num_wedges
+        choice -= 0 if any_wedge else num_wedges
 
         # An ordered pair of different nodes of a side.
         if among_all and not any_wedge:
@@ -145,8 +139,7 @@ def propose_links(  # pragma: no cover (compiled)
             first = 0 if of_outputs else rows
             choice -= 0 if of_outputs else rows * (rows - 1)
             others = rows - 1 if of_outputs else columns - 1
-            z, u = choice // others, choice % others
-            u += u >= z
+            z, u = ordered_pair(choice, others)
             z, u = first + z, first + u
             if count_shared(z, u, start, neighbours, 1) == 0:
                 continue
@@ -154,8 +147,7 @@ def propose_links(  # pragma: no cover (compiled)
             between = np.searchsorted(wedges, choice, side="right") - 1
             choice -= wedges[between]
             first, others = start[between], start[between + 1] - start[between] - 1
-            z, u = choice // others, choice % others
-            u += u >= z
+            z, u = ordered_pair(choice, others)
             z, u = np.int64(neighbours[first + z]), np.int64(neighbours[first + u])
             # Of all the wedges that join a pair one counts.
             if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
@@ -163,12 +155,11 @@ def propose_links(  # pragma: no cover (compiled)
 
         # A neighbour of z that is none of u's, uniformly.
         first, degree = start[z], start[z + 1] - start[z]
-        v = np.int64(neighbours[first + random_below(state, degree)])
-        tries = 1
-        while tries < _TRIES and linked(exists, rows, columns, u, v):
+        v, tries = np.int64(neighbours[first + random_below(state, degree)]), 1
+        while tries < _TRIES and linked(exists, shape, u, v):
             v = np.int64(neighbours[first + random_below(state, degree)])
             tries += 1
-        if linked(exists, rows, columns, u, v):
+        if linked(exists, shape, u, v):
             free = degree - count_shared(z, u, start, neighbours, _ALL)
             if free == 0:
                 continue
@@ -177,7 +168,7 @@ def propose_links(  # pragma: no cover (compiled)
             while left > 0:
                 k += 1
                 v = np.int64(neighbours[k])
-                left -= not linked(exists, rows, columns, u, v)
+                left -= not linked(exists, shape, u, v)
         links[n] = min(u, v) * columns + max(u, v) - rows
 
 
