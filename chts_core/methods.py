@@ -11,12 +11,7 @@ with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or whe
 "set with regrowth=Regrowth('ch2_l3n')".
 """
 
-import ast
-import math
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
 
 from chts_core import removal
 from chts_core.choices import (
@@ -44,7 +39,7 @@ from chts_core.choices import (
     value_at,
 )
 from chts_core.link_prediction import PREDICTORS
-from chts_core.schedules import Timeline
+from chts_core.method_words import choices_in_words
 
 __all__ = [
     "METHODS",
@@ -229,17 +224,6 @@ REMOVAL_SCORES = tuple(removal.SCORES)
 REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 
 
-# What each choice can be where a method is given in words.
-_CHOICES: dict[str, tuple[type, ...]] = {
-    "topology": (FullyConnected, ErdosRenyi, ReceptiveField, SmallWorld, ScaleFree, Correlated),
-    "removal": (Removal,),
-    "regrowth": (Regrowth,),
-    "sparsity": (Dense, Constant, Sigmoid, Cubic, Staged),
-    "turnover": (Turnover,),
-}
-_WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (Ramp, Cosine)) for kind in kinds}
-
-
 def get_method(method: str | Method) -> Method:
     """The method or preset of that name, or the one given, if its choices exist.
 
@@ -254,7 +238,9 @@ def get_method(method: str | Method) -> Method:
         name, given, changes = method.partition(" with ")
         if name not in known:
             raise ValueError(f"method is {name!r}; expected one of {', '.join(map(repr, known))}, or a Method.")
-        method = _changed(known[name], changes) if given else known[name]
+        method = known[name]
+        if given:
+            method = replace(method, **choices_in_words(changes, vars(method)))
     if not isinstance(method, Method):
         raise TypeError(
             f"method is a {type(method).__name__}; expected one of {', '.join(map(repr, known))}, or a Method."
@@ -292,51 +278,3 @@ def get_method(method: str | Method) -> Method:
     if early_stop is not None and not 0 <= early_stop <= 1:
         raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to go on to the end.")
     return method
-
-
-def _changed(method: Method, changes: str) -> Method:
-    """A method with choices replaced as written: "topology=ErdosRenyi(), turnover=Turnover(Cosine(0.1))"."""
-    try:
-        call = ast.parse(f"changed({changes})", mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.keywords) or call.args:
-            raise ValueError("expected CHOICE=..., CHOICE=...")
-        names = [keyword.arg for keyword in call.keywords]
-        if len(set(names)) < len(names):
-            raise ValueError(f"a choice is given twice: {', '.join(map(str, names))}")
-        chosen = {str(keyword.arg): _built(keyword.value) for keyword in call.keywords}
-        for name, choice in chosen.items():
-            if name not in _CHOICES:
-                raise ValueError(f"there is no choice {name}; expected one of {', '.join(_CHOICES)}")
-            if not isinstance(choice, _CHOICES[name]):
-                kinds = ", ".join(kind.__name__ for kind in _CHOICES[name])
-                raise ValueError(f"{name} is {choice!r}; expected one of {kinds}")
-        changed = replace(method, **chosen)
-        _try(changed)
-        return changed
-    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the method is changed by {changes!r}: {error}.") from error
-
-
-def _try(method: Method) -> None:
-    """Call the choices that have settings, so that invalid ones are refused before a run and not in it."""
-    timeline = Timeline(10_000, 1, method.turnover.stop)
-    if not isinstance(method.topology, Correlated):  # that wants inputs
-        method.topology(32, 32, 0.5, generator=torch.Generator())
-    method.sparsity.at(0, timeline, 0.99)
-    for value in (method.turnover.zeta, method.removal.temperature):
-        if value is not None and not isinstance(value, str) and not math.isfinite(value_at(value, 0, timeline)):
-            raise ValueError(f"{value!r} is not finite")
-
-
-def _built(node: ast.expr) -> Any:
-    """The value that is written: a number, a word, None, True, False, a tuple, or a choice of such."""
-    match node:
-        case ast.Constant():
-            return node.value
-        case ast.Tuple():
-            return tuple(map(_built, node.elts))
-        case ast.Call(func=ast.Name(id=name)) if name in _WORDS:
-            return _WORDS[name](
-                *map(_built, node.args), **{str(word.arg): _built(word.value) for word in node.keywords}
-            )
-    raise ValueError(f"{ast.unparse(node)} is no value; expected a number, a word, or one of {', '.join(_WORDS)}")

@@ -1,0 +1,93 @@
+"""Choices of a method written in words: "topology=ErdosRenyi(), turnover=Turnover(Cosine(0.1))"."""
+
+import ast
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from chts_core.choices import (
+    Constant,
+    Correlated,
+    Cosine,
+    Cubic,
+    Dense,
+    ErdosRenyi,
+    FullyConnected,
+    Ramp,
+    ReceptiveField,
+    Regrowth,
+    Removal,
+    ScaleFree,
+    Sigmoid,
+    SmallWorld,
+    Staged,
+    Turnover,
+    value_at,
+)
+from chts_core.schedules import Timeline
+
+# What each choice can be.
+_CHOICES: dict[str, tuple[type, ...]] = {
+    "topology": (FullyConnected, ErdosRenyi, ReceptiveField, SmallWorld, ScaleFree, Correlated),
+    "removal": (Removal,),
+    "regrowth": (Regrowth,),
+    "sparsity": (Dense, Constant, Sigmoid, Cubic, Staged),
+    "turnover": (Turnover,),
+}
+_WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (Ramp, Cosine)) for kind in kinds}
+
+
+def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
+    """The choices that the words give, by name. Nothing of them is run as code.
+
+    Args:
+        others: the five choices of the method that these are to replace some of.
+
+    Raises:
+        ValueError: for words that give no choice, an unknown one, or one that cannot work.
+    """
+    try:
+        call = ast.parse(f"changed({words})", mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.keywords) or call.args:
+            raise ValueError("expected CHOICE=..., CHOICE=...")
+        names = [keyword.arg for keyword in call.keywords]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a choice is given twice: {', '.join(map(str, names))}")
+        chosen = {str(keyword.arg): _built(keyword.value) for keyword in call.keywords}
+        for name, choice in chosen.items():
+            if name not in _CHOICES:
+                raise ValueError(f"there is no choice {name}; expected one of {', '.join(_CHOICES)}")
+            if not isinstance(choice, _CHOICES[name]):
+                kinds = ", ".join(kind.__name__ for kind in _CHOICES[name])
+                raise ValueError(f"{name} is {choice!r}; expected one of {kinds}")
+        _try(**{**others, **chosen})
+        return chosen
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"the method is changed by {words!r}: {error}.") from error
+
+
+def _try(*, topology: Any, removal: Removal, sparsity: Any, turnover: Turnover, **_: Any) -> None:
+    """Call the choices that have settings: invalid ones are refused before a run, not during it."""
+    timeline = Timeline(10_000, 1, turnover.stop)
+    if not isinstance(topology, Correlated):  # needs the correlations of inputs
+        topology(32, 32, 0.5, generator=torch.Generator())
+    sparsity.at(0, timeline, 0.99)
+    for value in (turnover.zeta, removal.temperature):
+        if value is not None and not isinstance(value, str) and not math.isfinite(value_at(value, 0, timeline)):
+            raise ValueError(f"{value!r} is not finite")
+
+
+def _built(node: ast.expr) -> Any:
+    """The value that is written: a number, a word, None, True, False, a tuple, or a choice made of these."""
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Tuple():
+            return tuple(map(_built, node.elts))
+        case ast.Call(func=ast.Name(id=name)) if name in _WORDS:
+            return _WORDS[name](
+                *map(_built, node.args), **{str(word.arg): _built(word.value) for word in node.keywords}
+            )
+    raise ValueError(f"{ast.unparse(node)} is no value; expected a number, a word, or one of {', '.join(_WORDS)}")
