@@ -1,4 +1,4 @@
-"""How many links each layer has at every step, and how many an update exchanges; whether that can work."""
+"""How many links each layer has at every step, how many an update exchanges, and whether that can work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,13 +20,12 @@ class Budget:
         sparsity: the final one, in [0, 1).
         timeline: of the run.
         shapes: (out_features, in_features) by layer name.
-        distribution: how the links are shared out among the layers, a name in `DISTRIBUTIONS`.
-        least: where the schedule is below this sparsity, it holds instead: a run that goes on from another one has
-            lost these links already.
+        distribution: how the layers share the links, a name in `DISTRIBUTIONS`.
+        least: the lowest sparsity of the schedule: a run that goes on from another one has lost these links already.
 
     Raises:
-        ValueError, TypeError: for a run that would grow its links, empty a layer, never update, or not reach its
-            sparsity; for a schedule that leaves its range at an update, or gives what is no number.
+        ValueError, TypeError: for a run that would gain links, empty a layer, never update, or not reach its sparsity;
+            for a schedule that leaves its range at an update, or does not give a number.
     """
 
     method: Method
@@ -35,7 +34,7 @@ class Budget:
     shapes: Mapping[str, tuple[int, int]]
     distribution: str = "uniform"
     least: float = 0.0
-    # The links at the sparsity asked for last: sharing them out among many layers takes a while.
+    # The links at the last sparsity: sharing them out among many layers takes a while.
     _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +70,7 @@ class Budget:
             )
 
     def _check_schedules(self) -> None:
-        """Refuse now, not mid-run, what would fail at some update."""
+        """Refuse now what would fail at some update."""
         self._check_rise(0, self.timeline.total_steps)
         for step in self.updates():
             self.zeta(step)
@@ -92,7 +91,7 @@ class Budget:
                 )
 
     def _check_temperature(self, step: int) -> None:
-        """Raise unless the temperature of an update is at least 0."""
+        """Raise if the temperature of an update is below 0."""
         if self.method.removal.temperature is not None:
             temperature = self._value(self.method.removal.temperature, "temperature", step)
             if not temperature >= 0:
@@ -102,11 +101,7 @@ class Budget:
                 )
 
     def _value(self, value: float | Schedule, name: str, step: int) -> float:
-        """The value of a hyperparameter at a step.
-
-        Raises:
-            TypeError: if it is neither a number nor a schedule of numbers.
-        """
+        """The value of a hyperparameter at a step; a TypeError unless it is a number or a schedule of numbers."""
         if not hasattr(value, "at"):
             check_number(value, name)
         found = value_at(value, step, self.timeline)
@@ -114,21 +109,13 @@ class Budget:
         return found
 
     def at(self, step: int) -> float:
-        """Scheduled sparsity at a step.
-
-        Raises:
-            ValueError, TypeError: if the schedule gives no fraction in [0, 1).
-        """
+        """Scheduled sparsity at a step; a ValueError or TypeError unless it is a number in [0, 1)."""
         sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity)
         check_sparsity(sparsity, f"scheduled sparsity at step {step}")
         return max(sparsity, self.least)
 
     def zeta(self, step: int) -> float:
-        """Share of the links that an update at this step exchanges.
-
-        Raises:
-            ValueError, TypeError: if the method's turnover leaves [0, 1] or is no number.
-        """
+        """Share of the links that an update at this step exchanges; a ValueError or TypeError unless in [0, 1]."""
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
             return (links - final) / links
@@ -150,7 +137,7 @@ class Budget:
     def exchanged(self, step: int) -> dict[str, int]:
         """Number of links by layer that an update at this step removes and regrows, beyond those it prunes.
 
-        None of a full layer: they could only be regrown where they were, without their weights.
+        0 for a full layer: its links could only return to their places, without their weights.
         """
         if self.method.turnover.zeta == "excess":
             final = self.links(self.timeline.total_steps)

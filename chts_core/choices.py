@@ -1,7 +1,7 @@
 """What a method chooses from: initial networks, removals, regrowths, densities and turnovers.
 
-Each is a frozen dataclass that ties a function of the core to its settings. Choices of your own are best the same: a
-saved run knows its method by the repr.
+Each is a frozen dataclass that ties a function of the core to its settings. Write your own in the same way: a saved run
+knows its method by the repr.
 """
 
 from dataclasses import dataclass
@@ -70,9 +70,9 @@ class SmallWorld:
 class ScaleFree:
     """Bipartite scale-free network (:func:`chts_core.topology.scale_free`).
 
-    equal_partition: whether all inputs of a layer that no sparse layer feeds have as many links
-        (:func:`chts_core.topology.equal_partition`); in an MLP that is the first.
-    resort: whether hubs of a layer are hubs of the layer that it feeds, for certain ("rigid") or likely ("soft"), see
+    equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP the first) have the same number
+        of links (:func:`chts_core.topology.equal_partition`).
+    resort: whether hubs of a layer are hubs of the layer that it feeds, always ("rigid") or more likely ("soft"), see
         :func:`chts_core.topology.resort`; None leaves it to chance.
     """
 
@@ -87,7 +87,7 @@ class ScaleFree:
         return topology.scale_free(out_features, in_features, density, generator=generator)
 
     def placed(self, mask: Tensor, before: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        """The mask of a layer in its place: behind another sparse layer, or behind none."""
+        """The mask of a layer behind another sparse layer, or behind none."""
         if before is None:
             return topology.equal_partition(mask, generator=generator) if self.equal_partition else mask
         if self.resort is None:
@@ -99,7 +99,7 @@ class ScaleFree:
 class Correlated:
     """The links between the most correlated inputs, CSTI (:func:`chts_core.topology.correlated`).
 
-    It wants the correlations of the inputs: the Sparsifier takes them as `correlation`.
+    The Sparsifier takes the correlations of the inputs as `correlation`.
     """
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
@@ -132,7 +132,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Cosine:
-    """From a share down to 0 when the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
+    """Falls from a share to 0 when the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
 
     initial: float
 
@@ -141,7 +141,7 @@ class Cosine:
 
 
 def value_at(value: float | Schedule, step: int, timeline: Timeline) -> float:
-    """The value of a hyperparameter at a step, whether it is a number or a schedule."""
+    """The value of a hyperparameter, a number or a schedule, at a step."""
     return float(value) if isinstance(value, int | float | Real) else value.at(step, timeline)
 
 
@@ -153,15 +153,14 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Which links go: those of low score, drawn softly at a temperature, or simply the lowest when it is None.
+    """Which links go: those of low score, drawn softly at a temperature, or the lowest if it is None.
 
-    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or one of your own
+    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own
         (:class:`chts_core.removal.LinkScore`).
-    percolate: also drop the links that this leaves incomplete.
-    prune: score of the links that go because there are to be fewer (a density that decays): always the lowest. None:
-        `score`.
-    returning: links that were removed compete with the weight they had, and return where that is the larger one. Goes
-        with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    percolate: also remove the links that become incomplete.
+    prune: score of the links that go because the density decays, always the lowest. None: `score`.
+    returning: removed links compete with the weight they had, and return where it is larger. Only with
+        :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -172,7 +171,7 @@ class Removal:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether one of its scores goes by the gradient of the links."""
+        """Whether one of its scores uses the gradient of the links."""
         return _wants_gradient(self.score, *GRADIENT_SCORES) or _wants_gradient(self.prune, *GRADIENT_SCORES)
 
     def __call__(
@@ -185,18 +184,13 @@ class Removal:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """The links that an update keeps: the lowest beyond `target` go, then `exchanged` of the others.
+        """Indices of the links that an update keeps: the lowest beyond `target` go, then `exchanged` of the others.
 
         Args:
             links: of a layer.
-            target: how many there shall be after the update.
-            exchanged: how many of those shall be new.
+            target: number of links after the update; `exchanged` of them will be new.
             temperature: at this step; None for the hard rule.
             past: the weights that missing links had, (missing links,), where they compete.
-            generator: the source of randomness.
-
-        Returns:
-            Indices of the links that are kept, int64.
         """
         if past is not None:
             score = torch.cat([scores_of(links, self.score), past.abs()])
@@ -214,11 +208,11 @@ class Removal:
 
 
 class MissingLinkScore(Protocol):
-    """Scores of missing links: a regrowth of one's own.
+    """A user's own score of missing links, for regrowth.
 
-    Called with the mask of a layer, Boolean (out_features, in_features), and the gradient by all its weights, of the
-    same shape, it returns finite scores >= 0 of that shape; those of links do not count. The gradient is None unless an
-    attribute `needs_gradient` is true. Best a frozen dataclass: a saved run knows its method by what it prints as.
+    It gets the mask of a layer, Boolean (out_features, in_features), and the gradient by all its weights, of the same
+    shape. It returns finite scores >= 0 of that shape; those of existing links do not count. The gradient is None
+    unless an attribute `needs_gradient` is true. Best a frozen dataclass: a saved run knows its method by the repr.
     """
 
     def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor: ...
@@ -229,7 +223,7 @@ class Regrowth:
     """Which links come, by their scores.
 
     score: "random", "gradient" (its size), "magnitude" (of the weight that a removed link had), a link predictor, or
-        one of your own (:class:`MissingLinkScore`).
+        your own (:class:`MissingLinkScore`).
     soft: the scores are sampled; otherwise the highest are taken.
     history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
     """
@@ -240,7 +234,7 @@ class Regrowth:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether its score goes by the gradient of all weights."""
+        """Whether its score uses the gradient of all weights."""
         return _wants_gradient(self.score, "gradient")
 
     def __call__(
@@ -253,20 +247,15 @@ class Regrowth:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Exactly `num` new links.
+        """Exactly `num` new links, none of which exists.
 
         Links are positions in the flattened mask, int64 in ascending order.
 
         Args:
             links: those there are.
             shape: of the mask, (out_features, in_features).
-            num: how many are to come.
-            gradient: by all weights, where the score goes by it; of this shape.
-            past: missing links that existed before, where the score goes by them, and the weights they had.
-            generator: the source of randomness.
-
-        Returns:
-            The new links.
+            gradient: by all weights, of this shape, if the score needs it.
+            past: missing links that existed before, if the score needs them, and the weights they had.
         """
         size = shape[0] * shape[1]
         if self.score == "random":
@@ -292,7 +281,7 @@ class Regrowth:
 
 
 def _wants_gradient(score: object, *names: str) -> bool:
-    """Whether a score is one of these, or says so itself."""
+    """Whether a score is one of these names, or has a true attribute `needs_gradient`."""
     return score in names if isinstance(score, str) else bool(getattr(score, "needs_gradient", False))
 
 
@@ -307,7 +296,7 @@ class Sparsity(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """All links, whatever sparsity was asked for."""
+    """All links; the final sparsity is ignored."""
 
     def at(self, step: int, timeline: Timeline, final: float) -> float:
         return 0.0
@@ -325,7 +314,7 @@ class Constant:
 class Sigmoid:
     """Sigmoid decay of the density in a window given as fractions of the run.
 
-    The default window is half as long as that of :class:`Cubic`, which costs the same training FLOPs.
+    The default window is half that of :class:`Cubic`, which costs the same training FLOPs.
     """
 
     initial: float = 0.5
@@ -354,7 +343,7 @@ class Staged:
     """More links than the target in two stages, the target at the last update (MEST's soft bound).
 
     excess: density above the target in each stage.
-    switch: when the second stage begins, as a fraction of the steps in which the topology changes.
+    switch: start of the second stage, as a fraction of the steps in which the topology changes.
     """
 
     excess: tuple[float, float] = (0.05, 0.025)
@@ -373,10 +362,10 @@ class Staged:
 class Turnover:
     """Share of the links exchanged per update; no update comes after `stop` of the run.
 
-    zeta: the share, or "excess": all links above the final number, so that an update keeps that number alone.
-    early_stop: overlap of removed and regrown links above which a layer changes no more, once at its final density.
-    together: an early stop waits until all layers have come to it, and then stops all.
-    skip_optimizer: whether the optimizer leaves its step out when an update follows.
+    zeta: the share, or "excess": an update keeps only the final number of links, and exchanges all others.
+    early_stop: overlap of removed and regrown links above which a layer no longer changes, once at its final density.
+    together: an early stop waits until all layers have reached it.
+    skip_optimizer: whether the optimizer skips its step before an update.
     """
 
     zeta: float | Schedule | Literal["excess"]

@@ -1,7 +1,7 @@
 """Measures of a topology and of how it moved.
 
-A layer is read as an undirected bipartite network: its neurons, outputs and inputs, are the nodes, and the True entries
-of its mask the links.
+A layer is read as an undirected bipartite network: outputs and inputs are the nodes, True entries of the mask, Boolean
+(out_features, in_features), the links.
 """
 
 import math
@@ -17,7 +17,7 @@ from chts_core.checks import check_features, check_generator, check_mask, check_
 from chts_core.compiled.masks import count
 from chts_core.topology import erdos_renyi
 
-# Rows of distances that are in memory at a time.
+# Rows of distances in memory at a time.
 _CHUNK = 256
 
 
@@ -28,10 +28,9 @@ def degrees(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def overlap(removed: Tensor, regrown: Tensor) -> float:
-    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|.
+    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 for none regrown.
 
-    Near 1 the network is in an *epitopological local minimum* (ELM): updates change it no more (paper, ELM).
-    0 when nothing was regrown.
+    Near 1 the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
     """
     check_mask(removed, "removed")
     check_mask(regrown, "regrown")
@@ -40,7 +39,7 @@ def overlap(removed: Tensor, regrown: Tensor) -> float:
 
 
 def itop_rate(ever_active: Tensor) -> float:
-    """In-time over-parametrisation: the share of all possible links that were active at some time (ITOP)."""
+    """In-time over-parametrisation (ITOP): the share of all possible links that were ever active."""
     check_mask(ever_active, "ever_active")
     return count(ever_active) / ever_active.numel()
 
@@ -48,18 +47,14 @@ def itop_rate(ever_active: Tensor) -> float:
 def clustering(mask: Tensor) -> float:
     """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes to a 4-cycle.
 
-    4 · (number of 4-cycles) / (number of paths of three links), both counted exactly. A bipartite network has no
-    triangles: the 4-cycle is its shortest. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
+    4 · (number of 4-cycles) / (number of paths of three links), both counted exactly. The 4-cycle is the shortest cycle
+    of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
 
-    Args:
-        mask: Boolean (out_features, in_features).
-
-    Returns:
-        In [0, 1]: 1 if the layer is dense, 0 for a tree, and 0 too where there is no path of three links.
+    In [0, 1]: 1 if the layer is dense; 0 for a tree, and where there is no path of three links.
     """
     check_mask(mask)
     outputs, inputs = degrees(mask)
-    # A path of three links has a middle link; it goes on at either end by any other link of that neuron.
+    # A path of three links is a middle link and any other link of each of its two neurons.
     beyond = torch.where(mask, inputs - 1, 0).sum(dim=1)
     paths = _exact_sum((outputs - 1) * beyond)
     # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. A cycle has one such pair on a side, which is
@@ -78,7 +73,7 @@ def _exact_sum(counts: Tensor) -> int:
 class PathLength:
     """Shortest paths of a layer.
 
-    mean: links on a shortest path, averaged over the pairs of neurons that a path joins; NaN if there is no link.
+    mean: number of links of a shortest path, averaged over the pairs of neurons that a path joins; NaN without links.
     reachable: share of the pairs of neurons that a path joins.
     """
 
@@ -89,17 +84,12 @@ class PathLength:
 def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Generator | None = None) -> PathLength:
     """Characteristic path length: how many links apart two neurons are, on average (Watts & Strogatz 1998).
 
-    All pairs of different neurons count, of either side: links are followed both ways. Pairs that no path joins are
-    left out of the mean, so read it together with `reachable`: a network in pieces has short paths, within the pieces.
+    All pairs of different neurons of both sides count; links are followed both ways. The mean leaves out pairs that no
+    path joins, so read it together with `reachable`: a network in pieces has short paths within the pieces.
 
     Args:
-        mask: Boolean (out_features, in_features).
-        sources: measure the paths from so many neurons drawn at random, to all others. By default from every neuron,
-            which is exact; the time grows with sources × links.
-        generator: the source of randomness, where `sources` is given.
-
-    Raises:
-        ValueError: if `sources` is below 1.
+        sources: number of neurons >= 1, drawn by the generator, from which to measure the paths to all others. Default:
+            every neuron, which is exact. The time grows with sources × links.
     """
     from scipy.sparse import csgraph
 
@@ -126,7 +116,7 @@ def _shuffled(count: int, generator: torch.Generator | None) -> Tensor:
 
 
 def _graph(mask: Tensor) -> Any:
-    """The layer as a SciPy sparse array over all neurons, the outputs first; each link is stored once."""
+    """The layer as a SciPy sparse array over all neurons, outputs first; each link is stored once."""
     import numpy as np
     from scipy.sparse import coo_array
 
@@ -143,7 +133,7 @@ def _check_layer(mask: Tensor) -> None:
 
 @dataclass(frozen=True)
 class SmallWorldness:
-    """A layer beside Erdős–Rényi networks of its shape and number of links.
+    """A layer compared with Erdős–Rényi networks of its shape and number of links.
 
     clustering, path_length: of the layer.
     null_clustering, null_path_length: means over the Erdős–Rényi networks.
@@ -160,26 +150,20 @@ class SmallWorldness:
 def small_worldness(
     mask: Tensor, *, nulls: int = 5, sources: int | None = None, generator: torch.Generator
 ) -> SmallWorldness:
-    """Small-worldness: clustered as a lattice is, with paths nearly as short as chance makes them.
+    """Small-worldness: clustered like a lattice, with paths nearly as short as in a random network.
 
     (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
     network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
-    be above 1 as well, its clustering outweighing its long paths: look at both, not at the ratio alone.
+    be above 1 too, when its clustering outweighs its long paths: look at both, not only at the ratio. The ratio is NaN
+    if no null has a 4-cycle, as in small layers with few links.
 
     The nulls have the layer's size and number of links but not its degrees, which matter too. Neurons without links
-    leave a layer denser among the others than its nulls are, and raise the ratio; to measure only the others, pass
-    ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all alike, and small, lower it.
-
-    The ratio is NaN where it is not defined: no null has a 4-cycle, as in small layers with few links.
+    make a layer denser among the others than its nulls, and raise the ratio; to measure only the others, pass
+    ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all equal, and small, lower it.
 
     Args:
-        mask: Boolean (out_features, in_features).
-        nulls: number of Erdős–Rényi networks.
-        sources: of :func:`path_length`, for the layer and for each null; by default every neuron.
-        generator: draws the nulls and the sources.
-
-    Raises:
-        ValueError: if `nulls` or `sources` is below 1.
+        nulls: number of Erdős–Rényi networks, at least 1.
+        sources: of :func:`path_length`, for the layer and for each null.
     """
     _check_layer(mask)
     check_generator(generator)
@@ -202,18 +186,13 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     """Barber's bipartite modularity of the communities that the Louvain method finds.
 
     Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links: the share
-    of the links that stay within a community, less what the degrees alone would give. (Barber 2007, "Modularity and
-    community detection in bipartite networks".) Communities hold neurons of both sides.
+    of links within a community, less what the degrees alone would give. (Barber 2007, "Modularity and community
+    detection in bipartite networks".) Communities hold neurons of both sides. In [0, 1): 0 for a dense layer, 1 - 1/k
+    for k equal blocks without links between them; NaN without links.
 
     A random network has modularity too, the more the sparser it is: compare with an Erdős–Rényi network of the same
-    shape and number of links. Louvain is a heuristic (Blondel et al. 2008), so the value is a lower bound of the best.
-
-    Args:
-        mask: Boolean (out_features, in_features).
-        generator: decides the order in which Louvain visits the neurons.
-
-    Returns:
-        In [0, 1): 0 for a dense layer, 1 - 1/k for k equal blocks without links between them; NaN without links.
+    shape and number of links. Louvain is a heuristic (Blondel et al. 2008): the value is a lower bound of the best. The
+    generator decides the order in which it visits the neurons.
     """
     import networkx as nx
 
@@ -222,9 +201,8 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     if not mask.any():
         return math.nan
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    # With every link directed from its input to its output, in- and out-degrees are those of the two sides, and the
-    # modularity of directed networks (Leicht & Newman 2008), which networkx knows, is Barber's. Neurons without links
-    # add nothing.
+    # Direct every link from its input to its output. The modularity of directed networks in networkx (Leicht & Newman
+    # 2008) is then Barber's. Neurons without links add nothing.
     graph = nx.DiGraph()
     graph.add_edges_from((source + mask.shape[0], output) for output, source in mask.nonzero().tolist())
     return float(nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=seed)))
@@ -233,15 +211,10 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 def active_neurons_published(masks: Sequence[Tensor]) -> float:
     """Share of active neurons as the first published code counts them in a perceptron (its `--record_anp`).
 
-    A neuron counts as active if it has a link to the next layer; so do the inputs of the network. An output of the last
-    sparse layer counts if it has a link from the layer before. :meth:`chts_core.sparsifier.Sparsifier.active_neurons`
-    asks for more: links on both sides once incomplete links are gone; and it leaves the inputs of the network out.
-
-    Args:
-        masks: of the sparse layers from first to last, Boolean (out_features, in_features).
-
-    Raises:
-        ValueError: if there are none, or one does not have as many inputs as the one before has outputs.
+    An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has one
+    there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it wants links on both sides once
+    incomplete links are gone, and leaves out the inputs of the network. Raises a ValueError unless `masks` has the
+    masks of layers that feed each other, from first to last.
     """
     if not masks:
         raise ValueError("masks is empty; expected those of the sparse layers, from first to last.")
@@ -259,7 +232,7 @@ def active_neurons_published(masks: Sequence[Tensor]) -> float:
 
 @dataclass(frozen=True)
 class LayerPercolation:
-    """How much of a layer holds together.
+    """How much of a layer is connected.
 
     outputs, inputs: share of the neurons of that side that have a link.
     largest_component: share of all neurons, of both sides, in the largest connected component.
@@ -271,14 +244,11 @@ class LayerPercolation:
 
 
 def layer_percolation(mask: Tensor) -> LayerPercolation:
-    """How much of one layer holds together: linked neurons and the largest connected component.
+    """How much of one layer is connected: linked neurons and the largest connected component.
 
-    A network percolates when one component spans most of it. The layer is taken by itself:
-    :func:`chts_core.percolation.percolate` follows links through the layers of a model.
-
-    Args:
-        mask: Boolean (out_features, in_features). Without links each neuron is a component of its own, and the
-            largest has a share of 1 / (out_features + in_features).
+    A network percolates when one component spans most of it. Without links each neuron is a component, of share
+    1 / (out_features + in_features). :func:`chts_core.percolation.percolate` follows links through the layers of a
+    model.
     """
     import numpy as np
     from scipy.sparse import csgraph

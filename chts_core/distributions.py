@@ -1,7 +1,9 @@
-"""How the links of a network are shared out among its layers.
+"""How the layers of a network share its links.
 
-A distribution takes the shapes of the layers' weights, (out_features, in_features, *kernel), and a sparsity, and gives
-each layer its exact number of links. As the sparsity rises, no layer gains a link.
+A distribution takes the shapes of the weights by layer name, (out_features, in_features, *kernel), and a sparsity, the
+share of absent links in the whole network, in [0, 1). It returns the exact number of links by layer name. As the
+sparsity rises, no layer gains a link. It raises a ValueError for a sparsity out of range, or a shape with fewer than
+two dimensions or an empty one.
 """
 
 import math
@@ -15,22 +17,17 @@ Distribution = Callable[[Mapping[str, tuple[int, ...]], float], dict[str, int]]
 
 
 def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """The same sparsity in every layer: number of links by layer name.
-
-    Args:
-        shapes: (out_features, in_features), and any kernel dimensions, by layer name.
-        sparsity: share of absent links, in [0, 1).
-    """
+    """The same sparsity in every layer."""
     check_sparsity(sparsity)
     _check_shapes(shapes)
     return {name: link_count(shape[0], math.prod(shape[1:]), 1 - sparsity) for name, shape in shapes.items()}
 
 
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), so that large layers are sparser; at most 1.
+    """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), at most 1, so that large layers are sparser.
 
-    See :func:`erdos_renyi_kernel`, which is the same for layers without a kernel. Here all positions of a kernel
-    count alike. (Mocanu et al. 2018, SET.)
+    :func:`erdos_renyi_kernel` is the same for layers without a kernel. Here the positions of a kernel do not change the
+    density. (Mocanu et al. 2018, SET.)
     """
     return _share(shapes, sparsity, lambda shape: (shape[0] + shape[1]) * math.prod(shape[2:]))
 
@@ -38,22 +35,12 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[
 def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Erdős–Rényi with kernels (ERK): density ∝ (sum of all dimensions) / (their product), at most 1.
 
-    In other words a layer has ε · (sum of its dimensions) links, or all it can have if those are fewer, with one ε for
-    the network. (Evci et al. 2020, RigL, which finds ε by making layers dense until no density exceeds 1.)
+    Each layer has ε · (sum of its dimensions) links, or all it can have if those are fewer, with one ε for the network.
+    (Evci et al. 2020, RigL, which finds ε by making layers dense until no density exceeds 1.)
 
-    The layers' links add up to exactly round((1 - sparsity) · weights of the network). They are rounded by the method
-    of Webster and Sainte-Laguë: by largest remainders a layer could gain a link as the sparsity rises. No layer is
-    without links unless there are fewer links than layers; then those with the largest sums have one each.
-
-    Args:
-        shapes: (out_features, in_features), and any kernel dimensions, by layer name.
-        sparsity: share of absent links in the whole network, in [0, 1).
-
-    Returns:
-        Number of links by layer name. As the sparsity rises, no layer gains any.
-
-    Raises:
-        ValueError: for a sparsity out of range, or a shape of fewer than two dimensions or with an empty one.
+    The links add up to exactly round((1 - sparsity) · weights of the network). The method of Webster and Sainte-Laguë
+    rounds them: with largest remainders, a layer could gain a link as the sparsity rises. Every layer has a link,
+    unless there are fewer links than layers; then those with the largest sums have one each.
     """
     return _share(shapes, sparsity, sum)
 
@@ -77,11 +64,11 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
 def _share(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, weight: Callable[[tuple[int, ...]], int]
 ) -> dict[str, int]:
-    """Share all links out by weight, whole and monotone: each layer min(size, ε · weight), rounded, at least 1.
+    """Share all links out by weight: each layer min(size, ε · weight), rounded, at least 1.
 
-    Imagine every link of every layer on one list, sorted by its claim: first links first, then by weight / (i - 1/2)
-    for the i-th link of a layer. The links of the network are those at the top, as many as the sparsity allows. In
-    whole numbers and fractions nothing is lost to rounding, so that two sparsities see the same list.
+    Imagine one list of all links of all layers, sorted by their claim: first links first, then by weight / (i - 1/2)
+    for the i-th link of a layer. The network has the links at the top. Whole numbers and fractions lose nothing to
+    rounding, so two sparsities see the same list.
     """
     check_sparsity(sparsity)
     _check_shapes(shapes)
@@ -93,7 +80,7 @@ def _share(
     def claim(name: str, i: int) -> tuple[bool, Fraction, int]:
         return i == 1, Fraction(2 * weights[name], 2 * i - 1), -order[name]
 
-    # Rounding ε · weight takes all claims of at least 1 / ε, which is right to within a link per layer.
+    # Rounding ε · weight takes all claims of at least 1 / ε: correct to within a link per layer.
     epsilon = _fill(sizes, weights, total)
     links = {name: max(1, min(sizes[name], math.floor(epsilon * weights[name] + Fraction(1, 2)))) for name in shapes}
     while sum(links.values()) < total:

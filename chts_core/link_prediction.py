@@ -1,9 +1,9 @@
-"""Where a missing link is likely: scores from topology alone, and regrowth drawn from them.
+"""Scores of missing links from topology alone, and regrowth drawn from them.
 
 The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps,
-u – z1 – z2 – v. The nodes on such paths are the *local community* of u–v. Cannistraci-Hebb theory scores a missing
-link by how much its local community links within itself rather than outside: i_z counts the links of node z inside the
-local community and e_z those outside it, the link to the seed u or v excluded.
+u – z1 – z2 – v. The nodes on such paths are the *local community* of u–v. Cannistraci-Hebb theory scores a link by how
+much its local community links within itself rather than outside. Node z has i_z links inside the local community and
+e_z links outside it, without the link to the seed u or v.
 
 |             | sum over                        | CH2: rewards links inside     | CH3: only penalises links outside |
 |-------------|---------------------------------|-------------------------------|-----------------------------------|
@@ -16,6 +16,9 @@ With P = A Aᵀ (shared inputs of two outputs) and d = diag P (degrees), an outp
     R_U[z, u] = 1[P_zu > 0] (1 + P_zu) / max(d_z - P_zu, 1),   R_V[z, v] likewise from Q = Aᵀ A,
 
 with numerator 1 for CH3. The maximum only matters where u and v are linked already.
+
+The four scores take a mask, Boolean (out_features, in_features). They return float32 of the same shape and device, 0 on
+existing links, and raise a TypeError or ValueError for anything else than a mask.
 """
 
 from collections.abc import Callable
@@ -33,9 +36,9 @@ from chts_core.sampling import draw
 
 Predictor = Callable[[Tensor], Tensor]
 
-# Densities up to which sparse work is the faster one on a CPU. Measured: sparse products take a quarter of the time of
-# dense ones at 1 % (1024×1024 and 2048×5461), nine tenths at 5 %, more at 10 %. Walking the paths takes 0.4 of the time
-# of the batched products at 10 % and 1.4 times as long at 20 % (512×512).
+# Densities up to which sparse work is faster on a CPU. Measured: sparse products take a quarter of the time of dense
+# ones at 1 % (1024×1024 and 2048×5461), nine tenths at 5 %, more at 10 %. Walking the paths takes 0.4 of the time of
+# batched products at 10 %, and 1.4 times as long at 20 % (512×512).
 _SPARSE_NODES_UP_TO = 0.05
 _WALKED_PATHS_UP_TO = 0.15
 
@@ -45,59 +48,36 @@ _BATCH_ELSEWHERE = 2**26
 
 
 def ch2_l3n(mask: Tensor) -> Tensor:
-    """CH2-L3n, the node-based score: the sum of (1 + i_z) / (1 + e_z) over nodes z of the local community.
+    """CH2-L3n, node-based: the sum of (1 + i_z) / (1 + e_z) over nodes z of the local community.
 
-    As matrices S = R_Uᵀ A + A R_V, with R of this module's docstring (paper, "Node-based link regrowth").
-    O(N³) as dense products; where the network is sparse on a CPU, sparse products need O(links · N).
-
-    Args:
-        mask: Boolean (out_features, in_features).
-
-    Returns:
-        float32 scores of the missing links, same shape and device; 0 on existing links.
-
-    Raises:
-        TypeError, ValueError: if mask is not a 2-D Boolean tensor.
+    S = R_Uᵀ A + A R_V, with R of this module's docstring (paper, "Node-based link regrowth"). O(N³) by dense products;
+    O(links · N) by sparse ones, where the network is sparse on a CPU.
     """
     return _node_based(mask, inside=True)
 
 
 def ch3_l3n(mask: Tensor) -> Tensor:
-    """CH3-L3n, the node-based score: the sum of 1 / (1 + e_z) over nodes z of the local community.
-
-    :func:`ch2_l3n` with numerator 1; the same arguments, cost and errors.
-    """
+    """CH3-L3n, node-based: the sum of 1 / (1 + e_z) over nodes z of the local community. Cost as CH2-L3n."""
     return _node_based(mask, inside=False)
 
 
 def ch2_l3p(mask: Tensor) -> Tensor:
-    """CH2-L3p, the path-based score: the sum of √((1 + i_z1)(1 + i_z2) / ((1 + e_z1)(1 + e_z2))) over L3 paths.
+    """CH2-L3p, path-based: the sum of √((1 + i_z1)(1 + i_z2) / ((1 + e_z1)(1 + e_z2))) over paths u – z1 – z2 – v.
 
     With R of this module's docstring, S_uv = Σ_z1 Σ_z2 A_u,z1 A_z2,z1 A_z2,v √(R_V[z1, v] R_U[z2, u]) (Muscoloni,
     Michieli and Cannistraci, "Adaptive network automata modelling of complex networks", CH2-L3).
+
     The roots depend on both ends of the path, so no fixed number of matrix products gives the score. Where the network
-    is sparse on a CPU the paths are walked one by one by compiled code, O(N d³) for N outputs of degree d; elsewhere
-    the outputs are scored in batches of matrix products, O(links · out_features · in_features).
-    The first call in a process imports Numba, and the first on a machine also compiles for some seconds.
-
-    Args:
-        mask: Boolean (out_features, in_features).
-
-    Returns:
-        float32 scores of the missing links, same shape and device; 0 on existing links. On a CPU the walk's bits do
-        not depend on the number of threads, which is torch.get_num_threads().
-
-    Raises:
-        TypeError, ValueError: if mask is not a 2-D Boolean tensor.
+    is sparse on a CPU, compiled code walks the paths one by one, O(N d³) for N outputs of degree d; its bits do not
+    depend on the number of threads, torch.get_num_threads(). Elsewhere batches of outputs are scored by matrix
+    products, O(links · out_features · in_features). The first walk in a process imports Numba, and the first on a
+    machine compiles for some seconds.
     """
     return _path_based(mask, inside=True)
 
 
 def ch3_l3p(mask: Tensor) -> Tensor:
-    """CH3-L3p, the path-based score: the sum of 1 / √((1 + e_z1)(1 + e_z2)) over the L3 paths u – z1 – z2 – v.
-
-    :func:`ch2_l3p` with numerator 1; the same arguments, cost and errors. The score of CHT.
-    """
+    """CH3-L3p, path-based, the score of CHT: the sum of 1 / √((1 + e_z1)(1 + e_z2)) over paths. Cost as CH2-L3p."""
     return _path_based(mask, inside=False)
 
 
@@ -132,12 +112,12 @@ def _path_based(mask: Tensor, *, inside: bool) -> Tensor:
 
 
 def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
-    """The sum over z1 as one matrix product for each output u, that over z2 as another; many outputs at a time."""
+    """For each output u, one matrix product sums over z1, and another over z2; many outputs at a time."""
     links = mask.to(torch.float32)
     of_outputs = _community_ratios(links @ links.T, inside).sqrt_().T
     of_inputs = _community_ratios(links.T @ links, inside).sqrt_()
     scores = torch.zeros_like(links)
-    # By degree, so that the outputs of a batch have about as many inputs each; what is left to pad has weight 0.
+    # By degree, so that the outputs of a batch have similar numbers of inputs; padding has weight 0.
     degrees, order = mask.sum(1).sort()
     numbers = _BATCH_ON_CPU if mask.device.type == "cpu" else _BATCH_ELSEWHERE
     batch = max(1, numbers // max(1, links.numel()))
@@ -179,7 +159,7 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _community_ratios(shared: Tensor, inside: bool) -> Tensor:
-    """R of the module's docstring, [node, seed], from the neighbours that two nodes of one side share."""
+    """R of the module's docstring, [node, seed], from the numbers of neighbours that two nodes of one side share."""
     outside = (shared.diagonal()[:, None] - shared).clamp_min_(1.0)
     ratios = (shared + 1.0).div_(outside) if inside else outside.reciprocal_()
     return ratios.masked_fill_(shared == 0, 0.0)
@@ -190,10 +170,7 @@ def _is_sparse(mask: Tensor, density: float) -> bool:
 
 
 def _compressed(mask: Tensor) -> tuple[Any, Any]:
-    """The links as a SciPy CSR array of float32 ones, and its transpose.
-
-    SciPy is as fast here as torch's sparse tensors, whose use warns of a beta state.
-    """
+    """The links as a SciPy CSR array of float32 ones, and its transpose: fast, and without torch's beta warning."""
     from scipy.sparse import csr_array  # not needed to import chts_core
 
     links = csr_array(mask.numpy(), dtype=np.float32)
@@ -214,23 +191,17 @@ def sample_links(
 ) -> Tensor:
     """Regrow: draw exactly `num_links` missing links of `mask`, with p ∝ the predictor's score.
 
-    Soft draws without replacement; links without a positive score come only when no other is left, at random.
-    Hard takes the highest scores, ties at random (the rule of CHT).
+    Soft draws without replacement; links without a positive score come last, at random. Hard takes the highest scores,
+    ties at random (the rule of CHT). The result is a Boolean mask of the new links only, on the device of `mask`.
 
-    Soft draws from a node-based score never compute it: they walk (:mod:`chts_core.compiled.walk_sampling`). One takes
-    well under a microsecond on a CPU, whatever the size of the layer. What the walks do not find - few links have a
-    positive score, or nearly all are asked for - is drawn from the scores.
+    Soft draws from a node-based score walk instead of computing it (:mod:`chts_core.compiled.walk_sampling`): well
+    under a microsecond per walk on a CPU, for any size of the layer. If walks do not find enough links (few have a
+    positive score, or nearly all are wanted), the rest is drawn from the scores.
 
     Args:
-        mask: Boolean (out_features, in_features).
-        num_links: how many, at most the number of missing links.
+        num_links: at most the number of missing links.
         predictor: a name in `PREDICTORS`.
-        soft: False for the hard rule.
-        generator: the source of randomness; the work happens on its device. On a CPU the draws do not depend on the
-            number of threads.
-
-    Returns:
-        Boolean mask of the new links only, same shape and device as `mask`.
+        generator: the work happens on its device. On a CPU the draws do not depend on the number of threads.
 
     Raises:
         ValueError: for an unknown predictor, or more links than are missing.

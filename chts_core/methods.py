@@ -6,9 +6,9 @@
     sparsity    how many links there are at step t
     turnover    how many are exchanged at step t
 
-The table `METHODS` has the nine of the paper, `PRESETS` the same by task and source where these differ. Change a choice
-with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or where a name is wanted, in words:
-"set with regrowth=Regrowth('ch2_l3n')".
+`METHODS` has the nine methods of the paper, `PRESETS` their versions by task and source. Change a choice with
+`dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or by name: "set with
+regrowth=Regrowth('ch2_l3n')".
 """
 
 from dataclasses import dataclass, replace
@@ -85,11 +85,11 @@ class Method:
 
     @property
     def is_dense(self) -> bool:
-        """Whether a network keeps all its links from first to last, as FC does."""
+        """Whether a network always keeps all its links, as FC does."""
         return isinstance(self.sparsity, Dense)
 
 
-# Of GMP: pruned links compete with the existing ones by the weight they had, and return with it.
+# For GMP: pruned links compete with existing ones by the weight they had, and return with it.
 RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 
@@ -102,7 +102,7 @@ _SET = Method(
 )
 _RIGL = replace(_SET, regrowth=Regrowth("gradient", soft=False))
 _GMP = replace(_SET, sparsity=Cubic(initial=0.5), turnover=Turnover(zeta=0.0))
-# CHT always removes the smallest weights, and stops for good once the overlap of every layer has exceeded 0.9.
+# CHT always removes the smallest weights, and stops once the overlap of every layer has exceeded 0.9.
 _CHT = Method(
     topology=ReceptiveField(r=0.25),
     removal=Removal("magnitude", percolate=True),
@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
     "fc": replace(_SET, topology=FullyConnected(), sparsity=Dense(), turnover=Turnover(zeta=0.0)),
     "set": _SET,
     "rigl": _RIGL,
-    # EM&S (Yuan et al., 2021): an update keeps as many links as the final target, and regrows all the excess.
+    # EM&S (Yuan et al., 2021): an update keeps the final number of links, and regrows all the excess.
     "mest": replace(_SET, removal=Removal("mest"), sparsity=Staged(), turnover=Turnover(zeta="excess")),
     # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
     "gmp": replace(_GMP, removal=RETURNING, regrowth=RETURNS),
@@ -174,7 +174,7 @@ _LLAMA_CODE = replace(
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# The methods by source, where the paper has one per task, and where its two codes differ from it.
+# The methods by task, where the paper has several, and by source, where its two codes differ from it.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
     "set/paper_llama": replace(_SET, turnover=_TENTH),
@@ -225,13 +225,14 @@ REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 
 
 def get_method(method: str | Method) -> Method:
-    """The method or preset of that name, or the one given, if its choices exist.
+    """The method or preset of that name, or the given method, after a check of its choices.
 
-    A name may be followed by choices to replace: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)".
-    Nothing of it is run as code.
+    Choices can follow a name: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)". They are not run as
+    code.
 
     Raises:
-        TypeError, ValueError: for what is no method, an unknown name, choice or score, or an early stop outside [0, 1].
+        TypeError, ValueError: for anything but a method, an unknown name, choice or score, or an early stop outside [0,
+            1].
     """
     known = METHODS | PRESETS
     if isinstance(method, str):

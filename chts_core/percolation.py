@@ -1,8 +1,8 @@
 """Percolation: remove what a removal of links has cut off.
 
-A hidden neuron that lost all its incoming or all its outgoing links carries no signal: it is *inactive*. The links it
-still has on its other side lead nowhere: they are *incomplete* and go too, which can make further neurons inactive,
-backward and forward through the network (paper, Figure 2 c-d).
+A hidden neuron without incoming or without outgoing links carries no signal: it is *inactive*. Its other links lead
+nowhere: they are *incomplete* and are removed too. This can make further neurons inactive, backward and forward through
+the network (paper, Figure 2 c-d).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +21,10 @@ class Attention:
     """The sparse layers of one attention, by name; None for a dense one.
 
     heads: number of query heads.
-    key_heads: number of key and value heads, fewer under grouped-query attention: head h reads h · key_heads // heads.
-    rotary: whether positions are rotated in, which mixes neurons j and j + head_dim/2 of queries and keys; such a plane
-        of two is inactive only as a whole.
+    key_heads: number of key and value heads. It is smaller in grouped-query attention: head h reads h · key_heads //
+    heads. rotary: whether positions are rotated in. This mixes neurons j and j + head_dim/2 of queries and keys; such a
+    pair is
+        inactive only as a whole.
     """
 
     query: str | None
@@ -39,8 +40,8 @@ class Attention:
 class LayerGraph:
     """How sparse layers feed each other.
 
-    chains: each a sequence of layer names, where the outputs of one are, neuron by neuron, the inputs of the next. Two
-        chains may end in the same layer, as (gate, down) and (up, down) do: their outputs are multiplied.
+    chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. Two chains
+        may end in the same layer, as (gate, down) and (up, down) do: their outputs are multiplied.
     pairs: two layers whose outputs are multiplied neuron by neuron, so that both must be active.
     attentions: keys and queries are pairs, values and output chains, head by head.
     """
@@ -59,7 +60,7 @@ class LayerGraph:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a layer where it meets others: which wire each of its neurons belongs to."""
+    """One side of a layer where it meets others; `wires` says to which wire each of its neurons belongs."""
 
     layer: str
     dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
@@ -74,19 +75,12 @@ class _Side:
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Remove the incomplete links of inactive neurons, until none is left.
 
-    All meetings of layers are swept backward, which drops the incoming links of neurons without outgoing ones, then
-    forward, and again until nothing changes; a single chain needs one sweep. Inputs and outputs of a chain are left
-    alone: what lies beyond them is not sparse.
+    Each sweep goes backward, which drops incoming links of neurons without outgoing ones, then forward. Sweeps repeat
+    until nothing changes; a single chain needs one. Inputs and outputs of a chain are kept: their other side is not
+    sparse.
 
-    Args:
-        masks: Boolean (out_features, in_features) by layer name; not changed.
-        graph: names layers of `masks`.
-
-    Returns:
-        New masks for all layers, each a subset of the one given.
-
-    Raises:
-        ValueError: if the graph names a layer that has no mask, or layers that do not fit together.
+    `masks` are Boolean (out_features, in_features) by layer name; the result has new ones, each a subset of the one
+    given. Raises a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
     """
     for name, mask in masks.items():
         check_mask(mask, f"mask {name!r}")
@@ -118,16 +112,12 @@ def check_graph(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> Non
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
-    """Which output neurons of each layer are active: linked on both sides once incomplete links are gone.
-
-    Returns:
-        Boolean (out_features,) by layer name.
-    """
+    """Active output neurons by layer name, those linked on both sides after percolation: Boolean (out_features,)."""
     return {name: any_along(mask, 1) for name, mask in percolate(masks, graph).items()}
 
 
 def _cut(links: dict[str, Tensor], shapes: Mapping[str, tuple[int, int]], junction: tuple[_Side, _Side]) -> bool:
-    """Cut the links of neurons whose wire is dead on some side; whether there were any."""
+    """Cut the links of neurons whose wire is dead on some side; returns whether there were any."""
     neurons = [side.neurons(links, shapes) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
     alive = torch.ones(num_wires, dtype=torch.bool, device=neurons[0].device)
@@ -145,11 +135,7 @@ def _cut(links: dict[str, Tensor], shapes: Mapping[str, tuple[int, int]], juncti
 
 
 def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
-    """Where layers meet, in the order of the graph.
-
-    Raises:
-        ValueError: if the graph does not fit the layers.
-    """
+    """Where layers meet, in the order of the graph; raises a ValueError if it does not fit the layers."""
     for name in sorted(graph.layers()):
         if name not in shapes:
             raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(shapes)}.")
@@ -180,7 +166,7 @@ def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """A layer that fed two others would be needed by either, which chains cannot say."""
+    """Refuse a layer that feeds two others: it is needed if either needs it, which chains cannot say."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:

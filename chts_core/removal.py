@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 class WeightedLinks(NamedTuple):
-    """The links of a layer one by one, by rows of its weight.
+    """The links of a layer in the order of its rows.
 
-    outputs, inputs: where each is; int64 (links,).
+    outputs, inputs: the two ends of each, int64 (links,).
     values: their weights, (links,).
-    gradients: the loss's gradient by the values, or None.
+    gradients: of the loss by the values, or None.
     shape: (out_features, in_features) of the layer.
     """
 
@@ -39,13 +39,8 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
         RI_ij = |W_ij| / (Σ_k |W_kj| + ε) + |W_ij| / (Σ_k |W_ik| + ε)
 
     (Paper, link removal; ε = 1e-5 as in the second published code, for LLaMA.) It protects the last links of a weakly
-    connected neuron, so more neurons stay active than under :func:`magnitude`.
-
-    Args:
-        weight: (out_features, in_features), zero where there is no link.
-
-    Returns:
-        Scores of the same shape, dtype that of `weight` but at least float32.
+    connected neuron, so more neurons stay active than with :func:`magnitude`. `weight` is (out_features, in_features),
+    zero where there is no link. The scores have its shape and dtype, but at least float32.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:  # sums over a row of bf16 values would lose the small ones
@@ -54,15 +49,10 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
-    """Weight and gradient together, |W| + 0.01 · |∂L/∂W| (Yuan et al., 2021; coefficient of the published CHT code).
+    """|W| + 0.01 · |∂L/∂W|: spares a small weight that changes fast (Yuan et al., 2021; coefficient of the CHT code).
 
-    A small weight that is about to change much is spared.
-
-    Args:
-        weight, gradient: (out_features, in_features), zero where there is no link.
-
-    Returns:
-        Scores of the same shape, at least float32: a hundredth of a gradient would vanish beside a bfloat16 weight.
+    The scores have the shape of `weight` and `gradient`, at least in float32: bfloat16 would lose a hundredth of a
+    gradient beside a weight.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:
@@ -71,20 +61,17 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 
 
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """:func:`relative_importance` of only the existing links, in float64: the work grows with the links."""
+    """:func:`relative_importance` of the existing links only: float64 (links,), in time ∝ links."""
     return _relative_importance(links, eps, eps)
 
 
 def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """RI as the first published code has it, for MLPs and Transformers: ε counts once for each place of a sum.
+    """RI in the first published code, for MLPs and Transformers: ε counts once for each term of a sum.
 
         RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
 
-    A sum goes over missing links too: it grows by outputs · ε, or by inputs · ε. Where weights are small, a link
-    between weak neurons counts for less than in :func:`relative_importance_of_links`.
-
-    Returns:
-        Scores of the links, float64.
+    The sums include missing links, so they grow by outputs · ε and inputs · ε. Where weights are small, a link between
+    weak neurons scores lower than in :func:`relative_importance_of_links`. Float64 (links,).
     """
     outputs, inputs = links.shape
     return _relative_importance(links, outputs * eps, inputs * eps)
@@ -98,10 +85,10 @@ def _relative_importance(links: WeightedLinks, eps_of_inputs: float, eps_of_outp
 
 
 def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tensor:
-    """Sum of the sizes of the links of each node, in the same order each time."""
+    """Sum of the sizes of the links of each node, always added in the same order."""
     if size.device.type == "cpu":
         return torch.bincount(nodes, size, minlength=links.shape[1 - dim])
-    # Elsewhere counts are added up in any order, so that bits would differ from run to run.
+    # Elsewhere bincount adds in any order, so bits would differ from run to run.
     dense = size.new_zeros(links.shape)
     dense[links.outputs, links.inputs] = size
     return dense.sum(dim)
@@ -113,11 +100,11 @@ def _mest_of_links(links: WeightedLinks) -> Tensor:
 
 
 class LinkScore(Protocol):
-    """Scores of links one by one: a score of one's own, beside those in `SCORES`.
+    """A user's own score of links, beside those in `SCORES`.
 
-    Called with the links of a layer, it returns finite scores >= 0, (links,): links with a low score are likely to go.
-    An attribute `needs_gradient` that is true asks for the gradients of the links; None has come for none of them.
-    Best a frozen dataclass: a saved run knows its method by what it prints as.
+    It gets the links of a layer and returns finite scores >= 0, (links,): links with a low score are likely to go. With
+    a true attribute `needs_gradient` it also gets their gradients, or None if none has come. Best a frozen dataclass: a
+    saved run knows its method by the repr.
     """
 
     def __call__(self, links: WeightedLinks, /) -> Tensor:
@@ -126,10 +113,9 @@ class LinkScore(Protocol):
 
 
 def scores_of(links: WeightedLinks, score: str | LinkScore) -> Tensor:
-    """The scores of links, (links,), by a name in `SCORES` or a score of one's own.
+    """Scores of the links, (links,), by a name in `SCORES` or a user's own score.
 
-    Raises:
-        TypeError, ValueError: if that does not return one number for each link.
+    Raises a TypeError or ValueError unless that returns one number for each link.
     """
     if isinstance(score, str):
         return SCORES[score](links)
@@ -144,7 +130,7 @@ def scores_of(links: WeightedLinks, score: str | LinkScore) -> Tensor:
     return scores
 
 
-# The scores by name, of links one by one; and which of them want gradients.
+# The scores by name, and which of them need gradients.
 SCORES: dict[str, Callable[[WeightedLinks], Tensor]] = {
     "magnitude": lambda links: magnitude(links.values),
     "relative_importance": relative_importance_of_links,

@@ -1,6 +1,6 @@
 """The rows of an initial network: how many links each has, and where they are.
 
-These are the plain references of :mod:`chts_core.compiled.row_draws`, and what runs on a GPU.
+These functions are the plain references of :mod:`chts_core.compiled.row_draws`, and run on GPUs.
 """
 
 import math
@@ -64,27 +64,27 @@ def _checked_degrees(out_features: int, in_features: int, links: int, degree: Te
 
 
 def centres(degrees: Tensor, in_features: int) -> Tensor:
-    """Position on the input ring that each output looks at, the diagonal of the mask; all in float64."""
+    """Position of each output on the ring of inputs, the diagonal of the mask; float64 (out_features,)."""
     out_features, links = degrees.numel(), int(degrees.sum())
     if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
-        # Equal degrees: the middle of each output's share of all links, at most half a column off the diagonal, so that
-        # windows of d and d + 1 columns still touch when there is barely one link per input.
+        # Equal degrees: the middle of each output's share of all links, at most half a column off the diagonal. Then
+        # windows of d and d + 1 columns still touch with only one link per input.
         return (degrees.cumsum(0) - degrees / 2) * (in_features / links) - 0.5
     outputs = torch.arange(out_features, device=degrees.device, dtype=torch.float64)
     return (outputs + 0.5) * (in_features / out_features) - 0.5
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """The rows in runs of about _BLOCK positions."""
+    """Slices of rows that hold about _BLOCK positions each."""
     size = max(1, _BLOCK // columns)
     return (slice(first, first + size) for first in range(0, rows, size))
 
 
 def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
-    """Boolean (size,) with exactly `number` True, every such tensor alike, on the generator's device."""
+    """Boolean (size,) with exactly `number` True at uniformly random places, on the generator's device."""
     fewer = min(number, size - number)
     drawn = torch.zeros(size, dtype=torch.bool, device=generator.device)
-    # One draw after the other, repeats without effect, until there are enough: a round never draws too many.
+    # Repeats have no effect, so a round never draws too many: draw until there are enough.
     missing = fewer
     while missing:
         drawn[torch.randint(size, (min(missing, _BLOCK),), generator=generator, device=generator.device)] = True
@@ -119,14 +119,14 @@ def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, genera
 
 
 def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
-    """Set more columns of row i, any alike, until there are degrees[i]. All tensors are on the generator's device."""
+    """Add random columns to row i, uniformly, until it has degrees[i]. All tensors are on the generator's device."""
     for rows in _blocks(*mask.shape):
         keys = torch.rand(mask[rows].shape, dtype=torch.float64, device=mask.device, generator=generator)
         _set_highest(mask[rows], keys.masked_fill_(mask[rows], -1), degrees[rows] - mask[rows].sum(1))
 
 
 def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
-    """Set the numbers[i] positions of highest key in row i; with random keys those are draws without replacement."""
+    """Set the numbers[i] positions of highest key in row i: with random keys, draws without replacement."""
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])

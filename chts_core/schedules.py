@@ -1,4 +1,7 @@
-"""How the number of links, the turnover and the softness change over the steps of a run."""
+"""How the number of links, the turnover and the softness change over the steps of a run.
+
+The functions raise a ValueError for an empty window, a sparsity outside [0, 1), or another argument out of its range.
+"""
 
 import math
 from dataclasses import dataclass
@@ -9,16 +12,12 @@ from chts_core.checks import check_sparsity
 def sigmoid_sparsity(
     step: int, start: int, end: int, initial: float = 0.5, final: float = 0.95, k: float = 6.0
 ) -> float:
-    """Sparsity of CHTss at a step: a sigmoid from `initial` to `final` with exact endpoints.
+    """Sparsity of CHTss at a step: a sigmoid of steepness k > 0 from `initial` to `final` with exact endpoints.
 
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
-    (Paper, Equation 1, with s_f - s_i where that has s_i - s_f, which would move away from the target. The rescaling,
-    from the published code, makes s_t equal s_i at the start and s_f at the end, which the bare sigmoid only
-    approaches.)
-
-    Raises:
-        ValueError: if the window is empty, a sparsity is outside [0, 1), or k <= 0.
+    (Paper, Equation 1. It has s_i - s_f in place of s_f - s_i, which would move away from the target. The rescaling is
+    from the published code: the plain sigmoid only comes close to s_i and s_f.)
     """
     if not k > 0:
         raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
@@ -29,11 +28,7 @@ def sigmoid_sparsity(
 
 
 def cubic_sparsity(step: int, start: int, end: int, initial: float = 0.5, final: float = 0.95) -> float:
-    """Sparsity of gradual magnitude pruning at a step: s_t = s_f + (s_i - s_f)(1 - u)³ (Zhu and Gupta, 2017).
-
-    Raises:
-        ValueError: if the window is empty or a sparsity is outside [0, 1).
-    """
+    """Sparsity of gradual magnitude pruning at a step: s_t = s_f + (s_i - s_f)(1 - u)³ (Zhu and Gupta, 2017)."""
     u = _progress(step, start, end)
     return _between(initial, final, 1 - (1 - u) ** 3)
 
@@ -43,11 +38,8 @@ def staged_sparsity(
 ) -> float:
     """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: below the final one, in two stages.
 
-    Before step `switch` the network has `excess[0]` of all possible links more than the target, then `excess[1]`, and
-    from step `end` on the target (Yuan et al., 2021). Never less than 0.
-
-    Raises:
-        ValueError: if `switch` comes after `end`, an excess is negative, or the final sparsity is outside [0, 1).
+    Before step `switch` <= `end` the network has `excess[0]` in [0, 1] of all possible links more than the target, then
+    `excess[1]`, and from step `end` on the target (Yuan et al., 2021). Never less than 0.
     """
     if switch > end:
         raise ValueError(f"the second stage begins at step {switch} but all ends at {end}; expected it before.")
@@ -58,11 +50,7 @@ def staged_sparsity(
 
 
 def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
-    """Share ζ_t of the links that an update removes and regrows: ζ/2 · (1 + cos(π t / end)), 0 from `end` on.
-
-    Raises:
-        ValueError: if zeta is outside [0, 1] or end <= 0.
-    """
+    """Share ζ_t of the links that an update exchanges, 0 <= ζ <= 1: ζ/2 · (1 + cos(π t / end)), from `end` on 0."""
     if not 0 <= zeta <= 1:
         raise ValueError(f"zeta is {zeta}; expected the share of links exchanged per update, in [0, 1].")
     if end <= 0:
@@ -71,13 +59,10 @@ def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
 
 
 def linear_temperature(step: int, end: int, initial: float = 1.0, final: float = 3.0) -> float:
-    """Temperature T of soft removal, raised linearly from `initial` at step 0 to `final` at step `end`.
+    """Temperature T >= 0 of soft removal, raised linearly from `initial` at step 0 to `final` at step `end` > 0.
 
-    T = 1 → 3 (softness δ = 0.5 → 0.75) is what the published MLP and Transformer code does, T = 1 → 9 (δ = 0.5 → 0.9)
-    what the LLaMA code does; both raise T, not δ, linearly.
-
-    Raises:
-        ValueError: if a temperature is negative or end <= 0.
+    The published MLP and Transformer code has T = 1 → 3 (softness δ = 0.5 → 0.75), the LLaMA code T = 1 → 9 (δ = 0.5 →
+    0.9); both raise T, not δ, linearly.
     """
     if not (initial >= 0 and final >= 0):
         raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")
@@ -117,7 +102,7 @@ class Timeline:
 
     @property
     def stop_step(self) -> int:
-        """Step from which the topology stays as it is."""
+        """Step from which the topology no longer changes."""
         return round(self.stop * self.total_steps)
 
     @property
@@ -132,8 +117,7 @@ class Timeline:
     def window(self, start: float, end: float) -> tuple[int, int]:
         """First and last step of a decay given as fractions of the run, each moved back to an update.
 
-        Raises:
-            ValueError: if the decay outlives the last update, or has no update in it.
+        Raises a ValueError if the decay goes on after the last update, or contains no update.
         """
         if not 0 <= start < end <= 1:
             raise ValueError(f"the decay goes from {start} to {end} of the run; expected 0 <= start < end <= 1.")

@@ -43,69 +43,65 @@ class Sparsifier:
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
 
-    By default the weights stay dense tensors that hold zeros where the mask has no link. Gradients of absent links are
-    zeroed as soon as they are computed, so clipping sees the sparse gradient; absent links have weight, gradient and
-    optimizer state zero after every step. A regrown link starts from zeros, or from the weight that it last had where
-    the method remembers it. With `execution="csr"` the new layers store and multiply only the existing links
-    (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding; it takes a fraction of the
-    memory, and less time where there are few links.
+    By default the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
+    zeroed as soon as they are computed, so clipping sees the sparse gradient. Absent links have weight, gradient and
+    optimizer state zero after every step. A regrown link starts from zeros, or from its last weight if the method
+    remembers it. With `execution="csr"` the new layers store and multiply only the existing links
+    (:class:`chts_core.engine.linear.SparseLinear`): the same run up to rounding, in a fraction of the memory, and
+    faster where there are few links. Several backward passes per step accumulate: methods that use gradients use their
+    sum. `torch.compile` may wrap the model before or after; all changes happen in place.
 
-    Several backward passes per step accumulate: methods that use gradients use the sum over the whole step.
-    `torch.compile` may wrap the model before or after; all changes happen in place.
-
-    Several processes that train one model, in `DistributedDataParallel` or shared out by `fully_shard`, each have a
-    Sparsifier of the same settings. They share the work of an update, a layer each, and send each other the masks;
-    methods that go by the gradient take the mean over all. At every update masks are compared, and the run stops where
-    they differ. `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store
-    only their links.
+    Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier of the
+    same settings. They share the work of an update, a layer each, and send each other the masks; methods that use the
+    gradient take the mean over all. Each update compares the masks, and the run stops where they differ.
+    `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store only their
+    links.
 
     If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is,
-    `step()` raises an error. An update that is interrupted leaves the links as they were.
-
-    A layer whose weight is frozen (`requires_grad_(False)`) keeps its links until it trains again. Weights that are
-    loaded without their masks, parameters that are replaced, and steps of another optimizer raise an error.
-    Only steps of the optimizer count: a call of `step()` without one, as under gradient accumulation, changes nothing.
+    `step()` raises an error. An interrupted update leaves the links as they were. A layer with a frozen weight
+    (`requires_grad_(False)`) keeps its links until it trains again. Weights loaded without their masks, replaced
+    parameters, and steps of another optimizer raise an error. Only steps of the optimizer count: `step()` without one,
+    as under gradient accumulation, changes nothing.
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
-    it alive. A copy of the model alone (`copy.deepcopy`, `torch.save`) is free of it; model, optimizer and Sparsifier
-    can be copied or saved together. :class:`chts_core.tools.averaging.AveragedModel` averages the weights over steps.
+    it alive. A copy of the model alone (`copy.deepcopy`, `torch.save`) is free of it; copy or save model, optimizer and
+    Sparsifier together to keep it. :class:`chts_core.tools.averaging.AveragedModel` averages the weights over steps.
 
     Args:
         model: any module with linear layers; those inside `nn.MultiheadAttention` and GPT-2's `Conv1D` count.
-        optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever the
-            optimizer calls them.
+        optimizer: holds the model's weights. State tensors shaped like a weight follow its links, under any name.
         method: a `Method`, or a name in `METHODS` or `PRESETS`, also with choices replaced
             (:func:`chts_core.methods.get_method`).
-        sparsity: share of absent links to end at, in [0, 1).
+        sparsity: final share of absent links, in [0, 1).
         total_steps: optimizer steps of the run.
         update_every: steps between updates of the topology (ΔT).
-        seed: the topology depends on it alone; each layer has a generator of its own.
-        include: the layers to sparsify, as a glob pattern on their names or their modules' ("encoder.*"), several of
-            them, or a test on a module's name and the module. By default all that train.
-        exclude: which of those stay dense, likewise. By default the layers that give the model's outputs, and the
+        seed: the only source of randomness of the topology; each layer has its own generator.
+        include: the layers to sparsify: a glob pattern on their names or their modules' ("encoder.*"), several
+            patterns, or a test on a module's name and the module. Default: all that train.
+        exclude: which of those stay dense, in the same form. Default: the layers that give the model's outputs, and the
             routers of experts; your value replaces this default. Embeddings are never sparse.
-        graph: which layers feed each other, for percolation. By default read off the model
+        graph: which layers feed each other, for percolation. Default: read off the model
             (:mod:`chts_core.engine.tracing`); layers that could not be traced are not percolated, and a warning names
             them.
-        per_head: let every head of queries, keys and values evolve by itself, with links of its own.
-        execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. With "auto", layers
-            that must stay dense tensors (those in `nn.MultiheadAttention`, `Conv1D`) do; with "csr" they are refused.
-        distribution: how the links are shared out among the layers: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
-        correlation: |r| of the features of the training inputs, (features, features), for a method that starts from it
-            (CSTI): :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
-        initial_masks: masks to start from, by layer name, instead of the method's topology; shaped like the weight
-            that has this name, and (out_features, in_features) for a part of one. Or "magnitude": the largest weights
-            of each layer, to fine-tune a trained model. To start one from all its weights, take a method whose density
-            decays: `method="gmp with sparsity=Cubic(initial=0)"`.
-        process_group: of the processes that train the model together. Default: the group of its DDP or FSDP wrapper,
-            or else the default group.
-        resume_from: a `state_dict()` to go on from, for a model and an optimizer that hold theirs already. Without it,
-            attaching zeroes the weights outside the initial masks: then load all three states afterwards.
-        reschedule: take `resume_from` of a run with another `total_steps`, to train longer, see `load_state_dict`.
+        per_head: whether every head of queries, keys and values evolves by itself, with its own links.
+        execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
+            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) stay so with "auto" and are refused with "csr".
+        distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
+        correlation: for a method that starts from it (CSTI): |r| of the features of the training inputs, (features,
+            features), of :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
+        initial_masks: masks to start from, by layer name, instead of the method's topology; shaped like the weight of
+            that name, (out_features, in_features) for a part of one. Or "magnitude": the largest weights of each layer,
+            to fine-tune a trained model. To start from all its weights, take a method whose density decays:
+            `method="gmp with sparsity=Cubic(initial=0)"`.
+        process_group: of the processes that train the model together. Default: the group of its DDP or FSDP wrapper, or
+            else the default group.
+        resume_from: a `state_dict()` to go on from, for a model and an optimizer that already have their state. Without
+            it, attaching zeroes the weights outside the initial masks: then load all three states afterwards.
+        reschedule: allow `resume_from` of a run with another `total_steps`, to train longer, see `load_state_dict`.
 
     Attributes:
-        network: the sparse layers, to look at (:class:`chts_core.engine.network.SparseNetwork`).
-        progress: how far the run has come, to look at (:class:`chts_core.engine.progress.Progress`).
+        network: the sparse layers, read only (:class:`chts_core.engine.network.SparseNetwork`).
+        progress: how far the run has come, read only (:class:`chts_core.engine.progress.Progress`).
 
     Raises:
         ValueError, TypeError: for settings that cannot work, before anything is changed.
@@ -184,20 +180,20 @@ class Sparsifier:
 
     @property
     def steps(self) -> int:
-        """Steps that count by now."""
+        """Steps counted so far."""
         return self.progress.steps
 
     @property
     def history(self) -> list[Update]:
         """One row per update and layer (:class:`chts_core.engine.progress.Update`).
 
-        The Sparsifier never reads it: a run of very many updates may write it elsewhere and empty it.
+        The Sparsifier never reads it: a very long run may write it elsewhere and empty it.
         """
         return self.progress.history
 
     @property
     def postponed(self) -> list[int]:
-        """The steps whose update was put off."""
+        """The steps whose update was postponed."""
         return self.progress.postponed
 
     @property
@@ -208,10 +204,10 @@ class Sparsifier:
 
     @property
     def graph(self) -> LayerGraph:
-        """Which layers feed each other, as far as it is known."""
+        """Which layers feed each other, as far as known."""
         return self.network.graph
 
-    # The name of before, which programs of users read; it goes with the next release.
+    # The old name, which users' programs read; remove it with the next release.
     _graph = graph
 
     @property
@@ -222,33 +218,28 @@ class Sparsifier:
     def density(self, *, whole_model: bool = False) -> float:
         """Share of the links that exist, over all sparse layers.
 
-        Args:
-            whole_model: count all weight matrices except embeddings; layers that are not sparse count as dense.
-
-        Raises:
-            RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
+        `whole_model` counts all weight matrices except embeddings; layers that are not sparse count as dense. Raises a
+        RuntimeError if the model has weights outside the masks, for example after loading others; see :meth:`step`.
         """
         self._guard.check_masks()
         density = self.network.density()
         return 1 - self._coverage.share * (1 - density) if whole_model else density
 
     def active_neurons(self) -> float:
-        """Share of the output neurons of all sparse layers that are active (ANP); it raises as :meth:`density`."""
+        """Share of the output neurons of all sparse layers that are active (ANP); raises as :meth:`density`."""
         self._guard.check_masks()
         active = self.network.active(self.network.positions()).values()
         return sum(map(count, active)) / sum(map(len, active))
 
     def itop_rate(self) -> float:
-        """Share of all possible links that were active at some time, over all sparse layers (ITOP)."""
+        """Share of all possible links that were ever active, over all sparse layers (ITOP)."""
         return self.network.share(self.network.counts(self.progress.ever_active))
 
     def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """A smaller copy of the model, without the hidden neurons that are inactive; its outputs are the same.
+        """A smaller copy of the model, without inactive hidden neurons; its outputs are the same.
 
-        See :func:`chts_core.engine.compaction.compact`. It raises as :meth:`density` does.
-
-        Args:
-            args, kwargs: an example input, as the model is called with.
+        It takes an example input, as the model does (:func:`chts_core.engine.compaction.compact`). Raises as
+        :meth:`density`.
         """
         self._guard.check_masks()
         network = self.network
@@ -258,20 +249,18 @@ class Sparsifier:
     def rescale_weights(self) -> None:
         """Divide each sparse layer's weights by √density, once, before a fresh model is trained.
 
-        An output that sums over 1 % of its inputs varies by a tenth of what the dense initialisation planned; a few
-        such layers in a row let no signal through. Not for pretrained weights.
+        The output of a neuron with 1 % of its inputs varies by a tenth of what the dense initialisation planned; after
+        a few such layers no signal is left. Not for pretrained weights.
         """
         for name, mask in self.network.by_part(self.masks).items():
             factor = (mask.numel() / count(mask)) ** 0.5
             self.network.weight_of(name).scale(self.network.parts[name], factor)
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
-        """Call a function for each sparse weight after every update that changes links.
+        """Call hook(name, positions) for each sparse weight after every update that changes links.
 
-        Args:
-            hook: takes the name of the weight, as in `masks`, and the positions of its regrown links in the flattened
-                weight, int64 in ascending order; there may be none. Links that this update had removed are among
-                them.
+        `name` is as in `masks`. `positions` are those of the regrown links in the flattened weight, int64 in ascending
+        order, maybe none. They include links that the same update had removed.
         """
         self._regrowth_hooks.append(hook)
 
@@ -280,13 +269,12 @@ class Sparsifier:
         """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero.
 
         Args:
-            skipped: count a step that the optimizer has left out on purpose, as for a loss that is not finite.
+            skipped: count a step that the optimizer has left out on purpose, for example for a loss that is not finite.
 
         Raises:
-            RuntimeError: if another Sparsifier has been attached to the model since; parameters have been replaced;
-                another optimizer has stepped; weights have come that are not of the masks; or an update is due and the
-                method goes by gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed
-                then.
+            RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
+                optimizer has stepped, or weights do not fit the masks. When an update is due, also if the method needs
+                gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed then.
         """
         guard, progress = self._guard, self.progress
         guard.check_attached(self.update_due)
@@ -336,29 +324,28 @@ class Sparsifier:
                     hook(name, evolved.new[name])
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.
+        """All that a run needs to go on to the same bits, with the model's and the optimizer's states.
 
-        Raises:
-            RuntimeError: if the model has weights outside the masks, as after loading others; see :meth:`step`.
+        Raises as :meth:`density`.
         """
         self._guard.check_masks()
         return to_state(self.progress, self.network, self._settings())
 
     def load_state_dict(self, state: dict[str, Any], *, reschedule: bool = False) -> None:
-        """Go on from `state_dict()`; load the model's and the optimizer's state first, but after attaching.
+        """Go on from `state_dict()`. After attaching, load the states of model and optimizer first.
 
-        Warns if the model has lost weights of the saved links, as it has when it was loaded before attaching.
+        Warns if the model has lost weights of the saved links, as when it was loaded before attaching.
 
         Args:
             state: of a run with the same settings.
             reschedule: whether that run may have had another `total_steps`. From the next step on, sparsity, turnover
-                and temperature are those of this run's schedule at that step, but no layer gains links: the sparsity
-                stays as it is until the schedule exceeds it. To keep the old schedule, build the Sparsifier with the
-                old `total_steps` and step on: after its last update the topology stays as it is.
+                and temperature follow this run's schedule, but no layer gains links: the sparsity stays until the
+                schedule exceeds it. To keep the old schedule, build the Sparsifier with the old `total_steps` and step
+                on: the topology stays as it is after its last update.
 
         Raises:
-            TypeError, ValueError: if the state is of other settings or other layers, or not whole, or no update is left
-                to reach the final sparsity; nothing is changed.
+            TypeError, ValueError: if the state is of other settings or layers, or not whole, or no update is left to
+                reach the final sparsity; nothing is changed.
         """
         loaded = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(state["masks"])
@@ -377,7 +364,7 @@ class Sparsifier:
         self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:
-        """What a run shares with one that it goes on from."""
+        """What a run and the run it goes on from must share."""
         return {
             "method": repr(self.method),
             "graph": repr(self.network.graph),
@@ -389,7 +376,7 @@ class Sparsifier:
         }
 
     def _set_crossovers(self) -> None:
-        """Let layers that store only their links go on with the kernels that a saved run had."""
+        """Let layers that store only their links use the kernels of the saved run."""
         for name, layer in self.network.stored().items():
             layer.crossover = self.progress.crossovers.get(name, layer.crossover)
 

@@ -1,7 +1,9 @@
 """Initial bipartite networks: which links a layer starts with.
 
-A mask is a Boolean tensor shaped like `nn.Linear.weight`, (out_features, in_features). Every function returns
-exactly `link_count(out_features, in_features, density)` links, for any rectangle.
+`erdos_renyi`, `receptive_field`, `small_world`, `scale_free` and `correlated` work for any rectangle. They take the two
+sides, the density, a random generator and a device (default: the generator's). They return a Boolean mask shaped like
+`nn.Linear.weight`, (out_features, in_features), on this device, with exactly link_count(out_features, in_features,
+density) links. They raise a ValueError for a setting out of range.
 """
 
 import torch
@@ -29,11 +31,7 @@ def erdos_renyi(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Erdős–Rényi (ER): links placed uniformly at random, their number exact (the G(n, m) model).
-
-    Returns:
-        Boolean mask (out_features, in_features) on `device` (by default the generator's).
-    """
+    """Erdős–Rényi (ER): links placed uniformly at random, their number exact (the G(n, m) model)."""
     check_generator(generator)
     links = link_count(out_features, in_features, density)
     mask = row_links.any_of(out_features * in_features, links, generator)
@@ -52,27 +50,21 @@ def receptive_field(
 ) -> Tensor:
     """Bipartite receptive field network (BRF): outputs prefer the inputs near them.
 
-    Output i looks at position (i + 1/2) · in/out - 1/2 of the input ring, the diagonal of the mask (to within half a
-    column where all degrees are alike). Its degree is set first and never changes: with degree d it draws d inputs
-    without replacement, with probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest; r = 1 takes any input
-    alike, so that the network is ER given the output degrees. (Paper, "Bipartite receptive field network modelling";
-    the published code rounds in/out to an integer, which leaves part of a longer input side without links.)
+    The centre of output i is position (i + 1/2) · in/out - 1/2 on the ring of inputs, the diagonal of the mask (to
+    within half a column where all degrees are equal). An output of degree d draws d inputs without replacement, with
+    probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs, r = 1 draws uniformly: ER given the
+    output degrees. (Paper, "Bipartite receptive field network modelling". The published code rounds in/out to an
+    integer, which leaves part of a longer input side without links.)
 
-    When there are at least as many links as inputs, r = 0 reaches every input; when there are at least as many
-    as outputs, every output has a link, at any r. (Degrees given as a tensor may say otherwise.)
+    With at least as many links as inputs, r = 0 reaches every input. With at least as many links as outputs, every
+    output has a link, at any r. Neither is sure for degrees given as a tensor.
 
     Args:
-        out_features, in_features: the two sides.
-        density: share of the links that exist; their number is exactly link_count(...).
         r: randomness in [0, 1].
-        degree: "fixed" gives all outputs the same degree (to within 1); "uniform" spreads the degrees evenly over
-            the widest range symmetric about their mean that keeps each receptive field at least as wide as its
-            step on the input side; a 1-D integer tensor gives the degree of each output.
-        generator: the source of randomness.
-        device: of the mask; by default the generator's.
-
-    Raises:
-        ValueError: for r or density out of range, or degrees that do not fit the row or the number of links.
+        degree: "fixed": all outputs have the same degree (to within 1). "uniform": degrees spread evenly over the
+            widest range, symmetric about their mean, in which each receptive field is at least as wide as the step
+            between centres. A 1-D integer tensor: the degree of each output, which must fit the row and the number of
+            links.
     """
     check_generator(generator)
     if not 0 <= r <= 1:
@@ -99,32 +91,19 @@ def small_world(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite small world (BSW): the nearest links of a ring, a fraction β of them rewired at random.
+    """Bipartite small world (BSW): the nearest links of a ring, a share `beta` in [0, 1] of them rewired at random.
 
-    The Watts-Strogatz model for two sides. Every node of the larger side (the outputs when both are equal) starts with
-    its K nearest nodes of the other side; K is links / nodes, rounded so that degrees differ by at most 1 and the
-    number of links is exact. Then round(β · links) links, chosen uniformly, let go of the other side all at once, and
-    each larger-side node draws as many new ends, uniformly and without replacement, among the nodes that its remaining
-    links do not reach. So the degrees of the larger side never change, every rectangle and density will do, and β = 1
-    is exactly ER given those degrees. (A link may fall back on its old place. Were that forbidden, as in the model for
-    one side, β = 1 would be biased in dense layers, and impossible in full ones.) (Paper, bipartite small world model.)
+    This is the Watts-Strogatz model for two sides. Each node of the larger side (the outputs when both are equal)
+    starts with its K nearest nodes of the other side. K is links / nodes, rounded so that degrees differ by at most 1.
+    Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
+    larger side draws as many new ends, uniformly and without replacement, among the nodes that its remaining links do
+    not reach. So the degrees of the larger side never change, and β = 1 is exactly ER given these degrees. A link may
+    return to its old place. The model for one side forbids that; here it would bias β = 1 in dense layers, and make it
+    impossible in full ones. (Paper, bipartite small world model.)
 
-    β = 0 is receptive_field(..., r=0, degree="fixed"), link for link, for out_features >= in_features; for a longer
-    input side it is the transpose of that network for (in_features, out_features). With at least as many links as
-    nodes on the larger side, every larger-side node has a link, at any β, and at β = 0 so has every other node.
-
-    Args:
-        out_features, in_features: the two sides.
-        density: share of the links that exist; their number is exactly link_count(...).
-        beta: share of the links that are rewired, in [0, 1].
-        generator: the source of randomness.
-        device: of the mask; by default the generator's.
-
-    Returns:
-        Boolean mask (out_features, in_features) on `device`.
-
-    Raises:
-        ValueError: for beta or density out of range.
+    For out_features >= in_features, β = 0 is receptive_field(..., r=0, degree="fixed"), link for link. For a longer
+    input side it is the transpose of that network for (in_features, out_features). With at least as many links as nodes
+    on the larger side, each of these nodes has a link at any β, and at β = 0 so has every node of the other side.
     """
     check_generator(generator)
     if not 0 <= beta <= 1:
@@ -162,12 +141,11 @@ def scale_free(
        ∝ the product of the degrees in 1 of their ends; links of a node without any come last.
 
     Both sides keep the power law k^-γ of the growth, γ = 3: step 2 scales the degrees of a side by the same factor, on
-    average (out + in) / (2 · nodes of the side). A fit to a small network may find less (paper: 2.76). The size of the
-    other side cuts the tails off. With at least out + in - 1 links every node has one. (Paper, bipartite scale-free
-    model. Batagelj and Brandes 2005 draw by degree from a list of link ends; here pointer jumping resolves that list,
-    which makes the growth vectorised.)
-
-    Args and result are those of :func:`erdos_renyi`.
+    average (out + in) / (2 · nodes of the side). A fit to a small network may find less (paper: 2.76). Degrees cannot
+    exceed the size of the other side, which cuts off the tails and leaves little of them in dense layers. With at least
+    out + in - 1 links every node has one. (Paper, bipartite scale-free model. Batagelj and Brandes 2005, "Efficient
+    generation of large random networks", draw by degree from a list of link ends; here pointer jumping resolves that
+    list, which makes the growth vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
@@ -176,8 +154,7 @@ def scale_free(
     if links == 0:
         return mask.to(device or where)
 
-    # Nodes are numbered outputs first. Each stands in `ends` as often as it has links, so that a uniform draw from
-    # there is a draw by degree.
+    # Nodes are numbered outputs first. Each is in `ends` once per link: a uniform draw from there is a draw by degree.
     newer, older = _barabasi_albert(out_features, in_features, links, generator)
     ends = torch.cat([newer, older])
     by_degree = [
@@ -202,17 +179,10 @@ def scale_free(
 def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A network of the same output degrees in which all inputs have the same number of links, to within 1.
 
-    For the first layer of a scale-free network: its hubs among the inputs are drawn by chance, so that some pixels
-    would count for far more than others. Output by output draws as many inputs as it has links, always from those with
-    the fewest links so far, at random among equals. (Paper, Appendix E. In the first published code,
-    `rewire_connections`, each output draws from all inputs, so that inputs are equal on average alone.)
-
-    Args:
-        mask: Boolean (out_features, in_features).
-        generator: the source of randomness.
-
-    Returns:
-        Boolean mask of the same shape, on the generator's device.
+    For the first layer of a scale-free network: chance decides which inputs are hubs, so some pixels would count far
+    more than others. Output by output takes as many inputs as it has links: those with the fewest links so far, ties at
+    random. The result is shaped like `mask`, on the generator's device. (Paper, Appendix E. In the first published
+    code, `rewire_connections`, each output draws from all inputs, so that inputs are equal on average only.)
     """
     check_mask(mask)
     check_generator(generator)
@@ -228,20 +198,15 @@ def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torch.Generator) -> Tensor:
     """The second of two layers with its inputs permuted, so that hubs of one layer are hubs of the next.
 
-    The input of the most links goes to the neuron with the most links from before, the next to the next, at random
-    among inputs of as many links. Soft: the order of the inputs is drawn without replacement, with p ∝ links; those
-    without links come last. (Paper, Appendix E; the first published code, `rigid_resort` and `soft_resort`. That orders
-    the neurons before from few links to many, and in its soft form draws inputs of many links first, so that hubs tend
-    to meet neurons of few links; here they meet hubs in both forms.)
+    The input with the most links goes to the neuron with the most links from before, and so on, ties at random. Soft:
+    the order of the inputs is drawn without replacement, with p ∝ links; those without links come last. (Paper,
+    Appendix E. The first published code, `rigid_resort` and `soft_resort`, orders the neurons before from few links to
+    many. Its soft form draws inputs with many links first, so that hubs tend to meet neurons with few links; here they
+    meet hubs in both.)
 
     Args:
         before: Boolean (neurons, in_features), the layer whose outputs are the inputs of `after`.
-        after: Boolean (out_features, neurons).
-        soft: whether the order is drawn.
-        generator: the source of randomness.
-
-    Returns:
-        Boolean mask shaped like `after`, on the generator's device.
+        after: Boolean (out_features, neurons). The result has this shape, on the generator's device.
 
     Raises:
         ValueError: if `after` has not as many inputs as `before` has outputs.
@@ -269,20 +234,20 @@ def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torc
 def _barabasi_albert(
     out_features: int, in_features: int, links: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The newer and the older end of every link (at least one) of a growing network, in the order they came."""
+    """The newer and the older end of each of `links` >= 1 links of a growing network, in the order they came."""
     where = generator.device
     outputs = torch.randperm(out_features, generator=generator, device=where)
     inputs = torch.randperm(in_features, generator=generator, device=where) + out_features
     joining = torch.cat([outputs[1:], inputs[1:]])
     joining = joining[torch.randperm(joining.numel(), generator=generator, device=where)]
 
-    # Link 0 joins the two founders; of the others, each newcomer brings a run.
+    # Link 0 joins the two founders; each newcomer brings a run of the others.
     newcomer = torch.arange(links - 1, device=where) * joining.numel() // max(links - 1, 1)
     newer = torch.cat([outputs[:1], joining[newcomer]])
     links_before = 1 + torch.searchsorted(newcomer, newcomer)
 
-    # Slots 2l and 2l + 1 hold the newer and the older end of link l. An older end is a copy of any slot filled before
-    # its newcomer joined, often a copy itself: follow the copies until each points at a slot that is none.
+    # Slots 2l and 2l + 1 hold the newer and the older end of link l. An older end copies a random slot filled before
+    # its newcomer joined, often a copy itself: follow the copies until each points at a slot that is not a copy.
     copied = torch.arange(2 * links, device=where)
     any_slot = torch.rand(links - 1, dtype=torch.float64, device=where, generator=generator)
     copied[3::2] = (any_slot * (2 * links_before)).long()
@@ -296,10 +261,10 @@ def _barabasi_albert(
 class Correlation:
     """Pearson correlation of the features of a data set, in one pass over its batches.
 
-    The state is the number of samples, the first sample, the mean and the co-moments (Σ of products of deviations from
-    the mean) of all pairs, features² float64 numbers (75 MB for CIFAR10's 3072), on the device of the first batch.
-    Deviations are taken within a batch and the batches merged, which loses no digits to a large mean (Chan, Golub and
-    LeVeque 1979). All is measured from the first sample, so that a constant feature has a variance of exactly 0.
+    It keeps the number of samples, the first sample, the mean, and the co-moments (sums of products of deviations from
+    the mean) of all pairs: features² float64 numbers, 75 MB for the 3072 of CIFAR10, on the device of the first batch.
+    It takes deviations within a batch and merges the batches (Chan, Golub and LeVeque 1979), so a large mean costs no
+    digits. It measures from the first sample, so a constant feature has a variance of exactly 0.
 
         correlation = Correlation()
         for images, _ in loader:
@@ -312,11 +277,10 @@ class Correlation:
         self._first: Tensor | None = None
 
     def update(self, batch: Tensor) -> None:
-        """Take in a batch of samples, (samples, features), of any real dtype.
+        """Add a batch of samples, (samples, features), of any real dtype.
 
-        Raises:
-            TypeError, ValueError: for what is no such tensor, another number of features than before, or values that
-                are infinite or NaN.
+        Raises a TypeError or ValueError for anything else, another number of features than before, or infinite or NaN
+        values.
         """
         if not isinstance(batch, Tensor) or batch.is_complex():
             what = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
@@ -352,10 +316,7 @@ class Correlation:
     def matrix(self) -> Tensor:
         """|r| of every pair of features: symmetric float64 (features, features), in [0, 1].
 
-        The diagonal is 0, and so is what has no correlation: pairs with a constant feature.
-
-        Raises:
-            ValueError: before the first sample.
+        0 on the diagonal and for pairs with a constant feature. Raises a ValueError before the first sample.
         """
         if self._first is None:
             raise ValueError("no sample was seen; call update(batch) before matrix().")
@@ -377,24 +338,12 @@ def correlated(
 ) -> Tensor:
     """Correlated sparse topological initialisation (CSTI): the links between the most correlated input features.
 
-    Node i of either side stands for feature i mod features: the matrix of |r| is tiled to cover the layer, 2×2 for
-    twice the width, and cropped where the layer ends. The links of highest |r| exist. Those that tie, as copies in
-    different tiles do, are chosen at random; links with r = 0 exist only if all others do. (Paper, baselines; Zhang et
-    al., "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse
-    advantage in deep learning", ICLR 2024.)
-
-    Args:
-        out_features, in_features: the two sides.
-        density: share of the links that exist; their number is exactly link_count(...).
-        correlation: |r| of the input features, (features, features), as from :meth:`Correlation.matrix`.
-        generator: the source of randomness.
-        device: of the mask; by default the generator's.
-
-    Returns:
-        Boolean mask (out_features, in_features) on `device`.
-
-    Raises:
-        TypeError, ValueError: for what is no square matrix of finite numbers >= 0.
+    `correlation` is |r| of the input features, a square matrix of finite numbers >= 0, from :meth:`Correlation.matrix`.
+    Node i of either side stands for feature i mod features: the matrix is tiled to cover the layer (2×2 for twice the
+    width) and cropped where the layer ends. The links of highest |r| exist, ties at random, for example between copies
+    in different tiles. Links with r = 0 come last. (Paper, baselines; Zhang et al., "Epitopological learning and
+    Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse advantage in deep learning", ICLR
+    2024.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
