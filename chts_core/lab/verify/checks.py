@@ -42,9 +42,9 @@ from chts_core.methods import Method
 _NOT_TOLD_APART = "links that come have their last weight, so that they cannot be told from survivors"
 
 
-def _exact_links(method: Method, spec: Spec) -> Outcome:
+def _exact_links(method: Method, spec: Spec, device: str) -> Outcome:
     """The scheduled number of links in every layer after every step, from the first to the last."""
-    run = Run(method)
+    run = Run(method, device=device)
     counts = 0
     for step in range(STEPS + 1):
         if step:
@@ -57,10 +57,10 @@ def _exact_links(method: Method, spec: Spec) -> Outcome:
     return True, f"{counts} counts"
 
 
-def _weights(method: Method, spec: Spec) -> Outcome:
+def _weights(method: Method, spec: Spec, device: str) -> Outcome:
     """Absent links are zero in weight, gradient and moments. New links start from zero, or from the weight they last
     had where the method remembers it; gradients and moments start from zero. All other weights are left alone."""
-    run = Run(method)
+    run = Run(method, device=device)
     past: dict[str, dict[tuple[int, int], float]] = {name: {} for name in run.sparsifier.masks}
     returned = 0
     for step in range(1, STEPS + 1):
@@ -90,10 +90,10 @@ def _weights(method: Method, spec: Spec) -> Outcome:
     return True, f"{STEPS} steps" + (f", {returned} links came back" if spec.history else "")
 
 
-def _exchange(method: Method, spec: Spec) -> Outcome:
+def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
     """As many links removed and regrown as the turnover says; more through percolation, or where pruned links return;
     none after the stop."""
-    run = Run(method)
+    run = Run(method, device=device)
     run.train(1, STEPS)
     shapes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
     rows = {(row["step"], row["layer"]): row for row in run.sparsifier.history}
@@ -121,32 +121,32 @@ def _exchange(method: Method, spec: Spec) -> Outcome:
     return True, f"{total} links exchanged"
 
 
-def _removal(method: Method, spec: Spec) -> Outcome:
+def _removal(method: Method, spec: Spec, device: str) -> Outcome:
     """Hard: the lowest scores go. Soft: every outcome of an update is as frequent as its probability."""
     if spec.zeta == 0 and spec.sparsity(spec.stop) == spec.sparsity(0):
         return None, "nothing is ever removed"
     if spec.returning:
-        return _returning(method, spec)
+        return _returning(method, spec, device)
     if spec.regrowth == "magnitude":
         return None, _NOT_TOLD_APART
     if spec.temperature is None:
-        return _lowest_go(method, spec)
+        return _lowest_go(method, spec, device)
     if spec.prune is not None:  # by this alone if nothing is exchanged
         stays = replace(method.turnover, zeta=0.0, early_stop=None, together=False)
         only_pruned = replace(method, turnover=stays, removal=replace(method.removal, percolate=False))
-        passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False))
+        passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False), device)
         if not passed:
             return passed, f"pruning: {detail}"
     scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
     exponent = spec.temperature(EVERY)
     odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
-    outcomes = small_updates(method)
+    outcomes = small_updates(method, device)
     return fits(Counter(survivors for survivors, _ in outcomes), successive(odds, SMALL_KEPT))
 
 
-def _lowest_go(method: Method, spec: Spec) -> Outcome:
+def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
     """At the first update. Of equal scores any may go."""
-    run = Run(from_zero(method))
+    run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     run.backward_and_step(EVERY)
     old = run.masks()
@@ -172,10 +172,10 @@ def _lowest_go(method: Method, spec: Spec) -> Outcome:
     return True, "the highest scores survive"
 
 
-def _returning(method: Method, spec: Spec) -> Outcome:
+def _returning(method: Method, spec: Spec, device: str) -> Outcome:
     """At every update the largest weights make up the network: those of its links, and those that links had."""
-    run = Run(method)
-    past = {name: torch.zeros(mask.shape) for name, mask in run.sparsifier.masks.items()}
+    run = Run(method, device=device)
+    past = {name: torch.zeros(mask.shape, device=device) for name, mask in run.sparsifier.masks.items()}
     returned = 0
     for step in range(1, STEPS + 1):
         run.backward_and_step(step)
@@ -187,13 +187,13 @@ def _returning(method: Method, spec: Spec) -> Outcome:
             continue
         for name, mask in run.sparsifier.masks.items():
             expected = best(past[name].abs(), past[name] != 0, links_at(spec, step, mask.numel()))
-            if not torch.equal(mask, expected):
+            if not torch.equal(mask.cpu(), expected):
                 return False, f"the links of {name} are not those of the largest weights at step {step}"
             returned += int((mask & ~old[name]).sum())
     return returned > 0, f"the largest weights survive, {returned} links came back"
 
 
-def _percolation(method: Method, spec: Spec) -> Outcome:
+def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
     """No survivor is incomplete: each hidden neuron has links on both sides or on none, before regrowth."""
     if not spec.percolate:
         return None, "the method leaves incomplete links"
@@ -201,7 +201,8 @@ def _percolation(method: Method, spec: Spec) -> Outcome:
         return None, _NOT_TOLD_APART
     cut = planned = 0
     for seed in range(10):
-        run = Run(from_zero(replace(method, sparsity=Constant())), seed=seed)  # sparse enough from the start
+        sparse = replace(method, sparsity=Constant())  # from the start
+        run = Run(from_zero(sparse), seed=seed, device=device)
         sizes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
         goes = {name: exchanged_at(replace(spec, sparsity=constant), EVERY, size) for name, size in sizes.items()}
         if not any(goes.values()):
@@ -216,16 +217,16 @@ def _percolation(method: Method, spec: Spec) -> Outcome:
     return cut > planned or not spec.shows, f"{cut} links removed, {planned} of them by their scores"
 
 
-def _regrowth(method: Method, spec: Spec) -> Outcome:
+def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
     """Hard: the highest scores come. Soft or random: every outcome is as frequent as its probability."""
     if spec.zeta == 0:
         return None, "nothing is ever regrown"
     if spec.regrowth == "magnitude":
         return None, _NOT_TOLD_APART
     if not spec.soft and wants_gradient(spec.regrowth):
-        return _regrowth_by_gradient(method, spec)
+        return _regrowth_by_gradient(method, spec, device)
     # A hard removal of some links leaves the same survivors every time.
-    outcomes = small_updates(replace(method, removal=Removal("magnitude")))
+    outcomes = small_updates(replace(method, removal=Removal("magnitude")), device)
     (survivors,) = {survivors for survivors, _ in outcomes}
     alive = mask_of(survivors, SMALL_MASK.shape)
     candidates = links_of(~alive)
@@ -244,9 +245,9 @@ def _regrowth(method: Method, spec: Spec) -> Outcome:
     return True, "the highest scores come"
 
 
-def _regrowth_by_gradient(method: Method, spec: Spec) -> Outcome:
+def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
     """At the first update. Of equal scores any may come."""
-    run = Run(from_zero(method))
+    run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
     dense.zero_grad()
@@ -265,7 +266,7 @@ def _regrowth_by_gradient(method: Method, spec: Spec) -> Outcome:
     return True, "the largest gradients come"
 
 
-def _scores(method: Method, spec: Spec) -> Outcome:
+def _scores(method: Method, spec: Spec, device: str) -> Outcome:
     """The link predictor equals its definition by sets, on random networks."""
     if not isinstance(spec.regrowth, str):
         return _own_scores(spec.regrowth)
@@ -275,7 +276,7 @@ def _scores(method: Method, spec: Spec) -> Outcome:
     worst = 0.0
     for mask in _networks():
         expected = DEFINITIONS[spec.regrowth](mask)
-        given = link_prediction.PREDICTORS[str(method.regrowth.score)](mask).double()
+        given = link_prediction.PREDICTORS[str(method.regrowth.score)](mask.to(device)).double().cpu()
         worst = max(worst, float(((given - expected).abs() / expected.clamp_min(1e-12)).max()))
     return worst < 1e-6, f"relative error {worst:.1e}"
 
@@ -303,9 +304,9 @@ def _own_scores(score: MissingLinkScore) -> Outcome:
     return True, f"finite, from 0 up, and the same again for {number} networks"
 
 
-def _resume(method: Method, spec: Spec) -> Outcome:
+def _resume(method: Method, spec: Spec, device: str) -> Outcome:
     """A run cut anywhere and resumed in a fresh model is the uncut run to the bit."""
-    uncut, saved = Run(method), Run(method)
+    uncut, saved = Run(method, device=device), Run(method, device=device)
     uncut.train(1, STEPS)
     files = {cut: io.BytesIO() for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1)}
     for step in range(1, STEPS + 1):
@@ -314,7 +315,7 @@ def _resume(method: Method, spec: Spec) -> Outcome:
             torch.save([part.state_dict() for part in (saved.model, saved.optimizer, saved.sparsifier)], files[step])
     for cut, file in files.items():
         file.seek(0)
-        resumed = Run(method, weight_seed=1)
+        resumed = Run(method, weight_seed=1, device=device)
         parts: tuple[Any, ...] = (resumed.model, resumed.optimizer, resumed.sparsifier)
         for part, state in zip(parts, torch.load(file, weights_only=True), strict=True):
             part.load_state_dict(state)
@@ -327,10 +328,10 @@ def _resume(method: Method, spec: Spec) -> Outcome:
     return True, "5 cuts"
 
 
-def _links_alone(method: Method, spec: Spec) -> Outcome:
+def _links_alone(method: Method, spec: Spec, device: str) -> Outcome:
     """A run whose layers store only their links has the links of the masked run, and its outputs up to rounding."""
     sgd = not spec.shows  # of the paper's methods it is known that rounding decides nothing
-    masked, alone = Run(method, sgd=sgd), Run(method, execution="csr", sgd=sgd)
+    masked, alone = Run(method, sgd=sgd, device=device), Run(method, execution="csr", sgd=sgd, device=device)
     for run in (masked, alone):
         run.train(1, STEPS)
     if not all(torch.equal(masked.sparsifier.masks[name], mask) for name, mask in alone.sparsifier.masks.items()):
@@ -340,24 +341,24 @@ def _links_alone(method: Method, spec: Spec) -> Outcome:
     return difference < 1e-3, f"outputs differ by {difference:.0e}"
 
 
-def _devices(method: Method, spec: Spec) -> Outcome:
+def _devices(method: Method, spec: Spec, device: str) -> Outcome:
     """The same generator state gives the same links wherever the tensors are."""
     if not torch.cuda.is_available():
         return None, "no CUDA device"
     if isinstance(method.topology, Correlated):
         return None, "no inputs to start from the correlations of"
     masks = []
-    for device in ("cpu", "cuda"):
+    for place in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)
-        mask = method.topology(64, 96, 0.1, generator=generator).to(device)
-        scores = torch.linspace(0.1, 1, mask.numel(), device=device).view(mask.shape)
+        mask = method.topology(64, 96, 0.1, generator=generator).to(place)
+        scores = torch.linspace(0.1, 1, mask.numel(), device=place).view(mask.shape)
         kept = sampling.keep(scores, mask, int(mask.sum()) * 2 // 3, generator=generator)
         grown = sampling.draw(scores, ~kept, 100, soft=method.regrowth.soft, generator=generator)
         masks.append((kept | grown).cpu())
     return torch.equal(*masks), "CPU and CUDA"
 
 
-CHECKS: dict[str, Callable[[Method, Spec], Outcome]] = {
+CHECKS: dict[str, Callable[[Method, Spec, str], Outcome]] = {
     "links": _exact_links,
     "weights": _weights,
     "exchange": _exchange,

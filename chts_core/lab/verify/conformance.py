@@ -28,22 +28,23 @@ class Check:
     detail: str
 
 
-def conformance(methods: Mapping[str, Method] = METHODS) -> list[Check]:
+def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") -> list[Check]:
     """Check methods against their specification; an exception counts as a failure.
 
     Args:
         methods: by name, the nine of the paper by default. Those of a name in `SPECS` are held to what is written
             there, and any other one to what its own choices say: their schedules, scores and shares.
+        device: where the small models are trained, "cpu" or "cuda".
     """
-    return [checked(name, method, check) for name, method in methods.items() for check in CHECKS]
+    return [checked(name, method, check, device) for name, method in methods.items() for check in CHECKS]
 
 
-def checked(name: str, method: Method, check: str) -> Check:
+def checked(name: str, method: Method, check: str, device: str = "cpu") -> Check:
     """One check of a method, against the specification of that name."""
 
     def compare() -> Outcome:
         known = get_method(method)  # a method that is none may have no specification
-        return CHECKS[check](known, SPECS[name] if name in SPECS else of_choices(known))
+        return CHECKS[check](known, SPECS[name] if name in SPECS else of_choices(known), device)
 
     return _outcome(name, check, compare)
 

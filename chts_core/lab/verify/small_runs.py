@@ -32,15 +32,17 @@ class Run:
         weight_seed: int = 0,
         execution: Execution = "masked",
         sgd: bool = False,
+        device: str = "cpu",
     ) -> None:
         generator = torch.Generator().manual_seed(weight_seed)
         self.model = nn.Sequential(nn.Linear(20, 24), nn.Tanh(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 3))
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+        self.model.to(device)
         data = torch.Generator().manual_seed(0)
-        self.images = torch.randn(STEPS, 8, 20, generator=data)
-        self.labels = torch.randint(3, (STEPS, 8), generator=data)
+        self.images = torch.randn(STEPS, 8, 20, generator=data).to(device)
+        self.labels = torch.randint(3, (STEPS, 8), generator=data).to(device)
         starts_from_correlations = isinstance(method.topology, Correlated)
         parameters = self.model.parameters()
         self.optimizer: torch.optim.Optimizer = (
@@ -102,13 +104,14 @@ def small_weights() -> Tensor:
     return torch.linspace(0.2, 1.0, 12).view(3, 4) * torch.tensor([1, -1, 1, -1])
 
 
-def small_updates(method: Method) -> list[tuple[Links, Links]]:
+def small_updates(method: Method, device: str) -> list[tuple[Links, Links]]:
     """Survivors and regrown links of the first update, for many seeds and layers, without percolation or decay."""
     turnover = replace(method.turnover, zeta=0.25, early_stop=None, together=False)
     method = from_zero(replace(method, sparsity=Constant(), turnover=turnover))
-    model = nn.Sequential(*(nn.Linear(4, 3) for _ in range(_AT_A_TIME)), nn.Linear(3, 1))
+    model = nn.Sequential(*(nn.Linear(4, 3) for _ in range(_AT_A_TIME)), nn.Linear(3, 1)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     weights = {f"{layer}.weight": model.get_parameter(f"{layer}.weight") for layer in range(_AT_A_TIME)}
+    gradient = SMALL_GRADIENT.to(device)
     outcomes = []
     for seed in range(_DRAWS // _AT_A_TIME):
         with torch.no_grad():
@@ -127,7 +130,7 @@ def small_updates(method: Method) -> list[tuple[Links, Links]]:
         )
         for _ in range(EVERY):
             optimizer.zero_grad()
-            torch.stack([(weight * SMALL_GRADIENT).sum() for weight in weights.values()]).sum().backward()
+            torch.stack([(weight * gradient).sum() for weight in weights.values()]).sum().backward()
             sparsifier.step()
         for name, weight in weights.items():
             survivors = weight.detach() != 0
