@@ -471,7 +471,7 @@ def test_compiled_models_go_around_it() -> None:
     torch.testing.assert_close(compiled(x), model(x))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("execution", ["csr", "masked", "auto"])
 def test_on_cuda_it_is_what_it_is_on_the_cpu(execution: str) -> None:
     mask = random_mask((33, 20), 0.1)

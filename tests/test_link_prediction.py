@@ -535,17 +535,14 @@ def test_autocast_changes_no_walk(walker: str) -> None:  # noqa: ARG001
     assert torch.equal(new, chts.link_prediction.sample_links(mask, 60, generator=torch.Generator().manual_seed(0)))
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-
-
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("predictor", WALKED)
 @pytest.mark.parametrize("network", ["one path each", "nested"])
 def test_walks_on_a_gpu_draw_without_replacement(network: str, predictor: str) -> None:
     assert_draws_pairs(NETWORKS[network], predictor, 1000, "cuda")
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_the_device_of_the_generator_walks_and_the_mask_keeps_its_own() -> None:
     mask = random_mask((200, 300), 0.05, 0)
     for device in ("cpu", "cuda"):
@@ -558,7 +555,7 @@ def test_the_device_of_the_generator_walks_and_the_mask_keeps_its_own() -> None:
         assert torch.equal(links[0], links[1].cpu())
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_round_on_a_gpu_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = walk_sampling._walk_rounds
     waits = []
