@@ -1,46 +1,55 @@
 """CHTs on LLaMA-60M under masks: what a step and an update of the topology add to a training step."""
 
+import gc
 import time
 from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import chts_core as chts
+from chts_core.lab.models import LLAMA_SIZES, initialise_llama, llama
+from chts_core.lab.train.machine import forget_memory_peak, peak_memory_mb
 
 from .common import resident_peak
 
-TOKENS = (4, 256)
+VOCABULARY, CONTEXT = 32000, 256
+TOKENS = (4, CONTEXT)
 UPDATE_EVERY = 100
 STEPS = 5
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """At 70 and 95 % sparsity; medians of a few steps, in turns. Needs transformers."""
+def rows(device: str | None = None, size: str = "60m", tokens: tuple[int, int] = TOKENS) -> Iterator[dict[str, Any]]:
+    """At 70 and 95 % sparsity; medians of a few steps, in turns. Needs transformers.
+
+    Args:
+        device: "cpu" or "cuda"; None: a GPU where there is one.
+        size: a name in `LLAMA_SIZES`.
+        tokens: of a step, contexts by their length.
+    """
     for sparsity in (0.7, 0.95):
-        yield from _overhead(sparsity, "cuda" if torch.cuda.is_available() else "cpu")
+        yield from _overhead(sparsity, device or ("cuda" if torch.cuda.is_available() else "cpu"), size, tokens)
 
 
-def _overhead(sparsity: float, device: str) -> Iterator[dict[str, Any]]:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _model(device: str, size: str) -> nn.Module:
+    model = llama(VOCABULARY, LLAMA_SIZES[size], CONTEXT)
+    initialise_llama(model, torch.device(device), torch.Generator().manual_seed(0))
+    return model
 
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        max_position_embeddings=256,
-        use_cache=False,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(device)
+
+def _tokens(device: str, shape: tuple[int, int]) -> Tensor:
+    return torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def _overhead(sparsity: float, device: str, size: str, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    model = _model(device, size)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     started = time.perf_counter()
     sparsifier = chts.Sparsifier(model, optimizer, "chts", sparsity, total_steps=10**6, update_every=UPDATE_EVERY)
     attaching = time.perf_counter() - started
-    tokens = torch.randint(32000, TOKENS, generator=torch.Generator().manual_seed(0)).to(device)
+    tokens = _tokens(device, shape)
     weights = list(sparsifier.network.weights.values())
 
     def timed(work: Any) -> float:
@@ -67,19 +76,19 @@ def _overhead(sparsity: float, device: str) -> Iterator[dict[str, Any]]:
     updates = []
 
     def update() -> None:
-        sparsifier.steps += UPDATE_EVERY - sparsifier.steps % UPDATE_EVERY - 1
+        sparsifier.progress.steps += UPDATE_EVERY - sparsifier.steps % UPDATE_EVERY - 1
         updates.append(timed(lambda: sparsifier.step(skipped=True)))  # no step of the optimizer comes between
 
     for _ in range(3):
         update()
     peak = resident_peak(update) if device == "cpu" else None
 
-    def copy() -> list[torch.Tensor]:
+    def copy() -> list[Tensor]:
         return [tensor.clone() for weight in weights for tensor in (weight.dense(), weight.mask)]
 
     copies = [timed(copy) for _ in range(5)]
-    model_name = f"LLaMA-60M at {sparsity:.0%} on {device}"
-    rival = f"the training step on {TOKENS[0] * TOKENS[1]} tokens"
+    model_name = f"LLaMA-{size.upper()} at {sparsity:.0%} on {device}"
+    rival = f"the training step on {shape[0] * shape[1]} tokens"
     added = median(hooks) + median(own) + median(updates) / UPDATE_EVERY
     step = median(steps) - median(hooks)
     yield {
@@ -102,6 +111,63 @@ def _overhead(sparsity: float, device: str) -> Iterator[dict[str, Any]]:
         "floor_seconds": median(copies),
     }
     yield row | ({} if peak is None else {"peak_bytes": peak})
+
+
+def throughput(
+    device: str, size: str, tokens: tuple[int, int], update_every: int = UPDATE_EVERY
+) -> Iterator[dict[str, Any]]:
+    """Training steps of CHTs at 70 and 95 % sparsity against dense ones: time, tokens per second, and memory.
+
+    Products are in bfloat16, as in the recipe of this size; one update of the topology comes in `update_every` steps.
+
+    Args:
+        device, size, tokens: of `rows`.
+        update_every: as many steps are timed.
+    """
+    number = tokens[0] * tokens[1]
+    what = f"LLaMA-{size.upper()}, {number} tokens, bfloat16 on {device}"
+    rival, rival_mb = _training("fc", 0.0, device, size, tokens, update_every)
+    for sparsity in (0.7, 0.95):
+        seconds, memory_mb = _training("chts", sparsity, device, size, tokens, update_every)
+        yield {
+            "comparison": f"step of CHTs at {sparsity:.0%}, {what}",
+            "seconds": seconds,
+            "rival": "FC",
+            "rival_seconds": rival,
+            "times_faster": rival / seconds,
+            "tokens_per_second": number / seconds,
+            "rival_tokens_per_second": number / rival,
+            "peak_memory_mb": memory_mb,
+            "rival_peak_memory_mb": rival_mb,
+        }
+
+
+def _training(
+    method: str, sparsity: float, device: str, size: str, shape: tuple[int, int], steps: int
+) -> tuple[float, int | None]:
+    """Seconds of a step, the mean of all between two updates, and the most memory taken at once."""
+    gc.collect()  # a model refers to itself, and that of the run before takes memory until it is found
+    forget_memory_peak(torch.device(device))
+    model, tokens = _model(device, size), _tokens(device, shape)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    sparsifier = chts.Sparsifier(model, optimizer, method, sparsity, total_steps=10**6, update_every=steps)
+
+    def train() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        sparsifier.step()
+
+    for _ in range(steps):  # the first step and the first update are slower
+        train()
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        train()
+    _wait(device)
+    return (time.perf_counter() - started) / steps, peak_memory_mb(torch.device(device))
 
 
 def _wait(device: str) -> None:

@@ -1,6 +1,6 @@
 """Soft regrowth by CH2-L3n, as random walks, against dense scores and torch.multinomial."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from chts_core import link_prediction
 from .common import compare, matrix_products
 
 # Shape, density, and how many times as fast as the rival the walks should be.
-LAYERS = [
+Layer = tuple[tuple[int, int], float, float | None]
+LAYERS: list[Layer] = [
     ((1000, 1000), 0.01, 25),
     ((1000, 1000), 0.05, 6),
     ((1000, 1000), 0.1, None),
@@ -24,10 +25,15 @@ LAYERS = [
 SHARE = 0.3  # of the links, regrown at once
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """One comparison for each layer, on the CPU and on a GPU where there is one."""
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        for shape, density, aim in LAYERS:
+def rows(devices: Sequence[str] | None = None, layers: Sequence[Layer] = LAYERS) -> Iterator[dict[str, Any]]:
+    """One comparison for each device and layer.
+
+    Args:
+        devices: None: the CPU, and a GPU where there is one.
+        layers: as in `LAYERS`.
+    """
+    for device in devices or (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)):
+        for shape, density, aim in layers:
             mask = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < density).to(device)
             yield _compare(
                 mask, f"{shape[0]}×{shape[1]} at {density:.0%} on {device}", aim if device == "cpu" else None
