@@ -123,6 +123,14 @@ def test_outside_a_checkout_there_is_no_revision(tmp_path: Path, package_in: Cal
     assert records.git_revision() == "none"
 
 
+def test_outside_a_checkout_the_environment_may_name_the_revision(
+    tmp_path: Path, package_in: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package_in(tmp_path)
+    monkeypatch.setenv("CHTS_REVISION", "89ea0ee")
+    assert records.git_revision() == "89ea0ee"
+
+
 def test_an_installed_package_does_not_take_the_revision_of_the_folder_around_it(
     checkout: Path, package_in: Callable[[Path], None]
 ) -> None:

@@ -118,10 +118,14 @@ def _processor() -> str:
 
 
 def git_revision() -> str:
-    """Revision of the checkout that this package runs from, "+changes" if it is modified; "none" outside a checkout."""
+    """Revision of the checkout that this package runs from, "+changes" if it is modified.
+
+    Outside a checkout, or without git, `$CHTS_REVISION` names it; else it is "none".
+    """
+    named = os.environ.get("CHTS_REVISION", "none")
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
-        return "none"
+        return named
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -131,7 +135,7 @@ def git_revision() -> str:
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "none"
+        return named
 
 
 def environment_line(device: torch.device) -> str:
