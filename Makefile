@@ -9,7 +9,7 @@ COLAB := tests/colab/constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: tour lab test test-full test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench clean
+.PHONY: tour lab test test-full test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench gpu gpu-results clean
 
 # All stages, or some: make tour STAGES="00 06"
 PROFILE ?= laptop
@@ -82,6 +82,14 @@ wheel: .venv/dev.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/chts bench
+
+# What needs a GPU, in eight minutes: tests, conformance, timings, trainings. The same command goes on with what is not done.
+gpu: .venv/test.stamp
+	$(BIN)/python -m benchmarks.gpu --out runs/gpu --minutes 8
+
+# Puts what `make gpu` gave into benchmarks/results/gpu.json and results/gpu.jsonl.
+gpu-results: .venv/test.stamp
+	$(BIN)/python -m benchmarks.gpu --out runs/gpu --take-over
 
 clean:
 	rm -rf .venv .venv-colab dist runs
