@@ -18,7 +18,8 @@ from chts_core.lab.results import records
 Row = dict[str, Any]
 Work = Callable[[Path, str, bool], Iterator[Row]]
 
-GRACE = 20.0  # seconds in which an item starts, and gives what it has when it is out of time
+GRACE = 20.0  # seconds in which an item that is out of time may still give what it has
+_SECONDS_TO_BEGIN = 60.0  # of a process, which imports torch first
 _SECONDS_TO_END = 5.0  # of a process that has given all
 
 
@@ -58,7 +59,7 @@ def run(
         out: gets `gpu.json` with what all items gave, and a folder for each item, with its output in `log.txt`.
         seconds: for all of them together.
         device: "cuda" or "cpu".
-        reduced: whether each item is as small as can be.
+        reduced: whether each item is as small as can be; the limits of single items are for full ones.
 
     Returns:
         What `read` gives.
@@ -86,7 +87,7 @@ def run(
         if left < item.least:
             print(f"{item.name:<12} left out: {max(left, 0):.0f} s are left, it needs {item.least:.0f}", flush=True)
             continue
-        limit = left if item.seconds is None else min(item.seconds, left)
+        limit = left if item.seconds is None or reduced else min(item.seconds, left)
         began = time.monotonic()
         given = _run(item, out / item.name, device, reduced, limit)
         taken = {"seconds": round(time.monotonic() - began, 1), "finished": records.now()}
@@ -154,16 +155,19 @@ def _run(item: Item, folder: Path, device: str, reduced: bool, seconds: float) -
     process = processes.Process(target=_work, args=(item.work, folder, device, reduced, seconds, send))
     rows: list[Row] = []
     state, error = "cut", None
-    end = time.monotonic() + seconds + GRACE
+    end = time.monotonic() + _SECONDS_TO_BEGIN
     process.start()
     send.close()
     try:
         while receive.poll(max(end - time.monotonic(), 0.0)):
             kind, content = receive.recv()
-            if kind != "row":
+            if kind == "begun":
+                end = time.monotonic() + seconds + GRACE
+            elif kind == "row":
+                rows.append(json.loads(content))
+            else:
                 state, error = kind, content
                 break
-            rows.append(json.loads(content))
         process.join(_SECONDS_TO_END)
     except (EOFError, OSError):  # it is dead
         process.join()
@@ -189,6 +193,7 @@ def _work(work: Work, folder: Path, device: str, reduced: bool, seconds: float, 
     with (folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    _send(send, "begun", None)
     signal.signal(signal.SIGALRM, _raise_out_of_time)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
