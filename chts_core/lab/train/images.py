@@ -125,7 +125,8 @@ class _Learner(loop.Learner):
         self.test: list[float] = []
         self.keeps_snapshots, self.snapshots = snapshots, list[dict[str, Tensor]]()
         self._order: list[Tensor] = []  # batches of the epoch that are still to come
-        self._losses: list[Tensor] = []  # of the epoch's steps so far
+        # Of the epoch so far. A list of all losses would keep the memory between them from being used again.
+        self._loss, self._steps = torch.zeros((), device=device), 0
 
     def rate(self) -> float:
         return float(self.scheduler.get_last_lr()[0])
@@ -150,10 +151,12 @@ class _Learner(loop.Learner):
 
     def keep_loss(self, loss: Tensor, *, skipped: bool) -> None:
         if not skipped:
-            self._losses.append(loss)
+            self._loss += loss
+            self._steps += 1
         if not self._order:
-            self.train_loss.append(float(sum(self._losses)) / max(len(self._losses), 1))
-            self._losses = []
+            self.train_loss.append(float(self._loss) / max(self._steps, 1))
+            self._loss.zero_()
+            self._steps = 0
 
     def look(self) -> None:
         if not self.recipe.all_images:
