@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -377,7 +378,7 @@ def test_a_record_has_the_profile_that_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_notebook: Callable[..., Path]
 ) -> None:
     monkeypatch.setenv("CHTS_PROFILE", "binder")
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda path, out, **_: shutil.copy(path, out))
+    monkeypatch.setattr(papermill, "execute_notebook", lambda path, out, **_: shutil.copy(path, out))
     path = write_notebook(tmp_path / "one.ipynb", "pass", parameters='profile: str = ""  # how large')
     assert notebooks.run(path, tmp_path / "out", {})["parameters"] == {"profile": "binder"}
 
@@ -705,6 +706,6 @@ subprocess.run([sys.executable, "-c", "import time; kept = bytearray(b'x') * 300
 
 
 def test_a_run_of_a_stage_is_recorded_with_what_was_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notebooks.papermill, "execute_notebook", lambda path, out, **_: shutil.copy(path, out))
+    monkeypatch.setattr(papermill, "execute_notebook", lambda path, out, **_: shutil.copy(path, out))
     record = notebooks.run(notebooks.find("00"), tmp_path, {"profile": "ci"})
     assert record["expected"] == {"minutes": 0.15, "memory_mb": 650, "measured": True}

@@ -14,11 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import nbformat
-import papermill
 import torch
 import yaml
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.notebook.forecast import Forecast, forecast, in_words
@@ -204,6 +201,8 @@ def parameters(path: Path) -> dict[str, Parameter]:
     Raises:
         ValueError: if one is not annotated as int, float, str or bool, or the file is no notebook.
     """
+    import papermill  # takes 40 MB, which a training from the command line would take for nothing
+
     types = {"int": int, "float": float, "str": str, "bool": bool}
     declared = {}
     _check_readable(path)
@@ -406,6 +405,10 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple[str | None, int]:
     """Execute a notebook and write it: the error that ended it, None if none did, and the most bytes that it took."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     error = None
     with memory_watched() as memory:
         try:
