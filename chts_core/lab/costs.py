@@ -146,7 +146,8 @@ def measure_training(
         due = sparsifier.update_due
         started = time.perf_counter()
         optimizer.zero_grad()
-        F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
+        some = data.train.take(batch)
+        F.cross_entropy(model(some.images), some.labels).backward()
         optimizer.step()
         sparsifier.step()
         if due:

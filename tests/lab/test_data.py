@@ -45,6 +45,13 @@ def test_digits_are_floats_from_0_to_1_with_whole_labels(digits: ImageData, part
     assert set(split.labels.tolist()) == set(range(10))
 
 
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_digits_are_stored_as_bytes(digits: ImageData, part: str) -> None:
+    split = parts(digits)[part]
+    assert split.pixels.dtype == torch.uint8
+    assert torch.equal(split.images, split.pixels / 16)
+
+
 def test_every_digit_is_in_exactly_one_part(digits: ImageData) -> None:
     from sklearn.datasets import load_digits
 
@@ -71,10 +78,15 @@ def test_the_split_depends_on_no_seed(digits: ImageData) -> None:
 
 def test_moving_moves_every_part(digits: ImageData) -> None:
     moved = digits.to("meta")
+    assert {part.pixels.device.type for part in parts(moved).values()} == {"meta"}
     assert {part.images.device.type for part in parts(moved).values()} == {"meta"}
     assert {part.labels.device.type for part in parts(moved).values()} == {"meta"}
     assert (moved.name, moved.image_shape, moved.classes) == ("digits", (8, 8), 10)
     assert digits.train.images.device.type == "cpu"
+
+
+def test_the_digest_of_the_digits_is_that_of_recorded_runs(digits: ImageData) -> None:
+    assert digits.digest == "ceded52ae3c6cc9bcc6670a75b3f09dc77e8f27308cf14c106818d1b8aff9bf2"
 
 
 # --- IDX files ---
@@ -248,6 +260,7 @@ def assert_is_split_from(loaded: ImageData, images: NDArray[np.uint8], training:
     for name, part in parts(loaded).items():
         expected = images[numbers[name]].reshape(len(numbers[name]), -1).astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(part.images.numpy(), expected)
+        assert part.pixels.dtype == torch.uint8
         assert part.labels.tolist() == [number % 10 for number in numbers[name]]
 
 

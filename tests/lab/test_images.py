@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 import chts_core as chts
-from chts_core.lab.data import ImageData, Split
+from chts_core.lab.data import ImageData, Split, load_images
 from chts_core.lab.models import mlp
 from chts_core.lab.results import records
 from chts_core.lab.results.statistics import mean_and_interval, paired_differences
@@ -87,6 +88,21 @@ def test_each_colour_is_standardised_by_itself() -> None:
     assert torch.allclose(found.train.images, torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]))
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+def test_pixels_as_bytes_are_standardised_as_all_features_at_once(colours: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (3000, colours * 16), generator=generator, dtype=torch.uint8)  # several chunks
+    split = Split(pixels, torch.zeros(3000, dtype=torch.int64)).scaled(torch.tensor(0.0), torch.tensor(255.0))
+    found = ImageData("mine", split, split, split, (colours, 4, 4) if colours == 3 else (4, 4), 10).standardised()
+    whole = (pixels / 255).view(3000, colours, 16)
+    deviation, mean = torch.std_mean(whole, dim=(0, 2), correction=0, keepdim=True)
+    expected = ((whole - mean) / deviation).flatten(1)
+    rows = torch.tensor([2999, 0, 17, 17])
+    assert torch.equal(found.test.take(rows).images, expected[rows])
+    assert torch.equal(torch.cat([some.images for some in found.train.chunks()]), expected)
+    assert torch.equal(found.validation.images, expected)
+
+
 def test_images_that_are_all_alike_are_not_standardised() -> None:
     # Red varies, green and blue do not.
     pixels = torch.tensor([[0.0, 1.0, 5.0], [2.0, 1.0, 5.0]])
@@ -149,6 +165,27 @@ def test_a_run_on_all_images_has_no_validation_accuracy(digits: ImageData, tmp_p
     }
     assert row["recipe"]["all_images"] is True
     assert row["data"] == digits.digest
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many numbers the largest float tensor has that torch makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.numbers = max(self.numbers, tensor.numel())
+        return made
+
+
+def test_training_makes_features_of_a_part_of_the_images_at_a_time() -> None:
+    digits = load_images("digits")  # nothing has asked for the features of all of its images yet
+    with Largest() as largest:
+        images.train(digits, "set", 0.9, ALL)
+    # The largest are chunks, of the 1,437 training images too.
+    assert largest.numbers == 1024 * digits.features
 
 
 def test_correlations_are_those_of_all_images(digits: ImageData) -> None:
@@ -431,6 +468,8 @@ def test_accuracy_counts_the_right_answers() -> None:
     model = nn.Identity()
     split = Split(torch.eye(4), torch.tensor([0, 1, 2, 0]))
     assert images.accuracy(model, split) == 0.75
+    many = Split(torch.eye(4).repeat(1000, 1), torch.tensor([0, 1, 2, 0]).repeat(1000))  # in several chunks
+    assert images.accuracy(model, many) == 0.75
 
 
 # --- sparse networks learn ---

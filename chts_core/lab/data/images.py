@@ -3,9 +3,10 @@
 import hashlib
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,45 @@ _MOST_DIMENSIONS = 3  # of an IDX file: images, rows, columns
 
 @dataclass(frozen=True)
 class Split:
-    """Images as rows of features in [0, 1], float32 (n, features), and their classes, int64 (n,)."""
+    """Images and their classes. Pixels stay as they are stored, and `images` makes features of them.
 
-    images: Tensor
+    Features take four times the memory of bytes: of a large set, `take` a batch or go through `chunks` first.
+
+    pixels: a row for each image, uint8 or float32 (n, features).
+    labels: int64 (n,).
+    scalings: how pixels become features: what to subtract from them and what to divide by then, float32, each of shape
+        (features,) or (); one after the other.
+    """
+
+    pixels: Tensor
     labels: Tensor
+    scalings: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Rows of features, float32 (n, features), in [0, 1] unless standardised; kept once they are made."""
+        found = self.pixels.float()
+        for mean, deviation in self.scalings:
+            found = (found - mean).div_(deviation)
+        return found
+
+    def take(self, rows: Tensor) -> "Split":
+        """The images in some of the rows, int64."""
+        return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
+
+    def chunks(self, size: int = 1024) -> Iterator["Split"]:
+        """All images in their order, so many at a time; a single chunk if there are none."""
+        for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
+            yield replace(self, pixels=pixels, labels=labels)
+
+    def scaled(self, mean: Tensor, deviation: Tensor) -> "Split":
+        """The same with features from which a mean is subtracted, and that are divided by a deviation then."""
+        return replace(self, scalings=(*self.scalings, (mean, deviation)))
 
     def to(self, device: torch.device | str) -> "Split":
         """The same on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        scalings = tuple((mean.to(device), deviation.to(device)) for mean, deviation in self.scalings)
+        return Split(self.pixels.to(device), self.labels.to(device), scalings)
 
 
 @dataclass(frozen=True)
@@ -62,10 +94,10 @@ class ImageData:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all images and labels, in their order."""
+        """SHA-256 of the features of all images, and of their labels, in their order."""
         found = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
-            for tensor in (split.images, split.labels):
+            for tensor in chain((some.images for some in split.chunks()), [split.labels]):
                 found.update(tensor.cpu().numpy().tobytes())
         return found.hexdigest()
 
@@ -76,27 +108,34 @@ class ImageData:
             ValueError: if all training images have one value everywhere.
         """
         colours = self.image_shape[0] if len(self.image_shape) == 3 else 1
-        seen = _by_colour(self.train, colours)
-        deviation, mean = torch.std_mean(seen, dim=(0, 2), correction=0, keepdim=True)
+        pixels = self.features // colours
+
+        def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
+            """Of values (n, colours, pixels) of the training images; float64, so no chunk changes a digit of float32."""
+            total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
+            for some in self.train.chunks():
+                total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
+            return total / (len(self.train.labels) * pixels)
+
+        mean = mean_of(lambda images: images)
+        deviation = mean_of(lambda images: (images - mean[:, None]).square_()).sqrt()
         if not bool(deviation.all()):
             raise ValueError(
                 f"the training images of {self.name} have the same value everywhere, in all or in one of the colours, "
                 "and cannot be standardised; check the files, or train with standardise=False."
             )
 
-        def of(split: Split) -> Split:
-            return Split((_by_colour(split, colours) - mean).div_(deviation).flatten(1), split.labels)
-
-        return replace(self, train=of(self.train), validation=of(self.validation), test=of(self.test))
+        scaling = [of_colours.float().repeat_interleave(pixels) for of_colours in (mean, deviation)]
+        parts = (self.train, self.validation, self.test)
+        train, validation, test = (part.scaled(*scaling) for part in parts)
+        return replace(self, train=train, validation=validation, test=test)
 
     def without_validation(self) -> "ImageData":
         """The same with the validation images behind the training images, and none to validate with."""
-        images, labels = (
-            torch.cat(parts)
-            for parts in ((self.train.images, self.validation.images), (self.train.labels, self.validation.labels))
-        )
-        none = Split(self.validation.images[:0], self.validation.labels[:0])
-        return replace(self, train=Split(images, labels), validation=none)
+        both = (self.train, self.validation)
+        pixels, labels = (torch.cat([getattr(part, of) for part in both]) for of in ("pixels", "labels"))
+        none = replace(self.validation, pixels=self.validation.pixels[:0], labels=self.validation.labels[:0])
+        return replace(self, train=replace(self.train, pixels=pixels, labels=labels), validation=none)
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same on another device."""
@@ -108,11 +147,6 @@ class ImageData:
             self.image_shape,
             self.classes,
         )
-
-
-def _by_colour(split: Split, colours: int) -> Tensor:
-    """The images as (n, colours, pixels), of no images too."""
-    return split.images.view(len(split.images), colours, split.images.shape[1] // colours)
 
 
 @dataclass(frozen=True)
@@ -144,14 +178,14 @@ def _load_digits(data_dir: str | None) -> ImageData:  # noqa: ARG001 - every loa
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    pixels = (images / 16).astype(np.float32)
+    pixels = images.astype(np.uint8)  # whole numbers up to 16
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
     train, validation, test = np.split(order, [1077, 1437])  # 60 %, 20 %, 20 %
     return ImageData(
         "digits",
-        _split(pixels[train], labels[train]),
-        _split(pixels[validation], labels[validation]),
-        _split(pixels[test], labels[test]),
+        _split(pixels[train], labels[train], white=16),
+        _split(pixels[validation], labels[validation], white=16),
+        _split(pixels[test], labels[test], white=16),
         image_shape=(8, 8),
         classes=10,
     )
@@ -175,16 +209,11 @@ def _load(
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
     validation, train = np.split(order, [len(order) // 12])
 
-    def pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        rows = images.reshape(len(images), -1).astype(np.float32)
-        rows /= 255
-        return rows
-
     found = ImageData(
         name,
-        _split(pixels(images[train]), labels[train]),
-        _split(pixels(images[validation]), labels[validation]),
-        _split(pixels(test.images), test.labels),
+        _split(images[train], labels[train], white=255),
+        _split(images[validation], labels[validation], white=255),
+        _split(test.images.copy(), test.labels, white=255),
         image_shape,
         classes,
     )
@@ -210,8 +239,11 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
         )
 
 
-def _split(images: NDArray[np.float32], labels: NDArray[np.integer]) -> Split:
-    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+def _split(images: NDArray[np.uint8], labels: NDArray[np.integer], white: int) -> Split:
+    """Of images (n, *image_shape), whose features are shares of white."""
+    pixels = torch.from_numpy(images.reshape(len(images), -1))
+    split = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
+    return split.scaled(torch.tensor(0.0), torch.tensor(float(white)))
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:

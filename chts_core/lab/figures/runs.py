@@ -220,7 +220,8 @@ def _end(line: Line2D) -> float:
 def images(data: ImageData, count: int = 10) -> Figure:
     """The first images of the training set, each below its class."""
     with new_figure(0.8 * count, 1.2, columns=count) as (figure, panels):
-        for axes, image, label in zip(panels, data.train.images, data.train.labels, strict=False):
+        some = next(data.train.chunks(count))
+        for axes, image, label in zip(panels, some.images, some.labels, strict=False):
             pixels = image.view(data.image_shape).cpu().numpy()
             if pixels.ndim == 3:  # matplotlib wants colours last
                 pixels = np.moveaxis(pixels, 0, -1)

@@ -139,7 +139,8 @@ class _Learner(loop.Learner):
         return [self._order.pop()], 1
 
     def loss(self, model: nn.Module, part: Tensor) -> Tensor:
-        return F.cross_entropy(model(self.data.train.images[part]), self.data.train.labels[part])
+        batch = self.data.train.take(part)
+        return F.cross_entropy(model(batch.images), batch.labels)
 
     def evolve(self, *, skipped: bool) -> None:
         updates = len(self.sparsifier.history)
@@ -241,8 +242,8 @@ def _draw_published_weights(model: nn.Module, density: float | None, *, generato
 def _correlation(split: Split) -> Tensor:
     """That of the pixels, for methods that start from it."""
     correlation = Correlation()
-    for some in split.images.split(4096):  # in float64, all at once would be most of the memory of a run
-        correlation.update(some)
+    for some in split.chunks(4096):  # in float64, all at once would be most of the memory of a run
+        correlation.update(some.images)
     return correlation.matrix()
 
 
@@ -271,7 +272,8 @@ def plan_run(data: ImageData, method: str | Method, sparsity: float, recipe: Rec
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split) -> float:
     """Share of a split's images that the model classifies correctly."""
-    return float((model(split.images).argmax(dim=1) == split.labels).float().mean())
+    right = sum(int((model(some.images).argmax(dim=1) == some.labels).sum()) for some in split.chunks())
+    return float(torch.tensor(right) / len(split.labels))  # in float32
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -284,7 +284,8 @@ def _step(patient: Patient, data: ImageData, batch: Tensor) -> None:
     """A step of training, and what is noted of it."""
     patient.nonzero.append(_nonzero(patient.sparsifier))
     patient.density.append(patient.sparsifier.density())
-    loss = F.cross_entropy(patient.model(data.train.images[batch]), data.train.labels[batch])
+    some = data.train.take(batch)
+    loss = F.cross_entropy(patient.model(some.images), some.labels)
     patient.optimizer.zero_grad()
     loss.backward()
     patient.optimizer.step()
