@@ -21,10 +21,10 @@ class Attention:
     """The sparse layers of one attention, by name; None for a dense one.
 
     heads: number of query heads.
-    key_heads: number of key and value heads. It is smaller in grouped-query attention: head h reads h · key_heads //
-    heads. rotary: whether positions are rotated in. This mixes neurons j and j + head_dim/2 of queries and keys; such a
-    pair is
-        inactive only as a whole.
+    key_heads: number of key and value heads. It is smaller in grouped-query attention: head h reads
+        h · key_heads // heads.
+    rotary: whether positions are rotated in. This mixes neurons j and j + head_dim/2 of queries and keys; such a pair
+        is inactive only as a whole.
     """
 
     query: str | None
