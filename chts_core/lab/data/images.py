@@ -111,7 +111,7 @@ class ImageData:
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Of values (n, colours, pixels) of the training images; float64, so no chunk changes a digit of float32."""
+            """Of values (n, colours, pixels) of the training images; in float64, so that chunks change no float32."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
