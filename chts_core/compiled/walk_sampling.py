@@ -124,13 +124,11 @@ def walk_batched(
     start = F.pad(torch.cat([mask.sum(1), mask.sum(0)]).cumsum(0), (1, 0))
     neighbours = torch.cat([by_output, by_input])
     wedges, pairs = _running_wedges(start), _num_pairs(shape)
-    all_wedges = int(wedges[-1])
-    new = torch.zeros(mask.numel() + 1, dtype=torch.bool, device=device)  # the last place is for what does not count
-    nowhere = mask.numel()
-    if all_wedges == 0:
+    if not (all_wedges := int(wedges[-1])):
         return links[:0]
-    num_wedges = all_wedges if inside else 0
-    among_all = pairs < all_wedges
+    num_wedges, among_all = all_wedges if inside else 0, pairs < all_wedges
+    nowhere = mask.numel()
+    new = torch.zeros(nowhere + 1, dtype=torch.bool, device=device)  # the last place is for what does not count
     shared = [count_shared(mask), count_shared(mask.T)]
     most = _greatest_odds(shared)
     shared_by_pair = torch.cat([count.flatten() for count in shared])

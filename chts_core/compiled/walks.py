@@ -123,12 +123,11 @@ def propose_links(  # pragma: no cover (compiled)
         pairs: number of ordered pairs of different nodes of a side.
         inside: for CH2 rather than CH3.
     """
-    state = np.full(1, seed, np.uint64)
-    rows, columns = shape
+    state, (rows, columns) = np.full(1, seed, np.uint64), shape
     num_wedges, among_all = wedges[-1] if inside else 0, pairs < wedges[-1]
     total = num_wedges + min(pairs, wedges[-1])
+    links[:] = -1
     for n in range(len(links)):
-        links[n] = -1
         choice = random_below(state, total)
         any_wedge = choice < num_wedges
         choice -= 0 if any_wedge else num_wedges

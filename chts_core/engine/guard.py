@@ -12,9 +12,10 @@ from chts_core.checks import warn
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.linear import SparseLinear, convertible
 from chts_core.engine.network import SparseNetwork
+from chts_core.engine.optimizer_state import check_elementwise, check_moments
 from chts_core.engine.sharding import local_shard
 from chts_core.engine.watch import LostSteps, Watch
-from chts_core.engine.weights import MaskedWeight, check_elementwise, check_moments
+from chts_core.engine.weights import MaskedWeight
 from chts_core.methods import Method
 
 # Which guard's Sparsifier rules a weight: the latest that was attached.

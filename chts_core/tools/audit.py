@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from chts_core.engine import weights
-from chts_core.engine.weights import LinkWeight, Weight, first_value
+from chts_core.engine import optimizer_state
+from chts_core.engine.optimizer_state import first_value
+from chts_core.engine.weights import LinkWeight, Weight
 from chts_core.percolation import percolate
 from chts_core.sparsifier import Sparsifier
 
@@ -98,7 +99,7 @@ def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
     Returns:
         Tensors shaped like what the optimizer holds: the weight, or one value per link where those are stored alone.
     """
-    return dict(weights.moments(sparsifier.optimizer, sparsifier.network.weights[name].parameter))
+    return dict(optimizer_state.moments(sparsifier.optimizer, sparsifier.network.weights[name].parameter))
 
 
 # --- the checks ---
