@@ -31,7 +31,7 @@ from torch import Tensor
 
 from chts_core.checks import check_generator, check_mask
 from chts_core.compiled import walk_sampling
-from chts_core.compiled.masks import count, mask_of, positions
+from chts_core.compiled.masks import count, mask_of, merged, positions
 from chts_core.sampling import draw
 
 Predictor = Callable[[Tensor], Tensor]
@@ -238,7 +238,7 @@ def predicted_links(
         mask = mask_of(links, shape)
         left = ~(mask | mask_of(new, shape))
         more = draw(PREDICTORS[predictor](mask), left, num - len(new), soft=soft, generator=generator)
-        new = torch.cat([new, positions(more)]).sort().values
+        new = merged(new, positions(more))[0]
     return new
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_mask
-from chts_core.compiled.masks import any_along, mask_of, positions
+from chts_core.compiled.masks import any_along, ends, mask_of, positions
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,6 @@ class _Side:
     dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
     wires: Tensor
 
-    def neurons(self, links: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> Tensor:
-        """The neuron of this side that each link of the layer has."""
-        columns = shapes[self.layer][1]
-        return links[self.layer] // columns if self.dim == 1 else links[self.layer] % columns
-
 
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Remove the incomplete links of inactive neurons, until none is left.
@@ -92,14 +87,14 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
 def percolate_links(
     links: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]], graph: LayerGraph
 ) -> dict[str, Tensor]:
-    """:func:`percolate` for links that are given by their positions in the flattened masks, int64 by layer name."""
-    result = dict(links)
+    """:func:`percolate` for links given by their positions in the flattened masks, int64 in ascending order."""
+    left = _Left(dict(links), shapes)
     junctions = _junctions(shapes, graph)
     changed = True
     while changed:
-        cuts = [_cut(result, shapes, junction) for junction in (*reversed(junctions), *junctions)]
+        cuts = [_cut(left, junction) for junction in (*reversed(junctions), *junctions)]
         changed = any(cuts)
-    return result
+    return left.links
 
 
 def check_graph(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
@@ -116,20 +111,48 @@ def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, 
     return {name: any_along(mask, 1) for name, mask in percolate(masks, graph).items()}
 
 
-def _cut(links: dict[str, Tensor], shapes: Mapping[str, tuple[int, int]], junction: tuple[_Side, _Side]) -> bool:
+class _Left:
+    """The links that are left, and which neurons of the sides of their layers are linked."""
+
+    def __init__(self, links: dict[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> None:
+        self.links = links
+        self._shapes = shapes
+        self._linked: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: inputs, outputs
+
+    def linked(self, side: _Side) -> Tensor:
+        """Boolean by neuron."""
+        if side.layer not in self._linked:
+            rows, columns = self._ends(side.layer)
+            outputs, inputs = self._shapes[side.layer]
+            alive = tuple(torch.zeros(size, dtype=torch.bool, device=rows.device) for size in (inputs, outputs))
+            alive[0][columns], alive[1][rows] = True, True
+            self._linked[side.layer] = alive[0], alive[1]
+        return self._linked[side.layer][side.dim]
+
+    def cut(self, side: _Side, stays: Tensor) -> None:
+        """Keep only the links of the neurons that stay, Boolean by neuron."""
+        neurons = self._ends(side.layer)[1 - side.dim]
+        self.links[side.layer] = self.links[side.layer][stays[neurons]]
+        del self._linked[side.layer]
+
+    def _ends(self, layer: str) -> tuple[Tensor, Tensor]:
+        return ends(self.links[layer], self._shapes[layer])
+
+
+def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
     """Cut the links of neurons whose wire is dead on some side; returns whether there were any."""
-    neurons = [side.neurons(links, shapes) for side in junction]
+    linked = [left.linked(side) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
-    alive = torch.ones(num_wires, dtype=torch.bool, device=neurons[0].device)
-    for side, linked in zip(junction, neurons, strict=True):
-        alive_here = torch.zeros_like(alive)
-        alive_here[side.wires.to(alive.device)[linked]] = True
-        alive &= alive_here
+    alive_wires = torch.ones(num_wires, dtype=torch.bool)
+    for side, alive in zip(junction, linked, strict=True):
+        alive_here = torch.zeros_like(alive_wires)
+        alive_here[side.wires[alive.cpu()]] = True
+        alive_wires &= alive_here
     changed = False
-    for side, linked in zip(junction, neurons, strict=True):
-        stays = alive[side.wires.to(alive.device)[linked]]
-        if not bool(stays.all()):
-            links[side.layer] = links[side.layer][stays]
+    for side, alive in zip(junction, linked, strict=True):
+        stays = alive_wires[side.wires].to(alive.device)
+        if bool((alive & ~stays).any()):
+            left.cut(side, stays)
             changed = True
     return changed
 

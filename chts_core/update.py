@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chts_core.choices import value_at
-from chts_core.compiled.masks import among, count
+from chts_core.compiled.masks import among, count, merged
 from chts_core.engine.gradients import Gradients
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update
@@ -141,7 +141,9 @@ class TopologyUpdate:
             network.past(name, links, self._progress.past_weights)[1] if removal.returning else None,
             generator=self._progress.generators[name],
         )
-        return links[kept.sort().values]
+        stays = torch.zeros(len(links), dtype=torch.bool, device=links.device)
+        stays[kept] = True
+        return links[stays]
 
     def _regrow(
         self,
@@ -193,7 +195,7 @@ class TopologyUpdate:
         """What an update does to each part."""
         network, ever_active = self._network, self._progress.ever_active
         active = network.active_share(
-            {name: torch.cat([links, evolved.regrown[name]]) for name, links in evolved.survivors.items()}
+            {name: merged(links, evolved.regrown[name])[0] for name, links in evolved.survivors.items()}
         )
         for parameter, bits in ever_active.items():
             set_bits(bits, evolved.new[parameter])

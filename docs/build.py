@@ -160,45 +160,45 @@ def write_timings() -> None:
 
 def write_growth() -> None:
     """How cost grows with a layer, a table and a figure, into their page."""
-    costs: dict[str, dict[int, tuple[float, int]]] = {}
-    for row in json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text("utf-8"))["rows"]:
-        costs.setdefault(row["work"], {})[row["size"]] = (row["seconds"], row["extra_bytes"])
+    rows = json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text("utf-8"))["rows"]
+    sizes = sorted({row["size"] for row in rows})
     lines = []
-    for work, by_size in costs.items():
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for work, marker in zip(dict.fromkeys(row["work"] for row in rows), "osD^v", strict=True):
+        mine = {row["size"]: row for row in rows if row["work"] == work}
         line = {"work": work}
-        for size, (seconds, peak) in by_size.items():
-            line[f"{size}²"] = f"{1e3 * seconds:,.3g} ms, {peak / 2**20:,.3g} MB"
-        slopes = [_slope({size: cost[number] for size, cost in by_size.items()}) for number in (0, 1)]
-        lines.append(line | {"grows with links to the power of": f"{slopes[0]:.2f} (time), {slopes[1]:.2f} (memory)"})
-    for line in lines:  # no layer was measured where the paths took too much memory
-        line |= {column: line.get(column, "–") for column in lines[0]}
-    page = SOURCE / "guides" / "growth.md"
-    ordered = [{column: line[column] for column in lines[0]} for line in lines]
-    page.write_text(page.read_text("utf-8").replace("{growth}", as_markdown(ordered)), "utf-8")
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for (work, by_size), marker in zip(costs.items(), "osD^v", strict=True):
-        for number, axis in enumerate(axes):
-            sizes, values = zip(*((size, cost[number]) for size, cost in by_size.items() if cost[number]), strict=True)
-            axis.loglog(sizes, [value / 2**20 if number else value for value in values], marker=marker, label=work)
-    sizes = list(next(iter(costs.values())))
-    axes[1].loglog(sizes, [4 * size * size / 2**20 for size in sizes], "k:", label="the dense weight alone")
+        for size in sizes:
+            row = mine.get(size)
+            line[f"{size}²"] = (
+                f"{_digits(1e3 * row['seconds'])} ms, {_digits(row['extra_bytes'] / 2**20)} MB" if row else "–"
+            )
+        for (key, name), axis in zip((("seconds", "time"), ("extra_bytes", "memory")), axes, strict=True):
+            first, last = mine[min(mine)], mine[max(mine)]
+            power = math.log(last[key] / first[key]) / math.log(last["links"] / first["links"])
+            line[f"power of the links, {name}"] = f"{power:.2f}"
+            unit = 1 if key == "seconds" else 2**20
+            axis.loglog(list(mine), [row[key] / unit for row in mine.values()], marker=marker, label=work)
+        lines.append(line)
+    axes[1].loglog(sizes, [4 * size**2 / 2**20 for size in sizes], "k:", label="the dense weight alone")
     for axis, title in zip(axes, ("seconds", "memory beyond the model's (MB)"), strict=True):
         axis.set_xscale("log", base=2)
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.set_xlabel("inputs = outputs of the layer, 1 % of its links")
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.set_xlabel("inputs and outputs of the layer, which keeps 1 % of its links")
         axis.set_title(title)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    axes[1].legend(fontsize=8)
+        axis.legend(fontsize=8)
     figure.savefig(SOURCE / "_static" / "growth.png", dpi=130)
 
+    page = SOURCE / "guides" / "growth.md"
+    text = page.read_text("utf-8").replace("{growth}", as_markdown(lines))
+    for row in rows:
+        if row["work"] == "update of chts":
+            text = text.replace(f"{{chts_{row['size']}}}", f"{1e6 * row['seconds'] / row['links']:.1f}")
+    page.write_text(text, "utf-8")
 
-def _slope(values: dict[int, float]) -> float:
-    """Power of the number of links by which values grow: from the smallest layer to the largest."""
-    sizes = [size for size, value in values.items() if value]
-    first, last = min(sizes), max(sizes)
-    return math.log(values[last] / values[first]) / math.log((last / first) ** 2)
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def write_plans() -> None:

@@ -19,5 +19,5 @@ def test_the_code_of_a_guide_runs(guide: Path) -> None:
 
 def test_there_are_the_guides_that_are_promised() -> None:
     with_code = ["add_a_method", "cluster", "methods_by_source", "your_model"]
-    assert [guide.stem for guide in GUIDES] == sorted([*with_code, "fast_and_plain", "followed", "teach"])
+    assert [guide.stem for guide in GUIDES] == sorted([*with_code, "fast_and_plain", "followed", "growth", "teach"])
     assert [guide.stem for guide in GUIDES if code_of(guide)] == with_code

@@ -383,7 +383,7 @@ def test_walks_end_with_the_score(network: str, predictor: str) -> None:
     wedges = walk_sampling._running_wedges(torch.from_numpy(start)).numpy()
     links = np.empty(100_000, dtype=np.int64)
     pairs = walk_sampling._num_pairs((mask.shape[0], mask.shape[1]))
-    exists = np.packbits(mask.numpy(), bitorder="little")
+    exists = np.packbits(mask.numpy())
     propose_links(0, exists, tuple(mask.shape), start, neighbours, wedges, pairs, predictor == "ch2_l3n", links)
     expected = chances(mask, predictor)
     counts = Counter(divmod(link, mask.shape[1]) for link in links.tolist() if link >= 0)

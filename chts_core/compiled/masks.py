@@ -25,10 +25,32 @@ def mask_of(links: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def among(values: Tensor, others: Tensor) -> Tensor:
-    """Which of the values, int64, are among the others, int64 in ascending order."""
+    """Which of the values are among the others; both int64 in ascending order."""
+    if values.device.type == "cpu":
+        from chts_core.compiled.lists import mark_shared  # Numba takes about a second to import
+
+        shared = torch.empty(len(values), dtype=torch.bool)
+        mark_shared(values.numpy(), others.numpy(), shared.numpy())
+        return shared
     if not len(others):
         return torch.zeros_like(values, dtype=torch.bool)
     return others[torch.searchsorted(others, values).clamp_(max=len(others) - 1)] == values
+
+
+def merged(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two lists without a common value as one, all int64 in ascending order; and which values the second brings."""
+    new = torch.zeros(len(first) + len(second), dtype=torch.bool, device=first.device)
+    new[torch.searchsorted(first, second) + torch.arange(len(second), device=first.device)] = True
+    both = first.new_empty(len(new))
+    both[~new], both[new] = first, second
+    return both, new
+
+
+def ends(links: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column of links by their positions in the flattened mask, int64 in ascending order, without divisions."""
+    first = torch.arange(shape[0] + 1, device=links.device) * shape[1]
+    rows = torch.repeat_interleave(torch.searchsorted(links, first).diff())
+    return rows, links - rows * shape[1]
 
 
 def pairs(mask: Tensor) -> tuple[Tensor, Tensor]:

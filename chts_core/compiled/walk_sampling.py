@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from chts_core.compiled.masks import mask_of, positions
+from chts_core.compiled.masks import ends, mask_of, positions
 
 # Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
 _WALKS_PER_LINK = 16
@@ -74,14 +74,10 @@ def walk_compiled(
     Returns:
         Positions of new links, in ascending order.
     """
-    from chts_core.compiled.walks import (
-        adjacency,
-        propose_links,
-        set_bits,
-        take_links,
-    )  # Numba takes a second to import
+    from chts_core.compiled.lists import set_bits  # Numba takes about a second to import
+    from chts_core.compiled.walks import adjacency, propose_links, take_links
 
-    start, neighbours = adjacency((links // shape[1]).numpy(), (links % shape[1]).numpy(), *shape)
+    start, neighbours = adjacency(*(nodes.numpy() for nodes in ends(links, shape)), *shape)
     wedges = _running_wedges(torch.from_numpy(start)).numpy()
     if wedges[-1] == 0:
         return links[:0]

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from chts_core.compiled.jit import compiled, random_below
+from chts_core.compiled.lists import has
 
 # Blind draws of a walk's last node before it looks at all of them.
 _TRIES = 8
@@ -80,19 +81,6 @@ def count_shared(one: int, other: int, start: Any, neighbours: Any, enough: int)
         i += a <= b
         j += b <= a
     return count
-
-
-@compiled
-def has(bits: Any, place: int) -> Any:  # pragma: no cover (compiled)
-    """Whether a bit is set; eight of them are in each element, uint8."""
-    return bits[place >> 3] >> (place & 7) & 1
-
-
-@compiled
-def set_bits(bits: Any, places: Any) -> None:  # pragma: no cover (compiled)
-    """Set bits; see :func:`has`."""
-    for place in places:
-        bits[place >> 3] |= np.uint8(1 << (place & 7))
 
 
 @compiled
@@ -185,7 +173,7 @@ def take_links(links: Any, num: int, exists: Any, new: Any) -> int:  # pragma: n
         if found == num:
             break
         if link >= 0 and not has(exists, link):
-            exists[link >> 3] |= np.uint8(1 << (link & 7))
+            exists[link >> 3] |= np.uint8(128 >> (link & 7))
             new[found] = link
             found += 1
     return found

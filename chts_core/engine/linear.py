@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chts_core.checks import check_mask
-from chts_core.compiled.masks import among, positions
+from chts_core.compiled.masks import among, ends, merged, positions
 from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels
 from chts_core.engine.kernels import compress as compress
 from chts_core.engine.kernels import crossover_density as crossover_density
@@ -273,16 +273,15 @@ class SparseLinear(nn.Module):
         """
         before = self.links.positions()
         stays = ~among(before, removed)
-        after, order = torch.cat([before[stays], regrown]).sort()
-        comes = order < len(before) - len(removed)  # has been there
+        after, new = merged(before[stays], regrown)
 
         def carry(tensor: Tensor) -> Tensor:
-            carried = tensor.new_zeros(len(comes))
-            carried[comes] = tensor[stays]
+            carried = tensor.new_zeros(len(new))
+            carried[~new] = tensor[stays]
             return carried
 
-        columns = self.in_features
-        self._set_links(compress_pairs(after // columns, after % columns, (self.out_features, columns)))
+        shape = (self.out_features, self.in_features)
+        self._set_links(compress_pairs(*ends(after, shape), shape))
         _set_data(self.values, carry(self.values.detach()))
         if self.values.grad is not None:
             self.values.grad = carry(self.values.grad)

@@ -202,8 +202,10 @@ class SparseNetwork:
         past = past_weights[layer.parameter]
         outputs, inputs = layer.ends(past.positions, self.weight_of(part).shape[1])
         where = outputs * layer.shape[1] + inputs
-        missing = (outputs >= 0) & (outputs < layer.shape[0]) & ~among(where, links)
-        return where[missing], past.values[missing]
+        mine = (outputs >= 0) & (outputs < layer.shape[0])
+        where, order = where[mine].sort()
+        missing = ~among(where, links)
+        return where[missing], past.values[mine][order][missing]
 
     def empty_links(self, masks: Mapping[str, Tensor]) -> int:
         """Number of links whose weight is exactly zero."""

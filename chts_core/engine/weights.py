@@ -149,14 +149,12 @@ class MaskedWeight:
         """See :class:`Weight`."""
         flat = self._mask.view(-1)
         flat[removed] = False
-        flat[regrown] = True
-        gone, new = self._local_ends(removed), self._local_ends(regrown)
         for tensor in self._tensors():
-            tensor[gone] = 0
-            tensor[new] = 0
+            zero_absent(tensor, self.local_mask)
+        flat[regrown] = True
         for key, tensor in moments(self._optimizer, self.parameter):
             if start := first_value(self._optimizer, self.parameter, key):
-                local_shard(tensor)[new] = start
+                local_shard(tensor)[self._local_ends(regrown)] = start
 
     def weights_at(self, positions: Tensor) -> Tensor:
         """See :class:`Weight`."""
@@ -356,8 +354,9 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 def set_bits(bits: Tensor, positions: Tensor) -> None:
     """Set bits of a packed mask, by the positions in the flattened mask."""
-    where = positions.cpu().numpy()
-    np.bitwise_or.at(bits.numpy(), where >> 3, np.uint8(128) >> (where & 7).astype(np.uint8))
+    from chts_core.compiled import lists  # Numba takes about a second to import
+
+    lists.set_bits(bits.numpy(), positions.cpu().numpy())
 
 
 def count_bits(bits: Tensor) -> int:
