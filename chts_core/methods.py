@@ -7,8 +7,8 @@
     turnover    how many are exchanged at step t
 
 `METHODS` has the nine methods of the paper, `PRESETS` their versions by task and source. Change a choice with
-`dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or by name: "set with
-regrowth=Regrowth('ch2_l3n')".
+`dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or by name:
+"set with regrowth=Regrowth('ch2_l3n')".
 """
 
 from dataclasses import dataclass, replace

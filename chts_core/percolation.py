@@ -133,7 +133,7 @@ class _Left:
         """Keep only the links of the neurons that stay, Boolean by neuron."""
         neurons = self._ends(side.layer)[1 - side.dim]
         self.links[side.layer] = self.links[side.layer][stays[neurons]]
-        del self._linked[side.layer]
+        self._linked.pop(side.layer, None)  # a layer that feeds itself is cut on both sides at once
 
     def _ends(self, layer: str) -> tuple[Tensor, Tensor]:
         return ends(self.links[layer], self._shapes[layer])

@@ -3,7 +3,7 @@
 `erdos_renyi`, `receptive_field`, `small_world`, `scale_free` and `correlated` work for any rectangle. They take the two
 sides, the density, a random generator and a device (default: the generator's). They return a Boolean mask shaped like
 `nn.Linear.weight`, (out_features, in_features), on this device, with exactly link_count(out_features, in_features,
-density) links. They raise a ValueError for a setting out of range.
+density) links. They raise a TypeError or ValueError for an invalid setting.
 """
 
 import torch

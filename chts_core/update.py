@@ -26,14 +26,16 @@ class Evolved:
 
     Links are int64 in ascending order: positions in the flattened part, or in the flattened weight.
 
-    old, survivors, regrown: by part: the links before the update, those that the removal leaves, and those that come.
+    before, returned: by part: number of links before the update, and of those that it removes and regrows.
+    survivors, regrown: by part: the links that the removal leaves, and those that come.
     gone, new: by weight: the links that go, and those that come; a link may be in both.
     seconds: spent on each part; empty if no link goes or comes.
     past_weights: of all links that were ever removed.
     skipped: the parts that were left as they are.
     """
 
-    old: dict[str, Tensor]
+    before: dict[str, int]
+    returned: dict[str, int]
     survivors: dict[str, Tensor]
     regrown: dict[str, Tensor]
     gone: dict[str, Tensor]
@@ -88,7 +90,7 @@ class TopologyUpdate:
         old = network.positions()
         unchanged = not any(len(old[name]) != targets[name] or exchanged[name] for name in targets.keys() - skipped)
         if unchanged and not self._method.removal.returning:
-            return Evolved(old, old, {}, {}, {}, {}, {}, skipped)
+            return Evolved({}, {}, {}, {}, {}, {}, {}, {}, skipped)
         network.ranks.check_same(old)
         seconds = dict.fromkeys(targets, 0.0)
 
@@ -103,6 +105,7 @@ class TopologyUpdate:
         # Percolation: links that lead nowhere go too.
         if self._method.removal.percolate:
             survivors = network.percolated(survivors) | {name: old[name] for name in skipped}
+            network.ranks.check_same(survivors)
         gone = network.in_weights({name: links[~among(links, survivors[name])] for name, links in old.items()})
         past_weights = {name: copy.copy(past) for name, past in self._progress.past_weights.items()}
         for name, past in past_weights.items():
@@ -120,8 +123,17 @@ class TopologyUpdate:
                 seconds[name] += time.perf_counter() - started
         regrown = network.share_out(regrown)
         network.share_generators(self._progress.generators)
-        network.ranks.check_same(regrown)
-        return Evolved(old, survivors, regrown, gone, network.in_weights(regrown), seconds, past_weights, skipped)
+        return Evolved(
+            before={name: len(links) for name, links in old.items()},
+            returned={name: count(among(regrown[name], links)) for name, links in old.items()},
+            survivors=survivors,
+            regrown=regrown,
+            gone=gone,
+            new=network.in_weights(regrown),
+            seconds=seconds,
+            past_weights=past_weights,
+            skipped=skipped,
+        )
 
     def _remove(self, name: str, links: Tensor, target: int, exchanged: int, step: int) -> Tensor:
         """Prune a part to its target and remove the links to be exchanged; the links that are left."""
@@ -161,7 +173,7 @@ class TopologyUpdate:
         return regrowth(survivors, self._network.parts[name].shape, num, gradient, past, generator=generator)
 
     def apply(self, evolved: Evolved) -> None:
-        """Let the weights have their new masks, and note what has changed."""
+        """Let links go and come in the weights, and note what has changed."""
         network, progress = self._network, self._progress
         for name in network.parts:
             if network.is_frozen(name):
@@ -202,15 +214,15 @@ class TopologyUpdate:
         ever = network.counts(ever_active)
         seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
         rows: dict[str, Update] = {}
-        for name, old in evolved.old.items():
-            kept, new = len(evolved.survivors[name]), evolved.regrown[name]
+        for name, before in evolved.before.items():
+            kept, new = len(evolved.survivors[name]), len(evolved.regrown[name])
             rows[name] = Update(
                 step=self._progress.steps,
                 layer=name,
-                links=kept + len(new),
-                removed=len(old) - kept,
-                regrown=len(new),
-                overlap=count(among(new, old)) / max(len(new), 1),
+                links=kept + new,
+                removed=before - kept,
+                regrown=new,
+                overlap=evolved.returned[name] / max(new, 1),
                 anp=active[name],
                 itop=ever[name] / math.prod(network.parts[name].shape),
                 seconds=seconds[name],

@@ -328,6 +328,15 @@ def test_a_graph_that_does_not_fit_is_refused(bad: str, function: Callable[..., 
         function(FULL, graph)
 
 
+def test_a_layer_that_feeds_itself_is_cut_on_both_sides() -> None:
+    # The links 0 – 1 – 2 end nowhere; 3 and 4 feed each other.
+    mask = torch.zeros(5, 5, dtype=torch.bool)
+    mask[[1, 2, 4, 3], [0, 1, 3, 4]] = True
+    expected = torch.zeros(5, 5, dtype=torch.bool)
+    expected[[4, 3], [3, 4]] = True
+    assert torch.equal(percolate({"a": mask}, chts.LayerGraph((("a", "a"),)))["a"], expected)
+
+
 def test_names_of_a_graph() -> None:
     attention = chts.Attention("q", None, "v", None, 1, 1)
     graph = chts.LayerGraph((("a", "b"), ("c",)), (("b", "d"),), (attention,))

@@ -608,13 +608,13 @@ Updates:         7, every 10 steps, the last at step 70 of 100
 Links exchanged: 74
 Training FLOPs:  25.6% of the dense linear layers', if absent links cost nothing
 
-Memory without activations: 18.4 KiB
-  weights       1.6 KiB
-  gradients     1.6 KiB
-  optimizer     3.3 KiB
-  masks           396 B
-  past weights  2.9 KiB
-  one update    8.6 KiB
+Memory without activations: 23.2 KiB
+  weights        1.6 KiB
+  gradients      1.6 KiB
+  optimizer      3.3 KiB
+  masks            396 B
+  past weights   2.9 KiB
+  one update    13.4 KiB
 
 The sigmoid decay over 0.375 of the run costs the training FLOPs of a cubic one of twice that window (end=0.75): \
 compare the two at that."""

@@ -1,5 +1,6 @@
 """The sparse layers of a model: their weights and masks, and what is asked of all of them together."""
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 
@@ -20,7 +21,8 @@ class SparseNetwork:
     Often the three are the same. A packed weight has several layers (queries, keys and values), and where heads evolve
     by themselves a layer has several parts. The masks of layers and parts are views of those of the weights.
 
-    An update goes by the positions of the links: its memory grows with them, not with the weights.
+    An update goes by the positions of the links, so that its lists grow with them. Scores of missing links, and several
+    processes, need masks.
 
     Args:
         model: not wrapped.
@@ -109,11 +111,12 @@ class SparseNetwork:
         """Number of links by part in masks of the weights that are packed in bits."""
         found = {}
         for parameter, parts in self.parts_by_weight():
-            shape = self.weights[parameter].shape
-            for name, part in parts:
-                whole = part.shape[0] * part.shape[1] == shape[0] * shape[1]
-                bits = packed[parameter]
-                found[name] = count_bits(bits) if whole else count(part.rows(unpack_bits(bits, shape)))
+            shape, bits = self.weights[parameter].shape, packed[parameter]
+            if len(parts) == 1 and math.prod(parts[0][1].shape) == math.prod(shape):
+                found[parts[0][0]] = count_bits(bits)
+                continue
+            mask = unpack_bits(bits, shape)
+            found |= {name: count(part.rows(mask)) for name, part in parts}
         return found
 
     def weight_of(self, part: str) -> Weight:

@@ -13,10 +13,10 @@ from torch import Tensor
 import chts_core as chts
 from chts_core import choices, cli, link_prediction, methods, sampling
 from chts_core.engine import weights
+from chts_core.engine.network import SparseNetwork
 from chts_core.lab.verify import conformance, formulas, published, specification
 from chts_core.removal import WeightedLinks
 from chts_core.schedules import Timeline
-from chts_core.update import TopologyUpdate
 
 METHODS = chts.METHODS
 
@@ -140,7 +140,7 @@ FAULTS: dict[str, tuple[str, str, Any, str, Any]] = {
     "soft removal at random": ("chts", "removal", choices, "choose", remove_anything),
     "moments kept": ("granet", "weights", weights.MaskedWeight, "_tensors", keep_moments),
     "moments lost": ("set", "csr", weights, "moments", lambda *_: []),
-    "no percolation": ("chts", "percolation", TopologyUpdate, "_percolate", lambda *_: None),
+    "no percolation": ("chts", "percolation", SparseNetwork, "percolated", lambda _, links: dict(links)),
     "generators lost": (
         "chts",
         "resume",
