@@ -23,8 +23,8 @@ from chts_core.schedules import Timeline
 _LONG_TABLE = 12
 
 # Bytes of an update. Of all layers together it keeps where the links are that stay, go and come: up to 44 bytes per
-# link, measured as resident memory of 12 and 24 layers of 768×768 at 50 % sparsity. The rest is the work on one layer: on
-# each candidate of a draw (score, key, noise, temporaries), and on each weight where scores of missing links are computed
+# link, measured as resident memory of 24 layers of 768×768 at 50 % sparsity. The rest is the work on one layer: on
+# each candidate of a draw (score, key, noise, temporaries), and on each weight where missing links are scored
 # (masks). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at 50 and 90 % sparsity: SET
 # 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. These are bounds for any sparsity, up to twice too high.
 _BYTES_PER_LINK = 44
