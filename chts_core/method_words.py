@@ -7,46 +7,35 @@ from typing import Any
 
 import torch
 
-from chts_core.choices import (
-    Constant,
-    Correlated,
-    Cosine,
-    Cubic,
-    Dense,
-    ErdosRenyi,
-    FullyConnected,
-    Ramp,
-    ReceptiveField,
-    Regrowth,
-    Removal,
-    ScaleFree,
-    Sigmoid,
-    SmallWorld,
-    Staged,
-    Turnover,
-    value_at,
-)
+from chts_core import choices
 from chts_core.schedules import Timeline
 
 # What each choice can be.
 _CHOICES: dict[str, tuple[type, ...]] = {
-    "topology": (FullyConnected, ErdosRenyi, ReceptiveField, SmallWorld, ScaleFree, Correlated),
-    "removal": (Removal,),
-    "regrowth": (Regrowth,),
-    "sparsity": (Dense, Constant, Sigmoid, Cubic, Staged),
-    "turnover": (Turnover,),
+    "topology": (
+        choices.FullyConnected,
+        choices.ErdosRenyi,
+        choices.ReceptiveField,
+        choices.SmallWorld,
+        choices.ScaleFree,
+        choices.Correlated,
+    ),
+    "removal": (choices.Removal,),
+    "regrowth": (choices.Regrowth,),
+    "sparsity": (choices.Dense, choices.Constant, choices.Sigmoid, choices.Cubic, choices.Staged),
+    "turnover": (choices.Turnover,),
 }
-_WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (Ramp, Cosine)) for kind in kinds}
+_WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (choices.Ramp, choices.Cosine)) for kind in kinds}
 
 
 def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
     """The choices that the words give, by name. Nothing of them is run as code.
 
     Args:
-        others: the five choices of the method that these are to replace some of.
+        others: the five choices of the method, some of which the words replace.
 
     Raises:
-        ValueError: for words that give no choice, an unknown one, or one that cannot work.
+        ValueError: if the words give no choice, an unknown choice, or one that cannot work.
     """
     try:
         call = ast.parse(f"changed({words})", mode="eval").body
@@ -68,14 +57,14 @@ def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the method is changed by {words!r}: {error}.") from error
 
 
-def _try(*, topology: Any, removal: Removal, sparsity: Any, turnover: Turnover, **_: Any) -> None:
+def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: choices.Turnover, **_: Any) -> None:
     """Call the choices that have settings: invalid ones are refused before a run, not during it."""
     timeline = Timeline(10_000, 1, turnover.stop)
-    if not isinstance(topology, Correlated):  # needs the correlations of inputs
+    if not isinstance(topology, choices.Correlated):  # needs the correlations of inputs
         topology(32, 32, 0.5, generator=torch.Generator())
     sparsity.at(0, timeline, 0.99)
     for value in (turnover.zeta, removal.temperature):
-        if value is not None and not isinstance(value, str) and not math.isfinite(value_at(value, 0, timeline)):
+        if value is not None and not isinstance(value, str) and not math.isfinite(choices.value_at(value, 0, timeline)):
             raise ValueError(f"{value!r} is not finite")
 
 
@@ -90,4 +79,6 @@ def _built(node: ast.expr) -> Any:
             return _WORDS[name](
                 *map(_built, node.args), **{str(word.arg): _built(word.value) for word in node.keywords}
             )
-    raise ValueError(f"{ast.unparse(node)} is no value; expected a number, a word, or one of {', '.join(_WORDS)}")
+    raise ValueError(
+        f"{ast.unparse(node)} is not a valid value; expected a number, a word, or one of {', '.join(_WORDS)}"
+    )

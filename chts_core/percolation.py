@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chts_core.checks import check_mask
-from chts_core.compiled.masks import any_along, ends, mask_of, positions
+from chts_core.compiled.masks import LinkLists, any_along, ends, mask_of, positions
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,19 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
     for name, mask in masks.items():
         check_mask(mask, f"mask {name!r}")
     shapes = {name: (mask.shape[0], mask.shape[1]) for name, mask in masks.items()}
-    links = percolate_links({name: positions(mask) for name, mask in masks.items()}, shapes, graph)
+    links = LinkLists(shapes, {name: positions(mask) for name, mask in masks.items()})
+    percolate_links(links, shapes, graph)
     return {name: mask_of(links[name], shape) for name, shape in shapes.items()}
 
 
-def percolate_links(
-    links: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, int]], graph: LayerGraph
-) -> dict[str, Tensor]:
-    """:func:`percolate` for links given by their positions in the flattened masks, int64 in ascending order."""
-    left = _Left(dict(links), shapes)
+def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
+    """:func:`percolate` for lists of links by layer name, in place."""
+    left = _Left(links, shapes)
     junctions = _junctions(shapes, graph)
     changed = True
     while changed:
         cuts = [_cut(left, junction) for junction in (*reversed(junctions), *junctions)]
         changed = any(cuts)
-    return left.links
 
 
 def check_graph(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
@@ -114,7 +112,7 @@ def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, 
 class _Left:
     """The links that are left, and which neurons of the sides of their layers are linked."""
 
-    def __init__(self, links: dict[str, Tensor], shapes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, links: LinkLists, shapes: Mapping[str, tuple[int, int]]) -> None:
         self.links = links
         self._shapes = shapes
         self._linked: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: inputs, outputs

@@ -228,7 +228,7 @@ class Sparsifier:
     def active_neurons(self) -> float:
         """Share of the output neurons of all sparse layers that are active (ANP); raises as :meth:`density`."""
         self._guard.check_masks()
-        active = self.network.active(self.network.positions()).values()
+        active = self.network.active(self.network.positions).values()
         return sum(map(count, active)) / sum(map(len, active))
 
     def itop_rate(self) -> float:
@@ -321,7 +321,7 @@ class Sparsifier:
         if evolved is not None and evolved.seconds:
             for hook in self._regrowth_hooks:  # last: whatever a hook raises, the step is complete
                 for name in self.network.weights:
-                    hook(name, evolved.new[name])
+                    hook(name, self.network.in_weight(name, evolved.regrown))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on to the same bits, with the model's and the optimizer's states.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chts_core.choices import value_at
-from chts_core.compiled.masks import among, count, merged
+from chts_core.compiled.masks import LinkLists, among, count, merged
 from chts_core.engine.gradients import Gradients
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update
@@ -24,11 +24,8 @@ from chts_core.schedules import Timeline
 class Evolved:
     """What an update makes of the links; nothing of it is in the model yet.
 
-    Links are int64 in ascending order: positions in the flattened part, or in the flattened weight.
-
     before, returned: by part: number of links before the update, and of those that it removes and regrows.
     survivors, regrown: by part: the links that the removal leaves, and those that come.
-    gone, new: by weight: the links that go, and those that come; a link may be in both.
     seconds: spent on each part; empty if no link goes or comes.
     past_weights: of all links that were ever removed.
     skipped: the parts that were left as they are.
@@ -36,10 +33,8 @@ class Evolved:
 
     before: dict[str, int]
     returned: dict[str, int]
-    survivors: dict[str, Tensor]
-    regrown: dict[str, Tensor]
-    gone: dict[str, Tensor]
-    new: dict[str, Tensor]
+    survivors: LinkLists
+    regrown: LinkLists
     seconds: dict[str, float]
     past_weights: dict[str, PastWeights]
     skipped: set[str]
@@ -87,32 +82,36 @@ class TopologyUpdate:
         # How many links each part shall have, and how many of them shall be new.
         network, budget, skipped = self._network, self._progress.budget, self._skipped
         targets, exchanged = budget.links(step), budget.exchanged(step)
-        old = network.positions()
-        unchanged = not any(len(old[name]) != targets[name] or exchanged[name] for name in targets.keys() - skipped)
+        before, shapes = network.num_links(), budget.shapes
+        unchanged = not any(before[name] != targets[name] or exchanged[name] for name in targets.keys() - skipped)
         if unchanged and not self._method.removal.returning:
-            return Evolved({}, {}, {}, {}, {}, {}, {}, {}, skipped)
-        network.ranks.check_same(old)
+            return Evolved({}, {}, LinkLists({}), LinkLists({}), {}, {}, skipped)
+        if network.ranks.size > 1:
+            network.ranks.check_same(network.lists())
         seconds = dict.fromkeys(targets, 0.0)
 
         # Pruning to the target, and removal.
-        survivors = dict(old)
+        survivors = LinkLists(shapes)
         for name in targets:
             started = time.perf_counter()
+            links = network.positions(name)
             if name not in skipped:
-                survivors[name] = self._remove(name, old[name], targets[name], exchanged[name], step)
+                links = self._remove(name, links, targets[name], exchanged[name], step)
+            survivors[name] = links
             seconds[name] = time.perf_counter() - started
-        survivors = network.share_out(survivors)
+        network.share_out(survivors)
         # Percolation: links that lead nowhere go too.
         if self._method.removal.percolate:
-            survivors = network.percolated(survivors) | {name: old[name] for name in skipped}
+            survivors = network.percolated(survivors)
+            survivors.update({name: network.positions(name) for name in skipped})
             network.ranks.check_same(survivors)
-        gone = network.in_weights({name: links[~among(links, survivors[name])] for name, links in old.items()})
         past_weights = {name: copy.copy(past) for name, past in self._progress.past_weights.items()}
         for name, past in past_weights.items():
-            past.remember(gone[name], network.weights[name].weights_at(gone[name]))
+            gone = network.gone(name, survivors)
+            past.remember(gone, network.weights[name].weights_at(gone))
 
         # Regrowth, back to the target.
-        regrown = {name: links[:0] for name, links in old.items()}
+        regrown = LinkLists(shapes, {name: survivors[name][:0] for name in shapes})
         for parameter, parts in network.parts_by_weight():
             gradient = self._gradients.mean(parameter, network.ranks)
             for name, part in parts:
@@ -121,19 +120,10 @@ class TopologyUpdate:
                     rows = None if gradient is None else part.rows(gradient)
                     regrown[name] = self._regrow(name, survivors[name], targets[name], rows, past_weights)
                 seconds[name] += time.perf_counter() - started
-        regrown = network.share_out(regrown)
+        network.share_out(regrown)
         network.share_generators(self._progress.generators)
-        return Evolved(
-            before={name: len(links) for name, links in old.items()},
-            returned={name: count(among(regrown[name], links)) for name, links in old.items()},
-            survivors=survivors,
-            regrown=regrown,
-            gone=gone,
-            new=network.in_weights(regrown),
-            seconds=seconds,
-            past_weights=past_weights,
-            skipped=skipped,
-        )
+        returned = {name: count(among(links, network.positions(name))) for name, links in regrown.items()}
+        return Evolved(before, returned, survivors, regrown, seconds, past_weights, skipped)
 
     def _remove(self, name: str, links: Tensor, target: int, exchanged: int, step: int) -> Tensor:
         """Prune a part to its target and remove the links to be exchanged; the links that are left."""
@@ -197,20 +187,18 @@ class TopologyUpdate:
 
     def _rewire(self, parameter: str, evolved: Evolved) -> None:
         """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
-        weight, past = self._network.weights[parameter], self._progress.past_weights.get(parameter)
-        new = evolved.new[parameter]
-        weight.rewire(evolved.gone[parameter], new)
+        network, past = self._network, self._progress.past_weights.get(parameter)
+        weight, new = network.weights[parameter], network.in_weight(parameter, evolved.regrown)
+        weight.rewire(network.gone(parameter, evolved.survivors), new)
         if past is not None:
             weight.set_weights(new, past.recall(new))
 
     def _rows(self, evolved: Evolved) -> dict[str, Update]:
         """What an update does to each part."""
         network, ever_active = self._network, self._progress.ever_active
-        active = network.active_share(
-            {name: merged(links, evolved.regrown[name])[0] for name, links in evolved.survivors.items()}
-        )
+        active = network.active_share(lambda name: merged(evolved.survivors[name], evolved.regrown[name])[0])
         for parameter, bits in ever_active.items():
-            set_bits(bits, evolved.new[parameter])
+            set_bits(bits, network.in_weight(parameter, evolved.regrown))
         ever = network.counts(ever_active)
         seconds = dict(zip(evolved.seconds, network.ranks.sum(list(evolved.seconds.values())), strict=True))
         rows: dict[str, Update] = {}

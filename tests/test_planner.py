@@ -29,6 +29,7 @@ from chts_core.methods import (
 )
 from chts_core.schedules import Timeline
 from chts_core.tools import planner
+from chts_core.update import Evolved, TopologyUpdate
 
 
 def mlp(*widths: int) -> nn.Sequential:
@@ -302,6 +303,25 @@ def test_memory_of_an_update_is_a_bound_not_far_off(method: str, shape: tuple[in
     peak = peak_of_update(mlp(inputs, outputs, 4), (4, inputs), method=method, sparsity=sparsity)
     plan = chts.plan(mlp(inputs, outputs, 4), method, sparsity, total_steps=100, update_every=1)
     assert peak <= plan.memory["one update"] <= 2.2 * peak
+
+
+@pytest.mark.parametrize(("sparsity", "most"), [(0.5, 2.0), (0.99, 0.2)])
+def test_lists_of_an_update_take_a_byte_per_weight_or_eight_per_link(
+    sparsity: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    apply = TopologyUpdate.apply
+
+    def watched(update: TopologyUpdate, evolved: Evolved) -> None:
+        taken.append(evolved.survivors.nbytes + evolved.regrown.nbytes)
+        apply(update, evolved)
+
+    monkeypatch.setattr(TopologyUpdate, "apply", watched)
+    model = nn.Sequential(*(nn.Linear(100, 100) for _ in range(7)))  # the last one stays dense
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    sparsifier = chts.Sparsifier(model, optimizer, "chts", sparsity, total_steps=100, update_every=1)
+    sparsifier.step(skipped=True)
+    assert 0 < taken[0] <= most * 6 * 100 * 100
 
 
 # --- what is refused ---
@@ -608,13 +628,13 @@ Updates:         7, every 10 steps, the last at step 70 of 100
 Links exchanged: 74
 Training FLOPs:  25.6% of the dense linear layers', if absent links cost nothing
 
-Memory without activations: 23.2 KiB
-  weights        1.6 KiB
-  gradients      1.6 KiB
-  optimizer      3.3 KiB
-  masks            396 B
-  past weights   2.9 KiB
-  one update    13.4 KiB
+Memory without activations: 17.7 KiB
+  weights       1.6 KiB
+  gradients     1.6 KiB
+  optimizer     3.3 KiB
+  masks           396 B
+  past weights  2.9 KiB
+  one update    7.9 KiB
 
 The sigmoid decay over 0.375 of the run costs the training FLOPs of a cubic one of twice that window (end=0.75): \
 compare the two at that."""

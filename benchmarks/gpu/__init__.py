@@ -1,1 +1,1 @@
-"""What to run where a GPU is at hand for a few minutes: `python -m benchmarks.gpu --help`."""
+"""Tests, benchmarks and a training for a few minutes on a GPU: `python -m benchmarks.gpu --help`."""

@@ -140,10 +140,10 @@ def _kind(about: Mapping[str, Any]) -> str:
 
 
 def _line(item: Item, kept: Row, when: str) -> str:
-    told = item.figure(kept["rows"]) if kept["rows"] else ""
+    figure = item.figure(kept["rows"]) if kept["rows"] else ""
     error = kept["error"].splitlines()[0] if kept["error"] else ""
     state = f"{kept['state']} {when}".strip()
-    return f"{item.name:<12} {state:<12} {kept['seconds']:>6.1f} s  {'; '.join(filter(None, (told, error)))}"
+    return f"{item.name:<12} {state:<12} {kept['seconds']:>6.1f} s  {'; '.join(filter(None, (figure, error)))}"
 
 
 def _run(item: Item, folder: Path, device: str, reduced: bool, seconds: float) -> Row:

@@ -58,8 +58,9 @@ class Layer:
 
     def in_parameter(self, links: Tensor, columns: int) -> Tensor:
         """Positions of links in the flattened parameter, which has so many columns, by those in the flattened layer."""
-        outputs, inputs = links // self.shape[1] + self.first_row, links % self.shape[1]
-        return inputs * columns + outputs if self.transposed else outputs * columns + inputs
+        if not self.transposed:
+            return links + self.first_row * columns
+        return links % self.shape[1] * columns + links // self.shape[1] + self.first_row
 
 
 def linear_layers(model: nn.Module) -> dict[str, Layer]:

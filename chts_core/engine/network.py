@@ -1,13 +1,13 @@
 """The sparse layers of a model: their weights and masks, and what is asked of all of them together."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from chts_core.compiled.masks import among, count, mask_of, positions
+from chts_core.compiled.masks import LinkLists, among, count, ends, mask_of, positions
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.layers import Layer
 from chts_core.engine.linear import SparseLinear, convertible
@@ -54,7 +54,7 @@ class SparseNetwork:
         # A graph that does not fit is refused now, not mid-run.
         check_graph({name: layer.shape for name, layer in layers.items()}, graph)
         if ranks.size > 1:
-            ranks.check_same(self.positions())
+            ranks.check_same(self.lists())
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -84,24 +84,36 @@ class SparseNetwork:
         for parameter, parts in groupby(self.parts.items(), key=lambda part: part[1].parameter):
             yield parameter, list(parts)
 
-    def positions(self) -> dict[str, Tensor]:
-        """The links by part, as positions in the flattened part, int64 in ascending order."""
-        return {name: self.weight_of(name).positions(part) for name, part in self.parts.items()}
+    def num_links(self) -> dict[str, int]:
+        """Number of links by part."""
+        return {name: self.weight_of(name).count(part) for name, part in self.parts.items()}
 
-    def in_weights(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Links of parts, as :meth:`positions` gives them, as positions in the flattened weights, by weight."""
-        return {
-            parameter: torch.cat(
-                [part.in_parameter(links[name], self.weights[parameter].shape[1]) for name, part in parts]
-            )
-            .sort()
-            .values
-            for parameter, parts in self.parts_by_weight()
-        }
+    def positions(self, part: str) -> Tensor:
+        """The links of a part, as positions in the flattened part, int64 in ascending order."""
+        return self.weight_of(part).positions(self.parts[part])
+
+    def lists(self) -> LinkLists:
+        """The links of all parts."""
+        shapes = {name: part.shape for name, part in self.parts.items()}
+        return LinkLists(shapes, {name: self.positions(name) for name in self.parts})
+
+    def in_weight(self, parameter: str, links: Mapping[str, Tensor]) -> Tensor:
+        """Links of the parts of a weight, as positions in the flattened weight, int64 in ascending order."""
+        columns, parts = self.weights[parameter].shape[1], self._parts_of(parameter)
+        whole = torch.cat([part.in_parameter(links[name], columns) for name, part in parts])
+        return whole if len(parts) == 1 and not parts[0][1].transposed else whole.sort().values
+
+    def gone(self, parameter: str, survivors: Mapping[str, Tensor]) -> Tensor:
+        """The links of a weight that are not among the survivors, as :meth:`in_weight` gives them."""
+        lists = {name: self.positions(name) for name, _ in self._parts_of(parameter)}
+        return self.in_weight(parameter, {name: links[~among(links, survivors[name])] for name, links in lists.items()})
+
+    def _parts_of(self, parameter: str) -> list[tuple[str, Layer]]:
+        return [(name, part) for name, part in self.parts.items() if part.parameter == parameter]
 
     def density(self) -> float:
         """Share of the links that exist."""
-        return self.share({name: len(self.weight_of(name).positions(part)) for name, part in self.parts.items()})
+        return self.share(self.num_links())
 
     def share(self, counts: Mapping[str, int]) -> float:
         """Share of all possible links, from a number of links by part."""
@@ -131,13 +143,12 @@ class SparseNetwork:
         """Whether this process works on a part."""
         return self._owners[part] == self.ranks.rank
 
-    def share_out(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What each process has made of the links of its parts, for all of them; a collective."""
-        if self.ranks.size == 1:
-            return dict(links)
-        masks = {name: mask_of(links[name], part.shape) for name, part in self.parts.items()}
-        self.ranks.share(masks, self._owners)
-        return {name: positions(mask) for name, mask in masks.items()}
+    def share_out(self, links: LinkLists) -> None:
+        """Send all processes what each has made of the links of its parts, in place; a collective."""
+        if self.ranks.size > 1:
+            masks = {name: mask_of(links[name], part.shape) for name, part in self.parts.items()}
+            self.ranks.share(masks, self._owners)
+            links.update({name: positions(mask) for name, mask in masks.items()})
 
     def share_generators(self, generators: Mapping[str, torch.Generator]) -> None:
         """Let all processes go on with the same random numbers, as each has drawn for its own parts; a collective."""
@@ -147,34 +158,41 @@ class SparseNetwork:
             for name, state in states.items():
                 generators[name].set_state(state)
 
-    def percolated(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def percolated(self, links: LinkLists) -> LinkLists:
         """Links by part without those that are incomplete (:func:`chts_core.percolation.percolate`)."""
-        left = self._percolated_layers(links)
-        percolated = {}
+        left = self._percolated_layers(links.__getitem__)
+        percolated = LinkLists({name: part.shape for name, part in self.parts.items()})
         for name, (layer, offset) in self._places().items():
-            end = offset + self.parts[name].shape[0] * self.parts[name].shape[1]
-            bounds = torch.tensor([offset, end], device=left[layer].device)
-            first, last = torch.searchsorted(left[layer], bounds).tolist()
-            percolated[name] = left[layer][first:last] - offset
+            whole = left[layer]
+            bounds = torch.tensor([offset, offset + math.prod(self.parts[name].shape)], device=whole.device)
+            first, last = torch.searchsorted(whole, bounds).tolist()
+            percolated[name] = whole[first:last] - offset
         return percolated
 
-    def active(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Which output neurons are active, by layer (:func:`chts_core.percolation.active_neurons`)."""
+    def active(self, links: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Which output neurons are active, by layer (:func:`chts_core.percolation.active_neurons`).
+
+        Args:
+            links: gives the links of each part, as :meth:`positions` does.
+        """
         left = self._percolated_layers(links)
         neurons = {}
         for name, layer in self.layers.items():
             neurons[name] = torch.zeros(layer.shape[0], dtype=torch.bool)
-            neurons[name][(left[name] // layer.shape[1]).cpu()] = True
+            neurons[name][ends(left[name], layer.shape)[0].cpu()] = True
         return neurons
 
-    def _percolated_layers(self, links: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _percolated_layers(self, links: Callable[[str], Tensor]) -> LinkLists:
         """The links of parts by layer, without those that are incomplete."""
-        by_layer: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+        parts: dict[str, list[tuple[str, int]]] = {name: [] for name in self.layers}
         for name, (layer, offset) in self._places().items():
-            by_layer[layer].append(links[name] + offset if offset else links[name])
+            parts[layer].append((name, offset))
         shapes = {name: layer.shape for name, layer in self.layers.items()}
-        whole = {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in by_layer.items()}
-        return percolate_links(whole, shapes, self.graph)
+        whole = LinkLists(shapes)
+        for layer, own in parts.items():
+            whole[layer] = torch.cat([links(name) + offset for name, offset in own])
+        percolate_links(whole, shapes, self.graph)
+        return whole
 
     def _places(self) -> dict[str, tuple[str, int]]:
         """The layer that each part is in, and where the part begins in the flattened layer."""
@@ -185,8 +203,8 @@ class SparseNetwork:
             if layer.parameter == part.parameter and 0 <= part.first_row - layer.first_row < layer.shape[0]
         }
 
-    def active_share(self, links: Mapping[str, Tensor]) -> dict[str, float]:
-        """Share of its output neurons that are active (ANP), by part."""
+    def active_share(self, links: Callable[[str], Tensor]) -> dict[str, float]:
+        """Share of its output neurons that are active (ANP), by part; see :meth:`active`."""
         active = self.active(links)
         shares = {}
         for name, (layer, offset) in self._places().items():

@@ -26,10 +26,10 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
         return
     try:
         by_vector = _trial(optimizer, flat=True)
-        alike = by_matrix is not None and by_vector is not None and torch.allclose(by_matrix, by_vector, 1e-3, 1e-6)
+        same = by_matrix is not None and by_vector is not None and torch.allclose(by_matrix, by_vector, 1e-3, 1e-6)
     except Exception:  # whatever it says of vectors
-        alike = False
-    if not alike:
+        same = False
+    if not same:
         raise ValueError(
             f"{type(optimizer).__name__} does not treat every element of a weight by itself, so it cannot train layers "
             "that store only their links. Choose execution='masked', or an optimizer such as AdamW or SGD."

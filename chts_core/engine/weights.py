@@ -33,6 +33,10 @@ class Weight(Protocol):
         """Boolean, of this shape; not to be changed."""
         ...
 
+    def count(self, part: Layer) -> int:
+        """Number of links of some rows."""
+        ...
+
     def positions(self, part: Layer) -> Tensor:
         """Positions of the links of some rows in the flattened part, int64 in ascending order."""
         ...
@@ -109,6 +113,10 @@ class MaskedWeight:
     def local_mask(self) -> Tensor:
         """That of the rows which this rank holds."""
         return self._mask[self._rows]
+
+    def count(self, part: Layer) -> int:
+        """See :class:`Weight`."""
+        return masks.count(part.rows(self.mask))
 
     def positions(self, part: Layer) -> Tensor:
         """See :class:`Weight`."""
@@ -211,6 +219,11 @@ class LinkWeight:
     def mask(self) -> Tensor:
         """See :class:`Weight`."""
         return self.layer.mask
+
+    def count(self, part: Layer) -> int:
+        """See :class:`Weight`."""
+        own = self._range(part)
+        return int(own.stop - own.start)
 
     def positions(self, part: Layer) -> Tensor:
         """See :class:`Weight`."""

@@ -336,7 +336,7 @@ def test_the_command_takes_methods_in_words(capsys: pytest.CaptureFixture[str]) 
     assert "chtss" not in shown
     assert "published commands" not in shown
     assert cli.main(["conformance", "set with topology=Small(0.25)"]) == 2
-    assert "Small(0.25) is no value" in capsys.readouterr().err
+    assert "Small(0.25) is not a valid value" in capsys.readouterr().err
 
 
 # --- against numbers recorded from the published commands ---
