@@ -22,12 +22,12 @@ from chts_core.schedules import Timeline
 # Longer tables have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Bytes of an update. Of all layers together it keeps several lists of links: 8 bytes per link, or a byte per weight where
-# that is less. Six lists are a bound for the resident memory of 12 and 24 layers of 768×768 at 50 and 95 % sparsity. The
-# rest is the work on one layer: on each candidate of a draw (score, key, noise, temporaries), and on each weight where
-# missing links are scored (masks). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at 50
-# and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. These are bounds from 50 % sparsity on, up
-# to twice too high.
+# Bytes of an update. It keeps several lists of links of all layers: 8 bytes per link, or a byte per weight where that is
+# less. Six lists are a bound for the resident memory of 12 and 24 layers of 768×768 at 50 and 95 % sparsity. The rest
+# is the work on one layer: on each candidate of a draw (score, key, noise, temporaries), and on each weight where
+# missing links are scored (masks). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at
+# 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. These are bounds from 50 % sparsity
+# on, up to twice too high.
 _LISTS = 6
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 44
