@@ -22,7 +22,7 @@ from chts_core.schedules import Timeline
 # Longer tables have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Bytes of an update. It keeps several lists of links of all layers: 8 bytes per link, or a byte per weight where that is
+# Bytes of an update. It keeps several lists of links of all layers: 8 bytes per link, or a byte per weight if that is
 # less. Six lists are a bound for the resident memory of 12 and 24 layers of 768×768 at 50 and 95 % sparsity. The rest
 # is the work on one layer: on each candidate of a draw (score, key, noise, temporaries), and on each weight where
 # missing links are scored (masks). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at
