@@ -23,7 +23,7 @@ from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update, from_state, to_state
 from chts_core.engine.warm_start import loses_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
-from chts_core.engine.weights import MaskedWeight, Weight
+from chts_core.engine.weights import MaskedWeight, Weight, unpack_bits
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
@@ -347,8 +347,8 @@ class Sparsifier:
             TypeError, ValueError: if the state is of other settings or layers, or not whole, or no update is left to
                 reach the final sparsity; nothing is changed.
         """
-        loaded = from_state(state, self.progress, self.network, self._settings(), reschedule)
-        empty = self.network.empty_links(state["masks"])
+        loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
+        empty = self.network.empty_links(masks)
         if empty > state["empty_links"]:
             warn(
                 f"{empty} links of the saved masks have weight 0 in this model, {state['empty_links']} when they were "
@@ -358,7 +358,7 @@ class Sparsifier:
             )
         self.progress = loaded
         for name, weight in self.network.weights.items():
-            weight.load_mask(state["masks"][name].to(weight.parameter.device))
+            weight.load_mask(unpack_bits(masks[name], weight.shape).to(weight.parameter.device))
         self._set_crossovers()
         self._gradients.forget()
         self._guard.settle()

@@ -3,9 +3,11 @@
 import copy
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiers
 import tiny
@@ -18,6 +20,7 @@ import chts_core as chts
 from chts_core.engine import weights
 from chts_core.engine.kernels import COMPILED, DENSE
 from chts_core.engine.linear import SparseLinear
+from chts_core.engine.weights import unpack_bits
 
 STEPS, EVERY = 16, 2
 SPARSE_METHODS = [name for name in chts.METHODS if name != "fc"]
@@ -233,7 +236,8 @@ def test_a_state_loaded_without_its_model_warns() -> None:
     other = start("csr", seed=1)
     with pytest.warns(RuntimeWarning, match="links of the saved masks have weight 0 in this model"):
         other.sparsifier.load_state_dict(saved)
-    assert all(torch.equal(mask, saved["masks"][name]) for name, mask in other.sparsifier.masks.items())
+    for name, mask in other.sparsifier.masks.items():
+        assert torch.equal(mask, unpack_bits(saved["masks"][name], tuple(mask.shape)))
 
 
 @pytest.mark.parametrize("method", ["rigl", "granet", "set"])
@@ -371,3 +375,48 @@ def test_past_weights_are_a_dictionary(removals: list[dict[int, int]], wanted: s
     assert past.positions.tolist() == sorted(expected)
     asked = sorted(wanted)
     assert past.recall(torch.tensor(asked, dtype=torch.int64)).tolist() == [expected.get(one, 0) for one in asked]
+
+
+def test_a_saved_state_takes_two_bits_for_each_possible_link() -> None:
+    run = start("csr").train(last=8)
+    state = run.sparsifier.state_dict()
+    for name, mask in run.sparsifier.masks.items():
+        bits = state["masks"][name]
+        assert torch.equal(bits, torch.from_numpy(np.packbits(mask.numpy().reshape(-1))))
+        assert bits.nbytes == state["ever_active"][name].nbytes == -(-mask.numel() // 8)
+
+
+@pytest.mark.parametrize("method", ["chts", "gmp"])
+def test_a_state_with_boolean_masks_of_links_loads_as_earlier_versions_saved_it(method: str) -> None:
+    run = start("csr", method).train(last=8)
+    states = copy.deepcopy([run.model.state_dict(), run.optimizer.state_dict(), run.sparsifier.state_dict()])
+    shapes = {name: mask.shape for name, mask in run.sparsifier.masks.items()}
+    for key in ("masks", "ever_active"):
+        states[2][key] = {name: unpack_bits(states[2][key][name], tuple(shape)) for name, shape in shapes.items()}
+    other = start("csr", method)
+    for part, state in zip((other.model, other.optimizer, other.sparsifier), states, strict=True):
+        part.load_state_dict(state)
+    assert other.sparsifier.itop_rate() == run.sparsifier.itop_rate()
+    other.train(8)
+    run.train(8)
+    assert all(torch.equal(mask, run.sparsifier.masks[name]) for name, mask in other.sparsifier.masks.items())
+
+
+@pytest.mark.parametrize("spoil", [lambda bits: bits[:-1], lambda bits: bits[None], lambda bits: bits.repeat(2)])
+@pytest.mark.parametrize("key", ["masks", "ever_active"])
+def test_bits_of_another_layer_are_refused(key: str, spoil: Callable[[Tensor], Tensor]) -> None:
+    state = start("csr").train(last=8).sparsifier.state_dict()
+    name = next(iter(state[key]))
+    state[key][name] = spoil(state[key][name])
+    with pytest.raises(ValueError, match=f"saved mask '{name}' is not the bits of a mask of shape"):
+        start("csr").sparsifier.load_state_dict(state)
+
+
+def test_bits_beyond_the_mask_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = chts.Sparsifier(model, optimizer, "set", 0.5, total_steps=10, update_every=1, execution="csr")
+    state = sparsifier.state_dict()
+    state["masks"]["0.weight"][-1] |= 1  # five bytes for 35 links
+    with pytest.raises(ValueError, match=r"mask of shape \(7, 5\); expected 5 bytes"):
+        sparsifier.load_state_dict(state)

@@ -228,10 +228,10 @@ class SparseNetwork:
         missing = ~among(where, links)
         return where[missing], past.values[mine][order][missing]
 
-    def empty_links(self, masks: Mapping[str, Tensor]) -> int:
-        """Number of links whose weight is exactly zero."""
+    def empty_links(self, packed: Mapping[str, Tensor]) -> int:
+        """Number of links whose weight is exactly zero, of masks of the weights that are packed in bits."""
         return sum(
-            count((weight.dense() == 0) & masks[name].to(weight.parameter.device))
+            weight.num_zero(positions(unpack_bits(packed[name], weight.shape)).to(weight.parameter.device))
             for name, weight in self.weights.items()
         )
 

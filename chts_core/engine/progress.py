@@ -1,5 +1,6 @@
 """How far a run has come: what an update goes by, beside the weights; saved and loaded."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
@@ -9,7 +10,6 @@ from torch import Tensor
 
 from chts_core.budget import Budget
 from chts_core.checks import check_mask, check_same_shape
-from chts_core.compiled.masks import count
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
 from chts_core.schedules import Timeline
@@ -66,7 +66,7 @@ class Progress:
         return cls(
             budget,
             generators,
-            ever_active={name: pack_bits(mask) for name, mask in network.masks.items()},
+            ever_active={name: weight.bits() for name, weight in network.weights.items()},
             past_weights={name: PastWeights(held.parameter.dtype, held.parameter.device) for name, held in weights},
         )
 
@@ -89,8 +89,19 @@ class Progress:
 
 
 def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, object]) -> dict[str, Any]:
-    """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state."""
-    masks = network.masks
+    """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.
+
+    Masks are Boolean; of a layer that stores only its links they are bits (:func:`chts_core.engine.weights.pack_bits`),
+    so that they take little beside it.
+    """
+    masks, stored = {name: weight.bits() for name, weight in network.weights.items()}, network.stored()
+
+    def saved(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        shapes = network.shapes
+        return {
+            name: bits.clone() if name in stored else unpack_bits(bits, shapes[name]) for name, bits in packed.items()
+        }
+
     return {
         **settings,
         "steps": progress.steps,
@@ -99,9 +110,9 @@ def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, 
         "behind": progress.behind.copy(),
         "postponed": list(progress.postponed),
         "empty_links": network.empty_links(masks),
-        "crossovers": {name: layer.crossover for name, layer in network.stored().items()},
-        "masks": {name: mask.cpu().clone() for name, mask in masks.items()},
-        "ever_active": {name: unpack_bits(progress.ever_active[name], shape) for name, shape in network.shapes.items()},
+        "crossovers": {name: layer.crossover for name, layer in stored.items()},
+        "masks": saved(masks),
+        "ever_active": saved(progress.ever_active),
         "past_weights": {
             name: {"positions": past.positions.cpu().clone(), "values": past.values.cpu().clone()}
             for name, past in progress.past_weights.items()
@@ -118,8 +129,8 @@ def from_state(
     network: SparseNetwork,
     settings: Mapping[str, object],
     reschedule: bool,
-) -> Progress:
-    """What :func:`to_state` saved; nothing is changed.
+) -> tuple[Progress, dict[str, Tensor]]:
+    """What :func:`to_state` saved, and the masks as bits by weight; nothing is changed.
 
     Args:
         progress, settings: of the run that is to go on.
@@ -130,6 +141,10 @@ def from_state(
     """
     _check_settings(state, to_state(progress, network, settings), settings, reschedule)
     _check_layers(state, progress, network.shapes)
+    masks, ever_active = (
+        {name: mask.clone() if _is_packed(mask) else pack_bits(mask) for name, mask in state[key].items()}
+        for key in ("masks", "ever_active")
+    )
     behind = state.get("behind", {})
     if reschedule and behind:
         raise ValueError(
@@ -142,7 +157,7 @@ def from_state(
     loaded = Progress(
         budget=_rescheduled(saved, state) if reschedule else saved,
         generators=_generators(state["generators"], progress.generators),
-        ever_active={name: pack_bits(mask) for name, mask in state["ever_active"].items()},
+        ever_active=ever_active,
         past_weights=_past_weights(state["past_weights"], progress.past_weights),
         steps=state["steps"],
         updated_at=0 if reschedule else state["updated_at"],
@@ -153,14 +168,13 @@ def from_state(
         crossovers=dict(state["crossovers"]),
     )
     expected = loaded.expected_links()
-    for name, mask in network.by_part(state["masks"]).items():
-        found = count(mask)
+    for name, found in network.counts(masks).items():
         if found != expected[name]:
             raise ValueError(
                 f"the saved mask {name!r} has {found} links; expected exactly {expected[name]} "
                 f"after step {state['steps']}. The saved state was changed or damaged."
             )
-    return loaded
+    return loaded, masks
 
 
 def _check_settings(
@@ -195,10 +209,28 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
             )
     for key in ("masks", "ever_active"):
         for name, mask in state[key].items():
+            if _is_packed(mask):
+                _check_bits(mask, shapes[name], f"saved mask {name!r}")
+                continue
             check_mask(mask, f"saved mask {name!r}")
             check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
     for name, past in state["past_weights"].items():
         _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
+
+
+def _is_packed(mask: object) -> bool:
+    """Whether a saved mask is bits."""
+    return isinstance(mask, Tensor) and mask.dtype == torch.uint8
+
+
+def _check_bits(bits: Tensor, shape: tuple[int, int], what: str) -> None:
+    """Raise unless these are the bits of a mask of this shape; those that fill up the last byte are zero."""
+    places = math.prod(shape)
+    if bits.shape != (math.ceil(places / 8),) or (places % 8 and bits[-1] & 0xFF >> places % 8):
+        raise ValueError(
+            f"{what} is not the bits of a mask of shape {shape}; expected {math.ceil(places / 8)} bytes from "
+            f"numpy.packbits, got shape {tuple(bits.shape)}. The saved state was changed or damaged."
+        )
 
 
 def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:

@@ -1,5 +1,6 @@
 """How the links of a weight are stored: as a dense weight under a mask, or as only the links that exist."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -49,8 +50,16 @@ class Weight(Protocol):
         """
         ...
 
+    def bits(self) -> Tensor:
+        """The mask as bits (:func:`pack_bits`)."""
+        ...
+
     def dense(self) -> Tensor:
         """The weight with zeros where there is no link; not to be changed."""
+        ...
+
+    def num_zero(self, positions: Tensor) -> int:
+        """How many of these positions have weight 0; in the flattened weight, int64 in ascending order."""
         ...
 
     def is_finite(self) -> bool:
@@ -134,9 +143,17 @@ class MaskedWeight:
             part.shape,
         )
 
+    def bits(self) -> Tensor:
+        """See :class:`Weight`."""
+        return pack_bits(self.mask)
+
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
         return full_tensor(self.parameter.detach())
+
+    def num_zero(self, positions: Tensor) -> int:
+        """See :class:`Weight`."""
+        return masks.count(self.weights_at(positions) == 0)
 
     def is_finite(self) -> bool:
         """See :class:`Weight`."""
@@ -243,9 +260,20 @@ class LinkWeight:
             part.shape,
         )
 
+    def bits(self) -> Tensor:
+        """See :class:`Weight`."""
+        bits = torch.zeros(math.ceil(math.prod(self.shape) / 8), dtype=torch.uint8)
+        set_bits(bits, self.layer.links.positions())
+        return bits
+
     def dense(self) -> Tensor:
         """See :class:`Weight`."""
         return self.layer.weight.detach()
+
+    def num_zero(self, positions: Tensor) -> int:
+        """See :class:`Weight`."""
+        weighted = self.layer.links.positions()[self.parameter.detach() != 0]
+        return len(positions) - masks.count(masks.among(positions, weighted))
 
     def is_finite(self) -> bool:
         """See :class:`Weight`."""
