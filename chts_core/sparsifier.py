@@ -15,25 +15,19 @@ from chts_core.engine.coverage import coverage
 from chts_core.engine.distributed import ranks_of
 from chts_core.engine.gradients import Gradients, skip_before_updates
 from chts_core.engine.graph import find_layers
-from chts_core.engine.guard import Guard, check_dense, check_execution, check_held, few
+from chts_core.engine.guard import Guard, check_dense, check_execution, check_held, few, warn_of_rounding
 from chts_core.engine.initial import first_masks, generator_of, with_correlation
 from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, unwrap
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update, from_state, to_state
-from chts_core.engine.warm_start import loses_training
+from chts_core.engine.warm_start import warn_of_lost_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
 from chts_core.engine.weights import MaskedWeight, Weight, unpack_bits
 from chts_core.methods import Method, get_method
 from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
 from chts_core.update import TopologyUpdate
-
-_LOSES_TRAINING = (
-    "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To keep "
-    'the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density decays, '
-    'such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of your own.'
-)
 
 
 class Sparsifier:
@@ -162,8 +156,10 @@ class Sparsifier:
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
         elif not initial_masks:
-            self._warn_of_lost_training()
-        self._warn_of(include)
+            warn_of_lost_training((held[name].dense(), masks[name]) for name in sparse)
+        if sparse and include is None:
+            self._coverage.warn_if_noteworthy()
+        warn_of_rounding(weights[name].dtype for name in sparse)
         self.network.clear(self.optimizer, execution)
         self._set_crossovers()
         self._connect()
@@ -379,28 +375,6 @@ class Sparsifier:
         """Let layers that store only their links use the kernels of the saved run."""
         for name, layer in self.network.stored().items():
             layer.crossover = self.progress.crossovers.get(name, layer.crossover)
-
-    def _warn_of(self, include: Selection | None) -> None:
-        """Warn of what most users do not want."""
-        network = self.network
-        if self._coverage.noteworthy and network.sparse and include is None:
-            warn(
-                f"{self._coverage}. The sparsity is that of the sparse layers; density(whole_model=True) counts all. "
-                "To say that this is meant, name the layers by include."
-            )
-        dtypes = {weight.parameter.dtype for weight in network.weights.values()}
-        low = sorted(str(dtype) for dtype in dtypes if dtype.itemsize < 4)
-        if low and network.sparse:
-            warn(
-                f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
-                "the gradient most. Keep float32 weights and compute in torch.autocast."
-            )
-
-    def _warn_of_lost_training(self) -> None:
-        """Warn if the initial masks drop what the model has learnt."""
-        weights = (self.network.weights[name] for name in self.network.sparse)
-        if loses_training((weight.dense(), weight.mask) for weight in weights):
-            warn(_LOSES_TRAINING)
 
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""

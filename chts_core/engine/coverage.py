@@ -6,6 +6,7 @@ from math import prod
 
 from torch import nn
 
+from chts_core.checks import warn
 from chts_core.engine.layers import Layer, linear_layers
 
 # The Sparsifier warns if matrices that cannot be sparse hold more than this share.
@@ -35,6 +36,14 @@ class Coverage:
     def noteworthy(self) -> bool:
         """Whether much of the model stays dense, whatever was chosen."""
         return sum(self.foreign.values()) > _NOTEWORTHY * self.total
+
+    def warn_if_noteworthy(self) -> None:
+        """Warn if much of the model stays dense, whatever was chosen."""
+        if self.noteworthy:
+            warn(
+                f"{self}. The sparsity is that of the sparse layers; density(whole_model=True) counts all. To say that "
+                "this is meant, name the layers by include."
+            )
 
     def __str__(self) -> str:
         text = f"the sparse layers hold {self.share:.1%} of the elements of the model's matrices, without embeddings"

@@ -275,6 +275,16 @@ def check_held(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) 
         )
 
 
+def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
+    """Warn of weights in half precision, by the dtypes of all weights."""
+    low = sorted({str(dtype) for dtype in dtypes if dtype.itemsize < 4})
+    if low:
+        warn(
+            f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
+            "the gradient most. Keep float32 weights and compute in torch.autocast."
+        )
+
+
 def check_execution(
     execution: str, model: nn.Module, weights: list[str], optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from chts_core.checks import warn
+
 # Share of the squared norm of the weights that may go without a warning.
 _MUCH = 0.5
 # By how many standard deviations the sizes of neurons must vary more than by chance.
@@ -25,6 +27,17 @@ def largest(weight: Tensor, num_links: int) -> Tensor:
     mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
     mask[order[:num_links]] = True
     return mask.view(weight.shape)
+
+
+def warn_of_lost_training(layers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Warn where :func:`loses_training` says so."""
+    if loses_training(layers):
+        warn(
+            "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To "
+            'keep the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density '
+            'decays, such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of '
+            "your own."
+        )
 
 
 def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
