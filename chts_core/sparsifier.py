@@ -161,7 +161,6 @@ class Sparsifier:
             self._coverage.warn_if_noteworthy()
         warn_of_rounding(weights[name].dtype for name in sparse)
         self.network.clear(self.optimizer, execution)
-        self._set_crossovers()
         self._connect()
 
     @property
@@ -378,6 +377,7 @@ class Sparsifier:
 
     def _connect(self) -> None:
         """Follow the gradients and the optimizer from now on."""
+        self._set_crossovers()
         self._gradients.listen(self.network.sparse, self)
         self._guard.listen(fresh=self.steps == 0)
         self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive
