@@ -85,6 +85,34 @@ def write_glossary() -> None:
     (SOURCE / "glossary.md").write_text(f"{text}{as_markdown(glossary.rows())}\n", "utf-8")
 
 
+def write_cheat_sheet(readme: str) -> None:
+    """Formulas by subject, and the methods: two printed pages."""
+    subjects = {
+        "Networks": ("01",),
+        "Link prediction": ("02",),
+        "Removal, sampling, percolation": ("03", "04"),
+        "Density and turnover": ("05", "06"),
+        "Models": ("08", "09"),
+    }
+    tables = []
+    for subject, stages in subjects.items():
+        terms = [term for term in glossary.GLOSSARY if term.stage in stages and (term.formula or term.stage == "04")]
+        rows = [
+            {
+                "": term.name,
+                "formula": f"${term.formula}$" if term.formula else "",
+                "in words": term.meaning,
+                "stage": term.stage,
+            }
+            for term in terms
+        ]
+        tables.append(f"## {subject}\n\n{as_markdown(rows)}")
+    methods = "\n".join(line for line in section(readme, "The methods").splitlines() if line.startswith("|"))
+    page = SOURCE / "guides" / "cheat_sheet.md"
+    text = page.read_text("utf-8").replace("{terms}", "\n\n".join(tables)).replace("{methods}", methods)
+    page.write_text(text, "utf-8")
+
+
 def write_conformance() -> None:
     """What `chts conformance --out results/conformance.json` has recorded."""
     marks = {True: "holds", False: "**fails**", None: "–"}
@@ -256,6 +284,7 @@ def main() -> None:
     write_stages()
     write_reference()
     write_glossary()
+    write_cheat_sheet(readme)
     write_conformance()
     write_promises()
     write_twins()

@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Route
 
+import chts_core as chts
+
 SITE = Path(__file__).parents[2] / "runs" / "site" / "html"
 PAGES = sorted(
     str(path.relative_to(SITE))
@@ -47,7 +49,16 @@ def test_the_site_has_its_pages() -> None:
     stages = {page for page in PAGES if page.startswith("notebooks/")}
     assert len(stages) == 13
     assert {"index.html", "glossary.html", "speed.html", "conformance.html", "results.html"} < set(PAGES)
-    guides = ("your_model", "followed", "add_a_method", "cluster", "teach", "ninety_minutes", "two_weeks")
+    guides = (
+        "your_model",
+        "followed",
+        "add_a_method",
+        "cluster",
+        "teach",
+        "ninety_minutes",
+        "two_weeks",
+        "cheat_sheet",
+    )
     assert {f"guides/{name}.html" for name in guides} < set(PAGES)
     assert {page.replace("notebooks/", "slides/") for page in stages} < set(PAGES)
     assert "api/sparsifier.html" in PAGES
@@ -134,3 +145,14 @@ def test_a_page_has_no_serious_violation_of_accessibility(tab: Page, page: str) 
         if violation["impact"] in GRAVE
     ]
     assert found == []
+
+
+def test_the_cheat_sheet_prints_on_two_pages_with_all_methods(browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto((SITE / "guides" / "cheat_sheet.html").as_uri())
+    printed = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 2
+    text = page.locator(".cheat").inner_text()
+    assert all(f"\n{method}" in text for method in chts.METHODS)
+    assert "CH2-L3n" in text
+    page.close()
