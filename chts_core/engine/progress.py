@@ -142,7 +142,7 @@ def from_state(
     _check_settings(state, to_state(progress, network, settings), settings, reschedule)
     _check_layers(state, progress, network.shapes)
     masks, ever_active = (
-        {name: mask.clone() if _is_packed(mask) else pack_bits(mask) for name, mask in state[key].items()}
+        {name: mask.cpu().clone() if _is_packed(mask) else pack_bits(mask) for name, mask in state[key].items()}
         for key in ("masks", "ever_active")
     )
     behind = state.get("behind", {})
