@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Assignment: sparse training, from a network to an experiment
 #
-# Eight questions, 20 points, about two hours. Stages 01 to 06 have all that you need; torch and `chts_core` may be used,
+# Eleven questions, 30 points, about three hours. Stages 01 to 07 have all that you need. You may use torch and `chts_core`,
 # except where a question says that you write something yourself.
 #
 # - **Your networks are your own.** They are made from your id, so the answers of another student are not yours.
@@ -105,52 +105,62 @@ for out_features, in_features in ((5, 5), (3, 10), (12, 4)):
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 3 · The score of a missing link (3 points)
+# ## 3 · A score by paths (3 points)
 #
-# Write CH2-L3n yourself, for one missing link between output $u$ and input $v$. Each node $z$ on a path of three links
-# $u - z_1 - z_2 - v$ counts once, with $(1 + i_z) / (1 + e_z)$: its links to other nodes on such paths, and its links
-# elsewhere, those to $u$ and $v$ not counted. The score is the sum over these nodes.
+# CH2 also has a form that sums over paths. Write it yourself, for one missing link between output $u$ and input $v$. Each
+# path of three links $u - z_1 - z_2 - v$ counts with
+#
+# $$\sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$$
+#
+# and the score is the sum over all these paths. As in stage 02, $i_z$ counts the links from $z$ to other nodes on such
+# paths, and $e_z$ counts its other links. Links to $u$ and $v$ do not count.
 
 
 # %% nbgrader={"grade": false, "grade_id": "score", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def score(mask: torch.Tensor, u: int, v: int) -> float:
-    """CH2-L3n of the missing link between output u and input v."""
+    """CH2-L3p of the missing link between output u and input v."""
     ### BEGIN SOLUTION
-    on_path_inputs = {z1 for z1 in mask[u].nonzero().flatten().tolist() if (mask[:, z1] & mask[:, v]).any()}
-    on_path_outputs = {z2 for z2 in mask[:, v].nonzero().flatten().tolist() if (mask[z2] & mask[u]).any()}
-    total = 0.0
-    for z in on_path_inputs:
-        neighbours = set(mask[:, z].nonzero().flatten().tolist()) - {u}
-        inside = len(neighbours & on_path_outputs)
-        total += (1 + inside) / (1 + len(neighbours) - inside)
-    for z in on_path_outputs:
-        neighbours = set(mask[z].nonzero().flatten().tolist()) - {v}
-        inside = len(neighbours & on_path_inputs)
-        total += (1 + inside) / (1 + len(neighbours) - inside)
-    return total
+    paths = [
+        (z1, z2)
+        for z1 in mask[u].nonzero().flatten().tolist()
+        for z2 in mask[:, v].nonzero().flatten().tolist()
+        if mask[z2, z1]
+    ]
+    inputs, outputs = {z1 for z1, _ in paths}, {z2 for _, z2 in paths}
+
+    def ratio(neighbours: set[int], community: set[int]) -> float:
+        inside = len(neighbours & community)
+        return (1 + inside) / (1 + len(neighbours) - inside)
+
+    of_input = {z: ratio(set(mask[:, z].nonzero().flatten().tolist()) - {u}, outputs) for z in inputs}
+    of_output = {z: ratio(set(mask[z].nonzero().flatten().tolist()) - {v}, inputs) for z in outputs}
+    return sum((of_input[z1] * of_output[z2]) ** 0.5 for z1, z2 in paths)
     ### END SOLUTION
 
 
 # %% nbgrader={"grade": true, "grade_id": "3a-score", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-square = torch.tensor([[1, 0], [1, 1]], dtype=torch.bool)
-assert abs(score(square, 0, 1) - 4) < 1e-4, (
-    "output 0 and input 1: the path leads over input 0 and output 1, which are linked to each other and nowhere else: "
-    "(1 + 1) / (1 + 0) each."
+small = torch.tensor([[1, 1, 0], [1, 1, 1]], dtype=torch.bool)
+assert abs(score(small, 0, 2) - 2 * 6**0.5) < 1e-4, (
+    "output 0 and input 2: two paths, over input 0 or 1 and output 1. The inputs have one link inside, output 1 has two, "
+    "and none has one outside: each path counts with the square root of 2 · 3."
 )
 
 # %% nbgrader={"grade": true, "grade_id": "3b-score", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 # With networks of your own, when you have handed in.
 ### BEGIN HIDDEN TESTS
-from unittest.mock import patch
-
 for number in range(3):
     drawn = torch.rand(6, 7, generator=generator_of(student, f"score {number}")) < 0.4
-    expected = chts.link_prediction.ch2_l3n(drawn)
-    with patch.object(chts.link_prediction, "ch2_l3n", side_effect=AssertionError("write the score yourself.")):
-        for u, v in (~drawn).nonzero().tolist():
-            assert abs(score(drawn.clone(), u, v) - float(expected[u, v])) < 1e-3, (
-                f"the score of output {u} and input {v} in\n{drawn.int().tolist()}\nshould be {float(expected[u, v]):.3f}."
-            )
+    for u, v in (~drawn).nonzero().tolist():
+        paths = [(a, b) for a in range(7) for b in range(6) if drawn[u, a] and drawn[b, a] and drawn[b, v]]
+        expected = 0.0
+        for a, b in paths:
+            inside_a = sum(bool(drawn[other, a]) for other in {end for _, end in paths})
+            inside_b = sum(bool(drawn[b, other]) for other in {start for start, _ in paths})
+            outside_a, outside_b = int(drawn[:, a].sum()) - 1 - inside_a, int(drawn[b].sum()) - 1 - inside_b
+            expected += ((1 + inside_a) * (1 + inside_b) / ((1 + outside_a) * (1 + outside_b))) ** 0.5
+        assert abs(score(drawn.clone(), u, v) - expected) < 1e-3, (
+            f"the score of output {u} and input {v} in\n{drawn.int().tolist()}\nshould be {expected:.3f}."
+        )
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -327,8 +337,9 @@ assert abs(three_quarters - 20_000 * (0.5 - (own_final - 0.5) * share)) <= 1, "a
 #
 # - `accuracies`, the test accuracies by method, in the order of the seeds: `{"chts": [..., ..., ...], "set": [...]}`;
 # - `mean_difference`, CHTs minus SET, seed by seed, then the mean;
-# - `standard_error` of that mean (with $n - 1$);
-# - `verdict`: `"chts"` or `"set"` if the difference is more than two standard errors, else `"cannot be told"`.
+# - `half_width` of the 95 % confidence interval of that mean: $t \cdot s / \sqrt{n}$, where $s$ divides by $n - 1$. For three
+#   runs, $t$ is 4.303;
+# - `verdict`: `"chts"` or `"set"` if the interval around the mean does not reach 0, else `"cannot be told"`.
 #
 # Any verdict can be right: it is about your numbers.
 
@@ -339,7 +350,7 @@ seeds = torch.randint(10_000, (3,), generator=generator_of(student, "experiment"
 print("your seeds:", seeds)
 
 # %% nbgrader={"grade": false, "grade_id": "experiment", "locked": false, "schema_version": 3, "solution": true, "task": false}
-accuracies = mean_difference = standard_error = verdict = None
+accuracies = mean_difference = half_width = verdict = None
 # One run: images.train(digits, "chts", 0.98, recipe, seed=seeds[0]).test_accuracy
 ### BEGIN SOLUTION
 accuracies = {
@@ -348,9 +359,9 @@ accuracies = {
 }
 differences = torch.tensor(accuracies["chts"]) - torch.tensor(accuracies["set"])
 mean_difference = float(differences.mean())
-standard_error = float(differences.std() / len(seeds) ** 0.5)
+half_width = 4.303 * float(differences.std() / len(seeds) ** 0.5)
 verdict = "cannot be told"
-if abs(mean_difference) > 2 * standard_error:
+if abs(mean_difference) > half_width:
     verdict = "chts" if mean_difference > 0 else "set"
 ### END SOLUTION
 
@@ -369,9 +380,152 @@ assert verdict in ("chts", "set", "cannot be told"), f"the verdict is {verdict!r
 ### BEGIN HIDDEN TESTS
 paired = torch.tensor(accuracies["chts"], dtype=torch.float64) - torch.tensor(accuracies["set"], dtype=torch.float64)
 assert abs(mean_difference - float(paired.mean())) < 1e-4, "the mean difference is not that of your accuracies."
-expected = float(paired.std() / 3**0.5)
-assert abs(standard_error - expected) < 1e-4, f"the standard error of your three differences is {expected:.4f}."
-told = abs(mean_difference) > 2 * standard_error
-expected = ("chts" if mean_difference > 0 else "set") if told else "cannot be told"
-assert verdict == expected, f"with {mean_difference:.4f} ± {standard_error:.4f} the verdict is: {expected}."
+error = float(paired.std() / 3**0.5)
+assert error < 1e-6 or abs(half_width - error) > 1e-4, "that is the standard error; multiply it by t."
+assert error < 1e-6 or abs(half_width - 1.96 * error) > 1e-4, "1.96 is for many runs; for three runs, t is 4.303."
+assert abs(half_width - 4.303 * error) < 5e-4, f"the half-width of the interval is {4.303 * error:.4f}."
+decided = abs(mean_difference) > half_width
+expected = ("chts" if mean_difference > 0 else "set") if decided else "cannot be told"
+assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f} the verdict is: {expected}."
 ### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 9 · A friend's update (3 points)
+#
+# A friend wrote one update of SET. "It runs," they say, "but the network changes its number of links, and new links do not
+# start at zero." Some lines are wrong. Set `faults` to the letters of these lines, for example `{"A", "E"}`. Then write
+# `update`, which does it right:
+#
+# - the share `zeta` of the existing links, rounded, is removed: the links with the smallest |weight|;
+# - as many new links are drawn at places without a link after the removal, all equally likely. A removed link may come
+#   back;
+# - weight and momentum are 0 at every new link and wherever there is no link; the other links keep theirs.
+
+
+# %% nbgrader={"grade": false, "grade_id": "friend", "locked": true, "schema_version": 3, "solution": false, "task": false}
+def friend(
+    weight: torch.Tensor, momentum: torch.Tensor, mask: torch.Tensor, zeta: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    num = round(zeta * int(mask.sum()))  # A
+    limit = weight.abs().flatten().sort().values[num - 1]  # B
+    survivors = mask & (weight.abs() > limit)  # C
+    new = torch.rand(mask.shape, generator=generator) < num / mask.numel()  # D
+    after = survivors | new  # E
+    return weight * after, momentum * after, after  # F
+
+
+# %% nbgrader={"grade": false, "grade_id": "faults", "locked": false, "schema_version": 3, "solution": true, "task": false}
+faults = None
+### BEGIN SOLUTION
+faults = {"B", "D", "F"}
+### END SOLUTION
+
+
+# %% nbgrader={"grade": false, "grade_id": "update", "locked": false, "schema_version": 3, "solution": true, "task": false}
+def update(
+    weight: torch.Tensor, momentum: torch.Tensor, mask: torch.Tensor, zeta: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weight, momentum and mask after one update of SET."""
+    ### BEGIN SOLUTION
+    num = round(zeta * int(mask.sum()))
+    survivors = mask.clone()
+    survivors.view(-1)[weight.abs().masked_fill(~mask, float("inf")).flatten().argsort()[:num]] = False
+    places = (~survivors).flatten().nonzero().flatten()
+    after = survivors.clone()
+    after.view(-1)[places[torch.randperm(len(places), generator=generator)[:num]]] = True
+    return weight * survivors, momentum * survivors, after
+    ### END SOLUTION
+
+
+# %% nbgrader={"grade": true, "grade_id": "9a-faults", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
+assert isinstance(faults, set), f"faults is {faults!r}; expected a set of letters."
+assert faults <= set("ABCDEF"), "the lines have the letters A to F."
+### BEGIN HIDDEN TESTS
+assert "B" in faults, "absent links have weight 0, so they are the smallest of all weights: line B looks at them too."
+assert "D" in faults, "line D draws a number of links that varies, and some of them exist already."
+assert "F" in faults, "line F gives a removed link that comes back its old weight and momentum."
+assert faults == {"B", "D", "F"}, f"{sorted(faults - {'B', 'D', 'F'})} would be right if the lines above were."
+### END HIDDEN TESTS
+
+# %% nbgrader={"grade": true, "grade_id": "9b-update", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+row = torch.tensor([[4.0, 1.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]])
+updated = update(row.clone(), row.clone(), row != 0, 0.25, torch.Generator().manual_seed(0))
+assert updated is not None, "return weight, momentum and mask."
+assert int(updated[2].sum()) == 4, f"4 links before, {int(updated[2].sum())} after; expected as many."
+assert updated[0].tolist() == updated[1].tolist() == [[4.0, 0.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]], (
+    "link 1 has the smallest |weight| and goes; it has weight and momentum 0, also if it comes back."
+)
+### BEGIN HIDDEN TESTS
+generator = generator_of(student, "update")
+given = torch.rand(8, 9, generator=generator) < 0.3
+values, speeds = (torch.randn(8, 9, generator=generator) * given for _ in range(2))
+count = round(0.3 * int(given.sum()))
+stays = given & (values.abs() > values.abs()[given].sort().values[count - 1])
+often = torch.zeros(8, 9)
+for draw in range(600):
+    w, m, after = update(values.clone(), speeds.clone(), given.clone(), 0.3, torch.Generator().manual_seed(draw))
+    assert int(after.sum()) == int(given.sum()), "the number of links is not what it was."
+    assert bool((after | ~stays).all()), "a link is gone that is not among the smallest."
+    assert torch.equal(w, values * stays), "the weights are not those of the links that stay, with 0 elsewhere."
+    assert torch.equal(m, speeds * stays), "the momentum is not that of the links that stay, with 0 elsewhere."
+    often += after & ~stays
+share = often[~stays] / 600
+expected = count / len(share)
+assert float((share - expected).abs().max()) < 0.11, (
+    f"each place without a link should get one in about {expected:.0%} of the updates; one place got it in "
+    f"{float(share[(share - expected).abs().argmax()]):.0%}."
+)
+### END HIDDEN TESTS
+
+# %% [markdown]
+# ## 10 · What does it cost? (2 points)
+#
+# A layer of LLaMA-60M has 512 inputs and 1,376 outputs. In float32 it keeps a value of 4 bytes for the weight, for the
+# gradient, and for each of the `moments` of your optimizer. A dense layer keeps them for every possible link. A layer that
+# stores only its links keeps them for each link, and 12 bytes more for the place of the link (stage 07). Set `bytes_dense`
+# and `bytes_links`, at your `density`, and `break_even`, the density at which both take the same memory.
+
+# %% nbgrader={"grade": false, "grade_id": "cost-data", "locked": true, "schema_version": 3, "solution": false, "task": false}
+generator = generator_of(student, "cost")
+moments = 3 * int(torch.randint(2, (1,), generator=generator))
+density = 0.02 + 0.01 * int(torch.randint(9, (1,), generator=generator))
+print(f"{moments} moments, density {density:.2f}")
+
+# %% nbgrader={"grade": false, "grade_id": "cost", "locked": false, "schema_version": 3, "solution": true, "task": false}
+bytes_dense = bytes_links = break_even = None
+### BEGIN SOLUTION
+of_values = 4 * (2 + moments)
+bytes_dense = of_values * 512 * 1376
+bytes_links = (of_values + 12) * round(density * 512 * 1376)
+break_even = of_values / (of_values + 12)
+### END SOLUTION
+
+# %% nbgrader={"grade": true, "grade_id": "10-cost", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
+assert None not in (bytes_dense, bytes_links, break_even), "set all three."
+assert 0 < break_even < 1, f"break_even is {break_even}; expected a density between 0 and 1."
+### BEGIN HIDDEN TESTS
+generator = generator_of(student, "cost")
+values = 2 + 3 * int(torch.randint(2, (1,), generator=generator))
+own_density = 0.02 + 0.01 * int(torch.randint(9, (1,), generator=generator))
+places = 512 * 1376
+assert abs(bytes_dense - 4 * values * places) < 1, f"a dense layer keeps {values} values of 4 bytes for each place."
+each = 4 * values + 12
+assert abs(bytes_links - each * own_density * places) <= each, (
+    f"a link takes {values} values and its place: {each} bytes."
+)
+assert abs(break_even - 4 * values / each) < 0.005, f"both are equal where density · {each} is {4 * values}."
+### END HIDDEN TESTS
+
+# %% [markdown] nbgrader={"grade": false, "grade_id": "11-page", "locked": true, "points": 5, "schema_version": 3, "solution": false, "task": true}
+# ## 11 · One page (5 points, graded by a person)
+#
+# Write 300 to 500 words about your experiment of question 8, below this cell, for a reader who knows PyTorch but not this
+# course. Each line of the table gives one point.
+#
+# | the page | one point if |
+# |---|---|
+# | asks | it says in one sentence what you wanted to know, and why it could have gone either way |
+# | shows | it gives the result with its interval and the number of runs, and claims no more than that |
+# | counts | it says what each method cost: links, and training steps, beside the accuracy |
+# | doubts | it names one thing in your set-up that could have favoured a method |
+# | decides | it says which result would change your mind, and which experiment would give that result |

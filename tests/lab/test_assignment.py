@@ -12,7 +12,8 @@ from chts_core.lab.teach import assignment
 from chts_core.lab.teach.assignment import generator_of
 
 SOURCE = notebooks.folder() / "teaching" / "sparse_training.py"
-CELLS = [cell for cell in jupytext.read(SOURCE).cells if cell.cell_type == "code"]
+NOTEBOOK = jupytext.read(SOURCE)
+CELLS = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 GRADED = {
     cell.metadata["nbgrader"]["grade_id"]: cell.metadata["nbgrader"]["points"]
     for cell in CELLS
@@ -49,19 +50,22 @@ def answered(answers: dict[str, str], until: str, epochs: int = 3) -> dict[str, 
     raise AssertionError(f"there is no cell {until}")
 
 
-def test_there_are_twenty_points() -> None:
-    assert sum(GRADED.values()) == 20
+def test_there_are_thirty_points() -> None:
+    (page,) = [cell for cell in NOTEBOOK.cells if cell.metadata.get("nbgrader", {}).get("task")]
+    assert sum(GRADED.values()) + page.metadata["nbgrader"]["points"] == 30
     text = SOURCE.read_text("utf-8")
-    told = re.findall(r"^# ## (\d) · .*\((\d) points\)$", text, re.MULTILINE)
-    assert [number for number, _ in told] == list("12345678")
-    assert "Eight questions, 20 points" in text
-    for number, points in told:
-        assert sum(value for name, value in GRADED.items() if name.startswith(number)) == int(points)
+    listed = re.findall(r"^# ## (\d+) · .*\((\d) points(, graded by a person)?\)$", text, re.MULTILINE)
+    assert [number for number, *_ in listed] == [str(number) for number in range(1, 12)]
+    assert "Eleven questions, 30 points" in text
+    for number, points, by_a_person in listed:
+        by_tests = sum(value for name, value in GRADED.items() if re.match(rf"{number}[a-z]?-", name))
+        assert by_tests == (0 if by_a_person else int(points))
+    assert page.source.count("\n| ") - 1 == page.metadata["nbgrader"]["points"]  # a line of the table for each point
 
 
 @pytest.mark.parametrize("epochs", [3, pytest.param(12, marks=pytest.mark.full)])
 def test_its_own_answers_pass(epochs: int) -> None:
-    assert answered({}, "8b-statistics", epochs) == dict.fromkeys(GRADED)
+    assert answered({}, "10-cost", epochs) == dict.fromkeys(GRADED)
 
 
 DISTANCE = "def distance(i, j, out_features, in_features):\n    c = (i + 0.5) * in_features / out_features - 0.5\n    "
@@ -88,12 +92,13 @@ GONE = "gone_by_magnitude = gone_by_importance = "
         ),
         ("distance", f"{DISTANCE}return abs(j - c)", {"2a-distance": "the short way", "2b-distance": "should be"}),
         ("distance", f"{DISTANCE}return min(abs(j - c), 8 - abs(j - c))", {"2b-distance": "should be"}),
-        ("score", f"{SCORE}return 4.0", {"3b-score": "should be"}),
+        ("score", f"{SCORE}return 2 * 6**0.5", {"3b-score": "should be"}),
+        ("score", f"{SCORE}return float(chts.link_prediction.ch3_l3p(mask)[u, v])", {"3a-score": "", "3b-score": ""}),
         ("score", f"{SCORE}return float(chts.link_prediction.ch3_l3n(mask)[u, v])", {"3a-score": "", "3b-score": ""}),
         (
             "score",
             f"{SCORE}return float(chts.link_prediction.ch2_l3n(mask)[u, v])",
-            {"3b-score": "write the score yourself"},
+            {"3a-score": "the square root", "3b-score": "should be"},
         ),
         (
             "probabilities",
@@ -136,7 +141,7 @@ GONE = "gone_by_magnitude = gone_by_importance = "
     ],
 )
 def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails: dict[str, str]) -> None:
-    found = answered({question: answer}, max(name for name in GRADED if name < "8"))
+    found = answered({question: answer}, "7-decay")
     failed = {name: error for name, error in found.items() if error is not None}
     assert set(failed) == set(fails)
     for name, words in fails.items():
@@ -149,25 +154,32 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
         # Numbers that nobody's runs gave, rightly summed up.
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.1, 0.2, 0.3]},
-            'mean_difference, standard_error, verdict = 0.4, 0.0, "chts"',
+            'mean_difference, half_width, verdict = 0.4, 0.0, "chts"',
             {"8a-runs": "with your second seed"},
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
-            'mean_difference, standard_error, verdict = 0.1, 0.0471, "chts"',
-            {
-                "8a-runs": "with your second seed",
-                "8b-statistics": "the standard error of your three differences is 0.05",
-            },
+            'mean_difference, half_width, verdict = 0.1, 0.2028, "cannot be told"',  # s divides by n
+            {"8a-runs": "with your second seed", "8b-statistics": "the half-width of the interval is 0.2484"},
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
-            'mean_difference, standard_error, verdict = 0.1, 0.057735, "chts"',
+            'mean_difference, half_width, verdict = 0.1, 0.057735, "chts"',
+            {"8a-runs": "with your second seed", "8b-statistics": "that is the standard error"},
+        ),
+        (
+            {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
+            'mean_difference, half_width, verdict = 0.1, 0.11316, "cannot be told"',
+            {"8a-runs": "with your second seed", "8b-statistics": "1.96 is for many runs"},
+        ),
+        (
+            {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
+            'mean_difference, half_width, verdict = 0.1, 0.24843, "chts"',
             {"8a-runs": "with your second seed", "8b-statistics": "the verdict is: cannot be told"},
         ),
         (
             {"chts": [0.5, 0.6]},
-            'mean_difference, standard_error, verdict = 0.1, 0.05, "yes"',
+            'mean_difference, half_width, verdict = 0.1, 0.05, "yes"',
             {"8a-runs": "the two methods", "8b-statistics": "the verdict is 'yes'"},
         ),
     ],
@@ -175,6 +187,45 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
 def test_a_wrong_experiment_fails(accuracies: dict[str, list[float]], statistics: str, fails: dict[str, str]) -> None:
     found = answered({"experiment": f"accuracies = {accuracies}\n{statistics}"}, "8b-statistics")
     failed = {name: error for name, error in found.items() if error is not None}
+    assert set(failed) == set(fails)
+    for name, words in fails.items():
+        assert words in failed[name]
+
+
+ROW = "num = round(zeta * int(mask.sum()))\n    "
+KEPT = f"{ROW}kept = mask & (weight.abs() > weight.abs()[mask].sort().values[num - 1])\n    "
+FREE = f"{KEPT}free = (~kept).flatten().nonzero().flatten()\n    after = kept.clone()\n    "
+ALIKE = f"{FREE}after.view(-1)[free[torch.randperm(len(free), generator=generator)[:num]]] = True\n    "
+FIRST = f"{FREE}after.view(-1)[free[:num]] = True\n    "
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "fails"),
+    [
+        ("faults", 'faults = "BDF"', {"9a-faults": "a set of letters"}),
+        ("faults", 'faults = {"D", "F"}', {"9a-faults": "absent links have weight 0"}),
+        ("faults", 'faults = {"B", "F"}', {"9a-faults": "varies"}),
+        ("faults", 'faults = {"B", "D"}', {"9a-faults": "old weight"}),
+        ("faults", 'faults = {"B", "C", "D", "F"}', {"9a-faults": "['C'] would be right"}),
+        ("update", "update = friend", {"9b-update": ""}),
+        ("update", f"{ALIKE}return weight * kept, momentum * kept, after", {}),
+        ("update", f"{ALIKE}return weight * after, momentum * kept, after", {"9b-update": "the weights are not"}),
+        ("update", f"{ALIKE}return weight * kept, momentum, after", {"9b-update": "weight and momentum 0"}),
+        ("update", f"{FIRST}return weight * kept, momentum * kept, after", {"9b-update": "one place got it in"}),
+        ("cost", "bytes_dense = bytes_links = break_even = None", {"10-cost": "set all three"}),
+        (
+            "cost",
+            "bytes_dense, bytes_links, break_even = 4 * 512 * 1376, 1.0, 0.5",
+            {"10-cost": "values of 4 bytes for each place"},
+        ),
+    ],
+)
+def test_wrong_answers_to_the_last_questions_fail(question: str, answer: str, fails: dict[str, str]) -> None:
+    if question == "update" and not answer.startswith("update"):
+        answer = f"def update(weight, momentum, mask, zeta, generator):\n    {answer}"
+    given = {"experiment": 'accuracies, mean_difference, half_width, verdict = {}, 0.0, 0.0, "set"', question: answer}
+    found = answered(given, "10-cost")
+    failed = {name: error for name, error in found.items() if error is not None and not name.startswith("8")}
     assert set(failed) == set(fails)
     for name, words in fails.items():
         assert words in failed[name]

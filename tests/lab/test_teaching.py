@@ -319,18 +319,21 @@ def test_a_class_is_graded(
     with (course / "report" / "grades.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
     assert {student: rows[student]["points"] for student in STUDENTS} == {
-        "anna7": "20",
+        "anna7": "25",
         "ben": "5",
         "cem-2": "3",
         "Dora_9": "",
         "emil": "",
     }
-    assert {row["of"] for row in rows.values()} == {"20"}
+    assert {row["of"] for row in rows.values()} == {"25"}
     solved = {name for name, points in rows["ben"].items() if points not in ("", "0")}
     assert solved == {"student", "points", "of", "2a-distance", "2b-distance", "4a-probabilities", "4b-probabilities"}
     feedback = (course / "feedback" / "cem-2" / ASSIGNMENT / f"{ASSIGNMENT}.html").read_text("utf-8")
     assert "names student" in feedback
     assert "'cem-2' handed it in" in feedback.replace("&#39;", "'")
+    assert "the number of links is not that of your mask" in feedback
+    assert "HIDDEN TESTS" not in feedback
+    assert "own.sum()" not in feedback  # a line of a hidden test
 
 
 @pytest.mark.full  # it waits for what hangs

@@ -77,6 +77,30 @@ def fashion_mnist() -> str:
     return as_markdown(lines)
 
 
+def mlp_paper() -> str:
+    """The paper's MLP on Fashion-MNIST by the paper's recipe, beside the paper's figures; a line for each run."""
+    names = {
+        "chts/paper_mlp_fashion": ("CHTs by CH2-L3n", "chts"),
+        "chts/paper_mlp_fashion_l3p": ("CHTs by CH3-L3p", "chts/paper_mlp_l3p"),
+        "set": ("SET", "set"),
+    }
+    lines = []
+    for row in runs("mlp_paper"):
+        name, key = names[row["method"]]
+        best, active = PAPER_MLP["fashion_mnist"][key]
+        lines.append(
+            {
+                "": name,
+                "paper, best epoch": f"{best:.2f} %",
+                "here, best epoch": f"{best_test_epoch(row):.2f} %",
+                "here, last epoch": f"{score(row):.2f} %",
+                "active neurons, paper": f"{active:.0f} %",
+                "here, as the paper counts": f"{100 * row['active_neurons_published']:.0f} %",
+            }
+        )
+    return as_markdown(lines)
+
+
 def digits() -> str:
     """Nine methods on the digits."""
     rows = [row for row in runs("images") if row["dataset"] == "digits"]
@@ -407,6 +431,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "tokens": tokens,
     "updates": updates,
+    "mlp_paper": mlp_paper,
 }
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
 

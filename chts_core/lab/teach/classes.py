@@ -39,6 +39,12 @@ c.CourseDirectory.course_id = "chts"
 c.CourseDirectory.db_assignments = [{{"name": "{ASSIGNMENT}"}}]
 c.Execute.timeout = 300  # seconds that a cell of a submission may take
 c.Execute.extra_arguments = ["--log-level=ERROR"]  # of its kernel
+c.GenerateFeedback.preprocessors = [  # without the hidden tests
+    "nbgrader.preprocessors.GetGrades",
+    "nbgrader.preprocessors.ClearHiddenTests",
+    "chts_core.lab.teach.feedback.OnlyMessages",
+    "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
+]
 """
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{,63}")  # also a name of a folder
 _LARGEST = 20 * 2**20  # bytes of a submission

@@ -1,0 +1,16 @@
+"""What a student reads in feedback: the points, and what each failed test says, but not how it tests."""
+
+from typing import Any
+
+from nbgrader.preprocessors import NbGraderPreprocessor
+
+
+class OnlyMessages(NbGraderPreprocessor):  # type: ignore[misc]
+    """Leaves only the message of an error; its traceback would show the hidden tests around the line that failed."""
+
+    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
+        """See nbconvert."""
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                output.traceback = [f"{output.ename}: {output.evalue}"]
+        return cell, resources
