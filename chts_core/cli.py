@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     for add in (
         _add_doctor,
         _add_list,
+        _add_glossary,
         _add_run,
         _add_train,
         _add_sweep,
@@ -81,6 +82,19 @@ def _list(_: argparse.Namespace) -> int:
         print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
         for parameter in notebooks.parameters(path).values():
             print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
+    return 0
+
+
+def _add_glossary(commands: Commands) -> None:
+    command = commands.add_parser("glossary", help="print every term: its stage, what it means, what computes it")
+    command.set_defaults(command=_glossary)
+
+
+def _glossary(_: argparse.Namespace) -> int:
+    from chts_core.lab.notebook.glossary import GLOSSARY
+
+    for term in GLOSSARY:
+        print(f"{term.name} (stage {term.stage}): {term.meaning}\n    {term.function}")
     return 0
 
 

@@ -49,6 +49,8 @@ def write_stages() -> None:
     for path in notebooks.stages():
         notebook = nbformat.read(path, as_version=4)
         notebook.cells[0].source = notebook.cells[0].source.replace(f"{launch.badges(path.stem)}\n\n", "")
+        for cell in notebook.cells:
+            cell.source = cell.source.replace("](../docs/guides/", "](../guides/")
         notebook.cells = [cell for cell in notebook.cells if "bootstrap" not in cell.metadata.get("tags", [])]
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             output.get("data", {}).pop(records.RESULTS_TYPE, None)  # for records, not for readers
@@ -78,11 +80,10 @@ def write_reference() -> None:
 
 
 def write_glossary() -> None:
-    """Each term with its formula, its function and its test."""
-    text = (
-        "# Glossary\n\nEach term with its formula, what computes it, a test of that, and the stage that teaches it.\n\n"
-    )
-    (SOURCE / "glossary.md").write_text(f"{text}{as_markdown(glossary.rows())}\n", "utf-8")
+    """Each term with its formula, its function and its test, into the page on using the notebooks."""
+    page = SOURCE / "guides" / "using_the_notebooks.md"
+    text = page.read_text("utf-8").replace("{glossary}", as_markdown(glossary.rows()))
+    page.write_text(text.replace("](../../notebooks/", "](../notebooks/"), "utf-8")  # as the site has its folders
 
 
 def write_cheat_sheet(readme: str) -> None:

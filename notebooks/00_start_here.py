@@ -12,17 +12,17 @@
 # ---
 
 # %% [markdown]
-# # 00 · Start here
+# # 00 · Start here: why sparse?
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/00_start_here.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/00_start_here.ipynb)
 #
-# **You will be able to** say what sparse training is, see it work in seconds, choose your way through the stages, run any
-# of them at the size that suits your machine, and find the meaning, the formula and the code of every term.
+# **You will be able to** say what training costs and which part of it sparse training could save, tell the methods of
+# the last decades apart, see a sparse network learn in seconds, and choose your way through the stages.
 #
 # | | |
 # |---|---|
 # | Prerequisites | a first course in PyTorch: `nn.Linear`, an optimizer, a loss |
-# | Time | 15 minutes to read, under a minute to run |
+# | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●○○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the whole of it at a glance |
 
@@ -44,8 +44,8 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
 from IPython.display import Markdown
 
 import chts_core as chts
-from chts_core.lab import data, figures
-from chts_core.lab.notebook import doctor, exercises, glossary, notebooks
+from chts_core.lab import data, figures, models
+from chts_core.lab.notebook import doctor, exercises, notebooks
 from chts_core.lab.results import records
 from chts_core.lab.train import images
 
@@ -62,54 +62,143 @@ hidden: int = 0  # units per hidden layer; 0: as the profile says
 settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsity, epochs=epochs, hidden=hidden)
 
 # %% [markdown]
-# ## What is sparse training?
+# ## What does training cost?
 #
-# A brain connects each neuron to few others, and changes which. An artificial network usually connects all to all. In
-# **sparse training** most links of a layer are absent, from the first step on or after a first part in which they are
-# thinned out (stage 05): training adjusts the weights of the links there are, and every now and then it *removes* some
-# links and *regrows* others elsewhere. So it learns the wiring along with the weights.
+# Take a language model with a billion weights. For each token of text, the forward pass multiplies and adds once per
+# weight. The backward pass takes twice as much. So training takes about 6 operations (FLOPs) per weight and token
+# ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). The optimizer Adam keeps four numbers of 4 bytes for each
+# weight: the weight, its gradient and two moments. The paper trains such a model for 100,000 steps, each on 512
+# sequences of 256 tokens.
 #
-# The methods here are called CHTs and CHTss (Cannistraci-Hebb training with a **s**oft rule, and with **s**igmoid density
-# decay). They take both decisions from network science: which links matter, and where a missing one is likely.
+# Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A link also needs its position:
+# 12 bytes in this package (stage 07 shows them).
 #
-# Two networks learn to read handwritten digits, 8×8 pixels each: a dense one (FC, fully connected), and one that has 5 % of
-# the links in its hidden layers, trained by CHTs. Same number of neurons, same number of steps, same images.
+# **Predict:** does the sparse model need 5 % of the operations? Does it need 5 % of the memory?
+
+# %%
+TOKENS = 100_000 * 512 * 256
+costs = [
+    {
+        "links": f"{links:,}",
+        "operations": f"{6 * links * TOKENS:.1e}",
+        "days at 10¹⁴ operations per second": f"{6 * links * TOKENS / 1e14 / 86_400:.1f}",
+        "memory (GB)": f"{links * bytes_each / 1e9:.1f}",
+    }
+    for links, bytes_each in ((1_000_000_000, 16), (50_000_000, 16 + 12))
+]
+Markdown(notebooks.as_markdown(costs))
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
 #
-# **Predict:** how many percentage points of accuracy does the sparse one lose? Write a number down, then run the next two
-# cells.
+# The operations fall to 5 %, from 9.1 days to 0.5 days. The memory falls from 16 GB to 1.4 GB, which is almost 9 %,
+# because each link also stores its position. The days assume a machine that skips absent links. Most machines cannot do
+# that yet, as you will read below.
+# </details>
+#
+# ## Why could fewer links be enough?
+#
+# ### Prune a trained network
+#
+# Trained networks have more weights than they need. LeCun, Denker and Solla removed weights of a trained network in 1989
+# (*Optimal Brain Damage*, NeurIPS 1989). [Han et al. (2015)](https://arxiv.org/abs/1506.02626) removed the small weights
+# and trained the rest again. [Zhu and Gupta (2017)](https://arxiv.org/abs/1710.01878) removed small weights gradually
+# during training (GMP). This is **pruning**. It makes the final network smaller. But training starts with many links or
+# with all of them, and it pays for them.
+#
+# ### Start sparse
+#
+# A **mask** says which links exist. Can we choose it before training? In the *lottery ticket* experiments of
+# [Frankle and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense one.
+# But these masks came from a dense network that had been trained before. A mask that never changes is **static**. If a
+# static mask lacks a useful link, training cannot add it.
+#
+# ### Change the mask
+#
+# **Dynamic sparse training** changes the mask during training. It removes some links, and it regrows others elsewhere.
+# So it can try many more links than it holds at any time.
+#
+# - [SET](https://arxiv.org/abs/1707.04780) (2018) removes small weights and regrows links at random.
+# - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. Its authors report a higher
+#   accuracy on ImageNet than with static masks.
+# - [MEST](https://arxiv.org/abs/2110.14032) (2021) holds more links than its target until the last update.
+# - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually and exchanges links as well.
+# - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. It counts short paths to predict where
+#   a missing link is likely.
+# - CHTs draws links at random by such scores, which is the *soft rule*. CHTss also lets the number of links fall along a
+#   sigmoid. Both come from the paper of this course
+#   ([Zhang et al., NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
+
+# %%
+figures.show(
+    figures.timeline(),
+    "The choice of links moved from the end of training into training: all works since 2017 except the lottery ticket "
+    "choose links while the weights learn.",
+)
+
+# %% [markdown]
+# ## See it work
+#
+# Three networks learn to read handwritten digits of 8×8 pixels. They have the same neurons, and they see the same images
+# in the same number of steps. The dense one (FC, fully connected) has all links. The other two have 5 % of the links in
+# their hidden layers. CHTs changes its mask during training. The static network keeps the first mask of CHTs.
+#
+# **Predict:** how many percentage points of accuracy does CHTs lose against the dense network? Does the static network
+# lose more? Write down two numbers, then run the next two cells.
 
 # %%
 task = data.load_images("digits")
 recipe = images.Recipe(hidden=settings.hidden, epochs=settings.epochs, learning_rate=0.05)
 dense = images.train(task, "fc", 0.0, recipe, seed=settings.seed)
 sparse = images.train(task, "chts", settings.sparsity, recipe, seed=settings.seed)
+static = images.train(task, "chts with turnover=Turnover(zeta=0.0)", settings.sparsity, recipe, seed=settings.seed)
 figures.show(
     figures.dense_and_sparse(dense, sparse),
-    "Left: validation accuracy of the dense and the sparse network after each epoch. Right: the links of the first hidden "
-    "layer after training; what is white is absent.",
+    "Left: CHTs comes close to the dense network. Right: the links of its first hidden layer after training; absent "
+    "links are white.",
 )
 
 # %%
-for run in (dense, sparse):
+for name, run in (("dense", dense), ("CHTs", sparse), ("static", static)):
     links = sum(int(mask.sum()) for mask in run.last_masks.values())
-    print(
-        f"{run.method:<5} {links:>7,} links in the hidden layers, {run.validation_accuracy[-1]:.1%} of validation images"
-    )
-print(f"the sparse network loses {100 * (dense.validation_accuracy[-1] - sparse.validation_accuracy[-1]):.1f} points")
+    print(f"{name:<6} {links:>7,} links in the hidden layers, {run.validation_accuracy[-1]:.1%} of validation images")
+print(f"CHTs loses {100 * (dense.validation_accuracy[-1] - sparse.validation_accuracy[-1]):.1f} points")
+print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tried {sparse.itop:.1%} in total")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Little is lost, a few points at most, though only one in twenty possible links of the hidden layers existed at any
-# time. One run of each proves no ranking: stage 06 races methods over several seeds, with intervals, and on test
-# images. And nothing was *faster* here: a mask alone saves no time. Stage 07 stores only the links, and measures what
-# that saves.
+# CHTs loses 0.6 points at the profile `laptop`, although only one in twenty possible links existed at any time. At `ci`
+# it loses more, because it trains for 4 epochs only. The static network does about as well as CHTs. So this small task
+# does not show that a dynamic mask is better: for digits of 8×8 pixels, the first mask of CHTs is good enough. One run of
+# each proves no ranking either. Stage 06 compares methods over several seeds, with intervals, and on test images.
 # </details>
+#
+# ## What hardware cannot do yet
+#
+# Most programs store a mask as a matrix of zeros and ones. They multiply the weights by it, and then they compute with
+# all weights, the zeros too. So a mask alone saves no time and no memory. Stage 07 stores only the existing links and
+# measures the savings on your CPU. GPUs are made for dense blocks of numbers. By published reports, scattered links win
+# there only above about 95 % to 98 % sparsity. We have not measured this. Some GPUs accelerate one fixed pattern, two of
+# every four weights, which is always 50 %. So the days in the table above are a lower bound, not a measurement.
+#
+# ## What the brain does, and where the analogy ends
+#
+# In the human frontal cortex, the density of synapses is highest at an age of one to two years. It is then about 50 %
+# above the adult value, and it falls until about 16 years
+# ([Huttenlocher, 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses
+# still disappear and new ones appear, while their density stays about the same
+# ([Holtmaat and Svoboda, 2009](https://doi.org/10.1038/nrn2699)). Sparse training shares three ideas with this: few links,
+# more links at first, and turnover.
+#
+# The analogy ends there. Our networks learn by backpropagation. An update compares all weights of a layer at one fixed
+# step, while a synapse has only local information and changes at any time. A good result of CHTs says something about
+# networks. It does not say how a brain learns.
 #
 # ## The map
 #
-# Each stage is a notebook: one idea after the other, each first at a size where you can check it by hand. The table is made
-# from the notebooks themselves; minutes and memory are what a run at this profile is expected to take.
+# Each stage is a notebook. It explains one idea after the other, first at a size that you can check by hand. The table
+# is made from the notebooks themselves. It shows the expected minutes and memory of a run at this profile.
 
 # %%
 stages = notebooks.overview(settings.profile)
@@ -131,70 +220,26 @@ Markdown(
 # %%
 figures.show(
     figures.stages(stages),
-    "What leads to what: an arrow goes from a stage to those that build upon it. Stages in one column can be read in any "
-    "order.",
+    "Stages 01 to 05 teach the parts of a method, stage 06 puts them together, and all later stages build upon it. You "
+    "can read the stages of one column in any order.",
 )
 
 # %% [markdown]
-# **For a lecture:** 02 and 03 are the heart of the method; 06 is the experiment to show if there is time for only one; 06b is
-# for the lab. The reading time of each stage is in its header. `chts exercises` writes all notebooks without solutions and outputs, to hand out.
+# **For a lecture:** stages 02 and 03 are the heart of the method. Stage 06 is the experiment to show if there is time
+# for only one. Stage 06b is for the lab. `chts exercises` writes all notebooks without solutions and outputs.
 #
-# ## Is everything here?
+# ## Before you go on
 #
-# What this Python has, what the machine has, and which data sets are found. On the command line, `chts doctor` tells the
-# same, and in which folders data is found.
+# A **profile** sets the size of a run: `ci`, `binder` and `laptop` need no GPU, `gpu` and `paper` ask for one. The page
+# [Using the notebooks](../docs/guides/using_the_notebooks.md) (in the repository: `docs/guides/using_the_notebooks.md`)
+# explains profiles, commands, the keyboard and every term; `chts glossary` prints the terms.
+#
+# The next cell checks your installation. You need no download: the digits come with scikit-learn.
 
 # %%
 print(doctor.report(places=False))
 
 # %% [markdown]
-# Nothing has to be downloaded: the digits come with scikit-learn. Larger data sets are asked for by parameter; if one is
-# missing, the error says what was tried and how to get it.
-#
-# ## How to read a notebook
-#
-# - Run the cells from top to bottom: Shift+Enter runs one and goes to the next. *Run all* takes the minutes of the table.
-# - *Predict* asks you a question before a cell answers it. Do answer, on paper: a wrong guess teaches more than a right
-#   answer read. The fold *What you should have seen* follows; click on it, or go there with Tab and press Enter.
-# - **Exercises** have a cell to complete and a cell that checks. The check never stops the notebook: it says "Correct." or
-#   "Not yet" and what to think about. Below are a hint and a solution, folded.
-# - **Widgets** have sliders and menus. With the keyboard: Tab goes from one to the next, the arrow keys move a slider, and
-#   Home and End choose the first and the last entry of a menu (JupyterLab keeps the arrow keys for going from cell to
-#   cell). Below the picture stands a sentence that tells it in numbers. Without a running kernel nothing moves, so a fixed
-#   picture of the first state follows.
-# - Every figure has a description below it, which a screen reader reads as well.
-#
-# ## How large is a run?
-#
-# A **profile** sets sizes, seeds and epochs of every stage. `ci` is the smallest, made to check that all works; `binder` is
-# for small servers; `laptop` is what you see in the notebooks as they are published; `gpu` and `paper` ask for an
-# accelerator and go towards the sizes of the paper. A profile that nobody has measured, and a run whose parameters you change,
-# is reckoned from its operations before it starts. Minutes expected on 2 CPU cores:
-
-# %%
-PROFILES = ("ci", "binder", "laptop")
-by_profile = {name: [stage.minutes for stage in notebooks.overview(name)] for name in PROFILES}
-rows = [
-    {"stage": stage.number, **{name: f"{by_profile[name][place]:.2g}" for name in PROFILES}}
-    for place, stage in enumerate(stages)
-]
-total = {name: f"{sum(minutes):.1f}" for name, minutes in by_profile.items()}
-Markdown(notebooks.as_markdown([*rows, {"stage": "all", **total}]))
-
-# %% [markdown]
-# In Jupyter, change `profile` in the cell of parameters near the top, or any other parameter, and run all. On the command
-# line:
-#
-# | command | what it does |
-# |---|---|
-# | `chts list` | lists the notebooks and their parameters |
-# | `chts run 06 --profile ci -p seeds 1` | runs stage 06 at profile `ci` with one seed |
-# | `chts tour --profile ci` | runs all stages and writes pages to read |
-#
-# `chts run` and `chts tour` write a record beside each executed notebook, a JSON file. `seconds` in it is what the run
-# took on *your* machine; parameters, results, versions and device are there as well. A parameter that does not exist or
-# is out of range is refused before anything runs.
-#
 # ## Exercise: density from sparsity
 #
 # This is how exercises look. A layer has sparsity 0.95. What is its density? Replace `None` and run both cells.
@@ -255,25 +300,67 @@ with exercises.attempt():
 # ```
 # </details>
 #
-# ## Glossary
+# ## Exercise: store a sparse model
 #
-# Every term, from a mask to the five choices that make a method: the stage that teaches it, what it means, its formula and
-# where the paper (or who else) has it, the function of `chts_core` that computes it, and the test, in the folder `tests`,
-# that checks it.
+# A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. LLaMA-1B of the
+# paper has 24 blocks. The attention of a block has four layers of 2048×2048. Its feed-forward part has three layers of
+# 2048×5461. Complete the function, then read what it gives for LLaMA-1B at 5 %.
 
-# %%
-Markdown(notebooks.as_markdown(glossary.rows()))
+
+# %% tags=["exercise"]
+def stored(possible: int, density: float) -> tuple[int, int]:
+    """Number of links, and the bytes of their values and positions."""
+    return 0, 0  # replace this
+
+
+# %% tags=["check"]
+with exercises.attempt():
+    links, size = stored(100, 0.05)
+    assert links == 5, f"5 % of 100 possible links are 5; the function says {links}."
+    assert size != 4 * links, "these are the values alone; each link has a position too."
+    assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function says {size}."
+    llama = models.LLAMA_SIZES["1b"]
+    possible = llama.layers * (4 * llama.width**2 + 3 * llama.width * llama.feed_forward)
+    links, size = stored(possible, 0.05)
+    print(f"LLaMA-1B: {links:,} of {possible:,} links, {size / 1e6:,.0f} MB; all weights: {4 * possible / 1e6:,.0f} MB")
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Round the number of links to an integer first. Then multiply it by the bytes of one link.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# LLaMA-1B keeps 60,395,520 of 1,207,910,400 links. They take 483 MB instead of 4,832 MB: 10 % of the bytes for 5 % of
+# the links.
+#
+# ```python
+# def stored(possible: int, density: float) -> tuple[int, int]:
+#     links = round(density * possible)
+#     return links, links * (4 + 4)
+# ```
+# </details>
+#
+# ## To discuss
+#
+# These questions have no single answer.
+#
+# - The static network did as well as CHTs on the digits. On which task would you expect a difference, and which
+#   experiment would convince you?
+# - Your computer centre offers fast dense GPUs only. Is it still worth studying methods that save operations?
+# - A newspaper writes that CHTs "learns like the brain". Which parts of this sentence would you keep?
 
 # %% [markdown]
 # ## Self-check
 #
-# 1. The networks above have the same neurons. What does the sparse one have fewer of, and what changes during its training
+# 1. All three networks have the same neurons. Of what does CHTs have fewer, and what changes during its training
 #    besides the weights?
 #
 # <details><summary>Answer</summary>
 #
-# Links: 5 % of those between the layers that are sparse. Which links exist changes: some are removed and others regrown,
-# their number stays the same.
+# It has fewer links: 5 % of the possible ones in its hidden layers. The mask changes too: updates remove some links and
+# regrow others, and the number of links stays the same.
 # </details>
 #
 # 2. A colleague says: "sparsity 0.9, so a tenth of the links is gone." What is wrong?
@@ -283,18 +370,40 @@ Markdown(notebooks.as_markdown(glossary.rows()))
 # Sparsity is the share of *absent* links: nine tenths are gone, a tenth is left.
 # </details>
 #
-# 3. How would you run stage 06 for two seeds at the smallest profile, and where do you find how long it took?
+# 3. A network trains under a mask with 5 % of its links. Why is its training not twenty times as fast?
 #
 # <details><summary>Answer</summary>
 #
-# `chts run 06 --profile ci -p seeds 2`; `seconds` in the record, the `.json` beside the executed notebook.
+# The program still computes with all weights, the zeros too. It saves time only if it stores the existing links alone,
+# and if the machine can multiply them fast.
+# </details>
+#
+# 4. What does pruning after training save, and what does it not save?
+#
+# <details><summary>Answer</summary>
+#
+# The final network has fewer links. The training before it had all links, so pruning saves no training cost.
 # </details>
 #
 # ## What to take along
 #
-# - Sparse training learns the wiring along with the weights; CHTs does so at a fixed number of links.
-# - Each stage goes from an idea to a number you can check by hand, then to the real thing.
-# - A profile sets the size of a run; a record tells what it took and gave.
+# - A billion weights are expensive to train. 5 % of the links would need 5 % of the operations, on a machine that skips
+#   absent links.
+# - Pruning chooses links after training; dynamic sparse training learns them along with the weights.
+# - CHTs chooses by network science, at a fixed number of links; CHTss lets the number fall.
+# - Each stage leads from an idea to a number that you can check by hand, then to the real thing.
+#
+# ## Further reading
+#
+# - Hoefler et al. (2021), [*Sparsity in Deep Learning*](https://arxiv.org/abs/2102.00554): the survey; use it to look
+#   up any method.
+# - Frankle and Carbin (2019), [*The Lottery Ticket Hypothesis*](https://arxiv.org/abs/1803.03635): a model of a clear
+#   question and a simple experiment.
+# - Mocanu et al. (2018), [SET](https://arxiv.org/abs/1707.04780): the start of dynamic sparse training, with its link to
+#   network science.
+# - Evci et al. (2020), [RigL](https://arxiv.org/abs/1911.11134): why a changing mask can leave a poor solution.
+# - Hooker (2020), [*The Hardware Lottery*](https://arxiv.org/abs/2009.06489): how machines decide which ideas succeed.
+# - Holtmaat and Svoboda (2009), [a review](https://doi.org/10.1038/nrn2699): how synapses of the adult brain come and go.
 #
 # Next: [01 Networks as masks](01_networks_as_masks.ipynb).
 
@@ -302,8 +411,8 @@ Markdown(notebooks.as_markdown(glossary.rows()))
 records.publish(
     {
         "sparsity": settings.sparsity,
-        "terms": len(glossary.GLOSSARY),
+        "costs": costs,
         "stages": [{"stage": stage.number, "minutes": stage.minutes} for stage in stages],
-        "runs": [images.as_row(run) for run in (dense, sparse)],
+        "runs": [images.as_row(run) for run in (dense, sparse, static)],
     }
 )

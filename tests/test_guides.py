@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from chts_core import cli
+from chts_core.lab.notebook import notebooks
+
 GUIDES = sorted((Path(__file__).parents[1] / "docs" / "guides").glob("*.md"))
 
 
@@ -19,5 +22,31 @@ def test_the_code_of_a_guide_runs(guide: Path) -> None:
 
 def test_there_are_the_guides_that_are_promised() -> None:
     with_code = ["add_a_method", "cluster", "methods_by_source", "your_model"]
-    assert [guide.stem for guide in GUIDES] == sorted([*with_code, "fast_and_plain", "followed", "growth", "teach"])
+    without = ["fast_and_plain", "followed", "growth", "teach", "using_the_notebooks"]
+    assert [guide.stem for guide in GUIDES] == sorted([*with_code, *without])
     assert [guide.stem for guide in GUIDES if code_of(guide)] == with_code
+
+
+# --- using the notebooks ---
+
+USING = (Path(__file__).parents[1] / "docs" / "guides" / "using_the_notebooks.md").read_text("utf-8")
+
+
+def test_the_commands_of_the_page_on_notebooks_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    named = set(re.findall(r"`chts (\w+)", USING))
+    assert named == {"doctor", "list", "run", "tour", "exercises", "glossary"}
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    listed = re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE)
+    assert named <= set(listed)
+
+
+def test_the_page_on_notebooks_explains_every_profile() -> None:
+    table = USING.partition("| profile |")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == notebooks.PROFILES
+
+
+def test_the_page_on_notebooks_has_a_place_for_the_glossary_and_leads_to_the_first_stage() -> None:
+    assert USING.count("{glossary}") == 1
+    (link,) = re.findall(r"\]\((.+?\.ipynb)\)", USING)
+    assert (GUIDES[0].parent / link).resolve() == notebooks.find("00").resolve()

@@ -15,6 +15,7 @@ import torch
 from chts_core import cli
 from chts_core.lab import bench, data
 from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.glossary import GLOSSARY
 from chts_core.lab.results import records
 
 PARAMETERS = 'profile: str = "laptop"  # how large\nseed: int = 0  # of the run\nsparsity: float = 0.9'
@@ -83,6 +84,19 @@ def test_the_doctor_says_what_to_do_without_a_gpu(
     monkeypatch.setattr(records, "describe_device", lambda _: {"type": "?", "name": "some device", "threads": 1})
     assert cli.main(["doctor"]) == 0
     assert ("no CUDA device: the ci, binder and laptop profiles" in capsys.readouterr().out) is not cuda
+
+
+# --- glossary ---
+
+
+def test_the_glossary_prints_every_term(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["glossary"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * len(GLOSSARY)
+    assert lines[2:4] == [
+        "density (stage 01): Share of the possible links that exist.",
+        "    chts_core.topology.link_count",
+    ]
 
 
 # --- list ---

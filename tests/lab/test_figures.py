@@ -79,6 +79,7 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     ),
     "sparsity_courses": lambda _, __: figures.sparsity_courses({"one": [0.5, 0.9]}),
     "race": lambda runs, _: figures.race(runs),
+    "timeline": lambda _, __: figures.timeline(),
     "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
     "images": lambda _, data: figures.images(data),
     "topology_update": lambda runs, _: figures.topology_update({"kept": MASK}, runs[-1].history[:1], "one", 50),

@@ -5,10 +5,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
+import chts_core as chts
 from chts_core.lab import figures
 from chts_core.lab.data import ImageData
+from chts_core.lab.figures.history import LANES, WORKS, Work
 from chts_core.lab.notebook.notebooks import Stage
 from chts_core.lab.train import images
+from chts_core.schedules import Timeline
 
 
 def stage(number: str, *prerequisites: str) -> Stage:
@@ -59,6 +62,37 @@ def test_dense_beside_sparse_tells_accuracies_and_links(digits: ImageData) -> No
         left, right = figures.dense_and_sparse(dense, replace(run, method=name)).axes
         assert str(left.lines[1].get_label()) == f"{name}, {run.density:.0%} of the links"
         assert right.get_title() == f"layer 0.weight of {name} after training"
+
+
+# --- the timeline ---
+
+
+def test_the_timeline_has_each_work_once_at_its_year() -> None:
+    (axes,) = figures.timeline().axes
+    at = {text.get_text(): (text.xy[0], round(text.xy[1])) for text in axes.texts if isinstance(text, Annotation)}
+    assert len(at) == len(WORKS) == 11
+    assert at["SET"] == (2018, 3)
+    assert at["lottery ticket"] == (2019, 1)
+    assert at["CHTss"] == (2025, 2)
+    (first,) = (x for x, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True) if "1989" in str(label))
+    assert at["Optimal Brain\nDamage"] == (first, 0)
+
+
+def test_no_two_works_of_the_timeline_have_the_same_place() -> None:
+    (axes,) = figures.timeline().axes
+    assert len({(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() != "None"}) == 11
+
+
+@pytest.mark.parametrize("work", [work for work in WORKS if work.name in chts.METHODS], ids=lambda work: work.name)
+def test_the_number_of_links_of_a_method_is_as_the_timeline_says(work: Work) -> None:
+    timeline = Timeline(1000, 100, 0.75)
+    first, last = (chts.METHODS[work.name].sparsity.at(step, timeline, 0.95) for step in (0, 750))
+    assert last == pytest.approx(0.95)
+    assert "constant" in LANES[work.lane] if first == last else "fewer" in LANES[work.lane]
+
+
+def test_every_sparse_method_is_on_the_timeline() -> None:
+    assert {work.name for work in WORKS} & set(chts.METHODS) == set(chts.METHODS) - {"fc"}
 
 
 @pytest.mark.parametrize("count", [3, 9])

@@ -9,7 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.cli import main
-from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook import launch, notebooks
 from chts_core.lab.results.records import RESULTS_TYPE
 from chts_core.lab.teach.slides import slides, write_slides
 
@@ -156,6 +156,14 @@ def test_a_page_is_whole_and_leads_to_the_slides_of_other_stages(tmp_path: Path)
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//", text)
     assert text.count("<section>") == 4  # two columns with a slide each
     assert "Reveal.initialize" in text
+
+
+def test_a_link_to_a_guide_leads_to_the_repository(tmp_path: Path) -> None:
+    source = tmp_path / "01_x.ipynb"
+    text = "## One\n\n[guide](../docs/guides/teach.md)"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(HEADER), new_markdown_cell(text), printed("1", "2")]), source)
+    page = write_slides(source, tmp_path / "out").read_text("utf-8")
+    assert f'href="{launch.REPOSITORY}/blob/{launch.RELEASE}/docs/guides/teach.md"' in page
 
 
 def test_a_notebook_without_outputs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from chts_core.lab.figures.density import (
     sparsity_courses,
 )
 from chts_core.lab.figures.health import vital_signs
+from chts_core.lab.figures.history import timeline
 from chts_core.lab.figures.language import loss_race
 from chts_core.lab.figures.link_prediction import (
     local_community,
@@ -99,6 +100,7 @@ __all__ = [
     "stages",
     "step_course",
     "temperature_ramps",
+    "timeline",
     "to_png",
     "topology_change",
     "topology_update",

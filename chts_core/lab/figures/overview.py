@@ -39,37 +39,38 @@ def stages(overview: Sequence[Stage]) -> Figure:
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all that a stage builds upon, directly or not
+    before: dict[str, list[str]] = {}  # without those that it reaches by way of another
     depth: dict[str, int] = {}
     for number, stage in known.items():  # in order: what a stage builds upon comes before it
         direct = {other for other in stage.prerequisites if other in depth}
         needs[number] = direct.union(*(needs[other] for other in direct))
+        before[number] = sorted(direct.difference(*(needs[other] for other in direct)))
         depth[number] = 1 + max((depth[other] for other in direct), default=-1)
 
     columns: dict[int, list[str]] = {}
     for number, column in depth.items():
         columns.setdefault(column, []).append(number)
-    tallest = max(map(len, columns.values()))
-    place = {
-        number: (column, (len(members) - 1) / 2 - row)
-        for column, members in columns.items()
-        for row, number in enumerate(members)
-    }
-    with new_figure(max(2 * len(columns), 4), 0.4 + 1.1 * tallest) as (figure, (axes,)):
-        for number in known:
-            through = set[str]().union(*(needs[other] for other in needs[number]))
-            for other in sorted(needs[number] - through):
+    place: dict[str, tuple[float, float]] = {}
+    for column in sorted(columns):  # at the height of what it builds upon, so that no arrow crosses a stage between
+        heights = [place[other][1] for number in columns[column] for other in before[number]]
+        middle = sum(heights) / max(len(heights), 1) + (len(columns[column]) - 1) / 2
+        place |= {number: (column, middle - row) for row, number in enumerate(columns[column])}
+    lowest, highest = (choose(y for _, y in place.values()) for choose in (min, max))
+    with new_figure(max(1.6 * len(columns), 4), 1.5 + 1.1 * (highest - lowest)) as (figure, (axes,)):
+        for number, others in before.items():
+            for other in others:
                 axes.annotate(
                     "",
                     place[number],
                     place[other],
-                    arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 52, "shrinkB": 52, "linewidth": 1.5},
+                    arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 42, "shrinkB": 42, "linewidth": 1.5},
                 )
         for number, (x, y) in place.items():
-            text = f"{number}\n{textwrap.fill(known[number].title, 16)}"
+            text = f"{number}\n{textwrap.fill(known[number].title, 13)}"
             box = {"boxstyle": "round", "facecolor": "white", "edgecolor": SKY, "linewidth": 1.5}
             axes.annotate(text, (x, y), ha="center", va="center", fontsize=10, color=BLACK, bbox=box)
         axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(-tallest / 2 - 0.1, tallest / 2 + 0.1)
+        axes.set_ylim(lowest - 0.6, highest + 0.6)
         axes.set_xticks(range(len(columns)))
         axes.set_yticks([])
         axes.set_xlabel("stages that come before, at least")

@@ -17,6 +17,7 @@ from nbconvert.filters import Highlight2HTML
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
+from chts_core.lab.notebook import launch
 from chts_core.lab.notebook.exercises import FOLDED
 from chts_core.lab.notebook.notebooks import WIDGET_VIEW
 from chts_core.lab.notebook.pages import markdown_as_html
@@ -97,6 +98,7 @@ def write_slides(executed: Path, out_dir: Path) -> Path:
         columns[-1].append(slide)
     body = "\n".join(_section(*(_section(*slide.pieces) for slide in column)) for column in columns)
     body = re.sub(r'(href="[0-9]{2}b?_[a-z0-9_]+)\.ipynb"', r'\1.html"', body)  # to the slides of another stage
+    body = body.replace('href="../docs/', f'href="{launch.REPOSITORY}/blob/{launch.RELEASE}/docs/')
     title = html.escape(next(re.finditer(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE), [executed.stem] * 2)[1])
     style = f"{(_REVEAL / 'reveal.css').read_text('utf-8')}{HtmlFormatter().get_style_defs('.highlight')}{_STYLE}"
     out_dir.mkdir(parents=True, exist_ok=True)
