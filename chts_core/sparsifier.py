@@ -221,7 +221,7 @@ class Sparsifier:
         return 1 - self._coverage.share * (1 - density) if whole_model else density
 
     def active_neurons(self) -> float:
-        """Share of the output neurons of all sparse layers that are active (ANP); raises as :meth:`density`."""
+        """Share of the output neurons of all sparse layers that are active; raises as :meth:`density`."""
         self._guard.check_masks()
         active = self.network.active(self.network.positions).values()
         return sum(map(count, active)) / sum(map(len, active))

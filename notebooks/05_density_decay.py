@@ -55,7 +55,7 @@ from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import records, statistics
 from chts_core.lab.train import images
 from chts_core.methods import Cubic, Sigmoid, Turnover
-from chts_core.schedules import Timeline, cubic_sparsity, sigmoid_sparsity
+from chts_core.schedules import Timeline, cosine_turnover, cubic_sparsity, sigmoid_sparsity
 
 print(records.environment_line(records.choose_device("cpu")))
 
@@ -72,11 +72,12 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # %% [markdown]
 # ## Why decay at all
 #
-# A network that is sparse from the first step must choose its links before it has learned anything. GMP, GraNet and
-# CHTss start with many links (half of all, in the paper) and take them away while the network trains: what goes is chosen
-# by trained weights. (GMP prunes by magnitude; a pruned link keeps its last weight, and returns when this weight is among the
-# largest. GraNet prunes and also exchanges links. SET, below, keeps few links and regrows at random. Stage 06 races them
-# all.) The price is arithmetic: every link that stays longer is multiplied longer.
+# A network that is sparse from the first step must choose its links before it has learned anything. GMP
+# ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404))
+# and CHTss start with many links (half of all, in the paper). They take links away while the network trains, so trained
+# weights choose what goes. (GMP prunes by magnitude; a pruned link keeps its last weight, and returns when this weight is
+# among the largest. GraNet prunes and also exchanges links. SET, below, keeps few links and regrows at random. Stage 06
+# races them all.) The price is arithmetic: every link that stays longer is multiplied longer.
 #
 # A **schedule** says how sparse the network is at step $t$. It goes from the initial sparsity $s_i$ to the final one
 # $s_f$ while $t$ goes through a window; $u = (t - t_0)/(t_f - t_0)$ runs from 0 to 1 in it.
@@ -202,7 +203,7 @@ figures.show(
 )
 
 # %% [markdown]
-# The real thing is a model whose output layer stays dense and whose links change only at updates. `chts.plan` counts its
+# A real run has a model whose output layer stays dense and whose links change only at updates. `chts.plan` counts its
 # training FLOPs exactly, as a share of the dense model's, without running anything.
 #
 # **Predict:** the cubic decay to 75 % costs some 15 to 20 % of the dense model. What does a sigmoid to 75 % cost, and one
@@ -232,6 +233,22 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # output layer, dense in all three, dilutes that a little. Over half the window it costs what the cubic one costs.
 # </details>
 #
+# ## The exchange falls too
+#
+# The sparsity says how many links there are. The **turnover** $\zeta$ says which share of them an update removes and regrows. It
+# falls along a cosine, from $\zeta$ at the first step to 0 at the step of the last update, $t_\text{end}$:
+#
+# $$\zeta_t = \frac{\zeta}{2} \left(1 + \cos \frac{\pi t}{t_\text{end}}\right)$$
+#
+# By hand, with $\zeta = 0.3$ and $t_\text{end} = 750$: at step 250 the angle is $\pi/3$, its cosine $\tfrac12$, so an update
+# exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 it exchanges half of $\zeta$, 15 %, and at step 750 nothing.
+
+# %% tags=["nbval-check-output"]
+for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
+    print(f"step {step:<3} exchanges {cosine_turnover(step, 750, 0.3):.1%} of the links")
+    assert math.isclose(cosine_turnover(step, 750, 0.3), value, abs_tol=1e-12)
+
+# %% [markdown]
 # ## What a pruning step destroys
 #
 # The paper's reason for the sigmoid is a smoother start: little is pruned while the network is still warming up. Look at
@@ -340,9 +357,10 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# With the laptop profile and seed 0: the paper's reason holds at the start: the sigmoid's first three updates remove few links and cost 0.06 points of accuracy
-# together, those of the cubic schedule 1.67. But the links must go some time: just after its steep middle the sigmoid has
-# the worst update of the two, by far.
+# These are the numbers of the laptop profile with seed 0. The paper's reason holds at the start. The first three updates of
+# the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic schedule cost 1.67.
+# But the links must go some time. Just after its steep middle the sigmoid has the worst update of the two, by far: 23.39
+# points against 7.22.
 #
 # What hurts is not the largest *number* of links: the cubic schedule removes most at its first update, which costs next
 # to nothing, since half of all links are there. The *share* of what is left (middle panel) does not settle it alone
@@ -443,7 +461,7 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 #
 # ## MEST: a little more, in stages
 #
-# MEST (its *elastic mutation and soft bound*) does not start at half. It keeps five percentage points of density above the target, from
+# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032); its *elastic mutation and soft bound*) does not start at half. It keeps five percentage points of density above the target, from
 # 60 % of the updating phase on 2.5 %. Every update prunes to the target and regrows the whole excess at random; the last one
 # only prunes. With updates until step 750 of 1000 and a target density of 5 %: 10 % until step 450, 7.5 % until step 750,
 # then 5 %. So an update exchanges 5 of 10 links, one half, and later 2.5 of 7.5, a third. The mean density over the run is
@@ -570,6 +588,15 @@ with exercises.attempt():
 # </details>
 
 # %% [markdown]
+# ## To discuss
+#
+# 1. The paper chooses the sigmoid for its gentle start. In our runs the sigmoid also has the worst single update. Which
+#    measurement would decide between the two schedules?
+# 2. A decay begins with half of all links, so it needs their memory at the start. On which hardware is that the limit, and
+#    which schedule of this page would you take there?
+# 3. You compare two methods for a phone that only runs the trained network, and for a company that pays for the training.
+#    Do you hold the final links or the training FLOPs equal?
+#
 # ## Self-check
 #
 # 1. From $s_i = 0.5$ to $s_f = 0.9$: what is the sparsity in the middle of the window, for each schedule?
@@ -609,6 +636,17 @@ with exercises.attempt():
 # - On this small task the sigmoid's start was gentle and its middle harsh, and the final accuracies did not tell the two
 #   apart.
 # - A decay must end by the last update; `chts.plan` says so before the run.
+#
+# ## Further reading
+#
+# - **The cubic schedule:** Zhu and Gupta, *To prune, or not to prune: exploring the efficacy of pruning for model
+#   compression*, 2017, [arXiv 1710.01878](https://arxiv.org/abs/1710.01878).
+# - **The cosine of the turnover:** Evci et al., *Rigging the lottery: making all tickets winners*, 2020,
+#   [arXiv 1911.11134](https://arxiv.org/abs/1911.11134).
+# - **Pruning and regrowing together:** Liu et al., *Sparse training via boosting pruning plasticity with neuroregeneration*,
+#   2021, [arXiv 2106.10404](https://arxiv.org/abs/2106.10404).
+# - **More links in stages:** Yuan et al., *MEST: accurate and fast memory-economic sparse training framework on the edge*,
+#   2021, [arXiv 2110.14032](https://arxiv.org/abs/2110.14032).
 
 # %%
 records.publish(

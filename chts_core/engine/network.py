@@ -204,7 +204,7 @@ class SparseNetwork:
         }
 
     def active_share(self, links: Callable[[str], Tensor]) -> dict[str, float]:
-        """Share of its output neurons that are active (ANP), by part; see :meth:`active`."""
+        """Share of its output neurons that are active, by part; see :meth:`active`."""
         active = self.active(links)
         shares = {}
         for name, (layer, offset) in self._places().items():

@@ -80,6 +80,9 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "sparsity_courses": lambda _, __: figures.sparsity_courses({"one": [0.5, 0.9]}),
     "race": lambda runs, _: figures.race(runs),
     "timeline": lambda _, __: figures.timeline(),
+    "differences_ranked": lambda _, __: figures.differences_ranked(
+        [{"method": "set", "difference": -0.02, "interval": 0.01}], "FC"
+    ),
     "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
     "images": lambda _, data: figures.images(data),
     "topology_update": lambda runs, _: figures.topology_update({"kept": MASK}, runs[-1].history[:1], "one", 50),
@@ -169,6 +172,36 @@ def test_axes_are_labelled_the_picture_is_a_png_and_the_style_is_left_as_it_was(
     assert picture.startswith(PNG_SIGNATURE)
     assert len(picture) > 1000
     assert pyplot.get_fignums() == []  # nothing is left for a notebook to show twice, nor in memory
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_axis_of_shares_ends_at_100_percent(name: str, runs: list[Run], digits: ImageData) -> None:
+    # Under a mask a step takes longer than the dense one, so these per cent may be more than 100.
+    figure = FIGURES[name](runs, digits)
+    for axes in figure.axes if name != "cost_meter" else []:
+        for label, limits in ((axes.get_xlabel(), axes.get_xlim()), (axes.get_ylabel(), axes.get_ylim())):
+            assert max(limits) <= 100 + 1e-9 or "%" not in label, f"{label!r} ends at {max(limits):.1f}"
+
+
+def test_the_axis_of_a_race_ends_at_100_percent(with_curves: Callable[..., list[Run]]) -> None:
+    (axes,) = figures.race(with_curves([0.5, 1.0], [0.6, 1.0])).axes
+    assert axes.get_ylim() == (52, 100)  # three points below the lowest mean
+    assert not any(line.get_clip_on() for line in axes.lines)  # so the marker at 100 % is whole
+
+
+def test_differences_are_ranked_with_their_intervals() -> None:
+    rows = [
+        {"method": "set", "difference": -0.083, "interval": 0.066},
+        {"method": "gmp", "difference": 0.0125, "interval": 0.024},
+        {"method": "mine", "difference": -0.02, "interval": None},
+    ]
+    (axes,) = figures.differences_ranked(rows, "FC").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["SET", "mine", "GMP"]  # the best on top
+    assert [text.get_text() for text in axes.texts] == ["-8.3 ± 6.6", "-2.0", "+1.2 ± 2.4"]
+    assert axes.get_xlabel() == "test accuracy minus FC (percentage points)"
+    bars = [bar.get_segments()[0] for bar in axes.collections]
+    np.testing.assert_allclose(bars[0], [[-14.9, 0], [-1.7, 0]])
+    np.testing.assert_allclose(bars[2], [[-1.15, 2], [3.65, 2]])
 
 
 def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,12 @@ def test_evolution_is_drawn_layer_by_layer() -> None:
     assert lines(itop) == {"b": [(5, 10), (10, 30)], "a": [(5, 20), (10, 40)]}
     assert lines(overlap) == {"b": [(5, 95), (10, 50)], "a": [(5, 20)]}
     assert lines(links) == {"b": [(5, 40), (10, 30)], "a": [(5, 20), (10, 10)]}
-    for axes, name in ((anp, "ANP (%)"), (itop, "ITOP (%)"), (overlap, "overlap (%)"), (links, "links (number)")):
+    for axes, name in (
+        (anp, "active output neurons (%)"),
+        (itop, "ITOP (%)"),
+        (overlap, "overlap (%)"),
+        (links, "links (number)"),
+    ):
         assert name in axes.get_ylabel()
         assert axes.get_xlabel() == "training step"
         assert axes.get_ylim()[0] == 0

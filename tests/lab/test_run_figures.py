@@ -66,6 +66,7 @@ def test_nine_methods_are_raced_in_two_panels_with_fc_in_both(make_run: Callable
     assert constant.get_ylim() == falling.get_ylim()  # they can be compared
     for axes in figure.axes:
         assert len({line.get_marker() for line in axes.lines}) == len(axes.lines)
+        assert not axes.collections  # bands of five methods would hide each other
 
 
 def test_methods_of_one_kind_need_one_panel(make_run: Callable[..., Run]) -> None:

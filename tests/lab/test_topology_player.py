@@ -87,7 +87,7 @@ def test_the_sentence_has_the_numbers_of_the_update(run: Run) -> None:
     assert said == (
         "Update 1 of 2, step 10, layer 0.weight: 2 links removed and 2 regrown, 1 of them the same (overlap 50%), "
         "3 links after it; 66.7% of all possible links were ever active (ITOP) and 50% of the output neurons are "
-        "active (ANP). Drawn by the masks before and after: a link that is back at once counts as kept."
+        "active. Drawn by the masks before and after: a link that is back at once counts as kept."
     )
     said = TopologyPlayer.compute(TopologyPlayerState(2, view="links so far", run=run)).description
     assert said.startswith("Update 2 of 2, step 20")

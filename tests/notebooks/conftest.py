@@ -13,13 +13,16 @@ from filelock import FileLock
 
 from chts_core.lab.notebook import notebooks
 from chts_core.lab.notebook.exercises import solved_version
-from chts_core.lab.results.records import write_json
+from chts_core.lab.results.records import published, write_json
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
 
 # What executes a stage: make test, or .ci/run beside it, or the tour in .ci/run. make test-full executes all.
 QUICK = ("02", "06")
 TOUR = ("08", "09", "10")
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
+Page = Callable[[str], tuple[dict[str, Any], str, str]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -56,3 +59,17 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
         return json.loads(record.read_text("utf-8")), nbformat.read(folder / "out" / source.name, as_version=4)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def committed() -> Page:
+    """Of the notebook as it is committed, by its name: what it published, its text in one line, and what it printed."""
+
+    def page(name: str) -> tuple[dict[str, Any], str, str]:
+        notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        printed = "".join(output.get("text", "") for output in outputs)
+        return published(notebook), " ".join(text.split()), printed
+
+    return page

@@ -35,7 +35,15 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
-from chts_core.lab.figures.runs import images, learning_curves, overlap_and_itop, race, topology_update, two_compared
+from chts_core.lab.figures.runs import (
+    differences_ranked,
+    images,
+    learning_curves,
+    overlap_and_itop,
+    race,
+    topology_update,
+    two_compared,
+)
 from chts_core.lab.figures.sampling import (
     chances_and_entropy,
     overlap_by_rule,
@@ -69,6 +77,7 @@ __all__ = [
     "degree_histograms",
     "degree_tails",
     "dense_and_sparse",
+    "differences_ranked",
     "empty",
     "excess_density",
     "images",

@@ -39,6 +39,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
             per_cent, milliseconds = [100 * value for value in density], [1e3 * value for value in seconds]
             axes.plot(per_cent, milliseconds, color=colour, marker=marker, markersize=5, label=cost.name)
         axes.invert_xaxis()
+        axes.set_xlim(left=min(100, axes.get_xlim()[0]))
         axes.set_ylim(bottom=0)
         axes.set_xlabel("links that exist (% of all possible), falling during the run")
         axes.set_ylabel("time of a step (ms)")

@@ -9,7 +9,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure
+from chts_core.lab.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    new_figure,
+    use_percent_axis,
+)
 
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
 _STYLES = ("-", "--", ":", "-.")
@@ -58,10 +68,11 @@ def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsit
     with new_figure(7, 3.4) as (figure, (axes,)):
         looks = cycle(zip(_COLOURS, _STYLES, strict=False))
         for (name, values), (colour, style) in zip(named.items(), looks, strict=False):
-            axes.plot(np.linspace(0, 1, len(values)), values, color=colour, linestyle=style, label=name)
+            places = np.linspace(0, 1, len(values))
+            axes.plot(places, values, color=colour, linestyle=style, label=name, clip_on=False)
         axes.set_xlabel("share of the window, u")
         axes.set_ylabel(label)
-        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylim(0, 1)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -83,9 +94,10 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
             axes.fill_between(share, density, 100 * final, color=colour, alpha=0.25, hatch=hatch, linewidth=0)
             axes.axhline(100 * final, color=BLACK, linestyle="--", linewidth=1)
             axes.set_title(f"{name}: excess {excess:.1f} % of all links")
+            axes.set_xlim(0, 100)
             axes.set_xlabel("share of the run (%)")
             axes.set_ylabel("density (%)")
-            axes.set_ylim(0, 105 * max(map(max, named.values())))
+            axes.set_ylim(0, min(100, 105 * max(map(max, named.values()))))
     return figure
 
 
@@ -167,7 +179,7 @@ def decay_design(
             axes.axvline(100 * stop, color=GREY, linestyle="-.", linewidth=1.2, label="last update")
             axes.set_xlim(0, 100)
             axes.set_xlabel("share of the run (%)")
-        left.set_ylim(0, 102)
+        use_percent_axis(left)
         left.set_ylabel("density (%)")
         right.set_ylabel("links removed by the update\n(% of all possible)")
         left.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=0.9)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from chts_core.lab.figures.style import BLUE, VERMILION, new_figure
+from chts_core.lab.figures.style import BLUE, VERMILION, new_figure, use_percent_axis
 from chts_core.lab.verify.injected_bugs import Patient
 
 _SMOOTHED = 10  # steps that a point of the loss curve is the mean of
@@ -28,10 +28,10 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
             neurons.plot(list(lowest), list(lowest.values()), **drawn)
         loss.set_ylabel("training loss (nats)")
         weights.set_ylabel("weights that are not zero (%)")
-        neurons.set_ylabel("active neurons of the\nworst layer, ANP (%)")
+        neurons.set_ylabel("active neurons of the\nworst layer (%)")
         loss.set_ylim(bottom=0)
         for axes in (weights, neurons):
-            axes.set_ylim(0, 105)
+            use_percent_axis(axes)
         for axes in (loss, weights, neurons):
             axes.set_xlabel("training step")
         figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=2)

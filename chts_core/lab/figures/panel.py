@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from chts_core.engine.progress import Update
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure
+from chts_core.lab.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure, use_percent_axis
 
 # CHT stops the evolution of a layer above this overlap: an epitopological local minimum (paper, ELM).
 ELM_OVERLAP = 0.9
@@ -57,7 +57,7 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
         overlap=(frame["overlap"] * 100).where(frame["regrown"] > 0),
     )
     labels = {
-        "anp": "active output neurons,\nANP (%)",
+        "anp": "active output neurons (%)",
         "itop": "links ever active,\nITOP (%)",
         "overlap": "regrown links that were\njust removed, overlap (%)",
         "links": "links (number)",
@@ -77,7 +77,10 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
                     markevery=max(len(rows) // 8, 1),
                     label=str(layer),
                 )
-            axes.set_ylim(0, 105 if column != "links" else None)
+            if column == "links":
+                axes.set_ylim(bottom=0)
+            else:
+                use_percent_axis(axes)
             axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlabel("training step")

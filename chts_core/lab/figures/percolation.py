@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from chts_core.lab.figures.networks import Links, draw_network
-from chts_core.lab.figures.style import BLUE, GREY, ORANGE, SKY, VERMILION, new_figure
+from chts_core.lab.figures.style import BLUE, GREY, ORANGE, SKY, VERMILION, new_figure, use_percent_axis
 
 # Colour, marker and line style of each removal score.
 _LOOKS = ((VERMILION, "^", "--"), (BLUE, "o", "-"))
@@ -83,7 +83,7 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
             percent = 100 * values.numpy()
             axes.plot(x, percent.mean(axis=0), color=colour, marker=marker, linestyle=style, label=name)
             axes.fill_between(x, percent.min(axis=0), percent.max(axis=0), color=colour, alpha=0.2, linewidth=0)
-        axes.set_ylim(bottom=0)
+        use_percent_axis(axes)
         axes.set_xlabel("sparsity before the removal (%)")
         axes.set_ylabel("active neurons after / before\n(ANP, %)")
         axes.legend(loc="lower left")

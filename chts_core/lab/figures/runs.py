@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from chts_core.lab.figures.style import (
     method_look,
     new_figure,
     use_log_scale,
+    use_percent_axis,
 )
 from chts_core.lab.results.statistics import mean_and_interval
 from chts_core.lab.train import language, translation
@@ -42,8 +43,9 @@ def race(runs: Sequence[Run]) -> Figure:
     """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
 
     If a run has none, since it learnt from all images, the test accuracy of all is drawn, and the axis says so.
-    More than four methods are drawn in two panels, by whether they keep their number of links or lower it; those that
-    are dense, to compare with, are in both.
+    More than four methods are drawn in two panels, by whether they keep their number of links or lower it. Dense
+    methods, to compare with, are in both. These panels have no bands, which would hide each other: see
+    :func:`differences_ranked`.
     """
 
     validated = all(run.validation_accuracy for run in runs)
@@ -52,7 +54,7 @@ def race(runs: Sequence[Run]) -> Figure:
         accuracies = run.validation_accuracy if validated else run.test_by_epoch
         return [(epoch, 100 * accuracy) for epoch, accuracy in enumerate(accuracies, start=1)]
 
-    return draw_race(runs, course, "epoch", f"{'validation' if validated else 'test'} accuracy (%)", 101)
+    return draw_race(runs, course, "epoch", f"{'validation' if validated else 'test'} accuracy (%)", 100)
 
 
 def draw_race(
@@ -80,7 +82,9 @@ def draw_race(
     with new_figure(width, height, columns=len(panels)) as (figure, all_axes):
         for axes, (title, methods) in zip(all_axes, panels.items(), strict=True):
             for method in methods:
-                _draw_courses(axes, method, [course(run) for run in by_method[method]])
+                _draw_courses(
+                    axes, method, [course(run) for run in by_method[method]], band=len(by_method) <= _ONE_PANEL
+                )
             axes.set_title(title)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlabel(xlabel)
@@ -90,6 +94,30 @@ def draw_race(
         for axes in all_axes:
             axes.set_ylim(lowest - margin, highest)
             _name_ends(axes)
+    return figure
+
+
+def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
+    """How far each method ended from a rival: a dot with its 95 % confidence interval, the best on top.
+
+    Args:
+        rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.
+        rival: what the methods are compared with, as the axis names it.
+    """
+    ranked = sorted(rows, key=lambda row: float(row["difference"]))
+    with new_figure(7, 0.9 + 0.36 * len(ranked)) as (figure, (axes,)):
+        axes.axvline(0, color=GREY, linewidth=1)
+        for place, row in enumerate(ranked):
+            colour, marker = method_look(row["method"])
+            mean, interval = 100 * row["difference"], 100 * (row["interval"] or 0)
+            axes.errorbar(mean, place, xerr=interval, color=colour, marker=marker, markersize=7, elinewidth=1.6)
+            written = f"{mean:+.1f}" + (f" ± {interval:.1f}" if row["interval"] is not None else "")
+            axes.annotate(
+                written, (1.02, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
+            )
+        axes.set_yticks(range(len(ranked)), [method_label(row["method"]) for row in ranked])
+        axes.set_xlabel(f"test accuracy minus {rival} (percentage points)")
+        axes.set_ylabel("method")
     return figure
 
 
@@ -172,7 +200,7 @@ def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:
     return {title: methods for title, methods in panels.items() if methods}
 
 
-def _draw_courses(axes: Axes, method: str, courses: Sequence[Course]) -> None:
+def _draw_courses(axes: Axes, method: str, courses: Sequence[Course], band: bool) -> None:
     places = [x for x, _ in courses[0]]
     points = [mean_and_interval([y for _, y in at_one]) for at_one in zip(*courses, strict=True)]
     mean, interval = np.array(points).T
@@ -186,10 +214,12 @@ def _draw_courses(axes: Axes, method: str, courses: Sequence[Course]) -> None:
         markevery=max(len(mean) // 8, 1),
         markersize=5,
         label=method_label(method),
+        clip_on=False,  # the axis ends at 100 %, and a marker there is drawn whole
     )
-    axes.fill_between(
-        places, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
-    )
+    if band:
+        axes.fill_between(
+            places, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
+        )
 
 
 def _name_ends(axes: Axes) -> None:
@@ -253,7 +283,7 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
                 )
         left.set_ylabel("regrown links that were\njust removed (%)")
         right.set_ylabel("links ever active (%)")
-        left.set_ylim(0, 105)
+        use_percent_axis(left)
         use_log_scale(right, "y")
         for axes in (left, right):
             axes.set_xlabel("training step")
@@ -302,7 +332,7 @@ def topology_update(links: Mapping[str, Tensor], updates: Sequence[Update], titl
         if steps:
             right.axvline(steps[-1], color=GREY, linestyle=":")
         right.set_xlim(0, last_step)
-        right.set_ylim(-4, 105)
+        use_percent_axis(right)
         right.set_xlabel("training step")
         right.set_ylabel("share (%)")
         right.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)

@@ -12,7 +12,17 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from chts_core.lab.figures.networks import Links, draw_network
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, new_figure
+from chts_core.lab.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILION,
+    new_figure,
+    use_percent_axis,
+)
 from chts_core.lab.train.images import Run
 from chts_core.schedules import linear_temperature
 
@@ -104,7 +114,7 @@ def overlap_by_rule(runs: Sequence[Run]) -> Figure:
                     label=str(rule),
                 )
         left.set_ylabel("regrown links that were\njust removed (%)")
-        left.set_ylim(0, 105)
+        use_percent_axis(left)
         right.set_ylabel("links ever active (%)")
         right.set_ylim(bottom=0)
         for axes in (left, right):
@@ -162,7 +172,7 @@ def removal_chances(
             left.plot(rank[which], chances[which] * 100, color=colour, marker=marker, linestyle="", label=label)
         left.set_xlabel("link, from the weakest to the strongest")
         left.set_ylabel("chance to be removed (%)")
-        left.set_ylim(-4, 104)
+        use_percent_axis(left)
         left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         left.legend(loc="upper right", fontsize=9)
         for (label, curve), colour, line in zip(curves.items(), (GREEN, PURPLE), _LINES, strict=False):
@@ -171,6 +181,6 @@ def removal_chances(
         right.set_xlabel("softness δ (no unit; 1 is the hard rule)")
         right.set_ylabel("share (%)")
         right.set_xlim(0, 1)
-        right.set_ylim(0, 104)
+        use_percent_axis(right)
         right.legend(loc="lower left", fontsize=9, frameon=True, framealpha=1, edgecolor="none")
     return figure

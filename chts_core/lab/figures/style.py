@@ -123,6 +123,16 @@ def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
         axis.set_minor_locator(NullLocator())
 
 
+def use_percent_axis(axes: Axes, low: float = 0) -> None:
+    """End the y axis of shares at 100 %, the most there is; markers at its ends are drawn whole.
+
+    Call it after the lines are drawn. `low` is where the axis begins: above 0 if it is logarithmic.
+    """
+    axes.set_ylim(low, 100)
+    for line in axes.lines:
+        line.set_clip_on(False)
+
+
 def to_png(figure: Figure, scale: float = 1.0) -> bytes:
     """The figure as a PNG picture, `scale` times as many pixels as it has on a screen."""
     with mpl.rc_context(_STYLE), io.BytesIO() as buffer:

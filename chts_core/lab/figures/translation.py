@@ -169,7 +169,7 @@ def translation_race(runs: Sequence[Run]) -> Figure:
     def course(run: Run) -> Course:
         return [(look.step, look.bleu) for look in run.looks]
 
-    highest = min(101, 4 + max(look.bleu for run in runs for look in run.looks))
+    highest = min(100, 4 + max(look.bleu for run in runs for look in run.looks))
     return draw_race(runs, course, "training step", "BLEU on the validation pairs", highest)
 
 

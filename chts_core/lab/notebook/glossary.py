@@ -169,7 +169,7 @@ GLOSSARY = (
         "link removal",
         "chts_core.removal.magnitude",
         "test_removal.py::test_magnitude_is_the_absolute_weight",
-        "03",
+        "04",
     ),
     Term(
         "relative importance (RI)",
@@ -179,7 +179,7 @@ GLOSSARY = (
         "link removal",
         "chts_core.removal.relative_importance",
         "test_removal.py::test_relative_importance_by_hand",
-        "03",
+        "04",
     ),
     Term(
         "soft rule",
@@ -247,12 +247,22 @@ GLOSSARY = (
         "04",
     ),
     Term(
-        "ANP",
-        "Active neuron percentage: the share of the neurons that are active.",
-        "",
-        "measures",
+        "active neurons",
+        "Share of the output neurons that are active now. The column anp of a history has it for each layer.",
+        r"\dfrac{\text{active now}}{\text{all}}",
+        "Figure 2 c",
         "chts_core.sparsifier.Sparsifier.active_neurons",
         "test_sparsifier.py::test_measures_over_all_layers",
+        "04",
+    ),
+    Term(
+        "ANP",
+        "Active neuron percentage: output neurons that are active after an update or a run, as a share of those that "
+        "were active before it. Shares of all neurons have no such name here.",
+        r"\dfrac{\text{active after}}{\text{active before}}",
+        "MLP table",
+        "chts_core.percolation.active_neurons",
+        "test_percolation.py::test_links_from_a_neuron_without_input_go",
         "04",
     ),
     Term(
@@ -266,16 +276,18 @@ GLOSSARY = (
     ),
     Term(
         "sigmoid decay",
-        "Sparsity rises along a sigmoid from its initial to its final value, slowly at first. Used by CHTss.",
-        r"s_i + (s_f - s_i) \dfrac{1}{1 + e^{-k (t - t_{1/2})}}",
-        "Equation 1 (there s_i − s_f)",
+        "Sparsity rises along a sigmoid, slowly at both ends. It is rescaled, so that it begins at the initial value "
+        "and ends at the final value exactly; u runs from 0 to 1. Used by CHTss.",
+        r"s_i + (s_f - s_i) \left[\dfrac12 + "
+        r"\dfrac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]",
+        "Equation 1 (the poster has s_i − s_f)",
         "chts_core.schedules.sigmoid_sparsity",
         "test_schedules.py::test_sigmoid_at_computed_points",
         "05",
     ),
     Term(
         "cubic decay",
-        "Sparsity rises fastest at first. Used by GMP and GraNet.",
+        "Sparsity rises fastest at first; u runs from 0 to 1. Used by GMP and GraNet.",
         r"s_f + (s_i - s_f)(1 - u)^3",
         "baselines",
         "chts_core.schedules.cubic_sparsity",

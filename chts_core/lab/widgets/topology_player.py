@@ -132,7 +132,7 @@ def _sentence(state: TopologyPlayerState, now: Tensor, links: dict[str, Tensor],
             f"Update {state.update} of {len(state.run.snapshots)}, step {row['step']}, layer {state.layer}: "
             f"{row['removed']} links removed and {row['regrown']} regrown, {back} of them the same (overlap "
             f"{row['overlap']:.0%}), {total} after it; {row['itop']:.1%} of all possible links were ever active (ITOP) "
-            f"and {row['anp']:.0%} of the output neurons are active (ANP)"
+            f"and {row['anp']:.0%} of the output neurons are active"
         )
     if state.view == "what changed":
         return f"{said}. Drawn by the masks before and after: a link that is back at once counts as kept."

@@ -1,11 +1,15 @@
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from chts_core.lab.notebook import notebooks
+from chts_core.lab.notebook.glossary import GLOSSARY
+from chts_core.schedules import cosine_turnover, sigmoid_sparsity
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
+Page = Callable[[str], tuple[dict[str, Any], str, str]]
 
 
 def test_stage_05_publishes_what_its_text_says(executed: Executed) -> None:
@@ -60,3 +64,46 @@ def test_both_exercises_of_stage_05_are_solved_by_their_solutions(executed: Exec
     checks = [cell for cell in notebook.cells if "check" in cell.metadata.get("tags", [])]
     said = ["".join(output.get("text", "") for output in cell.outputs) for cell in checks]
     assert said == ["Correct.\n", "Correct.\n"]
+
+
+def test_stage_05_prints_the_cosine_of_the_turnover(committed: Page) -> None:
+    _, text, printed = committed("05_density_decay")
+    for step, share in ((0, 0.3), (250, 0.15 * 1.5), (375, 0.15), (750, 0.0)):
+        assert cosine_turnover(step, 750, 0.3) == pytest.approx(share, abs=1e-12)
+        assert f"step {step:<3} exchanges {share:.1%} of the links" in printed
+    assert r"exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links" in text
+
+
+def test_the_text_of_stage_05_has_the_losses_that_it_measured(committed: Page) -> None:
+    results, text, _ = committed("05_density_decay")
+    cubic, sigmoid = results["pruning"]
+    lost, worst = "accuracy lost by them (points)", "accuracy lost by the worst update (points)"
+    first = f"cost {sigmoid[lost]:.2f} points of accuracy together; the first three of the cubic schedule"
+    assert f"{first} cost {cubic[lost]:.2f}" in text
+    assert f"by far: {sigmoid[worst]:.2f} points against {cubic[worst]:.2f}" in text
+    assert abs(cubic["final accuracy (%)"] - sigmoid["final accuracy (%)"]) < cubic["its 95 % interval (±)"]
+
+
+def test_the_glossary_has_the_formulas_of_stage_05(committed: Page) -> None:
+    _, text, _ = committed("05_density_decay")
+    taught = {term.name: term for term in GLOSSARY if term.stage == "05"}
+    for name in ("sigmoid decay", "cubic decay", "turnover ζ"):
+        assert bare(taught[name].formula) in bare(text), name
+
+
+def bare(formula: str) -> str:
+    """LaTeX without what changes only its looks."""
+    for looks in (r"\,", r"\left", r"\right", " ", "{", "}"):
+        formula = formula.replace(looks, "")
+    return formula.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+
+
+def test_the_bare_sigmoid_misses_the_ends_that_the_rescaled_one_meets() -> None:
+    def sigma(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    for u, k in ((0.0, 6.0), (0.3, 6.0), (1.0, 6.0), (0.7, 3.0)):
+        share = 0.5 + (sigma(k * (2 * u - 1)) - 0.5) / (sigma(k) - sigma(-k))  # the glossary's formula
+        assert sigmoid_sparsity(round(10 * u), 0, 10, 0.5, 0.95, k) == pytest.approx(0.5 + 0.45 * share, abs=1e-12)
+    assert 0.5 + 0.45 * sigma(-6) == pytest.approx(0.5011, abs=5e-5)
+    assert sigmoid_sparsity(0, 0, 10, 0.5, 0.95, 6.0) == 0.5

@@ -1,8 +1,11 @@
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from scipy import stats
 
 import chts_core as chts
 from chts_core.lab.notebook import notebooks
@@ -11,6 +14,7 @@ from chts_core.lab.results import records
 from chts_core.lab.results.statistics import mean_and_interval
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
+Page = Callable[[str], tuple[dict[str, Any], str, str]]
 METHODS = list(chts.METHODS)
 
 
@@ -99,3 +103,125 @@ def test_stage_06_keeps_its_races_in_a_folder(executed: Executed) -> None:
     small = records.read_runs(kept / "small" / "runs.jsonl")
     assert {(row["method"], row["recipe"]["hidden"]) for row in small} == {("small", 15)}
     assert len(checkpoints) == len(rows) + len(trials) + len(small)
+
+
+# --- the conclusion, as it is published ---
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """What a method loses, as the text writes it."""
+    return f"{-100 * row['difference']:.1f} ± {100 * row['interval']:.1f}"
+
+
+def test_the_conclusion_of_stage_06_says_what_each_method_loses(committed: Page) -> None:
+    results, text, _ = committed("06_mlp")
+    rows = {row["method"]: row for row in results["answer"]}
+    assert [row["difference"] for row in rows.values()] == sorted(
+        (row["difference"] for row in rows.values()), reverse=True
+    )
+    behind = {name for name, row in rows.items() if row["difference"] + row["interval"] < 0}
+    assert behind == {"rigl", "chtss", "mest", "cht", "set"}
+    lost = {name: points(row) for name, row in rows.items()}
+    assert (
+        f"**Five of the eight sparse methods are behind FC.** RigL loses {lost['rigl']} points, CHTss {lost['chtss']}, "
+        f"MEST {lost['mest']}, CHT {lost['cht']} and SET {lost['set']}. GraNet loses {lost['granet']}, "
+        f"GMP {lost['gmp']} and CHTs {lost['chts']}: these three intervals contain 0."
+    ) in text
+    of_chts = [row for row in results["differences"] if row["rival"] == "chts" and row["method"] != "fc"]
+    assert len(of_chts) == 7
+    assert all(abs(row["difference"]) < row["interval"] for row in of_chts)
+    assert "**No sparse method can be told from CHTs.** All seven intervals" in text
+
+
+def test_the_conclusion_of_stage_06_says_who_stumbled_and_what_it_cost(committed: Page) -> None:
+    results, text, _ = committed("06_mlp")
+    falls = {row["method"]: row for row in results["falls"]}
+    assert max(falls.values(), key=lambda row: row["fall"])["method"] == "chtss"
+    fall = {name: f"{100 * row['fall']:.1f}" for name, row in falls.items()}
+    assert (
+        f"falls by {fall['chtss']} points, to {100 * falls['chtss']['to']:.1f} % in epoch "
+        f"{falls['chtss']['in epoch']}. GMP falls by {fall['gmp']} points and GraNet by {fall['granet']}. "
+        f"MEST starts with more links too, but falls by {fall['mest']} only."
+    ) in text
+    flops = {row["method"]: f"{row['flops']:.1%}".replace("%", " %") for row in results["methods"]}
+    assert (
+        f"GraNet costs {flops['granet']} of FC's training FLOPs and GMP {flops['gmp']}. RigL costs {flops['rigl']}, "
+        f"CHTs {flops['chts']}."
+    ) in text
+    cheap = {row["method"]: row["flops"] for row in results["methods"]}
+    assert cheap["granet"] > 4 * cheap["set"]  # "more than four times as long"
+    assert cheap["set"] == cheap["chts"]
+
+
+def test_the_conclusion_of_stage_06_sets_the_small_dense_network_beside(committed: Page) -> None:
+    results, text, _ = committed("06_mlp")
+    (row,) = [row for row in results["answer"] if row["method"] == "small dense"]
+    share = (64 * 15 + 2 * 15**2 + 15 * 10) / (64 * 256 + 2 * 256**2 + 256 * 10)
+    assert f"It loses {points(row)} points against FC and costs {100 * share:.1f} %." in text
+    sparse = [row for row in results["small"]["beside"] if row["method"] != "fc"]
+    assert {row["method"] for row in sparse if row["difference"] + row["interval"] < 0} == {"rigl", "cht", "set"}
+    (ahead,) = [row for row in sparse if row["difference"] - row["interval"] > 0]
+    assert ahead["method"] == "granet"
+    gained = f"{100 * ahead['difference']:.1f} ± {100 * ahead['interval']:.1f}"
+    assert (
+        "It is ahead of RigL, CHT and SET by more than the interval. Only GraNet is ahead of it by more than the "
+        f"interval, by {gained}."
+    ) in text
+
+
+def test_the_conclusion_of_stage_06_says_what_recorded_runs_say(committed: Page) -> None:
+    results, text, _ = committed("06_mlp")
+    ten = {row["method"]: row for row in results["ten_seeds"]}
+    assert {row["seeds"] for row in ten.values()} == {10}
+    assert len(ten) == 8
+    assert all(row["difference"] + row["interval"] < 0 for row in ten.values())
+    ranked = sorted(ten, key=lambda name: -ten[name]["difference"])
+    assert (ranked[0], ranked[-1]) == ("gmp", "chtss")
+    first, last = (-ten[name]["difference"] for name in (ranked[0], ranked[-1]))
+    assert f"All eight methods are behind FC, by {first:.1f} to {last:.1f} points" in text
+    full = {row["method"]: row for row in results["full_size"]}
+    assert full["rigl"]["mean"] - full["set"]["mean"] == pytest.approx(1, abs=0.1)
+    assert {name for name, row in full.items() if row["runs"] == 1} == {"fc", "granet", "chts/paper_mlp_fashion"}
+    assert not {"cht", "chtss", "gmp", "mest"} & full.keys()
+
+
+def test_ten_seeds_make_the_interval_as_much_narrower_as_stage_06_says(committed: Page) -> None:
+    _, text, printed = committed("06_mlp")
+    three, ten = (stats.t.ppf(0.975, n - 1) / n**0.5 for n in (3, 10))
+    assert (round(three, 2), f"{2.26 / 10**0.5:.2f}", round(three / ten, 1)) == (2.48, "0.71", 3.5)
+    assert "3.5 times narrower" in text
+    assert "   3 runs: t = 4.30" in printed
+    assert "  10 runs: t = 2.26" in printed
+
+
+def test_the_table_of_methods_has_a_dash_where_fc_does_nothing() -> None:
+    notebook = nbformat.read(notebooks.find("06"), as_version=4)
+    (table,) = [
+        output["data"]["text/html"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "CH3-L3p, highest" in output.get("data", {}).get("text/html", "")
+    ]
+    (row,) = re.findall(r"<th>fc</th>(.*?)</tr>", table, re.DOTALL)
+    assert re.findall("<td>(.*?)</td>", row) == ["all links", "–", "–", "all, always", "none"]
+
+
+def test_stage_06_names_each_method_with_its_paper(committed: Page) -> None:
+    _, text, _ = committed("06_mlp")
+    for name, number in (
+        ("SET", "1707.04780"),
+        ("RigL", "1911.11134"),
+        ("GMP", "1710.01878"),
+        ("GraNet", "2106.10404"),
+    ):
+        first = text.index(f"**{name}**")
+        assert f"https://arxiv.org/abs/{number}" in text[first : first + 250]
+    assert text.index("**MEST**, *memory-economic") < text.index("https://arxiv.org/abs/2110.14032")
+
+
+def test_stage_06_says_which_share_its_column_anp_is(committed: Page) -> None:
+    _, text, _ = committed("06_mlp")
+    assert "`anp` is the share of the layer's output neurons that are active now" in text
+    assert (
+        "The paper's ANP is another share: the neurons that are active after, of those that were active before" in text
+    )

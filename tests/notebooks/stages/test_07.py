@@ -1,9 +1,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
+import chts_core as chts
 from chts_core.lab.notebook import notebooks
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
+Page = Callable[[str], tuple[dict[str, Any], str, str]]
 
 
 def test_stage_07_measures_layers_and_training(executed: Executed) -> None:
@@ -18,3 +22,28 @@ def test_stage_07_measures_layers_and_training(executed: Executed) -> None:
     fc, masked, links, decaying = costs.values()
     assert masked["flops"] == links["flops"] < decaying["flops"] < fc["flops"] == 1
     assert links["memory"] < 0.1 * fc["memory"] < 0.2 * masked["memory"]
+
+
+def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: Page) -> None:
+    results, text, printed = committed("07_truly_sparse")
+    assert f"auto multiplies densely above {results['crossover']:.0%}, by links below" in printed
+    assert (
+        f"On the published page it is {100 * results['crossover']:.0f} %, less than the 50 % of the first step" in text
+    )
+    assert results["crossover"] < 0.5
+    won = {
+        samples: max(
+            row["density"] for row in results["layers"] if row["samples"] == samples and row["links"] < row["dense"]
+        )
+        for samples in (256, 32)
+    }
+    assert (
+        f"up to {100 * won[256]:.0f} % of the links with 256 samples, and up to {100 * won[32]:.0f} % with 32" in text
+    )
+
+
+def test_half_of_the_links_take_the_memory_of_all_weights() -> None:
+    # Links of a layer without bias keep value, gradient and momentum, and 12 bytes of places; see the self-check.
+    links = chts.linear.compress(torch.ones(4, 4, dtype=torch.bool).triu(1) | torch.eye(4, dtype=torch.bool))
+    places = sum(t.nbytes for t in links if t.numel() == 10)
+    assert (10 * 3 * 4 + places) / 10 == 24 == 2 * 3 * 4
