@@ -90,9 +90,9 @@ _LAYERS = {
         _ATTENTION
         | {
             "attention": _Box("rotation,\nattention", 3.24, _MIDDLE, 0.9, "step"),
-            "gate": _Box("gate", 5.95, 1.75, 0.54),
-            "up": _Box("up", 5.95, 0.55, 0.54),
-            "product": _Box("silu(gate)\n· up", 6.82, _MIDDLE, 0.9, "step"),
+            "gate": _Box("gate", 5.88, 1.75, 0.54),
+            "up": _Box("up", 5.88, 0.55, 0.54),
+            "product": _Box("silu(gate)\n· up", 6.74, _MIDDLE, 0.9, "step"),
             "down": _Box("down", 7.6, _MIDDLE, 0.56),
         },
         (
@@ -175,7 +175,7 @@ def _arrow(axes: Axes, corners: Sequence[tuple[float, float]], colour: str, widt
 
 
 def _draw_box(axes: Axes, name: str, box: _Box) -> None:
-    tall = 0.52 if "\n" in box.label else 0.26 if box.label == "+" else _TALL
+    tall = 0.56 if "\n" in box.label else 0.26 if box.label == "+" else _TALL
     corner = box.x - box.width / 2, box.y - tall / 2
     rounded = "round,pad=0,rounding_size=0.1" if box.kind == "step" else "square,pad=0"
     axes.add_patch(
@@ -190,7 +190,7 @@ def _draw_box(axes: Axes, name: str, box: _Box) -> None:
             zorder=3,
         )
     )
-    axes.text(box.x, box.y, box.label, fontsize=11, ha="center", va="center", linespacing=1.0, zorder=4)
+    axes.text(box.x, box.y, box.label, fontsize=11, ha="center", va="center", linespacing=1.15, zorder=4)
 
 
 def _edge(kind: str) -> str:
