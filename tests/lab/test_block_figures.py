@@ -1,5 +1,6 @@
 """The drawing of a layer says of each matrix and each relation what the core says of the model."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ NAMES = {"feed_forward.0": "w1", "feed_forward.3": "w2"} | {
     f"{name}_proj": name for name in ("q", "k", "v", "o", "gate", "up", "down")
 }
 KINDS = ("sparse", "dense", "step")
-MODELS = {
+MODELS: dict[str, Callable[[], nn.Module]] = {
     "transformer": lambda: models.Transformer(11, models.TransformerSize(8, 16, 1, 2)),
     "llama": lambda: models.llama(11, models.LlamaSize(8, 16, 1, 2, 2), 8),
 }

@@ -168,9 +168,16 @@ def _around(before: _Box, after: _Box) -> list[tuple[float, float]]:
 
 
 def _arrow(axes: Axes, corners: Sequence[tuple[float, float]], colour: str, width: float, gid: str = "") -> None:
-    head = {"arrowstyle": "-|>", "mutation_scale": 7 + 3.2 * width, "shrinkA": 0, "shrinkB": 0}
     axes.add_patch(
-        FancyArrowPatch(path=Path(list(corners)), color=colour, linewidth=width, gid=gid, fill=False, **head)
+        FancyArrowPatch(
+            path=Path(list(corners)),
+            arrowstyle="-|>",
+            mutation_scale=7 + 3.2 * width,
+            color=colour,
+            linewidth=width,
+            fill=False,
+            gid=gid,
+        )
     )
 
 
