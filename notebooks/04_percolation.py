@@ -166,6 +166,10 @@ figures.show(
 #
 # What remains are exactly the links that lie on a path from an input to an output.
 #
+# **One word, two meanings.** In network science, the *percolation threshold* is the share of links at which a giant connected
+# component appears; percolation here is no threshold, but a rule that cuts every link that lies on no path from an input to
+# an output. Both ask the same question: which parts of a network are still connected after links are removed?
+#
 # ## Exercise: find them by hand
 #
 # Five inputs, two hidden layers of four neurons, two outputs. The removal has been. Which hidden neurons are inactive in
@@ -301,11 +305,19 @@ with exercises.attempt():
 # | `w1` → `w2`, `v` → `o` | chain: output $j$ of one is input $j$ of the next | as in the MLP above |
 # | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | where $q_j$ is always 0, nothing depends on $k_j$ |
 # | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | where one factor is always 0, so is the product |
-#
+
+# %%
+figures.show(
+    figures.blocks(["transformer", "llama"]),
+    "One layer of a Transformer and one of a LLaMA. Both attention blocks have a pair (q, k) and a chain (v, o). The "
+    "feed-forward block is one chain (w1, w2); the gated block has a pair (gate, up) and two chains that end in down.",
+)
+
+# %% [markdown]
 # (These layers have no biases in LLaMA: a neuron that hears nothing is 0.) In a head of attention `q` and `k` pair up
-# neuron by neuron, and `v` chains to `o`. Where positions are rotated in, as in LLaMA, neurons $j$ and $j + d/2$ of a
-# head of width $d$ are mixed, and only the two together can be inactive. The core's `Attention` knows heads and
-# rotation.
+# neuron by neuron, and `v` chains to `o`. LLaMA tells the position of a token by a *rotation*: it turns neurons $j$ and
+# $j + d/2$ of a head of width $d$ by an angle that grows with the position. The two are mixed, so only both together can be
+# inactive. The core's `Attention` knows heads and rotation.
 #
 # **Predict:** three gated neurons. Gate 1 has no links, `down` does not read neuron 2. Which rows of `up` will be cut?
 

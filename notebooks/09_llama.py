@@ -22,7 +22,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 04 for percolation; stage 06 for the race; stage 08 for attention |
+# | Prerequisites | stage 04 for percolation; stage 06 for the race (all methods are trained alike and compared); stage 08 for attention |
 # | Time | 45 minutes to read, two to three minutes to run on Python's language reference |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 2 and the hyperparameters of its appendix |
@@ -156,8 +156,8 @@ assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 #
 # ## Perplexity
 #
-# The loss of a guess is $-\log p$ of the token that came. *Perplexity* is $e$ to the mean loss: among how many equally
-# likely tokens would guessing be as hard?
+# The loss of a guess is $-\log p$ of the token that came. The logarithm is the natural one, so the loss is counted in
+# *nats*. *Perplexity* is $e$ to the mean loss: among how many equally likely tokens would guessing be as hard?
 #
 # **Predict:** four tokens got the probabilities 1/2, 1/4, 1/4 and 1/8. What is the perplexity? And that of a model that
 # finds all tokens of the vocabulary equally likely?
@@ -183,7 +183,17 @@ assert math.isclose(math.exp(loss), 4)
 #
 # Layer upon layer, each an attention (q, k, v, o) and a *gated* feed-forward block with three linear layers. None has a
 # bias. The block computes, neuron by neuron, $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$ with
-# $\text{silu}(a) = a / (1 + e^{-a})$. By hand, for three neurons:
+# $\text{silu}(a) = a / (1 + e^{-a})$.
+
+# %%
+figures.show(
+    figures.blocks(["llama"]),
+    "One layer of a LLaMA has seven sparse matrices. Percolation uses two pairs, (q, k) and (gate, up), and three chains: "
+    "(v, o), (gate, down) and (up, down). Embedding, norms and output layer stay dense.",
+)
+
+# %% [markdown]
+# The gated block by hand, for three neurons:
 
 # %%
 x = torch.tensor([1.0, -1.0, 2.0])
@@ -245,10 +255,10 @@ print("queries that lost their links:", (~cut["q"].any(dim=1)).nonzero().flatten
 assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 
 # %% [markdown]
-# One neuron of the keys went, and with it a neuron of *both* heads of queries that read it. (In a real LLaMA, positions are
-# told by turning pairs of neurons, $j$ and $j + d/2$ of a head of $d$, by an angle that grows with the position. What one of
-# the two has, the other gets a part of; so a neuron counts as inactive only together with its partner. The core reads that
-# off the model.)
+# One neuron of the keys went, and with it a neuron of *both* heads of queries that read it. (A real LLaMA tells the position
+# of a token by a *rotation*. It turns neurons $j$ and $j + d/2$ of a head of width $d$ by an angle that grows with the
+# position. Each of the two gets a part of the other, so a neuron counts as inactive only together with its partner. The core
+# reads that off the model.)
 #
 # `per_head=True` lets each head evolve as a network of its own, with its own exact number of links, and knows that keys and
 # values have fewer heads:
@@ -308,18 +318,31 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # <details><summary>What you should have seen</summary>
 #
 # Rescaled, the sparse layer passes on as much as the dense one, 0.23; each of its weights is three times as large. Not
-# rescaled, it is a third of that. So far so fair. But a model whose *embedding* starts at 0.02 learns that first, and with
-# larger weights in the links a sparse model gets over it sooner. In a short run that alone can put sparse methods ahead of
-# a dense network. After 120 steps of the size `tiny` on Tiny Shakespeare, from 0.02 everywhere, FC stood at 4.89 nats and
-# a sparse network with a tenth of the links at 3.95; from 1 in the embedding and $1/\sqrt n$ elsewhere, FC stood at 3.97 and
-# the sparse one at 4.00 (one seed each, by an earlier CHTs, in `results/language_rates.jsonl`). Our recipes for small models
-# start from the latter, with which the dense network learns faster; the recipes of the paper's sizes keep 0.02.
+# rescaled, it is a third of that.
 # </details>
+#
+# But a model whose *embedding* starts at 0.02 learns that first, and with larger weights in the links a sparse model gets
+# over it sooner. In a short run that alone can put sparse methods ahead of a dense network. The package has four recorded
+# runs of the size `tiny` on Tiny Shakespeare, one seed each, 120 steps, FC and an earlier CHTs with a tenth of the links:
+
+# %%
+first_weights = [
+    {"from": "0.02 everywhere" if row["recipe"]["deviation"] else "1 and 1/√n", "method": row["method"]}
+    | {"loss after 120 steps (nats)": row["validation"][-1]["loss"]}
+    for row in records.read_runs(records.results_folder() / "language_rates.jsonl")
+    if row["recipe"]["steps"] == 120
+]
+pd.DataFrame(first_weights).pivot(index="from", columns="method").round(2)
+
+# %% [markdown]
+# From 0.02 everywhere, FC stood at 4.89 nats and a sparse network with a tenth of the links at 3.95; from 1 in the embedding
+# and $1/\sqrt n$ elsewhere, FC stood at 3.97 and the sparse one at 4.00. Our recipes for small models start from the latter,
+# with which the dense network learns faster; the recipes of the paper's sizes keep 0.02.
 #
 # ## Sixteen bits
 #
-# On a GPU, products in bfloat16 are several times as fast. It has 8 bits for the digits: between 1 and 2 its numbers are
-# 1/128 apart. Add a small step to a weight:
+# On a GPU, products in bfloat16 are several times as fast. Its numbers have 8 significant bits: between 1 and 2 they are 1/128
+# apart, between 2 and 4 they are 1/64 apart, and so on. Add a small step to a weight:
 
 # %%
 weight = torch.tensor(1.0, dtype=torch.bfloat16)
@@ -328,8 +351,32 @@ for step in (0.1, 0.01, 0.003, 0.001):
 assert float(weight + 0.001) == 1
 
 # %% [markdown]
-# Steps below 1/256 of a weight vanish. So the weights stay in float32, and only the products are rounded
-# (`precision="bfloat16"`). The published code keeps the *weights* in bfloat16 (`"bfloat16_weights"` here): large weights
+# The sum is rounded to the nearest of these numbers. So a step from a weight between 1 and 2 vanishes if it is less than half
+# of 1/128, which is 1/256. How large is that beside the weight? It depends on the weight.
+#
+# **Predict:** there are 128 weights from 1 to below 2. Add to each 1/351 of itself. How many of them change?
+
+# %%
+weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
+changed = {}
+for part in (255, 351, 451, 513):
+    stepped = (weights.float() * (1 + 1 / part)).bfloat16()
+    changed[part] = int((stepped != weights).sum())
+    print(f"a step of 1/{part} of the weight changes {changed[part]} of {len(weights)} weights")
+assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# The weight $n/128$ changes if $n/128/351$ is more than 1/256, so if $n$ is more than 175.5. That holds for 176 to 255, which
+# are 80 weights.
+# </details>
+#
+# The limit 1/256 is nearly 1/512 of a weight just below 2, and it is 1/256 of a weight of 1. The same shares hold between any
+# two powers of two. So a step below 1/512 of a weight always vanishes. Just above a power of two, every step below about
+# 1/256 vanishes.
+#
+# So the weights stay in float32, and only the products are rounded (`precision="bfloat16"`). The published code keeps the *weights* in bfloat16 (`"bfloat16_weights"` here): large weights
 # then no longer move, small ones do. It hurts most where much hangs on single numbers: RigL and GraNet regrow a link at 0
 # where the gradient is largest, and remove the smallest weights, among which those links are. In the paper's tables, 130M at
 # 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and of 18.3 with weights in float32, where FC has 17.1.
@@ -354,6 +401,10 @@ run = mine[0]
 print(f"{run.tokens:,} tokens in {run.seconds:.0f} s, {run.tokens_per_second:,.0f} per second")
 print(f"{run.mfu:.0%} of the operations that one large product of matrices would do in that time")
 
+# %% [markdown]
+# The last line is the MFU of the progress bar, the *model FLOPs utilisation*: the operations that a dense model of this size
+# needs for these tokens, divided by those that the device could do in the same time. Masked layers compute all of them.
+
 # %%
 looks = pd.DataFrame([{"step": look.step, "loss": look.loss, "perplexity": look.perplexity} for look in run.looks])
 looks.style.hide(axis="index").format({"loss": "{:.3f}", "perplexity": "{:.1f}"})
@@ -372,8 +423,9 @@ for temperature in (0.0, 0.7, 1.0):
     print(f"--- temperature {temperature}\n{written.strip()}\n")
 
 # %% [markdown]
-# A model of a million weights, after a minute of training, has learned how the text *looks*. The likeliest token again and
-# again leads into a loop; drawn tokens do not.
+# A model of a million weights, after a few seconds of training, has learned how the text *looks*. At temperature 0 nothing is
+# drawn, so the same prompt always gives the same text; here it ends after a few words. Drawn tokens give longer and
+# stranger texts.
 #
 # ## The topology of a head, and of a block
 #
@@ -403,8 +455,9 @@ if len(history):
 # %% [markdown]
 # ## The race
 #
-# All methods, the same number of steps, the same first weights and the same text for equal seeds. A few steps are timed
-# first, on a model that is thrown away:
+# A *race* trains every method for the same number of steps, from the same first weights and on the same text for equal seeds,
+# and compares what comes out. FC alone has its own learning rate. A few steps are timed first, on a model that is thrown
+# away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -446,15 +499,17 @@ differences = [
     for row in paired_differences(runs, rival, "validation_loss")
 ]
 minus = pd.DataFrame(differences).pivot(index="method", columns="rival", values="difference")
-minus.rename(columns=lambda rival: f"loss minus {rival}").style.format("{:+.3f}", na_rep="")
+minus = minus.rename(columns=lambda rival: f"loss minus {rival}")
+per_cent = {f"perplexity{name[4:]} (%)": 100 * minus[name].map(math.expm1) for name in minus}
+minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", subset=list(per_cent), na_rep="")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# After so few steps all are close together, some of the sparse ones perhaps ahead of FC: a difference of 0.01 nats is one
-# per cent of the perplexity, and with a single seed there is no interval, so there is no ranking either. The longer runs
-# below tell more. All methods but FC share one learning rate, FC has its own: with one for all, the race would be decided by
-# whom it suits.
+# After so few steps all are close together. At the laptop profile CHTss and GMP are nearest to FC, 0.2 % below its perplexity.
+# GraNet is 3.6 % below, CHT 5.2 % above. In the paper, after a long training, SET and CHT are about a third above FC. A single
+# seed has no interval, so there is no ranking; the longer runs below tell more. The sparse methods share one learning rate
+# and FC has its own, since a single rate for all would favour the methods that it suits.
 # </details>
 #
 # ## Recorded runs
@@ -672,6 +727,29 @@ with exercises.attempt():
 # - Perplexity is $e$ to the mean loss, and belongs to its tokens.
 # - Gate and up are a pair, down a chain behind both; heads may share their keys.
 # - First weights, learning rates and precision can decide a race before the topology does.
+#
+# ## Discussion questions
+#
+# 1. For each cell of its Table 2 the paper chose the best of eight first networks for CHTs. SET has no such setting. Is the
+#    comparison fair, and how would you report it?
+# 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
+#    float32, or with both? Which methods would move up?
+# 3. Size `small` has sparse methods ahead of FC after 100 steps, size `tiny` has them behind after 200. Which runs would
+#    tell whether sparse models only start faster, or also end better?
+#
+# ## Further reading
+#
+# - H. Touvron et al., *LLaMA: open and efficient foundation language models*, 2023,
+#   [arXiv 2302.13971](https://arxiv.org/abs/2302.13971): the model.
+# - J. Su et al., *RoFormer: enhanced Transformer with rotary position embedding*, 2021,
+#   [arXiv 2104.09864](https://arxiv.org/abs/2104.09864): the rotation.
+# - N. Shazeer, *GLU variants improve Transformer*, 2020, [arXiv 2002.05202](https://arxiv.org/abs/2002.05202): the gated block.
+# - J. Ainslie et al., *GQA: training generalized multi-query Transformer models from multi-head checkpoints*, 2023,
+#   [arXiv 2305.13245](https://arxiv.org/abs/2305.13245): grouped queries.
+# - P. Micikevicius et al., *Mixed precision training*, 2018, [arXiv 1710.03740](https://arxiv.org/abs/1710.03740): why a copy of
+#   the weights stays in float32.
+# - J. Zhao et al., *GaLore: memory-efficient LLM training by gradient low-rank projection*, 2024,
+#   [arXiv 2403.03507](https://arxiv.org/abs/2403.03507): LLaMAs of 60M to 7B weights, trained from scratch.
 
 # %%
 records.publish(

@@ -3,6 +3,7 @@
 Each returns a matplotlib Figure: `show` puts it on a page, and `figure.savefig("name.pdf")` writes it as vectors.
 """
 
+from chts_core.lab.figures.blocks import blocks
 from chts_core.lab.figures.costs import cost_meter, layer_times, step_course
 from chts_core.lab.figures.density import (
     DensityCourse,
@@ -70,6 +71,7 @@ __all__ = [
     "anp_by_sparsity",
     "attention_head",
     "attention_map",
+    "blocks",
     "chances_and_entropy",
     "class_points",
     "cost_meter",

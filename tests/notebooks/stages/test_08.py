@@ -1,11 +1,16 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+import committed
 import pytest
+import torch
 
 import chts_core as chts
+from chts_core.engine.layers import linear_layers
+from chts_core.lab import models
 from chts_core.lab.models import TRANSFORMER_SIZES
 from chts_core.lab.notebook import notebooks
 from chts_core.lab.notebook.tour import comparison
@@ -66,7 +71,7 @@ def test_stage_08_pairs_its_differences(executed: Executed) -> None:
         assert row["interval"] is None  # one seed
 
 
-def test_stage_08_chooses_the_beam_on_validation(executed: Executed) -> None:
+def test_stage_08_compares_beams_on_validation(executed: Executed) -> None:
     beams = executed("08")[0]["results"]["beams"]
     assert [row["beam"] for row in beams] == [1, 2, 4]
     assert all(0 <= row[score] <= 100 for row in beams for score in ("BLEU", "exact (%)"))
@@ -94,3 +99,92 @@ def test_stage_08_settles_its_recipe_by_profile_and_data_set() -> None:
     ):
         settings = notebooks.start("08_translation_transformer", profile, dataset=dataset, recipe="", steps=0)
         assert (settings.recipes[settings.dataset], settings.recipe) == (name, "")
+
+
+# --- what the text says of the committed outputs ---
+
+
+def test_stage_08_says_that_fc_comes_last_and_has_another_learning_rate() -> None:
+    words, results = committed.words("08"), committed.record("08")
+    assert "FC comes last, in BLEU and in `exact`" in words
+    for score in ("bleu", "exact"):
+        assert min(results["methods"], key=lambda row: row[score])["method"] == "fc"
+    recipe = results["recipe"]
+    assert recipe["learning_rate"] == 2 * recipe["dense_learning_rate"]
+    assert "FC trains with half the learning rate of the sparse methods" in words
+    assert "factor c of the learning rate: FC 0.5, sparse methods 1" in committed.printed("08")
+    # The trials of the rates, as results/README.md has them: number words, 600 steps, the methods of revision 1.
+    assert translation.RECIPES["number_words"].steps == 600 == 2 * recipe["steps"]
+    told = (records.results_folder() / "README.md").read_text("utf-8")
+    assert "FC, number words, 600 steps" in told
+    assert "tuned for none" not in words
+
+
+def test_stage_08_says_that_fc_has_the_highest_mean_of_the_longer_runs() -> None:
+    assert "In the longer runs below, FC has the highest mean." in committed.words("08")
+    rows = [row for row in translation.recorded() if row["dataset"] == "number_words"]
+    assert max(translation.mean_scores(rows, "exact"), key=lambda row: row["mean"])["method"] == "fc"
+
+
+def test_stage_08_says_which_beam_validation_prefers_and_which_it_uses() -> None:
+    results, words = committed.record("08"), committed.words("08")
+    bleu = {row["beam"]: row["BLEU"] for row in results["beams"]}
+    best, used = max(bleu, key=bleu.__getitem__), results["recipe"]["beam"]
+    assert f"highest validation BLEU: beam {best}; used for the test: beam {used}" in committed.printed("08")
+    more = f"{bleu[best] - bleu[used]:.1f} more than a beam of {used}"
+    assert f"a beam of {best} has the highest BLEU on these pairs, {more}" in words
+    assert translation.RECIPES["multi30k"].beam == used == 2
+    assert {row["recipe"]["beam"] for row in translation.recorded()} == {used}
+
+
+def test_stage_08_names_the_warm_up_steps_of_the_paper_and_of_the_run() -> None:
+    printed, recipe = committed.printed("08"), committed.record("08")["recipe"]
+    assert "The paper gives the sparse methods 20 *iterative warm-up steps*" in committed.words("08")
+    assert (recipe["iterative_warmup"], recipe["update_every"]) == (3, 15)
+    assert "paper: 20 warm-up steps, 20% of the 100 steps between updates" in printed
+    assert "this run: 3 warm-up steps, 20% of the 15 steps between updates" in printed
+
+
+def test_stage_08_says_how_the_learning_rates_of_multi30k_were_found() -> None:
+    assert (
+        "The sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs."
+        in committed.words("08")
+    )
+    recipe = translation.RECIPES["multi30k_small"]
+    assert (recipe.dense_learning_rate, recipe.learning_rate) == (0.5, 1.0)
+    told = (records.results_folder() / "README.md").read_text("utf-8")
+    # Of each factor the loss of FC and of CHTs on Multi30k, after 300 steps.
+    below = told.partition("| FC, Multi30k, 300 steps |")[2]
+    rows = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\| (.+) \|$", below, re.MULTILINE)[:4]]
+    of_fc = {float(row[0]): float(row[-2]) for row in rows if row[-2]}
+    of_chts = {float(row[0]): float(row[-1]) for row in rows if row[-1]}
+    assert (sorted(of_fc), sorted(of_chts)) == ([0.25, 0.5, 1], [0.5, 1, 2])
+    assert min(of_fc, key=of_fc.__getitem__) == recipe.dense_learning_rate
+    assert of_chts[2] < of_chts[1]
+
+
+def test_stage_08_counts_the_matrices_of_its_drawing() -> None:
+    (caption,) = (caption for caption in committed.captions("08") if "sparse matrices" in caption)
+    with torch.device("meta"):
+        model = models.Transformer(11, TRANSFORMER_SIZES["tiny"])
+    encoder, decoder = (len(linear_layers(layers[0])) for layers in (model.encoder, model.decoder))
+    assert (encoder, decoder - encoder) == (6, 4)
+    assert "One layer of our encoder has six sparse matrices" in caption
+    assert "second attention block with four more" in caption
+    assert model.generator.weight is model.embedding.weight
+
+
+def test_stage_08_ends_with_questions_and_papers() -> None:
+    questions, papers = committed.questions_and_papers("08")
+    assert questions == 3
+    assert 3 <= len(papers) <= 6
+
+
+def test_stage_08_explains_its_unit_before_it_is_used() -> None:
+    words = committed.words("08")
+    assert words.index("the unit of the loss is the *nat*") == words.index("*nat*") - len(
+        "the unit of the loss is the "
+    )
+    assert re.search(r"\bnats?\b", words).start() > words.index("the unit of the loss is the")  # type: ignore[union-attr]
+    assert words.index("race") == words.index("race (all methods are trained alike and compared)")
+    assert "A *race* trains every method for the same number of steps" in words

@@ -1,12 +1,17 @@
 import json
+import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+import committed
 import pytest
+import torch
 
 import chts_core as chts
 from chts_core.lab.notebook.tour import comparison
+from chts_core.lab.results import paper
 from chts_core.lab.train import language
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
@@ -53,3 +58,96 @@ def test_stage_09_writes_a_text(executed: Executed) -> None:
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
     for temperature in (0.0, 0.7, 1.0):
         assert f"--- temperature {temperature}\nThe statement" in printed
+
+
+# --- what the text says of the committed outputs ---
+
+
+def test_stage_09_says_which_steps_vanish_in_bfloat16() -> None:
+    words, printed = committed.words("09"), committed.printed("09")
+    assert "a step below 1/512 of a weight always vanishes" in words
+    assert "Just above a power of two, every step below about 1/256 vanishes" in words
+    assert "Steps below 1/256 of a weight vanish" not in words
+    for power in range(-8, 9):  # every number of bfloat16 in seventeen octaves, and what becomes of it
+        weights = (2.0**power * torch.arange(128, 256) / 128).bfloat16()
+        for sign in (1, -1):
+            assert torch.equal((weights.float() * (1 + sign / 513)).bfloat16(), weights)
+        just_above = weights[1].float()
+        assert (just_above * (1 + 1 / 260)).bfloat16() == weights[1]
+        assert (just_above * (1 + 1 / 257)).bfloat16() != weights[1]
+        assert (weights[-1].float() * (1 + 1 / 509)).bfloat16() != weights[-1]
+    for part, changed in ((255, 128), (351, 80), (451, 30), (513, 0)):
+        # The weight n/128 changes if n/128/part > 1/256, that is if n > part/2.
+        assert changed == sum(n > part / 2 for n in range(128, 256))
+        assert f"a step of 1/{part} of the weight changes {changed} of 128 weights" in printed
+
+
+def test_stage_09_shows_the_losses_from_both_first_weights() -> None:
+    (table,) = (html for html in committed.shown("09", "text/html") if "0.02 everywhere" in html)
+    cells = re.findall(r"<td>([\d.]+)</td>", table)
+    told = re.search(
+        r"FC stood at ([\d.]+) nats and a sparse network with a tenth of the links at ([\d.]+); "
+        r"from 1 in the embedding and \$1/\\sqrt n\$ elsewhere, FC stood at ([\d.]+) and the sparse one at ([\d.]+)\.",
+        committed.words("09"),
+    )
+    assert told
+    dense_small, sparse_small, dense_large, sparse_large = map(float, told.groups())
+    assert list(map(float, cells)) == [sparse_small, dense_small, sparse_large, dense_large]
+
+
+def test_stage_09_says_what_temperature_0_wrote() -> None:
+    words, printed = committed.words("09"), committed.printed("09")
+    coldest = printed.partition("--- temperature 0.0\n")[2].partition("\n\n---")[0]
+    assert coldest.startswith("The statement")
+    assert "here it ends after a few words" in words
+    assert len(coldest.split()) < 10
+    assert "leads into a loop" not in words
+
+
+def test_stage_09_says_how_far_the_methods_are_from_fc() -> None:
+    words, results = committed.words("09"), committed.record("09")
+    per_cent = {
+        row["method"]: 100 * math.expm1(row["difference"]) for row in results["differences"] if row["rival"] == "fc"
+    }
+    nearest = sorted(per_cent, key=lambda method: abs(per_cent[method]))[:2]
+    assert sorted(nearest) == ["chtss", "gmp"]
+    assert [f"{per_cent[method]:.1f}" for method in nearest] == ["-0.2", "-0.2"]
+    assert "CHTss and GMP are nearest to FC, 0.2 % below its perplexity" in words
+    assert min(per_cent, key=per_cent.__getitem__) == "granet"
+    assert max(per_cent, key=per_cent.__getitem__) == "cht"
+    assert f"GraNet is {-per_cent['granet']:.1f} % below, CHT {per_cent['cht']:.1f} % above" in words
+    shown = next(html for html in committed.shown("09", "text/html") if "perplexity minus fc (%)" in html)
+    assert f"{per_cent['cht']:+.1f}" in shown
+    assert "In the paper, after a long training, SET and CHT are about a third above FC" in words
+    table = paper.PAPER_TABLE_2["60m"]
+    for method in ("set", "cht"):
+        assert table[method][0.9] / table["fc"][0.0] == pytest.approx(4 / 3, abs=0.02)
+    assert results["recipe"]["dense_learning_rate"] != results["recipe"]["learning_rate"]
+
+
+def test_stage_09_draws_seven_sparse_matrices() -> None:
+    (caption,) = (caption for caption in committed.captions("09") if "sparse matrices" in caption)
+    assert "seven sparse matrices" in caption
+    layers = language.plan_run("set", 0.9, RECIPE).budget.shapes
+    assert sum(".layers.0." in name for name in layers) == 7
+    pairs, chains = caption.partition("three chains: ")[::2]
+    assert re.findall(r"\((\w+), (\w+)\)", pairs) == [("q", "k"), ("gate", "up")]
+    assert re.findall(r"\((\w+), (\w+)\)", chains) == [("v", "o"), ("gate", "down"), ("up", "down")]
+
+
+def test_stage_09_explains_its_words_before_it_uses_them() -> None:
+    words = committed.words("09")
+    for word, explained in {
+        "nats": "the loss is counted in *nats*",
+        "MFU": "the MFU of the progress bar, the *model FLOPs utilisation*",
+        "rotation": "tells the position of a token by a *rotation*",
+    }.items():
+        assert words.index(word) > words.index(explained), word
+    assert words.index("race") == words.index("race (all methods are trained alike and compared)")
+    assert "A *race* trains every method for the same number of steps" in words
+
+
+def test_stage_09_ends_with_questions_and_papers() -> None:
+    questions, papers = committed.questions_and_papers("09")
+    assert questions == 3
+    assert 3 <= len(papers) <= 6
