@@ -34,6 +34,7 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
+from chts_core.lab.figures.recovery import hidden_links_found, learning_by_links, similar_partners
 from chts_core.lab.figures.runs import images, learning_curves, overlap_and_itop, race, topology_update, two_compared
 from chts_core.lab.figures.sampling import (
     chances_and_entropy,
@@ -70,8 +71,10 @@ __all__ = [
     "dense_and_sparse",
     "empty",
     "excess_density",
+    "hidden_links_found",
     "images",
     "layer_times",
+    "learning_by_links",
     "learning_curves",
     "learning_rates",
     "length_buckets",
@@ -94,6 +97,7 @@ __all__ = [
     "score_maps",
     "scores_by_method",
     "show",
+    "similar_partners",
     "small_worlds",
     "sparsity_courses",
     "stages",
