@@ -586,6 +586,13 @@ figures.show(
     f"Chance gives {by_chance:.1%}. The order of the networks is the order by AUC.",
 )
 
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# The scores of paths find many hidden links in receptive fields and in the networks that CHTs trained from them, and few
+# elsewhere. CH2-L3n finds about as many as the bare number of paths: the two rows look alike. The next cells give numbers.
+# </details>
+
 # %%
 for name, runs in trained.items():
     accuracy, half = statistics.mean_and_interval([100 * run.validation_accuracy[-1] for run in runs])
