@@ -1,7 +1,7 @@
 """Why topology may know where a link helps, in two drawings; and how well scores find hidden links."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +11,7 @@ from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, V
 from chts_core.lab.results.statistics import mean_and_interval
 
 Places = Mapping[str, tuple[float, float]]
+_Place = Literal["outside lower center", "outside right center"]  # of a legend
 
 _NEURONS: Places = {"a": (0, 1), "b": (0, 0), "c": (1, 0), "d": (1, 1), "e": (2, 0), "f": (2, 1)}
 # Colour, marker and whether it is filled, of one network of several.
@@ -28,15 +29,15 @@ def _link(axes: Axes, places: Places, pairs: Sequence[tuple[str, str]], label: s
 def _nodes(axes: Axes, places: Places, colour: str, marker: str, label: str) -> None:
     """Draw named nodes, alike."""
     x, y = zip(*places.values(), strict=True)
-    look = {"markersize": 20, "markeredgecolor": BLACK, "linestyle": "", "zorder": 2}
+    look: dict[str, Any] = {"markersize": 20, "markeredgecolor": BLACK, "linestyle": "", "zorder": 2}
     axes.plot(x, y, marker=marker, color=colour, label=label, **look)
     for name, place in places.items():
         axes.text(*place, name, ha="center", va="center", fontsize=10, zorder=3)
 
 
-def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: str, columns: int) -> None:
+def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: _Place, columns: int) -> None:
     """Make panels drawings without scales, with one legend for all."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in panels:
         entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         axes.set_ylabel("neurons")
@@ -45,7 +46,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: str, colu
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[["left", "bottom"]].set_visible(False)
-    figure.legend(entries.values(), entries.keys(), loc=loc, ncols=columns, markerscale=0.5, labelspacing=0.7)
+    figure.legend(list(entries.values()), list(entries), loc=loc, ncols=columns, markerscale=0.5, labelspacing=0.7)
 
 
 def learning_by_links() -> Figure:
@@ -118,7 +119,7 @@ def hidden_links_found(
         ):
             rows = [row + shift * (number - (len(measured) - 1) / 2) for row in range(len(by_score))]
             means, widths = zip(*map(mean_and_interval, by_score.values()), strict=True)
-            look = {"color": colour, "marker": marker, "markerfacecolor": colour if filled else "white"}
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markerfacecolor": colour if filled else "white"}
             axes.errorbar(means, rows, xerr=widths, linestyle="", capsize=3, linewidth=1.3, label=network, **look)
         for words, value in chance.items():
             axes.axvline(value, color=BLACK, linestyle=":", linewidth=1, label=words)
