@@ -214,7 +214,8 @@ print({name: round(value, 3) for name, value in p_values.items()})
 pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist(), **counts}).style.hide(axis="index")
 
 # %% [markdown]
-# In a layer, `keep` draws the survivors of a removal: exactly so many, and only links that exist.
+# In a layer, `keep` draws the survivors of a removal: an exact number, and only existing links. The score here is the
+# **weight magnitude** (WM), $|W|$.
 
 # %% tags=["nbval-check-output"]
 mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
@@ -332,8 +333,8 @@ figures.show(
 # two links. Every further update undoes itself.
 # </details>
 #
-# The paper calls this an **epitopological local minimum** (ELM), and measures it by the overlap of what an update removes and
-# what it regrows:
+# The paper calls this an **epitopological local minimum** (ELM): epitopological learning is learning by new links (stage 02),
+# and here it has stopped. The measure is the overlap of the links that an update removes and the links that it regrows:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
@@ -446,11 +447,12 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # ## Explore
 #
-# One layer of 24 outputs and 36 inputs, wired as a receptive field, with random weights. The paper has two removal scores. One is
-# the magnitude $|W|$. The other is *relative importance*: the share of a link in the weight at its input plus its share at
-# its output (stage 04 says what for). The explorer starts with this one. On the left every link from the weakest
-# to the strongest with its chance to be removed, measured over many draws, and what one draw did; on the right how entropy
-# and agreement with the hard rule depend on $\delta$.
+# One layer of 24 outputs and 36 inputs, wired as a receptive field, with random weights. The paper has two removal scores. WM
+# is the magnitude $|W|$ of the weight. **Relative importance** (RI) divides $|W|$ by the sum of all $|W|$ at the input of the
+# link, divides it by the sum at its output as well, and adds the two shares. So under RI a small weight survives at a neuron
+# that has only small weights; stage 04 shows why this matters. The explorer starts with RI. The left panel shows all links
+# from the weakest to the strongest: the chance of each link to be removed, measured over many draws, and the links that one
+# draw removed. The right panel shows how entropy and agreement with the hard rule depend on $\delta$.
 #
 # **Predict before you move a slider:** at $\delta = 0$, how many of the removed links will be among those that the hard rule
 # removes? Does the entropy fall early or late?

@@ -63,6 +63,11 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
         ]
     ),
     "walk_frequencies": lambda _, __: figures.walk_frequencies([(0, 2), (0, 3)], [5.0, 6.0], [4, 7]),
+    "learning_by_links": lambda _, __: figures.learning_by_links(),
+    "similar_partners": lambda _, __: figures.similar_partners(),
+    "hidden_links_found": lambda _, __: figures.hidden_links_found(
+        {"one": {"a": [0.5, 0.6], "b": [0.7, 0.9]}}, "AUC (fraction)", {"chance": 0.5}
+    ),
     "network": lambda _, __: figures.network([figures.Links("links", [MASK])], ("inputs", "outputs")),
     "small_worlds": lambda _, __: figures.small_worlds({"one": SmallWorldness(0.4, 3.0, 0.1, 2.0, 2.7)}),
     "pixel_correlations": lambda _, data: figures.pixel_correlations(

@@ -36,6 +36,7 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
+from chts_core.lab.figures.recovery import hidden_links_found, learning_by_links, similar_partners
 from chts_core.lab.figures.runs import (
     differences_ranked,
     images,
@@ -82,8 +83,10 @@ __all__ = [
     "differences_ranked",
     "empty",
     "excess_density",
+    "hidden_links_found",
     "images",
     "layer_times",
+    "learning_by_links",
     "learning_curves",
     "learning_rates",
     "length_buckets",
@@ -106,6 +109,7 @@ __all__ = [
     "score_maps",
     "scores_by_method",
     "show",
+    "similar_partners",
     "small_worlds",
     "sparsity_courses",
     "stages",

@@ -1,0 +1,114 @@
+"""Hidden links, found again: the usual test of link prediction, on the mask of a layer.
+
+Some links of a network are hidden. A score ranks all links that are missing in the rest, the hidden ones among them. A
+good score ranks the hidden links high (Lü & Zhou 2011, "Link prediction in complex networks: a survey").
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chts_core.checks import check_generator, check_mask, check_same_shape
+from chts_core.link_prediction import Predictor, ch2_l3n, ch3_l3n, ch3_l3p
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How well a score finds hidden links. Both are fractions; equal scores count as in random order, on average.
+
+    precision: share of hidden links among the best-scored missing links, as many as are hidden.
+    auc: chance that a hidden link scores higher than a link that never was there (area under the ROC curve).
+    """
+
+    precision: float
+    auc: float
+
+
+def number_of_paths(mask: Tensor) -> Tensor:
+    """Number of L3 paths of every missing link, A Aᵀ A: float32 shaped like the mask, 0 on existing links."""
+    check_mask(mask)
+    links = mask.float()
+    return (links @ links.T @ links).masked_fill_(mask, 0.0)
+
+
+def degree_product(mask: Tensor) -> Tensor:
+    """Product of the degrees of both ends of every missing link: float32 like the mask, 0 on existing links."""
+    check_mask(mask)
+    links = mask.float()
+    return (links.sum(1, keepdim=True) * links.sum(0)).masked_fill_(mask, 0.0)
+
+
+SCORES: dict[str, Predictor] = {
+    "CH2-L3n": ch2_l3n,
+    "CH3-L3n": ch3_l3n,
+    "CH3-L3p": ch3_l3p,
+    "number of paths": number_of_paths,
+    "degree product": degree_product,
+}
+
+
+def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
+    """Some links of a mask, drawn uniformly: Boolean (out_features, in_features), a subset of the mask.
+
+    Args:
+        mask: Boolean (out_features, in_features).
+        share: of the links to hide, in (0, 1); their number is rounded.
+
+    Raises:
+        ValueError: if no link would be hidden, or none left.
+    """
+    check_mask(mask)
+    check_generator(generator)
+    links = mask.nonzero()
+    count = round(share * len(links))
+    if not 0 < count < len(links):
+        raise ValueError(f"share is {share}, which hides {count} of {len(links)} links; hide some and leave some.")
+    chosen = links[torch.randperm(len(links), generator=generator)[:count]]
+    hidden = torch.zeros_like(mask)
+    hidden[chosen[:, 0], chosen[:, 1]] = True
+    return hidden
+
+
+def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
+    """How well scores find the hidden links among all that are missing in what is seen.
+
+    Args:
+        scores: (out_features, in_features), from `seen` alone.
+        seen: Boolean, the links that are left.
+        hidden: Boolean, the links that were hidden, at least one; not in `seen`.
+
+    Raises:
+        ValueError: if no link is hidden, every missing link is hidden, or a hidden link is seen.
+    """
+    from scipy import stats
+
+    for mask, name in ((seen, "seen"), (hidden, "hidden")):
+        check_mask(mask, name)
+        check_same_shape(mask, scores, name)
+    candidates = ~seen
+    count, others = int(hidden.sum()), int((candidates & ~hidden).sum())
+    if (hidden & seen).any() or not count or not others:
+        raise ValueError(f"{count} links are hidden and {others} others missing; expected some of both, none seen.")
+    score, wanted = scores[candidates], hidden[candidates]
+
+    threshold = score.topk(count).values[-1]
+    above, equal = score > threshold, score == threshold
+    places_left = count - int(above.sum())
+    found = int(wanted[above].sum()) + places_left * float(wanted[equal].double().mean())
+
+    ranks = torch.from_numpy(stats.rankdata(score.numpy()))
+    auc = (float(ranks[wanted].sum()) - count * (count + 1) / 2) / (count * others)  # Mann and Whitney's U
+    return Recovery(precision=found / count, auc=auc)
+
+
+def by_score(mask: Tensor, share: float, *, generator: torch.Generator) -> dict[str, Recovery]:
+    """Hide some links of a mask, and measure how well each of `SCORES` and a random score find them.
+
+    The arguments and errors are those of :func:`hide`; the generator also draws the random score.
+    """
+    hidden = hide(mask, share, generator=generator)
+    seen = mask & ~hidden
+    scores = {name: score(seen) for name, score in SCORES.items()}
+    scores["random"] = torch.rand(mask.shape, generator=generator)
+    return {name: measure(score, seen, hidden) for name, score in scores.items()}
