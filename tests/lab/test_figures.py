@@ -81,6 +81,12 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "race": lambda runs, _: figures.race(runs),
     "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
     "images": lambda _, data: figures.images(data),
+    "verdicts": lambda _, __: figures.verdicts(
+        [{"claim": "one", "advantage": 0.5, "interval": 0.25, "verdict": "holds"}]
+    ),
+    "ranks": lambda _, __: figures.ranks(
+        figures.RankStep("one", [3.0, 7.0], "1a"), figures.RankStep("two", [6.0, 2.0], "1a"), [4.5, 4.5]
+    ),
     "topology_update": lambda runs, _: figures.topology_update({"kept": MASK}, runs[-1].history[:1], "one", 50),
     "overlap_and_itop": lambda runs, _: figures.overlap_and_itop([run for run in runs if run.history]),
     "overlap_by_rule": lambda runs, _: figures.overlap_by_rule(runs),
@@ -161,13 +167,24 @@ def test_axes_are_labelled_the_picture_is_a_png_and_the_style_is_left_as_it_was(
         assert dict(pyplot.rcParams) == before
     assert isinstance(figure, Figure)
     assert figure.axes
-    if name != "images":
+    if name not in ("images", "ranks"):  # pictures and drawings
         for axes in figure.axes:
             assert axes.get_xlabel(), f"no x label at {axes.get_title()!r}"
             assert axes.get_ylabel(), f"no y label at {axes.get_title()!r}"
     assert picture.startswith(PNG_SIGNATURE)
     assert len(picture) > 1000
     assert pyplot.get_fignums() == []  # nothing is left for a notebook to show twice, nor in memory
+
+
+@pytest.mark.parametrize(("other", "told"), [("1a", "equal: the run goes on"), ("2b", "not equal: the run stops")])
+def test_ranks_are_drawn_with_what_they_have(other: str, told: str) -> None:
+    left, right = figures.RankStep("one", [3.0, 7.0], "1a"), figures.RankStep("two", [6.0, 2.0], other)
+    (axes,) = figures.ranks(left, right, [4.5, 4.5]).axes
+    words = [text.get_text() for text in axes.texts if text.get_text()]
+    assert words[-1] == told
+    assert [word for word in words if "gradient" in word] == ["its own gradient\n3, 7", "its own gradient\n6, 2"]
+    assert [word.endswith("4.5, 4.5") for word in words].count(True) == 3  # both ranks, and the all-reduce
+    assert f"the hash of its mask\n{other}" in words
 
 
 def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

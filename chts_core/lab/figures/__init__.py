@@ -34,6 +34,7 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
+from chts_core.lab.figures.ranks import RankStep, ranks
 from chts_core.lab.figures.runs import images, learning_curves, overlap_and_itop, race, topology_update, two_compared
 from chts_core.lab.figures.sampling import (
     chances_and_entropy,
@@ -42,6 +43,7 @@ from chts_core.lab.figures.sampling import (
     temperature_ramps,
     updates,
 )
+from chts_core.lab.figures.standing import verdicts
 from chts_core.lab.figures.style import empty, new_figure, show, to_png
 from chts_core.lab.figures.teaching import class_points
 from chts_core.lab.figures.translation import (
@@ -57,6 +59,7 @@ __all__ = [
     "DensityCourse",
     "Links",
     "PruningStep",
+    "RankStep",
     "anp_by_epoch",
     "anp_by_sparsity",
     "attention_head",
@@ -88,6 +91,7 @@ __all__ = [
     "pixel_correlations",
     "pruning_steps",
     "race",
+    "ranks",
     "regrowth_costs",
     "removal_chances",
     "score_agreement",
@@ -105,6 +109,7 @@ __all__ = [
     "translation_race",
     "two_compared",
     "updates",
+    "verdicts",
     "vital_signs",
     "walk_frequencies",
 ]
