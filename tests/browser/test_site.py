@@ -45,7 +45,7 @@ class Reader(HTMLParser):
 
 def test_the_site_has_its_pages() -> None:
     stages = {page for page in PAGES if page.startswith("notebooks/")}
-    assert len(stages) == 13
+    assert len(stages) == 14
     assert {"index.html", "glossary.html", "speed.html", "conformance.html", "results.html"} < set(PAGES)
     guides = ("your_model", "followed", "add_a_method", "cluster", "teach", "ninety_minutes", "two_weeks")
     assert {f"guides/{name}.html" for name in guides} < set(PAGES)
