@@ -323,7 +323,7 @@ print(len(sweeps.cells(spec)), "runs")
 #
 # A sparse network should be better than a narrow dense network with as few weights. Three hidden layers of width $w$ on $d$
 # inputs have $dw + 2w^2$ weights, so $L$ links give $w = (\sqrt{d^2 + 8L} - d) / 4$. For the digits at 90 %, $d = 64$ and $L =
-# 14746$: $w = 71.4$, so the nearest width is 71.
+# 14746$: $w = 71.3$, so the nearest width is 71.
 
 
 # %%
