@@ -17,6 +17,8 @@ from chts_core.checks import check_features, check_generator, check_mask, check_
 from chts_core.compiled.masks import count
 from chts_core.topology import erdos_renyi
 
+# Rounds in which links exchange ends.
+_ROUNDS = 50
 # Rows of distances in memory at a time.
 _CHUNK = 256
 
@@ -25,6 +27,32 @@ def degrees(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Number of links of every output and of every input: int64 (out_features,) and (in_features,)."""
     check_mask(mask)
     return mask.sum(dim=1), mask.sum(dim=0)
+
+
+def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
+    """A shuffled network in which every output and every input has as many links as in the mask, of the same shape.
+
+    In each of 50 rounds the links are paired at random, and a pair (a, b), (c, d) becomes (a, d), (c, b) with
+    probability 1/2; not if one of these links exists, nor if another pair of the round would make it too.
+    (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks".)
+    """
+    check_mask(mask)
+    check_generator(generator)
+    shuffled, columns = mask.clone(memory_format=torch.contiguous_format), mask.shape[1]
+    flat = shuffled.view(-1)
+    for _ in range(_ROUNDS):
+        outputs, inputs = shuffled.nonzero().T
+        pairs = len(outputs) // 2
+        order = torch.randperm(len(outputs), generator=generator, device=mask.device)
+        one, other = order[:pairs], order[pairs : 2 * pairs]
+        new = torch.stack((outputs[one] * columns + inputs[other], outputs[other] * columns + inputs[one]))
+        _, which, counts = new.unique(return_inverse=True, return_counts=True)
+        heads = torch.rand(pairs, generator=generator, device=mask.device) < 0.5
+        swapped = heads & (~flat[new] & (counts[which] == 1)).all(dim=0)
+        for ends in (one[swapped], other[swapped]):
+            flat[outputs[ends] * columns + inputs[ends]] = False
+        flat[new[:, swapped]] = True
+    return shuffled
 
 
 def overlap(removed: Tensor, regrown: Tensor) -> float:

@@ -42,6 +42,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
     colab.prepare()
 
 # %%
+import hashlib
 import os
 import signal
 import subprocess
@@ -53,7 +54,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
 
 from chts_core.engine.distributed import Ranks
 from chts_core.engine.weights import pack_bits
@@ -81,23 +81,54 @@ folder.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## One gradient from two halves
 #
-# The simplest way to train a model on two machines: each has a *copy* of it and half of each batch, and after the backward
-# pass both take the **mean** of their gradients. A loss that is a mean over examples does not notice:
-
-# %%
-layer = nn.Linear(3, 2, bias=False)
-x = torch.tensor([[1.0, 2, 0], [0, 1, 1], [2, 0, 1], [1, 1, 1]])
-halves = []
-for part in (x[:2], x[2:]):
-    (gradient,) = torch.autograd.grad(layer(part).square().mean(), layer.weight)
-    halves.append(gradient)
-(whole,) = torch.autograd.grad(layer(x).square().mean(), layer.weight)
-assert torch.allclose((halves[0] + halves[1]) / 2, whole)
-
-# %% [markdown]
-# So both copies take the same step and stay equal. Each process is called a *rank*, and the way of sharing *data parallel*
+# A *rank* is one of several processes that train one model together. In the simplest way of sharing, each rank has a *copy*
+# of the model and a part of each batch. After the backward pass the ranks compute the **mean** of their gradients, and each
+# rank gets it. This exchange is called an *all-reduce*. The whole way of sharing is called *data parallel*
 # (`DistributedDataParallel`, "DDP", in PyTorch).
 #
+# Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent: $w = (1, 1, 0)$. The
+# loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$. Example 0 is $(1, 2, 0)$: $y = 3$, and
+# its gradient is $(6, 12, 0)$. Example 1 is $(0, 1, 1)$: $y = 1$, and its gradient is $(0, 2, 2)$. Rank 0 has the mean of these
+# two, $(3, 7, 1)$.
+
+# %%
+weight = torch.tensor([1.0, 1, 0], requires_grad=True)
+x = torch.tensor([[1.0, 2, 0], [0, 1, 1], [2, 0, 1], [1, 1, 1]])
+halves = [torch.autograd.grad((part @ weight).square().mean(), weight)[0] for part in (x[:2], x[2:])]
+(whole,) = torch.autograd.grad((x @ weight).square().mean(), weight)
+mean = (halves[0] + halves[1]) / 2
+print(f"rank 0 {halves[0].tolist()}, rank 1 {halves[1].tolist()}, mean {mean.tolist()}, whole batch {whole.tolist()}")
+assert mean.tolist() == whole.tolist() == [4.5, 4.5, 2.5]
+
+# %% [markdown]
+# The mean of the two halves is the gradient of the whole batch. So both copies take the same step and stay equal.
+#
+# The third number is the gradient of the absent link. RigL looks at such gradients when it regrows links.
+#
+# The two masks must be equal too. A *hash* is a short number that is computed from data. Different masks have different hashes in
+# practice. So the ranks compare short hashes instead of whole masks:
+
+
+# %%
+def fingerprint(mask: torch.Tensor) -> str:
+    return hashlib.sha256(pack_bits(mask).numpy()).hexdigest()[:8]
+
+
+masks_of_ranks = [weight.detach() != 0, weight.detach() != 0]  # each rank computes its own
+steps_of_ranks = [
+    figures.RankStep(f"examples {words}", gradient.tolist(), fingerprint(own))
+    for words, gradient, own in zip(("0 and 1", "2 and 3"), halves, masks_of_ranks, strict=True)
+]
+assert fingerprint(masks_of_ranks[0]) == fingerprint(masks_of_ranks[1]) != fingerprint(~masks_of_ranks[1])
+
+# %%
+figures.show(
+    figures.ranks(*steps_of_ranks, mean.tolist()),
+    "One step of two ranks. Their own gradients differ. After the all-reduce both have the same mean, and the hashes of their "
+    "masks are equal.",
+)
+
+# %% [markdown]
 # ## What a sparse method must not do
 #
 # RigL regrows the absent link with the largest gradient. Two ranks saw these gradients of three absent links:
@@ -380,56 +411,51 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #
 # $$\text{seconds} = \frac{\text{tokens} \cdot \text{operations per token}}{F \cdot \text{MFU}}$$
 #
-# Check it on the runs above: what share did they reach of one large product of matrices on the same machine?
+# The *throughput* of a training is the number of tokens per second. The throughput times the operations per token gives the
+# operations per second. Check the formula on the dense run of the sweep. Which share of one large product of matrices did it
+# reach, with the same number of threads?
 
 # %%
 recipe = replace(language.RECIPES["tiny_ci"], steps=settings.sweep_steps)
 dense = next(row["record"] for row in results if row["cell"].startswith("fc"))
 operations = dense["tokens"] * language.operations_per_token(recipe)
-print(
-    f"{operations / 1e9:,.0f} billion operations in {dense['seconds']} s: {operations / dense['seconds'] / 1e9:.1f} billion per second"
-)
-print(f"utilisation {dense['mfu']:.0%}, so {operations / dense['seconds'] / dense['mfu'] / 1e9:.0f} billion at most")
+rate = operations / dense["seconds"]
+print(f"throughput: {dense['tokens'] / dense['seconds']:,.0f} tokens per second, threads: {dense['device']['threads']}")
+print(f"{operations / 1e9:,.0f} billion operations in {dense['seconds']} s: {rate / 1e9:.1f} billion per second")
+print(f"utilisation {dense['mfu']:.0%}, so {rate / dense['mfu'] / 1e9:.0f} billion at most")
 
 # %% [markdown]
-# Now the paper's sizes, at the paper's numbers of tokens. The first column is for this machine, with the share that the dense
-# run above reached; the others for a GPU of $989 \cdot 10^{12}$ operations per second (an H100's bfloat16, by its data sheet),
-# at an *assumed* utilisation of 40 %. Masks on dense weights cost what the dense model costs.
+# Now the paper's sizes, at the paper's numbers of tokens. The column "days here" divides by the operations per second of the
+# dense run above. That run was one worker of the sweep, and its number of threads is printed above. The notebook itself may have
+# another number of threads, and we do not scale by either. Other work on the same machine lowers the rate and adds days, so run
+# this on an idle machine before you plan by it. The next column is for a GPU of $989 \cdot 10^{12}$ operations per
+# second (an H100's bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense weights cost as much as the
+# dense model.
 
 # %%
-ours = operations / dense["seconds"] / torch.get_num_threads()
 rows = []
 for name in ("60m", "130m", "1b"):
     asked = language.RECIPES[name]
     tokens = asked.steps * asked.batch * asked.context
     needed = tokens * language.operations_per_token(asked)
     flops = language.plan_run("chts", 0.7, asked).flops
-    rows.append({"size": name, "tokens": tokens / 1e9, "this core, days": needed / ours / 86400})
+    rows.append({"size": name, "tokens": tokens / 1e9, "days here": needed / rate / 86400})
     rows[-1] |= {"one GPU, hours": needed / (0.4 * 989e12) / 3600, "links alone at 70 %": flops}
 table = pd.DataFrame(rows)
 table.style.hide(axis="index").format(
     {
         "tokens": "{:.1f} billion",
-        "this core, days": "{:,.0f}",
+        "days here": "{:,.0f}",
         "one GPU, hours": "{:,.1f}",
         "links alone at 70 %": "{:.0%}",
     }
 )
 
 # %% [markdown]
-# The last column is what would be left of the operations if absent links cost nothing: hardware that makes use of it is rare.
-# The estimate is a lower bound: data, checkpoints and looks at the validation text come on top. It is checked above on one
-# small model and one core, not on a GPU.
-
-# %%
-figures.show(
-    figures.topology_change(
-        ends[1]["first_masks"]["model.layers.0.mlp.gate_proj.weight"], masks[1]["model.layers.0.mlp.gate_proj.weight"]
-    ),
-    "The gate of the first layer of the uncut run, before training, after it, and the difference.",
-)
-
-# %% [markdown]
+# The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can use that.
+# The estimate is a lower bound: data, checkpoints and looks at the validation text cost extra time. We took the rate from one
+# small model on a CPU. We did not check it on a GPU.
+#
 # ## Exercise: who evolves what
 #
 # Layers of 6, 5, 4, 3 and 2 million weights, two ranks. How many millions does each rank get by the rule above?
@@ -537,7 +563,30 @@ with exercises.attempt():
 # - Layers evolve side by side; masks travel in bits.
 # - A checkpoint belongs to a run, not to a number of processes.
 # - A sweep is a list of independent cells; what is done stays done.
-# - Six operations per weight and token, divided by what the machine really does.
+# - Six operations per weight and token, divided by the operations per second that the machine reached.
+#
+# ## Discussion questions
+#
+# 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
+#    compare more often?
+# 2. Link prediction needs no gradient, RigL needs the mean gradient of all absent links. Which of the two is easier to share
+#    over a thousand ranks, and why?
+# 3. Masks on dense weights cost as much as the dense model. For whom is a sparse model worth its training then?
+#
+# ## Further reading
+#
+# - S. Li et al., *PyTorch Distributed: Experiences on Accelerating Data Parallel Training* (VLDB 2020),
+#   [arXiv 2006.15704](https://arxiv.org/abs/2006.15704). How DDP averages gradients during the backward pass.
+# - P. Goyal et al., *Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour* (2017),
+#   [arXiv 1706.02677](https://arxiv.org/abs/1706.02677). The learning rate of a batch that many ranks share.
+# - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models* (SC 2020),
+#   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054). Why each rank needs only a part of the optimizer's moments.
+# - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023),
+#   [arXiv 2304.11277](https://arxiv.org/abs/2304.11277).
+# - A. Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways* (2022),
+#   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311). The definition of the utilisation (MFU).
+# - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020),
+#   [arXiv 1911.11134](https://arxiv.org/abs/1911.11134). RigL, whose gradients the ranks must average.
 
 # %%
 temporary.cleanup()
@@ -554,6 +603,8 @@ records.publish(
         "resumed_loss": resumed["validation"][-1]["loss"],
         "uncut_loss": uncut["validation"][-1]["loss"],
         "sweep": rows_of_sweep,
+        "ranks": {"gradients": [half.tolist() for half in halves], "mean": mean.tolist()},
+        "dense": {"operations": operations, "seconds": dense["seconds"], "threads": dense["device"]["threads"]},
         "costs": table.to_dict("records"),
     }
 )

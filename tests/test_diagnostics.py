@@ -411,6 +411,7 @@ MEASURES: dict[str, Callable[[torch.Tensor], object]] = {
     "small_worldness": lambda mask: diagnostics.small_worldness(mask, generator=seeded()),
     "modularity": lambda mask: diagnostics.modularity(mask, generator=seeded()),
     "layer_percolation": diagnostics.layer_percolation,
+    "same_degrees": lambda mask: diagnostics.same_degrees(mask, generator=seeded()),
 }
 
 
@@ -471,3 +472,33 @@ def test_results_are_plain_numbers() -> None:
     assert diagnostics.path_length(K33) == PathLength(mean=1.4, reachable=1.0)
     assert type(diagnostics.path_length(K33).mean) is type(diagnostics.modularity(K33, generator=seeded())) is float
     assert type(diagnostics.layer_percolation(K33).largest_component) is type(diagnostics.clustering(K33)) is float
+
+
+# --- the same degrees ---
+
+
+def test_two_links_have_two_networks_with_the_same_degrees() -> None:
+    diagonal = torch.eye(2, dtype=torch.bool)
+    drawn = [diagnostics.same_degrees(diagonal, generator=torch.Generator().manual_seed(seed)) for seed in range(200)]
+    kept = sum(torch.equal(network, diagonal) for network in drawn)
+    assert kept + sum(torch.equal(network, diagonal.flip(0)) for network in drawn) == 200
+    assert 70 <= kept <= 130  # fair: outside of that with a chance of less than 0.0001
+
+
+def test_three_links_of_three_neurons_have_six_networks_equally_likely() -> None:
+    start = torch.eye(3, dtype=torch.bool)
+    drawn = [diagnostics.same_degrees(start, generator=torch.Generator().manual_seed(seed)) for seed in range(600)]
+    counts = torch.tensor([network.int().argmax(1).tolist() for network in drawn]).unique(dim=0, return_counts=True)[1]
+    assert len(counts) == 6
+    assert float(((counts - 100) ** 2 / 100).sum()) < 20.5  # χ² with 5 degrees of freedom, chance 0.001
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (1, 9), (7, 40)])
+def test_a_shuffled_network_has_the_degrees_and_is_another(shape: tuple[int, int]) -> None:
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.2
+    before = mask.clone()
+    shuffled = diagnostics.same_degrees(mask, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(mask, before)
+    for one, other in zip(diagnostics.degrees(shuffled), diagnostics.degrees(mask), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(shuffled, mask) == (shape[0] == 1)  # with one output there is no other

@@ -91,6 +91,12 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     ),
     "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
     "images": lambda _, data: figures.images(data),
+    "verdicts": lambda _, __: figures.verdicts(
+        [{"claim": "one", "advantage": 0.5, "interval": 0.25, "verdict": "holds"}]
+    ),
+    "ranks": lambda _, __: figures.ranks(
+        figures.RankStep("one", [3.0, 7.0], "1a"), figures.RankStep("two", [6.0, 2.0], "1a"), [4.5, 4.5]
+    ),
     "topology_update": lambda runs, _: figures.topology_update({"kept": MASK}, runs[-1].history[:1], "one", 50),
     "overlap_and_itop": lambda runs, _: figures.overlap_and_itop([run for run in runs if run.history]),
     "overlap_by_rule": lambda runs, _: figures.overlap_by_rule(runs),
@@ -171,7 +177,7 @@ def test_axes_are_labelled_the_picture_is_a_png_and_the_style_is_left_as_it_was(
         assert dict(pyplot.rcParams) == before
     assert isinstance(figure, Figure)
     assert figure.axes
-    if name not in ("images", "blocks"):  # those are no plots
+    if name not in ("images", "blocks", "ranks"):  # pictures and drawings
         for axes in figure.axes:
             assert axes.get_xlabel(), f"no x label at {axes.get_title()!r}"
             assert axes.get_ylabel(), f"no y label at {axes.get_title()!r}"
@@ -208,6 +214,17 @@ def test_differences_are_ranked_with_their_intervals() -> None:
     bars = [bar.get_segments()[0] for bar in axes.collections]
     np.testing.assert_allclose(bars[0], [[-14.9, 0], [-1.7, 0]])
     np.testing.assert_allclose(bars[2], [[-1.15, 2], [3.65, 2]])
+
+
+@pytest.mark.parametrize(("other", "told"), [("1a", "equal: the run goes on"), ("2b", "not equal: the run stops")])
+def test_ranks_are_drawn_with_what_they_have(other: str, told: str) -> None:
+    left, right = figures.RankStep("one", [3.0, 7.0], "1a"), figures.RankStep("two", [6.0, 2.0], other)
+    (axes,) = figures.ranks(left, right, [4.5, 4.5]).axes
+    words = [text.get_text() for text in axes.texts if text.get_text()]
+    assert words[-1] == told
+    assert [word for word in words if "gradient" in word] == ["its own gradient\n3, 7", "its own gradient\n6, 2"]
+    assert [word.endswith("4.5, 4.5") for word in words].count(True) == 3  # both ranks, and the all-reduce
+    assert f"the hash of its mask\n{other}" in words
 
 
 def test_showing_a_figure_tells_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,25 @@ def test_a_claim_is_weighed_by_paired_runs(
     assert (row["claim"], row["source"], row["differs"]) == ("lower losses", "a table", "not at all")
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "verdict"),
+    [
+        (["holds", "cannot be told"], "holds"),
+        (["cannot be told", "does not hold"], "does not hold"),
+        (["untested", "does not hold"], "does not hold"),
+        (["holds", "does not hold"], "cannot be told"),
+        (["cannot be told", "untested"], "cannot be told"),
+        (["untested", "untested"], "untested"),
+    ],
+)
+def test_a_claim_has_one_verdict_from_all_its_comparisons(verdicts: list[str], verdict: str) -> None:
+    rows = [{"claim": "one", "source": "a table", "verdict": each} for each in verdicts]
+    other = {"claim": "two", "source": "text", "verdict": "holds"}
+    first, second = paper.by_claim([*rows, other])
+    assert first == {"claim": "one", "source": "a table", "verdict": verdict, "comparisons": rows}
+    assert second == {"claim": "two", "source": "text", "verdict": "holds", "comparisons": [other]}
+
+
 def test_fc_is_the_rival_at_any_sparsity() -> None:
     claim = Claim("", "", "a", "fc", "language", "books", "tiny", 0.9)
     assert claim.advantages([*runs("a", [1.0, 1.0]), *runs("fc", [2.0, 3.0], sparsity=0.0)]) == [1.0, 2.0]

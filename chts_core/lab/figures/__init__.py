@@ -36,6 +36,7 @@ from chts_core.lab.figures.networks import (
 )
 from chts_core.lab.figures.overview import dense_and_sparse, stages
 from chts_core.lab.figures.percolation import anp_by_epoch, anp_by_sparsity, neurons_by_layer, percolating_network
+from chts_core.lab.figures.ranks import RankStep, ranks
 from chts_core.lab.figures.recovery import hidden_links_found, learning_by_links, similar_partners
 from chts_core.lab.figures.runs import (
     differences_ranked,
@@ -53,6 +54,7 @@ from chts_core.lab.figures.sampling import (
     temperature_ramps,
     updates,
 )
+from chts_core.lab.figures.standing import verdicts
 from chts_core.lab.figures.style import empty, new_figure, show, to_png
 from chts_core.lab.figures.teaching import class_points
 from chts_core.lab.figures.translation import (
@@ -68,6 +70,7 @@ __all__ = [
     "DensityCourse",
     "Links",
     "PruningStep",
+    "RankStep",
     "anp_by_epoch",
     "anp_by_sparsity",
     "attention_head",
@@ -103,6 +106,7 @@ __all__ = [
     "pixel_correlations",
     "pruning_steps",
     "race",
+    "ranks",
     "regrowth_costs",
     "removal_chances",
     "score_agreement",
@@ -122,6 +126,7 @@ __all__ = [
     "translation_race",
     "two_compared",
     "updates",
+    "verdicts",
     "vital_signs",
     "walk_frequencies",
 ]

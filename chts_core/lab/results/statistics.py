@@ -30,6 +30,27 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
+def seeds_needed(values: Sequence[float], effect: float) -> int:
+    """The smallest number of seeds whose 95 % interval is as narrow as an effect, if they vary as these values do.
+
+    Args:
+        values: paired differences of seeds at hand.
+        effect: the half-width that is wanted, in the unit of the values.
+
+    Raises:
+        ValueError: for an effect of 0 or less, or fewer than two values.
+    """
+    from scipy import stats
+
+    if effect <= 0:
+        raise ValueError(f"effect is {effect}; expected a number above 0.")
+    deviation = standard_error(values) * math.sqrt(len(values))
+    seeds = 2
+    while stats.t.ppf(0.975, seeds - 1) * deviation / math.sqrt(seeds) > effect:
+        seeds += 1
+    return seeds
+
+
 Row = Mapping[str, Any]
 
 
