@@ -1,8 +1,8 @@
 """Checks of the exercises: a module for each stage, a function for each exercise.
 
 A check takes the answers of a learner, and by name what it needs from the notebook. It returns if the answers are
-right. Else it raises an AssertionError that says which slip was made. `exercises.check` runs it in a notebook, which so
-shows no answer.
+right. Else it raises an AssertionError that says which slip was made. `exercises.check` runs it, so a notebook shows
+no assertions and no answers.
 """
 
 import inspect
