@@ -40,7 +40,7 @@ def notebook() -> Any:
         new_code_cell("1 + 1", execution_count=1),
         new_markdown_cell("<details><summary>What you should have seen</summary>\n\n2\n</details>"),
         tagged("answer = None", "exercise"),
-        tagged("with exercises.attempt():\n    assert answer == 2", "check"),
+        tagged('exercises.check("00.density", answer)', "check"),
         new_markdown_cell(FOLDS),
         new_markdown_cell(
             "1. Why?\n\n<details><summary>Answer</summary>\n\nBecause.\n</details>\n\n2. When?\n\n"
@@ -93,7 +93,7 @@ def test_what_is_handed_out_has_hints_but_no_answers_nor_outputs(notebook: Any) 
         "**Predict:** what?",
         "1 + 1",
         "answer = None",
-        "with exercises.attempt():\n    assert answer == 2",
+        'exercises.check("00.density", answer)',
         "## Exercise: add\n\n<details><summary>Hint</summary>\n\nCount on your fingers.\n</details>\n\n## What follows",
         "1. Why?\n\n2. When?",
     ]

@@ -1,9 +1,10 @@
 """Exercises: how a learner's answer is checked, and the versions of a notebook with and without answers.
 
-In a notebook an exercise is a cell tagged `exercise`, which the learner completes; a cell tagged `check`, which tests
-what came out; and a hint and a solution, each folded in a <details>. Answers to questions are folded likewise.
+In a notebook an exercise is a cell tagged `exercise`, which the learner completes; a cell tagged `check`, which calls
+:func:`check`; and a hint and a solution, each folded in a <details>. Answers to questions are folded likewise.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +13,40 @@ from typing import Any
 
 import nbformat
 
+from chts_core.lab.notebook import checks
+
 FOLDED = re.compile(r"\n*<details>\s*<summary>(?P<summary>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
 _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
+def check(exercise: str, *answers: Any, **given: Any) -> None:
+    """Check the answers to an exercise of a stage: says "Correct." or what is not right yet.
+
+    Args:
+        exercise: the number of the stage and the name of the exercise; "10.hours" is `hours` of `checks.stage_10`.
+        answers: of the learner.
+        given: what the check needs from the notebook.
+
+    Raises:
+        ValueError: for an exercise that does not exist, with the names of those of the stage.
+        TypeError: if the check takes other arguments.
+    """
+    stage, _, name = exercise.partition(".")
+    known = checks.of_stage(stage)
+    if name not in known:
+        names = ", ".join(f"{stage}.{other}" for other in known)
+        raise ValueError(f"there is no exercise {exercise!r}; stage {stage} has {names}.")
+    inspect.signature(known[name]).bind(*answers, **given)  # a slip of whoever wrote the cell, not of the learner
+    with attempt():
+        known[name](*answers, **given)
+
+
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Run the tests of an exercise, written as assertions: says "Correct." or what is not yet right.
+    """Run the tests of an exercise, written as assertions: says "Correct." or what is not right yet.
 
-    A wrong answer is no error: the rest of the notebook runs on. The message of the assertion is what the learner
-    reads, so it says what came out and what to think about.
+    For an exercise of your own. A wrong answer is no error: the rest of the notebook runs on. The learner reads the
+    message of the assertion, so it says what came out and what to think about.
     """
     try:
         yield

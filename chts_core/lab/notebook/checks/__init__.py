@@ -1,0 +1,34 @@
+"""Checks of the exercises: a module for each stage, a function for each exercise.
+
+A check takes the answers of a learner, and by name what it needs from the notebook. It returns if the answers are
+right. Else it raises an AssertionError that says which slip was made. `exercises.check` runs it, so a notebook shows
+no assertions and no answers.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+
+_PREFIX = "stage_"
+
+
+def of_stage(stage: str) -> dict[str, Callable[..., None]]:
+    """The checks of a stage by the name of their exercise, in the order of the notebook.
+
+    Args:
+        stage: its number, such as "06b".
+
+    Raises:
+        ValueError: if no stage with exercises has this number.
+    """
+    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    stages = sorted(name.removeprefix(_PREFIX) for name in modules if name.startswith(_PREFIX))
+    if stage not in stages:
+        raise ValueError(f"no stage {stage!r} has exercises; expected one of {', '.join(stages)}.")
+    module = import_module(f"{__name__}.{_PREFIX}{stage}")
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }

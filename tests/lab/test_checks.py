@@ -1,0 +1,702 @@
+"""Checks of exercises: the right answer passes, and each slip is told from the others."""
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import chts_core as chts
+from chts_core.engine.distributed import Ranks
+from chts_core.engine.layers import linear_layers
+from chts_core.lab import models
+from chts_core.lab.notebook import checks, exercises, notebooks
+from chts_core.lab.train import images, language
+from chts_core.lab.verify import injected_bugs
+from chts_core.methods import Cubic, ErdosRenyi, Regrowth, Sigmoid
+from chts_core.tools.audit import Finding
+
+STAGES = [path.stem.partition("_")[0] for path in notebooks.stages()]
+NAMES = [f"{stage}.{name}" for stage in STAGES for name in checks.of_stage(stage)]
+
+
+def bits(*rows: list[int]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+# --- how a check is found and run ---
+
+
+def test_each_stage_has_checks() -> None:
+    assert STAGES == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "09", "10", "11"]
+    assert [len(checks.of_stage(stage)) for stage in STAGES] == [2, 2, 3, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2]
+
+
+def test_the_checks_of_a_stage_are_in_its_order_and_are_checks_alone() -> None:
+    assert list(checks.of_stage("10")) == ["ranks", "hours"]  # not `refuse`, which it imports
+    assert list(checks.of_stage("05")) == ["exact_sigmoid", "sigmoid_end"]  # not `_sigma`
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_check_is_described(name: str) -> None:
+    stage, _, exercise = name.partition(".")
+    description = inspect.getdoc(checks.of_stage(stage)[exercise])
+    assert description
+    assert re.fullmatch(r"\S[^\n]+: [^\n]+\.", description.partition("\n")[0])
+
+
+def test_a_right_answer_is_correct(capsys: pytest.CaptureFixture[str]) -> None:
+    exercises.check("00.density", 0.05)
+    assert capsys.readouterr().out == "Correct.\n"
+
+
+def test_a_wrong_answer_does_not_stop_the_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    exercises.check("00.density", 0.95)
+    exercises.check("10.hours", "fourteen")
+    told, raised = capsys.readouterr().out.splitlines()
+    assert told == "Not yet: 0.95 is the share of absent links; what share is present?"
+    assert raised.startswith("Not yet: TypeError: unsupported operand")
+
+
+def test_an_exercise_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^there is no exercise '10\.hour'; stage 10 has 10\.ranks, 10\.hours\.$"):
+        exercises.check("10.hour", 1)
+    with pytest.raises(
+        ValueError, match=r"^no stage '12' has exercises; expected one of 00, 01, .*, 06, 06b, 07, .*11\."
+    ):
+        exercises.check("12.hours", 1)
+    with pytest.raises(ValueError, match=r"no stage 'slips' has exercises"):
+        exercises.check("slips", 1)
+
+
+def test_a_check_with_other_arguments_is_refused() -> None:
+    # The learner cannot mend the cell of the check, so this is no "Not yet".
+    with pytest.raises(TypeError, match="missing a required argument: 'rank_1'"):
+        exercises.check("10.ranks", 11)
+    with pytest.raises(TypeError, match="missing a required"):
+        exercises.check("06b.diagnosis", "forgotten mask")
+
+
+# --- answers ---
+
+
+@dataclass(frozen=True)
+class Case:
+    """Answers to an exercise and the message that they get; a right answer has none."""
+
+    name: str
+    answers: tuple[Any, ...]
+    message: str = ""
+
+
+def cases(name: str, *pairs: tuple[Any, str]) -> list[Case]:
+    return [Case(name, answer if isinstance(answer, tuple) else (answer,), message) for answer, message in pairs]
+
+
+def rising(share: Callable[[float, float], float]) -> Callable[..., float]:
+    """An answer to 05.exact_sigmoid from its share at u and k."""
+    return lambda u, initial, final, k: initial + (final - initial) * share(u, k)
+
+
+def sigma(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def rescaled(exponent: float, k: float) -> float:
+    return (sigma(exponent) - sigma(-k)) / (sigma(k) - sigma(-k))
+
+
+def keep(draws: int = 0, *, everywhere: bool = False, noise: bool = True, power: float = 1) -> Callable[..., Tensor]:
+    """An answer to 03.keep_links, with slips: links too many, off the mask, without noise, T to another power."""
+
+    def answer(scores: Tensor, mask: Tensor, num_keep: int, temperature: float, generator: torch.Generator) -> Tensor:
+        weights = (scores**temperature**power).double()
+        keys = torch.rand(scores.shape, generator=generator).double() ** (1 / weights) if noise else scores.double()
+        if not everywhere:
+            keys = keys.where(mask, -1.0)
+        kept = torch.zeros(mask.numel(), dtype=torch.bool)
+        kept[keys.flatten().topk(num_keep + draws).indices] = True
+        return kept.view_as(mask)
+
+    return answer
+
+
+def coin(_: Tensor, mask: Tensor, num_keep: int, __: float, generator: torch.Generator) -> Tensor:
+    return mask & (torch.rand(mask.shape, generator=generator) < num_keep / 4)
+
+
+def cycles(*, halves: int = 1, diagonal: bool = False) -> Callable[[Tensor], int]:
+    """An answer to 01.four_cycles by pairs of outputs, with slips."""
+
+    def answer(mask: Tensor) -> int:
+        pairs = [(i, j) for i in range(len(mask)) for j in range(len(mask)) if i < j or (diagonal and i == j)]
+        shared = [int((mask[i] & mask[j]).sum()) for i, j in pairs]
+        return sum(halves * p * (p - 1) // 2 for p in shared)
+
+    return answer
+
+
+def ch3(mask: Tensor) -> Tensor:
+    """CH3-L3n by loops: each node of the local community brings 1 / (1 + e)."""
+    scores = torch.zeros(mask.shape)
+    for u, v in (~mask).nonzero().tolist():
+        paths = [(z1, z2) for z1 in range(7) for z2 in range(5) if mask[u, z1] and mask[z2, z1] and mask[z2, v]]
+        inputs, outputs = {z1 for z1, _ in paths}, {z2 for _, z2 in paths}
+        for z1 in inputs:
+            scores[u, v] += 1 / (1 + sum(int(mask[z, z1]) for z in range(5) if z not in {*outputs, u}))
+        for z2 in outputs:
+            scores[u, v] += 1 / (1 + sum(int(mask[z2, z]) for z in range(7) if z not in {*inputs, v}))
+    return scores
+
+
+def swept(masks: list[Tensor]) -> list[Tensor]:
+    found = [masks[-1]]
+    for mask in reversed(masks[:-1]):
+        found.insert(0, mask & found[0].any(dim=0)[:, None])
+    return found
+
+
+def swept_in_place(masks: list[Tensor]) -> list[Tensor]:
+    for mask, after in reversed(list(pairwise(masks))):
+        mask &= after.any(dim=0)[:, None]
+    return masks
+
+
+def swept_once(masks: list[Tensor]) -> list[Tensor]:
+    """Each mask by the one given after it, which is not swept yet."""
+    return [mask & after.any(dim=0)[:, None] for mask, after in pairwise(masks)] + [masks[-1]]
+
+
+def swept_too_far(masks: list[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(mask) for mask in masks]
+
+
+def product(begins: list[int], columns: list[int], values: list[float], x: list[float]) -> list[float]:
+    ends = [*begins[1:]]
+    return [
+        float(sum(values[k] * x[columns[k]] for k in range(first, last)))
+        for first, last in zip(begins[:-1], ends, strict=True)
+    ]
+
+
+def product_without_zeros(begins: list[int], columns: list[int], values: list[float], x: list[float]) -> list[float]:
+    return [
+        y
+        for y, first, last in zip(product(begins, columns, values, x), begins, begins[1:], strict=False)
+        if last > first
+    ]
+
+
+PUZZLE = {
+    "fc1": bits([1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]),
+    "fc2": bits([1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]),
+    "fc3": bits([1, 1, 0, 0], [1, 0, 0, 1]),
+}
+NETWORK = bits([0, 1, 1], [0, 1, 1], [1, 1, 1])
+
+
+def planned(schedule: Cubic | Sigmoid) -> float:
+    """FLOPs over dense ones by hand: 80 updates, from 50 % to 95 % sparsity; a decay ends at an update."""
+    window = (round(80 * schedule.end) - round(80 * schedule.start)) / 80
+    mean_excess = 1 / 2 if isinstance(schedule, Sigmoid) else 1 / 4
+    return 0.05 + 0.45 * (schedule.start + mean_excess * window)
+
+
+# What the notebooks give by name.
+GIVEN: dict[str, dict[str, Any]] = {
+    "02.counted": {"network": NETWORK, "missing": (0, 0)},
+    "02.listed": {"network": NETWORK, "missing": (0, 0)},
+    "04.inactive": {"puzzle": PUZZLE, "chain": chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))},
+    "05.sigmoid_end": {"planned": planned},
+}
+
+RIGHT = [
+    *cases("00.density", (0.05, "")),
+    *cases("00.links", (12293, ""), (12293.12, "")),
+    *cases("01.links_per_output", (4, "")),
+    *cases("01.four_cycles", (cycles(), "")),
+    *cases("02.counted", (2, "")),
+    *cases("02.my_ch3_l3n", (ch3, "")),
+    *cases("02.listed", ([(0, 1, 2, 0), (0, 2, 2, 0)], "")),
+    *cases("03.temperature_and_softness", ((lambda d: d / (1 - d), lambda t: 1 - 1 / (1 + t)), "")),
+    *cases("03.keep_links", (keep(), "")),
+    *cases("04.inactive", ({"hidden 1": {1, 3}, "hidden 2": {1, 2}}, "")),
+    *cases("04.backward", (swept, "")),
+    *cases("05.exact_sigmoid", (rising(lambda u, k: rescaled(k * (2 * u - 1), k)), "")),
+    *cases("05.sigmoid_end", (0.4, "")),
+    *cases("06.half_width", (5.0, ""), (4.968, "")),
+    *cases("07.multiply", (product, "")),
+    *cases("07.break_even", (4 / 7, ""), (0.57, "")),
+    *cases("08.padding_share", (0.325, ""), (0.33, "")),
+    *cases("08.decoder_links", (157286, ""), (157284, "")),
+    *cases("08.scores", ((-1.568, -1.517), "")),
+    *cases("09.blocks_and_guesses", ((8, 1024), "")),
+    *cases("09.layer_links", (158106, "")),
+    *cases("10.ranks", ((11, 9), "")),
+    *cases("10.hours", (13.89, ""), (14, "")),
+    *cases("11.errors_away", (4.899, ""), (4.9, "")),
+    *cases("11.paired_half_width", (0, "")),
+]
+
+NUMBER = "replace None in the cell above by a number."
+STUBS = [
+    *cases("00.density", (None, NUMBER)),
+    *cases("00.links", (None, NUMBER)),
+    *cases("01.links_per_output", (None, NUMBER)),
+    *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you did count cycles: ")),
+    *cases("02.counted", (None, NUMBER)),
+    *cases("02.my_ch3_l3n", (lambda _: None, "my_ch3_l3n() returns None; return a matrix of scores.")),
+    *cases("02.listed", ([], "2 paths not listed yet; look at those through input 1.")),
+    *cases(
+        "03.temperature_and_softness",
+        ((lambda _: None, lambda _: None), "temperature() returns None; replace it by a formula."),
+        ((lambda d: d / (1 - d), lambda _: None), "softness() returns None; solve T = δ / (1 - δ) for δ."),
+    ),
+    *cases("03.keep_links", (lambda *_: None, "keep_links() returns None; return a Boolean mask.")),
+    *cases("04.inactive", (None, "replace None by two sets of neurons, as the comment shows.")),
+    *cases("04.backward", (lambda _: None, "return a list of masks instead of None.")),
+    *cases("05.exact_sigmoid", (rising(lambda u, k: sigma(k * u)), "at u = 0 it gives 0.7000, at u = 1 0.8990; its ")),
+    *cases("05.sigmoid_end", (None, "replace None in the cell above by a share of the run, in (0.1, 0.75].")),
+    *cases("06.half_width", (None, "replace None in the cell above by a number of percentage points.")),
+    *cases("07.multiply", (lambda *_: None, "the function returns None; let it return a list with one number for ")),
+    *cases("07.break_even", (None, "replace None by a density between 0 and 1.")),
+    *cases("08.padding_share", (None, "replace None in the cell above by a number between 0 and 1.")),
+    *cases("08.decoder_links", (None, "replace None in the cell above by a number of links.")),
+    *cases(
+        "08.scores", *((half, "replace both None in the cell above by scores.") for half in ((None, None), (-1, None)))
+    ),
+    *cases(
+        "09.blocks_and_guesses",
+        *((half, "replace both None in the cell above by numbers.") for half in ((None, None), (8, None), (None, 8))),
+    ),
+    *cases("09.layer_links", (None, "replace None in the cell above by a number of links.")),
+    *cases(
+        "10.ranks", *((half, "replace both None in the cell above by numbers.") for half in ((None, None), (11, None)))
+    ),
+    *cases("10.hours", (None, "replace None in the cell above by a number of hours.")),
+    *cases("11.errors_away", (None, NUMBER)),
+    *cases("11.paired_half_width", (None, NUMBER)),
+]
+
+COSTS = "the sigmoid costs "
+SLIPS = [
+    *cases(
+        "00.density",
+        (5, "5 % is right, but a density is a share: write it as a number between 0 and 1."),
+        (0.95, "0.95 is the share of absent links; what share is present?"),
+        (0.5, "0.5 and a sparsity of 0.95 do not add up to 1."),
+    ),
+    *cases(
+        "00.links",
+        (1229312, "this is the number of possible links; how many of them exist?"),
+        (1217018.88, "this is the number of absent links; how many exist?"),
+        (1217019, "this is the number of absent links; how many exist?"),
+        (12000, "12000 are 0.98% of the 1,229,312 possible links."),
+        (12294, "12294 are 1.00% of the 1,229,312 possible links."),
+    ),
+    *cases(
+        "01.links_per_output",
+        (10, "10 is the mean number of links of an input."),
+        (36, "36 is the number of absent links of each output."),
+        (400, "400 is the number of links of the whole layer."),
+        (5, "5 is not right; the core gives every output another number."),
+    ),
+    *cases(
+        "01.four_cycles",
+        (lambda mask: 4 * cycles()(mask), "each cycle has four links; count the cycle, not its links."),
+        (cycles(halves=2), "each pair of outputs was counted in both orders."),
+        (lambda _: 3, "the small mask has 1 cycle, not 3; do pairs of equal outputs count?"),
+        (cycles(diagonal=True), "the small mask has 1 cycle, not 5; do pairs of equal outputs count?"),
+        (lambda mask: int(mask[0].sum()) - 1, "two outputs that share 3 inputs lie on 3 cycles, not 2."),
+        (
+            lambda mask: 1 if mask.sum() == 6 and len(mask) == 3 else 3,
+            "3 pairs of outputs with 3 cycles each are 9, not 3.",
+        ),
+    ),
+    *cases(
+        "02.counted",
+        (
+            3,
+            "you counted 3; 2 are there: output 0 – input 1 – output 2 – input 0; ",
+        ),
+        ("two", "the answer is 'two'; expected how many paths there are, a whole number from 0 on."),
+    ),
+    *cases(
+        "02.my_ch3_l3n",
+        (lambda mask: ch3(mask).T, "the scores have shape (7, 5); the mask has (5, 7)."),
+        (lambda mask: ch3(mask) + mask, "Look: existing links score 0."),
+        (chts.link_prediction.ch2_l3n, "Look: its local community is "),
+        (lambda mask: ch3(mask) + 1.0 * ~mask * (ch3(mask) == 0), "Look: its local community is empty."),
+        (lambda mask: ch3(mask) * torch.nan, "you have nan, it should be "),
+    ),
+    *cases(
+        "02.listed",
+        ([(0, 1, 2, 0)], "1 path not listed yet; look at those through input 2."),
+        ([(0, 1, 2, 0), (0, 1, 1, 0), (0, 2, 2, 0)], "does not exist: output 1 and input 0 are not linked."),
+    ),
+    *cases(
+        "03.temperature_and_softness",
+        ((lambda d: 1 - d, lambda t: t / (1 + t)), "δ = 0.0 gives T = 1; by hand δ / (1 - δ) is 0."),
+        ((lambda d: d, lambda t: t / (1 + t)), "δ = 0.5 gives T = 0.5; by hand δ / (1 - δ) is 1."),
+        ((lambda d: d / (1 - d), lambda t: t / (1 - t / 2)), "T = 1 gives δ = 2, but this T comes from δ = 0.5."),
+    ),
+    *cases(
+        "03.keep_links",
+        (keep(1), "the draws kept 4 links instead of 3; take the top k, not a coin."),
+        (coin, "the draws kept 0 or 1 or 2 or 3 or 4 links instead of 3; take the top k, not a coin."),
+        (keep(everywhere=True), "a place without a link was drawn; give it the key -inf before the race."),
+        (keep(noise=False), "every draw is the same; add the noise before you take the highest."),
+        (keep(power=0), "expected about 0.25 0.25 0.25 0.25; does T multiply the logarithm, not the noise?"),
+        (keep(power=2), "at T = 3 the scores 1 to 4 came with shares 0.00 "),
+    ),
+    *cases(
+        "04.inactive",
+        ({"hidden": {1}}, "name hidden 1 and hidden 2; you named ['hidden']."),
+        (
+            {"hidden 1": {0, 1, 3}, "hidden 2": {1, 2}},
+            "neuron 0 of hidden 1 is active: it lies on a path from an input ",
+        ),
+        ({"hidden 1": {1}, "hidden 2": {1, 2}}, "you missed neuron 3 of hidden 1: it has no incoming link."),
+        ({"hidden 1": {1, 3}, "hidden 2": {1}}, "you missed neuron 2 of hidden 2: it has no outgoing link."),
+        (
+            {"hidden 1": {3}, "hidden 2": {2}},
+            "you missed neuron 1 of hidden 1: it has links on both sides now, but all ",
+        ),
+        (
+            {"hidden 1": {1, 3}, "hidden 2": {2}},
+            "you missed neuron 1 of hidden 2: it has links on both sides now, but ",
+        ),
+        ({"hidden 1": {1, 3, 4}, "hidden 2": {1, 2}}, "hidden 1 has neurons 0 to 3; you named [4]."),
+    ),
+    *cases(
+        "04.backward",
+        (swept_in_place, "the masks given were changed; work on copies, or use & instead of &=."),
+        (lambda masks: swept(masks)[::-1], "the shapes should be [(5, 6), (4, 5)], in the order given."),
+        (
+            lambda masks: [mask.clone() for mask in masks],
+            "still lead to neurons that no link leaves. Does each step look ",
+        ),
+        (swept_once, "still lead to neurons that no link leaves. Does each step look at the *swept* mask after it"),
+        (swept_too_far, "cut the rows of neurons that are not read, and nothing else; the last mask stays as it is."),
+    ),
+    *cases(
+        "05.exact_sigmoid",
+        (rising(lambda u, k: sigma(k * (2 * u - 1))), "you have the bare sigmoid, which misses both ends: rescale it."),
+        (rising(lambda u, k: -rescaled(k * (2 * u - 1), k)), "the sign is flipped, so the network would grow."),
+        (
+            rising(lambda u, k: rescaled(k * u, k)),
+            "the exponent is k·u, which is never negative: centre it with 2u - 1.",
+        ),
+        (rising(lambda u, k: rescaled(k * (u - 0.5), k)), "the exponent is k(u - 1/2), half of what it should be."),
+        (rising(lambda u, _: u), "at u = 0.1, k = 6 it gives 0.54; expected 0.50"),
+        (rising(lambda u, _: rescaled(6 * (2 * u - 1), 6)), "at u = 0.1, k = 3 it gives 0.50"),
+    ),
+    *cases(
+        "05.sigmoid_end",
+        (0.1, "a window from 0.1 to 0.1 is empty; its end must come after its start."),
+        (0.35, "you halved the end. Halve the window instead, 0.1 to 0.7."),
+        (0.7, "over the same window the sigmoid has twice the excess."),
+        (0.6, "%: end earlier."),
+        (0.2, "%: end later."),
+        (0.4055, "since a window ends at an update: halve 0.1 to 0.7 exactly."),
+    ),
+    *cases(
+        "06.half_width",
+        (0.0497, "0.0497 looks like a fraction: give percentage points."),
+        (1.155, "1.155 is the standard error: multiply it by t."),
+        (8.6, "8.6 is t·s, the scatter of single runs: the mean of n runs varies less, so divide by √n."),
+        (2.26, "2.26 is 1.96·s/√n, which is right for many runs: for three, t is 4.30."),
+        (4.06, "4.06 is the result if you divide the squares by n: s divides them by n − 1."),
+        (9.94, "9.94 is the whole width, from end to end: give the half."),
+        (3, "3 is not right; s is 2 points here, and n is 3."),
+    ),
+    *cases(
+        "07.multiply",
+        (lambda *_: [1.0] * 4, "it returns 4 numbers; there is one output fewer than entries in `begins`, so 3."),
+        (
+            lambda begins, columns, values, x: product(begins, columns, values, [1.0] * len(x)),
+            "these are sums of the weights; multiply each by the input in its column.",
+        ),
+        (
+            lambda begins, columns, values, x: product(begins, list(range(len(columns))), values, [*x, 5.0]),
+            "it returns [5.0, 25.0, 25.0] and should return [5, 18, 20]: output i has the links begins[i] to begins[",
+        ),
+        (product_without_zeros, "an output without links must give 0."),
+    ),
+    *cases(
+        "07.break_even",
+        (57, "57 is no density: it is a share of all possible links, between 0 and 1."),
+        (0.5, "0.5 is right for momentum (12 bytes of 24); Adam keeps one moment more."),
+        (0.25, "at density 0.25 a possible link costs 7.0 bytes, and 16 bytes in the dense layer."),
+    ),
+    *cases(
+        "08.padding_share",
+        (13, "13 is the number of padded places; divide it by all places."),
+        (32.5, "32.5 is per cent: give a share between 0 and 1."),
+        (0.675, "0.675 is the share of the tokens; the rest is padding."),
+        (0.48, "0.48 is padding over tokens: divide by all places, padding included."),
+        (0.156, "0.156 is right for two batches of two; here all four are in one batch."),
+        (0.4, "0.4 is not right; the batch has 40 places."),
+    ),
+    *cases(
+        "08.decoder_links",
+        (3145728, "3145728 is the number of possible links; how many are kept at 95 % sparsity?."),
+        (2988442, "2988442 is the number of absent links."),
+        (104858, "104858 is right for a layer of the encoder; the decoder also has a cross-attention."),
+        (131072, "131072 is one layer of the feed-forward block short: it has two."),
+        (100000, "100000 is not right; the layer has ten linear layers."),
+    ),
+    *cases(
+        "08.scores",
+        ((1.568, 1.517), "a score has the sign of its log-probability: negative."),
+        ((-0.5, -0.329), "-0.5 is the log-probability per piece; the penalty grows more slowly."),
+        ((-1.568, -0.329), "-0.329 is the log-probability per piece; the penalty grows more slowly."),
+        ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6."),
+        ((-2.551, -3.486), "-2.551 is the log-probability times the penalty: divide."),
+        ((-1.472, -1.445), "-1.472 is the score with one piece too many: the end is counted already."),
+        ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
+        ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
+    ),
+    *cases(
+        "09.blocks_and_guesses",
+        ((7, 896), "7 is right for blocks of 129 that share no token; here they share one."),
+        ((9, 1152), "the ninth block would need 1153 tokens; the tokens left fill no block."),
+        ((10, 1280), "10 blocks are not right; nothing comes before the first token."),
+        ((8, 1032), "a block of 129 tokens makes 128 guesses."),
+        ((8, 1029), "1029 is not right; each block makes 128."),
+    ),
+    *cases(
+        "09.layer_links",
+        (3162112, "3162112 is the number of possible links."),
+        (3004006, "3004006 is the number of absent links."),
+        (122880, "122880 is one layer of the gated block short: it has gate, up and down."),
+        (105677, "105677 is right for the gated block; the attention is missing."),
+        (52429, "52429 is right for the attention; the gated block is missing."),
+        (150000, "150000 is not right; the layer has seven linear layers."),
+    ),
+    *cases(
+        "10.ranks",
+        ((11, 10), "together they have 21 millions; all layers have 20."),
+        ((10, 10), "give the largest layer away first, and each layer to the rank that has the fewest weights so far."),
+        ((9, 11), "give the largest layer away first, and each layer to the rank that has the fewest weights so far."),
+    ),
+    *cases(
+        "10.hours",
+        (4.63, "4.63 is a third of it: a backward pass costs twice a forward one."),
+        (111.1, "111.1 is right for one GPU; here are eight."),
+        (4.17, "4.17 is the time without the utilisation."),
+        (50000, "50000 is in seconds."),
+        (20, "20 is not right; 6 operations for each weight and token."),
+    ),
+    *cases(
+        "11.errors_away",
+        (2.449, "2.449 is in standard deviations: the standard error of a mean of four is half as large."),
+        (2, "2 is in points of accuracy."),
+        (-4.899, "-4.899 is below 0: the paper is above you."),
+        (3, "3 is not right; the squares of the deviations sum to 2."),
+    ),
+    *cases(
+        "11.paired_half_width",
+        (9.94, "9.94 is the half-width of A alone; subtract seed by seed first."),
+        (1, "1 is the difference itself."),
+        (2, "2 is not right; write down the three differences."),
+    ),
+]
+
+
+def run(case: Case) -> None:
+    stage, _, name = case.name.partition(".")
+    checks.of_stage(stage)[name](*case.answers, **GIVEN.get(case.name, {}))
+
+
+def of(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("case", RIGHT, ids=of)
+def test_a_right_answer_passes(case: Case) -> None:
+    run(case)
+
+
+@pytest.mark.parametrize("case", STUBS, ids=of)
+def test_a_stub_is_told_what_to_replace(case: Case) -> None:
+    with pytest.raises(AssertionError, match=f"^{re.escape(case.message)}"):
+        run(case)
+
+
+@pytest.mark.parametrize("case", SLIPS, ids=of)
+def test_a_slip_is_told(case: Case) -> None:
+    with pytest.raises(AssertionError, match=re.escape(case.message)):
+        run(case)
+
+
+def test_every_check_is_tested() -> None:
+    own = {"06.mine", "06b.absent_weights", "06b.diagnosis"}  # below: they need a trained run
+    for tested in (RIGHT, STUBS, SLIPS):
+        assert {case.name for case in tested} | own == set(NAMES)
+
+
+def test_the_ranks_are_those_of_the_core() -> None:
+    two = Ranks(None, torch.device("cpu"))
+    two.size = 2
+    costs = dict(zip("abcde", (6, 5, 4, 3, 2), strict=True))
+    owners = two.owners(costs)
+    assert [sum(cost for name, cost in costs.items() if owners[name] == rank) for rank in (0, 1)] == [11, 9]
+
+
+@pytest.mark.full  # it plans the whole model
+def test_the_links_of_a_llama_layer_are_those_of_the_plan() -> None:
+    links = language.plan_run("set", 0.95, language.RECIPES["60m"]).budget.links(0)
+    planned_links = sum(number for name, number in links.items() if ".layers.0." in name)
+    checks.of_stage("09")["layer_links"](planned_links)
+
+
+@pytest.mark.full  # it builds the whole model
+def test_the_links_of_a_decoder_layer_are_those_of_the_model() -> None:
+    with torch.device("meta"):
+        decoder = models.Transformer(8000, models.TRANSFORMER_SIZES["multi30k"]).decoder[0]
+    shapes = [layer.shape for layer in linear_layers(decoder).values()]
+    assert len(shapes) == 10
+    checks.of_stage("08")["decoder_links"](sum(chts.topology.link_count(*shape, 0.05) for shape in shapes))
+
+
+def test_which_hypothesis_is_returned_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    exercises.check("08.scores", -1.568, -1.517)
+    assert capsys.readouterr().out == "the higher score is returned: B\nCorrect.\n"
+
+
+# --- checks that need a trained run: with stand-ins ---
+
+
+@dataclass(frozen=True)
+class Trained:
+    """As much of a run as is compared."""
+
+    method: str
+    seed: int
+    test_accuracy: float
+
+
+CHTS = chts.METHODS["chts"]
+MIX: dict[str, Any] = {
+    "chts": CHTS,
+    "task": "the task",
+    "sparsity": 0.9,
+    "recipe": "the recipe",
+    "device": "cpu",
+    "runs": [Trained("chts", 4, 0.9), Trained("set", 4, 0.1), Trained("chts", 5, 0.8)],
+}
+
+
+def test_a_mix_is_trained_and_compared(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[Any] = []
+
+    def race(*given: Any, **named: Any) -> list[Trained]:
+        asked.extend([given, named])
+        return [Trained("mine", 4, 0.91), Trained("mine", 5, 0.83)]
+
+    monkeypatch.setattr(images, "race", race)
+    mine = replace(CHTS, topology=ErdosRenyi())
+    exercises.check("06.mine", mine, **MIX)
+    # Differences of 1 and 3 points: their mean is 2, s is √2, and t is 12.706 with one degree of freedom.
+    assert capsys.readouterr().out == "another topology: +2.0 ± 12.7 percentage points against CHTs\nCorrect.\n"
+    assert asked == [("the task", {"mine": mine}, 0.9, "the recipe"), {"seeds": [4, 5], "device": "cpu"}]
+
+
+def test_a_mix_of_one_seed_has_no_interval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(images, "race", lambda *_, **__: [Trained("mine", 4, 0.89)])
+    exercises.check("06.mine", replace(CHTS, topology=ErdosRenyi()), **MIX | {"runs": MIX["runs"][:1]})
+    assert capsys.readouterr().out == "another topology: -1.0 percentage points against CHTs\nCorrect.\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "mine is CHTs as it was; give replace() a choice, such as topology="),
+        (
+            {"topology": ErdosRenyi(), "regrowth": Regrowth("random")},
+            "topology and regrowth differ: change one, or you will not know which of them mattered.",
+        ),
+    ],
+)
+def test_a_mix_changes_one_choice(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(AssertionError, match=f"^{re.escape(message)}"):
+        checks.of_stage("06")["mine"](replace(CHTS, **changes), **MIX)
+
+
+@dataclass(frozen=True)
+class Ill:
+    """As much of a patient as is looked at."""
+
+    model: nn.Module
+    sparsifier: chts.Sparsifier
+    findings: list[Finding]
+
+
+@pytest.fixture
+def patient() -> Ill:
+    """A layer of 8 × 8 weights, of which 48 are absent and 3 of those are not zero."""
+    model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = chts.Sparsifier(
+        model, optimizer, method="set", sparsity=0.75, total_steps=100, update_every=10, seed=0
+    )
+    absent = (~sparsifier.masks["0.weight"]).nonzero()[:3]
+    with torch.no_grad():
+        model[0].weight[absent[:, 0], absent[:, 1]] = 1.0
+    return Ill(model, sparsifier, [])
+
+
+def not_zero(weight: Tensor, mask: Tensor) -> int:
+    return sum(1 for value in weight[~mask].tolist() if value != 0)
+
+
+def test_absent_weights_are_counted(patient: Ill) -> None:
+    checks.of_stage("06b")["absent_weights"](not_zero, patient=patient)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda _, __: None, "return a number instead of None."),
+        (
+            lambda _, mask: int((~mask).sum()),
+            "3 is the number of absent links; count only the links whose weight is not ",
+        ),
+        (
+            lambda weight, mask: int((weight[~mask] > 0).sum()),
+            "1: one of 0.5 and NaN is not counted. NaN > 0 is False; ",
+        ),
+        (
+            lambda weight, _: int((weight != 0).sum()),
+            "4: outside the mask are 0.5, 0 and NaN, of which 2 are not zero.",
+        ),
+        (lambda *_: 2, "a full mask has no absent link."),
+        (lambda weight, mask: min(2, not_zero(weight, mask)), "you count 2 in 0.weight, not: 3 of 48 "),
+    ],
+)
+def test_a_slip_in_counting_absent_weights_is_told(patient: Ill, answer: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=f"^{re.escape(message)}"):
+        checks.of_stage("06b")["absent_weights"](answer, patient=patient)
+
+
+def test_a_diagnosis_is_held_against_the_findings(patient: Ill) -> None:
+    fault, signs = next((fault, signs) for fault, signs in injected_bugs.SIGNATURES.items() if len(signs) == 1)
+    ill = replace(patient, findings=[Finding(check, "0.weight", "3 of 48; mend it.") for check in signs])
+    diagnosis = checks.of_stage("06b")["diagnosis"]
+    diagnosis(fault, patient=ill)
+    with pytest.raises(AssertionError, match=r"^replace None by the name of a fault\.$"):
+        diagnosis(None, patient=ill)
+    other = next(name for name, others in injected_bugs.SIGNATURES.items() if not others & signs)
+    with pytest.raises(AssertionError, match=rf"^'{other}' does not explain this, in layer 0\.weight: 3 of 48\.$"):
+        diagnosis(other, patient=ill)
+    with pytest.raises(
+        AssertionError, match=rf"^'{fault}' would show in the check '{next(iter(signs))}', which finds noth"
+    ):
+        diagnosis(fault, patient=patient)
