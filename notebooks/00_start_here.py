@@ -43,8 +43,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
 # %%
 from IPython.display import Markdown
 
-import chts_core as chts
-from chts_core.lab import data, figures, models
+from chts_core.lab import data, figures
 from chts_core.lab.notebook import doctor, exercises, notebooks
 from chts_core.lab.results import records
 from chts_core.lab.train import images
@@ -248,11 +247,7 @@ print(doctor.report(places=False))
 density = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert density is not None, "replace None in the cell above by a number."
-    assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
-    assert density != 0.95, "0.95 is the share of absent links; what share is present?"
-    assert abs(density - 0.05) < 1e-9, f"{density} and a sparsity of 0.95 do not add up to 1."
+exercises.check("00.density", density)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -277,13 +272,7 @@ with exercises.attempt():
 links = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    possible = 1568 * 784
-    assert links is not None, "replace None in the cell above by a number."
-    assert links != possible, "that is the number of possible links; how many of them exist?"
-    assert abs(links - 0.99 * possible) > 1, "that is the number of absent links; how many exist?"
-    expected = chts.topology.link_count(1568, 784, 0.01)
-    assert abs(links - expected) <= 0.5, f"{links} are {links / possible:.2%} of the {possible:,} possible links."
+exercises.check("00.links", links)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -314,15 +303,7 @@ def stored(possible: int, density: float) -> tuple[int, int]:
 
 
 # %% tags=["check"]
-with exercises.attempt():
-    links, size = stored(100, 0.05)
-    assert links == 5, f"5 % of 100 possible links are 5; the function says {links}."
-    assert size != 4 * links, "these are the values alone; each link has a position too."
-    assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function says {size}."
-    llama = models.LLAMA_SIZES["1b"]
-    possible = llama.layers * (4 * llama.width**2 + 3 * llama.width * llama.feed_forward)
-    links, size = stored(possible, 0.05)
-    print(f"LLaMA-1B: {links:,} of {possible:,} links, {size / 1e6:,.0f} MB; all weights: {4 * possible / 1e6:,.0f} MB")
+exercises.check("00.stored", stored)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

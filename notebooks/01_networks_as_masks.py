@@ -562,10 +562,7 @@ figures.show(
 links_per_output = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert links_per_output is not None, "replace None in the cell above by a number."
-    counted = chts.topology.receptive_field(100, 40, 0.1, generator=generator).sum(dim=1).unique().tolist()
-    assert counted == [links_per_output], f"the core gives every output another number than {links_per_output}."
+exercises.check("01.links_per_output", links_per_output)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -594,21 +591,7 @@ def four_cycles(mask: torch.Tensor) -> int:
 
 
 # %% tags=["check"]
-with exercises.attempt():
-    full = torch.ones(3, 3, dtype=torch.bool)
-    block = torch.zeros(4, 5, dtype=torch.bool)
-    block[:2, :3] = True
-    assert four_cycles(small) != 6, (
-        "6 is the number of links. If you did count cycles: each output was paired with itself, and each pair counted in "
-        "both orders."
-    )
-    assert four_cycles(small) != 4, "each cycle has four links; count the cycle, not its links."
-    assert four_cycles(small) != 2, "each pair of outputs was counted in both orders."
-    assert four_cycles(small) == 1, (
-        f"the small mask has 1 cycle, not {four_cycles(small)}; do pairs of equal outputs count?"
-    )
-    assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
-    assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each are 9, not {four_cycles(full)}."
+exercises.check("01.four_cycles", four_cycles)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

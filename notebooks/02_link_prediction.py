@@ -182,10 +182,7 @@ figures.show(
 counted = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert counted is not None, "replace None in the cell above by a number."
-    explanation = l3.explain_count(network, missing, counted)
-    assert not explanation, explanation
+exercises.check("02.counted", counted, network=network, missing=missing)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -360,19 +357,7 @@ def my_ch3_l3n(mask):
 
 
 # %% tags=["check"]
-with exercises.attempt():
-    for trial in range(20):
-        generator = torch.Generator().manual_seed(trial)
-        mask = torch.rand(5, 7, generator=generator) < 0.4
-        mine, wanted = my_ch3_l3n(mask), ch3_l3n(mask)
-        assert mine.shape == mask.shape, f"the scores have shape {tuple(mine.shape)}; the mask has {tuple(mask.shape)}."
-        for link in (~((mine - wanted).abs() <= 1e-5)).nonzero().tolist()[:1]:
-            got, due = mine[*link].item(), wanted[*link].item()
-            where = f"{l3.describe(link)} of random mask {trial}: you have {got:.3f}, it should be {due:.3f}."
-            nodes = [] if mask[*link] else l3.community(mask, tuple(link))
-            community = ", ".join(node.counts for node in nodes)
-            why = "existing links score 0" if mask[*link] else f"its local community is {community or 'empty'}"
-            raise AssertionError(f"{where} Look: {why}.")
+exercises.check("02.my_ch3_l3n", my_ch3_l3n)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -467,14 +452,7 @@ def count_paths(mask, link):
 
 
 # %% tags=["check"]
-with exercises.attempt():
-    counts = {}
-    for link in l3.missing_links(seen):
-        counts[link] = count_paths(seen, link)
-        explanation = l3.explain_count(seen, link, counts[link])
-        assert not explanation, f"for the missing link {l3.describe(link)}, {explanation}"
-    print("paths by missing link (output, input):", counts)
-    assert max(counts, key=counts.get) == (1, 0)
+exercises.check("02.count_paths", count_paths, seen=seen)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -824,9 +802,7 @@ print(toy.int())
 listed = []
 
 # %% tags=["check"]
-with exercises.attempt():
-    explanation = l3.explain_paths(toy, (3, 3), listed)
-    assert not explanation, explanation
+exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 
 # %% [markdown]
 # <details><summary>Hint</summary>

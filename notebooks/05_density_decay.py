@@ -515,26 +515,7 @@ def exact_sigmoid(u: float, initial: float, final: float, k: float) -> float:
 
 
 # %% tags=["check"]
-def share_of(sigmoid_value: float, k: float) -> float:
-    return 0.5 + (sigmoid_value - 0.5) / (sigma(k) - sigma(-k))
-
-
-slips = {
-    "its exponent k·u is never negative, and nothing rescales it; centre it first": lambda u, k: sigma(k * u),
-    "you have the bare sigmoid, which misses both ends: rescale it": lambda u, k: sigma(k * (2 * u - 1)),
-    "the sign is flipped, so the network would grow": lambda u, k: -share_of(sigma(k * (2 * u - 1)), k),
-    "the exponent is k·u, which is never negative: centre it with 2u - 1": lambda u, k: share_of(sigma(k * u), k),
-    "the exponent is k(u - 1/2), half of what it should be": lambda u, k: share_of(sigma(k * (u - 0.5)), k),
-}
-points = [(number / 10, k) for k in (6.0, 3.0) for number in range(11)]
-with exercises.attempt():
-    answers = [exact_sigmoid(u, 0.5, 0.9, k) for u, k in points]
-    for reason, slip in slips.items():
-        wrong = all(math.isclose(a, 0.5 + 0.4 * slip(*at), abs_tol=1e-9) for a, at in zip(answers, points, strict=True))
-        assert not wrong, f"at u = 0 it gives {answers[0]:.4f}, at u = 1 {answers[10]:.4f}; {reason}."
-    for (u, k), answer in zip(points, answers, strict=True):
-        right = sigmoid_sparsity(round(10 * u), 0, 10, 0.5, 0.9, k)
-        assert math.isclose(answer, right, abs_tol=1e-9), f"at u = {u}, k = {k:g} it gives {answer}; expected {right}."
+exercises.check("05.exact_sigmoid", exact_sigmoid)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -562,15 +543,7 @@ with exercises.attempt():
 sigmoid_end = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
-    assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
-    cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
-    compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, the cubic decay {rival:.2%}"
-    assert sigmoid_end != 0.35, f"{compared}: you halved the end. What must be halved is the window, 0.1 to 0.7."
-    assert sigmoid_end != 0.7, f"{compared}: over the same window the sigmoid has twice the excess."
-    assert abs(cost - rival) < 1e-3, f"{compared}: {'end earlier' if cost > rival else 'end later'}."
-    assert abs(sigmoid_end - 0.4) < 0.005, f"{compared}, since a window ends at an update: halve 0.1 to 0.7 exactly."
+exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

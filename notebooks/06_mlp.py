@@ -602,16 +602,16 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 mine = replace(METHODS["chts"])
 
 # %% tags=["check"]
-with exercises.attempt():
-    changed = [choice for choice, value in vars(mine).items() if value != getattr(METHODS["chts"], choice)]
-    assert changed, "mine is CHTs as it was; give replace() a choice, such as topology=..., regrowth=... or removal=..."
-    assert len(changed) == 1, (
-        f"{' and '.join(changed)} differ: change one, or you will not know which of them mattered."
-    )
-    more = images.race(task, {"mine": mine}, sparsity, recipe, seeds=all_seeds, device=settings.device)
-    (row,) = statistics.paired_differences([*more, *(run for run in runs if run.method == "chts")], "chts")
-    interval = f" ± {100 * row['interval']:.1f}" if row["interval"] is not None else ""
-    print(f"another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points against CHTs")
+exercises.check(
+    "06.mine",
+    mine,
+    chts=METHODS["chts"],
+    task=task,
+    sparsity=sparsity,
+    recipe=recipe,
+    device=settings.device,
+    runs=runs,
+)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -643,20 +643,7 @@ with exercises.attempt():
 half_width = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert half_width is not None, "replace None in the cell above by a number of percentage points."
-    assert half_width >= 0.1, f"{half_width} is a fraction, if it is the half-width: give percentage points."
-    slips = {
-        "the standard error: multiply it by t": 2 / 3**0.5,
-        "t·s, how far single runs scatter: the mean of n runs is steadier, divide by √n": 4.303 * 2,
-        "1.96·s/√n, right for many runs: for three, t is 4.30": 1.96 * 2 / 3**0.5,
-        "what dividing the squares by n gives: s divides by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
-        "the whole width, from end to end: give the half": 2 * 4.303 * 2 / 3**0.5,
-    }
-    for slip, value in slips.items():
-        assert abs(half_width - value) > 0.06, f"{half_width} is {slip}."
-    expected = statistics.mean_and_interval([90.0, 92.0, 94.0])[1]
-    assert abs(half_width - expected) < 0.06, f"{half_width} is not it; s is 2 points here, and n is 3."
+exercises.check("06.half_width", half_width)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

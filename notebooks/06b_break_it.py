@@ -442,20 +442,7 @@ def absent_weights(weight, mask):
 
 
 # %% tags=["check"]
-with exercises.attempt():
-    toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
-    toy_mask = torch.tensor([[True, False, False], [False, True, True]])
-    count = absent_weights(toy, toy_mask)
-    assert count is not None, "return a number instead of None."
-    assert count != 3, "3 is the number of absent links; count those whose weight is not zero."
-    assert count != 1, "1: one of 0.5 and NaN is not counted. NaN > 0 is False; compare with != 0."
-    assert count == 2, f"{count}: outside the mask are 0.5, 0 and NaN, of which 2 are not zero."
-    assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "a full mask has no absent link."
-    for finding in chts.audit.audit(second.sparsifier):
-        if finding.check == "absent weights":
-            key = finding.layer
-            number = absent_weights(second.model.get_parameter(key), second.sparsifier.masks[key])
-            assert finding.message.startswith(f"{number} of"), f"you count {number} in {key}, not: {finding.message}"
+exercises.check("06b.absent_weights", absent_weights, patient=second)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -491,10 +478,7 @@ print("one of:", ", ".join(map(repr, injected_bugs.FAULTS)))
 diagnosis = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert diagnosis is not None, "replace None by the name of a fault."
-    against = injected_bugs.contradiction(diagnosis, mystery.findings)
-    assert against is None, against
+exercises.check("06b.diagnosis", diagnosis, patient=mystery)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

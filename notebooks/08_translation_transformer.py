@@ -51,7 +51,7 @@ import torch
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.engine.layers import linear_layers, sparse_layers
+from chts_core.engine.layers import sparse_layers
 from chts_core.lab import data, decoding, figures, models, scores, widgets
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import paper, records
@@ -834,21 +834,7 @@ pd.DataFrame(times).style.hide(axis="index")
 padding_share = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    tokens = torch.tensor([4, 6, 7, 10])
-    places = len(tokens) * int(tokens.max())
-    padding = places - int(tokens.sum())
-    assert padding_share is not None, "replace None in the cell above by a number between 0 and 1."
-    assert padding_share != padding, f"{padding} is the number of padded places; divide it by all places."
-    slips = {
-        "per cent: give a share between 0 and 1": 100 * padding / places,
-        "the share of the tokens; what is left is padding": 1 - padding / places,
-        "padding over tokens: divide by all places, padding included": padding / int(tokens.sum()),
-        "what two batches of two would have; all four are in one": 1 - 27 / (2 * 6 + 2 * 10),
-    }
-    for slip, wrong in slips.items():
-        assert abs(padding_share - wrong) > 0.005, f"{padding_share} is {slip}."
-    assert abs(padding_share - padding / places) < 0.005, f"{padding_share} is not it; the batch has {places} places."
+exercises.check("08.padding_share", padding_share)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -874,24 +860,7 @@ with exercises.attempt():
 decoder_links = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert decoder_links is not None, "replace None in the cell above by a number of links."
-    square, fed = 512 * 512, 512 * 1024
-    slips = {
-        "the number of possible links; how many are kept at 95 % sparsity?": 8 * square + 2 * fed,
-        "the number of absent links": 0.95 * (8 * square + 2 * fed),
-        "a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
-        "right for the attentions; the feed-forward block is missing": 0.05 * 8 * square,
-        "one layer of the feed-forward block short: it has two": 0.05 * (8 * square + fed),
-        "right for three projections; each attention has a fourth, the output": 0.05 * (6 * square + 2 * fed),
-    }
-    for slip, wrong in slips.items():
-        assert abs(decoder_links - wrong) > 10, f"{decoder_links} is {slip}."
-    with torch.device("meta"):
-        decoder = models.Transformer(8000, models.TRANSFORMER_SIZES["multi30k"]).decoder[0]
-    shapes = [layer.shape for layer in linear_layers(decoder).values()]
-    expected = sum(chts.topology.link_count(*shape, 0.05) for shape in shapes)
-    assert abs(decoder_links - expected) <= 5, f"{decoder_links} is not it; the layer has {len(shapes)} linear layers."
+exercises.check("08.decoder_links", decoder_links)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -917,26 +886,7 @@ with exercises.attempt():
 score_a, score_b = None, None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert None not in (score_a, score_b), "replace both None in the cell above by scores."
-    assert max(score_a, score_b) < 0, "a score has the sign of its log-probability: negative."
-    lengths, logs = (4, 7), (-2.0, -2.3)
-    slips = {
-        "the log-probability per piece; the penalty grows more slowly": [
-            p / n for p, n in zip(logs, lengths, strict=True)
-        ],
-        "without the exponent 0.6": [p / ((5 + n) / 6) for p, n in zip(logs, lengths, strict=True)],
-        "multiplied by the penalty: divide": [p * ((5 + n) / 6) ** 0.6 for p, n in zip(logs, lengths, strict=True)],
-        "with one piece too many: the end is counted already": [
-            p / ((6 + n) / 6) ** 0.6 for p, n in zip(logs, lengths, strict=True)
-        ],
-    }
-    for slip, (wrong_a, wrong_b) in slips.items():
-        assert min(abs(score_a - wrong_a), abs(score_b - wrong_b)) > 0.002, f"a score is {slip}."
-    for name, answer, p, n in zip("AB", (score_a, score_b), logs, lengths, strict=True):
-        right = p / ((5 + n) / 6) ** 0.6
-        assert abs(answer - right) < 0.002, f"the score of {name} is not {answer}; it has n = {n}."
-    print("the higher score is returned:", "B" if score_b > score_a else "A")
+exercises.check("08.scores", score_a, score_b)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

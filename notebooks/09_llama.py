@@ -626,15 +626,7 @@ medians.style.format("{:.0f}", na_rep="")
 num_blocks, num_guesses = None, None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert None not in (num_blocks, num_guesses), "replace both None in the cell above by numbers."
-    assert num_blocks != 1030 // 129, (
-        f"{num_blocks} is right for blocks of 129 that share no token; here they share one."
-    )
-    assert num_blocks != 9, "the ninth block would need 1153 tokens; what is left fills no block."
-    assert num_blocks == 1029 // 128, f"{num_blocks} blocks are not it; the first token is guessed by none."
-    assert num_guesses != num_blocks * 129, "a block of 129 tokens makes 128 guesses."
-    assert num_guesses == num_blocks * 128, f"{num_guesses} is not it; each block makes 128."
+exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -659,21 +651,7 @@ with exercises.attempt():
 layer_links = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert layer_links is not None, "replace None in the cell above by a number of links."
-    square, gated = 512 * 512, 512 * 1376
-    slips = {
-        "the number of possible links": 4 * square + 3 * gated,
-        "the number of absent links": 0.95 * (4 * square + 3 * gated),
-        "one layer of the gated block short: it has gate, up and down": 0.05 * (4 * square + 2 * gated),
-        "right for the gated block; the attention is missing": 0.05 * 3 * gated,
-        "right for the attention; the gated block is missing": 0.05 * 4 * square,
-    }
-    for slip, wrong in slips.items():
-        assert abs(layer_links - wrong) > 10, f"{layer_links} is {slip}."
-    shapes = language.plan_run("set", 0.95, language.RECIPES["60m"]).budget
-    expected = sum(links for name, links in shapes.links(0).items() if ".layers.0." in name)
-    assert abs(layer_links - expected) <= 5, f"{layer_links} is not it; the layer has seven linear layers."
+exercises.check("09.layer_links", layer_links)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

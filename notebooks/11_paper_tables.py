@@ -49,7 +49,7 @@ import pandas as pd
 from chts_core.lab import figures, widgets
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import paper, records, report
-from chts_core.lab.results.statistics import mean_and_interval, score_differences, standard_error
+from chts_core.lab.results.statistics import score_differences, standard_error
 
 print(records.environment_line(records.choose_device()))
 
@@ -356,18 +356,7 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 errors_away = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert errors_away is not None, "replace None in the cell above by a number."
-    mine = [71.0, 73.0, 72.0, 72.0]
-    right = (74 - sum(mine) / 4) / standard_error(mine)
-    slips = {
-        "in standard deviations: a mean of four is twice as sure": right / 2,
-        "in points of accuracy": 2.0,
-        "below 0: the paper is above you": -right,
-    }
-    for slip, wrong in slips.items():
-        assert abs(errors_away - wrong) > 0.01, f"{errors_away} is {slip}."
-    assert abs(errors_away - right) < 0.02, f"{errors_away} is not it; the squares of the deviations sum to 2."
+exercises.check("11.errors_away", errors_away)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
@@ -393,16 +382,7 @@ with exercises.attempt():
 paired_half_width = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert paired_half_width is not None, "replace None in the cell above by a number."
-    a, b = [90.0, 94.0, 98.0], [89.0, 93.0, 97.0]
-    _, paired = mean_and_interval([one - other for one, other in zip(a, b, strict=True)])
-    _, of_one = mean_and_interval(a)
-    assert abs(paired_half_width - of_one) > 0.1, (
-        f"{paired_half_width} is that of A alone; subtract seed by seed first."
-    )
-    assert paired_half_width != 1, "1 is the difference itself."
-    assert abs(paired_half_width - paired) < 1e-6, f"{paired_half_width} is not it; write down the three differences."
+exercises.check("11.paired_half_width", paired_half_width)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

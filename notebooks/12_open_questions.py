@@ -384,17 +384,7 @@ for row in own_rows:
 number_of_seeds = None
 
 # %% tags=["check"]
-with exercises.attempt():
-    assert number_of_seeds is not None, "replace None in the cell above by a number of seeds."
-    differences = [0.0, 2.0, 0.0, 2.0]
-    needed = seeds_needed(differences, 1.0)
-    slips = {
-        "right for a deviation of 1; it is the root of 4/3, since one degree of freedom is used by the mean": 7,
-        "right for the factor 1.96, which is for many seeds": 6,
-    }
-    for slip, wrong in slips.items():
-        assert number_of_seeds != wrong, f"{number_of_seeds} is {slip}."
-    assert number_of_seeds == needed, f"{number_of_seeds} is not it; multiply the deviation by each factor."
+exercises.check("12.number_of_seeds", number_of_seeds)
 
 # %% [markdown]
 # <details><summary>Hint</summary>

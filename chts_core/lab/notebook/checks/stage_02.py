@@ -38,6 +38,16 @@ def _why(mask: Tensor, link: l3.Link) -> str:
     return f"its local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
 
 
+def count_paths(count_paths: Callable[[Tensor, l3.Link], int], *, seen: Tensor) -> None:
+    """Recover the hidden link: a function of a mask and a link that returns the number of L3 paths."""
+    counts = {}
+    for link in l3.missing_links(seen):
+        counts[link] = count_paths(seen, link)
+        explanation = l3.explain_count(seen, link, counts[link])
+        assert not explanation, f"for the missing link {l3.describe(link)}, {explanation}"
+    print("paths by missing link (output, input):", counts)
+
+
 def listed(listed: Iterable[Sequence[int]], *, network: Tensor, missing: l3.Link) -> None:
     """Name the paths: all L3 paths of a missing link."""
     explanation = l3.explain_paths(network, missing, listed)
