@@ -34,8 +34,8 @@ def bits(*rows: list[int]) -> Tensor:
 
 
 def test_each_stage_has_checks() -> None:
-    assert STAGES == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "09", "10", "11"]
-    assert [len(checks.of_stage(stage)) for stage in STAGES] == [2, 2, 3, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2]
+    assert STAGES == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "09", "10", "11", "12"]
+    assert [len(checks.of_stage(stage)) for stage in STAGES] == [3, 2, 4, 2, 2, 2, 2, 2, 2, 3, 2, 2, 2, 1]
 
 
 def test_the_checks_of_a_stage_are_in_its_order_and_are_checks_alone() -> None:
@@ -68,9 +68,9 @@ def test_an_exercise_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^there is no exercise '10\.hour'; stage 10 has 10\.ranks, 10\.hours\.$"):
         exercises.check("10.hour", 1)
     with pytest.raises(
-        ValueError, match=r"^no stage '12' has exercises; expected one of 00, 01, .*, 06, 06b, 07, .*11\."
+        ValueError, match=r"^no stage '13' has exercises; expected one of 00, 01, .*, 06, 06b, 07, .*12\."
     ):
-        exercises.check("12.hours", 1)
+        exercises.check("13.hours", 1)
     with pytest.raises(ValueError, match=r"no stage 'slips' has exercises"):
         exercises.check("slips", 1)
 
@@ -193,6 +193,12 @@ def product_without_zeros(begins: list[int], columns: list[int], values: list[fl
     ]
 
 
+def paths_of(mask: Tensor, link: tuple[int, int]) -> int:
+    """L3 paths of a missing link: entries of A Aᵀ A."""
+    numbers = mask.long()
+    return int((numbers @ numbers.T @ numbers)[link])
+
+
 PUZZLE = {
     "fc1": bits([1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]),
     "fc2": bits([1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]),
@@ -211,6 +217,7 @@ def planned(schedule: Cubic | Sigmoid) -> float:
 # What the notebooks give by name.
 GIVEN: dict[str, dict[str, Any]] = {
     "02.counted": {"network": NETWORK, "missing": (0, 0)},
+    "02.count_paths": {"seen": NETWORK},
     "02.listed": {"network": NETWORK, "missing": (0, 0)},
     "04.inactive": {"puzzle": PUZZLE, "chain": chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))},
     "05.sigmoid_end": {"planned": planned},
@@ -219,10 +226,12 @@ GIVEN: dict[str, dict[str, Any]] = {
 RIGHT = [
     *cases("00.density", (0.05, "")),
     *cases("00.links", (12293, ""), (12293.12, "")),
+    *cases("00.stored", (lambda possible, density: (round(density * possible), 8 * round(density * possible)), "")),
     *cases("01.links_per_output", (4, "")),
     *cases("01.four_cycles", (cycles(), "")),
     *cases("02.counted", (2, "")),
     *cases("02.my_ch3_l3n", (ch3, "")),
+    *cases("02.count_paths", (paths_of, "")),
     *cases("02.listed", ([(0, 1, 2, 0), (0, 2, 2, 0)], "")),
     *cases("03.temperature_and_softness", ((lambda d: d / (1 - d), lambda t: 1 - 1 / (1 + t)), "")),
     *cases("03.keep_links", (keep(), "")),
@@ -242,17 +251,21 @@ RIGHT = [
     *cases("10.hours", (13.89, ""), (14, "")),
     *cases("11.errors_away", (4.899, ""), (4.9, "")),
     *cases("11.paired_half_width", (0, "")),
+    *cases("12.number_of_seeds", (8, "")),
 ]
 
 NUMBER = "replace None in the cell above by a number."
 STUBS = [
     *cases("00.density", (None, NUMBER)),
     *cases("00.links", (None, NUMBER)),
+    *cases("00.stored", (lambda *_: (0, 0), "5 % of 100 possible links are 5; the function says 0.")),
     *cases("01.links_per_output", (None, NUMBER)),
     *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you did count cycles: ")),
     *cases("02.counted", (None, NUMBER)),
     *cases("02.my_ch3_l3n", (lambda _: None, "my_ch3_l3n() returns None; return a matrix of scores.")),
+    *cases("02.count_paths", (lambda *_: 0, "for the missing link output 0 – input 0, you counted 0; 2 are there: ")),
     *cases("02.listed", ([], "2 paths not listed yet; look at those through input 1.")),
+    *cases("12.number_of_seeds", (None, "replace None in the cell above by a number of seeds.")),
     *cases(
         "03.temperature_and_softness",
         ((lambda _: None, lambda _: None), "temperature() returns None; replace it by a formula."),
@@ -318,6 +331,18 @@ SLIPS = [
             lambda mask: 1 if mask.sum() == 6 and len(mask) == 3 else 3,
             "3 pairs of outputs with 3 cycles each are 9, not 3.",
         ),
+    ),
+    *cases(
+        "00.stored",
+        (lambda possible, density: (5, 20), "these are the values alone; each link has a position too."),  # noqa: ARG005
+        (lambda possible, density: (5, 45), "5 links need 5 · (4 + 4) = 40 bytes; the function says 45."),  # noqa: ARG005
+    ),
+    *cases("02.count_paths", (lambda *_: 3, "for the missing link output 0 – input 0, you counted 3; 2 are there: ")),
+    *cases(
+        "12.number_of_seeds",
+        (7, "7 is right for a deviation of 1; it is the root of 4/3"),
+        (6, "6 is right for the factor 1.96, which is for many seeds."),
+        (9, "9 is not right; multiply the deviation by each factor."),
     ),
     *cases(
         "02.counted",
