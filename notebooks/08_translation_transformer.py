@@ -620,8 +620,8 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 )
 
 # %% [markdown]
-# `anp` is the share of neurons that are active, `itop` the share of all possible links that were ever used, `overlap` the
-# share of regrown links that the same update had removed.
+# `anp` is the share of the layer's output neurons that are active, `itop` the share of all possible links that were ever
+# used, `overlap` the share of regrown links that the same update had removed.
 #
 # ## Try your own sentence
 #

@@ -148,6 +148,8 @@ assert abs(score(small, 0, 2) - 2 * 6**0.5) < 1e-4, (
 # %% nbgrader={"grade": true, "grade_id": "3b-score", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 # With networks of your own, when you have handed in.
 ### BEGIN HIDDEN TESTS
+from unittest.mock import patch
+
 for number in range(3):
     drawn = torch.rand(6, 7, generator=generator_of(student, f"score {number}")) < 0.4
     for u, v in (~drawn).nonzero().tolist():
@@ -158,7 +160,9 @@ for number in range(3):
             inside_b = sum(bool(drawn[b, other]) for other in {start for start, _ in paths})
             outside_a, outside_b = int(drawn[:, a].sum()) - 1 - inside_a, int(drawn[b].sum()) - 1 - inside_b
             expected += ((1 + inside_a) * (1 + inside_b) / ((1 + outside_a) * (1 + outside_b))) ** 0.5
-        assert abs(score(drawn.clone(), u, v) - expected) < 1e-3, (
+        with patch.object(chts.link_prediction, "ch2_l3p", side_effect=AssertionError("write the score yourself.")):
+            got = score(drawn.clone(), u, v)
+        assert abs(got - expected) < 1e-3, (
             f"the score of output {u} and input {v} in\n{drawn.int().tolist()}\nshould be {expected:.3f}."
         )
 ### END HIDDEN TESTS

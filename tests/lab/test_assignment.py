@@ -101,6 +101,11 @@ GONE = "gone_by_magnitude = gone_by_importance = "
             {"3a-score": "the square root", "3b-score": "should be"},
         ),
         (
+            "score",
+            f"{SCORE}return float(chts.link_prediction.ch2_l3p(mask)[u, v])",
+            {"3b-score": "write the score yourself"},
+        ),
+        (
             "probabilities",
             "def probabilities(scores, temperature):\n    p = scores**temperature\n    return p / p.sum()",
             {"4b-probabilities": "Work with logarithms"},

@@ -152,8 +152,15 @@ def _draw(axes: Axes, layer: _Layer) -> None:
         _arrow(axes, _around(boxes[before], boxes[after]), BLUE, 2.6, f"chain {before} {after}")
     for one, other in layer.pairs:
         ends = [boxes[one].y - _TALL / 2 - 0.05, boxes[other].y + _TALL / 2 + 0.05]
-        x = [boxes[one].x] * 2
-        axes.plot(x, ends, color=VERMILION, linewidth=2.6, marker="o", markersize=7, gid=f"pair {one} {other}")
+        axes.plot(
+            [boxes[one].x] * 2,
+            ends,
+            color=VERMILION,
+            linewidth=2.6,
+            marker="o",
+            markersize=7,
+            gid=f"pair {one} {other}",
+        )
     for name, box in boxes.items():
         _draw_box(axes, name, box)
 
