@@ -124,7 +124,7 @@ def test_students_get_no_answers_and_no_hidden_tests(course: Path) -> None:
         for hidden in re.findall(r"### BEGIN (?:HIDDEN TESTS|SOLUTION)\n(.*?) *### END", cell.source, re.DOTALL):
             assert hidden.strip() not in handed_out
     assert "BEGIN" not in handed_out
-    assert handed_out.count("raise NotImplementedError()") == 8
+    assert handed_out.count("raise NotImplementedError()") == 11
     assert 'student = ""' in handed_out
 
 

@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from nbgrader.preprocessors import NbGraderPreprocessor
+from nbconvert.preprocessors import Preprocessor
+from traitlets import Bool
 
 
-class OnlyMessages(NbGraderPreprocessor):  # type: ignore[misc]
+class OnlyMessages(Preprocessor):  # type: ignore[misc]
     """Leaves only the message of an error; its traceback would show the hidden tests around the line that failed."""
+
+    enabled = Bool(True)
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
         """See nbconvert."""
