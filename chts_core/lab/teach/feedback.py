@@ -6,7 +6,7 @@ from nbconvert.preprocessors import Preprocessor
 from traitlets import Bool
 
 
-class OnlyMessages(Preprocessor):  # type: ignore[misc]
+class OnlyMessages(Preprocessor):
     """Leaves only the message of an error; its traceback would show the hidden tests around the line that failed."""
 
     enabled = Bool(True)
