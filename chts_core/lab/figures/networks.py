@@ -113,8 +113,8 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                 )
             neurons, others = next(iter(named.values())).shape[:: 1 if side == 0 else -1]
             axes.set_xlim(0.9, 1.1 * others)
-            use_log_scale(axes, "x", "y")
             use_percent_axis(axes, low=80 / neurons)
+            use_log_scale(axes, "x", "y")
             axes.set_xlabel(f"links k of an {name} neuron")
             axes.set_ylabel(f"{name} neurons with\nat least k links (%)")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(named))
