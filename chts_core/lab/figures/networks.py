@@ -101,6 +101,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                 degree = degrees(mask)[side]
                 links = torch.arange(1, max(int(degree.max()), 1) + 1)
                 share = (degree.cpu()[:, None] >= links).double().mean(0) * 100
+                share[share == 0] = torch.nan  # of an empty network; a logarithmic axis has no place for it
                 axes.plot(
                     links.numpy(),
                     share.numpy(),
