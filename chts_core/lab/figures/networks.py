@@ -23,7 +23,6 @@ from chts_core.lab.figures.style import (
     VERMILION,
     new_figure,
     use_log_scale,
-    use_percent_axis,
 )
 
 # Colour, marker and line style of one network of several.
@@ -101,7 +100,6 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                 degree = degrees(mask)[side]
                 links = torch.arange(1, max(int(degree.max()), 1) + 1)
                 share = (degree.cpu()[:, None] >= links).double().mean(0) * 100
-                share[share == 0] = torch.nan  # of an empty network; a logarithmic axis has no place for it
                 axes.plot(
                     links.numpy(),
                     share.numpy(),
@@ -114,7 +112,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                 )
             neurons, others = next(iter(named.values())).shape[:: 1 if side == 0 else -1]
             axes.set_xlim(0.9, 1.1 * others)
-            use_percent_axis(axes, low=80 / neurons)
+            axes.set_ylim(80 / neurons, 100)
             use_log_scale(axes, "x", "y")
             axes.set_xlabel(f"links k of an {name} neuron")
             axes.set_ylabel(f"{name} neurons with\nat least k links (%)")
