@@ -22,16 +22,16 @@ STEPS, UPDATE_EVERY = 10**9, 10**8  # the topology is not updated within the tim
 def rows() -> Iterator[dict[str, Any]]:
     """Each against the same step of FC; the MLP against one of sparselab's layers too, where that is installed."""
     for batch, aim in ((32, 12), (256, 15)):
-        dense = _mlp_step("fc", batch)
+        dense = mlp_step("fc", batch)
         name = f"MLP 3×1568 at 99 %, batch {batch}"
-        yield compare(f"step of CHTs, {name}", _mlp_step("chts", batch, "csr"), ("FC", dense), aim=aim)
-        yield compare(f"masked step of CHTs, {name}", _mlp_step("chts", batch), ("FC", dense))
+        yield compare(f"step of CHTs, {name}", mlp_step("chts", batch, "csr"), ("FC", dense), aim=aim)
+        yield compare(f"masked step of CHTs, {name}", mlp_step("chts", batch), ("FC", dense))
     for precision, aims in (("float32", {0.95: 3.5, 0.9: 2.5}), ("bfloat16", {0.95: 2, 0.9: None})):
-        dense = _transformer_step("fc", 0.0, "masked", precision)
+        dense = transformer_step("fc", 0.0, "masked", precision)
         for sparsity, aim in aims.items():
             yield compare(
                 f"step of CHTs, Multi30k's Transformer at {sparsity:.0%}, {TOKENS} tokens, {precision}",
-                _transformer_step("chts", sparsity, "csr", precision),
+                transformer_step("chts", sparsity, "csr", precision),
                 ("FC", dense),
                 aim=aim,
             )
@@ -39,10 +39,11 @@ def rows() -> Iterator[dict[str, Any]]:
         for batch in (32, 256):
             rival = ("sparselab.SparseLinear", _sparselab_step(batch))
             name = f"step of CHTs, MLP 3×1568 at 99 %, batch {batch}"
-            yield compare(name, _mlp_step("chts", batch, "csr"), rival, aim=1.5)
+            yield compare(name, mlp_step("chts", batch, "csr"), rival, aim=1.5)
 
 
-def _mlp_step(method: str, batch: int, execution: Execution = "masked") -> Callable[[], None]:
+def mlp_step(method: str, batch: int, execution: Execution = "masked") -> Callable[[], None]:
+    """A training step of the paper's MLP at 99 % sparsity."""
     generator = torch.Generator().manual_seed(0)
     model = mlp(784, 1568, 10, generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -80,8 +81,11 @@ def _on_images(
     return step
 
 
-def _transformer_step(method: str, sparsity: float, execution: Execution, precision: str) -> Callable[[], None]:
-    """With dropout and label smoothing, as in training; as many tokens of the source as of the target."""
+def transformer_step(method: str, sparsity: float, execution: Execution, precision: str) -> Callable[[], None]:
+    """A training step of the paper's Multi30k Transformer, with dropout and label smoothing.
+
+    It has as many tokens of the source as of the target.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Transformer(VOCABULARY, TRANSFORMER_SIZES["multi30k"], dropout=0.1)

@@ -321,7 +321,8 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on to the same bits, with the model's and the optimizer's states.
 
-        Raises as :meth:`density`.
+        "masks" has a Boolean mask by the name of each weight. If a layer stores only its links, its mask is
+        {"bits", "shape"} instead (:func:`chts_core.engine.progress.to_state`). Raises as :meth:`density`.
         """
         self._guard.check_masks()
         return to_state(self.progress, self.network, self._settings())

@@ -18,6 +18,7 @@ from chts_core import topology
 from chts_core.lab.notebook import glossary, launch, notebooks
 from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.results import records
+from chts_core.lab.results.tables import of_method, runs
 from chts_core.lab.teach import slides, syllabus
 
 ROOT = Path(__file__).parents[1]
@@ -223,6 +224,14 @@ def write_growth() -> None:
     for row in rows:
         if row["work"] == "update of chts":
             text = text.replace(f"{{chts_{row['size']}}}", f"{1e6 * row['seconds'] / row['links']:.1f}")
+    shares: dict[str, dict[str, str]] = {}
+    for row in json.loads((ROOT / "benchmarks" / "results" / "shares.json").read_text("utf-8"))["rows"]:
+        part, step = row["comparison"].split(", ", 1)
+        shares.setdefault(part, {"share of the time": part})[step] = f"{row['share']:.0%}"
+    text = text.replace("{shares}", as_markdown(list(shares.values())))
+    for name, method in (("mlp_set", "set"), ("mlp_l3p", "chts/paper_mlp_fashion_l3p")):
+        (run,) = of_method(runs("mlp_paper"), method)
+        text = text.replace(f"{{{name}}}", f"{run['peak_memory_mb']:,}")
     page.write_text(text, "utf-8")
 
 

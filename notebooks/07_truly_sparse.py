@@ -383,13 +383,13 @@ exercises.check("07.break_even", break_even)
 # autograd and the optimizer, that does not depend on the number of links.
 # </details>
 #
-# 3. A layer keeps half of its links. Would you store its links alone?
+# 3. A layer keeps half of its links. Would you store only its links?
 #
 # <details><summary>Answer</summary>
 #
-# Not for speed. On the published page links alone are faster than `nn.Linear` up to 30 % of the links with 256 samples, and
-# up to 20 % with 32; look at your own page. Not for memory either: with momentum a link takes 24 bytes and a dense weight 12,
-# so half of the links take what all weights take.
+# Not for speed. On the published page, a layer that stores only its links is faster than `nn.Linear` up to 30 % of the links
+# with 256 samples, and up to 20 % with 32; look at your own page. Not for memory either: with momentum a link takes 24 bytes
+# and a dense weight 12, so half of the links take as much as all weights.
 # </details>
 #
 # 4. What does "auto" decide, and from what?

@@ -21,7 +21,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 01; stage 04 for percolation; stage 06 for the race (all methods are trained alike and compared); what attention is, roughly |
+# | Prerequisites | stage 01; stage 04 for percolation; stage 06 for the race (all methods are trained in the same way and compared); what attention is, roughly |
 # | Time | 45 minutes to read, about two minutes to run on the number words |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
@@ -381,8 +381,8 @@ figures.show(
 # One more thing: *label smoothing*. The right piece gets 90 % of the target, the rest is spread over the vocabulary, so that
 # the model is not pushed to be certain of everything. The validation loss below is without it; it is the mean over the
 # tokens of $-\log p$(right piece). The logarithm is the natural one, so the unit of the loss is the *nat*: one nat less
-# means that the right piece is $e = 2.718$ times as probable, in the geometric mean. A loss of 0 is certainty; equally likely pieces cost $\log$ of
-# their number.
+# means that the right piece is $e = 2.718$ times as probable, in the geometric mean. A loss of 0 is certainty; equally
+# likely pieces cost $\log$ of their number.
 #
 # Equal seeds give equal numbers on one computer. Another processor may round a sum in another way, and training enlarges
 # small differences. So your numbers need not be those of this page.
@@ -709,12 +709,12 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At the laptop profile FC comes last, in BLEU and in `exact`. Do not conclude that sparse networks translate better. The
-# race has a single seed, so there is no interval and no ranking. It has a few hundred steps, so it shows how fast each
-# method *begins* to learn. And FC trains with half the learning rate of the sparse methods. Both rates come from trials with
-# twice as many steps and an earlier version of the methods, none from trials of this short race. In the longer runs below, FC has the highest mean. Run the race
-# with `-p seeds 3` and more `steps` before you believe a difference. The predicted time leaves out the updates of the
-# topology and the looks at the validation pairs.
+# At the laptop profile FC comes last, in BLEU and in `exact`. Do not conclude that sparse networks translate better.
+# The race has a single seed, so there is no interval and no ranking. It has a few hundred steps, so it shows how fast
+# each method *begins* to learn. And FC trains with half the learning rate of the sparse methods. Both rates come from
+# trials with twice as many steps and an earlier version of the methods, none from trials of this short race. In the
+# longer runs below, FC has the highest mean. Run the race with `-p seeds 3` and more `steps` before you believe a
+# difference. The predicted time leaves out the updates of the topology and the looks at the validation pairs.
 # </details>
 #
 # ## Recorded runs
@@ -805,8 +805,8 @@ beside(of_multi30k, "validation_loss", digits=2)
 # - **Not decided:** with 10 % of the links SET loses 1.7 BLEU there, here 0.3 ± 1.5. CHTss beats FC there, by 1.5 and 0.7 BLEU at 90
 #   and 95 %; here the intervals are wider than that.
 # - **Differs:** a tenth of the weights, a fifth of the steps, our own subwords, sacrebleu's signature. FC has the best of three
-#   learning rates by validation runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs.
-#   FC learns more slowly at first, so a longer training might change the order.
+#   learning rates by validation runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with
+#   2 in those runs. FC learns more slowly at first, so a longer training might change the order.
 # - **Untested:** the other methods, the paper's sizes, IWSLT and WMT. `profile=paper` is made for that.
 #
 # These layers stored and multiplied their links alone (stage 07). Seconds of training, the fastest of each method's runs, since

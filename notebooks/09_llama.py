@@ -22,7 +22,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 04 for percolation; stage 06 for the race (all methods are trained alike and compared); stage 08 for attention |
+# | Prerequisites | stage 04 for percolation; stage 06 for the race (all methods are trained in the same way and compared); stage 08 for attention |
 # | Time | 45 minutes to read, two to three minutes to run on Python's language reference |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 2 and the hyperparameters of its appendix |

@@ -244,8 +244,8 @@ pd.DataFrame(
 #
 # A claim says that one method is ahead of another. For each task with recorded runs of both we subtract seed by seed, and look at
 # the 95 % confidence interval of the difference. A claim *holds* if an interval is above 0, and *does not hold* if an interval is
-# below 0. If all intervals contain 0, the claim *cannot be told*. Two tasks may contradict each other; then it *cannot be told*
-# either. So each claim has one verdict, and stands in one table below. Where the source is "its design", the paper has no table
+# below 0. If all intervals contain 0, the verdict is *cannot be told*. It is the same if two tasks contradict each other. So
+# each claim has one verdict, and stands in one table below. Where the source is "its design", the paper has no table
 # for the claim: it chose the one over the other. "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
 #
 # **Predict:** of the claims with runs, which share will be decided either way by three to ten seeds?
@@ -293,9 +293,9 @@ claims_that("cannot be told")
 # <details><summary>What you should have seen</summary>
 #
 # Two of the 12 claims with runs are decided, and one of these goes against the paper. In our small translator, links that restart
-# from zero translate better than links that get their last weight back. On the digits the same comparison cannot be told, so the
-# verdict comes from one task, and it is close: the interval almost contains 0. Most claims stay open. Small tasks and few seeds
-# cannot tell half a point. One in twenty intervals misses the truth, so one of the 13 comparisons may look decided by chance. A
+# from zero translate better than links that get their last weight back. On the digits the interval contains 0, so the verdict
+# comes from one task, and it is close: its interval almost contains 0. Most claims stay open. Small tasks and few seeds
+# cannot show half a point. One in twenty intervals misses the truth, so one of the 13 comparisons may look decided by chance. A
 # verdict is about these runs, and the last column says how they differ from the paper's.
 # </details>
 #
@@ -444,7 +444,8 @@ exercises.check("11.paired_half_width", paired_half_width)
 #
 # 1. A paper reports the best test epoch, and you report the last epoch. Do you change your number or theirs to compare the two?
 # 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
-# 3. A claim holds on one task and cannot be told on another. May you say that it holds? How would you write that sentence?
+# 3. A claim holds on one task, and another task does not decide it. May you say that it holds? How would you write that
+#    sentence?
 #
 # ## Further reading
 #

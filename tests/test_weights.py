@@ -20,7 +20,6 @@ import chts_core as chts
 from chts_core.engine import weights
 from chts_core.engine.kernels import COMPILED, DENSE
 from chts_core.engine.linear import SparseLinear
-from chts_core.engine.weights import unpack_bits
 
 STEPS, EVERY = 16, 2
 SPARSE_METHODS = [name for name in chts.METHODS if name != "fc"]
@@ -231,13 +230,18 @@ def test_a_state_of_another_execution_is_refused() -> None:
         start("csr").sparsifier.load_state_dict(state)
 
 
+def as_mask(saved: dict[str, Any]) -> Tensor:
+    rows, columns = saved["shape"]
+    return torch.from_numpy(np.unpackbits(saved["bits"].numpy())[: rows * columns].reshape(rows, columns)).bool()
+
+
 def test_a_state_loaded_without_its_model_warns() -> None:
     saved = start("csr", seed=3).train(last=8).sparsifier.state_dict()
     other = start("csr", seed=1)
     with pytest.warns(RuntimeWarning, match="links of the saved masks have weight 0 in this model"):
         other.sparsifier.load_state_dict(saved)
     for name, mask in other.sparsifier.masks.items():
-        assert torch.equal(mask, unpack_bits(saved["masks"][name], tuple(mask.shape)))
+        assert torch.equal(mask, as_mask(saved["masks"][name]))
 
 
 @pytest.mark.parametrize("method", ["rigl", "granet", "set"])
@@ -381,18 +385,18 @@ def test_a_saved_state_takes_two_bits_for_each_possible_link() -> None:
     run = start("csr").train(last=8)
     state = run.sparsifier.state_dict()
     for name, mask in run.sparsifier.masks.items():
-        bits = state["masks"][name]
-        assert torch.equal(bits, torch.from_numpy(np.packbits(mask.numpy().reshape(-1))))
-        assert bits.nbytes == state["ever_active"][name].nbytes == -(-mask.numel() // 8)
+        saved, ever = state["masks"][name], state["ever_active"][name]
+        assert saved["bits"].nbytes == ever["bits"].nbytes == -(-mask.numel() // 8)
+        assert torch.equal(as_mask(saved), mask)
+        assert bool((as_mask(ever) | ~mask).all())
 
 
 @pytest.mark.parametrize("method", ["chts", "gmp"])
 def test_a_state_with_boolean_masks_of_links_loads_as_earlier_versions_saved_it(method: str) -> None:
     run = start("csr", method).train(last=8)
     states = copy.deepcopy([run.model.state_dict(), run.optimizer.state_dict(), run.sparsifier.state_dict()])
-    shapes = {name: mask.shape for name, mask in run.sparsifier.masks.items()}
     for key in ("masks", "ever_active"):
-        states[2][key] = {name: unpack_bits(states[2][key][name], tuple(shape)) for name, shape in shapes.items()}
+        states[2][key] = {name: as_mask(saved) for name, saved in states[2][key].items()}
     other = start("csr", method)
     for part, state in zip((other.model, other.optimizer, other.sparsifier), states, strict=True):
         part.load_state_dict(state)
@@ -402,13 +406,37 @@ def test_a_state_with_boolean_masks_of_links_loads_as_earlier_versions_saved_it(
     assert all(torch.equal(mask, run.sparsifier.masks[name]) for name, mask in other.sparsifier.masks.items())
 
 
-@pytest.mark.parametrize("spoil", [lambda bits: bits[:-1], lambda bits: bits[None], lambda bits: bits.repeat(2)])
+def test_a_saved_state_does_not_change_while_training_goes_on() -> None:
+    run = start("csr").train(last=8)
+    states = copy.deepcopy([run.model.state_dict(), run.optimizer.state_dict()])
+    state = run.sparsifier.state_dict()
+    before = copy.deepcopy(state)
+    other = start("csr")
+    for part, loaded in zip((other.model, other.optimizer, other.sparsifier), (*states, state), strict=True):
+        part.load_state_dict(loaded)
+    for going_on in (run, other):
+        going_on.train(8)
+    for key in ("masks", "ever_active"):
+        for name, saved in state[key].items():
+            assert torch.equal(saved["bits"], before[key][name]["bits"]), (key, name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bits, _: {"bits": bits[:-1]},
+        lambda bits, _: {"bits": bits.repeat(2)},
+        lambda bits, _: {"bits": bits.bool()},
+        lambda *_: {"bits": None},
+        lambda _, shape: {"shape": (shape[0] * 2, shape[1] // 2)},
+    ],
+)
 @pytest.mark.parametrize("key", ["masks", "ever_active"])
-def test_bits_of_another_layer_are_refused(key: str, spoil: Callable[[Tensor], Tensor]) -> None:
+def test_bits_of_another_layer_are_refused(key: str, change: Callable[[Tensor, Any], dict[str, Any]]) -> None:
     state = start("csr").train(last=8).sparsifier.state_dict()
-    name = next(iter(state[key]))
-    state[key][name] = spoil(state[key][name])
-    with pytest.raises(ValueError, match=f"saved mask '{name}' is not the bits of a mask of shape"):
+    name, saved = next(iter(state[key].items()))
+    state[key][name] = saved | change(saved["bits"], saved["shape"])
+    with pytest.raises(ValueError, match=f"the saved mask '{name}' is not a mask of shape .* in bits"):
         start("csr").sparsifier.load_state_dict(state)
 
 
@@ -417,6 +445,6 @@ def test_bits_beyond_the_mask_are_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = chts.Sparsifier(model, optimizer, "set", 0.5, total_steps=10, update_every=1, execution="csr")
     state = sparsifier.state_dict()
-    state["masks"]["0.weight"][-1] |= 1  # five bytes for 35 links
-    with pytest.raises(ValueError, match=r"mask of shape \(7, 5\); expected 5 bytes"):
+    state["masks"]["0.weight"]["bits"][-1] |= 1  # five bytes for 35 links
+    with pytest.raises(ValueError, match=r"mask of shape \(7, 5\) in bits; expected this shape and 5 bytes"):
         sparsifier.load_state_dict(state)

@@ -14,6 +14,21 @@ from chts_core.engine.network import SparseNetwork
 from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
 from chts_core.schedules import Timeline
 
+# What every state has beside the settings; "behind" and "least_sparsity" are not in those of earlier versions.
+_SAVED = {
+    "steps",
+    "updated_at",
+    "stopped",
+    "postponed",
+    "empty_links",
+    "crossovers",
+    "masks",
+    "ever_active",
+    "past_weights",
+    "generators",
+    "history",
+}
+
 
 class Update(TypedDict):
     """One row of `Sparsifier.history`: what an update did to a layer, or to a head where heads evolve by themselves."""
@@ -91,16 +106,15 @@ class Progress:
 def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, object]) -> dict[str, Any]:
     """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.
 
-    Masks are Boolean; of a layer that stores only its links they are bits (:func:`chts_core.engine.weights.pack_bits`),
-    so that they take little beside it.
+    A mask is Boolean. If a layer stores only its links, its mask is {"bits", "shape"} instead, an eighth of that:
+    `numpy.unpackbits(bits)[: rows * columns].reshape(shape)` gives the mask.
     """
-    masks, stored = {name: weight.bits() for name, weight in network.weights.items()}, network.stored()
+    masks = {name: weight.bits() for name, weight in network.weights.items()}
+    stored, shapes = network.stored(), network.shapes
 
-    def saved(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        shapes = network.shapes
-        return {
-            name: bits.clone() if name in stored else unpack_bits(bits, shapes[name]) for name, bits in packed.items()
-        }
+    def saved(name: str, bits: Tensor) -> Tensor | dict[str, Any]:
+        shape = shapes[name]
+        return {"bits": bits.clone(), "shape": shape} if name in stored else unpack_bits(bits, shape)
 
     return {
         **settings,
@@ -111,8 +125,8 @@ def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, 
         "postponed": list(progress.postponed),
         "empty_links": network.empty_links(masks),
         "crossovers": {name: layer.crossover for name, layer in stored.items()},
-        "masks": saved(masks),
-        "ever_active": saved(progress.ever_active),
+        "masks": {name: saved(name, bits) for name, bits in masks.items()},
+        "ever_active": {name: saved(name, bits) for name, bits in progress.ever_active.items()},
         "past_weights": {
             name: {"positions": past.positions.cpu().clone(), "values": past.values.cpu().clone()}
             for name, past in progress.past_weights.items()
@@ -139,11 +153,10 @@ def from_state(
     Raises:
         TypeError, ValueError: see `Sparsifier.load_state_dict`.
     """
-    _check_settings(state, to_state(progress, network, settings), settings, reschedule)
+    _check_settings(state, settings, reschedule)
     _check_layers(state, progress, network.shapes)
     masks, ever_active = (
-        {name: mask.cpu().clone() if _is_packed(mask) else pack_bits(mask) for name, mask in state[key].items()}
-        for key in ("masks", "ever_active")
+        {name: _bits_of(mask) for name, mask in state[key].items()} for key in ("masks", "ever_active")
     )
     behind = state.get("behind", {})
     if reschedule and behind:
@@ -177,11 +190,9 @@ def from_state(
     return loaded, masks
 
 
-def _check_settings(
-    state: Mapping[str, Any], ours: Mapping[str, object], settings: Mapping[str, object], reschedule: bool
-) -> None:
+def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], reschedule: bool) -> None:
     """Raise unless a state is whole and of a run with these settings."""
-    missing = ours.keys() - state.keys() - {"behind", "least_sparsity"}  # not saved by earlier versions
+    missing = (settings.keys() | _SAVED) - state.keys()
     if missing:
         raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
     for key, value in settings.items():
@@ -209,8 +220,8 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
             )
     for key in ("masks", "ever_active"):
         for name, mask in state[key].items():
-            if _is_packed(mask):
-                _check_bits(mask, shapes[name], f"saved mask {name!r}")
+            if isinstance(mask, Mapping):
+                _check_bits(mask, shapes[name], f"the saved mask {name!r}")
                 continue
             check_mask(mask, f"saved mask {name!r}")
             check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
@@ -218,18 +229,25 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
         _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
 
 
-def _is_packed(mask: object) -> bool:
-    """Whether a saved mask is bits."""
-    return isinstance(mask, Tensor) and mask.dtype == torch.uint8
+def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
+    """A saved mask as bits, on the CPU; a copy, since a run goes on to set bits of its own."""
+    return pack_bits(mask) if isinstance(mask, Tensor) else mask["bits"].cpu().clone()
 
 
-def _check_bits(bits: Tensor, shape: tuple[int, int], what: str) -> None:
-    """Raise unless these are the bits of a mask of this shape; those that fill up the last byte are zero."""
-    places = math.prod(shape)
-    if bits.shape != (math.ceil(places / 8),) or (places % 8 and bits[-1] & 0xFF >> places % 8):
+def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> None:
+    """Raise unless this is a mask of this shape in bits; the bits that fill up the last byte are zero."""
+    places, bits = math.prod(shape), mask.get("bits")
+    if not (
+        isinstance(bits, Tensor)
+        and bits.dtype == torch.uint8
+        and bits.shape == (math.ceil(places / 8),)
+        and tuple(mask.get("shape", ())) == shape
+        and not (places % 8 and bits[-1] & 0xFF >> places % 8)
+    ):
+        found = f"{tuple(bits.shape)} {bits.dtype}" if isinstance(bits, Tensor) else repr(bits)
         raise ValueError(
-            f"{what} is not the bits of a mask of shape {shape}; expected {math.ceil(places / 8)} bytes from "
-            f"numpy.packbits, got shape {tuple(bits.shape)}. The saved state was changed or damaged."
+            f"{what} is not a mask of shape {shape} in bits; expected this shape and {math.ceil(places / 8)} bytes, "
+            f"got shape {mask.get('shape')} and {found}. The saved state was changed or damaged."
         )
 
 

@@ -19,7 +19,7 @@ _LOOKS = ((GREY, "o", False), (ORANGE, "^", True), (SKY, "s", True), (GREEN, "D"
 
 
 def _link(axes: Axes, places: Places, pairs: Sequence[tuple[str, str]], label: str, **look: Any) -> None:
-    """Draw links between named nodes, alike, with one entry of a legend."""
+    """Draw links between named nodes in one style, with one entry in the legend."""
     ends = [[places[one], places[other]] for one, other in pairs]
     axes.plot([], [], label=label, **look)
     for (x, y), (to_x, to_y) in ends:
@@ -27,7 +27,7 @@ def _link(axes: Axes, places: Places, pairs: Sequence[tuple[str, str]], label: s
 
 
 def _nodes(axes: Axes, places: Places, colour: str, marker: str, label: str) -> None:
-    """Draw named nodes, alike."""
+    """Draw named nodes in one style."""
     x, y = zip(*places.values(), strict=True)
     look: dict[str, Any] = {"markersize": 20, "markeredgecolor": BLACK, "linestyle": "", "zorder": 2}
     axes.plot(x, y, marker=marker, color=colour, label=label, **look)

@@ -123,12 +123,12 @@ def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
         axis.set_minor_locator(NullLocator())
 
 
-def use_percent_axis(axes: Axes, low: float = 0) -> None:
-    """End the y axis of shares at 100 %, the most there is; markers at its ends are drawn whole.
+def use_percent_axis(axes: Axes) -> None:
+    """Let the y axis of shares go from 0 to 100 %; markers at its ends are drawn whole.
 
-    Call it after the lines are drawn. `low` is where the axis begins: above 0 if it is logarithmic.
+    Call it after the lines are drawn.
     """
-    axes.set_ylim(low, 100)
+    axes.set_ylim(0, 100)
     for line in axes.lines:
         line.set_clip_on(False)
 

@@ -45,7 +45,7 @@ def seeds_needed(values: Sequence[float], effect: float) -> int:
     if effect <= 0:
         raise ValueError(f"effect is {effect}; expected a number above 0.")
     deviation = standard_error(values) * math.sqrt(len(values))
-    seeds = 2
+    seeds = max(2, math.floor((1.95 * deviation / effect) ** 2))  # t is above 1.95 for any number of seeds
     while stats.t.ppf(0.975, seeds - 1) * deviation / math.sqrt(seeds) > effect:
         seeds += 1
     return seeds

@@ -42,5 +42,5 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
             often, wanted = kept.float().mean(dim=0)[links], scores**power / (scores**power).sum()
             assert often.max() < 1, "every draw is the same; add the noise before you take the highest."
             came, due = (" ".join(f"{share:.2f}" for share in shares) for shares in (often, wanted))
-            told = f"at T = {power:g} the scores 1 to 4 came with shares {came}, expected about {due}"
-            assert torch.allclose(often, wanted, atol=0.06), f"{told}; does T multiply the logarithm, not the noise?"
+            message = f"at T = {power:g} the scores 1 to 4 came with shares {came}, expected about {due}"
+            assert torch.allclose(often, wanted, atol=0.06), f"{message}; does T multiply the logarithm, not the noise?"
