@@ -16,8 +16,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/00_start_here.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/00_start_here.ipynb)
 #
-# **You will be able to** say what training costs and which part of it sparse training could save, tell the methods of
-# the last decades apart, see a sparse network learn in seconds, and choose your way through the stages.
+# **You will be able to**
+#
+# 1. say what training costs and which part of it sparse training could save;
+# 2. tell the methods of the last decades apart;
+# 3. count what a sparse network stores;
+# 4. choose your way through the stages.
 #
 # | | |
 # |---|---|

@@ -16,8 +16,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/01_networks_as_masks.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/01_networks_as_masks.ipynb)
 #
-# **You will be able to** read a sparse layer as a network, wire one in five ways (ER, BSW, BSF, BRF, CSTI), tell them
-# apart by degrees, clustering and path length, and say what a receptive field is good for.
+# **You will be able to**
+#
+# 1. read a sparse layer as a network;
+# 2. wire a layer in five ways: ER, BSW, BSF, BRF and CSTI;
+# 3. tell networks apart by degrees, clustering and path length;
+# 4. say what a receptive field is good for.
 #
 # | | |
 # |---|---|

@@ -16,9 +16,14 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/02_link_prediction.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/02_link_prediction.ipynb)
 #
-# **You will be able to** say why the existing links may tell where a new link helps, count by hand what makes a missing
-# link likely, turn the count into matrices, test a score on hidden links, choose a score by its cost, and draw new
-# links without computing the score.
+# **You will be able to**
+#
+# 1. say why the existing links may tell where a new link helps;
+# 2. count by hand what makes a missing link likely;
+# 3. turn the count into matrices;
+# 4. test a score on hidden links;
+# 5. choose a score by its cost;
+# 6. draw new links without computing the score.
 #
 # | | |
 # |---|---|

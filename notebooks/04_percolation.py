@@ -16,9 +16,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/04_percolation.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/04_percolation.ipynb)
 #
-# **You will be able to** find by hand the neurons that a removal has cut off, write the two sweeps that clear their links
-# away, say why relative importance keeps more neurons active than weight magnitude, and turn the neurons that are lost
-# into a smaller dense model.
+# **You will be able to**
+#
+# 1. find by hand the neurons that a removal has cut off;
+# 2. write the two sweeps that clear their links away;
+# 3. say why relative importance keeps more neurons active than weight magnitude;
+# 4. turn the neurons that are lost into a smaller dense model.
 #
 # | | |
 # |---|---|

@@ -16,8 +16,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/05_density_decay.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/05_density_decay.ipynb)
 #
-# **You will be able to** compute the number of links of every layer at any step by hand, compare two schedules at equal
-# training FLOPs, and tell before a run whether its density will arrive where it should.
+# **You will be able to**
+#
+# 1. compute the number of links of every layer at any step by hand;
+# 2. compare two schedules at equal training FLOPs;
+# 3. tell before a run whether its density will arrive where it should.
 #
 # | | |
 # |---|---|

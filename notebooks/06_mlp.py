@@ -16,8 +16,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/06_mlp.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/06_mlp.ipynb)
 #
-# **You will be able to** train an image classifier with 1 % of its links, attach any method to your own training loop in
-# two lines, and read a race between methods without fooling yourself.
+# **You will be able to**
+#
+# 1. train an image classifier with 1 % of its links;
+# 2. attach any method to your own training loop in two lines;
+# 3. read a race between methods without fooling yourself.
 #
 # | | |
 # |---|---|

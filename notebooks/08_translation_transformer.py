@@ -16,8 +16,13 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/08_translation_transformer.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/08_translation_transformer.ipynb)
 #
-# **You will be able to** follow a mask from one attention head to a whole Transformer, train a translator with a tenth of
-# its links, decode by beam search, score by BLEU, and say what a table of BLEU scores does and does not tell.
+# **You will be able to**
+#
+# 1. follow a mask from one attention head to a whole Transformer;
+# 2. train a translator with a tenth of its links;
+# 3. decode by beam search;
+# 4. score by BLEU;
+# 5. say what a table of BLEU scores does and does not tell.
 #
 # | | |
 # |---|---|

@@ -16,9 +16,13 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/09_llama.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/09_llama.ipynb)
 #
-# **You will be able to** turn text into blocks of tokens, say what perplexity measures, follow a mask through the gated
-# block and the grouped heads of a LLaMA, train one with a tenth of its links, and say which of its settings can favour
-# one method over another.
+# **You will be able to**
+#
+# 1. turn text into blocks of tokens;
+# 2. say what perplexity measures;
+# 3. follow a mask through the gated block and the grouped heads of a LLaMA;
+# 4. train a LLaMA with a tenth of its links;
+# 5. say which of its settings can favour one method over another.
 #
 # | | |
 # |---|---|

@@ -16,9 +16,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/10_scaling_out.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/10_scaling_out.ipynb)
 #
-# **You will be able to** train one sparse model in several processes and say what they must agree on, stop it at any
-# moment and go on with another number of processes, fan a grid of runs out over a cluster, and estimate what a larger model
-# will cost before you pay for it.
+# **You will be able to**
+#
+# 1. train one sparse model in several processes and say what they must agree on;
+# 2. stop a run at any moment and go on with another number of processes;
+# 3. fan a grid of runs out over a cluster;
+# 4. estimate what a larger model will cost before you pay for it.
 #
 # | | |
 # |---|---|

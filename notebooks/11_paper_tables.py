@@ -16,9 +16,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/11_paper_tables.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/11_paper_tables.ipynb)
 #
-# **You will be able to** put a number of a paper beside your own without fooling yourself: say what a standard error
-# covers and what it does not, compare differences where levels cannot be compared, and sort claims into those that hold
-# in recorded runs, those that do not, those that cannot be told, and those nobody has tested here.
+# **You will be able to**
+#
+# 1. say what a standard error covers and what it does not;
+# 2. compare differences where levels cannot be compared;
+# 3. sort claims into those that hold in recorded runs, those that do not, those that cannot be told, and those that nobody has tested here.
 #
 # | | |
 # |---|---|

@@ -6,7 +6,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from chts_core.cli import main
-from chts_core.lab.notebook.exercises import attempt, solved_version, student_version, write_versions
+from chts_core.lab.notebook.exercises import Exercise, attempt, listed, solved_version, student_version, write_versions
 
 FOLDS = """## Exercise: add
 
@@ -154,3 +154,25 @@ def test_the_command_writes_them_all(tmp_path: Path, capsys: pytest.CaptureFixtu
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert "01_networks_as_masks.ipynb" in names
     assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == names
+
+
+LINE = "*★★☆ · 10 minutes · useful · objectives 1 and 3 · write code*"
+
+
+def test_the_exercises_of_a_notebook_are_listed() -> None:
+    cells = [
+        new_markdown_cell(f"## Exercise: add\n\n{LINE}\n\nText."),
+        new_markdown_cell("## Exercise: guess\n\n*★☆☆ · 5 minutes · essential · objective 2 · work out*\n\nText."),
+    ]
+    assert listed(new_notebook(cells=cells)) == [
+        Exercise("add", 2, 10, "useful", (1, 3), writes_code=True),
+        Exercise("guess", 1, 5, "essential", (2,), writes_code=False),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line", ["Text.", LINE.replace("useful", "nice"), LINE.replace("code", "prose"), f"Text.\n\n{LINE}"]
+)
+def test_an_exercise_without_its_line_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=r"^no line follows '## Exercise: add' such as '\*★★☆ · 10 minutes"):
+        listed(new_notebook(cells=[new_markdown_cell(f"## Exercise: add\n\n{line}")]))

@@ -105,6 +105,13 @@ def test_the_overview_of_every_profile_is_whole(profile: str) -> None:
         assert all(other < stage.number for other in stage.prerequisites)
 
 
+def test_objectives_are_the_items_of_a_list_or_one_sentence() -> None:
+    several = "# T\n\n**You will be able to**\n\n1. see\n   it;\n2. do 1. and 2.\n\n| |"
+    assert notebooks.objectives(several) == ["see it", "do 1. and 2"]
+    assert notebooks.objectives("# T\n\n**You will be able to** see\nit.\n\n| |") == ["see it"]
+    assert notebooks.objectives("# T\n\n| |") == []
+
+
 def test_an_overview_of_an_unknown_profile_is_refused() -> None:
     with pytest.raises(ValueError, match=r"parameter profile is 'laptp' \(did you mean 'laptop'\?\)"):
         notebooks.overview("laptp")

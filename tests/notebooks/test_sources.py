@@ -14,7 +14,7 @@ import nbformat
 import pytest
 
 from chts_core.lab.notebook import checks, notebooks
-from chts_core.lab.notebook.exercises import student_version
+from chts_core.lab.notebook.exercises import listed, student_version
 from chts_core.lab.notebook.pages import write_page
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -146,6 +146,25 @@ def test_a_check_names_its_exercise_and_shows_no_answer(name: str) -> None:
             assert ast.unparse(call.func) == "exercises.check"
             called.append(ast.literal_eval(call.args[0]))
     assert called == [f"{number}.{exercise}" for exercise in checks.of_stage(number)]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_exercises_reach_every_objective(name: str) -> None:
+    notebook = read(name)
+    found = listed(notebook)
+    assert (3 if name.startswith("12") else 5) <= len(found) <= 7
+    reached = {number for exercise in found for number in exercise.objectives}
+    assert reached == set(range(1, len(notebooks.objectives(notebook.cells[0].source)) + 1))
+    assert any(exercise.importance == "essential" for exercise in found)
+
+
+def test_half_of_the_exercises_ask_for_code_and_each_part_has_hard_ones() -> None:
+    by_stage = {name: listed(read(name)) for name in STAGES}
+    every = [exercise for found in by_stage.values() for exercise in found]
+    assert sum(exercise.writes_code for exercise in every) >= len(every) / 2
+    for part in (("00", "01", "02", "03"), ("04", "05", "06", "07"), ("08", "09", "10", "11", "12")):
+        found = [exercise for name in STAGES if name.startswith(part) for exercise in by_stage[name]]
+        assert sum(exercise.difficulty == 3 for exercise in found) >= 2
 
 
 @pytest.mark.parametrize("name", STAGES)

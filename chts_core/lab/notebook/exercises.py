@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,55 @@ import nbformat
 from chts_core.lab.notebook import checks
 
 FOLDED = re.compile(r"\n*<details>\s*<summary>(?P<summary>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
+_HEADING = re.compile(
+    r"^## Exercise: (?P<title>.+)\n\n\*(?P<stars>★+)☆* · (?P<minutes>\d+) minutes · (?P<importance>essential|useful|optional)"
+    r" · objectives? (?P<objectives>\d(?:(?:, | and )\d)*) · (?P<kind>write code|work out)\*$",
+    re.MULTILINE,
+)
 _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What the lines below the heading of an exercise say.
+
+    difficulty: 1 to 3 stars; minutes: that it takes; importance: "essential", "useful" or "optional"; objectives: the
+    numbers of those in the header of the notebook that it reaches; writes_code: else the answer is a number or a word.
+    """
+
+    title: str
+    difficulty: int
+    minutes: int
+    importance: str
+    objectives: tuple[int, ...]
+    writes_code: bool
+
+
+def listed(notebook: Any) -> list[Exercise]:
+    """The exercises of a notebook of nbformat, in its order.
+
+    Raises:
+        ValueError: naming an exercise whose heading is not followed by a line such as
+            "*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*".
+    """
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found = list(_HEADING.finditer(text))
+    for title in re.findall(r"^## Exercise\b.*$", text, re.MULTILINE):
+        if title not in [f"## Exercise: {one['title']}" for one in found]:
+            raise ValueError(
+                f"no line follows {title!r} such as '*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*'."
+            )
+    return [
+        Exercise(
+            one["title"],
+            len(one["stars"]),
+            int(one["minutes"]),
+            one["importance"],
+            tuple(int(number) for number in re.findall(r"\d", one["objectives"])),
+            one["kind"] == "write code",
+        )
+        for one in found
+    ]
 
 
 def check(exercise: str, *answers: Any, **given: Any) -> None:

@@ -127,7 +127,14 @@ def title(path: Path) -> str:
 
 def goal(path: Path) -> str:
     """What the header of a notebook says that you will be able to do, in Markdown; "" if it does not say."""
-    return _goal(nbformat.read(path, as_version=4).cells[0].source)
+    return "; ".join(objectives(nbformat.read(path, as_version=4).cells[0].source))
+
+
+def objectives(header: str) -> list[str]:
+    """What the header of a notebook says that you will be able to do: the items of its list, or one sentence."""
+    found = re.search(r"\*\*You will be able to\*\*\s+(.+?)\n\n", header, re.DOTALL)
+    items = re.split(r"(?:^|\n)\d+\. ", found[1]) if found else []
+    return [" ".join(item.split()).rstrip(";.") for item in items if item]
 
 
 def _title(cells: Sequence[Any]) -> str:
@@ -137,11 +144,6 @@ def _title(cells: Sequence[Any]) -> str:
         if heading:
             return heading[1]
     return ""
-
-
-def _goal(header: str) -> str:
-    found = re.search(r"\*\*You will be able to\*\* (.+?)\n\n", header, re.DOTALL)
-    return " ".join(found[1].split()) if found else ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def overview(profile: str) -> list[Stage]:
             Stage(
                 number,
                 name,
-                _goal(header),
+                "; ".join(objectives(header)),
                 table.get("Difficulty", ""),
                 tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
                 foretold.minutes,
