@@ -19,7 +19,8 @@ from chts_core.lab.notebook import checks
 FOLDED = re.compile(r"\n*<details>\s*<summary>(?P<summary>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
 _HEADING = re.compile(
     r"^## Exercise: (?P<title>.+)\n\n\*(?P<stars>★+)☆* · (?P<minutes>\d+) minutes · "
-    r"(?P<importance>essential|useful|optional) · objectives? (?P<objectives>\d(?:(?:, | and )\d)*) · (?P<kind>write code|work out)\*$",
+    r"(?P<importance>essential|useful|optional) · objectives? (?P<objectives>\d(?:(?:, | and )\d)*)"
+    r" · (?P<kind>write code|work out)\*$",
     re.MULTILINE,
 )
 _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
