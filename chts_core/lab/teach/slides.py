@@ -1,8 +1,9 @@
 """Slides of a notebook, as it was executed: one page that needs no network, shown by reveal.js.
 
-A section of the notebook begins a column of slides. A piece of text is a slide, with the code and the figure that
-follow it unless it is long; an answer comes with the next key. What serves the notebook alone is left out: parameters,
-versions, checks, hints, solutions, widgets, records, code and tables that are long.
+Where `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Else the notebook is cut: a
+section begins a column of slides. A piece of text is a slide, with the code and the figure that follow it unless it is
+long; an answer comes with the next key. What serves the notebook alone is left out: parameters, versions, checks,
+hints, solutions, widgets, records, code and tables that are long.
 """
 
 import html
@@ -17,11 +18,12 @@ from nbconvert.filters import Highlight2HTML
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
-from chts_core.lab.notebook import launch
+from chts_core.lab.notebook import launch, notebooks
 from chts_core.lab.notebook.exercises import FOLDED
 from chts_core.lab.notebook.notebooks import WIDGET_VIEW
 from chts_core.lab.notebook.pages import markdown_as_html
 from chts_core.lab.results.records import RESULTS_TYPE
+from chts_core.lab.teach.decks import read_deck, slide_as_html
 
 _REVEAL = Path(__file__).with_name("reveal")  # reveal.js 6.0.2 as its authors publish it, with its licence
 _LONGEST = 12  # lines of code and of printed text that a room can read
@@ -50,18 +52,23 @@ body { background: #fff; }
 .reveal table { border-collapse: collapse; font-size: .8em; margin: .5em 0; }
 .reveal th, .reveal td { padding: .2em .6em; text-align: right; border-bottom: 1px solid #ccc; }
 .reveal .slide-number { background: #444; }
+.reveal .written { font-size: 36px; }
+.reveal .written img { width: 100%; max-height: 15em; object-fit: contain; }
+.reveal .written th, .reveal .written td { text-align: left; }
 .reveal .caption { font-size: .75em; color: #444; }
 """  # noqa: E501
 # A slide with more than fits is made smaller, when it is first laid out.
 _START = """
-Reveal.initialize({ width: 1280, height: 720, margin: 0.08, hash: true, slideNumber: 'c/t', controlsLayout: 'edges' });
+Reveal.initialize({ width: 1280, height: 720, margin: 0.08, hash: true, slideNumber: 'c/t', controlsLayout: 'edges',
+  plugins: [RevealNotes] });
 Reveal.on('ready', fit);
 window.addEventListener('load', fit);
 function fit() {
   for (const slide of document.querySelectorAll('.slides section:not(.stack)')) {
     const shown = [slide.style.display, slide.parentElement.style.display];
     slide.style.display = slide.parentElement.style.display = 'block';
-    for (let size = 28; slide.scrollHeight > 720 && size > 12; size--) slide.style.fontSize = size + 'px';
+    let size = parseFloat(getComputedStyle(slide).fontSize);
+    for (; slide.scrollHeight > 720 && size > 12; size--) slide.style.fontSize = size + 'px';
     [slide.style.display, slide.parentElement.style.display] = shown;
   }
 }
@@ -85,18 +92,14 @@ def write_slides(executed: Path, out_dir: Path) -> Path:
     """Write the slides of an executed notebook to a folder, as NAME.html; returns the path.
 
     Raises:
-        ValueError: if it has no outputs.
+        ValueError: if it has no outputs, or lacks a figure that its deck shows.
     """
     notebook = nbformat.read(executed, as_version=4)
     if not any(cell.get("outputs") for cell in notebook.cells):
         raise ValueError(f"{executed} has no outputs to show; run it first: chts run {executed}.")
     notebook, _ = CoalesceStreamsPreprocessor(enabled=True)(notebook, {})
-    columns: list[list[Slide]] = []
-    for slide in slides(notebook):
-        if slide.first or not columns:
-            columns.append([])
-        columns[-1].append(slide)
-    body = "\n".join(_section(*(_section(*slide.pieces) for slide in column)) for column in columns)
+    deck = notebooks.folder() / "teaching" / "slides" / f"{executed.stem}.md"
+    body = "\n".join(_from_deck(deck.read_text("utf-8"), notebook) if deck.exists() else _from_notebook(notebook))
     body = re.sub(r'(href="[0-9]{2}b?_[a-z0-9_]+)\.ipynb"', r'\1.html"', body)  # to the slides of another stage
     body = body.replace('href="../docs/', f'href="{launch.REPOSITORY}/blob/{launch.RELEASE}/docs/')
     title = html.escape(next(re.finditer(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE), [executed.stem] * 2)[1])
@@ -107,10 +110,28 @@ def write_slides(executed: Path, out_dir: Path) -> Path:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{style}</style></head>'
         f'<body><main class="reveal"><div class="slides">{body}</div></main>'
-        f"<script>{(_REVEAL / 'reveal.js').read_text('utf-8')}</script><script>{_START}</script></body></html>",
+        f"<script>{(_REVEAL / 'reveal.js').read_text('utf-8')}</script>"
+        f"<script>{(_REVEAL / 'notes.js').read_text('utf-8')}</script><script>{_START}</script></body></html>",
         "utf-8",
     )
     return page
+
+
+def _from_deck(deck: str, notebook: Any) -> Iterator[str]:
+    pictures = dict(picture for cell in notebook.cells for picture in _pictures(cell))
+    for slide in read_deck(deck):
+        yield slide_as_html(slide, pictures)
+
+
+def _from_notebook(notebook: Any) -> Iterator[str]:
+    """A column for each section."""
+    columns: list[list[Slide]] = []
+    for slide in slides(notebook):
+        if slide.first or not columns:
+            columns.append([])
+        columns[-1].append(slide)
+    for column in columns:
+        yield _section(*(_section(*slide.pieces) for slide in column))
 
 
 def slides(notebook: Any) -> Iterator[Slide]:
@@ -127,7 +148,9 @@ def slides(notebook: Any) -> Iterator[Slide]:
                 yield from _whole(slide)
                 slide = Slide(part.startswith("## "), list(_text(part)))
         elif cell.cell_type == "code" and not _NOT_SHOWN & set(cell.metadata.get("tags", [])):
-            pictures = list(_pictures(cell))
+            pictures = [
+                f'{picture}<p class="caption">{html.escape(caption)}</p>' for caption, picture in _pictures(cell)
+            ]
             for piece in pictures or ["".join(_code(cell))]:
                 if piece and slide.words > (_FEW_WORDS if pictures else _MANY_WORDS):
                     yield from _whole(slide)
@@ -162,13 +185,14 @@ def _text(markdown: str) -> Iterator[str]:
         yield markdown_as_html(markdown[end:])
 
 
-def _pictures(cell: Any) -> Iterator[str]:
+def _pictures(cell: Any) -> Iterator[tuple[str, str]]:
+    """Captions and elements `img`."""
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         if "image/png" in data:
-            alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
+            caption = output.metadata.get("image/png", {}).get("alt", "")
             source = f"data:image/png;base64,{data['image/png'].strip()}"
-            yield f'<img src="{source}" alt="{alt}"><p class="caption">{alt}</p>'
+            yield caption, f'<img src="{source}" alt="{html.escape(caption)}">'
 
 
 def _code(cell: Any) -> Iterator[str]:

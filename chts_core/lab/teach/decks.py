@@ -1,0 +1,92 @@
+"""Slides that were written by hand, in Markdown; their figures come from the executed notebook.
+
+    ## A link is likely where paths are
+
+    ![The toy after one link]
+
+    . . .
+
+    Two paths lead from output 1 to input 0.
+
+    Note:
+    Let the room count before you go on.
+
+    ---
+
+A line `---` ends a slide. `![...]` shows the figure whose caption begins with these words. What follows `. . .` comes
+with the next key. The text after `Note:` is for the speaker's view, which the key S opens.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from chts_core.lab.notebook.pages import markdown_as_html
+
+_FIGURE = re.compile(r"^!\[(.+)\]$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A slide in Markdown: the parts that appear one after the other, and what the speaker says."""
+
+    parts: tuple[str, ...]
+    notes: str
+
+    @property
+    def captions(self) -> list[str]:
+        """With which the captions of its figures begin."""
+        return _FIGURE.findall("\n".join(self.parts))
+
+    @property
+    def text(self) -> str:
+        """What a room reads, without figures."""
+        return _FIGURE.sub("", "\n".join(self.parts))
+
+
+def read_deck(text: str) -> list[Written]:
+    """The slides of a deck in Markdown.
+
+    Raises:
+        ValueError: naming a slide that does not begin with a heading.
+    """
+    found = []
+    for number, slide in enumerate(re.split(r"^---$", text, flags=re.MULTILINE), 1):
+        shown, _, notes = slide.partition("\nNote:\n")
+        if not shown.strip().startswith("#"):
+            raise ValueError(
+                f"slide {number} begins {shown.strip()[:40]!r}; expected a heading, such as '## Why sparse?'."
+            )
+        found.append(Written(tuple(re.split(r"^\. \. \.$", shown, flags=re.MULTILINE)), notes.strip()))
+    return found
+
+
+def slide_as_html(slide: Written, pictures: Mapping[str, str]) -> str:
+    """A slide as an element `section` of reveal.js.
+
+    Args:
+        slide: from :func:`read_deck`.
+        pictures: elements `img` by their captions.
+
+    Raises:
+        ValueError: naming a figure that no caption, or more than one, begins with.
+    """
+    first, *later = (_part_as_html(part, pictures) for part in slide.parts)
+    fragments = "".join(f'<div class="fragment">{part}</div>' for part in later)
+    notes = f'<aside class="notes">{markdown_as_html(slide.notes)}</aside>' if slide.notes else ""
+    return f'<section class="written">{first}{fragments}{notes}</section>'
+
+
+def _part_as_html(part: str, pictures: Mapping[str, str]) -> str:
+    pieces = []
+    for text, caption in zip(*[iter([*_FIGURE.split(part), ""])] * 2, strict=True):
+        pieces.append(markdown_as_html(text) if text.strip() else "")
+        if caption:
+            matching = [picture for other, picture in pictures.items() if other.startswith(caption)]
+            if len(matching) != 1:
+                raise ValueError(
+                    f"{len(matching)} figures have a caption that begins {caption!r}; expected one of "
+                    f"{', '.join(repr(other[:40]) for other in pictures)}."
+                )
+            pieces += matching
+    return "".join(pieces)
