@@ -69,12 +69,12 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 #
 # Take a language model with a billion weights. For each token of text, the forward pass multiplies and adds once per
 # weight. The backward pass takes twice as much. So training takes about 6 operations (FLOPs) per weight and token
-# ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). The optimizer Adam keeps four numbers of 4 bytes for each
-# weight: the weight, its gradient and two moments. The paper trains such a model for 100,000 steps, each on 512
-# sequences of 256 tokens.
+# ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam needs four numbers of 4 bytes for each
+# weight: the weight, its gradient and the two moments of Adam. The paper trains such a model for 100,000 steps, each on
+# 512 sequences of 256 tokens.
 #
-# Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A link also needs its position:
-# 12 bytes in this package (stage 07 shows them).
+# Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A link also needs its position.
+# During training this package stores 12 bytes for it (stage 07 says why). A file needs only 4 bytes.
 #
 # **Predict:** does the sparse model need 5 % of the operations? Does it need 5 % of the memory?
 
@@ -182,8 +182,9 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # Most programs store a mask as a matrix of zeros and ones. They multiply the weights by it, and then they compute with
 # all weights, the zeros too. So a mask alone saves no time and no memory. Stage 07 stores only the existing links and
 # measures the savings on your CPU. GPUs are made for dense blocks of numbers. By published reports, scattered links win
-# there only above about 95 % to 98 % sparsity. We have not measured this. Some GPUs accelerate one fixed pattern, two of
-# every four weights, which is always 50 %. So the days in the table above are a lower bound, not a measurement.
+# there only above about 95 % to 98 % sparsity. We have not measured this. Some GPUs accelerate one fixed pattern, two
+# of every four weights, which is always 50 %. The days in the table above assume that a machine skips every absent
+# link. Real machines need longer.
 #
 # ## What the brain does, and where the analogy ends
 #

@@ -103,8 +103,8 @@ figures.show(
 
 # %% [markdown]
 # A sparse layer only needs its links. Multiplying the weight by the mask and summing over the links one by one give the
-# same output; the second way does 5 multiplications instead of 12. (That masks save no *time* on dense hardware by
-# themselves is another matter.)
+# same output; the second way does 5 multiplications instead of 12. (A mask alone saves no *time* on most hardware.
+# Stage 07 shows what does.)
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -156,8 +156,8 @@ distance = torch.minimum(apart, 8 - apart)
 print(distance)
 
 # %% [markdown]
-# The parameter $r$ is the randomness. Look at the chances of output 0 for its first draw: at $r = 1$ the exponent is 0
-# and all inputs are alike, which is Erdős–Rényi given the degrees; as $r \to 0$ only the nearest are left.
+# The parameter $r$ is the randomness. Look at the chances of output 0 for its first draw. At $r = 1$ the exponent is 0,
+# so all inputs are equally likely. At $r = 0$ the formula is a limit: only the nearest inputs are drawn.
 
 # %% tags=["nbval-check-output"]
 for randomness in (0.1, 0.25, 0.5, 1.0):
@@ -166,9 +166,9 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
     print(f"r = {randomness:<4}", "  ".join(f"{chance:.3f}" for chance in chances))
 
 # %% [markdown]
-# Drawing several inputs without replacement is a *race*: add random *Gumbel noise* to the logarithm of each probability
-# and take the $d$ highest (stage 03 shows why this is such a draw; here take it as a recipe). The core runs the same
-# race faster, with random numbers of its own. So compare how often each link is drawn, in 4000 networks each way.
+# How can we draw several inputs, none twice? Here is a recipe; stage 03 shows why it works. Add random *Gumbel noise*
+# to the logarithm of each probability, and take the $d$ highest. The core does the same faster, with its own random
+# numbers. So we compare how often each link is drawn, in 4000 networks each way.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -289,9 +289,9 @@ assert torch.equal(lattice, nearest)
 print(lattice.int())
 
 # %% [markdown]
-# Now rewire a quarter of its 16 links: 4 links, chosen at random, let go of their input, and each output draws as many
-# new inputs among those it does not reach. Degrees of the outputs stay as they were. A link may fall back on its old place,
-# so fewer than 4 may have moved: compare the two masks.
+# Now rewire a quarter of its 16 links. Choose 4 links at random and remove them. Each output that lost a link draws a
+# new input at random, among the inputs that it has no link to. So the degrees of the outputs stay the same. An output
+# may draw its old input again, so fewer than 4 links may have moved. Compare the two masks.
 
 
 # %% tags=["nbval-check-output"]
@@ -315,12 +315,13 @@ print(from_core[0].int())
 # %% [markdown]
 # ## Scale-free: the rich get richer
 #
-# Citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows them as Barabási and Albert
-# do: neurons join one after the other, and a newcomer links to a neuron that is there with probability $\propto$ its degree.
-# A list in which each neuron stands once per link makes that a plain draw. A link within one side is then no link of a
-# layer: its older end moves across, again by degree. With 3 outputs, 5 inputs and 7 links,
-# each newcomer brings one link. (Where two links fall together one is lost here; the core draws another, so its hubs are a
-# little larger.)
+# Citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows them as Barabási and
+# Albert do: neurons join one after the other, and a newcomer links to a neuron that is there with probability $\propto$
+# its degree. Keep a list of the ends of all links. A neuron with three links is in it three times. So a uniform draw
+# from this list picks a neuron with a probability $\propto$ its degree. Sometimes a newcomer links to a neuron of its
+# own side. A layer cannot hold such a link. Then we replace the older neuron by a neuron of the other side, drawn from
+# the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (Where two links fall together one
+# is lost here; the core draws another, so its hubs are a little larger.)
 
 
 # %%
@@ -418,11 +419,12 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CSTI found by itself that images are mostly local. Its stripes 8 off the diagonal are neighbours above and below, the
-# dots next to the diagonal left and right neighbours; the blocks in the corners join the top of the image to its
-# bottom, which correlate as well. Pixels that hardly vary get nothing. BRF assumes locality without looking at any
-# data, which is why it can be used deep in a network, where there are no features to correlate before training. But it
-# knows locality only along the row of numbers: left and right, not above and below.
+# CSTI found by itself that images are mostly local. The stripes at a distance of 8 from the diagonal link a pixel to
+# the pixels above and below. The dots next to the diagonal link it to the pixels left and right. The blocks in the
+# corners link the top of the image to its bottom: these pixels correlate as well. Pixels that hardly vary get nothing.
+# BRF assumes locality without looking at any data, which is why it can be used deep in a network, where there are no
+# features to correlate before training. But it knows locality only along the row of numbers: left and right, not above
+# and below.
 # </details>
 #
 # The paper uses both: on images CHT, CHTs and CHTss start from CSTI, in Transformers and in LLaMA from BRF. The methods
@@ -456,7 +458,7 @@ figures.show(
 figures.show(
     figures.degree_tails(five),
     "Share of neurons with at least k links. The curve of BSF reaches far to the right of all others: few hubs have many "
-    "links. BSW and BRF set the degrees of the outputs, so that their curves drop at once on the left.",
+    "links. Left: BSW and BRF set the degrees of the outputs, so their curves lie on each other and drop at once.",
 )
 
 # %%
@@ -475,13 +477,14 @@ for name, mask in five.items():
 #
 # ## Is it a small world?
 #
-# Two numbers describe how a network holds together. **Clustering**: do two neurons that share one neighbour share another? A layer
-# has no triangles, since links run only between the sides; its shortest cycle has four links. So count the paths of three
-# links that a fourth one closes:
+# Two numbers describe how a network holds together. **Clustering** asks: how often are the two ends of a path of three
+# links linked as well? Then the four links form a cycle. (Social networks count triangles. A layer has none, since
+# links run only between the two sides.) One 4-cycle contains four such paths, so the factor is 4:
 #
 # $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
 #
-# (Robins and Alexander 2004). Take the mask from above and add a link from input 0 to output 1.
+# (Robins and Alexander 2004). Stage 02 uses the same paths to predict the missing fourth link. Take the mask from above
+# and add a link from input 0 to output 1.
 
 # %%
 small = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
@@ -522,8 +525,8 @@ print(f"mean {length.mean:.3f}, reachable {length.reachable:.3f}")
 assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 
 # %% [markdown]
-# A value alone says little: dense networks cluster and have short paths anyway. Compare with a *null*: Erdős–Rényi networks
-# of the same shape and number of links. **Small-worldness** is
+# A value alone says little: dense networks cluster and have short paths anyway. So we compare with a *null model*:
+# Erdős–Rényi networks of the same shape and the same number of links. **Small-worldness** is
 #
 # $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
 #
@@ -549,11 +552,11 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BRF, local by design, is highly clustered and pays with the longest paths. BSW is the compromise that its name promises:
-# clustered, with paths nearly as short as ER's. BSF is clustered too, by its hubs, and has the *shortest* paths: everything
-# is near a hub. CSTI is clustered as a local network is, but read it with care: it leaves neurons without links, so that
-# the others are denser than its null. $\sigma$ is above 1 for four of the five, and would be for a pure lattice, so look at
-# both numbers.
+# BRF, local by design, is highly clustered and pays with the longest paths. BSW is the compromise that its name
+# promises: clustered, with paths nearly as short as ER's. BSF is clustered too, by its hubs, and has the *shortest*
+# paths: everything is near a hub. CSTI is clustered as a local network is, but read it with care: it leaves neurons
+# without links, so that the others are denser than its null. $\sigma$ is above 1 for four of the five. It is also above
+# 1 for a pure lattice. So look at both ratios: clustering and path length.
 # </details>
 
 # %% [markdown]

@@ -98,9 +98,9 @@ figures.show(
 )
 
 # %% [markdown]
-# The right panel shows the **local-community paradigm** (Cannistraci, Alanis-Lobato and Ravasi, 2013). A group with many
-# links inside and few links to the outside keeps its signals inside. Its neurons fire together again and again. So the
-# paradigm says: a new link is likely inside such a group. Below, this group is called the local community.
+# The right panel shows the **local-community paradigm** (Cannistraci, Alanis-Lobato and Ravasi, 2013). A group with
+# many links inside and few links to the outside keeps its signals inside. Its neurons fire together again and again. So
+# the paradigm says: a new link is likely inside such a group.
 #
 # ### Plugs and sockets
 #
@@ -121,12 +121,14 @@ figures.show(
 # other. Three links lead from one to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
 # **Cannistraci-Hebb (CH) theory** on such paths, for proteins, food webs and other networks.
 #
-# A layer fits this picture. Its outputs are the sockets, its inputs are the plugs. Two outputs that share inputs are
-# similar, so they are likely to share another input.
+# For a layer there are two reasons to look at three links. The first reason is a hypothesis. The outputs are the
+# sockets, the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is likely
+# to become an input of the other. This is not proved; we test it below.
 #
-# Every link leads from one side to the other side. So an odd number of links joins an output and an input: 1, 3, 5 and so
-# on. One link is the missing link itself, so the shortest path around it has **three links**. A small layer shows it. We
-# count all walks from any output to any input:
+# The second reason is certain: it is geometry. Every link leads from one side to the other side. So an odd number of
+# links joins an output and an input: 1, 3, 5 and so on. One link is the missing link itself, so the shortest path
+# around it has **three links**. A small layer shows it. We count all walks from any output to any input. A *walk* may
+# use a link twice; a *path* visits each node once:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -137,9 +139,10 @@ for length in (1, 2, 3, 4):
     print(f"walks of length {length} from an output to an input: {int(walks_across.sum())}")
 
 # %% [markdown]
-# The walks of length 1 are the seven links. No walk has length 2 or 4.
+# The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 go back over a link. Only
+# walks between the ends of a missing link count below; they are all paths.
 #
-# The names of the scores are now easy to read:
+# The names of the scores have these parts:
 #
 # | Part | Meaning |
 # |---|---|
@@ -148,15 +151,16 @@ for length in (1, 2, 3, 4):
 # | L3 | the paths have a length of three links |
 # | n or p | node-based: a sum over the nodes of the local community; path-based: a sum over the paths |
 #
-# CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of the older CHT.
+# The 2 or 3 after CH is the number of the rule, not a length. The next sections define community and inside, and then
+# the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of the older CHT.
 #
 # This is an analogy and no proof. A neuron of a layer has no interface, and no score sees the loss. Later in this
 # stage we test the idea on trained networks.
 #
 # ## Paths around a missing link
 #
-# A link is likely where the network already leads from one end to the other by a short path. Here are three outputs and
-# three inputs, and the missing link from output 0 to input 0.
+# A link is likely where a short path already joins its two ends. Here are three outputs and three inputs, and the
+# missing link from output 0 to input 0.
 
 # %%
 network = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)
@@ -213,8 +217,9 @@ for slip in (1, 3, 4, 14):
 # %% [markdown]
 # ## The local community
 #
-# The nodes between the ends, on any L3 path, are the **local community** of the missing link. CH theory says: a link is
-# likely if few links lead out of its community. For a node $z$ of the community,
+# For one missing link, the nodes between its two ends, on any L3 path, are its **local community**. CH theory says: the
+# link is likely if these nodes have many links to each other and few links to other nodes. For a node $z$ of the
+# community,
 #
 # - $i_z$ counts its links to other nodes of the community,
 # - $e_z$ counts its links to nodes outside of it; the link to the end $u$ or $v$ counts for neither.
@@ -281,14 +286,17 @@ print("P =", P.int().tolist())
 print("Q =", Q.int().tolist())
 
 # %% [markdown]
-# Let $z$ be an output on a path from $u$ to $v$. Its inputs inside the community are those it shares with $u$, so
-# $i_z = P_{zu}$. All others but $v$ are outside: $e_z = d_z - P_{zu} - 1$. So $i_z$ and $e_z$ depend on $z$ and $u$
-# but not on $v$. One matrix for each side therefore holds all terms:
+# Let $z$ be an output on a path from $u$ to $v$. It shares $P_{zu}$ inputs with $u$. These inputs are inside the
+# community, so $i_z = P_{zu}$. Output $z$ also has the input $v$. All its other inputs are outside, so
+# $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the toy: $P_{20} = 2$ and $d_2 = 3$, so
+# $i = 2$ and $1 + e = 1$, as above. So $i_z$ and $e_z$ depend on $z$ and $u$ but not on $v$. One matrix for each side
+# therefore holds all terms:
 #
 # $$R_U[z, u] = \mathbb{1}[P_{zu} > 0]\, \frac{1 + P_{zu}}{\max(d_z - P_{zu}, 1)}$$
 #
-# and $R_V[z, v]$ likewise from $Q$; CH3 puts 1 above the line. The maximum only matters where $z$ has no input that $u$
-# lacks, and then it is on no path of a missing link. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, the term of output 2 above.
+# and $R_V[z, v]$ likewise from $Q$; CH3 puts 1 above the line. If $d_z = P_{zu}$, then $u$ has every input of $z$. Then
+# no missing link of $u$ uses $z$, and any number will do; the maximum avoids a division by 0. Check $R_U[2, 0]$: (1 +
+# 2)/(3 − 2) = 3, the term of output 2 above.
 
 
 # %% tags=["nbval-check-output"]
@@ -314,8 +322,9 @@ assert torch.equal(S, ch2_l3n(network))
 assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 
 # %% [markdown]
-# The path-based scores need both ends of a path at once, $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
-# $z_1, z_2$, and two matrix products no longer do. With `einsum`, which is fine for a toy:
+# The path-based scores need both nodes of a path in one term: $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
+# $z_1, z_2$. Two matrix products cannot give this. For a small network we use `einsum`, with the letter `a` for $z_1$
+# and `b` for $z_2$:
 
 # %% tags=["nbval-check-output"]
 of_outputs, of_inputs = ratios(P, inside=False).sqrt(), ratios(Q, inside=False).sqrt()
@@ -399,9 +408,10 @@ figures.show(
 )
 
 # %% [markdown]
-# The scores have different scales, but regrowth only needs their order or proportions. So compare *ranks*, among the
-# missing links that have an L3 path at all: 1 is the same order, 0 none in common. Beside the scores, two things they
-# might only stand for: the number of paths, and the product of the degrees of both ends.
+# The scores have different scales, but regrowth only needs their order or proportions. So we compare the order of the
+# missing links that have an L3 path, by the *rank correlation*: 1 means the same order, 0 means no relation. We add two
+# simpler numbers: the number of paths, and the product of the degrees of both ends. If a score gives the same order as
+# a simpler number, it says no more than this number.
 
 # %%
 links = layer.float()
@@ -424,8 +434,8 @@ figures.show(
 # The likely links lie where links are, near the diagonal, so link prediction keeps the network local. Node- and
 # path-based scores put the links in nearly the same order, as the table says: a link with many paths has many nodes on
 # them. That makes it plausible to exchange the path-based score of CHT for a node-based one, as the paper does. The
-# bare number of paths gives nearly the same order: in so regular a network $i$ and $e$ change little. The product of degrees says
-# far less, but this network is no test of it: its outputs have the same degree to within one, and there are no hubs.
+# number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The product of
+# degrees gives another order. But here all outputs have almost the same degree, so this network cannot test it.
 # </details>
 #
 # ## A test: find hidden links
@@ -620,10 +630,11 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # *Structure before training.* In a random start no score does better than chance: no rule decided where the links are. In
 # receptive fields the scores of paths have an AUC of 0.94 before any training, since near neighbours share inputs there.
 #
-# *Structure after training.* CHTs keep this structure but add none: CH2-L3n has an AUC of 0.93 after training, and 27 % of
-# its best missing links are hidden ones (chance: 2.2 %). The trained network of SET has an AUC of 0.56, more than its
-# start, although no score chose its links. CHTs from the same start reach 0.61. In both, the product of degrees does as
-# well, to within 0.01. So the scores see mostly that some neurons keep many links and other neurons few.
+# *Structure after training.* The method CHTs keeps this structure and adds nothing: CH2-L3n has an AUC of 0.93 after
+# training, and 27 % of its best missing links are hidden ones (chance: 2.2 %). The trained network of SET has an AUC of
+# 0.56, more than its start, although no score chose its links. CHTs from the same random start reaches 0.61. In both,
+# the product of degrees does as well, to within 0.01. So the scores see mostly that some neurons keep many links and
+# other neurons few.
 #
 # *No gain over the number of paths.* The two scores put the links in nearly the same order (rank correlation 0.987), and
 # their AUC differs by at most 0.003 on every network. The factors $i$ and $e$ add very little here. Networks with
@@ -682,10 +693,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Read it with care. The core takes sparse products up to a density of 0.05 and dense ones above, walks paths up to
-# 0.15, and the small sizes mostly measure the cost of a call, so do not look for exact powers of $N$. If other programs run
-# at the same time, single points lie too high. Other machines, and GPUs, have other numbers. What carries over is the order of the three, and that the path-based score suffers most
-# from density.
+# The measured times do not follow the powers of $N$ exactly. The core changes its algorithm at a density of 0.05 for
+# the node-based scores, and at 0.15 for the path-based score. For small layers the call itself takes most of the time.
+# If other programs run at the same time, single points lie too high. Other machines, and GPUs, have other numbers. What
+# carries over is the order of the three, and that the path-based score suffers most from density.
 #
 # ## Drawing links without the score
 #
@@ -693,15 +704,19 @@ figures.show(
 #
 # $$S_{uv} = \sum_{z} \frac{1 + P_{zu}}{d_z - P_{zu}}\, A_{zv} + \dots$$
 #
-# The sum runs over outputs $z$ that share something with $u$; the dots are the same for the other side. Now
-# $d_z - P_{zu}$ is *the number of inputs of $z$ that $u$ lacks*, and $v$ is one of them. So each term is a two-step walk:
+# The sum runs over the outputs $z$ that share an input with $u$. The dots are the same terms for the other side. Take
+# one term. It is a product of two factors. The first is $1 + P_{zu}$, a weight of the pair $(z, u)$. The second is
+# $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not have, and $v$ is one of
+# them. So the second factor is the chance of a uniform draw of $v$. We can draw the link in two steps:
 #
-# 1. draw a pair $(z, u)$ that shares something, where $u$ lacks something, with $p \propto 1 + P_{zu}$ (CH3: all alike);
-# 2. draw $v$ among the inputs of $z$ that $u$ lacks, all alike: $1/(d_z - P_{zu})$ each.
+# 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (CH3: all pairs equally likely).
+#    Output $u$ must lack an input of $z$;
+# 2. draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
 #
-# The other side is drawn the same way, with the roles of inputs and outputs exchanged. In plain Python, on the network of
-# the widget, the first steps of all walks and where each can end. The first pair is $z$ = output 0, $u$ = output 1: they
-# share inputs 1 and 3, so the weight is 1 + 2 = 3, and input 0 is the only one that output 1 lacks.
+# We call these two steps a *walk*: from $u$ by a shared input to $z$, and on to $v$. The other side is drawn in the
+# same way, with inputs and outputs exchanged. The next cell lists all first steps and where each can end, on the
+# network of the widget. The first pair is $z$ = output 0, $u$ = output 1: they share inputs 1 and 3, so the weight is 1
+# + 2 = 3, and input 0 is the only one that output 1 lacks.
 
 # %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
@@ -777,9 +792,9 @@ print(f"{low} of {REPEATS} have p < 0.05; chance gives {least} to {most} in 99 o
 # runs, so this p alone decides nothing. Of the 200 repetitions 7 have a p below 0.05. Chance gives such a count, so
 # the test finds no difference between the walks and the score. (The walks are exact: a cell above asserts it.)
 #
-# Our list of starts held all $P_{zu}$; the core does without. $P_{zu}$ counts the ways $z$ – shared input – $u$, so
-# drawing one such way at random draws a pair with $p \propto P_{zu}$, and the 1 is a second kind of start: any pair
-# that shares something, all alike.
+# Our list of starts held all $P_{zu}$. The core never forms $P$. $P_{zu}$ counts the ways $z$ – shared input – $u$. So
+# the core draws one such way, all ways equally likely. This draws a pair with $p \propto P_{zu}$. For the summand 1 it
+# draws a pair that shares an input, all such pairs equally likely.
 # </details>
 #
 # A link that was drawn before is simply left out and the walk repeated, which is drawing without replacement. The core

@@ -177,9 +177,13 @@ assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
 # %% [markdown]
 # The strongest link has 4 times the chance of the weakest in one draw, but not in two: it cannot be drawn twice.
 #
-# Drawing one by one is slow for millions of links. A **race** does it in one pass. Every link runs for a random time
-# $E_i / p_i$ with $E_i$ from the exponential distribution; the first $k$ to arrive are $k$ successive draws. The first winner
-# is link $i$ with probability $p_i$, and since the exponential distribution has no memory, those still running start afresh.
+# Drawing one by one is slow for millions of links. A **race** does it in one pass. Link $i$ gets the arrival time
+# $E_i / p_i$, and $E_i$ is a random number from the exponential distribution with mean 1. A large $p_i$ makes the time
+# short. The first $k$ links to arrive are the draw.
+#
+# Why is this right? Link $i$ arrives first with probability $p_i$. For two links,
+# $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times have the same
+# distribution as at the start. So the second arrival is a new draw among the remaining links.
 
 # %%
 DRAWS = 10_000
@@ -336,8 +340,9 @@ figures.show(
 # two links. Every further update undoes itself.
 # </details>
 #
-# The paper calls this an **epitopological local minimum** (ELM): epitopological learning is learning by new links (stage 02),
-# and here it has stopped. The measure is the overlap of the links that an update removes and the links that it regrows:
+# The paper calls this an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
+# (stage 02), and here it has stopped. The word *minimum* is an analogy: nothing is minimised, but the mask does not
+# move any more. The measure is the overlap of the links that an update removes and the links that it regrows:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
@@ -367,9 +372,10 @@ toy = pd.DataFrame([measure(*softly) for softly in product((False, True), repeat
 toy.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# With hard regrowth no more than some 410 + 123 links are ever tried, those of the start and those of the first update. Soft
-# regrowth sets the mask free. Soft removal alone does not, and that has a simple reason: a weight of exactly 0 has chance 0 to be
-# kept while others are left, so the newcomers go at any temperature above 0. In the toy nothing can lift them from 0.
+# With hard regrowth no more than some 410 + 123 links are ever tried, those of the start and those of the first update.
+# With soft regrowth the mask keeps changing. With soft removal alone it does not: a new link has weight 0, so its
+# chance to be kept is 0 while other links are left. The next removal takes all new links. In this toy their weights
+# stay 0, because nothing is trained. So the toy says nothing about soft removal in training.
 #
 # ## The same with training
 #
@@ -410,8 +416,9 @@ figures.show(
 )
 
 # %% [markdown]
-# How much overlap would chance give? Were the links regrown uniformly, each missing place would be alike. At sparsity $s$ an update
-# removes $0.3 (1 - s)$ of all places, so that $s + 0.3 (1 - s)$ are free: at $s = 0.95$ the overlap would be 0.015 / 0.965, or 1.6 %.
+# How large is the overlap if an update regrows at random? At $s = 0.95$, 95 % of all places are empty. An update
+# removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown links
+# return to a place that was just removed.
 #
 # The table has the last update's overlap, the share of links that were ever active (`itop`, the *ITOP rate*), and the accuracy on the *validation* images; the test
 # images stay out of it, since here we compare rules. `interval` is the half-width of the 95 % confidence interval over seeds.
@@ -442,10 +449,10 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # regrowth the overlap stays near 19 %, well above chance: link prediction keeps its preferences. About twice as many
 # different links were active.
 #
-# *What is not seen.* A gain in accuracy. The differences between the rules are no larger than the intervals; a few seeds on an
-# easy task cannot tell them apart. That more exploration pays is a claim of the paper about larger tasks, not of this run. Nor
-# does the run say why the curve of soft removal with hard regrowth climbs: the temperature rises, and the weights grow
-# meanwhile. (The numbers are those of the laptop profile with seed 0.)
+# *What is not seen.* A gain in accuracy. The differences between the rules are no larger than the intervals; a few
+# seeds on an easy task cannot tell them apart. The paper claims that more exploration helps on larger tasks. This run
+# does not show it. The curve of soft removal with hard regrowth climbs. Two causes are possible: the temperature rises,
+# and the weights grow. This run cannot tell them apart. (The numbers are those of the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore

@@ -73,11 +73,14 @@ settings = notebooks.start(
 )
 
 # %% [markdown]
-# ## Neurons without an ear or without a voice
+# ## Inactive neurons
 #
-# A hidden neuron hears by its incoming links and speaks by its outgoing ones. When a removal takes all links of one side,
-# the neuron is **inactive**: without incoming links its value is the same for every image, without outgoing links nobody
-# reads it. The links that it still has on its other side lead nowhere. They are **incomplete**.
+# A hidden neuron gets values over its incoming links and sends its value over its outgoing links. When a removal takes
+# all links of one side, the neuron is **inactive**: without incoming links its value is the same for every image, and
+# without outgoing links its value is used nowhere. The links that it still has on its other side are **incomplete**.
+#
+# Why should they go? The number of links is fixed. An incomplete link does nothing, but it takes the place of a useful
+# link. **Percolation** cuts the incomplete links, and regrowth then puts as many links elsewhere.
 #
 # A network of 4 inputs, 4 and 3 hidden neurons and 2 outputs has just lost 3 of its 15 links:
 
@@ -101,14 +104,14 @@ figures.show(
 )
 
 # %% [markdown]
-# The masks say the same. A row of `fc1` without a link is a neuron of hidden layer 1 that hears nothing; a column of `fc2`
-# without a link is one that nobody reads.
+# The masks say the same. A row of `fc1` without a link is a neuron of hidden layer 1 without incoming links. A column
+# of `fc2` without a link is a neuron of hidden layer 1 without outgoing links.
 
 # %% tags=["nbval-check-output"]
 for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), start=1):
-    deaf = (~masks[incoming].any(dim=1)).nonzero().flatten().tolist()
-    mute = (~masks[outgoing].any(dim=0)).nonzero().flatten().tolist()
-    print(f"hidden {number}: without incoming links {deaf}, without outgoing links {mute}")
+    no_incoming = (~masks[incoming].any(dim=1)).nonzero().flatten().tolist()
+    no_outgoing = (~masks[outgoing].any(dim=0)).nonzero().flatten().tolist()
+    print(f"hidden {number}: without incoming links {no_incoming}, without outgoing links {no_outgoing}")
 
 # %% [markdown]
 # **Predict:** cut the two dashed links, and look again. Who has lost its last link now? How many of the 12 links and of the
@@ -122,9 +125,9 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
 # %% tags=["nbval-check-output"]
 swept = {name: mask.clone() for name, mask in masks.items()}
 for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
-    is_read = swept[after_it].any(dim=0)
-    swept[before_it] &= is_read[:, None]
-    print(f"{before_it}, once neurons that {after_it} does not read are cut:\n{swept[before_it].int()}")
+    has_outgoing = swept[after_it].any(dim=0)
+    swept[before_it] &= has_outgoing[:, None]
+    print(f"{before_it}, once neurons without links to {after_it} are cut:\n{swept[before_it].int()}")
 
 # %% [markdown]
 # First hidden layer 2 loses the link into neuron 2. That was the only outgoing link of neuron 3 in hidden layer 1, so the
@@ -134,9 +137,9 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
 
 # %% tags=["nbval-check-output"]
 for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
-    hears = swept[before_it].any(dim=1)
-    swept[after_it] &= hears
-    print(f"{after_it}, once neurons that hear nothing from {before_it} are cut:\n{swept[after_it].int()}")
+    has_incoming = swept[before_it].any(dim=1)
+    swept[after_it] &= has_incoming
+    print(f"{after_it}, once neurons without links from {before_it} are cut:\n{swept[after_it].int()}")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -163,9 +166,10 @@ figures.show(
 )
 
 # %% [markdown]
-# **Why one sweep each way is enough for a chain.** After the backward sweep, every hidden neuron that is heard from is
-# also read. The forward sweep then only cuts links of neurons that hear *nothing*. No link arrives at such a neuron, so
-# cutting what it sends takes nothing from the layer before, and the work of the backward sweep stands.
+# **Why one sweep each way is enough for a chain.** After the backward sweep, each hidden neuron with incoming links
+# also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. Such a neuron
+# has no link from the layer before. So the layer before loses no outgoing link, and a second backward sweep would cut
+# nothing.
 #
 # What remains are exactly the links that lie on a path from an input to an output.
 #
@@ -175,8 +179,8 @@ figures.show(
 #
 # ## Exercise: find them by hand
 #
-# Five inputs, two hidden layers of four neurons, two outputs. The removal has been. Which hidden neurons are inactive in
-# the end, after the cascades?
+# The network has five inputs, two hidden layers of four neurons and two outputs. Some links were removed. Which hidden
+# neurons are inactive in the end, after the cascades?
 
 # %%
 puzzle = {
@@ -205,9 +209,10 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 #
 # <details><summary>Solution</summary>
 #
-# Neuron 2 of hidden layer 2 is not read, so neuron 1 of hidden layer 1, which speaks to it alone, goes too. Neuron 3 of
-# hidden layer 1 hears nothing, so neuron 1 of hidden layer 2, which hears it alone, goes too. Neuron 0 of hidden layer 2
-# also hears neuron 0 and stays. Inputs 3 and 4 have no links, but inputs are no hidden neurons.
+# Neuron 2 of hidden layer 2 has no outgoing link. Neuron 1 of hidden layer 1 has a link only to it, so it goes too.
+# Neuron 3 of hidden layer 1 has no incoming link. Neuron 1 of hidden layer 2 has a link only from it, so it goes too.
+# Neuron 0 of hidden layer 2 also has a link from neuron 0 and stays. Inputs 3 and 4 have no links, but inputs are no
+# hidden neurons.
 #
 # ```python
 # inactive = {"hidden 1": {1, 3}, "hidden 2": {1, 2}}
@@ -235,8 +240,8 @@ exercises.check("04.backward", backward)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the layers from the last but one to the first. `after.any(dim=0)` says which neurons are read; it selects
-# *rows* of the mask before.
+# Go through the layers from the last but one to the first. `after.any(dim=0)` says which neurons have outgoing links;
+# it selects *rows* of the mask before.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -268,10 +273,10 @@ figures.show(
 )
 
 # %% [markdown]
-# (These layers have no biases in LLaMA: a neuron that hears nothing is 0.) In a head of attention `q` and `k` pair up
-# neuron by neuron, and `v` chains to `o`. LLaMA tells the position of a token by a *rotation*: it turns neurons $j$ and
-# $j + d/2$ of a head of width $d$ by an angle that grows with the position. The two are mixed, so only both together can be
-# inactive. The core's `Attention` knows heads and rotation.
+# (These layers have no biases in LLaMA, so a neuron without incoming links is 0.) In a head of attention `q` and `k`
+# pair up neuron by neuron, and `v` chains to `o`. LLaMA tells the position of a token by a *rotation*: it turns neurons
+# $j$ and $j + d/2$ of a head of width $d$ by an angle that grows with the position. The two are mixed, so only both
+# together can be inactive. The core's `Attention` knows heads and rotation.
 #
 # **Predict:** three gated neurons. Gate 1 has no links, `down` does not read neuron 2. Which rows of `up` will be cut?
 
@@ -289,9 +294,9 @@ for name, mask in complete.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rows 1 and 2 of `up` are cut. Neuron 1 because its gate is shut for good: silu(0) = 0, and whatever `up` computes is
-# multiplied by it; the link from `down` to neuron 1 goes as well. Neuron 2 because nobody reads the product; `gate` loses
-# its row 2 for the same reason.
+# Rows 1 and 2 of `up` are cut. Row 1: gate 1 is always 0, because silu(0) = 0. The value of `up` is multiplied by this
+# 0, so it is useless; the link of `down` to neuron 1 goes as well. Row 2: `down` has no link to the product, so `gate`
+# loses its row 2 too.
 # </details>
 #
 # By hand: neuron $j$ lives if `gate` *and* `up` have a link in row $j$ *and* `down` has one in column $j$.
@@ -350,9 +355,10 @@ print("RI\n", importance.round(decimals=2))
 # RI = 1/5 + 1/4 = 0.45. For the 0.5 in the corner, column and row sum to 0.5: RI = 1 + 1 = 2, the most there is.
 #
 # Remove one link. WM takes the 0.5, the only link that input 2 and output 2 have, and both are cut off. RI takes the
-# 1.0, whose neurons have another. The only link of any neuron has an RI above 1, while all RI of a layer add up to the
-# number of its linked neurons: here to 6, for 5 links. Where neurons have $d$ links on each side the mean RI is near $2/d$,
-# so the larger $d$, the further a last link, above 1, stands out.
+# 1.0, whose neurons have another. If a link is the only link of a neuron, one of its two fractions is 1, so its RI is
+# above 1. A usual link between neurons of $d$ links each has an RI near $2/d$. So RI removes a last link only at the
+# end. (The fractions of one neuron add up to 1. So all RI of a layer add up to the number of its linked neurons: here
+# to 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -389,8 +395,12 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 
 
 # %% [markdown]
-# ANP is the number of *active neurons after* over that *before*, here over the three hidden layers and before and after one
-# removal with percolation. Watch it layer by layer at 99 % sparsity.
+# The paper measures this by **ANP**, the *active neuron post-percolation* rate:
+#
+# $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
+#
+# Here we count the three hidden layers, before and after one removal with percolation. Watch it layer by layer at 99 %
+# sparsity.
 #
 # **Predict:** each layer loses the same 30 % of its links under both scores. By how many neurons will WM and RI differ? Does
 # percolation take many beyond those that lost a side directly?
@@ -423,9 +433,10 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Under RI nearly all neurons stay active. WM cuts off many, because it looks at each weight alone and takes the only link of
-# a neuron as readily as one of many; and percolation adds more where more was cut off before. Under RI the middle bars can
-# exceed the first: "before" counts a network whose incomplete links are gone, the middle bar one that still has them.
+# Under RI nearly all neurons stay active. WM cuts off many, because it looks at each weight alone: it removes the only
+# link of a neuron as often as one of many. Percolation then takes more neurons where the removal cut off more. Under RI
+# the middle bar can be higher than the first bar. The first bar counts a network without incomplete links, and the
+# middle bar counts a network that still has them.
 # </details>
 #
 # The same at several sparsities and for several networks each:
@@ -483,16 +494,18 @@ for score in ("magnitude", "relative importance"):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# In the first network, WM leaves 9 of 15 active neurons after removing 30 %, 8 after 40 % and 4 after 50 %; RI leaves 15,
-# 13 and 11. The dashed links of step 1 are gone after the sweep backward, which has made new ones: the neurons that it cut off.
+# In the first network, WM leaves 9 of 15 active neurons after removing 30 %, 8 after 40 % and 4 after 50 %; RI leaves
+# 15, 13 and 11. The sweep backward cuts the dashed links of step 1. After it, other neurons have lost their last link
+# on one side, so other links are incomplete.
 # </details>
 #
 # ## A network that shrinks
 #
-# Now in training. CHTs removes softly, percolates and regrows, once per epoch. A link that comes back has its last weight
-# again; a link that was never there starts from 0. Link prediction regrows links only between neurons that are still linked,
-# as long as there are such, so neurons that are lost stay lost and their links go to the others. Two runs per seed differ in
-# the removal score alone: WM is the CHTs of the table of methods, RI is the paper's choice for Fashion-MNIST.
+# Now in training. CHTs removes softly, percolates and regrows, once per epoch. A link that comes back has its last
+# weight again; a link that was never there starts from 0. A neuron without links has no L3 path, so all its missing
+# links score 0. Link prediction gives it a link only if there are too few other candidates. So a lost neuron stays
+# lost, and its links go to other neurons. Two runs per seed differ in the removal score alone: WM is the CHTs of the
+# table of methods, RI is the paper's choice for Fashion-MNIST.
 
 
 # %%
@@ -551,8 +564,8 @@ figures.show(
 # the first two updates. Two runs per score do not say which trains better.
 #
 # Inactive neurons still cost time and memory as long as the matrices are dense. `sparsifier.compact(example)` returns a
-# smaller model without them. Neurons that nobody reads are dropped. A neuron that hears nothing sends a constant, through
-# its bias; that constant moves into the biases of the next layer. So the outputs stay the same, up to rounding.
+# smaller model without them. It drops neurons without outgoing links. A neuron without incoming links sends a constant,
+# through its bias; this constant moves into the biases of the next layer. So the outputs stay the same, up to rounding.
 # The third hidden layer feeds the output layer, which is dense and no part of the chain: its width stays.
 
 # %%
@@ -604,7 +617,7 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # their entries are still zero.
 # </details>
 #
-# ## What is not percolation's
+# ## Inputs and outputs are never cut
 #
 # The two ends of a chain are left alone. An input without links is no inactive neuron: there is nothing before it that
 # could be cut. Likewise the outputs of the last sparse layer feed a dense layer here, which reads all of them. In a
@@ -653,12 +666,12 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # 0.01/10 + 0.01/0.01 = 1.001. The other has 1/10 + 1/10 = 0.2. So RI removes the second, WM most likely the first.
 # </details>
 #
-# 4. A neuron hears nothing but has a bias of 2. May a compacted model simply drop it?
+# 4. A neuron has no incoming links, but it has a bias of 2. May a compacted model simply drop it?
 #
 # <details><summary>Answer</summary>
 #
-# No. Under ReLU it always sends 2, and each neuron that reads it gets 2 times the weight. That product has to be added to
-# their biases; then it may go.
+# No. Under ReLU it always sends 2, and each neuron of the next layer that has a link from it gets 2 times the weight.
+# That product has to be added to their biases; then it may go.
 # </details>
 #
 # ## What to take along

@@ -82,8 +82,9 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # among the largest. GraNet prunes and also exchanges links. SET, below, keeps few links and regrows at random. Stage 06
 # races them all.) The price is arithmetic: every link that stays longer is multiplied longer.
 #
-# A **schedule** says how sparse the network is at step $t$. It goes from the initial sparsity $s_i$ to the final one
-# $s_f$ while $t$ goes through a window; $u = (t - t_0)/(t_f - t_0)$ runs from 0 to 1 in it.
+# A **schedule** says how sparse the network is at step $t$. It starts at step $t_0$ with the sparsity $s_i$, and it
+# ends at step $t_f$ with the sparsity $s_f$. We call these steps its window. $u = (t - t_0)/(t_f - t_0)$ is the share
+# of the window that is over: 0 at its start and 1 at its end.
 #
 # **Cubic** (GMP, GraNet): steepest at the start, flat at the end.
 #
@@ -137,9 +138,10 @@ surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topol
 print(f"links too many at the end: {surplus:,} on top of 50,000")
 
 # %% [markdown]
-# **The sign.** The poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$.
+# **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What would this
+# change?
 #
-# **Predict:** read that literally, with $s_i = 0.5$ and $s_f = 0.95$. Which sparsity is left at the end of the window?
+# **Predict:** read this as printed, with $s_i = 0.5$ and $s_f = 0.95$. Which sparsity is left at the end of the window?
 
 # %% tags=["nbval-check-output"]
 share_at_the_end = 1.0
@@ -258,8 +260,9 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 # it on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run, then decays, by the cubic
 # schedule or by the sigmoid at equal FLOPs.
 #
-# CHTss has **two removal scores**. What it *prunes* because the density falls goes by relative importance (stage 04), the
-# lowest first. What it *exchanges* goes by weight magnitude, drawn softly (stage 03). To see the pruning alone, we switch
+# An update of CHTss has **two removals**. First it *prunes*: the number of links must fall, and the links with the
+# lowest relative importance go (stage 04). Then it *exchanges*: it removes a share of the links and regrows as many
+# elsewhere. It draws the links to exchange softly, by weight magnitude (stage 03). To see the pruning alone, we switch
 # the exchange off ($\zeta = 0$).
 
 # %%
@@ -365,11 +368,11 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # But the links must go some time. Just after its steep middle the sigmoid has the worst update of the two, by far: 23.39
 # points against 7.22.
 #
-# What hurts is not the largest *number* of links: the cubic schedule removes most at its first update, which costs next
-# to nothing, since half of all links are there. The *share* of what is left (middle panel) does not settle it alone
-# either: the cubic schedule takes nearly the same share at its first update as at its worst, and so does the sigmoid
-# before and after its peak. It takes both, a large share and few links left to take it from. (The sigmoid also has half
-# as many updates for the same fall.)
+# The *number* of removed links does not explain the loss. The cubic schedule removes most links at its first update and
+# loses almost nothing, because half of all links are still there. The *share* of the links (middle panel) does not
+# explain it alone. The cubic schedule removes nearly the same share at its first update and at its worst update. The
+# loss is large when the share is large and few links are left. (The sigmoid also has half as many updates for the same
+# fall.)
 #
 # At the end nothing of it is left: the final accuracies differ by less than their intervals, so these runs show no
 # difference between the schedules. (The sigmoid also has longer to recover, since it ends at half of the run.) That says
@@ -393,9 +396,9 @@ print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
 print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than asked for")
 
 # %% [markdown]
-# Nothing fails and nobody is told; the model is compared at 90 % sparsity and has 1.1 % more links than that allows. The
-# cubic schedule, flat at its end, would hide it better: it would be $0.4 \cdot 0.0625^3 = 0.0001$ short. So the core refuses the combination, with both
-# numbers, before anything is trained:
+# The program gives no error. The report says 90 % sparsity, but the model has 1.1 % more links than that. With the
+# cubic schedule the difference is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. So
+# the core refuses the combination, with both numbers, before anything is trained:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -464,11 +467,12 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 #
 # ## MEST: a little more, in stages
 #
-# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032); its *elastic mutation and soft bound*) does not start at half. It keeps five percentage points of density above the target, from
-# 60 % of the updating phase on 2.5 %. Every update prunes to the target and regrows the whole excess at random; the last one
-# only prunes. With updates until step 750 of 1000 and a target density of 5 %: 10 % until step 450, 7.5 % until step 750,
-# then 5 %. So an update exchanges 5 of 10 links, one half, and later 2.5 of 7.5, a third. The mean density over the run is
-# $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
+# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032); its *elastic mutation and soft bound*) does not start at
+# half. At first it keeps 5 percentage points of density above the target. After 60 % of the time of updates it keeps
+# 2.5 points above. Each update removes the weakest links until the target is reached. Then it regrows the extra links
+# at random. The last update only removes. Take updates until step 750 of 1000 and a target density of 5 %. The density
+# is 10 % until step 450, 7.5 % until step 750, and then 5 %. So an update exchanges 5 of 10 links, one half, and later
+# 2.5 of 7.5, a third. The mean density over the run is $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
 staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in range(1001)]
@@ -482,8 +486,9 @@ figures.show(
 # %% [markdown]
 # ## Explore
 #
-# **Predict before you move a slider:** at which window end does the sigmoid have no cubic rival of equal FLOPs any more?
-# Does a larger $k$ change what the run costs? What will it say when the window ends after the last update?
+# **Predict before you move a slider:** move the end of the sigmoid's window. From which end on would a cubic schedule
+# of equal FLOPs have to end after the last update? Does a larger $k$ change what the run costs? What will it say when
+# the window ends after the last update?
 
 # %%
 explorer = widgets.DensityDesigner()

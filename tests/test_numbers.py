@@ -18,6 +18,7 @@ from chts_core.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 README, RESULTS = "README.md", "results/README.md"
+STAGE_06 = "notebooks/06_mlp.py"
 STAGE_08, STAGE_09 = "notebooks/08_translation_transformer.py", "notebooks/09_llama.py"
 SPARSE = [method for method in METHODS if method != "fc"]
 THREE = ["set", "rigl", "granet"]  # the sparse ones of the recorded language models
@@ -129,6 +130,18 @@ def first_weights(method: str, deviation: float | None) -> float:
 def seconds(method: str, sparsity: float | None = None) -> float:
     """Of a run on Multi30k, the median."""
     return median(row["seconds"] for row in of_method(MULTI30K, method, sparsity))
+
+
+def test_stage_06_says_when_it_pays_to_store_only_the_links() -> None:
+    found = re.search(
+        r"1568 × 1568 multiplies 256 samples (\d+) times as fast .* (\d+) times as fast with 5 %", text(STAGE_06)
+    )
+    assert found is not None
+    one, five, thirty = (
+        bench("layer", f"1568×1568, 256 samples, {share}% on cpu", "nn.Linear")["times_faster"] for share in (1, 5, 30)
+    )
+    assert (int(found[1]), int(found[2])) == (round(one), round(five))
+    assert thirty < 1
 
 
 # --- what the texts say: file, words with {} for each figure, the figures ---
