@@ -38,10 +38,13 @@ def published(text: str, folder: str = "") -> str:
     return re.sub(r"\]\(([^)]+)\)", lead, text)
 
 
-def section(text: str, heading: str) -> str:
-    """A second-level section of a page, as a page of its own."""
-    body = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return published(f"# {heading}\n" + re.sub(r"^#(#+) ", r"\1 ", body, flags=re.MULTILINE))
+def lead_out_of_guides() -> None:
+    """Links of guides out of their folder: to the pages of stages, and to published files."""
+    for page in (SOURCE / "guides").glob("*.md"):
+        text = page.read_text("utf-8").replace("](../../notebooks/", "](../notebooks/")
+        page.write_text(
+            re.sub(r"\]\(\.\./\.\./([^)]+)\)", rf"]({launch.REPOSITORY}/blob/{launch.RELEASE}/\1)", text), "utf-8"
+        )
 
 
 def write_stages() -> None:
@@ -83,11 +86,10 @@ def write_reference() -> None:
 def write_glossary() -> None:
     """Each term with its formula, its function and its test, into the page on using the notebooks."""
     page = SOURCE / "guides" / "using_the_notebooks.md"
-    text = page.read_text("utf-8").replace("{glossary}", as_markdown(glossary.rows()))
-    page.write_text(text.replace("](../../notebooks/", "](../notebooks/"), "utf-8")  # as the site has its folders
+    page.write_text(page.read_text("utf-8").replace("{glossary}", as_markdown(glossary.rows())), "utf-8")
 
 
-def write_cheat_sheet(readme: str) -> None:
+def write_cheat_sheet() -> None:
     """Formulas by subject, and the methods: two printed pages."""
     subjects = {
         "Networks": ("01",),
@@ -109,7 +111,9 @@ def write_cheat_sheet(readme: str) -> None:
             for term in terms
         ]
         tables.append(f"## {subject}\n\n{as_markdown(rows)}")
-    methods = "\n".join(line for line in section(readme, "The methods").splitlines() if line.startswith("|"))
+    methods = "\n".join(
+        line for line in (SOURCE / "guides" / "methods.md").read_text("utf-8").splitlines() if line.startswith("|")
+    )
     page = SOURCE / "guides" / "cheat_sheet.md"
     text = page.read_text("utf-8").replace("{terms}", "\n\n".join(tables)).replace("{methods}", methods)
     page.write_text(text, "utf-8")
@@ -290,11 +294,11 @@ def main() -> None:
     """Put the sources together and run Sphinx."""
     shutil.rmtree(OUT, ignore_errors=True)
     shutil.copytree(ROOT / "docs", SOURCE, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
-    readme = (ROOT / "README.md").read_text("utf-8")
+    lead_out_of_guides()
     write_stages()
     write_reference()
     write_glossary()
-    write_cheat_sheet(readme)
+    write_cheat_sheet()
     write_conformance()
     write_promises()
     write_twins()
@@ -303,8 +307,6 @@ def main() -> None:
     write_plans()
     write_list_of_slides()
     draw_card()
-    (SOURCE / "speed.md").write_text(section(readme, "Speed"), "utf-8")
-    (SOURCE / "methods.md").write_text(section(readme, "The methods"), "utf-8")
     results = (ROOT / "results" / "README.md").read_text("utf-8")
     (SOURCE / "results.md").write_text(published(results, "results/"), "utf-8")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(SOURCE), str(OUT / "html")]

@@ -21,8 +21,8 @@ def test_the_code_of_a_guide_runs(guide: Path) -> None:
 
 
 def test_there_are_the_guides_that_are_promised() -> None:
-    with_code = ["add_a_method", "cluster", "methods_by_source", "your_model"]
-    without = ["cheat_sheet", "fast_and_plain", "followed", "growth", "teach", "using_the_notebooks"]
+    with_code = ["add_a_method", "cluster", "methods", "methods_by_source", "your_model"]
+    without = ["cheat_sheet", "fast_and_plain", "followed", "growth", "runs", "speed", "teach", "using_the_notebooks"]
     assert [guide.stem for guide in GUIDES] == sorted([*with_code, *without])
     assert [guide.stem for guide in GUIDES if code_of(guide)] == with_code
 
@@ -32,9 +32,16 @@ def test_there_are_the_guides_that_are_promised() -> None:
 USING = (Path(__file__).parents[1] / "docs" / "guides" / "using_the_notebooks.md").read_text("utf-8")
 
 
-def test_the_commands_of_the_page_on_notebooks_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    named = set(re.findall(r"`chts (\w+)", USING))
-    assert named == {"doctor", "list", "run", "tour", "exercises", "glossary"}
+RUNS = (Path(__file__).parents[1] / "docs" / "guides" / "runs.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [(USING, "doctor list run tour exercises glossary"), (RUNS, "doctor list run train sweep report drill")],
+)
+def test_the_commands_of_a_page_exist(page: str, names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    named = set(re.findall(r"(?:`|^)chts (\w+)", page, re.MULTILINE)) - {"refuses"}
+    assert named == set(names.split())
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     listed = re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE)
