@@ -20,7 +20,8 @@ def test_readme_is_short() -> None:
 def test_links_of_a_page_to_files_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL)
     targets = re.findall(r"\]\(([^)#]+)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
-    made = r"\.\./(?:conformance|results)\.md|\.\./(?:api|notebooks)/.*|(?:two_weeks|ninety_minutes)\.md"  # by docs/build.py
+    # By docs/build.py:
+    made = r"\.\./(?:conformance|results)\.md|\.\./(?:api|notebooks)/.*|(?:two_weeks|ninety_minutes)\.md"
     local = [target for target in targets if "://" not in target and not re.fullmatch(made, target)]
     assert [target for target in local if not (page.parent / target).exists()] == []
 
