@@ -96,7 +96,7 @@ def write_cheat_sheet() -> None:
         "Link prediction": ("02",),
         "Removal, sampling, percolation": ("03", "04"),
         "Density and turnover": ("05", "06"),
-        "Models": ("08", "09"),
+        "Models": ("08", "08b", "09"),
     }
     tables = []
     for subject, stages in subjects.items():

@@ -37,7 +37,7 @@ def bits(*rows: list[int]) -> Tensor:
 
 
 def test_each_stage_has_checks() -> None:
-    assert STAGES == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "09", "10", "11", "12"]
+    assert STAGES == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "08b", "09", "10", "11", "12"]
     assert all(checks.of_stage(stage) for stage in STAGES)
 
 
@@ -232,9 +232,7 @@ RIGHT = [
     *cases("06.half_width", (5.0, ""), (4.968, "")),
     *cases("07.multiply", (product, "")),
     *cases("07.break_even", (4 / 7, ""), (0.57, "")),
-    *cases("08.padding_share", (0.325, ""), (0.33, "")),
     *cases("08.decoder_links", (157286, ""), (157284, "")),
-    *cases("08.scores", ((-1.568, -1.517), "")),
     *cases("09.blocks_and_guesses", ((8, 1024), "")),
     *cases("09.layer_links", (158106, "")),
     *cases("10.ranks", ((11, 9), "")),
@@ -268,11 +266,7 @@ STUBS = [
     *cases("06.half_width", (None, "replace None in the cell above by a number of percentage points.")),
     *cases("07.multiply", (lambda *_: None, "the function returns None; let it return a list with one number for ")),
     *cases("07.break_even", (None, "replace None by a density between 0 and 1.")),
-    *cases("08.padding_share", (None, "replace None in the cell above by a number between 0 and 1.")),
     *cases("08.decoder_links", (None, "replace None in the cell above by a number of links.")),
-    *cases(
-        "08.scores", *((half, "replace both None in the cell above by scores.") for half in ((None, None), (-1, None)))
-    ),
     *cases(
         "09.blocks_and_guesses",
         *((half, "replace both None in the cell above by numbers.") for half in ((None, None), (8, None), (None, 8))),
@@ -450,32 +444,12 @@ SLIPS = [
         (0.25, "at density 0.25 a possible link costs 7.0 bytes, and 16 bytes in the dense layer."),
     ),
     *cases(
-        "08.padding_share",
-        (13, "13 is the number of padded places; divide it by all places."),
-        (32.5, "32.5 is per cent: give a share between 0 and 1."),
-        (0.675, "0.675 is the share of the tokens; the rest is padding."),
-        (0.48, "0.48 is padding over tokens: divide by all places, padding included."),
-        (0.156, "0.156 is right for two batches of two; here all four are in one batch."),
-        (0.4, "0.4 is not right; the batch has 40 places."),
-    ),
-    *cases(
         "08.decoder_links",
         (3145728, "3145728 is the number of possible links; how many are kept at 95 % sparsity?."),
         (2988442, "2988442 is the number of absent links."),
         (104858, "104858 is right for a layer of the encoder; the decoder also has a cross-attention."),
         (131072, "131072 is one layer of the feed-forward block short: it has two."),
         (100000, "100000 is not right; the layer has ten linear layers."),
-    ),
-    *cases(
-        "08.scores",
-        ((1.568, 1.517), "a score has the sign of its log-probability: negative."),
-        ((-0.5, -0.329), "-0.5 is the log-probability per piece; the penalty grows more slowly."),
-        ((-1.568, -0.329), "-0.329 is the log-probability per piece; the penalty grows more slowly."),
-        ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6."),
-        ((-2.551, -3.486), "-2.551 is the log-probability times the penalty: divide."),
-        ((-1.472, -1.445), "-1.472 is the score with one piece too many: the end is counted already."),
-        ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
-        ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
     ),
     *cases(
         "09.blocks_and_guesses",
@@ -590,7 +564,7 @@ def test_the_links_of_a_decoder_layer_are_those_of_the_model() -> None:
 
 
 def test_which_hypothesis_is_returned_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    exercises.check("08.scores", -1.568, -1.517)
+    exercises.check("08b.scores", -1.568, -1.517)
     assert capsys.readouterr().out == "the higher score is returned: B\nCorrect.\n"
 
 

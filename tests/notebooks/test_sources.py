@@ -44,7 +44,7 @@ def is_of(cell: Any, tag: str) -> bool:
 
 def test_there_are_notebooks() -> None:
     numbers = [name.partition("_")[0] for name in STAGES]
-    assert numbers == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "09", "10", "11", "12"]
+    assert numbers == ["00", "01", "02", "03", "04", "05", "06", "06b", "07", "08", "08b", "09", "10", "11", "12"]
     assert len(NAMES) == len(STAGES)
     assert FOLDER.resolve() == notebooks.folder().resolve()
 

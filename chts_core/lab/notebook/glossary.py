@@ -331,7 +331,7 @@ GLOSSARY = (
         "Sennrich et al., 2016",
         "chts_core.lab.data.Vocabulary.encode",
         "lab/test_subwords.py::test_the_most_frequent_neighbours_are_joined_at_every_step",
-        "08",
+        "08b",
     ),
     Term(
         "attention head",
@@ -361,7 +361,7 @@ GLOSSARY = (
         "Wu et al., 2016",
         "chts_core.lab.decoding.beam_search",
         "lab/test_decoding.py::test_beam_search_equals_its_definition",
-        "08",
+        "08b",
     ),
     Term(
         "BLEU",
@@ -370,7 +370,7 @@ GLOSSARY = (
         "Table 1",
         "chts_core.lab.scores.bleu",
         "lab/test_scores.py::test_bleu_is_its_definition_and_between_0_and_100",
-        "08",
+        "08b",
     ),
     Term(
         "perplexity",

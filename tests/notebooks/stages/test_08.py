@@ -14,7 +14,7 @@ from chts_core.lab import models
 from chts_core.lab.models import TRANSFORMER_SIZES
 from chts_core.lab.notebook import notebooks
 from chts_core.lab.notebook.tour import comparison
-from chts_core.lab.results import records
+from chts_core.lab.results import records, translators
 from chts_core.lab.results.statistics import mean_and_interval
 from chts_core.lab.train import translation
 
@@ -89,6 +89,35 @@ def test_stage_08_shows_the_recorded_runs_as_they_are(executed: Executed) -> Non
         ]
         mean, interval = mean_and_interval(exact)
         assert f"{mean:.1f} ± {interval:.1f}" in html
+
+
+def test_the_tables_of_stage_08_by_hand() -> None:
+    kept = translators.weights_kept("tiny", 400, 0.9)
+    assert kept["embedding"] == 400 * 128
+    assert kept["can be sparse"] == 12 * 128 * 128 + 4 * 128 * 256
+    assert kept["links"] == 32_768
+    dense = kept["weights"] - kept["can be sparse"]
+    assert kept["kept"] == pytest.approx((dense + 32_768) / kept["weights"])
+
+    def row(method: str, sparsity: float, seed: int, bleu: float, seconds: float) -> dict[str, Any]:
+        settings = {"method": method, "sparsity": sparsity, "seed": seed, "seconds": seconds}
+        return settings | {"test": {"bleu": bleu}, "validation": [{"loss": bleu / 10}]}
+
+    rows = [row("fc", 0.0, 0, 20, 30), row("fc", 0.0, 1, 22, 20), row("set", 0.9, 0, 21, 5), row("chts", 0.9, 0, 24, 8)]
+    fc, of_set, of_chts = translators.beside(rows, "bleu")
+    # Two seeds: t is 12.706 with one degree of freedom, and √2/√2 = 1 is the standard error.
+    assert fc == {
+        "method": "FC",
+        "sparsity": "",
+        "runs": "2",
+        "bleu": "21.0 ± 12.7",
+        "minus fc": "",
+        "minus chts": "",
+    }
+    assert (of_set["sparsity"], of_set["minus fc"], of_set["minus chts"]) == ("90%", "+1.0", "-3.0")
+    assert (of_chts["minus fc"], of_chts["minus chts"]) == ("+4.0", "")
+    assert translators.beside(rows, "validation_loss", digits=2)[1]["minus fc"] == "+0.10"
+    assert [row["times as fast as FC"] for row in translators.times_as_fast(rows)] == ["1.00", "4.00", "2.50"]
 
 
 def test_stage_08_settles_its_recipe_by_profile_and_data_set() -> None:
@@ -186,5 +215,5 @@ def test_stage_08_explains_its_unit_before_it_is_used() -> None:
         "the unit of the loss is the "
     )
     assert re.search(r"\bnats?\b", words).start() > words.index("the unit of the loss is the")  # type: ignore[union-attr]
-    assert words.index("race") == words.index("race (all methods are trained alike and compared)")
+    assert words.index("race") == words.index("race (all methods are trained in the same way and compared)")
     assert "A *race* trains every method for the same number of steps" in words

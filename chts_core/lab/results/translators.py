@@ -1,0 +1,90 @@
+"""Tables of translators: the weights that they keep, and recorded runs beside their rivals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from chts_core.engine.layers import sparse_layers
+from chts_core.lab.models import TRANSFORMER_SIZES, Transformer
+from chts_core.lab.train import translation
+
+
+def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
+    """What share of all weights a sparse translator keeps.
+
+    Args:
+        size: a name of `TRANSFORMER_SIZES`.
+        pieces: of the vocabulary.
+        sparsity: of the layers that can be sparse.
+
+    Returns:
+        A row: the numbers of pieces, of all weights, of weights of the embedding, of weights that can be sparse, and of
+        links; and "kept", the share of all weights that is left.
+    """
+    with torch.device("meta"):  # shapes without numbers
+        model = Transformer(pieces, TRANSFORMER_SIZES[size])
+    total = sum(weight.numel() for weight in model.parameters())
+    possible = sum(outputs * inputs for outputs, inputs in (layer.shape for layer in sparse_layers(model).values()))
+    links = round((1 - sparsity) * possible)
+    return {
+        "pieces": pieces,
+        "weights": total,
+        "embedding": model.embedding.weight.numel(),
+        "can be sparse": possible,
+        "links": links,
+        "kept": (total - possible + links) / total,
+    }
+
+
+def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> list[dict[str, str]]:
+    """The mean score of each method and sparsity, and its difference from FC and from CHTs, seed by seed.
+
+    Args:
+        rows: recorded runs.
+        score: of `translation.mean_scores`.
+        digits: after the point.
+
+    Returns:
+        A row for each method and sparsity: "method", "sparsity", "runs", the score, "minus fc" and "minus chts", each
+        with the half-width of its 95 % confidence interval; "" where there is nothing to compare.
+    """
+    table: dict[tuple[str, float], dict[str, str]] = {}
+    for row in translation.mean_scores(rows, score):
+        dense = row["method"] == "fc"
+        table[row["method"], row["sparsity"]] = {
+            "method": "FC" if dense else row["method"],
+            "sparsity": "" if dense else f"{row['sparsity']:.0%}",
+            "runs": str(row["runs"]),
+            score: _spread(row["mean"], row["interval"], "", digits),
+            "minus fc": "",
+            "minus chts": "",
+        }
+    for rival in ("fc", "chts"):
+        for row in translation.score_differences(rows, score, rival):
+            if row["method"] != "fc":
+                told = _spread(row["difference"], row["interval"], "+", digits)
+                table[row["method"], row["sparsity"]][f"minus {rival}"] = told
+    return list(table.values())
+
+
+def _spread(mean: float, interval: float | None, sign: str, digits: int) -> str:
+    return f"{mean:{sign}.{digits}f}" + ("" if interval is None else f" ± {interval:.{digits}f}")
+
+
+def times_as_fast(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Seconds of training by method and sparsity, and how many times as fast as FC; fastest recorded runs."""
+    fastest: dict[tuple[str, float], float] = {}
+    for row in rows:
+        key = row["method"], row["sparsity"]
+        fastest[key] = min(row["seconds"], fastest.get(key, row["seconds"]))
+    dense = min(seconds for (method, _), seconds in fastest.items() if method == "fc")
+    return [
+        {
+            "method": method,
+            "sparsity": "" if method == "fc" else f"{sparsity:.0%}",
+            "seconds": f"{seconds:.0f}",
+            "times as fast as FC": f"{dense / seconds:.2f}",
+        }
+        for (method, sparsity), seconds in fastest.items()
+    ]

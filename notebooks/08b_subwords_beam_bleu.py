@@ -1,0 +1,523 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 08b · Subwords, beam search and BLEU
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/08b_subwords_beam_bleu.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/08b_subwords_beam_bleu.ipynb)
+#
+# **You will be able to**
+#
+# 1. build a vocabulary of subwords, and batches with little padding;
+# 2. decode by beam search;
+# 3. score by BLEU.
+#
+# | | |
+# |---|---|
+# | Prerequisites | stage 08, whose translator uses all three; nothing of it is needed to run this page |
+# | Time | 35 minutes to read, a few seconds to run |
+# | Difficulty | ●●○ |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
+#
+# This stage is optional. It has no sparse network and trains none. It explains the three tools that surround the translator of
+# stage 08: the pieces that it reads and writes, the search for its best translation, and the score of what it wrote.
+
+# %% tags=["bootstrap"]
+# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+import importlib.util
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is None:
+    source = "chts @ git+https://github.com/SET_THE_OWNER/chts@v0.1.0"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", source], check=True)
+    importlib.invalidate_caches()
+    from chts_core import colab
+
+    colab.prepare()
+
+# %%
+import math
+from collections import Counter
+
+import torch
+
+from chts_core.lab import data, figures, next_pieces, scores
+from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.results import records
+from chts_core.lab.train import translation
+
+print(records.environment_line(torch.device("cpu")))
+
+# %% tags=["parameters"]
+profile: str = ""  # ci, binder, laptop, gpu or paper: all run the same here; empty: $CHTS_PROFILE, or laptop
+seed: int = 0  # of the order of the batches
+
+# %%
+settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
+
+# %% [markdown]
+# ## Words from pieces
+#
+# The task is that of stage 08: number words and dates, from English to German. A program makes the sentences, so nothing has
+# to be downloaded.
+#
+# A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need few. The
+# algorithm is *byte pair encoding* (BPE). It begins with single letters. It joins the two pieces that are neighbours most
+# often in the training sentences, and repeats this until the vocabulary is full. Both languages share one vocabulary. "▁"
+# stands for a space before a word.
+
+# %%
+corpus = data.load_translation("number_words")
+recipe = translation.RECIPES["number_words_short"]
+task = translation.prepare(corpus, recipe)
+vocabulary = task.vocabulary
+print(f"{vocabulary.size} pieces, the first: {vocabulary.pieces(range(12))}")
+
+# %%
+for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
+    tokens = vocabulary.encode([sentence])[0]
+    print(f"{len(tokens):>3} pieces: {' | '.join(vocabulary.pieces(tokens))}")
+    assert vocabulary.decode(tokens) == sentence
+
+# %% [markdown]
+# The first four pieces are special: padding, unknown characters, the beginning and the end of a sentence. The vocabulary has
+# no piece for *zebras*, so it spells the word from smaller pieces, letter by letter if need be. A word that can be *written*
+# need not be *translated* well. At the end of stage 08 you can try it.
+#
+# ## Exercise: one merge
+#
+# *★★☆ · 12 minutes · essential · objective 1 · write code*
+#
+# Write one step of BPE. `words` has each word as a tuple of its pieces, and how often the training sentences have it. Count
+# all pairs of neighbouring pieces. Join the pair that is most frequent, in all words, and return the new `words`. In a word
+# with three equal letters the first two are joined: ("a", "a", "a") becomes ("aa", "a").
+
+
+# %% tags=["exercise"]
+def merge(words: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:
+    """The words after the most frequent pair of neighbours has been joined; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("08b.merge", merge)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `zip(pieces, pieces[1:])` gives the pairs of a word. A pair counts as often as its word does. To join, go through the pieces
+# from the left and keep a list: if the last piece of the list and the next piece are the pair, replace the last one. A piece
+# that has just been joined is no longer equal to the first of the pair.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def merge(words: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:
+#     pairs = Counter(
+#         pair for pieces, count in words.items() for pair in zip(pieces, pieces[1:], strict=False) for _ in range(count)
+#     )
+#     best, _ = pairs.most_common(1)[0]
+#     merged = {}
+#     for pieces, count in words.items():
+#         joined: list[str] = []
+#         for piece in pieces:
+#             if joined and (joined[-1], piece) == best:
+#                 joined[-1] += piece
+#             else:
+#                 joined.append(piece)
+#         merged[tuple(joined)] = count
+#     return merged
+# ```
+# </details>
+#
+# ## Batches of equal length
+#
+# A batch is a rectangle of tokens. Shorter sentences are *padded* to the longest one, and padding is work for nothing. Here are
+# four sentences of 3, 8, 4 and 9 tokens, in two batches of two:
+
+# %%
+lengths = torch.tensor([3, 8, 4, 9])
+for name, pairing in {"as they come": ([0, 1], [2, 3]), "by length": ([0, 2], [1, 3])}.items():
+    places = sum(len(batch) * int(lengths[batch].max()) for batch in pairing)
+    print(f"{name:<13} {places} places for {int(lengths.sum())} tokens: {1 - int(lengths.sum()) / places:.0%} padding")
+
+# %% [markdown]
+# As they come, short sentences share a batch with long ones. So each batch is filled with pairs of about the same length,
+# up to a number of *tokens*, not of sentences. A pair counts with its longer side, and the mark of its end.
+
+# %%
+by_length = data.batches(task.train, recipe.batch_tokens, torch.Generator().manual_seed(settings.seed))
+pairs_each = round(len(task.train) / len(by_length))
+at_random = list(torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0)).split(pairs_each))
+figures.show(
+    figures.length_buckets(task.train.lengths, {"at random": at_random, "by length": by_length}),
+    f"Each bar is a batch of the training pairs, its padding on top. Left: {pairs_each} pairs drawn at random. Right: "
+    f"pairs of about the same length, at most {recipe.batch_tokens} places together.",
+)
+
+# %% [markdown]
+# ## Exercise: padding
+#
+# *★☆☆ · 5 minutes · useful · objective 1 · work out*
+#
+# Sentences of 4, 6, 7 and 10 tokens, their ends counted, share one batch. Which share of the batch is padding?
+
+# %% tags=["exercise"]
+padding_share = None
+
+# %% tags=["check"]
+exercises.check("08b.padding_share", padding_share)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Every row of the batch is as long as the longest sentence.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Four rows of 10 are 40 places, 27 of which hold tokens:
+#
+# ```python
+# padding_share = 13 / 40
+# ```
+# </details>
+#
+# ## Greedy is not best
+#
+# A translator gives a probability to each next piece. *Greedy* decoding takes the likeliest piece and goes on. The following tree
+# is made by hand. The beginning of *forty-two* tempts to write "vier" first.
+
+# %%
+TREE = {
+    "": {"vier": 0.6, "zwei": 0.4},
+    "vier": {"·hundert": 0.4, "·zig": 0.35, "·tausend": 0.25},
+    "zwei": {"·undvierzig": 0.9, "·tausend": 0.1},
+}
+
+
+def search(beam: int) -> dict[str, float]:
+    beginnings = {"": 1.0}
+    for _ in range(2):
+        grown = {begun + piece: p * q for begun, p in beginnings.items() for piece, q in TREE[begun].items()}
+        beginnings = dict(sorted(grown.items(), key=lambda entry: -entry[1])[:beam])
+    return beginnings
+
+
+# %% [markdown]
+# **Predict:** what does greedy decoding write, with which probability? Which translation is the likeliest?
+
+# %%
+for beam in (1, 2, 5):
+    print(f"beam {beam}:", {written: round(p, 2) for written, p in search(beam).items()})
+assert next(iter(search(1))) == "vier·hundert"
+assert next(iter(search(2))) == next(iter(search(5))) == "zwei·undvierzig"
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# Greedy decoding takes *vier* and ends with 0.6 · 0.4 = 0.24. The likeliest translation has 0.4 · 0.9 = 0.36. Its first step
+# looked worse. A *beam* of 2 keeps two beginnings side by side and finds it. A beam of 5 is the whole tree here: the search
+# drops no beginning.
+# </details>
+#
+# Products of many probabilities get tiny, so the search adds their logarithms. A longer translation has more factors, each
+# below 1, so it would usually lose. Therefore the sum is divided by a *length penalty*, where $n$ counts the pieces and the
+# end:
+#
+# $$\text{score} = \frac{\log p}{((5 + n)/6)^{0.6}}$$
+#
+# The search of the package stops a translation when the model writes its end, `</s>`. To search the tree with it, we give each
+# leaf this end. The search reports the logarithm and the score of what it finds. We compute both once more by hand.
+
+# %%
+LEAVES = ("·hundert", "·zig", "·tausend", "·undvierzig")
+following = {"<s>": TREE[""], "vier": TREE["vier"], "zwei": TREE["zwei"], **{leaf: {"</s>": 1.0} for leaf in LEAVES}}
+for beam in (1, 2):
+    pieces, found = next_pieces.search(following, beam)
+    print(f"beam {beam}: {''.join(pieces)}, log p {found.log_probability:.3f}, score {found.score:.3f}")
+
+# %%
+by_hand = math.log(0.4 * 0.9) / ((5 + 3) / 6) ** 0.6  # two pieces and the end
+print(f"by hand: log p {math.log(0.4 * 0.9):.3f}, score {by_hand:.3f}")
+assert math.isclose(found.score, by_hand, rel_tol=1e-6)
+
+# %% [markdown]
+# How wide should the beam be? To choose it, look at the *validation* pairs, never at the test pairs: a width is a setting, and
+# a setting that the test has chosen makes the test too easy. Stage 08 compares three widths in this way. A wider beam costs
+# more time. Where a model is sure of each piece, greedy decoding writes the same.
+#
+# ## Exercise: search with a beam
+#
+# *★★★ · 25 minutes · essential · objective 2 · write code*
+#
+# Write the search for translations of any length. `following` has the form of the cell above. Each step grows every beginning
+# by each piece that may follow, and keeps the `beam` likeliest. Beginnings that end with `</s>` are put aside; the others go on
+# until none is left. Return the pieces of the translation with the best score, without `<s>` and `</s>`.
+
+
+# %% tags=["exercise"]
+def beam_search(following: dict[str, dict[str, float]], beam: int) -> list[str]:
+    """The pieces of the translation that scores best; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("08b.beam_search", beam_search)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Keep each beginning as a tuple of pieces, with the sum of its logarithms: `{("<s>",): 0.0}`. With `</s>` and without `<s>` it
+# has `len(pieces) - 1` pieces. Collect the scores of all that ended, and compare them at the very end.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def beam_search(following: dict[str, dict[str, float]], beam: int) -> list[str]:
+#     begun, ended = {("<s>",): 0.0}, {}
+#     while begun:
+#         grown = {
+#             (*pieces, piece): log_p + math.log(p)
+#             for pieces, log_p in begun.items()
+#             for piece, p in following[pieces[-1]].items()
+#         }
+#         kept = dict(sorted(grown.items(), key=lambda entry: -entry[1])[:beam])
+#         finished = [pieces for pieces in kept if pieces[-1] == "</s>"]
+#         ended |= {pieces: kept[pieces] / ((4 + len(pieces)) / 6) ** 0.6 for pieces in finished}
+#         begun = {pieces: log_p for pieces, log_p in kept.items() if pieces not in finished}
+#     return list(max(ended, key=ended.__getitem__)[1:-1])
+# ```
+#
+# The search of the package keeps its beam full when a beginning ends, and it may stop earlier. In the tables of the check both
+# find the same.
+# </details>
+#
+# ## Exercise: which one wins?
+#
+# *★★☆ · 8 minutes · useful · objective 2 · work out*
+#
+# Two hypotheses are complete. A has a log-probability of −2.0 and 4 pieces, B −2.3 and 7 pieces, the end counted in both.
+# What are their scores with the length penalty above, rounded to three decimals? Which one is returned?
+
+# %% tags=["exercise"]
+score_a, score_b = None, None
+
+# %% tags=["check"]
+exercises.check("08b.scores", score_a, score_b)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# For A the penalty is $(9/6)^{0.6} = 1.275$, for B it is $2^{0.6} = 1.516$.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# −2.0/1.275 = −1.568 and −2.3/1.516 = −1.517: B is less probable, but the search returns it for its higher score.
+#
+# ```python
+# score_a, score_b = -1.568, -1.517
+# ```
+# </details>
+#
+# ## BLEU, by hand
+#
+# BLEU asks how many of the words that were written stand in the reference, and also how many of the pairs, triples and
+# quadruples of neighbouring words (*n-grams*). It *clips* each count: an n-gram counts at most as often as the reference has
+# it. These four shares are the *precisions* $p_1 … p_4$. Punctuation counts as a word.
+
+# %%
+reference = "Montag , der dritte März zweitausend"
+wrong_month = "Montag , der dritte Mai zweitausend"
+
+
+def precision(written: str, reference: str, n: int) -> tuple[int, int]:
+    """How many n-grams of what was written the reference has as well, and how many there are."""
+    counts = [
+        Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (written.split(), reference.split())
+    ]
+    return (counts[0] & counts[1]).total(), counts[0].total()
+
+
+for n in range(1, 5):
+    print(f"{n}-grams: {precision(wrong_month, reference, n)[0]} of {precision(wrong_month, reference, n)[1]}")
+
+# %% [markdown]
+# One month is wrong, and only one of three quadruples is left. BLEU is the geometric mean of the four, times 100:
+#
+# $$100 \cdot B \cdot (p_1 p_2 p_3 p_4)^{1/4} = 100 \cdot \left(\tfrac56 \cdot \tfrac35 \cdot \tfrac24 \cdot \tfrac13\right)^{1/4}
+# = 53.7$$
+#
+# The factor $B$ is the *brevity penalty*. Leaving words out hurts no precision. So a translation that is shorter than the
+# reference, $c$ words instead of $r$, pays $B = e^{1 - r/c}$; else $B = 1$. Without "Montag ," four words are left of six, all of
+# them right: $e^{1 - 6/4} = 0.607$.
+
+
+# %%
+def bleu_by_hand(written: str, reference: str) -> float:
+    shares = [hits / count for hits, count in (precision(written, reference, n) for n in range(1, 5))]
+    brevity = min(1.0, math.exp(1 - len(reference.split()) / len(written.split())))
+    return 100 * brevity * math.prod(shares) ** (1 / 4)
+
+
+for written in (wrong_month, "der dritte März zweitausend", reference):
+    score = scores.bleu([written], [reference], lowercase=False)
+    print(f"{bleu_by_hand(written, reference):6.2f}  {written}")
+    assert math.isclose(bleu_by_hand(written, reference), score.value)
+
+# %% [markdown]
+# Over a whole test the n-grams of all sentences are counted together before the division. How words are split, whether
+# capitals count and how zeros are treated changes the number. The *signature* says it, and scores are comparable only
+# under the same signature. The paper does not tell its own, so stage 08 shows our scores *beside* the paper's, not in a ranking
+# with them.
+#
+# **Predict:** a test of a single sentence, "zweiundvierzig", is translated without a mistake. What is its BLEU?
+
+# %%
+print(score.signature)
+single = scores.bleu(["zweiundvierzig"], ["zweiundvierzig"], lowercase=False).value
+print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiundvierzig'], ['zweiundvierzig']):.0%}")
+
+# %% [markdown]
+# <details><summary>What you should have seen</summary>
+#
+# Zero. One word has no pairs, triples or quadruples, and their precisions count as 0. A German number is *one* word, right
+# or wrong as a whole, and BLEU only sees a 1-gram of it: most of the BLEU of the number words comes from the dates.
+# So stage 08 also reports `exact`, the share of the sentences that are right to the letter.
+# </details>
+#
+# ## Exercise: two references
+#
+# *★★☆ · 12 minutes · essential · objective 3 · write code*
+#
+# A sentence can have several good translations. With several references BLEU clips an n-gram at the highest count that *one* of
+# them has. Write `clipped`: how many n-grams of a translation are found, and how many there are. All sentences are lists of
+# words.
+
+
+# %% tags=["exercise"]
+def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
+    """How many n-grams are found in the references, each clipped, and how many were written; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("08b.clipped", clipped)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `Counter` has `|` for the larger count of each key, and `&` for the smaller one.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
+#     def counted(words: list[str]) -> Counter[tuple[str, ...]]:
+#         return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+#
+#     most = Counter[tuple[str, ...]]()
+#     for reference in references:
+#         most |= counted(reference)
+#     return (counted(written) & most).total(), counted(written).total()
+# ```
+# </details>
+#
+# ## Exercise: too short
+#
+# *★☆☆ · 6 minutes · useful · objective 3 · work out*
+#
+# A reference has eight words, all different. A translation consists of its first six words and nothing else. What is the BLEU of
+# this translation, between 0 and 100? Predict first: is it above or below 75?
+
+# %% tags=["exercise"]
+bleu_of_six = None
+
+# %% tags=["check"]
+exercises.check("08b.bleu_of_six", bleu_of_six)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Everything that was written is right, so all four precisions are 1. Only the brevity penalty is left.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# $B = e^{1 - 8/6} = e^{-1/3} = 0.717$. A quarter of the words is missing, and the penalty takes a little more than a quarter:
+#
+# ```python
+# bleu_of_six = 100 * math.exp(1 - 8 / 6)
+# ```
+# </details>
+#
+# ## To discuss
+#
+# 1. The vocabulary is trained on both languages together. When would you rather train one for each language?
+# 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores. What does
+#    that say about the score, and what about the model?
+# 3. A translation is right but uses other words than the reference. How would you measure its quality, and what would your
+#    measure miss?
+#
+# ## Self-check
+#
+# 1. Why can BPE write every word of its alphabet, also one that it never saw?
+#
+# <details><summary>Answer</summary>
+#
+# The single letters stay in the vocabulary. A word that no larger piece fits is spelt letter by letter.
+# </details>
+#
+# 2. You try beams of 1, 2, 4 and 8 on the test and report the best. What went wrong?
+#
+# <details><summary>Answer</summary>
+#
+# The test chose. A beam is a setting: choose it on the validation pairs, then score the test once.
+# </details>
+#
+# 3. A model translates all numbers of a test wrongly by one digit and all dates rightly. What do BLEU and `exact` say?
+#
+# <details><summary>Answer</summary>
+#
+# BLEU stays high: each number is one wrong 1-gram, and the dates have nearly all n-grams. `exact` is the share of the dates,
+# about a half.
+# </details>
+#
+# ## What to take along
+#
+# - BPE joins the most frequent neighbours. Batches of equal length waste few places.
+# - A beam keeps several beginnings. Choose its width on the validation pairs or fix it beforehand, never on the test.
+# - BLEU without its signature is half a number, and for number words look at `exact` too.
+#
+# ## Further reading
+#
+# - R. Sennrich, B. Haddow and A. Birch, *Neural machine translation of rare words with subword units*, ACL 2016,
+#   [arXiv 1508.07909](https://arxiv.org/abs/1508.07909): subwords.
+# - Y. Wu et al., *Google's neural machine translation system*, 2016, [arXiv 1609.08144](https://arxiv.org/abs/1609.08144): the
+#   length penalty.
+# - K. Papineni, S. Roukos, T. Ward and W.-J. Zhu, *BLEU: a method for automatic evaluation of machine translation*, ACL 2002.
+# - M. Post, *A call for clarity in reporting BLEU scores*, WMT 2018,
+#   [arXiv 1804.08771](https://arxiv.org/abs/1804.08771): why a score needs its signature.
+
+# %%
+records.publish(
+    {
+        "data": task.digest,
+        "subwords": vocabulary.size,
+        "found": {"pieces": pieces, "score": round(found.score, 4)},
+        "by_hand": {"wrong month": round(bleu_by_hand(wrong_month, reference), 2), "one word": single},
+        "signature": score.signature,
+    }
+)

@@ -1,0 +1,209 @@
+"""Answers to the exercises of stage 08, and slips in them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from answers import cases
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+def attend(
+    *, masked: bool = True, scale: float | None = None, dim: int | None = 1, order: str = "qkv"
+) -> Callable[[Tensor, Tensors, Tensors], Tensor]:
+    """An answer to 08.attend, with slips: without masks, another scale, shares over queries or none, an order."""
+
+    def answer(x: Tensor, weights: Tensors, masks: Tensors) -> Tensor:
+        query, key, value = (x @ (weights[name] * (masks[name] if masked else 1)).T for name in order)
+        scores = query @ key.T * (1 / math.sqrt(len(query.T)) if scale is None else scale)
+        return (scores if dim is None else scores.softmax(dim=dim)) @ value
+
+    return answer
+
+
+def percolate_head(
+    *, pair: bool = True, chain: bool = True, either: bool = False, as_one: bool = False, readers: int = 0
+) -> Callable[[Tensors], Tensors]:
+    """An answer to 08.percolate_head, with slips: no pair, no chain, one side is enough, all sides, rows of o."""
+
+    def answer(masks: Tensors) -> Tensors:
+        sides = [mask.any(dim=1) for mask in (masks["q"], masks["k"], masks["v"])] + [masks["o"].any(dim=readers)]
+        paired, chained = (a | b if either else a & b for a, b in (sides[:2], sides[2:]))
+        if as_one:
+            paired = chained = paired & chained
+        return {
+            "q": masks["q"] & paired[:, None] if pair else masks["q"],
+            "k": masks["k"] & paired[:, None] if pair else masks["k"],
+            "v": masks["v"] & chained[:, None] if chain else masks["v"],
+            "o": masks["o"] & chained if chain else masks["o"],
+        }
+
+    return answer
+
+
+def in_place(masks: Tensors) -> Tensors:
+    for name, mask in percolate_head()(masks).items():
+        masks[name] &= mask
+    return masks
+
+
+def rows_of_o(masks: Tensors) -> Tensors:
+    """Right where the output layer is not square."""
+    return percolate_head(readers=1 if masks["o"].shape[0] == masks["o"].shape[1] else 0)(masks)
+
+
+def q_alone(masks: Tensors) -> Tensors:
+    return percolate_head()(masks) | {"k": masks["k"]}
+
+
+def cut_off(masks: Tensors) -> Tensors:
+    return percolate_head()(masks) | {"v": torch.zeros_like(masks["v"])}
+
+
+def weights_left(
+    sparse: Callable[[str, tuple[int, ...]], bool] = lambda name, shape: len(shape) == 2 and "embedding" not in name,
+    share: Callable[[float], float] = lambda sparsity: 1 - sparsity,
+) -> Callable[[Shapes, float], dict[str, int]]:
+    """An answer to 08.weights_left, with slips in what is sparse and in what share is left."""
+
+    def answer(shapes: Shapes, sparsity: float) -> dict[str, int]:
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        return {
+            name: round(share(sparsity) * size) if sparse(name, shapes[name]) else size for name, size in sizes.items()
+        }
+
+    return answer
+
+
+def rate(
+    *,
+    width: float = 100,
+    choose: Callable[[float, float], float] = min,
+    late: int = 0,
+    most: float = 1,
+    least: float = 0,
+) -> Callable[[int, int | None, int], float]:
+    """An answer to 08.learning_rate, with slips."""
+
+    def answer(step: int, last_update: int | None, steps: int) -> float:
+        schedule: float = width**-0.5 * choose(step**-0.5, step * 400**-1.5)
+        if last_update is None:
+            return schedule
+        return schedule * max(min(most, (step - last_update - late) / steps), least)
+
+    return answer
+
+
+def lead(
+    best: Callable[[Tensor, Tensor], Tensor] = lambda fc, rivals: rivals.max(dim=1).values - fc,
+    scatter: Callable[[float, int], float] = lambda deviation, seeds: deviation / math.sqrt(seeds),
+) -> Callable[[int, int, float, torch.Generator], float]:
+    """An answer to 08.lead_by_luck, with slips in what leads and in how means scatter."""
+
+    def answer(rivals: int, seeds: int, deviation: float, generator: torch.Generator) -> float:
+        means = scatter(deviation, seeds) * torch.randn(20_000, 1 + rivals, generator=generator)
+        return float(best(means[:, 0], means[:, 1:]).mean())
+
+    return answer
+
+
+def best_of_all(fc: Tensor, rivals: Tensor) -> Tensor:
+    return torch.maximum(fc, rivals.max(dim=1).values) - fc
+
+
+GIVEN: dict[str, dict[str, Any]] = {}
+
+RIGHT = [
+    *cases("08.attend", (attend(), "")),
+    *cases("08.percolate_head", (percolate_head(), "")),
+    *cases("08.weights_left", (weights_left(), "")),
+    *cases("08.learning_rate", (rate(), "")),
+    *cases("08.lead_by_luck", (lead(), "")),
+]
+
+STUBS = [
+    *cases("08.attend", (lambda *_: None, "attend() returns None; return the mixture")),
+    *cases("08.percolate_head", (lambda _: None, "percolate_head() returns None; return a dictionary of masks.")),
+    *cases(
+        "08.weights_left", (lambda *_: None, "weights_left() returns None; return a dictionary of numbers by name.")
+    ),
+    *cases("08.learning_rate", (lambda *_: None, "learning_rate() returns None; return a number.")),
+    *cases("08.lead_by_luck", (lambda *_: None, "lead_by_luck() returns None; return a number.")),
+]
+
+SLIPS = [
+    *cases(
+        "08.attend",
+        (lambda x, weights, masks: attend()(x, weights, masks).T, "the result has shape (2, 3); expected (3, 2)"),
+        (attend(masked=False), "is with the weights of absent links; multiply each weight by its mask."),
+        (attend(scale=1), "is the mixture if the scores are not divided by √2."),
+        (attend(scale=0.5), "if the scores are divided by √4; this head has 2 neurons."),
+        (attend(dim=0), "if the shares of all queries sum to 1; those of each query must."),
+        (attend(dim=None), "is the mixture by scores that no softmax has turned into shares."),
+        (lambda x, weights, masks: x @ (weights["v"] * masks["v"]).T, "is the values alone; mix them by the shares."),
+        (attend(order="kqv"), "is the mixture with queries and keys exchanged."),
+        (lambda x, weights, masks: attend()(x, weights, masks) + 1, "; expected "),
+    ),
+    *cases(
+        "08.percolate_head",
+        (in_place, "the masks given were changed; build new ones."),
+        (lambda masks: {"q": masks["q"]}, "return masks of q, k, v and o; you return q."),
+        (percolate_head(as_one=True), "Pair and chain are separate: a neuron without queries still has a value"),
+        (
+            percolate_head(pair=False),
+            "nothing of q and k was cut; a neuron needs links in both the queries and the keys",
+        ),
+        (percolate_head(chain=False), "nothing of v and o was cut; a neuron needs links in the values, and a reader."),
+        (percolate_head(either=True), "nothing of q and k was cut; "),
+        (q_alone, "links of k are left that lead nowhere; does the other side of the neuron have links?"),
+        (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
+        (rows_of_o, "a neuron is a row of q, k and v, and a column of o."),
+    ),
+    *cases(
+        "08.weights_left",
+        (lambda *_: 60, "you return 60; return a number for each name."),
+        (
+            lambda shapes, sparsity: {
+                name: left for name, left in weights_left()(shapes, sparsity).items() if "norm" not in name
+            },
+            "5 parameters were given, you return 4; dense ones count too.",
+        ),
+        (
+            weights_left(share=lambda sparsity: sparsity),
+            "12 weights in your answer. This is the number of absent links",
+        ),
+        (weights_left(lambda name, _: "feed" in name), "right for a dense matrix; the attention becomes sparse."),
+        (
+            weights_left(lambda name, shape: "proj" in name and len(shape) == 2),
+            "the feed-forward block becomes sparse.",
+        ),
+        (weights_left(lambda _, shape: len(shape) == 2), "the embedding is a table and stays dense."),
+        (weights_left(lambda name, _: "proj" in name or "feed" in name), "a bias stays as it is."),
+        (weights_left(lambda name, _: "embedding" not in name and "bias" not in name), "a norm stays as it is."),
+        (weights_left(share=lambda _: 0.125), "has shape (4, 4); 4 weights are left, you have 2."),
+        (weights_left(share=lambda _: 0.25), "a run at 95 % sparsity has 819; you have 4096."),
+    ),
+    *cases(
+        "08.learning_rate",
+        (rate(width=1), "This is without the width: multiply by 100^-0.5."),
+        (rate(choose=max), "This is the larger of the two branches; the rate is the smaller one."),
+        (rate(width=50), "at step 200, before any update, you have 0.0035; by hand it is 0.0025."),
+        (rate(most=9), "the rate never exceeds its schedule."),
+        (rate(least=1), "you have 100% of the schedule; the return after the update is missing."),
+        (rate(late=1), "step 401 is the first of the return and has a share of 1/20 already."),
+        (rate(least=0.4), "you have 40% of the schedule; expected 5%."),
+    ),
+    *cases(
+        "08.lead_by_luck",
+        (lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()), "This is the mean distance; a lead has a sign."),
+        (lead(best_of_all), "This is the lead of the best of both; FC is no rival of itself."),
+        (lead(lambda fc, rivals: rivals.max(dim=1).values - fc + 1), "it leads by 0 on average, you have 1.0"),
+        (lead(scatter=lambda deviation, _: math.sqrt(deviation)), "a standard deviation of 2 BLEU: you have 2.0"),
+        (lead(scatter=lambda deviation, _: deviation), "as with one; take the mean over the seeds of a method first."),
+        (lead(scatter=lambda deviation, seeds: deviation / seeds), "the error of a mean of four is half as large"),
+    ),
+]

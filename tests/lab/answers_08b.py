@@ -1,0 +1,197 @@
+"""Answers to the exercises of stage 08b, and slips in them."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from answers import cases
+
+Words = dict[tuple[str, ...], int]
+Following = dict[str, dict[str, float]]
+
+
+def merge(*, weighted: bool = True, places: bool = True, first_alone: bool = False) -> Callable[[Words], Words]:
+    """An answer to 08b.merge, with slips: without the counts of words, a pair once a word, joined once a word."""
+
+    def answer(words: Words) -> Words:
+        pairs = Counter[tuple[str, str]]()
+        for pieces, count in words.items():
+            there = list(pairwise(pieces)) if places else set(pairwise(pieces))
+            for pair in there:
+                pairs[pair] += count if weighted else 1
+        (best,) = (pair for pair, _ in pairs.most_common(1))
+        return {joined(pieces, best, most=1 if first_alone else 9): count for pieces, count in words.items()}
+
+    return answer
+
+
+def joined(pieces: tuple[str, ...], pair: tuple[str, str], most: int = 9) -> tuple[str, ...]:
+    if len(pieces) < 2:
+        return pieces
+    if pieces[:2] == pair and most:
+        return ("".join(pair), *joined(pieces[2:], pair, most - 1))
+    return (pieces[0], *joined(pieces[1:], pair, most))
+
+
+def joined_twice(words: Words) -> Words:
+    """A letter may be part of two pairs."""
+    if ("a", "a", "a") in words:
+        return {("aa", "aa"): 1}
+    return merge()(words)
+
+
+def emptied(words: Words) -> Words:
+    found = merge()(words)
+    words.clear()
+    return found
+
+
+def searched(
+    width: Callable[[int], int] = lambda beam: beam, penalty: Callable[[int], float] = lambda n: ((5 + n) / 6) ** 0.6
+) -> Callable[[Following, int], list[str]]:
+    """An answer to 08b.beam_search, with a slip in the width or in the length penalty."""
+
+    def answer(following: Following, beam: int) -> list[str]:
+        begun, ended = {("<s>",): 0.0}, dict[tuple[str, ...], float]()
+        while begun:
+            grown = {
+                (*pieces, piece): total + math.log(chance)
+                for pieces, total in begun.items()
+                for piece, chance in following[pieces[-1]].items()
+            }
+            kept = sorted(grown, key=grown.__getitem__, reverse=True)[: width(beam)]
+            ended |= {pieces: grown[pieces] / penalty(len(pieces) - 1) for pieces in kept if pieces[-1] == "</s>"}
+            begun = {pieces: grown[pieces] for pieces in kept if pieces[-1] != "</s>"}
+        return list(max(ended, key=ended.__getitem__)[1:-1])
+
+    return answer
+
+
+def with_marks(following: Following, beam: int) -> list[str]:
+    return ["<s>", *searched()(following, beam), "</s>"]
+
+
+def reversed_at_three(following: Following, beam: int) -> list[str]:
+    found = searched()(following, beam)
+    return found[::-1] if beam == 3 else found
+
+
+def grams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+
+def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
+    found, mine = 0, grams(written, n)
+    for gram, count in mine.items():
+        found += min(count, max(grams(words, n)[gram] for words in references))
+    return found, sum(mine.values())
+
+
+def summed(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
+    most = sum((grams(words, n) for words in references), Counter[tuple[str, ...]]())
+    return (grams(written, n) & most).total(), grams(written, n).total()
+
+
+GIVEN: dict[str, dict[str, Any]] = {}
+
+RIGHT = [
+    *cases("08b.merge", (merge(), "")),
+    *cases("08b.padding_share", (0.325, ""), (0.33, "")),
+    *cases("08b.beam_search", (searched(), "")),
+    *cases("08b.scores", ((-1.568, -1.517), "")),
+    *cases("08b.clipped", (clipped, "")),
+    *cases("08b.bleu_of_six", (71.65, ""), (71.7, "")),
+]
+
+STUBS = [
+    *cases("08b.merge", (lambda _: None, "merge() returns None; return a dictionary of words")),
+    *cases("08b.padding_share", (None, "replace None in the cell above by a number between 0 and 1.")),
+    *cases("08b.beam_search", (lambda *_: None, "beam_search() returns None; return a list of pieces.")),
+    *cases(
+        "08b.scores", *((half, "replace both None in the cell above by scores.") for half in ((None, None), (-1, None)))
+    ),
+    *cases("08b.clipped", (lambda *_: None, "clipped() returns None; return two numbers.")),
+    *cases("08b.bleu_of_six", (None, "replace None in the cell above by a BLEU between 0 and 100.")),
+]
+
+SLIPS = [
+    *cases(
+        "08b.merge",
+        (emptied, "the dictionary given was changed; build a new one."),
+        (dict, "nothing was joined; e and i are neighbours 4 + 3 = 7 times."),
+        (lambda words: dict.fromkeys(merge()(words), 1), "the words count 3 together, expected 12"),
+        (
+            lambda words: {joined(pieces, ("z", "e")): count for pieces, count in words.items()},
+            "in ein 4, drei 3, zehn 5 you have e i n 4, d r e i 3, ze h n 5; which pair is there 7 times?",
+        ),
+        (
+            lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
+            "you have ei n 4, d r e i 3, z e h n 5; join the pair in every word, and nothing else.",
+        ),
+        (merge(weighted=False), "A pair counts as often as its word."),
+        (merge(places=False), "in anan 2, na 1 you joined n and a; "),
+        (merge(first_alone=True), "in anan the pair is there twice; join it at both places."),
+        (joined_twice, "a a a becomes aa a, not aa aa 1; a letter is joined once."),
+    ),
+    *cases(
+        "08b.padding_share",
+        (13, "13 is the number of padded places; divide it by all places."),
+        (32.5, "32.5 is per cent: give a share between 0 and 1."),
+        (0.675, "0.675 is the share of the tokens; the rest is padding."),
+        (0.48, "0.48 is padding over tokens: divide by all places, padding included."),
+        (0.156, "0.156 is right for two batches of two; here all four are in one batch."),
+        (0.4, "0.4 is not right; the batch has 40 places."),
+    ),
+    *cases(
+        "08b.beam_search",
+        (with_marks, "leave out the marks of the beginning and the end."),
+        (searched(width=lambda _: 99), "a beam of 1 found zwei ·undvierzig, whose beginning is second; "),
+        (searched(width=lambda _: 1), "a beam of 2 found vier ·hundert, which greedy decoding finds as well"),
+        (searched(penalty=lambda _: 1), "you return a, the likelier one; which has the better score?"),
+        (searched(penalty=float), "the scores are -0.47 and -0.67, and you return the lower one; "),
+        (searched(width=lambda beam: 2 * beam - 1), "a beam of 2 found z z1, whose beginning is third"),
+        (reversed_at_three, "z 0.25, a beam of 3 finds z z1; you have z1 z."),
+    ),
+    *cases(
+        "08b.scores",
+        ((1.568, 1.517), "a score has the sign of its log-probability: negative."),
+        ((-0.5, -0.329), "-0.5 is the log-probability per piece; the penalty grows more slowly."),
+        ((-1.568, -0.329), "-0.329 is the log-probability per piece; the penalty grows more slowly."),
+        ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6."),
+        ((-2.551, -3.486), "-2.551 is the log-probability times the penalty: divide."),
+        ((-1.472, -1.445), "-1.472 is the score with one piece too many: the end is counted already."),
+        ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
+        ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
+    ),
+    *cases(
+        "08b.clipped",
+        (lambda *_: (2, 6), "seven words were written, you counted 6."),
+        (lambda *_: (7, 7), "you found 7. This is the number of words that a reference has at all; clip each count."),
+        (summed, "you found 3. This is the sum over both references; take the higher count of one."),
+        (
+            lambda written, references, n: clipped(written, references[1:], n),
+            "you found 1. This is the count of the last",
+        ),
+        (lambda *_: (0, 7), "you found 0; the first reference has it twice, the second once."),
+        (
+            lambda written, references, n: clipped(written, references[:1], n),
+            "with the references swapped you have (1, 7)",
+        ),
+        (
+            lambda written, references, _: clipped(written, references, 1),
+            "of 'there is the cat on the mat there' 5 of 7 2-grams are found; you have (7, 8).",
+        ),
+    ),
+    *cases(
+        "08b.bleu_of_six",
+        (0.7165, "0.7165 is the brevity penalty: BLEU is 100 times as large."),
+        (75, "75 is the share of the words; the penalty is an exponential."),
+        (128.4025, "128.4025 is above 100: the exponent is 1 - r/c with r words in the reference."),
+        (26.36, "26.36 is right for the exponent -r/c; it is 1 - r/c."),
+        (100, "100 is right without a brevity penalty."),
+        (92.004, "92.004 is right if the penalty had an exponent of 1/4; only the precisions have it."),
+        (60, "60 is not right; c is 6 and r is 8."),
+    ),
+]
