@@ -554,7 +554,7 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 # $T$ whose first draw has an entropy of `bits`. The scores are above 0 and not all equal, and `bits` is below $\log_2$ of their
 # number. Your $T$ may miss the entropy by 0.01 bits.
 #
-# The check also gives you the scores 1 to 4 in millionths. **Predict** before you run it: does their $T$ differ? (Self-check 2
+# The check also gives you the scores 1 to 4 in millionths. Predict before you run it: does their $T$ differ? (Self-check 2
 # has the reason.) You may use `entropy` from above.
 
 
@@ -722,7 +722,7 @@ exercises.check("03.inclusion", inclusion)
 # Write both measures for Boolean masks. An update has three masks: `before` it, `kept` after its removal, and `after` its
 # regrowth. A run has a list of masks: its start and the mask after each update.
 #
-# **Predict:** two links go and the same two come back. The masks before and after the update are equal then. Is the overlap
+# Predict first: two links go and the same two come back. The masks before and after the update are equal then. Is the overlap
 # 0 or 1?
 
 
