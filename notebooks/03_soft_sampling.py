@@ -374,7 +374,7 @@ toy = pd.DataFrame([measure(*softly) for softly in product((False, True), repeat
 toy.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# Hard regrowth tries hardly more than 410 + 123 links, the links of the start and of the first update. Soft regrowth keeps the
+# Hard regrowth tries no more than 410 + 123 links here, the links of the start and of the first update. Soft regrowth keeps the
 # mask moving. Soft removal alone does not, for a simple reason. A weight of exactly 0 has chance 0 to be kept while others are
 # left, so the new links go at any temperature above 0. The toy does not train, so their weights stay 0.
 #
