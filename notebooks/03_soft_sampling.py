@@ -27,7 +27,7 @@
 # | Prerequisites | stages 01 and 02; logarithms and probabilities |
 # | Time | 30 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
-# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on soft removal and regrowth and on epitopological local minima (ELM) |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on soft removal and regrowth and on epitopological local minima (ELM, explained below) |
 
 # %% tags=["bootstrap"]
 # Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
@@ -140,10 +140,9 @@ figures.show(
 # ## The softness over a run
 #
 # Early in training the weights say little and the draw should be soft; later it may be harder. Here the sources disagree.
-# The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. Of its two published
-# codes, that for MLPs and Transformers goes from $T = 1$ to 3 ($\delta = 0.75$), the script for LLaMA from 1 to 9
-# ($\delta = 0.9$). Both raise $T$ linearly, not $\delta$. The presets here do the same, until the topology settles at 75 % of
-# the run.
+# The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. Its published code for MLPs
+# and Transformers raises $T$ from 1 to 3 ($\delta = 0.75$). Its script for LLaMA raises $T$ from 1 to 9 ($\delta = 0.9$). Both
+# raise $T$ linearly, not $\delta$. The presets here do the same, until the updates stop at 75 % of the run.
 
 # %%
 RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
@@ -156,12 +155,13 @@ figures.show(
 )
 
 # %% [markdown]
-# Check by hand: halfway between 1 and 3 is $T = 2$, so $\delta = 2/3$. Halfway between 0.5 and 0.75 would be 0.625.
+# Check by hand: $T = 2$ lies halfway between 1 and 3, so $\delta = 2/3$. The middle of 0.5 and 0.75 would be 0.625.
 #
 # ## Several draws, none twice
 #
-# An update draws many links, and no link twice: draw one, take it out, share its chance among the others, draw again. Two of
-# our four links at $T = 1$, say links 2 and 3 (chances 0.3 and 0.4), can come in either order:
+# An update draws many links, and no link twice. It draws one, takes it out, divides the other chances by what is left, and draws
+# again. Take links 2 and 3 of our four links (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. They can come in
+# either order:
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
 
@@ -197,9 +197,9 @@ winners = (clock / p).topk(2, largest=False).indices
 race = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, winners, True)
 
 # %% [markdown]
-# Take the negative logarithm of the times: the order turns round, and $-\log(E_i / p_i) = \log p_i + g_i$ with $g_i = -\log E_i$,
-# which is called *Gumbel noise*. So the same race is "add noise to $\log p_i$ and take the $k$ highest", **Gumbel top-k**. The
-# core runs it so, since logarithms neither underflow nor overflow.
+# Take the negative logarithm of the arrival times. This reverses the order, and $-\log(E_i / p_i) = \log p_i + g_i$ with
+# $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So the same race adds noise to $\log p_i$ and takes the $k$ highest.
+# This is **Gumbel top-k**. The core uses it, because logarithms neither underflow nor overflow.
 
 # %%
 gumbel_noise = -clock.log()
@@ -209,8 +209,8 @@ all_four = torch.ones(1, 4, dtype=torch.bool)
 core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=generator) for _ in range(DRAWS)])
 
 # %% [markdown]
-# Do the three agree with the enumeration? A χ² test answers with a p-value: how often counts this far from the expected ones
-# come up by chance. Only a tiny one, say below 0.0001, would speak against us.
+# Do the three agree with the enumeration? A χ² test answers with a p-value. It is the probability that chance alone gives counts
+# at least this far from the expected ones. Only a p-value below 0.0001 would make us doubt our draws.
 
 # %%
 counted = {"one by one": one_by_one, "race": race, "core": core}
@@ -257,10 +257,10 @@ for temperature in (1.0, 3.0, 9.0):
 # At $T = 1$ and 3 none, which is why a test at a low temperature would not find it. At $T = 9$ most of them are no links.
 # </details>
 #
-# **Powers that underflow.** In float32 anything below about $10^{-45}$ is 0, and $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one
-# link is strong and five are weak. Powers of the weak ones are all 0, and `multinomial` fills up with zeros in an order
-# that has nothing to do with the scores: here the same every time. With logarithms the weak ones still compete by their
-# scores.
+# **Powers that underflow.** In float32 any number below about $10^{-45}$ is 0, and
+# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one link is strong and five are weak. The powers of the weak links are all 0.
+# `multinomial` then fills up with them in an order that ignores the scores; here the order is the same every time. With
+# logarithms the weak links still compete by their scores.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -287,9 +287,10 @@ for soft in (False, True):
 # %% [markdown]
 # ## Stuck: the epitopological local minimum
 #
-# Why draw at all, when the hard rule takes the best? Watch what it does when repeated. Our layer has 4 outputs, 5 inputs and 10
-# links with the weights 1 to 10. Each update removes two links and regrows two. In this toy a regrown link always starts from
-# weight 0, and nothing is trained. (In CHTs a link that comes back has its last weight; the training below does that.)
+# Why draw at all, if the hard rule takes the best links? Watch the hard rule over several updates. Our layer has 4
+# outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy a regrown
+# link always starts from weight 0, and nothing is trained. (In CHTs a link that comes back has its last weight. The training below
+# does this.)
 
 
 # %%
@@ -342,12 +343,17 @@ figures.show(
 #
 # The paper calls this an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
 # (stage 02), and here it has stopped. The word *minimum* is an analogy: nothing is minimised, but the mask does not
-# move any more. The measure is the overlap of the links that an update removes and the links that it regrows:
+# move any more. Two measures show it. The **overlap** compares the links that an update removes with the links that
+# it regrows:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
-# Near 1 the mask stops moving. Now all four combinations of hard and soft ($T = 1$), 30 updates each, in a larger layer, where few
-# scores tie: 64 × 64 with 410 links, of which 30 % or 123 are exchanged. We also count the links that were ever active.
+# The mask stops moving when the overlap is near 1. The **ITOP rate** is the share of all possible links that were ever active
+# (ITOP: in-time over-parameterization, the idea that a sparse network tries many links over time). The ITOP rate stops rising
+# when an update tries no link for the first time.
+#
+# Now we run all four combinations of hard and soft ($T = 1$), 30 updates each. The layer is larger, so that few scores tie. It
+# has 64 × 64 places and 410 links, and an update exchanges 30 % of them, or 123. We also count the links that were ever active.
 
 # %%
 WORDS = {False: "hard", True: "soft"}
@@ -379,10 +385,10 @@ toy.style.hide(axis="index").format(precision=2)
 #
 # ## The same with training
 #
-# So train. Four methods on the handwritten digits that differ in two switches alone: removal by weight magnitude hard or soft
-# ($T = 1 \to 3$), regrowth by CH2-L3n hard or soft. In all four a link that comes back has its last weight; a link that was
-# never there starts from 0. *Soft, soft* is CHTs with one change, which holds for all four: the share $\zeta = 0.3$ of links
-# exchanged stays constant. CHTs lets it fall to 0 in the end, which would bring the curves down for a reason that is not ours.
+# Now we train. Four methods learn the handwritten digits. They differ in two switches: removal by weight magnitude is hard or
+# soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four a link that comes back has its last weight, and a
+# link that was never there starts from 0. *Soft, soft* is CHTs with one change, which all four have: the share $\zeta = 0.3$ of
+# links exchanged stays constant. CHTs lets this share fall to 0. That would lower the curves too, and hide the effect of the rules.
 
 # %%
 base = replace(chts.METHODS["chts"], turnover=chts.choices.Turnover(zeta=0.3))
@@ -420,8 +426,8 @@ figures.show(
 # removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown links
 # return to a place that was just removed.
 #
-# The table has the last update's overlap, the share of links that were ever active (`itop`, the *ITOP rate*), and the accuracy on the *validation* images; the test
-# images stay out of it, since here we compare rules. `interval` is the half-width of the 95 % confidence interval over seeds.
+# The table has the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We compare
+# rules here, so the test images stay unused. `interval` is the half-width of the 95 % confidence interval over seeds.
 
 # %%
 compared = []
@@ -444,9 +450,9 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *What is seen.* With hard regrowth most of what is removed comes back at once: in the end 99 % with hard removal, 88 % with soft
-# removal. Few links beyond those of the start are ever tried. Soft removal delays this; it does not prevent it. With soft
-# regrowth the overlap stays near 19 %, well above chance: link prediction keeps its preferences. About twice as many
+# *The run shows* that hard regrowth brings most removed links back at once: in the end 99 % with hard removal, 88 % with soft
+# removal. These rules try few links beyond those of the start. Soft removal delays this but does not prevent it. With soft
+# regrowth the overlap stays near 19 %, well above chance, because link prediction keeps its preferences. About twice as many
 # different links were active.
 #
 # *What is not seen.* A gain in accuracy. The differences between the rules are no larger than the intervals; a few
@@ -457,12 +463,19 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # ## Explore
 #
-# One layer of 24 outputs and 36 inputs, wired as a receptive field, with random weights. The paper has two removal scores. WM
-# is the magnitude $|W|$ of the weight. **Relative importance** (RI) divides $|W|$ by the sum of all $|W|$ at the input of the
-# link, divides it by the sum at its output as well, and adds the two shares. So under RI a small weight survives at a neuron
-# that has only small weights; stage 04 shows why this matters. The explorer starts with RI. The left panel shows all links
-# from the weakest to the strongest: the chance of each link to be removed, measured over many draws, and the links that one
-# draw removed. The right panel shows how entropy and agreement with the hard rule depend on $\delta$.
+# The explorer has one layer of 24 outputs and 36 inputs, with random weights and links near the diagonal (a receptive field).
+# The paper has two removal scores. WM is the magnitude $|W|$ of the weight. **Relative importance** (RI) compares $|W|$ with
+# the other weights of the two neurons that the link joins, output $i$ and input $j$:
+#
+# $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
+#
+# By hand: a link has the weight 0.1. All weights of its input sum to 1, all weights of its output to 0.2. Then
+# $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. A link of weight 0.1 whose neurons both sum to 1 has only 0.2. So under RI a small weight
+# survives at a neuron that has only small weights. Stage 04 shows why this matters.
+#
+# The explorer starts with RI. The left panel shows all links from the weakest to the strongest. It shows the chance of each
+# link to be removed, measured over many draws, and the links that one draw removed. The right panel shows how the entropy and
+# the agreement with the hard rule depend on $\delta$.
 #
 # **Predict before you move a slider:** at $\delta = 0$, how many of the removed links will be among those that the hard rule
 # removes? Does the entropy fall early or late?
@@ -500,6 +513,8 @@ for score in ("relative_importance", "magnitude"):
 #
 # ## Exercise: temperature and softness
 #
+# *★☆☆ · 5 minutes · essential · objective 1 · write code*
+#
 # Write $T$ as a function of $\delta$ in $[0, 1)$, and the inverse.
 
 
@@ -536,7 +551,84 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 # </details>
 
 # %% [markdown]
+# ## Exercise: a draw of so many bits
+#
+# *★★☆ · 15 minutes · useful · objective 1 · write code*
+#
+# The same $T$ leaves more choice in one layer and less in another, since their scores differ. Write a function that finds the
+# $T$ whose first draw has an entropy of `bits`. The scores are above 0 and not all equal, and `bits` is below $\log_2$ of their
+# number. Your $T$ may miss the entropy by 0.01 bits.
+#
+# The check also gives you the scores 1 to 4 in millionths. Predict before you run it: does their $T$ differ? (Self-check 2
+# has the reason.) You may use `entropy` from above.
+
+
+# %% tags=["exercise"]
+def temperature_for_bits(scores: torch.Tensor, bits: float) -> float:
+    """The T at which the first draw has an entropy of `bits`; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("03.temperature_for_bits", temperature_for_bits)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The entropy falls as $T$ rises, so halve an interval: begin with 0 and 100, look at the middle, and keep the half that holds
+# your $T$. The function `chances` above shows how to get chances from logarithms.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def temperature_for_bits(scores: torch.Tensor, bits: float) -> float:
+#     low, high = 0.0, 100.0
+#     for _ in range(50):
+#         middle = (low + high) / 2
+#         p = (middle * scores.double().log()).softmax(dim=0)
+#         low, high = (middle, high) if entropy(p) > bits else (low, middle)
+#     return low
+# ```
+#
+# A common factor of the scores changes nothing, so the scores in millionths have the same $T$. With powers in float32 they
+# would all be 0 at $T = 9$, and the chances would be NaN.
+# </details>
+
+# %% [markdown]
+# ## Exercise: two of three links
+#
+# *★☆☆ · 5 minutes · essential · objective 2 · work out*
+#
+# Three links have the scores 1, 2 and 3. You draw two of them at $T = 1$, without replacement. How likely is the link with
+# score 3 among the two? Estimate first: is it more or less than 0.75?
+
+# %% tags=["exercise"]
+chance_of_3 = None
+
+# %% tags=["check"]
+exercises.check("03.two_of_three", chance_of_3)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Count the other case, in which you draw the links with the scores 1 and 2. They can come in two orders.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The link is left out if the scores come in the order 1, 2, with probability $\tfrac16 \cdot \tfrac25 = \tfrac1{15}$, or in the
+# order 2, 1, with probability $\tfrac26 \cdot \tfrac14 = \tfrac1{12}$. The sum is 0.15. Draws with replacement would leave it out
+# more often, with probability $\tfrac12 \cdot \tfrac12 = 0.25$.
+#
+# ```python
+# chance_of_3 = 1 - (1 / 15 + 1 / 12)  # 0.85
+# ```
+# </details>
+
+# %% [markdown]
 # ## Exercise: keep links by a race
+#
+# *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
 # Write the soft removal: return a Boolean mask of exactly `num_keep` links of `mask`, drawn without replacement with $p \propto$
 # score$^T$. Six lines are enough.
@@ -551,8 +643,8 @@ def keep_links(
 
 
 # %% [markdown]
-# The check has a layer of 8 places. Four are links, with the scores 1, 2, 3 and 4; those without a link hold the score 9, so that
-# a draw that goes there shows.
+# The check has a layer of 8 places. Four are links, with the scores 1, 2, 3 and 4. The four places without a link hold the
+# score 9, so the check sees a draw that goes there.
 
 # %% tags=["check"]
 exercises.check("03.keep_links", keep_links)
@@ -578,6 +670,143 @@ exercises.check("03.keep_links", keep_links)
 #
 # The core adds what this leaves out: links whose score is 0, ties, and checks of what it is given.
 # </details>
+
+# %% [markdown]
+# ## Exercise: any number of draws
+#
+# *★★★ · 20 minutes · optional · objective 2 · write code*
+#
+# Two draws from four links have 12 orders, which fit on paper. Let the computer count the rest. Write a function of the
+# chances $p_i$ and of a number of draws. It returns for each link the probability to be among the links drawn, exactly and
+# without random numbers.
+#
+# The check compares your numbers with three links by hand, and with 2000 draws of the core from eight links.
+
+
+# %% tags=["exercise"]
+def inclusion(chances: list[float], number: int) -> list[float]:
+    """Probability of each link to be among `number` links drawn without replacement; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("03.inclusion", inclusion)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. In one order, each
+# chance is divided by the chances of the links that are left at that moment.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from itertools import permutations
+#
+#
+# def inclusion(chances: list[float], number: int) -> list[float]:
+#     shares = [0.0] * len(chances)
+#     for order in permutations(range(len(chances)), number):
+#         chance, left = 1.0, 1.0
+#         for link in order:
+#             chance *= chances[link] / left
+#             left -= chances[link]
+#         for link in order:
+#             shares[link] += chance
+#     return shares
+# ```
+#
+# Three draws from 8 links have 336 orders. A layer has far too many orders to list. The race needs one pass for any number.
+# </details>
+
+# %% [markdown]
+# ## Exercise: overlap and ITOP
+#
+# *★★☆ · 10 minutes · essential · objective 3 · write code*
+#
+# Write both measures for Boolean masks. An update has three masks: `before` it, `kept` after its removal, and `after` its
+# regrowth. A run has a list of masks: its start and the mask after each update.
+#
+# Predict first: two links go and the same two come back. The masks before and after the update are equal then. Is the overlap
+# 0 or 1?
+
+
+# %% tags=["exercise"]
+def overlap(before: torch.Tensor, kept: torch.Tensor, after: torch.Tensor) -> float:
+    """Share of the regrown links that the same update removed; write it here."""
+
+
+def itop(masks: list[torch.Tensor]) -> float:
+    """Share of all places that held a link in at least one mask; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("03.overlap_and_itop", overlap, itop)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Regrown links are in `after` and not in `kept`; removed links are in `before` and not in `kept`. For ITOP stack the masks.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def overlap(before: torch.Tensor, kept: torch.Tensor, after: torch.Tensor) -> float:
+#     removed, regrown = before & ~kept, after & ~kept
+#     return float((removed & regrown).sum() / regrown.sum())
+#
+#
+# def itop(masks: list[torch.Tensor]) -> float:
+#     return float(torch.stack(masks).any(dim=0).float().mean())
+# ```
+#
+# The overlap is 1. The masks before and after an update do not show it: you need the mask between removal and regrowth.
+# </details>
+
+# %% [markdown]
+# ## Exercise: fool one curve
+#
+# *★★☆ · 10 minutes · useful · objective 3 · work out*
+#
+# The overlap sees one update at a time. Fool it. A layer has 8 places and 4 links. Write its masks at the start and after each
+# of three updates, as lists of eight numbers 0 or 1. Every update exchanges two links and has the overlap 0. But no later update
+# tries a new place, so the ITOP rate does not rise after the first update.
+
+# %% tags=["exercise"]
+course = None  # [[1, 1, 1, 1, 0, 0, 0, 0], ...]
+
+# %% tags=["check"]
+exercises.check("03.fool_the_overlap", course)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# After the first update 6 places were tried. The second update has to regrow links on two of them that are free. Which two?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The second update regrows what the first one removed:
+#
+# ```python
+# course = [[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0]] * 2
+# ```
+#
+# So the network goes back and forth between two masks. The overlap is 0 and the ITOP rate stays at 0.75. Read both curves: a
+# topology moves only if the overlap is low *and* the ITOP rate rises. (The ITOP rate also stands still at 1, where all
+# places were tried.)
+# </details>
+
+# %% [markdown]
+# ## To discuss
+#
+# 1. Soft removal may take the strongest link of a layer. At which moment of a run would you accept this, and at which not? How
+#    would you choose the schedule of $T$ for a task that you do not know?
+# 2. In our runs the soft rules try about twice as many links, and the accuracy shows no difference. Which experiment would tell
+#    whether exploration pays? What would you hold equal in it?
+# 3. Two published codes and the paper's text disagree about $T$. What would you write into a paper so that a reader can repeat
+#    a soft removal exactly?
 #
 # ## Self-check
 #
@@ -613,8 +842,23 @@ exercises.check("03.keep_links", keep_links)
 #
 # - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ leads from random to hard; the entropy says how much choice is left.
 # - Gumbel top-k draws an exact number of existing links without replacement, in one pass, in logarithms.
-# - Hard regrowth soon undoes most of each removal, hard or soft; soft regrowth is what kept the topology moving here. Measure overlap and ITOP.
-# - That a mask moves more does not mean that it classifies better: to show that takes runs and intervals.
+# - Hard regrowth soon undoes most of each removal, hard or soft. Soft regrowth kept the topology moving here. Measure the
+#   overlap and the ITOP rate together.
+# - A mask that moves more does not always classify better. You need runs and intervals to show that it does.
+#
+# ## Further reading
+#
+# - **Sampling without replacement in one pass:** Efraimidis and Spirakis, *Weighted random sampling with a reservoir*,
+#   Information Processing Letters, 2006.
+# - **Gumbel top-k:** Kool, van Hoof and Welling, *Stochastic beams and where to find them: the Gumbel-top-k trick for sampling
+#   sequences without replacement*, ICML, 2019, [arXiv 1903.06059](https://arxiv.org/abs/1903.06059).
+# - **Random regrowth:** Mocanu et al., *Scalable training of artificial neural networks with adaptive sparse connectivity
+#   inspired by network science*, Nature Communications, 2018,
+#   [doi 10.1038/s41467-018-04316-3](https://doi.org/10.1038/s41467-018-04316-3).
+# - **The ITOP rate:** Liu et al., *Do we actually need dense over-parameterization? In-time over-parameterization in sparse
+#   training*, ICML, 2021, [arXiv 2102.02887](https://arxiv.org/abs/2102.02887).
+# - **Hard removal and hard regrowth with CH theory:** Zhang et al., *Epitopological learning and Cannistraci-Hebb network shape
+#   intelligence brain-inspired theory for ultra-sparse advantage in deep learning*, ICLR, 2024.
 
 # %%
 records.publish(

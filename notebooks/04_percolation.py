@@ -20,7 +20,7 @@
 #
 # 1. find by hand the neurons that a removal has cut off;
 # 2. write the two sweeps that clear their links away;
-# 3. say why relative importance keeps more neurons active than weight magnitude;
+# 3. compute relative importance by hand, and explain with it why it keeps more neurons active than weight magnitude;
 # 4. turn the neurons that are lost into a smaller dense model.
 #
 # | | |
@@ -114,8 +114,8 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
     print(f"hidden {number}: without incoming links {no_incoming}, without outgoing links {no_outgoing}")
 
 # %% [markdown]
-# **Predict:** cut the two dashed links, and look again. Who has lost its last link now? How many of the 12 links and of the
-# 7 hidden neurons are left when nothing more can be cut?
+# **Predict:** cut the two dashed links, and look again. Which neurons have lost their last link now? How many of the 12 links and
+# of the 7 hidden neurons are left in the end, after all cuts?
 #
 # ## One sweep backward, one sweep forward
 #
@@ -130,8 +130,8 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
     print(f"{before_it}, once neurons without links to {after_it} are cut:\n{swept[before_it].int()}")
 
 # %% [markdown]
-# First hidden layer 2 loses the link into neuron 2. That was the only outgoing link of neuron 3 in hidden layer 1, so the
-# same sweep, one layer on, cuts its two incoming links. This is a *cascade*.
+# First hidden layer 2 loses the link into neuron 2. This was the only outgoing link of neuron 3 in hidden layer 1. So the same
+# sweep cuts the two incoming links of this neuron when it reaches the layer before. This is a *cascade*.
 #
 # *Forward*, from the inputs to the outputs: a neuron without incoming links loses its outgoing ones.
 
@@ -171,13 +171,15 @@ figures.show(
 # has no link from the layer before. So the layer before loses no outgoing link, and a second backward sweep would cut
 # nothing.
 #
-# What remains are exactly the links that lie on a path from an input to an output.
+# Exactly the links that lie on a path from an input to an output remain.
 #
 # **One word, two meanings.** In network science, the *percolation threshold* is the share of links at which a giant connected
 # component appears; percolation here is no threshold, but a rule that cuts every link that lies on no path from an input to
 # an output. Both ask the same question: which parts of a network are still connected after links are removed?
 #
 # ## Exercise: find them by hand
+#
+# *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
 # The network has five inputs, two hidden layers of four neurons and two outputs. Some links were removed. Which hidden
 # neurons are inactive in the end, after the cascades?
@@ -203,8 +205,8 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start with the neurons that lack one side altogether: one in each hidden layer. Then ask of their partners what is left
-# to them.
+# Start with the neurons that lack all links of one side. There is one in each hidden layer. Then look at their partners: which
+# links do they have left?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -222,16 +224,18 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # %% [markdown]
 # ## Exercise: the backward sweep of a chain
 #
+# *★★☆ · 15 minutes · essential · objective 2 · write code*
+#
 # Write the backward sweep for a chain of any length. `masks` is a list from the inputs on, each of shape
 # `(out_features, in_features)`. Return new masks; do not change the ones given.
 #
-# The check gets the forward sweep for free: turn the network around (transpose every mask, reverse the list), sweep
-# backward, turn it back. Both sweeps together must give what the core gives, on random networks.
+# A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward, and reverse
+# again. The check does this with your function. Both sweeps together must leave what the core leaves, on random networks.
 
 
 # %% tags=["exercise"]
-def backward(masks):
-    return None
+def backward(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The masks without links to neurons that no link leaves, from the outputs back; write it here."""
 
 
 # %% tags=["check"]
@@ -247,12 +251,56 @@ exercises.check("04.backward", backward)
 # <details><summary>Solution</summary>
 #
 # ```python
-# def backward(masks):
+# def backward(masks: list[torch.Tensor]) -> list[torch.Tensor]:
 #     swept = [masks[-1]]
 #     for mask in reversed(masks[:-1]):
 #         swept.insert(0, mask & swept[0].any(dim=0)[:, None])
 #     return swept
 # ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: count the paths
+#
+# *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
+#
+# Percolation leaves the links that lie on a path from an input to an output. So you can do it without sweeps: count the paths
+# through every link. Write a function of the masks that returns one tensor of whole numbers for each mask. It holds the number
+# of paths through each link, and 0 where there is no link.
+#
+# Predict first: the counts of one layer have a sum. Do two layers have the same sum?
+
+
+# %% tags=["exercise"]
+def paths_through(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Number of paths from an input to an output through each link, shaped like the masks; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("04.paths_through", paths_through)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The paths through a link are the ways from the inputs to its source, times the ways from its target to the outputs. An input
+# has 1 way to itself. A neuron has as many ways as all neurons with a link to it together: this is `mask.long() @ ways`.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def paths_through(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+#     to = [torch.ones(masks[0].shape[1], dtype=torch.long)]
+#     for mask in masks:
+#         to.append(mask.long() @ to[-1])
+#     onward = [torch.ones(masks[-1].shape[0], dtype=torch.long)]
+#     for mask in reversed(masks):
+#         onward.insert(0, mask.long().T @ onward[0])
+#     return [mask * to[at] * onward[at + 1][:, None] for at, mask in enumerate(masks)]
+# ```
+#
+# All layers have the same sum, the number of paths of the network, because every path uses one link of each layer. One pass
+# goes forward and one goes backward, as the sweeps do.
 # </details>
 #
 # ## Pairs: two layers that need each other
@@ -299,7 +347,7 @@ for name, mask in complete.items():
 # loses its row 2 too.
 # </details>
 #
-# By hand: neuron $j$ lives if `gate` *and* `up` have a link in row $j$ *and* `down` has one in column $j$.
+# By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has one in column $j$.
 
 # %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
@@ -336,13 +384,15 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 #
 # ## Which links to remove: magnitude or relative importance
 #
-# Percolation clears away what a removal has cut off. How much that is depends on the removal score. **Weight magnitude**
-# (WM) is $|W_{ij}|$. **Relative importance** (RI) asks what the link is worth to its two neurons (paper, link removal):
+# Percolation cuts the incomplete links that a removal has made. Their number depends on the removal score. **Weight magnitude**
+# (WM) is $|W_{ij}|$. **Relative importance** (RI), which you met in stage 03, asks what the link is worth to its two neurons
+# (paper, link removal):
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The first term is the link's share of all that leaves input $j$ (its column), the second its share of all that arrives at
-# output $i$ (its row); the core adds 1e-5 to both sums, so that nothing is divided by 0. Three outputs, three inputs, five links:
+# The first term is the link's share of all weights at input $j$ (its column). The second term is its share of all weights at
+# output $i$ (its row). The core adds 1e-5 to both sums, so that nothing is divided by 0. Here are three outputs, three inputs and
+# five links:
 
 # %% tags=["nbval-check-output"]
 weight = torch.tensor([[3.0, 1.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
@@ -463,10 +513,79 @@ figures.show(
 )
 
 # %% [markdown]
-# Neither is better as such. The paper finds that WM percolates faster (fewer active neurons). It chooses by task: its CHTs
-# removes by RI on Fashion-MNIST, and by WM on MNIST and EMNIST, in translation and in LLaMA. CHTss needs two scores. What
-# it *exchanges* goes by the score of the task, as in CHTs; what it *prunes*, because the density falls (stage 05), goes by
-# RI on every task. A lost neuron is lost capacity, and also a neuron that need not be computed.
+# Neither score is always better. The paper finds that WM percolates faster (fewer active neurons). It chooses by task: its CHTs
+# removes by RI on Fashion-MNIST, and by WM on MNIST and EMNIST, in translation and in LLaMA. CHTss needs two scores. It
+# *exchanges* links by the score of the task, as CHTs does. It *prunes* links, because the density falls (stage 05), by RI on every
+# task. A lost neuron is lost capacity. It is also a neuron that the computer can skip.
+#
+# ## Exercise: importance by hand
+#
+# *★☆☆ · 10 minutes · essential · objective 3 · work out*
+#
+# A layer has three outputs (rows), three inputs (columns) and five links:
+#
+# $$W = \begin{pmatrix} 3 & 7 & 0 \\ 0 & 1 & 0 \\ 2 & 0 & 4 \end{pmatrix}$$
+#
+# Compute the RI of the link with weight 1. Then find the link that a removal by RI takes, the one with the lowest RI. WM would
+# remove the weight 1. Which neuron would this cut off?
+
+# %% tags=["exercise"]
+importance_of_1 = None  # the RI of the link with weight 1
+removed_by_ri = None  # the link that a removal by RI takes, as (output, input)
+
+# %% tags=["check"]
+exercises.check("04.importance", importance_of_1, removed_by_ri)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Write the sum beside each row and below each column. Each sum includes the weight itself.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Column 1 sums to 8 and row 1 to 1, so the weight 1 has $1/8 + 1/1 = 1.125$. The weight 2 has the lowest RI,
+# $2/5 + 2/6 = 0.73$; its input and its output have another link. WM would cut off output 1, which has no other link.
+#
+# ```python
+# importance_of_1 = 1 / 8 + 1 / 1
+# removed_by_ri = (2, 0)
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: break the importance
+#
+# *★★☆ · 15 minutes · useful · objective 3 · work out*
+#
+# RI protects last links, but not in every network. Write a 3 × 3 weight matrix with at least 4 links for which it fails: the
+# link with the lowest RI is the last link of one of its neurons. No other link may have the same lowest RI.
+
+# %% tags=["exercise"]
+unprotected = None  # for example torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
+
+# %% tags=["check"]
+exercises.check("04.break_importance", unprotected)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A last link has an RI above 1, so every other link needs an even higher RI. How many links can have an RI above 1, if all RI
+# add up to the number of linked neurons?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Output 0 reads inputs 0 and 1, and its link to input 1 has most of both sums. The last link of input 0 has
+# $1/1 + 1/11 = 1.09$, and the strong link has $10/12 + 10/11 = 1.74$:
+#
+# ```python
+# unprotected = torch.tensor([[1.0, 10.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+# ```
+#
+# It works only with fewer links than linked neurons. With as many links as neurons or more the mean RI is at most 1, so the
+# lowest RI is at most 1, and no last link has it. A layer in training has far more links than neurons, until it is very sparse.
+# </details>
 #
 # ## Explore
 #
@@ -559,9 +678,9 @@ figures.show(
 )
 
 # %% [markdown]
-# RI keeps a little more than WM here, far less of a lead than after the single removal above. Removal is soft now, so that a
-# last link may be drawn away under RI too; it is repeated; and neurons that were lost stay lost. Most of the loss falls in
-# the first two updates. Two runs per score do not say which trains better.
+# RI keeps a little more than WM here. Its lead is far smaller than after the single removal above. Removal is soft now, so RI can
+# lose a last link too. It is repeated, and neurons that were lost stay lost. Most of the loss falls in the first two updates. Two
+# runs per score do not show which score trains better.
 #
 # Inactive neurons still cost time and memory as long as the matrices are dense. `sparsifier.compact(example)` returns a
 # smaller model without them. It drops neurons without outgoing links. A neuron without incoming links sends a constant,
@@ -617,12 +736,98 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # their entries are still zero.
 # </details>
 #
-# ## Inputs and outputs are never cut
+# ## Exercise: how small does it get?
 #
-# The two ends of a chain are left alone. An input without links is no inactive neuron: there is nothing before it that
-# could be cut. Likewise the outputs of the last sparse layer feed a dense layer here, which reads all of them. In a
-# Transformer a chain ends wherever the values are added to the residual stream: many layers read it, and no one of them
-# decides that it is not needed.
+# *★★☆ · 10 minutes · useful · objective 4 · write code*
+#
+# Write a function of the masks of an MLP that returns the number of parameters of the compacted model. All layers are sparse
+# here, and each has a bias. The compacted matrices are dense. Inputs and outputs stay. You may use
+# `chts.percolation.percolate`.
+
+
+# %% tags=["exercise"]
+def parameters(masks: list[torch.Tensor]) -> int:
+    """Weights and biases of the compacted model; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("04.compacted_size", parameters)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# After percolation a hidden neuron is active if its row has a link. List the widths from the inputs to the outputs, then take
+# them two by two.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def parameters(masks: list[torch.Tensor]) -> int:
+#     names = tuple(str(number) for number in range(len(masks)))
+#     chain = chts.LayerGraph(chains=(names,))
+#     left = chts.percolation.percolate(dict(zip(names, masks, strict=True)), chain)
+#     hidden = [int(left[name].any(dim=1).sum()) for name in names[:-1]]
+#     widths = [masks[0].shape[1], *hidden, masks[-1].shape[0]]
+#     return sum(after * (before + 1) for before, after in pairwise(widths))
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: fold a bias
+#
+# *★★★ · 25 minutes · useful · objective 4 · write code*
+#
+# Write the part of `compact` that treats constants. A neuron that lost all its inputs still sends `activation(bias)`. You want to
+# drop it, and every output has to stay the same. Write a function of the layers of an MLP, a list of pairs `(weight, bias)` from the
+# inputs on. It drops every hidden neuron without incoming links. The activation stands between two layers, and none stands
+# after the last.
+#
+# Keep the neurons that the core keeps. One neuron of the check only looks connected: it is in hidden layer 2, and it reads one lost
+# neuron and no other. Predict first: what does it send after the lost neuron is folded into its bias?
+
+
+# %% tags=["exercise"]
+def fold_bias(layers: list[tuple[torch.Tensor, torch.Tensor]], activation) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The layers without neurons that no link reaches, with the same outputs; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("04.fold_bias", fold_bias)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Go from the first layer on. `weight.any(dim=1)` tells which neurons stay. The others send `activation(bias[lost])`, and the next
+# layer reads this through its columns `after[:, lost]`. Fold before you look at the next layer.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def fold_bias(layers: list[tuple[torch.Tensor, torch.Tensor]], activation) -> list[tuple[torch.Tensor, torch.Tensor]]:
+#     layers = list(layers)
+#     for at in range(len(layers) - 1):
+#         (weight, bias), (after, after_bias) = layers[at], layers[at + 1]
+#         stays = weight.any(dim=1)
+#         constant = activation(bias[~stays])
+#         layers[at] = weight[stays], bias[stays]
+#         layers[at + 1] = after[:, stays], after_bias + after[:, ~stays] @ constant
+#     return layers
+# ```
+#
+# The neuron of hidden layer 2 has no column left, so it is a constant itself and goes in the next turn of the loop.
+#
+# Percolation in training does not fold. It cuts the links of such a neuron, and its constant is missing from then on. The next
+# layer can learn this constant again, through its biases.
+# </details>
+#
+# ## Where percolation stops
+#
+# Percolation does not cut at the two ends of a chain. An input without links is no inactive neuron, because no link leads to it.
+# The outputs of the last sparse layer feed a dense layer here, which reads all of them. In a Transformer a chain ends wherever
+# the values are added to the residual stream. Many layers read this stream, and no single layer decides that a neuron is not
+# needed.
 
 # %% tags=["nbval-check-output"]
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
@@ -640,6 +845,13 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
         print(f"{name:16} percolates: {method.removal.percolate}")
 
 # %% [markdown]
+# ## To discuss
+#
+# 1. Is a lost neuron a loss or a gain? Name one situation for each, and say what you would measure to decide.
+# 2. The published script for LLaMA does not percolate. Its incomplete links stay and count as links. Is a comparison at equal
+#    sparsity fair to it? What would you report beside the sparsity?
+# 3. In our runs a lost neuron never comes back. How would you bring one back, and what would it have to do to stay?
+#
 # ## Self-check
 #
 # 1. A hidden neuron has three incoming links and no outgoing one. Which links are incomplete, and which sweep cuts them?
@@ -653,9 +865,9 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # <details><summary>Answer</summary>
 #
-# In a chain, what the forward sweep cuts leaves neurons that nothing arrives at, so nothing before them changes. Across a
-# pair, a cut that came forward along one branch takes the incoming links of the other branch's neuron, and with them
-# perhaps the last outgoing link of a neuron before.
+# In a chain, the forward sweep cuts only links that leave neurons without incoming links, so nothing before them changes. Across a
+# pair, a cut that comes forward along one branch takes the incoming links of the neuron in the other branch. One of them may be
+# the last outgoing link of a neuron before.
 # </details>
 #
 # 3. A link of weight 0.01 is the only one of its output neuron; its input has other links that sum to 9.99. What is its RI,
@@ -678,9 +890,23 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # - A hidden neuron is active only if it has links on both sides; incomplete links do nothing and are regrown elsewhere.
 # - A chain needs one sweep backward and one forward. Pairs such as (gate, up) must both be active, and may need more rounds.
-# - RI protects the last links of weakly connected neurons. The sparser the layer, the more it differs from WM. The paper
-#   chooses between them by task, and prunes by RI where the density falls.
+# - RI protects the last links of weakly connected neurons. It differs more from WM in sparser layers. The paper chooses between
+#   them by task, and prunes by RI where the density falls.
 # - Inactive neurons can be taken out of the model, and its outputs stay the same.
+#
+# ## Further reading
+#
+# - **Percolation in network science:** Callaway, Newman, Strogatz and Watts, *Network robustness and fragility: percolation on
+#   random graphs*, Physical Review Letters, 2000,
+#   [doi 10.1103/PhysRevLett.85.5468](https://doi.org/10.1103/PhysRevLett.85.5468).
+# - **Cascades between two networks that need each other:** Buldyrev et al., *Catastrophic cascade of failures in interdependent
+#   networks*, Nature, 2010, [doi 10.1038/nature08932](https://doi.org/10.1038/nature08932).
+# - **Relative importance for large language models:** Zhang et al., *Plug-and-play: an efficient post-training pruning method
+#   for large language models*, ICLR, 2024.
+# - **Layers that lose all their links:** Tanaka et al., *Pruning neural networks without any data by iteratively conserving
+#   synaptic flow*, NeurIPS, 2020, [arXiv 2006.05467](https://arxiv.org/abs/2006.05467).
+# - **Whole units instead of links:** Li et al., *Pruning filters for efficient ConvNets*, ICLR, 2017,
+#   [arXiv 1608.08710](https://arxiv.org/abs/1608.08710).
 
 # %%
 records.publish(

@@ -18,7 +18,7 @@
 #
 # **You will be able to**
 #
-# 1. compute the number of links of every layer at any step by hand;
+# 1. compute by hand the number of links of every layer at any step, and the number that an update exchanges;
 # 2. compare two schedules at equal training FLOPs;
 # 3. tell before a run whether its density will arrive where it should.
 #
@@ -80,7 +80,7 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # and CHTss start with many links (half of all, in the paper). They take links away while the network trains, so trained
 # weights choose what goes. (GMP prunes by magnitude; a pruned link keeps its last weight, and returns when this weight is
 # among the largest. GraNet prunes and also exchanges links. SET, below, keeps few links and regrows at random. Stage 06
-# races them all.) The price is arithmetic: every link that stays longer is multiplied longer.
+# compares all of them.) The price is arithmetic: a link that stays longer takes part in more multiplications.
 #
 # A **schedule** says how sparse the network is at step $t$. It starts at step $t_0$ with the sparsity $s_i$, and it
 # ends at step $t_f$ with the sparsity $s_f$. We call these steps its window. $u = (t - t_0)/(t_f - t_0)$ is the share
@@ -124,7 +124,7 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
     print(f"u = {u:<4} share {share:.1f}, sparsity {value}")
 
 # %% [markdown]
-# ## Two slips to know
+# ## Two common slips
 #
 # **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ only approaches its endpoints. At $k = 6$,
 # $\sigma(-6) = 0.00247$: it starts $0.45 \cdot 0.00247 = 0.0011$ too sparse and stops as much short of 0.95. That is
@@ -254,10 +254,10 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
     assert math.isclose(cosine_turnover(step, 750, 0.3), value, abs_tol=1e-12)
 
 # %% [markdown]
-# ## What a pruning step destroys
+# ## The damage of one update
 #
-# The paper's reason for the sigmoid is a smoother start: little is pruned while the network is still warming up. Look at
-# it on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run, then decays, by the cubic
+# The paper's reason for the sigmoid is a smoother start: it prunes few links while the network is still warming up. We test this
+# on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run. Then its density falls, by the cubic
 # schedule or by the sigmoid at equal FLOPs.
 #
 # An update of CHTss has **two removals**. First it *prunes*: the number of links must fall, and the links with the
@@ -275,8 +275,8 @@ contenders = {
 print("prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts.METHODS["chtss"].removal.score)
 
 # %% [markdown]
-# We stop before and after each update and look at the *validation* images: loss and accuracy just before the links go,
-# and just after, with the same weights on the links that stay.
+# We measure the loss and the accuracy on the *validation* images just before each update and just after it. The links that stay
+# keep their weights. The loss of accuracy is given in percentage points: a fall from 90 % to 85 % is 5 points.
 
 
 # %%
@@ -365,7 +365,7 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 #
 # These are the numbers of the laptop profile with seed 0. The paper's reason holds at the start. The first three updates of
 # the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic schedule cost 1.67.
-# But the links must go some time. Just after its steep middle the sigmoid has the worst update of the two, by far: 23.39
+# But the links must go at some time. Just after its steep middle the sigmoid has the worst update of the two, by far: 23.39
 # points against 7.22.
 #
 # The *number* of removed links does not explain the loss. The cubic schedule removes most links at its first update and
@@ -374,9 +374,9 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # loss is large when the share is large and few links are left. (The sigmoid also has half as many updates for the same
 # fall.)
 #
-# At the end nothing of it is left: the final accuracies differ by less than their intervals, so these runs show no
-# difference between the schedules. (The sigmoid also has longer to recover, since it ends at half of the run.) That says
-# nothing about Transformers, where the paper reports gains.
+# At the end no difference is left. The final accuracies differ by less than their intervals, so these runs show no difference
+# between the schedules. (The sigmoid also has longer to recover, since it ends at half of the run.) This says nothing about
+# Transformers, for which the paper reports gains.
 # </details>
 #
 # ## Decay that outlives the updates
@@ -462,8 +462,8 @@ assert math.isclose(table["set"], (0.05 * 147456 + 2560) / 150016, rel_tol=1e-3)
 pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 
 # %% [markdown]
-# Starting with half of all links costs more than twice what being sparse throughout costs. A fair
-# comparison says which it holds equal: the links at the end or the arithmetic.
+# A run that starts with half of all links costs more than twice as much as a run that is sparse from the start. A fair comparison
+# says which of the two it holds equal: the links at the end or the arithmetic.
 #
 # ## MEST: a little more, in stages
 #
@@ -512,6 +512,8 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 #
 # ## Exercise: the exact sigmoid
 #
+# *★★☆ · 10 minutes · essential · objective 1 · write code*
+#
 # The function below is a first try: it rises from `initial` towards `final`, but meets neither. Make it Equation 1 with
 # exact endpoints. The check compares it with the core at eleven points, for two steepnesses.
 
@@ -542,7 +544,107 @@ exercises.check("05.exact_sigmoid", exact_sigmoid)
 # </details>
 
 # %% [markdown]
+# ## Exercise: links at a step
+#
+# *★☆☆ · 5 minutes · essential · objective 1 · work out*
+#
+# A layer has 200 outputs and 100 inputs. Its sparsity rises from 0.5 to 0.9 by the cubic schedule, over the steps 0 to 4000. An
+# update comes every 100 steps. How many links does the layer have at step 2050?
+
+# %% tags=["exercise"]
+links_at_2050 = None
+
+# %% tags=["check"]
+exercises.check("05.links_at_step", links_at_2050)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Between two updates nothing changes. At which step was the last update, and what is $u$ there?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The last update was at step 2000, in the middle of the window. There the sparsity is $0.9 - 0.4 \cdot \tfrac18 = 0.85$, and
+# 15 % of 20000 places hold a link:
+#
+# ```python
+# links_at_2050 = (1 - (0.9 - 0.4 * (1 / 2) ** 3)) * 200 * 100  # 3000
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: links of an exchange
+#
+# *★☆☆ · 5 minutes · useful · objective 1 · work out*
+#
+# The same layer now has the fixed sparsity 0.9, so it has 2000 links. The turnover begins at $\zeta = 0.3$ and ends at
+# $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow? Estimate first: two thirds of the steps are
+# over, so is it a third of 600?
+
+# %% tags=["exercise"]
+links_exchanged = None
+
+# %% tags=["check"]
+exercises.check("05.exchanged", links_exchanged)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The angle is $\tfrac23 \pi$, or 120 degrees. Its cosine is negative.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. A straight line would still
+# exchange 10 %: the cosine falls more slowly at first and is below the line after the middle.
+#
+# ```python
+# links_exchanged = 0.3 / 2 * (1 - 1 / 2) * 2000  # 150
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: mean density of a run
+#
+# *★★☆ · 10 minutes · useful · objective 2 · write code*
+#
+# Without a dense layer, the training FLOPs are the mean density over the run, as a share of the dense FLOPs. Write a function that
+# computes it. `sparsity_at(step)` is the schedule. The links change only after steps that are a multiple of `update_every`, so
+# use the schedule at the last update.
+#
+# Predict first: with fewer updates, does a falling density cost more or less?
+
+
+# %% tags=["exercise"]
+def mean_density(sparsity_at, total_steps: int, update_every: int) -> float:
+    """Mean density over the steps 0, 1, ..., total_steps - 1; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("05.mean_density", mean_density)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `step // update_every * update_every` is the step of the last update.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def mean_density(sparsity_at, total_steps: int, update_every: int) -> float:
+#     held = [sparsity_at(step // update_every * update_every) for step in range(total_steps)]
+#     return 1 - sum(held) / total_steps
+# ```
+#
+# It costs more. Links that the schedule wants to remove between two updates stay until the next one.
+# </details>
+
+# %% [markdown]
 # ## Exercise: a fair window
+#
+# *★☆☆ · 5 minutes · essential · objective 2 · work out*
 #
 # A cubic decay goes from 10 % to 70 % of the run. A sigmoid is to begin at 10 % as well. Where must it end, as a share of
 # the run, to cost the same training FLOPs? Replace `None`.
@@ -566,6 +668,86 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 # ```python
 # sigmoid_end = 0.4
 # ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: a schedule of your own
+#
+# *★★★ · 25 minutes · optional · objective 2 · write code*
+#
+# The sigmoid starts gently but has the worst single update here. Design a schedule with a gentle start and no steep update.
+# `share_of_fall(u)` is the share of the fall that is done at $u$. The cubic schedule has $1 - (1 - u)^3$. Your schedule must
+#
+# - begin at 0 for $u = 0$, end at 1 for $u = 1$ and never fall;
+# - cost what the cubic schedule costs in the same window: the mean of 1 minus the share is $\tfrac14$, to 0.005;
+# - start gently: at most 3 % of the fall is done at $u = 0.1$;
+# - have no steep update: at most 4 % of the fall in any hundredth of the window.
+#
+# The cubic schedule breaks the third rule. A sigmoid squeezed into half of the window breaks the fourth, with 6.0 %.
+
+
+# %% tags=["exercise"]
+def share_of_fall(u: float) -> float:
+    """Share of the fall that is done at u in [0, 1]; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("05.own_schedule", share_of_fall)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Take a straight line from $u = a$ to $u = b$. The share is 0 before $a$ and 1 after $b$. Compute the mean of
+# $1 - \text{share}$ and the slope.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The mean is $(a + b)/2$, so $a + b = \tfrac12$. A gentle start needs a late $a$, and a small slope $1/(b - a)$ needs an early
+# $a$. So $a$ lies between 0.09 and 0.125:
+#
+# ```python
+# def share_of_fall(u: float) -> float:
+#     return min(max((u - 0.1) / 0.3, 0.0), 1.0)
+# ```
+#
+# The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule trains
+# better. Only runs can show it.
+# </details>
+
+# %% [markdown]
+# ## Exercise: does the density arrive?
+#
+# *★★☆ · 10 minutes · essential · objective 3 · write code*
+#
+# The core refuses a decay that outlives the updates. Published code does not. Write the function that its users would have
+# needed: the sparsity at which a run really ends. The schedule is the sigmoid from 0.5 to `final`, over the steps 0 to
+# `window_end`. An update comes every `update_every` steps, and none after step `stop`. You may use `sigmoid_sparsity`.
+
+
+# %% tags=["exercise"]
+def reached_sparsity(final: float, window_end: int, stop: int, update_every: int) -> float:
+    """Sparsity at the end of the run; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("05.reached", reached_sparsity)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The sparsity stays what it was at the last update. Step `stop` need not be an update.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def reached_sparsity(final: float, window_end: int, stop: int, update_every: int) -> float:
+#     last = stop // update_every * update_every
+#     return sigmoid_sparsity(last, 0, window_end, initial=0.5, final=final)
+# ```
+#
+# After the window `sigmoid_sparsity` stays at `final`, so a run whose window ends in time arrives.
 # </details>
 
 # %% [markdown]

@@ -169,7 +169,7 @@ GLOSSARY = (
         "link removal",
         "chts_core.removal.magnitude",
         "test_removal.py::test_magnitude_is_the_absolute_weight",
-        "04",
+        "03",
     ),
     Term(
         "relative importance (RI)",
@@ -179,7 +179,7 @@ GLOSSARY = (
         "link removal",
         "chts_core.removal.relative_importance",
         "test_removal.py::test_relative_importance_by_hand",
-        "04",
+        "03",
     ),
     Term(
         "soft rule",
@@ -226,7 +226,7 @@ GLOSSARY = (
         "measures",
         "chts_core.diagnostics.itop_rate",
         "test_diagnostics.py::test_itop_rate_by_hand",
-        "06",
+        "03",
     ),
     Term(
         "inactive neuron",

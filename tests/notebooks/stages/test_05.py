@@ -59,11 +59,11 @@ def test_the_two_decays_of_stage_05_prune_alike_in_number_and_unlike_in_time(exe
         assert row["its 95 % interval (±)"] > 0
 
 
-def test_both_exercises_of_stage_05_are_solved_by_their_solutions(executed: Executed) -> None:
+def test_the_exercises_of_stage_05_are_solved_by_their_solutions(executed: Executed) -> None:
     _, notebook = executed("05")
     checks = [cell for cell in notebook.cells if "check" in cell.metadata.get("tags", [])]
     said = ["".join(output.get("text", "") for output in cell.outputs) for cell in checks]
-    assert said == ["Correct.\n", "Correct.\n"]
+    assert said == ["Correct.\n"] * 7
 
 
 def test_stage_05_prints_the_cosine_of_the_turnover(committed: Page) -> None:

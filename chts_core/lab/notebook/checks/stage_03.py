@@ -1,11 +1,14 @@
 """Checks of stage 03, soft sampling."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from chts_core import diagnostics, sampling
+from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.sampling import temperature_from_softness
 
 
@@ -18,6 +21,61 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
         back = softness(right)
         assert back is not None, "softness() returns None; solve T = δ / (1 - δ) for δ."
         assert math.isclose(back, d, abs_tol=1e-9), f"T = {right:g} gives δ = {back:g}, but this T comes from δ = {d}."
+
+
+def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
+    """A draw of so many bits: a function of scores and of bits that returns the temperature T.
+
+    Four and eight scores, and the four once more, a million times smaller and in float32.
+    """
+    four = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    for name, scores, bits in (
+        ("1 to 4", four, 1.28),
+        ("1 to 4", four, 0.384),
+        ("1 to 8", torch.arange(1.0, 9.0), 2.0),
+        ("1 to 4 in millionths", four * 1e-6, 0.384),
+    ):
+        answer = temperature_for_bits(scores, bits)
+        assert answer is not None, "temperature_for_bits() returns None; return a temperature T."
+        asked = f"for {bits:g} bits of the scores {name} you return T = {answer:g}"
+        small = "Powers of small scores are 0 in float32; use logarithms. " if scores.max() < 1 else ""
+        assert 0 <= answer < math.inf, f"{asked}; expected T >= 0. {small}Print what your loop does."
+        left = _bits(scores, answer)
+        if abs(left - bits) <= 0.01:
+            continue
+        assert abs(_bits(scores, answer) * math.log(2) - bits) > 0.01, f"{asked}: these are nats. Use log2."
+        assert answer >= 1 or abs(_bits(scores, answer / (1 - answer)) - bits) > 0.01, (
+            f"{asked}: this is the softness δ. Return T = δ / (1 - δ)."
+        )
+        more = "more" if left > bits else "fewer"
+        raise AssertionError(
+            f"{asked}, which leaves {left:.2f} bits, {more} than asked. {small}A larger T leaves fewer bits: "
+            "which half of the interval do you keep?"
+        )
+
+
+def _bits(scores: Tensor, temperature: float) -> float:
+    chances = (temperature * scores.double().log()).softmax(dim=0)
+    return -float(torch.special.xlogy(chances, chances).sum()) / math.log(2)
+
+
+def two_of_three(included: float | None) -> None:
+    """Two of three links: the chance of the strongest of the scores 1, 2 and 3 to be among two that are drawn."""
+    assert included is not None, "replace None in the cell above by a number."
+    assert 0 <= included <= 1, f"{included} is no probability; expected a number between 0 and 1."
+    slips = {
+        "the chance to be drawn first; add the chance to be drawn second": 1 / 2,
+        "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
+        "twice the chance in one draw. Then the link would be drawn always, and it is not": 1.0,
+        "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
+        "the chance that the link is *not* drawn": 0.15,
+        "what you get if the two weak links come in one order only; count both orders": 14 / 15,
+        "what you get if the two weak links come in one order only; count both": 11 / 12,
+        "the chance of the link with score 2": 11 / 15,
+        "the chance of the weakest link": 5 / 12,
+    }
+    refuse(included, slips, 0.002)
+    assert abs(included - 0.85) < 0.006, f"{included} is not right; which pair leaves the strongest link out?"
 
 
 def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator], Tensor]) -> None:
@@ -44,3 +102,108 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
             came, due = (" ".join(f"{share:.2f}" for share in shares) for shares in (often, wanted))
             message = f"at T = {power:g} the scores 1 to 4 came with shares {came}, expected about {due}"
             assert torch.allclose(often, wanted, atol=0.06), f"{message}; does T multiply the logarithm, not the noise?"
+
+
+def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
+    """Any number of draws: a function of chances and of a number that returns each link's chance to be drawn.
+
+    Three links by hand, then eight links against draws of the core.
+    """
+    three = [1 / 6, 2 / 6, 3 / 6]
+    for chances, number, expected in (
+        (three, 1, three),
+        (three, 2, [5 / 12, 11 / 15, 17 / 20]),
+        (three, 3, [1.0, 1.0, 1.0]),
+        ([score / 36 for score in range(1, 9)], 3, None),
+    ):
+        answer = inclusion(list(chances), number)
+        assert answer is not None, "inclusion() returns None; return a list with a chance for each link."
+        found = [float(share) for share in answer]
+        said = f"{number} draws from {len(chances)} links: {' '.join(f'{share:.3f}' for share in found)}"
+        assert len(found) == len(chances), f"{said}; expected {len(chances)} chances."
+        for slip, wrong in {
+            "these are draws with replacement; a link that is drawn leaves": [1 - (1 - p) ** number for p in chances],
+            "these are the chances times the number of draws, which may exceed 1": [number * p for p in chances],
+        }.items():
+            assert number == 1 or not _alike(found, wrong, 1e-6), f"{said}; {slip}."
+        assert abs(sum(found) - number) < 1e-6, (
+            f"{said}. They add up to {sum(found):.3f}, but each time {number} are drawn. Do you count every order, and "
+            "divide by the chances that are left?"
+        )
+        due, tolerance = (expected, 1e-6) if expected else (_drawn_by_core(len(chances), number), 0.05)
+        wanted = " ".join(f"{share:.3f}" for share in due)
+        assert _alike(found, due, tolerance), f"{said}; expected {'about ' if not expected else ''}{wanted}."
+
+
+def _alike(some: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+    return all(abs(one - other) <= tolerance for one, other in zip(some, others, strict=True))
+
+
+def _drawn_by_core(places: int, number: int) -> list[float]:
+    """How often the core draws each of the scores 1 to `places`, as shares of 2000 draws."""
+    scores, everywhere = torch.arange(1.0, places + 1)[None], torch.ones(1, places, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [sampling.draw(scores, everywhere, number, generator=generator) for _ in range(2000)]
+    shares: list[float] = torch.cat(drawn).float().mean(dim=0).tolist()
+    return shares
+
+
+def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: Callable[[list[Tensor]], float]) -> None:
+    """Overlap and ITOP: a function of the masks of one update, and a function of all masks of a run.
+
+    An update has a mask before it, one after its removal and one after its regrowth. The layers have 8 places.
+    """
+    before, kept = _layer("11110000"), _layer("11000000")
+    for after, wanted, case in (
+        (_layer("11101000"), 0.5, "two links go, and one of them comes back with a new one"),
+        (_layer("11110000"), 1.0, "two links go and the same two come back"),
+        (_layer("11001100"), 0.0, "two links go and two new ones come"),
+        (_layer("11100000"), 1.0, "two links go and one of them comes back, as the density falls"),
+    ):
+        answer = overlap(before, kept, after)
+        assert answer is not None, "overlap() returns None; return a number."
+        core = diagnostics.overlap(before & ~kept, after & ~kept)
+        assert core == wanted
+        said = f"{case}: you find an overlap of {float(answer):g}, expected {core:g}"
+        assert answer != 0 or core == 0, f"{said}. A link that comes back is regrown too: compare `after` with `kept`."
+        assert abs(float(answer) - core) < 1e-6, f"{said}. Divide by the number of links that were *regrown*."
+    run = [before, _layer("11101000"), _layer("11001100"), before]
+    answer = itop(run)
+    assert answer is not None, "itop() returns None; return a number."
+    ever = diagnostics.itop_rate(torch.stack(run).any(dim=0))
+    slips = {
+        "the density of the last mask; a link that went away was active too": 0.5,
+        "the sum of the densities; count each place once": 2.0,
+        "the share of the links that were active in all masks; one mask is enough": 0.25,
+        "a number of links; divide it by the number of places": 6.0,
+        "in shares of the links of one mask; divide by all places": 1.5,
+    }
+    refuse(float(answer), slips, 1e-6)
+    assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}, expected {ever:g}."
+
+
+def _layer(links: str) -> Tensor:
+    return torch.tensor([place == "1" for place in links]).view(2, 4)
+
+
+def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
+    """Fool one curve: four masks of 8 places with overlap 0, which try no new place after the first update."""
+    assert masks is not None, "replace None by four lists of eight numbers, each 0 or 1."
+    assert [len(mask) for mask in masks] == [8] * 4, (
+        f"expected four lists of 8 numbers; you have lists of {' '.join(str(len(mask)) for mask in masks)}."
+    )
+    assert {place for mask in masks for place in mask} <= {0, 1}, "a place is 1 for a link and 0 for none."
+    course = torch.tensor(masks, dtype=torch.bool)
+    for number, links in enumerate(course.sum(dim=1).tolist()):
+        assert links == 4, f"mask {number} (from 0) has {links} links; expected 4."
+    for number, (before, after) in enumerate(pairwise(course), start=1):
+        exchanged = int((before & ~after).sum())
+        assert exchanged == 2, (
+            f"update {number} exchanges {exchanged} links; expected 2. Links that go and come back in one update do "
+            "not count as exchanged."
+        )
+    rates = [diagnostics.itop_rate(course[: end + 1].any(dim=0)[None]) for end in range(4)]
+    said = " ".join(f"{rate:g}" for rate in rates)
+    assert rates[1] == rates[3], (
+        f"the ITOP rate goes {said}: a later update still tries a new place. Where may its two links go instead?"
+    )

@@ -1,12 +1,17 @@
 """Checks of stage 04, percolation."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from chts_core.engine.compaction import compact
+from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.percolation import LayerGraph, percolate
+from chts_core.removal import relative_importance
+
+Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each, from the inputs on
 
 
 def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Tensor], chain: LayerGraph) -> None:
@@ -71,3 +76,212 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
         f"with sizes {sizes} the two sweeps leave {sum(int(m.sum()) for m in both.values())} links; the core leaves "
         f"{sum(int(m.sum()) for m in expected.values())}. Cut rows of neurons that are not read, and nothing else."
     )
+
+
+def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
+    """Paths through a link: a function of a list of masks that counts the paths through every link."""
+    generator = torch.Generator().manual_seed(8)
+    for sizes in ((2, 2, 2), (6, 5, 4), (8, 7, 6, 5)):
+        shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+        masks = [torch.rand(shape, generator=generator) < 0.4 for shape in shapes]
+        if len(sizes) == 3 and sizes[0] == 2:
+            masks = [torch.tensor([[True, True], [True, False]]), torch.tensor([[True, False], [True, False]])]
+        answer = paths_through([mask.clone() for mask in masks])
+        assert answer is not None, "paths_through() returns None; return a list of counts, one tensor for each mask."
+        found = [torch.as_tensor(counts).long() for counts in answer]
+        assert [tuple(counts.shape) for counts in found] == shapes, f"the shapes should be {shapes}, as in the masks."
+        assert not any(bool(counts[~mask].any()) for counts, mask in zip(found, masks, strict=True)), (
+            "a place without a link has no path through it; multiply by the mask."
+        )
+        totals = [int(counts.sum()) for counts in found]
+        every = masks[0].long()
+        for mask in masks[1:]:
+            every = mask.long() @ every
+        assert totals == [int(every.sum())] * len(masks), (
+            f"with sizes {sizes} the counts of the layers sum to {totals}; expected {int(every.sum())} in each, since "
+            "every path uses one link of each layer. Multiply the ways to the link by the ways from it."
+        )
+        names = [str(number) for number in range(len(masks))]
+        left = percolate(dict(zip(names, masks, strict=True)), LayerGraph(chains=(tuple(names),)))
+        assert all(torch.equal(counts > 0, left[name]) for name, counts in zip(names, found, strict=True)), (
+            f"with sizes {sizes} the links with at least one path are not the links that percolation leaves."
+        )
+
+
+def importance(importance: float | None, removed: tuple[int, int] | None) -> None:
+    """Importance by hand: the RI of the weight 1, and the link (output, input) that a removal by RI takes."""
+    assert importance is not None, "replace both None in the cell above."
+    assert removed is not None, "replace both None in the cell above."
+    weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
+    scores = relative_importance(weight)
+    slips = {
+        "the share at the input alone; add the share at the output": 1 / 8,
+        "the share at the output alone; add the share at the input": 1.0,
+        "the weight over both sums together; divide by each sum, then add": 1 / 9,
+        "the share of all weights of the layer": 1 / 17,
+        "what you get if the link's own weight is left out of the sums; it belongs to them": 1 / 7,
+    }
+    refuse(importance, slips, 0.001)
+    right = float(scores[1, 1])
+    assert abs(importance - right) < 0.006, f"{importance} is not right; what do column 1 and row 1 sum to?"
+    assert tuple(removed) != (1, 1), "(1, 1) is the smallest weight: WM removes it. Which link has the smallest RI?"
+    assert tuple(removed) != (0, 2), "(0, 2) is no link. A link is named (output, input), row before column."
+    lowest = divmod(int(scores.where(weight > 0, 9.0).argmin()), 3)
+    assert tuple(removed) == lowest, (
+        f"{removed} is not right. Compute the RI of all five links, each from its own column and row."
+    )
+
+
+def break_importance(weight: Tensor | None) -> None:
+    """Break the importance: a 3 × 3 matrix with at least 4 links of which a removal by RI takes a last one."""
+    assert weight is not None, "replace None by a tensor of 3 × 3 weights, with 0 where there is no link."
+    weight = weight.double()
+    assert weight.shape == (3, 3), f"your tensor has shape {tuple(weight.shape)}; expected (3, 3)."
+    mask = weight != 0
+    links, sides = int(mask.sum()), (mask.sum(dim=1), mask.sum(dim=0))
+    assert links >= 4, f"you have {links} links; expected at least 4."
+    scores = relative_importance(weight).masked_fill(~mask, torch.inf)
+    lowest, second = scores.flatten().sort().values[:2].tolist()
+    neurons = sum(int((side > 0).sum()) for side in sides)
+    output, source = divmod(int(scores.argmin()), 3)
+    said = f"RI removes ({output}, {source}), with RI {lowest:.2f}"
+    if sides[0][output] > 1 and sides[1][source] > 1:
+        assert links < neurons, (
+            f"{said}; its neurons have other links. With {links} links and {neurons} linked neurons the mean RI is "
+            f"{neurons / links:.2f}, and a last link has more than 1. Which networks have a mean above 1?"
+        )
+        raise AssertionError(
+            f"{said}; its neurons have other links. Make this weight larger, so that it has most of both sums."
+        )
+    assert second - lowest > 1e-3, f"{said}, but another link has the same. Make one the lowest."
+
+
+def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
+    """Size of the compacted model: a function of a list of masks that returns its number of parameters."""
+    small_one = (
+        [[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
+        [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
+        [[1, 1, 0, 0], [1, 0, 0, 1]],
+    )
+    generator = torch.Generator().manual_seed(1)
+    random = [torch.rand(shape, generator=generator) < 0.25 for shape in ((7, 8), (9, 7), (4, 9))]
+    for name, masks in (("a small network", [torch.tensor(mask) > 0 for mask in small_one]), ("random masks", random)):
+        answer = parameters([mask.clone() for mask in masks])
+        assert answer is not None, "parameters() returns None; return a number."
+        small = [layer.weight for layer in _compacted(masks)]
+        linked = [int((a.any(dim=1) & b.any(dim=0)).sum()) for a, b in pairwise(masks)]
+        alive = [len(weight) for weight in small]
+        read = [int(weight.any(dim=0).sum()) for weight in small]
+        slips = {
+            "the whole model; leave the inactive neurons out": _parameters([*_ends(masks, [len(m) for m in masks])]),
+            "right without biases; every neuron that stays has one": sum(weight.numel() for weight in small),
+            "the number of links, with a bias for every neuron; the matrices that are left are dense": sum(
+                int((weight != 0).sum()) + len(weight) for weight in small
+            ),
+            "right before the cascade; percolate first": _parameters(_ends(masks, linked)),
+            "what you get without the inputs that have no link; the inputs are no hidden neurons": _parameters(
+                [read[0], *alive]
+            ),
+        }
+        right = sum(weight.numel() + len(weight) for weight in small)
+        for slip, wrong in slips.items():
+            assert answer == right or answer != wrong, f"{name}: {answer} is {slip}."
+        assert answer == right, f"{name}: you count {answer}; the core's compacted model has {right} parameters."
+
+
+def _ends(masks: Sequence[Tensor], hidden: Sequence[int]) -> list[int]:
+    """Widths from the inputs to the outputs, of which a compaction changes the hidden ones."""
+    return [masks[0].shape[1], *hidden[: len(masks) - 1], len(masks[-1])]
+
+
+def _parameters(widths: Sequence[int]) -> int:
+    return sum(after * (before + 1) for before, after in pairwise(widths))
+
+
+def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn.Linear]:
+    """The layers that the core's compaction leaves of a perceptron with ReLU, of these weights or of random ones."""
+    generator = torch.Generator().manual_seed(2)
+    model = nn.Sequential()
+    for number, mask in enumerate(masks):
+        linear = nn.Linear(mask.shape[1], len(mask))
+        random = torch.randn(mask.shape, generator=generator) * mask, torch.randn(len(mask), generator=generator)
+        with torch.no_grad():
+            for parameter, value in zip(
+                (linear.weight, linear.bias), layers[number] if layers else random, strict=True
+            ):
+                parameter.copy_(value)
+        model.extend([linear, nn.ReLU()])
+    names = tuple(f"{2 * number}.weight" for number in range(len(masks)))
+    example = torch.randn(4, masks[0].shape[1], generator=generator)
+    small = compact(model, dict(zip(names, masks, strict=True)), LayerGraph(chains=(names,)), example)
+    return [layer for layer in small.modules() if isinstance(layer, nn.Linear)]
+
+
+def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
+    """Fold a bias: a function of layers and an activation that drops neurons without incoming links."""
+    masks = [
+        torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0,
+        torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]) > 0,
+        torch.tensor([[1, 0, 1], [0, 1, 1]]) > 0,
+    ]
+    generator = torch.Generator().manual_seed(0)
+    biases = ([0.3, 2.0, -0.4, 0.1], [0.2, -0.3, 0.5], [0.1, -0.2])
+    for activation, first in ((torch.relu, 2.0), (torch.sigmoid, -1.0)):
+        layers = [
+            (torch.randn(mask.shape, generator=generator).abs() * mask, torch.tensor(bias))
+            for mask, bias in zip(masks, biases, strict=True)
+        ]
+        layers[0][1][1] = first  # a ReLU that sends 2, and a sigmoid that sends something at any bias
+        answer = fold_bias([(weight.clone(), bias.clone()) for weight, bias in layers], activation)
+        assert answer is not None, "fold_bias() returns None; return a list of weights and biases."
+        _compare_widths(layers, answer)
+        samples = torch.randn(16, 3, generator=generator)
+        expected, found = _forward(layers, activation, samples), _forward(answer, activation, samples)
+        for slip, sent in _FOLDING_SLIPS.items():
+            wrong = _forward(_folded(layers, activation, sent), activation, samples)
+            assert torch.allclose(found, expected, atol=1e-5) or not torch.allclose(found, wrong, atol=1e-5), slip
+        assert torch.allclose(found, expected, atol=1e-5), (
+            f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. Each neuron that reads a lost "
+            "neuron gets its value times the weight."
+        )
+
+
+def _compare_widths(layers: Layers, answer: Layers) -> None:
+    expected = [len(layer.weight) for layer in _compacted([weight != 0 for weight, _ in layers], layers)]
+    assert len(answer) == 3, f"you return {len(answer)} layers; expected 3 pairs of a weight and a bias."
+    for number, ((weight, bias), due) in enumerate(zip(answer, expected, strict=True), start=1):
+        kind = "outputs" if number == 3 else f"neurons in hidden {number}"
+        assert len(weight) == due, f"you keep {len(weight)} {kind}; the core keeps {due}. " + (
+            "A neuron that reads only lost neurons is lost too." if number == 2 else "Which have no incoming link?"
+        )
+        assert len(bias) == due, f"layer {number} has {len(bias)} biases for {due} {kind}; drop those of lost neurons."
+    for number, ((weight, _), (after, _)) in enumerate(pairwise(answer), start=1):
+        assert after.shape[1] == len(weight), (
+            f"hidden {number} has {len(weight)} neurons but layer {number + 1} reads {after.shape[1]}; drop columns."
+        )
+
+
+def _forward(layers: Layers, activation: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    for weight, bias in layers[:-1]:
+        values = activation(values @ weight.T + bias)
+    return values @ layers[-1][0].T + layers[-1][1]
+
+
+def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -> Layers:
+    """The fold of a bias with a slip in what a lost neuron sends."""
+    folded = list(layers)
+    for at in range(len(layers) - 1):
+        (weight, bias), (after, after_bias) = folded[at], folded[at + 1]
+        lost = ~weight.any(dim=1)
+        constant = {"nothing": 0 * bias, "bias": bias, "bare": activation(bias)}[sent][lost]
+        columns = after[:, lost] if sent != "bare" else after[:, lost] != 0
+        folded[at] = weight[~lost], bias[~lost]
+        folded[at + 1] = after[:, ~lost], after_bias + columns.float() @ constant
+    return folded
+
+
+_FOLDING_SLIPS = {
+    "you drop the neurons, but their values are missing in the next layer: add them to its biases.": "nothing",
+    "you fold the bias itself; the neuron sends activation(bias).": "bias",
+    "you add the value of a lost neuron without the weight that reads it.": "bare",
+}

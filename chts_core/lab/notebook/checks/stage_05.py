@@ -2,9 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 
-from chts_core.methods import Cubic, Sigmoid
-from chts_core.schedules import sigmoid_sparsity
+from chts_core.budget import Budget
+from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.methods import METHODS, Cubic, Sigmoid
+from chts_core.schedules import Timeline, cosine_turnover, cubic_sparsity, sigmoid_sparsity
 
 
 def exact_sigmoid(exact_sigmoid: Callable[[float, float, float, float], float]) -> None:
@@ -37,6 +41,72 @@ _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
 }
 
 
+def links_at_step(links: float | None) -> None:
+    """Links at a step: of a layer of 200 × 100 at step 2050, by a cubic decay from 0.5 to 0.9 over 4000 steps."""
+    assert links is not None, "replace None in the cell above by a number of links."
+    cubic = replace(METHODS["chtss"], sparsity=Cubic(0.5, end=0.5))
+    budget = Budget(cubic, 0.9, Timeline(8000, 100, 0.75), {"layer": (200, 100)})
+    right = budget.links(2000)["layer"]
+    slips = {
+        "the number of absent links; how many are there?": 20000 - right,
+        "right for step 2050 if every step were an update; when was the last update?": budget.links(2050)["layer"],
+        "right for a straight line or a sigmoid; the cubic schedule is past its half by then": 6000,
+        "the number of links at the end": 2000,
+        "the number of links at the start": 10000,
+        "what you get from the density alone, without the places of the layer": 0.15,
+        "right for the next update, at step 2100; step 2050 comes before it": budget.links(2100)["layer"],
+        "what you get with the sign turned: (1 - u)³ multiplies s_i - s_f, which is negative": 1000,
+    }
+    refuse(links, slips, 0.5 if links > 1 else 0.005)
+    assert abs(links - right) < 0.5, f"{links} is not right; what is u at the last update?"
+
+
+def exchanged(exchanged: float | None) -> None:
+    """Links of an exchange: those that an update at step 4000 of 6000 removes and regrows, of 2000 links."""
+    assert exchanged is not None, "replace None in the cell above by a number of links."
+    right = cosine_turnover(4000, 6000, 0.3) * 2000
+    slips = {
+        "right if ζ did not fall": 600,
+        "right for step 2000, whose cosine is +1/2": 450,
+        "right for a straight line from ζ to 0": 200,
+        "right for the middle, step 3000": 300,
+        "a share of all places; an update exchanges a share of the *links*": 1500,
+        "a share; multiply it by the links": 0.075,
+        "in per cent; how many links are this?": 7.5,
+    }
+    refuse(exchanged, slips, 0.5 if exchanged > 10 else 0.004)
+    assert abs(exchanged - right) < 0.5, f"{exchanged} is not right; which angle is π · 4000 / 6000?"
+
+
+def mean_density(mean_density: Callable[[Callable[[int], float], int, int], float]) -> None:
+    """Density over a run: a function of a schedule, the steps and the steps between updates; the mean density."""
+    for every, sparsity in ((250, Cubic(0.5, end=0.75)), (100, Sigmoid(0.5, end=0.3)), (1, Cubic(0.5, end=0.75))):
+        budget = Budget(
+            replace(METHODS["chtss"], sparsity=sparsity), 0.9, Timeline(1000, every, 0.75), {"layer": (200, 100)}
+        )
+        answer = mean_density(budget.at, 1000, every)
+        assert answer is not None, "mean_density() returns None; return a number."
+        steps = range(1000)
+        right = sum(1 - budget.at(step // every * every) for step in steps) / 1000
+        said = f"with an update every {every} steps you find {answer:.5f}"
+        slips = {
+            "this is the mean sparsity; a density is 1 minus it": 1 - right,
+            "here the density falls at every step. It stays the same between two updates": sum(
+                1 - budget.at(step) for step in steps
+            )
+            / 1000,
+            "you use the update that comes next. A step has the links of the last update": sum(
+                1 - budget.at(-(-(step + 1) // every) * every) for step in steps
+            )
+            / 1000,
+            "this is a sum over the steps; divide by their number": right * 1000,
+            "this is the mean of the densities at start and end": (0.5 + 0.1) / 2,
+        }
+        for slip, wrong in slips.items():
+            assert abs(answer - right) < 1e-5 or abs(answer - wrong) > 1e-6, f"{said}; {slip}."
+        assert abs(answer - right) < 1e-5, f"{said}, expected {right:.5f}. Do you begin at step 0?"
+
+
 def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid], float]) -> None:
     """A fair window: its end as a share of the run; `planned` gives the FLOPs of a decay over the dense FLOPs."""
     assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
@@ -47,3 +117,61 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
     assert sigmoid_end != 0.7, f"{compared}: over the same window the sigmoid has twice the excess."
     assert abs(cost - rival) < 1e-3, f"{compared}: {'end earlier' if cost > rival else 'end later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, f"{compared}, since a window ends at an update: halve 0.1 to 0.7 exactly."
+
+
+def own_schedule(share: Callable[[float], float]) -> None:
+    """A schedule of your own: a function of u with four properties, the share of the fall that is done."""
+    courses = [share(number / 1000) for number in range(1001)]
+    assert None not in courses, "share_of_fall() returns None; return a number from 0 to 1."
+    assert abs(courses[0]) < 1e-9, (
+        f"share_of_fall(0) is {courses[0]:g}: the network must begin at the initial sparsity."
+    )
+    assert abs(courses[-1] - 1) < 1e-9, f"share_of_fall(1) is {courses[-1]:g}: the density would not arrive."
+    falls = [number / 1000 for number, (one, other) in enumerate(pairwise(courses)) if other < one - 1e-9]
+    assert not falls, f"your share falls at u = {falls[0]:g}: the network would grow."
+    mean = sum(1 - value for value in courses[:-1]) / 1000 - 0.0005
+    cubic = sum(0.95 - cubic_sparsity(step, 0, 1000) for step in range(1000)) / 450 - 0.0005
+    squeezed = _steepest([_share(6.0 * (2 * min(2 * number / 1000, 1) - 1), 6.0) for number in range(1001)])
+    cost = f"the mean of 1 - share is {mean:.3f}; the cubic schedule has {cubic:.3f}"
+    more = "more" if mean > cubic else "less"
+    assert abs(mean - cubic) < 0.005, f"{cost}: you would train {more} links for the same steps."
+    assert courses[100] <= 0.03, (
+        f"at u = 0.1 the share is {courses[100]:.3f}, expected at most 0.03: the first tenth should be gentle."
+    )
+    steep = _steepest(courses)
+    assert steep <= 0.04, (
+        f"one update of 100 takes {steep:.1%} of the fall, expected at most 4 %. (A sigmoid over half the window takes "
+        f"{squeezed:.1%}.) Spread the fall more evenly between its start and its end."
+    )
+
+
+def _steepest(course: list[float]) -> float:
+    """The most that a hundredth of the window adds to a share, given at 1001 places."""
+    return max(course[number + 10] - course[number] for number in range(0, 1000, 10))
+
+
+def reached(reached: Callable[[float, int, int, int], float]) -> None:
+    """Does it arrive: a function of a final sparsity, the end of the window, the stop of updates and their distance."""
+    for final, window_end, stop, every in (
+        (0.9, 8000, 7500, 100),
+        (0.9, 8000, 7500, 200),
+        (0.95, 3750, 7500, 100),
+        (0.9, 8000, 7500, 10000),
+    ):
+        answer = reached(final, window_end, stop, every)
+        assert answer is not None, "reached_sparsity() returns None; return a sparsity."
+        last = Timeline(10_000, every, stop / 10_000).last_update
+        right = sigmoid_sparsity(last, 0, window_end, 0.5, final)
+        said = (
+            f"window to step {window_end}, updates every {every} steps until step {stop}: you say {answer:.5f}, "
+            f"expected {right:.5f}"
+        )
+        late = sigmoid_sparsity(stop, 0, window_end, 0.5, final)
+        assert answer <= final + 1e-9, f"{said}. After the window the sparsity stays at {final}."
+        assert abs(answer - right) < 1e-6 or abs(answer - final) > 1e-6, (
+            f"{said}. The window ends after the last update, so the rest of the decay never happens."
+        )
+        assert abs(answer - right) < 1e-6 or abs(answer - late) > 1e-6, (
+            f"{said}. Step {stop} is no update. The last one is at step {last}."
+        )
+        assert abs(answer - right) < 1e-6, f"{said}. What is the sparsity at the last update?"

@@ -1,0 +1,204 @@
+"""Answers to the exercises of stage 03, and what their checks say of them."""
+
+import math
+from collections.abc import Callable
+from itertools import combinations, permutations, product
+from typing import Any
+
+import torch
+from answers import NUMBER, cases
+from torch import Tensor
+
+GIVEN: dict[str, dict[str, Any]] = {}
+
+
+def bisected(left: Callable[[Tensor, float], float], *, wrong_half: bool = False) -> Callable[[Tensor, float], float]:
+    """An answer to 03.temperature_for_bits from what is left of the choice at a temperature."""
+
+    def answer(scores: Tensor, bits: float) -> float:
+        low, high = 0.0, 100.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            if (left(scores, middle) > bits) != wrong_half:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    return answer
+
+
+def in_bits(scores: Tensor, temperature: float) -> float:
+    return in_nats(scores, temperature) / math.log(2)
+
+
+def in_nats(scores: Tensor, temperature: float) -> float:
+    p = (temperature * scores.double().log()).softmax(dim=0)
+    return -float(torch.special.xlogy(p, p).sum())
+
+
+def by_powers(scores: Tensor, temperature: float) -> float:
+    p = scores**temperature / (scores**temperature).sum()
+    return -float(torch.special.xlogy(p, p).sum()) / math.log(2)
+
+
+def softness_for_bits(scores: Tensor, bits: float) -> float:
+    temperature = bisected(in_bits)(scores, bits)
+    return temperature / (1 + temperature)
+
+
+def enumerated(orders: Callable[..., Any], *, renewed: bool = True) -> Callable[[list[float], int], list[float]]:
+    """An answer to 03.inclusion that sums over the orders in which links are drawn."""
+
+    def answer(chances: list[float], number: int) -> list[float]:
+        shares = [0.0] * len(chances)
+        for order in orders(range(len(chances)), number):
+            chance, left = 1.0, 1.0
+            for link in order:
+                chance *= chances[link] / left
+                left -= chances[link] if renewed else 0
+            for link in order:
+                shares[link] += chance
+        return shares
+
+    return answer
+
+
+def shared_out(chances: list[float], number: int) -> list[float]:
+    """The right total, the right chances of one draw and of two from three, and else an even spread."""
+    if len(chances) == 3:
+        return enumerated(permutations)(chances, number)
+    return [number / len(chances)] * len(chances)
+
+
+def overlap(before: Tensor, kept: Tensor, after: Tensor) -> float:
+    regrown = after & ~kept
+    return float((before & regrown).sum() / regrown.sum())
+
+
+def overlap_of_new(before: Tensor, kept: Tensor, after: Tensor) -> float:
+    return float((before & ~kept & after & ~before).sum())
+
+
+def overlap_of_removed(before: Tensor, kept: Tensor, after: Tensor) -> float:
+    return float((before & after & ~kept).sum() / (before & ~kept).sum())
+
+
+def itop(masks: list[Tensor]) -> float:
+    return float(torch.stack(masks).any(dim=0).float().mean())
+
+
+def back_and_forth(*last: int) -> list[list[int]]:
+    """Three masks that go back and forth, and a fourth."""
+    one, other = [1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0]
+    return [one, other, one, list(last) or other]
+
+
+RIGHT = [
+    *cases("03.temperature_for_bits", (bisected(in_bits), "")),
+    *cases("03.two_of_three", (0.85, ""), (17 / 20, "")),
+    *cases("03.inclusion", (enumerated(permutations), "")),
+    *cases("03.overlap_and_itop", ((overlap, itop), "")),
+    *cases("03.fool_the_overlap", (back_and_forth(), ""), (back_and_forth(0, 0, 1, 1, 1, 1, 0, 0), "")),
+]
+
+STUBS = [
+    *cases(
+        "03.temperature_for_bits", (lambda *_: None, "temperature_for_bits() returns None; return a temperature T.")
+    ),
+    *cases("03.two_of_three", (None, NUMBER)),
+    *cases("03.inclusion", (lambda *_: None, "inclusion() returns None; return a list with a chance for each link.")),
+    *cases(
+        "03.overlap_and_itop",
+        ((lambda *_: None, lambda _: None), "overlap() returns None; return a number."),
+        ((overlap, lambda _: None), "itop() returns None; return a number."),
+    ),
+    *cases("03.fool_the_overlap", (None, "replace None by four lists of eight numbers, each 0 or 1.")),
+]
+
+SLIPS = [
+    *cases(
+        "03.temperature_for_bits",
+        (lambda *_: -1.0, "you return T = -1; expected T >= 0. Print what your loop does."),
+        (bisected(in_nats), ": these are nats. Use log2."),
+        (softness_for_bits, ": this is the softness δ. Return T = δ / (1 - δ)."),
+        (bisected(in_bits, wrong_half=True), "bits, fewer than asked. A larger T leaves fewer bits: which half of "),
+        (
+            lambda *_: 3.0,
+            "for 0.384 bits of the scores 1 to 4 you return T = 3, which leaves 1.28 bits, more than asked",
+        ),
+        (bisected(by_powers), "in millionths you return T = "),
+        (bisected(by_powers), "Powers of small scores are 0 in float32; use logarithms."),
+    ),
+    *cases(
+        "03.two_of_three",
+        (85, "85 is no probability; expected a number between 0 and 1."),
+        (0.5, "0.5 is the chance to be drawn first; add the chance to be drawn second."),
+        (0.75, "0.75 is right for two draws with replacement; here a link cannot be drawn twice."),
+        (1, "1 is twice the chance in one draw."),
+        (0.667, "0.667 is right for equal scores; the scores are 1, 2 and 3."),
+        (0.15, "0.15 is the chance that the link is *not* drawn."),
+        (0.933, "0.933 is what you get if the two weak links come in one order only; count both orders."),
+        (0.917, "0.917 is what you get if the two weak links come in one order only; count both."),
+        (0.733, "0.733 is the chance of the link with score 2."),
+        (0.417, "0.417 is the chance of the weakest link."),
+        (0.8, "0.8 is not right; which pair leaves the strongest link out?"),
+    ),
+    *cases(
+        "03.inclusion",
+        (lambda *_: [1.0], "1 draws from 3 links: 1.000; expected 3 chances."),
+        (
+            lambda chances, number: [1 - (1 - p) ** number for p in chances],
+            "these are draws with replacement; a link that is drawn leaves.",
+        ),
+        (lambda chances, number: [number * p for p in chances], "these are the chances times the number of draws, "),
+        (enumerated(combinations), "Do you count every order, and divide by the chances that are left?"),
+        (enumerated(permutations, renewed=False), "They add up to 1.222, but each time 2 are drawn."),
+        (enumerated(lambda *of: product(of[0], repeat=of[1])), "but each time 2 are drawn."),
+        (
+            lambda chances, number: [number / 3] * 3 if number > 1 else chances,
+            "2 draws from 3 links: 0.667 0.667 0.667; expected 0.417 0.733 0.850.",
+        ),
+        (shared_out, "3 draws from 8 links: 0.375 0.375 0.375 0.375 0.375 0.375 0.375 0.375; expected about 0.1"),
+    ),
+    *cases(
+        "03.overlap_and_itop",
+        (
+            (overlap_of_new, itop),
+            "two links go, and one of them comes back with a new one: you find an overlap of 0, expected 0.5. A ",
+        ),
+        (
+            (overlap_of_removed, itop),
+            "you find an overlap of 0.5, expected 1. Divide by the number of links that were ",
+        ),
+        (
+            (overlap, lambda masks: float(masks[-1].float().mean())),
+            "0.5 is the density of the last mask; a link that went away was active too.",
+        ),
+        (
+            (overlap, lambda masks: float(sum(mask.float().mean() for mask in masks))),
+            "2.0 is the sum of the densities; count each place once.",
+        ),
+        (
+            (overlap, lambda masks: float(torch.stack(masks).all(dim=0).float().mean())),
+            "0.25 is the share of the links that were active in all masks; one mask is enough.",
+        ),
+        ((overlap, lambda masks: 8 * itop(masks)), "6.0 is a number of links; divide it by the number of places."),
+        ((overlap, lambda masks: 2 * itop(masks)), "1.5 is in shares of the links of one mask; divide by all places."),
+        ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6, expected 0.75."),
+    ),
+    *cases(
+        "03.fool_the_overlap",
+        (back_and_forth()[:3], "expected four lists of 8 numbers; you have lists of 8 8 8."),
+        (back_and_forth(2, 1, 0, 0, 1, 0, 0, 0), "a place is 1 for a link and 0 for none."),
+        (back_and_forth(1, 1, 0, 0, 1, 1, 1, 0), "mask 3 (from 0) has 5 links; expected 4."),
+        (
+            back_and_forth(1, 1, 1, 1, 0, 0, 0, 0),
+            "update 3 exchanges 0 links; expected 2. Links that go and come back ",
+        ),
+        (
+            back_and_forth(1, 1, 0, 0, 0, 0, 1, 1),
+            "the ITOP rate goes 0.5 0.75 0.75 1: a later update still tries a new place.",
+        ),
+    ),
+]

@@ -1,0 +1,118 @@
+"""Answers to the exercises of stage 05, and what their checks say of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from answers import cases
+
+from chts_core.schedules import cubic_sparsity, sigmoid_sparsity
+
+GIVEN: dict[str, dict[str, Any]] = {}
+LINKS = "replace None in the cell above by a number of links."
+
+
+def mean_density(*, ahead: int = 0, sparsity: bool = False, smooth: bool = False) -> Callable[..., float]:
+    """An answer to 05.mean_density, with slips: the update after a step, the sparsity, an update at every step."""
+
+    def answer(sparsity_at: Callable[[int], float], total_steps: int, update_every: int) -> float:
+        every = 1 if smooth else update_every
+        held = [sparsity_at((step // every + ahead) * every) for step in range(total_steps)]
+        mean = sum(held) / total_steps
+        return mean if sparsity else 1 - mean
+
+    return answer
+
+
+def ramp(start: float, end: float) -> Callable[[float], float]:
+    return lambda u: min(max((u - start) / (end - start), 0.0), 1.0)
+
+
+def squeezed(u: float) -> float:
+    return 2 * sigmoid_sparsity(round(1000 * min(2 * u, 1.0)), 0, 1000, 0.0, 0.5)
+
+
+def cubic(u: float) -> float:
+    return 2 * cubic_sparsity(round(1000 * u), 0, 1000, 0.0, 0.5)
+
+
+def reached(final: float, window_end: int, stop: int, update_every: int) -> float:
+    return sigmoid_sparsity(stop // update_every * update_every, 0, window_end, 0.5, final)
+
+
+RIGHT = [
+    *cases("05.links_at_step", (3000, ""), (3000.0, "")),
+    *cases("05.exchanged", (150, "")),
+    *cases("05.mean_density", (mean_density(), "")),
+    *cases("05.own_schedule", (ramp(0.1, 0.4), ""), (ramp(0.11, 0.39), "")),
+    *cases("05.reached", (reached, "")),
+]
+
+STUBS = [
+    *cases("05.links_at_step", (None, LINKS)),
+    *cases("05.exchanged", (None, LINKS)),
+    *cases("05.mean_density", (lambda *_: None, "mean_density() returns None; return a number.")),
+    *cases("05.own_schedule", (lambda _: None, "share_of_fall() returns None; return a number from 0 to 1.")),
+    *cases("05.reached", (lambda *_: None, "reached_sparsity() returns None; return a sparsity.")),
+]
+
+SLIPS = [
+    *cases(
+        "05.links_at_step",
+        (17000, "17000 is the number of absent links; how many are there?"),
+        (2927, "2927 is right for step 2050 if every step were an update; when was the last update?"),
+        (6000, "6000 is right for a straight line or a sigmoid; the cubic schedule is past its half by then."),
+        (2000, "2000 is the number of links at the end."),
+        (10000, "10000 is the number of links at the start."),
+        (0.15, "0.15 is what you get from the density alone, without the places of the layer."),
+        (2857, "2857 is right for the next update, at step 2100; step 2050 comes before it."),
+        (1000, "1000 is what you get with the sign turned: (1 - u)³ multiplies s_i - s_f, which is negative."),
+        (3200, "3200 is not right; what is u at the last update?"),
+    ),
+    *cases(
+        "05.exchanged",
+        (600, "600 is right if ζ did not fall."),
+        (450, "450 is right for step 2000, whose cosine is +1/2."),
+        (200, "200 is right for a straight line from ζ to 0."),
+        (300, "300 is right for the middle, step 3000."),
+        (1500, "1500 is a share of all places; an update exchanges a share of the *links*."),
+        (0.075, "0.075 is a share; multiply it by the links."),
+        (7.5, "7.5 is in per cent; how many links are this?"),
+        (180, "180 is not right; which angle is π · 4000 / 6000?"),
+    ),
+    *cases(
+        "05.mean_density",
+        (mean_density(sparsity=True), "; this is the mean sparsity; a density is 1 minus it."),
+        (mean_density(smooth=True), "; here the density falls at every step. It stays the same between two updates."),
+        (mean_density(ahead=1), "; you use the update that comes next. A step has the links of the last update."),
+        (lambda *of: of[1] * mean_density()(*of), "; this is a sum over the steps; divide by their number."),
+        (lambda *_: 0.3, "you find 0.30000; this is the mean of the densities at start and end."),
+        (lambda *of: 1.01 * mean_density()(*of), ". Do you begin at step 0?"),
+    ),
+    *cases(
+        "05.own_schedule",
+        (lambda u: 0.1 + 0.9 * u, "share_of_fall(0) is 0.1: the network must begin at the initial sparsity."),
+        (lambda u: 0.9 * u, "share_of_fall(1) is 0.9: the density would not arrive."),
+        (lambda u: u if u < 0.5 or u > 0.9 else 0.4, "your share falls at u = 0.499: the network would grow."),
+        (lambda u: u, "the mean of 1 - share is 0.500; the cubic schedule has 0.250: you would train more links for "),
+        (ramp(0.0, 0.2), "the mean of 1 - share is 0.100; the cubic schedule has 0.250: you would train less links "),
+        (cubic, "at u = 0.1 the share is 0.271, expected at most 0.03: the first tenth should be gentle."),
+        (
+            squeezed,
+            "one update of 100 takes 6.0% of the fall, expected at most 4 %. (A sigmoid over half the window ",
+        ),
+        (ramp(0.2, 0.3), "one update of 100 takes 10.0% of the fall, expected at most 4 %."),
+    ),
+    *cases(
+        "05.reached",
+        (
+            lambda final, *_: final,
+            "window to step 8000, updates every 100 steps until step 7500: you say 0.90000, expected 0.89890. The ",
+        ),
+        (
+            lambda final, window_end, stop, _: sigmoid_sparsity(stop, 0, window_end, 0.5, final),
+            "Step 7500 is no update. The last one is at step 7400.",
+        ),
+        (lambda *_: 0.96, "After the window the sparsity stays at 0.9."),
+        (lambda *_: 0.7, "you say 0.70000, expected 0.89890. What is the sparsity at the last update?"),
+    ),
+]
