@@ -19,9 +19,9 @@
 # **You will be able to**
 #
 # 1. turn text into blocks of tokens;
-# 2. say what perplexity measures;
+# 2. compute perplexity, and compare models whose tokens differ;
 # 3. follow a mask through the gated block and the grouped heads of a LLaMA;
-# 4. train a LLaMA with a tenth of its links;
+# 4. plan and train a LLaMA with a tenth of its links;
 # 5. say which of its settings can favour one method over another.
 #
 # | | |
@@ -58,8 +58,8 @@ import chts_core as chts
 from chts_core.engine.layers import sparse_layers
 from chts_core.lab import data, figures, models
 from chts_core.lab.notebook import exercises, notebooks
-from chts_core.lab.results import records
-from chts_core.lab.results.statistics import mean_scores, paired_differences, score_differences
+from chts_core.lab.results import records, report
+from chts_core.lab.results.statistics import mean_scores, paired_differences
 from chts_core.lab.train import language
 
 print(records.environment_line(records.choose_device()))
@@ -380,10 +380,11 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 # two powers of two. So a step below 1/512 of a weight always vanishes. Just above a power of two, every step below about
 # 1/256 vanishes.
 #
-# So the weights stay in float32, and only the products are rounded (`precision="bfloat16"`). The published code keeps the *weights* in bfloat16 (`"bfloat16_weights"` here): large weights
-# then no longer move, small ones do. It hurts most where much hangs on single numbers: RigL and GraNet regrow a link at 0
-# where the gradient is largest, and remove the smallest weights, among which those links are. In the paper's tables, 130M at
-# 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and of 18.3 with weights in float32, where FC has 17.1.
+# So the weights stay in float32, and only the products are rounded (`precision="bfloat16"`). The published code keeps the
+# *weights* in bfloat16 (`"bfloat16_weights"` here): large weights then no longer move, small ones do. It hurts most where much
+# hangs on single numbers: RigL and GraNet regrow a link at 0 where the gradient is largest, and remove the smallest weights,
+# among which those links are. In the paper's tables, 130M at 70 % sparsity, RigL has a perplexity of 25.9 with weights in
+# bfloat16 and of 18.3 with weights in float32, where FC has 17.1.
 #
 # ## Train
 #
@@ -543,28 +544,12 @@ for name, rows in compared.items():
     )
 
 # %% [markdown]
-# What each differs by from FC, and from SET, which regrows at random, seed by seed; in nats per token, where 0.01 is about
-# one per cent of the perplexity:
-
+# The differences of each method from FC, and from SET, which regrows at random. They are paired by seed, in nats per token,
+# where 0.01 is about one per cent of the perplexity:
 
 # %%
-def last_loss(row: dict) -> float:
-    return row["validation"][-1]["loss"]
-
-
-def beside(rows: list[dict]) -> pd.DataFrame:
-    """Differences of the loss, mean ± half-width of the 95 % confidence interval."""
-    cells: dict = {}
-    for rival in ("fc", "set"):
-        for row in score_differences(rows, last_loss, rival):
-            width = "" if row["interval"] is None else f" ± {row['interval']:.3f}"
-            place = cells.setdefault(f"{row['sparsity']:.0%} minus {rival}", {})
-            if row["method"] != "fc":
-                place[row["method"]] = f"{row['difference']:+.3f}{width}"
-    return pd.DataFrame({name: column for name, column in cells.items() if column}).fillna("")
-
-
-pd.concat({name: beside(rows) for name, rows in compared.items()})
+tables = {name: report.beside(rows, ("fc", "set")) for name, rows in compared.items()}
+pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.items()})
 
 # %% [markdown]
 # ± is the half-width of a 95 % confidence interval over three seeds. Size `tiny`, 200 steps, about an epoch of Tiny
@@ -578,8 +563,8 @@ pd.concat({name: beside(rows) for name, rows in compared.items()})
 #
 # - **Agrees:** FC is ahead of all, and RigL is the last of the three.
 # - **Does not:** there the methods are further apart. SET is behind FC by 0.28, RigL by 0.53.
-# - **Differs:** a model of a sixtieth, 200 steps instead of 10 000, about one epoch of a megabyte instead of gigabytes, weights in
-#   float32, $\zeta$ from 0.3 instead of 0.1, no warm-up after updates. Any of these may change the order.
+# - **Differs:** a model of a sixtieth, 200 steps instead of 10 000, about one epoch of a megabyte instead of gigabytes, weights
+#   in float32, $\zeta$ from 0.3 instead of 0.1, no warm-up after updates. Any of these may change the order.
 # - **Untested:** CHTs, CHTss, CHT, MEST and GMP as the paper has them, the paper's sizes, and its corpus.
 #
 # Size `small`, with nine times the weights in its layers, 100 steps, a third of an epoch of Tiny Shakespeare; on both corpora:
@@ -623,6 +608,8 @@ medians.style.format("{:.0f}", na_rep="")
 #
 # ## Exercise: guesses
 #
+# *★☆☆ · 5 minutes · essential · objective 1 · work out*
+#
 # A corpus of 1030 tokens, ends counted, is packed with a context of 128. How many blocks are there, and how many guesses
 # are made in one epoch?
 
@@ -647,9 +634,140 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 # ```
 # </details>
 #
+# ## Exercise: perplexity and bits per byte
+#
+# *★★☆ · 10 minutes · essential · objective 2 · write code*
+#
+# Write two functions. The first one computes the perplexity from the probabilities that the tokens got. The second one gets the
+# loss per token in nats, the number of tokens and the number of bytes of the same text. It computes the bits per byte. A bit is
+# the loss of a token that got the probability 1/2, which is $\log 2$ nats.
+#
+# Predict first: model A has a perplexity of 20 and needs 400 tokens for 1000 bytes. Model B has 40 and needs 250 tokens.
+# Which model is better? The check prints what your function says.
+
+
+# %% tags=["exercise"]
+def perplexity(chances: list[float]) -> float:
+    """The perplexity of tokens that got these probabilities; write it here."""
+
+
+def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
+    """Bits per byte of a text, from the loss per token in nats; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Work in nats until the last step. The whole text costs `loss * tokens` nats.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Model B is better: 1.33 bits per byte, and A has 1.73. B's tokens are longer, so each of them is harder to guess.
+#
+# ```python
+# def perplexity(chances: list[float]) -> float:
+#     return math.exp(sum(-math.log(p) for p in chances) / len(chances))
+#
+#
+# def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
+#     return loss * tokens / math.log(2) / num_bytes
+# ```
+# </details>
+#
+# ## Exercise: who reads a key?
+#
+# *★★☆ · 10 minutes · useful · objective 3 · write code*
+#
+# Neuron `neuron` of the keys lost its links. Return the neurons of the queries that lose their links with it. There are `heads`
+# heads of queries and `key_heads` heads of keys. Each head has `width` neurons, numbered head after head. Leave the rotation of
+# positions aside. Neighbouring heads of queries share a head of keys, as in the section on shared keys, where the answer was 1
+# and 3.
+
+
+# %% tags=["exercise"]
+def queries_of(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
+    """The neurons of the queries that meet a neuron of the keys; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("09.queries_of", queries_of)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `divmod(neuron, width)` gives the head of the neuron, and its place there. `heads // key_heads` heads read each head of keys.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def queries_of(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
+#     key_head, place = divmod(neuron, width)
+#     group = heads // key_heads
+#     return [head * width + place for head in range(key_head * group, (key_head + 1) * group)]
+# ```
+#
+# So one neuron of shared keys takes several neurons of the queries with it. A small `key_heads` makes percolation cut more.
+# </details>
+#
+# ## Exercise: percolate a gate
+#
+# *★★★ · 20 minutes · essential · objective 3 · write code*
+#
+# A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and down reads it.
+# Write the percolation of this block. It gets the masks of gate, up and down, and `at_zero`, the value of the activation at 0.
+# Return the three masks without the links that lead nowhere. For silu `at_zero` is 0, and the result must equal the core's.
+#
+# Now change the activation. An older block uses the sigmoid in place of silu, and $\text{sigmoid}(0) = 1/2$. Which links lead
+# nowhere then? The function must work for both. A link of the gate leads nowhere if it cannot change the output, whatever its
+# weight.
+
+
+# %% tags=["exercise"]
+def percolate_gate(
+    gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, at_zero: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Masks of gate, up (neurons, inputs) and down (outputs, neurons) without incomplete links; write it here."""
+
+
+# %% [markdown]
+# The check has four neurons. One has links on all sides, and each of the others lacks the links of one side.
+
+# %% tags=["check"]
+exercises.check("09.percolate_gate", percolate_gate)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First write a Boolean for each neuron: can its product be other than 0, and does down read it? A neuron without links in the
+# gate gets $\text{gate}(x)_j = 0$. A neuron of the block meets no other neuron of the block, so one pass is enough.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# With the sigmoid, a neuron without links in the gate gives half of up. So it stays, and only up and down decide:
+#
+# ```python
+# def percolate_gate(
+#     gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, at_zero: float
+# ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+#     active = up.any(dim=1) & down.any(dim=0)
+#     if at_zero == 0:
+#         active &= gate.any(dim=1)
+#     return gate & active[:, None], up & active[:, None], down & active
+# ```
+# </details>
+#
 # ## Exercise: links of a layer
 #
-# One layer of the 60M model: width 512, gated block of 1376, no grouped queries. At 95 % sparsity, how many links has it?
+# *★☆☆ · 5 minutes · useful · objective 4 · work out*
+#
+# One layer of the 60M model has width 512 and a gated block of 1376 neurons. It has no grouped queries. How many links has the
+# layer at 95 % sparsity?
 
 # %% tags=["exercise"]
 layer_links = None
@@ -669,6 +787,93 @@ exercises.check("09.layer_links", layer_links)
 # layer_links = 0.05 * (4 * 512 * 512 + 3 * 512 * 1376)
 # ```
 # </details>
+#
+# ## Exercise: the least step
+#
+# *★★☆ · 15 minutes · optional · objective 5 · write code*
+#
+# Weights are kept in bfloat16. Write a function that gives half the distance from a positive weight to the next larger number.
+# A step of less than this vanishes. Then answer: Adam takes steps of about the size of the learning rate. With steps of 0.001,
+# from which weight on do all weights stand still?
+
+
+# %% tags=["exercise"]
+def least_step(weight: float) -> float:
+    """Half the distance from a weight in bfloat16 to the next larger number; write it here."""
+
+
+still_from = None  # the smallest such weight
+
+# %% tags=["check"]
+exercises.check("09.least_step", least_step, still_from)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Between 1 and 2 the distance is 1/128. It doubles at each power of two. `math.floor(math.log2(weight))` tells which power of
+# two is the last one below the weight.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# From 0.25 to 0.5 half the distance is 0.25/256 = 0.00098, and from 0.5 to 1 it is 0.00195. So weights of 0.5 and more stand
+# still, and smaller weights move:
+#
+# ```python
+# def least_step(weight: float) -> float:
+#     return 2.0 ** math.floor(math.log2(weight)) / 256
+#
+#
+# still_from = 0.5
+# ```
+# </details>
+#
+# ## Exercise: one rate for all
+#
+# *★★☆ · 15 minutes · essential · objectives 4 and 5 · write code*
+#
+# Each method was trained with several learning rates, and `losses` has the validation losses, by method and by rate. All
+# methods have the same rates. Return two things: a dict with the method of the lowest loss at each rate, and the method of the
+# lowest loss if each method takes its own best rate. Two reports that choose different rates can name different winners from
+# the same runs.
+
+
+# %% tags=["exercise"]
+def winners(losses: dict[str, dict[float, float]]) -> tuple[dict[float, str], str]:
+    """The best method at each learning rate, and the best one at its own rate; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("09.winners", winners)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `min(losses, key=...)` returns the method whose key is smallest. The rates are those of any method.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def winners(losses: dict[str, dict[float, float]]) -> tuple[dict[float, str], str]:
+#     rates = next(iter(losses.values()))
+#     at_each = {rate: min(losses, key=lambda name: losses[name][rate]) for rate in rates}
+#     return at_each, min(losses, key=lambda name: min(losses[name].values()))
+# ```
+#
+# The same happens in our recorded runs of the size `small` at 90 %, 100 steps, one seed. FC has 5.12 nats at the rate 0.0032, and
+# SET has 5.23 at 0.004: FC is ahead. SET has 5.01 at 0.008, and FC has 5.52 at 0.0064: SET is ahead by half a nat. At their
+# own best rates, FC has 5.10 and SET has 4.93.
+# </details>
+#
+# ## To discuss
+#
+# 1. For each cell of its Table 2 the paper chose the best of eight first networks for CHTs. SET has no such setting. Is the
+#    comparison fair, and how would you report it?
+# 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
+#    float32, or with both? Which methods would move up?
+# 3. Size `small` has sparse methods ahead of FC after 100 steps, size `tiny` has them behind after 200. Which runs would
+#    tell whether sparse models only start faster, or also end better?
 #
 # ## Self-check
 #
@@ -709,15 +914,6 @@ exercises.check("09.layer_links", layer_links)
 # - Perplexity is $e$ to the mean loss, and belongs to its tokens.
 # - Gate and up are a pair, down a chain behind both; heads may share their keys.
 # - First weights, learning rates and precision can decide a race before the topology does.
-#
-# ## Discussion questions
-#
-# 1. For each cell of its Table 2 the paper chose the best of eight first networks for CHTs. SET has no such setting. Is the
-#    comparison fair, and how would you report it?
-# 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
-#    float32, or with both? Which methods would move up?
-# 3. Size `small` has sparse methods ahead of FC after 100 steps, size `tiny` has them behind after 200. Which runs would
-#    tell whether sparse models only start faster, or also end better?
 #
 # ## Further reading
 #

@@ -18,9 +18,9 @@
 #
 # **You will be able to**
 #
-# 1. train one sparse model in several processes and say what they must agree on;
+# 1. train one sparse model in several processes, and say what they must agree on;
 # 2. stop a run at any moment and go on with another number of processes;
-# 3. fan a grid of runs out over a cluster;
+# 3. describe a grid of runs and schedule it on workers;
 # 4. estimate what a larger model will cost before you pay for it.
 #
 # | | |
@@ -89,10 +89,10 @@ folder.mkdir(parents=True, exist_ok=True)
 # rank gets it. This exchange is called an *all-reduce*. The whole way of sharing is called *data parallel*
 # (`DistributedDataParallel`, "DDP", in PyTorch).
 #
-# Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent: $w = (1, 1, 0)$. The
-# loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$. Example 0 is $(1, 2, 0)$: $y = 3$, and
-# its gradient is $(6, 12, 0)$. Example 1 is $(0, 1, 1)$: $y = 1$, and its gradient is $(0, 2, 2)$. Rank 0 has the mean of these
-# two, $(3, 7, 1)$.
+# Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent: $w = (1, 1, 0)$.
+# The loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$. Example 0 is $(1, 2, 0)$:
+# $y = 3$, and its gradient is $(6, 12, 0)$. Example 1 is $(0, 1, 1)$: $y = 1$, and its gradient is $(0, 2, 2)$. Rank 0 has the
+# mean of these two, $(3, 7, 1)$.
 
 # %%
 weight = torch.tensor([1.0, 1, 0], requires_grad=True)
@@ -168,13 +168,11 @@ for name, gradient in {
 #
 # ## Two processes, started from here
 #
-# `torchrun` starts a script in several processes that know of each other. This one trains a small model, and each rank
-# prints, after each update, a fingerprint of its masks. After step 32, rank 1 flips a row of one of its masks, as a broken
-# memory or a careless hand would.
+# `torchrun` starts a script in several processes that know of each other. The first half of this script makes a small model in
+# each rank, with the same first weights:
 
 # %%
-script = folder / "two_ranks.py"
-_ = script.write_text("""
+setup = """
 import hashlib, sys, torch, torch.distributed as dist
 from torch import nn
 import chts_core as chts
@@ -188,6 +186,14 @@ model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()
 copy = nn.parallel.DistributedDataParallel(model)
 optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
 sparsifier = chts.Sparsifier(copy, optimizer, "rigl", 0.9, total_steps=60, update_every=5)
+"""
+
+# %% [markdown]
+# The second half trains the model. After each update, each rank prints a hash of its masks. In step 33, rank 1 flips a row of
+# one of its masks, as a broken memory or a careless hand would.
+
+# %%
+training = """
 for step in range(1, 41):
     x = torch.randn(2, 8, 32)[rank]  # each has its half of the batch
     optimizer.zero_grad()
@@ -200,8 +206,9 @@ for step in range(1, 41):
         bits = torch.cat([pack_bits(mask) for mask in sparsifier.masks.values()])
         sys.stdout.write(f"{step} {rank} {hashlib.sha256(bits.numpy()).hexdigest()[:8]}\\n")  # both write to one stream
         sys.stdout.flush()
-""")
-
+"""
+script = folder / "two_ranks.py"
+_ = script.write_text(setup + training)
 
 # %%
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -285,6 +292,8 @@ asked = {
 }
 command = ["train", "tiny_ci", "--save-every", "5", "-s", "steps", str(settings.steps)]
 command += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
+
+# %%
 cut = folder / "cut" / "checkpoint.safetensors"
 process = subprocess.Popen(
     [*torchrun, "-m", "chts_core.cli", *command, "--out", str(cut.parent)],
@@ -444,6 +453,8 @@ for name in ("60m", "130m", "1b"):
     flops = language.plan_run("chts", 0.7, asked).flops
     rows.append({"size": name, "tokens": tokens / 1e9, "days here": needed / rate / 86400})
     rows[-1] |= {"one GPU, hours": needed / (0.4 * 989e12) / 3600, "links alone at 70 %": flops}
+
+# %%
 table = pd.DataFrame(rows)
 table.style.hide(axis="index").format(
     {
@@ -459,7 +470,83 @@ table.style.hide(axis="index").format(
 # The estimate is a lower bound: data, checkpoints and looks at the validation text cost extra time. We took the rate from one
 # small model on a CPU. We did not check it on a GPU.
 #
+# ## Exercise: unequal halves
+#
+# *★★☆ · 10 minutes · useful · objective 1 · write code*
+#
+# Each rank computed the mean gradient of its part of the batch. Write a function that gets these gradients and the number of
+# examples in each part. It returns the gradient of the mean loss over the whole batch. Before you write it, think of parts of 3
+# and 1 examples: is the plain mean of the two gradients right? (An all-reduce takes the plain mean. So our trainer refuses a
+# batch that the ranks cannot share evenly.)
+
+
+# %% tags=["exercise"]
+def whole_gradient(gradients: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
+    """The gradient of the whole batch from the mean gradients of its parts; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("10.whole_gradient", whole_gradient)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The mean gradient of a part times its number of examples is the sum over its examples.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The plain mean is right only if all parts have as many examples. With parts of 3 and 1, it counts the single example three
+# times as much as each of the others.
+#
+# ```python
+# def whole_gradient(gradients: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
+#     total = sum(size * gradient for gradient, size in zip(gradients, sizes, strict=True))
+#     return total / sum(sizes)
+# ```
+# </details>
+#
+# ## Exercise: regrow alike
+#
+# *★★☆ · 15 minutes · essential · objective 1 · write code*
+#
+# Write RigL's regrowth for several ranks. The function gets the gradients of all ranks and one mask, which is equal on all
+# ranks. It returns the mask with `number` more links. Each new link was absent, and its gradient over the whole batch is among
+# the largest in size. All ranks have equal parts of the batch.
+
+
+# %% tags=["exercise"]
+def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+    """A mask with `number` more links, from gradients (ranks, outputs, inputs); write it here."""
+
+
+# %% [markdown]
+# The check has 8 places and two ranks. Three places are links, with the gradient 9.
+
+# %% tags=["check"]
+exercises.check("10.regrow", regrow)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First the mean over the ranks, then the size. `masked_fill` gives the existing links a value that never wins, and `topk` works
+# on a flat tensor.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+#     sizes = gradients.mean(dim=0).abs().masked_fill(mask, -1)
+#     grown = mask.flatten().clone()
+#     grown[sizes.flatten().topk(number).indices] = True
+#     return grown.view_as(mask)
+# ```
+# </details>
+#
 # ## Exercise: who evolves what
+#
+# *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
 # Layers of 6, 5, 4, 3 and 2 million weights, two ranks. How many millions does each rank get by the rule above?
 
@@ -484,7 +571,73 @@ exercises.check("10.ranks", rank_0, rank_1)
 # ```
 # </details>
 #
+# ## Exercise: go on with fewer ranks
+#
+# *★★☆ · 15 minutes · essential · objective 2 · write code*
+#
+# The examples of an epoch have numbers from 0, in the order of training. Write a function that gives one rank its examples of
+# one step. Steps and ranks count from 0, and `batch` is the number of examples of all ranks together. A run may go on with
+# another number of ranks after any step. Then it must see the same batches as a run without a break. So the batch of a step
+# must not depend on the number of ranks.
+
+
+# %% tags=["exercise"]
+def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
+    """The numbers of the examples of a rank in a step; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("10.my_examples", my_examples)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Find the batch of the step first: the numbers that one process would take. Then share these numbers.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# A checkpoint keeps the number of steps, and nothing about ranks. Rank $r$ takes every `ranks`-th example of the batch:
+#
+# ```python
+# def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
+#     return list(range(step * batch + rank, (step + 1) * batch, ranks))
+# ```
+# </details>
+#
+# ## Exercise: a grid in words
+#
+# *★☆☆ · 10 minutes · essential · objective 3 · write code*
+#
+# "We compare SET, RigL and CHTs with FC, at 80 and 95 % sparsity, with the seeds 0 to 4." Write the `grid` of this sweep, and
+# predict how many runs it has. The check hands your grid to `sweeps.cells`. It trains nothing.
+
+# %% tags=["exercise"]
+grid = None  # a dict of lists
+num_runs = None
+
+# %% tags=["check"]
+exercises.check("10.grid", grid, num_runs)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The sweep of the section above has such a grid. FC has no sparsity.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Three methods at two sparsities with five seeds are 30 runs, and FC has five:
+#
+# ```python
+# grid = {"method": ["fc", "set", "rigl", "chts"], "sparsity": [0.8, 0.95], "seed": [0, 1, 2, 3, 4]}
+# num_runs = 3 * 2 * 5 + 5
+# ```
+# </details>
+#
 # ## Exercise: how long?
+#
+# *★★☆ · 10 minutes · essential · objective 4 · work out*
 #
 # A model with $10^9$ weights in its linear layers is trained on $2 \cdot 10^{10}$ tokens, on 8 GPUs of $10^{15}$ operations
 # per second each, at a utilisation of 30 %. Leave attention aside. How many hours?
@@ -509,6 +662,66 @@ exercises.check("10.hours", hours)
 # hours = 1.2e20 / (8 * 1e15 * 0.3) / 3600
 # ```
 # </details>
+#
+# ## Exercise: schedule a sweep's budget
+#
+# *★★★ · 25 minutes · useful · objectives 3 and 4 · write code*
+#
+# A cluster gives you `workers` workers for `budget` hours. `costs` has the hours of one run, by method. Each method has the
+# seeds 0 to `seeds` - 1. Give the runs out one by one: all methods of seed 0 in the order of `costs`, then those of seed 1, and
+# so on. A run goes to the worker that is free first (the first one of several). A run that would end after the budget does not
+# start, but a later run may still fit.
+#
+# Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour in which the last run ends. Check by
+# hand: runs of 3, 1 and 2 hours, two seeds, two workers and five hours.
+
+
+# %% tags=["exercise"]
+def schedule(costs: dict[str, float], seeds: int, workers: int, budget: float) -> tuple[list[tuple[str, int]], float]:
+    """The runs that fit into the budget, as (method, seed), and the makespan in hours; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("10.schedule", schedule)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Keep a list with one number for each worker: the hour in which it is free. `free.index(min(free))` is the worker that is free
+# first.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# By hand, with FC for 3 hours, SET for 1 and CHTs for 2: FC-0 takes worker 0 until hour 3, and SET-0 and CHTs-0 take worker 1
+# until hour 3. FC-1 would end in hour 6, so it does not start. SET-1 ends in hour 4 and CHTs-1 in hour 5, which is the
+# makespan.
+#
+# ```python
+# def schedule(
+#     costs: dict[str, float], seeds: int, workers: int, budget: float
+# ) -> tuple[list[tuple[str, int]], float]:
+#     free, runs = [0.0] * workers, []
+#     for seed in range(seeds):
+#         for method, cost in costs.items():
+#             first = free.index(min(free))
+#             if free[first] + cost <= budget:
+#                 free[first] += cost
+#                 runs.append((method, seed))
+#     return runs, max(free)
+# ```
+#
+# Seed 1 has no run of FC now, so its other two runs have no partner there. A sweep that stops at the first seed that does not
+# fit as a whole leaves only complete comparisons.
+# </details>
+#
+# ## To discuss
+#
+# 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
+#    compare more often?
+# 2. Link prediction needs no gradient, RigL needs the mean gradient of all absent links. Which of the two is easier to share
+#    over a thousand ranks, and why?
+# 3. Masks on dense weights cost as much as the dense model. For whom is a sparse model worth its training then?
 #
 # ## Self-check
 #
@@ -552,14 +765,6 @@ exercises.check("10.hours", hours)
 # - A sweep is a list of independent cells; what is done stays done.
 # - Six operations per weight and token, divided by the operations per second that the machine reached.
 #
-# ## Discussion questions
-#
-# 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
-#    compare more often?
-# 2. Link prediction needs no gradient, RigL needs the mean gradient of all absent links. Which of the two is easier to share
-#    over a thousand ranks, and why?
-# 3. Masks on dense weights cost as much as the dense model. For whom is a sparse model worth its training then?
-#
 # ## Further reading
 #
 # - S. Li et al., *PyTorch Distributed: Experiences on Accelerating Data Parallel Training* (VLDB 2020),
@@ -569,7 +774,7 @@ exercises.check("10.hours", hours)
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models* (SC 2020),
 #   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054). Why each rank needs only a part of the optimizer's moments.
 # - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023),
-#   [arXiv 2304.11277](https://arxiv.org/abs/2304.11277).
+#   [arXiv 2304.11277](https://arxiv.org/abs/2304.11277). How a model is shared that no GPU can hold.
 # - A. Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways* (2022),
 #   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311). The definition of the utilisation (MFU).
 # - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020),

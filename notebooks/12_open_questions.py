@@ -378,7 +378,50 @@ for row in own_rows:
 # **A good result** uses the validation rows to choose the sparsity, and the test rows once. Look at the inputs with the most
 # links: do you know why they matter?
 #
+# ## Exercise: what an interval settles
+#
+# *★★☆ · 15 minutes · essential · objective 1 · write code*
+#
+# Write the rule behind the first table. The function gets the paired differences of some seeds. A difference above 0 agrees with
+# the claim. The function returns "holds" if the 95 % interval is above 0, "does not hold" if it is below 0, and "cannot be told"
+# if it contains 0. The half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(0.975, n - 1)` is $t_{n-1}$. Predict first:
+# all three seeds agree with a claim, by 1, 2 and 3 points. What does your rule say?
+
+
+# %% tags=["exercise"]
+def verdict(differences: list[float]) -> str:
+    """One of "holds", "does not hold" and "cannot be told"; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("12.verdict", verdict)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The interval contains 0 if the mean is at most as large in size as the half-width. $s^2$ is the sum of the squared deviations
+# over $n - 1$.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The mean of 1, 2 and 3 is 2, and the half-width is $4.30 \cdot 1 / \sqrt 3 = 2.48$. So three seeds that all agree cannot tell.
+#
+# ```python
+# def verdict(differences: list[float]) -> str:
+#     n = len(differences)
+#     mean = sum(differences) / n
+#     deviation = math.sqrt(sum((value - mean) ** 2 for value in differences) / (n - 1))
+#     half = stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
+#     if abs(mean) <= half:
+#         return "cannot be told"
+#     return "holds" if mean > 0 else "does not hold"
+# ```
+# </details>
+#
 # ## Exercise: how many seeds?
+#
+# *★★☆ · 10 minutes · essential · objective 2 · work out*
 #
 # Four paired differences are 0, 2, 0 and 2 points. What is the smallest number of seeds whose interval has a half-width of at
 # most 1 point, if they vary in the same way? The factors are printed above.
@@ -403,6 +446,57 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 # number_of_seeds = 8
 # ```
 # </details>
+#
+# ## Exercise: swap two links
+#
+# *★★☆ · 15 minutes · useful · objectives 2 and 3 · write code*
+#
+# Project 1 compares a network with a shuffled one of the same degrees. Write one step of the shuffle. Links are pairs (output,
+# input). The links $(a, b)$ and $(c, d)$ of a mask become $(a, d)$ and $(c, b)$. In some cases a swap would lose a link: find
+# them, and return the mask as it was. Do not change the mask that you get.
+
+
+# %% tags=["exercise"]
+def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
+    """A mask in which two links exchanged their inputs, or the same mask; write it here."""
+
+
+# %% [markdown]
+# The check swaps links of small masks, and then a hundred pairs of a random mask.
+
+# %% tags=["check"]
+exercises.check("12.swap", swap)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A mask holds a link once. What happens if $(a, d)$ is a link already? What are the new links if $a = c$?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# If one of the new links exists, two links become one. If $a = c$ or $b = d$, the new links are the old ones, and they exist too:
+#
+# ```python
+# def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
+#     (a, b), (c, d) = one, other
+#     if mask[a, d] or mask[c, b]:
+#         return mask
+#     swapped = mask.clone()
+#     swapped[a, b] = swapped[c, d] = False
+#     swapped[a, d] = swapped[c, b] = True
+#     return swapped
+# ```
+#
+# `same_degrees` of the core makes many such swaps at a time.
+# </details>
+#
+# ## To discuss
+#
+# 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
+# 2. A shuffled network learns as well as the learned one. What does that say about link prediction as a rule, and what does it
+#    not say?
+# 3. When would you use a sparse network in practice today, and what would have to change so that you use it more?
 #
 # ## Self-check
 #
@@ -436,12 +530,6 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 # - A fair rival has as few weights, the same FLOPs, or the same degrees.
 # - A project begins with one cell, and with a sentence on what a good result looks like.
 #
-# ## Discussion questions
-#
-# 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
-# 2. A shuffled network learns as well as the learned one. What does that say about link prediction as a rule, and what does it not say?
-# 3. When would you use a sparse network in practice today, and what would have to change so that you use it more?
-#
 # ## Further reading
 #
 # - T. Hoefler et al., *Sparsity in Deep Learning: Pruning and growth for efficient inference and training in neural networks*
@@ -452,7 +540,8 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 #   [arXiv 2202.02643](https://arxiv.org/abs/2202.02643). Random masks in large models.
 # - J. Su et al., *Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot* (NeurIPS 2020),
 #   [arXiv 2009.11094](https://arxiv.org/abs/2009.11094). Masks that are shuffled within each layer.
-# - S. Maslov and K. Sneppen, *Specificity and Stability in Topology of Protein Networks* (Science, 2002). Networks with the same degrees.
+# - S. Maslov and K. Sneppen, *Specificity and Stability in Topology of Protein Networks* (Science, 2002). Networks with
+#   the same degrees.
 # - S. Hooker, *The Hardware Lottery* (2020), [arXiv 2009.06489](https://arxiv.org/abs/2009.06489). How hardware chooses ideas.
 
 # %%

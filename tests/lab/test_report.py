@@ -68,6 +68,15 @@ def recorded() -> dict[str, list[dict[str, Any]]]:
 # --- the table ---
 
 
+def test_methods_stand_beside_their_rivals() -> None:
+    # SET minus FC is -25, -12.5 and 0 points, whose deviation is 12.5; t is 4.303 with two degrees of freedom.
+    assert report.beside(ROWS, ("fc", "set")) == {
+        "90% minus fc": {"set": "-12.50 ± 31.05", "chts": "-12.50"},
+        "90% minus set": {"chts": "+12.50"},
+    }
+    assert report.beside(ROWS, ("rigl",)) == {}
+
+
 def test_means_and_differences_by_hand() -> None:
     fc, set_, chts = report.table(ROWS)
     score = "test accuracy of the last epoch (%)"

@@ -11,7 +11,7 @@ from typing import Any
 from chts_core.lab import figures
 from chts_core.lab.notebook.pages import as_html, document, picture
 from chts_core.lab.results import records
-from chts_core.lab.results.statistics import mean_and_interval, standard_error
+from chts_core.lab.results.statistics import mean_and_interval, score_differences, standard_error
 from chts_core.lab.train import images, language, translation
 
 Row = Mapping[str, Any]
@@ -195,6 +195,26 @@ def as_difference(values: Sequence[float], digits: int) -> str:
     """A mean with its sign ± the half-width of its 95 % confidence interval."""
     mean, interval = mean_and_interval(values)
     return f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if len(values) > 1 else "")
+
+
+def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Differences of a score from rivals, ready to print: a column for each sparsity and rival, a line for each method.
+
+    A difference is a mean over runs of equal seeds ± the half-width of its 95 % confidence interval. FC has no line.
+
+    Args:
+        rows: recorded runs of one task.
+        rivals: names of methods.
+    """
+    score = SCORES[rows[0]["task"]]
+    columns: dict[str, dict[str, str]] = {}
+    for rival in rivals:
+        for row in score_differences(rows, score.of, rival):
+            if row["method"] != "fc":
+                width = "" if row["interval"] is None else f" ± {row['interval']:.{score.digits}f}"
+                column = columns.setdefault(f"{row['sparsity']:.0%} minus {rival}", {})
+                column[row["method"]] = f"{row['difference']:+.{score.digits}f}{width}"
+    return columns
 
 
 def write(folder: Path, out_dir: Path) -> Path:

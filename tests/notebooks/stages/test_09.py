@@ -11,7 +11,7 @@ import torch
 
 import chts_core as chts
 from chts_core.lab.notebook.tour import comparison
-from chts_core.lab.results import paper
+from chts_core.lab.results import paper, records
 from chts_core.lab.train import language
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
@@ -143,8 +143,22 @@ def test_stage_09_explains_its_words_before_it_uses_them() -> None:
         "rotation": "tells the position of a token by a *rotation*",
     }.items():
         assert words.index(word) > words.index(explained), word
-    assert words.index("race") == words.index("race (all methods are trained alike and compared)")
+    assert words.index("race") == words.index("race (all methods are trained in the same way and compared)")
     assert "A *race* trains every method for the same number of steps" in words
+
+
+def test_stage_09_says_who_wins_at_which_rate() -> None:
+    rows = records.read_runs(records.results_folder() / "language_rates.jsonl")
+    losses: dict[str, dict[float, float]] = {"fc": {}, "set": {}}
+    for row in rows:
+        if row["recipe"]["size"] == "small" and row["method"] in losses:
+            losses[row["method"]][row["recipe"]["learning_rate"]] = row["validation"][-1]["loss"]
+    fc, sparse = losses["fc"], losses["set"]
+    words = committed.words("09")
+    assert f"FC has {fc[0.0032]:.2f} nats at the rate 0.0032, and SET has {sparse[0.004]:.2f} at 0.004" in words
+    assert f"SET has {sparse[0.008]:.2f} at 0.008, and FC has {fc[0.0064]:.2f} at 0.0064" in words
+    assert f"FC has {min(fc.values()):.2f} and SET has {min(sparse.values()):.2f}" in words
+    assert fc[0.0064] - sparse[0.008] == pytest.approx(0.5, abs=0.05)
 
 
 def test_stage_09_ends_with_questions_and_papers() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from committed import questions_and_papers
 
 from chts_core.lab.notebook import notebooks
 from chts_core.lab.results import records
@@ -73,3 +74,9 @@ def test_a_term_is_explained_where_it_is_used_first(term: str) -> None:
     first = re.search(rf"\*?\b{term}s?\b", text, re.IGNORECASE)
     assert first is not None
     assert first[0] == f"*{term}"
+
+
+def test_stage_10_ends_with_questions_and_papers() -> None:
+    questions, papers = questions_and_papers("10")
+    assert questions == 3
+    assert len(papers) == 6

@@ -6,6 +6,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from committed import questions_and_papers
 
 from chts_core.lab.notebook import notebooks
 from chts_core.lab.results import records, standing
@@ -94,3 +95,9 @@ def test_printed_differences_are_those_of_the_scores(committed: Any) -> None:
         assert f"minus learned: {mean:+.2f} ± {half:.2f} points" in printed
         assert abs(mean) < half
     assert "at the profile `laptop`, both intervals contain 0" in text_of(committed)
+
+
+def test_stage_12_ends_with_questions_and_papers() -> None:
+    questions, papers = questions_and_papers("12")
+    assert questions == 3
+    assert len(papers) == 6

@@ -1,6 +1,13 @@
 """Checks of stage 09, LLaMA."""
 
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
 from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.percolation import Attention, LayerGraph, percolate
 from chts_core.topology import link_count
 
 
@@ -18,6 +25,129 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
     assert num_guesses == num_blocks * 128, f"{num_guesses} is not right; each block makes 128."
 
 
+def perplexity_and_bits(
+    perplexity: Callable[[list[float]], float], bits_per_byte: Callable[[float, int, int], float]
+) -> None:
+    """Perplexity and bits per byte: from probabilities, and from a loss in nats; prints what two models come to."""
+    mine = perplexity([1 / 2, 1 / 8])
+    assert mine is not None, "perplexity() returns None; return e to the mean of -log p."
+    slips = {
+        "1 over the mean probability; take the mean of the logarithms": 3.2,
+        "the mean of 1/p, which is an arithmetic mean; take the mean of the logarithms": 5.0,
+        "1 over the product of all probabilities: divide the sum of the logarithms by their number": 16.0,
+        "the mean loss in nats; the perplexity is e to it": 2 * math.log(2),
+        "the mean loss in bits; the perplexity is 2 to it": 2.0,
+        "e to a loss in bits: take the natural logarithm for e": math.exp(2),
+        "2 to a loss in nats: take e": 2 ** (2 * math.log(2)),
+        "below 1: the loss is minus the logarithm": 0.25,
+    }
+    refuse(round(mine, 4), slips, 1e-3)
+    for chances, right in (([1 / 2, 1 / 8], 4.0), ([0.2, 0.2, 0.2], 5.0), ([1.0, 1 / 8, 1.0], 2.0)):
+        mine = perplexity(chances)
+        listed = ", ".join(f"{p:g}" for p in chances)
+        assert math.isclose(mine, right, rel_tol=1e-6), f"the probabilities {listed} give {mine:g}; expected {right:g}."
+    mine = bits_per_byte(2 * math.log(2), 3, 12)
+    assert mine is not None, "bits_per_byte() returns None; first turn nats into bits."
+    slips = {
+        "in nats per byte; a bit is log 2 nats": math.log(2) / 2,
+        "in bits per token; spread the bits of all tokens over the bytes": 2.0,
+        "bits times bytes per token: a token of more bytes has fewer bits for each of them": 8.0,
+        "the nats times log 2: there are fewer nats than bits, so divide": math.log(2) ** 2 / 2,
+    }
+    refuse(round(mine, 4), slips, 1e-3)
+    assert math.isclose(mine, 0.5, rel_tol=1e-6), f"2 bits for each of 3 tokens, over 12 bytes, are 0.5, not {mine:g}."
+    for name, value, tokens in (("A", 20, 400), ("B", 40, 250)):
+        bits = bits_per_byte(math.log(value), tokens, 1000)
+        print(f"model {name}: perplexity {value}, {tokens} tokens for 1000 bytes: {bits:.2f} bits per byte")
+
+
+def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> None:
+    """Heads that share a key: the neurons of the queries that meet a neuron of the keys."""
+    for neuron, heads, key_heads, width in ((1, 4, 2, 2), (2, 4, 2, 2), (5, 6, 2, 4), (3, 4, 4, 2), (2, 4, 1, 3)):
+        given = queries_of(neuron, heads, key_heads, width)
+        assert given is not None, "queries_of() returns None; return a list of neurons."
+        mine, right = sorted(given), _lost(neuron, heads, key_heads, width)
+        if mine == right:
+            continue
+        head, within = divmod(neuron, width)
+        where = f"{heads} heads of queries, {key_heads} of keys, width {width}, neuron {neuron}: you found {mine}."
+        apart = [other * width + within for other in range(head, heads, key_heads)]
+        assert mine != apart, f"{where} Neighbouring heads share a key: with 4 and 2 these are heads 0 and 1."
+        assert set(mine) > set(right) or not set(right) > set(mine), (
+            f"{where} {len(right)} heads read this head of the keys, so you miss {len(right) - len(mine)}."
+        )
+        everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
+        assert mine != sorted(everything), f"{where} Only the neuron at the same place of each head meets it."
+        raise AssertionError(f"{where} Which head of the keys is it, which heads read it, and at which place?")
+
+
+def _lost(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
+    """The queries that lose their links in the core if the neuron of the keys has none."""
+    sizes = {"q": heads * width, "k": key_heads * width, "v": key_heads * width}
+    masks = {name: torch.ones(size, 3, dtype=torch.bool) for name, size in sizes.items()}
+    masks["o"] = torch.ones(3, heads * width, dtype=torch.bool)
+    masks["k"][neuron] = False
+    attention = Attention("q", "k", "v", "o", heads=heads, key_heads=key_heads)
+    left = percolate(masks, LayerGraph(attentions=(attention,)))
+    return [int(query) for query in (~left["q"].any(dim=1)).nonzero().flatten()]
+
+
+_NEURONS = (
+    "has a link on all sides",
+    "has no link in the gate",
+    "has no link in up",
+    "is read by no link of down",
+)
+
+
+def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
+    """Percolate a gate: the masks of gate, up and down without the links that lead nowhere.
+
+    Four neurons: one has links on all sides, and each of the others lacks those of one side.
+    """
+    gate = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)
+    up = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1]], dtype=torch.bool)
+    down = torch.tensor([[1, 1, 1, 0], [0, 1, 0, 0]], dtype=torch.bool)
+    for at_zero, alive in ((0.0, {0}), (0.5, {0, 1})):
+        copies = [mask.clone() for mask in (gate, up, down)]
+        left = percolate_gate(copies[0], copies[1], copies[2], at_zero)
+        assert left is not None, "percolate_gate() returns None; return three masks: gate, up and down."
+        assert all(map(torch.equal, copies, (gate, up, down))), "the masks given were changed; use & instead of &=."
+        assert [mask.shape for mask in left] == [mask.shape for mask in copies], (
+            "return gate, up and down in this order, each in the shape that it had."
+        )
+        for neuron, words in enumerate(_NEURONS):
+            kept = {
+                "gate": (left[0][neuron], gate[neuron]),
+                "up": (left[1][neuron], up[neuron]),
+                "down": (left[2][:, neuron], down[:, neuron]),
+            }
+            for name, (mine, before) in kept.items():
+                expected = before & (neuron in alive)
+                begins = f"activation(0) = {at_zero:g}, neuron {neuron}, which {words}: "
+                assert not (mine & ~before).any(), f"{begins}you add a link to {name}."
+                assert not (expected & ~mine).any(), f"{begins}its links in {name} are used, and you cut them."
+                assert not (mine & ~expected).any(), f"{begins}its links in {name} lead nowhere, and you keep them."
+    _compare_gates(percolate_gate)
+
+
+def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
+    """On random masks with the core, which has no activation but those with 0 at 0: without it the gate is no pair."""
+    generator = torch.Generator().manual_seed(9)
+    chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
+    for _ in range(5):
+        masks = [torch.rand(shape, generator=generator) < 0.2 for shape in ((9, 6), (9, 6), (6, 9))]
+        both = percolate(dict(zip(names, masks, strict=True)), LayerGraph(chains=chains, pairs=(("gate", "up"),)))
+        alone = percolate({"up": masks[1], "down": masks[2]}, LayerGraph(chains=(("up", "down"),)))
+        alone["gate"] = masks[0] & alone["up"].any(dim=1, keepdim=True)
+        for at_zero, right in ((0.0, both), (0.5, alone)):
+            left = percolate_gate(masks[0], masks[1], masks[2], at_zero)
+            mine, expected = (sum(int(m.sum()) for m in found) for found in (left, right.values()))
+            assert all(torch.equal(left[number], right[name]) for number, name in enumerate(names)), (
+                f"on random masks with activation(0) = {at_zero:g} you keep {mine} links; expected {expected}."
+            )
+
+
 def layer_links(layer_links: float | None) -> None:
     """Links of a layer: how many it has."""
     assert layer_links is not None, "replace None in the cell above by a number of links."
@@ -32,3 +162,63 @@ def layer_links(layer_links: float | None) -> None:
     refuse(layer_links, slips, 10)
     expected = 4 * link_count(512, 512, 0.05) + 3 * link_count(1376, 512, 0.05)
     assert abs(layer_links - expected) <= 5, f"{layer_links} is not right; the layer has seven linear layers."
+
+
+def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
+    """The least step: half the distance of two numbers in bfloat16, and the weights that no longer move."""
+    for weight, slips in (
+        (1.0, {"the whole distance to the next number; half of it is enough to be rounded up": 1 / 128}),
+        (
+            1.9921875,
+            {"1/256 of the weight; the distance is the same for all weights from 1 to below 2": 1.9921875 / 256},
+        ),
+        (2.0, {"right between 1 and 2; the distance doubles at 2": 1 / 256}),
+        (0.3125, {"right between 1 and 2; the distance halves below 1": 1 / 256}),
+        (96.0, {}),
+    ):
+        mine = least_step(weight)
+        assert mine is not None, "least_step() returns None; return half the distance to the next number."
+        refuse(mine, slips, 1e-9)
+        start = torch.tensor(weight)
+        less, more = ((start + share * mine).bfloat16() != start for share in (0.98, 1.02))
+        assert more, f"weight {weight:g}: a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
+        assert not less, f"weight {weight:g}: a step of {0.98 * mine:.6f} moves it, so {mine:.6f} is too large."
+    assert still_from is not None, "replace None in the last line of the cell above by a weight."
+    slips = {
+        "256 times the step; the distance changes only at powers of two": 0.256,
+        "512 times the step; the distance changes only at powers of two": 0.512,
+        "where the step is still larger than half the distance": 0.25,
+    }
+    refuse(still_from, slips, 1e-9)
+    assert still_from == 0.5, f"{still_from:g} is not right; try least_step() on both sides of each power of two."
+
+
+def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[float, str], str]]) -> None:
+    """One rate for all: who has the lowest loss at each learning rate, and who with its own best rate."""
+    dense, sparse = {0.001: 5.3, 0.002: 4.8, 0.004: 5.5}, {0.001: 5.4, 0.002: 5.2, 0.004: 4.9}
+    for losses, best in (
+        ({"fc": dense, "set": sparse}, "fc"),
+        ({"set": sparse, "fc": dense, "rigl": {0.001: 5.6, 0.002: 5.5, 0.004: 4.7}}, "rigl"),
+        ({"fc": {0.001: 5.0, 0.002: 5.0, 0.004: 5.0}, "set": {0.001: 6.0, 0.002: 4.9, 0.004: 6.0}}, "set"),
+    ):
+        answer = winners(losses)
+        assert answer is not None, "winners() returns None; return a dict with a method for each rate, and a method."
+        assert isinstance(answer, tuple), "return two things: a dict with a method for each rate, and a method."
+        at_each, own = answer
+        for rate in (0.001, 0.002, 0.004):
+            shown = ", ".join(f"{name} {losses[name][rate]:g}" for name in losses)
+            right = min(losses, key=lambda name: losses[name][rate])
+            mine = at_each.get(rate)
+            assert mine == right, (
+                f"at the rate {rate:g} the losses are {shown}, and you name {mine}. A low loss is good."
+            )
+        means = {name: sum(found.values()) / len(found) for name, found in losses.items()}
+        assert own == best or own != min(means, key=lambda name: means[name]), (
+            f"{own} has the lowest mean over all rates. Take the best rate of each method, and compare these losses."
+        )
+        often = list(at_each.values())
+        assert own == best or own != max(losses, key=often.count), (
+            f"{own} wins at the most rates. Take the best rate of each method, and compare these losses."
+        )
+        lowest = ", ".join(f"{name} {min(found.values()):g}" for name, found in losses.items())
+        assert own == best, f"the lowest losses are {lowest}, and you name {own}."

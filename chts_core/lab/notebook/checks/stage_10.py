@@ -1,6 +1,87 @@
 """Checks of stage 10, scaling out."""
 
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
 from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.lab.train import sweeps
+
+
+def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) -> None:
+    """Unequal halves: the gradient of the whole batch from the mean gradient of each part.
+
+    Three examples have the mean gradient (2, 0), and one example has (6, 4).
+    """
+    parts, sizes = [torch.tensor([2.0, 0.0]), torch.tensor([6.0, 4.0])], [3, 1]
+    copies = [part.clone() for part in parts]
+    mine = whole_gradient(copies, sizes)
+    assert mine is not None, "whole_gradient() returns None; return a tensor of the shape of one gradient."
+    assert all(map(torch.equal, copies, parts)), "the gradients given were changed; avoid += on them."
+    assert mine.shape == (2,), f"the gradient of two links has the shape (2,), not {tuple(mine.shape)}."
+    slips = {
+        "the plain mean, which counts the single example as much as the other three": [4.0, 2.0],
+        "the sum of both gradients; the loss is a mean over examples": [8.0, 4.0],
+        "the sum over all four examples; divide by their number": [12.0, 4.0],
+        "the sum over all four examples, divided by the number of parts": [6.0, 2.0],
+        "weighted the wrong way round: the larger part counts more": [5.0, 3.0],
+    }
+    for slip, wrong in slips.items():
+        assert not torch.allclose(mine, torch.tensor(wrong)), f"{mine.tolist()} is {slip}."
+    assert torch.allclose(mine, torch.tensor([3.0, 1.0])), (
+        f"{mine.tolist()} is not right; write down the sum of the gradients of all four examples first."
+    )
+    _compare_with_one_batch(whole_gradient)
+
+
+def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(10)
+    weight = torch.randn(4, generator=generator, requires_grad=True)
+    x = torch.randn(9, 4, generator=generator)
+    (right,) = torch.autograd.grad((x @ weight).square().mean(), weight)
+    for sizes in ([4, 5], [2, 3, 4], [9]):
+        parts = [torch.autograd.grad((part @ weight).square().mean(), weight)[0] for part in x.split(sizes)]
+        assert torch.allclose(whole_gradient(parts, sizes), right, atol=1e-5), (
+            f"parts of {sizes} examples give another gradient than the whole batch of 9."
+        )
+
+
+def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
+    """Regrow alike: the mask that every rank makes from the gradients of all ranks.
+
+    The layer has 8 places. Three are links, whose gradients are 9, so a choice among them shows.
+    """
+    mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
+    gradients = torch.tensor([[[9.0, 5, 1, -4], [0.5, 9, 3.5, 9]], [[9.0, -5, 4, -2], [1.5, 9, -3.5, 9]]])
+    given = mask.clone()
+    mine = regrow(gradients, given, 2)
+    assert mine is not None, "regrow() returns None; return a Boolean mask."
+    assert torch.equal(given, mask), "the mask given was changed; work on a copy."
+    assert mine.shape == mask.shape, f"the mask has the shape (2, 4), not {tuple(mine.shape)}."
+    assert (mine.bool() & mask).sum() == 3, "a link that exists is lost; regrowth only adds links."
+    grown = {"abcde"[place] for place, new in enumerate((mine.bool() & ~mask)[~mask].tolist()) if new}
+    assert len(grown) == 2, f"{len(grown)} links are new, and 2 were asked for; choose among the places without a link."
+    slips = {
+        "the gradient of rank 0 alone": "ac",
+        "the gradient of rank 1 alone": "ab",
+        "the mean of the sizes: take the mean before the size": "ae",
+        "the mean itself: a large negative gradient counts as well": "bd",
+    }
+    chosen = "".join(sorted(grown))
+    begins = f"the absent places, row by row, are a to e, and you regrow {chosen[0]} and {chosen[1]}"
+    for slip, wrong in slips.items():
+        assert chosen != wrong, f"{begins}, by {slip}."
+    assert chosen == "bc", f"{begins}; write down the five means."
+    generator = torch.Generator().manual_seed(10)
+    mask, gradients = torch.eye(5, 6, dtype=torch.bool), torch.randn(3, 5, 6, generator=generator)
+    means = gradients.mean(dim=0).abs().masked_fill(mask, 0).flatten()
+    expected = mask.flatten().index_fill(0, means.topk(4).indices, True).view_as(mask)
+    assert torch.equal(regrow(gradients, mask.clone(), 4).bool(), expected), (
+        "with three ranks and 4 new links the mask is not right."
+    )
 
 
 def ranks(rank_0: float | None, rank_1: float | None) -> None:
@@ -17,6 +98,67 @@ def ranks(rank_0: float | None, rank_1: float | None) -> None:
     )
 
 
+def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
+    """Go on with fewer ranks: the examples of a rank in a step, whose batch does not depend on the number of ranks."""
+    batch = 8
+    for step in range(3):
+        whole = list(range(step * batch, (step + 1) * batch))
+        for number in (1, 2, 4):
+            shares = [my_examples(step, batch, rank, number) for rank in range(number)]
+            assert all(share is not None for share in shares), "my_examples() returns None; return a list of numbers."
+            where = f"step {step}, ranks: {number}; "
+            together = [example for share in shares for example in share]
+            assert len(together) != batch * number or number == 1, (
+                f"{where}each rank takes {batch} examples, so the batch grows with the number of ranks; share the 8."
+            )
+            assert {len(share) for share in shares} == {batch // number}, (
+                f"{where}the ranks take {', '.join(str(len(share)) for share in shares)} examples; expected "
+                f"{batch // number} each."
+            )
+            assert len(set(together)) == len(together), f"{where}two ranks take the same example: {shares}."
+            assert sorted(together) == whole, (
+                f"{where}together they take {sorted(together)}, and one process takes {whole}. A run that goes on with "
+                "another number of ranks would see some examples twice and others never."
+            )
+
+
+def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
+    """A grid in words: the grid of a sweep, and how many runs it has."""
+    assert grid is not None, "replace the first None in the cell above by a dict of lists."
+    assert set(grid) == {"method", "sparsity", "seed"}, (
+        f"the grid has {', '.join(grid) or 'nothing'}; the sentence names methods, sparsities and seeds, so the "
+        "keys are method, sparsity and seed."
+    )
+    values = grid["sparsity"] if isinstance(grid["sparsity"], list) else []
+    assert not any(value in (0.2, 0.05) for value in values), "0.2 and 0.05 are densities: the share that exists."
+    assert not any(value in (80, 95) for value in values), "a sparsity is a share between 0 and 1, not a percentage."
+    assert grid["seed"] != [1, 2, 3, 4, 5], "the seeds are 0 to 4."
+    try:
+        cells = sweeps.cells({"train": "tiny_ci", "parameters": {"dataset": "python_reference"}, "grid": grid})
+    except ValueError as error:
+        raise AssertionError(f"the sweep refuses this grid: {error}") from error
+    methods = ("fc", "set", "rigl", "chts")
+    wanted = {
+        "-".join(map(str, (method, *(() if method == "fc" else (sparsity,)), seed)))
+        for method in methods
+        for sparsity in (0.8, 0.95)
+        for seed in range(5)
+    }
+    found = {cell.name for cell in cells}
+    assert found == wanted, (
+        f"of the runs in the sentence {len(wanted - found)} are missing, and {len(found - wanted)} are not asked for; "
+        f"the first of these is {min(found ^ wanted)}."
+    )
+    assert num_runs is not None, "replace the second None in the cell above by a number of runs."
+    slips = {
+        "right if FC ran at both sparsities; it has none, and runs once for each seed": 40,
+        "the number without FC": 30,
+        "the number of runs of one seed": 7,
+    }
+    refuse(num_runs, slips, 0)
+    assert num_runs == len(found), f"{num_runs} is not right; count FC apart from the other three methods."
+
+
 def hours(hours: float | None) -> None:
     """How long: the hours of a training run."""
     assert hours is not None, "replace None in the cell above by a number of hours."
@@ -29,3 +171,74 @@ def hours(hours: float | None) -> None:
     }
     refuse(hours, slips, 0.01 * right)
     assert abs(hours - right) < 0.02 * right, f"{hours} is not right; 6 operations for each weight and token."
+
+
+_Runs = list[tuple[str, int]]
+
+
+def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
+    """Schedule a sweep's budget: the runs that fit, and the hour in which the last one ends.
+
+    The runs take 3, 1 and 2 hours. There are two seeds, two workers and five hours.
+    """
+    costs = {"fc": 3.0, "set": 1.0, "chts": 2.0}
+    answer = schedule(costs, 2, 2, 5.0)
+    assert answer is not None, "schedule() returns None; return a list of runs and a number of hours."
+    assert isinstance(answer, tuple), "return two things: a list of runs, and a number of hours."
+    assert len(answer) == 2, "return two things: a list of runs, and a number of hours."
+    runs, makespan = list(answer[0]), answer[1]
+    begins = [("fc", 0), ("set", 0), ("chts", 0)]
+    slips: dict[str, _Runs] = {
+        "one method after the other. Take all methods of seed 0 first, then those of seed 1": [
+            ("fc", 0),
+            ("fc", 1),
+            ("set", 0),
+            ("set", 1),
+        ],
+        "a schedule that ends at the first run that does not fit. A shorter run may still fit": begins,
+        "a schedule that lets runs end after the budget. A run fits only if it ends in time": [
+            *begins,
+            ("fc", 1),
+            ("set", 1),
+            ("chts", 1),
+        ],
+        "the schedule of one worker, and there are two": [("fc", 0), ("set", 0), ("set", 1)],
+        "what fits into 2 · 5 hours in all. Each worker has its own five hours": [*begins, ("fc", 1), ("set", 1)],
+        "a schedule that deals the runs out in turn. A run goes to the worker that is free first": [*begins, ("fc", 1)],
+    }
+    for slip, wrong in slips.items():
+        assert runs != wrong, f"this is {slip}."
+    right, last = _scheduled(costs, 2, 2, 5.0)
+    assert runs == right or sorted(runs) != sorted(right), (
+        "these are the runs that fit, in another order. List them in the order in which they are given out."
+    )
+    assert runs == right, (
+        f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a line for each worker."
+    )
+    assert makespan == last, f"the runs are right, and the last one does not end in hour {makespan:g}."
+    _compare_schedules(schedule)
+
+
+def _scheduled(costs: Mapping[str, float], seeds: int, workers: int, budget: float) -> tuple[_Runs, float]:
+    free = [0.0] * workers
+    runs: _Runs = []
+    for seed in range(seeds):
+        for name, cost in costs.items():
+            first = free.index(min(free))
+            if free[first] + cost <= budget:
+                free[first] += cost
+                runs.append((name, seed))
+    return runs, max(free)
+
+
+def _compare_schedules(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
+    chance = random.Random(10)
+    for workers, budget in ((1, 6.0), (3, 7.5), (4, 0.25), (2, 20.0)):
+        costs = {name: chance.randint(1, 8) / 2 for name in ("fc", "set", "rigl", "chts")}
+        runs, makespan = schedule(costs, 3, workers, budget)
+        right, last = _scheduled(costs, 3, workers, budget)
+        given = (
+            f"runs of {', '.join(f'{cost:g}' for cost in costs.values())} hours, 3 seeds, {workers} workers, budget "
+        )
+        assert list(runs) == right, f"{given}{budget:g}: you start {len(runs)} runs; expected {len(right)}, in order."
+        assert makespan == last, f"{given}{budget:g}: your last run ends in hour {makespan:g}, not {last:g}."

@@ -1,0 +1,225 @@
+"""Answers to the exercises of stage 09, right and wrong."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from answers import cases
+from torch import Tensor
+
+Losses = Mapping[str, Mapping[float, float]]
+
+
+def perplexity(chances: list[float]) -> float:
+    return math.prod(chances) ** (-1 / len(chances))
+
+
+def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
+    return tokens * math.log2(math.exp(loss)) / num_bytes
+
+
+def queries_of(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
+    """As the core reads it: head h meets head h · key_heads // heads of the keys."""
+    return [h * width + neuron % width for h in range(heads) if h * key_heads // heads == neuron // width]
+
+
+def gated(
+    *,
+    pair: bool = True,
+    read: bool = True,
+    always: bool = False,
+    rows: bool = True,
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """An answer to 09.percolate_gate, with slips: no pair, down aside, the gate needed always, the gate not cut."""
+
+    def answer(gate: Tensor, up: Tensor, down: Tensor, at_zero: float) -> tuple[Tensor, Tensor, Tensor]:
+        active = up.any(dim=1)
+        if read:
+            active = active & down.any(dim=0)
+        if pair and (at_zero == 0 or always):
+            active = active & gate.any(dim=1)
+        return gate & active[:, None] if rows else gate, up & active[:, None], down & active
+
+    return answer
+
+
+def in_place(gate: Tensor, up: Tensor, down: Tensor, _: float) -> tuple[Tensor, Tensor, Tensor]:
+    gate &= up.any(dim=1)[:, None]
+    return gate, up, down
+
+
+def chain_once(gate: Tensor, up: Tensor, down: Tensor, at_zero: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Down is cut for neurons without links, and the other links of these neurons stay."""
+    heard = up.any(dim=1) & (gate.any(dim=1) | bool(at_zero))
+    return gate, up, down & heard
+
+
+def power_of_two(weight: float) -> float:
+    return 2.0 ** math.floor(math.log2(weight))
+
+
+def least_step(weight: float) -> float:
+    mantissa, exponent = math.frexp(weight)
+    return math.ldexp(1.0, exponent - 9) if mantissa < 1 else math.nan
+
+
+def winners(losses: Losses) -> tuple[dict[float, str], str]:
+    best = {name: min(found.values()) for name, found in losses.items()}
+    return at_each(losses), min(best, key=lambda name: best[name])
+
+
+def at_each(losses: Losses) -> dict[float, str]:
+    rates = next(iter(losses.values()))
+    return {rate: min(losses, key=lambda name: losses[name][rate]) for rate in rates}
+
+
+def by_the_mean(losses: Losses) -> str:
+    return min(losses, key=lambda name: sum(losses[name].values()))
+
+
+def by_the_count(losses: Losses) -> str:
+    often = list(at_each(losses).values())
+    return max(losses, key=often.count)
+
+
+def bits_slip(function: Callable[[float, int, int], float]) -> tuple[Any, ...]:
+    return perplexity, function
+
+
+GIVEN: dict[str, dict[str, Any]] = {}
+
+RIGHT = [
+    *cases("09.perplexity_and_bits", ((perplexity, bits_per_byte), "")),
+    *cases("09.queries_of", (queries_of, ""), (lambda *given: queries_of(*given)[::-1], "")),
+    *cases("09.percolate_gate", (gated(), "")),
+    *cases("09.least_step", ((least_step, 0.5), ""), ((lambda weight: power_of_two(weight) / 256, 0.5), "")),
+    *cases("09.winners", (winners, "")),
+]
+
+STUBS = [
+    *cases(
+        "09.perplexity_and_bits",
+        ((lambda _: None, lambda *_: None), "perplexity() returns None; return e to the mean of -log p."),
+        ((perplexity, lambda *_: None), "bits_per_byte() returns None; first turn nats into bits."),
+    ),
+    *cases("09.queries_of", (lambda *_: None, "queries_of() returns None; return a list of neurons.")),
+    *cases(
+        "09.percolate_gate", (lambda *_: None, "percolate_gate() returns None; return three masks: gate, up and down.")
+    ),
+    *cases(
+        "09.least_step",
+        ((lambda _: None, None), "least_step() returns None; return half the distance to the next number."),
+        ((least_step, None), "replace None in the last line of the cell above by a weight."),
+    ),
+    *cases("09.winners", (lambda _: None, "winners() returns None; return a dict with a method for each rate, and a ")),
+]
+
+SLIPS = [
+    *cases(
+        "09.perplexity_and_bits",
+        *(
+            ((slip, bits_per_byte), message)
+            for slip, message in (
+                (lambda chances: len(chances) / sum(chances), "3.2 is 1 over the mean probability"),
+                (lambda chances: sum(1 / p for p in chances) / len(chances), "5.0 is the mean of 1/p"),
+                (lambda chances: 1 / math.prod(chances), "16.0 is 1 over the product of all probabilities"),
+                (lambda chances: math.log(perplexity(chances)), "1.3863 is the mean loss in nats"),
+                (lambda chances: math.log2(perplexity(chances)), "2.0 is the mean loss in bits"),
+                (lambda chances: math.exp(math.log2(perplexity(chances))), "7.3891 is e to a loss in bits"),
+                (lambda chances: 2 ** math.log(perplexity(chances)), "2.6141 is 2 to a loss in nats: take e."),
+                (lambda chances: 1 / perplexity(chances), "0.25 is below 1: the loss is minus the logarithm."),
+                (lambda chances: 1 / math.sqrt(math.prod(chances)), "the probabilities 0.2, 0.2, 0.2 give 11.1803"),
+            )
+        ),
+        (
+            bits_slip(lambda loss, tokens, num_bytes: loss * tokens / num_bytes),
+            "0.3466 is in nats per byte; a bit is log 2 nats.",
+        ),
+        (
+            bits_slip(lambda loss, *_: loss / math.log(2)),
+            "2.0 is in bits per token; spread the bits of all tokens over",
+        ),
+        (
+            bits_slip(lambda loss, tokens, num_bytes: loss / math.log(2) * num_bytes / tokens),
+            "8.0 is bits times bytes per token",
+        ),
+        (
+            bits_slip(lambda loss, tokens, num_bytes: loss * math.log(2) * tokens / num_bytes),
+            "0.2402 is the nats times log 2",
+        ),
+        (bits_slip(lambda *_: 1.0), "2 bits for each of 3 tokens, over 12 bytes, are 0.5, not 1."),
+    ),
+    *cases(
+        "09.queries_of",
+        (
+            lambda neuron, heads, key_heads, width: [
+                h * width + neuron % width for h in range(neuron // width, heads, key_heads)
+            ],
+            "neuron 1: you found [1, 5]. Neighbouring heads share a key",
+        ),
+        (
+            lambda neuron, heads, key_heads, width: queries_of(neuron, heads, key_heads, width)[:1],
+            "you found [1]. 2 heads read this head of the keys, so you miss 1.",
+        ),
+        (
+            lambda neuron, heads, key_heads, width: [
+                place
+                for query in queries_of(neuron, heads, key_heads, width)
+                for place in range(query // width * width, query // width * width + width)
+            ],
+            "you found [0, 1, 2, 3]. Only the neuron at the same place of each head meets it.",
+        ),
+        (lambda *_: [0, 3], "Which head of the keys is it, which heads read it, and at which place?"),
+    ),
+    *cases(
+        "09.percolate_gate",
+        (in_place, "the masks given were changed; use & instead of &=."),
+        (lambda gate, up, down, _: (gate, down, up), "return gate, up and down in this order"),
+        (
+            lambda gate, up, down, _: (gate, up, down),
+            "neuron 1, which has no link in the gate: its links in up lead no",
+        ),
+        (gated(pair=False), "activation(0) = 0, neuron 1, which has no link in the gate: its links in up lead nowhere"),
+        (gated(read=False), "neuron 3, which is read by no link of down: its links in gate lead nowhere, and you keep"),
+        (gated(rows=False), "neuron 2, which has no link in up: its links in gate lead nowhere, and you keep them."),
+        (gated(always=True), "activation(0) = 0.5, neuron 1, which has no link in the gate: its links in up are used"),
+        (chain_once, "activation(0) = 0, neuron 1, which has no link in the gate: its links in up lead nowhere"),
+        (
+            lambda gate, up, down, _: (gate | True, up, down),
+            "activation(0) = 0, neuron 1, which has no link in the gate: you add a link to gate.",
+        ),
+        (
+            lambda gate, up, down, at_zero: (
+                gated()(gate, up, down, at_zero) if len(gate) == 4 else (gate, *gated()(gate, up, down, at_zero)[1:])
+            ),
+            "on random masks with activation(0) = 0 you keep ",
+        ),
+    ),
+    *cases(
+        "09.least_step",
+        ((lambda weight: power_of_two(weight) / 128, 0.5), "0.0078125 is the whole distance to the next number"),
+        ((lambda weight: weight / 256, 0.5), "0.007781982421875 is 1/256 of the weight"),
+        ((lambda _: 1 / 256, 0.5), "0.00390625 is right between 1 and 2; the distance doubles at 2."),
+        (
+            (lambda weight: max(power_of_two(weight), 1.0) / 256, 0.5),
+            "0.00390625 is right between 1 and 2; the distance halves below 1.",
+        ),
+        ((lambda weight: power_of_two(weight) / 512, 0.5), "still vanishes, so 0.001953 is too small."),
+        ((lambda weight: power_of_two(weight) / 64, 0.5), "moves it, so 0.015625 is too large."),
+        ((least_step, 0.256), "0.256 is 256 times the step"),
+        ((least_step, 0.512), "0.512 is 512 times the step"),
+        ((least_step, 0.25), "0.25 is where the step is still larger than half the distance."),
+        ((least_step, 1.0), "1 is not right; try least_step() on both sides of each power of two."),
+    ),
+    *cases(
+        "09.winners",
+        (at_each, "return two things: a dict with a method for each rate, and a method."),
+        (
+            lambda losses: ({rate: max(losses, key=lambda name: losses[name][rate]) for rate in losses["fc"]}, "fc"),
+            "at the rate 0.001 the losses are fc 5.3, set 5.4, and you name set. A low loss is good.",
+        ),
+        (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean over all rates."),
+        (lambda losses: (at_each(losses), by_the_count(losses)), "fc wins at the most rates."),
+        (lambda losses: (at_each(losses), "cht"), "the lowest losses are fc 4.8, set 4.9, and you name cht."),
+    ),
+]

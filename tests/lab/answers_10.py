@@ -1,0 +1,267 @@
+"""Answers to the exercises of stage 10, right and wrong."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from answers import cases
+from torch import Tensor
+
+Runs = list[tuple[str, int]]
+
+
+def whole_gradient(gradients: list[Tensor], sizes: list[int]) -> Tensor:
+    return (torch.stack(gradients) * torch.tensor(sizes)[:, None]).sum(dim=0) / sum(sizes)
+
+
+def added_in_place(gradients: list[Tensor], sizes: list[int]) -> Tensor:
+    total = gradients[0]
+    total += gradients[1]
+    return total / len(sizes)
+
+
+def regrow_by(values: Callable[[Tensor], Tensor], *, anywhere: bool = False) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """An answer to 10.regrow that takes the absent links of the largest values of the gradients."""
+
+    def answer(gradients: Tensor, mask: Tensor, number: int) -> Tensor:
+        of = values(gradients)
+        return mask | of_largest(of if anywhere else of.masked_fill(mask, -torch.inf), number)
+
+    return answer
+
+
+def of_largest(values: Tensor, number: int) -> Tensor:
+    chosen = torch.zeros(values.numel(), dtype=torch.bool)
+    chosen[values.flatten().topk(number).indices] = True
+    return chosen.view_as(values)
+
+
+def size_of_mean(gradients: Tensor) -> Tensor:
+    return gradients.mean(dim=0).abs()
+
+
+def grown_in_place(gradients: Tensor, mask: Tensor, number: int) -> Tensor:
+    mask |= of_largest(size_of_mean(gradients).masked_fill(mask, -1), number)
+    return mask
+
+
+def only_two_ranks(gradients: Tensor, mask: Tensor, number: int) -> Tensor:
+    return regrow_by(lambda both: size_of_mean(both[:2]))(gradients, mask, number)
+
+
+def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
+    """In equal parts one after the other, as good as in turns."""
+    part = batch // ranks
+    return [step * batch + rank * part + place for place in range(part)]
+
+
+def a_batch_each(step: int, batch: int, rank: int, ranks: int) -> list[int]:
+    first = (step * ranks + rank) * batch
+    return list(range(first, first + batch))
+
+
+def all_the_same(step: int, batch: int, _: int, ranks: int) -> list[int]:
+    return list(range(step * batch, step * batch + batch // ranks))
+
+
+def a_share_of_the_epoch(step: int, batch: int, rank: int, ranks: int) -> list[int]:
+    """Each rank goes through a share of its own, which depends on how many there are."""
+    part = batch // ranks
+    return [rank * 24 // ranks + step * part + place for place in range(part)]
+
+
+def uneven(step: int, batch: int, rank: int, ranks: int) -> list[int]:
+    whole = list(range(step * batch, (step + 1) * batch))
+    return whole[:1] if ranks > 1 and rank == 0 else whole[1:] if ranks > 1 else whole
+
+
+GRID = {"method": ["fc", "set", "rigl", "chts"], "sparsity": [0.8, 0.95], "seed": [0, 1, 2, 3, 4]}
+
+
+def schedule(costs: Mapping[str, float], seeds: int, workers: int, budget: float) -> tuple[Runs, float]:
+    return run([(name, seed) for seed in range(seeds) for name in costs], costs, workers, budget)
+
+
+def run(
+    order: Runs,
+    costs: Mapping[str, float],
+    workers: int,
+    budget: float,
+    *,
+    turns: bool = False,
+    ends: bool = True,
+    stops: bool = False,
+) -> tuple[Runs, float]:
+    """Runs in an order, with slips: given out in turns, only begun in time, ended by the first that does not fit."""
+    ends_of, started = [0.0] * workers, []
+    for number, (name, seed) in enumerate(order):
+        worker = number % workers if turns else min(range(workers), key=ends_of.__getitem__)
+        if ends_of[worker] + costs[name] <= budget or (not ends and ends_of[worker] < budget):
+            ends_of[worker] += costs[name]
+            started.append((name, seed))
+        elif stops:
+            break
+    return started, max(ends_of)
+
+
+def seed_by_seed(costs: Mapping[str, float], seeds: int) -> Runs:
+    return [(name, seed) for seed in range(seeds) for name in costs]
+
+
+def method_by_method(costs: Mapping[str, float], seeds: int) -> Runs:
+    return [(name, seed) for name in costs for seed in range(seeds)]
+
+
+def longest_first(costs: Mapping[str, float], seeds: int) -> Runs:
+    return [(name, seed) for seed in range(seeds) for name in sorted(costs, key=lambda name: -costs[name])]
+
+
+def off_the_toy(costs: Mapping[str, float], seeds: int, workers: int, budget: float) -> tuple[Runs, float]:
+    """Right for the runs of the text, and a run too few or an hour too many for others."""
+    runs, makespan = schedule(costs, seeds, workers, budget)
+    return (runs, makespan) if len(costs) == 3 else (runs, makespan + 1)
+
+
+GIVEN: dict[str, dict[str, Any]] = {}
+
+RIGHT = [
+    *cases("10.whole_gradient", (whole_gradient, "")),
+    *cases("10.regrow", (regrow_by(size_of_mean), ""), (regrow_by(lambda all_: all_.sum(dim=0).abs()), "")),
+    *cases(
+        "10.my_examples",
+        (my_examples, ""),
+        (lambda step, batch, rank, ranks: range(step * batch + rank, step * batch + batch, ranks), ""),
+    ),
+    *cases("10.grid", ((GRID, 35), ""), (({**GRID, "method": ["chts", "fc", "rigl", "set"]}, 35), "")),
+    *cases("10.schedule", (schedule, "")),
+]
+
+STUBS = [
+    *cases(
+        "10.whole_gradient",
+        (lambda *_: None, "whole_gradient() returns None; return a tensor of the shape of one gradient."),
+    ),
+    *cases("10.regrow", (lambda *_: None, "regrow() returns None; return a Boolean mask.")),
+    *cases("10.my_examples", (lambda *_: None, "my_examples() returns None; return a list of numbers.")),
+    *cases(
+        "10.grid",
+        ((None, None), "replace the first None in the cell above by a dict of lists."),
+        ((GRID, None), "replace the second None in the cell above by a number of runs."),
+    ),
+    *cases("10.schedule", (lambda *_: None, "schedule() returns None; return a list of runs and a number of hours.")),
+]
+
+SLIPS = [
+    *cases(
+        "10.whole_gradient",
+        (added_in_place, "the gradients given were changed; avoid += on them."),
+        (lambda parts, _: torch.stack(parts), "the gradient of two links has the shape (2,), not (2, 2)."),
+        (lambda parts, _: (parts[0] + parts[1]) / 2, "[4.0, 2.0] is the plain mean, which counts the single example"),
+        (lambda parts, _: parts[0] + parts[1], "[8.0, 4.0] is the sum of both gradients"),
+        (
+            lambda parts, sizes: whole_gradient(parts, sizes) * sum(sizes),
+            "[12.0, 4.0] is the sum over all four examples",
+        ),
+        (
+            lambda parts, sizes: whole_gradient(parts, sizes) * sum(sizes) / len(sizes),
+            "[6.0, 2.0] is the sum over all four examples, divided by the number of parts.",
+        ),
+        (lambda parts, sizes: whole_gradient(parts, sizes[::-1]), "[5.0, 3.0] is weighted the wrong way round"),
+        (lambda *_: torch.zeros(2), "[0.0, 0.0] is not right; write down the sum of the gradients"),
+        (
+            lambda parts, sizes: whole_gradient(parts, sizes) if len(parts[0]) == 2 else torch.stack(parts).mean(dim=0),
+            "parts of [4, 5] examples give another gradient than the whole batch of 9.",
+        ),
+    ),
+    *cases(
+        "10.regrow",
+        (grown_in_place, "the mask given was changed; work on a copy."),
+        (lambda _, mask, __: mask.flatten(), "the mask has the shape (2, 4), not (8,)."),
+        (
+            lambda gradients, mask, number: regrow_by(size_of_mean)(gradients, mask, number) & ~mask,
+            "a link that exists is lost; regrowth only adds links.",
+        ),
+        (
+            regrow_by(size_of_mean, anywhere=True),
+            "0 links are new, and 2 were asked for; choose among the places without a link.",
+        ),
+        (regrow_by(lambda all_: all_[0].abs()), "you regrow a and c, by the gradient of rank 0 alone."),
+        (regrow_by(lambda all_: all_[1].abs()), "you regrow a and b, by the gradient of rank 1 alone."),
+        (regrow_by(lambda all_: all_.abs().mean(dim=0)), "you regrow a and e, by the mean of the sizes"),
+        (regrow_by(lambda all_: all_.mean(dim=0)), "you regrow b and d, by the mean itself"),
+        (regrow_by(lambda all_: -size_of_mean(all_)), "you regrow a and e, by the mean of the sizes"),
+        (regrow_by(lambda all_: -all_.mean(dim=0)), "you regrow c and "),
+        (only_two_ranks, "with three ranks and 4 new links the mask is not right."),
+    ),
+    *cases(
+        "10.my_examples",
+        (a_batch_each, "step 0, ranks: 2; each rank takes 8 examples, so the batch grows with the number of ranks"),
+        (uneven, "step 0, ranks: 2; the ranks take 1, 7 examples; expected 4 each."),
+        (all_the_same, "step 0, ranks: 2; two ranks take the same example: [[0, 1, 2, 3], [0, 1, 2, 3]]."),
+        (
+            a_share_of_the_epoch,
+            "step 0, ranks: 2; together they take [0, 1, 2, 3, 12, 13, 14, 15], and one process takes",
+        ),
+        (
+            lambda _, batch, rank, ranks: my_examples(0, batch, rank, ranks),
+            "step 1, ranks: 1; together they take [0, 1",
+        ),
+    ),
+    *cases(
+        "10.grid",
+        (({"method": GRID["method"]}, 35), "the grid has method; the sentence names methods, sparsities and seeds"),
+        (({**GRID, "sparsity": [0.2, 0.05]}, 35), "0.2 and 0.05 are densities"),
+        (({**GRID, "sparsity": [80, 95]}, 35), "a sparsity is a share between 0 and 1, not a percentage."),
+        (({**GRID, "seed": [1, 2, 3, 4, 5]}, 35), "the seeds are 0 to 4."),
+        (({**GRID, "seed": 5}, 35), "the sweep refuses this grid: grid has seed: 5; expected a list of values"),
+        (({**GRID, "sparsity": 0.8}, 35), "the sweep refuses this grid: grid has sparsity: 0.8; expected a list of"),
+        (({**GRID, "method": ["set", "rigl", "chts"]}, 30), "of the runs in the sentence 5 are missing, and 0 are not"),
+        (({**GRID, "seed": [0]}, 7), "of the runs in the sentence 28 are missing"),
+        ((GRID, 40), "40 is right if FC ran at both sparsities; it has none, and runs once for each seed."),
+        ((GRID, 30), "30 is the number without FC."),
+        ((GRID, 7), "7 is the number of runs of one seed."),
+        ((GRID, 11), "11 is not right; count FC apart from the other three methods."),
+    ),
+    *cases(
+        "10.schedule",
+        (lambda *given: schedule(*given)[0], "return two things: a list of runs, and a number of hours."),
+        (lambda *given: (*schedule(*given), 0), "return two things: a list of runs, and a number of hours."),
+        (
+            lambda costs, seeds, *others: run(method_by_method(costs, seeds), costs, *others),
+            "this is one method after the other. Take all methods of seed 0 first",
+        ),
+        (
+            lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, stops=True),
+            "this is a schedule that ends at the first run that does not fit.",
+        ),
+        (
+            lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, ends=False),
+            "this is a schedule that lets runs end after the budget.",
+        ),
+        (
+            lambda costs, seeds, _, budget: schedule(costs, seeds, 1, budget),
+            "this is the schedule of one worker, and there are two.",
+        ),
+        (
+            lambda costs, seeds, workers, budget: schedule(costs, seeds, 1, workers * budget),
+            "this is what fits into 2 · 5 hours in all. Each worker has its own five hours.",
+        ),
+        (
+            lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, turns=True),
+            "this is a schedule that deals the runs out in turn.",
+        ),
+        (
+            lambda costs, seeds, *others: run(longest_first(costs, seeds), costs, *others),
+            "these are the runs that fit, in another order.",
+        ),
+        (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a line for each worker."),
+        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, and the last one does not end in hour 9."),
+        (off_the_toy, "3 seeds, 1 workers, budget 6: your last run ends in hour "),
+        (
+            lambda costs, seeds, workers, budget: (
+                schedule(costs, seeds, workers, budget) if workers < 3 else schedule(costs, 2, workers, budget)
+            ),
+            "3 seeds, 3 workers, budget 7.5: you start ",
+        ),
+    ),
+]
