@@ -63,7 +63,9 @@ def by_values(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     return [name for name, wanted in model.named_parameters() if wanted not in have]
 
 
-def watched(*, every: int = 1, first: int = 1, last: int | None = None, what: Callable[[Any], Any] = lambda f: f.check):
+def watched(
+    *, first: int = 1, last: int | None = None, what: Callable[[Any], Any] = lambda found: found.check
+) -> Callable[..., tuple[int, Any] | None]:
     """An answer to 06b.first_finding, with slips."""
 
     def answer(sparsifier: chts.Sparsifier, train_step: Callable[[], None], steps: int) -> tuple[int, Any] | None:
@@ -72,7 +74,7 @@ def watched(*, every: int = 1, first: int = 1, last: int | None = None, what: Ca
             train_step()
             sparsifier.step()
             found = auditor.check()
-            if found and step % every == 0:
+            if found:
                 return step, what(found[0])
         return None
 
