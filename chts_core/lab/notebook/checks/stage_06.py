@@ -132,7 +132,7 @@ def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.B
     return right
 
 
-def flops_share(flops_share: Callable[[list[int], list[float]], float | None]) -> None:
+def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
     """What a run costs: training FLOPs as a share of those of the dense network.
 
     The answer is checked by hand, and then against the plan of a run of CHTss.

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,18 +99,20 @@ def _momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | None]) -> None:
     """Who is not trained: a function that names the parameters of a model that its optimizer does not hold."""
-    model = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
-    groups = [{"params": model[0].parameters()}, {"params": [*model[1].parameters(), *model[2].parameters()]}]
+    layers = [nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)]
+    model = nn.Sequential(*layers)
+    first, *rest = model.parameters()
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": rest}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     found = _names(not_held, model, optimizer)
     assert found != ["0.weight"], "you looked at one group of the optimizer; go through all optimizer.param_groups."
     assert found != ["1.weight", "2.weight"], "you looked at one group of the optimizer; go through all of them."
     assert found != ["0.weight", "1.weight", "2.weight"], "these are the parameters that the optimizer does hold."
     assert found == [], f"the optimizer holds all three weights, and you name {found}."
-    model[1].weight = nn.Parameter(model[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
+    layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
     found = _names(not_held, model, optimizer)
     assert found == ["1.weight"], f"the weight 1.weight was replaced by a masked one, and you name {found}."
-    model[2].weight = nn.Parameter(model[2].weight.detach().clone())
+    layers[2].weight = nn.Parameter(layers[2].weight.detach().clone())
     assert _names(not_held, model, optimizer) == ["1.weight", "2.weight"], (
         "2.weight was replaced by a copy of the same values, and you miss it: the optimizer holds another tensor. "
         "Compare which object it is, not what it holds."
