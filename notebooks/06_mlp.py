@@ -604,8 +604,11 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 #
 # ## Exercise: mix a method of your own
 #
+# *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
+#
 # Change *one* choice of CHTs and race it against CHTs with all seeds. Is it the receptive field that makes CHTs, or the
-# regrowth? Give `replace` a choice, by the name of its field.
+# regrowth? Give `replace` a choice, by the name of its field. The check trains one network for each seed, which takes several
+# seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -643,7 +646,158 @@ exercises.check(
 # </details>
 
 # %% [markdown]
+# ## Exercise: one update of SET
+#
+# *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
+#
+# Write one update of SET for a layer: remove the `num` links of the smallest $|W_{ij}|$, then regrow `num` links at random.
+# Every place without a link is equally likely, and the places of the removed links are free too. A regrown link starts from
+# weight 0. Return the new weight and the new mask. The layer of the check has 8 places and 4 links.
+
+
+# %% tags=["exercise"]
+def one_update(weight, mask, num, generator):
+    """Weight and mask after an update that exchanges `num` links; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06.one_update", one_update)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# An absent link has $|W_{ij}| = 0$, so give it the size $\infty$ before you look for the smallest. `argsort` and
+# `torch.randperm(n, generator=generator)` work on flat tensors.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def one_update(weight, mask, num, generator):
+#     size = weight.abs().masked_fill(~mask, torch.inf).flatten()
+#     kept = mask.flatten().clone()
+#     kept[size.argsort()[:num]] = False
+#     free = (~kept).nonzero().flatten()
+#     links = kept.clone()
+#     links[free[torch.randperm(len(free), generator=generator)[:num]]] = True
+#     return (weight.flatten() * kept).view_as(mask), links.view_as(mask)
+# ```
+#
+# The product with `kept` does two things: it zeroes the removed links, and the regrown ones start from 0.
+# </details>
+
+# %% [markdown]
+# ## Exercise: two lines in a loop of yours
+#
+# *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
+#
+# Write a training loop of one epoch. Each batch is a pair of inputs and labels, and the loss is the cross-entropy. Attach
+# `method` at the given sparsity, with an update every ten steps, and return the `Sparsifier`. The check looks at every step:
+# the gradient must be that of its own batch, and the Sparsifier must count the step.
+
+
+# %% tags=["exercise"]
+def train_sparse(model, optimizer, batches, method, sparsity):
+    """The Sparsifier after one step for each batch; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06.train_sparse", train_sparse)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Look at the loop of *Two lines in your own loop*. The run has as many steps as there are batches.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def train_sparse(model, optimizer, batches, method, sparsity):
+#     sparsifier = chts.Sparsifier(model, optimizer, method, sparsity, total_steps=len(batches), update_every=10)
+#     for inputs, labels in batches:
+#         optimizer.zero_grad()
+#         F.cross_entropy(model(inputs), labels).backward()
+#         optimizer.step()
+#         sparsifier.step()
+#     return sparsifier
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: what does a run cost?
+#
+# *★★☆ · 10 minutes · useful · objective 3 · write code*
+#
+# Write the column `FLOPs` of the table above. `sizes` has the number of possible links of each layer; the last one is the
+# output layer, which stays dense. `densities` has the density of the other layers at each step. Absent links cost nothing.
+# Return the cost of the whole run as a share of the cost of the dense network. The check compares it with `chts.plan`.
+
+
+# %% tags=["exercise"]
+def flops_share(sizes, densities):
+    """Training FLOPs over those of the dense network; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06.flops_share", flops_share)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the output layer. The dense network pays for all
+# sizes. Take the mean over the steps.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def flops_share(sizes, densities):
+#     *sparse, output = sizes
+#     return (sum(densities) / len(densities) * sum(sparse) + output) / sum(sizes)
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: choose and report
+#
+# *★☆☆ · 10 minutes · essential · objective 3 · write code*
+#
+# `runs` has for each setting a list with one entry per seed. An entry is a pair of lists: validation accuracy by epoch and
+# test accuracy by epoch. Return the name of the setting that you choose, and the accuracy that you report for it. Follow the
+# rule of this stage: the last epoch, means over seeds, and test images that choose nothing.
+
+
+# %% tags=["exercise"]
+def fair_report(runs):
+    """The chosen setting and the accuracy to report; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06.fair_report", fair_report)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `max(runs, key=...)` returns the name with the highest value. `course[-1]` is the last epoch of a course.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def fair_report(runs):
+#     def at_the_end(name, part):
+#         return sum(run[part][-1] for run in runs[name]) / len(runs[name])
+#
+#     chosen = max(runs, key=lambda name: at_the_end(name, 0))
+#     return chosen, at_the_end(chosen, 1)
+# ```
+# </details>
+
+# %% [markdown]
 # ## Exercise: an interval by hand
+#
+# *★☆☆ · 5 minutes · useful · objective 3 · work out*
 #
 # Three runs of a method reach 90 %, 92 % and 94 % test accuracy. What is the half-width of the 95 % confidence interval of
 # their mean, in percentage points? Use the formula above and the printed $t$, and round to one decimal.
@@ -669,6 +823,41 @@ exercises.check("06.half_width", half_width)
 # ```
 #
 # Three runs that lie within four points leave their mean uncertain by five on either side.
+# </details>
+
+# %% [markdown]
+# ## Exercise: subtract seed by seed
+#
+# *★★☆ · 15 minutes · useful · objective 3 · write code*
+#
+# Two methods have accuracies by seed, such as `{0: 91.0, 1: 93.0}`. Not every seed has run with both. Return the mean of the
+# paired difference, the first method minus the second, and the half-width of its 95 % confidence interval.
+# `stats.t.ppf(0.975, k)` is the factor $t_k$.
+
+
+# %% tags=["exercise"]
+def paired(mine, theirs):
+    """Mean and half-width of the paired difference; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06.paired", paired)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `mine.keys() & theirs.keys()` are the seeds of both. Write one list of differences first; then only this list matters.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def paired(mine, theirs):
+#     differences = [mine[seed] - theirs[seed] for seed in mine.keys() & theirs.keys()]
+#     n, mean = len(differences), sum(differences) / len(differences)
+#     variance = sum((difference - mean) ** 2 for difference in differences) / (n - 1)
+#     return mean, stats.t.ppf(0.975, n - 1) * (variance / n) ** 0.5
+# ```
 # </details>
 #
 # ## To discuss

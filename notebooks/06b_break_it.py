@@ -55,7 +55,7 @@ from chts_core.lab import data, figures, models
 from chts_core.lab.figures import panel
 from chts_core.lab.notebook import exercises, notebooks
 from chts_core.lab.results import records
-from chts_core.lab.verify import injected_bugs
+from chts_core.lab.verify import injected_bugs, update_curves
 from chts_core.methods import Removal, Sigmoid
 
 print(records.environment_line(torch.device("cpu")))
@@ -434,7 +434,41 @@ assert shared["called soft"] > shared["soft"]
 # Remedy: compare masks across seeds before you report a mean over seeds.
 # </details>
 #
+# ## Exercise: where does it stop?
+#
+# *★☆☆ · 5 minutes · useful · objective 2 · work out*
+#
+# Look at the first cell of this stage again. The link is removed when its buffer is 1.9. Its weight becomes 0, and its gradient
+# is 0 in all later steps. Nobody clears the buffer. The learning rate is 0.1 and the momentum 0.9. At which weight does the
+# link come to rest?
+
+# %% tags=["exercise"]
+resting_weight = None
+
+# %% tags=["check"]
+exercises.check("06b.resting_weight", resting_weight)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The first step moves the weight by $-0.1 \cdot 0.9 \cdot 1.9 = -0.171$. Each later step is 0.9 times the step before.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# The steps sum to $-0.171 \cdot (1 + 0.9 + 0.9^2 + \dots) = -0.171 / (1 - 0.9)$:
+#
+# ```python
+# resting_weight = -0.171 / (1 - 0.9)
+# ```
+#
+# The removed link ends at −1.71, and no gradient ever asked for this.
+# </details>
+
+# %% [markdown]
 # ## Exercise: write the check yourself
+#
+# *★☆☆ · 5 minutes · essential · objective 2 · write code*
 #
 # Write `absent_weights(weight, mask)`: the number of absent links whose weight is not zero. It must count NaN as not zero.
 
@@ -460,8 +494,197 @@ exercises.check("06b.absent_weights", absent_weights, patient=second)
 #     return int((weight[~mask] != 0).sum())
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: a clean removal
 #
+# *★★☆ · 15 minutes · essential · objective 2 · write code*
+#
+# Write the remedy for patient 1: a function that removes links from a layer. `gone` is a Boolean mask of the links that go. Set
+# their weight to 0, and also every part of the optimizer's state that has one element per link. Change nothing else. The check
+# uses SGD with momentum and Adam.
+
+
+# %% tags=["exercise"]
+def drop_links(optimizer, weight, gone):
+    """Remove links from a weight and from the optimizer's state; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06b.drop_links", drop_links)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `optimizer.state[weight]` is a dictionary of tensors. A tensor with one element per link has the shape of the weight. Work on
+# `weight.data`, so that autograd does not see the change.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def drop_links(optimizer, weight, gone):
+#     weight.data[gone] = 0
+#     for state in optimizer.state[weight].values():
+#         if state.shape == weight.shape:
+#             state[gone] = 0
+# ```
+#
+# The shape decides, not the name. So the function is right for optimizers that keep other moments.
+# </details>
+
+# %% [markdown]
+# ## Exercise: who is not trained?
+#
+# *★★☆ · 10 minutes · useful · objective 2 · write code*
+#
+# A student builds a model and its optimizer. Then she replaces a weight by a masked copy:
+# `layer.weight = nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so the new one never learns. No
+# error is raised. Write a function that returns the names of the model's parameters that the optimizer does not hold.
+
+
+# %% tags=["exercise"]
+def not_held(model, optimizer):
+    """Names of the parameters that the optimizer does not train; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06b.not_held", not_held)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `model.named_parameters()` gives names and parameters. `optimizer.param_groups` is a list of dictionaries, each with a list
+# under `"params"`. Two tensors with equal values can be two objects; `id(tensor)` tells them apart.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def not_held(model, optimizer):
+#     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+#     return [name for name, parameter in model.named_parameters() if id(parameter) not in held]
+# ```
+#
+# A `Sparsifier` refuses such an optimizer when it is built.
+# </details>
+
+# %% [markdown]
+# ## Exercise: let an auditor watch
+#
+# *★★☆ · 10 minutes · essential · objective 3 · write code*
+#
+# `train_step()` does one step of training, up to and with `optimizer.step()`. Train for `steps` steps and let an auditor look
+# after each of them. At the first finding, return the number of the step and the finding's `check`. The first step has the
+# number 1. If nothing is ever found, return None. In the run of the check a fault comes, and goes again before the end.
+
+
+# %% tags=["exercise"]
+def first_finding(sparsifier, train_step, steps):
+    """Step and check of the first finding, or None; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06b.first_finding", first_finding)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Build one `chts.audit.Auditor(sparsifier)` before the loop. Its `check()` comes after `sparsifier.step()` and returns a list of
+# new findings.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def first_finding(sparsifier, train_step, steps):
+#     auditor = chts.audit.Auditor(sparsifier)
+#     for step in range(1, steps + 1):
+#         train_step()
+#         sparsifier.step()
+#         found = auditor.check()
+#         if found:
+#             return step, found[0].check
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: find the patient from its curves
+#
+# *★★★ · 25 minutes · useful · objective 1 · write code*
+#
+# Here are six recorded runs of one layer: CHTs at 90 % sparsity, 128 steps, an update every 8 steps until 75 % of the run. One is
+# healthy, and each of the others has another fault. You have the rows of the history alone, no weights and no masks.
+#
+# | name | what happened |
+# |---|---|
+# | `"healthy"` | nothing |
+# | `"stuck"` | regrowth takes the best scores, so most links come back at once |
+# | `"random regrowth"` | every missing link is equally likely to be regrown |
+# | `"collapsed layer"` | a layer of this network has lost all its links |
+# | `"threshold with ties"` | regrowth takes every score that reaches the threshold |
+# | `"early end"` | the updates stop too early |
+
+# %%
+recorded_runs = update_curves.patients()
+figures.show(
+    figures.update_courses(recorded_runs),
+    "Six recorded runs of one layer, after each update: the share of regrown links that had just been removed, the ITOP rate "
+    "and the active neurons. Some lines lie on each other.",
+)
+
+# %%
+pd.DataFrame(recorded_runs["A"])
+
+# %% [markdown]
+# Write a function that takes the rows of one run and returns a name of the table. A row is a dictionary with the columns above.
+# The check also has runs that are not on this page: another layer, and another seed. Two things to think about first:
+#
+# - The last updates exchange few links. How much does one value of the overlap say then?
+# - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing ones. The first update exchanges 68. Which overlap does
+#   pure chance give?
+
+
+# %% tags=["exercise"]
+def which_fault(rows):
+    """The name of the fault of a run, from the rows of its history; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("06b.which_fault", which_fault)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Ask the certain questions first: are any neurons active at the end, is the number of links constant, at which step is the last
+# update? Only then look at the overlap, as a share of *all* regrown links of the run:
+# $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By chance it is about $68 / (2304 - 230 + 68) = 3$ %.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def which_fault(rows):
+#     last = rows[-1]
+#     if last["anp"] == 0:
+#         return "collapsed layer"
+#     if len({row["links"] for row in rows}) > 1:
+#         return "threshold with ties"
+#     if last["step"] < 64:
+#         return "early end"
+#     returned = sum(row["overlap"] * row["regrown"] for row in rows) / sum(row["regrown"] for row in rows)
+#     return "stuck" if returned > 0.5 else "random regrowth" if returned < 0.05 else "healthy"
+# ```
+#
+# In these runs the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % where regrowth is
+# stuck. The order of the questions matters. The layer behind a collapse exchanges all its links at every update, so its ITOP rate
+# rises fastest of all. And a threshold with ties is stuck as well.
+# </details>
+
+# %% [markdown]
 # ## Exercise: the mystery patient
+#
+# *★★☆ · 15 minutes · useful · objectives 1 and 2 · work out*
 #
 # One of the first five faults, which the seed has chosen. Which one? Do what a doctor does: look, then test. `mystery` has
 # `model`, `optimizer`, `sparsifier`, `loss`, and `findings`; try to do without the last.
@@ -576,6 +799,14 @@ assert str(contagion[0]) == f"the input of 0 (1 of {32 * task.features} values)"
 assert chts.numerics.find_nonfinite(network) == []
 
 # %% [markdown]
+# ## To discuss
+#
+# 1. A week before the deadline you find stale moments in all your finished runs. The losses look the same. Which results do you
+#    still report, and with which sentence?
+# 2. An audit after every step costs time. For which part of a long run would you pay it, and which faults would you miss?
+# 3. A published code forgets its mask, and it reproduces the accuracy of its paper. Is the result of the paper right? What would
+#    you write to the authors?
+#
 # ## Self-check
 #
 # 1. A colleague proves that her network is sparse by the mean of its masks. What do you ask for?
@@ -614,6 +845,19 @@ assert chts.numerics.find_nonfinite(network) == []
 # - Bugs of sparse training rarely raise and rarely show in the loss; invariants show them.
 # - Three numbers catch most: non-zero weights of the model, links per layer against the plan, state outside the mask.
 # - Add `auditor = chts.audit.Auditor(sparsifier)` and `auditor.check()` after `sparsifier.step()` to a short trial run.
+#
+# ## Further reading
+#
+# - **Layers that collapse:** Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*,
+#   2020, [arXiv 2006.05467](https://arxiv.org/abs/2006.05467).
+# - **Momentum in sparse training:** Dettmers and Zettlemoyer, *Sparse networks from scratch: faster training without losing
+#   performance*, 2019, [arXiv 1907.04840](https://arxiv.org/abs/1907.04840).
+# - **Links that were ever active:** Liu et al., *Do we actually need dense over-parameterization? In-time over-parameterization
+#   in sparse training*, 2021, [arXiv 2102.02887](https://arxiv.org/abs/2102.02887).
+# - **Steps that are left out:** Micikevicius et al., *Mixed precision training*, 2018,
+#   [arXiv 1710.03740](https://arxiv.org/abs/1710.03740).
+# - **Why papers on pruning are hard to compare:** Blalock et al., *What is the state of neural network pruning?*, 2020,
+#   [arXiv 2003.03033](https://arxiv.org/abs/2003.03033).
 
 # %%
 records.publish(

@@ -316,7 +316,48 @@ figures.show(
 # Be careful with figures such as these: other programs on the machine, the number of threads and the size of the layer all
 # move them. Each point here is the median of a few steps. Repeat before you believe a small difference.
 #
+# ## Exercise: write down the links
+#
+# *★☆☆ · 10 minutes · essential · objective 2 · write code*
+#
+# Write a function that turns a small matrix into the three lists of CSR. The matrix is a list of rows, one row per output; a
+# link is an entry that is not 0. A row may have no link.
+
+
+# %% tags=["exercise"]
+def to_lists(matrix):
+    """Beginnings of the rows, columns and values; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("07.to_lists", to_lists)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Go through the matrix row by row. The first row begins at 0, and each row ends where the next one begins. So the first list has
+# one entry more than the matrix has rows.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def to_lists(matrix):
+#     begins, columns, values = [0], [], []
+#     for row in matrix:
+#         for column, value in enumerate(row):
+#             if value != 0:
+#                 columns.append(column)
+#                 values.append(value)
+#         begins.append(len(values))
+#     return begins, columns, values
+# ```
+# </details>
+
+# %% [markdown]
 # ## Exercise: multiply by links
+#
+# *★★☆ · 10 minutes · essential · objective 2 · write code*
 #
 # Write the product $y = Wx$ for one sample from the three lists of CSR, without building the matrix. Replace the `return`.
 
@@ -344,8 +385,52 @@ exercises.check("07.multiply", multiply)
 #     ]
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: what does a layer keep?
 #
+# *★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*
+#
+# Write a function that returns the bytes that a layer without bias keeps between two steps of SGD with momentum. Numbers take 4
+# bytes. `execution` is one of three:
+#
+# - `"dense"`: the weight, its gradient and its momentum;
+# - `"masked"`: the same, and a Boolean mask of one byte per possible link;
+# - `"links"`: value, gradient and momentum of each link, 12 bytes for its place, and the beginnings of all rows and columns.
+#
+# The check works out a small layer by hand. Then it measures a `SparseLinear`.
+
+
+# %% tags=["exercise"]
+def training_bytes(outputs, inputs, links, execution):
+    """Bytes that a layer keeps while it trains; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("07.training_bytes", training_bytes)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# There is one beginning for each row and one for each column, and in both lists a last one for the end. See *Memory, by hand*.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def training_bytes(outputs, inputs, links, execution):
+#     if execution == "links":
+#         return links * (3 * 4 + 12) + 4 * (outputs + 1 + inputs + 1)
+#     return outputs * inputs * (3 * 4 + (1 if execution == "masked" else 0))
+# ```
+#
+# The number of links does not occur in the last line: a mask saves no memory, at any sparsity. It costs a byte per place.
+# </details>
+
+# %% [markdown]
 # ## Exercise: when do links take more memory?
+#
+# *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
 # With Adam a layer keeps four numbers of 4 bytes for each weight: weight, gradient, two moments. Links alone take those and
 # 12 bytes more for each link. Above which density does storing the links take *more* memory than the dense layer? (Leave
@@ -369,6 +454,143 @@ exercises.check("07.break_even", break_even)
 # break_even = 16 / 28  # 0.571...
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: predict the crossover
+#
+# *★★☆ · 15 minutes · essential · objective 3 · write code*
+#
+# You have measured links alone at two densities: `first` and `second` are pairs of density and time. Suppose that their time is a
+# fixed cost plus a cost in proportion to the density. Return the density at which links alone take as long as the dense layer.
+# Return 0 if the dense layer is faster even without any link, and 1 if links win everywhere.
+
+
+# %% tags=["exercise"]
+def meeting_density(first, second, dense):
+    """Density at which links alone take as long as the dense layer; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("07.meeting_density", meeting_density)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Two points give a line: first its slope, then its value at density 0. Then ask where the line reaches `dense`.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def meeting_density(first, second, dense):
+#     slope = (second[1] - first[1]) / (second[0] - first[0])
+#     fixed = first[1] - slope * first[0]
+#     return min(max((dense - fixed) / slope, 0), 1)
+# ```
+#
+# From the two sparsest measurements of the published page it predicts 34 % for 256 samples and 29 % for 32. There the measured
+# lines cross between 30 and 50 %, and between 20 and 30 %.
+# </details>
+
+# %% [markdown]
+# Try it on your machine. The cell takes the two sparsest measurements of each batch size. It prints your prediction beside the
+# tested densities.
+
+# %%
+for samples, times in ((256, many), (32, few)):
+    one, other, reference = times[0], times[1], times[0].dense
+    met = meeting_density((one.density, one.links), (other.density, other.links), reference)
+    won = max((row.density for row in times if row.links < row.dense), default=0)
+    if met is not None:
+        print(f"{samples} samples: predicted {met:.0%}; of the tested densities links alone won up to {won:.0%}")
+
+# %% [markdown]
+# Two points that lie close together make a poor line: a small error of one time moves the far end of the line by a lot. Which two
+# densities would you measure instead?
+#
+# ## Exercise: what no sparsity removes
+#
+# *★★☆ · 10 minutes · useful · objective 4 · work out*
+#
+# A cost meter shows two rows. The dense model takes 10 ms per step. Links alone have 1 % of its FLOPs and take 3 ms. Suppose that
+# a step has a fixed cost, which is the same in both rows, and that the rest is in proportion to the FLOPs. How many milliseconds
+# is the fixed cost?
+
+# %% tags=["exercise"]
+fixed_cost = None
+
+# %% tags=["check"]
+exercises.check("07.fixed_cost", fixed_cost)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Call it $f$. The arithmetic of the dense step takes $10 - f$.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# $f + 0.01 \cdot (10 - f) = 3$, so $f = 2.9 / 0.99$:
+#
+# ```python
+# fixed_cost = 2.9 / 0.99  # 2.929... ms
+# ```
+#
+# Even without a single link this step takes 2.9 ms. So no sparsity makes it 3.5 times as fast as the dense one, though theory
+# promises a factor of 100.
+# </details>
+
+# %% [markdown]
+# ## Exercise: backward by links
+#
+# *★★★ · 30 minutes · useful · objective 2 · write code*
+#
+# For $y = W x$ and a slope $\partial L / \partial y$, write the two gradients that the backward pass needs:
+# $\partial L / \partial W_{ij}$ for the links alone, and $\partial L / \partial x$. Work with `links` of `chts.linear.compress`,
+# without the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link. `x` has the shape (samples, inputs)
+# and `dy` (samples, outputs). Return the gradient by the values, (links,), summed over the samples, and the gradient by `x`.
+# The check compares with autograd, and looks at how large your tensors are.
+
+
+# %% tags=["exercise"]
+def gradients(links, values, x, dy):
+    """Gradients by the values and by x; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("07.gradients", gradients)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# By hand, for one sample: $\partial L / \partial W_{ij} = (\partial L / \partial y_i) \, x_j$ and
+# $\partial L / \partial x_j = \sum_i (\partial L / \partial y_i) \, W_{ij}$. `dy[:, outputs]` has one column per link. Two
+# links of one input must add up: `torch.zeros_like(x).index_add_(1, columns, parts)` adds column by column.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gradients(links, values, x, dy):
+#     outputs, inputs = links.outputs(), links.col_indices.long()
+#     at_links = dy[:, outputs]
+#     by_values = (at_links * x[:, inputs]).sum(dim=0)
+#     by_x = torch.zeros_like(x).index_add_(1, inputs, at_links * values)
+#     return by_values, by_x
+# ```
+#
+# Nothing here is transposed: the same list of links serves both directions. `SparseLinear` still keeps a second order of the
+# links, by inputs. With it each input sums its own links, so that several threads never write to the same place.
+# </details>
+#
+# ## To discuss
+#
+# 1. You publish a sparse method. On your processor links alone win up to some density, and on a GPU dense products win far
+#    longer. Which figures do you report: FLOPs, seconds or bytes? On which machine?
+# 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose it for training on a phone?
+#    What would you change first?
+# 3. Dense products have had decades of work, and products of single links little. Should a method fit the hardware of today, or
+#    should the hardware wait for a good method?
 #
 # ## Self-check
 #
@@ -408,6 +630,18 @@ exercises.check("07.break_even", break_even)
 # - Masks are for research; storing the links alone is what saves time and memory.
 # - Where sparse wins is a property of the machine, the layer and the batch: measure it.
 # - Theory, time and memory are three different figures. Report all three.
+#
+# ## Further reading
+#
+# - **A survey:** Hoefler et al., *Sparsity in deep learning: pruning and growth for efficient inference and training in neural
+#   networks*, 2021, [arXiv 2102.00554](https://arxiv.org/abs/2102.00554).
+# - **Links alone on a processor:** Curci et al., *Truly sparse neural networks at scale*, 2021.
+# - **Sparse products on a GPU:** Gale et al., *Sparse GPU kernels for deep learning*, 2020,
+#   [arXiv 2006.10901](https://arxiv.org/abs/2006.10901).
+# - **Two of four:** Mishra et al., *Accelerating sparse deep neural networks*, 2021,
+#   [arXiv 2104.08378](https://arxiv.org/abs/2104.08378).
+# - **Which ideas the hardware favours:** Hooker, *The hardware lottery*, 2020,
+#   [arXiv 2009.06489](https://arxiv.org/abs/2009.06489).
 
 # %%
 records.publish(

@@ -47,6 +47,8 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
 import math
 
 import pandas as pd
+import torch  # noqa: F401 - for the exercises
+from scipy import stats  # noqa: F401 - for the exercises
 
 from chts_core.lab import figures, widgets
 from chts_core.lab.notebook import exercises, notebooks
@@ -351,6 +353,8 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 #
 # ## Exercise: how far away?
 #
+# *★☆☆ · 5 minutes · essential · objective 1 · work out*
+#
 # Four runs of your method gave 71, 73, 72 and 72 per cent; a paper says 74. How many standard errors is the paper above your
 # mean?
 
@@ -374,8 +378,50 @@ exercises.check("11.errors_away", errors_away)
 # errors_away = 2 / (math.sqrt(2 / 3) / 2)
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: what does an interval cover?
 #
+# *★★☆ · 15 minutes · essential · objective 1 · write code*
+#
+# Simulate 20,000 studies of the same question. Every study has `n` runs. A run scores `shift` plus normal noise of standard
+# deviation 1, drawn by the generator. The interval of a study is its mean ± `factor` standard errors. Return the share of studies
+# whose interval contains 0, the truth. The shift is a difference in the set-up: it is the same in all runs. The check asks for
+# three cases: 3 runs with $t = 4.303$; 3 runs with 1.96; and 30 runs with $t = 2.045$ and a shift of 1. Predict the three shares
+# first.
+
+
+# %% tags=["exercise"]
+def coverage(n, factor, shift, generator):
+    """Share of simulated studies whose interval contains 0; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("11.coverage", coverage)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `torch.randn(20000, n, generator=generator)` has one study per row. `std(dim=1)` divides by n − 1.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def coverage(n, factor, shift, generator):
+#     runs = torch.randn(20000, n, generator=generator) + shift
+#     error = runs.std(dim=1) / n**0.5
+#     return (runs.mean(dim=1).abs() <= factor * error).float().mean().item()
+# ```
+#
+# The shares are 95 %, 81 % and less than 1 %. With three runs the factor of many runs promises too much. In the third case the
+# interval is right about the seeds, and wrong about the question. More seeds make it narrower, so it misses more often.
+# </details>
+
+# %% [markdown]
 # ## Exercise: pair them
+#
+# *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
 # With seeds 0, 1 and 2 method A reached 90, 94 and 98 per cent, method B 89, 93 and 97. What is the half-width of the 95 %
 # confidence interval of the *paired* difference A minus B?
@@ -399,6 +445,150 @@ exercises.check("11.paired_half_width", paired_half_width)
 #
 # ```python
 # paired_half_width = 0
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: the same gain elsewhere
+#
+# *★☆☆ · 10 minutes · useful · objective 2 · write code*
+#
+# In the paper's 60M model at 90 % sparsity, CHTs has perplexity 33.03 and SET has 35.26. Your SET has perplexity 120, on other
+# data. Write a function that returns the perplexity that is as many nats ahead of your SET.
+
+
+# %% tags=["exercise"]
+def same_gain(rival, better, our_rival):
+    """Perplexity that is as many nats below `our_rival` as `better` is below `rival`; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("11.same_gain", same_gain)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Nats per token are the logarithm of the perplexity. Subtract there, then go back with `math.exp`.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def same_gain(rival, better, our_rival):
+#     return math.exp(math.log(our_rival) - (math.log(rival) - math.log(better)))
+# ```
+#
+# It is 112.4. The paper's gain of 2.2 points is 0.065 nats, and on your level these are 7.6 points.
+# </details>
+
+# %% [markdown]
+# ## Exercise: a difference of differences
+#
+# *★★☆ · 15 minutes · essential · objective 2 · write code*
+#
+# You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A paper has
+# the same two methods on another level, each as a pair of mean and standard error; its runs are not paired. By how much is your
+# advantage over the rival larger than the paper's? Return this difference and its standard error. Squares of standard errors
+# of independent numbers add up.
+
+
+# %% tags=["exercise"]
+def difference_of_differences(mine, rival, paper_mine, paper_rival):
+    """Our advantage minus the paper's, and its standard error; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("11.difference_of_differences", difference_of_differences)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Three standard errors enter: of your differences by seed, and of the paper's two means. `standard_error` and `math.hypot` help.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def difference_of_differences(mine, rival, paper_mine, paper_rival):
+#     ours = [one - other for one, other in zip(mine, rival, strict=True)]
+#     gap = sum(ours) / len(ours) - (paper_mine[0] - paper_rival[0])
+#     return gap, math.hypot(standard_error(ours), paper_mine[1], paper_rival[1])
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: decided by chance
+#
+# *★☆☆ · 5 minutes · useful · objective 3 · work out*
+#
+# Suppose that in all 13 comparisons above the two methods are equal, and that the comparisons are independent. Each interval has
+# 95 %. How probable is it that at least one comparison looks decided?
+
+# %% tags=["exercise"]
+by_chance = None
+
+# %% tags=["check"]
+exercises.check("11.by_chance", by_chance)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# First the opposite: all 13 intervals contain 0.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# by_chance = 1 - 0.95**13  # 0.487
+# ```
+#
+# About one half. So a single decided claim among 13 comparisons is weak evidence.
+# </details>
+
+# %% [markdown]
+# ## Exercise: sort a claim
+#
+# *★★☆ · 20 minutes · essential · objective 3 · write code*
+#
+# Write the verdict on a claim that one method is ahead. `tasks` has a list for each task: the advantages of this method, one per
+# seed. Use the 95 % confidence interval of each task. A task with one seed has no interval, so it decides nothing. Return
+#
+# - `"holds"` if an interval is above 0 and none is below 0;
+# - `"does not hold"` if an interval is below 0 and none is above 0;
+# - `"untested"` if no task has an interval;
+# - `"cannot be told"` in all other cases.
+
+
+# %% tags=["exercise"]
+def verdict(tasks):
+    """The verdict on a claim, from its advantages by task and seed; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("11.verdict", verdict)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Leave out the tasks with fewer than two seeds first. Then collect the signs of the intervals that leave out 0. With n seeds the
+# factor is `stats.t.ppf(0.975, n - 1)`.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def verdict(tasks):
+#     tested = [task for task in tasks if len(task) > 1]
+#     signs = set()
+#     for task in tested:
+#         mean, half = sum(task) / len(task), stats.t.ppf(0.975, len(task) - 1) * standard_error(task)
+#         if abs(mean) > half:
+#             signs.add(mean > 0)
+#     if not tested:
+#         return "untested"
+#     if len(signs) != 1:
+#         return "cannot be told"
+#     return "holds" if signs.pop() else "does not hold"
 # ```
 # </details>
 #

@@ -24,7 +24,7 @@ from chts_core.lab.results import statistics
 from chts_core.lab.results.paper import PAPER_TABLE_1
 from chts_core.lab.train import images, language, translation
 from chts_core.lab.train.images import Recipe, Run
-from chts_core.lab.verify import injected_bugs
+from chts_core.lab.verify import injected_bugs, update_curves
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MASK = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
@@ -117,6 +117,7 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "vital_signs": lambda _, data: figures.vital_signs(
         *(injected_bugs.run(data, "chtss", 0.9, fault, hidden=16, epochs=3) for fault in (None, "forgotten mask"))
     ),
+    "update_courses": lambda _, __: figures.update_courses(update_curves.patients()),
     "attention_map": lambda _, __: figures.attention_map(torch.rand(2, 1, 2), ["▁two", "</s>"], ["▁zwei"], "one"),
     "attention_head": lambda _, __: figures.attention_head(MASK, MASK, 1, 0),
     "learning_rates": lambda _, __: figures.learning_rates(translation.Recipe(), 64, [100, 200]),

@@ -13,7 +13,7 @@ from chts_core.lab.figures.density import (
     pruning_steps,
     sparsity_courses,
 )
-from chts_core.lab.figures.health import vital_signs
+from chts_core.lab.figures.health import update_courses, vital_signs
 from chts_core.lab.figures.history import timeline
 from chts_core.lab.figures.language import loss_race
 from chts_core.lab.figures.link_prediction import (
@@ -125,6 +125,7 @@ __all__ = [
     "topology_update",
     "translation_race",
     "two_compared",
+    "update_courses",
     "updates",
     "verdicts",
     "vital_signs",

@@ -1,11 +1,12 @@
 """The health of a run: what would be noted at its bed, beside that of a healthy one."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from chts_core.lab.figures.style import BLUE, VERMILION, new_figure, use_percent_axis
+from chts_core.lab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure, use_percent_axis
 from chts_core.lab.verify.injected_bugs import Patient
 
 _SMOOTHED = 10  # steps that a point of the loss curve is the mean of
@@ -35,4 +36,30 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
         for axes in (loss, weights, neurons):
             axes.set_xlabel("training step")
         figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Overlap, ITOP rate and active neurons of one layer after each update, a line for each patient.
+
+    Args:
+        patients: by name, up to six; rows with step, overlap, itop and anp, as in `Sparsifier.history`.
+    """
+    looks = zip((BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY), "osv^DX", strict=True)
+    columns = {
+        "overlap": "regrown links that were\njust removed (%)",
+        "itop": "links ever active (%)",
+        "anp": "active neurons (%)",
+    }
+    with new_figure(11, 3.3, columns=3) as (figure, panels):
+        for (name, rows), (colour, marker) in zip(patients.items(), looks, strict=False):
+            for axes, column in zip(panels, columns, strict=True):
+                steps, shares = [row["step"] for row in rows], [row[column] * 100 for row in rows]
+                axes.plot(steps, shares, color=colour, marker=marker, markersize=5, label=name)
+        for axes, label in zip(panels, columns.values(), strict=True):
+            axes.set_ylabel(label)
+            axes.set_xlabel("training step")
+            use_percent_axis(axes)
+        panels[1].set_ylim(0, max(row["itop"] for rows in patients.values() for row in rows) * 100)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
     return figure

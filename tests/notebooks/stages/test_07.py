@@ -42,6 +42,23 @@ def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: 
     )
 
 
+def test_the_crossover_that_stage_07_predicts_lies_between_measured_densities(committed: Page) -> None:
+    results, text, _ = committed("07_truly_sparse")
+    predicted = {}
+    for samples, (below, above) in ((256, (0.3, 0.5)), (32, (0.2, 0.3))):
+        rows = [row for row in results["layers"] if row["samples"] == samples]
+        slope = (rows[1]["links"] - rows[0]["links"]) / (rows[1]["density"] - rows[0]["density"])
+        predicted[samples] = rows[0]["density"] + (rows[0]["dense"] - rows[0]["links"]) / slope
+        assert below < predicted[samples] < above
+        faster = {row["density"]: row["links"] < row["dense"] for row in rows}
+        assert faster[below]
+        assert not faster[above]
+    assert (
+        f"it predicts {100 * predicted[256]:.0f} % for 256 samples and {100 * predicted[32]:.0f} % for 32. There the "
+        "measured lines cross between 30 and 50 %, and between 20 and 30 %"
+    ) in text
+
+
 def test_half_of_the_links_take_the_memory_of_all_weights() -> None:
     # Links of a layer without bias keep value, gradient and momentum, and 12 bytes of places; see the self-check.
     links = chts.linear.compress(torch.ones(4, 4, dtype=torch.bool).triu(1) | torch.eye(4, dtype=torch.bool))

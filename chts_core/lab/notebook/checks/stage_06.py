@@ -1,13 +1,24 @@
 """Checks of stage 06, the perceptron."""
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chts_core.lab.data import ImageData
+from chts_core.lab.notebook.checks import toys
 from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.lab.results import statistics
 from chts_core.lab.train import images
 from chts_core.lab.train.recipes import ImageRecipe
-from chts_core.methods import Method
+from chts_core.methods import METHODS, Method
+from chts_core.sparsifier import Sparsifier
+from chts_core.tools.planner import plan
+
+Train = Callable[[nn.Module, torch.optim.Optimizer, toys.Batches, str, float], Sparsifier | None]
 
 
 def mine(
@@ -37,6 +48,157 @@ def mine(
     print(f"another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points against CHTs")
 
 
+def one_update(
+    one_update: Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor] | None],
+) -> None:
+    """One update of SET: a function that removes the weakest links of a layer and regrows as many at random.
+
+    The layer has 8 places. Four are links, with the weights -4, 1, 2 and 3; the update exchanges two of them.
+    """
+    weight = torch.tensor([[-4.0, 0, 1, 0], [0, 2, 0, 3]])
+    mask, generator = weight != 0, torch.Generator().manual_seed(0)
+    weak, strong = weight.abs() * mask < 3, weight.abs() >= 3
+    tries = [one_update(weight.clone(), mask.clone(), 2, generator) for _ in range(600)]
+    assert tries[0] is not None, "one_update() returns None; return the new weight and the new mask."
+    weights, masks = (torch.stack([pair[part] for pair in tries if pair is not None]) for part in (0, 1))
+    masks = masks.bool()
+    sizes = masks.sum(dim=(1, 2)).unique().tolist()
+    assert sizes != [6], "6 links after the update: absent places have |w| = 0, but they are not the weakest links."
+    assert sizes != [2], "2 links after the update: the two removed links are gone, and no link was regrown."
+    found = " or ".join(map(str, sizes))
+    assert sizes == [4], f"{found} links after the update instead of 4; does it regrow on a link?"
+    often = masks.float().mean(dim=0)
+    assert often[0, 0] == 1 or often[1, 3] < 1, (
+        "the link of weight -4 was removed; its magnitude is the largest, so compare |w|."
+    )
+    assert often[strong].min() == 1, "the links of weight -4 and 3 are the two strongest; the update must keep both."
+    assert not weights[~masks].any(), "a removed link still has a weight; set the weight outside the new mask to 0."
+    came = (weights != 0) & weak & mask & masks
+    assert not came.any(), "a link that was removed and came back has its old weight; in SET it starts from 0."
+    assert (weights[:, strong] == weight[strong]).all(), "the weight of a link that stays must not change."
+    free = often[~strong]
+    assert free.max() < 1, "every update regrows the same links; draw them with the generator."
+    assert free[weak[~strong] & mask[~strong]].min() > 0, (
+        "a removed link never comes back; its place is free after the removal, and may be drawn like the others."
+    )
+    assert torch.allclose(free, torch.full((6,), 1 / 3), atol=0.08), (
+        f"the six free places were regrown with shares {' '.join(f'{share:.2f}' for share in free)}; expected 1/3 each."
+    )
+
+
+def train_sparse(train_sparse: Train) -> None:
+    """Two lines in your own loop: a function that trains a model by a method, with an update every ten steps.
+
+    The model is a toy of 8 inputs and two sparse layers; each step must see the gradient of its own batch alone.
+    """
+    model, optimizer, batches = toys.training()
+    right = _watched(model, optimizer, batches)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that a step is not counted is told below
+        sparsifier = train_sparse(model, optimizer, batches, "set", 0.75)
+    assert sparsifier is not None, "train_sparse() returns None; return the Sparsifier at the end."
+    assert len(right) == 40, f"the optimizer made {len(right)} steps; there are 40 batches, and each needs a step."
+    assert sparsifier.method == METHODS["set"], "the Sparsifier does not run the method that was given; hand it on."
+    assert sparsifier.sparsity == 0.75, f"the Sparsifier has sparsity {sparsifier.sparsity}; 0.75 was given."
+    assert sparsifier.timeline.total_steps == 40, (
+        f"total_steps is {sparsifier.timeline.total_steps}; the run has as many steps as batches, here 40."
+    )
+    assert sparsifier.steps != 0, "the Sparsifier counted no step; call sparsifier.step() in the loop."
+    assert sparsifier.steps == 40, (
+        f"the Sparsifier counted {sparsifier.steps} of 40 steps; call sparsifier.step() after each optimizer.step()."
+    )
+    assert all(right), (
+        f"at step {1 + right.index(False)} the gradient is not that of its own batch; is the loss F.cross_entropy, and "
+        "does optimizer.zero_grad() clear the last gradient?"
+    )
+    updates = sorted({row["step"] for row in sparsifier.history})
+    assert updates == [10, 20], f"updates at the steps {updates}; with update_every=10 they are at 10 and 20."
+    for name, mask in sparsifier.masks.items():
+        links, wanted = int(mask.sum()), round(0.25 * mask.numel())
+        assert links == wanted, f"layer {name} has {links} links; 25 % of {mask.numel()} are {wanted}."
+
+
+def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.Batches) -> list[bool]:
+    """For each step of the optimizer whether the gradient is that of its own batch; the list grows with the steps."""
+    right: list[bool] = []
+    bias = list(model.parameters())[-1]
+
+    def look(*_: object) -> None:
+        x, y = batches[min(len(right), len(batches) - 1)]
+        (wanted,) = torch.autograd.grad(F.cross_entropy(model(x), y), bias)
+        right.append(bias.grad is not None and torch.allclose(bias.grad, wanted, atol=1e-5))
+
+    optimizer.register_step_pre_hook(look)
+    return right
+
+
+def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
+    """What a run costs: training FLOPs as a share of those of the dense network.
+
+    The answer is checked by hand, and then against the plan of a run of CHTss.
+    """
+    sizes, densities = [100, 300, 50], [0.5, 0.3, 0.1, 0.1]
+    mine = flops_share(sizes, densities)
+    assert mine is not None, "flops_share() returns None; return a share between 0 and 1."
+    right = (0.25 * 400 + 50) / 450
+    slips = {
+        "the mean density: the output layer is dense, so it costs 50 of 450 at every step": 0.25,
+        "the share of the sparse layers alone; the output layer costs too, in the sparse run and in the dense one": 100
+        / 450,
+        "the cost of the last step; take the mean over all steps": (0.1 * 400 + 50) / 450,
+        "the cost of the first step; take the mean over all steps": (0.5 * 400 + 50) / 450,
+        "a mean over layers; a layer counts by its size": (2 * 0.25 + 1) / 3,
+        "a sum over the steps; the dense network makes the same number of steps": 4 * right,
+        "the saving; what is left to pay?": 1 - right,
+    }
+    mine = round(mine, 4)
+    refuse(mine, slips, 1e-3)
+    assert abs(mine - right) < 1e-3, f"{mine} is not right: a step at density 0.25 costs 0.25 · 400 + 50 of 450."
+    assert math.isclose(flops_share([8, 2], [1.0]), 1), "a run with all links at every step must cost 1."
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    planned = plan(model, "chtss", 0.9, total_steps=80, update_every=10)
+    by_step = [1 - planned.budget.at(step // 10 * 10) for step in range(80)]
+    share = flops_share([64 * 64, 64 * 32, 320], by_step)
+    assert abs(share - planned.flops) < 0.005, (
+        f"for a run of CHTss it gives {share:.3f}; chts.plan says {planned.flops:.3f}."
+    )
+
+
+Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
+
+
+def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> None:
+    """Choose and report: the setting that validation chooses, and the test accuracy to report."""
+    runs = {
+        "A": [([0.80, 0.90], [0.89, 0.86]), ([0.82, 0.90], [0.87, 0.88])],
+        "B": [([0.80, 0.86], [0.90, 0.91]), ([0.80, 0.88], [0.90, 0.93])],
+        "C": [([0.70, 0.98], [0.70, 0.84]), ([0.70, 0.80], [0.70, 0.80])],
+        "D": [([0.97, 0.85], [0.80, 0.81]), ([0.95, 0.85], [0.80, 0.79])],
+    }
+    answer = fair_report(runs)
+    assert answer is not None, "fair_report() returns None; return the name of the setting and an accuracy."
+    chosen, accuracy = answer
+    wrong = {
+        "B": "B is chosen by its test accuracy; the test images must not choose.",
+        "C": "C has the best single run on validation, 0.98; take the mean over seeds.",
+        "D": "D is best at an early epoch; choose by the validation accuracy of the last epoch.",
+    }
+    assert chosen not in wrong, wrong[chosen]
+    assert chosen == "A", f"{chosen!r} is not the name of a setting; the names are the keys of `runs`."
+    slips = {
+        "the validation accuracy of A; the number to report comes from the test images": 0.90,
+        "the mean of the best test epochs of A; report the last epoch": 0.885,
+        "the test accuracy of the better seed; report the mean over seeds": 0.88,
+        "a percentage; return a share between 0 and 1": 87,
+    }
+    refuse(round(accuracy, 4), slips, 1e-3)
+    assert abs(accuracy - 0.87) < 1e-3, f"{accuracy:g} is not right; A ended at 0.86 and 0.88 on the test images."
+    turned = {name: [(test, validation) for validation, test in of_seeds] for name, of_seeds in runs.items()}
+    again = fair_report(turned)
+    assert again is not None, "with other runs fair_report() returns None."
+    assert again[0] == "B", f"with other runs it chooses {again[0]} instead of B; compute the means, do not name A."
+
+
 def half_width(half_width: float | None) -> None:
     """An interval by hand: its half-width in percentage points."""
     assert half_width is not None, "replace None in the cell above by a number of percentage points."
@@ -51,3 +213,33 @@ def half_width(half_width: float | None) -> None:
     refuse(half_width, slips, 0.06)
     expected = statistics.mean_and_interval([90.0, 92.0, 94.0])[1]
     assert abs(half_width - expected) < 0.06, f"{half_width} is not right; s is 2 points here, and n is 3."
+
+
+def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[float, float] | None]) -> None:
+    """Subtract seed by seed: mean and half-width of the 95 % interval of a paired difference."""
+    mine, theirs = {0: 91.0, 1: 93.0, 2: 98.0, 5: 70.0}, {2: 95.0, 0: 90.0, 1: 91.0, 7: 99.0}
+    answer = paired(mine, theirs)
+    assert answer is not None, "paired() returns None; return the mean difference and the half-width."
+    mean, half = (round(float(number), 3) for number in answer)
+    assert mean != -5.75, (
+        "-5.75 is the difference of the means of four; leave out seeds 5 and 7, which have no partner."
+    )
+    assert mean != -2, "-2 is minus the difference: the first method minus the second."
+    right_mean, right_half = statistics.mean_and_interval([1.0, 2.0, 3.0])
+    assert abs(mean - right_mean) < 0.01, f"the mean is {mean}; by seed the differences are 1, 2 and 3."
+    of_mine, of_theirs = ([91.0, 93.0, 98.0], [90.0, 91.0, 95.0])
+    apart = math.hypot(*(statistics.standard_error(values) for values in (of_mine, of_theirs)))
+    by_position = [91 - 95, 93 - 90, 98 - 91]
+    slips = {
+        "the standard error; multiply it by t": 1 / math.sqrt(3),
+        "1.96 standard errors; for three differences t is 4.30": 1.96 / math.sqrt(3),
+        "3.18 standard errors, the t of four values; three differences have t = 4.30": 3.182 / math.sqrt(3),
+        "t times the standard deviation; divide by the root of the number of seeds": 4.303,
+        "the result with the squares divided by n; divide them by n − 1": right_half * math.sqrt(2 / 3),
+        "an interval that is not paired; subtract first, then take the deviation of the differences": 4.303 * apart,
+        "an interval with four degrees of freedom that is not paired; subtract first": 2.776 * apart,
+        "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
+        "the whole width; give the half": 2 * right_half,
+    }
+    refuse(half, slips, 0.01)
+    assert abs(half - right_half) < 0.01, f"the half-width is {half}; the three differences have s = 1."

@@ -1,13 +1,45 @@
 """Checks of stage 06b, break it."""
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from chts_core.lab.verify.injected_bugs import Patient, contradiction
+from chts_core.lab.notebook.checks import toys
+from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.lab.verify import update_curves
+from chts_core.lab.verify.injected_bugs import Patient, contradiction, forgotten_mask
+from chts_core.sparsifier import Sparsifier
 from chts_core.tools.audit import audit
+
+Row = Mapping[str, float]
+
+
+def resting_weight(resting_weight: float | None) -> None:
+    """Where does it stop: the weight at which the momentum leaves a removed link."""
+    assert resting_weight is not None, "replace None in the cell above by a number."
+    link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
+    link.grad = torch.zeros(1, dtype=torch.float64)
+    optimizer.state[link]["momentum_buffer"] = torch.full((1,), 1.9, dtype=torch.float64)
+    for _ in range(300):
+        optimizer.step()
+    slips = {
+        "the weight after one step; each later step adds 0.9 times the last one": -0.171,
+        "the sum with the first term 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
+        "the sum of the buffers; the learning rate is 0.1": -17.1,
+        "the right distance with the wrong sign; SGD subtracts": 1.71,
+        "the weight before the removal moves on; the removal sets it to 0": -0.71,
+    }
+    refuse(resting_weight, slips, 1e-6)
+    assert abs(resting_weight - link.item()) < 0.005, (
+        f"{resting_weight} is not right; the steps are a geometric series of ratio 0.9, and the first is -0.171."
+    )
 
 
 def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: Patient) -> None:
@@ -25,6 +57,159 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
             key = finding.layer
             number = absent_weights(patient.model.get_parameter(key), patient.sparsifier.masks[key])
             assert finding.message.startswith(f"{number} of"), f"you count {number} in {key}, not: {finding.message}"
+
+
+def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
+    """A clean removal: a function that leaves neither weight nor optimizer state where links are removed.
+
+    The layer has 8 places, of which two links go. It is trained by SGD with momentum, and by Adam.
+    """
+    gone = torch.tensor([[True, False, False, False], [False, False, True, False]])
+    for kind in (_momentum, torch.optim.Adam):
+        weight = nn.Parameter(torch.arange(1.0, 9.0).view(2, 4))
+        optimizer = kind([weight])
+        for _ in range(2):
+            weight.grad = torch.ones(2, 4)
+            optimizer.step()
+        before, weights = copy.deepcopy(optimizer.state[weight]), weight.detach().clone()
+        name = type(optimizer).__name__
+        try:
+            drop_links(optimizer, weight, gone)
+        except (AttributeError, IndexError, KeyError, RuntimeError) as error:
+            raise AssertionError(
+                f"with {name} it raises {type(error).__name__}: {error}. SGD and Adam keep different tensors in "
+                "optimizer.state[weight]; Adam's `step` is a number that all links share."
+            ) from error
+        assert not torch.equal(weight, weights), "the weights are as before; set the weight of the removed links to 0."
+        assert not weight[gone].any(), "the weight of a removed link is not 0."
+        assert torch.equal(weight[~gone], weights[~gone]), "the weight of a link that stays has changed."
+        state = optimizer.state[weight]
+        shaped = [key for key, value in before.items() if value.shape == weight.shape]
+        for key in shaped:
+            assert key in state, f"{name} has lost its {key}; the links that stay need it."
+            assert torch.equal(state[key][~gone], before[key][~gone]), f"the {key} of a link that stays has changed."
+            assert not state[key][gone].any(), f"{name} still has a {key} for a removed link; it will move the link."
+        for key in before.keys() - shaped:
+            assert state[key] == before[key], f"{name}'s {key} counts the steps of all links; leave it."
+
+
+def _momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | None]) -> None:
+    """Who is not trained: a function that names the parameters of a model that its optimizer does not hold."""
+    layers = [nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)]
+    model = nn.Sequential(*layers)
+    first, *rest = model.parameters()
+    groups: list[dict[str, Any]] = [{"params": [first]}, {"params": rest}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    found = _names(not_held, model, optimizer)
+    assert found != ["0.weight"], "you looked at one group of the optimizer; go through all optimizer.param_groups."
+    assert found != ["1.weight", "2.weight"], "you looked at one group of the optimizer; go through all of them."
+    assert found != ["0.weight", "1.weight", "2.weight"], "these are the parameters that the optimizer does hold."
+    assert found == [], f"the optimizer holds all three weights, and you name {found}."
+    layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
+    found = _names(not_held, model, optimizer)
+    assert found == ["1.weight"], f"the weight 1.weight was replaced by a masked one, and you name {found}."
+    layers[2].weight = nn.Parameter(layers[2].weight.detach().clone())
+    assert _names(not_held, model, optimizer) == ["1.weight", "2.weight"], (
+        "2.weight was replaced by a copy of the same values, and you miss it: the optimizer holds another tensor. "
+        "Compare which object it is, not what it holds."
+    )
+
+
+def _names(
+    not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | None],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> list[str]:
+    try:
+        found = not_held(model, optimizer)
+    except RuntimeError as error:
+        raise AssertionError(
+            f"{error}: `in` and == compare the values of tensors. Compare which object it is: `is`, or id()."
+        ) from error
+    assert found is not None, "not_held() returns None; return a list of names, which may be empty."
+    return sorted(found)
+
+
+FirstFinding = Callable[[Sparsifier, Callable[[], None], int], tuple[int, str] | None]
+
+
+def first_finding(first_finding: FirstFinding) -> None:
+    """Let an auditor watch: a function that trains and says after which step an auditor first found something.
+
+    In a first run the mask is forgotten during a few steps only. A second run is healthy.
+    """
+    sparsifier, train_step = _trial(ill=range(13, 18))
+    found = first_finding(sparsifier, train_step, 40)
+    assert sparsifier.steps != 0, "first_finding() made no step: call train_step(), then sparsifier.step()."
+    assert found is not None, (
+        "you found nothing. The fault comes and goes within the run, so an audit at the end is too late: call "
+        "auditor.check() after each step."
+    )
+    assert isinstance(found, tuple), f"you return {found!r}; return a step and the name of a check."
+    step, check = found
+    assert step != 12, "12 is one too few; count the steps from 1, as sparsifier.steps does."
+    assert step < 14, f"you found it after step {step}; the auditor can find it earlier if you ask after each step."
+    assert step == 13, f"after step {step} nothing was wrong yet; return the step whose check found something."
+    assert check == "absent weights", f"the check is {check!r}; take the `check` of its first finding."
+    sparsifier, train_step = _trial(ill=range(0))
+    found = first_finding(sparsifier, train_step, 40)
+    assert found is None, f"in a healthy run you found {found}; return None there."
+    assert sparsifier.steps == 40, f"the healthy run ended after {sparsifier.steps} of 40 steps; go on to the end."
+
+
+def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
+    """A toy run by CHTs, and its training step without the Sparsifier's; the mask is forgotten in the steps `ill`."""
+    model, optimizer, batches = toys.training()
+    sparsifier = Sparsifier(model, optimizer, "chts", 0.75, total_steps=40, update_every=10)
+    fault, steps = ExitStack(), iter(range(1, 41))
+
+    def train_step() -> None:
+        step = next(steps)
+        if step in ill and step - 1 not in ill:
+            fault.enter_context(forgotten_mask(sparsifier))
+        if step not in ill:
+            fault.close()
+        inputs, labels = batches[step - 1]
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+    return sparsifier, train_step
+
+
+def which_fault(which_fault: Callable[[Sequence[Row]], str | None]) -> None:
+    """Find the patient from its curves: a function of the rows of a history that names the fault.
+
+    It must be right for the six patients, and for the other layer and another seed of the same six runs.
+    """
+    names, letters = update_curves.NAMES, list(update_curves.patients())
+    for number, (name, rows) in enumerate(update_curves.everyone()):
+        said = which_fault([dict(row) for row in rows])
+        who = f"patient {letters[number]}" if number < len(letters) else "a run that is not on the page"
+        assert said is not None, f"which_fault() returns None for {who}; return one of {', '.join(map(repr, names))}."
+        assert said in names, f"for {who} you return {said!r}; expected one of {', '.join(map(repr, names))}."
+        assert said == name, f"{who} is not {said!r}: {_evidence(name, rows)}"
+
+
+def _evidence(name: str, rows: Sequence[Row]) -> str:
+    """What in the rows of a run speaks for its fault, without the name of the fault."""
+    regrown = sum(row["regrown"] for row in rows)
+    returned = sum(row["overlap"] * row["regrown"] for row in rows) / max(regrown, 1)
+    of_all = f"of its {regrown} regrown links {returned:.0%} had just been removed"
+    links = sorted({int(row["links"]) for row in rows})
+    rise = f"the ITOP rate goes from {rows[0]['itop']:.1%} to {rows[-1]['itop']:.1%}"
+    return {
+        "collapsed layer": f"at the end {rows[-1]['anp']:.0%} of its neurons are active; no other curve counts then.",
+        "threshold with ties": f"its number of links wanders from {links[0]} to {links[-1]}; look at `links` first.",
+        "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
+        "stuck": f"{of_all}, and {rise}. A single update says little: the last one regrows {rows[-1]['regrown']}.",
+        "random regrowth": f"{of_all}, and {rise}; which overlap would pure chance give?",
+        "healthy": f"{of_all}, {rise}, and its last update is at step {rows[-1]['step']} of {update_curves.STEPS}.",
+    }[name]
 
 
 def diagnosis(diagnosis: str | None, *, patient: Patient) -> None:

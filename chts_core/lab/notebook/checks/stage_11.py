@@ -1,6 +1,12 @@
 """Checks of stage 11, the paper's tables."""
 
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
 from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.lab.results import paper
 from chts_core.lab.results.statistics import mean_and_interval, standard_error
 
 
@@ -18,6 +24,31 @@ def errors_away(errors_away: float | None) -> None:
     assert abs(errors_away - right) < 0.02, f"{errors_away} is not right; the squares of the deviations sum to 2."
 
 
+def coverage(coverage: Callable[[int, float, float, torch.Generator], float | None]) -> None:
+    """What an interval covers: the share of simulated studies whose interval contains the truth."""
+    generator = torch.Generator().manual_seed(0)
+    share = coverage(3, 4.303, 0.0, generator)
+    assert share is not None, "coverage() returns None; return the share of studies whose interval contains 0."
+    assert 0 < share < 1, f"{share:g} is no share; simulate 10,000 studies, and do not count in per cent."
+    slips = {
+        "the share of intervals that miss; count the others": 0.05,
+        "the result if the squares are divided by n; divide by n − 1": 0.9277,
+        "the result with the standard deviation itself; divide it by √n for the standard error": 0.9825,
+    }
+    refuse(round(float(share), 3), slips, 0.006)
+    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303 the share is {share:.3f}; t is made for 0.95."
+    share = coverage(3, 1.96, 0.0, generator)
+    assert share is not None, "for another factor coverage() returns None."
+    assert abs(share - 0.95) > 0.02, "with the factor 1.96 the share is still 0.95; does your interval use the factor?"
+    assert abs(share - 0.811) < 0.015, f"with the factor 1.96 and n = 3 the share is {share:.3f}; expected 0.81."
+    share = coverage(30, 2.045, 1.0, generator)
+    assert share is not None, "for a shift coverage() returns None."
+    assert share < 0.9, "a shift of 1 changes nothing; add it to every run, and ask whether the interval contains 0."
+    assert share < 0.01, (
+        f"with n = 30 and a shift of 1 the share is {share:.3f}; the shift is the same in all runs of a study."
+    )
+
+
 def paired_half_width(paired_half_width: float | None) -> None:
     """Pair them: the half-width of the interval of the paired difference."""
     assert paired_half_width is not None, "replace None in the cell above by a number."
@@ -29,3 +60,103 @@ def paired_half_width(paired_half_width: float | None) -> None:
     assert abs(paired_half_width - paired) < 1e-6, (
         f"{paired_half_width} is not right; write down the three differences."
     )
+
+
+def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
+    """The same gain elsewhere: the perplexity that is as many nats ahead of another rival."""
+    found = same_gain(35.26, 33.03, 120.0)
+    assert found is not None, "same_gain() returns None; return a perplexity."
+    slips = {
+        "as many points of perplexity ahead; perplexities multiply, so subtract logarithms": 120 - 2.23,
+        "as many nats behind; a lower perplexity is better": 120 * 35.26 / 33.03,
+        "the result of a ratio of logarithms; a gain in nats is a difference of logarithms": 120
+        ** (math.log(33.03) / math.log(35.26)),
+        "a number of nats; the answer is a perplexity": math.log(120 * 33.03 / 35.26),
+        "the gain in nats itself": math.log(33.03 / 35.26),
+    }
+    refuse(round(found, 4), slips, 0.01)
+    assert abs(found - 120 * 33.03 / 35.26) < 0.01, f"{found:.2f} is not right; 33.03 is 0.065 nats below 35.26."
+    again = same_gain(20.0, 10.0, 8.0)
+    assert again is not None, "for other numbers same_gain() returns None."
+    assert math.isclose(again, 4, abs_tol=0.01), f"half of 20 is 10, so half of 8 is expected; you return {again:.2f}."
+
+
+Reported = tuple[float, float]
+Gap = Callable[[Sequence[float], Sequence[float], Reported, Reported], tuple[float, float] | None]
+
+
+def difference_of_differences(difference_of_differences: Gap) -> None:
+    """A difference of differences: our advantage minus the paper's, and its standard error."""
+    mine, rival = [11.0, 13.0, 15.0], [10.0, 11.0, 12.0]
+    answer = difference_of_differences(mine, rival, (31.0, 0.3), (28.0, 0.4))
+    assert answer is not None, "difference_of_differences() returns None; return a difference and a standard error."
+    gap, error = (round(float(number), 3) for number in answer)
+    assert gap != -18, "-18 compares the levels, 13 and 31; compare the advantages over the rival."
+    assert gap != 1, "1 is the paper's advantage minus ours; return ours minus the paper's."
+    assert gap != 5, "5 is the sum of the two advantages; subtract them."
+    assert abs(gap + 1) < 1e-3, f"{gap} is not right: our advantage is 2 on average, and the paper's is 3."
+    ours = standard_error([1.0, 2.0, 3.0])
+    apart = math.hypot(standard_error(mine), standard_error(rival), 0.3, 0.4)
+    slips = {
+        "our standard error alone; the paper's numbers are uncertain too": ours,
+        "the paper's standard error alone": 0.5,
+        "a sum of standard errors; the squares add up": ours + 0.5,
+        "the result with 0.3 + 0.4 for the paper; there too the squares add up": math.hypot(ours, 0.7),
+        "the result without pairs; our two methods share their seeds, so subtract seed by seed first": apart,
+        "the result with our standard deviation; divide it by the root of 3": math.hypot(1, 0.5),
+    }
+    refuse(error, slips, 0.005)
+    assert abs(error - math.hypot(ours, 0.5)) < 0.005, f"the error is {error}; ours is 0.577 and the paper's 0.5."
+
+
+def by_chance(by_chance: float | None) -> None:
+    """Decided by chance: how probable it is that at least one of 13 comparisons looks decided."""
+    assert by_chance is not None, "replace None in the cell above by a number between 0 and 1."
+    slips = {
+        "the expected number of such comparisons, which can exceed 1 if there are many": 13 * 0.05,
+        "the chance that none looks decided": 0.95**13,
+        "the chance for one comparison": 0.05,
+        "the chance that all of them look decided": 0.05**13,
+    }
+    refuse(round(by_chance, 4), slips, 0.004)
+    assert by_chance <= 1, f"{by_chance:g} is no probability; write it as a number between 0 and 1."
+    assert abs(by_chance - (1 - 0.95**13)) < 0.006, f"{by_chance:g} is not right; first, how probable is none of 13?"
+
+
+# Advantages by seed, a list for each task.
+_COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
+    [[1.0, 1.2, 1.1]],
+    [[-1.0, -1.2, -1.1]],
+    [[1.0, 2.0, 0.2]],
+    [[0.4]],
+    [],
+    [[0.0, 0.0, 0.0]],
+    [[1.0, 1.2, 1.1], [0.3]],
+    [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]],
+    [[3.0, 3.2, 3.1], [-1.0, -1.2, -1.1]],
+    [[0.1, -0.1], [0.5]],
+)
+
+
+def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
+    """Sort a claim: a function of the advantages by task and seed that returns the verdict on the claim."""
+    allowed = ("holds", "does not hold", "cannot be told", "untested")
+    for tasks in _COMPARISONS:
+        said = verdict([list(task) for task in tasks])
+        given = f"for the advantages {[list(task) for task in tasks]}"
+        assert said is not None, f"{given} verdict() returns None; return a verdict, such as 'holds'."
+        assert said in allowed, f"{given} you say {said!r}; expected one of {', '.join(map(repr, allowed))}."
+        rows = [{"claim": "", "source": "", "verdict": paper.verdict(*_interval(task))} for task in tasks]
+        right = paper.by_claim(rows)[0]["verdict"] if rows else "untested"
+        assert said == right, f"{given} you say {said!r}: {'; '.join(map(_evidence, tasks)) or 'there is no run'}."
+
+
+def _interval(task: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
+    return mean_and_interval(task) if len(task) > 1 else (None, None)
+
+
+def _evidence(task: Sequence[float]) -> str:
+    mean, half = _interval(task)
+    if mean is None or half is None:
+        return "one seed has no interval"
+    return f"the interval of {list(task)} goes from {mean - half:.2f} to {mean + half:.2f}"

@@ -1,0 +1,78 @@
+"""Recorded updates of small runs, healthy and ill: what each update did to a layer, row by row.
+
+The runs are MLPs of three hidden layers of 48 units on the digits, 90 % sparse, with 128 steps and an update every 8
+steps; `observed` trains them again. `update_curves.json` has the second and the third layer, with seeds 0 and 1.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from chts_core.choices import Regrowth
+from chts_core.lab.data import ImageData
+from chts_core.lab.verify import injected_bugs
+from chts_core.methods import METHODS, Method
+
+Row = dict[str, Any]
+
+STEPS = 128  # of each run
+
+_CHTS = METHODS["chts"]
+_RUNS: Mapping[str, tuple[Method, str | None]] = {
+    "healthy": (_CHTS, None),
+    "stuck": (replace(_CHTS, regrowth=Regrowth("ch2_l3n", soft=False, history=True)), None),
+    "random regrowth": (replace(_CHTS, regrowth=Regrowth("random", history=True)), None),
+    "collapsed layer": (_CHTS, "collapsed layer"),
+    "threshold with ties": (_CHTS, "threshold with ties"),
+    "early end": (replace(_CHTS, turnover=replace(_CHTS.turnover, stop=0.3)), None),
+}
+NAMES = tuple(_RUNS)
+
+_LETTERS = {
+    "A": "random regrowth",
+    "B": "stuck",
+    "C": "threshold with ties",
+    "D": "healthy",
+    "E": "early end",
+    "F": "collapsed layer",
+}
+_COLUMNS = ("step", "links", "removed", "regrown", "overlap", "anp", "itop")
+_LAYERS = ("2.weight", "4.weight")
+
+
+def observed(name: str, seed: int, data: ImageData) -> dict[str, list[Row]]:
+    """Train one of `NAMES` on the digits again: its rows of `Sparsifier.history`, without times, by layer."""
+    method, fault = _RUNS[name]
+    patient = injected_bugs.run(data, method, 0.9, fault, hidden=48, epochs=4, seed=seed)
+    found: dict[str, list[Row]] = {layer: [] for layer in _LAYERS}
+    for row in patient.sparsifier.history:
+        if row["layer"] in found:
+            found[row["layer"]].append({key: value for key, value in row.items() if key in _COLUMNS})
+    return found
+
+
+@cache
+def _recorded() -> dict[str, dict[str, dict[str, list[list[float]]]]]:
+    text = Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
+    recorded: dict[str, dict[str, dict[str, list[list[float]]]]] = json.loads(text)
+    return recorded
+
+
+def recorded(name: str, seed: int, layer: str) -> list[Row]:
+    """The recorded rows of one of `NAMES`, in the order of the updates; a KeyError for what is not recorded."""
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in _recorded()[name][str(seed)][layer]]
+
+
+def patients() -> dict[str, list[Row]]:
+    """The recorded runs with seed 0, their second layer, under letters instead of names."""
+    return {letter: recorded(name, 0, "2.weight") for letter, name in _LETTERS.items()}
+
+
+def everyone() -> list[tuple[str, list[Row]]]:
+    """The name and the rows of all that is recorded, the patients first."""
+    first = [(name, recorded(name, 0, "2.weight")) for name in _LETTERS.values()]
+    rest = [(0, "4.weight"), (1, "2.weight"), (1, "4.weight")]
+    return first + [(name, recorded(name, seed, layer)) for seed, layer in rest for name in NAMES]

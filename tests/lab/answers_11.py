@@ -1,0 +1,161 @@
+"""Answers to the exercises of stage 11."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from answers import cases
+from torch import Tensor
+
+from chts_core.lab.results.statistics import mean_and_interval, standard_error
+
+
+def covered(
+    *,
+    correction: int = 1,
+    root: bool = True,
+    misses: bool = False,
+    factor: float | None = None,
+    shifted: Callable[[Tensor, float], Tensor] = lambda runs, shift: runs + shift,
+    percent: float = 1,
+) -> Callable[[int, float, float, torch.Generator], float]:
+    """An answer to 11.coverage, with slips."""
+
+    def answer(n: int, t: float, shift: float, generator: torch.Generator) -> float:
+        runs = shifted(torch.randn(20000, n, generator=generator), shift)
+        error = runs.std(dim=1, correction=correction) / (n**0.5 if root else 1)
+        inside = runs.mean(dim=1).abs() <= (factor or t) * error
+        return percent * float((inside ^ misses).float().mean())
+
+    return answer
+
+
+def gained(rival: float, better: float, other: float) -> float:
+    return other * better / rival
+
+
+def decided(
+    *,
+    factor: float | None = None,
+    all_agree: bool = False,
+    majority: bool = False,
+    single: str = "untested",
+    pooled: bool = False,
+) -> Callable[[list[list[float]]], str]:
+    """An answer to 11.verdict, with slips."""
+
+    def one(task: Sequence[float]) -> str:
+        if len(task) < 2:
+            return single
+        mean, half = mean_and_interval(task)
+        half = half if factor is None else factor * standard_error(task)
+        return "cannot be told" if abs(mean) <= half else "holds" if mean > 0 else "does not hold"
+
+    def answer(tasks: list[list[float]]) -> str:
+        found = [one(task) for task in tasks if len(task) > 1 or single != "untested"]
+        if pooled and tasks:
+            return one([value for task in tasks for value in task])
+        sides = {said for said in found if said in ("holds", "does not hold")}
+        if not found:
+            return "untested"
+        if majority:
+            return max(sorted(set(found)), key=found.count)
+        if all_agree:
+            return found[0] if len(set(found)) == 1 else "cannot be told"
+        return sides.pop() if len(sides) == 1 else "cannot be told"
+
+    return answer
+
+
+RIGHT = [
+    *cases("11.coverage", (covered(), "")),
+    *cases("11.same_gain", (gained, "")),
+    *cases("11.difference_of_differences", (lambda *_: (-1.0, math.hypot(3**-0.5, 0.5)), "")),
+    *cases("11.by_chance", (1 - 0.95**13, ""), (0.49, "")),
+    *cases("11.verdict", (decided(), "")),
+]
+
+STUBS = [
+    *cases("11.coverage", (lambda *_: None, "coverage() returns None; return the share of studies whose interval")),
+    *cases("11.same_gain", (lambda *_: None, "same_gain() returns None; return a perplexity.")),
+    *cases("11.difference_of_differences", (lambda *_: None, "difference_of_differences() returns None; return a ")),
+    *cases("11.by_chance", (None, "replace None in the cell above by a number between 0 and 1.")),
+    *cases("11.verdict", (lambda _: None, "for the advantages [[1.0, 1.2, 1.1]] verdict() returns None; return a")),
+]
+
+SLIPS = [
+    *cases(
+        "11.coverage",
+        (covered(percent=100), "is no share; simulate 10,000 studies, and do not count in per cent."),
+        (covered(misses=True), "is the share of intervals that miss; count the others."),
+        (covered(correction=0), "is the result if the squares are divided by n; divide by n − 1."),
+        (covered(root=False), "is the result with the standard deviation itself; divide it by √n for the standard"),
+        (lambda *_: 0.5, "for n = 3 and t = 4.303 the share is 0.500; t is made for 0.95."),
+        (covered(factor=4.303), "with the factor 1.96 the share is still 0.95; does your interval use the factor?"),
+        (lambda _, t, *__: {4.303: 0.95, 1.96: 0.7}[t], "with the factor 1.96 and n = 3 the share is 0.700; expected"),
+        (covered(shifted=lambda runs, _: runs), "a shift of 1 changes nothing; add it to every run, and ask whether"),
+        (
+            covered(shifted=lambda runs, shift: torch.cat([runs[:, :20], runs[:, 20:] + shift], dim=1)),
+            "with n = 30 and a shift of 1 the share is 0.6",
+        ),
+    ),
+    *cases(
+        "11.same_gain",
+        (lambda rival, better, other: other + better - rival, "117.77 is as many points of perplexity ahead; "),
+        (lambda rival, better, other: other * rival / better, "128.1017 is as many nats behind; a lower perplexity is"),
+        (lambda rival, better, other: other ** (math.log(better) / math.log(rival)), "is the result of a ratio of log"),
+        (lambda *given: math.log(gained(*given)), "4.7222 is a number of nats; the answer is a perplexity."),
+        (lambda rival, better, _: math.log(better / rival), "-0.0653 is the gain in nats itself."),
+        (lambda *_: 100, "100.00 is not right; 33.03 is 0.065 nats below 35.26."),
+        (lambda *_: 112.41, "half of 20 is 10, so half of 8 is expected; you return 112.41."),
+    ),
+    *cases(
+        "11.difference_of_differences",
+        (lambda *_: (-18, 0.764), "-18 compares the levels, 13 and 31; compare the advantages over the rival."),
+        (lambda *_: (1, 0.764), "1 is the paper's advantage minus ours; return ours minus the paper's."),
+        (lambda *_: (5, 0.764), "5 is the sum of the two advantages; subtract them."),
+        (lambda *_: (2, 0.764), "2.0 is not right: our advantage is 2 on average, and the paper's is 3."),
+        (lambda *_: (-1, 0.577), "0.577 is our standard error alone; the paper's numbers are uncertain too."),
+        (lambda *_: (-1, 0.5), "0.5 is the paper's standard error alone."),
+        (lambda *_: (-1, 1.077), "1.077 is a sum of standard errors; the squares add up."),
+        (lambda *_: (-1, 0.907), "0.907 is the result with 0.3 + 0.4 for the paper; there too the squares add up."),
+        (lambda *_: (-1, 1.384), "1.384 is the result without pairs; our two methods share their seeds, so subtract"),
+        (lambda *_: (-1, 1.118), "1.118 is the result with our standard deviation; divide it by the root of 3."),
+        (lambda *_: (-1, 3), "the error is 3.0; ours is 0.577 and the paper's 0.5."),
+    ),
+    *cases(
+        "11.by_chance",
+        (0.65, "0.65 is the expected number of such comparisons, which can exceed 1 if there are many."),
+        (0.513, "0.513 is the chance that none looks decided."),
+        (0.05, "0.05 is the chance for one comparison."),
+        (0, "0 is the chance that all of them look decided."),
+        (48.67, "48.67 is no probability; write it as a number between 0 and 1."),
+        (0.3, "0.3 is not right; first, how probable is none of 13?"),
+    ),
+    *cases(
+        "11.verdict",
+        (
+            lambda _: "yes",
+            "for the advantages [[1.0, 1.2, 1.1]] you say 'yes'; expected one of 'holds', 'does",
+        ),
+        (
+            lambda _: "holds",
+            "for the advantages [[-1.0, -1.2, -1.1]] you say 'holds': the interval of [-1.0, -1.2,",
+        ),
+        (
+            decided(factor=1.96),
+            "for the advantages [[1.0, 2.0, 0.2]] you say 'holds': the interval of [1.0, 2.0, 0.2] goes from -1.17",
+        ),
+        (decided(single="holds"), "for the advantages [[0.4]] you say 'holds': one seed has no interval."),
+        (
+            lambda tasks: decided()(tasks) if tasks else "cannot be told",
+            "for the advantages [] you say 'cannot be told': there is no run.",
+        ),
+        (decided(all_agree=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'cannot be told': "),
+        (decided(majority=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'cannot be told': "),
+        (decided(pooled=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'cannot be told': "),
+    ),
+]
+
+GIVEN: dict[str, dict[str, Any]] = {}
