@@ -137,3 +137,23 @@ def test_the_committed_stage_02_sees_no_difference_in_accuracy() -> None:
     low = max(float(mean) - float(half) for _, mean, half in found)
     high = min(float(mean) + float(half) for _, mean, half in found)
     assert low < high  # the intervals have a part in common
+
+
+# --- the exercises ---
+
+
+def test_the_committed_stage_02_holds_the_count_of_multiplications_against_the_clock() -> None:
+    results, text = committed()
+    assert round((4 * 1000**3 / 1000) ** (1 / 3)) == 159
+    assert "\\approx 159$, a density of 16 %" in " ".join(text.split())
+    middle = {row["density"]: row for row in results["costs"]}
+    assert all(row["ch2_l3n"] < row["ch3_l3p"] for row in results["costs"])  # though the count speaks for paths
+    assert 0.14 in middle
+
+
+def test_stage_02_solves_the_exercise_on_two_scores_as_its_text_says(executed: Executed) -> None:
+    _, notebook = executed("02")
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    line = r"^output 1 – input 2: number of L3 paths 1, CH2-L3n 4\.00, .*: number of L3 paths 2, CH2-L3n 3\.50, "
+    assert re.search(line, printed, re.MULTILINE)
+    assert printed.count("Correct.") == 7
