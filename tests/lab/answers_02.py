@@ -52,6 +52,15 @@ def by_chances(weight: Callable[[l3.Link], float]) -> Callable[..., l3.Link]:
 
 
 TWO_COMMUNITIES = [[1, 1, 0, 0, 0], [1, 1, 0, 1, 1], [0, 0, 1, 1, 0], [1, 1, 0, 0, 0]]
+# Output 0 – input 2 has 5 paths and output 3 – input 3 has 6; both score 12.
+EQUAL_SCORES = [
+    [0, 1, 0, 1, 0, 1],
+    [0, 0, 0, 0, 0, 0],
+    [1, 0, 1, 0, 1, 0],
+    [0, 0, 1, 0, 1, 1],
+    [0, 0, 1, 1, 1, 0],
+    [0, 1, 1, 1, 1, 1],
+]
 SCORES = ch2_l3n(NETWORK)
 
 GIVEN: dict[str, dict[str, Any]] = {}
@@ -84,6 +93,7 @@ SLIPS = [
             [[0, 1, 1], [0, 1, 1], [1, 1, 1]],
             "both are highest for the same missing link: output 0 – input 0: number of L3 paths 2, CH2-L3n 5.00, ",
         ),
+        (EQUAL_SCORES, "both links have the same score: output 0 – input 2: number of L3 paths 5, CH2-L3n 12.00, "),
         ([[1, 1], [0, 1]], "both are highest for the same missing link: output 1 – input 0: number of L3 paths 1, "),
     ),
     *cases(

@@ -55,7 +55,8 @@ def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
     mask = numbers.bool()
     paths, scores = number_of_paths(mask), ch2_l3n(mask)
     assert paths.max() > 0, "no missing link has an L3 path; start with a path of three links around a missing link."
-    most, best = (_place(table == table.max()) for table in (paths.where(paths < paths.max(), paths + scores), scores))
+    with_most = scores.masked_fill(paths < paths.max(), -1.0)
+    best, most = (_place(table == table.max()) for table in (scores, with_most))
     found = [
         f"{l3.describe(link)}: number of L3 paths {int(paths[link])}, CH2-L3n {scores[link]:.2f}, community "
         f"{', '.join(node.counts for node in l3.community(mask, link))}"
@@ -150,7 +151,7 @@ def draw_link(
     paths = number_of_paths(network).double()
     likely = [link for link in l3.missing_links(network) if paths[link] > 0]
     strays = [link for link in came if link not in likely]
-    assert not strays, f"{l3.describe(strays[0])} was drawn, and it has no L3 path." if strays else ""
+    assert not strays, f"{l3.describe(strays[0])} was drawn, and it has no L3 path."
     observed = [came[link] for link in likely]
     tests = {name: _fit(observed, likely, weights) for name, weights in _walks(network).items()}
     right = stats.chisquare(observed, [draws * float(paths[link] / paths.sum()) for link in likely])
