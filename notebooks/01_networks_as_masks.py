@@ -223,8 +223,8 @@ figures.show(
 # ## Degrees: who is a hub?
 #
 # $r = 1$ looks like Erdős–Rényi, but the *degrees* tell them apart. A BRF network sets the degree of each output first and
-# keeps it: **fixed** gives every output the same, to within one link, **uniform** spreads degrees evenly from few to many, so that some
-# outputs become hubs. Inputs get whatever falls on them.
+# keeps it. **Fixed** gives every output the same degree, to within one link. **Uniform** spreads the degrees evenly from few
+# links to many, so some outputs become hubs. The degrees of the inputs are left to chance.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
@@ -356,8 +356,8 @@ print(networks[0].int())
 # ## CSTI: what the data says
 #
 # **Correlated sparse topological initialisation** (CSTI) looks at the data first: it links the features that correlate
-# most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Four features of five samples; the second follows the first, the
-# fourth runs against the third. So links 0–1 and 2–3 come first, both ways:
+# most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Here are five samples of four features. The
+# second feature rises with the first, and the fourth falls as the third rises. So links 0–1 and 2–3 come first, both ways:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -469,8 +469,8 @@ for name, mask in five.items():
 # <details><summary>What you should have seen</summary>
 #
 # BSF has the hubs, on both sides. In BSW and BRF the outputs differ by one link at most, since their degrees are set first;
-# their inputs spread nearly as those of ER. The tail of BSF cannot be straight to the end here: no output can have more links than there
-# are inputs.
+# their inputs spread nearly as in ER. The tail of BSF cannot be straight to the end here: no output can have more links than
+# there are inputs.
 # </details>
 #
 # ## Is it a small world?
@@ -601,12 +601,12 @@ exercises.check("01.links_per_output", links_per_output)
 #
 # Write a function that draws a bipartite small world with an exact number of links, for any rectangle:
 #
-# 1. Each node of the larger side (the outputs, if both are equal) gets its share of the links. The shares differ by at
-#    most one.
-# 2. Node $i$ of $n$ looks at position $(i + \tfrac12) m / n - \tfrac12$ of the $m$ nodes of the smaller side. It takes the
-#    nearest ones, by the distance on a ring. This is the lattice.
-# 3. Exactly round(β · links) links, chosen at random, let go of their end on the smaller side, all at once. Then each of
-#    their nodes draws as many new ends among those that it does not reach. A link may come back to its old place.
+# 1. The nodes of the larger side share the links: their degrees differ by at most one. If both sides are equal, the outputs
+#    are the larger side.
+# 2. Node $i$ of the $n$ nodes of the larger side looks at position $(i + \tfrac12) m / n - \tfrac12$ of the $m$ nodes of the
+#    smaller side. It is linked to the nearest nodes there, by the distance on a ring. This is the lattice.
+# 3. Choose exactly round(β · links) links at random. They all let go of their node on the smaller side. Then each node of
+#    the larger side draws as many new links as it lost, to nodes that it does not reach. A link may return to its old place.
 #
 # The check compares your networks with those of the core. Then it prints what β does to a larger layer.
 
@@ -653,9 +653,9 @@ exercises.check("01.small_world", small_world)
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# A scale-free network grows as above. Now `ends` is `[0, 3, 1, 3, 4, 0, 2, 3]`: four links, the newer end of each comes
-# first. Each newcomer brings one link. How likely does the next newcomer choose node 3? How likely do the next *two*
-# newcomers both choose it?
+# A scale-free network grows as above. Its list of ends is now `[0, 3, 1, 3, 4, 0, 2, 3]`. These are four links, and the
+# newer end of each link comes first. Each newcomer brings one link. What is the chance that the next newcomer chooses
+# node 3? What is the chance that the next *two* newcomers both choose it?
 
 # %% tags=["exercise"]
 next_one = None
@@ -686,12 +686,12 @@ exercises.check("01.rich", next_one, next_two)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 4 · write code*
 #
-# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below. Wire a layer that does:
-# it has one neuron for each pixel of an image, and each neuron is linked to the `degree` pixels that are nearest to its own
-# place *in the image*, its own pixel included. Take the straight distance; the image has edges, it is no ring. Both sides
-# are numbered line by line.
+# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below. Wire a layer that knows them
+# all. It has one neuron for each pixel of an image. Each neuron is linked to the `degree` pixels that are nearest to its own
+# place *in the image*, and its own pixel is one of them. Take the straight distance. The image has edges, so there is no
+# ring. Pixels and neurons are numbered line by line.
 #
-# **First guess:** in which of three layers do linked pixels correlate most: yours, BRF or ER? The check prints it.
+# **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three means.
 
 
 # %% tags=["exercise"]
@@ -758,9 +758,9 @@ exercises.check("01.four_cycles", four_cycles)
 #
 # *★★☆ · 12 minutes · essential · objective 3 · work out*
 #
-# Here are five new networks of 96 outputs and 64 inputs: an ER, a BSW, a BSF, a BRF and a CSTI, in an unknown order. The
-# neurons of each are shuffled, so no picture tells the networks apart. Their degrees, clustering and path lengths do: an
-# ER network has a clustering near its density of 0.15. Give each network its name.
+# Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and CSTI.
+# The order is unknown. The neurons of each network are shuffled, so no picture tells the networks apart. Use their degrees,
+# clustering and path lengths. The density is 0.15, and the clustering of ER is near it. Give each network its name.
 
 # %%
 drawn = torch.Generator().manual_seed(8)
@@ -803,8 +803,8 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Solution</summary>
 #
-# Two networks have outputs that differ by one link at most, BSW and BRF. BRF is the one with more clustering and longer
-# paths. Of the other three, CSTI has neurons without links on both sides, BSF has the hubs and the shortest paths, and
+# In two networks the degrees of the outputs differ by at most one: BSW and BRF. BRF has more clustering and longer paths
+# than BSW. Of the other three, CSTI has neurons without links on both sides, BSF has the hubs and the shortest paths, and
 # ER has the least clustering.
 #
 # ```python
@@ -818,10 +818,9 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # - CSTI looks at the data, and BRF assumes that near inputs belong together. Take a layer inside a Transformer. Does
 #   "near" mean anything there? How would you find out?
-# - $\sigma$ is above 1 for a pure lattice too. Would you report it in a paper? Which numbers and which null would you
-#   report beside it?
-# - BSF has hubs from the first step on. When would you want hubs in a layer, and which experiment would tell whether they
-#   help or only stay?
+# - $\sigma$ is above 1 for a pure lattice too. Would you report it in a paper? Which other numbers and which null would you
+#   report?
+# - A BSF layer has hubs before training. When would you want hubs in a layer? Which experiment would show that they help?
 
 # %% [markdown]
 # ## Self-check

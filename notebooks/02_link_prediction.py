@@ -874,11 +874,11 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 # *★★★ · 25 minutes · essential · objective 6 · write code*
 #
 # Draw a missing link with $p \propto$ its number of L3 paths. Do not compute this number for any link, and list no paths.
-# You get the inputs of each output and the outputs of each input, as lists, and a `random.Random`. Its `choice(items)`
-# draws one item, all equally likely. Its `choices(items, weights)[0]` draws one with $p \propto$ weight.
+# You get lists of the inputs of each output and of the outputs of each input, and a `random.Random`. Its `choice(items)`
+# draws one item, and all items are equally likely. Its `choices(items, weights)[0]` draws one item with $p \propto$ weight.
 #
-# **First guess:** start at a random output, step to one of its inputs, and so on for three steps. Does this walk draw
-# each path equally often? The check compares your draws with the exact chances by χ², and knows some walks that are wrong.
+# **First guess:** start at a random output, step to one of its inputs, and take two more such steps. Does this walk draw
+# all paths equally often? The check compares your draws with the exact chances by χ². It also knows some wrong walks.
 
 
 # %% tags=["exercise"]

@@ -75,7 +75,7 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
 
 
 # What happens to a mask of 2 × 4 places, the places of its links after each update, the kind, and what to think about.
-_HISTORIES = [
+_HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
     ("never changes", [(0, 2, 5), (0, 2, 5), (0, 2, 5)], "static", "Which links change?"),
     ("loses links twice", [(0, 2, 3, 5, 7), (0, 2, 5, 7), (0, 5)], "pruning", "Which links appear?"),
     (
