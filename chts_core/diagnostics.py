@@ -165,14 +165,15 @@ class SmallWorldness:
 
     clustering, path_length: of the layer.
     null_clustering, null_path_length: means over the Erdős–Rényi networks.
-    ratio: (clustering / null_clustering) / (path_length / null_path_length); NaN where it is not defined.
+    sigma: small-worldness, (clustering / null_clustering) / (path_length / null_path_length); NaN where it is not
+        defined.
     """
 
     clustering: float
     path_length: float
     null_clustering: float
     null_path_length: float
-    ratio: float
+    sigma: float
 
 
 def small_worldness(
@@ -180,13 +181,13 @@ def small_worldness(
 ) -> SmallWorldness:
     """Small-worldness: clustered like a lattice, with paths nearly as short as in a random network.
 
-    (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
+    σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
     network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
-    be above 1 too, when its clustering outweighs its long paths: look at both, not only at the ratio. The ratio is NaN
-    if no null has a 4-cycle, as in small layers with few links.
+    be above 1 too, when its clustering outweighs its long paths: look at both, not only at σ. It is NaN if no null has
+    a 4-cycle, as in small layers with few links.
 
     The nulls have the layer's size and number of links but not its degrees, which matter too. Neurons without links
-    make a layer denser among the others than its nulls, and raise the ratio; to measure only the others, pass
+    make a layer denser among the others than its nulls, and raise σ; to measure only the others, pass
     ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all equal, and small, lower it.
 
     Args:
@@ -206,8 +207,8 @@ def small_worldness(
     own_clustering, own_path = measure(mask)
     random = [measure(erdos_renyi(out_features, in_features, density, generator=generator)) for _ in range(nulls)]
     null_clustering, null_path = (sum(values) / nulls for values in zip(*random, strict=True))
-    ratio = (own_clustering / null_clustering) / (own_path / null_path) if null_clustering > 0 else math.nan
-    return SmallWorldness(own_clustering, own_path, null_clustering, null_path, ratio)
+    sigma = (own_clustering / null_clustering) / (own_path / null_path) if null_clustering > 0 else math.nan
+    return SmallWorldness(own_clustering, own_path, null_clustering, null_path, sigma)
 
 
 def modularity(mask: Tensor, *, generator: torch.Generator) -> float:

@@ -18,8 +18,8 @@
 #
 # **You will be able to**
 #
-# 1. say what training costs and which part of it sparse training could save;
-# 2. tell the methods of the last decades apart;
+# 1. compute what training costs and which part of it sparse training could save;
+# 2. tell the methods of the last decades apart by what they do with the mask;
 # 3. count what a sparse network stores;
 # 4. choose your way through the stages.
 #
@@ -45,6 +45,7 @@ if "google.colab" in sys.modules and importlib.util.find_spec("chts_core") is No
     colab.prepare()
 
 # %%
+import torch
 from IPython.display import Markdown
 
 from chts_core.lab import data, figures
@@ -246,7 +247,12 @@ print(doctor.report(places=False))
 # %% [markdown]
 # ## Exercise: density from sparsity
 #
-# This is how exercises look. A layer has sparsity 0.95. What is its density? Replace `None` and run both cells.
+# *★☆☆ · 2 minutes · essential · objective 3 · work out*
+#
+# This is how exercises look. The line above tells how hard an exercise is, how long it takes, whether you should do it,
+# and which objectives of this stage it trains. A wrong answer gets a hint, so just try.
+#
+# A layer has sparsity 0.95. What is its density? Replace `None` and run both cells.
 
 # %% tags=["exercise"]
 density = None
@@ -269,6 +275,8 @@ exercises.check("00.density", density)
 
 # %% [markdown]
 # ## Exercise: count the links
+#
+# *★☆☆ · 4 minutes · essential · objective 3 · work out*
 #
 # The first layer of the paper's MLP for MNIST has 1568 outputs and 784 inputs, at a sparsity of 99 %. How many links
 # has it? Compute it from these numbers; the core rounds to the nearest integer, and so may you.
@@ -293,8 +301,51 @@ exercises.check("00.links", links)
 # links = round(0.01 * 1568 * 784)
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: what a training step costs
 #
+# *★★☆ · 12 minutes · essential · objective 1 · write code*
+#
+# The paper's MLP for MNIST has layers of 784, 1568, 1568, 1568 and 10 neurons. All its layers are sparse except the
+# last one, which stays dense. Write a function that counts the FLOPs of one training step: 6 for each link and image
+# of the batch. Round the number of links of each layer to an integer.
+#
+# **First guess:** the sparse layers keep 1 % of their links. Does a step need 1 % of the FLOPs of the dense network, or
+# more? The check prints the share.
+
+
+# %% tags=["exercise"]
+def step_flops(neurons: list[int], density: float, batch: int) -> int:
+    """FLOPs of a training step; `neurons` holds the size of each layer, from the inputs on; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("00.step_flops", step_flops)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `zip(neurons, neurons[1:])` gives the inputs and the outputs of each layer. Treat the last pair on its own.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# A step at 1 % needs 1.25 % of the FLOPs of the dense network. At 0.1 % it would need 0.35 %: then the dense last layer
+# of ten neurons costs more than all the others together.
+#
+# ```python
+# def step_flops(neurons: list[int], density: float, batch: int) -> int:
+#     possible = [inputs * outputs for inputs, outputs in zip(neurons, neurons[1:])]
+#     links = sum(round(density * number) for number in possible[:-1]) + possible[-1]
+#     return 6 * links * batch
+# ```
+# </details>
+
+# %% [markdown]
 # ## Exercise: store a sparse model
+#
+# *★★☆ · 8 minutes · useful · objectives 1 and 3 · write code*
 #
 # A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. LLaMA-1B of the
 # paper has 24 blocks. The attention of a block has four layers of 2048×2048. Its feed-forward part has three layers of
@@ -303,8 +354,7 @@ exercises.check("00.links", links)
 
 # %% tags=["exercise"]
 def stored(possible: int, density: float) -> tuple[int, int]:
-    """Number of links, and the bytes of their values and positions."""
-    return 0, 0  # replace this
+    """Number of links, and the bytes of their values and positions; write it here."""
 
 
 # %% tags=["check"]
@@ -325,6 +375,127 @@ exercises.check("00.stored", stored)
 # def stored(possible: int, density: float) -> tuple[int, int]:
 #     links = round(density * possible)
 #     return links, links * (4 + 4)
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: read the history of a mask
+#
+# *★★☆ · 12 minutes · essential · objective 2 · write code*
+#
+# Somebody saved the mask of a layer before training and after each update. Write a function that takes this list of
+# masks and returns one of three words:
+#
+# - `"static"`: the mask never changes;
+# - `"pruning"`: links disappear, and no link appears;
+# - `"dynamic"`: at some update a link appears that the mask before did not have.
+#
+# **First guess:** is it enough to count the links of each mask?
+
+
+# %% tags=["exercise"]
+def kind(masks: list[torch.Tensor]) -> str:
+    """The kind of training that made these Boolean masks, "static", "pruning" or "dynamic"; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("00.kind", kind)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Compare each mask with the one after it. `after & ~before` marks the links that appear.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Counting is not enough. SET holds the same number of links all the time, and it is dynamic. CHTss ends with fewer links
+# than it began with, and it regrows links on the way.
+#
+# ```python
+# def kind(masks: list[torch.Tensor]) -> str:
+#     pairs = list(zip(masks, masks[1:]))
+#     if any((after & ~before).any() for before, after in pairs):
+#         return "dynamic"
+#     return "pruning" if any((before & ~after).any() for before, after in pairs) else "static"
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: who regrew these links?
+#
+# *★☆☆ · 6 minutes · useful · objective 2 · work out*
+#
+# Four runs train the same network, one with each of SET, RigL, CHT and CHTs. At the same update each of them regrew two
+# of these missing links:
+#
+# | missing link | a | b | c | d | e | f |
+# |---|---|---|---|---|---|---|
+# | size of its gradient | 0.9 | 0.1 | 0.7 | 0.2 | 0.1 | 0.3 |
+# | number of short paths around it | 1 | 6 | 0 | 4 | 0 | 5 |
+#
+# Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. CHT always takes the links
+# with the best score, and CHTs draws by the score; let the number of short paths be the score. Which method is which?
+
+# %% tags=["exercise"]
+regrown_by = {"run 1": None, "run 2": None, "run 3": None, "run 4": None}  # "SET", "RigL", "CHT" or "CHTs"
+
+# %% tags=["check"]
+exercises.check("00.regrown_by", regrown_by)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Begin with link e. Which of the four methods can regrow a link with a small gradient and no path?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Links a and c have the largest gradients, so run 1 is RigL. Links b and f have the most paths, so run 2 is CHT. Only
+# SET can regrow link e. Run 3 is left for CHTs: both of its links have paths, but they are not the two best.
+#
+# ```python
+# regrown_by = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: choose your way
+#
+# *★★☆ · 10 minutes · optional · objective 4 · write code*
+#
+# You want to read one stage, such as the one on LLaMA. Which stages do you need before it? Each stage names the stages
+# that it builds upon, and these name others. Write a function that finds all of them, in the order of the course.
+
+# %%
+needs = {stage.number: stage.prerequisites for stage in stages}
+print("stage 09 names", *needs["09"])
+
+
+# %% tags=["exercise"]
+def needed(target: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
+    """All stages to read before `target`, in the order of `needs`; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("00.needed", needed, needs=needs)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Begin with the stages that `target` names. Add what these name, until nothing new comes.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Stage 09 needs all stages before it except 06b and 07.
+#
+# ```python
+# def needed(target: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
+#     found = set(needs[target])
+#     while more := {before for stage in found for before in needs[stage]} - found:
+#         found |= more
+#     return [stage for stage in needs if stage in found]
 # ```
 # </details>
 #

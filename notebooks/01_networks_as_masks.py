@@ -21,7 +21,7 @@
 # 1. read a sparse layer as a network;
 # 2. wire a layer in five ways: ER, BSW, BSF, BRF and CSTI;
 # 3. tell networks apart by degrees, clustering and path length;
-# 4. say what a receptive field is good for.
+# 4. wire a receptive field, and say what it is good for.
 #
 # | | |
 # |---|---|
@@ -223,8 +223,8 @@ figures.show(
 # ## Degrees: who is a hub?
 #
 # $r = 1$ looks like Erdős–Rényi, but the *degrees* tell them apart. A BRF network sets the degree of each output first and
-# keeps it: **fixed** gives every output the same, to within one link, **uniform** spreads degrees evenly from few to many, so that some
-# outputs become hubs. Inputs get whatever falls on them.
+# keeps it. **Fixed** gives every output the same degree, to within one link. **Uniform** spreads the degrees evenly from few
+# links to many, so some outputs become hubs. The degrees of the inputs are left to chance.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
@@ -357,8 +357,8 @@ print(networks[0].int())
 # ## CSTI: what the data says
 #
 # **Correlated sparse topological initialisation** (CSTI) looks at the data first: it links the features that correlate
-# most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Four features of five samples; the second follows the first, the
-# fourth runs against the third. So links 0–1 and 2–3 come first, both ways:
+# most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Here are five samples of four features. The
+# second feature rises with the first, and the fourth falls as the third rises. So links 0–1 and 2–3 come first, both ways:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -471,8 +471,8 @@ for name, mask in five.items():
 # <details><summary>What you should have seen</summary>
 #
 # BSF has the hubs, on both sides. In BSW and BRF the outputs differ by one link at most, since their degrees are set first;
-# their inputs spread nearly as those of ER. The tail of BSF cannot be straight to the end here: no output can have more links than there
-# are inputs.
+# their inputs spread nearly as in ER. The tail of BSF cannot be straight to the end here: no output can have more links than
+# there are inputs.
 # </details>
 #
 # ## Is it a small world?
@@ -533,6 +533,8 @@ assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 # (Humphries and Gurney 2008): about 1 for a random network, clearly above 1 for a small world, which is clustered like a
 # lattice with paths nearly as short as chance makes them.
 #
+# The table shows $C$ and $L$ of each network, the means of five such nulls, and $\sigma$ in the last column.
+#
 # **Predict:** order the five by clustering. Which of them has the longest paths?
 
 # %%
@@ -540,7 +542,14 @@ measured = {
     name: chts.diagnostics.small_worldness(mask, generator=torch.Generator().manual_seed(seed))
     for name, mask in five.items()
 }
-pd.DataFrame({name: asdict(of) for name, of in measured.items()}).T.round(2)
+columns = {
+    "clustering": "clustering C",
+    "path_length": "path length L",
+    "null_clustering": "C of ER",
+    "null_path_length": "L of ER",
+    "sigma": "small-worldness σ",
+}
+pd.DataFrame({name: asdict(of) for name, of in measured.items()}).T.rename(columns=columns).round(2)
 
 # %%
 figures.show(
@@ -561,6 +570,8 @@ figures.show(
 
 # %% [markdown]
 # ## Exercise: degrees that fit
+#
+# *★☆☆ · 4 minutes · essential · objective 1 · work out*
 #
 # A layer of 100 outputs and 40 inputs has sparsity 0.9. How many links has each output when the degrees are fixed?
 # Replace `None`.
@@ -587,14 +598,144 @@ exercises.check("01.links_per_output", links_per_output)
 # </details>
 
 # %% [markdown]
+# ## Exercise: build a small world
+#
+# *★★★ · 30 minutes · useful · objective 2 · write code*
+#
+# Write a function that draws a bipartite small world with an exact number of links, for any rectangle:
+#
+# 1. The nodes of the larger side share the links: their degrees differ by at most one. If both sides are equal, the outputs
+#    are the larger side.
+# 2. Node $i$ of the $n$ nodes of the larger side looks at position $(i + \tfrac12) m / n - \tfrac12$ of the $m$ nodes of the
+#    smaller side. It is linked to the nearest nodes there, by the distance on a ring. This is the lattice.
+# 3. Choose exactly round(β · links) links at random. They all let go of their node on the smaller side. Then each node of
+#    the larger side draws as many new links as it lost, to nodes that it does not reach. A link may return to its old place.
+#
+# The check compares your networks with those of the core. Then it prints what β does to a larger layer.
+
+
+# %% tags=["exercise"]
+def small_world(outputs: int, inputs: int, links: int, beta: float, generator: torch.Generator) -> torch.Tensor:
+    """A Boolean mask (outputs, inputs) with exactly `links` links; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("01.small_world", small_world)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Solve the case of at least as many outputs as inputs, and transpose for the other case. `argsort(1).argsort(1)` of the
+# distances gives each input its rank among the inputs of an output: 0 is the nearest. Remove all links that let go before
+# you draw the first new one.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def small_world(outputs: int, inputs: int, links: int, beta: float, generator: torch.Generator) -> torch.Tensor:
+#     if inputs > outputs:
+#         return small_world(inputs, outputs, links, beta, generator).T
+#     shares = (torch.arange(outputs + 1) * links // outputs).diff()
+#     centres = (torch.arange(outputs) + 0.5) * inputs / outputs - 0.5
+#     apart = (torch.arange(inputs) - centres[:, None]).abs()
+#     mask = torch.minimum(apart, inputs - apart).argsort(1).argsort(1) < shares[:, None]
+#     let_go = mask.nonzero()[torch.randperm(links, generator=generator)[: round(beta * links)]]
+#     mask[let_go[:, 0], let_go[:, 1]] = False
+#     for output in let_go[:, 0].tolist():
+#         free = (~mask[output]).nonzero()[:, 0]
+#         mask[output, free[torch.randint(len(free), (), generator=generator)]] = True
+#     return mask
+# ```
+#
+# At β = 0.1 the paths are nearly as short as at β = 1, and more than half of the clustering is left: a small world.
+# </details>
+
+# %% [markdown]
+# ## Exercise: the rich get richer
+#
+# *★☆☆ · 6 minutes · useful · objective 2 · work out*
+#
+# A scale-free network grows as above. Its list of ends is now `[0, 3, 1, 3, 4, 0, 2, 3]`. These are four links, and the
+# newer end of each link comes first. Each newcomer brings one link. What is the chance that the next newcomer chooses
+# node 3? What is the chance that the next *two* newcomers both choose it?
+
+# %% tags=["exercise"]
+next_one = None
+next_two = None
+
+# %% tags=["check"]
+exercises.check("01.rich", next_one, next_two)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# A newcomer draws one entry of the list. Then its link adds two entries.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# Node 3 has three of eight entries. After it was chosen it has four of ten. A node that has one link now, such as node 4,
+# is chosen twice with a chance of only 1/8 · 2/10 = 0.025.
+#
+# ```python
+# next_one = 3 / 8
+# next_two = 3 / 8 * 4 / 10
+# ```
+# </details>
+
+# %% [markdown]
+# ## Exercise: a receptive field for images
+#
+# *★★☆ · 15 minutes · essential · objectives 1 and 4 · write code*
+#
+# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below. Wire a layer that knows them
+# all. It has one neuron for each pixel of an image. Each neuron is linked to the `degree` pixels that are nearest to its own
+# place *in the image*, and its own pixel is one of them. Take the straight distance. The image has edges, so there is no
+# ring. Pixels and neurons are numbered line by line.
+#
+# **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three means.
+
+
+# %% tags=["exercise"]
+def image_field(height: int, width: int, degree: int) -> torch.Tensor:
+    """A Boolean mask (pixels, pixels) with `degree` links in each row; write it here."""
+
+
+# %% tags=["check"]
+exercises.check("01.image_field", image_field, pixels=pixels)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# `torch.cartesian_prod` gives the row and the column of each pixel, as above, and `torch.cdist` all distances.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def image_field(height: int, width: int, degree: int) -> torch.Tensor:
+#     place = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
+#     nearest = torch.cdist(place, place).argsort(dim=1)[:, :degree]
+#     return torch.zeros(height * width, height * width, dtype=torch.bool).scatter(1, nearest, True)
+# ```
+#
+# The mean correlation of linked pixels is 0.26 in your layer, 0.13 in BRF and 0.11 in ER. So BRF is hardly better than
+# chance here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron inputs that
+# belong together only if it measures distance as the data does.
+# </details>
+
+# %% [markdown]
 # ## Exercise: count the 4-cycles
+#
+# *★★☆ · 10 minutes · useful · objectives 1 and 3 · write code*
 #
 # Return the number of 4-cycles of any mask. The idea is above: two outputs that share $p$ inputs lie on $p(p-1)/2$ cycles.
 
 
 # %% tags=["exercise"]
 def four_cycles(mask: torch.Tensor) -> int:
-    return int(mask.sum())  # the links; count the cycles instead
+    """Number of 4-cycles of a Boolean mask (outputs, inputs); write it here."""
 
 
 # %% tags=["check"]
@@ -614,6 +755,75 @@ exercises.check("01.four_cycles", four_cycles)
 #     return int((shared * (shared - 1) // 2).sum())
 # ```
 # </details>
+
+# %% [markdown]
+# ## Exercise: five unknown networks
+#
+# *★★☆ · 12 minutes · essential · objective 3 · work out*
+#
+# Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and CSTI.
+# The order is unknown. The neurons of each network are shuffled, so no picture tells the networks apart. Use their degrees,
+# clustering and path lengths. The density is 0.15, and the clustering of ER is near it. Give each network its name.
+
+# %%
+drawn = torch.Generator().manual_seed(8)
+size, share = (96, task.features), 0.15
+known = {
+    "ER": chts.topology.erdos_renyi(*size, share, generator=drawn),
+    "BSW": chts.topology.small_world(*size, share, generator=drawn),
+    "BSF": chts.topology.scale_free(*size, share, generator=drawn),
+    "BRF": chts.topology.receptive_field(*size, share, generator=drawn),
+    "CSTI": chts.topology.correlated(*size, share, pixels, generator=drawn),
+}
+mystery = {}
+for letter, place in zip("ABCDE", torch.randperm(5, generator=drawn).tolist(), strict=True):
+    rows, columns = (torch.randperm(neurons, generator=drawn) for neurons in size)
+    mystery[letter] = known[list(known)[place]][rows][:, columns]
+
+# %%
+numbers = {}
+for letter, mask in mystery.items():
+    outputs, inputs = chts.diagnostics.degrees(mask)
+    numbers[letter] = {
+        "links per output": f"{int(outputs.min())} to {int(outputs.max())}",
+        "links per input": f"{int(inputs.min())} to {int(inputs.max())}",
+        "clustering": f"{chts.diagnostics.clustering(mask):.2f}",
+        "path length": f"{chts.diagnostics.path_length(mask).mean:.2f}",
+    }
+pd.DataFrame(numbers).T
+
+# %% tags=["exercise"]
+names = {"A": None, "B": None, "C": None, "D": None, "E": None}  # "ER", "BSW", "BSF", "BRF" or "CSTI"
+
+# %% tags=["check"]
+exercises.check("01.names", names, mystery=mystery, five=known)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# Which networks set the degrees of their outputs first? Which leaves neurons without links, and which has hubs?
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# In two networks the degrees of the outputs differ by at most one: BSW and BRF. BRF has more clustering and longer paths
+# than BSW. Of the other three, CSTI has neurons without links on both sides, BSF has the hubs and the shortest paths, and
+# ER has the least clustering.
+#
+# ```python
+# names = {"A": "ER", "B": "BRF", "C": "BSW", "D": "BSF", "E": "CSTI"}
+# ```
+# </details>
+#
+# ## To discuss
+#
+# These questions have no single answer.
+#
+# - CSTI looks at the data, and BRF assumes that near inputs belong together. Take a layer inside a Transformer. Does
+#   "near" mean anything there? How would you find out?
+# - $\sigma$ is above 1 for a pure lattice too. Would you report it in a paper? Which other numbers and which null would you
+#   report?
+# - A BSF layer has hubs before training. When would you want hubs in a layer? Which experiment would show that they help?
 
 # %% [markdown]
 # ## Self-check
@@ -656,6 +866,21 @@ exercises.check("01.four_cycles", four_cycles)
 # - BSW rewires a few links of a lattice, BSF grows hubs, CSTI follows the correlations of the data.
 # - Compare clustering and path length with an Erdős–Rényi null, and look at both.
 # - Networks here have exactly the number of links asked for, for any rectangle.
+#
+# ## Further reading
+#
+# - Watts and Strogatz (1998), [*Collective dynamics of 'small-world' networks*](https://doi.org/10.1038/30918): the lattice
+#   and its random links, in two pages.
+# - Barabási and Albert (1999), [*Emergence of scaling in random
+#   networks*](https://doi.org/10.1126/science.286.5439.509): growth and hubs.
+# - Newman (2003), [*The structure and function of complex networks*](https://arxiv.org/abs/cond-mat/0303516): a survey of
+#   degrees, clustering, path lengths and random networks.
+# - Robins and Alexander, *Small worlds among interlocking directors*, Computational and Mathematical Organization Theory,
+#   2004: the clustering by 4-cycles.
+# - Humphries and Gurney (2008), [*Network 'small-world-ness'*](https://doi.org/10.1371/journal.pone.0002051): the number
+#   $\sigma$ and its limits.
+# - Hubel and Wiesel (1962), [on the cat's visual cortex](https://doi.org/10.1113/jphysiol.1962.sp006837): the receptive
+#   fields of single neurons.
 
 # %%
 records.publish(

@@ -264,31 +264,31 @@ def test_small_worldness_is_the_ratio_of_its_parts() -> None:
     assert measured.path_length == diagnostics.path_length(mask).mean
     assert measured.null_clustering == pytest.approx(clustering, rel=1e-12)
     assert measured.null_path_length == pytest.approx(length, rel=1e-12)
-    assert measured.ratio == pytest.approx(
+    assert measured.sigma == pytest.approx(
         (measured.clustering / clustering) / (measured.path_length / length), rel=1e-12
     )
 
 
 @pytest.mark.parametrize("shape", [(200, 100), (100, 200)])
 def test_a_small_world_is_told_from_a_random_network(shape: tuple[int, int]) -> None:
-    def ratio(r: float) -> float:
+    def sigma(r: float) -> float:
         mask = chts.topology.receptive_field(*shape, 0.05, r=r, generator=seeded())
-        return diagnostics.small_worldness(mask, generator=seeded(1)).ratio
+        return diagnostics.small_worldness(mask, generator=seeded(1)).sigma
 
     inputs = shape[1]
     random = [chts.topology.erdos_renyi(*shape, 0.05, generator=seeded(seed)) for seed in range(5)]
-    ratios = [diagnostics.small_worldness(mask, generator=seeded(9)).ratio for mask in random]
-    assert sum(ratios) / len(ratios) == pytest.approx(1, abs=0.1)
+    random_sigmas = [diagnostics.small_worldness(mask, generator=seeded(9)).sigma for mask in random]
+    assert sum(random_sigmas) / len(random_sigmas) == pytest.approx(1, abs=0.1)
     # Between the lattice (r = 0), whose paths are long, and chance (r = 1) lies the small world.
-    assert ratio(0) > 1.5
-    assert ratio(0.25) > ratio(0)
+    assert sigma(0) > 1.5
+    assert sigma(0.25) > sigma(0)
     # With all output degrees alike, which they are not in the nulls, chance closes (degree - 1) of (inputs - 1) paths.
-    assert ratio(1) == pytest.approx((0.05 * inputs - 1) / (inputs - 1) / 0.05, abs=0.1)
+    assert sigma(1) == pytest.approx((0.05 * inputs - 1) / (inputs - 1) / 0.05, abs=0.1)
 
 
 def test_a_dense_layer_is_its_own_null() -> None:
     measured = diagnostics.small_worldness(K33, generator=seeded())
-    assert (measured.clustering, measured.null_clustering, measured.ratio) == (1, 1, 1)
+    assert (measured.clustering, measured.null_clustering, measured.sigma) == (1, 1, 1)
 
 
 def test_small_worldness_is_decided_by_the_seed() -> None:
@@ -302,7 +302,7 @@ def test_small_worldness_is_decided_by_the_seed() -> None:
 @pytest.mark.parametrize("mask", [EMPTY, NO_LINK, LINK, TWO_LINKS])
 def test_small_worldness_is_nan_where_no_null_has_a_cycle(mask: torch.Tensor) -> None:
     measured = diagnostics.small_worldness(mask, generator=seeded())
-    assert math.isnan(measured.ratio)
+    assert math.isnan(measured.sigma)
     assert measured.null_clustering == 0
     assert math.isnan(measured.path_length) == math.isnan(measured.null_path_length) == (not mask.any())
 

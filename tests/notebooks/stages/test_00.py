@@ -139,3 +139,30 @@ def test_the_solution_tells_what_the_solved_exercise_prints(executed: Executed) 
     assert int(links.replace(",", "")) == 60_395_520
     text = text_of(PUBLISHED)
     assert f"keeps {links} of {possible} links. They take {size} MB instead of {whole} MB: 10 % of the bytes" in text
+
+
+# --- the other exercises ---
+
+
+def test_the_solution_tells_the_share_of_a_step_that_the_solved_exercise_prints(executed: Executed) -> None:
+    _, notebook = executed("00")
+    line = r"^the MLP for MNIST at density ([\d.]+)%: ([\d.]+)% of the FLOPs of the dense network$"
+    shares = re.findall(line, printed(notebook), re.MULTILINE)
+    sparse, last = 784 * 1568 + 2 * 1568**2, 1568 * 10
+    for density, share in shares:
+        left = float(density) / 100 * sparse + last
+        assert float(share) == pytest.approx(100 * left / (sparse + last), abs=0.01)
+    text = text_of(PUBLISHED)
+    assert [f"{float(density):g}" for density, _ in shares] == ["1", "0.1"]
+    assert f"A step at 1 % needs {shares[0][1]} % of the FLOPs" in text
+    assert f"At 0.1 % it would need {shares[1][1]} %" in text
+    assert last > 0.001 * sparse  # the dense last layer costs more than the others
+
+
+def test_the_solution_names_the_stages_that_are_not_needed(executed: Executed) -> None:
+    _, notebook = executed("00")
+    (found,) = re.findall(r"^before stage 09: (.+)$", printed(notebook), re.MULTILINE)
+    before = [stage.number for stage in notebooks.overview("ci")]
+    before = before[: before.index("09")]
+    left_out = [stage for stage in before if stage not in found.split()]
+    assert f"needs all stages before it except {' and '.join(left_out)}." in text_of(PUBLISHED)

@@ -137,3 +137,26 @@ def test_the_committed_stage_02_sees_no_difference_in_accuracy() -> None:
     low = max(float(mean) - float(half) for _, mean, half in found)
     high = min(float(mean) + float(half) for _, mean, half in found)
     assert low < high  # the intervals have a part in common
+
+
+# --- the exercises ---
+
+
+def test_the_committed_stage_02_holds_the_count_of_multiplications_against_the_clock() -> None:
+    results, text = committed()
+    assert [round((4 * size**2) ** (1 / 3)) for size in (1000, 512)] == [159, 102]
+    assert "\\approx 159$, a density of 16 %" in " ".join(text.split())
+    assert "gives 102 links, a density of 20 %. Yet at 14 % the node-based score is many times faster" in " ".join(
+        text.split()
+    )
+    (row,) = (row for row in results["costs"] if row["density"] == 0.14)
+    assert row["size"] == 512
+    assert row["ch3_l3p"] > 5 * row["ch2_l3n"]  # though the count speaks for paths
+
+
+def test_stage_02_solves_the_exercise_on_two_scores_as_its_text_says(executed: Executed) -> None:
+    _, notebook = executed("02")
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    line = r"^output 1 – input 2: number of L3 paths 1, CH2-L3n 4\.00, .*: number of L3 paths 2, CH2-L3n 3\.50, "
+    assert re.search(line, printed, re.MULTILINE)
+    assert printed.count("Correct.") == 7

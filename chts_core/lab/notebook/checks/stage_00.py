@@ -1,8 +1,12 @@
 """Checks of stage 00, start here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
 
 from chts_core.lab.models import LLAMA_SIZES
+from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.topology import link_count
 
 
@@ -24,13 +28,134 @@ def links(links: float | None) -> None:
     assert abs(links - expected) <= 0.5, f"{links} are {links / possible:.2%} of the {possible:,} possible links."
 
 
-def stored(stored: Callable[[int, float], tuple[int, int]]) -> None:
+def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:
+    """What a training step costs: a function of the sizes of the layers, the density and the batch.
+
+    The small network has 8 inputs, 4 hidden neurons and 2 classes: 8 of 32 links, and 8 links that stay.
+    """
+    counted = step_flops([8, 4, 2], 0.25, 1)
+    assert counted is not None, "step_flops() returns None; return a number of FLOPs."
+    small = "for 8, 4 and 2 neurons at density 0.25,"
+    slips = {
+        "the number of links; each costs 6 FLOPs": 16,
+        "the cost of the forward pass alone; the backward pass takes twice as much again": 32,
+        "the cost with a sparse last layer; it stays dense": 60,
+        "the cost of the dense network; the density is not used": 240,
+        "the cost of the first layer alone": 48,
+    }
+    refuse(counted, slips, 1e-9)
+    assert counted == 96, f"{small} one image should cost 6 · (8 + 8) FLOPs; the function says {counted}."
+    assert step_flops([8, 4, 2], 0.25, 10) == 960, "ten images cost ten times as much as one; is the batch used?"
+    odd = step_flops([5, 3, 2], 0.25, 1)
+    assert odd == 6 * (link_count(3, 5, 0.25) + 6), (
+        f"a layer of 3 × 5 at density 0.25 has 4 links, the nearest integer to 3.75; the function says {odd} FLOPs."
+    )
+    deep = step_flops([8, 4, 4, 2], 0.25, 1)
+    assert deep == 6 * (8 + 4 + 8), f"with two hidden layers of 4 neurons it says {deep}; only the last layer is dense."
+    paper = [784, 1568, 1568, 1568, 10]
+    dense = step_flops(paper, 1.0, 32)
+    assert dense is not None
+    for density in (0.01, 0.001):
+        share = (step_flops(paper, density, 32) or 0) / dense
+        print(f"the MLP for MNIST at density {density:.1%}: {share:.2%} of the FLOPs of the dense network")
+
+
+def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
     """Store a sparse model: a function of possible links and density that returns the links and their bytes."""
-    links, size = stored(100, 0.05)
+    answer = stored(100, 0.05)
+    assert answer is not None, "stored() returns None; return the number of links and their bytes."
+    links, size = answer
     assert links == 5, f"5 % of 100 possible links are 5; the function says {links}."
     assert size != 4 * links, "these are the values alone; each link has a position too."
     assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function says {size}."
     llama = LLAMA_SIZES["1b"]
     possible = llama.layers * (4 * llama.width**2 + 3 * llama.width * llama.feed_forward)
-    links, size = stored(possible, 0.05)
+    links, size = stored(possible, 0.05) or (0, 0)
     print(f"LLaMA-1B: {links:,} of {possible:,} links, {size / 1e6:,.0f} MB; all weights: {4 * possible / 1e6:,.0f} MB")
+
+
+# What happens to a mask of 2 × 4 places, the places of its links after each update, the kind, and what to think about.
+_HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
+    ("never changes", [(0, 2, 5), (0, 2, 5), (0, 2, 5)], "static", "Which links change?"),
+    ("loses links twice", [(0, 2, 3, 5, 7), (0, 2, 5, 7), (0, 5)], "pruning", "Which links appear?"),
+    (
+        "exchanges a link at every update",
+        [(0, 2, 5), (0, 3, 5), (1, 3, 5)],
+        "dynamic",
+        "The number of links stays the same; look at the places.",
+    ),
+    (
+        "loses two links and gains one",
+        [(0, 2, 3, 5, 7), (0, 2, 4, 7), (0, 4, 7)],
+        "dynamic",
+        "The number of links falls, but does no link appear?",
+    ),
+    (
+        "loses a link and gets it back",
+        [(0, 2, 5), (0, 2), (0, 2, 5)],
+        "dynamic",
+        "The first and the last mask are equal; look at the one between them.",
+    ),
+    (
+        "changes only at the last update",
+        [(0, 2, 5), (0, 2, 5), (0, 5)],
+        "pruning",
+        "The first two masks are equal; look at all of them.",
+    ),
+]
+
+
+def kind(kind: Callable[[list[Tensor]], str | None]) -> None:
+    """Read the history of a mask: a function of the masks of a run that returns its kind."""
+    for story, places, right, hint in _HISTORIES:
+        masks = [torch.zeros(8, dtype=torch.bool) for _ in places]
+        for mask, links in zip(masks, places, strict=True):
+            mask[list(links)] = True
+        answer = kind([mask.view(2, 4) for mask in masks])
+        assert answer is not None, "kind() returns None; return 'static', 'pruning' or 'dynamic'."
+        assert answer in ("static", "pruning", "dynamic"), (
+            f"kind() returns {answer!r}; return 'static', 'pruning' or 'dynamic'."
+        )
+        assert answer == right, f"{answer!r} is not right for a mask that {story}. {hint}"
+
+
+# Why a run of the exercise is not of a method. A wrong answer gives one of these a wrong run, and the first is certain.
+_AGAINST = {
+    "RigL": "RigL regrows the two links with the largest gradients",
+    "CHT": "CHT regrows the two links with the most paths",
+    "CHTs": "CHTs draws by the number of paths, so it draws no link without a path while others have one",
+}
+
+
+def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
+    """Who regrew these links: the method of each of four runs."""
+    right = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
+    assert set(regrown_by) == set(right), f"keep the names of the runs: {', '.join(right)}."
+    for name, method in regrown_by.items():
+        assert method is not None, f"replace None by the name of a method for {name}."
+        assert method in right.values(), f"{method!r} is none of the four: {', '.join(sorted(right.values()))}."
+    runs = {method: name for name, method in regrown_by.items()}
+    assert len(runs) == 4, "each of the four methods has one run."
+    for method, reason in _AGAINST.items():
+        assert right[runs[method]] == method, f"{runs[method]} is not {method}: {reason}."
+
+
+def needed(
+    needed: Callable[[str, dict[str, tuple[str, ...]]], list[str] | None], *, needs: dict[str, tuple[str, ...]]
+) -> None:
+    """Choose your way: a function of a stage and of what each stage names that returns all stages before it."""
+    small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
+    answer = needed("E", small)
+    toy = "E names C and A, C names B, and B and D name A."
+    assert answer is not None, "needed() returns None; return a list of stages."
+    found = list(answer)
+    assert "E" not in found, f"{toy} E does not come before itself."
+    assert "B" in found, f"{toy} You found {found} before E; look at what C names, too."
+    assert "D" not in found, f"{toy} You found {found} before E; no stage on the way names D."
+    assert len(set(found)) == len(found), f"{toy} You found {found} before E; name each stage once."
+    assert found == ["A", "B", "C"], (
+        f"{toy} You found {found} before E; keep the order A, B, C, D, E, and leave none out."
+    )
+    assert not needed("A", small), "A names no stage; return an empty list."
+    for stage in ("03", "09"):
+        print(f"before stage {stage}:", *(needed(stage, needs) or []))

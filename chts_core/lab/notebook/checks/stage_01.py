@@ -1,18 +1,20 @@
 """Checks of stage 01, networks as masks."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from chts_core import topology
+from chts_core.diagnostics import clustering, degrees, path_length
 from chts_core.lab.notebook.checks.slips import refuse
-from chts_core.topology import receptive_field
 
 
 def links_per_output(links_per_output: float | None) -> None:
     """Degrees that fit: the number of links of each output."""
     assert links_per_output is not None, "replace None in the cell above by a number."
-    mask = receptive_field(100, 40, 0.1, generator=torch.Generator().manual_seed(0))
+    mask = topology.receptive_field(100, 40, 0.1, generator=torch.Generator().manual_seed(0))
     counted = mask.sum(dim=1).unique().tolist()
     slips = {
         "the mean number of links of an input": 10,
@@ -25,13 +27,162 @@ def links_per_output(links_per_output: float | None) -> None:
     )
 
 
-def four_cycles(four_cycles: Callable[[Tensor], int]) -> None:
+def small_world(small_world: Callable[[int, int, int, float, torch.Generator], Tensor | None]) -> None:
+    """Build a small world: a function that draws a bipartite small world with an exact number of links."""
+    generator = torch.Generator().manual_seed(0)
+    for outputs, inputs, links in ((8, 4, 16), (4, 8, 16), (8, 4, 19), (6, 6, 18)):
+        lattice = small_world(outputs, inputs, links, 0.0, generator)
+        assert lattice is not None, "small_world() returns None; return a Boolean mask (outputs, inputs)."
+        assert tuple(lattice.shape) == (outputs, inputs), (
+            f"the mask has shape {tuple(lattice.shape)}, not {outputs, inputs}."
+        )
+        _check_lattice(lattice.bool(), links)
+    lattice = small_world(8, 4, 16, 0.0, generator)
+    assert lattice is not None
+    for beta in (0.5, 1.0):
+        tries = [small_world(8, 4, 16, beta, generator) for _ in range(500)]
+        _check_rewired(torch.stack([mask.bool() for mask in tries if mask is not None]), lattice.bool(), beta)
+    wide = small_world(4, 8, 16, 1.0, generator)
+    assert wide is not None
+    assert wide.sum(dim=0).unique().tolist() == [2], (
+        "for 4 outputs, 8 inputs and 16 links at β = 1, the inputs are the larger side: each keeps its 2 links."
+    )
+    for beta in (0.0, 0.1, 1.0):
+        large = small_world(96, 64, 600, beta, generator)
+        assert large is not None
+        near = f"clustering {clustering(large.bool()):.2f}, path length {path_length(large.bool()).mean:.2f}"
+        print(f"96 × 64, 600 links, β = {beta:.1f}: {near}")
+
+
+def _check_lattice(mask: Tensor, links: int) -> None:
+    """At β = 0: the number of links, even shares of the larger side, and the nearest nodes of the other side."""
+    where = f"for {mask.shape[0]} outputs, {mask.shape[1]} inputs and {links} links at β = 0,"
+    assert int(mask.sum()) == links, f"{where} the mask has {int(mask.sum())} links."
+    side, other = ("output", "input") if mask.shape[0] >= mask.shape[1] else ("input", "output")
+    mask = mask if side == "output" else mask.T
+    shares = mask.sum(dim=1)
+    assert int(shares.max() - shares.min()) <= 1, (
+        f"{where} the {side}s have {int(shares.min())} to {int(shares.max())} links. They are the larger side; their "
+        "shares differ by at most one."
+    )
+    nodes, others = mask.shape
+    centres = (torch.arange(nodes) + 0.5) * others / nodes - 0.5
+    apart = (torch.arange(others) - centres[:, None]).abs()
+    distance = torch.minimum(apart, others - apart)
+    for node in range(nodes):
+        far = distance[node].masked_fill(~mask[node], -1).argmax()
+        near = distance[node].masked_fill(mask[node], torch.inf).argmin()
+        assert mask[node].all() or distance[node, far] <= distance[node, near] + 1e-4, (
+            f"{where} {side} {node} takes {other} {int(far)} and leaves out {other} {int(near)}, which is nearer: its "
+            f"distance from {centres[node]:g} is {distance[node, near]:g} on the ring."
+        )
+
+
+def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
+    """Many draws of 8 × 4 with 16 links: their number, degrees and places, beside those of the core."""
+    sizes = tries.sum(dim=(1, 2)).unique().tolist()
+    assert sizes == [16], (
+        f"at β = {beta} the draws have {sizes[0]} to {sizes[-1]} links instead of 16; is a link lost where it falls on "
+        "another one?"
+    )
+    degrees = tries.sum(dim=2)
+    assert (degrees == lattice.sum(dim=1)).all(), (
+        f"at β = {beta} an output has {int(degrees.min())} to {int(degrees.max())} links; each keeps its own number."
+    )
+    moved = (lattice & ~tries).sum(dim=(1, 2))
+    assert moved.any(), f"at β = {beta} no link ever moves."
+    assert int(moved.max()) <= 16 * beta, (
+        f"at β = {beta} up to {int(moved.max())} of 16 links moved; exactly {16 * beta:g} let go, not each by a coin."
+    )
+    stayed = 1 - moved.double().mean().item() / 16
+    generator = torch.Generator().manual_seed(1)
+    core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
+    due = (core & lattice).double().sum().item() / (16 * len(core))
+    assert stayed > 1 - beta + 0.02, f"at β = {beta} no link comes back to its old place; it may."
+    assert abs(stayed - due) < 0.025, (
+        f"at β = {beta} {stayed:.0%} of the places of the lattice are in use, {due:.0%} in the core. Do all links let "
+        "go before the first new end is drawn?"
+    )
+    often, wanted = tries.double().mean(0), core.double().mean(0)
+    output, source = divmod(int((often - wanted).abs().argmax()), 4)
+    assert torch.allclose(often, wanted, atol=0.14), (
+        f"at β = {beta} output {output} has a link to input {source} in {often[output, source]:.0%} of the draws, in "
+        f"the core in {wanted[output, source]:.0%}. Are all free inputs equally likely?"
+    )
+
+
+def rich(next_one: float | None, next_two: float | None) -> None:
+    """The rich get richer: the chances that node 3 is chosen by the next newcomer, and by the next two."""
+    assert next_one is not None, "replace both None in the cell above by numbers."
+    assert next_two is not None, "replace both None in the cell above by numbers."
+    slips = {
+        "the chance if all five nodes were equally likely": 1 / 5,
+        "the number of entries of node 3; divide it by all entries": 3,
+        "the number of links of node 3 over all links; a newcomer draws from the eight ends": 3 / 4,
+    }
+    refuse(next_one, slips, 1e-3)
+    assert abs(next_one - 3 / 8) < 1e-3, f"{next_one} is not right for one newcomer; count the entries of node 3."
+    slips = {
+        "the square of the first chance; but the first new link adds two entries, one of them node 3": 9 / 64,
+        "the chance of the second newcomer alone; both choose node 3": 4 / 10,
+        "the product with 4/9; a link adds two entries": 3 / 8 * 4 / 9,
+        "the product with 3/10; node 3 has one entry more after it was chosen": 3 / 8 * 3 / 10,
+        "the sum; both newcomers choose node 3, so multiply": 3 / 8 + 4 / 10,
+    }
+    refuse(next_two, slips, 1e-3)
+    assert abs(next_two - 0.15) < 1e-3, (
+        f"{next_two} is not right for two newcomers; write down the list after the first."
+    )
+
+
+def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels: Tensor) -> None:
+    """A receptive field for images: a function that links each neuron to the pixels nearest to its place."""
+    for height, width, degree in ((3, 3, 1), (2, 4, 3), (5, 4, 5), (4, 5, 9)):
+        mask = image_field(height, width, degree)
+        assert mask is not None, "image_field() returns None; return a Boolean mask (pixels, pixels)."
+        count = height * width
+        assert tuple(mask.shape) == (count, count), f"the mask has shape {tuple(mask.shape)}, not {count, count}."
+        numbers = mask.bool().sum(dim=1)
+        assert (numbers == degree).all(), (
+            f"a neuron has {int(numbers.min())} to {int(numbers.max())} links instead of {degree}."
+        )
+        _check_nearest(mask.bool(), height, width)
+    side = math.isqrt(len(pixels))
+    mine = image_field(side, side, 9)
+    assert mine is not None
+    generator = torch.Generator().manual_seed(0)
+    layers = {
+        "your layer": mine.bool(),
+        "BRF": topology.receptive_field(side**2, side**2, 9 / side**2, 0.0, generator=generator),
+        "ER": topology.erdos_renyi(side**2, side**2, 9 / side**2, generator=generator),
+    }
+    others = ~torch.eye(side**2, dtype=torch.bool)
+    for name, mask in layers.items():
+        print(f"mean correlation of linked pixels, {name}: {pixels[mask & others].mean():.2f}")
+
+
+def _check_nearest(mask: Tensor, height: int, width: int) -> None:
+    """Each row links the pixels that are nearest in the image; equal distances may go either way."""
+    places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).tolist()
+    for neuron, own in enumerate(places):
+        distance = torch.tensor([math.dist(own, place) for place in places])
+        far = int(distance.masked_fill(~mask[neuron], -1).argmax())
+        near = int(distance.masked_fill(mask[neuron], torch.inf).argmin())
+        assert distance[far] <= distance[near] + 1e-4, (
+            f"in an image of {height} lines of {width} pixels, neuron {neuron} is in line {own[0]}, column {own[1]}. "
+            f"It takes pixel {far} (line {places[far][0]}, column {places[far][1]}) and leaves out pixel {near} (line "
+            f"{places[near][0]}, column {places[near][1]}), which is nearer by the straight distance."
+        )
+
+
+def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
     """Count the 4-cycles: a function of a mask that returns how many there are."""
     small = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
     full = torch.ones(3, 3, dtype=torch.bool)
     block = torch.zeros(4, 5, dtype=torch.bool)
     block[:2, :3] = True
     counted = four_cycles(small)
+    assert counted is not None, "four_cycles() returns None; return a number of cycles."
     assert counted != 6, (
         "6 is the number of links. If you did count cycles: each output was paired with itself, and each pair counted "
         "in both orders."
@@ -41,3 +192,40 @@ def four_cycles(four_cycles: Callable[[Tensor], int]) -> None:
     assert counted == 1, f"the small mask has 1 cycle, not {counted}; do pairs of equal outputs count?"
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
     assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each are 9, not {four_cycles(full)}."
+
+
+def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], five: Mapping[str, Tensor]) -> None:
+    """Five unknown networks: the name of each shuffled network."""
+    assert set(names) == set(mystery), f"keep the letters {', '.join(mystery)}."
+    for letter, name in names.items():
+        assert name is not None, f"replace None by the name of a network for {letter}."
+        assert name in five, f"{name!r} is none of {', '.join(five)}."
+    assert len(set(names.values())) == len(names), "each of the names belongs to one network."
+    known = {_degree_lists(mask): name for name, mask in five.items()}
+    for letter, mask in mystery.items():
+        name = str(names[letter])
+        if known[_degree_lists(mask)] != name:
+            raise AssertionError(f"{letter} is not {name}: {_why_not(name, mask)}.")
+
+
+def _degree_lists(mask: Tensor) -> tuple[tuple[int, ...], ...]:
+    """The degrees of both sides in order, which no shuffling changes."""
+    return tuple(tuple(side.sort().values.tolist()) for side in degrees(mask))
+
+
+def _why_not(name: str, mask: Tensor) -> str:
+    """What a network has that the one of this name has not."""
+    outputs, inputs = degrees(mask)
+    low, high = int(outputs.min()), int(outputs.max())
+    if (high - low <= 1) != (name in ("BSW", "BRF")):
+        rule = "at most one link apart in BSW and BRF" if high - low > 1 else "set first only in BSW and BRF"
+        return f"its outputs have {low} to {high} links; degrees are {rule}"
+    empty = int((outputs == 0).sum() + (inputs == 0).sum())
+    own, density = clustering(mask), mask.float().mean().item()
+    return {
+        "CSTI": f"{empty} of its neurons have no link; CSTI leaves more without one",
+        "BSF": f"no neuron has more than {max(high, int(inputs.max()))} links; the hubs of BSF have more",
+        "ER": f"its clustering is {own:.2f}; that of ER is near the density, {density:.2f}",
+        "BSW": f"its clustering is {own:.2f}, and BSW has less; compare it with the other even network",
+        "BRF": f"its clustering is {own:.2f}, and BRF has more; compare it with the other even network",
+    }[name]

@@ -1,12 +1,17 @@
 """Checks of stage 02, link prediction."""
 
+import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from chts_core.lab.notebook import l3
-from chts_core.link_prediction import ch3_l3n
+from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.lab.recovery import number_of_paths
+from chts_core.link_prediction import ch2_l3n, ch3_l3n
 
 
 def counted(counted: int | None, *, network: Tensor, missing: l3.Link) -> None:
@@ -38,14 +43,151 @@ def _why(mask: Tensor, link: l3.Link) -> str:
     return f"its local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
 
 
-def count_paths(count_paths: Callable[[Tensor, l3.Link], int], *, seen: Tensor) -> None:
+def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
+    """More paths, lower score: a network in which CH2-L3n and the number of L3 paths disagree."""
+    assert disagreement is not None, "replace None by a list of rows of zeros and ones."
+    numbers = torch.as_tensor(disagreement)
+    assert numbers.ndim == 2, "give a list of rows, each a list of zeros and ones."
+    assert max(numbers.shape) <= 6, (
+        f"the network has {numbers.shape[0]} outputs and {numbers.shape[1]} inputs; 6 are enough."
+    )
+    assert ((numbers == 0) | (numbers == 1)).all(), "each entry is 0, a missing link, or 1, an existing link."
+    mask = numbers.bool()
+    paths, scores = number_of_paths(mask), ch2_l3n(mask)
+    assert paths.max() > 0, "no missing link has an L3 path; start with a path of three links around a missing link."
+    with_most = scores.masked_fill(paths < paths.max(), -1.0)
+    best, most = (_place(table == table.max()) for table in (scores, with_most))
+    found = [
+        f"{l3.describe(link)}: number of L3 paths {int(paths[link])}, CH2-L3n {scores[link]:.2f}, community "
+        f"{', '.join(node.counts for node in l3.community(mask, link))}"
+        for link in (best, most)
+    ]
+    assert paths[best] < paths.max() - 0.5, (
+        f"both are highest for the same missing link: {found[0]}. Make links lead out of this community, or give "
+        "another link a community that no link leaves."
+    )
+    assert scores[best] > scores[most] + 1e-4, f"both links have the same score: {'; '.join(found)}."
+    print("; ".join(found))
+
+
+def _place(table: Tensor) -> l3.Link:
+    output, source = table.nonzero()[0].tolist()
+    return output, source
+
+
+def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: Tensor) -> None:
     """Recover the hidden link: a function of a mask and a link that returns the number of L3 paths."""
     counts = {}
     for link in l3.missing_links(seen):
         counts[link] = count_paths(seen, link)
+        assert counts[link] is not None, "count_paths() returns None; return a number of paths."
         explanation = l3.explain_count(seen, link, counts[link])
         assert not explanation, f"for the missing link {l3.describe(link)}, {explanation}"
     print("paths by missing link (output, input):", counts)
+
+
+def equal_degree(equal_degree: float | None) -> None:
+    """At which degree the path-based score costs more: d where walking paths takes as many steps as four products."""
+    assert equal_degree is not None, "replace None in the cell above by a number of links."
+    slips = {
+        "a density; give the degree, a number of links": 0.159,
+        "right for one product; there are four": 100,
+        "right for two products; P and Q are products too": 126,
+        "right if the whole layer had d³ paths; it has about 1000 d³": 1587.4,
+        "the third power of d": 4e6,
+        "the square root; d has the power 3": 2000,
+    }
+    refuse(equal_degree, slips, 0.6)
+    assert abs(equal_degree - 4e6 ** (1 / 3)) < 0.6, (
+        f"{equal_degree} is not right: it means {1000 * equal_degree**3:.2g} paths, and four products take 4e+09 "
+        "multiplications."
+    )
+
+
+# Its degrees differ so much that wrong walks draw other shares.
+_UNEVEN = torch.tensor(
+    [[0, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 1], [1, 0, 1, 1, 0, 1]],
+    dtype=torch.bool,
+)
+
+
+class _Counted(random.Random):
+    """Random numbers that end a loop which would run for ever."""
+
+    asked = 0
+
+    def _count(self) -> None:
+        self.asked += 1
+        assert self.asked < 10_000, (
+            "a draw takes more than 10,000 random numbers, so its loop does not end. Begin the whole walk again, not "
+            "only its last step."
+        )
+
+    def random(self) -> float:
+        self._count()
+        return super().random()
+
+    def getrandbits(self, k: int, /) -> int:
+        self._count()
+        return super().getrandbits(k)
+
+
+def draw_link(
+    draw_link: Callable[[list[list[int]], list[list[int]], random.Random], l3.Link | None],
+) -> None:
+    """Draw a link by its number of paths: a function that draws a missing link without computing this number."""
+    network = _UNEVEN
+    inputs_of, outputs_of = ([sorted(near) for near in side] for side in l3.neighbours(network))
+    chooser, came, draws = _Counted(0), Counter[l3.Link](), 3000
+    for _ in range(draws):
+        chooser.asked = 0
+        link = draw_link(inputs_of, outputs_of, chooser)
+        assert link is not None, "draw_link() returns None; return a missing link, (output, input)."
+        output, source = link
+        assert output < len(inputs_of), f"there is no output {output}; return (output, input) in this order."
+        assert source < len(outputs_of), f"there is no input {source}; return (output, input) in this order."
+        assert not network[link], f"{l3.describe(link)} is an existing link; reject the walk that ends there."
+        came[link] += 1
+    paths = number_of_paths(network).double()
+    likely = [link for link in l3.missing_links(network) if paths[link] > 0]
+    strays = [link for link in came if link not in likely]
+    assert not strays, f"{l3.describe(strays[0])} was drawn, and it has no L3 path."
+    observed = [came[link] for link in likely]
+    tests = {name: _fit(observed, likely, weights) for name, weights in _walks(network).items()}
+    right = stats.chisquare(observed, [draws * float(paths[link] / paths.sum()) for link in likely])
+    if right.pvalue < 1e-4:
+        guess = max(tests, key=lambda name: tests[name])
+        unlike = max(likely, key=lambda link: abs(came[link] / draws - float(paths[link] / paths.sum())))
+        raise AssertionError(
+            f"{l3.describe(unlike)} came in {came[unlike] / draws:.1%} of the draws, expected "
+            f"{float(paths[unlike] / paths.sum()):.1%}. "
+            + (guess if tests[guess] > 1e-4 else "Which walks come too often?")
+        )
+    print(f"{draws} draws, {len(likely)} links: χ² = {right.statistic:.1f}, p = {right.pvalue:.2f}")
+
+
+def _fit(observed: list[int], likely: list[l3.Link], weights: Tensor) -> float:
+    """The p-value of χ² if links were drawn by these weights."""
+    chances = torch.stack([weights[link] for link in likely])
+    return float(stats.chisquare(observed, (sum(observed) * chances / chances.sum()).tolist()).pvalue)
+
+
+def _walks(mask: Tensor) -> dict[str, Tensor]:
+    """Weights of the missing links by walks that are wrong, and what to think about: like the mask."""
+    links = mask.double()
+    of_output, of_input = (1 / links.sum(side).clamp(min=1) for side in (1, 0))
+    back = links @ (of_input[:, None] * links.T)  # from u over z1 to z2, a step to each output of z1 equally likely
+    ahead = of_output[:, None] * links  # from z2 to v
+    one_end = "So it comes if the middle link is drawn by the links of its {} only. A walk goes on from both ends."
+    return {
+        "So it comes if a walk starts at a random output and takes each step equally likely. Then a path of neurons "
+        "with few links comes too often.": of_output[:, None] * (back @ ahead),
+        "So it comes if each middle link is equally likely. How many walks go through a middle link?": back @ ahead,
+        "So it comes if each link with a path is equally likely.": (links @ links.T @ links > 0).double(),
+        "These are the chances by CH2-L3n, not by the number of paths.": ch2_l3n(mask).double(),
+        one_end.format("input"): links @ links.T @ ahead,
+        one_end.format("output"): back @ links,
+    }
 
 
 def listed(listed: Iterable[Sequence[int]], *, network: Tensor, missing: l3.Link) -> None:
