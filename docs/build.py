@@ -15,7 +15,7 @@ import nbformat
 import torch
 
 from chts_core import topology
-from chts_core.lab.notebook import glossary, launch, notebooks
+from chts_core.lab.notebook import exercises, glossary, launch, notebooks
 from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.results import records
 from chts_core.lab.results.tables import of_method, runs
@@ -87,6 +87,25 @@ def write_glossary() -> None:
     """Each term with its formula, its function and its test, into the page on using the notebooks."""
     page = SOURCE / "guides" / "using_the_notebooks.md"
     page.write_text(page.read_text("utf-8").replace("{glossary}", as_markdown(glossary.rows())), "utf-8")
+
+
+def write_exercises() -> None:
+    """Every exercise, with its difficulty, minutes and objectives."""
+    rows = [
+        {
+            "stage": f"[{path.stem.partition('_')[0]}](../notebooks/{path.name})",
+            "exercise": one.title,
+            "": "★" * one.difficulty,
+            "minutes": str(one.minutes),
+            "importance": one.importance,
+            "objectives": ", ".join(map(str, one.objectives)),
+            "code": "code" if one.writes_code else "",
+        }
+        for path in notebooks.stages()
+        for one in exercises.listed(nbformat.read(path, as_version=4))
+    ]
+    page = SOURCE / "guides" / "exercises.md"
+    page.write_text(page.read_text("utf-8").replace("{exercises}", as_markdown(rows)), "utf-8")
 
 
 def write_cheat_sheet() -> None:
@@ -298,6 +317,7 @@ def main() -> None:
     write_stages()
     write_reference()
     write_glossary()
+    write_exercises()
     write_cheat_sheet()
     write_conformance()
     write_promises()

@@ -279,7 +279,7 @@ exercises.check("00.density", density)
 # *★☆☆ · 4 minutes · essential · objective 3 · work out*
 #
 # The first layer of the paper's MLP for MNIST has 1568 outputs and 784 inputs, at a sparsity of 99 %. How many links
-# has it? Compute it from these numbers; the core rounds to the nearest integer, and so may you.
+# does it have? Round to the nearest integer, as the core does.
 
 # %% tags=["exercise"]
 links = None
@@ -531,7 +531,7 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # <details><summary>Answer</summary>
 #
-# The program still computes with all weights, the zeros too. It saves time only if it stores the existing links alone,
+# The program still computes with all weights, the zeros too. It saves time only if it stores only the existing links,
 # and if the machine can multiply them fast.
 # </details>
 #
@@ -542,7 +542,7 @@ exercises.check("00.needed", needed, needs=needs)
 # The final network has fewer links. The training before it had all links, so pruning saves no training cost.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - A billion weights are expensive to train. 5 % of the links would need 5 % of the operations, on a machine that skips
 #   absent links.

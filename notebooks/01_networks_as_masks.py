@@ -117,7 +117,7 @@ for i, j in mask.nonzero().tolist():
 assert torch.allclose((weight * mask) @ x, by_links)
 
 # %% [markdown]
-# ## Erdős–Rényi: any link alike
+# ## Erdős–Rényi: all links equally likely
 #
 # The simplest network draws its links uniformly at random. To get *exactly* the number of links we want, draw positions
 # until so many different ones have come; drawing each link by a coin would only get the number right on average.
@@ -573,8 +573,8 @@ figures.show(
 #
 # *★☆☆ · 4 minutes · essential · objective 1 · work out*
 #
-# A layer of 100 outputs and 40 inputs has sparsity 0.9. How many links has each output when the degrees are fixed?
-# Replace `None`.
+# A layer of 100 outputs and 40 inputs has sparsity 0.9. How many links does each output have when the degrees are
+# fixed? Replace `None`.
 
 # %% tags=["exercise"]
 links_per_output = None
@@ -828,7 +828,8 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # %% [markdown]
 # ## Self-check
 #
-# 1. A layer of 1000 outputs and 500 inputs has sparsity 0.99. How many links has it, and how many has an output on average?
+# 1. A layer of 1000 outputs and 500 inputs has sparsity 0.99. How many links does it have, and how many does an output
+#    have on average?
 #
 # <details><summary>Answer</summary>
 #
@@ -859,7 +860,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # activations there mean nothing yet.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - A mask is a bipartite network; density, sparsity and degrees describe it.
 # - ER places links anywhere; BRF places them near the diagonal, $r$ from local to random, with the outputs' degrees kept.

@@ -686,7 +686,7 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # link lowers the loss is a question for races of methods (stage 06).
 #
 # *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within one,
-# and hiding a link lowers the degree of its two ends. (The numbers are those of the laptop profile with seed 0.)
+# and hiding a link lowers the degree of its two ends. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## What a score costs
@@ -960,6 +960,15 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # ```
 # </details>
 #
+# ## To discuss
+#
+# 1. CH theory was made for networks that grew by themselves, such as brains and proteins. A layer is trained to lower a loss.
+#    Which part of the theory carries over to a layer, and which part does not?
+# 2. A score finds the hidden links of a network. Is it then a good score to regrow links by? Give a network in which the
+#    answer is no.
+# 3. The number of paths is simpler than CH2-L3n and nearly as good here. On which network do you expect a difference?
+#    How would you test it?
+#
 # ## Self-check
 #
 # 1. Why are there no paths of two links between the ends of a missing link?
@@ -992,24 +1001,15 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # divides by it.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
-# - CH theory looks at the existing links alone: a link is likely where many L3 paths join its ends and few links lead out
-#   of its local community.
+# - CH theory looks only at the existing links: a link is likely where many L3 paths join its ends and few links lead
+#   out of its local community.
 # - The scores find hidden links where a rule put the links: in receptive fields and in networks of CHTs. The bare number of
 #   paths finds them as well, and a link that is found need not be a link that helps.
 # - $P = AA^\top$ and $Q = A^\top A$ hold all that the four scores need; node-based ones are two more products.
 # - Node-based scores order the links much as path-based ones do, and cost less, the more so the denser the layer.
 # - Walks draw from the node-based scores exactly, without computing them.
-#
-# ## Discuss
-#
-# 1. CH theory was made for networks that grew by themselves, such as brains and proteins. A layer is trained to lower a loss.
-#    Which part of the theory carries over to a layer, and which part does not?
-# 2. A score finds the hidden links of a network. Is it then a good score to regrow links by? Give a network in which the
-#    answer is no.
-# 3. The number of paths is simpler than CH2-L3n and nearly as good here. On which network do you expect a difference?
-#    How would you test it?
 #
 # ## Further reading
 #

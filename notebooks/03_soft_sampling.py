@@ -378,10 +378,10 @@ toy = pd.DataFrame([measure(*softly) for softly in product((False, True), repeat
 toy.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# With hard regrowth no more than some 410 + 123 links are ever tried, those of the start and those of the first update.
-# With soft regrowth the mask keeps changing. With soft removal alone it does not: a new link has weight 0, so its
-# chance to be kept is 0 while other links are left. The next removal takes all new links. In this toy their weights
-# stay 0, because nothing is trained. So the toy says nothing about soft removal in training.
+# With hard regrowth the layer tries at most about 410 + 123 links: the links of the start and of the first update. With
+# soft regrowth the mask keeps changing. With soft removal alone it does not: a new link has weight 0, so its chance to
+# be kept is 0 while other links are left. The next removal takes all new links. In this toy their weights stay 0,
+# because nothing is trained. So the toy says nothing about soft removal in training.
 #
 # ## The same with training
 #
@@ -458,7 +458,7 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # *What is not seen.* A gain in accuracy. The differences between the rules are no larger than the intervals; a few
 # seeds on an easy task cannot tell them apart. The paper claims that more exploration helps on larger tasks. This run
 # does not show it. The curve of soft removal with hard regrowth climbs. Two causes are possible: the temperature rises,
-# and the weights grow. This run cannot tell them apart. (The numbers are those of the laptop profile with seed 0.)
+# and the weights grow. This run cannot tell them apart. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore
@@ -477,8 +477,8 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # link to be removed, measured over many draws, and the links that one draw removed. The right panel shows how the entropy and
 # the agreement with the hard rule depend on $\delta$.
 #
-# **Predict before you move a slider:** at $\delta = 0$, how many of the removed links will be among those that the hard rule
-# removes? Does the entropy fall early or late?
+# **Predict before you move a slider:** at $\delta = 0$, how many of the removed links does the hard rule remove too?
+# Does the entropy fall early or late?
 
 # %%
 explorer = widgets.SoftSamplingExplorer()
@@ -821,7 +821,7 @@ exercises.check("03.fool_the_overlap", course)
 #
 # <details><summary>Answer</summary>
 #
-# Nothing: $1000^T$ cancels, and $T \log 1000$ shifts all keys of the race alike.
+# Nothing: $1000^T$ cancels, and $T \log 1000$ shifts all keys of the race by the same amount.
 # </details>
 #
 # 3. Why does the race give each link at most one place?
@@ -838,7 +838,7 @@ exercises.check("03.fool_the_overlap", course)
 # No. With an overlap of 1 every regrown link had just been there, so no link is active for the first time.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ leads from random to hard; the entropy says how much choice is left.
 # - Gumbel top-k draws an exact number of existing links without replacement, in one pass, in logarithms.

@@ -452,8 +452,8 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 # Here we count the three hidden layers, before and after one removal with percolation. Watch it layer by layer at 99 %
 # sparsity.
 #
-# **Predict:** each layer loses the same 30 % of its links under both scores. By how many neurons will WM and RI differ? Does
-# percolation take many beyond those that lost a side directly?
+# **Predict:** each layer loses the same 30 % of its links under both scores. By how many neurons will WM and RI differ?
+# Does percolation take many neurons beyond the neurons that lost a side directly?
 
 
 # %% tags=["nbval-check-output"]
@@ -886,7 +886,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # That product has to be added to their biases; then it may go.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - A hidden neuron is active only if it has links on both sides; incomplete links do nothing and are regrown elsewhere.
 # - A chain needs one sweep backward and one forward. Pairs such as (gate, up) must both be active, and may need more rounds.

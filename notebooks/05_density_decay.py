@@ -773,8 +773,8 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# Its mean excess density is $(s_f - s_i)/2$, twice that of the cubic one. Over half the steps the training FLOPs are
-# equal.
+# Its mean excess density is $(s_f - s_i)/2$, twice as much as for the cubic schedule. Over half the steps the training
+# FLOPs are equal.
 # </details>
 #
 # 3. A run ends at density 0.1011 instead of 0.10, without an error. Where do you look?
@@ -792,7 +792,7 @@ exercises.check("05.reached", reached_sparsity)
 # No: the share is symmetric about $\tfrac12$ for any $k$. It makes the steepest updates larger.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - Cubic prunes most at the start, the sigmoid in the middle; at equal FLOPs the sigmoid has half the steps.
 # - The sign is $(s_f - s_i)$, and only the rescaled sigmoid meets both ends.

@@ -128,8 +128,8 @@ table.rename(columns={"sparsity": "number of links"})
 #   for good when every layer has come to an overlap above 90 % (see below).
 # - **CHTs** also starts from receptive fields. It removes the smallest weights softly (stage 03), drops what that cut off,
 #   and draws what regrows by the score CH2-L3n (stage 02). A link that comes back has its last weight again.
-# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). What it prunes for the fall goes by
-#   another score, relative importance.
+# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). It prunes by another score,
+#   relative importance.
 #
 # ## One update, by hand
 #
@@ -256,7 +256,7 @@ print("chosen:", chosen)
 # %% [markdown]
 # The intervals are too wide to rank the three. The test images were not used, so the test accuracy stays unbiased. But
 # the comparison is not fully fair: we tried three settings of CHTs, and one of each other method. CHTss takes the same
-# $r$; the others run with the settings of the table above, untuned. Not all settings are those of the papers. On images
+# $r$; the others run with the settings of the table above, untuned. Not all settings come from the papers. On images
 # the paper starts CHT, CHTs and CHTss from CSTI (stage 01; `chts/paper_mlp` does so). RigL's paper updates every 100
 # steps; here every method updates once per epoch.
 #
@@ -469,8 +469,8 @@ figures.show(
 # %% [markdown]
 # ## What did we find?
 #
-# You predicted two things: how many points each sparse method loses against FC, and which methods stumble. Take the first.
-# The paired differences are those of the table above. The small dense network joins them.
+# You predicted two things: how many points each sparse method loses against FC, and which methods stumble. Take the
+# first. The paired differences come from the table above. The small dense network joins them.
 
 
 # %%
@@ -494,7 +494,7 @@ figures.show(
 )
 
 # %% [markdown]
-# The same order, with the cost beside it. FLOPs are those of the whole training, as a share of FC's.
+# The same order, with the cost beside it. The FLOPs count the whole training, as a share of FC's.
 
 # %%
 rows = []
@@ -901,7 +901,7 @@ exercises.check("06.paired", paired)
 # difference, so its interval can be narrower than those of the two means suggest.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - A method is five choices; the `Sparsifier` brings any of them into an ordinary loop.
 # - The number of links is exact at every step, and a removed link leaves nothing behind.

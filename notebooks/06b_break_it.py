@@ -832,7 +832,7 @@ assert chts.numerics.find_nonfinite(network) == []
 # that, and one run per patient cannot tell more.
 # </details>
 #
-# 4. A layer stores its links alone (stage 07). Which two of the first six checks have nothing to check there?
+# 4. A layer stores only its links (stage 07). Which two of the first six checks have nothing to check there?
 #
 # <details><summary>Answer</summary>
 #
@@ -840,7 +840,7 @@ assert chts.numerics.find_nonfinite(network) == []
 # the momentum of another, so the seventh check remains.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - Bugs of sparse training rarely raise and rarely show in the loss; invariants show them.
 # - Three numbers catch most: non-zero weights of the model, links per layer against the plan, state outside the mask.

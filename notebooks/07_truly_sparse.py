@@ -96,7 +96,7 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, u
 # method is quickly written with them.
 # </details>
 #
-# ## Store the links alone
+# ## Store only the links
 #
 # Here is the mask of stage 01 again, 5 links of 12, with values. *Compressed sparse rows* (CSR) write down row by row the
 # column and the value of each link, and where each row begins.
@@ -195,9 +195,9 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 #
 # ## The same run, link by link
 #
-# `Sparsifier(..., execution="csr")` replaces the layers of a model by such as store their links alone. It is the *same*
-# run: the same links go and come, and the weights agree up to rounding (here the links are compared; the tests of the
-# core compare both).
+# `Sparsifier(..., execution="csr")` replaces the layers of a model by layers that store only their links. It is the
+# *same* run: the same links go and come, and the weights agree up to rounding (here the links are compared; the tests
+# of the core compare both).
 
 # %%
 task = data.load_images("digits")
@@ -460,9 +460,10 @@ exercises.check("07.break_even", break_even)
 #
 # *★★☆ · 15 minutes · essential · objective 3 · write code*
 #
-# You have measured links alone at two densities: `first` and `second` are pairs of density and time. Suppose that their time is a
-# fixed cost plus a cost in proportion to the density. Return the density at which links alone take as long as the dense layer.
-# Return 0 if the dense layer is faster even without any link, and 1 if links win everywhere.
+# You have measured a layer that stores only its links at two densities: `first` and `second` are pairs of density and
+# time. Suppose that their time is a fixed cost plus a cost in proportion to the density. Return the density at which it
+# takes as long as the dense layer. Return 0 if the dense layer is faster even without any link, and 1 if links win
+# everywhere.
 
 
 # %% tags=["exercise"]
@@ -585,8 +586,8 @@ exercises.check("07.gradients", gradients)
 #
 # ## To discuss
 #
-# 1. You publish a sparse method. On your processor links alone win up to some density, and on a GPU dense products win far
-#    longer. Which figures do you report: FLOPs, seconds or bytes? On which machine?
+# 1. You publish a sparse method. On your processor a layer that stores only its links is faster up to some density, and
+#    on a GPU dense products win far longer. Which figures do you report: FLOPs, seconds or bytes? On which machine?
 # 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose it for training on a phone?
 #    What would you change first?
 # 3. Dense products have had decades of work, and products of single links little. Should a method fit the hardware of today, or
@@ -625,9 +626,9 @@ exercises.check("07.gradients", gradients)
 # For each layer whether to multiply densely or by links, from a short measurement on this machine of where its own two ways meet.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
-# - Masks are for research; storing the links alone is what saves time and memory.
+# - Masks are for research. To save time and memory, store only the links.
 # - Where sparse wins is a property of the machine, the layer and the batch: measure it.
 # - Theory, time and memory are three different figures. Report all three.
 #

@@ -410,8 +410,8 @@ exercises.check("08.weights_left", weights_left)
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# The paper's Multi30k model has width 512 and feed-forward blocks of 1024 neurons. How many links has one *decoder* layer of it at
-# 95 % sparsity? Biases are no links. Predict first: has it twice the links of an encoder layer?
+# The paper's Multi30k model has width 512 and feed-forward blocks of 1024 neurons. How many links has one *decoder*
+# layer of it at 95 % sparsity? Biases are no links. Predict first: does it have twice the links of an encoder layer?
 
 # %% tags=["exercise"]
 decoder_links = None
@@ -869,6 +869,15 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # they scatter. The winner should then run again, with new seeds.
 # </details>
 #
+# ## To discuss
+#
+# 1. The embedding stays dense, here and in the paper. Would you make it sparse? What would change in the column `kept`, and
+#    what might happen to rare words?
+# 2. FC comes last in our short race and first in the longer recorded runs. Which experiment would tell whether sparse
+#    networks learn faster at first, or whether the learning rates decide?
+# 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
+#    use it?
+#
 # ## Self-check
 #
 # 1. Neuron 5 of a head has ten links in the keys and none in the queries. What does percolation do, and why?
@@ -903,21 +912,12 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # cannot show.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - Queries and keys are a pair, values and output a chain, the feed-forward layers a chain; percolation follows.
 # - The embedding stays dense, and at these sizes it is the larger part of what is left.
 # - A new link starts at 0; the learning rate comes back slowly after each update.
 # - BLEU without its signature, its seeds and their scatter is half a number, and the best of many leads by luck alone.
-#
-# ## Discussion questions
-#
-# 1. The embedding stays dense, here and in the paper. Would you make it sparse? What would change in the column `kept`, and
-#    what might happen to rare words?
-# 2. FC comes last in our short race and first in the longer recorded runs. Which experiment would tell whether sparse
-#    networks learn faster at first, or whether the learning rates decide?
-# 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
-#    use it?
 #
 # ## Further reading
 #

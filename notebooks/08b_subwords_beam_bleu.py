@@ -69,8 +69,8 @@ settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
 # %% [markdown]
 # ## Words from pieces
 #
-# The task is that of stage 08: number words and dates, from English to German. A program makes the sentences, so nothing has
-# to be downloaded.
+# The task is the same as in stage 08: number words and dates, from English to German. A program makes the sentences, so
+# nothing has to be downloaded.
 #
 # A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need few. The
 # algorithm is *byte pair encoding* (BPE). It begins with single letters. It joins the two pieces that are neighbours most
@@ -495,7 +495,7 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # about a half.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - BPE joins the most frequent neighbours. Batches of equal length waste few places.
 # - A beam keeps several beginnings. Choose its width on the validation pairs or fix it beforehand, never on the test.

@@ -163,8 +163,8 @@ assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 # The loss of a guess is $-\log p$ of the token that came. The logarithm is the natural one, so the loss is counted in
 # *nats*. *Perplexity* is $e$ to the mean loss: among how many equally likely tokens would guessing be as hard?
 #
-# **Predict:** four tokens got the probabilities 1/2, 1/4, 1/4 and 1/8. What is the perplexity? And that of a model that
-# finds all tokens of the vocabulary equally likely?
+# **Predict:** four tokens got the probabilities 1/2, 1/4, 1/4 and 1/8. What is the perplexity? And what is it for a
+# model that finds all tokens of the vocabulary equally likely?
 
 # %%
 chances = [1 / 2, 1 / 4, 1 / 4, 1 / 8]
@@ -177,8 +177,9 @@ assert math.isclose(math.exp(loss), 4)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# 1/2 · 1/4 · 1/4 · 1/8 = 1/256, and the fourth root of 256 is 4: as hard as one of four. All alike gives the size of the
-# vocabulary, and a model that starts there has learned nothing yet. One token that got $p = 0$ would make it infinite.
+# 1/2 · 1/4 · 1/4 · 1/8 = 1/256, and the fourth root of 256 is 4: as hard as one of four. All equally likely gives the
+# size of the vocabulary, and a model that starts there has learned nothing yet. One token that got $p = 0$ would make
+# it infinite.
 # </details>
 #
 # Perplexities are comparable only for the same tokens: with longer tokens each guess is harder, though the text is the same.
@@ -278,7 +279,7 @@ assert sum("k_proj" in name for name in parts) == 2
 # %% [markdown]
 # ## Sizes
 #
-# From a model for a laptop to those of the paper and beyond. Nothing is allocated to make this table:
+# The table goes from a model for a laptop to the models of the paper and beyond. It allocates nothing:
 
 # %%
 rows = []
@@ -908,7 +909,7 @@ exercises.check("09.winners", winners)
 # judged soon. Run both with weights in float32.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - Bytes make any text into tokens; packing wastes none of them.
 # - Perplexity is $e$ to the mean loss, and belongs to its tokens.

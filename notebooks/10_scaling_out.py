@@ -158,9 +158,9 @@ for name, gradient in {
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both would take *a*, though over the whole batch its gradient is 0: what one half gains, the other loses. The right one is
-# *b*. The mean of the sizes takes *a* as well. Published code has made both mistakes; another one is that each rank regrows
-# by itself, after which the copies differ and nobody is told.
+# Both would take *a*, though over the whole batch its gradient is 0: what one half gains, the other loses. The right
+# one is *b*. The mean of the sizes takes *a* as well. Published code has made both mistakes; another one is that each
+# rank regrows by itself, after which the copies differ and no error appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean over the ranks of the *signed* gradient. And for what is drawn at random, all ranks hold
@@ -506,7 +506,7 @@ exercises.check("10.whole_gradient", whole_gradient)
 # ```
 # </details>
 #
-# ## Exercise: regrow alike
+# ## Exercise: regrow the same links
 #
 # *★★☆ · 15 minutes · essential · objective 1 · write code*
 #
@@ -757,7 +757,7 @@ exercises.check("10.schedule", schedule)
 # which runs that cell alone.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - Ranks average signed gradients, draw the same random numbers, and compare their masks at each update.
 # - Layers evolve side by side; masks travel in bits.

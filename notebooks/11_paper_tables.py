@@ -114,10 +114,11 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # %% [markdown]
 # ## MLPs
 #
-# The paper's MLP on Fashion-MNIST: three hidden layers of 1568, 99 % sparsity, 100 epochs. We compare recorded runs of four
-# methods: FC, SET, RigL and GraNet. The other five had runs too, but our CHT, CHTs, CHTss, MEST and GMP were not those of the
-# paper at that time. Their runs are in `results/revision_1`, and we compare nothing with them. Three later runs follow the
-# paper's recipe, in `results/mlp_paper.jsonl`: two forms of CHTs, and SET. Each has one seed, so we do not weigh them here.
+# The paper's MLP on Fashion-MNIST: three hidden layers of 1568, 99 % sparsity, 100 epochs. We compare recorded runs of
+# four methods: FC, SET, RigL and GraNet. The other five had runs too, but our CHT, CHTs, CHTss, MEST and GMP were not
+# the methods of the paper at that time. Their runs are in `results/revision_1`, and we compare nothing with them. Three
+# later runs follow the paper's recipe, in `results/mlp_paper.jsonl`: two forms of CHTs, and SET. Each has one seed, so
+# we do not weigh them here.
 #
 # The paper's code reports the *best test epoch*, so we do the same here; that number is too high by construction (stage 06),
 # for them as for us.
@@ -592,6 +593,13 @@ exercises.check("11.verdict", verdict)
 # ```
 # </details>
 #
+# ## To discuss
+#
+# 1. A paper reports the best test epoch, and you report the last epoch. Do you change your number or theirs to compare the two?
+# 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
+# 3. A claim holds on one task, and another task does not decide it. May you say that it holds? How would you write that
+#    sentence?
+#
 # ## Self-check
 #
 # 1. Your mean is 20 standard errors below the paper's. Is the paper wrong?
@@ -624,20 +632,13 @@ exercises.check("11.verdict", verdict)
 # About one. Count your comparisons, and say how many there were.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - Check whether a printed table can be right before comparing with it.
 # - A standard error covers the seeds, and nothing that differs in the set-up.
 # - Where levels cannot be compared, differences within one study sometimes can.
 # - "Cannot be told" is a result. So is "does not hold".
 # - A number without the run that made it is worth nothing.
-#
-# ## Discussion questions
-#
-# 1. A paper reports the best test epoch, and you report the last epoch. Do you change your number or theirs to compare the two?
-# 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
-# 3. A claim holds on one task, and another task does not decide it. May you say that it holds? How would you write that
-#    sentence?
 #
 # ## Further reading
 #

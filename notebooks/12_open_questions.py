@@ -523,7 +523,7 @@ exercises.check("12.swap", swap)
 # interval of many, and the interval ends close to 0.
 # </details>
 #
-# ## What to take along
+# ## Key takeaways
 #
 # - For each claim, ask four things: what the paper reports, what your runs show, how sure you are, and what would settle it.
 # - Most claims about half a point are open here. This is a fact about the number of seeds and the size of the tasks.

@@ -48,7 +48,7 @@ def record(stage: str) -> dict[str, Any]:
 def questions_and_papers(stage: str) -> tuple[int, list[str]]:
     """How many discussion questions a stage ends with, and the lines of its further reading."""
     text = "\n\n".join(cell.source for cell in _cells(stage, "markdown"))
-    _, _, end = text.replace("## Discussion questions\n", "## To discuss\n").partition("## To discuss\n")
+    _, _, end = text.partition("## To discuss\n")
     questions, _, _ = end.partition("\n## ")
     _, _, reading = text.partition("## Further reading\n")
     return len(re.findall(r"^\d\. .+?\?$", questions, re.MULTILINE | re.DOTALL)), re.findall(

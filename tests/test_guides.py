@@ -22,7 +22,17 @@ def test_the_code_of_a_guide_runs(guide: Path) -> None:
 
 def test_there_are_the_guides_that_are_promised() -> None:
     with_code = ["add_a_method", "cluster", "methods", "methods_by_source", "your_model"]
-    without = ["cheat_sheet", "fast_and_plain", "followed", "growth", "runs", "speed", "teach", "using_the_notebooks"]
+    without = [
+        "cheat_sheet",
+        "exercises",
+        "fast_and_plain",
+        "followed",
+        "growth",
+        "runs",
+        "speed",
+        "teach",
+        "using_the_notebooks",
+    ]
     assert [guide.stem for guide in GUIDES] == sorted([*with_code, *without])
     assert [guide.stem for guide in GUIDES if code_of(guide)] == with_code
 

@@ -181,7 +181,7 @@ def test_predictions_are_revealed(name: str) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_a_notebook_ends_with_a_self_check_and_what_to_take_along(name: str) -> None:
     text = "\n\n".join(markdown(name))
-    own = text[text.index("## Self-check") : text.index("## What to take along")]
+    own = text[text.index("## Self-check") : text.index("## Key takeaways")]
     questions = re.findall(r"^\d+\. ", own, re.MULTILINE)
     assert 3 <= len(questions) <= 5
     assert own.count("<details><summary>Answer</summary>") == len(questions)

@@ -293,7 +293,7 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
             dashboard_address=None,
             # Its server of figures listens all the same: at a port that is free, not one that two sweeps would share.
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-            silence_logs=logging.ERROR,  # that a worker takes long to end is no news
+            silence_logs=logging.CRITICAL,  # what ends a run is raised; a late heartbeat of a closing worker is no news
         ) as cluster,
         Client(cluster) as client,
     ):
