@@ -279,7 +279,8 @@ exercises.check("00.density", density)
 # *★☆☆ · 4 minutes · essential · objective 3 · work out*
 #
 # The first layer of the paper's MLP for MNIST has 1568 outputs and 784 inputs, at a sparsity of 99 %. How many links
-# does it have? Round to the nearest integer, as the core does.
+# does it have? Round to the nearest integer, as the core does. (The *core* is the package `chts_core`, which all
+# notebooks use.)
 
 # %% tags=["exercise"]
 links = None
@@ -546,7 +547,8 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # - A billion weights are expensive to train. 5 % of the links would need 5 % of the operations, on a machine that skips
 #   absent links.
-# - Pruning chooses links after training; dynamic sparse training learns them along with the weights.
+# - Pruning starts with many links and only removes links. Dynamic sparse training also regrows links, while the weights
+#   learn.
 # - CHTs chooses by network science, at a fixed number of links; CHTss lets the number fall.
 # - Each stage leads from an idea to a number that you can check by hand, then to the real thing.
 #

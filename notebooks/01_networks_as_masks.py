@@ -316,12 +316,12 @@ print(from_core[0].int())
 # ## Scale-free: the rich get richer
 #
 # Citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows them as Barabási and
-# Albert do: neurons join one after the other, and a newcomer links to a neuron that is there with probability $\propto$
-# its degree. Keep a list of the ends of all links. A neuron with three links is in it three times. So a uniform draw
-# from this list picks a neuron with a probability $\propto$ its degree. Sometimes a newcomer links to a neuron of its
-# own side. A layer cannot hold such a link. Then we replace the older neuron by a neuron of the other side, drawn from
-# the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (Where two links fall together one
-# is lost here; the core draws another, so its hubs are a little larger.)
+# Albert do: neurons join one after the other. A newcomer links to one of the older neurons, with a probability
+# $\propto$ its degree. Keep a list of the ends of all links. A neuron with three links is in it three times. So a
+# uniform draw from this list picks a neuron with a probability $\propto$ its degree. Sometimes a newcomer links to a
+# neuron of its own side. A layer cannot hold such a link. Then we replace the older neuron by a neuron of the other
+# side, drawn from the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (Where two links
+# fall together one is lost here; the core draws another, so its hubs are a little larger.)
 
 
 # %%
@@ -356,9 +356,10 @@ print(networks[0].int())
 # %% [markdown]
 # ## CSTI: what the data says
 #
-# **Correlated sparse topological initialisation** (CSTI) looks at the data first: it links the features that correlate
-# most, by the size $|\rho|$ of Pearson's correlation, without the diagonal. Here are five samples of four features. The
-# second feature rises with the first, and the fourth falls as the third rises. So links 0–1 and 2–3 come first, both ways:
+# **Correlated sparse topological initialisation** (CSTI) looks at the data first: output $i$ stands for feature $i$. It
+# is linked to input $j$ if the features $i$ and $j$ correlate most, by the size $|\rho|$ of Pearson's correlation. No
+# feature is linked to itself. Here are five samples of four features. The second feature rises with the first, and the
+# fourth falls as the third rises. So links 0–1 and 2–3 come first, both ways:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -432,8 +433,8 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 #
 # ## Five networks side by side
 #
-# One layer on the 64 pixels, five ways to wire it, a tenth of the links each. Where there are more than 64 outputs, CSTI
-# lays the square of correlations as tiles.
+# One layer on the 64 pixels, five ways to wire it, a tenth of the links each. Where there are more than 64 outputs,
+# CSTI repeats the square of correlations.
 
 # %%
 size = settings.out_features, task.features
@@ -564,8 +565,9 @@ figures.show(
 # BRF, local by design, is highly clustered and pays with the longest paths. BSW is the compromise that its name
 # promises: clustered, with paths nearly as short as ER's. BSF is clustered too, by its hubs, and has the *shortest*
 # paths: everything is near a hub. CSTI is clustered as a local network is, but read it with care: it leaves neurons
-# without links, so that the others are denser than its null. $\sigma$ is above 1 for four of the five. It is also above
-# 1 for a pure lattice. So look at both ratios: clustering and path length.
+# without links. So the other neurons form a denser network than the null model, and a denser network is more clustered
+# by chance. $\sigma$ is above 1 for four of the five. It is also above 1 for a pure lattice. So look at both ratios:
+# clustering and path length.
 # </details>
 
 # %% [markdown]

@@ -123,7 +123,7 @@ figures.show(
 #
 # For a layer there are two reasons to look at three links. The first reason is a hypothesis. The outputs are the
 # sockets, the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is likely
-# to become an input of the other. This is not proved; we test it below.
+# to become an input of the other. This is not proved. Below we test a part of it: does a score find links that exist?
 #
 # The second reason is certain: it is geometry. Every link leads from one side to the other side. So an odd number of
 # links joins an output and an input: 1, 3, 5 and so on. One link is the missing link itself, so the shortest path
@@ -159,8 +159,9 @@ for length in (1, 2, 3, 4):
 #
 # ## Paths around a missing link
 #
-# A link is likely where a short path already joins its two ends. Here are three outputs and three inputs, and the
-# missing link from output 0 to input 0.
+# In this stage *likely* means that a score expects the link. It does not mean that the link lowers the loss. A link is
+# likely where a short path already joins its two ends. Here are three outputs and three inputs, and the missing link
+# from output 0 to input 0.
 
 # %%
 network = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)
@@ -179,8 +180,8 @@ figures.show(
 #
 # $$u - z_1 - z_2 - v$$
 #
-# with $z_1$ an input of output $u$, and $z_2$ an output of input $v$, and a link between the two. This is an **L3 path**.
-# One of them here is output 0 – input 1 – output 2 – input 0.
+# Here $z_1$ is an input that is linked to output $u$, and $z_2$ is an output that is linked to input $v$. A link joins
+# $z_1$ and $z_2$. This is an **L3 path**. One of them here is output 0 – input 1 – output 2 – input 0.
 #
 # ## Exercise: count the paths
 #
@@ -685,16 +686,17 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # intervals, although the AUC goes from 0.56 to 0.93. So topology predicts topology in this test. Whether a predicted
 # link lowers the loss is a question for races of methods (stage 06).
 #
-# *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within one,
-# and hiding a link lowers the degree of its two ends. (The numbers come from the laptop profile with seed 0.)
+# *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within
+# one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links. (The
+# numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## What a score costs
 #
-# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to walk: at fixed density
-# the path-based cost grows as $N^4$. The node-based scores are matrix products: $O(N^3)$ dense, less where the core
-# uses sparse ones. `sample_links` draws a tenth as many links as there are, without forming a score (next section).
-# The best of five measurements, on one thread of this machine:
+# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to walk. At a fixed density $d$ grows
+# with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products: $O(N^3)$ dense, less where
+# the core uses sparse ones. `sample_links` draws a tenth as many links as there are, without forming a score (next
+# section). The best of five measurements, on one thread of this machine:
 
 
 # %%

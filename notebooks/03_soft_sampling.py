@@ -76,9 +76,12 @@ settings = notebooks.start(
 # %% [markdown]
 # ## From a score to a chance
 #
-# An update of the topology asks twice for *some of many* links: which to keep, and which to regrow. Each candidate has a
-# score. The **hard** rule takes the best ones. The **soft** rule draws them, with a chance that follows the score $s_i$
-# (paper, soft removal):
+# The hard rule gets stuck: it regrows the links that it has just removed. A random draw avoids this, as the second half
+# of this stage shows. The first half shows how to draw.
+#
+# An update makes two choices: which links to keep, and which links to regrow. Each candidate has a score. The **hard**
+# rule takes the best ones. The **soft** rule draws them, with a chance that follows the score $s_i$ (paper, soft
+# removal):
 #
 # $$p_i = \frac{s_i^T}{\sum_k s_k^T}, \qquad T = \frac{\delta}{1 - \delta}$$
 #
@@ -422,9 +425,9 @@ figures.show(
 )
 
 # %% [markdown]
-# How large is the overlap if an update regrows at random? At $s = 0.95$, 95 % of all places are empty. An update
-# removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown links
-# return to a place that was just removed.
+# How large is the overlap if an update regrows at random? At a sparsity of 0.95, 95 % of all places are empty. An
+# update removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown
+# links return to a place that was just removed.
 #
 # The table has the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We compare
 # rules here, so the test images stay unused. `interval` is the half-width of the 95 % confidence interval over seeds.
@@ -504,11 +507,12 @@ for score in ("relative_importance", "magnitude"):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $\delta = 0$ a share $\zeta$ of the removed links is among the weakest $\zeta$, as chance has it. The line of agreement begins
-# there and rises towards 1. The entropy stays high for long: at $\delta = 0.5$ it is still close to its maximum,
-# although the strongest link is many times as likely as the weakest; and yet most weak links go, since many survivors
-# are drawn and the weak ones lose most of these draws. Relative importance leaves the weakest link the larger chance to
-# survive, and has the slightly larger entropy.
+# At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, a share $\zeta$ of all. A random
+# draw takes the same share $\zeta$ of its links from this group. So the line of agreement begins at $\zeta$ and rises
+# towards 1. The entropy stays high for long: at $\delta = 0.5$ it is still close to its maximum, although the strongest
+# link is many times as likely as the weakest. Yet most weak links go: many survivors are drawn, and a weak link loses
+# most of these draws. Relative importance leaves the weakest link the larger chance to survive, and has the slightly
+# larger entropy.
 # </details>
 #
 # ## Exercise: temperature and softness

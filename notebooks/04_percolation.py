@@ -361,8 +361,9 @@ for name, mask in complete.items():
 # With a pair, a cut can travel *forward* along one branch, across the pair, and *backward* along the other. The backward
 # sweep has passed there already. So the core repeats its rounds until nothing changes.
 #
-# A small case: `a` feeds `gate` and `b` feeds `up`, one neuron each, and `a` has lost its link. A round visits all meetings
-# backward, then forward. In the order of the list below, the pair comes first on the way back and last on the way forth.
+# A small case: `a` feeds `gate` and `b` feeds `up`, one neuron each, and `a` has lost its link. Layers meet in a chain
+# or in a pair. A round takes the list of these meetings from its last to its first, and then from its first to its
+# last. The pair is last in the list below.
 
 # %% tags=["nbval-check-output"]
 one, none = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
@@ -406,9 +407,9 @@ print("RI\n", importance.round(decimals=2))
 #
 # Remove one link. WM takes the 0.5, the only link that input 2 and output 2 have, and both are cut off. RI takes the
 # 1.0, whose neurons have another. If a link is the only link of a neuron, one of its two fractions is 1, so its RI is
-# above 1. A usual link between neurons of $d$ links each has an RI near $2/d$. So RI removes a last link only at the
-# end. (The fractions of one neuron add up to 1. So all RI of a layer add up to the number of its linked neurons: here
-# to 6.)
+# above 1. A usual link between neurons of $d$ links each has an RI near $2/d$. RI removes the links with a low RI
+# first, so a last link is among the last that go. (The fractions of one neuron add up to 1. So all RI of a layer add up
+# to the number of its linked neurons: here to 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -730,9 +731,9 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The pass is faster. On matrices this small part of the time goes into calling the layers, which costs the same for
-# both, so do not expect exactly the factor of the parameters; and the measured times change from run to run and from
-# machine to machine. This is a gain without any sparse software: the smaller matrices are ordinary ones, and most of
+# The pass is faster. These matrices are small, so a part of the time is only the call of the layers. This part is the
+# same for both models. So the time falls by less than the number of parameters. The times also change from run to run
+# and between machines. This is a gain without any sparse software: the smaller matrices are ordinary ones, and most of
 # their entries are still zero.
 # </details>
 #

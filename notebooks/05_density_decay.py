@@ -127,8 +127,8 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 # ## Two common slips
 #
 # **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ only approaches its endpoints. At $k = 6$,
-# $\sigma(-6) = 0.00247$: it starts $0.45 \cdot 0.00247 = 0.0011$ too sparse and stops as much short of 0.95. That is
-# little as a sparsity but not as a number of links: the last 5 % of a layer would be 5.1 %. In a layer of a million
+# $\sigma(-6) = 0.00247$: it starts at a sparsity of 0.5011 and ends at 0.9489, because $0.45 \cdot 0.00247 = 0.0011$.
+# As a sparsity this is little. But the layer would keep 5.1 % of its links instead of 5 %. In a layer of a million
 # weights:
 
 # %% tags=["nbval-check-output"]
@@ -180,8 +180,8 @@ figures.show(
 #   $\frac{s_f - s_i}{2}\,\Delta$, whatever $k$ is.
 #
 # From 0.5 to 0.95 in 1000 steps: $0.45/4 \cdot 1000 = 112.5$ and $0.45/2 \cdot 1000 = 225$ dense steps, each the
-# arithmetic of one step with all links. Sum it, step by
-# step, with the mean of a step's two ends as its height:
+# arithmetic of one step with all links. We check the two areas by the trapezoid rule: each step counts with the mean of
+# the excess at its start and at its end.
 
 # %%
 expected = {cubic_sparsity: 112.5, sigmoid_sparsity: 225.0}
@@ -410,7 +410,8 @@ except ValueError as error:
     print("ValueError:", refused)
 
 # %% [markdown]
-# `Timeline.window` does the check: it turns the window's fractions into steps, each moved back to an update.
+# `Timeline.window` does the check. It computes the first and the last step of the window. If such a step is no update,
+# it takes the update before it.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
@@ -471,8 +472,9 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 # half. At first it keeps 5 percentage points of density above the target. After 60 % of the time of updates it keeps
 # 2.5 points above. Each update removes the weakest links until the target is reached. Then it regrows the extra links
 # at random. The last update only removes. Take updates until step 750 of 1000 and a target density of 5 %. The density
-# is 10 % until step 450, 7.5 % until step 750, and then 5 %. So an update exchanges 5 of 10 links, one half, and later
-# 2.5 of 7.5, a third. The mean density over the run is $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
+# is 10 % until step 450, 7.5 % until step 750, and then 5 %. So an update exchanges 5 of 10 percentage points, half of
+# the links, and later 2.5 of 7.5, a third. The mean density over the run is
+# $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
 staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in range(1001)]
@@ -486,9 +488,9 @@ figures.show(
 # %% [markdown]
 # ## Explore
 #
-# **Predict before you move a slider:** move the end of the sigmoid's window. From which end on would a cubic schedule
-# of equal FLOPs have to end after the last update? Does a larger $k$ change what the run costs? What will it say when
-# the window ends after the last update?
+# **Predict before you move a slider:** a cubic schedule of equal FLOPs needs a window that is twice as long. Move the
+# end of the sigmoid's window to later steps. At which end does the cubic window reach the last update? Does a larger
+# $k$ change what the run costs? What will it say when the window ends after the last update?
 
 # %%
 explorer = widgets.DensityDesigner()

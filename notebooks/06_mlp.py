@@ -126,16 +126,17 @@ table.rename(columns={"sparsity": "number of links"})
 #   regrows as many at random. The last update only removes.
 # - **CHT** is the first that predicts links from the network alone. It starts from receptive fields (stage 01), and stops
 #   for good when every layer has come to an overlap above 90 % (see below).
-# - **CHTs** also starts from receptive fields. It removes the smallest weights softly (stage 03), drops what that cut off,
-#   and draws what regrows by the score CH2-L3n (stage 02). A link that comes back has its last weight again.
+# - **CHTs** also starts from receptive fields. It removes the smallest weights softly (stage 03). Percolation then cuts
+#   the incomplete links (stage 04). It draws the new links by the score CH2-L3n (stage 02). A link that comes back has
+#   its last weight again.
 # - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). It prunes by another score,
 #   relative importance.
 #
 # ## One update, by hand
 #
-# Three outputs, four inputs, six links. Remove one. By *weight magnitude* $|W_{ij}|$ the weakest is the link of weight 1,
-# from input 1 to output 0. *Relative importance* is the link's share of its input's links plus its share of its output's
-# links, by weight:
+# Three outputs, four inputs, six links. Remove one. By *weight magnitude* $|W_{ij}|$ the weakest is the link of weight
+# 1, from input 1 to output 0. *Relative importance* (RI) divides $|W_{ij}|$ by the sum of all weights at its input, and
+# by the sum of all weights at its output. It adds the two shares:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
@@ -312,10 +313,12 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 # `seconds` shows no gain: every method here multiplies dense matrices that hold zeros, and the sparse methods also update
 # their masks.
 #
-# **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and their
-# positions (csr: *compressed sparse rows*). On the CPU of our records, a layer of 1568 × 1568 multiplies 256 samples
-# 12 times as fast as `nn.Linear` with 1 % of the links, and 5 times as fast with 5 %. With 30 % it is
-# slower. So it pays at a low density, in wide layers, and on a CPU. Stage 07 shows where the limit is on your machine.
+# **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and
+# their positions (csr: *compressed sparse rows*). On the CPU of our records, a layer of 1568 × 1568 multiplies 256
+# samples 12 times as fast as `nn.Linear` with 1 % of the links, and 5 times as fast with 5 %. With 30 % it is slower.
+# These times hold the forward and the backward pass. A dense product runs fast through blocks of numbers, and a sparse
+# product looks up each link. In a narrow layer, the call costs more than the product. So csr pays at a low density, in
+# wide layers, and on a CPU. Stage 07 shows where the limit is on your machine.
 #
 # ## Is the difference real?
 #
@@ -343,10 +346,10 @@ for row in differences:
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The points are percentage points of test accuracy. An interval that contains 0 says that these runs cannot tell the two
-# apart; it does not say that they are equal. And of fifteen comparisons at 95 % (FC against CHTs stands there twice)
-# about one in twenty will err by chance. Nor expect the order of the paper's tables: images of 8×8 pixels and a few
-# hundred links are another task.
+# The points are percentage points of test accuracy. An interval that contains 0 says that these runs cannot tell the
+# two apart; it does not say that they are equal. The table has fifteen different comparisons. A 95 % interval misses
+# the true difference in about one of twenty cases, so expect about one wrong interval here. Nor expect the order of the
+# paper's tables: images of 8×8 pixels and a few hundred links are another task.
 #
 # ## A small dense network
 #
@@ -452,10 +455,10 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 #
 # ## Did the topology explore?
 #
-# Random regrowth hardly ever returns a link that was just removed. The gradient and link prediction can: a link that was
-# likely before is often still likely after. At 100 % the update would undo itself and the network would be stuck. CHT stops
-# for good when every layer has once come above 90 %: its curves end there. CHTs draws what goes and what comes instead of
-# taking the best, which keeps the mean over layers lower; a single layer may still come close to it, as the first one did
+# Random regrowth hardly ever returns a link that was just removed. The gradient and link prediction can: a link that
+# was likely before is often still likely after. At 100 % the update would undo itself and the network would be stuck.
+# CHT stops for good when every layer has once come above 90 %: its curves end there. CHTs draws links and does not take
+# the best ones. This keeps the mean over the layers lower. One layer can still come near 100 %, as the first layer did
 # above. The other measure is how many links were ever tried.
 
 # %%
@@ -524,8 +527,8 @@ pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "t
 # - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8, CHT
 #   5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals contain 0.
 #   GraNet is a close case. In an earlier run of this page, with the same seeds, its interval was just below 0.
-# - **No sparse method can be told from CHTs.** All seven intervals of the column *minus CHTs* contain 0. So this race shows
-#   no advantage of link prediction, and no disadvantage.
+# - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
+#   So this race shows no advantage of link prediction, and no disadvantage.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
 #   points and GraNet by 6.1. MEST starts with more links too, but falls by 1.0 only.
 # - **The best means of sparse methods cost most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %. RigL costs
@@ -570,8 +573,8 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 #   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. We then call CHTs better than a rival if the interval excludes 0.
 # - **A small dense network that loses.** A sparse network is worth its trouble on a task where it is ahead of a dense one of
 #   as many weights.
-# - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs paths of
-#   three links, and so few links have hardly any.
+# - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
+#   paths of three links, and such a layer has almost none.
 # - **Equal FLOPs.** For the arithmetic of GraNet, SET and CHTs could train more than four times as long. We have not tried it.
 
 # %% [markdown]
@@ -904,10 +907,12 @@ exercises.check("06.paired", paired)
 # ## Key takeaways
 #
 # - A method is five choices; the `Sparsifier` brings any of them into an ordinary loop.
-# - The number of links is exact at every step, and a removed link leaves nothing behind.
+# - The number of links is exact at every step, and a removed link has the weight 0 in the network, and CHTs remembers
+#   its last weight.
 # - Equal steps, equal seeds, and the cost beside the accuracy: else it is no race.
 # - Choose on validation and report the last epoch; a difference within its interval may be chance.
-# - On the digits five sparse methods are behind FC, none can be told from CHTs, and a small dense network keeps up.
+# - On the digits five sparse methods are behind FC, none is clearly better or worse than CHTs, and a small dense
+#   network keeps up.
 #
 # ## Further reading
 #

@@ -118,7 +118,7 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 #
 # ## A healthy run
 #
-# CHTss on the handwritten digits, with an auditor at its bed: the density falls from 50 % to the target.
+# CHTss trains on the handwritten digits, and an auditor checks every step: the density falls from 50 % to the target.
 
 
 # %%
@@ -149,7 +149,7 @@ figures.show(
 #
 # ## Patient 1: nothing to see
 #
-# The patient's loss is no reason to complain.
+# The loss of this patient looks normal.
 
 # %%
 first = admit("stale moments")
@@ -273,16 +273,16 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A collapsed layer.* Its scheduled number of links fell to zero, and no signal passes. What is left is a constant,
-# made by the biases behind the gap and the same for every image. It learns how frequent each class is: a loss near $\ln
-# 10$. The links of the other layers are all incomplete, so no neuron is active. In published code, a start step of the
-# density decay other than 0 shrank a network to a density of 0.014 %.
+# *A collapsed layer.* Its scheduled number of links fell to zero, and no signal passes. The output depends only on the
+# biases after the empty layer, so it is the same for every image. The network learns only how frequent each class is: a
+# loss near $\ln 10$. The links of the other layers are all incomplete, so no neuron is active. In published code, a
+# start step of the density decay other than 0 shrank a network to a density of 0.014 %.
 #
 # Remedy: look at the links of every layer at every stage before the run; `chts.plan` shows them and refuses an empty
 # layer.
 # </details>
 #
-# ## Patient 4: fewer links promised than delivered
+# ## Patient 4: more links than promised
 #
 # The fourth patient's decay is planned over the whole run, but updates stop at 75 % of it. The planner refuses that:
 
@@ -299,7 +299,7 @@ print(refusal)
 assert "never be reached" in refusal
 
 # %% [markdown]
-# So the fault bypasses the check.
+# To get the sick run, we switch this check off.
 #
 # **Predict:** Equation 1 lets the sparsity rise from $s_i$ to $s_f$ along a sigmoid of steepness $k = 6$, rescaled to hit
 # both ends:
@@ -308,7 +308,7 @@ assert "never be reached" in refusal
 #
 # (This is the formula of stage 05, since $\sigma(x) - \tfrac12 = \tfrac12 \tanh \tfrac{x}{2}$.)
 #
-# The updates stop at $u = 0.75$. How many percentage points of density too many will be left? About two, ten or thirty?
+# The updates stop at $u = 0.75$. By how many percentage points will the density be too high? About two, ten or thirty?
 
 # %%
 fourth = admit("outliving decay")
@@ -438,9 +438,9 @@ assert shared["called soft"] > shared["soft"]
 #
 # *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
-# Look at the first cell of this stage again. The link is removed when its buffer is 1.9. Its weight becomes 0, and its gradient
-# is 0 in all later steps. Nobody clears the buffer. The learning rate is 0.1 and the momentum 0.9. At which weight does the
-# link come to rest?
+# Look at the cell in *What can go wrong with a zero* again. The link is removed when its buffer is 1.9. Its weight
+# becomes 0, and its gradient is 0 in all later steps. Nobody clears the buffer. The learning rate is 0.1 and the
+# momentum 0.9. At which weight does the link come to rest?
 
 # %% tags=["exercise"]
 resting_weight = None
@@ -574,9 +574,10 @@ exercises.check("06b.not_held", not_held)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# `train_step()` does one step of training, up to and with `optimizer.step()`. Train for `steps` steps and let an auditor look
-# after each of them. At the first finding, return the number of the step and the finding's `check`. The first step has the
-# number 1. If nothing is ever found, return None. In the run of the check a fault comes, and goes again before the end.
+# `train_step()` does one step of training, up to and with `optimizer.step()`. It does not call `sparsifier.step()`: you
+# do. Train for `steps` steps, and call the auditor after each step. At the first finding, return the number of the step
+# and the finding's `check`. The first step has the number 1. If nothing is ever found, return None. In the run of the
+# check a fault appears, and it disappears before the end.
 
 
 # %% tags=["exercise"]
@@ -686,8 +687,8 @@ exercises.check("06b.which_fault", which_fault)
 #
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · work out*
 #
-# One of the first five faults, which the seed has chosen. Which one? Do what a doctor does: look, then test. `mystery` has
-# `model`, `optimizer`, `sparsifier`, `loss`, and `findings`; try to do without the last.
+# One of the first five faults, which the seed has chosen. Which one? Look first, then test. `mystery` has `model`,
+# `optimizer`, `sparsifier`, `loss` and `findings`. Use the findings last, to confirm your diagnosis.
 
 # %%
 mystery = admit(injected_bugs.drawn(settings.seed))
@@ -715,7 +716,8 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery)
 #
 # <details><summary>Solution</summary>
 #
-# Every fault of the five is found by a set of checks of its own, so the findings name it, whatever the seed:
+# The three tests of the hint tell the faults apart. The findings confirm the diagnosis, because each fault is found by
+# its own set of checks:
 #
 # ```python
 # found = {finding.check for finding in mystery.findings}
@@ -723,7 +725,7 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery)
 # ```
 # </details>
 #
-# ## The ward round
+# ## All faults in one table
 #
 # Every fault was found by its checks and by no other:
 
@@ -753,11 +755,12 @@ pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
 # | threshold with ties | none in the loss | links by layer and update against the plan | a number by rank, ties at random |
 # | regrowth that does not draw | none in one run | links gained by two seeds | draw, and compare the masks of seeds |
 #
-# ## One value that is none
+# ## A value that is NaN
 #
-# One illness is common to dense and sparse networks: a value that is NaN or infinite, and contagious. Let one pixel of 32
-# images be NaN, as a broken file or a logarithm of 0 may leave it. How far does it get? One image of 64 pixels is ill, so
-# all 32 neurons that look at it are, and its 10 scores. The loss is a mean over images: one of them is enough.
+# One fault occurs in dense and in sparse networks: a value that is NaN or infinite. It spreads. Let one pixel of 32
+# images be NaN, as a broken file or a logarithm of 0 may leave it. How far does it spread? One image of 64 pixels has
+# it, then all 32 neurons that see this image, and then its 10 scores. The loss is a mean over images, so one image is
+# enough.
 
 # %%
 network = models.mlp(task.features, 32, task.classes, generator=torch.Generator().manual_seed(settings.seed))
@@ -777,13 +780,13 @@ for entry in contagion:
     print(entry)
 
 # %% [markdown]
-# `find_nonfinite` names what is ill, first what can be the cause of the rest: here 1 of 32 · 64 = 2,048 values, the input of
-# the first layer. At the end of the list every gradient is NaN, and after one more step of the optimizer every weight
-# would be. No later batch could cure that.
+# `find_nonfinite` lists the tensors with such values, and the possible cause comes first: here 1 of 32 · 64 = 2,048
+# values, the input of the first layer. At the end of the list every gradient is NaN, and after one more step of the
+# optimizer every weight would be. No later batch could cure that.
 #
-# So such a step is left out. A `GradScaler` does it, made for half precision but good for any; the Sparsifier puts off an
-# update of the topology that would follow, says which layers are ill, and refuses one whose weights are. The trainings of
-# `chts train` leave out such steps by themselves and record which.
+# So such a step must be left out. A `GradScaler` does this, in any precision. The Sparsifier then postpones an update
+# that is due and names the layers. If a weight is NaN, it refuses the update. The trainings of `chts train` leave out
+# such steps by themselves and record which.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -828,8 +831,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #
 # <details><summary>Answer</summary>
 #
-# The collapsed layer, by any measure. The losses of the others in the table differ little from the healthy run's next to
-# that, and one run per patient cannot tell more.
+# The collapsed layer, by any measure. The other losses differ little from the healthy loss. One run per patient cannot
+# show whether a small difference is real.
 # </details>
 #
 # 4. A layer stores only its links (stage 07). Which two of the first six checks have nothing to check there?

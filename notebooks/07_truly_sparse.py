@@ -67,9 +67,9 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 # %% [markdown]
 # ## What a mask saves
 #
-# A linear layer of $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication and
-# an addition for each weight. The backward pass does twice that, for the gradient by the input and for that by the weight.
-# If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
+# A linear layer of $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication
+# and an addition for each weight. The backward pass does twice as many, for the gradients with respect to the input and
+# to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
 #
 # For 100 inputs, 50 outputs and 1 % of the links, check by hand: 30 000 operations dense, 300 sparse.
 
@@ -185,9 +185,9 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # <details><summary>What you should have seen</summary>
 #
 # The last cell says it for your machine: the largest *tested* density at which links alone won, so that the lines cross
-# between it and the next. On the machine of the published outputs, 32 samples took fewer links than 256 to lose. All of
-# that is far above the density of the paper's experiments. Nowhere is the gain at 1 % the hundred times that the
-# operations promise: looking up, and the fixed cost of a call, take their share.
+# between it and the next. On the machine of the published outputs, the sparse layer stops winning at a lower density
+# with 32 samples than with 256. All of that is far above the density of the paper's experiments. Nowhere is the gain at
+# 1 % the hundred times that the operations promise: looking up, and the fixed cost of a call, take their share.
 # </details>
 #
 # On a GPU this is another story: dense products are so fast there that unstructured links pay only at the highest
@@ -281,10 +281,11 @@ print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter
 # ## While a network gets sparser
 #
 # Density decay (stage 05) starts on the side where dense products win, or near it, and ends where sparse ones do.
-# `execution="auto"` measures once for each layer where its own two ways meet, and goes by links below that. Its dense
-# way has to fill in the matrix first, so it is slower than `nn.Linear`: its two ways meet at a higher density than the
-# black and the blue line above. The cell below prints this density. On the published page it is 49 %, less than the 50 %
-# of the first step: so auto multiplies the first steps densely, and goes by links after the first updates. If your machine
+# `SparseLinear` can multiply link by link, or it can fill in a dense matrix and multiply this. `execution="auto"`
+# measures once for each layer at which density both take the same time, and multiplies link by link below it. Filling
+# in takes time, so the dense way is slower than `nn.Linear`. So the two ways meet at a higher density than the black
+# and the blue line above. The cell below prints this density. On the published page it is 49 %, less than the 50 % of
+# the first step: so auto multiplies the first steps densely, and goes by links after the first updates. If your machine
 # prints more than 50 %, all steps go by links, and csr and auto differ by chance only.
 
 # %%
@@ -546,11 +547,12 @@ exercises.check("07.fixed_cost", fixed_cost)
 #
 # *★★★ · 30 minutes · useful · objective 2 · write code*
 #
-# For $y = W x$ and a slope $\partial L / \partial y$, write the two gradients that the backward pass needs:
-# $\partial L / \partial W_{ij}$ for the links alone, and $\partial L / \partial x$. Work with `links` of `chts.linear.compress`,
-# without the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link. `x` has the shape (samples, inputs)
-# and `dy` (samples, outputs). Return the gradient by the values, (links,), summed over the samples, and the gradient by `x`.
-# The check compares with autograd, and looks at how large your tensors are.
+# For $y = W x$ and a gradient $\partial L / \partial y$, write the two gradients that the backward pass needs:
+# $\partial L / \partial W_{ij}$ for only the links, and $\partial L / \partial x$. Work with `links` of
+# `chts.linear.compress`, without the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link.
+# `x` has the shape (samples, inputs) and `dy` (samples, outputs). Return the gradient with respect to the values, of
+# shape (links,), summed over the samples, and the gradient with respect to `x`. The check compares with autograd, and
+# looks at how large your tensors are.
 
 
 # %% tags=["exercise"]

@@ -257,9 +257,9 @@ assert cut == {"q": 1, "k": 2, "v": 1, "o": 1}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Neuron 2 has two links in the keys and none in the queries, neuron 3 one link in the queries and none in the keys: three
-# links go. In the chain, the one link that says something to nobody goes, and the one that reads nothing. Of 16 links 11
-# are left.
+# Neuron 2 has two links in the keys and none in the queries, neuron 3 one link in the queries and none in the keys:
+# three links go. In the chain two links go: the value link of neuron 3, which no output reads, and the output link of
+# neuron 2, which has no link in the values. Of 16 links 11 are left.
 # </details>
 #
 # And nothing is lost. With the five weights set to 0 the attention gives what it gave before:
@@ -277,10 +277,10 @@ assert torch.allclose(after, by_torch @ w_output.T)
 #
 # *★★★ · 20 minutes · essential · objective 1 · write code*
 #
-# Write the percolation of one head. `masks` has Boolean masks of "q", "k" and "v", a row for each neuron of the head, and of "o",
-# a *column* for each. Decide for each neuron $j$ what it needs on which side, and return the masks without the links that lead
-# nowhere. Leave the masks that you get as they are. Before you write: how many links of "v" does a neuron lose that is inactive in
-# the queries?
+# Write the percolation of one head. `masks` has Boolean masks of "q", "k" and "v", a row for each neuron of the head,
+# and of "o", a *column* for each. Do row $j$ of "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column
+# $j$ of "o"? Return the masks without the links that fail. Do not change the masks that you get. Before you write: row
+# $j$ of "q" is empty. How many links of row $j$ of "v" go?
 
 
 # %% tags=["exercise"]
@@ -401,9 +401,9 @@ exercises.check("08.weights_left", weights_left)
 #     return left
 # ```
 #
-# Why does the embedding stay dense? The paper does not say. One reason: no neuron of a layer before is read here, a piece looks up
-# its row, and a row with few weights describes a piece poorly. A bias or a norm has one weight per neuron, so there are no links
-# to choose from.
+# Why does the embedding stay dense? The paper does not say. One possible reason: the embedding reads no neurons of an
+# earlier layer. It is a table, and each piece has a row. A row with few weights describes a piece poorly. A bias or a
+# norm has one weight per neuron, so there are no links to choose from.
 # </details>
 #
 # ## Exercise: links of a decoder layer
@@ -527,11 +527,11 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # ## Train
 #
-# One more thing: *label smoothing*. The right piece gets 90 % of the target, the rest is spread over the vocabulary, so that
-# the model is not pushed to be certain of everything. The validation loss below is without it; it is the mean over the
-# tokens of $-\log p$(right piece). The logarithm is the natural one, so the unit of the loss is the *nat*: one nat less
-# means that the right piece is $e = 2.718$ times as probable, in the geometric mean. A loss of 0 is certainty; equally
-# likely pieces cost $\log$ of their number.
+# One more thing: *label smoothing*. The right piece gets 90 % of the target, the rest is spread over the vocabulary, so
+# that the model is not pushed to be certain of everything. The validation loss below is without it; it is the mean over
+# the tokens of $-\log p$(right piece). The logarithm is the natural one, so the unit of the loss is the *nat*: one nat
+# less means that the right piece is $e = 2.718$ times as probable, in the geometric mean. The loss is 0 if each right
+# piece gets the probability 1. If $n$ pieces are equally likely, it is $\log n$.
 #
 # Equal seeds give equal numbers on one computer. Another processor may round a sum in another way, and training enlarges
 # small differences. So your numbers need not be those of this page.
@@ -656,8 +656,9 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 )
 
 # %% [markdown]
-# `anp` is the share of the layer's output neurons that are active, `itop` the share of all possible links that were ever
-# used, `overlap` the share of regrown links that the same update had removed.
+# Here `anp` is the share of all output neurons of the layer that are active (stage 04 divided by the active neurons
+# before). `itop` is the share of all possible links that were ever used, `overlap` the share of regrown links that the
+# same update had removed.
 #
 # ## Try your own sentence
 #
@@ -668,7 +669,7 @@ explorer = widgets.TranslationExplorer.of(run.translator, sentence)
 explorer
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is the state that the explorer starts from, and the zebras:
+# The explorer needs a running kernel. The figure shows its first state. The next cell translates the zebras.
 
 # %%
 state = explorer.state
@@ -681,9 +682,9 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# A translation, without a word of doubt. The model has no way to say that it does not know: it writes the likeliest pieces,
-# and for a word that it never saw those are numbers and dates, all that it has ever written. That a sentence can be spelt
-# is no sign that it was understood. Even *two hundred* need not come out right after so short a training.
+# The model gives no warning. It cannot say that it does not know a word. It writes the most probable pieces, and for a
+# word that it never saw these are numbers and dates. It can spell a sentence that it does not understand. Even *two
+# hundred* need not come out right after so short a training.
 # </details>
 #
 # ## The race
@@ -782,10 +783,11 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 # %% [markdown]
 # ± is the half-width of a 95 % confidence interval; the differences are taken seed by seed. In these runs:
 #
-# - **The mean of FC is above all others.** At 90 % sparsity these lie 0.5 to 2.2 points below it, at 95 % 1.1 to 4.3. At 95 % the
-#   intervals of SET, RigL, CHT and CHTs do not contain 0.
-# - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links on its way, and spends more arithmetic. So do
-#   GraNet, GMP and MEST: at 95 % these four have the highest means of the sparse methods.
+# - **FC has the highest mean.** The other means are 0.5 to 2.2 points lower at 90 % sparsity, and 1.1 to 4.3 points
+#   lower at 95 %. At 95 % the intervals of SET, RigL, CHT and CHTs do not contain 0.
+# - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links during training, so it needs more
+#   operations. The same is true for GraNet, GMP and MEST: at 95 % these four have the highest means of the sparse
+#   methods.
 # - Every other interval of a difference from CHTs contains 0. Three seeds on an easy task rank little, and they say nothing
 #   about real translation.
 #

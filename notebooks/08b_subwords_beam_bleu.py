@@ -262,9 +262,10 @@ assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 #
 # *★★★ · 25 minutes · essential · objective 2 · write code*
 #
-# Write the search for translations of any length. `following` has the form of the cell above. Each step grows every beginning
-# by each piece that may follow, and keeps the `beam` likeliest. Beginnings that end with `</s>` are put aside; the others go on
-# until none is left. Return the pieces of the translation with the best score, without `<s>` and `</s>`.
+# Write the search for translations of any length. `following[piece]` gives the pieces that may follow `piece`, with
+# their probabilities. They depend only on the last piece. Each step grows every beginning by each piece that may
+# follow, and keeps the `beam` likeliest. Beginnings that end with `</s>` are put aside; the others go on until none is
+# left. Return the pieces of the translation with the best score, without `<s>` and `</s>`.
 
 
 # %% tags=["exercise"]
@@ -300,8 +301,8 @@ exercises.check("08b.beam_search", beam_search)
 #     return list(max(ended, key=ended.__getitem__)[1:-1])
 # ```
 #
-# The search of the package keeps its beam full when a beginning ends, and it may stop earlier. In the tables of the check both
-# find the same.
+# The search of the package refills its beam when a translation ends, and it may stop earlier. In the tables of the
+# check both find the same.
 # </details>
 #
 # ## Exercise: which one wins?
@@ -491,8 +492,8 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # <details><summary>Answer</summary>
 #
-# BLEU stays high: each number is one wrong 1-gram, and the dates have nearly all n-grams. `exact` is the share of the dates,
-# about a half.
+# BLEU stays high: each number is one wrong 1-gram, and the dates have nearly all n-grams. `exact` is the share of the
+# dates in the test.
 # </details>
 #
 # ## Key takeaways

@@ -222,7 +222,7 @@ assert (agreed["0"] == agreed["1"]).all()
 agreed
 
 # %% [markdown]
-# Six updates, each time other masks, and the same on both ranks, though each saw other examples.
+# The masks changed in all six updates. Both ranks had the same masks each time, although they saw different examples.
 #
 # The core does not rely on that. At each update the ranks compare fingerprints, layer by layer. The seventh update found the
 # row that rank 1 had flipped:
@@ -239,8 +239,9 @@ print(refusal)
 #
 # ## Sharing the update
 #
-# Link prediction takes time, and each layer evolves by itself. So each rank takes some of the layers, and sends the masks
-# that it made to the others. The largest layer is given away first, each to the rank that has least so far.
+# Link prediction takes time, and each layer evolves by itself. So each rank takes some of the layers, and sends the
+# masks that it made to the others. The largest layer goes first, and each layer goes to the rank that has least so far.
+# If two ranks have the same, the lower number gets the layer.
 #
 # **Predict:** layers of 10, 4, 4 and 3 million weights, two ranks. Who gets what?
 
@@ -278,8 +279,8 @@ print(f"one update of LLaMA-1B: {sum(costs.values()) / 8 / 1e6:.0f} MB")
 # %% [markdown]
 # ## Kill it, and go on with fewer
 #
-# The command of stage 09, in two processes. It saves a checkpoint every few steps; we wait for the first and then kill all
-# of it without warning (SIGKILL, as a power cut or a cluster's scheduler would).
+# We run the training command of stage 09 in two processes. It saves a checkpoint every few steps. We wait for the first
+# checkpoint. Then we kill both processes without warning (SIGKILL, as a power cut or a cluster's scheduler would).
 
 # %%
 corpus = "python_reference"
@@ -310,8 +311,9 @@ killed_at = checkpoint.load(cut)["step"]
 print(f"killed; the checkpoint is of step {killed_at} of {settings.steps}")
 
 # %% [markdown]
-# A checkpoint is written to another file and then renamed, so the one before is whole until the new one is. It does not
-# know how many ranks there were. This process goes on from it alone, and then trains the same model without a break:
+# A checkpoint is written to another file and then renamed, so there is always one complete checkpoint. It does not
+# store the number of ranks. The next cell resumes the run in one process. Then it trains the same model again without a
+# break:
 
 # %%
 resumed, uncut = (
@@ -331,9 +333,9 @@ print(f"{same} of {len(masks[0])} masks are equal to the bit")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
-# Two processes add up a batch in another order than one, so the last digits of the weights differ; the random numbers and
-# the batches do not. With the *same* number of processes and threads a resumed run ends at the same bits, and the tests hold
-# that, with twenty kills at random moments.
+# Two processes add up a batch in another order than one, so the last digits of the weights differ. The random numbers
+# and the batches are the same. With the *same* number of processes and threads a resumed run ends at the same bits. The
+# tests check this with twenty kills at random moments.
 #
 # ## When a model does not fit
 #
@@ -410,16 +412,16 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #     -m chts_core.cli train 1b --dataset c4 --method chts --sparsity 0.7 --parallel fsdp --out /shared/1b
 # ```
 #
-# Sweeps there: `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the address for
-# `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun` command, and the Dask operator's
-# `DaskCluster` has a scheduler service. All workers must have the same version of `chts` and see the output folder by the
-# same name. None of these has been tried by us; what has is `torchrun` and Dask on one machine.
+# Sweeps there: `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the address
+# for `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun` command, and the Dask
+# operator's `DaskCluster` has a scheduler service. All workers must have the same version of `chts` and see the output
+# folder by the same name. We have tried only `torchrun` and Dask on one machine.
 #
 # ## What will it cost?
 #
 # Training a dense model takes about $6N$ operations per token for $N$ weights of linear layers, and some for attention
-# (Chowdhery et al., 2022). By hand, for a single layer of 1000 × 1000: 6 million per token. With a machine that does $F$
-# operations per second and gets a share of it, the *utilisation* (MFU), to work:
+# (Chowdhery et al., 2022). By hand, for a single layer of 1000 × 1000: 6 million per token. A machine can do $F$
+# operations per second. Training reaches only a share of $F$, the *utilisation* (MFU):
 #
 # $$\text{seconds} = \frac{\text{tokens} \cdot \text{operations per token}}{F \cdot \text{MFU}}$$
 #
@@ -667,10 +669,10 @@ exercises.check("10.hours", hours)
 #
 # *★★★ · 25 minutes · useful · objectives 3 and 4 · write code*
 #
-# A cluster gives you `workers` workers for `budget` hours. `costs` has the hours of one run, by method. Each method has the
-# seeds 0 to `seeds` - 1. Give the runs out one by one: all methods of seed 0 in the order of `costs`, then those of seed 1, and
-# so on. A run goes to the worker that is free first (the first one of several). A run that would end after the budget does not
-# start, but a later run may still fit.
+# A cluster gives you `workers` workers for `budget` hours. `costs` has the hours of one run, by method. Each method has
+# the seeds 0 to `seeds` - 1. Give the runs out one by one: all methods of seed 0 in the order of `costs`, then those of
+# seed 1, and so on. A run goes to the worker that is free first. If several are free in the same hour, it goes to the
+# one with the lowest number. A run that would end after the budget does not start, but a later run may still fit.
 #
 # Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour in which the last run ends. Check by
 # hand: runs of 3, 1 and 2 hours, two seeds, two workers and five hours.

@@ -75,11 +75,11 @@ pd.DataFrame(
 # Each row is a set of runs that may be compared. A run is one line of `results/*.jsonl`: settings, every look at the
 # validation data, versions, device, seconds, and the SHA-256 of all of it. Everything below is computed from these lines.
 #
-# ## Can the table be meant?
+# ## Can the table be right?
 #
-# Before you compare with a number, look whether it can be right. The poster of the paper prints its Table 2 with one column
-# too few, so that all numbers behind it stand under the wrong heading. With the column back, this is its 130M part, validation
-# perplexity, lower is better:
+# Before you compare with a number, check whether it can be right. The poster of the paper prints its Table 2 with one
+# column too few. So all numbers to the right of it stand under the wrong heading. With the column back, this is its
+# 130M part, validation perplexity, lower is better:
 
 # %%
 of_130m = pd.DataFrame(paper.PAPER_TABLE_2["130m"]).T
@@ -164,7 +164,8 @@ for method, (_, reported_neurons) in paper.PAPER_MLP["fashion_mnist"].items():
 pd.DataFrame(neurons).style.hide(axis="index")
 
 # %% [markdown]
-# Ours keep fewer. The paper has 100 % for SET on every data set, and ours loses a fifth of them, so the two may not count alike.
+# Our networks keep fewer neurons active. The paper has 100 % for SET on every data set, and our SET loses a fifth of
+# them. So the paper may count in another way.
 #
 # The other three data sets of the paper's table, MNIST, EMNIST and CIFAR10, have not been recorded here.
 #
@@ -197,8 +198,9 @@ pd.DataFrame(costs).style.hide(axis="index")
 #
 # ## Language models: the same, in nats
 #
-# Perplexities multiply, so we compare their logarithms, nats per token. The paper's 60M model on OpenWebText beside ours on the books, of
-# two sizes; all minus SET of the same study, and below 0 is ahead of SET:
+# Perplexities multiply, so we compare their logarithms, in nats per token. We put the paper's 60M model on OpenWebText
+# beside ours on the books, of two sizes. The table shows each loss minus the loss of SET in the same study. A negative
+# number is better than SET:
 
 
 # %%
@@ -247,11 +249,12 @@ pd.DataFrame(
 #
 # ## Claims
 #
-# A claim says that one method is ahead of another. For each task with recorded runs of both we subtract seed by seed, and look at
-# the 95 % confidence interval of the difference. A claim *holds* if an interval is above 0, and *does not hold* if an interval is
-# below 0. If all intervals contain 0, the verdict is *cannot be told*. It is the same if two tasks contradict each other. So
-# each claim has one verdict, and stands in one table below. Where the source is "its design", the paper has no table
-# for the claim: it chose the one over the other. "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
+# A claim says that one method is ahead of another. For each task with recorded runs of both we subtract seed by seed,
+# and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is above 0, and *does not
+# hold* if an interval is below 0. If all intervals contain 0, the verdict is *cannot be told*. It is the same if two
+# tasks contradict each other. So each claim has one verdict, and stands in one table below. Where the source is "its
+# design", the paper has no numbers for the claim. It uses one variant and not the other, so we read this as a claim.
+# "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
 #
 # **Predict:** of the claims with runs, which share will be decided either way by three to ten seeds?
 
@@ -297,11 +300,12 @@ claims_that("cannot be told")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Two of the 12 claims with runs are decided, and one of these goes against the paper. In our small translator, links that restart
-# from zero translate better than links that get their last weight back. On the digits the interval contains 0, so the verdict
-# comes from one task, and it is close: its interval almost contains 0. Most claims stay open. Small tasks and few seeds
-# cannot show half a point. One in twenty intervals misses the truth, so one of the 13 comparisons may look decided by chance. A
-# verdict is about these runs, and the last column says how they differ from the paper's.
+# Two of the 12 claims with runs are decided, and one of these goes against the paper. In our translator of number
+# words, links that restart from zero translate better than links that get their last weight back. On the digits the
+# interval contains 0, so the verdict comes from one task, and it is close: its interval almost contains 0. Most claims
+# stay open. Small tasks and few seeds cannot show half a point. One in twenty intervals misses the truth, so one of the
+# 13 comparisons may look decided by chance. A verdict is about these runs, and the last column says how they differ
+# from the paper's.
 # </details>
 #
 # Nobody has tested these claims here yet:
@@ -312,9 +316,9 @@ claims_that("untested")
 # %% [markdown]
 # ## Look at the curves
 #
-# A last number hides how a run got there. These are the stored learning curves of one comparison; write another name of the
-# first table into `comparison` in the cell of parameters, or call the function by hand. Methods in words are left out; the
-# report below has them in tables.
+# A last number hides how a run got there. These are the stored learning curves of one comparison; write another name of
+# the first table into `comparison` in the cell of parameters, or call the function by hand. The figure leaves out
+# methods that are written as an expression, such as `chts with …`. The report below has them in tables.
 
 
 # %%
@@ -346,8 +350,8 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# With six. Two seeds end level, and with two SET is ahead by 0.6 points. Who had run only one of these could have told any
-# of the three stories.
+# With six. Two seeds end level, and with two SET is ahead by 0.6 points. With only one seed you could have found any of
+# the three results.
 # </details>
 #
 # `chts report results` writes all curves into one page, with the tables; `chts report DIR` does it for runs of your own.

@@ -119,10 +119,11 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Three intervals leave out 0, and one of the three agrees with its claim. In our small translator CHTs is ahead of SET; in the
-# paper the two are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits random regrowth is ahead of link prediction.
-# In the tiny translator new links from zero are ahead of the last weight. The last two intervals end close to 0, and we looked
-# at nine intervals, so chance alone may have put one of them on a side.
+# Three intervals leave out 0, and one of the three agrees with its claim. In our translator of Multi30k CHTs is ahead
+# of SET. In the paper the two are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits CHTs with random
+# regrowth is ahead of CHTs with link prediction. In the translator of number words, new links that start from zero are
+# ahead of new links with their last weight. The last two intervals end close to 0, and we looked at nine intervals, so
+# chance alone may have put one of them on a side.
 #
 # None of this contradicts the paper. Our tasks are small, and on the digits most missing links have no score at all (stage 06).
 # But none of it confirms the paper either.
@@ -158,9 +159,10 @@ pd.DataFrame(needed).style.hide(axis="index")
 # the difference cannot be told. The published code for LLaMA has an option for soft regrowth, but the option takes the
 # best-scored links. So we do not know how soft regrowth does in a language model.
 #
-# **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of the links, so they compute more than
-# CHTs and SET (stage 05). The paper gives methods with a decay the same FLOPs by a shorter sigmoid. It does not do so for CHTs,
-# SET and FC. A dense model with the FLOPs of CHTs would train for fewer steps, or be narrower.
+# **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of the links, so they compute more
+# than CHTs and SET (stage 05). The paper gives methods with a decay the same FLOPs by a shorter sigmoid. These FLOPs
+# are not equal to the FLOPs of CHTs, SET or FC. A dense model with the FLOPs of CHTs would train for fewer steps, or be
+# narrower.
 #
 # **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time there. On a CPU, code that
 # stores only the links is faster. Here are two recorded benchmarks of one training step, an MLP with 1 % of its links:
@@ -295,12 +297,13 @@ gained = round(100 * beside_set["difference"], 2) + 0.0  # no minus sign before 
 print(f"popular minus SET: {gained:+.2f} ± {100 * beside_set['interval']:.2f} points")
 
 # %% [markdown]
-# **A good result** is a rule that passes `conformance` and differs from SET and from CHTs by more than the interval, on two
-# tasks. A rule that is level with random regrowth is a result too.
+# **A good result** is a rule that passes the command `chts conformance` and differs from SET and from CHTs by more than
+# the interval, on two tasks. A rule that is level with random regrowth is a result too.
 #
 # ## Project 3: a sweep of ζ or of the temperature
 #
-# A sweep is a grid in a file. The cells below print one for three values of $\zeta$, and checks all its cells. It trains nothing.
+# A sweep is a grid in a file. The code below prints a sweep over three values of $\zeta$. It checks that each run can
+# start. It trains nothing.
 
 # %%
 turnovers = [f"chts with turnover=Turnover(zeta=Cosine({zeta}))" for zeta in (0.1, 0.3, 0.5)]
@@ -348,8 +351,8 @@ first, other = (chts.topology.link_count(1568, inputs, 0.01) for inputs in (784,
 print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other))
 
 # %% [markdown]
-# The widths for the digits are the widths of our recorded runs. The table above has their result at 95 %. At 95 and 97 % the
-# nearest width is rounded up, so that the dense network has 1 % more weights, about.
+# The widths for the digits are the widths of our recorded runs. The table of claims at the top shows their result at 95
+# %. At 95 and 97 % the nearest width is rounded up, so the dense network has about 1 % more weights.
 #
 # **A good result** is the same comparison on Fashion-MNIST, with the width that is printed, or in the translator. Report the
 # training FLOPs of both.

@@ -130,7 +130,7 @@ def test_the_conclusion_of_stage_06_says_what_each_method_loses(committed: Page)
     of_chts = [row for row in results["differences"] if row["rival"] == "chts" and row["method"] != "fc"]
     assert len(of_chts) == 7
     assert all(abs(row["difference"]) < row["interval"] for row in of_chts)
-    assert "**No sparse method can be told from CHTs.** All seven intervals" in text
+    assert "**No sparse method is clearly better or worse than CHTs.** All seven intervals" in text
 
 
 def test_the_conclusion_of_stage_06_says_who_stumbled_and_what_it_cost(committed: Page) -> None:
