@@ -489,7 +489,7 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # <details><summary>Solution</summary>
 #
-# Stage 09 needs all stages before it except 06b and 07.
+# Stage 09 needs all stages before it except 06b, 07 and 08b.
 #
 # ```python
 # def needed(target: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
