@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 
 def test_the_site_has_its_pages() -> None:
     stages = {page for page in PAGES if page.startswith("notebooks/")}
-    assert len(stages) == 14
+    assert len(stages) == 15
     assert {"index.html", "guides/speed.html", "conformance.html", "results.html"} < set(PAGES)
     guides = (
         "using_the_notebooks",
