@@ -117,7 +117,7 @@ SLIPS = [
         (otherwise("links", 144), "144 is without the beginnings of rows and columns, 4 bytes each."),
         (otherwise("links", 180), "180 is with one beginning per row and column; there is one more of each, for the"),
         (otherwise("links", 168), "168 is with the beginnings of the rows alone; the backward pass needs those of"),
-        (otherwise("links", 200), "links alone 200 bytes; expected 24 for each link and 4 for each beginning."),
+        (otherwise("links", 200), "only the links: 200 bytes; expected 24 for each link and 4 for each beginning."),
         (
             lambda o, i, n, how: 188 if how == "links" else kept(o, i, n, how),
             "for 70 × 50 with 175 links you say 188 bytes; a SparseLinear keeps 4688.",
@@ -148,7 +148,7 @@ SLIPS = [
         (7.0707, "7.0707 is the arithmetic of the dense step; what is left of the 10 ms?"),
         (7, "7 is what sparsity saved."),
         (0.293, "0.293 is a share; give milliseconds."),
-        (5, "with a fixed cost of 5 ms the step of links alone would take 5.05 ms instead of 3."),
+        (5, "with a fixed cost of 5 ms the step of the csr layer would take 5.05 ms instead of 3."),
     ),
     *cases(
         "07.gradients",

@@ -57,6 +57,12 @@ def test_a_slide_shows_text_figure_and_fragment_in_order() -> None:
     )
 
 
+def test_an_asterisk_stands_for_any_words() -> None:
+    (slide,) = read_deck("## A\n\n![Update * of *: 3 links]")
+    for caption in ("Update 11 of 21: 3 links", "Update 2 of 9: 3 links removed."):
+        assert "<img>" in slide_as_html(slide, {caption: "<img>", "Update 2 of 9: 4 links": "<img few>"})
+
+
 @pytest.mark.parametrize("captions", [["Few links."], ["Many links, by day.", "Many links, by night."]])
 def test_a_figure_that_is_not_one_is_refused(captions: list[str]) -> None:
     with pytest.raises(ValueError, match=rf"^{len(captions) if len(captions) > 1 else 0} figures have a caption that "):

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from chts_core.lab.notebook import notebooks
+from chts_core.lab.teach.decks import read_deck
+from chts_core.lab.teach.slides import write_slides
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 STAGES = [path.stem for path in notebooks.stages()]
@@ -50,6 +53,17 @@ def test_the_solutions_of_a_stage_pass_its_checks(executed: Executed, stage: str
         said = "".join(output.get("text", "") for output in cell.outputs)
         assert "Correct." in said, said
         assert "Not yet" not in said, said
+
+
+@pytest.mark.parametrize(
+    "deck", sorted((notebooks.folder() / "teaching" / "slides").glob("*.md")), ids=lambda d: d.stem
+)
+def test_the_slides_of_another_run_find_their_figures(executed: Executed, deck: Path, tmp_path: Path) -> None:
+    # The published pages have the profile laptop. A caption may hold numbers of its run.
+    _, notebook = executed(number(deck.stem))
+    nbformat.write(notebook, tmp_path / f"{deck.stem}.ipynb")
+    page = write_slides(tmp_path / f"{deck.stem}.ipynb", tmp_path).read_text("utf-8")
+    assert page.count('<section class="written">') == len(read_deck(deck.read_text("utf-8")))
 
 
 @pytest.mark.full  # that each notebook checks its parameters is read off its code in test_sources.py

@@ -13,13 +13,15 @@
 
     ---
 
-A line `---` ends a slide. `![...]` shows the figure whose caption begins with these words. What follows `. . .` comes
-with the next key. The text after `Note:` is for the speaker's view, which the key S opens.
+A line `---` ends a slide. `![...]` shows the figure whose caption begins with these words. A `*` stands for any words,
+such as a number that another run changes. What follows `. . .` comes with the next key. The text after `Note:` is for
+the speaker's view, which the key S opens.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from chts_core.lab.notebook.pages import markdown_as_html
 
@@ -82,7 +84,7 @@ def _part_as_html(part: str, pictures: Mapping[str, str]) -> str:
     for text, caption in zip(*[iter([*_FIGURE.split(part), ""])] * 2, strict=True):
         pieces.append(markdown_as_html(text) if text.strip() else "")
         if caption:
-            matching = [picture for other, picture in pictures.items() if other.startswith(caption)]
+            matching = [picture for other, picture in pictures.items() if fnmatchcase(other, f"{caption}*")]
             if len(matching) != 1:
                 raise ValueError(
                     f"{len(matching)} figures have a caption that begins {caption!r}; expected one of "

@@ -94,7 +94,7 @@ def train_sparse(train_sparse: Train) -> None:
     model, optimizer, batches = toys.training()
     right = _watched(model, optimizer, batches)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # that a step is not counted is told below
+        warnings.simplefilter("ignore", RuntimeWarning)  # the assertion below says that a step is not counted
         sparsifier = train_sparse(model, optimizer, batches, "set", 0.75)
     assert sparsifier is not None, "train_sparse() returns None; return the Sparsifier at the end."
     assert len(right) == 40, f"the optimizer made {len(right)} steps; there are 40 batches, and each needs a step."

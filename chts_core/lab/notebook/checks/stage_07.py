@@ -54,7 +54,7 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
 
 
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
-    """What a mask saves: the bytes that a layer keeps between steps, dense, under a mask and as links alone.
+    """What a mask saves: the bytes that a layer keeps between steps, dense, under a mask and as only the links.
 
     The layer of 5 × 4 with 6 links is worked out by hand; another one is measured.
     """
@@ -76,7 +76,7 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
         "with the beginnings of the rows alone; the backward pass needs those of the columns": 144 + 4 * 6,
     }
     refuse(alone or 0, slips, 0.5)
-    assert alone == 188, f"links alone {alone} bytes; expected 24 for each link and 4 for each beginning."
+    assert alone == 188, f"only the links: {alone} bytes; expected 24 for each link and 4 for each beginning."
     mask = erdos_renyi(70, 50, 0.05, generator=torch.Generator().manual_seed(0))
     layer = SparseLinear.from_linear(nn.Linear(50, 70, bias=False), mask)
     kept = 3 * layer.values.nbytes + sum(buffer.nbytes for buffer in layer.buffers())
@@ -100,9 +100,9 @@ Predict = Callable[[tuple[float, float], tuple[float, float], float], float | No
 
 
 def meeting_density(meeting_density: Predict) -> None:
-    """Predict the crossover: the density at which links alone take as long as the dense layer.
+    """Predict the crossover: the density at which a csr layer takes as long as the dense layer.
 
-    From two measurements. The time of links alone is a fixed cost plus a cost that is proportional to the density.
+    From two measurements. The time of a csr layer is a fixed cost plus a cost that is proportional to the density.
     """
     # 1 ms + 30 ms · density, beside 10 ms: they meet at 0.3.
     found = meeting_density((0.01, 1.3), (0.05, 2.5), 10.0)
@@ -141,7 +141,7 @@ def fixed_cost(fixed_cost: float | None) -> None:
     refuse(round(fixed_cost, 4), slips, 0.004)
     right = (3 - 0.01 * 10) / 0.99
     assert abs(fixed_cost - right) < 0.01, (
-        f"with a fixed cost of {fixed_cost} ms the step of links alone would take "
+        f"with a fixed cost of {fixed_cost} ms the step of the csr layer would take "
         f"{fixed_cost + 0.01 * (10 - fixed_cost):.2f} ms instead of 3."
     )
 
