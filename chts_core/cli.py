@@ -108,10 +108,12 @@ def _add_run(commands: Commands) -> None:
         "--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
+    command.add_argument("--page", action="store_true", help="also write the executed notebook as a page, an HTML file")
     command.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    from chts_core.lab.notebook.notebook_page import write_page
     from chts_core.lab.notebook.tour import as_text, comparison
 
     path = notebooks.find(options.notebook)
@@ -130,6 +132,8 @@ def _run(options: argparse.Namespace) -> int:
         print(as_text(rows))
     print(f"it took {notebooks.taken(record)}")
     print(f"notebook: {out_dir / path.name}\nrecord:   {out_dir / path.stem}.json")
+    if options.page:
+        print(f"page:     {write_page(out_dir / path.name)}")
     if record["error"]:
         print(f"chts: {path.stem} failed in {record['error']}", file=sys.stderr)
     return 1 if record["error"] else 0

@@ -1,4 +1,7 @@
-"""Build the site into runs/site/html: `python docs/build.py`. Runs nothing, fetches nothing; a warning is an error."""
+"""Build the site into runs/site/html: `python docs/build.py`. It executes no notebook and fetches nothing.
+
+A warning is an error.
+"""
 
 import ast
 import json
@@ -16,6 +19,7 @@ import torch
 
 from chts_core import topology
 from chts_core.lab.notebook import exercises, glossary, launch, notebooks
+from chts_core.lab.notebook.notebook_page import record_widgets
 from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.results import records
 from chts_core.lab.results.tables import of_method, runs
@@ -56,6 +60,8 @@ def write_stages() -> None:
         for cell in notebook.cells:
             cell.source = cell.source.replace("](../docs/guides/", "](../guides/")
         notebook.cells = [cell for cell in notebook.cells if "bootstrap" not in cell.metadata.get("tags", [])]
+        for cell in notebook.cells:
+            record_widgets(cell)
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             output.get("data", {}).pop(records.RESULTS_TYPE, None)  # for records, not for readers
         nbformat.write(notebook, SOURCE / "notebooks" / path.name)

@@ -19,9 +19,7 @@ myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
 myst_html_meta = {"property=og:title": "chts", "property=og:image": f"{launch.SITE}_static/card.png"}  # a shared link
 nb_execution_mode = "off"  # what is shown is what was committed
-# A widget without a kernel does nothing; its figure and its sentence stand beside it. No script is fetched for it.
-nb_ipywidgets_js = {}
-nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
+nb_ipywidgets_js = {}  # recordings stand for the widgets (docs/build.py), so no script is fetched
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 suppress_warnings = ["myst.strikethrough"]

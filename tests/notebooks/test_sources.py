@@ -15,7 +15,7 @@ import pytest
 
 from chts_core.lab.notebook import checks, notebooks
 from chts_core.lab.notebook.exercises import listed, student_version
-from chts_core.lab.notebook.pages import write_page
+from chts_core.lab.notebook.notebook_page import write_page
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted({path.stem for path in FOLDER.iterdir() if path.suffix in (".ipynb", ".py")})

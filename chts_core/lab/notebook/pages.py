@@ -1,26 +1,12 @@
-"""Pages that can be read without a network: executed notebooks, and others."""
+"""The parts of pages that can be read without a network."""
 
 import base64
 import html
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import latex2mathml.converter
-from jinja2 import pass_context
-from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
-
-# On a page nothing scrolls sideways: lines of code and tables are wrapped.
-_STYLE = """
-.jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre {
-  white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere;
-}
-.jp-RenderedHTMLCommon td, .jp-RenderedHTMLCommon th { overflow-wrap: break-word; white-space: normal; }
-"""
-
 
 _DOCUMENT_STYLE = """
 p { max-width: 60rem; }
@@ -89,35 +75,3 @@ def markdown_as_html(source: str, *, anchors: str = "") -> str:
     """Markdown with formulas, as HTML that needs no script; each heading has `anchors` as a link to itself."""
     renderer = _Renderer(escape=False, anchor_link_text=anchors, exclude_anchor_links=not anchors)
     return str(MarkdownWithMath(renderer=renderer).render(source))
-
-
-class _PictureWithAlternative(Preprocessor):
-    """Pictures keep their text alternative, which the template would drop."""
-
-    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
-        for output in cell.get("outputs", []):
-            shown = output.get("metadata", {}).get("image/png", {})
-            if "alt" in shown and "image/png" in output.get("data", {}):
-                source = f"data:image/png;base64,{output.data.pop('image/png').strip()}"
-                width = f' width="{shown["width"]}"' if "width" in shown else ""
-                output.data["text/html"] = f'<img src="{source}"{width} alt="{html.escape(shown["alt"])}">'
-        return cell, resources
-
-
-class _PageExporter(HTMLExporter):
-    @pass_context
-    def markdown2html(self, _: Any, source: str) -> str:
-        return markdown_as_html(source, anchors=self.anchor_link_text)
-
-
-def write_page(executed: Path) -> Path:
-    """Write an executed notebook as an HTML page beside it."""
-    exporter = _PageExporter(template_name="lab")
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar is its last state
-    exporter.register_preprocessor(_PictureWithAlternative, enabled=True)
-    page, _ = exporter.from_filename(str(executed))
-    page = page.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
-    page = re.sub(r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page)  # of MathJax, and widgets without a kernel
-    target = executed.with_suffix(".html")
-    target.write_text(page, encoding="utf-8")
-    return target

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from chts_core.lab.notebook import notebooks, processes
 from chts_core.lab.notebook.forecast import in_words
-from chts_core.lab.notebook.pages import as_html, document, markdown_as_html, write_page
+from chts_core.lab.notebook.pages import as_html, document, markdown_as_html
 
 AT_A_TIME = 2
 _BETWEEN_LOOKS = 0.2  # seconds
@@ -139,10 +139,21 @@ def _interrupted_when_ended() -> Iterator[None]:
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":
-    """`chts run` of a stage, without what an earlier run of it left; Ctrl-C does not reach it."""
+    """`chts run --page` of a stage, without what an earlier run of it left; Ctrl-C does not reach it."""
     for name in (path.name, f"{path.stem}.json", f"{path.stem}.html"):
         (out_dir / name).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "chts_core.cli", "run", str(path), "--profile", profile, "--out", str(out_dir)]
+    command = [
+        sys.executable,
+        "-m",
+        "chts_core.cli",
+        "run",
+        str(path),
+        "--profile",
+        profile,
+        "--out",
+        str(out_dir),
+        "--page",
+    ]
     with (out_dir / f"{path.stem}.log").open("wb") as log:
         return subprocess.Popen(
             command,
@@ -155,13 +166,14 @@ def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]"
 
 
 def _finish(stage: _Stage, status: int, out_dir: Path) -> None:
-    """Take over how a stage ended, and write its page."""
+    """Take over how a stage ended."""
     record = _read(stage, out_dir)
     if record is None:
         stage.error = f"chts run ended with exit status {status} and wrote no record; see {stage.path.stem}.log"
     else:
         stage.error = record["error"] or ""
-        write_page(out_dir / stage.path.name)
+        if not stage.error and not (out_dir / f"{stage.path.stem}.html").exists():
+            stage.error = f"its page was not written; see {stage.path.stem}.log"
     stage.state = "failed" if stage.error else "done"
 
 

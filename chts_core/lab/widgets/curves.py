@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 
@@ -58,6 +58,11 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
     name = "curves"
     State = CurveState
+    recorded: ClassVar = {
+        "sparsity": (0.9, 0.95, 0.97),
+        "method": tuple(name for name in METHODS if name != "fc"),
+        "rival": ("set", "rigl", "chts"),
+    }
 
     @staticmethod
     def compute(state: CurveState) -> CurveResult:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from matplotlib.figure import Figure
 
@@ -61,6 +61,11 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
 
     name = "density"
     State = DensityState
+    recorded: ClassVar = {
+        "schedule": ("sigmoid", "cubic"),
+        "end": (0.125, 0.25, 0.375, 0.5, 0.75, 0.9),
+        "k": (1.0, 3.0, 6.0, 12.0),
+    }
 
     @staticmethod
     def compute(state: DensityState) -> DensityResult:

@@ -7,7 +7,7 @@ alternative and that an error in a callback is an error, not a line in a hidden 
 import base64
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -42,12 +42,18 @@ class Explorer(ABC, Generic[StateT, ResultT]):
     a control for each field of the state that can be moved. In the browser the controls have the CSS classes
     `chts-NAME-FIELD`, and the picture `chts-NAME-picture`.
 
+    Attributes:
+        recorded: the values that a page without a kernel offers, by field (recording.py); the others stay as at first.
+        played: the field that a Play button moves, "" if there is none.
+
     Args:
         state: where to begin; by default the state's own defaults.
     """
 
     name: ClassVar[str]
     State: ClassVar[type[Any]]
+    recorded: ClassVar[Mapping[str, Sequence[Any]]]
+    played: ClassVar[str] = ""
 
     def __init__(self, state: StateT | None = None) -> None:
         self.state: StateT = self.State() if state is None else state

@@ -1,7 +1,7 @@
 """Choose a missing link of a small network and a predictor, and step through its L3 paths to its score."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -50,6 +50,11 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
 
     name = "link-prediction"
     State = LinkPredictionState
+    recorded: ClassVar = {
+        "link": l3.missing_links(NETWORK),
+        "predictor": ("ch2_l3n", "ch3_l3p"),
+        "path": range(MOST_PATHS + 1),
+    }
 
     @staticmethod
     def compute(state: LinkPredictionState) -> LinkPredictionResult:

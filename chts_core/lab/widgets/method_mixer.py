@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 
@@ -115,6 +115,11 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
     name = "method-mixer"
     State = MethodMixerState
+    recorded: ClassVar = {
+        "topology": ("Erdős–Rényi", "receptive field"),
+        "removal": ("smallest", "smallest, soft, percolate", "unimportant, soft, percolate"),
+        "regrowth": ("random", "highest gradient", "CH3-L3p, highest", "CH2-L3n, soft", "CH2-L3n, soft, last weight"),
+    }
 
     @staticmethod
     def compute(state: MethodMixerState) -> MethodMixerResult:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -54,6 +54,11 @@ class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
 
     name = "percolation"
     State = PercolationState
+    recorded: ClassVar = {
+        "score": tuple(_SCORES),
+        "removed": (0.1, 0.3, 0.5, 0.7),
+        "step": range(len(_STEPS)),
+    }
 
     @staticmethod
     def compute(state: PercolationState) -> PercolationResult:

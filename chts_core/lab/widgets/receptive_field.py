@@ -1,7 +1,7 @@
 """Move r, the sparsity and the degree rule of a BRF network and see its mask and degrees."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -38,6 +38,11 @@ class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]
 
     name = "receptive-field"
     State = ReceptiveFieldState
+    recorded: ClassVar = {
+        "degree": ("fixed", "uniform"),
+        "sparsity": (0.8, 0.9, 0.95, 0.98),
+        "r": (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0),
+    }
 
     @staticmethod
     def compute(state: ReceptiveFieldState) -> ReceptiveFieldResult:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -57,6 +57,11 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
 
     name = "soft-sampling"
     State = SoftSamplingState
+    recorded: ClassVar = {
+        "score": ("relative_importance", "magnitude"),
+        "zeta": (0.1, 0.3, 0.5),
+        "softness": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    }
 
     @staticmethod
     def compute(state: SoftSamplingState) -> SoftSamplingResult:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import ipywidgets
 from matplotlib.figure import Figure
@@ -52,6 +52,12 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     name = "topology-player"
     State = TopologyPlayerState
+    recorded: ClassVar = {
+        "layer": ("0.weight", "2.weight"),
+        "view": ("what changed", "links so far"),
+        "update": range(12),
+    }
+    played = "update"
 
     @classmethod
     def of(cls, run: Run) -> "TopologyPlayer":

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -66,6 +66,17 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     name = "translation"
     State = TranslationState
+    recorded: ClassVar = {
+        "sentence": (
+            TranslationState.sentence,
+            "two hundred",
+            "forty-two thousand and seven",
+            "one million, nine hundred and ninety-nine",
+            "two hundred zebras",
+        ),
+        "attention": ("decoder.0.cross_attention", "encoder.0.self_attention"),
+        "head": range(-1, 4),
+    }
 
     @classmethod
     def of(cls, translator: Translator, sentence: str = TranslationState.sentence) -> "TranslationExplorer":
