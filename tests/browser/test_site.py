@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, Locator, Page, Route
 
 import chts_core as chts
 from chts_core.lab.widgets import EXPLORERS
@@ -134,19 +134,22 @@ def test_slides_can_be_shown_and_fit_their_screen(tab: Page, page: str) -> None:
 
 
 RECORDINGS = {page: text for page in PAGES if 'class="chts-recording"' in (text := (SITE / page).read_text("utf-8"))}
+RECORDING = re.compile(r'class="chts-recording" data-widget="([a-z-]+)"(.*?)</script></div>', re.DOTALL)
 
 
 def test_every_widget_has_a_recording_of_at_most_600_kilobytes() -> None:
-    found = [
-        (name, len(markup))
-        for text in RECORDINGS.values()
-        for name, markup in re.findall(
-            r'class="chts-recording" data-widget="([a-z-]+)"(.*?)</script></div>', text, re.DOTALL
-        )
-    ]
+    found = [match.groups() for text in RECORDINGS.values() for match in RECORDING.finditer(text)]
     assert sorted(name for name, _ in found) == sorted(EXPLORERS)
-    assert max(size for _, size in found) <= 600_000
+    assert max(len(markup) for _, markup in found) <= 600_000
     assert not any("vnd.jupyter.widget-view" in text for text in RECORDINGS.values())
+
+
+def seen(recording: Locator) -> tuple[bytes, str]:
+    """The picture that a recording shows, and its sentence, which is also the picture's alternative."""
+    (picture,) = recording.locator("img:visible").all()
+    sentence = recording.locator(".sentence").inner_text()
+    assert picture.get_attribute("alt") == sentence
+    return recording.locator(".frame").screenshot(), sentence
 
 
 @pytest.mark.parametrize("page", RECORDINGS)
@@ -156,39 +159,34 @@ def test_a_recording_moves_by_keyboard_and_by_mouse(tab: Page, page: str) -> Non
     tab.on("console", lambda message: message.type == "error" and complaints.append(message.text))
     tab.set_viewport_size({"width": 1280, "height": 900})
     tab.goto((SITE / page).as_uri())
-    for recorded in tab.locator(".chts-recording").all():
-        frame, sentence = recorded.locator(".frame"), recorded.locator(".sentence")
-
-        def seen() -> tuple[bytes, str]:
-            (alternative,) = [picture.get_attribute("alt") for picture in frame.locator("img:visible").all()]
-            assert alternative == sentence.inner_text()
-            return frame.screenshot(), sentence.inner_text()
-
-        for control in recorded.locator("select, input").all():
-            before = seen()
+    for recording in tab.locator(".chts-recording").all():
+        first = seen(recording)
+        for control in recording.locator("select, input").all():
             control.focus()
-            first = control.input_value()
-            tab.keyboard.press("ArrowDown")  # a menu's next, a slider's last
-            if control.input_value() == first:
-                tab.keyboard.press("ArrowUp")
-            by_keyboard = seen()
-            assert all(new != old for new, old in zip(by_keyboard, before, strict=True)), (page, first)
-            if control.get_attribute("type") == "range":
-                box = control.bounding_box()
-                assert box is not None
-                control.click(position={"x": box["width"] - 2, "y": box["height"] / 2})
-                assert control.input_value() == control.get_attribute("max")
-                assert (
-                    control.get_attribute("aria-valuetext")
-                    == recorded.locator("label", has=control).locator("output").inner_text()
-                )
-        if recorded.locator("button").count():
-            slider = recorded.locator("span", has=recorded.locator("button")).locator("input")
-            recorded.get_by_role("button", name="Play").click()  # from the last state it begins anew
-            before_playing = seen()
-            tab.wait_for_function("slider => slider.value === '2'", arg=slider.element_handle())
-            recorded.get_by_role("button", name="Pause").click()
-            assert seen() != before_playing
+            value = control.input_value()
+            there, back = "ArrowDown", "ArrowUp"
+            tab.keyboard.press(there)
+            if control.input_value() == value:  # it was at its end
+                there, back = back, there
+                tab.keyboard.press(there)
+            picture, sentence = seen(recording)
+            assert picture != first[0]
+            assert sentence != first[1]
+            tab.keyboard.press(back)
+            assert seen(recording) == first
+        for slider in recording.locator("input").all():
+            box = slider.bounding_box()
+            assert box is not None
+            slider.click(position={"x": box["width"] - 2, "y": box["height"] / 2})
+            assert slider.input_value() == slider.get_attribute("max")
+            assert slider.get_attribute("aria-valuetext") == slider.locator("+ output").inner_text()
+        if recording.locator("button").count():
+            last = seen(recording)
+            recording.get_by_role("button", name="Play").click()  # from the last state it begins anew
+            played = recording.locator("span:has(button) input").element_handle()
+            tab.wait_for_function("slider => slider.value === '2'", arg=played)
+            recording.get_by_role("button", name="Pause").click()
+            assert seen(recording) != last
     assert complaints == []
 
 
