@@ -314,7 +314,7 @@ GLOSSARY = (
     Term(
         "excess, EM&S",
         "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
-        "the best links, as many as the target. It removes all others, the excess, and regrows new links. Used by MEST.",
+        "the best links, as many as the target. It removes all others, the excess, and regrows links. Used by MEST.",
         "",
         "Yuan et al., 2021",
         "chts_core.schedules.staged_sparsity",
