@@ -277,7 +277,7 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 #
 # At $r = 0$ every input has nearly the same degree, because the receptive fields cover the input side evenly. A larger
 # $r$ makes the degrees of the inputs less similar. At $r = 1$ only chance decides them. *Uniform* degrees give some
-# rows many links and other rows few; the diagonal stays.
+# rows many links and other rows few. The links stay near the diagonal.
 # </details>
 #
 # ## Small worlds: mostly near, a few far
@@ -325,7 +325,7 @@ print(from_core[0].int())
 # probability of each older neuron is proportional to its degree. Keep a list of the ends of all links. A neuron with
 # three links is in it three times. So a uniform draw from this list picks a neuron with a probability proportional to
 # its degree. Sometimes a newcomer links to a neuron of its own side. A layer cannot hold such a link. In this case, we
-# replace the older neuron by a neuron of the other side, drawn from the same list. With 3 outputs, 5 inputs and 7
+# replace the older neuron with a neuron of the other side, drawn from the same list. With 3 outputs, 5 inputs and 7
 # links, each newcomer brings one link. (If two links fall on the same place, one is lost here. The core draws another
 # link instead, so its hubs are a little larger.)
 
@@ -383,7 +383,7 @@ assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3
 # %% [markdown]
 # ## Why a receptive field?
 #
-# A receptive field prefers near inputs. In images, near pixels are related. The handwritten digits have 8×8 pixels.
+# A receptive field prefers nearby inputs. In images, nearby pixels are related. The handwritten digits have 8×8 pixels.
 # Take the training images and correlate each pixel with every other pixel, over all images.
 
 # %%
@@ -428,7 +428,7 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CSTI found from the data that mostly near pixels correlate. The stripes at a distance of 8 from the diagonal link a
+# CSTI found from the data that mostly nearby pixels correlate. The stripes at a distance of 8 from the diagonal link a
 # pixel to the pixels above and below. The dots next to the diagonal link it to the pixels left and right. The blocks in
 # the corners link the top of the image to its bottom: these pixels correlate as well. Pixels that hardly vary get no
 # link. BRF assumes locality and looks at no data. So it also works deep in a network, where there are no features to
@@ -638,9 +638,9 @@ exercises.check("01.small_world", small_world)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Solve the case of at least as many outputs as inputs, and transpose for the other case. `argsort(1).argsort(1)` of the
-# distances gives each input its rank among the inputs of an output: 0 is the nearest. Remove all chosen links before
-# you draw the first new one.
+# Solve the case with at least as many outputs as inputs. For the other case, transpose the mask.
+# `argsort(1).argsort(1)` of the distances gives each input its rank among the inputs of an output: 0 is the nearest.
+# Remove all chosen links before you draw the first new one.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -690,7 +690,7 @@ exercises.check("01.rich", next_one, next_two)
 # <details><summary>Solution</summary>
 #
 # Node 3 has three of eight entries. After the first choice it has four of ten. A node that has one link now, such as
-# node 4, is chosen twice with a chance of only 1/8 · 2/10 = 0.025.
+# node 4, has a chance of only 1/8 · 2/10 = 0.025 to be chosen twice.
 #
 # ```python
 # next_one = 3 / 8
@@ -835,8 +835,8 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # These questions have no single answer.
 #
-# - CSTI looks at the data, and BRF assumes that near inputs are related. Take a layer inside a Transformer. Does "near"
-#   mean anything there? How would you find out?
+# - CSTI looks at the data, and BRF assumes that nearby inputs are related. Take a layer inside a Transformer. Does
+#   "near" mean anything there? How would you find out?
 # - $\sigma$ is above 1 for a pure lattice too. Would you report it in a paper? Which other numbers and which null would you
 #   report?
 # - A BSF layer has hubs before training. When would you want hubs in a layer? Which experiment would show that they help?

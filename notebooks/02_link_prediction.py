@@ -18,7 +18,7 @@
 #
 # **You will be able to**
 #
-# 1. explain by paths and local communities why the existing links may tell where a new link helps;
+# 1. explain by paths and local communities why the existing links may show where a new link helps;
 # 2. count by hand what makes a missing link likely;
 # 3. turn the count into matrices;
 # 4. test a score on hidden links;
@@ -436,10 +436,10 @@ figures.show(
 #
 # The likely links lie where the existing links are, near the diagonal. So link prediction keeps the network local. As
 # the table shows, node-based and path-based scores put the links in nearly the same order: a link with many paths has
-# many nodes on them. So it is plausible to replace the path-based score of CHT by a node-based one, as the paper does.
-# The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The
-# product of degrees gives another order. But here all outputs have almost the same degree, so this network cannot test
-# the product of degrees.
+# many nodes on them. So it is plausible to replace the path-based score of CHT with a node-based one, as the paper
+# does. The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The
+# product of degrees gives a different order. But here all outputs have almost the same degree, so this network cannot
+# test the product of degrees.
 # </details>
 #
 # ## Exercise: more paths, lower score
@@ -686,8 +686,8 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # *Structure after training.* CHTs keeps this structure and adds nothing to it: CH2-L3n has an AUC of 0.93 after
 # training, and 27 % of its best missing links are hidden links (chance: 2.2 %). The trained network of SET has an AUC
 # of 0.56, more than its start, although no score chose its links. CHTs from the same random start reaches 0.61. In both
-# networks, the product of degrees has the same AUC to within 0.01. So the scores mostly show that some neurons keep
-# many links and other neurons keep few.
+# networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So the scores mostly show that some
+# neurons keep many links and other neurons keep few.
 #
 # *No gain over the number of paths.* The two scores put the links in nearly the same order (rank correlation 0.987), and
 # their AUC differs by at most 0.003 on every network. The factors $i$ and $e$ add very little here. Networks with
@@ -750,7 +750,7 @@ figures.show(
 # %% [markdown]
 # The measured times do not follow the powers of $N$ exactly. The core changes its algorithm at a density of 0.05 for
 # the node-based scores, and at 0.15 for the path-based score. For small layers the call itself takes most of the time.
-# If other programs run at the same time, single points lie too high. Other machines and GPUs have other times. Two
+# If other programs run at the same time, some points lie too high. Other machines and GPUs have other times. Two
 # results carry over to them: the order of the three methods, and the fact that density slows the path-based score most.
 #
 # ## Exercise: at which degree does the path-based score cost more?
@@ -913,8 +913,9 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 # Its `choice(items)` draws one item, and all items are equally likely. Its `choices(items, weights)[0]` draws one item
 # with $p \propto$ weight.
 #
-# **First guess:** start at a random output, step to one of its inputs, and take two more such steps. Does this walk draw
-# all paths equally often? The check compares your draws with the exact chances by χ². It also knows some wrong walks.
+# **First guess:** start at a random output, step to one of its inputs, and take two more such steps. Does this walk
+# draw all paths equally often? The check compares your draws with the exact chances by χ². It also recognises some
+# wrong walks.
 
 
 # %% tags=["exercise"]

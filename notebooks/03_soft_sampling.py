@@ -867,7 +867,7 @@ exercises.check("03.fool_the_overlap", course)
 # - Gumbel top-k draws an exact number of existing links without replacement, in one pass and with logarithms.
 # - Hard regrowth soon undoes most of each removal, whether the removal is hard or soft. Soft regrowth kept the topology
 #   moving here. Measure the overlap and the ITOP rate together.
-# - A mask that moves more does not always classify better. You need runs and intervals to show that it does.
+# - A network whose mask changes more does not always classify better. You need runs and intervals to show that it does.
 #
 # ## Further reading
 #

@@ -93,7 +93,7 @@ GLOSSARY = (
     ),
     Term(
         "BRF",
-        "Bipartite receptive field network: outputs prefer near inputs; the randomness r goes from 0 (local) to 1 "
+        "Bipartite receptive field network: outputs prefer nearby inputs; the randomness r goes from 0 (local) to 1 "
         "(random).",
         r"p \propto (1 + \text{distance})^{-(1 - r) / r}",
         "bipartite receptive field network modelling",
@@ -178,7 +178,8 @@ GLOSSARY = (
     ),
     Term(
         "relative importance (RI)",
-        "Removal score: the share of a link in the weights of its input plus its share in the weights of its output.",
+        "Removal score: the weight as a share of all weights at its input, plus the weight as a share of all weights "
+        "at its output.",
         r"\dfrac{\lvert W_{ij} \rvert}{\sum_k \lvert W_{kj} \rvert} + \dfrac{\lvert W_{ij} \rvert}"
         r"{\sum_k \lvert W_{ik} \rvert}",
         "link removal",
@@ -236,7 +237,7 @@ GLOSSARY = (
     ),
     Term(
         "inactive neuron",
-        "A hidden neuron that lost all its incoming or all its outgoing links.",
+        "A hidden neuron that has lost all its incoming or all its outgoing links.",
         "",
         "Figure 2 c",
         "chts_core.percolation.active_neurons",
