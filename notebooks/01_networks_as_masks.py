@@ -527,8 +527,8 @@ assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 # %% [markdown]
 # **Path length** asks: how many links apart are two neurons, on average over the pairs that a path joins? In the
 # picture, 6 pairs are 1 apart (the links), 4 pairs are 2 apart (outputs 0 and 1; inputs 0–1, 0–2 and 1–2), and 1 pair
-# is 3 apart (output 0 and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. A path joins these 11 pairs,
-# out of the 21 pairs of 7 neurons.
+# is 3 apart (output 0 and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs,
+# and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
