@@ -28,7 +28,7 @@
 # | Prerequisites | a first course in PyTorch: `nn.Linear`, an optimizer, a loss |
 # | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●○○ |
-# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the whole of it at a glance |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the whole paper at a glance |
 
 # %% tags=["bootstrap"]
 # Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
@@ -69,13 +69,13 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 # ## What does training cost?
 #
 # Take a language model with a billion weights. For each token of text, the forward pass multiplies and adds once per
-# weight. The backward pass takes twice as much. So training takes about 6 operations (FLOPs) per weight and token
-# ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam needs four numbers of 4 bytes for each
-# weight: the weight, its gradient and the two moments of Adam. The paper trains such a model for 100,000 steps, each on
-# 512 sequences of 256 tokens.
+# weight. The backward pass takes twice as many operations. So training takes about 6 operations (FLOPs) per weight and
+# token ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam needs four numbers of 4 bytes for
+# each weight: the weight, its gradient and the two moments of Adam. The paper trains such a model for 100,000 steps,
+# each on 512 sequences of 256 tokens.
 #
 # Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A link also needs its position.
-# During training this package stores 12 bytes for it (stage 07 says why). A file needs only 4 bytes.
+# During training this package stores 12 bytes for the position (stage 07 says why). A file needs only 4 bytes for it.
 #
 # **Predict:** does the sparse model need 5 % of the operations? Does it need 5 % of the memory?
 
@@ -96,26 +96,26 @@ Markdown(notebooks.as_markdown(costs))
 # <details><summary>What you should have seen</summary>
 #
 # The operations fall to 5 %, from 9.1 days to 0.5 days. The memory falls from 16 GB to 1.4 GB, which is almost 9 %,
-# because each link also stores its position. The days assume a machine that skips absent links. Most machines cannot do
-# that yet, as you will read below.
+# because each link also stores its position. The numbers of days assume a machine that skips absent links. Most
+# machines cannot do this yet, as you will read below.
 # </details>
 #
 # ## Why could fewer links be enough?
 #
 # ### Prune a trained network
 #
-# Trained networks have more weights than they need. LeCun, Denker and Solla removed weights of a trained network in 1989
-# (*Optimal Brain Damage*, NeurIPS 1989). [Han et al. (2015)](https://arxiv.org/abs/1506.02626) removed the small weights
-# and trained the rest again. [Zhu and Gupta (2017)](https://arxiv.org/abs/1710.01878) removed small weights gradually
-# during training (GMP). This is **pruning**. It makes the final network smaller. But training starts with many links or
-# with all of them, and it pays for them.
+# Trained networks have more weights than they need. In 1989, LeCun, Denker and Solla removed weights from a trained
+# network (*Optimal Brain Damage*, NeurIPS). [Han et al. (2015)](https://arxiv.org/abs/1506.02626) removed the small
+# weights and then trained the remaining weights again. [Zhu and Gupta (2017)](https://arxiv.org/abs/1710.01878) removed
+# small weights gradually during training (GMP). This is **pruning**. It makes the final network smaller. But training
+# starts with many or all links, and these cost operations and memory.
 #
 # ### Start sparse
 #
-# A **mask** says which links exist. Can we choose it before training? In the *lottery ticket* experiments of
-# [Frankle and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense one.
-# But these masks came from a dense network that had been trained before. A mask that never changes is **static**. If a
-# static mask lacks a useful link, training cannot add it.
+# A **mask** says which links exist. Can we choose it before training? In the *lottery ticket* experiments of [Frankle
+# and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense one. But these
+# masks came from a dense network that had already been trained. A mask that never changes is **static**. If a static
+# mask lacks a useful link, training cannot add it.
 #
 # ### Change the mask
 #
@@ -129,9 +129,9 @@ Markdown(notebooks.as_markdown(costs))
 # - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually and exchanges links as well.
 # - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. It counts short paths to predict where
 #   a missing link is likely.
-# - CHTs draws links at random by such scores, which is the *soft rule*. CHTss also lets the number of links fall along a
-#   sigmoid. Both come from the paper of this course
-#   ([Zhang et al., NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
+# - CHTs turns such predictions into chances and draws the new links at random. This is the *soft rule*. CHTss also lets
+#   the number of links fall along a sigmoid curve. Both come from the paper of this course ([Zhang et al., NeurIPS
+#   2025](https://arxiv.org/abs/2501.19107)).
 
 # %%
 figures.show(
@@ -143,12 +143,13 @@ figures.show(
 # %% [markdown]
 # ## See it work
 #
-# Three networks learn to read handwritten digits of 8×8 pixels. They have the same neurons, and they see the same images
-# in the same number of steps. The dense one (FC, fully connected) has all links. The other two have 5 % of the links in
-# their hidden layers. CHTs changes its mask during training. The static network keeps the first mask of CHTs.
+# Three networks learn to read handwritten digits of 8×8 pixels. They have the same neurons, and they see the same
+# images in the same number of steps. The dense network (FC, fully connected) has all links. The other two have 5 % of
+# the links in their hidden layers. CHTs changes its mask during training. The static network keeps the first mask of
+# CHTs.
 #
-# **Predict:** how many percentage points of accuracy does CHTs lose against the dense network? Does the static network
-# lose more? Write down two numbers, then run the next two cells.
+# **Predict:** how many percentage points of accuracy does CHTs lose compared with the dense network? Does the static
+# network lose more? Write down two numbers, then run the next two cells.
 
 # %%
 task = data.load_images("digits")
@@ -173,37 +174,38 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # <details><summary>What you should have seen</summary>
 #
 # CHTs loses 0.6 points at the profile `laptop`, although only one in twenty possible links existed at any time. At `ci`
-# it loses more, because it trains for 4 epochs only. The static network does about as well as CHTs. So this small task
-# does not show that a dynamic mask is better: for digits of 8×8 pixels, the first mask of CHTs is good enough. One run of
-# each proves no ranking either. Stage 06 compares methods over several seeds, with intervals, and on test images.
+# it loses more, because it trains for only 4 epochs. The static network does about as well as CHTs. So this small task
+# does not show that a dynamic mask is better. For digits of 8×8 pixels, the first mask of CHTs is good enough. One run
+# of each network cannot prove a ranking either. Stage 06 compares methods over several seeds, with intervals, and on
+# test images.
 # </details>
 #
 # ## What hardware cannot do yet
 #
 # Most programs store a mask as a matrix of zeros and ones. They multiply the weights by it, and then they compute with
-# all weights, the zeros too. So a mask alone saves no time and no memory. Stage 07 stores only the existing links and
-# measures the savings on your CPU. GPUs are made for dense blocks of numbers. By published reports, scattered links win
-# there only above about 95 % to 98 % sparsity. We have not measured this. Some GPUs accelerate one fixed pattern, two
-# of every four weights, which is always 50 %. The days in the table above assume that a machine skips every absent
-# link. Real machines need longer.
+# all weights, including the zeros. So a mask alone saves no time and no memory. Stage 07 stores only the existing links
+# and measures the savings on your CPU. GPUs are made for dense blocks of numbers. According to published reports,
+# scattered links save time on a GPU only above a sparsity of about 95 % to 98 %. We have not measured this. Some GPUs
+# accelerate one fixed pattern: two of every four weights are zero. Its sparsity is always 50 %. The numbers of days in
+# the table above assume that a machine skips every absent link. Real machines need more time.
 #
 # ## What the brain does, and where the analogy ends
 #
 # In the human frontal cortex, the density of synapses is highest at an age of one to two years. It is then about 50 %
-# above the adult value, and it falls until about 16 years
-# ([Huttenlocher, 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses
-# still disappear and new ones appear, while their density stays about the same
-# ([Holtmaat and Svoboda, 2009](https://doi.org/10.1038/nrn2699)). Sparse training shares three ideas with this: few links,
-# more links at first, and turnover.
+# above the adult value. It falls until the age of about 16 years ([Huttenlocher,
+# 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses still disappear
+# and new ones appear, while their density stays about the same ([Holtmaat and Svoboda,
+# 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
+# links at the start, and turnover of links.
 #
-# The analogy ends there. Our networks learn by backpropagation. An update compares all weights of a layer at one fixed
-# step, while a synapse has only local information and changes at any time. A good result of CHTs says something about
+# The analogy ends there. Our networks learn by backpropagation. An update compares all weights of a layer at a fixed
+# step. A synapse has only local information and can change at any time. A good result of CHTs says something about
 # networks. It does not say how a brain learns.
 #
 # ## The map
 #
-# Each stage is a notebook. It explains one idea after the other, first at a size that you can check by hand. The table
-# is made from the notebooks themselves. It shows the expected minutes and memory of a run at this profile.
+# Each stage is a notebook. It explains one idea after another, first at a size that you can check by hand. The next
+# cell makes a table from the notebooks. The table shows the expected minutes and memory of a run at this profile.
 
 # %%
 stages = notebooks.overview(settings.profile)
@@ -231,13 +233,14 @@ figures.show(
 
 # %% [markdown]
 # **For a lecture:** stages 02 and 03 are the heart of the method. Stage 06 is the experiment to show if there is time
-# for only one. Stage 06b is for the lab. `chts exercises` writes all notebooks without solutions and outputs.
+# for only one. Stage 06b suits a lab session. `chts exercises` writes all notebooks without solutions or outputs.
 #
 # ## Before you go on
 #
-# A **profile** sets the size of a run: `ci`, `binder` and `laptop` need no GPU, `gpu` and `paper` ask for one. The page
-# [Using the notebooks](../docs/guides/using_the_notebooks.md) (in the repository: `docs/guides/using_the_notebooks.md`)
-# explains profiles, commands, the keyboard and every term; `chts glossary` prints the terms.
+# A **profile** sets the size of a run: `ci`, `binder` and `laptop` need no GPU; `gpu` and `paper` are made for one. The
+# page [Using the notebooks](../docs/guides/using_the_notebooks.md) (in the repository:
+# `docs/guides/using_the_notebooks.md`) explains profiles, commands, the keyboard and every term; `chts glossary` prints
+# the terms.
 #
 # The next cell checks your installation. You need no download: the digits come with scikit-learn.
 
@@ -249,8 +252,8 @@ print(doctor.report(places=False))
 #
 # *★☆☆ · 2 minutes · essential · objective 3 · work out*
 #
-# This is how exercises look. The line above tells how hard an exercise is, how long it takes, whether you should do it,
-# and which objectives of this stage it trains. A wrong answer gets a hint, so just try.
+# All exercises look like this one. The line above says how hard the exercise is, how long it takes, how important it
+# is, and which objectives of this stage it trains. A wrong answer gets a hint, so just try.
 #
 # A layer has sparsity 0.95. What is its density? Replace `None` and run both cells.
 
@@ -291,7 +294,7 @@ exercises.check("00.links", links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Number of possible links: outputs times inputs. Times the density.
+# The number of possible links is outputs times inputs. Multiply it by the density.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -309,8 +312,8 @@ exercises.check("00.links", links)
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
 # The paper's MLP for MNIST has layers of 784, 1568, 1568, 1568 and 10 neurons. All its layers are sparse except the
-# last one, which stays dense. Write a function that counts the FLOPs of one training step: 6 for each link and image
-# of the batch. Round the number of links of each layer to an integer.
+# last one, which stays dense. Write a function that counts the FLOPs of one training step: 6 for each link and each
+# image of the batch. Round the number of links of each layer to an integer.
 #
 # **First guess:** the sparse layers keep 1 % of their links. Does a step need 1 % of the FLOPs of the dense network, or
 # more? The check prints the share.
@@ -327,13 +330,13 @@ exercises.check("00.step_flops", step_flops)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(neurons, neurons[1:])` gives the inputs and the outputs of each layer. Treat the last pair on its own.
+# `zip(neurons, neurons[1:])` gives the inputs and the outputs of each layer. Treat the last pair separately.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# A step at 1 % needs 1.25 % of the FLOPs of the dense network. At 0.1 % it would need 0.35 %: then the dense last layer
-# of ten neurons costs more than all the others together.
+# At a density of 1 %, a step needs 1.25 % of the FLOPs of the dense network. At 0.1 % it would need 0.35 %, because the
+# dense last layer of ten neurons then costs more than all other layers together.
 #
 # ```python
 # def step_flops(neurons: list[int], density: float, batch: int) -> int:
@@ -348,9 +351,9 @@ exercises.check("00.step_flops", step_flops)
 #
 # *★★☆ · 8 minutes · useful · objectives 1 and 3 · write code*
 #
-# A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. LLaMA-1B of the
-# paper has 24 blocks. The attention of a block has four layers of 2048×2048. Its feed-forward part has three layers of
-# 2048×5461. Complete the function, then read what it gives for LLaMA-1B at 5 %.
+# A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. The paper's
+# LLaMA-1B has 24 blocks. The attention of a block has four layers of 2048×2048. Its feed-forward part has three layers
+# of 2048×5461. Complete the function. The check prints its result for LLaMA-1B at a density of 5 %.
 
 
 # %% tags=["exercise"]
@@ -389,7 +392,7 @@ exercises.check("00.stored", stored)
 #
 # - `"static"`: the mask never changes;
 # - `"pruning"`: links disappear, and no link appears;
-# - `"dynamic"`: at some update a link appears that the mask before did not have.
+# - `"dynamic"`: at some update a link appears that the previous mask did not have.
 #
 # **First guess:** is it enough to count the links of each mask?
 
@@ -405,13 +408,13 @@ exercises.check("00.kind", kind)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Compare each mask with the one after it. `after & ~before` marks the links that appear.
+# Compare each mask with the next one. `after & ~before` marks the links that appear.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Counting is not enough. SET holds the same number of links all the time, and it is dynamic. CHTss ends with fewer links
-# than it began with, and it regrows links on the way.
+# Counting is not enough. SET always holds the same number of links, yet it is dynamic. CHTss ends with fewer links than
+# it began with, yet it regrows links during training.
 #
 # ```python
 # def kind(masks: list[torch.Tensor]) -> str:
@@ -427,8 +430,8 @@ exercises.check("00.kind", kind)
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# Four runs train the same network, one with each of SET, RigL, CHT and CHTs. At the same update each of them regrew two
-# of these missing links:
+# Four runs train the same network: one with SET, one with RigL, one with CHT and one with CHTs. At the same update,
+# each run regrew two of these missing links:
 #
 # | missing link | a | b | c | d | e | f |
 # |---|---|---|---|---|---|---|
@@ -436,7 +439,8 @@ exercises.check("00.kind", kind)
 # | number of short paths around it | 1 | 6 | 0 | 4 | 0 | 5 |
 #
 # Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. CHT always takes the links
-# with the best score, and CHTs draws by the score; let the number of short paths be the score. Which method is which?
+# with the best scores. CHTs draws links with chances that follow the scores. Here the score is the number of short
+# paths. Which method is which?
 
 # %% tags=["exercise"]
 regrown_by = {"run 1": None, "run 2": None, "run 3": None, "run 4": None}  # "SET", "RigL", "CHT" or "CHTs"
@@ -466,7 +470,8 @@ exercises.check("00.regrown_by", regrown_by)
 # *★★☆ · 10 minutes · optional · objective 4 · write code*
 #
 # You want to read one stage, such as the one on LLaMA. Which stages do you need before it? Each stage names the stages
-# that it builds upon, and these name others. Write a function that finds all of them, in the order of the course.
+# that it builds upon, and those stages name others. Write a function that finds all of them, in the order of the
+# course.
 
 # %%
 needs = {stage.number: stage.prerequisites for stage in stages}
@@ -484,7 +489,8 @@ exercises.check("00.needed", needed, needs=needs)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Begin with the stages that `target` names. Add what these name, until nothing new comes.
+# Begin with the stages that `target` names. Add the stages that these name, and repeat this until you find no new
+# stage.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -506,13 +512,14 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # - The static network did as well as CHTs on the digits. On which task would you expect a difference, and which
 #   experiment would convince you?
-# - Your computer centre offers fast dense GPUs only. Is it still worth studying methods that save operations?
+# - Your computer centre offers only GPUs that are fast for dense networks. Is it still worth studying methods that save
+#   operations?
 # - A newspaper writes that CHTs "learns like the brain". Which parts of this sentence would you keep?
 
 # %% [markdown]
 # ## Self-check
 #
-# 1. All three networks have the same neurons. Of what does CHTs have fewer, and what changes during its training
+# 1. All three networks have the same neurons. What does CHTs have fewer of, and what changes during its training
 #    besides the weights?
 #
 # <details><summary>Answer</summary>
@@ -525,15 +532,15 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # <details><summary>Answer</summary>
 #
-# Sparsity is the share of *absent* links: nine tenths are gone, a tenth is left.
+# Sparsity is the share of *absent* links: nine tenths are gone, and one tenth is left.
 # </details>
 #
-# 3. A network trains under a mask with 5 % of its links. Why is its training not twenty times as fast?
+# 3. A network trains with a mask that keeps 5 % of its links. Why is its training not twenty times as fast?
 #
 # <details><summary>Answer</summary>
 #
-# The program still computes with all weights, the zeros too. It saves time only if it stores only the existing links,
-# and if the machine can multiply them fast.
+# The program still computes with all weights, including the zeros. To save time, it must store only the existing links,
+# and the machine must multiply them fast.
 # </details>
 #
 # 4. What does pruning after training save, and what does it not save?
@@ -545,24 +552,25 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # ## Key takeaways
 #
-# - A billion weights are expensive to train. 5 % of the links would need 5 % of the operations, on a machine that skips
-#   absent links.
+# - A billion weights are expensive to train. With 5 % of the links, training would need 5 % of the operations on a
+#   machine that skips absent links.
 # - Pruning starts with many links and only removes links. Dynamic sparse training also regrows links, while the weights
 #   learn.
-# - CHTs chooses by network science, at a fixed number of links; CHTss lets the number fall.
-# - Each stage leads from an idea to a number that you can check by hand, then to the real thing.
+# - CHTs chooses links by network science and keeps their number fixed. CHTss lets the number fall.
+# - Each stage starts with an idea, continues with a number that you can check by hand, and ends with larger networks.
 #
 # ## Further reading
 #
-# - Hoefler et al. (2021), [*Sparsity in Deep Learning*](https://arxiv.org/abs/2102.00554): the survey; use it to look
-#   up any method.
-# - Frankle and Carbin (2019), [*The Lottery Ticket Hypothesis*](https://arxiv.org/abs/1803.03635): a model of a clear
-#   question and a simple experiment.
-# - Mocanu et al. (2018), [SET](https://arxiv.org/abs/1707.04780): the start of dynamic sparse training, with its link to
-#   network science.
-# - Evci et al. (2020), [RigL](https://arxiv.org/abs/1911.11134): why a changing mask can leave a poor solution.
+# - Hoefler et al. (2021), [*Sparsity in Deep Learning*](https://arxiv.org/abs/2102.00554): a survey; use it to look up
+#   methods.
+# - Frankle and Carbin (2019), [*The Lottery Ticket Hypothesis*](https://arxiv.org/abs/1803.03635): a clear question and
+#   a simple experiment.
+# - Mocanu et al. (2018), [SET](https://arxiv.org/abs/1707.04780): the start of dynamic sparse training, and its
+#   relation to network science.
+# - Evci et al. (2020), [RigL](https://arxiv.org/abs/1911.11134): why a changing mask can escape from a poor solution.
 # - Hooker (2020), [*The Hardware Lottery*](https://arxiv.org/abs/2009.06489): how machines decide which ideas succeed.
-# - Holtmaat and Svoboda (2009), [a review](https://doi.org/10.1038/nrn2699): how synapses of the adult brain come and go.
+# - Holtmaat and Svoboda (2009), [a review](https://doi.org/10.1038/nrn2699): how synapses of the adult brain appear and
+#   disappear.
 #
 # Next: [01 Networks as masks](01_networks_as_masks.ipynb).
 

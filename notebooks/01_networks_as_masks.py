@@ -70,9 +70,9 @@ settings = notebooks.start("01_networks_as_masks", profile, seed=seed, sparsity=
 # %% [markdown]
 # ## A layer is a bipartite network
 #
-# A linear layer computes $y = Wx$. Think of each input and each output as a node and of each weight as a link between
-# them: links run only between the two sides, so the network is *bipartite*. A **mask** says which links exist. It has the
-# shape of the weight, `(out_features, in_features)`: a row per output, a column per input.
+# A linear layer computes $y = Wx$. Think of each input and each output as a node, and of each weight as a link between
+# two nodes. Links run only between the two sides, so the network is *bipartite*. A **mask** says which links exist. It
+# has the shape of the weight, `(out_features, in_features)`: one row per output and one column per input.
 
 # %% tags=["nbval-check-output"]
 mask = torch.tensor(
@@ -88,7 +88,7 @@ print("links per output:", outputs.tolist())
 print("links per input: ", inputs.tolist())
 
 # %% [markdown]
-# Check by hand: 5 links of 12 possible ones, so the *density* is 5/12 ≈ 0.417 and the *sparsity* 1 − 5/12 ≈ 0.583.
+# Check by hand: 5 of 12 possible links exist, so the *density* is 5/12 ≈ 0.417 and the *sparsity* is 1 − 5/12 ≈ 0.583.
 # The number of links of a node is its *degree*.
 
 # %% tags=["nbval-check-output"]
@@ -102,9 +102,9 @@ figures.show(
 )
 
 # %% [markdown]
-# A sparse layer only needs its links. Multiplying the weight by the mask and summing over the links one by one give the
-# same output; the second way does 5 multiplications instead of 12. (A mask alone saves no *time* on most hardware.
-# Stage 07 shows what does.)
+# A sparse layer needs only its links. You can compute its output in two ways: multiply the weight by the mask, or sum
+# over the links one by one. Both give the same output. The second way does 5 multiplications instead of 12. (A mask
+# alone saves no *time* on most hardware. Stage 07 shows what saves time.)
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -119,8 +119,9 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # %% [markdown]
 # ## Erdős–Rényi: all links equally likely
 #
-# The simplest network draws its links uniformly at random. To get *exactly* the number of links we want, draw positions
-# until so many different ones have come; drawing each link by a coin would only get the number right on average.
+# The simplest network draws its links uniformly at random. To get *exactly* the number of links that we want, draw
+# positions until there are that many different ones. A coin toss for each link would give the right number only on
+# average.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -135,16 +136,17 @@ assert torch.equal(by_hand, from_core)
 print(from_core.int())
 
 # %% [markdown]
-# Nothing in it is local: an output sees inputs from all over, and some inputs may not be seen at all.
+# Nothing in this network is local: the inputs of an output can lie anywhere, and some inputs may have no link.
 #
 # ## A receptive field: near links first
 #
-# In the retina and the visual cortex a neuron listens to a *neighbourhood*. The **bipartite receptive field** network
-# (BRF) gives each output a place on the input side and prefers inputs near it:
+# In the retina and the visual cortex, a neuron responds to a *neighbourhood*. The **bipartite receptive field** network
+# (BRF) gives each output a centre on the input side and prefers inputs near this centre:
 #
-# - output $i$ looks at position $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$, the diagonal of the mask;
+# - output $i$ has its centre at $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$, on the diagonal of the
+#   mask;
 # - the distance of input $j$ is $|j - c_i|$ on a ring, so that the last input is next to the first;
-# - an output of degree $d$ draws $d$ inputs without replacement with probability
+# - an output of degree $d$ draws $d$ inputs without replacement, with probability
 #   $\propto (1 + \text{distance})^{-(1-r)/r}$.
 #
 # For 4 outputs and 8 inputs the centres are 0.5, 2.5, 4.5 and 6.5. Check the first row of distances by hand.
@@ -156,8 +158,9 @@ distance = torch.minimum(apart, 8 - apart)
 print(distance)
 
 # %% [markdown]
-# The parameter $r$ is the randomness. Look at the chances of output 0 for its first draw. At $r = 1$ the exponent is 0,
-# so all inputs are equally likely. At $r = 0$ the formula is a limit: only the nearest inputs are drawn.
+# The parameter $r$ is the randomness. The next cell prints the chance of each input in the first draw of output 0. At
+# $r = 1$ the exponent is 0, so all inputs are equally likely. At $r = 0$ we take the limit of the formula: only the
+# nearest inputs are drawn.
 
 # %% tags=["nbval-check-output"]
 for randomness in (0.1, 0.25, 0.5, 1.0):
@@ -166,9 +169,9 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
     print(f"r = {randomness:<4}", "  ".join(f"{chance:.3f}" for chance in chances))
 
 # %% [markdown]
-# How can we draw several inputs, none twice? Here is a recipe; stage 03 shows why it works. Add random *Gumbel noise*
-# to the logarithm of each probability, and take the $d$ highest. The core does the same faster, with its own random
-# numbers. So we compare how often each link is drawn, in 4000 networks each way.
+# How can we draw several inputs, but none twice? Here is a recipe; stage 03 shows why it works. Add random *Gumbel
+# noise* to the logarithm of each probability, and take the $d$ highest sums. The core does the same faster, but with
+# other random numbers. So we draw 4000 networks in each way and compare how often each link appears.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -186,8 +189,8 @@ print("how often, output 0:", [f"{share:.2f}" for share in from_core.mean(0)[0].
 # %% [markdown]
 # ## The real thing
 #
-# **Predict:** the same number of links in a larger layer. Where will they be at $r = 0$? What will distinguish $r = 1$
-# from Erdős–Rényi? Then run the next cell.
+# **Predict:** the next cell wires a larger layer in four ways, always with the same number of links. Where will the
+# links be at $r = 0$? What will distinguish $r = 1$ from Erdős–Rényi?
 
 
 # %%
@@ -215,31 +218,32 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $r = 0$ all links lie on the diagonal, at $r = 1$ they are everywhere. (The dots in two corners are the ring: the
-# last input is next to the first.) The picture does not tell $r = 1$ from Erdős–Rényi; the degrees of the outputs do,
-# as the next section shows.
+# At $r = 0$ all links lie on the diagonal. At $r = 1$ they are everywhere. (The dots in two corners come from the ring:
+# the last input is next to the first.) The picture does not distinguish $r = 1$ from Erdős–Rényi. The degrees of the
+# outputs do, as the next section shows.
 # </details>
 #
 # ## Degrees: who is a hub?
 #
-# $r = 1$ looks like Erdős–Rényi, but the *degrees* tell them apart. A BRF network sets the degree of each output first and
-# keeps it. **Fixed** gives every output the same degree, to within one link. **Uniform** spreads the degrees evenly from few
-# links to many, so some outputs become hubs. The degrees of the inputs are left to chance.
+# A BRF network with $r = 1$ looks like an Erdős–Rényi network, but its *degrees* differ. BRF first sets the degree of
+# each output and then draws that many links. **Fixed** degrees are the same for every output, to within one link.
+# **Uniform** degrees are spread evenly from few links to many. Then some outputs become *hubs*: they have far more
+# links than the others. The degrees of the inputs are left to chance.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
 figures.show(
     figures.degree_histograms(by_degree),
-    "Degrees of outputs (left) and inputs (right), all networks at r = 1. The outputs are all alike when fixed, from few "
-    "to many when uniform, bell-shaped in the Erdős–Rényi network.",
+    "Degrees of outputs (left) and inputs (right), all networks at r = 1. The degrees of the outputs are equal when fixed, "
+    "spread from few to many when uniform, and bell-shaped in the Erdős–Rényi network.",
 )
 
 # %% [markdown]
 # ## Every input must be seen
 #
-# When the layer is wide, the centres must be spread over the *whole* input side. If the step from one centre to the next
-# is rounded to an integer, as in code that was published, the last inputs are never a centre. In a layer of the LLaMA
-# shape 512 × 1376 the step is 2.6875; rounded down to 2, the centres end at input 1022 of 1376.
+# When the layer is wide, the centres must be spread over the *whole* input side. Some published code rounds the step
+# from one centre to the next to an integer. Then no centre lies among the last inputs. A layer of a LLaMA with 512
+# outputs and 1376 inputs has a step of 2.6875. If you round it down to 2, the last centre is input 1022 of 1376.
 
 # %% tags=["nbval-check-output"]
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
@@ -254,15 +258,15 @@ print("inputs without a link, had the step been rounded:", 1376 - windows.unique
 # %% [markdown]
 # ## Explore
 #
-# **Predict before you move a slider:** at sparsity 0.9, does a larger $r$ make the inputs' degrees more alike or less?
-# What does *uniform* change in the picture on the left?
+# **Predict before you move a slider:** at sparsity 0.9, does a larger $r$ make the degrees of the inputs more similar
+# or less? What does *uniform* change in the picture on the left?
 
 # %%
 explorer = widgets.ReceptiveFieldExplorer()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is the state that the explorer starts from:
+# On a page without a running kernel, the explorer does not move. The next figure shows its first state:
 
 # %%
 state = widgets.ReceptiveFieldState()
@@ -271,16 +275,17 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $r = 0$ every input has nearly the same degree, since the windows tile the input side. More randomness spreads the
-# inputs' degrees, until at $r = 1$ they are as uneven as chance makes them. *Uniform* degrees make some rows long and
-# others short; the diagonal stays.
+# At $r = 0$ every input has nearly the same degree, because the receptive fields cover the input side evenly. A larger
+# $r$ makes the degrees of the inputs less similar. At $r = 1$ only chance decides them. *Uniform* degrees give some
+# rows many links and other rows few. The links stay near the diagonal.
 # </details>
 #
 # ## Small worlds: mostly near, a few far
 #
-# In a society most friends live nearby, and a few far ones make the whole world close. The **bipartite small world** (BSW)
-# starts from nearest neighbours only and rewires a fraction $\beta$ of the links at random (Watts and Strogatz's model, for
-# two sides). With at least as many outputs as inputs it is, at $\beta = 0$, the receptive field network of $r = 0$.
+# Most of our friends live nearby. The few friends who live far away make the paths between all people short. The
+# **bipartite small world** (BSW) starts from nearest neighbours only and rewires a fraction $\beta$ of the links at
+# random. It is the model of Watts and Strogatz for two sides. If there are at least as many outputs as inputs, the
+# network at $\beta = 0$ is the receptive field network at $r = 0$.
 
 # %% tags=["nbval-check-output"]
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
@@ -289,9 +294,9 @@ assert torch.equal(lattice, nearest)
 print(lattice.int())
 
 # %% [markdown]
-# Now rewire a quarter of its 16 links. Choose 4 links at random and remove them. Each output that lost a link draws a
-# new input at random, among the inputs that it has no link to. So the degrees of the outputs stay the same. An output
-# may draw its old input again, so fewer than 4 links may have moved. Compare the two masks.
+# Now rewire a quarter of the 16 links of this network. Choose 4 links at random and remove them. Each output that lost
+# a link draws a new input at random, from the inputs to which it has no link. So the degrees of the outputs stay the
+# same. An output may draw its old input again, so fewer than 4 links may have moved. Compare the two masks.
 
 
 # %% tags=["nbval-check-output"]
@@ -315,13 +320,14 @@ print(from_core[0].int())
 # %% [markdown]
 # ## Scale-free: the rich get richer
 #
-# Citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows them as Barabási and
-# Albert do: neurons join one after the other. A newcomer links to one of the older neurons, with a probability
-# $\propto$ its degree. Keep a list of the ends of all links. A neuron with three links is in it three times. So a
-# uniform draw from this list picks a neuron with a probability $\propto$ its degree. Sometimes a newcomer links to a
-# neuron of its own side. A layer cannot hold such a link. Then we replace the older neuron by a neuron of the other
-# side, drawn from the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (Where two links
-# fall together one is lost here; the core draws another, so its hubs are a little larger.)
+# Networks of citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows hubs by the
+# model of Barabási and Albert: neurons join one after another. A newcomer links to one of the older neurons. The
+# probability of each older neuron is proportional to its degree. Keep a list of the ends of all links. A neuron with
+# three links is in it three times. So a uniform draw from this list picks a neuron with a probability proportional to
+# its degree. Sometimes a newcomer links to a neuron of its own side. A layer cannot hold such a link. In this case, we
+# replace the older neuron with a neuron of the other side, drawn from the same list. With 3 outputs, 5 inputs and 7
+# links, each newcomer brings one link. (If two links fall on the same place, one is lost here. The core draws another
+# link instead, so its hubs are a little larger.)
 
 
 # %%
@@ -343,7 +349,8 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
 
 # %% [markdown]
-# Each such network is a random one, so compare its hubs: the highest degree of an output, in 1000 networks each way.
+# These networks are random, so we compare their hubs: we average the highest degree of an output over 1000 networks of
+# each kind.
 
 # %% tags=["nbval-check-output"]
 by_hand = torch.stack([grown(generator).sum(1).max() for _ in range(1000)]).double()
@@ -356,10 +363,11 @@ print(networks[0].int())
 # %% [markdown]
 # ## CSTI: what the data says
 #
-# **Correlated sparse topological initialisation** (CSTI) looks at the data first: output $i$ stands for feature $i$. It
-# is linked to input $j$ if the features $i$ and $j$ correlate most, by the size $|\rho|$ of Pearson's correlation. No
-# feature is linked to itself. Here are five samples of four features. The second feature rises with the first, and the
-# fourth falls as the third rises. So links 0–1 and 2–3 come first, both ways:
+# **Correlated sparse topological initialisation** (CSTI) looks at the data first. Output $i$ stands for feature $i$.
+# CSTI links output $i$ to input $j$ if the features $i$ and $j$ are among the pairs that correlate most. The measure is
+# $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself. Here are five samples of four
+# features. The second feature rises with the first, and the fourth falls as the third rises. So CSTI first chooses the
+# links 0–1 and 2–3, both ways:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -375,8 +383,8 @@ assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3
 # %% [markdown]
 # ## Why a receptive field?
 #
-# Because what is near belongs together, in images at least. The handwritten digits have 8×8 pixels. Take the training
-# images and correlate each pixel with each other one, over all images.
+# A receptive field prefers nearby inputs. In images, nearby pixels are related. The handwritten digits have 8×8 pixels.
+# Take the training images and correlate each pixel with every other pixel, over all images.
 
 # %%
 task = data.load_images("digits")
@@ -390,8 +398,8 @@ figures.show(
 )
 
 # %% [markdown]
-# A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right is 1 further on and the pixel
-# below is 8 further on.
+# A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right is 1 place further on, and the
+# pixel below is 8 places further on.
 #
 # **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will its links
 # be, and which rows stay empty?
@@ -420,21 +428,21 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CSTI found by itself that images are mostly local. The stripes at a distance of 8 from the diagonal link a pixel to
-# the pixels above and below. The dots next to the diagonal link it to the pixels left and right. The blocks in the
-# corners link the top of the image to its bottom: these pixels correlate as well. Pixels that hardly vary get nothing.
-# BRF assumes locality without looking at any data, which is why it can be used deep in a network, where there are no
-# features to correlate before training. But it knows locality only along the row of numbers: left and right, not above
-# and below.
+# CSTI found from the data that mostly nearby pixels correlate. The stripes at a distance of 8 from the diagonal link a
+# pixel to the pixels above and below. The dots next to the diagonal link it to the pixels left and right. The blocks in
+# the corners link the top of the image to its bottom: these pixels correlate as well. Pixels that hardly vary get no
+# link. BRF assumes locality and looks at no data. So it also works deep in a network, where there are no features to
+# correlate before training. But BRF knows locality only along the row of numbers: left and right, not above and below.
 # </details>
 #
-# The paper uses both: on images CHT, CHTs and CHTss start from CSTI, in Transformers and in LLaMA from BRF. The methods
-# `chts` and `chtss` here start from BRF; `chts/paper_mlp` starts from CSTI and wants `pixels`, as `correlation=pixels`.
+# The paper uses both. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, they start from
+# BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp` starts from CSTI. It
+# needs the correlations that we called `pixels`, as `correlation=pixels`.
 #
 # ## Five networks side by side
 #
-# One layer on the 64 pixels, five ways to wire it, a tenth of the links each. Where there are more than 64 outputs,
-# CSTI repeats the square of correlations.
+# We wire one layer on the 64 pixels in five ways, each with a tenth of the possible links. If there are more than 64
+# outputs, CSTI repeats the square of correlations.
 
 # %%
 size = settings.out_features, task.features
@@ -452,8 +460,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** which of the five has the neuron with most links, and how many will it have? A network is called scale-free
-# when the share of neurons with at least $k$ links falls like a power of $k$, a straight line on logarithmic axes.
+# **Predict:** which of the five has the neuron with the most links, and how many links will this neuron have? A network
+# is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On logarithmic axes
+# this is a straight line.
 
 # %%
 figures.show(
@@ -471,16 +480,16 @@ for name, mask in five.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BSF has the hubs, on both sides. In BSW and BRF the outputs differ by one link at most, since their degrees are set first;
-# their inputs spread nearly as in ER. The tail of BSF cannot be straight to the end here: no output can have more links than
-# there are inputs.
+# BSF has the hubs, on both sides. In BSW and BRF the degrees of the outputs are set first, so they differ by at most
+# one. The degrees of the inputs are spread nearly as widely as in ER. The tail of BSF cannot be straight to the end
+# here: no output can have more links than there are inputs.
 # </details>
 #
 # ## Is it a small world?
 #
-# Two numbers describe how a network holds together. **Clustering** asks: how often are the two ends of a path of three
-# links linked as well? Then the four links form a cycle. (Social networks count triangles. A layer has none, since
-# links run only between the two sides.) One 4-cycle contains four such paths, so the factor is 4:
+# Two numbers describe how a network is connected. **Clustering** asks: how often does a fourth link join the two ends
+# of a path of three links? Then the four links form a cycle. (In social networks, clustering counts triangles. A layer
+# has none, because links run only between the two sides.) One 4-cycle contains four such paths, so the factor is 4:
 #
 # $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
 #
@@ -501,10 +510,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Count by hand. One 4-cycle. A path of three links has a middle link, and goes on from both its ends by any other link
-# there: the middle link between output $i$ and input $j$ gives $(d_i - 1)(d_j - 1)$ paths. Outputs have 2, 3 and 1 links,
-# inputs 2, 2, 1 and 1. The links 0–0 and 0–1 give $1 \cdot 1$ each, 1–0 and 1–1 give $2 \cdot 1$ each, the others none:
-# 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+# Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of it. So
+# the middle link between output $i$ and input $j$ gives $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links,
+# and the inputs have 2, 2, 1 and 1. The links 0–0 and 0–1 give $1 \cdot 1$ each, 1–0 and 1–1 give $2 \cdot 1$ each, and
+# the others give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
@@ -516,9 +525,10 @@ print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% [markdown]
-# **Path length**: how many links apart are two neurons, on average over the pairs that a path joins? In the picture, 6 pairs
-# are 1 apart (the links), 4 pairs are 2 apart (outputs 0 and 1; inputs 0–1, 0–2 and 1–2), and 1 pair is 3 apart (output 0
-# and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. That is 11 of the 21 pairs of 7 neurons.
+# **Path length** asks: how many links apart are two neurons, on average over the pairs that a path joins? In the
+# picture, 6 pairs are 1 apart (the links), 4 pairs are 2 apart (outputs 0 and 1; inputs 0–1, 0–2 and 1–2), and 1 pair
+# is 3 apart (output 0 and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs,
+# and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
@@ -526,17 +536,17 @@ print(f"mean {length.mean:.3f}, reachable {length.reachable:.3f}")
 assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 
 # %% [markdown]
-# A value alone says little: dense networks cluster and have short paths anyway. So we compare with a *null model*:
-# Erdős–Rényi networks of the same shape and the same number of links. **Small-worldness** is
+# A value alone says little: dense networks have high clustering and short paths anyway. So we compare with a *null
+# model*: Erdős–Rényi networks of the same shape and the same number of links. **Small-worldness** is
 #
 # $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
 #
-# (Humphries and Gurney 2008): about 1 for a random network, clearly above 1 for a small world, which is clustered like a
-# lattice with paths nearly as short as chance makes them.
+# (Humphries and Gurney 2008). It is about 1 for a random network and clearly above 1 for a small world. A small world
+# is clustered like a lattice, but its paths are nearly as short as in a random network.
 #
-# The table shows $C$ and $L$ of each network, the means of five such nulls, and $\sigma$ in the last column.
+# The table shows $C$ and $L$ of each network, the means of five Erdős–Rényi nulls, and $\sigma$ in the last column.
 #
-# **Predict:** order the five by clustering. Which of them has the longest paths?
+# **Predict:** order the five networks by clustering. Which of them has the longest paths?
 
 # %%
 measured = {
@@ -562,12 +572,12 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BRF, local by design, is highly clustered and pays with the longest paths. BSW is the compromise that its name
-# promises: clustered, with paths nearly as short as ER's. BSF is clustered too, by its hubs, and has the *shortest*
-# paths: everything is near a hub. CSTI is clustered as a local network is, but read it with care: it leaves neurons
-# without links. So the other neurons form a denser network than the null model, and a denser network is more clustered
-# by chance. $\sigma$ is above 1 for four of the five. It is also above 1 for a pure lattice. So look at both ratios:
-# clustering and path length.
+# BRF is local by design. It is highly clustered, but it has the longest paths. BSW is the compromise that its name
+# promises: it is clustered, and its paths are nearly as short as in ER. BSF is clustered too, because of its hubs, and
+# it has the *shortest* paths: every neuron is near a hub. CSTI is clustered like a local network. But read its numbers
+# with care, because it leaves neurons without links. So the other neurons form a denser network than the null model,
+# and a denser network is more clustered by chance. $\sigma$ is above 1 for four of the five networks. It is also above
+# 1 for a pure lattice. So look at both ratios: clustering and path length.
 # </details>
 
 # %% [markdown]
@@ -592,7 +602,7 @@ exercises.check("01.links_per_output", links_per_output)
 #
 # <details><summary>Solution</summary>
 #
-# A density of 0.1 of 40 possible links:
+# The density is 0.1, and each output has 40 possible links:
 #
 # ```python
 # links_per_output = 4
@@ -604,14 +614,15 @@ exercises.check("01.links_per_output", links_per_output)
 #
 # *★★★ · 30 minutes · useful · objective 2 · write code*
 #
-# Write a function that draws a bipartite small world with an exact number of links, for any rectangle:
+# Write a function that draws a bipartite small world with an exact number of links, for a layer of any shape:
 #
-# 1. The nodes of the larger side share the links: their degrees differ by at most one. If both sides are equal, the outputs
-#    are the larger side.
-# 2. Node $i$ of the $n$ nodes of the larger side looks at position $(i + \tfrac12) m / n - \tfrac12$ of the $m$ nodes of the
-#    smaller side. It is linked to the nearest nodes there, by the distance on a ring. This is the lattice.
-# 3. Choose exactly round(β · links) links at random. They all let go of their node on the smaller side. Then each node of
-#    the larger side draws as many new links as it lost, to nodes that it does not reach. A link may return to its old place.
+# 1. The nodes of the larger side share the links evenly: their degrees differ by at most one. If both sides have the
+#    same size, the outputs are the larger side.
+# 2. Node $i$ of the $n$ nodes of the larger side has its centre at position $(i + \tfrac12) m / n - \tfrac12$ on the
+#    smaller side, which has $m$ nodes. It is linked to the nearest nodes there. Distances are measured on a ring. This
+#    is the lattice.
+# 3. Choose exactly round(β · links) links at random. Remove all of them. Then each node of the larger side draws as
+#    many new links as it lost, to nodes to which it has no link. A link may return to its old place.
 #
 # The check compares your networks with those of the core. Then it prints what β does to a larger layer.
 
@@ -627,9 +638,9 @@ exercises.check("01.small_world", small_world)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Solve the case of at least as many outputs as inputs, and transpose for the other case. `argsort(1).argsort(1)` of the
-# distances gives each input its rank among the inputs of an output: 0 is the nearest. Remove all links that let go before
-# you draw the first new one.
+# Solve the case with at least as many outputs as inputs. For the other case, transpose the mask.
+# `argsort(1).argsort(1)` of the distances gives each input its rank among the inputs of an output: 0 is the nearest.
+# Remove all chosen links before you draw the first new one.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -650,7 +661,8 @@ exercises.check("01.small_world", small_world)
 #     return mask
 # ```
 #
-# At β = 0.1 the paths are nearly as short as at β = 1, and more than half of the clustering is left: a small world.
+# At β = 0.1 the paths are nearly as short as at β = 1, and more than half of the clustering is left. So this network is
+# a small world.
 # </details>
 
 # %% [markdown]
@@ -677,8 +689,8 @@ exercises.check("01.rich", next_one, next_two)
 #
 # <details><summary>Solution</summary>
 #
-# Node 3 has three of eight entries. After it was chosen it has four of ten. A node that has one link now, such as node 4,
-# is chosen twice with a chance of only 1/8 · 2/10 = 0.025.
+# Node 3 has three of eight entries. After the first choice it has four of ten. A node that has one link now, such as
+# node 4, has a chance of only 1/8 · 2/10 = 0.025 to be chosen twice.
 #
 # ```python
 # next_one = 3 / 8
@@ -691,10 +703,10 @@ exercises.check("01.rich", next_one, next_two)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 4 · write code*
 #
-# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below. Wire a layer that knows them
-# all. It has one neuron for each pixel of an image. Each neuron is linked to the `degree` pixels that are nearest to its own
-# place *in the image*, and its own pixel is one of them. Take the straight distance. The image has edges, so there is no
-# ring. Pixels and neurons are numbered line by line.
+# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below. Wire a layer that knows all
+# neighbours. It has one neuron for each pixel of an image. Each neuron is linked to the `degree` pixels that are
+# nearest to its own place *in the image*, and its own pixel is one of them. Take the Euclidean distance. The image has
+# edges, so there is no ring. Pixels and neurons are numbered line by line.
 #
 # **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three means.
 
@@ -710,7 +722,7 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.cartesian_prod` gives the row and the column of each pixel, as above, and `torch.cdist` all distances.
+# `torch.cartesian_prod` gives the row and the column of each pixel, as above. `torch.cdist` gives all distances.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -723,8 +735,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 # ```
 #
 # The mean correlation of linked pixels is 0.26 in your layer, 0.13 in BRF and 0.11 in ER. So BRF is hardly better than
-# chance here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron inputs that
-# belong together only if it measures distance as the data does.
+# chance here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron related
+# inputs only if its distance fits the data.
 # </details>
 
 # %% [markdown]
@@ -732,7 +744,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 #
 # *★★☆ · 10 minutes · useful · objectives 1 and 3 · write code*
 #
-# Return the number of 4-cycles of any mask. The idea is above: two outputs that share $p$ inputs lie on $p(p-1)/2$ cycles.
+# Write a function that returns the number of 4-cycles of any mask. The idea is above: two outputs that share $p$ inputs
+# lie together on $p(p-1)/2$ cycles.
 
 
 # %% tags=["exercise"]
@@ -746,7 +759,7 @@ exercises.check("01.four_cycles", four_cycles)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `mask.int() @ mask.int().T` counts the shared inputs of every two outputs; `.triu(1)` keeps each pair once.
+# `mask.int() @ mask.int().T` counts the shared inputs of every pair of outputs; `.triu(1)` keeps each pair once.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -763,9 +776,10 @@ exercises.check("01.four_cycles", four_cycles)
 #
 # *★★☆ · 12 minutes · essential · objective 3 · work out*
 #
-# Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and CSTI.
-# The order is unknown. The neurons of each network are shuffled, so no picture tells the networks apart. Use their degrees,
-# clustering and path lengths. The density is 0.15, and the clustering of ER is near it. Give each network its name.
+# Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and
+# CSTI. The order is unknown. The neurons of each network are shuffled, so no picture tells the networks apart. Use
+# their degrees, clustering and path lengths. The density is 0.15, and the clustering of an ER network is close to its
+# density. Give each network its name.
 
 # %%
 drawn = torch.Generator().manual_seed(8)
@@ -808,9 +822,9 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Solution</summary>
 #
-# In two networks the degrees of the outputs differ by at most one: BSW and BRF. BRF has more clustering and longer paths
-# than BSW. Of the other three, CSTI has neurons without links on both sides, BSF has the hubs and the shortest paths, and
-# ER has the least clustering.
+# In two networks the degrees of the outputs differ by at most one: BSW and BRF. BRF has more clustering and longer
+# paths than BSW. Among the other three, CSTI has neurons without links on both sides. BSF has the hubs and the shortest
+# paths. ER has the least clustering.
 #
 # ```python
 # names = {"A": "ER", "B": "BRF", "C": "BSW", "D": "BSF", "E": "CSTI"}
@@ -821,7 +835,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # These questions have no single answer.
 #
-# - CSTI looks at the data, and BRF assumes that near inputs belong together. Take a layer inside a Transformer. Does
+# - CSTI looks at the data, and BRF assumes that nearby inputs are related. Take a layer inside a Transformer. Does
 #   "near" mean anything there? How would you find out?
 # - $\sigma$ is above 1 for a pure lattice too. Would you report it in a paper? Which other numbers and which null would you
 #   report?
@@ -838,42 +852,43 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # $0.01 \cdot 1000 \cdot 500 = 5000$ links, 5 per output.
 # </details>
 #
-# 2. Two networks have the same number of links per output. One is a BRF network with $r = 0$, one with $r = 1$. Which number
-#    tells them apart without looking at the mask?
+# 2. Two networks have the same number of links per output. One is a BRF network with $r = 0$, the other with $r = 1$.
+#    You do not see the masks. Which number distinguishes the two networks?
 #
 # <details><summary>Answer</summary>
 #
-# Clustering: windows of neighbouring outputs overlap and close many 4-cycles, random inputs close few. Path length and
-# the spread of the inputs' degrees differ too.
+# Clustering does. At $r = 0$ the receptive fields of neighbouring outputs overlap, so there are many 4-cycles. Random
+# inputs give few. Path length and the spread of the inputs' degrees differ too.
 # </details>
 #
 # 3. Why is the Erdős–Rényi null drawn with the same shape *and* the same number of links?
 #
 # <details><summary>Answer</summary>
 #
-# Clustering and path length depend on both: a denser network is more clustered and has shorter paths by chance alone.
+# Clustering and path length depend on both: a denser network has more clustering and shorter paths by chance alone.
 # </details>
 #
-# 4. CSTI needs something that BRF does not. What is it, and where in a network is it missing?
+# 4. CSTI needs something that BRF does not need. What is it, and where in a network is it missing?
 #
 # <details><summary>Answer</summary>
 #
-# Data, to correlate its features. The inputs of deeper layers are no features of the data, and before training the
-# activations there mean nothing yet.
+# CSTI needs data to correlate the features. The inputs of deeper layers are not features of the data, and before
+# training their activations mean nothing yet.
 # </details>
 #
 # ## Key takeaways
 #
 # - A mask is a bipartite network; density, sparsity and degrees describe it.
-# - ER places links anywhere; BRF places them near the diagonal, $r$ from local to random, with the outputs' degrees kept.
-# - BSW rewires a few links of a lattice, BSF grows hubs, CSTI follows the correlations of the data.
-# - Compare clustering and path length with an Erdős–Rényi null, and look at both.
-# - Networks here have exactly the number of links asked for, for any rectangle.
+# - ER places links anywhere. BRF places them near the diagonal and sets the degrees of the outputs first; its $r$ goes
+#   from local (0) to random (1).
+# - BSW rewires a few links of a lattice, BSF grows hubs, and CSTI follows the correlations of the data.
+# - Compare the clustering and the path length of a network with an Erdős–Rényi null. Look at both numbers.
+# - Each of these functions draws exactly the number of links that you ask for, for a layer of any shape.
 #
 # ## Further reading
 #
-# - Watts and Strogatz (1998), [*Collective dynamics of 'small-world' networks*](https://doi.org/10.1038/30918): the lattice
-#   and its random links, in two pages.
+# - Watts and Strogatz (1998), [*Collective dynamics of 'small-world' networks*](https://doi.org/10.1038/30918): a
+#   lattice with a few random links, in two pages.
 # - Barabási and Albert (1999), [*Emergence of scaling in random
 #   networks*](https://doi.org/10.1126/science.286.5439.509): growth and hubs.
 # - Newman (2003), [*The structure and function of complex networks*](https://arxiv.org/abs/cond-mat/0303516): a survey of

@@ -18,7 +18,7 @@
 #
 # **You will be able to**
 #
-# 1. explain by paths and local communities why the existing links may tell where a new link helps;
+# 1. explain by paths and local communities why the existing links may show where a new link helps;
 # 2. count by hand what makes a missing link likely;
 # 3. turn the count into matrices;
 # 4. test a score on hidden links;
@@ -82,13 +82,13 @@ settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sp
 # ## Why should topology know where a link helps?
 #
 # Dynamic sparse training removes weak links and must decide where new links go. Some methods look at the gradient. The
-# methods of this stage look at the **topology** alone. They use only the existing links, and no weight, no gradient and no
+# methods of this stage look only at the **topology**. They use the existing links, but no weight, no gradient and no
 # image. Why can this work? The idea comes from the brain.
 #
 # Hebb (1949) gave a rule of learning: if one neuron often helps another neuron to fire, the link between them gets
 # stronger. A later slogan says: *cells that fire together wire together*. Most people read it as a rule for weights.
-# **Epitopological learning** reads it as a rule for links (*epi* is Greek for *upon*: learning builds upon the topology).
-# Neurons that fire together form a group, and the group learns by new links between its neurons.
+# **Epitopological learning** reads it as a rule for links (*epi* is Greek for *upon*: learning builds upon the
+# topology). Neurons that fire together form a group, and the group learns when new links appear between its neurons.
 
 # %%
 figures.show(
@@ -118,17 +118,18 @@ figures.show(
 
 # %% [markdown]
 # So two proteins bind because *one is similar to the partners of the other*, and not because they are similar to each
-# other. Three links lead from one to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
+# other. Three links lead from one protein to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
 # **Cannistraci-Hebb (CH) theory** on such paths, for proteins, food webs and other networks.
 #
 # For a layer there are two reasons to look at three links. The first reason is a hypothesis. The outputs are the
-# sockets, the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is likely
-# to become an input of the other. This is not proved. Below we test a part of it: does a score find links that exist?
+# sockets, and the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is
+# likely to become an input of the other. Nobody has proved this. Below we test a part of it: does a score find links
+# that exist?
 #
-# The second reason is certain: it is geometry. Every link leads from one side to the other side. So an odd number of
-# links joins an output and an input: 1, 3, 5 and so on. One link is the missing link itself, so the shortest path
-# around it has **three links**. A small layer shows it. We count all walks from any output to any input. A *walk* may
-# use a link twice; a *path* visits each node once:
+# The second reason is certain, because a layer has two sides. Every link leads from one side to the other side. So an
+# odd number of links joins an output and an input: 1, 3, 5 and so on. A path of one link would be the missing link
+# itself, so the shortest path around it has **three links**. A small layer shows this. A *walk* may use a link twice; a
+# *path* visits each node at most once. The next cell counts all walks from any output to any input:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -139,8 +140,8 @@ for length in (1, 2, 3, 4):
     print(f"walks of length {length} from an output to an input: {int(walks_across.sum())}")
 
 # %% [markdown]
-# The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 go back over a link. Only
-# walks between the ends of a missing link count below; they are all paths.
+# The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 go back over a link.
+# Below we count only walks between the ends of a missing link. All of these walks are paths.
 #
 # The names of the scores have these parts:
 #
@@ -151,11 +152,11 @@ for length in (1, 2, 3, 4):
 # | L3 | the paths have a length of three links |
 # | n or p | node-based: a sum over the nodes of the local community; path-based: a sum over the paths |
 #
-# The 2 or 3 after CH is the number of the rule, not a length. The next sections define community and inside, and then
-# the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of the older CHT.
+# The 2 or 3 after CH is the number of the rule, not a length. The next sections define the words *community* and
+# *inside*, and then the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of the older CHT.
 #
-# This is an analogy and no proof. A neuron of a layer has no interface, and no score sees the loss. Later in this
-# stage we test the idea on trained networks.
+# For a layer, the theory is an analogy and not a proof. A neuron of a layer has no interface, and no score knows the
+# loss. Later in this stage we test the idea on trained networks.
 #
 # ## Paths around a missing link
 #
@@ -181,14 +182,14 @@ figures.show(
 # $$u - z_1 - z_2 - v$$
 #
 # Here $z_1$ is an input that is linked to output $u$, and $z_2$ is an output that is linked to input $v$. A link joins
-# $z_1$ and $z_2$. This is an **L3 path**. One of them here is output 0 – input 1 – output 2 – input 0.
+# $z_1$ and $z_2$. This is an **L3 path**. One L3 path in this layer is output 0 – input 1 – output 2 – input 0.
 #
 # ## Exercise: count the paths
 #
 # *★☆☆ · 4 minutes · essential · objective 2 · work out*
 #
 # How many L3 paths does the missing link from output 0 to input 0 have? Count them in the picture and replace `None`.
-# A wrong number is explained, so just try.
+# The check explains a wrong number, so just try.
 
 # %% tags=["exercise"]
 counted = None
@@ -199,12 +200,12 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Input 0 has a single output. Every path must come through it.
+# Input 0 is linked to a single output. Every path must go through this output.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Input 0 is linked to output 2 alone, and output 2 shares inputs 1 and 2 with output 0:
+# Input 0 is linked only to output 2, and output 2 shares inputs 1 and 2 with output 0:
 #
 # ```python
 # counted = 2
@@ -213,14 +214,15 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 #
 # ## The local community
 #
-# For one missing link, the nodes between its two ends, on any L3 path, are its **local community**. CH theory says: the
-# link is likely if these nodes have many links to each other and few links to other nodes. For a node $z$ of the
-# community,
+# Take one missing link. The nodes between its two ends, on all its L3 paths, are its **local community**. CH theory
+# says: the link is likely if these nodes have many links to each other and few links to other nodes. For a node $z$ of
+# the community,
 #
 # - $i_z$ counts its links to other nodes of the community,
-# - $e_z$ counts its links to nodes outside of it; the link to the end $u$ or $v$ counts for neither.
+# - $e_z$ counts its links to nodes outside the community. A link to the end $u$ or $v$ counts for neither.
 #
-# With sets, for the link above. Input 1 has outputs 0, 1 and 2: output 0 is the end, output 2 is inside, output 1 outside.
+# The next cell counts both numbers with sets, for the link above. Input 1 is linked to outputs 0, 1 and 2: output 0 is
+# the end, output 2 is inside, and output 1 is outside.
 
 # %% tags=["nbval-check-output"]
 inputs_of = [{1, 2}, {1, 2}, {0, 1, 2}]  # of outputs 0, 1 and 2
@@ -244,19 +246,19 @@ figures.show(
 # %% [markdown]
 # ## Four scores
 #
-# Two choices make a score. *Node-based* (n) sums over the nodes $z$ of the community $C$, *path-based* (p) over the
-# paths. *CH2* rewards links inside, *CH3* only penalises links outside:
+# Two choices define a score. A *node-based* score (n) is a sum over the nodes $z$ of the community $C$; a *path-based*
+# score (p) is a sum over the paths. *CH2* rewards links inside and penalises links that lead out; *CH3* only penalises:
 #
 # $$\text{CH2-L3n} = \sum_{z \in C} \frac{1 + i_z}{1 + e_z} \qquad \text{CH3-L3n} = \sum_{z \in C} \frac{1}{1 + e_z}$$
 #
 # $$\text{CH3-L3p} = \sum_{u - z_1 - z_2 - v} \frac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}$$
 #
-# CH2-L3p has links inside as well: $\sum \sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$. CHT,
-# the older method that always takes the best links, regrows by CH3-L3p; here CHTs and CHTss regrow by CH2-L3n (paper,
-# path-based and node-based link regrowth).
+# CH2-L3p also rewards links inside: $\sum \sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$. CHT,
+# the older method, always takes the best links. It regrows by CH3-L3p. In this package, CHTs and CHTss regrow by
+# CH2-L3n (paper, path-based and node-based link regrowth).
 #
 # By hand, for output 0 – input 0: CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 + 1/2 + 1/1 = 2. Each of the two paths
-# gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p each gives √(2/2 · 3/1), together 2√3 ≈ 3.464.
+# gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p each path gives √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
 
 # %% tags=["nbval-check-output"]
 by_hand = {ch2_l3n: 5, ch3_l3n: 2, ch3_l3p: 2**0.5, ch2_l3p: 2 * 3**0.5}
@@ -283,16 +285,16 @@ print("Q =", Q.int().tolist())
 
 # %% [markdown]
 # Let $z$ be an output on a path from $u$ to $v$. It shares $P_{zu}$ inputs with $u$. These inputs are inside the
-# community, so $i_z = P_{zu}$. Output $z$ also has the input $v$. All its other inputs are outside, so
-# $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the toy: $P_{20} = 2$ and $d_2 = 3$, so
-# $i = 2$ and $1 + e = 1$, as above. So $i_z$ and $e_z$ depend on $z$ and $u$ but not on $v$. One matrix for each side
-# therefore holds all terms:
+# community, so $i_z = P_{zu}$. Output $z$ is also linked to the input $v$. All its other inputs are outside, so
+# $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above: $P_{20} = 2$ and
+# $d_2 = 3$, so $i = 2$ and $1 + e = 1$, as above. So $i_z$ and $e_z$ depend on $z$ and $u$ but not on $v$. One matrix
+# for each side therefore holds all terms:
 #
 # $$R_U[z, u] = \mathbb{1}[P_{zu} > 0]\, \frac{1 + P_{zu}}{\max(d_z - P_{zu}, 1)}$$
 #
-# and $R_V[z, v]$ likewise from $Q$; CH3 puts 1 above the line. If $d_z = P_{zu}$, then $u$ has every input of $z$. Then
-# no missing link of $u$ uses $z$, and any number will do; the maximum avoids a division by 0. Check $R_U[2, 0]$: (1 +
-# 2)/(3 − 2) = 3, the term of output 2 above.
+# The matrix $R_V[z, v]$ follows from $Q$ in the same way. For CH3 the numerator is 1. If $d_z = P_{zu}$, then $u$ has
+# every input of $z$. Then no missing link of $u$ uses $z$, so the value does not matter. The maximum avoids a division
+# by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, the term of output 2 above.
 
 
 # %% tags=["nbval-check-output"]
@@ -307,7 +309,7 @@ print("R_U =", R_U.tolist())
 print("R_V =", R_V.tolist())
 
 # %% [markdown]
-# Summing the terms over the outputs of $v$, and over the inputs of $u$, is a matrix product for each side:
+# To sum the terms over the outputs of $v$ and over the inputs of $u$, we need one matrix product for each side:
 #
 # $$S = R_U^\top A + A R_V \quad \text{on missing links}$$
 
@@ -332,17 +334,18 @@ assert torch.allclose(paths.double(), l3.scores(network, "ch3_l3p"))
 # %% [markdown]
 # ## Step through the paths
 #
-# A slightly larger network, 5 outputs and 6 inputs. Choose a missing link and a score, and step from path to path.
+# This network is slightly larger: it has 5 outputs and 6 inputs. Choose a missing link and a score, and step from path
+# to path.
 #
-# **Predict before you move the slider:** which node brings most into CH2-L3n of output 0 – input 4, and why? Does its
-# term change from path to path? And what happens for a link of output 4?
+# **Predict before you move the slider:** which node contributes most to CH2-L3n of output 0 – input 4, and why? Does
+# its term change from path to path? What happens for a missing link of output 4?
 
 # %%
 explorer = widgets.LinkPredictionStepper()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is the state that it starts from:
+# On a page without a running kernel, the widget does not move. The next figure shows its first state:
 
 # %%
 state = widgets.LinkPredictionState()
@@ -351,17 +354,17 @@ figures.show(widgets.LinkPredictionStepper.figure(state), widgets.LinkPrediction
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Output 2 brings most, 3/1: it has no link that leads out, and two that stay inside. A node's term belongs to the missing
-# link and is the same on every path; node-based scores count it once. Output 4 has one input, which no other output
-# shares: its missing links have no L3 path, and score 0.
+# Output 2 contributes most, 3/1: it has no link that leads out, and two links inside. For one missing link, the term of
+# a node is the same on every path. Node-based scores count this term once. Output 4 has one input, and no other output
+# shares this input. So its missing links have no L3 path, and their score is 0.
 # </details>
 #
 # ## Exercise: your own matrices
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# Write CH3-L3n for any mask. Only the numerator differs from CH2-L3n. Return the scores of the missing links, and 0 on
-# the existing links.
+# Write a function that computes CH3-L3n for any mask. Only the numerator differs from CH2-L3n. Return the scores of the
+# missing links, and 0 on the existing links.
 
 
 # %% tags=["exercise"]
@@ -375,7 +378,8 @@ exercises.check("02.my_ch3_l3n", my_ch3_l3n)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Form P and Q as above, then `ratios(..., inside=False)`. Convert the mask to float first; multiply by `~mask` last.
+# Compute P and Q as above, then call `ratios(..., inside=False)`. First convert the mask to float. At the end, multiply
+# by `~mask`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -391,10 +395,10 @@ exercises.check("02.my_ch3_l3n", my_ch3_l3n)
 #
 # ## What a score prefers
 #
-# Now a receptive field network (stage 01) of 64 inputs and 48 outputs.
+# Now take a receptive field network (stage 01) with 64 inputs and 48 outputs.
 #
 # **Predict:** where in the mask will the likely missing links lie? Will the path-based and the node-based scores
-# disagree on which ones are likely?
+# disagree on which missing links are likely?
 
 # %%
 generator = torch.Generator().manual_seed(settings.seed)
@@ -403,14 +407,14 @@ scores = {"CH3-L3p": ch3_l3p(layer), "CH3-L3n": ch3_l3n(layer), "CH2-L3n": ch2_l
 figures.show(
     figures.score_maps(layer, scores),
     "The network and three scores of its missing links; existing links score 0. All are darkest on both sides of "
-    "the diagonal, beside the links there are.",
+    "the diagonal, beside the existing links.",
 )
 
 # %% [markdown]
-# The scores have different scales, but regrowth only needs their order or proportions. So we compare the order of the
-# missing links that have an L3 path, by the *rank correlation*: 1 means the same order, 0 means no relation. We add two
-# simpler numbers: the number of paths, and the product of the degrees of both ends. If a score gives the same order as
-# a simpler number, it says no more than this number.
+# The scores have different scales, but regrowth needs only their order or proportions. So we compare the order of the
+# missing links that have an L3 path, by the *rank correlation*: 1 means the same order, and 0 means no relation. We add
+# two simpler numbers: the number of paths, and the product of the degrees of both ends. If a score gives the same order
+# as a simpler number, it adds nothing to this number.
 
 # %%
 links = layer.float()
@@ -430,20 +434,22 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The likely links lie where links are, near the diagonal, so link prediction keeps the network local. Node- and
-# path-based scores put the links in nearly the same order, as the table says: a link with many paths has many nodes on
-# them. That makes it plausible to exchange the path-based score of CHT for a node-based one, as the paper does. The
-# number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The product of
-# degrees gives another order. But here all outputs have almost the same degree, so this network cannot test it.
+# The likely links lie where the existing links are, near the diagonal. So link prediction keeps the network local. As
+# the table shows, node-based and path-based scores put the links in nearly the same order: a link with many paths has
+# many nodes on them. So it is plausible to replace the path-based score of CHT with a node-based one, as the paper
+# does. The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The
+# product of degrees gives a different order. But here all outputs have almost the same degree, so this network cannot
+# test the product of degrees.
 # </details>
 #
 # ## Exercise: more paths, lower score
 #
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
 #
-# In the network above the number of paths and CH2-L3n agree nearly everywhere. So when does the local community matter?
-# Build a network in which they disagree: the missing link with the highest CH2-L3n is not the one with the most L3 paths.
-# Use at most 6 outputs and 6 inputs. The check shows the best link of each score and its community, so try and improve.
+# In the network above, the number of paths and CH2-L3n agree nearly everywhere. So when does the local community
+# matter? Build a network in which they disagree: the missing link with the highest CH2-L3n is not the one with the most
+# L3 paths. Use at most 6 outputs and 6 inputs. The check shows the best link of each score and its community. Use this
+# to improve your network.
 
 # %% tags=["exercise"]
 disagreement = None  # a list of rows of zeros and ones: a row for each output
@@ -454,16 +460,16 @@ exercises.check("02.disagreement", disagreement)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Give one missing link a single path of nodes with no other links. Give another missing link two paths. Then add links
-# that lead out of the community of the second link.
+# Give one missing link a single path, and give the nodes of this path no other links. Give another missing link two
+# paths. Then add links that lead out of the community of the second link.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The missing link output 1 – input 2 has a single path, by way of input 3 and output 2. No link leads out of this
+# The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of this
 # community, so each of the two nodes gives (1 + 1)/(1 + 0), and the score is 4. Four other missing links have two paths
-# each, but links lead out of their communities, and they score 3.5. A community that keeps its signals inside beats
-# a larger one that does not.
+# each, but links lead out of their communities, and they score 3.5. A small community without links to the outside
+# gives a higher score than a larger community with such links.
 #
 # ```python
 # disagreement = [
@@ -478,7 +484,7 @@ exercises.check("02.disagreement", disagreement)
 # ## A test: find hidden links
 #
 # The usual test of a score hides some links of a network. The score sees the rest and ranks all missing links. A good
-# score ranks the hidden links high. We begin with a toy of six neurons. It has seven links, and we hide one.
+# score ranks the hidden links high. We begin with a toy network of six neurons. It has seven links, and we hide one.
 
 # %%
 whole = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
@@ -496,8 +502,8 @@ figures.show(
 #
 # *★☆☆ · 10 minutes · essential · objectives 2 and 4 · write code*
 #
-# Write a function that counts the L3 paths of a missing link. Use loops, no matrix product. The check calls it for each
-# missing link of the toy. The link with the most paths should be the hidden one.
+# Write a function that counts the L3 paths of a missing link. Use loops and no matrix product. The check calls your
+# function for each missing link of the toy network. The link with the most paths should be the hidden one.
 
 
 # %% tags=["exercise"]
@@ -524,21 +530,23 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 #     return sum(int(mask[u, z1] & mask[z2, z1] & mask[z2, v]) for z1 in inputs for z2 in outputs)
 # ```
 #
-# The hidden link output 1 – input 0 has two paths, by way of outputs 0 and 2. The other two missing links have one path
+# The hidden link output 1 – input 0 has two paths, through outputs 0 and 2. The other two missing links have one path
 # each.
 # </details>
 #
 # ## How well does a score find them?
 #
-# Two numbers say how well a score does:
+# Two numbers show how good a score is:
 #
-# - **precision**: hide $k$ links, take the $k$ missing links with the best scores. Which share of them is hidden?
-# - **AUC** (area under the ROC curve): draw one hidden link, and one missing link that never was there. How often
-#   does the hidden link score higher? Equal scores count half. An AUC of 0.5 is chance, 1 is perfect.
+# - **precision**: hide $k$ links, and take the $k$ missing links with the best scores. What share of them are hidden
+#   links?
+# - **AUC** (area under the ROC curve): draw one hidden link, and one missing link that was never there. How often does
+#   the hidden link score higher? Equal scores count half. An AUC of 0.5 is chance, and an AUC of 1 is perfect.
 #
-# By hand, for the number of paths: the hidden link has 2, the two others have 1. Both numbers are 1. Now hide output 1 –
-# input 2 instead. It was the only link of input 2, so no missing link has a path, and all three score 0: the precision is
-# 1/3 and the AUC is 0.5. No score of paths can find such a link.
+# Check by hand, with the number of paths as the score. The hidden link has 2 paths, and the two others have 1 path
+# each. So the precision and the AUC are both 1. Now hide output 1 – input 2 instead. It was the only link of input 2,
+# so no missing link has a path, and all three score 0. The precision is 1/3 and the AUC is 0.5. No score that uses
+# paths can find such a link.
 
 # %% tags=["nbval-check-output"]
 for link in ((1, 0), (1, 2)):
@@ -549,16 +557,17 @@ for link in ((1, 0), (1, 2)):
     print(f"{l3.describe(link)} hidden: precision {found.precision:.3f}, AUC {found.auc:.3f}")
 
 # %% [markdown]
-# Now we test trained networks: MLPs of three hidden layers on the handwritten digits. We compare three methods. All remove
-# small weights. They differ in the first links and in the rule for new links:
+# Now we test trained networks: MLPs with three hidden layers, trained on the handwritten digits. We compare three
+# methods. All remove small weights. They differ in the first links and in the rule for new links:
 #
 # - SET starts with random links (Erdős–Rényi) and draws new links at random. No score chooses a link.
-# - CHTs from a random start has the first links of SET. CH2-L3n chooses the new links.
+# - CHTs from a random start has the same first links as SET. CH2-L3n chooses the new links.
 # - CHTs starts with receptive fields. CH2-L3n chooses the new links.
 #
 # We take the layer between the first two hidden layers, before and after training.
 #
-# **Predict:** in which of these networks can a score find hidden links? Does CH2-L3n find more than the bare number of paths?
+# **Predict:** in which of these networks can a score find hidden links? Does CH2-L3n find more than the number of paths
+# alone?
 
 # %%
 chts_method = chts.METHODS["chts"]
@@ -608,7 +617,7 @@ aucs, precisions = by_network("auc"), by_network("precision")
 figures.show(
     figures.hidden_links_found(aucs, "AUC (fraction)", {"chance": 0.5}),
     f"AUC of six scores on five networks: means of {settings.seeds} seeds with 95 % confidence intervals. In receptive "
-    "fields and in networks of CHTs all scores of paths find hidden links; in a random start no score does.",
+    "fields and in networks of CHTs all scores that use paths find hidden links; in a random start no score does.",
 )
 
 # %%
@@ -623,8 +632,9 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The scores of paths find many hidden links in receptive fields and in the networks that CHTs trained from them, and few
-# elsewhere. CH2-L3n finds about as many as the bare number of paths: the two rows look alike. The next cells give numbers.
+# The scores that use paths find many hidden links in receptive fields and in the networks that CHTs trained from them.
+# Elsewhere they find few. CH2-L3n finds about as many as the number of paths alone: the two rows look alike. The next
+# cells give the numbers.
 # </details>
 
 # %%
@@ -639,9 +649,10 @@ summary.rename(columns=lambda name: name.replace("\n", " ")).round(3)
 # %% [markdown]
 # ### A fair doubt
 #
-# Do the CH scores say more than the number of paths? Two checks. First, the rank correlation of the scores of the missing
-# links in a trained network of CHTs, hidden links included. Second, the AUC of CH2-L3n minus the AUC of two simpler
-# scores, seed by seed on the same hidden links.
+# Do the CH scores say more than the number of paths? We make two checks. The first takes a trained network of CHTs and
+# computes the rank correlation of each score with the number of paths. It covers the missing links, hidden links
+# included. The second subtracts the AUC of two simpler scores from the AUC of CH2-L3n, seed by seed on the same hidden
+# links.
 
 # %%
 mask = topologies["CHTs, trained"][0]
@@ -668,23 +679,24 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Structure before training.* In a random start no score does better than chance: no rule decided where the links are. In
-# receptive fields the scores of paths have an AUC of 0.94 before any training, since near neighbours share inputs there.
+# *Structure before training.* In a random start no score does better than chance: no rule decided where the links are.
+# In receptive fields the scores that use paths have an AUC of 0.94 before any training, because neighbouring outputs
+# share inputs there.
 #
-# *Structure after training.* The method CHTs keeps this structure and adds nothing: CH2-L3n has an AUC of 0.93 after
-# training, and 27 % of its best missing links are hidden ones (chance: 2.2 %). The trained network of SET has an AUC of
-# 0.56, more than its start, although no score chose its links. CHTs from the same random start reaches 0.61. In both,
-# the product of degrees does as well, to within 0.01. So the scores see mostly that some neurons keep many links and
-# other neurons few.
+# *Structure after training.* CHTs keeps this structure and adds nothing to it: CH2-L3n has an AUC of 0.93 after
+# training, and 27 % of its best missing links are hidden links (chance: 2.2 %). The trained network of SET has an AUC
+# of 0.56, more than its start, although no score chose its links. CHTs from the same random start reaches 0.61. In both
+# networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So the scores mostly show that some
+# neurons keep many links and other neurons keep few.
 #
 # *No gain over the number of paths.* The two scores put the links in nearly the same order (rank correlation 0.987), and
 # their AUC differs by at most 0.003 on every network. The factors $i$ and $e$ add very little here. Networks with
 # hubs may differ.
 #
-# *What the test does not show.* CH2-L3n chose new links of CHTs, so it finds them again: the test is circular there. And
-# a link that is found need not be a link that helps. The three methods have the same validation accuracy to within the
-# intervals, although the AUC goes from 0.56 to 0.93. So topology predicts topology in this test. Whether a predicted
-# link lowers the loss is a question for races of methods (stage 06).
+# *What the test does not show.* CH2-L3n chose the new links of CHTs, so it finds them again. The test is circular
+# there. And a link that a score finds is not always a link that helps. The three methods have the same validation
+# accuracy to within the intervals, although their AUCs range from 0.56 to 0.93. So topology predicts topology in this
+# test. Does a predicted link also lower the loss? This is a question for comparisons of methods (stage 06).
 #
 # *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within
 # one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links. (The
@@ -693,10 +705,11 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 #
 # ## What a score costs
 #
-# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to walk. At a fixed density $d$ grows
-# with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products: $O(N^3)$ dense, less where
-# the core uses sparse ones. `sample_links` draws a tenth as many links as there are, without forming a score (next
-# section). The best of five measurements, on one thread of this machine:
+# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density $d$ grows
+# with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products. They cost $O(N^3)$ if the
+# matrices are dense, and less where the core uses sparse matrices. `sample_links` draws new links without computing a
+# score, as a later section explains. Here it draws a tenth as many links as the network has. The next cell shows the
+# best of five measurements, on one thread of this machine:
 
 
 # %%
@@ -737,16 +750,17 @@ figures.show(
 # %% [markdown]
 # The measured times do not follow the powers of $N$ exactly. The core changes its algorithm at a density of 0.05 for
 # the node-based scores, and at 0.15 for the path-based score. For small layers the call itself takes most of the time.
-# If other programs run at the same time, single points lie too high. Other machines, and GPUs, have other numbers. The
-# order of the three carries over. So does this: the path-based score suffers most from density.
+# If other programs run at the same time, some points lie too high. Other machines and GPUs have other times. Two
+# results carry over to them: the order of the three methods, and the fact that density slows the path-based score most.
 #
 # ## Exercise: at which degree does the path-based score cost more?
 #
 # *★★☆ · 8 minutes · useful · objective 5 · work out*
 #
-# A layer has 1000 outputs and 1000 inputs, and each neuron has $d$ links. The path-based score walks about $1000\,d^3$ paths
-# and multiplies once on each. The node-based score takes four dense products of 1000×1000 matrices: $P$, $Q$ and the two
-# products of $S$. One product of $N \times N$ matrices takes $N^3$ multiplications. At which $d$ do both take the same number?
+# A layer has 1000 outputs and 1000 inputs, and each neuron has $d$ links. The path-based score follows about
+# $1000\,d^3$ paths and multiplies once on each. The node-based score takes four dense products of 1000×1000 matrices:
+# $P$, $Q$ and the two products of $S$. One product of $N \times N$ matrices takes $N^3$ multiplications. At which $d$
+# do both take the same number of multiplications?
 
 # %% tags=["exercise"]
 equal_degree = None
@@ -762,10 +776,10 @@ exercises.check("02.equal_degree", equal_degree)
 #
 # <details><summary>Solution</summary>
 #
-# $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, a density of 16 %. For the layers of 512×512 in the
-# table above the same count gives 102 links, a density of 20 %. Yet at 14 % the node-based score is many times faster
-# there. A count of multiplications is not a time. A likely reason is that dense products run near the limit of the
-# processor, while a walk looks up one link after the other.
+# $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, a density of 16 %. For the layers of 512×512
+# in the table above the same count gives 102 links, a density of 20 %. Yet at 14 % the node-based score is many times
+# faster in that table. A count of multiplications is not a time. A likely reason is that dense products run near the
+# limit of the processor, while a walk looks up one link after another.
 #
 # ```python
 # equal_degree = (4 * 1000**3 / 1000) ** (1 / 3)
@@ -781,16 +795,17 @@ exercises.check("02.equal_degree", equal_degree)
 # The sum runs over the outputs $z$ that share an input with $u$. The dots are the same terms for the other side. Take
 # one term. It is a product of two factors. The first is $1 + P_{zu}$, a weight of the pair $(z, u)$. The second is
 # $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not have, and $v$ is one of
-# them. So the second factor is the chance of a uniform draw of $v$. We can draw the link in two steps:
+# them. So the second factor is the chance of $v$ in a uniform draw from these inputs. We can draw the link in two
+# steps:
 #
 # 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (CH3: all pairs equally likely).
-#    Output $u$ must lack an input of $z$;
+#    Output $u$ must lack at least one input of $z$;
 # 2. draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
 #
-# We call these two steps a *walk*: from $u$ by a shared input to $z$, and on to $v$. The other side is drawn in the
-# same way, with inputs and outputs exchanged. The next cell lists all first steps and where each can end, on the
-# network of the widget. The first pair is $z$ = output 0, $u$ = output 1: they share inputs 1 and 3, so the weight is 1
-# + 2 = 3, and input 0 is the only one that output 1 lacks.
+# We call these two steps a *walk*: from $u$ through a shared input to $z$, and on to $v$. The other side is drawn in
+# the same way, with inputs and outputs exchanged. The next cell lists all first steps in the network of the widget, and
+# the links at which each walk can end. The first pair is $z$ = output 0, $u$ = output 1. They share inputs 1 and 3, so
+# the weight is 1 + 2 = 3. Input 0 is the only input of output 0 that output 1 lacks.
 
 # %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
@@ -805,7 +820,8 @@ weights = [weight for weight, _ in walks]
 print(f"{len(walks)} pairs to start with; the first: weight {walks[0][0]}, ends at {walks[0][1]}")
 
 # %% [markdown]
-# Add up the weights of all ways to end at each link: this is the score, exactly.
+# Each first step divides its weight equally among the links at which it can end. For each link, the sum of these parts
+# is exactly its score.
 
 # %% tags=["nbval-check-output"]
 reached = torch.zeros(toy.shape)
@@ -816,7 +832,7 @@ assert torch.allclose(reached, ch2_l3n(toy))
 print(reached)
 
 # %% [markdown]
-# **Predict:** walk many times and count where the walks end. Output 0 – input 4 has a score of 6.5; what share of the
+# **Predict:** walk many times and count where the walks end. Output 0 – input 4 has a score of 6.5. What share of the
 # walks ends there?
 
 # %%
@@ -842,14 +858,14 @@ counted_share = observed[likely.index([0, 4])] / settings.walks
 print(f"output 0 – input 4: {6.5 / reached.sum():.3f} expected, {counted_share:.3f} counted")
 figures.show(
     figures.walk_frequencies(likely, expected, observed),
-    f"Where {settings.walks} walks ended, beside what the scores say. Chance alone makes the bars differ at least so much "
+    f"Where {settings.walks} walks ended, beside what the scores say. Chance alone makes the bars differ at least this much "
     f"in {chi_square.pvalue:.0%} of such runs.",
 )
 
 # %% [markdown]
-# χ² sums (counted − expected)²/expected over the links, and p says how often chance alone gives a χ² at least as large.
-# A single p is no verdict: an exact sampler gets a p below 0.05 in one run of twenty. So repeat the test 200 times
-# with new walks. If the walks follow the score, about 10 of the 200 have a p below 0.05.
+# χ² is the sum of (counted − expected)²/expected over the links. The p-value p says how often chance alone gives a χ²
+# at least as large. A single p decides nothing: an exact sampler gets a p below 0.05 in one run of twenty. So we repeat
+# the test 200 times with new walks. If the walks follow the score, about 10 of the 200 have a p below 0.05.
 
 # %%
 REPEATS = 200
@@ -862,17 +878,19 @@ print(f"{low} of {REPEATS} have p < 0.05; chance gives {least} to {most} in 99 o
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives so large a difference in 3 of 100
-# runs, so this p alone decides nothing. Of the 200 repetitions 7 have a p below 0.05. Chance gives such a count, so
-# the test finds no difference between the walks and the score. (The walks are exact: a cell above asserts it.)
+# The share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives such a large difference in
+# 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions 7 have a p below 0.05. Chance alone can give
+# this count, so the test finds no difference between the walks and the score. (The walks are exact: a cell above
+# asserts it.)
 #
-# Our list of starts held all $P_{zu}$. The core never forms $P$. $P_{zu}$ counts the ways $z$ – shared input – $u$. So
-# the core draws one such way, all ways equally likely. This draws a pair with $p \propto P_{zu}$. For the summand 1 it
-# draws a pair that shares an input, all such pairs equally likely.
+# Our list of first steps used all $P_{zu}$. The core never computes $P$. $P_{zu}$ counts the ways $z$ – shared input –
+# $u$. So the core draws one such way, and all ways are equally likely. This draws a pair with $p \propto P_{zu}$. For
+# the summand 1, the core draws one of the pairs that share an input. All such pairs are equally likely.
 # </details>
 #
-# A link that was drawn before is simply left out and the walk repeated, which is drawing without replacement. The core
-# does this in compiled code, with all walks of a round at once. On a large layer:
+# If a walk ends at a link that was drawn before, we discard this walk and walk again. This is drawing without
+# replacement. The core does this in compiled code, with all walks of a round at once. The next cell measures its time
+# on a large layer:
 
 # %%
 width = settings.width
@@ -890,12 +908,14 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 #
 # *★★★ · 25 minutes · essential · objective 6 · write code*
 #
-# Draw a missing link with $p \propto$ its number of L3 paths. Do not compute this number for any link, and list no paths.
-# You get lists of the inputs of each output and of the outputs of each input, and a `random.Random`. Its `choice(items)`
-# draws one item, and all items are equally likely. Its `choices(items, weights)[0]` draws one item with $p \propto$ weight.
+# Draw a missing link with $p \propto$ its number of L3 paths. Do not compute this number for any link, and do not list
+# the paths. You get a list of the inputs of each output, a list of the outputs of each input, and a `random.Random`.
+# Its `choice(items)` draws one item, and all items are equally likely. Its `choices(items, weights)[0]` draws one item
+# with $p \propto$ weight.
 #
-# **First guess:** start at a random output, step to one of its inputs, and take two more such steps. Does this walk draw
-# all paths equally often? The check compares your draws with the exact chances by χ². It also knows some wrong walks.
+# **First guess:** start at a random output, step to one of its inputs, and take two more such steps. Does this walk
+# draw all paths equally often? The check compares your draws with the exact chances by χ². It also recognises some
+# wrong walks.
 
 
 # %% tags=["exercise"]
@@ -909,16 +929,16 @@ exercises.check("02.draw_link", draw_link)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start in the middle of the path u – z₁ – z₂ – v. How many outputs u and inputs v can extend the link z₁ – z₂ at its two
-# ends? Draw the middle link by this number. What do you do if u and v turn out to be linked?
+# Start in the middle of the path u – z₁ – z₂ – v. How many outputs u and inputs v can extend the link z₁ – z₂ at its
+# two ends? Draw the middle link with $p \propto$ this number. What do you do if u and v turn out to be linked?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# A middle link with $a$ outputs on its input and $b$ inputs on its output lies on $ab$ walks of three links. If you draw it
-# with $p \propto ab$, and then each end with $1/a$ and $1/b$, all walks are equally likely. If u and v are linked, reject
-# the whole walk and begin again. (Then u is z₂, or v is z₁, or a fourth link closes a cycle.) The walks that are
-# left are the L3 paths of missing links.
+# A middle link with $a$ outputs on its input and $b$ inputs on its output lies on $ab$ walks of three links. Draw it
+# with $p \propto ab$, and then its two ends with the chances $1/a$ and $1/b$. Then all walks are equally likely. If u
+# and v are linked, reject the whole walk and begin again. (Then u is z₂, or v is z₁, or a fourth link closes a cycle.)
+# The walks that are left are the L3 paths of missing links.
 #
 # ```python
 # def draw_link(inputs_of: list[list[int]], outputs_of: list[list[int]], chooser: random.Random) -> tuple[int, int]:
@@ -937,8 +957,8 @@ exercises.check("02.draw_link", draw_link)
 #
 # *★☆☆ · 6 minutes · optional · objective 2 · work out*
 #
-# In the network of the widget, list all L3 paths of output 3 – input 3, each as `(output, input, output, input)`. The
-# checker says what is wrong with each that is none. (The stepper can show them, but try the mask first.)
+# In the network of the widget, list all L3 paths of output 3 – input 3, each as `(output, input, output, input)`. If an
+# entry is not an L3 path, the check says why. (The widget can show the paths, but try with the mask first.)
 
 # %% tags=["exercise"]
 print(toy.int())
@@ -955,7 +975,7 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Solution</summary>
 #
-# Of nine pairs, five are linked:
+# Five of the nine pairs are linked:
 #
 # ```python
 # listed = [(3, 1, 0, 3), (3, 1, 1, 3), (3, 1, 2, 3), (3, 4, 2, 3), (3, 5, 1, 3)]
@@ -964,10 +984,10 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # ## To discuss
 #
-# 1. CH theory was made for networks that grew by themselves, such as brains and proteins. A layer is trained to lower a loss.
-#    Which part of the theory carries over to a layer, and which part does not?
-# 2. A score finds the hidden links of a network. Is it then a good score to regrow links by? Give a network in which the
-#    answer is no.
+# 1. CH theory was developed for networks that grew by themselves, such as networks of neurons or proteins. A layer is
+#    trained to lower a loss. Which part of the theory carries over to a layer, and which part does not?
+# 2. A score finds the hidden links of a network. Is it then a good score for regrowth? Give an example of a network in
+#    which the answer is no.
 # 3. The number of paths is simpler than CH2-L3n and nearly as good here. On which network do you expect a difference?
 #    How would you test it?
 #
@@ -977,10 +997,11 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# Every link changes sides, and the ends lie on different sides: only an odd number of links leads from one to the other.
+# Every link changes sides, and the two ends lie on different sides. So only an odd number of links leads from one end
+# to the other.
 # </details>
 #
-# 2. A node of the community has $i = 3$ and $e = 0$. What does it bring into CH2-L3n and into CH3-L3n?
+# 2. A node of the community has $i = 3$ and $e = 0$. What does it contribute to CH2-L3n and to CH3-L3n?
 #
 # <details><summary>Answer</summary>
 #
@@ -999,18 +1020,20 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# The denominator $d_z - P_{zu}$ is the number of places where the second step can end, and drawing one of them at random
-# divides by it.
+# The denominator $d_z - P_{zu}$ is the number of places where the second step can end. A uniform draw of one of them
+# divides by this number.
 # </details>
 #
 # ## Key takeaways
 #
 # - CH theory looks only at the existing links: a link is likely where many L3 paths join its ends and few links lead
 #   out of its local community.
-# - The scores find hidden links where a rule put the links: in receptive fields and in networks of CHTs. The bare number of
-#   paths finds them as well, and a link that is found need not be a link that helps.
-# - $P = AA^\top$ and $Q = A^\top A$ hold all that the four scores need; node-based ones are two more products.
-# - Node-based scores order the links much as path-based ones do, and cost less, the more so the denser the layer.
+# - The scores find hidden links where a rule put the links: in receptive fields and in networks of CHTs. The number of
+#   paths alone finds them as well. And a link that a score finds is not always a link that helps.
+# - $P = AA^\top$ and $Q = A^\top A$ hold everything that the four scores need. A node-based score takes two more matrix
+#   products.
+# - Node-based scores order the links nearly as path-based scores do. They cost less, and the denser the layer, the more
+#   they save.
 # - Walks draw from the node-based scores exactly, without computing them.
 #
 # ## Further reading

@@ -76,8 +76,8 @@ settings = notebooks.start(
 # %% [markdown]
 # ## From a score to a chance
 #
-# The hard rule gets stuck: it regrows the links that it has just removed. A random draw avoids this, as the second half
-# of this stage shows. The first half shows how to draw.
+# If an update always takes the best links, the network can get stuck: it regrows the links that it has just removed. A
+# random draw avoids this, as the second half of this stage shows. The first half shows how to draw.
 #
 # An update makes two choices: which links to keep, and which links to regrow. Each candidate has a score. The **hard**
 # rule takes the best ones. The **soft** rule draws them, with a chance that follows the score $s_i$ (paper, soft
@@ -85,8 +85,9 @@ settings = notebooks.start(
 #
 # $$p_i = \frac{s_i^T}{\sum_k s_k^T}, \qquad T = \frac{\delta}{1 - \delta}$$
 #
-# $T$ is the *temperature* and $\delta$ the *softness*. Both words mislead at first: unlike in physics a larger $T$ makes the
-# draw harder, and so does a larger $\delta$. $T = 0$ ignores the scores, $T = 1$ follows them, $T = \infty$ is the hard rule.
+# $T$ is the *temperature* and $\delta$ the *softness*. Both words can mislead. Unlike in physics, a larger $T$ makes
+# the draw harder: it comes closer to the hard rule. A larger $\delta$ does the same. $T = 0$ ignores the scores,
+# $T = 1$ follows them, and $T = \infty$ is the hard rule.
 #
 # Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the sum is 10; at $T = 3$ it is $1 + 8 + 27 + 64 = 100$.
 #
@@ -112,11 +113,12 @@ pd.DataFrame({name: row.tolist() for name, row in table.items()}, index=scores.t
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# 1/4, 4/10 and 64/100. At $T = 9$ it is $4^9 = 262144$ of $1 + 512 + 19683 + 262144 = 282340$, or 0.9285: still not certain.
+# The chances are 1/4, 4/10 and 64/100. At $T = 9$ the chance is $4^9 = 262144$ of $1 + 512 + 19683 + 262144 = 282340$,
+# or 0.9285. So even then the strongest link is not certain.
 # </details>
 #
-# How much choice is left? The **entropy** of the draw says it in bits, $H = -\sum_i p_i \log_2 p_i$. By hand: four equal
-# chances give $\log_2 4 = 2$ bits, a certain outcome gives 0.
+# How much choice is left? The **entropy** of the draw measures it in bits, $H = -\sum_i p_i \log_2 p_i$. Check by hand:
+# four equal chances give $\log_2 4 = 2$ bits, and a certain outcome gives 0.
 
 
 # %% tags=["nbval-check-output"]
@@ -135,17 +137,18 @@ grid = [step / 100 for step in range(100)]
 named = {name: row for name, row in table.items() if "0.9" not in name}
 figures.show(
     figures.chances_and_entropy(scores, named, grid, [entropy(chances(d)) for d in grid]),
-    "Left: the chance of each of the four links, from all alike to certain. Right: the entropy falls slowly at first; at "
+    "Left: the chance of each of the four links, from equal to certain. Right: the entropy falls slowly at first; at "
     "δ = 0.5 nearly all the choice is left, and most of it goes beyond δ = 0.75.",
 )
 
 # %% [markdown]
 # ## The softness over a run
 #
-# Early in training the weights say little and the draw should be soft; later it may be harder. Here the sources disagree.
-# The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. Its published code for MLPs
-# and Transformers raises $T$ from 1 to 3 ($\delta = 0.75$). Its script for LLaMA raises $T$ from 1 to 9 ($\delta = 0.9$). Both
-# raise $T$ linearly, not $\delta$. The presets here do the same, until the updates stop at 75 % of the run.
+# Early in training the weights say little, so the draw should be soft. Later it may be harder. The sources disagree
+# about the schedule. The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another.
+# Its published code for MLPs and Transformers raises $T$ from 1 to 3 ($\delta = 0.75$). Its script for LLaMA raises $T$
+# from 1 to 9 ($\delta = 0.9$). Both raise $T$ linearly, not $\delta$. The presets of this package do the same, until
+# the updates stop at 75 % of the run.
 
 # %%
 RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
@@ -158,13 +161,14 @@ figures.show(
 )
 
 # %% [markdown]
-# Check by hand: $T = 2$ lies halfway between 1 and 3, so $\delta = 2/3$. The middle of 0.5 and 0.75 would be 0.625.
+# Check by hand: $T = 2$ lies halfway between 1 and 3, so $\delta = 2/3$. The value halfway between 0.5 and 0.75 would
+# be 0.625.
 #
 # ## Several draws, none twice
 #
-# An update draws many links, and no link twice. It draws one, takes it out, divides the other chances by what is left, and draws
-# again. Take links 2 and 3 of our four links (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. They can come in
-# either order:
+# An update draws many links, and no link twice. It draws one link, takes it out, divides the chances of the others by
+# their sum, and draws again. Take links 2 and 3 of our four links (counted from 0) at $T = 1$. Their chances are 0.3
+# and 0.4. They can come in either order:
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
 
@@ -178,11 +182,12 @@ assert math.isclose(sum(included), 2, rel_tol=1e-5)  # two links are drawn
 assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
 
 # %% [markdown]
-# The strongest link has 4 times the chance of the weakest in one draw, but not in two: it cannot be drawn twice.
+# In one draw, the strongest link has 4 times the chance of the weakest. In two draws the factor is smaller, because no
+# link can be drawn twice.
 #
-# Drawing one by one is slow for millions of links. A **race** does it in one pass. Link $i$ gets the arrival time
-# $E_i / p_i$, and $E_i$ is a random number from the exponential distribution with mean 1. A large $p_i$ makes the time
-# short. The first $k$ links to arrive are the draw.
+# Drawing links one by one is slow if there are millions of links. A **race** draws them in one pass. Link $i$ gets the
+# arrival time $E_i / p_i$, where $E_i$ is a random number from the exponential distribution with mean 1. A large $p_i$
+# makes the time short. The first $k$ links to arrive are drawn.
 #
 # Why is this right? Link $i$ arrives first with probability $p_i$. For two links,
 # $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times have the same
@@ -200,9 +205,10 @@ winners = (clock / p).topk(2, largest=False).indices
 race = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, winners, True)
 
 # %% [markdown]
-# Take the negative logarithm of the arrival times. This reverses the order, and $-\log(E_i / p_i) = \log p_i + g_i$ with
-# $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So the same race adds noise to $\log p_i$ and takes the $k$ highest.
-# This is **Gumbel top-k**. The core uses it, because logarithms neither underflow nor overflow.
+# Take the negative logarithm of the arrival times. This reverses the order, and $-\log(E_i / p_i) = \log p_i + g_i$
+# with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So the same race adds Gumbel noise to $\log p_i$ and
+# takes the $k$ highest sums. This is **Gumbel top-k**. The core uses it, because logarithms neither underflow nor
+# overflow.
 
 # %%
 gumbel_noise = -clock.log()
@@ -212,8 +218,9 @@ all_four = torch.ones(1, 4, dtype=torch.bool)
 core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=generator) for _ in range(DRAWS)])
 
 # %% [markdown]
-# Do the three agree with the enumeration? A χ² test answers with a p-value. It is the probability that chance alone gives counts
-# at least this far from the expected ones. Only a p-value below 0.0001 would make us doubt our draws.
+# Do the three ways of drawing agree with the enumeration? A χ² test answers with a p-value. It is the probability that
+# chance alone gives counts at least this far from the expected counts. Only a p-value below 0.0001 would make us doubt
+# our draws.
 
 # %%
 counted = {"one by one": one_by_one, "race": race, "core": core}
@@ -224,8 +231,8 @@ print({name: round(value, 3) for name, value in p_values.items()})
 pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist(), **counts}).style.hide(axis="index")
 
 # %% [markdown]
-# In a layer, `keep` draws the survivors of a removal: an exact number, and only existing links. The score here is the
-# **weight magnitude** (WM), $|W|$.
+# In a layer, `keep` draws the links that survive a removal. It draws an exact number, and only existing links. The
+# score here is the **weight magnitude** (WM), $|W|$.
 
 # %% tags=["nbval-check-output"]
 mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
@@ -241,11 +248,11 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 #
 # Three mistakes occur in code that was published with papers of this field.
 #
-# **A floor under the whole matrix.** The draw runs over all entries of the weight. Entries without a link would have chance 0,
-# so they are raised to a floor such as $10^{-12}$. But $0.05^9$ is about $2 \cdot 10^{-12}$ already: at $T = 9$ many links of
-# our layer lie below the floor.
+# **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. Entries without a link would
+# have the chance 0, so the code raises them to a floor such as $10^{-12}$. But $0.05^9$ is only about
+# $2 \cdot 10^{-12}$. So at $T = 9$ many links of our layer lie below the floor.
 #
-# **Predict:** of the 144 links "kept" so, how many are links at all?
+# **Predict:** this draw "keeps" 144 entries. How many of them are links?
 
 # %% tags=["nbval-check-output"]
 for temperature in (1.0, 3.0, 9.0):
@@ -257,13 +264,14 @@ for temperature in (1.0, 3.0, 9.0):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $T = 1$ and 3 none, which is why a test at a low temperature would not find it. At $T = 9$ most of them are no links.
+# At $T = 1$ and $T = 3$ all of them are links. So a test at a low temperature would not find the mistake. At $T = 9$
+# most of them are not links.
 # </details>
 #
 # **Powers that underflow.** In float32 any number below about $10^{-45}$ is 0, and
-# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one link is strong and five are weak. The powers of the weak links are all 0.
-# `multinomial` then fills up with them in an order that ignores the scores; here the order is the same every time. With
-# logarithms the weak links still compete by their scores.
+# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one link is strong and five are weak. The powers of the weak
+# links are all 0. `multinomial` then fills the remaining places with weak links, in an order that ignores the scores.
+# Here the order is the same every time. With logarithms, the weak links still compete by their scores.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -276,8 +284,8 @@ print("times drawn, by core:  ", drawn.tolist()[0])
 assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three strongest come most often
 
 # %% [markdown]
-# **Top-k by another name.** An option called "soft" that takes the $k$ highest scores gives every seed the same links. Two seeds
-# are enough to find out.
+# **Top-k by another name.** In some code, an option called "soft" takes the $k$ highest scores. Then every seed gives
+# the same links. Two seeds are enough to find this mistake.
 
 # %% tags=["nbval-check-output"]
 for soft in (False, True):
@@ -291,9 +299,9 @@ for soft in (False, True):
 # ## Stuck: the epitopological local minimum
 #
 # Why draw at all, if the hard rule takes the best links? Watch the hard rule over several updates. Our layer has 4
-# outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy a regrown
-# link always starts from weight 0, and nothing is trained. (In CHTs a link that comes back has its last weight. The training below
-# does this.)
+# outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy a
+# regrown link always starts from weight 0, and nothing is trained. (In CHTs a link that comes back has its last weight,
+# as in the training below.)
 
 
 # %%
@@ -314,7 +322,7 @@ def evolve(weight: torch.Tensor, num: int, soft_removal: bool, soft_regrowth: bo
 
 
 # %% [markdown]
-# The hard rule first removes the weights 1 and 2. Link prediction (CH2-L3n, stage 02) scores what is missing:
+# The hard rule first removes the weights 1 and 2. Link prediction (CH2-L3n, stage 02) scores the missing links:
 
 # %% tags=["nbval-check-output"]
 kept = start > 2
@@ -323,9 +331,10 @@ print(predicted.round(decimals=2))
 assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 
 # %% [markdown]
-# Check the link from input 3 to output 2. One path joins them, input 3 – output 1 – input 0 – output 2. Output 1 has one link
-# inside the path and no other, $(1+1)/(1+0) = 2$; input 0 has one inside and one elsewhere, to output 3: $(1+1)/(1+1) = 1$. Their
-# sum is 3. The link from input 3 to output 3 scores the same; no other reaches 3. So the hard rule regrows these two.
+# Check the link from input 3 to output 2. One path joins them: input 3 – output 1 – input 0 – output 2. Output 1 has
+# one link inside the community and none outside. It gives $(1+1)/(1+0) = 2$. Input 0 has one link inside and one
+# outside, to output 3. It gives $(1+1)/(1+1) = 1$. The sum is 3. The link from input 3 to output 3 has the same score,
+# and no other link reaches 3. So the hard rule regrows these two.
 #
 # **Predict:** which two links go in the second update, and which come?
 
@@ -340,23 +349,24 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The two new links have weight 0, so they are the weakest and go. That leaves the same network as before, which predicts the same
-# two links. Every further update undoes itself.
+# The two new links have weight 0, so they are the weakest and go. The remaining network is the same as before, so it
+# predicts the same two links. Every further update undoes itself.
 # </details>
 #
 # The paper calls this an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
 # (stage 02), and here it has stopped. The word *minimum* is an analogy: nothing is minimised, but the mask does not
-# move any more. Two measures show it. The **overlap** compares the links that an update removes with the links that
-# it regrows:
+# change any more. Two measures show this. The **overlap** is the share of the regrown links that the same update had
+# removed:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
-# The mask stops moving when the overlap is near 1. The **ITOP rate** is the share of all possible links that were ever active
-# (ITOP: in-time over-parameterization, the idea that a sparse network tries many links over time). The ITOP rate stops rising
-# when an update tries no link for the first time.
+# The mask stops moving when the overlap is near 1. The **ITOP rate** is the share of all possible links that were ever
+# active (ITOP: in-time over-parameterization, the idea that a sparse network tries many links over time). The ITOP rate
+# stops rising when updates try no new links.
 #
-# Now we run all four combinations of hard and soft ($T = 1$), 30 updates each. The layer is larger, so that few scores tie. It
-# has 64 × 64 places and 410 links, and an update exchanges 30 % of them, or 123. We also count the links that were ever active.
+# Removal and regrowth can each be hard or soft ($T = 1$). We run all four combinations, with 30 updates each. The layer
+# is larger, so that few scores are equal. It has 64 × 64 places and 410 links. An update exchanges 30 % of the links,
+# which is 123. We also count the links that were ever active.
 
 # %%
 WORDS = {False: "hard", True: "soft"}
@@ -382,16 +392,17 @@ toy.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
 # With hard regrowth the layer tries at most about 410 + 123 links: the links of the start and of the first update. With
-# soft regrowth the mask keeps changing. With soft removal alone it does not: a new link has weight 0, so its chance to
-# be kept is 0 while other links are left. The next removal takes all new links. In this toy their weights stay 0,
-# because nothing is trained. So the toy says nothing about soft removal in training.
+# soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep changing. A new link has
+# weight 0, so its chance to be kept is 0 while other links are left. The next removal takes all new links. In this toy
+# their weights stay 0, because nothing is trained. So the toy says nothing about soft removal in training.
 #
 # ## The same with training
 #
-# Now we train. Four methods learn the handwritten digits. They differ in two switches: removal by weight magnitude is hard or
-# soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four a link that comes back has its last weight, and a
-# link that was never there starts from 0. *Soft, soft* is CHTs with one change, which all four have: the share $\zeta = 0.3$ of
-# links exchanged stays constant. CHTs lets this share fall to 0. That would lower the curves too, and hide the effect of the rules.
+# Now we train. Four methods learn the handwritten digits. They differ in two switches: removal by weight magnitude is
+# hard or soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four a link that comes back has its last
+# weight, and a link that was never there starts from 0. *Soft, soft* is CHTs with one change: the share $\zeta = 0.3$
+# of exchanged links stays constant. All four methods have this change. CHTs lets the share fall to 0. This would also
+# lower the curves and hide the effect of the rules.
 
 # %%
 base = replace(chts.METHODS["chts"], turnover=chts.choices.Turnover(zeta=0.3))
@@ -405,7 +416,7 @@ rules = {
 }
 
 # %% [markdown]
-# **Predict:** which of the four will be stuck? Will the stuck ones classify worse?
+# **Predict:** which of the four will be stuck? Will the stuck methods classify worse?
 
 # %%
 task = data.load_images("digits")
@@ -420,14 +431,14 @@ runs = [
 figures.show(
     figures.overlap_by_rule(runs),
     "Left: the share of regrown links that the same update had removed. Right: the share of all possible links that were "
-    "ever active. Means over layers and seeds. After the first update the two rules with hard regrowth run high on the left, "
-    "and hardly rise on the right.",
+    "ever active. Means over layers and seeds. After the first update the curves of the two rules "
+    "with hard regrowth stay high on the left and hardly rise on the right.",
 )
 
 # %% [markdown]
 # How large is the overlap if an update regrows at random? At a sparsity of 0.95, 95 % of all places are empty. An
 # update removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown
-# links return to a place that was just removed.
+# links return to a place from which a link was just removed.
 #
 # The table has the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We compare
 # rules here, so the test images stay unused. `interval` is the half-width of the 95 % confidence interval over seeds.
@@ -453,13 +464,13 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *The run shows* that hard regrowth brings most removed links back at once: in the end 99 % with hard removal, 88 % with soft
-# removal. These rules try few links beyond those of the start. Soft removal delays this but does not prevent it. With soft
-# regrowth the overlap stays near 19 %, well above chance, because link prediction keeps its preferences. About twice as many
-# different links were active.
+# *The run shows* that hard regrowth brings most removed links back at once. At the end, the overlap is 99 % with hard
+# removal and 88 % with soft removal. These rules try few links beyond the first ones. Soft removal delays this but does
+# not prevent it. With soft regrowth the overlap stays near 19 %, well above chance, because link prediction keeps its
+# preferences. About twice as many different links were active as with hard regrowth.
 #
-# *What is not seen.* A gain in accuracy. The differences between the rules are no larger than the intervals; a few
-# seeds on an easy task cannot tell them apart. The paper claims that more exploration helps on larger tasks. This run
+# *The run does not show* a gain in accuracy. The differences between the rules are no larger than the intervals; a few
+# seeds on an easy task cannot distinguish them. The paper claims that more exploration helps on larger tasks. This run
 # does not show it. The curve of soft removal with hard regrowth climbs. Two causes are possible: the temperature rises,
 # and the weights grow. This run cannot tell them apart. (The numbers come from the laptop profile with seed 0.)
 # </details>
@@ -472,9 +483,9 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# By hand: a link has the weight 0.1. All weights of its input sum to 1, all weights of its output to 0.2. Then
-# $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. A link of weight 0.1 whose neurons both sum to 1 has only 0.2. So under RI a small weight
-# survives at a neuron that has only small weights. Stage 04 shows why this matters.
+# By hand: a link has the weight 0.1. The magnitudes of all weights at its input sum to 1, and at its output they sum to
+# 0.2. Then $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. If both sums are 1, a link of weight 0.1 has an RI of only 0.2. So
+# under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this matters.
 #
 # The explorer starts with RI. The left panel shows all links from the weakest to the strongest. It shows the chance of each
 # link to be removed, measured over many draws, and the links that one draw removed. The right panel shows how the entropy and
@@ -488,7 +499,7 @@ explorer = widgets.SoftSamplingExplorer()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is where the explorer starts:
+# On a page without a running kernel, the explorer does not move. The next figure shows its first state:
 
 # %%
 shown = widgets.SoftSamplingState()
@@ -496,8 +507,8 @@ drawn_softly = widgets.SoftSamplingExplorer.compute(shown)
 figures.show(widgets.SoftSamplingExplorer.draw(shown, drawn_softly), drawn_softly.description)
 
 # %% [markdown]
-# **Predict:** now both scores, relative importance and magnitude $|W|$, at $\delta = 0.5$. Under which is the weakest link removed
-# more often?
+# **Predict:** the next cell compares both scores, RI and WM, at $\delta = 0.5$. Under which score is the weakest link
+# removed more often?
 
 # %% tags=["nbval-check-output"]
 for score in ("relative_importance", "magnitude"):
@@ -509,17 +520,17 @@ for score in ("relative_importance", "magnitude"):
 #
 # At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, a share $\zeta$ of all. A random
 # draw takes the same share $\zeta$ of its links from this group. So the line of agreement begins at $\zeta$ and rises
-# towards 1. The entropy stays high for long: at $\delta = 0.5$ it is still close to its maximum, although the strongest
-# link is many times as likely as the weakest. Yet most weak links go: many survivors are drawn, and a weak link loses
-# most of these draws. Relative importance leaves the weakest link the larger chance to survive, and has the slightly
-# larger entropy.
+# towards 1. The entropy stays high over a wide range: at $\delta = 0.5$ it is still close to its maximum, although the
+# strongest link is many times as likely as the weakest. Yet most weak links are removed. The update draws many
+# survivors, and a weak link loses most of these draws. Under relative importance, the weakest link has a larger chance
+# to survive, and the entropy is slightly larger.
 # </details>
 #
 # ## Exercise: temperature and softness
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · write code*
 #
-# Write $T$ as a function of $\delta$ in $[0, 1)$, and the inverse.
+# Write $T$ as a function of $\delta$ in $[0, 1)$. Then write its inverse, $\delta$ as a function of $T$.
 
 
 # %% tags=["exercise"]
@@ -559,12 +570,12 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · write code*
 #
-# The same $T$ leaves more choice in one layer and less in another, since their scores differ. Write a function that finds the
-# $T$ whose first draw has an entropy of `bits`. The scores are above 0 and not all equal, and `bits` is below $\log_2$ of their
-# number. Your $T$ may miss the entropy by 0.01 bits.
+# The same $T$ leaves more choice in one layer and less in another, because their scores differ. Write a function that
+# finds the $T$ at which the first draw has an entropy of `bits`. The scores are above 0 and not all equal, and `bits`
+# is below $\log_2$ of their number. The entropy at your $T$ may differ from `bits` by at most 0.01.
 #
-# The check also gives you the scores 1 to 4 in millionths. Predict before you run it: does their $T$ differ? (Self-check 2
-# has the reason.) You may use `entropy` from above.
+# The check also tries the scores 1 to 4 divided by a million. Predict before you run it: is their $T$ different?
+# (Self-check 2 gives the reason.) You may use `entropy` from above.
 
 
 # %% tags=["exercise"]
@@ -594,7 +605,7 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 #     return low
 # ```
 #
-# A common factor of the scores changes nothing, so the scores in millionths have the same $T$. With powers in float32 they
+# A common factor of the scores changes nothing, so the divided scores have the same $T$. With powers in float32 they
 # would all be 0 at $T = 9$, and the chances would be NaN.
 # </details>
 
@@ -647,8 +658,8 @@ def keep_links(
 
 
 # %% [markdown]
-# The check has a layer of 8 places. Four are links, with the scores 1, 2, 3 and 4. The four places without a link hold the
-# score 9, so the check sees a draw that goes there.
+# The check has a layer of 8 places. Four are links, with the scores 1, 2, 3 and 4. The four places without a link hold
+# the score 9. So the check notices a draw that ignores the mask.
 
 # %% tags=["check"]
 exercises.check("03.keep_links", keep_links)
@@ -656,7 +667,7 @@ exercises.check("03.keep_links", keep_links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The keys are $T \log s + g$. `topk` works on a flat tensor; `mask.flatten()` tells where the links are.
+# The keys are $T \log s + g$. `topk` works on a flat tensor; `mask.flatten()` shows where the links are.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -672,7 +683,7 @@ exercises.check("03.keep_links", keep_links)
 #     return kept.view_as(mask)
 # ```
 #
-# The core adds what this leaves out: links whose score is 0, ties, and checks of what it is given.
+# The core also handles ties and links with score 0, and it checks its arguments.
 # </details>
 
 # %% [markdown]
@@ -680,11 +691,12 @@ exercises.check("03.keep_links", keep_links)
 #
 # *★★★ · 20 minutes · optional · objective 2 · write code*
 #
-# Two draws from four links have 12 orders, which fit on paper. Let the computer count the rest. Write a function of the
-# chances $p_i$ and of a number of draws. It returns for each link the probability to be among the links drawn, exactly and
-# without random numbers.
+# Two draws from four links have 12 possible orders. They fit on paper. Let the computer list more orders. Write a
+# function of the chances $p_i$ and of a number of draws. For each link, it returns the exact probability that the link
+# is drawn. Use no random numbers.
 #
-# The check compares your numbers with three links by hand, and with 2000 draws of the core from eight links.
+# The check compares your numbers with a calculation by hand for three links, and with 2000 draws of the core from eight
+# links.
 
 
 # %% tags=["exercise"]
@@ -698,8 +710,8 @@ exercises.check("03.inclusion", inclusion)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. In one order, each
-# chance is divided by the chances of the links that are left at that moment.
+# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. In one order,
+# each chance is divided by the sum of the chances of the links that are left at that moment.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -720,7 +732,8 @@ exercises.check("03.inclusion", inclusion)
 #     return shares
 # ```
 #
-# Three draws from 8 links have 336 orders. A layer has far too many orders to list. The race needs one pass for any number.
+# Three draws from 8 links have 336 orders. A layer has far too many orders to list. The race needs one pass for any
+# number of draws.
 # </details>
 
 # %% [markdown]
@@ -728,8 +741,9 @@ exercises.check("03.inclusion", inclusion)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# Write both measures for Boolean masks. An update has three masks: `before` it, `kept` after its removal, and `after` its
-# regrowth. A run has a list of masks: its start and the mask after each update.
+# Write both measures for Boolean masks. An update has three masks: `before` is the mask before the update, `kept` is
+# the mask after its removal, and `after` is the mask after its regrowth. A run has a list of masks: the mask at the
+# start and the mask after each update.
 #
 # Predict first: two links go and the same two come back. The masks before and after the update are equal then. Is the overlap
 # 0 or 1?
@@ -750,7 +764,8 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Regrown links are in `after` and not in `kept`; removed links are in `before` and not in `kept`. For ITOP stack the masks.
+# Regrown links are in `after` and not in `kept`; removed links are in `before` and not in `kept`. For ITOP, stack the
+# masks.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -765,7 +780,8 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #     return float(torch.stack(masks).any(dim=0).float().mean())
 # ```
 #
-# The overlap is 1. The masks before and after an update do not show it: you need the mask between removal and regrowth.
+# The overlap is 1. The masks before and after an update do not show this: you need the mask between removal and
+# regrowth.
 # </details>
 
 # %% [markdown]
@@ -773,9 +789,9 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #
 # *★★☆ · 10 minutes · useful · objective 3 · work out*
 #
-# The overlap sees one update at a time. Fool it. A layer has 8 places and 4 links. Write its masks at the start and after each
-# of three updates, as lists of eight numbers 0 or 1. Every update exchanges two links and has the overlap 0. But no later update
-# tries a new place, so the ITOP rate does not rise after the first update.
+# The overlap sees only one update at a time. Find a run that fools it. A layer has 8 places and 4 links. Write its
+# masks at the start and after each of three updates, as lists of eight numbers 0 or 1. Every update exchanges two links
+# and has an overlap of 0. But no later update tries a new place, so the ITOP rate does not rise after the first update.
 
 # %% tags=["exercise"]
 course = None  # [[1, 1, 1, 1, 0, 0, 0, 0], ...]
@@ -786,7 +802,8 @@ exercises.check("03.fool_the_overlap", course)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# After the first update 6 places were tried. The second update has to regrow links on two of them that are free. Which two?
+# After the first update, 6 places have been tried. The second update has to regrow links on two of them that are free.
+# Which two?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -797,9 +814,9 @@ exercises.check("03.fool_the_overlap", course)
 # course = [[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0]] * 2
 # ```
 #
-# So the network goes back and forth between two masks. The overlap is 0 and the ITOP rate stays at 0.75. Read both curves: a
-# topology moves only if the overlap is low *and* the ITOP rate rises. (The ITOP rate also stands still at 1, where all
-# places were tried.)
+# So the network goes back and forth between two masks. The overlap is 0 and the ITOP rate stays at 0.75. Read both
+# curves: a topology moves only if the overlap is low *and* the ITOP rate rises. (The ITOP rate also stops rising at 1,
+# when all places have been tried.)
 # </details>
 
 # %% [markdown]
@@ -807,8 +824,8 @@ exercises.check("03.fool_the_overlap", course)
 #
 # 1. Soft removal may take the strongest link of a layer. At which moment of a run would you accept this, and at which not? How
 #    would you choose the schedule of $T$ for a task that you do not know?
-# 2. In our runs the soft rules try about twice as many links, and the accuracy shows no difference. Which experiment would tell
-#    whether exploration pays? What would you hold equal in it?
+# 2. In our runs, soft regrowth tries about twice as many links, but the accuracy shows no difference. Which experiment
+#    would show whether exploration helps? What would you keep the same in all runs of it?
 # 3. Two published codes and the paper's text disagree about $T$. What would you write into a paper so that a reader can repeat
 #    a soft removal exactly?
 #
@@ -828,27 +845,29 @@ exercises.check("03.fool_the_overlap", course)
 # Nothing: $1000^T$ cancels, and $T \log 1000$ shifts all keys of the race by the same amount.
 # </details>
 #
-# 3. Why does the race give each link at most one place?
+# 3. Why does the race draw each link at most once?
 #
 # <details><summary>Answer</summary>
 #
 # Each link runs once and arrives once; the first $k$ to arrive are $k$ different links.
 # </details>
 #
-# 4. An overlap of 1 and a rising ITOP rate: can both be true of one update?
+# 4. Can one update have an overlap of 1 and also raise the ITOP rate?
 #
 # <details><summary>Answer</summary>
 #
-# No. With an overlap of 1 every regrown link had just been there, so no link is active for the first time.
+# No. With an overlap of 1, the update had just removed every link that it regrew, so no link is active for the first
+# time.
 # </details>
 #
 # ## Key takeaways
 #
-# - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ leads from random to hard; the entropy says how much choice is left.
-# - Gumbel top-k draws an exact number of existing links without replacement, in one pass, in logarithms.
-# - Hard regrowth soon undoes most of each removal, hard or soft. Soft regrowth kept the topology moving here. Measure the
-#   overlap and the ITOP rate together.
-# - A mask that moves more does not always classify better. You need runs and intervals to show that it does.
+# - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ covers all rules from random to hard. The entropy measures
+#   how much choice is left.
+# - Gumbel top-k draws an exact number of existing links without replacement, in one pass and with logarithms.
+# - Hard regrowth soon undoes most of each removal, whether the removal is hard or soft. Soft regrowth kept the topology
+#   moving here. Measure the overlap and the ITOP rate together.
+# - A network whose mask changes more does not always classify better. You need runs and intervals to show that it does.
 #
 # ## Further reading
 #

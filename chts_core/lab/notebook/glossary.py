@@ -28,7 +28,7 @@ class Term:
 GLOSSARY = (
     Term(
         "mask",
-        "Which links of a layer exist: a Boolean matrix with a row per output and a column per input.",
+        "A Boolean matrix that says which links of a layer exist. It has a row per output and a column per input.",
         r"A \in \{0, 1\}^{\text{out} \times \text{in}}",
         "notation",
         "chts_core.sparsifier.Sparsifier.masks",
@@ -73,7 +73,8 @@ GLOSSARY = (
     ),
     Term(
         "BSW",
-        "Bipartite small world: nearest neighbours linked, then a fraction β of the links rewired at random.",
+        "Bipartite small world: first, only nearest neighbours are linked. Then a fraction β of the links is rewired "
+        "at random.",
         "",
         "initial networks",
         "chts_core.topology.small_world",
@@ -82,7 +83,8 @@ GLOSSARY = (
     ),
     Term(
         "BSF",
-        "Bipartite scale-free network: it grows, and newcomers prefer neurons of high degree, so that hubs appear.",
+        "Bipartite scale-free network: neurons join one after another and prefer neurons of high degree, so hubs "
+        "appear.",
         r"p(k) \propto k^{-\gamma}",
         "initial networks",
         "chts_core.topology.scale_free",
@@ -91,7 +93,8 @@ GLOSSARY = (
     ),
     Term(
         "BRF",
-        "Bipartite receptive field network: outputs prefer inputs near them; r runs from local (0) to random (1).",
+        "Bipartite receptive field network: outputs prefer nearby inputs; the randomness r goes from 0 (local) to 1 "
+        "(random).",
         r"p \propto (1 + \text{distance})^{-(1 - r) / r}",
         "bipartite receptive field network modelling",
         "chts_core.topology.receptive_field",
@@ -100,8 +103,8 @@ GLOSSARY = (
     ),
     Term(
         "CSTI",
-        "Correlated sparse topological initialisation: links between the most correlated input features. A topology "
-        "that the paper's MLPs start from; it must be given the correlations of the inputs.",
+        "Correlated sparse topological initialisation: it links the input features that correlate most. The paper's "
+        "MLPs start from it. It needs the correlations of the inputs.",
         r"\lvert r_{ij} \rvert",
         "Section 4.2",
         "chts_core.topology.correlated",
@@ -110,7 +113,7 @@ GLOSSARY = (
     ),
     Term(
         "small-worldness",
-        "Clustering beside path length, each relative to an ER network of the same size and number of links.",
+        "Clustering divided by path length, each relative to an ER network of the same size and number of links.",
         r"\dfrac{C / C_\text{ER}}{L / L_\text{ER}}",
         "Humphries and Gurney 2008",
         "chts_core.diagnostics.small_worldness",
@@ -119,7 +122,7 @@ GLOSSARY = (
     ),
     Term(
         "L3 path",
-        "Path of three links, the shortest that can lie around a missing link of a bipartite network.",
+        "A path of three links, the shortest possible path around a missing link of a bipartite network.",
         r"u - z_1 - z_2 - v",
         "link regrowth",
         "chts_core.link_prediction.ch3_l3p",
@@ -128,7 +131,8 @@ GLOSSARY = (
     ),
     Term(
         "local community",
-        "The middle nodes z of all L3 paths around a missing link; each has i links inside and e outside of it.",
+        "The middle nodes z of all L3 paths around a missing link. Each has i links inside the community and e links "
+        "outside it, apart from its links to the two ends of the missing link.",
         r"i_z, \; e_z",
         "link regrowth",
         "chts_core.link_prediction.ch2_l3n",
@@ -137,7 +141,8 @@ GLOSSARY = (
     ),
     Term(
         "CH3-L3p",
-        "Path-based score of a missing link: L3 paths count less where their nodes have links outside. Used by CHT.",
+        "Path-based score of a missing link: an L3 path counts less if its nodes have links outside the local "
+        "community. Used by CHT.",
         r"\sum_\text{paths} \dfrac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}",
         "link regrowth",
         "chts_core.link_prediction.ch3_l3p",
@@ -164,7 +169,7 @@ GLOSSARY = (
     ),
     Term(
         "weight magnitude (WM)",
-        "Removal score: small weights go first.",
+        "Removal score: the links with the smallest weights are removed first.",
         r"\lvert W_{ij} \rvert",
         "link removal",
         "chts_core.removal.magnitude",
@@ -173,7 +178,8 @@ GLOSSARY = (
     ),
     Term(
         "relative importance (RI)",
-        "Removal score: the share of a link among the links of its input plus that among those of its output.",
+        "Removal score: the weight as a share of all weights at its input, plus the weight as a share of all weights "
+        "at its output.",
         r"\dfrac{\lvert W_{ij} \rvert}{\sum_k \lvert W_{kj} \rvert} + \dfrac{\lvert W_{ij} \rvert}"
         r"{\sum_k \lvert W_{ik} \rvert}",
         "link removal",
@@ -183,7 +189,8 @@ GLOSSARY = (
     ),
     Term(
         "soft rule",
-        "Links are drawn without replacement by their scores instead of taking the best.",
+        "Draws links at random and without replacement, with chances that follow their scores. The hard rule takes "
+        "the best.",
         r"p \propto \text{score}^T",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.keep",
@@ -192,7 +199,7 @@ GLOSSARY = (
     ),
     Term(
         "softness δ, temperature T",
-        "How strictly a soft draw follows the scores: T = 0 is uniform, T → ∞ takes the best.",
+        "They say how strictly a soft draw follows the scores: T = 0 is uniform, T → ∞ takes the best.",
         r"T = \dfrac{\delta}{1 - \delta}",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.temperature_from_softness",
@@ -201,8 +208,8 @@ GLOSSARY = (
     ),
     Term(
         "last weight",
-        "The weight that a link had when it went, also called historical weight. CHTs and CHTss give it back to a link "
-        "that comes again; in GMP it decides which links return.",
+        "The weight of a link when it was removed, also called historical weight. In CHTs and CHTss, a link that "
+        "comes back has its last weight. In GMP, the last weights decide which links return.",
         "",
         "Appendices J and G.2",
         "chts_core.engine.weights.PastWeights.recall",
@@ -211,7 +218,7 @@ GLOSSARY = (
     ),
     Term(
         "ELM overlap",
-        "Share of the regrown links that the same update had removed. Near 1 the network is stuck in an "
+        "Share of the regrown links that the same update had removed. Near 1, the network is stuck in an "
         "epitopological local minimum.",
         r"\dfrac{\lvert \text{removed} \cap \text{regrown} \rvert}{\lvert \text{regrown} \rvert}",
         "epitopological local minima",
@@ -221,7 +228,7 @@ GLOSSARY = (
     ),
     Term(
         "ITOP rate",
-        "Share of all possible links that were active at some time.",
+        "Share of all possible links that were ever active during the run.",
         "",
         "measures",
         "chts_core.diagnostics.itop_rate",
@@ -230,7 +237,7 @@ GLOSSARY = (
     ),
     Term(
         "inactive neuron",
-        "A hidden neuron that lost all its incoming or all its outgoing links.",
+        "A hidden neuron that has lost all its incoming or all its outgoing links.",
         "",
         "Figure 2 c",
         "chts_core.percolation.active_neurons",
@@ -239,7 +246,7 @@ GLOSSARY = (
     ),
     Term(
         "incomplete link",
-        "A link from or to an inactive neuron: it leads nowhere and is dropped.",
+        "A link from or to an inactive neuron. It leads nowhere, so it is removed.",
         "",
         "Figure 2 d",
         "chts_core.percolation.percolate",
@@ -248,7 +255,7 @@ GLOSSARY = (
     ),
     Term(
         "active neurons",
-        "Share of the output neurons that are active now. The column anp of a history has it for each layer.",
+        "Share of the output neurons that are active now. The column anp of a history holds this share for each layer.",
         r"\dfrac{\text{active now}}{\text{all}}",
         "Figure 2 c",
         "chts_core.sparsifier.Sparsifier.active_neurons",
@@ -258,7 +265,7 @@ GLOSSARY = (
     Term(
         "ANP",
         "Active neuron percentage: output neurons that are active after an update or a run, as a share of those that "
-        "were active before it. Shares of all neurons have no such name here.",
+        "were active before it. In this project, a share of all neurons is not called ANP.",
         r"\dfrac{\text{active after}}{\text{active before}}",
         "MLP table",
         "chts_core.percolation.active_neurons",
@@ -276,8 +283,8 @@ GLOSSARY = (
     ),
     Term(
         "sigmoid decay",
-        "Sparsity rises along a sigmoid, slowly at both ends. It is rescaled, so that it begins at the initial value "
-        "and ends at the final value exactly; u runs from 0 to 1. Used by CHTss.",
+        "Sparsity rises along a sigmoid, slowly at both ends. The curve is rescaled, so it begins exactly at the "
+        "initial value and ends exactly at the final value; u runs from 0 to 1. Used by CHTss.",
         r"s_i + (s_f - s_i) \left[\dfrac12 + "
         r"\dfrac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]",
         "Equation 1 (the poster has s_i − s_f)",
@@ -287,7 +294,7 @@ GLOSSARY = (
     ),
     Term(
         "cubic decay",
-        "Sparsity rises fastest at first; u runs from 0 to 1. Used by GMP and GraNet.",
+        "Sparsity rises fastest at the start; u runs from 0 to 1. Used by GMP and GraNet.",
         r"s_f + (s_i - s_f)(1 - u)^3",
         "baselines",
         "chts_core.schedules.cubic_sparsity",
@@ -296,8 +303,9 @@ GLOSSARY = (
     ),
     Term(
         "prune and remove",
-        "Links go in an update for two reasons: pruned, as there are to be fewer; removed, to be exchanged. Each may "
-        "have a score of its own: CHTss prunes by relative importance and removes by weight magnitude.",
+        "A link goes in an update for one of two reasons. It is pruned to lower the number of links, or it is removed "
+        "to be exchanged for a new link. Each may have its own score: CHTss prunes by relative importance and removes "
+        "by weight magnitude.",
         "",
         "Section 3.3",
         "chts_core.choices.Removal",
@@ -307,7 +315,7 @@ GLOSSARY = (
     Term(
         "excess, EM&S",
         "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
-        "the best, as many as the target, and regrows all others, the excess. Used by MEST.",
+        "the best links, as many as the target. It removes all others, the excess, and regrows links. Used by MEST.",
         "",
         "Yuan et al., 2021",
         "chts_core.schedules.staged_sparsity",
@@ -316,8 +324,8 @@ GLOSSARY = (
     ),
     Term(
         "five choices",
-        "What makes a method: how it is wired at first, which links go, which come, how many there are, how many are "
-        "exchanged.",
+        "The choices that define a method: the initial network, which links go, which links come, how many links "
+        "there are, and how many are exchanged.",
         "",
         "Figure 2",
         "chts_core.methods.Method",
@@ -326,7 +334,7 @@ GLOSSARY = (
     ),
     Term(
         "subword",
-        "A piece of a word that is often seen. Words that are not in the vocabulary are spelt from smaller pieces.",
+        "A frequent piece of a word. Words that are not in the vocabulary are spelt from smaller pieces.",
         "",
         "Sennrich et al., 2016",
         "chts_core.lab.data.Vocabulary.encode",
@@ -335,8 +343,8 @@ GLOSSARY = (
     ),
     Term(
         "attention head",
-        "Mixes the values of all tokens by how well their keys fit a query. For percolation its queries and keys are a "
-        "pair, its values and outputs a chain.",
+        "A weighted mean of the values of all tokens. The better a key fits the query, the more its value counts. For "
+        "percolation, queries and keys form a pair, and values and outputs form a chain.",
         r"\text{softmax}\left(\dfrac{Q K^T}{\sqrt{d}}\right) V",
         "Vaswani et al., 2017",
         "chts_core.lab.models.Transformer.attention",
@@ -345,8 +353,8 @@ GLOSSARY = (
     ),
     Term(
         "iterative warm-up",
-        "After an update that changed the topology the learning rate comes back in equal parts: Adam knows nothing of "
-        "new links yet. Translators and language models have it.",
+        "After an update that changed the topology, the learning rate returns in equal steps, because Adam knows "
+        "nothing about the new links yet. Translators and language models use it.",
         "",
         "Tables 5 and 6",
         "chts_core.lab.train.loop.share_after_update",
@@ -355,8 +363,8 @@ GLOSSARY = (
     ),
     Term(
         "beam search",
-        "Keeps several beginnings of a translation side by side instead of the likeliest one; a longer translation is "
-        "forgiven its lower probability.",
+        "Keeps several beginnings of a translation in parallel instead of only the most probable one. The divisor "
+        "compensates for the lower probability of longer translations.",
         r"\dfrac{\log p}{((5 + n)/6)^{0.6}}",
         "Wu et al., 2016",
         "chts_core.lab.decoding.beam_search",
@@ -365,7 +373,7 @@ GLOSSARY = (
     ),
     Term(
         "BLEU",
-        "How many of the words, pairs, triples and quadruples that were written stand in the reference.",
+        "Measures how many words, pairs, triples and quadruples of a translation are also in the reference.",
         r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
         "Table 1",
         "chts_core.lab.scores.bleu",
@@ -374,7 +382,7 @@ GLOSSARY = (
     ),
     Term(
         "perplexity",
-        "Among how many equally likely tokens guessing would be as hard.",
+        "The number of equally likely tokens among which a guess would be as hard.",
         r"e^{-\frac{1}{n} \sum_i \log p_i}",
         "Table 2",
         "chts_core.lab.train.language.validation_loss",
@@ -383,7 +391,7 @@ GLOSSARY = (
     ),
     Term(
         "packing",
-        "Documents in one line, each with its end, cut into blocks without padding.",
+        "Joins all documents, each with its end token, and cuts the result into blocks without padding.",
         "",
         "appendix",
         "chts_core.lab.data.pack",
@@ -392,7 +400,7 @@ GLOSSARY = (
     ),
     Term(
         "grouped queries",
-        "Several heads of queries read one head of keys and values.",
+        "Several query heads share one head of keys and values.",
         "",
         "Ainslie et al., 2023",
         "chts_core.percolation.Attention",

@@ -92,7 +92,7 @@ def test_the_text_on_the_three_networks_holds(executed: Executed) -> None:
     assert "static network does about as well as CHTs" in text
     assert f"CHTs loses {lost['laptop']} points at the profile `laptop`" in text
     epochs = notebooks.profile_settings("00_start_here", "ci")["epochs"]
-    assert f"At `ci` it loses more, because it trains for {epochs} epochs only." in text
+    assert f"At `ci` it loses more, because it trains for only {epochs} epochs." in text
     assert lost["laptop"] < lost["ci"]
     assert epochs < notebooks.profile_settings("00_start_here", "laptop")["epochs"]
 
@@ -154,7 +154,7 @@ def test_the_solution_tells_the_share_of_a_step_that_the_solved_exercise_prints(
         assert float(share) == pytest.approx(100 * left / (sparse + last), abs=0.01)
     text = text_of(PUBLISHED)
     assert [f"{float(density):g}" for density, _ in shares] == ["1", "0.1"]
-    assert f"A step at 1 % needs {shares[0][1]} % of the FLOPs" in text
+    assert f"At a density of 1 %, a step needs {shares[0][1]} % of the FLOPs" in text
     assert f"At 0.1 % it would need {shares[1][1]} %" in text
     assert last > 0.001 * sparse  # the dense last layer costs more than the others
 

@@ -58,7 +58,7 @@ def test_the_committed_stage_02_says_no_more_of_its_walks_than_its_p_value() -> 
     check_the_repeated_tests(results["low_p"])
     p = results["chi_square"]["p"]
     assert f"p = {p:.2f}" in text
-    assert f"at least so much in {p:.0%} of such runs" in text
+    assert f"at least this much in {p:.0%} of such runs" in text
     assert "agree up to chance" not in text
     (count,) = re.findall(r"^(\d+) of 200 have p < 0.05", text, re.MULTILINE)
     assert int(count) == results["low_p"]["count"]
