@@ -150,7 +150,7 @@ def test_stage_06_says_when_it_pays_to_store_only_the_links() -> None:
 CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     (
         SPEED,
-        "A redraw of the first seven widgets takes {:.0f} to {:.0f} ms.",
+        "Each of the first seven widgets takes {:.0f} to {:.0f} ms for a redraw.",
         lambda: [1000 * pick(row["seconds"] for row in tables.benchmark("widgets").values()) for pick in (min, max)],
     ),
     (
@@ -188,9 +188,9 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         SPEED,
-        "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %). The record of which links there ever were takes another "
-        "{:.1f} MB. The last weights of removed links come on top; a plan counts them. An update of "
-        "it takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of memory beyond the model's at 70 % "
+        "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %). The record of all links that ever existed takes another "
+        "{:.1f} MB. The last weights of removed links take more memory, and a plan counts them. An update of "
+        "this MLP takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of memory beyond the model's at 70 % "
         "sparsity, and {:.1f} s and {:.0f} MB at 95 %",
         lambda: [
             bench("epoch", "links alone")["state_bytes"] / 1e6,
