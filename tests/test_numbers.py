@@ -190,8 +190,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
         SPEED,
         "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %). The record of all links that ever existed takes another "
         "{:.1f} MB. The last weights of removed links take more memory, which a plan counts. An update of "
-        "this MLP takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of memory beyond the model's at 70 % "
-        "sparsity, and {:.1f} s and {:.0f} MB at 95 %",
+        "this MLP takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of memory beyond the model's at "
+        "70 % sparsity, and {:.1f} s and {:.0f} MB at 95 %",
         lambda: [
             bench("epoch", "links alone")["state_bytes"] / 1e6,
             bench("epoch", "links alone")["rival_state_bytes"] / 1e6,
