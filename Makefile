@@ -48,6 +48,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tests/prose.py
 
 types: .venv/dev.stamp
 	$(BIN)/mypy
