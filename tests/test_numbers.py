@@ -301,8 +301,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "FC reached {:.2f} nats, and a sparse network with a tenth of the links reached {:.2f}. With 1 in the embedding "
-        "and $1/\\sqrt n$ elsewhere, FC reached {:.2f} and the sparse network {:.2f}",
+        "FC reached {:.2f} nats, and a sparse network with a tenth of the links reached {:.2f}. With 1 in the "
+        "embedding and $1/\\sqrt n$ elsewhere, FC reached {:.2f} and the sparse network {:.2f}",
         lambda: [first_weights(method, deviation) for deviation in (0.02, None) for method in ("fc", "chts/ri_zeros")],
     ),
     (
