@@ -21,11 +21,11 @@
 # 1. follow a mask from one attention head to a whole Transformer;
 # 2. say which matrices of a Transformer become sparse, and count their links;
 # 3. train a translator with a tenth of its links, and compute its learning rate after an update;
-# 4. say what a table of BLEU scores does and does not tell.
+# 4. say what a table of BLEU scores can show and what it cannot.
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 01; stage 04 for percolation; stage 06 for the race (all methods are trained in the same way and compared); what attention is, roughly |
+# | Prerequisites | stage 01; stage 04 for percolation; stage 06 for the race (all methods are trained in the same way and compared); a rough idea of attention |
 # | Time | 45 minutes to read, about two minutes to run on the number words |
 # | Difficulty | ●●● |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
@@ -94,8 +94,9 @@ settings = notebooks.start(
 # %% [markdown]
 # ## The task
 #
-# The model translates from English to German. A program makes the number words and dates, so nothing has to be downloaded, and
-# anybody can see whether a translation is right. The parameter `dataset` asks for larger data sets.
+# The model translates numbers and dates, written in words, from English to German. A program makes the sentences, so
+# nothing has to be downloaded. It is easy to see whether a translation is right. The parameter `dataset` selects larger
+# data sets.
 
 # %%
 corpus = data.load_translation(settings.dataset, data_dir)
@@ -103,12 +104,13 @@ print(f"{corpus.name}: {len(corpus.validation)} validation pairs, {len(corpus.te
 pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(axis="index")
 
 # %% [markdown]
-# Look at a number. English says the ten before the unit, *forty-two*. German says *zweiundvierzig*, two-and-forty, and
-# writes the whole number as one word. A translation word by word is wrong: the model must learn the order, and attention
-# can do that.
+# Look at a number. English puts the ten before the unit: *forty-two*. German puts the unit first, *zweiundvierzig*
+# (two-and-forty), and writes the whole number as one word. So a word-by-word translation is wrong. The model must learn
+# the order, and attention makes this possible.
 #
-# As in stage 06, *training* pairs teach, *validation* pairs choose, and *test* pairs give the final number. No sentence is
-# in two of them, or the final number would reward a good memory:
+# As in stage 06, the model learns from the *training* pairs, we choose settings on the *validation* pairs, and the
+# *test* pairs give the final score. No sentence is in more than one of the three sets. Otherwise, the final score would
+# reward memorised sentences. The next cell checks this:
 
 # %%
 if corpus.name == "number_words":  # others are as their makers have split them
@@ -119,8 +121,8 @@ if corpus.name == "number_words":  # others are as their makers have split them
 # %% [markdown]
 # ## How it is trained
 #
-# A *recipe* holds every setting of a run. There are short ones for a first look, one for two cores and five minutes, and
-# those of the paper's appendix, which `profile=paper` takes.
+# A *recipe* holds every setting of a run. Some recipes are short, for a first look. One is for two cores and five
+# minutes. Others follow the paper's appendix, and `profile=paper` uses these recipes.
 
 # %%
 recipe = translation.RECIPES[settings.recipe or settings.recipes[settings.dataset]]
@@ -129,8 +131,9 @@ if settings.steps:
 pd.Series(asdict(recipe)).to_frame("setting")
 
 # %% [markdown]
-# The model reads and writes *subwords*, pieces of words that are frequent in the training sentences. A batch has pairs of about
-# the same length, which wastes few places. [Stage 08b](08b_subwords_beam_bleu.ipynb), which is optional, builds both by hand.
+# The model reads and writes *subwords*, pieces of words that are frequent in the training sentences. A batch contains
+# sentence pairs of about the same length, so it has few empty places. The optional [stage
+# 08b](08b_subwords_beam_bleu.ipynb) builds subwords and batches by hand.
 
 # %%
 task = translation.prepare(corpus, recipe)
@@ -141,9 +144,9 @@ for sentence in corpus.validation[0]:
 # %% [markdown]
 # ## One attention head, by hand
 #
-# The example has three tokens, each a row of four numbers. A head makes three things of every token: a *query* (what do I look
-# for?), a *key* (what can I be found by?) and a *value* (what do I say?). A linear layer makes each of them, by a matrix of
-# weights. Where a weight is 0, the link is absent.
+# The example has three *tokens* (pieces of a sentence). Each token is a row of four numbers. A head computes three
+# vectors for each token: a *query* (what do I look for?), a *key* (how can others find me?) and a *value* (what do I
+# say?). Each of them comes from a linear layer with its own matrix of weights. Where a weight is 0, the link is absent.
 
 # %%
 x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 2, 1]])  # "forty", "-", "two"
@@ -154,9 +157,10 @@ query, key, value = x @ w_query.T, x @ w_key.T, x @ w_value.T
 print(query, key, value, sep="\n")
 
 # %% [markdown]
-# The score of a query and a key is the sum of their products, over √4 = 2 since there are four neurons. For *forty*
-# looking at *two*: query (1, 2, 0, 0), key (2, 1, 0, 0), so $(1 \cdot 2 + 2 \cdot 1)/2 = 2$. The softmax turns the three
-# scores of a query into shares: $e^{score}$ over their sum.
+# The score of a query and a key is their dot product divided by √4 = 2, because the head has four neurons. When *forty*
+# looks at *two*, the query is (1, 2, 0, 0) and the key is (2, 1, 0, 0), so the score is
+# $(1 \cdot 2 + 2 \cdot 1)/2 = 2$. The softmax turns the three scores of a query into shares: it divides each
+# $e^{score}$ by the sum of all three.
 
 # %%
 attention_scores = query @ key.T / math.sqrt(4)
@@ -166,7 +170,8 @@ shares = [exponential / sum(exponentials) for exponential in exponentials]
 print("forty looks at forty, - and two by", [round(share, 3) for share in shares])
 
 # %% [markdown]
-# In the place of *forty*, the head gives the mixture of the three values by these shares. PyTorch computes all of it in one call:
+# For *forty*, the head returns the *mixture* of the three values: their mean, weighted by these shares. PyTorch
+# computes all of this in one call:
 
 # %%
 mixture = torch.tensor([sum(share * float(value[token, j]) for token, share in enumerate(shares)) for j in range(4)])
@@ -179,9 +184,9 @@ assert torch.allclose(by_torch[0], mixture)
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# Write the attention of one head with absent links, for any number of tokens, inputs and neurons. `weights` and `masks` have the
-# matrices of "q", "k" and "v", a row for each neuron of the head. The weights of absent links are *not* 0 here. Use no function of
-# PyTorch that computes attention.
+# Write the attention of one head with absent links, for any number of tokens, inputs and neurons. `weights` and `masks`
+# have the matrices of "q", "k" and "v". Each matrix has a row for each neuron of the head. The weights of absent links
+# are *not* 0 here. Do not use PyTorch's attention functions.
 
 
 # %% tags=["exercise"]
@@ -195,8 +200,8 @@ exercises.check("08.attend", attend)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Multiply each weight by its mask first. The scores are a matrix with a row per query and a column per key, so the shares of a row
-# sum to 1.
+# Multiply each weight by its mask first. The scores form a matrix with a row per query and a column per key, and the
+# shares in each row sum to 1.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -211,11 +216,11 @@ exercises.check("08.attend", attend)
 #
 # ## The mask of a head
 #
-# Look at the products: neuron $j$ of a query is multiplied by neuron $j$ of a key, and by nothing else. Queries and keys
-# are a **pair**: both sides of neuron $j$ must be active, or the product is 0 whatever the other side says. Draw the keys
-# turned around, and the pair looks like a chain of stage 04.
+# Look at the products in a score. Neuron $j$ of a query is multiplied only by neuron $j$ of a key. So queries and keys
+# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the other side is. If we transpose
+# the mask of the keys in the drawing, the pair looks like a chain from stage 04.
 #
-# In the picture, which neurons of the head are inactive?
+# Which neurons of the head are inactive in the next picture?
 
 # %%
 w_output = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
@@ -229,11 +234,11 @@ figures.show(
 )
 
 # %% [markdown]
-# Values and the output layer that reads them are a **chain**: an output reads neuron $j$ of the mixture, which comes from
-# neuron $j$ of the values. So are the two layers of the feed-forward block.
+# Values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron $j$ of
+# the values. The two layers of the feed-forward block are a chain too.
 #
-# **Predict:** the four layers of this head have 16 links. How many of them lead nowhere, in the picture above and in the one
-# below?
+# **Predict:** the four layers of this head have 16 links. How many of them lead nowhere in the picture above, and how
+# many in the picture below?
 
 # %%
 figures.show(
@@ -245,7 +250,7 @@ figures.show(
 )
 
 # %% [markdown]
-# A `LayerGraph` tells the core which layers meet in an attention. Percolation does the rest, head by head:
+# A `LayerGraph` names the layers that belong to an attention block. Percolation then works head by head:
 
 # %%
 graph = chts.LayerGraph(attentions=(chts.Attention("q", "k", "v", "o", heads=1, key_heads=1),))
@@ -257,12 +262,13 @@ assert cut == {"q": 1, "k": 2, "v": 1, "o": 1}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Neuron 2 has two links in the keys and none in the queries, neuron 3 one link in the queries and none in the keys:
-# three links go. In the chain two links go: the value link of neuron 3, which no output reads, and the output link of
-# neuron 2, which has no link in the values. Of 16 links 11 are left.
+# Neuron 2 has two links in the keys and none in the queries. Neuron 3 has one link in the queries and none in the keys.
+# So percolation cuts three links of the pair. It cuts two links of the chain: the value link of neuron 3, which no
+# output reads, and the output link of neuron 2, because neuron 2 has no link in the values. Of the 16 links, 11 are
+# left.
 # </details>
 #
-# And nothing is lost. With the five weights set to 0 the attention gives what it gave before:
+# The output does not change. With the five weights set to 0, the attention gives the same output as before:
 
 # %%
 cleaned = [w * percolated[name] for w, name in ((w_query, "q"), (w_key, "k"), (w_value, "v"), (w_output, "o"))]
@@ -270,17 +276,18 @@ after = F.scaled_dot_product_attention(*(x[None] @ w.T for w in cleaned[:3]))[0]
 assert torch.allclose(after, by_torch @ w_output.T)
 
 # %% [markdown]
-# This is exact without biases. Our model has biases, as most have: there an inactive neuron still adds a little that no
-# link can change any more.
+# This is exact only without biases. Our model has biases, as most Transformers do. With biases, an inactive neuron
+# still adds a little to the output, and no link can change this part any more.
 #
 # ## Exercise: predict a head's percolation
 #
 # *★★★ · 20 minutes · essential · objective 1 · write code*
 #
-# Write the percolation of one head. `masks` has Boolean masks of "q", "k" and "v", a row for each neuron of the head,
-# and of "o", a *column* for each. Do row $j$ of "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column
-# $j$ of "o"? Return the masks without the links that fail. Do not change the masks that you get. Before you write: row
-# $j$ of "q" is empty. How many links of row $j$ of "v" go?
+# Write the percolation of one head. `masks` has the Boolean masks of "q", "k" and "v", with a row for each neuron of
+# the head, and the mask of "o", with a *column* for each neuron. Check two things for each neuron $j$. Do row $j$ of
+# "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column $j$ of "o" both have a link? If a check fails,
+# cut all links that it looks at. Return the new masks. Do not change the masks that the function gets. Predict first:
+# row $j$ of "q" is empty. How many links of row $j$ of "v" does percolation cut?
 
 
 # %% tags=["exercise"]
@@ -294,14 +301,14 @@ exercises.check("08.percolate_head", percolate_head)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `mask.any(dim=1)` tells which rows have a link, `mask.any(dim=0)` which columns. Two questions are separate: is the pair of
-# neuron $j$ active, and is the chain of neuron $j$ active?
+# `mask.any(dim=1)` shows which rows have a link, and `mask.any(dim=0)` shows which columns have one. Answer two
+# separate questions: is the pair of neuron $j$ active, and is the chain of neuron $j$ active?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# A neuron that is inactive in the queries loses no link of "v": the other neurons of the head still make the shares, and the
-# value of neuron $j$ is mixed by these shares.
+# A neuron that is inactive in the queries loses no link of "v". The other neurons of the head still determine the
+# shares, and these shares weight the value of neuron $j$.
 #
 # ```python
 # def percolate_head(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -315,14 +322,16 @@ exercises.check("08.percolate_head", percolate_head)
 #     }
 # ```
 #
-# One pass is enough: a cut removes whole rows or columns, and what a neuron $j$ loses concerns no other neuron of the head.
+# One pass is enough. A cut removes whole rows or columns, and what neuron $j$ loses affects no other neuron of the
+# head.
 # </details>
 #
-# ## The model, and what of it becomes sparse
+# ## The model and its sparse matrices
 #
-# An encoder reads the English pieces; a decoder writes the German ones, and looks both at what it has written (attention)
-# and at what the encoder read (cross-attention). Each attention has four linear layers (q, k, v, o), each feed-forward
-# block two. So a layer of the encoder has six, a layer of the decoder ten.
+# An encoder reads the English pieces, and a decoder writes the German pieces. The decoder looks at what it has written
+# (self-attention) and at what the encoder read (cross-attention). Each attention block has four linear layers (q, k, v,
+# o), and each feed-forward block has two. So a layer of the encoder has six linear layers, and a layer of the decoder
+# has ten.
 
 # %%
 figures.show(
@@ -332,7 +341,7 @@ figures.show(
 )
 
 # %% [markdown]
-# In the table, `w1` is `feed_forward.0` and `w2` is `feed_forward.3`:
+# The table uses the names of the model. Its `feed_forward.0` is `w1` of the picture, and its `feed_forward.3` is `w2`:
 
 # %%
 dimensions = models.TRANSFORMER_SIZES[recipe.size]
@@ -347,14 +356,14 @@ layers = [
 pd.DataFrame(layers).style.hide(axis="index")
 
 # %% [markdown]
-# The planner says what a run will do before it starts:
+# The planner shows what a run will do before it starts:
 
 # %%
 print(str(plan).partition("\n\n")[2])
 
 # %% [markdown]
-# The embedding stays dense: a table with a row for each piece, which also serves, turned around, as the last layer that
-# says which piece comes next. How much of all weights is that, and what do 10 % of the rest amount to?
+# The embedding stays dense. It is a table with a row for each piece. The last layer uses the same table to score each
+# possible next piece. How many weights does the embedding have, and how many are 10 % of the other weights?
 
 # %%
 sizes = {recipe.size: vocabulary.size, "multi30k": 8000, "wmt": 32_000}
@@ -362,18 +371,19 @@ rows = [{"size": name} | translators.weights_kept(name, pieces, sparsity) for na
 pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}", subset=["kept"])
 
 # %% [markdown]
-# `kept` is the share of *all* weights that is left, and it is well above the density of the sparse layers: in each of these
-# rows the embedding alone has more weights than the links. "10 % of the links" is a statement about the sparse layers, here
-# as in the paper. (The numbers of pieces in the last two rows are ours; the paper does not tell its own.)
+# `kept` says what share of *all* weights is left. It is well above the density of the sparse layers. In each of these
+# rows, the embedding alone has more weights than there are links. "10 % of the links" is a statement about the sparse
+# layers, here and in the paper. (We chose the numbers of pieces in the last two rows. The paper does not give its
+# numbers.)
 #
 # ## Exercise: weights of each matrix
 #
 # *★★☆ · 12 minutes · essential · objective 2 · write code*
 #
-# `shapes` has the shape of each parameter of a translator by its name, as `named_parameters()` of the model of this page
-# gives them: "embedding.weight", "encoder.0.attention.q_proj.weight", "encoder.0.feed_forward.0.bias", … The sparsity is the
-# same in every sparse matrix. Return by name how many weights are left. Round each number of links to the nearest integer.
-# Embedding, norms and biases stay dense.
+# `shapes` gives the shape of each parameter of a translator by its name. The names are those of our model's
+# `named_parameters()`: "embedding.weight", "encoder.0.attention.q_proj.weight", "encoder.0.feed_forward.0.bias", …
+# Every sparse matrix has the same sparsity. Return how many weights each parameter keeps, by name. Round each number of
+# links to the nearest integer. The embedding, the norms and the biases stay dense.
 
 
 # %% tags=["exercise"]
@@ -387,7 +397,8 @@ exercises.check("08.weights_left", weights_left)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Biases and norms have one dimension. The embedding has two, but it is a table: `math.prod(shape)` weights stay.
+# Biases and norms have one dimension. The embedding has two dimensions, but it stays dense: it keeps all
+# `math.prod(shape)` weights.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -401,17 +412,18 @@ exercises.check("08.weights_left", weights_left)
 #     return left
 # ```
 #
-# Why does the embedding stay dense? The paper does not say. One possible reason: the embedding reads no neurons of an
-# earlier layer. It is a table, and each piece has a row. A row with few weights describes a piece poorly. A bias or a
-# norm has one weight per neuron, so there are no links to choose from.
+# Why does the embedding stay dense? The paper does not say. One possible reason is that the embedding reads no neurons
+# of an earlier layer. It is a table with a row for each piece, and a row with few weights describes a piece poorly. A
+# bias or a norm has one weight per neuron, so there are no links to choose from.
 # </details>
 #
 # ## Exercise: links of a decoder layer
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# The paper's Multi30k model has width 512 and feed-forward blocks of 1024 neurons. How many links has one *decoder*
-# layer of it at 95 % sparsity? Biases are no links. Predict first: does it have twice the links of an encoder layer?
+# The paper's Multi30k model has width 512 and feed-forward blocks of 1024 neurons. How many links does one *decoder*
+# layer of this model have at 95 % sparsity? Do not count biases. Predict first: does it have twice as many links as an
+# encoder layer?
 
 # %% tags=["exercise"]
 decoder_links = None
@@ -422,13 +434,14 @@ exercises.check("08.decoder_links", decoder_links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Two attentions of four square layers each, and two layers between 512 and 1024 neurons.
+# The layer has two attention blocks with four square matrices each, and two matrices between 512 and 1024 neurons.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The decoder layer has 8 + 4 squares of width 512, the encoder layer 4 + 4, so it is one and a half times as large. The core rounds
-# for each matrix by itself, which makes a difference of a few links:
+# The two feed-forward matrices are as large as four squares of width 512. So the decoder layer has 8 + 4 squares, the
+# encoder layer has 4 + 4, and the decoder layer is one and a half times as large. The core rounds each matrix
+# separately, so its number differs by a few links:
 #
 # ```python
 # decoder_links = 0.05 * (8 * 512 * 512 + 2 * 512 * 1024)
@@ -437,13 +450,13 @@ exercises.check("08.decoder_links", decoder_links)
 #
 # ## The schedule
 #
-# Adam's learning rate rises in a line for $w$ steps, then falls with the inverse square root of the step $t$. For a model of
-# width $d$ and a factor $c$:
+# Adam's learning rate rises linearly for $w$ steps. Then it falls with the inverse square root of the step $t$. For a
+# model of width $d$ and a factor $c$, it is
 #
 # $$c \cdot d^{-1/2} \cdot \min(t^{-1/2}, \; t \cdot w^{-3/2})$$
 #
-# Its peak is $c/\sqrt{d\,w}$, at step $w$. Check by hand with $c = 1$, $d = 100$, $w = 400$: 1/200 = 0.005 at step 400. At
-# step 200 it is half of that, and so it is at step 1600, since √4 = 2.
+# The peak is $c/\sqrt{d\,w}$, at step $w$. Check by hand with $c = 1$, $d = 100$, $w = 400$: at step 400 the rate is
+# 1/200 = 0.005. At step 200 it is half of that. At step 1600 it is also half of that, since √4 = 2.
 
 # %%
 by_hand = replace(recipe, learning_rate=1.0, warmup=400, iterative_warmup=20)
@@ -453,9 +466,10 @@ for step, expected in ((200, 0.0025), (400, 0.005), (1600, 0.0025)):
     assert math.isclose(rate, expected)
 
 # %% [markdown]
-# Every update of the topology brings new links. Adam has no moments for them yet. The paper gives the sparse methods 20
-# *iterative warm-up steps* and says no more. We read it so: after an update the learning rate comes back from a twentieth,
-# in equal parts over 20 steps. With the paper's 20 steps, after an update at step 400:
+# Every update of the topology adds new links, and Adam has no moments for them yet. The paper gives the sparse methods
+# 20 *iterative warm-up steps*, without details. We read this as follows. After an update, the learning rate starts at a
+# twentieth of the schedule. It rises linearly and reaches the schedule after 20 steps. The next cell prints the rate
+# after an update at step 400:
 
 # %%
 for step in (401, 410, 420, 421):
@@ -463,7 +477,8 @@ for step in (401, 410, 420, 421):
     print(f"step {step}: {rate / translation.learning_rate_at(step, 100, by_hand):.0%} of the schedule")
 
 # %% [markdown]
-# Our short runs update more often, so they have fewer of these steps. Their recipes keep the paper's ratio:
+# Our short runs update the topology more often, so they have fewer warm-up steps after each update. Their recipes keep
+# the paper's ratio of warm-up steps to steps between updates:
 
 # %%
 for name, used in {"paper": translation.RECIPES["multi30k"], "this run": recipe}.items():
@@ -485,9 +500,9 @@ figures.show(
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# Write the learning rate of a step $t$, counted from 1: the schedule of above with $c = 1$, $d = 100$ and $w = 400$, and after an
-# update of the topology the slow return over `steps` steps. `last_update` is the step after which the latest update came, or
-# None before the first.
+# Write the learning rate of a step $t$, counted from 1. Use the schedule above with $c = 1$, $d = 100$ and $w = 400$.
+# After an update of the topology, the rate returns linearly to the schedule over `steps` steps. `last_update` is the
+# step after which the latest update came. It is None before the first update.
 
 
 # %% tags=["exercise"]
@@ -501,7 +516,8 @@ exercises.check("08.learning_rate", learning_rate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# With `steps` = 20, an update after step 400 leaves a twentieth of the schedule for step 401, and all of it from step 420 on.
+# With `steps` = 20 and an update after step 400, step 401 has a twentieth of the scheduled rate. From step 420 on, the
+# rate is the full rate of the schedule.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -517,24 +533,25 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # ## Beam search and BLEU, in short
 #
-# *Greedy* decoding takes the likeliest next piece at each step. *Beam search* keeps several beginnings side by side and returns
-# the translation with the best score. *BLEU*, between 0 and 100, says how many of the words that were written stand in the
-# reference, and how many of the groups of two, three and four neighbouring words. It is 100 if all is right. Stage 08b
-# computes both by hand.
+# *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings side by side
+# and returns the translation with the best score. *BLEU* is a score between 0 and 100. It measures how many of the
+# written words are in the reference (the given translation). It does the same for groups of two, three and four
+# neighbouring words. BLEU is 100 if everything is right. Stage 08b works through both by hand.
 #
-# A German number is *one* word, right or wrong as a whole, so BLEU sees little of it. Therefore we also report `exact`, the share
-# of the sentences that are right to the letter.
+# A German number is *one* word, which is right or wrong as a whole. So BLEU says little about the numbers. Therefore we
+# also report `exact`, the share of sentences in which every letter is right.
 #
 # ## Train
 #
-# One more thing: *label smoothing*. The right piece gets 90 % of the target, the rest is spread over the vocabulary, so
-# that the model is not pushed to be certain of everything. The validation loss below is without it; it is the mean over
-# the tokens of $-\log p$(right piece). The logarithm is the natural one, so the unit of the loss is the *nat*: one nat
-# less means that the right piece is $e = 2.718$ times as probable, in the geometric mean. The loss is 0 if each right
-# piece gets the probability 1. If $n$ pieces are equally likely, it is $\log n$.
+# The training uses *label smoothing*. The right piece gets 90 % of the target probability, and the rest is spread over
+# the vocabulary. So the training does not push the model to be certain of everything. The validation loss below does
+# not use label smoothing. It is the mean over the tokens of $-\log p$(right piece). The logarithm is the natural one,
+# so the unit of the loss is the *nat*. If the loss is one nat lower, the right piece is $e = 2.718$ times as probable,
+# in the geometric mean. The loss is 0 if each right piece gets the probability 1. If $n$ pieces are equally likely, the
+# loss is $\log n$.
 #
-# Equal seeds give equal numbers on one computer. Another processor may round a sum in another way, and training enlarges
-# small differences. So your numbers need not be those of this page.
+# Equal seeds give equal numbers on the same computer. Another processor may round a sum differently, and training makes
+# small differences larger. So your numbers may differ from the numbers on this page.
 
 # %%
 folder = Path(out_dir) if out_dir else None
@@ -550,7 +567,7 @@ looks = pd.DataFrame([asdict(look) | {"right piece by geometric mean": math.exp(
 looks.style.hide(axis="index").format({"loss": "{:.2f}", "bleu": "{:.1f}", "right piece by geometric mean": "{:.0%}"})
 
 # %% [markdown]
-# Here are five sentences of the test, which the model has never seen:
+# Here are five sentences from the test pairs. The model has never seen them:
 
 # %%
 shown = [
@@ -560,8 +577,8 @@ shown = [
 pd.DataFrame(shown).style.hide(axis="index")
 
 # %% [markdown]
-# How wide should the beam be? To choose it, look at the *validation* pairs, never at the test pairs. A beam of 1 is greedy
-# decoding.
+# How wide should the beam be? To choose the width, look at the *validation* pairs, never at the test pairs. A beam of 1
+# is greedy decoding.
 
 # %%
 sources, references = (list(side) for side in zip(*task.validation_pairs[:200], strict=True))
@@ -577,25 +594,27 @@ beams.style.hide(axis="index").format("{:.1f}", subset=["BLEU", "exact (%)"])
 print(f"highest validation BLEU: beam {beams.beam[beams.BLEU.idxmax()]}; used for the test: beam {recipe.beam}")
 
 # %% [markdown]
-# At the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use 2 for the
-# test. It is the paper's beam, and the recipe sets it before the training; all methods here and all recorded runs share it.
-# So the test scores below are not the best that a beam can give. A wider beam costs more time; where a model is sure of
-# each piece, greedy decoding writes the same.
+# At the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use 2 for
+# the test. This is the paper's beam, and the recipe sets it before the training. All methods here and all recorded runs
+# share it. So the test scores below may not be the best scores that beam search can give. A wider beam takes more time.
+# If a model is sure of each piece, greedy decoding writes the same translation.
 #
-# How words are split, whether capitals count and how zeros are treated changes BLEU. The *signature* says it, and scores are
-# comparable only under the same signature. The paper does not tell its own, so our scores stand *beside* the paper's, not in a
-# ranking with them. Ours is:
+# BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* names these
+# choices. Scores are comparable only if their signatures are equal. The paper does not give its signature. So we show
+# our scores *beside* the paper's scores, and do not rank them together. Our signature is:
 
 # %%
 print(run.signatures["bleu"])
 
 # %% [markdown]
-# ## Where it looks
+# ## Where the model looks
 #
-# We take the shortest validation sentence with a ten and a unit that the model translates rightly. The picture shows the
-# cross-attention of the last decoder layer: each row is a piece that was written, each column a piece that was read.
+# We take the shortest validation sentence that has a ten and a unit and that the model translates correctly. The
+# picture shows the cross-attention of the last decoder layer. Each row is a piece that the model wrote, and each column
+# is a piece that it read.
 #
-# **Predict:** when the unit is written, before the ten, which piece should the row look at?
+# **Predict:** German writes the unit before the ten. When the model writes the unit, at which English piece should it
+# look?
 
 # %%
 candidates = sorted(task.validation_pairs, key=lambda pair: ("ty-" not in pair[0], len(pair[0])))[:20]
@@ -618,15 +637,15 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The row looks at the unit, which stands at the *end* of the English number. The heads divide the work, and a single head need
-# not look where you expect: attention shows what is mixed in, not what is made of it. After so short a training the mean over
-# the heads may be blurred; the printed lines say how much.
+# The row looks at the English unit, which stands at the *end* of the number. The heads divide the work, so a single
+# head need not look where you expect. Attention shows what a head reads, not what the model does with it. After such a
+# short training, the mean over the heads may be blurred. The printed lines show how much.
 # </details>
 #
 # ## The mask of a trained head
 #
-# The picture shows the queries and keys of one head of the cross-attention after training, row by row. Row $i$ of the queries
-# meets row $i$ of the keys and no other, as in the example by hand.
+# The picture shows the links of the queries and keys of one cross-attention head after training, row by row. Row $i$ of
+# the queries meets only row $i$ of the keys, as in the example by hand.
 
 # %%
 attention_name = f"decoder.{dimensions.layers - 1}.cross_attention"
@@ -645,8 +664,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The history has a row for every update of every layer. The table shows means over the layers, at the first, the middle and the
-# last update:
+# The history has a row for every update of every layer. The table shows means over the layers at the first, the middle
+# and the last update:
 
 # %%
 history = pd.DataFrame(run.history)
@@ -656,20 +675,22 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 )
 
 # %% [markdown]
-# Here `anp` is the share of all output neurons of the layer that are active (stage 04 divided by the active neurons
-# before). `itop` is the share of all possible links that were ever used, `overlap` the share of regrown links that the
-# same update had removed.
+# Here `anp` is the share of all output neurons of the layer that are active. (In stage 04, we divided by the number of
+# neurons that were active before.) `itop` is the share of all possible links that have ever been used. `overlap` is the
+# share of regrown links that the same update had removed.
 #
 # ## Try your own sentence
 #
-# **Predict:** what will it do with "two hundred zebras"? Every letter can be written, but no training sentence had the word.
+# **Predict:** what will the model write for "two hundred zebras"? It can read every letter of *zebras*, but no training
+# sentence contains this word.
 
 # %%
 explorer = widgets.TranslationExplorer.of(run.translator, sentence)
 explorer
 
 # %% [markdown]
-# The explorer needs a running kernel. The figure shows its first state. The next cell translates the zebras.
+# The explorer needs a running kernel. The figure below shows its first state. The cell after the figure translates the
+# sentence with zebras.
 
 # %%
 state = explorer.state
@@ -682,16 +703,17 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The model gives no warning. It cannot say that it does not know a word. It writes the most probable pieces, and for a
-# word that it never saw these are numbers and dates. It can spell a sentence that it does not understand. Even *two
-# hundred* need not come out right after so short a training.
+# The model gives no warning. It cannot say that it does not know a word. It writes the most probable pieces. For a word
+# that it never saw, these are pieces of numbers and dates. The model can read a sentence letter by letter without
+# understanding it. After such a short training, even *two hundred* may be translated wrongly.
 # </details>
 #
 # ## The race
 #
-# A *race* trains every method for the same number of steps, with the same initial weights and batches for equal seeds, and
-# compares what comes out. The recipe is the same too, with one exception: FC has its own learning rate. One run of the
-# method above is done. First, how long will the others take? A few steps are timed on a model that is thrown away:
+# A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
+# start from the same initial weights and get the same batches. The recipe is the same too, with one exception: FC has
+# its own learning rate. The method above has already run. How long will the others take? The program times a few steps
+# on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -704,8 +726,8 @@ dense_rate = recipe.dense_learning_rate or recipe.learning_rate
 print(f"factor c of the learning rate: FC {dense_rate:g}, sparse methods {recipe.learning_rate:g}")
 
 # %% [markdown]
-# **Predict:** how much BLEU does each sparse method lose against FC at this sparsity? Will any of them be ahead of it? Write
-# it down before you run the cells.
+# **Predict:** how many points of BLEU does each sparse method lose against FC at this sparsity? Will any of them be
+# ahead of FC? Write your answer down before you run the cells.
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -728,9 +750,10 @@ table.style.hide(axis="index").format("{:.1%}", subset=["density", "active", "it
 ).format("{:.2f}", subset=["loss"])
 
 # %% [markdown]
-# `bleu` and `exact` (in per cent) are of the test pairs, by the network of the last step; `loss` is of the validation pairs.
-# `FLOPs` is what the steps cost relative to FC if absent links cost nothing; the dense last layer counts, so it cannot come
-# down to the density. `seconds` is what training took, with masks on dense matrices (stage 07).
+# `bleu` and `exact` (in per cent) are scores on the test pairs after the last step. `loss` is the loss on the
+# validation pairs. `FLOPs` is the cost of the steps relative to FC, if absent links cost nothing. It includes the dense
+# last layer, so it cannot fall to the density. `seconds` is the time of the training, with masks on dense matrices
+# (stage 07).
 
 # %%
 measured_seconds = sum(run.seconds for run in runs)
@@ -746,26 +769,27 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At the laptop profile FC comes last, in BLEU and in `exact`; CHT has almost the same BLEU. Do not conclude that sparse networks
-# translate better. The race has a single seed, so there is no interval and no ranking. It has a few hundred steps, so it shows how fast
-# each method *begins* to learn. And FC trains with half the learning rate of the sparse methods. Both rates come from
-# trials with twice as many steps and an earlier version of the methods, none from trials of this short race. In the
-# longer runs below, FC has the highest mean. Run the race with `-p seeds 3` and more `steps` before you believe a
-# difference. The predicted time leaves out the updates of the topology and the looks at the validation pairs.
+# At the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU. Do not conclude that
+# sparse networks translate better. The race has a single seed, so there is no interval and no ranking. It has a few
+# hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the learning rate of the
+# sparse methods. Both rates come from trials with twice as many steps and an earlier version of the methods. No trial
+# had the length of this race. In the longer runs below, FC has the highest mean. Run the race with `-p seeds 3` and
+# more `steps` before you believe a difference. The predicted time leaves out the updates of the topology and the
+# evaluations on the validation pairs.
 # </details>
 #
 # ## Recorded runs
 #
-# Longer runs come with the package, each with its settings, versions, device and seconds. Nothing is trained here; the rows
-# are read from `results/translation.jsonl`.
+# The package contains records of longer runs. Each record has the settings, versions, device and seconds of its run.
+# This section trains nothing. It reads the records from `results/translation.jsonl`.
 
 # %%
 recorded = translation.recorded()
 print({name: sum(row["dataset"] == name for row in recorded) for name in data.TRANSLATION_SETS})
 
 # %% [markdown]
-# The first runs translate number words. They have twice as many steps, each of twice as many tokens, as above at the laptop
-# profile, and three seeds. BLEU is so near 100 that we look at `exact`.
+# The first runs translate number words. They have twice as many steps as the race above at the laptop profile, twice as
+# many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact`.
 
 # %%
 of_number_words = [row for row in recorded if row["dataset"] == "number_words"]
@@ -781,18 +805,19 @@ figures.show(
 pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="index")
 
 # %% [markdown]
-# ± is the half-width of a 95 % confidence interval; the differences are taken seed by seed. In these runs:
+# ± is the half-width of a 95 % confidence interval. Each difference compares runs with the same seed. In these runs:
 #
 # - **FC has the highest mean.** The other means are 0.5 to 2.2 points lower at 90 % sparsity, and 1.1 to 4.3 points
-#   lower at 95 %. At 95 % the intervals of SET, RigL, CHT and CHTs do not contain 0.
+#   lower at 95 %. At 95 %, the intervals of the differences of SET, RigL, CHT and CHTs from FC do not contain 0.
 # - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links during training, so it needs more
-#   operations. The same is true for GraNet, GMP and MEST: at 95 % these four have the highest means of the sparse
+#   operations. The same is true for GraNet, GMP and MEST. At 95 %, these four have the highest means of the sparse
 #   methods.
-# - Every other interval of a difference from CHTs contains 0. Three seeds on an easy task rank little, and they say nothing
-#   about real translation.
+# - All other intervals of differences from CHTs contain 0. Three seeds on an easy task can rank few methods. They say
+#   nothing about real translation.
 #
-# The next runs translate real sentences: Multi30k, captions of photographs. They ran on two cores. The model has about a tenth of
-# the weights of the paper's model, and trains for a fifth of its steps. So far there are runs of FC, SET, CHTs and CHTss.
+# The next runs translate real sentences: Multi30k, captions of photographs. They ran on two cores. Our model has about
+# a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are runs of FC,
+# SET, CHTs and CHTss.
 
 # %%
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
@@ -806,29 +831,31 @@ figures.show(
 pd.DataFrame(translators.beside(of_multi30k, "bleu")).style.hide(axis="index")
 
 # %% [markdown]
-# With three seeds, the intervals of all BLEU differences from FC contain 0. The loss on the validation pairs is the sharper
-# measure, since every token counts in it; lower is better:
+# With three seeds, the intervals of all BLEU differences from FC contain 0. The loss on the validation pairs is a more
+# precise measure, because every token counts in it. Lower is better:
 
 # %%
 pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style.hide(axis="index")
 
 # %% [markdown]
-# Beside the paper's Table 1:
+# Compared with the paper's Table 1:
 #
-# - **Agrees:** SET with 5 % of the links loses against FC. There it loses 2.4 BLEU, here 2.0 ± 2.1; the loss is higher by more
-#   than its interval.
-# - **Does not agree:** there CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here it is behind by 0.5 ± 1.1 BLEU with 5 % of the
-#   links, and its loss is higher by 0.05 ± 0.04; with 10 % the two are level. And there CHTs with 5 % is level with SET; here it is
-#   ahead by 1.6 ± 0.7 BLEU.
-# - **Not decided:** with 10 % of the links SET loses 1.7 BLEU there, here 0.3 ± 1.5. CHTss beats FC there, by 1.5 and 0.7 BLEU at 90
-#   and 95 %; here the intervals are wider than that.
-# - **Differs:** a tenth of the weights, a fifth of the steps, our own subwords, sacrebleu's signature. FC has the best of three
-#   learning rates by validation runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with
-#   2 in those runs. FC learns more slowly at first, so a longer training might change the order.
-# - **Untested:** the other methods, the paper's sizes, IWSLT and WMT. `profile=paper` is made for that.
+# - **Agrees:** SET with 5 % of the links is behind FC. In the paper it loses 2.4 BLEU, here 2.0 ± 2.1. Here its loss is
+#   higher than FC's by more than the interval.
+# - **Does not agree:** in the paper, CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here it is behind by 0.5 ±
+#   1.1 BLEU with 5 % of the links, and its loss is higher by 0.05 ± 0.04. With 10 % of the links, the two are level. In
+#   the paper, CHTs with 5 % is level with SET; here it is ahead by 1.6 ± 0.7 BLEU.
+# - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper, here 0.3 ± 1.5. In the paper, CHTss is
+#   ahead of FC by 1.5 and 0.7 BLEU at 90 and 95 %. Our intervals are wider than these leads.
+# - **Differs:** our model has a tenth of the weights, and it trains for a fifth of the steps. We use our own subwords
+#   and sacrebleu's signature. We chose the learning rate of FC from three rates, by validation runs of 300 steps. The
+#   sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs. FC learns more slowly at
+#   first, so longer training might change the order.
+# - **Untested:** the other methods, the paper's sizes, IWSLT and WMT. The setting `profile=paper` is made for these
+#   runs.
 #
-# These layers stored and multiplied only the existing links (stage 07). The table shows the seconds of training of each method's
-# fastest run, since other runs shared the machine with other work:
+# In the runs on Multi30k, the sparse layers stored and multiplied only the existing links (stage 07). Some runs shared
+# the machine with other work. So the table shows the training seconds of each method's fastest run:
 
 # %%
 pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
@@ -838,9 +865,10 @@ pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
 #
 # *★★☆ · 15 minutes · essential · objective 4 · write code*
 #
-# A table has FC and several sparse methods, and prints the best in bold. Suppose that *all are equally good*: each run gives the
-# same true BLEU plus a normal error with the standard deviation `deviation`, and each method has the mean of its seeds. Draw many
-# such tables, at least 5000. Return the mean lead of the best sparse method over FC. Before you write: is it 0?
+# A table compares FC with several sparse methods and prints the best score in bold. Suppose that *all methods are
+# equally good*. Each run gives the same true BLEU plus a normal error with the standard deviation `deviation`. The
+# score of a method is the mean over its seeds. Draw many such tables, at least 5000. Return the mean lead of the best
+# sparse method over FC. Predict first: is this lead 0?
 
 
 # %% tags=["exercise"]
@@ -866,17 +894,18 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #     return float((best - fc).mean())
 # ```
 #
-# It is not 0. With eight rivals and one seed the best is ahead by 1.42 standard deviations, and FC is the best of all in one
-# of nine tables. More seeds divide the lead by the root of their number. So a table must say how many seeds it has and how much
-# they scatter. The winner should then run again, with new seeds.
+# The lead is not 0. With eight rivals and one seed, the best rival is ahead by 1.42 standard deviations, and FC is the
+# best of all in one of nine tables. With more seeds, the lead is divided by the square root of their number. So a table
+# must say how many seeds it has and how much their scores vary. Run the winner again with new seeds before you believe
+# its lead.
 # </details>
 #
 # ## To discuss
 #
 # 1. The embedding stays dense, here and in the paper. Would you make it sparse? What would change in the column `kept`, and
 #    what might happen to rare words?
-# 2. FC comes last in our short race and first in the longer recorded runs. Which experiment would tell whether sparse
-#    networks learn faster at first, or whether the learning rates decide?
+# 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
+#    do the learning rates explain this? Which experiment would decide?
 # 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
 #    use it?
 #
@@ -886,40 +915,42 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # <details><summary>Answer</summary>
 #
-# It cuts the ten. The score multiplies neuron 5 of the query by neuron 5 of the key; with one side absent the product says
-# nothing about the tokens.
+# It cuts the ten links. The score multiplies neuron 5 of the query by neuron 5 of the key. Without biases, this product
+# is always 0, so the links in the keys have no effect.
 # </details>
 #
 # 2. A paper reports a Transformer "with 5 % of the links". What would you ask about the embedding?
 #
 # <details><summary>Answer</summary>
 #
-# Whether it counts. It stays dense, and in a small model it has more weights than all links together, so the share of *all*
-# weights that is kept is well above 5 %.
+# Ask whether the embedding is counted. It stays dense, and in a small model it has more weights than there are links.
+# So the model keeps many more than 5 % of *all* its weights.
 # </details>
 #
-# 3. Two papers report BLEU 30.1 and 31.0 on the same test. Why may that be no difference?
+# 3. Two papers report BLEU 30.1 and 31.0 on the same test. Why may this difference mean nothing?
 #
 # <details><summary>Answer</summary>
 #
-# Different signatures: how words are split and whether capitals count can move BLEU by more than that. And without several
-# seeds nobody knows how much of it is chance.
+# The signatures may differ. How words are split and whether capitals count can change BLEU by more than 0.9. And
+# without several seeds, nobody knows how much of the difference is chance.
 # </details>
 #
-# 4. A method leads a table of nine by 0.9 BLEU, with one seed each. What does that tell?
+# 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this show?
 #
 # <details><summary>Answer</summary>
 #
-# Little. The best of nine equally good methods leads too, and by how much depends on the scatter of the seeds, which one seed
-# cannot show.
+# Not much. The best of nine equally good methods leads too. The size of its lead depends on how much the scores vary
+# between seeds, and one seed cannot show this.
 # </details>
 #
 # ## Key takeaways
 #
-# - Queries and keys are a pair, values and output a chain, the feed-forward layers a chain; percolation follows.
-# - The embedding stays dense, and at these sizes it is the larger part of what is left.
-# - A new link starts at 0; the learning rate comes back slowly after each update.
-# - BLEU without its signature, its seeds and their scatter is half a number, and the best of many leads by luck alone.
+# - Queries and keys are a pair. Values and output layer are a chain, and so are the two feed-forward layers.
+#   Percolation follows the pairs and chains.
+# - The embedding stays dense. At these sizes, it has more weights than there are links.
+# - After each update, the learning rate starts low and returns to the schedule.
+# - Report BLEU with its signature, the number of seeds and the standard deviation over seeds. The best of many methods
+#   can lead by luck.
 #
 # ## Further reading
 #

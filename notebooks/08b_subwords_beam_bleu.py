@@ -20,17 +20,17 @@
 #
 # 1. build a vocabulary of subwords, and batches with little padding;
 # 2. decode by beam search;
-# 3. score by BLEU.
+# 3. score translations with BLEU.
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 08, whose translator uses all three; nothing of it is needed to run this page |
+# | Prerequisites | stage 08, whose translator uses all three; this page runs without it |
 # | Time | 35 minutes to read, a few seconds to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
 #
-# This stage is optional. It has no sparse network and trains none. It explains the three tools that surround the translator of
-# stage 08: the pieces that it reads and writes, the search for its best translation, and the score of what it wrote.
+# This stage is optional. It trains no network. It explains three tools that the translator of stage 08 uses: the pieces
+# that it reads and writes, the search for its best translation, and the score of its translations.
 
 # %% tags=["bootstrap"]
 # Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
@@ -69,13 +69,13 @@ settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
 # %% [markdown]
 # ## Words from pieces
 #
-# The task is the same as in stage 08: number words and dates, from English to German. A program makes the sentences, so
-# nothing has to be downloaded.
+# The task is the same as in stage 08: translate numbers and dates, written in words, from English to German. A program
+# makes the sentences, so nothing has to be downloaded.
 #
-# A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need few. The
-# algorithm is *byte pair encoding* (BPE). It begins with single letters. It joins the two pieces that are neighbours most
-# often in the training sentences, and repeats this until the vocabulary is full. Both languages share one vocabulary. "▁"
-# stands for a space before a word.
+# A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need far fewer
+# entries. The algorithm is *byte pair encoding* (BPE). It begins with single letters. It joins the two pieces that most
+# often stand next to each other in the training sentences. It repeats this until the vocabulary is full. Both languages
+# share one vocabulary. "▁" stands for a space before a word.
 
 # %%
 corpus = data.load_translation("number_words")
@@ -91,17 +91,19 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
     assert vocabulary.decode(tokens) == sentence
 
 # %% [markdown]
-# The first four pieces are special: padding, unknown characters, the beginning and the end of a sentence. The vocabulary has
-# no piece for *zebras*, so it spells the word from smaller pieces, letter by letter if need be. A word that can be *written*
-# need not be *translated* well. At the end of stage 08 you can try it.
+# The first four pieces are special. They stand for padding, unknown characters, the beginning and the end of a
+# sentence. The vocabulary has no piece for *zebras*, so it spells the word with smaller pieces, if necessary letter by
+# letter. A model that can *write* a word may still *translate* it badly. You can try it in the section *Try your own
+# sentence* of stage 08.
 #
 # ## Exercise: one merge
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# Write one step of BPE. `words` has each word as a tuple of its pieces, and how often the training sentences have it. Count
-# all pairs of neighbouring pieces. Join the pair that is most frequent, in all words, and return the new `words`. In a word
-# with three equal letters the first two are joined: ("a", "a", "a") becomes ("aa", "a").
+# Write one step of BPE. The keys of `words` are words, each a tuple of its pieces. The values say how often each word
+# occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair in all words,
+# and return the new `words`. In a word with three equal letters, join the first two: ("a", "a", "a") becomes ("aa",
+# "a").
 
 
 # %% tags=["exercise"]
@@ -115,9 +117,9 @@ exercises.check("08b.merge", merge)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(pieces, pieces[1:])` gives the pairs of a word. A pair counts as often as its word does. To join, go through the pieces
-# from the left and keep a list: if the last piece of the list and the next piece are the pair, replace the last one. A piece
-# that has just been joined is no longer equal to the first of the pair.
+# `zip(pieces, pieces[1:])` gives the pairs of a word. A pair counts as often as its word occurs. To join, go through
+# the pieces from left to right and build a list. If the last piece of the list and the next piece are the pair, replace
+# the last piece by the joined piece. A joined piece is no longer equal to the first piece of the pair.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -141,10 +143,10 @@ exercises.check("08b.merge", merge)
 # ```
 # </details>
 #
-# ## Batches of equal length
+# ## Batches with little padding
 #
-# A batch is a rectangle of tokens. Shorter sentences are *padded* to the longest one, and padding is work for nothing. Here are
-# four sentences of 3, 8, 4 and 9 tokens, in two batches of two:
+# A batch is a rectangle of tokens. Shorter sentences are *padded* to the length of the longest one. The padding takes
+# time and teaches nothing. Here are four sentences of 3, 8, 4 and 9 tokens, in two batches of two:
 
 # %%
 lengths = torch.tensor([3, 8, 4, 9])
@@ -153,8 +155,9 @@ for name, pairing in {"as they come": ([0, 1], [2, 3]), "by length": ([0, 2], [1
     print(f"{name:<13} {places} places for {int(lengths.sum())} tokens: {1 - int(lengths.sum()) / places:.0%} padding")
 
 # %% [markdown]
-# As they come, short sentences share a batch with long ones. So each batch is filled with pairs of about the same length,
-# up to a number of *tokens*, not of sentences. A pair counts with its longer side, and the mark of its end.
+# In the given order, short sentences share a batch with long ones. So we fill each batch with pairs of about the same
+# length, up to a limit on the number of *tokens*, not of sentences. The length of a pair is the length of its longer
+# side, including the mark for its end.
 
 # %%
 by_length = data.batches(task.train, recipe.batch_tokens, torch.Generator().manual_seed(settings.seed))
@@ -171,7 +174,8 @@ figures.show(
 #
 # *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
-# Sentences of 4, 6, 7 and 10 tokens, their ends counted, share one batch. Which share of the batch is padding?
+# Sentences of 4, 6, 7 and 10 tokens share one batch. These numbers include the mark for the end. What share of the
+# batch is padding?
 
 # %% tags=["exercise"]
 padding_share = None
@@ -187,7 +191,7 @@ exercises.check("08b.padding_share", padding_share)
 #
 # <details><summary>Solution</summary>
 #
-# Four rows of 10 are 40 places, 27 of which hold tokens:
+# Four rows of 10 make 40 places, and 27 of them hold tokens:
 #
 # ```python
 # padding_share = 13 / 40
@@ -196,8 +200,9 @@ exercises.check("08b.padding_share", padding_share)
 #
 # ## Greedy is not best
 #
-# A translator gives a probability to each next piece. *Greedy* decoding takes the likeliest piece and goes on. The following tree
-# is made by hand. The beginning of *forty-two* tempts to write "vier" first.
+# A translator gives a probability to each possible next piece. *Greedy* decoding takes the most likely piece at each
+# step. We made the following tree by hand. The English *forty-two* begins with *forty*, which suggests "vier" as the
+# first piece.
 
 # %%
 TREE = {
@@ -216,7 +221,7 @@ def search(beam: int) -> dict[str, float]:
 
 
 # %% [markdown]
-# **Predict:** what does greedy decoding write, with which probability? Which translation is the likeliest?
+# **Predict:** what does greedy decoding write, and with what probability? Which translation is the most likely one?
 
 # %%
 for beam in (1, 2, 5):
@@ -227,19 +232,20 @@ assert next(iter(search(2))) == next(iter(search(5))) == "zwei·undvierzig"
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Greedy decoding takes *vier* and ends with 0.6 · 0.4 = 0.24. The likeliest translation has 0.4 · 0.9 = 0.36. Its first step
-# looked worse. A *beam* of 2 keeps two beginnings side by side and finds it. A beam of 5 is the whole tree here: the search
-# drops no beginning.
+# Greedy decoding takes *vier* and ends with the probability 0.6 · 0.4 = 0.24. The most likely translation has the
+# probability 0.4 · 0.9 = 0.36, although its first piece was less likely. A *beam* of 2 keeps two beginnings side by
+# side and finds the most likely translation. A beam of 5 covers the whole tree here: the search drops no beginning.
 # </details>
 #
-# Products of many probabilities get tiny, so the search adds their logarithms. A longer translation has more factors, each
-# below 1, so it would usually lose. Therefore the sum is divided by a *length penalty*, where $n$ counts the pieces and the
-# end:
+# Products of many probabilities become tiny, so the search adds their logarithms. A longer translation has more
+# factors, each below 1, so its sum is usually lower. Therefore the search divides the sum by a *length penalty*. In the
+# formula, $n$ is the number of pieces, including the end:
 #
 # $$\text{score} = \frac{\log p}{((5 + n)/6)^{0.6}}$$
 #
-# The search of the package stops a translation when the model writes its end, `</s>`. To search the tree with it, we give each
-# leaf this end. The search reports the logarithm and the score of what it finds. We compute both once more by hand.
+# The search of the package ends a translation when the model writes the end mark, `</s>`. So we add this mark to each
+# leaf of the tree. The search reports the logarithm of the probability and the score of the translation that it finds.
+# We compute both again by hand.
 
 # %%
 LEAVES = ("·hundert", "·zig", "·tausend", "·undvierzig")
@@ -254,18 +260,20 @@ print(f"by hand: log p {math.log(0.4 * 0.9):.3f}, score {by_hand:.3f}")
 assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 
 # %% [markdown]
-# How wide should the beam be? To choose it, look at the *validation* pairs, never at the test pairs: a width is a setting, and
-# a setting that the test has chosen makes the test too easy. Stage 08 compares three widths in this way. A wider beam costs
-# more time. Where a model is sure of each piece, greedy decoding writes the same.
+# How wide should the beam be? To choose the width, look at the *validation* pairs, never at the test pairs. The width
+# is a setting, and a setting that you choose on the test pairs makes the test score too high. Stage 08 compares three
+# widths on validation pairs. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the
+# same translation.
 #
 # ## Exercise: search with a beam
 #
 # *★★★ · 25 minutes · essential · objective 2 · write code*
 #
 # Write the search for translations of any length. `following[piece]` gives the pieces that may follow `piece`, with
-# their probabilities. They depend only on the last piece. Each step grows every beginning by each piece that may
-# follow, and keeps the `beam` likeliest. Beginnings that end with `</s>` are put aside; the others go on until none is
-# left. Return the pieces of the translation with the best score, without `<s>` and `</s>`.
+# their probabilities. The probabilities depend only on the last piece. Each step extends every beginning by each piece
+# that may follow it, and keeps the `beam` most likely results. Set aside the beginnings that end with `</s>`, and
+# continue with the others until none is left. Return the pieces of the translation with the best score, without `<s>`
+# and `</s>`.
 
 
 # %% tags=["exercise"]
@@ -279,8 +287,9 @@ exercises.check("08b.beam_search", beam_search)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Keep each beginning as a tuple of pieces, with the sum of its logarithms: `{("<s>",): 0.0}`. With `</s>` and without `<s>` it
-# has `len(pieces) - 1` pieces. Collect the scores of all that ended, and compare them at the very end.
+# Store each beginning as a tuple of pieces, with the sum of its logarithms: `{("<s>",): 0.0}`. A finished translation
+# has `len(pieces) - 1` pieces, because `</s>` counts and `<s>` does not. Collect the scores of all finished
+# translations, and compare them at the end.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -301,16 +310,17 @@ exercises.check("08b.beam_search", beam_search)
 #     return list(max(ended, key=ended.__getitem__)[1:-1])
 # ```
 #
-# The search of the package refills its beam when a translation ends, and it may stop earlier. In the tables of the
-# check both find the same.
+# The search of the package refills its beam when a translation ends, and it may stop earlier. For the tables in the
+# check, both searches find the same translation.
 # </details>
 #
 # ## Exercise: which one wins?
 #
 # *★★☆ · 8 minutes · useful · objective 2 · work out*
 #
-# Two hypotheses are complete. A has a log-probability of −2.0 and 4 pieces, B −2.3 and 7 pieces, the end counted in both.
-# What are their scores with the length penalty above, rounded to three decimals? Which one is returned?
+# Two translations are complete. A has a log-probability of −2.0 and 4 pieces. B has a log-probability of −2.3 and 7
+# pieces. Both numbers of pieces include the end. What are their scores with the length penalty above, rounded to three
+# decimals? Which one does the search return?
 
 # %% tags=["exercise"]
 score_a, score_b = None, None
@@ -321,12 +331,13 @@ exercises.check("08b.scores", score_a, score_b)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# For A the penalty is $(9/6)^{0.6} = 1.275$, for B it is $2^{0.6} = 1.516$.
+# The penalty of A is $(9/6)^{0.6} = 1.275$, and the penalty of B is $2^{0.6} = 1.516$.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# −2.0/1.275 = −1.568 and −2.3/1.516 = −1.517: B is less probable, but the search returns it for its higher score.
+# The score of A is −2.0/1.275 = −1.568, and the score of B is −2.3/1.516 = −1.517. B is less probable, but the search
+# returns B because of its higher score:
 #
 # ```python
 # score_a, score_b = -1.568, -1.517
@@ -335,9 +346,10 @@ exercises.check("08b.scores", score_a, score_b)
 #
 # ## BLEU, by hand
 #
-# BLEU asks how many of the words that were written stand in the reference, and also how many of the pairs, triples and
-# quadruples of neighbouring words (*n-grams*). It *clips* each count: an n-gram counts at most as often as the reference has
-# it. These four shares are the *precisions* $p_1 … p_4$. Punctuation counts as a word.
+# BLEU counts how many of the written words are in the reference, the given translation. It also counts pairs, triples
+# and quadruples of neighbouring words. A group of $n$ neighbouring words is an *n-gram*. BLEU *clips* each count: an
+# n-gram counts at most as often as it occurs in the reference. The share of n-grams that are found is the *precision*
+# $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"
@@ -356,14 +368,15 @@ for n in range(1, 5):
     print(f"{n}-grams: {precision(wrong_month, reference, n)[0]} of {precision(wrong_month, reference, n)[1]}")
 
 # %% [markdown]
-# One month is wrong, and only one of three quadruples is left. BLEU is the geometric mean of the four, times 100:
+# The month is wrong, and only one of the three quadruples is right. BLEU is the geometric mean of the four precisions,
+# times a factor $B$ and times 100. Here $B = 1$:
 #
 # $$100 \cdot B \cdot (p_1 p_2 p_3 p_4)^{1/4} = 100 \cdot \left(\tfrac56 \cdot \tfrac35 \cdot \tfrac24 \cdot \tfrac13\right)^{1/4}
 # = 53.7$$
 #
-# The factor $B$ is the *brevity penalty*. Leaving words out hurts no precision. So a translation that is shorter than the
-# reference, $c$ words instead of $r$, pays $B = e^{1 - r/c}$; else $B = 1$. Without "Montag ," four words are left of six, all of
-# them right: $e^{1 - 6/4} = 0.607$.
+# The factor $B$ is the *brevity penalty*. A translation can leave out words without losing precision. So a translation
+# that is shorter than the reference, with $c$ words instead of $r$, gets $B = e^{1 - r/c}$. All others get $B = 1$.
+# Without "Montag ,", four of the six words are left, and all of them are right. Then $B = e^{1 - 6/4} = 0.607$.
 
 
 # %%
@@ -379,12 +392,12 @@ for written in (wrong_month, "der dritte März zweitausend", reference):
     assert math.isclose(bleu_by_hand(written, reference), score.value)
 
 # %% [markdown]
-# Over a whole test the n-grams of all sentences are counted together before the division. How words are split, whether
-# capitals count and how zeros are treated changes the number. The *signature* says it, and scores are comparable only
-# under the same signature. The paper does not tell its own, so stage 08 shows our scores *beside* the paper's, not in a ranking
-# with them.
+# For a whole test, the n-grams of all sentences are counted together before the division. BLEU also depends on how
+# words are split, whether capitals count and how zeros are treated. The *signature* names these choices. Scores are
+# comparable only if their signatures are equal. The paper does not give its signature. So stage 08 shows our scores
+# *beside* the paper's scores, and does not rank them together.
 #
-# **Predict:** a test of a single sentence, "zweiundvierzig", is translated without a mistake. What is its BLEU?
+# **Predict:** a test has a single sentence, "zweiundvierzig", and the translation has no mistake. What is its BLEU?
 
 # %%
 print(score.signature)
@@ -394,18 +407,18 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Zero. One word has no pairs, triples or quadruples, and their precisions count as 0. A German number is *one* word, right
-# or wrong as a whole, and BLEU only sees a 1-gram of it: most of the BLEU of the number words comes from the dates.
-# So stage 08 also reports `exact`, the share of the sentences that are right to the letter.
+# BLEU is 0. One word has no pairs, triples or quadruples, and their precisions count as 0. A German number is *one*
+# word, which is right or wrong as a whole, and BLEU sees only one 1-gram of it. So most of the BLEU of the number words
+# comes from the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is right.
 # </details>
 #
 # ## Exercise: two references
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# A sentence can have several good translations. With several references BLEU clips an n-gram at the highest count that *one* of
-# them has. Write `clipped`: how many n-grams of a translation are found, and how many there are. All sentences are lists of
-# words.
+# A sentence can have several good translations. With several references, BLEU clips an n-gram at the highest count that
+# *one* of them has. Write `clipped`. It returns how many n-grams of a translation are found in the references, and how
+# many n-grams the translation has. All sentences are lists of words.
 
 
 # %% tags=["exercise"]
@@ -419,7 +432,7 @@ exercises.check("08b.clipped", clipped)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `Counter` has `|` for the larger count of each key, and `&` for the smaller one.
+# For two counters, `|` gives the larger count of each key, and `&` gives the smaller one.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -440,8 +453,8 @@ exercises.check("08b.clipped", clipped)
 #
 # *★☆☆ · 6 minutes · useful · objective 3 · work out*
 #
-# A reference has eight words, all different. A translation consists of its first six words and nothing else. What is the BLEU of
-# this translation, between 0 and 100? Predict first: is it above or below 75?
+# A reference has eight words, all different. A translation consists of the first six of these words. What is the BLEU
+# of this translation, between 0 and 100? Predict first: is it above or below 75?
 
 # %% tags=["exercise"]
 bleu_of_six = None
@@ -452,12 +465,13 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Everything that was written is right, so all four precisions are 1. Only the brevity penalty is left.
+# All written words are right, so all four precisions are 1. Only the brevity penalty is left.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# $B = e^{1 - 8/6} = e^{-1/3} = 0.717$. A quarter of the words is missing, and the penalty takes a little more than a quarter:
+# $B = e^{1 - 8/6} = e^{-1/3} = 0.717$. A quarter of the words is missing, and the penalty lowers the score by a little
+# more than a quarter:
 #
 # ```python
 # bleu_of_six = 100 * math.exp(1 - 8 / 6)
@@ -466,41 +480,44 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # ## To discuss
 #
-# 1. The vocabulary is trained on both languages together. When would you rather train one for each language?
-# 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores. What does
-#    that say about the score, and what about the model?
+# 1. The vocabulary is trained on both languages together. When would you rather train one vocabulary for each language?
+# 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores.
+#    What does this say about the score? What does it say about the model?
 # 3. A translation is right but uses other words than the reference. How would you measure its quality, and what would your
 #    measure miss?
 #
 # ## Self-check
 #
-# 1. Why can BPE write every word of its alphabet, also one that it never saw?
+# 1. Why can BPE write every word that consists of known letters, even a word that it never saw?
 #
 # <details><summary>Answer</summary>
 #
-# The single letters stay in the vocabulary. A word that no larger piece fits is spelt letter by letter.
+# The single letters stay in the vocabulary. If no larger piece fits, BPE spells the word letter by letter.
 # </details>
 #
-# 2. You try beams of 1, 2, 4 and 8 on the test and report the best. What went wrong?
+# 2. You try beams of 1, 2, 4 and 8 on the test pairs and report the best score. What is wrong with this?
 #
 # <details><summary>Answer</summary>
 #
-# The test chose. A beam is a setting: choose it on the validation pairs, then score the test once.
+# You chose a setting on the test pairs, so the score is too high. Choose the beam on the validation pairs. Then compute
+# the test score once.
 # </details>
 #
-# 3. A model translates all numbers of a test wrongly by one digit and all dates rightly. What do BLEU and `exact` say?
+# 3. In a test, a model gets one digit wrong in every number, and it translates all dates correctly. What do BLEU and
+#    `exact` show?
 #
 # <details><summary>Answer</summary>
 #
-# BLEU stays high: each number is one wrong 1-gram, and the dates have nearly all n-grams. `exact` is the share of the
-# dates in the test.
+# BLEU stays high. Each number is only one wrong 1-gram, and nearly all n-grams come from the dates. `exact` is the
+# share of dates in the test.
 # </details>
 #
 # ## Key takeaways
 #
-# - BPE joins the most frequent neighbours. Batches of equal length waste few places.
-# - A beam keeps several beginnings. Choose its width on the validation pairs or fix it beforehand, never on the test.
-# - BLEU without its signature is half a number, and for number words look at `exact` too.
+# - BPE joins the most frequent pair of neighbouring pieces. Batches of sentences of similar length have little padding.
+# - Beam search keeps several beginnings. Choose its width on the validation pairs, or fix it in advance. Never choose
+#   it on the test pairs.
+# - Report BLEU with its signature. For number words, report `exact` too.
 #
 # ## Further reading
 #

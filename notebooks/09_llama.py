@@ -96,8 +96,8 @@ settings = notebooks.start(
 # %% [markdown]
 # ## The text
 #
-# A language model learns one thing: to guess the next piece of a text. Any text will do. The one that is always at hand is
-# Python's own language reference, which comes with Python.
+# A language model learns to guess the next piece of a text. It can learn from any text. We use the language reference
+# of Python, because it comes with Python.
 
 # %%
 corpus = data.load_text(settings.dataset, data_dir)
@@ -105,16 +105,17 @@ print(f"{corpus.name}: {len(corpus.validation)} documents to validate with, the 
 print(corpus.validation[0][:400])
 
 # %% [markdown]
-# Documents to train on and documents to validate with are different *documents*, not different lines of one: the second
-# half of a page is easy to guess for a model that has learned the first by heart.
+# We train and validate on different *documents*, not on different lines of the same document. If a model has memorised
+# the first half of a page, the second half is easy to guess.
 #
 # We have no test text. We chose the settings on the validation text, with a seed that no race uses. Each run reports
-# its last loss and not its best one. For such small runs this is enough.
+# its last loss, not its best one. For such small runs this is enough.
 #
 # ## Tokens from bytes
 #
-# Stage 08 joined letters to subwords, and a letter that the training text lacked was lost. Here the smallest pieces are the
-# 256 *bytes* in which every text is stored. So any text has tokens, and they give it back exactly.
+# Stage 08 joined letters into subwords, and it lost any letter that was not in the training text. Here the smallest
+# pieces are the 256 *bytes* in which every text is stored. So every text can be turned into tokens, and the tokens give
+# the text back exactly.
 
 # %%
 chosen = settings.recipe or settings.recipes[settings.dataset]
@@ -129,13 +130,14 @@ for text in ("The statement returns a value.", "smörgåsbord 🙂"):
     assert tokenizer.decode(tokens) == text
 
 # %% [markdown]
-# A token that is only a part of a letter is shown as "�". A larger vocabulary needs fewer tokens for the same text, but
-# it makes the first and the last layer of the model larger.
+# The output shows "�" for a token that is only a part of a letter. A larger vocabulary needs fewer tokens for the same
+# text, but it makes the first and the last layer of the model larger.
 #
 # ## Packed without padding
 #
-# A batch of stage 08 had padding. A language model needs none. Write all documents one after the other, each with a
-# mark for its end, and cut this line into blocks. With a context of 3, "abc", "d" and "efgh" and `|` for an end:
+# A batch of stage 08 had padding. A language model needs none. We write all documents one after another, each with a
+# mark for its end, and cut this line into blocks. As an example, take the documents "abc", "d" and "efgh", a context of
+# 3 tokens, and `|` as the mark for an end:
 
 # %%
 line = "abc|d|efgh|"
@@ -144,9 +146,9 @@ print(blocks)
 assert blocks == ["abc|", "|d|e", "efgh"]
 
 # %% [markdown]
-# Each block begins with the last token of the one before. A block of 4 makes 3 guesses: of b, c and the end; so every
-# token except the very first is guessed exactly once. The tokens after the last full block are dropped. The core does
-# the same:
+# Each block begins with the last token of the block before it. In a block of 4 tokens, the model makes 3 guesses. In
+# the first block it guesses b, c and the end. So every token except the very first is guessed exactly once. The tokens
+# after the last full block are dropped. The core does the same:
 
 # %%
 packed = data.pack(["abc", "d", "efgh"], tokenizer, 3)
@@ -157,15 +159,16 @@ by_rule = [token for text in ("abc", "d", "efgh") for token in (*tokenizer.encod
 assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 
 # %% [markdown]
-# (Pieces like "abc" may be one token here; then the blocks hold more letters than the drawing.)
+# (Here a piece like "abc" may be a single token. Then the blocks hold more letters than in the example.)
 #
 # ## Perplexity
 #
-# The loss of a guess is $-\log p$ of the token that came. The logarithm is the natural one, so the loss is counted in
-# *nats*. *Perplexity* is $e$ to the mean loss: among how many equally likely tokens would guessing be as hard?
+# The loss of a guess is $-\log p$, where $p$ is the probability that the model gave to the right token. The logarithm
+# is the natural one, so the loss is counted in *nats*. *Perplexity* is $e$ to the power of the mean loss. A perplexity
+# of $k$ means that the guesses are as hard as guesses among $k$ equally likely tokens.
 #
-# **Predict:** four tokens got the probabilities 1/2, 1/4, 1/4 and 1/8. What is the perplexity? And what is it for a
-# model that finds all tokens of the vocabulary equally likely?
+# **Predict:** four tokens got the probabilities 1/2, 1/4, 1/4 and 1/8. What is the perplexity? What is the perplexity
+# of a model that gives all tokens of the vocabulary the same probability?
 
 # %%
 chances = [1 / 2, 1 / 4, 1 / 4, 1 / 8]
@@ -178,18 +181,19 @@ assert math.isclose(math.exp(loss), 4)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# 1/2 · 1/4 · 1/4 · 1/8 = 1/256, and the fourth root of 256 is 4: as hard as one of four. All equally likely gives the
-# size of the vocabulary, and a model that starts there has learned nothing yet. One token that got $p = 0$ would make
-# it infinite.
+# The product of the four probabilities is 1/256, and the fourth root of 256 is 4. So the guesses are as hard as guesses
+# among four equally likely tokens. If all tokens are equally likely, the perplexity is the size of the vocabulary. A
+# model with this perplexity has learned nothing yet. A single token with $p = 0$ would make the perplexity infinite.
 # </details>
 #
-# Perplexities are comparable only for the same tokens: with longer tokens each guess is harder, though the text is the same.
+# Perplexities are comparable only if the tokens are the same. With longer tokens each guess is harder, although the
+# text is the same.
 #
 # ## What a LLaMA is made of
 #
-# Layer upon layer, each an attention (q, k, v, o) and a *gated* feed-forward block with three linear layers. None has a
-# bias. The block computes, neuron by neuron, $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$ with
-# $\text{silu}(a) = a / (1 + e^{-a})$.
+# A LLaMA is a stack of layers. Each layer has an attention block (q, k, v, o) and a *gated* feed-forward block with
+# three linear layers: gate, up and down. None of them has a bias. The gated block computes, neuron by neuron,
+# $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$ with $\text{silu}(a) = a / (1 + e^{-a})$.
 
 # %%
 figures.show(
@@ -199,7 +203,7 @@ figures.show(
 )
 
 # %% [markdown]
-# The gated block by hand, for three neurons:
+# Here is the gated block by hand, for three neurons:
 
 # %%
 x = torch.tensor([1.0, -1.0, 2.0])
@@ -213,8 +217,9 @@ print("product", hidden, "output", down @ hidden)
 assert torch.allclose(hidden, F.silu(gate @ x) * (up @ x))
 
 # %% [markdown]
-# Gate and up are a **pair**, as queries and keys are: neuron $j$ of one meets neuron $j$ of the other. $\text{silu}(0) = 0$,
-# so a neuron that lacks its links on either side gives 0. And down is a **chain** behind both.
+# Gate and up are a **pair**, as queries and keys are: neuron $j$ of the gate is multiplied by neuron $j$ of up. Since
+# $\text{silu}(0) = 0$, a neuron without links on one side outputs 0. Gate and down are a **chain**, and up and down are
+# another chain.
 #
 # **Predict:** which of the eight links of gate, up and down lead nowhere?
 
@@ -236,9 +241,9 @@ assert {name: int(mask.sum()) for name, mask in left.items()} == {"gate": 1, "up
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Only neuron 0 has both sides. Neuron 1 has a link in up and neuron 2 two in the gate: three links that compute something
-# which is then multiplied by 0. Of down, the two links that read these neurons go as well. Three of the eight links are
-# left, and the output is the same.
+# Only neuron 0 has links on both sides. Neuron 1 has one link in up, and neuron 2 has two links in the gate. The
+# results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of down that
+# read these neurons. Three of the eight links are left, and the output is the same.
 # </details>
 
 # %%
@@ -248,8 +253,9 @@ assert torch.equal((down * left["down"]) @ kept, down @ hidden)
 # %% [markdown]
 # ## Heads that share their keys
 #
-# Larger LLaMAs save memory by *grouped queries*: several heads of queries read one head of keys and values. Here four heads
-# of queries, two of keys, two neurons each. Heads 0 and 1 of the queries meet head 0 of the keys.
+# Larger LLaMAs save memory with *grouped queries*: several heads of queries read one head of keys and values. The
+# example has four heads of queries and two heads of keys, with two neurons each. Heads 0 and 1 of the queries meet head
+# 0 of the keys.
 
 # %%
 grouped = chts.Attention("q", "k", "v", "o", heads=4, key_heads=2)
@@ -261,13 +267,13 @@ print("queries that lost their links:", (~cut["q"].any(dim=1)).nonzero().flatten
 assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 
 # %% [markdown]
-# One neuron of the keys went, and with it a neuron of *both* heads of queries that read it. (A real LLaMA tells the position
-# of a token by a *rotation*. It turns neurons $j$ and $j + d/2$ of a head of width $d$ by an angle that grows with the
-# position. Each of the two gets a part of the other, so a neuron counts as inactive only together with its partner. The core
-# reads that off the model.)
+# One neuron of the keys lost its links. So one neuron in *each* of the two heads of queries that read it lost its links
+# too. (A real LLaMA encodes the position of a token by a *rotation*. It turns neurons $j$ and $j + d/2$ of a head of
+# width $d$ by an angle that grows with the position. This mixes the two neurons, so a neuron counts as inactive only
+# together with its partner. The core finds the partners from the model.)
 #
-# `per_head=True` lets each head evolve as a network of its own, with its own exact number of links, and knows that keys and
-# values have fewer heads:
+# With `per_head=True`, each head evolves as a separate network with its own exact number of links. Keys and values have
+# fewer heads, so they have fewer of these networks:
 
 # %%
 small_llama = models.LlamaSize(width=16, feed_forward=24, layers=1, heads=4, key_heads=2)
@@ -280,7 +286,8 @@ assert sum("k_proj" in name for name in parts) == 2
 # %% [markdown]
 # ## Sizes
 #
-# The table goes from a model for a laptop to the models of the paper and beyond. It allocates nothing:
+# The table lists models from laptop size to the sizes of the paper and beyond. The code allocates no memory for the
+# weights:
 
 # %%
 rows = []
@@ -293,8 +300,9 @@ for name, size in models.LLAMA_SIZES.items():
 pd.DataFrame(rows).style.hide(axis="index").format({"weights (millions)": "{:,.1f}", "can be sparse": "{:.0%}"})
 
 # %% [markdown]
-# The embedding and the last layer stay dense, one row each for every token. In the 60M model they are more than half of all
-# weights; at 1B a tenth. "70 % sparse" means something else in each.
+# The embedding and the last layer stay dense. Each has a row for every token of the vocabulary. In the 60M model they
+# have more than half of all weights; in the 1B model they have a tenth. So "70 % sparse" means something different for
+# each model.
 
 # %%
 dimensions = models.LLAMA_SIZES[recipe.size]
@@ -304,13 +312,14 @@ print(str(plan).partition("\n\n")[2])
 # %% [markdown]
 # ## The first weights
 #
-# Before training, each layer should pass on a signal of about the size that it gets. A sum of $n$ inputs of size 1 with
-# weights of deviation $\sigma$ has size $\sigma\sqrt{n}$, so $\sigma = 1/\sqrt n$ keeps it. LLaMA's usual 0.02 is made for a
-# width of 2500: at width 128, $0.02 \cdot \sqrt{128} = 0.23$, and after a few layers little is left. A sparse layer has
-# fewer inputs, and `rescale_weights` makes up for that, by $1/\sqrt{\text{density}}$.
+# Before training, the output of each layer should be about as large as its input. A sum of $n$ inputs of size 1,
+# multiplied by weights of standard deviation $\sigma$, has size $\sigma\sqrt{n}$. So $\sigma = 1/\sqrt n$ keeps the
+# size. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128 the factor is $0.02 \cdot \sqrt{128} = 0.23$,
+# and after a few layers little of the signal is left. A neuron of a sparse layer has fewer inputs. `rescale_weights`
+# makes up for this with the factor $1/\sqrt{\text{density}}$.
 #
-# **Predict:** at width 128 and deviation 0.02, which layer gives outputs with a standard deviation nearer to 1: a dense
-# layer, or a rescaled layer with a tenth of its links?
+# **Predict:** take width 128 and a standard deviation of 0.02. Which layer gives outputs with a standard deviation
+# nearer to 1: a dense layer, or a rescaled layer with a tenth of its links?
 
 # %%
 inputs = torch.randn(1000, 128, generator=torch.Generator().manual_seed(0))
@@ -323,14 +332,14 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rescaled, the sparse layer passes on as much as the dense one, 0.23; each of its weights is three times as large. Not
-# rescaled, it is a third of that.
+# They are equally far from 1: the rescaled sparse layer gives 0.23, as the dense layer does. Each of its weights is
+# three times as large. Without rescaling, the sparse layer gives a third of this.
 # </details>
 #
 # But an *embedding* that starts at 0.02 is too small, and the model must first enlarge it. The rescaled links of a
-# sparse model are larger, so it needs fewer steps for this. In a short run this alone can put sparse methods ahead of a
-# dense network. The package has four recorded runs of the size `tiny` on Tiny Shakespeare, one seed each, 120 steps, FC
-# and an earlier CHTs with a tenth of the links:
+# sparse model are larger, so it needs fewer steps for this. In a short run, this alone can put sparse methods ahead of
+# a dense network. The package has records of four runs of the size `tiny` on Tiny Shakespeare, with one seed and 120
+# steps each. They compare FC with an earlier CHTs that has a tenth of the links:
 
 # %%
 first_weights = [
@@ -342,14 +351,15 @@ first_weights = [
 pd.DataFrame(first_weights).pivot(index="from", columns="method").round(2)
 
 # %% [markdown]
-# From 0.02 everywhere, FC stood at 4.89 nats and a sparse network with a tenth of the links at 3.95; from 1 in the embedding
-# and $1/\sqrt n$ elsewhere, FC stood at 3.97 and the sparse one at 4.00. Our recipes for small models start from the latter,
-# with which the dense network learns faster; the recipes of the paper's sizes keep 0.02.
+# With 0.02 everywhere, FC reached 4.89 nats, and a sparse network with a tenth of the links reached 3.95. With 1 in the
+# embedding and $1/\sqrt n$ elsewhere, FC reached 3.97 and the sparse network 4.00. Our recipes for small models start
+# with the second choice, because the dense network learns faster with it. The recipes of the paper's sizes keep 0.02.
 #
 # ## Sixteen bits
 #
-# On a GPU, products in bfloat16 are several times as fast. Its numbers have 8 significant bits: between 1 and 2 they are 1/128
-# apart, between 2 and 4 they are 1/64 apart, and so on. Add a small step to a weight:
+# On a GPU, products of matrices are several times as fast in bfloat16 as in float32. Numbers in bfloat16 have 8
+# significant bits. Between 1 and 2 they are 1/128 apart, between 2 and 4 they are 1/64 apart, and so on. Add a small
+# step to a weight:
 
 # %%
 weight = torch.tensor(1.0, dtype=torch.bfloat16)
@@ -358,10 +368,10 @@ for step in (0.1, 0.01, 0.003, 0.001):
 assert float(weight + 0.001) == 1
 
 # %% [markdown]
-# The sum is rounded to the nearest of these numbers. So a step from a weight between 1 and 2 vanishes if it is less than half
-# of 1/128, which is 1/256. How large is that beside the weight? It depends on the weight.
+# The sum is rounded to the nearest of these numbers. So a step from a weight between 1 and 2 vanishes if it is less
+# than half of 1/128, which is 1/256. How large is this limit relative to the weight? This depends on the weight.
 #
-# **Predict:** there are 128 weights from 1 to below 2. Add to each 1/351 of itself. How many of them change?
+# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Add to each number 1/351 of itself. How many of them change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -375,24 +385,24 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The weight $n/128$ changes if $n/128/351$ is more than 1/256, so if $n$ is more than 175.5. That holds for 176 to 255, which
-# are 80 weights.
+# The weight $n/128$ changes if $n/128/351$ is more than 1/256. So $n$ must be more than 175.5. This is true for 80
+# weights, with $n$ from 176 to 255.
 # </details>
 #
-# The limit 1/256 is nearly 1/512 of a weight just below 2, and it is 1/256 of a weight of 1. The same shares hold between any
-# two powers of two. So a step below 1/512 of a weight always vanishes. Just above a power of two, every step below about
-# 1/256 vanishes.
+# For a weight just below 2, the limit 1/256 is nearly 1/512 of the weight. For a weight of 1, it is 1/256 of the
+# weight. The same shares hold between any two neighbouring powers of two. So a step below 1/512 of a weight always
+# vanishes. Just above a power of two, every step below about 1/256 of the weight vanishes.
 #
-# So the weights stay in float32, and only the products are rounded (`precision="bfloat16"`). The published code keeps
-# the *weights* in bfloat16 (`"bfloat16_weights"` here): large weights then no longer move, but small weights do. We do
-# not know why this hurts RigL and GraNet most. Both regrow a link at 0 and soon compare it with old, large weights. In
-# the paper's tables, 130M at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and of 18.3 with
-# weights in float32, where FC has 17.1.
+# So we keep the weights in float32, and round only the products (`precision="bfloat16"`). The published code keeps the
+# *weights* in bfloat16 (`"bfloat16_weights"` here). Then large weights no longer move, but small weights do. We do not
+# know why this hurts RigL and GraNet most. Both regrow a link at 0 and soon compare it with old, large weights. In the
+# paper's tables for the 130M model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and of 18.3
+# with weights in float32. FC with weights in float32 has 17.1.
 #
 # ## Train
 #
-# The learning rate rises in a line to its peak and falls along half a cosine to a tenth of it. Gradients are clipped: if
-# their norm is above `clip`, all are scaled down together.
+# The learning rate rises linearly to its peak. Then it falls along half a cosine to a tenth of the peak. Gradients are
+# clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
 
 # %%
 for step in (1, recipe.warmup, recipe.steps):
@@ -410,19 +420,20 @@ print(f"{run.tokens:,} tokens in {run.seconds:.0f} s, {run.tokens_per_second:,.0
 print(f"{run.mfu:.0%} of the operations that one large product of matrices would do in that time")
 
 # %% [markdown]
-# The last line is the MFU of the progress bar, the *model FLOPs utilisation*: the operations that a dense model of this size
-# needs for these tokens, divided by those that the device could do in the same time. Masked layers compute all of them.
+# The last line is the MFU of the progress bar, the *model FLOPs utilisation*. It is the number of operations that a
+# dense model of this size needs for these tokens, divided by the number that the device could do in the same time.
+# Layers with masks compute all operations of the dense model.
 
 # %%
 looks = pd.DataFrame([{"step": look.step, "loss": look.loss, "perplexity": look.perplexity} for look in run.looks])
 looks.style.hide(axis="index").format({"loss": "{:.3f}", "perplexity": "{:.1f}"})
 
 # %% [markdown]
-# ## What it writes
+# ## What the model writes
 #
-# The model draws one token after the other. At temperature $T$ it draws with a probability $\propto p^{1/T}$. At 0 it
-# takes the most probable token. At 1 it draws with its own probabilities. (The temperature of stage 03 works the other
-# way: there a larger $T$ makes the draw harder.)
+# The model draws one token after another. At temperature $T$, the probability of a token is proportional to $p^{1/T}$.
+# At temperature 0, the model takes the most probable token. At temperature 1, it draws with its own probabilities. (The
+# temperature of stage 03 works the other way: there, a larger $T$ makes the draw harder.)
 
 # %%
 prompt = {"python_reference": "The statement", "tinyshakespeare": "KING"}.get(task.name, "The ")
@@ -432,13 +443,14 @@ for temperature in (0.0, 0.7, 1.0):
     print(f"--- temperature {temperature}\n{written.strip()}\n")
 
 # %% [markdown]
-# A model of a million weights, after a few seconds of training, has learned how the text *looks*. At temperature 0 nothing is
-# drawn, so the same prompt always gives the same text; here it ends after a few words. Drawn tokens give longer and
-# stranger texts.
+# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0
+# nothing is drawn, so the same prompt always gives the same text; here it ends after a few words. Drawn tokens give
+# longer and stranger texts.
 #
 # ## The topology of a head, and of a block
 #
-# Queries and keys of one head of the last layer, as in stage 08; then the gate, before training and after it.
+# The first picture shows the queries and keys of one head of the last layer, as in stage 08. The second picture shows
+# the gate before and after training.
 
 # %%
 last = f"model.layers.{dimensions.layers - 1}"
@@ -464,9 +476,9 @@ if len(history):
 # %% [markdown]
 # ## The race
 #
-# A *race* trains every method for the same number of steps, from the same first weights and on the same text for equal seeds,
-# and compares what comes out. FC alone has its own learning rate. A few steps are timed first, on a model that is thrown
-# away:
+# A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
+# start from the same first weights and read the same text. Only FC has its own learning rate. First, the program times
+# a few steps on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -475,8 +487,8 @@ predicted_seconds = each * len(names) * settings.seeds
 print(f"{each:.1f} s per run, {predicted_seconds:.0f} s for {len(names)} methods × {settings.seeds} seeds")
 
 # %% [markdown]
-# **Predict:** in the paper's Table 2, at 90 % sparsity, the 60M model reaches a perplexity of 26.6 dense and 35 with SET or
-# CHT. Which methods will be nearest to FC here? How far off, in per cent of the perplexity?
+# **Predict:** in the paper's Table 2, the dense 60M model reaches a perplexity of 26.6. At 90 % sparsity it reaches 35
+# with SET or CHT. Which methods will be nearest to FC here? How far off will they be, in per cent of the perplexity?
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -515,18 +527,19 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# After so few steps all are close together. At the laptop profile CHTss and GMP are nearest to FC, 0.2 % below its perplexity.
-# GraNet is 3.6 % below, CHT 5.2 % above. In the paper, after a long training, SET and CHT are about a third above FC. A single
-# seed has no interval, so there is no ranking; the longer runs below tell more. The sparse methods share one learning rate
-# and FC has its own, since a single rate for all would favour the methods that it suits.
+# After so few steps, all methods are close together. At the laptop profile, CHTss and GMP are nearest to FC, 0.2 %
+# below its perplexity. GraNet is 3.6 % below, and CHT is 5.2 % above. In the paper, after a long training, SET and CHT
+# are about a third above FC. A single seed has no interval, so there is no ranking. The longer runs below show more.
+# The sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the methods
+# that it suits.
 # </details>
 #
 # ## Recorded runs
 #
-# Longer races come with the package, a line of `results/language.jsonl` for each run, with its settings, versions,
-# device and seconds. Nothing is trained here. They have FC, SET, RigL and GraNet. The other methods were run before
-# they were the paper's: those runs are in `results/revision_1`, and say nothing about the methods of today. (Three runs
-# of CHTs on Tiny Shakespeare are kept in another file; stage 12 uses them.)
+# The package contains records of longer races. Each run is a line of `results/language.jsonl`, with its settings,
+# versions, device and seconds. This section trains nothing. The records contain runs of FC, SET, RigL and GraNet. We
+# ran the other methods before our versions followed the paper. Those runs are in `results/revision_1`, and they say
+# nothing about the current methods. (Three runs of CHTs on Tiny Shakespeare are in another file. Stage 12 uses them.)
 
 # %%
 recorded = language.recorded()
@@ -549,42 +562,45 @@ for name, rows in compared.items():
     )
 
 # %% [markdown]
-# The differences of each method from FC, and from SET, which regrows at random. They are paired by seed, in nats per token,
-# where 0.01 is about one per cent of the perplexity:
+# The table shows the differences of each method from FC and from SET, which regrows at random. They are paired by seed,
+# in nats per token. A difference of 0.01 nats is about one per cent of the perplexity:
 
 # %%
 tables = {name: report.beside(rows, ("fc", "set")) for name, rows in compared.items()}
 pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.items()})
 
 # %% [markdown]
-# ± is the half-width of a 95 % confidence interval over three seeds. Size `tiny`, 200 steps, about an epoch of Tiny
-# Shakespeare; on both corpora:
+# ± is the half-width of a 95 % confidence interval over three seeds. The models of size `tiny` trained for 200 steps,
+# about an epoch of Tiny Shakespeare. On both corpora:
 #
 # - **At 70 % SET is level with FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC.
 # - **At 90 and 95 % all three are behind FC**, by 0.06 to 0.10 and by 0.10 to 0.14 nats, and no interval contains 0.
 # - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 % they are level.
 #
-# Beside the paper's Table 2, for its 60M model at 90 % sparsity, in the same nats:
+# Compared with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
 #
-# - **Agrees:** FC is ahead of all, and RigL is the last of the three.
-# - **Does not:** there the methods are further apart. SET is behind FC by 0.28, RigL by 0.53.
-# - **Differs:** a model of a sixtieth, 200 steps instead of 10 000, about one epoch of a megabyte instead of gigabytes, weights
-#   in float32, $\zeta$ from 0.3 instead of 0.1, no warm-up after updates. Any of these may change the order.
-# - **Untested:** CHTs, CHTss, CHT, MEST and GMP as the paper has them, the paper's sizes, and its corpus.
+# - **Agrees:** FC is ahead of all three sparse methods, and RigL is the last of them.
+# - **Does not agree:** in the paper, the methods are further apart. SET is behind FC by 0.28 nats, and RigL by 0.53.
+# - **Differs:** our model has a sixtieth of the weights. It trains for 200 steps instead of 10 000, on about one epoch
+#   of a megabyte of text instead of gigabytes. Its weights are in float32, $\zeta$ starts at 0.3 instead of 0.1, and
+#   there is no warm-up after updates. Any of these may change the order.
+# - **Untested:** CHTs, CHTss, CHT, MEST and GMP as the paper defines them, the paper's sizes, and its corpus.
 #
-# Size `small`, with nine times the weights in its layers, 100 steps, a third of an epoch of Tiny Shakespeare; on both corpora:
+# The models of size `small` have nine times as many weights in their layers. They trained for 100 steps, a third of an
+# epoch of Tiny Shakespeare. On both corpora:
 #
-# - **At 90 % all three have means ahead of FC's**, by 0.02 to 0.17 nats, and most intervals leave out 0. At 70 % RigL is
-#   ahead of FC, by 0.07 to 0.15 nats.
-# - **SET has the lowest mean of the three at 90 and 95 %**, RigL at 70 %.
+# - **At 90 % the mean losses of all three are below FC's**, by 0.02 to 0.17 nats, and most intervals do not contain 0.
+#   At 70 % RigL is ahead of FC, by 0.07 to 0.15 nats.
+# - **SET has the lowest mean loss of the three at 90 and 95 %**, and RigL has the lowest at 70 %.
 #
-# Do not read from this that sparse models end better. Each method took the best of its own learning rates (file
-# `results/language_rates.jsonl`), and the rates of the sparse methods are five to ten times FC's. After so few steps
-# the loss shows how fast a model starts to learn. The `tiny` models saw four times as many tokens. In their tables FC
-# is in front at 90 and 95 %.
+# Do not conclude that sparse models are better in the end. Each method used the best of its own learning rates (see
+# `results/language_rates.jsonl`), and the rates of the sparse methods are five to ten times as high as FC's rate. After
+# so few steps, the loss shows how fast a model starts to learn. The `tiny` models saw four times as many tokens. In
+# their tables, FC is ahead at 90 and 95 %.
 #
-# Seconds of training on one core, medians of three runs on Tiny Shakespeare (other work ran beside some of those of `tiny`
-# on the books). At 90 and 95 % SET and RigL stored and multiplied only the existing links:
+# The table shows the seconds of training on one core, as medians of three runs on Tiny Shakespeare. (We leave out the
+# books, because other work ran at the same time as some of their `tiny` runs.) At 90 and 95 %, SET and RigL stored and
+# multiplied only the existing links:
 
 # %%
 shakespeare = pd.DataFrame(
@@ -598,10 +614,10 @@ medians = medians.rename(columns=lambda share: f"{share:.0%}" if share else "FC"
 medians.style.format("{:.0f}", na_rep="")
 
 # %% [markdown]
-# ## Larger
+# ## Larger models
 #
-# The same notebook with other parameters, or one model by itself on the command line. `torchrun` starts several processes
-# that train one model together (stage 10):
+# You can run this notebook with other parameters, or train a single model on the command line. `torchrun` starts
+# several processes that train one model together (stage 10):
 #
 # ```
 # chts run 09 -p dataset tinyshakespeare -p data_dir DIR -p recipe tiny -p seeds 3 -p out_dir runs/shakespeare
@@ -609,8 +625,8 @@ medians.style.format("{:.0f}", na_rep="")
 # torchrun --nproc-per-node 8 -m chts_core.cli train 60m --dataset openwebtext --method chts/paper_llama --sparsity 0.7 --out runs/60m
 # ```
 #
-# `profile=paper` asks for the paper's 60M model on OpenWebText, streamed, with T5's tokens and $\zeta$ from 0.1. None of us
-# has run that yet: we have no GPU.
+# `profile=paper` trains the paper's 60M model on OpenWebText. It streams the text, and uses T5's tokens and $\zeta$
+# from 0.1. We have not run it yet, because we have no GPU.
 #
 # ## Exercise: guesses
 #
@@ -874,52 +890,55 @@ exercises.check("09.winners", winners)
 #
 # ## To discuss
 #
-# 1. For each cell of its Table 2 the paper chose the best of eight first networks for CHTs. SET has no such setting. Is the
-#    comparison fair, and how would you report it?
+# 1. For each cell of its Table 2, the paper chose the best of eight initial networks for CHTs. SET has no such setting.
+#    Is the comparison fair, and how would you report it?
 # 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
 #    float32, or with both? Which methods would move up?
-# 3. Size `small` has sparse methods ahead of FC after 100 steps, size `tiny` has them behind after 200. Which runs would
-#    tell whether sparse models only start faster, or also end better?
+# 3. At size `small`, sparse methods are ahead of FC after 100 steps. At size `tiny`, they are behind FC after 200
+#    steps. Which runs would show whether sparse models only learn faster at first, or are also better in the end?
 #
 # ## Self-check
 #
-# 1. Model A has a perplexity of 20 with 1000 tokens, model B of 40 with 30 000. Which one is better?
+# 1. Model A has a perplexity of 20 with a vocabulary of 1000 tokens. Model B has a perplexity of 40 with a vocabulary
+#    of 30 000. Which one is better?
 #
 # <details><summary>Answer</summary>
 #
-# That cannot be told. B's tokens are longer, so each is harder to guess and there are fewer. Compare losses per *byte* of
-# the same text.
+# You cannot know this. B's tokens are longer, so each token is harder to guess, but there are fewer of them. Compare
+# losses per *byte* of the same text.
 # </details>
 #
-# 2. Neuron 7 of a gated block has fifty links in the gate and none in up. What does it give, and what does percolation do?
+# 2. Neuron 7 of a gated block has fifty links in the gate and none in up. What does the neuron output, and what does
+#    percolation do?
 #
 # <details><summary>Answer</summary>
 #
-# 0 for every input, since up gives 0 and the product is 0. Percolation cuts the fifty, and the links of down that read it.
+# It outputs 0 for every input, because up gives 0 and so the product is 0. Percolation cuts the fifty links, and the
+# links of down that read the neuron.
 # </details>
 #
 # 3. A paper reports that a sparse method beats a dense network after 500 steps. What would you ask first?
 #
 # <details><summary>Answer</summary>
 #
-# Which first weights and which learning rate the dense network had, and whether they were chosen for it. Both can put it
-# behind in a short run.
+# Ask which first weights and which learning rate the dense network had, and whether they were chosen for it. Either of
+# them can put the dense network behind in a short run.
 # </details>
 #
 # 4. With weights in bfloat16, RigL ends far behind SET. Is the gradient a bad guide?
 #
 # <details><summary>Answer</summary>
 #
-# You cannot tell from this run. Large weights in bfloat16 do not move by small steps, so it was another training. Run
-# both with weights in float32.
+# You cannot know from this run. In bfloat16, small steps do not move large weights, so the training was different. Run
+# both methods with weights in float32.
 # </details>
 #
 # ## Key takeaways
 #
-# - Bytes make any text into tokens; packing wastes none of them.
-# - Perplexity is $e$ to the mean loss, and belongs to its tokens.
-# - Gate and up are a pair, down a chain behind both; heads may share their keys.
-# - First weights, learning rates and precision can decide a race before the topology does.
+# - With bytes, every text can be turned into tokens. Packing needs no padding.
+# - Perplexity is $e$ to the power of the mean loss. It is comparable only for the same tokens.
+# - Gate and up are a pair. Each of them forms a chain with down. Heads of queries may share their keys.
+# - First weights, learning rates and precision can decide a race before the topology has an effect.
 #
 # ## Further reading
 #

@@ -19,7 +19,7 @@
 # **You will be able to**
 #
 # 1. train one sparse model in several processes, and say what they must agree on;
-# 2. stop a run at any moment and go on with another number of processes;
+# 2. stop a run at any moment and continue it with another number of processes;
 # 3. describe a grid of runs and schedule it on workers;
 # 4. estimate what a larger model will cost before you pay for it.
 #
@@ -84,9 +84,9 @@ folder.mkdir(parents=True, exist_ok=True)
 # %% [markdown]
 # ## One gradient from two halves
 #
-# A *rank* is one of several processes that train one model together. In the simplest way of sharing, each rank has a *copy*
-# of the model and a part of each batch. After the backward pass the ranks compute the **mean** of their gradients, and each
-# rank gets it. This exchange is called an *all-reduce*. The whole way of sharing is called *data parallel*
+# A *rank* is one of several processes that train one model together. In the simplest method, each rank has a *copy* of
+# the model and a part of each batch. After the backward pass, the ranks compute the **mean** of their gradients, and
+# each rank gets it. This exchange is called an *all-reduce*. The whole method is called *data parallel* training
 # (`DistributedDataParallel`, "DDP", in PyTorch).
 #
 # Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent: $w = (1, 1, 0)$.
@@ -104,12 +104,13 @@ print(f"rank 0 {halves[0].tolist()}, rank 1 {halves[1].tolist()}, mean {mean.tol
 assert mean.tolist() == whole.tolist() == [4.5, 4.5, 2.5]
 
 # %% [markdown]
-# The mean of the two halves is the gradient of the whole batch. So both copies take the same step and stay equal.
+# The mean of the gradients of the two ranks is the gradient of the whole batch. So both copies take the same step and
+# stay equal.
 #
 # The third number is the gradient of the absent link. RigL looks at such gradients when it regrows links.
 #
-# The two masks must be equal too. A *hash* is a short number that is computed from data. Different masks have different hashes in
-# practice. So the ranks compare short hashes instead of whole masks:
+# The two masks must be equal too. A *hash* is a short number that is computed from data. In practice, different masks
+# have different hashes. So the ranks compare short hashes instead of whole masks:
 
 
 # %%
@@ -134,7 +135,8 @@ figures.show(
 # %% [markdown]
 # ## What a sparse method must not do
 #
-# RigL regrows the absent link with the largest gradient. Two ranks saw these gradients of three absent links:
+# RigL regrows the absent link whose gradient is largest in size. Two ranks computed these gradients of three absent
+# links:
 #
 # | link | rank 0 | rank 1 | mean |
 # |---|---|---|---|
@@ -142,8 +144,8 @@ figures.show(
 # | b | 1 | 3 | 2 |
 # | c | -2 | 1 | -0.5 |
 #
-# **Predict:** which link does rank 0 regrow if it looks at its own gradient, which does rank 1, and which is right? What if
-# each sent the *size* of its gradient instead?
+# **Predict:** suppose that each rank looks at its own gradients. Which link does rank 0 regrow, and which link does
+# rank 1 regrow? Which link is right? Which link would the ranks regrow if they averaged the *sizes* of their gradients?
 
 # %%
 ranks = torch.tensor([[5.0, 1, -2], [-5, 3, 1]])
@@ -158,18 +160,18 @@ for name, gradient in {
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both would take *a*, though over the whole batch its gradient is 0: what one half gains, the other loses. The right
-# one is *b*. The mean of the sizes takes *a* as well. Published code has made both mistakes; another one is that each
-# rank regrows by itself, after which the copies differ and no error appears.
+# Both ranks would take *a*, although its gradient over the whole batch is 0: what one half gains, the other half loses.
+# The right link is *b*. The mean of the sizes leads to *a* as well. Published code has made both mistakes. Another
+# mistake is to let each rank regrow by itself. Then the copies differ, and no error appears.
 # </details>
 #
-# So the `Sparsifier` takes the mean over the ranks of the *signed* gradient. And for what is drawn at random, all ranks hold
-# the same random numbers.
+# So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
+# random numbers.
 #
 # ## Two processes, started from here
 #
-# `torchrun` starts a script in several processes that know of each other. The first half of this script makes a small model in
-# each rank, with the same first weights:
+# `torchrun` starts a script in several processes that can exchange data. The first half of our script makes a small
+# model in each rank, with the same first weights:
 
 # %%
 setup = """
@@ -189,8 +191,8 @@ sparsifier = chts.Sparsifier(copy, optimizer, "rigl", 0.9, total_steps=60, updat
 """
 
 # %% [markdown]
-# The second half trains the model. After each update, each rank prints a hash of its masks. In step 33, rank 1 flips a row of
-# one of its masks, as a broken memory or a careless hand would.
+# The second half trains the model. After each update, each rank prints a hash of its masks. In step 33, rank 1 flips a
+# row of one of its masks, as a memory error or a bug could do.
 
 # %%
 training = """
@@ -222,10 +224,10 @@ assert (agreed["0"] == agreed["1"]).all()
 agreed
 
 # %% [markdown]
-# The masks changed in all six updates. Both ranks had the same masks each time, although they saw different examples.
+# The masks changed in all six updates. Each time, both ranks had the same masks, although they saw different examples.
 #
-# The core does not rely on that. At each update the ranks compare fingerprints, layer by layer. The seventh update found the
-# row that rank 1 had flipped:
+# The core does not rely on this. At each update, the ranks compare hashes of their masks, layer by layer. The seventh
+# update found the row that rank 1 had flipped:
 
 # %%
 assert done.returncode != 0
@@ -234,16 +236,16 @@ refusal = told[0].partition("RuntimeError: ")[2].partition(" Build")[0]
 print(refusal)
 
 # %% [markdown]
-# The run stopped at that update and named the layer. Without that it would have gone on, and the model that is saved in the
-# end would be that of rank 0, trained with gradients of another network.
+# The run stopped at that update and named the layer. Without this check, the run would have continued. At the end it
+# would have saved the model of rank 0, which was also trained with gradients of another network.
 #
 # ## Sharing the update
 #
-# Link prediction takes time, and each layer evolves by itself. So each rank takes some of the layers, and sends the
-# masks that it made to the others. The largest layer goes first, and each layer goes to the rank that has least so far.
-# If two ranks have the same, the lower number gets the layer.
+# Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
+# their new masks to the other ranks. The largest layer is assigned first. Each layer goes to the rank that has the
+# fewest weights so far. If two ranks have equally many, the rank with the lower number gets the layer.
 #
-# **Predict:** layers of 10, 4, 4 and 3 million weights, two ranks. Who gets what?
+# **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
 # %%
 two = Ranks(None, torch.device("cpu"))
@@ -255,8 +257,10 @@ assert owners == {"a": 0, "b": 1, "c": 1, "d": 1}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rank 0 has *a* with 10, rank 1 the other three with 11: nearly even. For the 1B model on eight ranks:
+# Rank 0 gets *a* with 10 million weights. Rank 1 gets the other three with 11 million, so the shares are nearly equal.
 # </details>
+#
+# The next cell applies the same rule to the 1B model on eight ranks:
 
 # %%
 billion = language.plan_run("chts", 0.7, language.RECIPES["1b"]).budget.shapes
@@ -268,8 +272,8 @@ loads = [sum(costs[name] for name in costs if owners[name] == rank) / 1e6 for ra
 print("millions of weights per rank:", [round(load) for load in loads])
 
 # %% [markdown]
-# A mask is a Boolean for each weight: a byte in memory, but a bit is enough to send. And only masks travel, no weights: each
-# rank has those already.
+# A mask has a Boolean for each weight, which takes a byte in memory. The ranks send each Boolean as a single bit. They
+# send only masks, because each rank already has the weights.
 
 # %%
 mask = torch.tensor([1, 0, 0, 1, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
@@ -277,10 +281,11 @@ print(mask.int().tolist(), "->", [f"{byte:08b}" for byte in pack_bits(mask).toli
 print(f"one update of LLaMA-1B: {sum(costs.values()) / 8 / 1e6:.0f} MB")
 
 # %% [markdown]
-# ## Kill it, and go on with fewer
+# ## Kill a run and continue with fewer processes
 #
 # We run the training command of stage 09 in two processes. It saves a checkpoint every few steps. We wait for the first
-# checkpoint. Then we kill both processes without warning (SIGKILL, as a power cut or a cluster's scheduler would).
+# checkpoint. Then we kill both processes without warning, with the signal SIGKILL. A power cut or a cluster's scheduler
+# can also end a run without warning.
 
 # %%
 corpus = "python_reference"
@@ -311,9 +316,9 @@ killed_at = checkpoint.load(cut)["step"]
 print(f"killed; the checkpoint is of step {killed_at} of {settings.steps}")
 
 # %% [markdown]
-# A checkpoint is written to another file and then renamed, so there is always one complete checkpoint. It does not
-# store the number of ranks. The next cell resumes the run in one process. Then it trains the same model again without a
-# break:
+# The program writes a checkpoint to another file and then renames the file, so there is always one complete checkpoint.
+# The checkpoint does not store the number of ranks. The next cell resumes the run in one process. Then it trains the
+# same model again in an undisturbed run:
 
 # %%
 resumed, uncut = (
@@ -333,16 +338,16 @@ print(f"{same} of {len(masks[0])} masks are equal to the bit")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
-# Two processes add up a batch in another order than one, so the last digits of the weights differ. The random numbers
-# and the batches are the same. With the *same* number of processes and threads a resumed run ends at the same bits. The
-# tests check this with twenty kills at random moments.
+# Two processes add up a batch in a different order than one process does, so the last digits of the weights differ. The
+# random numbers and the batches are the same. With the *same* number of processes and threads, a resumed run ends with
+# exactly the same bits. The tests check this with twenty kills at random moments.
 #
 # ## When a model does not fit
 #
-# Data parallel needs the whole model on each GPU: the weights, their gradients and two moments of Adam, 16 bytes per weight
-# in float32. *Fully sharded* (`fully_shard`, "FSDP") gives each rank a share of the rows of each weight; a layer is put
-# together when it is needed and thrown away again. `--parallel fsdp` asks for that. The masks stay whole on each rank, a
-# byte per weight.
+# Data parallel training needs the whole model on each GPU: the weights, their gradients and two moments of Adam.
+# Together they take 16 bytes per weight in float32. *Fully sharded* training (`fully_shard`, "FSDP") gives each rank a
+# share of the rows of each weight matrix. When a layer is needed, its parts are put together, and this copy is deleted
+# after use. The option `--parallel fsdp` selects it. Each rank keeps the whole masks, with a byte per weight.
 
 # %%
 rows = []
@@ -363,8 +368,9 @@ memory.style.hide(axis="index").format("{:.1f}", subset=list(memory.columns[1:])
 # %% [markdown]
 # ## A grid of runs
 #
-# Comparisons need many runs that do not depend on each other. A *sweep* is a grid of parameters; Dask hands its cells to
-# workers: processes on this machine, or on all machines of a cluster.
+# Comparisons need many runs that do not depend on each other. A *sweep* is a grid of parameters, and each cell of the
+# grid is a run. Dask gives the cells to workers. Workers are processes on this machine, or on all machines of a
+# cluster.
 
 # %%
 spec = {
@@ -375,8 +381,8 @@ spec = {
 print([cell.name for cell in sweeps.cells(spec)])
 
 # %% [markdown]
-# FC has no sparsity and runs once. All cells are checked before the first one starts. What is finished is kept; a cell that
-# fails does not stop the others; the same call again goes on where it was cut.
+# FC has no sparsity, so it runs once. The sweep checks all cells before the first one starts. It keeps the results of
+# finished cells. If a cell fails, the others still run. If a sweep is stopped, the same call continues it.
 
 # %%
 results = sweeps.sweep(spec, folder / "sweep", workers=2)
@@ -393,7 +399,7 @@ assert all(row["status"] == "done" for row in results)
 pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1f}", "seconds": "{:.1f}"})
 
 # %% [markdown]
-# The same from a file, here and on a cluster:
+# A sweep can also be described in a file. The same command runs it on this machine or on a cluster:
 #
 # ```
 # chts sweep sweep.yaml --out runs/sweep                                        # workers on this machine
@@ -402,8 +408,8 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #
 # ## Slurm and Kubernetes
 #
-# On Slurm, one task per node starts `torchrun`, which starts a process per GPU. A job that is preempted is queued again and
-# goes on:
+# On Slurm, one task per node starts `torchrun`, which starts a process per GPU. If a job is preempted, Slurm puts it
+# into the queue again, and the run continues:
 #
 # ```
 # #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --requeue
@@ -412,22 +418,22 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #     -m chts_core.cli train 1b --dataset c4 --method chts --sparsity 0.7 --parallel fsdp --out /shared/1b
 # ```
 #
-# Sweeps there: `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the address
-# for `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun` command, and the Dask
-# operator's `DaskCluster` has a scheduler service. All workers must have the same version of `chts` and see the output
-# folder by the same name. We have tried only `torchrun` and Dask on one machine.
+# For sweeps on Slurm, `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the
+# address for `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun` command, and
+# the Dask operator's `DaskCluster` has a scheduler service. All workers must have the same version of `chts`, and the
+# output folder must have the same path on all of them. We have tried only `torchrun` and Dask, on one machine.
 #
 # ## What will it cost?
 #
-# Training a dense model takes about $6N$ operations per token for $N$ weights of linear layers, and some for attention
-# (Chowdhery et al., 2022). By hand, for a single layer of 1000 × 1000: 6 million per token. A machine can do $F$
-# operations per second. Training reaches only a share of $F$, the *utilisation* (MFU):
+# Training a dense model with $N$ weights in its linear layers takes about $6N$ operations per token, and some more for
+# attention (Chowdhery et al., 2022). For a single layer of 1000 × 1000, this is 6 million operations per token. A
+# machine can do $F$ operations per second. Training reaches only a share of $F$, the *utilisation* (MFU):
 #
 # $$\text{seconds} = \frac{\text{tokens} \cdot \text{operations per token}}{F \cdot \text{MFU}}$$
 #
-# The *throughput* of a training is the number of tokens per second. The throughput times the operations per token gives the
-# operations per second. Check the formula on the dense run of the sweep. Which share of one large product of matrices did it
-# reach, with the same number of threads?
+# The *throughput* of a training run is the number of tokens per second. The throughput times the operations per token
+# gives the operations per second. Check the formula on the dense run of the sweep. Compare its operations per second
+# with the operations per second of one large matrix product on the same number of threads. What share does it reach?
 
 # %%
 recipe = replace(language.RECIPES["tiny_ci"], steps=settings.sweep_steps)
@@ -439,12 +445,13 @@ print(f"{operations / 1e9:,.0f} billion operations in {dense['seconds']} s: {rat
 print(f"utilisation {dense['mfu']:.0%}, so {rate / dense['mfu'] / 1e9:.0f} billion at most")
 
 # %% [markdown]
-# Now the paper's sizes, at the paper's numbers of tokens. The column "days here" divides by the operations per second of the
-# dense run above. That run was one worker of the sweep, and its number of threads is printed above. The notebook itself may have
-# another number of threads, and we do not scale by either. Other work on the same machine lowers the rate and adds days, so run
-# this on an idle machine before you plan by it. The next column is for a GPU of $989 \cdot 10^{12}$ operations per
-# second (an H100's bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense weights cost as much as the
-# dense model.
+# The next table shows the paper's sizes at the paper's numbers of tokens. The column "days here" divides by the
+# operations per second of the dense run above. That run was one worker of the sweep, with the number of threads that is
+# printed above. The notebook itself may have another number of threads. We do not scale the days by a number of
+# threads. Other work on the same machine lowers the rate and adds days, so run this on an idle machine before you use
+# it for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in
+# bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense weights need as many operations as
+# the dense model.
 
 # %%
 rows = []
@@ -468,9 +475,9 @@ table.style.hide(axis="index").format(
 )
 
 # %% [markdown]
-# The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can use that.
-# The estimate is a lower bound: data, checkpoints and looks at the validation text cost extra time. We took the rate from one
-# small model on a CPU. We did not check it on a GPU.
+# The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can
+# make use of this. The estimate is a lower bound, because data, checkpoints and evaluations on the validation text take
+# extra time. We took the rate from one small model on a CPU. We did not check it on a GPU.
 #
 # ## Exercise: unequal halves
 #
@@ -721,9 +728,9 @@ exercises.check("10.schedule", schedule)
 #
 # 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
 #    compare more often?
-# 2. Link prediction needs no gradient, RigL needs the mean gradient of all absent links. Which of the two is easier to share
-#    over a thousand ranks, and why?
-# 3. Masks on dense weights cost as much as the dense model. For whom is a sparse model worth its training then?
+# 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two is easier
+#    to share over a thousand ranks, and why?
+# 3. Masks on dense weights cost as much as the dense model. For whom is it then worth training a sparse model?
 #
 # ## Self-check
 #
@@ -731,41 +738,43 @@ exercises.check("10.schedule", schedule)
 #
 # <details><summary>Answer</summary>
 #
-# What one half of the batch gains by a link the other half may lose. The size of the mean is what a single process would
-# see of the whole batch; the mean of the sizes is something else.
+# A link that helps one half of the batch may hurt the other half. A single process would compute the size of the mean
+# gradient over the whole batch. The mean of the sizes is a different number.
 # </details>
 #
-# 2. Two ranks have different masks, and nobody compares them. What is wrong with the model that is saved?
+# 2. Two ranks have different masks, and nobody compares them. What is wrong with the model that is saved at the end?
 #
 # <details><summary>Answer</summary>
 #
-# It is rank 0's. Its weights were moved by gradients of two different networks, and no other rank has the network that was
-# measured. The loss may look fine.
+# It is the model of rank 0. Gradients of two different networks changed its weights, and the other rank has another
+# network. The loss may look fine.
 # </details>
 #
-# 3. A run with four processes was killed. You have one left. What can you do, and what will differ?
+# 3. A run with four processes was killed. You now have only one process. What can you do, and what will differ?
 #
 # <details><summary>Answer</summary>
 #
-# Go on from the checkpoint with one: batches and random numbers are the same. Sums are added in another order, so the last
-# digits differ, and a link may be drawn otherwise where two are nearly level.
+# Continue from the checkpoint with one process. The batches and the random numbers are the same. Sums are added in a
+# different order, so the last digits differ. Where two links have nearly the same score, a draw may choose the other
+# one.
 # </details>
 #
-# 4. A sweep of 81 cells reports one failure. What about the other 80?
+# 4. A sweep of 81 cells reports one failure. What happened to the other 80?
 #
 # <details><summary>Answer</summary>
 #
-# They are done and recorded. The failed cell has its traceback in its folder; mend the cause and call the same sweep again,
-# which runs that cell alone.
+# They are finished and recorded. The folder of the failed cell has its traceback. Fix the cause and call the same sweep
+# again. It runs only that cell.
 # </details>
 #
 # ## Key takeaways
 #
 # - Ranks average signed gradients, draw the same random numbers, and compare their masks at each update.
-# - Layers evolve side by side; masks travel in bits.
-# - A checkpoint belongs to a run, not to a number of processes.
-# - A sweep is a list of independent cells; what is done stays done.
-# - Six operations per weight and token, divided by the operations per second that the machine reached.
+# - The ranks share the layers of an update and send each mask with one bit per weight.
+# - A checkpoint belongs to a run and works with any number of processes.
+# - A sweep is a list of independent cells, and finished cells do not run again.
+# - To estimate the time, take six operations per weight and token, and divide by the operations per second that the
+#   machine reached.
 #
 # ## Further reading
 #
@@ -775,12 +784,12 @@ exercises.check("10.schedule", schedule)
 #   [arXiv 1706.02677](https://arxiv.org/abs/1706.02677). The learning rate of a batch that many ranks share.
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models* (SC 2020),
 #   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054). Why each rank needs only a part of the optimizer's moments.
-# - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023),
-#   [arXiv 2304.11277](https://arxiv.org/abs/2304.11277). How a model is shared that no GPU can hold.
+# - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023), [arXiv
+#   2304.11277](https://arxiv.org/abs/2304.11277). How to share a model that no single GPU can hold.
 # - A. Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways* (2022),
 #   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311). The definition of the utilisation (MFU).
-# - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020),
-#   [arXiv 1911.11134](https://arxiv.org/abs/1911.11134). RigL, whose gradients the ranks must average.
+# - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020), [arXiv
+#   1911.11134](https://arxiv.org/abs/1911.11134). The method RigL.
 
 # %%
 temporary.cleanup()

@@ -19,15 +19,15 @@
 # **You will be able to**
 #
 # 1. say what a standard error covers and what it does not;
-# 2. compare differences where levels cannot be compared;
-# 3. sort claims into those that hold in recorded runs, those that do not, those that cannot be told, and those that nobody has tested here.
+# 2. compare differences where the scores themselves cannot be compared;
+# 3. sort claims by what recorded runs show: they hold, they do not hold, they cannot be told, or they are untested.
 #
 # | | |
 # |---|---|
 # | Prerequisites | stages 06, 08 and 09 |
-# | Time | 40 minutes to read; it trains nothing and runs in less than one of them |
+# | Time | 40 minutes to read, less than a minute to run; it trains nothing |
 # | Difficulty | ●●○ |
-# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), its MLP table, Tables 1 and 2 |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), its MLP table and Tables 1 and 2 |
 
 # %% tags=["bootstrap"]
 # Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
@@ -72,22 +72,24 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# Each row is a set of runs that may be compared. A run is one line of `results/*.jsonl`: settings, every look at the
-# validation data, versions, device, seconds, and the SHA-256 of all of it. Everything below is computed from these lines.
+# Each row is a set of runs that can be compared. A run is one line of `results/*.jsonl`. It has the settings, every
+# evaluation on the validation data, the versions, the device, the seconds, and the SHA-256 hash of all of these. We
+# compute everything below from these lines.
 #
 # ## Can the table be right?
 #
-# Before you compare with a number, check whether it can be right. The poster of the paper prints its Table 2 with one
-# column too few. So all numbers to the right of it stand under the wrong heading. With the column back, this is its
-# 130M part, validation perplexity, lower is better:
+# Before you compare your results with a number, check whether it can be right. The poster of the paper prints its Table
+# 2 with one column too few. So all numbers to the right of the missing column stand under the wrong heading. The next
+# table contains this column again. It shows the part for the 130M model. The numbers are validation perplexities, and
+# lower is better:
 
 # %%
 of_130m = pd.DataFrame(paper.PAPER_TABLE_2["130m"]).T
 of_130m.rename(columns=lambda share: f"{share:.0%}" if share else "all links").style.format("{:.2f}", na_rep="")
 
 # %% [markdown]
-# **Predict:** fewer links should never help a model that has too few already. Which neighbours in a row of this table are
-# in the wrong order?
+# **Predict:** if a model has too few links already, fewer links should never help. Which neighbouring numbers in a row
+# of this table are in the wrong order?
 
 # %%
 pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
@@ -95,15 +97,16 @@ pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# RigL and GraNet at 80 %, which are worse than at 90 %; in the 60M part also SET at 70 %. A digit may be wrong, or the runs
-# were unlucky: there is one of each, without ±. We treat these cells as doubtful, and so should a comparison.
+# RigL and GraNet are worse at 80 % than at 90 %. In the 60M part, SET is worse at 70 % than at 80 %. A digit may be
+# wrong, or the runs were unlucky: each cell is one run, without ±. We treat these cells as doubtful, and you should do
+# the same.
 # </details>
 #
 # ## A difference in standard errors
 #
-# The *standard error* of a mean is the standard deviation of the runs over the root of their number. Three runs gave 90.1,
-# 90.2 and 90.3: their mean is 90.2, their standard deviation 0.1, so the standard error is $0.1 / \sqrt 3 = 0.058$. A paper that
-# says 90.4 is 0.2 away, or 3.5 standard errors:
+# The *standard error* of a mean is the standard deviation of the runs, divided by the square root of their number.
+# Three runs gave 90.1, 90.2 and 90.3. Their mean is 90.2 and their standard deviation is 0.1, so the standard error is
+# $0.1 / \sqrt 3 = 0.058$. A paper that reports 90.4 is 0.2 away, or 3.5 standard errors:
 
 # %%
 runs = [90.1, 90.2, 90.3]
@@ -114,14 +117,14 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # %% [markdown]
 # ## MLPs
 #
-# The paper's MLP on Fashion-MNIST: three hidden layers of 1568, 99 % sparsity, 100 epochs. We compare recorded runs of
-# four methods: FC, SET, RigL and GraNet. The other five had runs too, but our CHT, CHTs, CHTss, MEST and GMP were not
-# the methods of the paper at that time. Their runs are in `results/revision_1`, and we compare nothing with them. Three
-# later runs follow the paper's recipe, in `results/mlp_paper.jsonl`: two forms of CHTs, and SET. Each has one seed, so
-# we do not weigh them here.
+# The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons. It trains for 100 epochs at 99 % sparsity.
+# We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs, CHTss, MEST and GMP, but at
+# that time our versions did not follow the paper. Those runs are in `results/revision_1`, and we do not use them in
+# comparisons. Three later runs follow the paper's recipe. They are in `results/mlp_paper.jsonl`: two forms of CHTs, and
+# SET. Each of them has one seed, so we leave them out here.
 #
-# The paper's code reports the *best test epoch*, so we do the same here; that number is too high by construction (stage 06),
-# for them as for us.
+# The paper's code reports the *best test epoch*, so we do the same here. By construction this number is too high (stage
+# 06), in the paper and in our runs.
 
 
 # %%
@@ -130,7 +133,8 @@ def best_test_epoch(row: dict) -> float:
 
 
 # %% [markdown]
-# **Predict:** same network, same data, same optimizer, same number of links. Will the differences be a few standard errors?
+# **Predict:** the network, the data, the optimizer and the number of links are the same. Will the differences be only a
+# few standard errors?
 
 # %%
 fashion = recorded["images: fashion_mnist"]
@@ -142,18 +146,19 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# RigL and SET are within two standard errors, and that is as near as three seeds can tell. FC and GraNet ran with one seed: a
-# difference, and no standard error.
+# RigL and SET are within two standard errors. So three seeds show no clear difference from the paper. FC and GraNet ran
+# with one seed, so they have a difference but no standard error.
 #
-# A standard error covers what *seeds* change. It knows nothing of what else differs, and here we can name it. The paper
-# standardises its pixels, learns from all 60,000 training images, draws other first weights and lowers its learning rate once per
-# epoch. Our runs did none of this. So even an equal number is no proof of an equal experiment.
+# A standard error covers only what *seeds* change. It does not cover other differences between the experiments, and
+# here we know some of them. The paper standardises its pixels, trains on all 60,000 training images, draws other first
+# weights and lowers its learning rate once per epoch. Our runs did none of this. So even an equal number does not prove
+# that the experiments were equal.
 #
-# We learnt this the hard way. Our old CHTs was twenty standard errors below the paper's, and we reported "does not agree". But it was
-# another method: new links started from zero, and the first network was not the paper's.
+# We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's, and we reported "does
+# not agree". But it was a different method: new links started from zero, and the initial network was not the paper's.
 # </details>
 #
-# The active neurons at the end, beside the paper's:
+# The next table shows the active neurons at the end, beside the paper's numbers:
 
 # %%
 neurons = []
@@ -164,15 +169,16 @@ for method, (_, reported_neurons) in paper.PAPER_MLP["fashion_mnist"].items():
 pd.DataFrame(neurons).style.hide(axis="index")
 
 # %% [markdown]
-# Our networks keep fewer neurons active. The paper has 100 % for SET on every data set, and our SET loses a fifth of
-# them. So the paper may count in another way.
+# Our networks keep fewer neurons active. The paper reports 100 % for SET on every data set, but our SET loses a fifth
+# of its neurons. So the paper may count in another way.
 #
-# The other three data sets of the paper's table, MNIST, EMNIST and CIFAR10, have not been recorded here.
+# We have no recorded runs on the other three data sets of the paper's table: MNIST, EMNIST and CIFAR10.
 #
 # ## Translation: compare differences
 #
-# The paper's Table 1 has BLEU of a Transformer of which ours is about a tenth. Levels cannot be compared; what sparsity *costs* can,
-# carefully. On Multi30k, SET, CHTs and CHTss minus FC of the same study:
+# The paper's Table 1 shows the BLEU of a Transformer, and our model has about a tenth of its weights. So we cannot
+# compare the scores themselves. With care, we can compare what sparsity *costs*. The table shows SET, CHTs and CHTss
+# minus FC of the same study, on Multi30k:
 
 # %%
 multi30k = recorded["translation: multi30k, small"]
@@ -193,14 +199,15 @@ for row in score_differences(multi30k, bleu, "fc"):
 pd.DataFrame(costs).style.hide(axis="index")
 
 # %% [markdown]
-# ± is the half-width of a 95 % confidence interval here. Ours are wide: BLEU on a thousand short captions is a noisy measure, and
-# three seeds are few. That the paper's difference lies inside an interval does *not* show that we reproduced it.
+# Here ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a thousand short
+# captions is a noisy measure and three seeds are few. If the paper's difference lies inside our interval, this does
+# *not* show that we reproduced it.
 #
 # ## Language models: the same, in nats
 #
-# Perplexities multiply, so we compare their logarithms, in nats per token. We put the paper's 60M model on OpenWebText
-# beside ours on the books, of two sizes. The table shows each loss minus the loss of SET in the same study. A negative
-# number is better than SET:
+# For perplexities, ratios matter. So we compare their logarithms, in nats per token. The table shows the paper's 60M
+# model on OpenWebText beside our models of two sizes on the books. Each number is a loss minus the loss of SET in the
+# same study. A negative number means that the method is better than SET:
 
 
 # %%
@@ -229,11 +236,12 @@ def minus_set(sparsity: float) -> pd.DataFrame:
 pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fillna("")
 
 # %% [markdown]
-# In the paper CHTs and CHTss are ahead of SET by 0.06 to 0.14 nats throughout. On the books we have no runs of these methods as
-# published. On Tiny Shakespeare we have three seeds of CHTs, which stage 12 compares with SET. RigL is 0.23 to 0.26 behind SET in
-# the paper. Our runs show no such gap. They have a sixtieth and a sixth of the weights, and one to four hundred thousand tokens
-# instead of more than a billion. The paper has numbers that explain why RigL is so far behind: the same runs with weights in
-# float32 instead of bfloat16.
+# In the paper, CHTs and CHTss are ahead of SET by 0.06 to 0.14 nats at all sparsities. On the books, we have no runs of
+# these methods as the paper defines them. On Tiny Shakespeare, we have three seeds of CHTs, which stage 12 compares
+# with SET. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no such gap. Our models have a sixtieth
+# and a sixth of the weights, and they saw one to four hundred thousand tokens instead of more than a billion. The paper
+# has numbers that explain why RigL is so far behind. They come from the same runs with weights in float32 instead of
+# bfloat16.
 
 # %%
 mixed, single = paper.PAPER_TABLE_2["130m"], paper.PAPER_FLOAT32
@@ -244,19 +252,19 @@ pd.DataFrame(
 ).style.format({"bfloat16": "{:.2f}", "float32": "{:.2f}"}).hide(axis="index")
 
 # %% [markdown]
-# At 70 % RigL falls from 25.85 to 18.34, near the 17.99 of CHTs, and GraNet with 17.92 is ahead of CHTs. The ranking of that
-# table is a ranking under weights in bfloat16.
+# At 70 %, the perplexity of RigL falls from 25.85 to 18.34, near the 17.99 of CHTs. GraNet is ahead of CHTs with 17.92.
+# So the ranking of the paper's table is a ranking for weights in bfloat16.
 #
 # ## Claims
 #
-# A claim says that one method is ahead of another. For each task with recorded runs of both we subtract seed by seed,
-# and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is above 0, and *does not
-# hold* if an interval is below 0. If all intervals contain 0, the verdict is *cannot be told*. It is the same if two
-# tasks contradict each other. So each claim has one verdict, and stands in one table below. Where the source is "its
-# design", the paper has no numbers for the claim. It uses one variant and not the other, so we read this as a claim.
-# "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
+# A claim says that one method is ahead of another. For each task with recorded runs of both methods, we subtract the
+# scores seed by seed and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is
+# above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, the verdict is *cannot be told*.
+# The verdict is the same if two tasks contradict each other. So each claim has one verdict, and it is in one table
+# below. If the source is "its design", the paper has no numbers for the claim. The paper uses one variant and not the
+# other, so we read this as a claim. "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
 #
-# **Predict:** of the claims with runs, which share will be decided either way by three to ten seeds?
+# **Predict:** what share of the claims with runs will be decided, for or against, by three to ten seeds?
 
 # %%
 everything = [row for rows in recorded.values() for row in rows]
@@ -301,11 +309,11 @@ claims_that("cannot be told")
 # <details><summary>What you should have seen</summary>
 #
 # Two of the 12 claims with runs are decided, and one of these goes against the paper. In our translator of number
-# words, links that restart from zero translate better than links that get their last weight back. On the digits the
-# interval contains 0, so the verdict comes from one task, and it is close: its interval almost contains 0. Most claims
-# stay open. Small tasks and few seeds cannot show half a point. One in twenty intervals misses the truth, so one of the
-# 13 comparisons may look decided by chance. A verdict is about these runs, and the last column says how they differ
-# from the paper's.
+# words, links that restart from zero give better translations than links that get their last weight back. On the
+# digits, the interval contains 0. So the verdict comes from one task, and the interval of this task almost contains 0.
+# Most claims stay open. Small tasks and few seeds cannot show a difference of half a point. On average, one in twenty
+# intervals misses the truth, so one of the 13 comparisons may look decided by chance. A verdict holds only for these
+# runs. The last column says how they differ from the paper's runs.
 # </details>
 #
 # Nobody has tested these claims here yet:
@@ -316,9 +324,10 @@ claims_that("untested")
 # %% [markdown]
 # ## Look at the curves
 #
-# A last number hides how a run got there. These are the stored learning curves of one comparison; write another name of
-# the first table into `comparison` in the cell of parameters, or call the function by hand. The figure leaves out
-# methods that are written as an expression, such as `chts with …`. The report below has them in tables.
+# The final score does not show how a run reached it. The figure shows the stored learning curves of one comparison. To
+# see another one, write its name from the first table into `comparison` in the cell of parameters, or call the function
+# `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts with …`. The report
+# below has tables of them.
 
 
 # %%
@@ -334,9 +343,10 @@ sparsities = sorted({row["sparsity"] for row in recorded[comparison] if row["met
 curves(comparison, sparsities[-1])
 
 # %% [markdown]
-# And two methods at a time, with what each seed says of them:
+# The explorer below compares two methods, and shows the result of each seed.
 #
-# **Predict:** on the digits at 97 % sparsity, CHTs ends ahead of SET by a third of a point. With how many of the ten seeds?
+# **Predict:** on the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, in the mean over ten seeds.
+# With how many of the ten seeds is it ahead?
 
 # %%
 explorer = widgets.CurveExplorer()
@@ -350,11 +360,11 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# With six. Two seeds end level, and with two SET is ahead by 0.6 points. With only one seed you could have found any of
-# the three results.
+# CHTs is ahead with six seeds. With two seeds the methods are level, and with two seeds SET is ahead by 0.6 points.
+# With only one seed, you could have found any of the three results.
 # </details>
 #
-# `chts report results` writes all curves into one page, with the tables; `chts report DIR` does it for runs of your own.
+# `chts report results` writes all curves and tables into one page. `chts report DIR` does the same for your own runs.
 #
 # ## Exercise: how far away?
 #
@@ -599,7 +609,8 @@ exercises.check("11.verdict", verdict)
 #
 # ## To discuss
 #
-# 1. A paper reports the best test epoch, and you report the last epoch. Do you change your number or theirs to compare the two?
+# 1. A paper reports the best test epoch, and you report the last epoch. To compare the two, do you change your number
+#    or the paper's?
 # 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
 # 3. A claim holds on one task, and another task does not decide it. May you say that it holds? How would you write that
 #    sentence?
@@ -610,26 +621,27 @@ exercises.check("11.verdict", verdict)
 #
 # <details><summary>Answer</summary>
 #
-# The difference is not chance over seeds. It may be their tuning, your settings, another preprocessing, an error of theirs
-# or one of yours; the standard error says nothing about which.
+# Not necessarily. Chance over seeds does not explain such a difference. But the cause may be their tuning, your
+# settings, different preprocessing, their error or your error. The standard error does not say which.
 # </details>
 #
 # 2. Why not report the best test epoch?
 #
 # <details><summary>Answer</summary>
 #
-# It is the highest of many noisy looks at the very data that should judge once. More looks, or more noise, give a higher number
-# for the same model.
+# It is the highest of many noisy scores on the test data, which you should use only once. With more evaluations or more
+# noise, the number gets higher for the same model.
 # </details>
 #
 # 3. An interval contains 0. Are the two methods equal?
 #
 # <details><summary>Answer</summary>
 #
-# No one knows. The data are compatible with no difference, and with all others inside the interval.
+# You cannot know. The data are compatible with no difference, and with all other differences inside the interval.
 # </details>
 #
-# 4. In 20 pairs of methods that are equal, how many will an interval of 95 % call decided?
+# 4. You compare 20 pairs of methods, and both methods of each pair are equal. On average, how many 95 % intervals will
+#    not contain 0?
 #
 # <details><summary>Answer</summary>
 #
@@ -639,10 +651,10 @@ exercises.check("11.verdict", verdict)
 # ## Key takeaways
 #
 # - Check whether a printed table can be right before comparing with it.
-# - A standard error covers the seeds, and nothing that differs in the set-up.
-# - Where levels cannot be compared, differences within one study sometimes can.
+# - A standard error covers the seeds. It does not cover differences in the set-up.
+# - Where scores cannot be compared, differences within one study sometimes can.
 # - "Cannot be told" is a result. So is "does not hold".
-# - A number without the run that made it is worth nothing.
+# - Do not trust a number without the record of its run.
 #
 # ## Further reading
 #

@@ -79,12 +79,12 @@ all_seeds = range(seed, seed + settings.seeds)
 # %% [markdown]
 # ## One honest table
 #
-# Stages 06, 08, 09 and 11 each say what their runs cannot show. This table collects these limits. The code computes each of our
-# numbers from recorded runs. An advantage is the mean difference between runs of equal seeds, with the half-width of its 95 %
-# interval. It is above 0 if our runs agree with the claim.
+# Stages 06, 08, 09 and 11 each say what their runs cannot show. The next table collects these limits. The code computes
+# each of our numbers from recorded runs. An advantage is the mean difference between runs of equal seeds, with the
+# half-width of its 95 % interval. It is above 0 if our runs agree with the claim.
 #
-# **Predict:** for how many of the ten claims does the interval leave out 0? For how many of these do our runs agree with the
-# claim?
+# **Predict:** for how many of the ten claims does the interval exclude 0? In how many of these cases do our runs agree
+# with the claim?
 
 # %%
 claims = standing.standing()
@@ -119,21 +119,22 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Three intervals leave out 0, and one of the three agrees with its claim. In our translator of Multi30k CHTs is ahead
-# of SET. In the paper the two are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits CHTs with random
+# Three intervals exclude 0, and one of the three agrees with its claim. In our translator of Multi30k, CHTs is ahead of
+# SET. In the paper, the two are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits, CHTs with random
 # regrowth is ahead of CHTs with link prediction. In the translator of number words, new links that start from zero are
-# ahead of new links with their last weight. The last two intervals end close to 0, and we looked at nine intervals, so
-# chance alone may have put one of them on a side.
+# ahead of new links with their last weight. The last two intervals end close to 0, and we looked at nine intervals. So
+# chance alone may have moved one of them away from 0.
 #
-# None of this contradicts the paper. Our tasks are small, and on the digits most missing links have no score at all (stage 06).
-# But none of it confirms the paper either.
+# None of this contradicts the paper. Our tasks are small, and on the digits most missing links have a score of 0 (stage
+# 06). But none of it confirms the paper either.
 # </details>
 #
 # ## How many seeds would decide?
 #
-# The interval shrinks with the number of seeds $n$. Its half-width is $t_{n-1} \cdot s / \sqrt n$, where $s$ is the standard
-# deviation of the differences. Suppose that the true difference is as large as the difference that we measured. How many seeds
-# does it need until the half-width is no larger than the difference? The factors $t_{n-1} / \sqrt n$ are, by $n$:
+# The interval shrinks with the number of seeds $n$. Its half-width is $t_{n-1} \cdot s / \sqrt n$, where $s$ is the
+# standard deviation of the differences. Suppose that the true difference is as large as the difference that we
+# measured. How many seeds do we need until the half-width is no larger than the difference? The next cell prints the
+# factor $t_{n-1} / \sqrt n$ for each $n$:
 
 # %%
 factors = {n: stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in range(2, 11)}
@@ -147,25 +148,27 @@ needed = [{"claim": row["claim"], "seeds now": row["seeds"], "seeds needed": row
 pd.DataFrame(needed).style.hide(axis="index")
 
 # %% [markdown]
-# More seeds on a small task cost little. But they answer a question about the small task. A claim about large models needs
-# large models.
+# More seeds on a small task cost little. But they answer a question about the small task. A claim about large models
+# needs runs of large models.
 #
 # ## Open questions
 #
-# **Does the topology matter beyond its degrees?** A trained sparse network has hubs: some neurons have many links. Perhaps the
-# hubs are what training found, and it does not matter which neurons they connect. Project 1 begins to test this.
+# **Does the topology matter beyond its degrees?** A trained sparse network has hubs: some neurons have many links.
+# Perhaps training only has to find the hubs, and it does not matter which neurons they connect to. Project 1 begins to
+# test this.
 #
-# **Does soft sampling help at scale?** In the paper's Table 11 the gain is large, in translation on two corpora. On our digits
-# the difference cannot be told. The published code for LLaMA has an option for soft regrowth, but the option takes the
-# best-scored links. So we do not know how soft regrowth does in a language model.
+# **Does soft sampling help at scale?** In the paper's Table 11, the gain is large for translation on two corpora. Our
+# runs on the digits cannot decide this. The published code for LLaMA has an option for soft regrowth, but this option
+# takes the links with the best scores. So we do not know how well soft regrowth works in a language model.
 #
 # **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of the links, so they compute more
-# than CHTs and SET (stage 05). The paper gives methods with a decay the same FLOPs by a shorter sigmoid. These FLOPs
-# are not equal to the FLOPs of CHTs, SET or FC. A dense model with the FLOPs of CHTs would train for fewer steps, or be
-# narrower.
+# than CHTs and SET (stage 05). The paper uses a shorter sigmoid, so that all methods with a decay have the same FLOPs.
+# But CHTs, SET and FC have different FLOPs. A dense model with the FLOPs of CHTs would train for fewer steps, or it
+# would be narrower.
 #
-# **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time there. On a CPU, code that
-# stores only the links is faster. Here are two recorded benchmarks of one training step, an MLP with 1 % of its links:
+# **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time there. On a CPU, code
+# that stores only the links is faster. Here are two recorded benchmarks of one training step of an MLP with 1 % of its
+# links:
 
 # %%
 steps = {
@@ -176,16 +179,16 @@ for name, kind in kinds.items():
     print(f"{name}: {steps[f'{kind}, MLP 3×1568 at 99 %, batch 32']:.2f} times as fast as FC")
 
 # %% [markdown]
-# **Why do sparse networks keep up at all?** A network with a tenth of the links loses little on many tasks. Perhaps large
-# networks have many good subnetworks. Perhaps training moves along few directions anyway. Random masks do well in large models
-# (S. Liu et al., below), so the choice of links may explain only a part.
+# **Why are sparse networks almost as good as dense ones?** A network with a tenth of the links loses little on many
+# tasks. Perhaps large networks have many good subnetworks. Perhaps training moves along few directions anyway. Random
+# masks do well in large models (S. Liu et al., below), so the choice of links may explain only a part of this.
 #
 # ## Project 1: shuffle the links, keep the degrees
 #
-# Take the links of a trained network and exchange their ends in pairs: $(a, b)$ and $(c, d)$ become $(a, d)$ and $(c, b)$. Each
-# neuron keeps its number of links, and all else is random. Check by hand: two outputs and two inputs have the links $(0, 0)$
-# and $(1, 1)$. Only one other network has these degrees, with the links $(0, 1)$ and $(1, 0)$. The two should be equally
-# likely.
+# Take the links of a trained network and exchange their ends in pairs: $(a, b)$ and $(c, d)$ become $(a, d)$ and
+# $(c, b)$. Each neuron keeps its number of links, and everything else is random. Check by hand: two outputs and two
+# inputs have the links $(0, 0)$ and $(1, 1)$. Only one other network has these degrees: its links are $(0, 1)$ and
+# $(1, 0)$. The two networks should be equally likely.
 
 # %%
 diagonal = torch.eye(2, dtype=torch.bool)
@@ -195,8 +198,8 @@ print(f"of 100 draws, {swapped} have the links (0, 1) and (1, 0)")
 assert swapped + sum(torch.equal(network, diagonal) for network in drawn) == 100
 
 # %% [markdown]
-# Now train a network by CHTs, and make two networks from its masks: one shuffled with the same degrees, and one with as many
-# links at random places.
+# Now train a network with CHTs, and make two more networks from its masks. One is shuffled with the same degrees, and
+# one has the same number of links at random places.
 
 # %%
 trained = images.train(task, "chts", sparsity, recipe, seed=seed)
@@ -217,10 +220,11 @@ random = {
 networks = {"learned": learned, "same degrees": shuffled, "random": random}
 
 # %% [markdown]
-# The links stay fixed now. New weights are trained from new random first weights, for each network with the same seeds.
+# From here on, the links stay fixed. We train each network again from new random weights, with the same seeds for all
+# three networks.
 #
-# **Predict:** which of the three networks learns best from new weights? Is the shuffled one nearer to the learned or to the
-# random one?
+# **Predict:** which of the three networks learns best from new weights? Is the shuffled network nearer to the learned
+# one or to the random one?
 
 
 # %%
@@ -258,19 +262,19 @@ for name, scores in shuffles.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Compare each difference with its interval. If the interval contains 0, these seeds cannot tell the two networks apart, and the
-# question stays open. In the run that is printed here at the profile `laptop`, both intervals contain 0. The masks come from
-# one trained network, so the interval covers new weights, not new masks.
+# Compare each difference with its interval. If the interval contains 0, these seeds cannot tell the two networks apart,
+# and the question stays open. In the run that is printed here, at the profile `laptop`, both intervals contain 0. The
+# masks come from one trained network, so the interval covers new weights, not new masks.
 # </details>
 #
-# **A good result** has ten trained networks, several shuffles of each, and a larger task. If the learned links are ahead of the
-# shuffled ones and the interval leaves out 0, then the topology matters beyond its degrees.
+# **A good result** has ten trained networks, several shuffles of each, and a larger task. If the learned links are
+# ahead of the shuffled ones and the interval excludes 0, then the topology matters beyond its degrees.
 #
 # ## Project 2: a regrowth rule of your own
 #
-# A rule for regrowth is a frozen dataclass that gives each missing link a score (`docs/guides/add_a_method.md`). This rule
-# prefers links between neurons that already have many links. Check by hand: the outputs have 2 and 1 links, the inputs 1, 2 and
-# 0 links.
+# A rule for regrowth is a frozen dataclass that gives each missing link a score (`docs/guides/add_a_method.md`). This
+# rule prefers links between neurons that already have many links. Check by hand: the outputs have 2 and 1 links, and
+# the inputs have 1, 2 and 0 links.
 
 
 # %%
@@ -302,8 +306,8 @@ print(f"popular minus SET: {gained:+.2f} ± {100 * beside_set['interval']:.2f} p
 #
 # ## Project 3: a sweep of ζ or of the temperature
 #
-# A sweep is a grid in a file. The code below prints a sweep over three values of $\zeta$. It checks that each run can
-# start. It trains nothing.
+# A sweep is a grid of runs in a file. The code below prints a sweep over three values of $\zeta$ and checks that each
+# run can start. It trains nothing.
 
 # %%
 turnovers = [f"chts with turnover=Turnover(zeta=Cosine({zeta}))" for zeta in (0.1, 0.3, 0.5)]
@@ -318,18 +322,18 @@ print(yaml.safe_dump(spec, sort_keys=False))
 print(len(sweeps.cells(spec)), "runs")
 
 # %% [markdown]
-# Save the text as `sweep.yaml`. Then `chts sweep sweep.yaml --out runs/zeta` trains all runs, and `chts report runs/zeta`
-# compares them. For the temperature write `chts with removal=Removal('magnitude', temperature=3.0, percolate=True)` as the
-# method.
+# Save the text as `sweep.yaml`. Then `chts sweep sweep.yaml --out runs/zeta` trains all runs, and `chts report
+# runs/zeta` compares them. To sweep the temperature, write `chts with removal=Removal('magnitude', temperature=3.0,
+# percolate=True)` as the method.
 #
 # **A good result** is a curve of the score over $\zeta$ with intervals, at two sparsities, and a sentence on whether the best
 # $\zeta$ depends on the sparsity.
 #
 # ## Project 4: the small dense rival
 #
-# A sparse network should be better than a narrow dense network with as few weights. Three hidden layers of width $w$ on $d$
-# inputs have $dw + 2w^2$ weights, so $L$ links give $w = (\sqrt{d^2 + 8L} - d) / 4$. For the digits at 90 %, $d = 64$ and $L =
-# 14746$: $w = 71.3$, so the nearest width is 71.
+# A sparse network should be better than a narrow dense network with the same number of weights. Three hidden layers of
+# width $w$ on $d$ inputs have $dw + 2w^2$ weights, so $L$ links give $w = (\sqrt{d^2 + 8L} - d) / 4$. For the digits at
+# 90 %, $d = 64$ and $L = 14746$: $w = 71.3$, so the nearest width is 71.
 
 
 # %%
@@ -351,16 +355,16 @@ first, other = (chts.topology.link_count(1568, inputs, 0.01) for inputs in (784,
 print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other))
 
 # %% [markdown]
-# The widths for the digits are the widths of our recorded runs. The table of claims at the top shows their result at 95
-# %. At 95 and 97 % the nearest width is rounded up, so the dense network has about 1 % more weights.
+# Our recorded runs on the digits use these widths. The table of claims at the top shows their result at 95 %. At 95 and
+# 97 %, the nearest width is rounded up, so the dense network has about 1 % more weights.
 #
-# **A good result** is the same comparison on Fashion-MNIST, with the width that is printed, or in the translator. Report the
-# training FLOPs of both.
+# **A good result** is the same comparison on Fashion-MNIST, with the printed width, or with the translator. Report the
+# training FLOPs of both networks.
 #
 # ## Project 5: your own data
 #
-# Any table of numbers with classes can be a task. This cell takes 569 rows of 30 measurements, which come with scikit-learn.
-# Put your own numbers in their place, and scale each column to $[0, 1]$.
+# Any table of numbers with class labels can be a task. This cell takes 569 rows of 30 measurements, which come with
+# scikit-learn. Put your own numbers in their place, and scale each column to $[0, 1]$.
 
 # %%
 values, labels = map(torch.from_numpy, load_breast_cancer(return_X_y=True))
@@ -378,8 +382,8 @@ for row in own_rows:
     )
 
 # %% [markdown]
-# **A good result** uses the validation rows to choose the sparsity, and the test rows once. Look at the inputs with the most
-# links: do you know why they matter?
+# **A good result** uses the validation rows to choose the sparsity, and it uses the test rows once. Look at the inputs
+# with the most links: do you know why they matter?
 #
 # ## Exercise: what an interval settles
 #
@@ -497,9 +501,10 @@ exercises.check("12.swap", swap)
 # ## To discuss
 #
 # 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
-# 2. A shuffled network learns as well as the learned one. What does that say about link prediction as a rule, and what does it
-#    not say?
-# 3. When would you use a sparse network in practice today, and what would have to change so that you use it more?
+# 2. A shuffled network learns as well as the learned one. What does this say about link prediction as a rule, and what
+#    does it not say?
+# 3. When would you use a sparse network in practice today? What would have to change before you use sparse networks
+#    more often?
 #
 # ## Self-check
 #
@@ -514,23 +519,23 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Answer</summary>
 #
-# A random network differs from the learned one in its degrees and in who is connected. The shuffled network has the same
-# degrees. So a difference from it comes from who is connected.
+# A random network differs from the learned one in its degrees and in which neurons are connected. The shuffled network
+# has the same degrees. So its difference from the learned one can only come from which neurons are connected.
 # </details>
 #
 # 3. Random regrowth is ahead of link prediction on the digits. Why is this weak evidence against link prediction?
 #
 # <details><summary>Answer</summary>
 #
-# The layers are small, so most missing links have a score of 0, and the prediction has little to say. It is one task and one
-# interval of many, and the interval ends close to 0.
+# The layers are small, so most missing links have a score of 0, and the prediction has little to say. This is one task
+# and one of many intervals, and the interval ends close to 0.
 # </details>
 #
 # ## Key takeaways
 #
 # - For each claim, ask four things: what the paper reports, what your runs show, how sure you are, and what would settle it.
-# - Most claims about half a point are open here. This is a fact about the number of seeds and the size of the tasks.
-# - A fair rival has as few weights, the same FLOPs, or the same degrees.
+# - Most claims about half a point are open here, because our seeds are few and our tasks are small.
+# - A fair rival has the same number of weights, the same FLOPs, or the same degrees.
 # - A project begins with one cell, and with a sentence on what a good result looks like.
 #
 # ## Further reading
@@ -545,7 +550,8 @@ exercises.check("12.swap", swap)
 #   [arXiv 2009.11094](https://arxiv.org/abs/2009.11094). Masks that are shuffled within each layer.
 # - S. Maslov and K. Sneppen, *Specificity and Stability in Topology of Protein Networks* (Science, 2002). Networks with
 #   the same degrees.
-# - S. Hooker, *The Hardware Lottery* (2020), [arXiv 2009.06489](https://arxiv.org/abs/2009.06489). How hardware chooses ideas.
+# - S. Hooker, *The Hardware Lottery* (2020), [arXiv 2009.06489](https://arxiv.org/abs/2009.06489). How hardware decides
+#   which ideas succeed.
 
 # %%
 records.publish(

@@ -261,17 +261,17 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_08,
-        "CHTss beats FC there, by {:.1f} and {:.1f} BLEU at 90 and 95 %",
+        "CHTss is ahead of FC by {:.1f} and {:.1f} BLEU at 90 and 95 %",
         lambda: [paper_bleu("chtss", share) + 1e-9 for share in (0.9, 0.95)],
     ),
     (
         STAGE_08,
-        "There it loses {:.1f} BLEU, here {:.1f} ± {:.1f}; the loss",
+        "In the paper it loses {:.1f} BLEU, here {:.1f} ± {:.1f}. Here its loss",
         lambda: [-paper_bleu("set", 0.95), *(abs(value) for value in gap(MULTI30K, "set", "fc", 0.95, bleu))],
     ),
     (
         STAGE_08,
-        "SET loses {:.1f} BLEU there, here {:.1f} ± {:.1f}",
+        "SET loses {:.1f} BLEU in the paper, here {:.1f} ± {:.1f}",
         lambda: [-paper_bleu("set", 0.9) + 1e-9, *(abs(value) for value in gap(MULTI30K, "set", "fc", 0.9, bleu))],
     ),
     (
@@ -302,8 +302,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "FC stood at {:.2f} nats and a sparse network with a tenth of the links at {:.2f}; from 1 in the embedding and "
-        "$1/\\sqrt n$ elsewhere, FC stood at {:.2f} and the sparse one at {:.2f}",
+        "FC reached {:.2f} nats, and a sparse network with a tenth of the links reached {:.2f}. With 1 in the "
+        "embedding and $1/\\sqrt n$ elsewhere, FC reached {:.2f} and the sparse network {:.2f}",
         lambda: [first_weights(method, deviation) for deviation in (0.02, None) for method in ("fc", "chts/ri_zeros")],
     ),
     (
@@ -325,7 +325,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "At 90 % all three have means ahead of FC's**, by {:.2f} to {:.2f} nats",
+        "At 90 % the mean losses of all three are below FC's**, by {:.2f} to {:.2f} nats",
         lambda: [-pick(mean for mean, _ in gaps("small", 0.9, "fc", THREE)) for pick in (max, min)],
     ),
     (

@@ -66,7 +66,7 @@ def test_stage_09_writes_a_text(executed: Executed) -> None:
 def test_stage_09_says_which_steps_vanish_in_bfloat16() -> None:
     words, printed = committed.words("09"), committed.printed("09")
     assert "a step below 1/512 of a weight always vanishes" in words
-    assert "Just above a power of two, every step below about 1/256 vanishes" in words
+    assert "Just above a power of two, every step below about 1/256 of the weight vanishes" in words
     assert "Steps below 1/256 of a weight vanish" not in words
     for power in range(-8, 9):  # every number of bfloat16 in seventeen octaves, and what becomes of it
         weights = (2.0**power * torch.arange(128, 256) / 128).bfloat16()
@@ -86,8 +86,8 @@ def test_stage_09_shows_the_losses_from_both_first_weights() -> None:
     (table,) = (html for html in committed.shown("09", "text/html") if "0.02 everywhere" in html)
     cells = re.findall(r"<td>([\d.]+)</td>", table)
     told = re.search(
-        r"FC stood at ([\d.]+) nats and a sparse network with a tenth of the links at ([\d.]+); "
-        r"from 1 in the embedding and \$1/\\sqrt n\$ elsewhere, FC stood at ([\d.]+) and the sparse one at ([\d.]+)\.",
+        r"FC reached ([\d.]+) nats, and a sparse network with a tenth of the links reached ([\d.]+)\. "
+        r"With 1 in the embedding and \$1/\\sqrt n\$ elsewhere, FC reached ([\d.]+) and the sparse network ([\d.]+)\.",
         committed.words("09"),
     )
     assert told
@@ -115,7 +115,7 @@ def test_stage_09_says_how_far_the_methods_are_from_fc() -> None:
     assert "CHTss and GMP are nearest to FC, 0.2 % below its perplexity" in words
     assert min(per_cent, key=per_cent.__getitem__) == "granet"
     assert max(per_cent, key=per_cent.__getitem__) == "cht"
-    assert f"GraNet is {-per_cent['granet']:.1f} % below, CHT {per_cent['cht']:.1f} % above" in words
+    assert f"GraNet is {-per_cent['granet']:.1f} % below, and CHT is {per_cent['cht']:.1f} % above" in words
     shown = next(html for html in committed.shown("09", "text/html") if "perplexity minus fc (%)" in html)
     assert f"{per_cent['cht']:+.1f}" in shown
     assert "In the paper, after a long training, SET and CHT are about a third above FC" in words
@@ -140,7 +140,7 @@ def test_stage_09_explains_its_words_before_it_uses_them() -> None:
     for word, explained in {
         "nats": "the loss is counted in *nats*",
         "MFU": "the MFU of the progress bar, the *model FLOPs utilisation*",
-        "rotation": "tells the position of a token by a *rotation*",
+        "rotation": "encodes the position of a token by a *rotation*",
     }.items():
         assert words.index(word) > words.index(explained), word
     assert words.index("race") == words.index("race (all methods are trained in the same way and compared)")

@@ -61,7 +61,7 @@ def test_the_committed_table_is_that_of_the_records(committed: Any, rows: list[d
 def test_the_text_counts_the_claims_as_the_table_does(committed: Any, rows: list[dict[str, Any]]) -> None:
     text = text_of(committed)
     assert len(rows) == 10
-    assert "for how many of the ten claims does the interval leave out 0?" in text
+    assert "for how many of the ten claims does the interval exclude 0?" in text
     verdicts = {row["claim"]: row["verdict"] for row in rows}
     assert [claim for claim, verdict in verdicts.items() if verdict == "holds"] == [
         "CHTs is ahead of SET in translation"
@@ -71,7 +71,7 @@ def test_the_text_counts_the_claims_as_the_table_does(committed: Any, rows: list
         "the last weight is ahead of zero in translation",
     ]
     assert list(verdicts.values()).count("untested") == 1
-    assert "Three intervals leave out 0, and one of the three agrees with its claim." in text
+    assert "Three intervals exclude 0, and one of the three agrees with its claim." in text
     assert "we looked at nine intervals" in text
     for row in rows:
         if row["verdict"] == "does not hold":  # "end close to 0"
