@@ -136,7 +136,7 @@ Markdown(notebooks.as_markdown(costs))
 # %%
 figures.show(
     figures.timeline(),
-    "The choice of links moved from the end of training into training: all works since 2017 except the lottery ticket "
+    "The choice of links moved from the end of training into training. Since 2017 all works but the lottery ticket "
     "choose links while the weights learn.",
 )
 
@@ -159,8 +159,8 @@ sparse = images.train(task, "chts", settings.sparsity, recipe, seed=settings.see
 static = images.train(task, "chts with turnover=Turnover(zeta=0.0)", settings.sparsity, recipe, seed=settings.seed)
 figures.show(
     figures.dense_and_sparse(dense, sparse),
-    "Left: CHTs comes close to the dense network. Right: the links of its first hidden layer after training; absent "
-    "links are white.",
+    "CHTs comes close to the dense network with few links (left). Right: these are the links of its first hidden "
+    "layer after training; absent links are white.",
 )
 
 # %%

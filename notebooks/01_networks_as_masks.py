@@ -98,7 +98,7 @@ print(f"density {density:.3f}, sparsity {1 - density:.3f}")
 # %%
 figures.show(
     figures.masks({"3 outputs, 4 inputs, 5 links": mask}),
-    "The mask as a picture: a square in row i and column j is a link from input j to output i.",
+    "The mask has 5 of 12 possible links. A square in row i and column j is a link from input j to output i.",
 )
 
 # %% [markdown]
@@ -211,8 +211,8 @@ compared = {
 }
 figures.show(
     figures.masks(compared),
-    "Four networks with the same number of links. At r = 0 all lie on the diagonal; at r = 1 they are everywhere, "
-    "as in the Erdős–Rényi network.",
+    "The links leave the diagonal as r grows. At r = 0 all lie on it; at r = 1 they are everywhere, as in the "
+    "Erdős–Rényi network. All four networks have the same number of links.",
 )
 
 # %% [markdown]
@@ -234,8 +234,9 @@ figures.show(
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
 figures.show(
     figures.degree_histograms(by_degree),
-    "Degrees of outputs (left) and inputs (right), all networks at r = 1. The degrees of the outputs are equal when fixed, "
-    "spread from few to many when uniform, and bell-shaped in the Erdős–Rényi network.",
+    "The rule of the degrees shows in the outputs (left): all have equally many links when fixed, from few to many "
+    "when uniform, and the Erdős–Rényi network has a bell shape. The inputs (right) differ little. All networks have "
+    "r = 1.",
 )
 
 # %% [markdown]
@@ -393,8 +394,8 @@ correlation.update(task.train.images)
 pixels = correlation.matrix()
 figures.show(
     figures.pixel_correlations(pixels, task.image_shape, (4, 3)),
-    "Left: how strongly each pixel correlates with the one marked by a star; the darkest squares touch it. Right: pixels "
-    "that touch correlate more than twice as strongly, on average, as pixels two or more apart.",
+    "Pixels that touch correlate more than twice as strongly, on average, as pixels two or more apart (right). So "
+    "the darkest squares on the left touch the pixel that is marked by a star.",
 )
 
 # %% [markdown]
@@ -412,8 +413,8 @@ first_layer = {
 }
 figures.show(
     figures.masks(first_layer),
-    "64 pixels to 64 neurons. CSTI draws short stripes along the diagonal and parallel to it, 8 pixels off; BRF keeps to "
-    "the diagonal; ER is everywhere.",
+    "CSTI draws short stripes along the diagonal and parallel to it, 8 pixels off; BRF keeps to the diagonal; ER is "
+    "everywhere. Each network links 64 pixels to 64 neurons.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -455,8 +456,9 @@ five = {
 }
 figures.show(
     figures.masks(five),
-    "Five networks with a tenth of the links. ER has no pattern; BSW is a diagonal with scattered links; BSF has crowded "
-    "rows and columns, its hubs; BRF is a blurred diagonal; CSTI has stripes, and gaps where pixels do not vary.",
+    "ER has no pattern; BSW is a diagonal with scattered links; BSF has crowded rows and columns, its hubs; BRF is a "
+    "blurred diagonal; CSTI has stripes, and gaps where pixels do not vary. All five networks have a tenth of the "
+    "links.",
 )
 
 # %% [markdown]
@@ -467,8 +469,9 @@ figures.show(
 # %%
 figures.show(
     figures.degree_tails(five),
-    "Share of neurons with at least k links. The curve of BSF reaches far to the right of all others: few hubs have many "
-    "links. Left: BSW and BRF set the degrees of the outputs, so their curves lie on each other and drop at once.",
+    "BSF has few hubs with many links: its curve reaches far to the right of all others. Left: BSW and BRF set the "
+    "degrees of the outputs, so their curves lie on each other and drop at once. A curve is the share of neurons "
+    "with at least k links.",
 )
 
 # %%
@@ -506,7 +509,8 @@ groups = [
 ]
 figures.show(
     figures.network(groups, ("inputs", "outputs")),
-    "Four inputs, three outputs, six links. Inputs 0 and 1 and outputs 0 and 1 form a cycle of four links.",
+    "Inputs 0 and 1 and outputs 0 and 1 form a cycle of four links. The network has four inputs, three outputs and "
+    "six links.",
 )
 
 # %% [markdown]
@@ -565,8 +569,8 @@ pd.DataFrame({name: asdict(of) for name, of in measured.items()}).T.rename(colum
 # %%
 figures.show(
     figures.small_worlds(measured),
-    "Clustering (up) and path length (to the right) of the five networks, as multiples of their Erdős–Rényi nulls. ER is "
-    "where the dotted lines cross.",
+    "All networks but ER are more clustered than an Erdős–Rényi network of their size. ER is where the dotted lines "
+    "cross. Clustering goes up, path length to the right; both are multiples of the Erdős–Rényi nulls.",
 )
 
 # %% [markdown]

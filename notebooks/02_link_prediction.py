@@ -93,8 +93,9 @@ settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sp
 # %%
 figures.show(
     figures.learning_by_links(),
-    "From Hebb's rule to a new link. Left: neurons a and b fire together, and their link gets stronger. Middle: four "
-    "neurons fire together, and the group gets the new link a – d. Right: few links lead out of the group.",
+    "Neurons that fire together get a stronger link, and then a new link. Left: neurons a and b fire together, and "
+    "their link gets stronger. Middle: four neurons fire together, and the group gets the new link a – d. Right: few "
+    "links lead out of the group.",
 )
 
 # %% [markdown]
@@ -112,8 +113,8 @@ figures.show(
 # %%
 figures.show(
     figures.similar_partners(),
-    "Left: two sockets that hold the same plug are similar, and do not fit together. Right: socket z₂ is similar to u and "
-    "holds plug v, so u and v fit. Three links lead from u to v.",
+    "Similar neurons do not fit together, and neurons three links apart do. Left: two sockets that hold the same "
+    "plug are similar. Right: socket z₂ is similar to u and holds plug v, so u and v fit.",
 )
 
 # %% [markdown]
@@ -173,7 +174,8 @@ figures.show(
     figures.network(
         [figures.Links("link", [network]), figures.Links("missing link", [dotted], style=":")], ("inputs", "outputs")
     ),
-    "Three inputs, three outputs and seven links. The missing link between output 0 and input 0 is dotted.",
+    "The missing link between output 0 and input 0 is dotted. The network has three inputs, three outputs and seven "
+    "links.",
 )
 
 # %% [markdown]
@@ -240,7 +242,8 @@ nodes = l3.community(network, missing)  # the same, for any link
 assert [(str(z), z.inside, z.outside) for z in nodes] == [("input 1", 1, 1), ("input 2", 1, 1), ("output 2", 2, 0)]
 figures.show(
     figures.local_community(network, missing, title="output 0 – input 0"),
-    "The two L3 paths are dashed; inputs 1 and 2 and output 2, ringed, are the local community. The thin links lead out.",
+    "The missing link has two L3 paths, which are dashed. Its local community is inputs 1 and 2 and output 2, which "
+    "have rings. The thin links lead out.",
 )
 
 # %% [markdown]
@@ -406,8 +409,8 @@ layer = chts.topology.receptive_field(48, 64, 1 - settings.sparsity, settings.r,
 scores = {"CH3-L3p": ch3_l3p(layer), "CH3-L3n": ch3_l3n(layer), "CH2-L3n": ch2_l3n(layer)}
 figures.show(
     figures.score_maps(layer, scores),
-    "The network and three scores of its missing links; existing links score 0. All are darkest on both sides of "
-    "the diagonal, beside the existing links.",
+    "The three scores of missing links agree: all are highest on both sides of the diagonal, beside the existing "
+    "links. Existing links are grey, since only missing links compete.",
 )
 
 # %% [markdown]
@@ -428,7 +431,8 @@ correlation.round(3)
 reference, others = scores["CH3-L3p"][with_path], ("CH3-L3n", "CH2-L3n")
 figures.show(
     figures.score_agreement(reference, {name: scores[name][with_path] for name in others}, "CH3-L3p"),
-    f"Each mark is one of {int(with_path.sum())} missing links with an L3 path: node-based against path-based scores.",
+    f"Node-based and path-based scores agree on which links are good. Each mark is one of {int(with_path.sum())} "
+    "missing links with an L3 path.",
 )
 
 # %% [markdown]
@@ -494,7 +498,7 @@ seen = whole & ~hidden
 groups = [figures.Links("link", [seen]), figures.Links("missing link", [~seen], style=":")]
 figures.show(
     figures.network(groups, ("inputs", "outputs")),
-    "The toy after one link was hidden. It has six links and three missing links; one of the three is the hidden link.",
+    "One of the three missing links of the toy is the hidden link. Six links are left.",
 )
 
 # %% [markdown]
@@ -616,8 +620,8 @@ def by_network(measure: str) -> dict[str, dict[str, list[float]]]:
 aucs, precisions = by_network("auc"), by_network("precision")
 figures.show(
     figures.hidden_links_found(aucs, "AUC (fraction)", {"chance": 0.5}),
-    f"AUC of six scores on five networks: means of {settings.seeds} seeds with 95 % confidence intervals. In receptive "
-    "fields and in networks of CHTs all scores that use paths find hidden links; in a random start no score does.",
+    "In receptive fields and in networks of CHTs all scores of paths find hidden links; in a random start no score "
+    f"does. AUC of six scores on five networks: means of {settings.seeds} seeds with 95 % confidence intervals.",
 )
 
 # %%
@@ -625,8 +629,9 @@ links_hidden = round(SHARE * int(topologies["random start"][0].sum()))
 by_chance = links_hidden / (int((~topologies["random start"][0]).sum()) + links_hidden)
 figures.show(
     figures.hidden_links_found(precisions, "precision (fraction)", {"chance": by_chance}),
-    f"Precision of the same scores: the share of hidden links among the best {links_hidden} missing links. "
-    f"Chance gives {by_chance:.1%}. The order of the networks is the order by AUC.",
+    f"Scores of paths are far above chance, {by_chance:.1%}, in receptive fields and in networks of CHTs. Precision "
+    f"is the share of hidden links among the best {links_hidden} missing links. The order of the networks is the "
+    "order by AUC.",
 )
 
 # %% [markdown]
@@ -743,8 +748,8 @@ pd.DataFrame(measured).round(2)
 # %%
 figures.show(
     figures.regrowth_costs(measured),
-    "Time of the path-based score, the node-based score and of drawing links by walks: by size at density 0.04 (left), "
-    "and by density (right). Logarithmic axes.",
+    "Drawing links by walks takes the least time. The path-based score takes the most where the network is large (left, at "
+    "density 0.04) or dense (right). Both axes are logarithmic.",
 )
 
 # %% [markdown]
@@ -858,8 +863,8 @@ counted_share = observed[likely.index([0, 4])] / settings.walks
 print(f"output 0 – input 4: {6.5 / reached.sum():.3f} expected, {counted_share:.3f} counted")
 figures.show(
     figures.walk_frequencies(likely, expected, observed),
-    f"Where {settings.walks} walks ended, beside what the scores say. Chance alone makes the bars differ at least this much "
-    f"in {chi_square.pvalue:.0%} of such runs.",
+    f"{settings.walks} walks ended about as often at each link as the scores say. Chance alone makes the bars differ "
+    f"at least this much in {chi_square.pvalue:.0%} of such runs.",
 )
 
 # %% [markdown]

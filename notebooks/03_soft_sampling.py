@@ -137,8 +137,8 @@ grid = [step / 100 for step in range(100)]
 named = {name: row for name, row in table.items() if "0.9" not in name}
 figures.show(
     figures.chances_and_entropy(scores, named, grid, [entropy(chances(d)) for d in grid]),
-    "Left: the chance of each of the four links, from equal to certain. Right: the entropy falls slowly at first; at "
-    "δ = 0.5 nearly all the choice is left, and most of it goes beyond δ = 0.75.",
+    "The softness leads from equal chances to certainty (left). The entropy falls slowly at first (right): at δ = "
+    "0.5 nearly all the choice is left, and most of it goes beyond δ = 0.75.",
 )
 
 # %% [markdown]
@@ -157,7 +157,8 @@ halfway = chts.schedules.linear_temperature(STOP // 2, STOP, *RAMPS["T = 1 → 3
 print(f"halfway: T = {halfway:g}")
 figures.show(
     figures.temperature_ramps(RAMPS, STOP),
-    "Two published schedules. The temperature rises on a straight line; the softness rises quickly at first, then slowly.",
+    "The temperature rises on a straight line; the softness rises quickly at first, then slowly. Both schedules are "
+    "published.",
 )
 
 # %% [markdown]
@@ -342,8 +343,8 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 hard = evolve(start, 2, soft_removal=False, soft_regrowth=False, updates=3)
 figures.show(
     figures.updates({f"update {number}": step for number, step in enumerate(hard, start=1)}),
-    "Three hard updates. The first exchanges two links; the second and the third remove the two that came last and regrow "
-    "the same two again.",
+    "Hard updates soon repeat themselves. The first exchanges two links; the second and the third remove the two "
+    "that came last and regrow the same two again.",
 )
 
 # %% [markdown]
@@ -430,9 +431,9 @@ runs = [
 # %%
 figures.show(
     figures.overlap_by_rule(runs),
-    "Left: the share of regrown links that the same update had removed. Right: the share of all possible links that were "
-    "ever active. Means over layers and seeds. After the first update the curves of the two rules "
-    "with hard regrowth stay high on the left and hardly rise on the right.",
+    "With hard regrowth the same links come back: after the first update both curves run high on the left, and "
+    "hardly rise on the right. Left: the share of regrown links that the same update had removed. Right: the share "
+    "of all possible links that were ever active. Means over layers and seeds.",
 )
 
 # %% [markdown]

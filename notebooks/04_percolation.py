@@ -99,8 +99,8 @@ sides = ("inputs", "hidden 1", "hidden 2", "outputs")
 lost = [before[name] & ~masks[name] for name in masks]
 figures.show(
     figures.percolating_network(list(masks.values()), sides, removed=lost),
-    "Right after the removal: neuron 2 of hidden layer 1 has no incoming link, neuron 2 of hidden layer 2 no outgoing one. "
-    "Both are crossed out; the two dashed links are incomplete.",
+    "The removal makes two neurons inactive: neuron 2 of hidden layer 1 has no incoming link, neuron 2 of hidden "
+    "layer 2 no outgoing one. Both are crossed out; the two dashed links are incomplete.",
 )
 
 # %% [markdown]
@@ -161,8 +161,8 @@ print("links:", {name: f"{int(masks[name].sum())} -> {int(percolated[name].sum()
 cut = [masks[name] & ~percolated[name] for name in masks]
 figures.show(
     figures.percolating_network(list(percolated.values()), sides, removed=lost, cut=cut),
-    "After both sweeps: 7 links are left, all of them on a way from an input to an output. Four of the seven hidden "
-    "neurons are inactive.",
+    "Both sweeps leave 7 links, all of them on a way from an input to an output. Four of the seven hidden neurons "
+    "are inactive.",
 )
 
 # %% [markdown]
@@ -477,8 +477,9 @@ for score in SCORES:
 # %%
 figures.show(
     figures.neurons_by_layer(counts),
-    f"Active neurons of three hidden layers of {WIDTH} at 99 % sparsity, before and after removing 30 % of the "
-    "links by WM (left) and RI (right). Percolation takes further neurons beyond those that the removal cut off, more under WM.",
+    "Percolation takes further neurons beyond the neurons that the removal cut off, and more under WM (left) than "
+    f"under RI (right). Active neurons of three hidden layers of {WIDTH} at 99 % sparsity, before and after removing "
+    "30 % of the links.",
 )
 
 # %% [markdown]
@@ -509,8 +510,8 @@ pd.DataFrame({score: curve.mean(dim=0).numpy() for score, curve in curves.items(
 # %%
 figures.show(
     figures.anp_by_sparsity(curves, SPARSITIES),
-    f"ANP against sparsity: the line is the mean of {settings.seeds} networks, the band reaches from the least to the "
-    "most. Where every neuron has many links the score does not matter; where it has a few, WM loses neurons.",
+    "Where every neuron has many links the score does not matter; where it has few, WM loses neurons. The line is "
+    f"the mean ANP of {settings.seeds} networks, and the band reaches from the least to the most.",
 )
 
 # %% [markdown]
@@ -674,8 +675,9 @@ for name, course in courses.items():
 # %%
 figures.show(
     figures.anp_by_epoch(courses),
-    f"Share of active neurons at {settings.sparsity:.0%} sparsity, before training and after each update, a line per run. "
-    "Updates end after three quarters of the training.",
+    "Most of the lost neurons are lost at the first updates. A line is the share of active neurons of one run at "
+    f"{settings.sparsity:.0%} sparsity, before training and after each update. Updates end after three quarters of "
+    "the training.",
 )
 
 # %% [markdown]

@@ -159,8 +159,8 @@ figures.show(
             "sign as printed": [0.5 - 0.45 * share for share in shares],
         }
     ),
-    "Sparsity from 0.5 to 0.95. The cubic schedule is steep at once, the sigmoid waits and then hurries. With the sign as "
-    "printed the network would become denser.",
+    "The cubic schedule is steep at once, the sigmoid waits and then hurries. With the sign as printed the network "
+    "would become denser. Both schedules take the sparsity from 0.5 to 0.95.",
 )
 
 # %% [markdown]
@@ -203,8 +203,8 @@ densities = {
 }
 figures.show(
     figures.excess_density(densities, final=0.05),
-    "Density over a run, the excess above the final 5 % shaded. The shapes differ, the areas are equal: "
-    "0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over the run.",
+    "The shapes differ, the areas are equal: 0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over the "
+    "run. The area is the excess of the density above the final 5 %.",
 )
 
 # %% [markdown]
@@ -332,8 +332,9 @@ steps = {name: [found for found, _ in results] for name, results in runs.items()
 # %%
 figures.show(
     figures.pruning_steps(steps),
-    "Left: links removed per update. Middle: the same as a share of the links that there were. Right: validation accuracy "
-    "lost at once, the line as mean over seeds with a small mark for each seed.",
+    "At its steepest updates the sigmoid removes many more links than the cubic schedule ever does (left), and a "
+    "larger share of the links that there were (middle). Right: validation accuracy lost at once, the line as mean "
+    "over seeds with a small mark for each seed.",
 )
 
 # %%
@@ -481,8 +482,8 @@ staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in rang
 assert math.isclose(sum(staged[:1000]) / 1000, 0.08, abs_tol=1e-6)
 figures.show(
     figures.excess_density({"MEST": staged, "cubic to 75 %": densities["cubic to 75 %"]}, final=0.05),
-    "MEST's two stages beside the cubic decay: MEST carries 3 % of all links beyond the final ones, "
-    "averaged over the run, the cubic decay 8.4 %.",
+    "MEST carries 3 % of all links beyond the final ones, averaged over the run, the cubic decay 8.4 %. MEST falls "
+    "in two stages.",
 )
 
 # %% [markdown]

@@ -276,9 +276,9 @@ runs = images.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=sett
 # %%
 figures.show(
     figures.race(runs),
-    "Validation accuracy by epoch, means over seeds. Left: the methods that keep their number of links. Right: the "
-    "methods that lower it; they may fall while many links go. FC is in both. The section *What did we find?* has the "
-    "intervals.",
+    "Methods that lower their number of links may fall while many links go (right). Left: the methods that keep "
+    "their number of links. FC is in both. A line is the mean validation accuracy over seeds; the section *What did "
+    "we find?* has the intervals.",
 )
 
 # %% [markdown]
@@ -423,9 +423,11 @@ assert settings.device.type == "cuda" or played.test_by_epoch == raced.test_by_e
 
 # %%
 first = next(iter(played.first_masks))
+exchanged = int((played.first_masks[first] & ~played.last_masks[first]).sum())
 figures.show(
     figures.topology_change(played.first_masks[first], played.last_masks[first]),
-    f"Layer {first} of the CHTs run with seed {played.seed}: before training, after it, and the difference.",
+    f"Training exchanged {exchanged} of the {int(played.first_masks[first].sum())} links of layer {first} in the CHTs "
+    f"run with seed {played.seed}: the links before it, after it, and what changed.",
 )
 
 # %% [markdown]
@@ -465,8 +467,8 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
 figures.show(
     figures.overlap_and_itop(exploring),
-    "Left: the share of regrown links that were just removed. Right: the share of all possible links that were ever "
-    "active, on a logarithmic axis; CHTss begins with half of them. Means over layers and seeds.",
+    "CHT regrows more and more of the links that it just removed (left). CHTss has the most links that were ever "
+    "active, since it begins with half of all links (right, logarithmic axis). Means over layers and seeds.",
 )
 
 # %% [markdown]

@@ -137,8 +137,8 @@ assert healthy.findings == []
 evolution = panel.evolution(healthy.sparsifier.history)
 figures.show(
     panel.plot_evolution(evolution),
-    "The healthy run. Nearly all neurons stay active, the links of each layer fall along the sigmoid and then "
-    "stay as many, and the overlap stays below the ELM line.",
+    "Nearly all neurons of the healthy run stay active, the links of each layer fall along the sigmoid and then stay "
+    "as many, and the overlap stays below the ELM line.",
 )
 
 # %% [markdown]
@@ -155,8 +155,8 @@ figures.show(
 first = admit("stale moments")
 figures.show(
     figures.vital_signs(healthy, first),
-    "Patient 1: the loss, the share of weights that are not zero and the active neurons are much like those of the "
-    "healthy run.",
+    "Patient 1 looks healthy: its loss, its share of weights that are not zero and its active neurons are much like "
+    "those of the healthy run.",
 )
 
 # %% [markdown]
@@ -349,7 +349,7 @@ assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay
 fifth = admit("threshold with ties")
 figures.show(
     figures.vital_signs(healthy, fifth),
-    "Patient 5: the three curves are much like those of the healthy run; nothing catches the eye.",
+    "Patient 5 looks healthy: all three measures are much like those of the healthy run.",
 )
 
 # %% [markdown]
@@ -630,8 +630,9 @@ exercises.check("06b.first_finding", first_finding)
 recorded_runs = update_curves.patients()
 figures.show(
     figures.update_courses(recorded_runs),
-    "Six recorded runs of one layer, after each update: the share of regrown links that had just been removed, the ITOP rate "
-    "and the active neurons. Some lines lie on each other.",
+    "The six runs differ in the links that come back, in the links that were ever active, and in the active neurons. "
+    "Each column shows one run in blue and the others in grey. Above it stand the active neurons after the first and "
+    "the last update.",
 )
 
 # %%

@@ -229,8 +229,8 @@ figures.show(
     figures.percolating_network(
         [masks["q"], masks["k"].T], ("read by\nqueries", "neurons\nof the head", "read by\nkeys")
     ),
-    "Links of the queries (left) and of the keys (right) of one head. Neuron 2 has no link in the queries and neuron 3 "
-    "none in the keys: both are crossed out, and what the other side still has is dashed.",
+    "Two neurons of the head are of no use: neuron 2 has no link in the queries (left), neuron 3 has none in the "
+    "keys (right). Both are crossed out, and what the other side still has is dashed.",
 )
 
 # %% [markdown]
@@ -245,8 +245,8 @@ figures.show(
     figures.percolating_network(
         [masks["v"], masks["o"]], ("read by\nvalues", "neurons\nof the head", "outputs of\nthe attention")
     ),
-    "Links of the values (left) and of the output layer (right). Neuron 2 says nothing but is read once; neuron 3 says "
-    "something and is not read.",
+    "Neuron 2 says nothing but is read once; neuron 3 says something and is not read. Left: links of the values. "
+    "Right: links of the output layer.",
 )
 
 # %% [markdown]
@@ -491,8 +491,8 @@ for name, used in {"paper": translation.RECIPES["multi30k"], "this run": recipe}
 updates = list(plan.budget.updates())
 figures.show(
     figures.learning_rates(recipe, dimensions.width, updates),
-    f"The learning rate of this run by step, with {len(updates)} updates of the topology, each followed by "
-    f"{recipe.iterative_warmup} steps in which the rate comes back; dashed, the schedule without that.",
+    f"The learning rate falls after each of the {len(updates)} updates of the topology, and comes back in "
+    f"{recipe.iterative_warmup} steps. The dashed line is the schedule without that.",
 )
 
 # %% [markdown]
@@ -626,7 +626,7 @@ cross = attended.weights[f"decoder.{dimensions.layers - 1}.cross_attention"]
 print(f"{sentence} -> {attended.translation}")
 figures.show(
     figures.attention_map(cross, attended.source, attended.target),
-    f"Cross-attention of each head of the last decoder layer for “{sentence}”. Dark: much of the attention.",
+    f"The heads of the last decoder layer look at different pieces of “{sentence}”. Dark: much of the cross-attention.",
 )
 
 # %%
@@ -658,9 +658,11 @@ figures.show(
 
 # %%
 changed = f"{attention_name}.v_proj.weight"
+exchanged = int((run.first_masks[changed] & ~run.last_masks[changed]).sum())
 figures.show(
     figures.topology_change(run.first_masks[changed], run.last_masks[changed]),
-    f"Layer {changed} of the {run.method} run, before training, after it, and the difference.",
+    f"Training exchanged {exchanged} of the {int(run.first_masks[changed].sum())} links of layer {changed} in the "
+    f"{run.method} run: the links before it, after it, and what changed.",
 )
 
 # %% [markdown]
@@ -735,8 +737,8 @@ others = translation.race(task, rivals, sparsity, recipe, seeds=all_seeds, devic
 runs = sorted([*mine, *others], key=lambda run: (names.index(run.method), run.seed))
 figures.show(
     figures.translation_race(runs),
-    "BLEU of greedy translations of validation pairs by training step. Left, the methods that keep their number of links; "
-    "right, those that lower it. FC is in both.",
+    "All methods get better at the validation pairs during training: BLEU of greedy translations by training step. "
+    "Left, the methods that keep their number of links; right, those that lower it. FC is in both.",
 )
 
 # %%
@@ -797,8 +799,8 @@ figures.show(
     figures.scores_by_method(
         translation.mean_scores(of_number_words, "exact"), xlabel="test sentences right to the letter (%)"
     ),
-    "Number words: mean share of exact translations of each method's recorded runs at each sparsity, with 95 % confidence "
-    "intervals; the dashed line and its band are FC.",
+    "With more links the methods translate more number words exactly: mean share of each method's recorded runs at "
+    "each sparsity, with 95 % confidence intervals. The dashed line and its band are FC.",
 )
 
 # %%
@@ -823,8 +825,8 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
 figures.show(
     figures.scores_by_method(translation.mean_scores(of_multi30k, "bleu"), paper.PAPER_TABLE_1["multi30k"]),
-    "Multi30k: mean BLEU of the recorded runs of a small model, beside the paper's Table 1, of a larger one trained longer. "
-    "Each side has its own axis.",
+    "Our small model has lower BLEU than the paper's larger one, which was trained longer. Left: means of the "
+    "recorded runs on Multi30k. Right: the paper's Table 1. Each side has its own axis.",
 )
 
 # %%

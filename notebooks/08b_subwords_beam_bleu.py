@@ -165,8 +165,9 @@ pairs_each = round(len(task.train) / len(by_length))
 at_random = list(torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0)).split(pairs_each))
 figures.show(
     figures.length_buckets(task.train.lengths, {"at random": at_random, "by length": by_length}),
-    f"Each bar is a batch of the training pairs, its padding on top. Left: {pairs_each} pairs drawn at random. Right: "
-    f"pairs of about the same length, at most {recipe.batch_tokens} places together.",
+    "Batches by length have hardly any padding (right); batches drawn at random have much (left). Each bar is a "
+    f"batch of the training pairs, its padding on top. Left: {pairs_each} pairs each. Right: pairs of about the same "
+    f"length, at most {recipe.batch_tokens} places together.",
 )
 
 # %% [markdown]

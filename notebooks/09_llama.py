@@ -229,7 +229,8 @@ figures.show(
     figures.percolating_network(
         [masks["gate"], masks["up"].T], ("read by\nthe gate", "neurons\nof the block", "read by\nup")
     ),
-    "Links of the gate (left) and of up (right, turned around). Neuron 1 has no link in the gate, neuron 2 none in up.",
+    "Two neurons of the block are of no use: neuron 1 has no link in the gate (left), neuron 2 has none in up "
+    "(right, turned around).",
 )
 
 # %%
@@ -462,9 +463,11 @@ figures.show(
 
 # %%
 gate_name = f"{last}.mlp.gate_proj.weight"
+exchanged = int((run.first_masks[gate_name] & ~run.last_masks[gate_name]).sum())
 figures.show(
     figures.topology_change(run.first_masks[gate_name], run.last_masks[gate_name]),
-    "The gate of the last layer before training, after it, and the difference.",
+    f"Training exchanged {exchanged} of the {int(run.first_masks[gate_name].sum())} links of the gate of the last "
+    "layer: the links before it, after it, and what changed.",
 )
 
 # %%
@@ -496,8 +499,8 @@ others = language.race(task, rivals, settings.sparsity, recipe, seeds=all_seeds,
 runs = sorted([*mine, *others], key=lambda run: (names.index(run.method), run.seed))
 figures.show(
     figures.loss_race(runs),
-    "Loss on the validation tokens by training step; lower is better. Left, the methods that keep their number of links; "
-    "right, those that lower it. FC is in both.",
+    "The loss on the validation tokens falls for all methods; lower is better. Left, the methods that keep their "
+    "number of links; right, those that lower it. FC is in both.",
 )
 
 # %%

@@ -128,8 +128,8 @@ assert fingerprint(masks_of_ranks[0]) == fingerprint(masks_of_ranks[1]) != finge
 # %%
 figures.show(
     figures.ranks(*steps_of_ranks, mean.tolist()),
-    "One step of two ranks. Their own gradients differ. After the all-reduce both have the same mean, and the hashes of their "
-    "masks are equal.",
+    "After the all-reduce both ranks have the same mean, and the hashes of their masks are equal, though their own "
+    "gradients differ. The drawing is one step of two ranks.",
 )
 
 # %% [markdown]

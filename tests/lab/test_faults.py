@@ -261,3 +261,14 @@ def test_vital_signs_draw_what_was_noted(healthy: Patient, patient_of: Callable[
         last = [row["anp"] for row in run.sparsifier.history[-3:]]
         assert neurons.lines[drawn].get_ydata()[-1] == pytest.approx(min(last) * 100)
     assert [text.get_text() for text in loss.figure.legends[0].texts] == ["patient", "healthy"]
+
+
+def test_active_neurons_that_hardly_move_stand_as_numbers(healthy: Patient) -> None:
+    *curves, numbers = figures.vital_signs(healthy, healthy).axes
+    assert [axes.axison for axes in (*curves, numbers)] == [True, True, False]
+    first, last = (
+        min(row["anp"] for row in healthy.sparsifier.history if row["step"] == healthy.sparsifier.history[at]["step"])
+        for at in (0, -1)
+    )
+    words = [text.get_text() for text in numbers.texts]
+    assert words[-3:] == ["healthy", f"{100 * first:.0f} %", f"{100 * last:.0f} %"]

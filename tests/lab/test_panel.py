@@ -13,6 +13,7 @@ import chts_core as chts
 from chts_core.engine.progress import Update
 from chts_core.lab import figures
 from chts_core.lab.figures import panel
+from chts_core.lab.figures.style import PALE
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,7 @@ def test_axes_are_labelled_and_pictures_are_drawn(sparsifier: chts.Sparsifier) -
         assert isinstance(figure, Figure)
         assert len(figure.axes) == 4
         for axes in figure.axes:
-            assert axes.get_xlabel()
-            assert axes.get_ylabel()
+            assert not axes.axison or (axes.get_xlabel() and axes.get_ylabel())
         assert len(figures.to_png(figure)) > 1000
         assert dict(pyplot.rcParams) == before
     assert pyplot.get_fignums() == []
@@ -133,9 +133,20 @@ def test_the_threshold_of_the_elm_is_drawn() -> None:
     assert [text.get_text() for text in overlap.texts] == ["ELM above 90 %"]
 
 
-def test_layers_look_different_and_an_update_can_be_seen_by_itself() -> None:
+def test_five_layers_have_colours_and_the_others_are_grey() -> None:
     figure = panel.plot_evolution(panel.evolution([row(str(number), 5) for number in range(28)]))
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
-    assert len(looks) == 28
-    assert {line.get_marker() for line in figure.axes[0].lines} == {"."}
-    assert len(legend_names(figure)) == 28
+    assert len(looks) == 6
+    assert {line.get_color() for line in figure.axes[0].lines[5:]} == {PALE}
+    assert {line.get_marker() for line in figure.axes[0].lines} == {"."}  # one update can be seen
+    assert legend_names(figure) == ["0", "1", "2", "3", "4", "23 other layers"]
+
+
+def test_active_neurons_that_hardly_move_are_numbers() -> None:
+    history = [row("a", 5, anp=1.0), row("a", 10, anp=0.95001), row("b", 5, anp=0.5), row("b", 10, anp=0.52)]
+    anp, *others = panel.plot_evolution(panel.evolution(history)).axes
+    words = [text.get_text() for text in anp.texts]
+    assert words[-6:] == ["a", "100 %", "95 %", "b", "50 %", "52 %"]
+    assert not anp.axison
+    assert all(axes.axison for axes in others)
+    assert panel.plot_evolution(panel.evolution([*history, row("b", 15, anp=0.6)])).axes[0].axison

@@ -167,4 +167,4 @@ def test_anp_by_epoch_has_a_line_per_seed_in_percent() -> None:
     (axes,) = figures.anp_by_epoch({"WM": [[0.5, 0.25], [0.75, 0.5]], "RI": [[1.0, 1.0]]}).axes
     curves = [np.asarray(line.get_data()).tolist() for line in axes.lines]
     assert curves == [[[0, 1], [50, 25]], [[0, 1], [75, 50]], [[0, 1], [100, 100]]]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["WM", "RI"]
+    assert [text.get_text() for text in axes.texts] == ["RI", "WM"]  # the higher end first

@@ -1,12 +1,20 @@
 """What sparse training costs: time by density, and a meter of theory beside measurement."""
 
 from collections.abc import Sequence
-from itertools import cycle
 
 from matplotlib.figure import Figure
 
 from chts_core.lab.costs import LayerTime, TrainingCost
-from chts_core.lab.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, new_figure, use_log_scale
+from chts_core.lab.figures.style import (
+    GREY,
+    LOOKS,
+    PURPLE,
+    VERMILION,
+    looks,
+    name_ends,
+    new_figure,
+    use_log_scale,
+)
 
 
 def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> Figure:
@@ -16,34 +24,43 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
         times: of `costs.time_layers`, by ascending density.
         crossover: density to mark, where storing the links stops to pay.
     """
-    lines = (("dense", "dense nn.Linear", BLACK, "s"), ("masked", "under a mask", ORANGE, "^"))
-    with new_figure(6.2, 3.6) as (figure, (axes,)):
+    lines = (("dense", "dense", "dense"), ("masked", "masked", "masked"), ("links", "csr", "links alone"))
+    with new_figure(6.8, 3.6) as (figure, (axes,)):
         density = [100 * row.density for row in times]
-        for field, label, colour, marker in (*lines, ("links", "links alone (CSR)", BLUE, "o")):
-            axes.plot(density, [1e3 * getattr(row, field) for row in times], color=colour, marker=marker, label=label)
-        if crossover is not None and 0 < crossover < 1:
-            axes.axvline(100 * crossover, color=VERMILION, linestyle=":", label=f"crossover: {crossover:.0%}")
         use_log_scale(axes, "x", "y")
+        for field, execution, label in lines:
+            colour, marker = LOOKS[execution]
+            axes.plot(density, [1e3 * getattr(row, field) for row in times], color=colour, marker=marker, label=label)
+        name_ends(axes)
+        if crossover is not None and 0 < crossover < 1:
+            axes.axvline(100 * crossover, color=GREY, linestyle=":")
+            axes.annotate(
+                f"crossover\n{crossover:.0%}",
+                (100 * crossover, 0.02),
+                (-4, 0),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+            )
         axes.set_xlabel("links that exist (% of all possible)")
         axes.set_ylabel("forward and backward (ms)")
-        axes.legend()
     return figure
 
 
 def step_course(costs: Sequence[TrainingCost]) -> Figure:
     """Milliseconds of a step, from each update to the next, by the density then: a run that gets sparser goes right."""
-    looks = ((BLACK, "s"), (ORANGE, "^"), (BLUE, "o"), (VERMILION, "D"))
-    with new_figure(6.2, 3.6) as (figure, (axes,)):
-        for cost, (colour, marker) in zip(costs, cycle(looks), strict=False):
+    with new_figure(6.8, 3.6) as (figure, (axes,)):
+        for cost, (colour, marker, _) in zip(costs, looks(cost.name for cost in costs).values(), strict=True):
             seconds, density = zip(*cost.course, strict=True)
             per_cent, milliseconds = [100 * value for value in density], [1e3 * value for value in seconds]
             axes.plot(per_cent, milliseconds, color=colour, marker=marker, markersize=5, label=cost.name)
         axes.invert_xaxis()
-        axes.set_xlim(left=min(100, axes.get_xlim()[0]))
+        axes.set_xlim(min(100, axes.get_xlim()[0]), 0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("links that exist (% of all possible), falling during the run")
         axes.set_ylabel("time of a step (ms)")
-        axes.legend()
+        name_ends(axes)
     return figure
 
 
@@ -51,22 +68,32 @@ def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
     """FLOPs in theory, time and memory as measured, of each run in per cent of the first, which is the dense one."""
     rival = costs[0]
     meters = (
-        ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "///"),
-        ("time of a step, measured", [cost.step / rival.step for cost in costs], BLUE, ""),
-        ("memory, measured", [cost.memory / rival.memory for cost in costs], ORANGE, "..."),
+        ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "D"),
+        ("time of a step, measured", [cost.step / rival.step for cost in costs], VERMILION, "o"),
+        ("memory, measured", [cost.memory / rival.memory for cost in costs], PURPLE, "s"),
     )
     height = 0.26
     with new_figure(7.4, 1.1 + 0.62 * len(costs)) as (figure, (axes,)):
-        for number, (label, shares, colour, hatch) in enumerate(meters):
+        axes.axvline(100, color=GREY, linestyle=":", linewidth=1)
+        for number, (label, shares, colour, marker) in enumerate(meters):
             places = [row + (number - 1) * height for row in range(len(costs))]
             per_cent = [100 * share for share in shares]
-            bars = axes.barh(places, per_cent, height, color=colour, hatch=hatch, edgecolor="white", label=label)
-            axes.bar_label(bars, [f"{value:.3g} %" for value in per_cent], padding=3, fontsize=9)
+            axes.plot(per_cent, places, color=colour, marker=marker, markersize=7, linestyle="", label=label)
+            for value, place in zip(per_cent, places, strict=True):
+                axes.annotate(
+                    f"{value:.3g} %",
+                    (value, place),
+                    (8, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                )
         use_log_scale(axes, "x")
         every = [100 * share for _, shares, _, _ in meters for share in shares]
         axes.set_xlim(min(0.5, min(every) / 2), max(400, 3 * max(every)))  # room for the numbers
         axes.set_yticks(range(len(costs)), [cost.name for cost in costs])
-        axes.invert_yaxis()
+        axes.set_ylim(len(costs) - 0.5, -0.5)
         axes.set_xlabel(f"share of {rival.name} (%), logarithmic")
         axes.set_ylabel("method, execution")
         figure.legend(loc="outside upper center", ncols=3)

@@ -11,19 +11,14 @@ from matplotlib.figure import Figure
 
 from chts_core.lab.figures.style import (
     BLACK,
-    BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
     VERMILION,
+    looks,
+    name_ends,
     new_figure,
     use_percent_axis,
 )
 
-_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE)
-_STYLES = ("-", "--", ":", "-.")
-_MARKERS = ("o", "^", "s", "D")
 _HATCHES = ("//", "\\\\", "..", "xx")
 
 
@@ -66,14 +61,14 @@ class PruningStep:
 def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsity") -> Figure:
     """Courses over a window or a run, each a sequence of equally spaced values from its beginning to its end."""
     with new_figure(7, 3.4) as (figure, (axes,)):
-        looks = cycle(zip(_COLOURS, _STYLES, strict=False))
-        for (name, values), (colour, style) in zip(named.items(), looks, strict=False):
-            places = np.linspace(0, 1, len(values))
-            axes.plot(places, values, color=colour, linestyle=style, label=name, clip_on=False)
+        for name, (colour, _, style) in looks(named).items():
+            places = np.linspace(0, 1, len(named[name]))
+            axes.plot(places, named[name], color=colour, linestyle=style, label=name, clip_on=False)
         axes.set_xlabel("share of the window, u")
         axes.set_ylabel(label)
+        axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        name_ends(axes)
     return figure
 
 
@@ -85,8 +80,8 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
         final: the final density.
     """
     with new_figure(4.2 * len(named), 3, columns=len(named)) as (figure, panels):
-        for axes, (name, values), colour, hatch in zip(
-            panels, named.items(), cycle(_COLOURS), cycle(_HATCHES), strict=False
+        for axes, (name, values), (colour, _, _), hatch in zip(
+            panels, named.items(), looks(named).values(), cycle(_HATCHES), strict=False
         ):
             share, density = np.linspace(0, 100, len(values)), 100 * np.asarray(values)
             excess = (density[:-1] + density[1:]).mean() / 2 - 100 * final
@@ -109,8 +104,8 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
             Accuracies are means over the seeds with a small mark for each of them.
     """
     with new_figure(9.5, 3.3, columns=3) as (figure, (removed, share, lost)):
-        looks = cycle(zip(_COLOURS, _STYLES, _MARKERS, strict=False))
-        for (name, runs), (colour, style, marker) in zip(named.items(), looks, strict=False):
+        for name, (colour, marker, style) in looks(named).items():
+            runs = named[name]
             at = [step.at for step in runs[0]]
             look: dict[str, Any] = {
                 "color": colour,
@@ -128,6 +123,8 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
         removed.set_ylabel("links removed by the update")
         share.set_ylabel("links removed by the update\n(% of those there were)")
         lost.set_ylabel("validation accuracy lost\nby the update (percentage points)")
+        for axes in (removed, share):
+            axes.set_ylim(bottom=0)
         for axes in (removed, share, lost):
             axes.set_xlabel("training step")
         removed.legend()
@@ -161,14 +158,15 @@ def decay_design(
             shaded.
     """
     with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
-        _draw_course(left, chosen, BLUE, "-")
-        if other is not None:
-            _draw_course(left, other, ORANGE, "--")
+        courses = {course.name: course for course in (chosen, other) if course is not None}
+        for name, (colour, _, style) in looks(courses).items():
+            _draw_course(left, courses[name], colour, style)
+        colour, _, _ = looks(courses)[chosen.name]
         shares, density = 100 * np.array(chosen.shares), 100 * np.array(chosen.density)
         left.axhline(100 * final, color=BLACK, linestyle=":", linewidth=1.2, label="constant")
         if conflict is None:
-            left.fill_between(shares, 0, density, step="post", color=BLUE, alpha=0.2, linewidth=0)
-        right.bar(shares[1:], -np.diff(density), width=80 / len(shares), color=BLUE)
+            left.fill_between(shares, 0, density, step="post", color=colour, alpha=0.2, linewidth=0)
+        right.bar(shares[1:], -np.diff(density), width=80 / len(shares), color=colour)
         right.axhline(0, color=BLACK, linewidth=0.8)
         for axes in (left, right):
             if conflict is not None:
@@ -182,7 +180,7 @@ def decay_design(
         use_percent_axis(left)
         left.set_ylabel("density (%)")
         right.set_ylabel("links removed by the update\n(% of all possible)")
-        left.legend(loc="upper right", frameon=True, edgecolor="none", framealpha=0.9)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 

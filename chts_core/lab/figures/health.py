@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from chts_core.lab.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure, use_percent_axis
+from chts_core.lab.figures.style import (
+    BLUE,
+    PALE,
+    VERMILION,
+    before_and_after,
+    is_flat,
+    new_figure,
+    use_percent_axis,
+)
 from chts_core.lab.verify.injected_bugs import Patient
 
 _SMOOTHED = 10  # steps that a point of the loss curve is the mean of
@@ -15,9 +23,11 @@ _SMOOTHED = 10  # steps that a point of the loss curve is the mean of
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:
     """Loss, weights that are not zero, and active neurons over the steps: a healthy run dashed, the patient's solid.
 
-    The loss is a mean over 10 steps. The active neurons are those of the layer that has the smallest share of them.
+    The loss is a mean over 10 steps. The active neurons are those of the layer that has the smallest share of them;
+    where this share hardly moves in both runs, its first and last value stand as numbers.
     """
     with new_figure(11, 3.3, columns=3) as (figure, (loss, weights, neurons)):
+        courses: dict[str, tuple[str, list[float]]] = {}
         for run, label, colour, style in ((patient, "patient", VERMILION, "-"), (healthy, "healthy", BLUE, "--")):
             drawn: dict[str, Any] = {"color": colour, "linestyle": style, "label": label}
             points = np.array(run.loss[: len(run.loss) // _SMOOTHED * _SMOOTHED]).reshape(-1, _SMOOTHED).mean(axis=1)
@@ -26,6 +36,7 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
             lowest: dict[int, float] = {}
             for row in run.sparsifier.history:
                 lowest[row["step"]] = min(row["anp"] * 100, lowest.get(row["step"], 100.0))
+            courses[label] = colour, list(lowest.values())
             neurons.plot(list(lowest), list(lowest.values()), **drawn)
         loss.set_ylabel("training loss (nats)")
         weights.set_ylabel("weights that are not zero (%)")
@@ -34,32 +45,40 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
         for axes in (weights, neurons):
             use_percent_axis(axes)
         for axes in (loss, weights, neurons):
+            axes.set_xlim(left=0)
             axes.set_xlabel("training step")
+        if all(is_flat(course) for _, course in courses.values()):
+            changes = {label: (colour, course[0], course[-1]) for label, (colour, course) in courses.items()}
+            before_and_after(neurons, neurons.get_ylabel(), changes)
         figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
 def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Overlap, ITOP rate and active neurons of one layer after each update, a line for each patient.
+    """Overlap (above) and ITOP rate (below) of one layer after each update, a column for each patient.
+
+    The other patients are grey behind. The active neurons stand above, at the first and at the last update.
 
     Args:
-        patients: by name, up to six; rows with step, overlap, itop and anp, as in `Sparsifier.history`.
+        patients: by name; rows with step, overlap, itop and anp, as in `Sparsifier.history`.
     """
-    looks = zip((BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY), "osv^DX", strict=True)
-    columns = {
-        "overlap": "regrown links that were\njust removed (%)",
-        "itop": "links ever active (%)",
-        "anp": "active neurons (%)",
-    }
-    with new_figure(11, 3.3, columns=3) as (figure, panels):
-        for (name, rows), (colour, marker) in zip(patients.items(), looks, strict=False):
-            for axes, column in zip(panels, columns, strict=True):
-                steps, shares = [row["step"] for row in rows], [row[column] * 100 for row in rows]
-                axes.plot(steps, shares, color=colour, marker=marker, markersize=5, label=name)
-        for axes, label in zip(panels, columns.values(), strict=True):
-            axes.set_ylabel(label)
+    columns = {"overlap": "regrown links that were\njust removed (%)", "itop": "links ever active (%)"}
+    highest = {"overlap": 100, "itop": 100 * max(row["itop"] for rows in patients.values() for row in rows)}
+    look: dict[str, Any] = {"color": BLUE, "marker": "o", "markersize": 4, "clip_on": False}
+    behind: dict[str, Any] = {"color": PALE, "linewidth": 1}
+    with new_figure(11, 4.6, rows=2, columns=len(patients)) as (figure, panels):
+        places = [(column, name) for column in columns for name in patients]
+        for axes, (column, name) in zip(panels, places, strict=True):
+            for other in sorted(patients, key=lambda other: other == name):  # itself on top
+                steps, shares = zip(*((row["step"], 100 * row[column]) for row in patients[other]), strict=True)
+                axes.plot(steps, shares, label=other, **(look if other == name else behind))
+            axes.set_ylim(0, highest[column])
+            axes.set_xlim(left=0)
             axes.set_xlabel("training step")
-            use_percent_axis(axes)
-        panels[1].set_ylim(0, max(row["itop"] for rows in patients.values() for row in rows) * 100)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+            axes.set_ylabel(columns[column])
+            axes.yaxis.label.set_visible(name == next(iter(patients)))
+            axes.xaxis.label.set_visible(column == "itop")
+            if column == "overlap":
+                first, last = patients[name][0]["anp"], patients[name][-1]["anp"]
+                axes.set_title(f"{name}\nactive neurons:\n{first:.0%} → {last:.0%}")
     return figure

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from chts_core.lab.figures.style import BLACK, GREY, METHOD_COLOURS, method_label, method_look, new_figure
+from chts_core.lab.figures.style import BLACK, GREY, METHOD_LABELS, method_label, method_look, new_figure
 
 # When a method chooses the links; from the bottom of the figure to its top.
 LANES = (
@@ -50,7 +50,7 @@ def timeline() -> Figure:
     with new_figure(9, 3.4) as (figure, (axes,)):
         taken: dict[tuple[int, int], int] = {}  # how many works have a place already: the next one stands below them
         for work in WORKS:
-            colour, marker = method_look(work.name) if work.name in METHOD_COLOURS else (BLACK, "h")
+            colour, marker = method_look(work.name) if work.name in METHOD_LABELS else (BLACK, "h")
             x = max(work.year, _BREAK)
             below = taken.setdefault((x, work.lane), 0)
             taken[x, work.lane] += 1

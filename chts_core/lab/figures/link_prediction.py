@@ -1,7 +1,6 @@
 """Link prediction: the paths of a missing link, what scores prefer, what they cost, and walks against scores."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 import torch
@@ -12,10 +11,21 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from chts_core.lab.figures.networks import Links, draw_mask, draw_network
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure, use_log_scale
+from chts_core.lab.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILION,
+    looks,
+    name_ends,
+    new_figure,
+    use_log_scale,
+)
 from chts_core.lab.notebook import l3
 
-_LOOKS = ((BLUE, "o", "-"), (VERMILION, "s", "--"), (GREEN, "^", ":"))
+_LINK = "#B3B3B3"  # a grey that no score has
 
 
 def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, title: str = "") -> Figure:
@@ -66,17 +76,20 @@ def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, ti
 
 
 def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
-    """A mask and, as heat maps, the scores of its missing links; each map has a scale of its own."""
-    shades = LinearSegmentedColormap.from_list("scores", ["white", SKY, BLUE, BLACK])
+    """A mask and, as heat maps, the scores of its missing links; each map has a scale of its own. Links are grey."""
+    shades = LinearSegmentedColormap.from_list("scores", ["white", SKY, BLUE, BLACK]).with_extremes(bad=_LINK)
+    links = mask.cpu().numpy()
     with new_figure(9.6, 5.2, rows=2, columns=2) as (figure, (first, *panels)):
         draw_mask(first, mask, f"the network: {int(mask.sum())} links")
+        first.lines[0].set_color(_LINK)
         first.set_aspect("auto")
         for axes, (name, score) in zip(panels, scores.items(), strict=True):
-            picture = axes.imshow(score.cpu().numpy(), cmap=shades, aspect="auto", interpolation="nearest", vmin=0)
+            missing = np.ma.masked_where(links, score.cpu().numpy())
+            picture = axes.imshow(missing, cmap=shades, aspect="auto", interpolation="nearest", vmin=0)
             axes.set_title(name)
             axes.set_xlabel("input neuron")
             axes.set_ylabel("output neuron")
-            figure.colorbar(picture, ax=axes, label="score").ax.set_xlabel("S")
+            figure.colorbar(picture, ax=axes, label="score of a missing link")
     return figure
 
 
@@ -89,10 +102,8 @@ def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) 
         name: what the reference is called.
     """
     with new_figure(8.4, 3.2, columns=len(others)) as (figure, panels):
-        for axes, (other, score), (colour, marker, _) in zip(panels, others.items(), cycle(_LOOKS), strict=False):
-            axes.plot(
-                reference.cpu().numpy(), score.cpu().numpy(), marker=marker, markersize=3, linestyle="", color=colour
-            )
+        for axes, (other, score) in zip(panels, others.items(), strict=True):
+            axes.plot(reference.cpu().numpy(), score.cpu().numpy(), marker="o", markersize=3, linestyle="", color=BLUE)
             use_log_scale(axes, "x", "y")
             axes.set_xlabel(f"score {name} of a link")
             axes.set_ylabel(f"score {other} of a link")
@@ -113,15 +124,15 @@ def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
             common = max(values, key=values.count)
             chosen = sorted((row for row in rows if row[fixed] == common), key=lambda row: row[over])
             _draw_times(axes, chosen, over, names)
+            name_ends(axes)
             axes.set_title(f"at density {common:g}" if fixed == "density" else f"{common:g} × {common:g} neurons")
         left.set_xlabel("neurons on each side")
         right.set_xlabel("density of the network")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
 
 
 def _draw_times(axes: Axes, rows: Sequence[Mapping[str, float]], over: str, names: Sequence[str]) -> None:
-    for name, (colour, marker, style) in zip(names, cycle(_LOOKS), strict=False):
+    for name, (colour, marker, style) in looks(names).items():
         axes.plot(
             [row[over] for row in rows],
             [row[name] for row in rows],

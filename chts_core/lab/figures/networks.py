@@ -1,13 +1,14 @@
 """Networks: masks as pictures, small ones as nodes and links, and their degrees."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -15,40 +16,36 @@ from chts_core.diagnostics import SmallWorldness, degrees
 from chts_core.lab.figures.style import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
-    ORANGE,
-    PURPLE,
+    KEPT,
+    REGROWN,
+    REMOVED,
     SKY,
     VERMILION,
+    looks,
     new_figure,
     use_log_scale,
-)
-
-# Colour, marker and line style of one network of several.
-_LOOKS = (
-    (BLACK, "o", "-"),
-    (BLUE, "s", "--"),
-    (VERMILION, "^", "-"),
-    (GREEN, "D", ":"),
-    (ORANGE, "v", "-."),
-    (PURPLE, "P", "--"),
+    write_below,
 )
 
 
 def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
     """Draw one mask: a mark is a link from an input (column) to an output (row)."""
-    _draw_links(axes, mask, BLUE)
+    _draw_links(axes, mask, BLUE, _mark_size(mask))
     axes.set_title(title)
     axes.set_xlabel("input neuron")
     axes.set_ylabel("output neuron")
 
 
-def _draw_links(axes: Axes, mask: Tensor, colour: str) -> None:
+def _mark_size(mask: Tensor) -> float:
+    """Points of a mark: it fills its cell where the cell is large, and is larger where there are few links to see."""
+    density = max(float(mask.double().mean()), 1e-4)
+    return max(170 / max(mask.shape), 1.5, min(0.3 / math.sqrt(density), 4))
+
+
+def _draw_links(axes: Axes, mask: Tensor, colour: str, size: float) -> None:
     rows, columns = mask.shape
     outputs, inputs = mask.cpu().nonzero().T.numpy()
-    # Squares that fill their cell where it is large enough to be seen, dots that stay visible where it is not.
-    size = max(170 / max(rows, columns), 1.5)
     axes.plot(inputs, outputs, marker="s", linestyle="", markersize=size, markeredgewidth=0, color=colour)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
@@ -70,11 +67,9 @@ def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
     """Histogram of node degrees, one outline per network."""
     highest = max(int(d.max()) for d in named.values())
     bins = [links - 0.5 for links in range(highest + 2)]
-    colours, styles = cycle((BLUE, VERMILION, GREEN, ORANGE, PURPLE)), cycle(("-", "--", ":", "-."))
-    for (title, degree), colour, style in zip(named.items(), colours, styles, strict=False):
-        axes.hist(
-            degree.cpu().numpy(), bins=bins, histtype="step", color=colour, linestyle=style, linewidth=1.8, label=title
-        )
+    for title, (colour, _, style) in looks(named).items():
+        degree = named[title].cpu().numpy()
+        axes.hist(degree, bins=bins, histtype="step", color=colour, linestyle=style, linewidth=1.8, label=title)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel(f"links per {side} neuron")
     axes.set_ylabel(f"number of {side} neurons")
@@ -96,8 +91,8 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
     """
     with new_figure(9.5, 3.4, columns=2) as (figure, panels):
         for axes, side, name in zip(panels, (0, 1), ("output", "input"), strict=True):
-            for (title, mask), (colour, marker, style) in zip(named.items(), cycle(_LOOKS)):
-                degree = degrees(mask)[side]
+            for title, (colour, marker, style) in looks(named).items():
+                degree = degrees(named[title])[side]
                 links = torch.arange(1, max(int(degree.max()), 1) + 1)
                 share = (degree.cpu()[:, None] >= links).double().mean(0) * 100
                 axes.plot(
@@ -109,6 +104,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                     markevery=0.12,
                     markersize=5,
                     label=title,
+                    clip_on=False,  # markers at 100 % are drawn whole
                 )
             neurons, others = next(iter(named.values())).shape[:: 1 if side == 0 else -1]
             axes.set_xlim(0.9, 1.1 * others)
@@ -125,13 +121,14 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
     with new_figure(6, 3.6) as (figure, (axes,)):
         axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
         axes.axvline(1, color=GREY, linewidth=1, linestyle=":")
-        for (title, of), (colour, marker, _) in zip(measured.items(), cycle(_LOOKS)):
+        for title, (colour, marker, _) in looks(measured).items():
+            of = measured[title]
             place = of.path_length / of.null_path_length, of.clustering / of.null_clustering
             axes.plot(*place, color=colour, marker=marker, markersize=10, linestyle="", label=title)
-        axes.margins(0.15)
+            axes.annotate(title, place, (7, 5), textcoords="offset points")
+        axes.margins(0.2)
         axes.set_xlabel("mean path length, times that of Erdős–Rényi")
         axes.set_ylabel("clustering,\ntimes that of Erdős–Rényi")
-        figure.legend(loc="outside right center")
     return figure
 
 
@@ -151,7 +148,7 @@ def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel:
         of_one = correlation[row * columns + column].view(rows, columns)
         picture = left.imshow(of_one.numpy(), cmap="gray_r", vmin=0, vmax=1)
         left.plot(column, row, marker="*", markersize=14, color=VERMILION, linestyle="", label="the pixel itself")
-        figure.colorbar(picture, ax=left, label="correlation with the pixel").ax.set_xlabel("|r|")
+        figure.colorbar(picture, ax=left, label="correlation |r| with the pixel")
         left.set_xlabel("column of the image (pixels)")
         left.set_ylabel("row of the image (pixels)")
         left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18))
@@ -185,9 +182,9 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
         draw_mask(left, first, f"before: {int(first.sum())} links")
         draw_mask(middle, last, f"after: {int(last.sum())} links")
         draw_mask(right, torch.zeros_like(first), "what changed")
-        kinds = (("removed", first & ~last, ORANGE), ("regrown", last & ~first, BLUE), ("kept", first & last, BLACK))
+        kinds = (("kept", first & last, KEPT), ("removed", first & ~last, REMOVED), ("regrown", last & ~first, REGROWN))
         for name, links, colour in kinds:
-            _draw_links(right, links, colour)
+            _draw_links(right, links, colour, _mark_size(first))
             right.plot([], [], marker="s", linestyle="", color=colour, label=f"{name}: {int(links.sum())}")
         figure.legend(loc="outside lower right", ncols=3)
     return figure
@@ -241,7 +238,9 @@ def draw_network(
             off = inactive is not None and bool(inactive[side][node])
             place = side, height(side, node)
             (inactive_places if off else active_places).append(place)
-            axes.text(*place, str(node), ha="center", va="center", fontsize=9, zorder=4)
+            number = axes.text(*place, str(node), ha="center", va="center", fontsize=9, zorder=4)
+            if off:  # readable on its cross
+                number.set_path_effects([withStroke(linewidth=3, foreground="white")])
     for places, fill in ((active_places, SKY), (inactive_places, "white")):
         x, y = [place[0] for place in places], [place[1] for place in places]
         axes.plot(x, y, marker="o", markersize=17, color=fill, markeredgecolor=BLACK, linestyle="", zorder=2)
@@ -249,12 +248,9 @@ def draw_network(
             axes.plot(x, y, marker="x", markersize=14, color=VERMILION, linestyle="", zorder=3)
     axes.set_xlim(-0.3, len(shapes) + 0.3)
     axes.set_ylim(max(sizes) / 2 + 0.2, -max(sizes) / 2 - 0.2)
-    axes.set_xticks(range(len(sizes)), sides)
-    axes.set_yticks([])
-    axes.set_xlabel("side of the network")
-    axes.set_ylabel("neurons, numbered from 0")
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
+    for side, name in enumerate(sides):
+        write_below(axes, side, name)
+    axes.set_axis_off()
 
 
 def network(groups: Sequence[Links], sides: Sequence[str]) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from chts_core.lab.figures.networks import draw_mask
-from chts_core.lab.figures.style import BLACK, GREY, SKY, method_label, method_look, new_figure
+from chts_core.lab.figures.style import GREY, SKY, method_label, method_look, new_figure
 from chts_core.lab.notebook.notebooks import Stage
 from chts_core.lab.train.images import Run
 
@@ -25,6 +25,7 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
                 markersize=5,
                 label=f"{method_label(run.method)}, {run.density:.0%} of the links",
             )
+        left.set_ylim(top=min(left.get_ylim()[1], 100))
         left.set_xlabel("epoch")
         left.set_ylabel("validation accuracy (%)")
         left.legend(loc="lower right")
@@ -57,23 +58,17 @@ def stages(overview: Sequence[Stage]) -> Figure:
         place |= {number: (column, middle - row) for row, number in enumerate(columns[column])}
     lowest, highest = (choose(y for _, y in place.values()) for choose in (min, max))
     with new_figure(max(1.6 * len(columns), 4), 1.5 + 1.1 * (highest - lowest)) as (figure, (axes,)):
-        for number, others in before.items():
-            for other in others:
-                axes.annotate(
-                    "",
-                    place[number],
-                    place[other],
-                    arrowprops={"arrowstyle": "->", "color": GREY, "shrinkA": 42, "shrinkB": 42, "linewidth": 1.5},
-                )
+        boxes = {}
         for number, (x, y) in place.items():
             text = f"{number}\n{textwrap.fill(known[number].title, 13)}"
-            box = {"boxstyle": "round", "facecolor": "white", "edgecolor": SKY, "linewidth": 1.5}
-            axes.annotate(text, (x, y), ha="center", va="center", fontsize=10, color=BLACK, bbox=box)
+            look = {"boxstyle": "round", "facecolor": "white", "edgecolor": SKY, "linewidth": 1.5}
+            boxes[number] = axes.text(x, y, text, ha="center", va="center", fontsize=12, bbox=look).get_bbox_patch()
+        for number, others in before.items():
+            for other in others:
+                ends = {"patchA": boxes[other], "patchB": boxes[number], "shrinkA": 3, "shrinkB": 3}
+                look = {"arrowstyle": "->", "color": GREY, "linewidth": 1.5, **ends}
+                axes.annotate("", place[number], place[other], arrowprops=look)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(lowest - 0.6, highest + 0.6)
-        axes.set_xticks(range(len(columns)))
-        axes.set_yticks([])
-        axes.set_xlabel("stages that come before, at least")
-        axes.set_ylabel("stages side by side")
-        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set_axis_off()
     return figure

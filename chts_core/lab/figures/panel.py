@@ -8,17 +8,17 @@ Shares are fractions in the table and per cent in the figure.
 
 import math
 from collections.abc import Sequence
-from itertools import cycle
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from chts_core.engine.progress import Update
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, new_figure, use_percent_axis
+from chts_core.lab.figures.style import BLACK, PALE, before_and_after, is_flat, looks, new_figure, use_percent_axis
 
 # CHT stops the evolution of a layer above this overlap: an epitopological local minimum (paper, ELM).
 ELM_OVERLAP = 0.9
+_NAMED = 5  # layers with a colour of their own
 
 
 def evolution(history: Sequence[Update]) -> pd.DataFrame:
@@ -44,8 +44,9 @@ def evolution(history: Sequence[Update]) -> pd.DataFrame:
 def plot_evolution(frame: pd.DataFrame) -> Figure:
     """Active neurons, links ever active, overlap and links over the training steps; one line per layer.
 
-    The dotted line at 90 % overlap is where CHT takes a layer to be in an epitopological local minimum (ELM). An
-    update that regrew nothing has no overlap to show.
+    The first five layers have colours, the others are grey. Where the active neurons hardly move, their first and last
+    shares stand as numbers. The dotted line at 90 % overlap is where CHT takes a layer to be in an epitopological local
+    minimum (ELM). An update that regrew nothing has no overlap to show.
 
     Args:
         frame: of :func:`evolution`. Of a model with many layers, pass the rows of those to look at, as in
@@ -62,12 +63,14 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
         "overlap": "regrown links that were\njust removed, overlap (%)",
         "links": "links (number)",
     }
-    legend_rows = math.ceil(frame["layer"].nunique() / 3)
+    layers = {str(layer): rows for layer, rows in shown.groupby("layer", sort=False)}
+    named = looks(list(layers)[:_NAMED])
+    legend_rows = math.ceil(min(len(layers), _NAMED + 1) / 3)
     with new_figure(8.5, 5.2 + 0.22 * legend_rows, rows=2, columns=2) as (figure, panels):
         for axes, (column, label) in zip(panels, labels.items(), strict=True):
-            # 7 colours and 4 line styles, which change together: where lines coincide, those below show in the gaps.
-            colours, styles = cycle((BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)), cycle(("-", "--", ":", "-."))
-            for (layer, rows), colour, style in zip(shown.groupby("layer", sort=False), colours, styles, strict=False):
+            for number, (layer, rows) in enumerate(layers.items()):
+                colour, _, style = named.get(layer, (PALE, "", "-"))
+                others = f"{len(layers) - _NAMED} other layers" if number == _NAMED else None  # once in the legend
                 axes.plot(
                     rows["step"],
                     rows[column],
@@ -75,7 +78,8 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
                     linestyle=style,
                     marker=".",
                     markevery=max(len(rows) // 8, 1),
-                    label=str(layer),
+                    label=layer if layer in named else others,
+                    zorder=2 if layer in named else 1,
                 )
             if column == "links":
                 axes.set_ylim(bottom=0)
@@ -83,6 +87,7 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
                 use_percent_axis(axes)
             axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            axes.set_xlim(left=0)
             axes.set_xlabel("training step")
             axes.set_ylabel(label)
         overlap = panels[2]
@@ -96,5 +101,11 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
             horizontalalignment="right",
             verticalalignment="top",
         )
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        if all(is_flat(rows["anp"].tolist()) for rows in layers.values()):
+            before_and_after(
+                panels[0],
+                labels["anp"],
+                {name: (named[name][0], *layers[name]["anp"].iloc[[0, -1]]) for name in named},
+            )
     return figure

@@ -1,7 +1,7 @@
 """Percolation: small networks with their inactive neurons, and how many neurons stay active."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,10 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from chts_core.lab.figures.networks import Links, draw_network
-from chts_core.lab.figures.style import BLUE, GREY, ORANGE, SKY, VERMILION, new_figure, use_percent_axis
+from chts_core.lab.figures.style import GREY, ORANGE, SKY, VERMILION, looks, name_ends, new_figure, use_percent_axis
 
-# Colour, marker and line style of each removal score.
-_LOOKS = ((VERMILION, "^", "--"), (BLUE, "o", "-"))
 _HATCHES = ("", "//", "xx")
 
 
@@ -79,14 +77,14 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
     """
     x = 100 * np.asarray(sparsities)
     with new_figure(6.5, 3.4) as (figure, (axes,)):
-        for (name, values), (colour, marker, style) in zip(anp.items(), cycle(_LOOKS), strict=False):
-            percent = 100 * values.numpy()
+        for name, (colour, marker, style) in looks(anp).items():
+            percent = 100 * anp[name].numpy()
             axes.plot(x, percent.mean(axis=0), color=colour, marker=marker, linestyle=style, label=name)
             axes.fill_between(x, percent.min(axis=0), percent.max(axis=0), color=colour, alpha=0.2, linewidth=0)
         use_percent_axis(axes)
         axes.set_xlabel("sparsity before the removal (%)")
         axes.set_ylabel("active neurons after / before\n(ANP, %)")
-        axes.legend(loc="lower left")
+        name_ends(axes)
     return figure
 
 
@@ -123,8 +121,8 @@ def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
         courses: by score, for each seed the share of active neurons at first and after each epoch, as fractions.
     """
     with new_figure(6.5, 3.2) as (figure, (axes,)):
-        for (name, seeds), (colour, marker, style) in zip(courses.items(), cycle(_LOOKS), strict=False):
-            for number, course in enumerate(seeds):
+        for name, (colour, marker, style) in looks(courses).items():
+            for number, course in enumerate(courses[name]):
                 axes.plot(
                     range(len(course)),
                     100 * torch.tensor(course).numpy(),
@@ -134,9 +132,10 @@ def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
                     linestyle=style,
                     label=name if number == 0 else None,
                 )
-        axes.set_ylim(0, 100)
+        use_percent_axis(axes)
+        axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("active neurons (%)")
-        axes.legend(loc="lower right")
+        name_ends(axes)
     return figure

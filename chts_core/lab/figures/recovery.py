@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure
+from chts_core.lab.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, new_figure, write_below
 from chts_core.lab.results.statistics import mean_and_interval
 
 Places = Mapping[str, tuple[float, float]]
@@ -15,7 +15,7 @@ _Place = Literal["outside lower center", "outside right center"]  # of a legend
 
 _NEURONS: Places = {"a": (0, 1), "b": (0, 0), "c": (1, 0), "d": (1, 1), "e": (2, 0), "f": (2, 1)}
 # Colour, marker and whether it is filled, of one network of several.
-_LOOKS = ((GREY, "o", False), (ORANGE, "^", True), (SKY, "s", True), (GREEN, "D", False), (BLUE, "D", True))
+_LOOKS = ((BLACK, "o", False), (ORANGE, "^", True), (BLUE, "s", False), (GREEN, "D", False), (BLUE, "o", True))
 
 
 def _link(axes: Axes, places: Places, pairs: Sequence[tuple[str, str]], label: str, **look: Any) -> None:
@@ -40,12 +40,9 @@ def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: _Place, c
     entries: dict[str, Any] = {}
     for axes in panels:
         entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        axes.set_ylabel("neurons")
         axes.set_xlim(-0.55, right)
         axes.set_ylim(-0.5, 1.5)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.set_axis_off()
     figure.legend(list(entries.values()), list(entries), loc=loc, ncols=columns, markerscale=0.5, labelspacing=0.7)
 
 
@@ -72,7 +69,7 @@ def learning_by_links() -> Figure:
             strict=True,
         ):
             axes.set_title(title)
-            axes.set_xlabel(below)
+            write_below(axes, 1, below)
         _finish(figure, panels, 2.5, "outside lower center", 4)
     return figure
 
@@ -97,7 +94,7 @@ def similar_partners() -> Figure:
             strict=True,
         ):
             axes.set_title(title)
-            axes.set_xlabel(below)
+            write_below(axes, 0.5, below)
         _finish(figure, (left, right), 1.55, "outside right center", 1)
     return figure
 
@@ -109,7 +106,7 @@ def hidden_links_found(
 
     Args:
         measured: by network, at most five, and score: one value for each seed.
-        axis: what the values are, with their unit.
+        axis: what the values are, fractions.
         chance: a value to mark by a dotted line, under the words for the legend.
     """
     shift = 0.8 / len(measured)
@@ -120,12 +117,17 @@ def hidden_links_found(
             rows = [row + shift * (number - (len(measured) - 1) / 2) for row in range(len(by_score))]
             means, widths = zip(*map(mean_and_interval, by_score.values()), strict=True)
             look: dict[str, Any] = {"color": colour, "marker": marker, "markerfacecolor": colour if filled else "white"}
-            axes.errorbar(means, rows, xerr=widths, linestyle="", capsize=3, linewidth=1.3, label=network, **look)
+            drawn = axes.errorbar(
+                means, rows, xerr=widths, linestyle="", capsize=3, linewidth=1.3, label=network, **look
+            )
+            drawn.lines[0].set_clip_on(False)  # dots at 0 and 1 are drawn whole
         for words, value in chance.items():
             axes.axvline(value, color=BLACK, linestyle=":", linewidth=1, label=words)
         names = list(next(iter(measured.values())))
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, 0), min(right, 1))
         axes.set_xlabel(axis)
         axes.set_ylabel("score of missing links")
         figure.legend(loc="outside right center", labelspacing=0.8)

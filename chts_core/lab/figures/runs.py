@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -16,13 +15,18 @@ from chts_core.engine.progress import Update
 from chts_core.lab.data import ImageData
 from chts_core.lab.figures.networks import draw_mask
 from chts_core.lab.figures.style import (
+    BLACK,
     BLUE,
     GREY,
-    METHOD_COLOURS,
+    KEPT,
+    METHOD_LABELS,
     ORANGE,
+    REGROWN,
+    REMOVED,
     VERMILION,
     method_label,
     method_look,
+    name_ends,
     new_figure,
     use_log_scale,
     use_percent_axis,
@@ -72,7 +76,7 @@ def draw_race(
         course: of a run, the places (x, y) of its line; x is the same for all runs of a method.
         xlabel, ylabel: of the axes.
         highest: where the y axis ends.
-        margin: how far below the lowest line it begins; 3 is for values up to 100.
+        margin: how far below the lowest line it begins, but not below 0; 3 is for values up to 100.
     """
     by_method: dict[str, list[RunT]] = {}
     for run in runs:
@@ -92,8 +96,8 @@ def draw_race(
         # Wide bands, of the first epochs or of two seeds, may leave the picture; the lines may not.
         lowest = min(float(np.min(line.get_ydata())) for axes in all_axes for line in axes.lines)
         for axes in all_axes:
-            axes.set_ylim(lowest - margin, highest)
-            _name_ends(axes)
+            axes.set_ylim(max(lowest - margin, 0), highest)
+            name_ends(axes)
     return figure
 
 
@@ -150,11 +154,11 @@ def two_compared(
         _draw_learning_curves(left, courses, ylabel)
         left.set_title(title)
         mean, interval = mean_and_interval(list(differences.values()))
-        right.plot(list(differences.values()), list(differences), "o", color=BLUE)
-        right.axvline(0, color=GREY, linewidth=1)
-        right.axvline(mean, color=ORANGE)
+        right.plot(list(differences.values()), list(differences), "o", color=BLACK)
+        right.axvline(0, color=GREY, linewidth=1, linestyle=":")
+        right.axvline(mean, color=BLACK)
         if not np.isnan(interval):
-            right.axvspan(mean - interval, mean + interval, color=ORANGE, alpha=0.2, linewidth=0)
+            right.axvspan(mean - interval, mean + interval, color=GREY, alpha=0.25, linewidth=0)
         right.set_yticks(list(differences))
         right.margins(0.1)
         right.set_xlabel(xlabel)
@@ -172,17 +176,20 @@ def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], y
             steps,
             scores.mean(axis=0),
             color=colour,
-            linestyle="-" if method in METHOD_COLOURS else next(broken),
+            linestyle="-" if method in METHOD_LABELS else next(broken),
             marker=marker,
             markevery=max(len(steps) // 8, 1),
             markersize=5,
             label=method_label(method),
         )
         axes.fill_between(steps, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    if "%" in ylabel:
+        axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 100))
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
-    _name_ends(axes)
+    name_ends(axes)
 
 
 def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:
@@ -210,7 +217,7 @@ def _draw_courses(axes: Axes, method: str, courses: Sequence[Course], band: bool
         mean,
         color=colour,
         marker=marker,
-        linestyle="-" if method in METHOD_COLOURS else "--",
+        linestyle="-" if method in METHOD_LABELS else "--",
         markevery=max(len(mean) // 8, 1),
         markersize=5,
         label=method_label(method),
@@ -220,31 +227,6 @@ def _draw_courses(axes: Axes, method: str, courses: Sequence[Course], band: bool
         axes.fill_between(
             places, *np.clip((mean - interval, mean + interval), 0, 100), color=colour, alpha=0.15, linewidth=0
         )
-
-
-def _name_ends(axes: Axes) -> None:
-    """Write the name of each line beside its end, as far apart as letters need, each with its marker."""
-    lines = sorted(axes.lines, key=_end, reverse=True)
-    low, high = axes.get_ylim()
-    gap = 0.06 * (high - low)
-    places = [_end(lines[0])]
-    for line in lines[1:]:
-        places.append(min(_end(line), places[-1] - gap))
-    up = min((_end(lines[-1]) - places[-1]) / 2, high - places[0])  # share the shift between first and last
-    for line, place in zip(lines, places, strict=True):
-        axes.annotate(
-            str(line.get_label()),
-            (float(np.asarray(line.get_xdata())[-1]), _end(line)),
-            (1.06, (place + up - low) / (high - low)),
-            textcoords="axes fraction",
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 1, "relpos": (0, 0.5)},
-        )
-
-
-def _end(line: Line2D) -> float:
-    return float(np.asarray(line.get_ydata())[-1])
 
 
 def images(data: ImageData, count: int = 10) -> Figure:
@@ -285,19 +267,21 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
         right.set_ylabel("links ever active (%)")
         use_percent_axis(left)
         use_log_scale(right, "y")
+        right.set_ylim(top=min(right.get_ylim()[1], 100))
         for axes in (left, right):
+            axes.set_xlim(left=0)
             axes.set_xlabel("training step")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
+            name_ends(axes)
     return figure
 
 
 # How the links of an update are marked; those of an earlier name are drawn below.
 _LINK_STYLES = {
-    "kept": (GREY, "s"),
+    "kept": (KEPT, "s"),
     "active": (BLUE, "s"),
     "gone": (ORANGE, "x"),
-    "removed": (VERMILION, "x"),
-    "new": (BLUE, "o"),
+    "removed": (REMOVED, "x"),
+    "new": (REGROWN, "o"),
 }
 
 

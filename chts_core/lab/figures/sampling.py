@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 import torch
@@ -17,18 +16,18 @@ from chts_core.lab.figures.style import (
     BLUE,
     GREEN,
     GREY,
+    KEPT,
     ORANGE,
     PURPLE,
-    VERMILION,
+    REGROWN,
+    REMOVED,
+    looks,
+    name_ends,
     new_figure,
     use_percent_axis,
 )
 from chts_core.lab.train.images import Run
 from chts_core.schedules import linear_temperature
-
-_COLOURS = (BLACK, BLUE, ORANGE, VERMILION, GREEN, PURPLE)
-_LINES = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def chances_and_entropy(
@@ -42,13 +41,22 @@ def chances_and_entropy(
         softness, entropy: the curve on the right; entropy in bits.
     """
     with new_figure(8.5, 3.2, columns=2) as (figure, (left, right)):
-        looks = zip(cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS), strict=False)
-        for (label, chance), (colour, line, marker) in zip(chances.items(), looks, strict=False):
-            left.plot(scores, chance, color=colour, linestyle=line, marker=marker, markersize=6, label=label)
+        for label, (colour, marker, line) in looks(chances).items():
+            left.plot(
+                scores,
+                chances[label],
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                markersize=6,
+                label=label,
+                clip_on=False,  # markers at 0 and 1 are drawn whole
+            )
+        left.set_ylim(0, 1)
         left.set_xlabel("score of the link")
         left.set_ylabel("chance of the first draw")
         left.set_xticks(scores.tolist())
-        left.legend(fontsize=9)
+        name_ends(left)
         right.plot(softness, entropy, color=BLUE)
         _entropy_axis(right, math.log2(len(scores)))
         right.set_ylabel("entropy of the first draw (bits)")
@@ -56,7 +64,7 @@ def chances_and_entropy(
 
 
 def _entropy_axis(axes: Axes, highest: float) -> None:
-    axes.axhline(highest, color=GREY, linestyle=":", label=f"all chances alike: {highest:.2f} bits")
+    axes.axhline(highest, color=GREY, linestyle=":", label=f"equal chances: {highest:.2f} bits")
     axes.set_xlabel("softness δ (no unit; 1 is the hard rule)")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, highest * 1.08)
@@ -73,9 +81,9 @@ def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
         for axes, (title, (before, removed, regrown)) in zip(panels, steps.items(), strict=True):
             groups = [
                 Links("stayed", [before & ~removed]),
-                Links("removed", [removed & ~regrown], ORANGE, ":", 2.2),
-                Links("regrown", [regrown & ~removed], BLUE, "--", 2.2),
-                Links("removed and regrown at once", [removed & regrown], VERMILION, "-.", 2.6),
+                Links("removed", [removed & ~regrown], REMOVED, ":", 2.2),
+                Links("regrown", [regrown & ~removed], REGROWN, "--", 2.2),
+                Links("removed and regrown at once", [removed & regrown], ORANGE, "-.", 2.6),
             ]
             draw_network(axes, groups, ["inputs", "outputs"])
             axes.set_title(title)
@@ -97,10 +105,9 @@ def overlap_by_rule(runs: Sequence[Run]) -> Figure:
     if not rows:
         raise ValueError("no run has updated its topology; train for at least 2 epochs.")
     with new_figure(8.5, 3.6, columns=2) as (figure, (left, right)):
-        looks = zip(cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS), strict=False)
-        for (rule, table), (colour, line, marker) in zip(
-            pd.DataFrame(rows).groupby("rule", sort=False), looks, strict=False
-        ):
+        tables = {str(rule): table for rule, table in pd.DataFrame(rows).groupby("rule", sort=False)}
+        for rule, (colour, marker, line) in looks(tables).items():
+            table = tables[rule]
             means = table.groupby("step")[["overlap", "itop"]].mean() * 100
             for axes, column in ((left, "overlap"), (right, "itop")):
                 axes.plot(
@@ -111,13 +118,14 @@ def overlap_by_rule(runs: Sequence[Run]) -> Figure:
                     marker=marker,
                     markersize=5,
                     markevery=max(len(means) // 8, 1),
-                    label=str(rule),
+                    label=rule,
                 )
         left.set_ylabel("regrown links that were\njust removed (%)")
         use_percent_axis(left)
         right.set_ylabel("links ever active (%)")
         right.set_ylim(bottom=0)
         for axes in (left, right):
+            axes.set_xlim(left=0)
             axes.set_xlabel("training step")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
@@ -132,8 +140,8 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
     """
     steps = np.arange(end + 1)
     with new_figure(8.5, 3.0, columns=2) as (figure, (left, right)):
-        for (label, ramp), colour, line in zip(ramps.items(), cycle((BLUE, VERMILION)), cycle(_LINES), strict=False):
-            temperature = np.array([linear_temperature(step, end, *ramp) for step in range(end + 1)])
+        for label, (colour, _, line) in looks(ramps).items():
+            temperature = np.array([linear_temperature(step, end, *ramps[label]) for step in range(end + 1)])
             left.plot(steps, temperature, color=colour, linestyle=line, label=label)
             right.plot(steps, temperature / (1 + temperature), color=colour, linestyle=line, label=label)
         left.set_ylabel("temperature T (no unit)")
@@ -141,8 +149,9 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
         right.set_ylabel("softness δ (no unit)")
         right.set_ylim(0, 1)
         for axes in (left, right):
+            axes.set_xlim(0, end)
             axes.set_xlabel("training step")
-            axes.legend(loc="best", fontsize=9)
+            name_ends(axes)
     return figure
 
 
@@ -163,11 +172,12 @@ def removal_chances(
         left.step(
             [0.5, *(rank + 0.5).tolist()],
             [100.0, *((rank <= int(removed.sum())) * 100.0).tolist()],
-            color=GREY,
+            color=BLACK,
             linestyle="--",
+            linewidth=1.2,
             label="hard rule",
         )
-        marks = (("removed in this draw", removed, VERMILION, "x"), ("kept in this draw", ~removed, BLUE, "."))
+        marks = (("removed in this draw", removed, REMOVED, "x"), ("kept in this draw", ~removed, KEPT, "."))
         for label, which, colour, marker in marks:
             left.plot(rank[which], chances[which] * 100, color=colour, marker=marker, linestyle="", label=label)
         left.set_xlabel("link, from the weakest to the strongest")
@@ -175,7 +185,7 @@ def removal_chances(
         use_percent_axis(left)
         left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         left.legend(loc="upper right", fontsize=9)
-        for (label, curve), colour, line in zip(curves.items(), (GREEN, PURPLE), _LINES, strict=False):
+        for (label, curve), colour, line in zip(curves.items(), (GREEN, PURPLE), ("-", "--"), strict=False):
             right.plot(curve_softness, curve * 100, color=colour, linestyle=line, label=label)
         right.axvline(softness, color=BLACK, linestyle=":", label=f"δ = {softness:.2f}")
         right.set_xlabel("softness δ (no unit; 1 is the hard rule)")

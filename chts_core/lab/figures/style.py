@@ -2,11 +2,13 @@
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -22,31 +24,49 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
-GREY, BROWN = "#7F7F7F", "#8B5A2B"  # for lines, where yellow is too faint
-METHOD_COLOURS = {
-    "fc": BLACK,
-    "set": ORANGE,
-    "rigl": GREEN,
-    "mest": PURPLE,
-    "gmp": GREY,
-    "granet": BROWN,
-    "cht": SKY,
-    "chts": BLUE,
-    "chtss": VERMILION,
+GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for what stands in the background
+PALE = "#C0C0C0"  # curves behind those that a panel is about
+# The colour and the marker that a thing has in every figure. Those of the methods differ under all kinds of sight.
+LOOKS = {
+    "fc": (BLACK, "s"),
+    "set": (ORANGE, "^"),
+    "rigl": (GREEN, "v"),
+    "mest": (PURPLE, "P"),
+    "gmp": (INDIGO, "X"),
+    "granet": (BROWN, "<"),
+    "cht": (SKY, ">"),
+    "chts": (BLUE, "o"),
+    "chtss": (VERMILION, "D"),
+    # ways to execute
+    "dense": (BLACK, "s"),
+    "masked": (ORANGE, "^"),
+    "csr": (BLUE, "o"),
+    "auto": (GREEN, "D"),
+    # initial networks
+    "Erdős–Rényi": (BLACK, "o"),
+    "ER": (BLACK, "o"),
+    "BSW": (BLUE, "s"),
+    "BSF": (VERMILION, "^"),
+    "BRF": (GREEN, "D"),
+    "CSTI": (ORANGE, "v"),
+    # scores of a removal
+    "WM": (VERMILION, "^"),
+    "RI": (BLUE, "o"),
+    # schedules of the density
+    "cubic": (BLUE, "o"),
+    "sigmoid": (VERMILION, "^"),
+    "sparsity 70 %": (GREEN, "^"),
+    "sparsity 80 %": (PURPLE, "P"),
+    "sparsity 90 %": (BLUE, "o"),
+    "sparsity 95 %": (VERMILION, "D"),
+    "sparsity 99 %": (BROWN, "s"),
 }
 # Of methods of one's own, unlike all of those above.
-OTHER_COLOUR, OTHER_MARKER = "#882255", "*"
-METHOD_MARKERS = {
-    "fc": "s",
-    "set": "^",
-    "rigl": "v",
-    "mest": "P",
-    "gmp": "X",
-    "granet": "<",
-    "cht": ">",
-    "chts": "o",
-    "chtss": "D",
-}
+OTHER_LOOK = "#882255", "*"
+# Of things that are in one figure only.
+_SERIES = ((BLUE, "o"), (VERMILION, "^"), (GREEN, "s"), (ORANGE, "v"), (BLACK, "D"), (PURPLE, "P"), (SKY, "X"))
+# What became of a link.
+KEPT, REMOVED, REGROWN = GREY, VERMILION, BLUE
 METHOD_LABELS = {
     "fc": "FC",
     "set": "SET",
@@ -75,9 +95,31 @@ def method_label(name: str) -> str:
 
 def method_look(name: str) -> tuple[str, str]:
     """The colour and the marker of a method; those of methods of one's own are alike."""
-    return METHOD_COLOURS.get(name, OTHER_COLOUR), METHOD_MARKERS.get(name, OTHER_MARKER)
+    return LOOKS[name] if name in METHOD_LABELS else OTHER_LOOK
 
 
+def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and line style of each curve of a figure: as `LOOKS` has them by the label or its first word.
+
+    A label that is not there, or whose look another one has already, gets the next free look.
+    """
+    table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}
+    labels = list(labels)
+    named = {label: table.get(label, table.get(label.partition(" ")[0])) for label in labels}
+    free = cycle([look for look in _SERIES if look not in named.values()] or _SERIES)
+    found: dict[str, tuple[str, str, str]] = {}
+    taken: set[tuple[str, str]] = set()
+    for label, style in zip(labels, cycle(("-", "--", ":", "-."))):
+        look = named[label]
+        if look is None or look in taken:
+            look = next(free)
+        taken.add(look)
+        found[label] = (*look, style)
+    return found
+
+
+_FLAT = 5  # percentage points
+_LINE_OF_TEXT = 0.06  # of the height of a panel
 _PRINT = 2  # times the pixels of a screen, for print and for zooming in
 
 _STYLE: dict[Any, Any] = {
@@ -131,6 +173,63 @@ def use_percent_axis(axes: Axes) -> None:
     axes.set_ylim(0, 100)
     for line in axes.lines:
         line.set_clip_on(False)
+
+
+def name_ends(axes: Axes) -> None:
+    """Write the name of each line beside its end, as far apart as letters need. Call it after the limits are set."""
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    axes.get_ylim()  # the limits are not known before
+    to_fraction = axes.transScale + axes.transLimits
+    ends = {line: (float(np.asarray(line.get_xdata())[-1]), float(np.asarray(line.get_ydata())[-1])) for line in lines}
+    heights = {line: float(to_fraction.transform(end)[1]) for line, end in ends.items()}
+    lines.sort(key=lambda line: heights[line], reverse=True)
+    places = [min(heights[lines[0]], 1.0)]
+    for line in lines[1:]:
+        places.append(min(heights[line], places[-1] - _LINE_OF_TEXT))
+    # Share the shift between the first and the last, and stay beside the axis.
+    up = min(max((heights[lines[-1]] - places[-1]) / 2, -places[-1]), 1 - places[0])
+    for line, place in zip(lines, places, strict=True):
+        axes.annotate(
+            str(line.get_label()),
+            ends[line],
+            (1.06, place + up),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 1, "relpos": (0, 0.5)},
+        )
+
+
+def write_below(axes: Axes, x: float, words: str) -> None:
+    """Write words below a drawing, under the place x."""
+    axes.annotate(
+        words, (x, 0), (0, -4), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="top"
+    )
+
+
+def is_flat(per_cent: Sequence[float]) -> bool:
+    """Whether a curve of shares in per cent hardly moves: its first and its last value say it all."""
+    return len(per_cent) > 1 and max(per_cent) - min(per_cent) < _FLAT
+
+
+def before_and_after(axes: Axes, title: str, changes: Mapping[str, tuple[str, float, float]]) -> None:
+    """Write numbers instead of curves that hardly move: the colour, the first and the last value of each, by name."""
+    axes.clear()
+    axes.set_axis_off()
+    axes.text(0.5, 0.95, title, ha="center", va="top", transform=axes.transAxes)
+    rows = {"": (BLACK, "first update", "last update")} | {
+        name: (colour, f"{first:.0f} %", f"{last:.0f} %") for name, (colour, first, last) in changes.items()
+    }
+    for row, (name, (colour, *numbers)) in enumerate(rows.items()):
+        for x, words in zip((0.05, 0.5, 0.85), (name, *numbers), strict=True):
+            axes.text(
+                x,
+                0.65 - 0.12 * row,
+                words,
+                color=colour,
+                ha="left" if words == name else "center",
+                transform=axes.transAxes,
+            )
 
 
 def to_png(figure: Figure, scale: float = 1.0) -> bytes:

@@ -3,7 +3,6 @@
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,12 +16,11 @@ from chts_core.lab.figures.runs import Course, draw_race
 from chts_core.lab.figures.style import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
     METHOD_LABELS,
     ORANGE,
-    PURPLE,
     VERMILION,
+    looks,
     method_label,
     new_figure,
 )
@@ -31,8 +29,6 @@ from chts_core.lab.train.translation import Recipe, Run, learning_rate_at
 _WIDEST = 9.2  # inches that a page has room for
 _MOST_IN_A_ROW = 4
 _MANY_PIECES = 16  # with more, only half as many panels side by side have room for them
-# Colour and marker of one sparsity of several.
-_LOOKS = ((BLUE, "o"), (VERMILION, "D"), (GREEN, "^"), (PURPLE, "P"))
 
 
 def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str], title: str = "") -> Figure:
@@ -66,11 +62,12 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
                 axes.set_title(f"head {number}")
             axes.set_xlabel("piece attended to")
             axes.set_ylabel("piece that attends")
+            axes.yaxis.label.set_visible(number % columns == 0)
+            axes.xaxis.label.set_visible(number + columns >= len(heads))
         for axes in panels[len(heads) :]:
             axes.remove()
         # No thicker where it is longer.
-        bar = figure.colorbar(picture, ax=panels[: len(heads)], label="attention weight", aspect=6 * height)
-        bar.ax.set_xlabel("share")
+        figure.colorbar(picture, ax=panels[: len(heads)], label="attention weight", aspect=6 * height)
         if title:
             figure.suptitle(title, fontsize=11)
     return figure
@@ -207,6 +204,9 @@ def scores_by_method(
             axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.set_xlabel(xlabel)
             axes.set_ylabel("method")
+            if "%" in xlabel:
+                low, high = axes.get_xlim()
+                axes.set_xlim(max(low, 0), min(high, 100))
         handles, labels = all_axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure
@@ -222,7 +222,8 @@ def _draw_scores(
                 low, high = row["mean"] - row["interval"], row["mean"] + row["interval"]
                 axes.axvspan(low, high, color=BLACK, alpha=0.1, linewidth=0)
     gap = 0.5 / len(sparsities)
-    for number, (sparsity, (colour, marker)) in enumerate(zip(sparsities, cycle(_LOOKS), strict=False)):
+    labels = looks(f"sparsity {100 * sparsity:g} %" for sparsity in sparsities)
+    for number, (sparsity, (label, (colour, marker, _))) in enumerate(zip(sparsities, labels.items(), strict=True)):
         mine = [row for row in rows if row["method"] != "fc" and row["sparsity"] == sparsity]
         axes.errorbar(
             [row["mean"] for row in mine],
@@ -233,6 +234,6 @@ def _draw_scores(
             markersize=6,
             linestyle="",
             elinewidth=1.4,
-            label=f"sparsity {100 * sparsity:g} %",
+            label=label,
         )
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
