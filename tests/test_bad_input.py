@@ -378,7 +378,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         r"exclude has the pattern 'head', which fits no linear layer.* 0\.weight, 2\.weight, 4\.weight",
     ),
-    "tied weights": ({"model": tied}, ValueError, r"0\.weight and 2\.weight share one weight.*untie"),
+    "tied weights": ({"model": tied}, ValueError, r"0\.weight and 2\.weight share one weight.*give each its own"),
     "tied weights, one of them dense": (
         {"model": tied, "exclude": "0"},
         ValueError,
