@@ -1,4 +1,4 @@
-"""Modules by the names they had before: these work for one release, with a warning."""
+"""Old names of modules that have moved. They work for one release, with a warning."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,7 @@ from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-# The names of before, by the package that has the modules now.
+# Old names, by the package that has the modules now.
 _BEFORE = {
     "": "lab.cli",
     "engine": "compaction coverage distributed forward layers linear sharding tracing warm_start watch weights",
@@ -20,7 +20,7 @@ _BEFORE = {
     "lab.train": "lab.checkpoint lab.images lab.language lab.sweeps lab.tasks lab.translation",
     "lab.verify": "lab.conformance lab.drill lab.faults lab.hostile lab.published",
 }
-# Those that were also renamed.
+# Modules that were also renamed.
 _RENAMED = {"evidence": "tables", "faults": "injected_bugs", "hostile": "wrong_files", "teaching": "classes"}
 
 
@@ -33,14 +33,14 @@ MOVED = {f"chts_core.{before}": _now(package, before) for package, names in _BEF
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module by its name of before: the module itself, not a copy."""
+    """Finds a module by its old name. It returns the module itself, not a copy."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
         return ModuleSpec(fullname, self) if fullname in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module by its name of today."""
+        """The module by its current name."""
         now = MOVED[spec.name]
         _warn(spec.name, now)
         module = importlib.import_module(now)
@@ -48,7 +48,7 @@ class MovedModules(MetaPathFinder, Loader):
         return module
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """For `python -m` and torchrun: the code of the module by its name of today."""
+        """The code of the module by its current name, for `python -m` and torchrun."""
         now = MOVED[fullname]
         spec = importlib.util.find_spec(now)
         assert spec is not None
@@ -63,7 +63,7 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def _warn(before: str, now: str) -> None:
-    """Warn at the import; the frames of the import system itself do not count."""
+    """Warn at the import statement. Python skips the frames of its import system."""
     warnings.warn(
-        f"{before} is {now} now; its old name works until the next release.", DeprecationWarning, stacklevel=3
+        f"{before} is now {now}; the old name works until the next release.", DeprecationWarning, stacklevel=3
     )

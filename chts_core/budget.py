@@ -1,4 +1,4 @@
-"""How many links each layer has at every step, how many an update exchanges, and whether that can work."""
+"""How many links each layer has at every step, how many an update exchanges, and whether this can work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ class Budget:
     """The exact number of links of every layer at every step, and how many an update exchanges.
 
     Args:
-        method: its sparsity and turnover.
-        sparsity: the final one, in [0, 1).
-        timeline: of the run.
+        method: gives the sparsity and the turnover.
+        sparsity: the final sparsity, in [0, 1).
+        timeline: the updates of the run.
         shapes: (out_features, in_features) by layer name.
         distribution: how the layers share the links, a name in `DISTRIBUTIONS`.
-        least: the lowest sparsity of the schedule: a run that goes on from another one has lost these links already.
+        least: the lowest sparsity of the schedule. A run that continues another run has already lost these links.
 
     Raises:
         ValueError, TypeError: for a run that would gain links, empty a layer, never update, or not reach its sparsity;
@@ -34,7 +34,7 @@ class Budget:
     shapes: Mapping[str, tuple[int, int]]
     distribution: str = "uniform"
     least: float = 0.0
-    # The links at the last sparsity: sharing them out among many layers takes a while.
+    # The links at the last sparsity, kept because sharing them out among many layers takes time.
     _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -45,8 +45,8 @@ class Budget:
             )
         if not hasattr(self.method.sparsity, "at"):
             raise TypeError(
-                f"the method's sparsity is {self.method.sparsity!r}; expected a schedule with "
-                "at(step, timeline, final), such as Constant(). The final sparsity is an argument of its own."
+                f"the method's sparsity is {self.method.sparsity!r}; expected a schedule with at(step, timeline, "
+                "final), such as Constant(). Pass the final sparsity as the argument `sparsity`."
             )
         first, final = self.links(0), self.links(self.timeline.total_steps)
         for name, shape in self.shapes.items():
@@ -70,7 +70,7 @@ class Budget:
             )
 
     def _check_schedules(self) -> None:
-        """Refuse now what would fail at some update."""
+        """Refuse settings that would fail at a later update."""
         self._check_rise(0, self.timeline.total_steps)
         for step in self.updates():
             self.zeta(step)
@@ -87,7 +87,7 @@ class Budget:
                 raise ValueError(
                     f"the sparsity would fall from {self.at(before)} at step {before} to {self.at(after)} at step "
                     f"{after}, and layer {gaining[0]!r} would gain links; choose a final sparsity above the initial "
-                    "one, or replace the method's sparsity by a schedule that never falls."
+                    "one, or replace the method's sparsity with a schedule that never falls."
                 )
 
     def _check_temperature(self, step: int) -> None:
@@ -96,12 +96,11 @@ class Budget:
             temperature = self._value(self.method.removal.temperature, "temperature", step)
             if not temperature >= 0:
                 raise ValueError(
-                    f"temperature is {temperature} at step {step}; expected T >= 0 (1 follows the scores, large T is "
-                    "hard)."
+                    f"temperature is {temperature} at step {step}; expected T >= 0. T = 1 follows the scores."
                 )
 
     def _value(self, value: float | Schedule, name: str, step: int) -> float:
-        """The value of a hyperparameter at a step; a TypeError unless it is a number or a schedule of numbers."""
+        """The value of a hyperparameter at a step. Raises a TypeError unless it is or gives a number."""
         if not hasattr(value, "at"):
             check_number(value, name)
         found = value_at(value, step, self.timeline)
@@ -109,13 +108,13 @@ class Budget:
         return found
 
     def at(self, step: int) -> float:
-        """Scheduled sparsity at a step; a ValueError or TypeError unless it is a number in [0, 1)."""
+        """Scheduled sparsity at a step. Raises a ValueError or TypeError unless it is a number in [0, 1)."""
         sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity)
         check_sparsity(sparsity, f"scheduled sparsity at step {step}")
         return max(sparsity, self.least)
 
     def zeta(self, step: int) -> float:
-        """Share of the links that an update at this step exchanges; a ValueError or TypeError unless in [0, 1]."""
+        """Share of the links that an update at this step exchanges. Raises a ValueError or TypeError outside [0, 1]."""
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
             return (links - final) / links
@@ -135,9 +134,9 @@ class Budget:
         return self._shared[sparsity].copy()
 
     def exchanged(self, step: int) -> dict[str, int]:
-        """Number of links by layer that an update at this step removes and regrows, beyond those it prunes.
+        """Number of links by layer that an update at this step removes and regrows, in addition to those it prunes.
 
-        0 for a full layer: its links could only return to their places, without their weights.
+        It is 0 for a full layer: removed links could only return to their places, without their weights.
         """
         if self.method.turnover.zeta == "excess":
             final = self.links(self.timeline.total_steps)

@@ -37,7 +37,7 @@ def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:
 
 
 def check_generator(generator: object) -> None:
-    """Raise unless `generator` is a torch.Generator: nothing here draws from the global random state."""
+    """Raise unless `generator` is a torch.Generator. Nothing here draws from the global random state."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; expected a torch.Generator. "
@@ -46,7 +46,7 @@ def check_generator(generator: object) -> None:
 
 
 def check_number(value: object, name: str) -> None:
-    """Raise unless `value` is a real number; NaN is one."""
+    """Raise unless `value` is a real number. NaN counts as one."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected a number, such as a float.")
 
@@ -56,8 +56,8 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
     check_number(sparsity, name)
     if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
         raise ValueError(
-            f"{name} is {sparsity}; expected a fraction in [0, 1): the share of links that are absent. "
-            "For 5 % of the links write sparsity=0.95."
+            f"{name} is {sparsity}; expected a fraction in [0, 1): the share of links that are absent. To keep 5 % of "
+            "the links, write sparsity=0.95."
         )
 
 
@@ -74,13 +74,11 @@ def check_density(density: float, name: str = "density") -> None:
 def check_features(out_features: int, in_features: int) -> None:
     """Raise unless both sides of the bipartite network have at least one node."""
     if out_features < 1 or in_features < 1:
-        raise ValueError(
-            f"a layer of {out_features} outputs and {in_features} inputs was asked for; both must be at least 1."
-        )
+        raise ValueError(f"the layer has {out_features} outputs and {in_features} inputs; expected at least 1 of each.")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line outside this package and PyTorch that led here."""
+    """Warn at the nearest calling line outside this package and PyTorch."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("chts_core", "torch"):
         frame, level = frame.f_back, level + 1

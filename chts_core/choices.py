@@ -1,7 +1,7 @@
-"""What a method chooses from: initial networks, removals, regrowths, densities and turnovers.
+"""The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
 Each is a frozen dataclass that ties a function of the core to its settings. Write your own in the same way: a saved run
-knows its method by the repr.
+identifies its method by the repr.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from chts_core.removal import GRADIENT_SCORES, LinkScore, WeightedLinks, scores_
 from chts_core.sampling import choose, draw, draw_missing
 from chts_core.schedules import Timeline
 
-# --- topology: how the network is wired at first ---
+# --- topology: how the network is wired at the start ---
 
 
 class Topology(Protocol):
@@ -70,10 +70,10 @@ class SmallWorld:
 class ScaleFree:
     """Bipartite scale-free network (:func:`chts_core.topology.scale_free`).
 
-    equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP the first) have the same number
-        of links (:func:`chts_core.topology.equal_partition`).
-    resort: whether hubs of a layer are hubs of the layer that it feeds, always ("rigid") or more likely ("soft"), see
-        :func:`chts_core.topology.resort`; None leaves it to chance.
+    equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP, the first layer) have the same
+        number of links (:func:`chts_core.topology.equal_partition`).
+    resort: whether hubs of a layer are also hubs of the layer that it feeds: always ("rigid"), more often ("soft") or
+        by chance (None). See :func:`chts_core.topology.resort`.
     """
 
     equal_partition: bool = False
@@ -87,7 +87,7 @@ class ScaleFree:
         return topology.scale_free(out_features, in_features, density, generator=generator)
 
     def placed(self, mask: Tensor, before: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        """The mask of a layer behind another sparse layer, or behind none."""
+        """Fit the mask of a layer to `before`, the sparse layer that feeds it, if any."""
         if before is None:
             return topology.equal_partition(mask, generator=generator) if self.equal_partition else mask
         if self.resort is None:
@@ -104,7 +104,7 @@ class Correlated:
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
         raise ValueError(
-            "the method starts from the correlations of the inputs (CSTI), and none were given; pass "
+            "the method starts from the correlations of the inputs (CSTI), but none were given; pass "
             "correlation=Correlation.matrix() of your training inputs (chts_core.topology.Correlation), or choose "
             "another topology, such as ReceptiveField()."
         )
@@ -121,7 +121,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Ramp:
-    """Raised linearly until the turnover stops (:func:`chts_core.schedules.linear_temperature`)."""
+    """Rises linearly until the turnover stops (:func:`chts_core.schedules.linear_temperature`)."""
 
     initial: float
     final: float
@@ -132,7 +132,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Falls from a share to 0 when the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
+    """Falls to 0 until the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
 
     initial: float
 
@@ -148,18 +148,18 @@ def value_at(value: float | Schedule, step: int, timeline: Timeline) -> float:
 RAMP_TO_3 = Ramp(1.0, 3.0)  # softness 0.5 → 0.75
 RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
-# --- removal and regrowth: which links go, which links come ---
+# --- removal and regrowth: which links are removed, which are regrown ---
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Which links go: those of low score, drawn softly at a temperature, or the lowest if it is None.
+    """Removes links with low scores: by a soft draw at a temperature, or the lowest ones if it is None.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own
         (:class:`chts_core.removal.LinkScore`).
     percolate: also remove the links that become incomplete.
-    prune: score of the links that go because the density decays, always the lowest. None: `score`.
-    returning: removed links compete with the weight they had, and return where it is larger. Only with
+    prune: score of the links that are pruned as the density decays; the lowest always go. None: the same as `score`.
+    returning: removed links compete by the weight they had, and return if it is larger. Allowed only with
         :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
@@ -184,13 +184,13 @@ class Removal:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Indices of the links that an update keeps: the lowest beyond `target` go, then `exchanged` of the others.
+        """Indices of the links that an update keeps: it prunes down to `target` links, then removes `exchanged`.
 
         Args:
-            links: of a layer.
+            links: the links of a layer.
             target: number of links after the update; `exchanged` of them will be new.
-            temperature: at this step; None for the hard rule.
-            past: the weights that missing links had, (missing links,), where they compete.
+            temperature: the temperature at this step; None for the hard rule.
+            past: the weights that missing links had, (missing links,), if they compete.
         """
         if past is not None:
             score = torch.cat([scores_of(links, self.score), past.abs()])
@@ -210,9 +210,10 @@ class Removal:
 class MissingLinkScore(Protocol):
     """A user's own score of missing links, for regrowth.
 
-    It gets the mask of a layer, Boolean (out_features, in_features), and the gradient by all its weights, of the same
-    shape. It returns finite scores >= 0 of that shape; those of existing links do not count. The gradient is None
-    unless an attribute `needs_gradient` is true. Best a frozen dataclass: a saved run knows its method by the repr.
+    It gets the mask of a layer, Boolean (out_features, in_features), and the gradient with respect to all its weights,
+    of the same shape. It returns finite scores >= 0 of that shape; the scores of existing links do not count. The
+    gradient is None unless its attribute `needs_gradient` is true. Make it a frozen dataclass: a saved run identifies
+    its method by the repr.
     """
 
     def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor: ...
@@ -220,11 +221,11 @@ class MissingLinkScore(Protocol):
 
 @dataclass(frozen=True)
 class Regrowth:
-    """Which links come, by their scores.
+    """Regrows missing links by their scores.
 
     score: "random", "gradient" (its size), "magnitude" (of the weight that a removed link had), a link predictor, or
         your own (:class:`MissingLinkScore`).
-    soft: the scores are sampled; otherwise the highest are taken.
+    soft: draw links by their scores; otherwise take the highest scores.
     history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
     """
 
@@ -247,14 +248,14 @@ class Regrowth:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Exactly `num` new links, none of which exists.
+        """Exactly `num` links that do not exist yet.
 
         Links are positions in the flattened mask, int64 in ascending order.
 
         Args:
-            links: those there are.
-            shape: of the mask, (out_features, in_features).
-            gradient: by all weights, of this shape, if the score needs it.
+            links: the existing links.
+            shape: the shape of the mask, (out_features, in_features).
+            gradient: with respect to all weights, of this shape, if the score needs it.
             past: missing links that existed before, if the score needs them, and the weights they had.
         """
         size = shape[0] * shape[1]
@@ -263,7 +264,7 @@ class Regrowth:
         if isinstance(self.score, str) and self.score in PREDICTORS:
             return predicted_links(links, shape, num, self.score, soft=self.soft, generator=generator)
         mask = mask_of(links, shape)
-        # None or all: a layer that stays dense has no gradient by missing links.
+        # Draw none or all: a layer that stays dense has no gradient for missing links.
         if self.needs_gradient and num in (0, size - len(links)):
             return positions(~mask) if num else links[:0]
         if self.score == "gradient":
@@ -289,7 +290,7 @@ def _wants_gradient(score: object, *names: str) -> bool:
 
 
 class Sparsity(Protocol):
-    """How many links there are: the sparsity at a step, on the way to the final one."""
+    """How many links there are: the sparsity at a step, on the way to the final sparsity."""
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
 
@@ -314,7 +315,7 @@ class Constant:
 class Sigmoid:
     """Sigmoid decay of the density in a window given as fractions of the run.
 
-    The default window is half that of :class:`Cubic`, which costs the same training FLOPs.
+    The default window is half as long as that of :class:`Cubic`. Both cost the same training FLOPs.
     """
 
     initial: float = 0.5
@@ -340,7 +341,7 @@ class Cubic:
 
 @dataclass(frozen=True)
 class Staged:
-    """More links than the target in two stages, the target at the last update (MEST's soft bound).
+    """More links than the target in two stages, and the target from the last update on (MEST's soft bound).
 
     excess: density above the target in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.
@@ -360,10 +361,11 @@ class Staged:
 
 @dataclass(frozen=True)
 class Turnover:
-    """Share of the links exchanged per update; no update comes after `stop` of the run.
+    """Share of the links exchanged per update. No update comes after the fraction `stop` of the run.
 
     zeta: the share, or "excess": an update keeps only the final number of links, and exchanges all others.
-    early_stop: overlap of removed and regrown links above which a layer no longer changes, once at its final density.
+    early_stop: overlap of removed and regrown links above which a layer no longer changes, once it has its final
+        density.
     together: an early stop waits until all layers have reached it.
     skip_optimizer: whether the optimizer skips its step before an update.
     """

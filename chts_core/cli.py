@@ -1,4 +1,4 @@
-"""The `chts` command. What a single command needs is imported when it runs: together that takes seconds."""
+"""The `chts` command. Each command imports its modules when it runs: importing all of them takes seconds."""
 
 import argparse
 import io
@@ -19,7 +19,7 @@ from chts_core.methods import get_method
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 if it worked, 1 if something failed on the way, 2 if it was asked for what cannot be."""
+    """Run the command. Returns 0 if it worked, 1 if something failed on the way, 2 for an invalid request."""
     _replace_what_cannot_be_shown()
     options = _parser().parse_args(arguments)
     try:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replace_what_cannot_be_shown() -> None:
-    """Let a console that lacks a character show another one, instead of ending the command."""
+    """Let a console that lacks a character show another one, so that the command does not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_doctor(commands: Commands) -> None:
-    command = commands.add_parser("doctor", help="show versions, device, memory, and which data sets are there")
+    command = commands.add_parser("doctor", help="show versions, device, memory, and which data sets are present")
     command.set_defaults(command=_doctor)
 
 
@@ -86,7 +86,9 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _add_glossary(commands: Commands) -> None:
-    command = commands.add_parser("glossary", help="print every term: its stage, what it means, what computes it")
+    command = commands.add_parser(
+        "glossary", help="print every term with its stage, its meaning, and the function that computes it"
+    )
     command.set_defaults(command=_glossary)
 
 
@@ -125,7 +127,10 @@ def _run(options: argparse.Namespace) -> int:
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     foretold = notebooks.expected(path, parameters)
-    print(f"expected to take {foretold}" if foretold else "what it will take is not known: it is no stage", flush=True)
+    print(
+        f"expected to take {foretold}" if foretold else "expected time unknown: this notebook is not a stage",
+        flush=True,
+    )
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:
@@ -143,20 +148,20 @@ def _add_train(commands: Commands) -> None:
     command = commands.add_parser(
         "train",
         help="train one classifier, translator or language model and record the run",
-        description="Train one classifier, translator or language model. The last in several processes: "
+        description="Train one classifier, translator or language model. Several processes can train a language model: "
         "torchrun --nproc-per-node 2 -m chts_core.cli train tiny --out DIR",
     )
     command.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(tasks.RECIPES)}")
     command.add_argument(
         "--dataset",
         default="",
-        help=f"of classifiers {', '.join(IMAGE_SETS)}; of translators {', '.join(TRANSLATION_SETS)}; "
-        f"of language models {', '.join(TEXT_SETS)} (default: the recipe's own, or the first)",
+        help=f"for classifiers {', '.join(IMAGE_SETS)}; for translators {', '.join(TRANSLATION_SETS)}; "
+        f"for language models {', '.join(TEXT_SETS)} (default: the recipe's own, or the first)",
     )
     command.add_argument(
         "--method",
         default="chts",
-        help='a name, also with choices replaced: "set with topology=SmallWorld(0.25)" (default: chts)',
+        help='a name, optionally with replaced choices: "set with topology=SmallWorld(0.25)" (default: chts)',
     )
     command.add_argument("--sparsity", type=float, default=0.9, help="share of absent links (default: 0.9)")
     command.add_argument("--seed", type=int, default=0)
@@ -179,13 +184,18 @@ def _add_train(commands: Commands) -> None:
         type=int,
         default=500,
         metavar="STEPS",
-        help="of a translator or language model; classifiers save every few epochs (default: 500)",
+        help="steps between checkpoints of a translator or language model; classifiers save every few epochs "
+        "(default: 500)",
     )
     command.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="write logs of a language model for TensorBoard there"
+        "--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs of a language model to DIR"
     )
     command.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="for the checkpoint, which a cut run goes on from"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where to write the checkpoint; an interrupted run continues from it",
     )
     command.set_defaults(command=_train)
 
@@ -197,14 +207,14 @@ def _train(options: argparse.Namespace) -> int:
 
     settings = dict(options.settings)
     for name in tasks.DEFAULTS.keys() & settings.keys():
-        raise ValueError(f"{name} is no setting of a recipe; write --{name.replace('_', '-')} {settings[name]}.")
+        raise ValueError(f"{name} is not a setting of a recipe; write --{name.replace('_', '-')} {settings[name]}.")
     parameters = settings | {name: getattr(options, name) for name in tasks.DEFAULTS}
     recipe, settled = tasks.checked(options.recipe, parameters)
     if not isinstance(recipe, language.Recipe):
         if "TORCHELASTIC_RUN_ID" in os.environ or options.parallel != "ddp" or options.tensorboard is not None:
             raise ValueError(
-                "a classifier or translator is trained in one process and without logs; leave out torchrun, --parallel "
-                "and --tensorboard."
+                "a classifier or translator trains in one process and writes no TensorBoard logs; leave out torchrun, "
+                "--parallel and --tensorboard."
             )
         record = tasks.train(options.recipe, parameters, options.out, save_every=options.save_every, show=True)
         test = record["test"]
@@ -239,14 +249,22 @@ def _train(options: argparse.Namespace) -> int:
 def _add_sweep(commands: Commands) -> None:
     command = commands.add_parser(
         "sweep",
-        help="run a grid of methods, sparsities and seeds in parallel; 1 if a cell failed",
+        help="run a grid of methods, sparsities and seeds in parallel; exit with 1 if a cell failed",
         description="The file has notebook: 06 or train: tiny, parameters (a mapping) and grid (lists of values).",
     )
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="a sweep that was cut goes on there")
-    command.add_argument("--workers", type=int, metavar="N", help="processes here (default: one per physical core)")
     command.add_argument(
-        "--scheduler", metavar="ADDRESS", help="of a Dask scheduler, whose workers see DIR by the same name"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where to write the results; an interrupted sweep continues there",
+    )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="number of local processes (default: one per physical core)"
+    )
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", help="a Dask scheduler; its workers must see DIR under the same path"
     )
     command.set_defaults(command=_sweep)
 
@@ -257,7 +275,10 @@ def _sweep(options: argparse.Namespace) -> int:
     try:
         rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)
     except KeyboardInterrupt:
-        print(f"chts: stopped; what is finished is in {options.out}, and the same command goes on.", file=sys.stderr)
+        print(
+            f"chts: stopped; the finished cells are in {options.out}, and the same command continues the sweep.",
+            file=sys.stderr,
+        )
         return 130
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
@@ -267,9 +288,11 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _add_report(commands: Commands) -> None:
-    command = commands.add_parser("report", help="tables and learning curves of recorded runs, as one page")
-    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, or a sweep's or a race's")
-    command.add_argument("--out", type=Path, metavar="DIR", help="for the page (default: DIR/report)")
+    command = commands.add_parser("report", help="write tables and learning curves of recorded runs as one page")
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder with *.jsonl: results, or the output of a sweep or a race"
+    )
+    command.add_argument("--out", type=Path, metavar="DIR", help="where to write the page (default: DIR/report)")
     command.set_defaults(command=_report)
 
 
@@ -287,28 +310,28 @@ def _add_lab(commands: Commands) -> None:
     command = commands.add_parser(
         "lab",
         help="open the notebooks in JupyterLab, as copies to work in",
-        description="JupyterLab answers on this machine alone, and asks for the token that it prints.",
+        description="JupyterLab answers only on this machine, and asks for the token that it prints.",
     )
     command.add_argument(
         "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
     )
-    command.add_argument("--no-browser", action="store_true", help="do not open one")
+    command.add_argument("--no-browser", action="store_true", help="do not open a browser")
     command.set_defaults(command=_lab)
 
 
 def _lab(options: argparse.Namespace) -> int:
     copied = notebooks.copy_to(options.folder)
-    print(f"{len(copied)} notebooks are new in {options.folder}; those that were there are as you left them.")
+    print(f"{len(copied)} notebooks are new in {options.folder}; your existing copies did not change.")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={options.folder.resolve()}"]
     command += ["--ServerApp.ip=localhost", *(["--no-browser"] if options.no_browser else [])]
     try:
         return subprocess.call(command)
-    except KeyboardInterrupt:  # how one ends it
+    except KeyboardInterrupt:  # the usual way to end it
         return 0
 
 
 def _add_exercises(commands: Commands) -> None:
-    command = commands.add_parser("exercises", help="write the notebooks to hand out: without outputs and solutions")
+    command = commands.add_parser("exercises", help="write the notebooks for students, without outputs and solutions")
     command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
     command.set_defaults(command=_exercises)
 
@@ -324,11 +347,15 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill trainings, take their disk away, move their clock, give wrong files; 1 if something is not survived",
+        help="kill trainings, remove their disk, change their clock, give wrong files; exit with 1 if one fails",
         description="A hundred kills take about an hour on two cores.",
     )
-    command.add_argument("--kills", type=int, default=100, metavar="N", help="of all scenarios together (default: 100)")
-    command.add_argument("--seed", type=int, default=0, help="of the moments and the signals (default: 0)")
+    command.add_argument(
+        "--kills", type=int, default=100, metavar="N", help="number of kills in all scenarios together (default: 100)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="seed of the times and the signals of the kills (default: 0)"
+    )
     command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
     command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
     command.set_defaults(command=_drill)
@@ -349,19 +376,19 @@ def _drill(options: argparse.Namespace) -> int:
         )
         if options.out is not None:
             records.write_lines(options.out, rows)
-    print(f"{sum(map(drill.survived, rows))} of {len(rows)} faults were survived")
+    print(f"survived {sum(map(drill.survived, rows))} of {len(rows)} faults")
     return 0 if all(map(drill.survived, rows)) else 1
 
 
 def _add_conformance(commands: Commands) -> None:
     command = commands.add_parser(
-        "conformance", help="check that every method does what its sources say; 1 if one does not"
+        "conformance", help="check that every method does what its sources say; exit with 1 if one does not"
     )
     command.add_argument(
         "methods",
         nargs="*",
         metavar="METHOD",
-        help='a name, also with choices replaced: "set with topology=SmallWorld(0.25)" '
+        help='a name, optionally with replaced choices: "set with topology=SmallWorld(0.25)" '
         "(default: the nine of the paper, and the presets of published commands)",
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
@@ -395,7 +422,7 @@ def _conformance(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Commands) -> None:
-    command = commands.add_parser("bench", help="time things against named rivals; 1 if a benchmark failed")
+    command = commands.add_parser("bench", help="measure times against named rivals; exit with 1 if a benchmark failed")
     command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
     command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
@@ -415,8 +442,8 @@ def _bench(options: argparse.Namespace) -> int:
 def _add_tour(commands: Commands) -> None:
     command = commands.add_parser(
         "tour",
-        help="run the notebooks, two at a time, and write one page about them; 1 if one failed",
-        description="Each runs on one thread, unless OMP_NUM_THREADS asks for more. Ctrl-C ends the tour.",
+        help="run the notebooks, two at a time, and write one page about them; exit with 1 if one failed",
+        description="Each notebook runs on one thread, unless OMP_NUM_THREADS asks for more. Ctrl-C ends the tour.",
     )
     command.add_argument(
         "notebooks",

@@ -1,7 +1,7 @@
-"""Colab: adds what the notebooks need there, and leaves what is there as it is.
+"""Colab: install the packages that the notebooks lack there, and change no other package.
 
-A package that is replaced under a running kernel breaks it, so nothing is: what Colab lacks is installed without its
-dependencies, then what those lack, until nothing is missing.
+Replacing a package breaks a running kernel, so no package is replaced. Missing packages are installed without their
+dependencies, then the missing dependencies, until nothing is missing.
 """
 
 import importlib
@@ -24,7 +24,7 @@ def _version(name: str) -> str | None:
 
 
 def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requirement]:
-    """What an installed distribution requires on this machine, by itself and by its extras.
+    """What an installed distribution and its extras require on this machine.
 
     Raises:
         importlib.metadata.PackageNotFoundError: if it is not installed.
@@ -39,7 +39,9 @@ def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requiremen
 
 
 def prepare() -> None:
-    """Install what `chts[notebooks]` lacks here; says so, and what is too old, and whether there is a GPU.
+    """Install the packages that `chts[notebooks]` lacks here.
+
+    Print them, packages with unexpected versions, and the GPU if there is one.
 
     Raises:
         RuntimeError: if a package could not be installed, with what pip said.
@@ -49,7 +51,9 @@ def prepare() -> None:
     for requirement in wanted:
         version = _version(requirement.name)
         if version is not None and not requirement.specifier.contains(version, prereleases=True):
-            print(f"{requirement.name} {version} is here and stays, though chts is made for {requirement.specifier}.")
+            print(
+                f"{requirement.name} {version} is installed and stays, although chts expects {requirement.specifier}."
+            )
     while missing := [requirement for requirement in wanted if _version(requirement.name) is None]:
         plain = [f"{requirement.name}{requirement.specifier}" for requirement in missing]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *plain]

@@ -1,7 +1,7 @@
-"""Measures of a topology and of how it moved.
+"""Measures of a topology and of its changes.
 
-A layer is read as an undirected bipartite network: outputs and inputs are the nodes, True entries of the mask, Boolean
-(out_features, in_features), the links.
+A layer is treated as an undirected bipartite network. The outputs and inputs are its nodes. The True entries of the
+mask, Boolean (out_features, in_features), are its links.
 """
 
 import math
@@ -17,7 +17,7 @@ from chts_core.checks import check_features, check_generator, check_mask, check_
 from chts_core.compiled.masks import count
 from chts_core.topology import erdos_renyi
 
-# Rounds in which links exchange ends.
+# Number of rounds in which links exchange ends.
 _ROUNDS = 50
 # Rows of distances in memory at a time.
 _CHUNK = 256
@@ -30,10 +30,10 @@ def degrees(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A shuffled network in which every output and every input has as many links as in the mask, of the same shape.
+    """A shuffled network of the same shape. Every output and every input keeps its number of links.
 
-    In each of 50 rounds the links are paired at random, and a pair (a, b), (c, d) becomes (a, d), (c, b) with
-    probability 1/2; not if one of these links exists, nor if another pair of the round would make it too.
+    In each of 50 rounds, the links are paired at random. A pair (a, b), (c, d) becomes (a, d), (c, b) with probability
+    1/2. The pair stays if one of the new links exists, or if another pair of the round would make the same link.
     (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks".)
     """
     check_mask(mask)
@@ -56,7 +56,7 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def overlap(removed: Tensor, regrown: Tensor) -> float:
-    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 for none regrown.
+    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none.
 
     Near 1 the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
     """
@@ -78,15 +78,15 @@ def clustering(mask: Tensor) -> float:
     4 · (number of 4-cycles) / (number of paths of three links), both counted exactly. The 4-cycle is the shortest cycle
     of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
 
-    In [0, 1]: 1 if the layer is dense; 0 for a tree, and where there is no path of three links.
+    It is in [0, 1]: 1 for a dense layer, 0 for a tree or a layer without a path of three links.
     """
     check_mask(mask)
     outputs, inputs = degrees(mask)
     # A path of three links is a middle link and any other link of each of its two neurons.
     beyond = torch.where(mask, inputs - 1, 0).sum(dim=1)
     paths = _exact_sum((outputs - 1) * beyond)
-    # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. A cycle has one such pair on a side, which is
-    # counted here in both orders: the sum is four times the number of cycles.
+    # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. A cycle has one such pair on a side. The sum
+    # counts it in both orders, so it is four times the number of cycles.
     links = (mask if mask.shape[0] <= mask.shape[1] else mask.T).float()  # counts up to 2^24 are exact in float32
     shared = (links @ links.T).fill_diagonal_(0).long()
     return _exact_sum((shared * (shared - 1)).sum(dim=1)) / max(paths, 1)
@@ -112,8 +112,9 @@ class PathLength:
 def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Generator | None = None) -> PathLength:
     """Characteristic path length: how many links apart two neurons are, on average (Watts & Strogatz 1998).
 
-    All pairs of different neurons of both sides count; links are followed both ways. The mean leaves out pairs that no
-    path joins, so read it together with `reachable`: a network in pieces has short paths within the pieces.
+    It counts all pairs of different neurons of both sides, and follows links in both directions. The mean leaves out
+    pairs that no path joins, so read it together with `reachable`: a network in pieces has short paths within each
+    piece.
 
     Args:
         sources: number of neurons >= 1, drawn by the generator, from which to measure the paths to all others. Default:
@@ -183,16 +184,16 @@ def small_worldness(
 
     σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
     network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
-    be above 1 too, when its clustering outweighs its long paths: look at both, not only at σ. It is NaN if no null has
-    a 4-cycle, as in small layers with few links.
+    be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ is NaN if no
+    null network has a 4-cycle, as in small layers with few links.
 
-    The nulls have the layer's size and number of links but not its degrees, which matter too. Neurons without links
-    make a layer denser among the others than its nulls, and raise σ; to measure only the others, pass
-    ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all equal, and small, lower it.
+    The null networks have the layer's size and number of links but not its degrees, which matter too. Neurons without
+    links raise σ: the other neurons are then denser than in the null networks. To measure only the others, pass
+    ``mask[mask.any(1)][:, mask.any(0)]``. Small degrees that are all equal lower σ.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.
-        sources: of :func:`path_length`, for the layer and for each null.
+        sources: as in :func:`path_length`, for the layer and for each null network.
     """
     _check_layer(mask)
     check_generator(generator)
@@ -214,14 +215,14 @@ def small_worldness(
 def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     """Barber's bipartite modularity of the communities that the Louvain method finds.
 
-    Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links: the share
-    of links within a community, less what the degrees alone would give. (Barber 2007, "Modularity and community
-    detection in bipartite networks".) Communities hold neurons of both sides. In [0, 1): 0 for a dense layer, 1 - 1/k
-    for k equal blocks without links between them; NaN without links.
+    Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links. It is the
+    share of links within a community, minus the share that the degrees alone would give. (Barber 2007, "Modularity and
+    community detection in bipartite networks".) Communities contain neurons of both sides. Q is in [0, 1): 0 for a
+    dense layer, 1 - 1/k for k equal blocks without links between them. It is NaN without links.
 
-    A random network has modularity too, the more the sparser it is: compare with an Erdős–Rényi network of the same
-    shape and number of links. Louvain is a heuristic (Blondel et al. 2008): the value is a lower bound of the best. The
-    generator decides the order in which it visits the neurons.
+    A random network has modularity too, and a sparser one has more. So compare with an Erdős–Rényi network of the same
+    shape and number of links. Louvain is a heuristic (Blondel et al. 2008): the value is a lower bound of the maximum.
+    The generator decides the order in which Louvain visits the neurons.
     """
     import networkx as nx
 
@@ -241,19 +242,19 @@ def active_neurons_published(masks: Sequence[Tensor]) -> float:
     """Share of active neurons as the first published code counts them in a perceptron (its `--record_anp`).
 
     An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has one
-    there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it wants links on both sides once
-    incomplete links are gone, and leaves out the inputs of the network. Raises a ValueError unless `masks` has the
-    masks of layers that feed each other, from first to last.
+    there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after
+    incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` has the
+    masks of consecutive layers, from first to last.
     """
     if not masks:
-        raise ValueError("masks is empty; expected those of the sparse layers, from first to last.")
+        raise ValueError("masks is empty; expected the masks of the sparse layers, from first to last.")
     for mask in masks:
         check_mask(mask)
     for before, after in pairwise(masks):
         if before.shape[0] != after.shape[1]:
             raise ValueError(
-                f"a layer of {before.shape[0]} outputs comes before one of {after.shape[1]} inputs; expected the masks "
-                "of layers that feed each other, from first to last."
+                f"a layer of {before.shape[0]} outputs comes before a layer of {after.shape[1]} inputs; expected the "
+                "masks of consecutive layers, from first to last."
             )
     linked = [*(mask.any(dim=0) for mask in masks), masks[-1].any(dim=1)]
     return sum(int(active.sum()) for active in linked) / sum(map(len, linked))
@@ -275,9 +276,9 @@ class LayerPercolation:
 def layer_percolation(mask: Tensor) -> LayerPercolation:
     """How much of one layer is connected: linked neurons and the largest connected component.
 
-    A network percolates when one component spans most of it. Without links each neuron is a component, of share
-    1 / (out_features + in_features). :func:`chts_core.percolation.percolate` follows links through the layers of a
-    model.
+    A network percolates when one component spans most of it. Without links, each neuron is a component of its own, with
+    share 1 / (out_features + in_features). :func:`chts_core.percolation.percolate` follows links through the layers of
+    a model.
     """
     import numpy as np
     from scipy.sparse import csgraph

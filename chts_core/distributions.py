@@ -2,8 +2,8 @@
 
 A distribution takes the shapes of the weights by layer name, (out_features, in_features, *kernel), and a sparsity, the
 share of absent links in the whole network, in [0, 1). It returns the exact number of links by layer name. As the
-sparsity rises, no layer gains a link. It raises a ValueError for a sparsity out of range, or a shape with fewer than
-two dimensions or an empty one.
+sparsity rises, no layer gains a link. It raises a ValueError for a sparsity out of range, and for a shape with fewer
+than two dimensions or with an empty dimension.
 """
 
 import math
@@ -35,12 +35,12 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[
 def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Erdős–Rényi with kernels (ERK): density ∝ (sum of all dimensions) / (their product), at most 1.
 
-    Each layer has ε · (sum of its dimensions) links, or all it can have if those are fewer, with one ε for the network.
-    (Evci et al. 2020, RigL, which finds ε by making layers dense until no density exceeds 1.)
+    Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer, with one ε for the
+    network. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
 
     The links add up to exactly round((1 - sparsity) · weights of the network). The method of Webster and Sainte-Laguë
-    rounds them: with largest remainders, a layer could gain a link as the sparsity rises. Every layer has a link,
-    unless there are fewer links than layers; then those with the largest sums have one each.
+    rounds them. With the method of largest remainders, a layer could gain a link as the sparsity rises. Every layer has
+    a link, unless there are fewer links than layers. Then the layers with the largest sums have one link each.
     """
     return _share(shapes, sparsity, sum)
 
@@ -64,11 +64,11 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
 def _share(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, weight: Callable[[tuple[int, ...]], int]
 ) -> dict[str, int]:
-    """Share all links out by weight: each layer min(size, ε · weight), rounded, at least 1.
+    """Share out all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
 
-    Imagine one list of all links of all layers, sorted by their claim: first links first, then by weight / (i - 1/2)
-    for the i-th link of a layer. The network has the links at the top. Whole numbers and fractions lose nothing to
-    rounding, so two sparsities see the same list.
+    Imagine one list of all links of all layers, sorted by their claim. The first link of each layer comes first. The
+    others follow by weight / (i - 1/2) for the i-th link of a layer. The network has the links at the top. Integers and
+    fractions have no rounding errors, so the list is the same for all sparsities.
     """
     check_sparsity(sparsity)
     _check_shapes(shapes)
@@ -80,7 +80,7 @@ def _share(
     def claim(name: str, i: int) -> tuple[bool, Fraction, int]:
         return i == 1, Fraction(2 * weights[name], 2 * i - 1), -order[name]
 
-    # Rounding ε · weight takes all claims of at least 1 / ε: correct to within a link per layer.
+    # Rounding ε · weight takes all claims of at least 1 / ε. This is correct within one link per layer.
     epsilon = _fill(sizes, weights, total)
     links = {name: max(1, min(sizes[name], math.floor(epsilon * weights[name] + Fraction(1, 2)))) for name in shapes}
     while sum(links.values()) < total:

@@ -1,24 +1,24 @@
-"""Scores of missing links from topology alone, and regrowth drawn from them.
+"""Scores of missing links from the topology only, and regrowth drawn from these scores.
 
 The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps,
 u – z1 – z2 – v. The nodes on such paths are the *local community* of u–v. Cannistraci-Hebb theory scores a link by how
 much its local community links within itself rather than outside. Node z has i_z links inside the local community and
-e_z links outside it, without the link to the seed u or v.
+e_z links outside it. The link to the seed u or v does not count.
 
 |             | sum over                        | CH2: rewards links inside     | CH3: only penalises links outside |
 |-------------|---------------------------------|-------------------------------|-----------------------------------|
 | node-based  | nodes z of the local community  | (1 + i_z) / (1 + e_z)         | 1 / (1 + e_z)                     |
-| path-based  | paths, a product of two nodes   | √ of (1 + i_z) / (1 + e_z)    | √ of 1 / (1 + e_z)                |
+| path-based  | paths, product over two nodes   | √ of (1 + i_z) / (1 + e_z)    | √ of 1 / (1 + e_z)                |
 
 With P = A Aᵀ (shared inputs of two outputs) and d = diag P (degrees), an output z on a path to v has i_z = P_zu and
-1 + e_z = d_z - P_zu. So one matrix for each side holds all that the four scores need,
+1 + e_z = d_z - P_zu. So one matrix for each side contains all that the four scores need,
 
-    R_U[z, u] = 1[P_zu > 0] (1 + P_zu) / max(d_z - P_zu, 1),   R_V[z, v] likewise from Q = Aᵀ A,
+    R_U[z, u] = 1[P_zu > 0] (1 + P_zu) / max(d_z - P_zu, 1),   R_V[z, v] in the same way from Q = Aᵀ A,
 
-with numerator 1 for CH3. The maximum only matters where u and v are linked already.
+with numerator 1 for CH3. The maximum matters only where u and v are already linked.
 
 The four scores take a mask, Boolean (out_features, in_features). They return float32 of the same shape and device, 0 on
-existing links, and raise a TypeError or ValueError for anything else than a mask.
+existing links, and raise a TypeError or ValueError for anything but a mask.
 """
 
 from collections.abc import Callable
@@ -36,13 +36,13 @@ from chts_core.sampling import draw
 
 Predictor = Callable[[Tensor], Tensor]
 
-# Densities up to which sparse work is faster on a CPU. Measured: sparse products take a quarter of the time of dense
-# ones at 1 % (1024×1024 and 2048×5461), nine tenths at 5 %, more at 10 %. Walking the paths takes 0.4 of the time of
-# batched products at 10 %, and 1.4 times as long at 20 % (512×512).
+# The highest densities at which sparse code is faster on a CPU, as measured. Sparse products take a quarter of the time
+# of dense products at 1 % (1024×1024 and 2048×5461), nine tenths at 5 %, and longer at 10 %. Walking the paths takes
+# 0.4 times as long as batched products at 10 %, and 1.4 times as long at 20 % (512×512).
 _SPARSE_NODES_UP_TO = 0.05
 _WALKED_PATHS_UP_TO = 0.15
 
-# Numbers in the largest temporary of the dense path-based score: what caches hold on a CPU, else 256 MB.
+# Elements in the largest temporary of the dense path-based score: what the caches of a CPU hold, elsewhere 256 MB.
 _BATCH_ON_CPU = 2**22
 _BATCH_ELSEWHERE = 2**26
 
@@ -50,41 +50,47 @@ _BATCH_ELSEWHERE = 2**26
 def ch2_l3n(mask: Tensor) -> Tensor:
     """CH2-L3n, node-based: the sum of (1 + i_z) / (1 + e_z) over nodes z of the local community.
 
-    S = R_Uᵀ A + A R_V, with R of this module's docstring (paper, "Node-based link regrowth"). O(N³) by dense products;
-    O(links · N) by sparse ones, where the network is sparse on a CPU.
+    S = R_Uᵀ A + A R_V, with R from this module's docstring (paper, "Node-based link regrowth"). Dense products cost
+    O(N³). A sparse network on a CPU uses sparse products, which cost O(links · N).
     """
     return _node_based(mask, inside=True)
 
 
 def ch3_l3n(mask: Tensor) -> Tensor:
-    """CH3-L3n, node-based: the sum of 1 / (1 + e_z) over nodes z of the local community. Cost as CH2-L3n."""
+    """CH3-L3n, node-based: the sum of 1 / (1 + e_z) over nodes z of the local community.
+
+    It costs as much as CH2-L3n.
+    """
     return _node_based(mask, inside=False)
 
 
 def ch2_l3p(mask: Tensor) -> Tensor:
     """CH2-L3p, path-based: the sum of √((1 + i_z1)(1 + i_z2) / ((1 + e_z1)(1 + e_z2))) over paths u – z1 – z2 – v.
 
-    With R of this module's docstring, S_uv = Σ_z1 Σ_z2 A_u,z1 A_z2,z1 A_z2,v √(R_V[z1, v] R_U[z2, u]) (Muscoloni,
+    With R from this module's docstring, S_uv = Σ_z1 Σ_z2 A_u,z1 A_z2,z1 A_z2,v √(R_V[z1, v] R_U[z2, u]) (Muscoloni,
     Michieli and Cannistraci, "Adaptive network automata modelling of complex networks", CH2-L3).
 
-    The roots depend on both ends of the path, so no fixed number of matrix products gives the score. Where the network
-    is sparse on a CPU, compiled code walks the paths one by one, O(N d³) for N outputs of degree d; its bits do not
-    depend on the number of threads, torch.get_num_threads(). Elsewhere batches of outputs are scored by matrix
-    products, O(links · out_features · in_features). The first walk in a process imports Numba, and the first on a
-    machine compiles for some seconds.
+    The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
+    sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d, and its
+    bits do not depend on the number of threads, torch.get_num_threads(). Elsewhere matrix products score batches of
+    outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba. The first
+    walk on a machine compiles for some seconds.
     """
     return _path_based(mask, inside=True)
 
 
 def ch3_l3p(mask: Tensor) -> Tensor:
-    """CH3-L3p, path-based, the score of CHT: the sum of 1 / √((1 + e_z1)(1 + e_z2)) over paths. Cost as CH2-L3p."""
+    """CH3-L3p, path-based, the score of CHT: the sum of 1 / √((1 + e_z1)(1 + e_z2)) over paths.
+
+    It costs as much as CH2-L3p.
+    """
     return _path_based(mask, inside=False)
 
 
 def _node_based(mask: Tensor, *, inside: bool) -> Tensor:
     check_mask(mask)
     score = _node_based_sparse if _is_sparse(mask, _SPARSE_NODES_UP_TO) else _node_based_dense
-    with torch.autocast(mask.device.type, enabled=False):  # bfloat16 has no room for the counts
+    with torch.autocast(mask.device.type, enabled=False):  # bfloat16 cannot hold the counts
         return score(mask, inside).masked_fill_(mask, 0.0)
 
 
@@ -117,7 +123,7 @@ def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
     of_outputs = _community_ratios(links @ links.T, inside).sqrt_().T
     of_inputs = _community_ratios(links.T @ links, inside).sqrt_()
     scores = torch.zeros_like(links)
-    # By degree, so that the outputs of a batch have similar numbers of inputs; padding has weight 0.
+    # Sort by degree, so that the outputs of a batch have similar numbers of inputs. Padding has weight 0.
     degrees, order = mask.sum(1).sort()
     numbers = _BATCH_ON_CPU if mask.device.type == "cpu" else _BATCH_ELSEWHERE
     batch = max(1, numbers // max(1, links.numel()))
@@ -138,7 +144,7 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
     of_inputs = _community_ratios(_to_dense(transposed @ links), inside).sqrt_().numpy()
     scores = np.zeros(mask.shape, dtype=np.float32)
     threads = torch.get_num_threads()
-    batch = max(1, mask.shape[0] // (8 * threads))  # several batches a thread, since some outputs have more paths
+    batch = max(1, mask.shape[0] // (8 * threads))  # several batches per thread, since some outputs have more paths
 
     def score(first: int) -> None:
         add_paths(
@@ -159,7 +165,7 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _community_ratios(shared: Tensor, inside: bool) -> Tensor:
-    """R of the module's docstring, [node, seed], from the numbers of neighbours that two nodes of one side share."""
+    """R from the module's docstring, [node, seed], from the numbers of neighbours that two nodes of one side share."""
     outside = (shared.diagonal()[:, None] - shared).clamp_min_(1.0)
     ratios = (shared + 1.0).div_(outside) if inside else outside.reciprocal_()
     return ratios.masked_fill_(shared == 0, 0.0)
@@ -170,7 +176,7 @@ def _is_sparse(mask: Tensor, density: float) -> bool:
 
 
 def _compressed(mask: Tensor) -> tuple[Any, Any]:
-    """The links as a SciPy CSR array of float32 ones, and its transpose: fast, and without torch's beta warning."""
+    """The links as a SciPy CSR array of float32 ones, and its transpose. SciPy is fast and does not warn."""
     from scipy.sparse import csr_array  # not needed to import chts_core
 
     links = csr_array(mask.numpy(), dtype=np.float32)
@@ -191,12 +197,14 @@ def sample_links(
 ) -> Tensor:
     """Regrow: draw exactly `num_links` missing links of `mask`, with p ∝ the predictor's score.
 
-    Soft draws without replacement; links without a positive score come last, at random. Hard takes the highest scores,
-    ties at random (the rule of CHT). The result is a Boolean mask of the new links only, on the device of `mask`.
+    A soft draw is without replacement; links without a positive score come last, in random order. A hard draw takes the
+    highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of the new links only, on
+    the device of `mask`.
 
-    Soft draws from a node-based score walk instead of computing it (:mod:`chts_core.compiled.walk_sampling`): well
-    under a microsecond per walk on a CPU, for any size of the layer. If walks do not find enough links (few have a
-    positive score, or nearly all are wanted), the rest is drawn from the scores.
+    Soft draws from a node-based score use random walks instead of computing the score
+    (:mod:`chts_core.compiled.walk_sampling`). A walk takes well under a microsecond on a CPU, for any size of the
+    layer. Walks may not find enough links, because few have a positive score or nearly all are wanted. Then the rest is
+    drawn from the scores.
 
     Args:
         num_links: at most the number of missing links.
@@ -213,7 +221,7 @@ def sample_links(
     missing = mask.numel() - count(mask)
     if not 0 <= num_links <= missing:
         raise ValueError(
-            f"{num_links} links were asked for but {missing} are missing; ask for a number between 0 and that."
+            f"{num_links} links were asked for but {missing} are missing; ask for a number between 0 and {missing}."
         )
     links = predicted_links(
         positions(mask), (mask.shape[0], mask.shape[1]), num_links, predictor, soft=soft, generator=generator
@@ -224,10 +232,10 @@ def sample_links(
 def predicted_links(
     links: Tensor, shape: tuple[int, int], num: int, predictor: str, *, soft: bool, generator: torch.Generator
 ) -> Tensor:
-    """:func:`sample_links` by positions in the flattened mask, int64 in ascending order: those of `num` new links.
+    """:func:`sample_links` for positions in the flattened mask, int64 in ascending order; returns `num` new links.
 
     Args:
-        links: the links there are.
+        links: the existing links.
         shape: (out_features, in_features) of the mask.
     """
     new = links[:0]
@@ -242,7 +250,7 @@ def predicted_links(
     return new
 
 
-# The predictors whose soft draws are walks.
+# The predictors with soft draws by walks.
 WALKED = ("ch2_l3n", "ch3_l3n")
 
 PREDICTORS: dict[str, Predictor] = {"ch2_l3n": ch2_l3n, "ch3_l3n": ch3_l3n, "ch3_l3p": ch3_l3p, "ch2_l3p": ch2_l3p}

@@ -10,7 +10,7 @@ import torch
 from chts_core import choices
 from chts_core.schedules import Timeline
 
-# What each choice can be.
+# The possible values of each choice.
 _CHOICES: dict[str, tuple[type, ...]] = {
     "topology": (
         choices.FullyConnected,
@@ -29,7 +29,7 @@ _WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (choices.Ramp, c
 
 
 def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices that the words give, by name. Nothing of them is run as code.
+    """The choices that the words give, by name. The words do not run as code.
 
     Args:
         others: the five choices of the method, some of which the words replace.
@@ -47,18 +47,18 @@ def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {str(keyword.arg): _built(keyword.value) for keyword in call.keywords}
         for name, choice in chosen.items():
             if name not in _CHOICES:
-                raise ValueError(f"there is no choice {name}; expected one of {', '.join(_CHOICES)}")
+                raise ValueError(f"{name} is not a valid choice; expected one of {', '.join(_CHOICES)}")
             if not isinstance(choice, _CHOICES[name]):
                 kinds = ", ".join(kind.__name__ for kind in _CHOICES[name])
                 raise ValueError(f"{name} is {choice!r}; expected one of {kinds}")
         _try(**{**others, **chosen})
         return chosen
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the method is changed by {words!r}: {error}.") from error
+        raise ValueError(f"the choices {words!r} are not valid: {error}.") from error
 
 
 def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: choices.Turnover, **_: Any) -> None:
-    """Call the choices that have settings: invalid ones are refused before a run, not during it."""
+    """Call the choices that have settings, so that invalid settings are refused before a run, not during it."""
     timeline = Timeline(10_000, 1, turnover.stop)
     if not isinstance(topology, choices.Correlated):  # needs the correlations of inputs
         topology(32, 32, 0.5, generator=torch.Generator())
@@ -69,7 +69,7 @@ def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: ch
 
 
 def _built(node: ast.expr) -> Any:
-    """The value that is written: a number, a word, None, True, False, a tuple, or a choice made of these."""
+    """The value of an expression: a number, a word, None, True, False, a tuple, or a choice made of these."""
     match node:
         case ast.Constant():
             return node.value

@@ -1,12 +1,12 @@
 """The methods, each as five choices.
 
-    topology    how the network is wired at first
-    removal     which links go
-    regrowth    which links come
+    topology    how the network is wired at the start
+    removal     which links are removed
+    regrowth    which links are regrown
     sparsity    how many links there are at step t
     turnover    how many are exchanged at step t
 
-`METHODS` has the nine methods of the paper, `PRESETS` their versions by task and source. Change a choice with
+`METHODS` has the nine methods of the paper. `PRESETS` has their versions by task and source. Change a choice with
 `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or by name:
 "set with regrowth=Regrowth('ch2_l3n')".
 """
@@ -110,7 +110,7 @@ _CHT = Method(
     sparsity=Constant(),
     turnover=Turnover(zeta=Cosine(0.3), early_stop=0.9, together=True),
 )
-# CHTs as the paper has it for translation and language (Sections 3 and 4.3, Appendix J).
+# CHTs as in the paper for translation and language (Sections 3 and 4.3, Appendix J).
 _CHTS = Method(
     topology=ReceptiveField(r=0.25),
     removal=Removal("magnitude", temperature=RAMP_TO_3, percolate=True),
@@ -121,7 +121,7 @@ _CHTS = Method(
 
 
 def _with_decay(chts: Method) -> Method:
-    """CHTss, from CHTs: the density decays, and relative importance decides which links this prunes (Section 3.3)."""
+    """CHTss, from CHTs: the density decays, and relative importance decides which links are pruned (Section 3.3)."""
     return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
 
 
@@ -131,33 +131,33 @@ METHODS: dict[str, Method] = {
     "rigl": _RIGL,
     # EM&S (Yuan et al., 2021): an update keeps the final number of links, and regrows all the excess.
     "mest": replace(_SET, removal=Removal("mest"), sparsity=Staged(), turnover=Turnover(zeta="excess")),
-    # Pruned links keep their weight, and return where it is among the largest (Appendix G.2).
+    # Pruned links keep their weight, and return if it is among the largest (Appendix G.2).
     "gmp": replace(_GMP, removal=RETURNING, regrowth=RETURNS),
     "granet": replace(_RIGL, sparsity=Cubic(initial=0.5)),
     "cht": _CHT,
     "chts": _CHTS,
     "chtss": _with_decay(_CHTS),
 }
-# Rises when a name above comes to mean another method. Recorded runs have it; those without are of revision 1.
+# Increase it when a name above gets another meaning. Records contain it; a record without it has revision 1.
 REVISION = 2
 
 _TENTH = Turnover(zeta=Cosine(0.1))
 _TO_9 = replace(_CHTS, removal=replace(_CHTS.removal, temperature=RAMP_TO_9))
 _L3P = Regrowth("ch3_l3p", history=True)
-# On images the paper starts from the correlations of the inputs (Section 4.2), and removes links by relative importance
-# on Fashion-MNIST, by magnitude on the others (Section 3.1).
+# On images, the paper starts from the correlations of the inputs (Section 4.2). It removes links by relative importance
+# on Fashion-MNIST, and by magnitude on the other data sets (Section 3.1).
 _IMAGES = replace(_CHTS, topology=Correlated())
 _FASHION = replace(_IMAGES, removal=replace(_CHTS.removal, score="relative_importance"))
-# `chts` before revision 2: links removed by relative importance, and new ones from zero.
+# `chts` before revision 2: it removed links by relative importance, and new links started from zero.
 _RI_ZEROS = replace(
     _CHTS,
     removal=replace(_CHTS.removal, score="relative_importance"),
     regrowth=Regrowth("ch2_l3n"),
 )
 
-# The published codes start new links from zero, and those for MLPs and LLaMA leave out the optimizer's step before an
-# update. Where it starts above the target, the MLP script updates after each of the first 74 of 100 epochs, and begins
-# its second stage after epoch 45.
+# The published codes start new links from zero. The codes for MLPs and LLaMA skip the optimizer's step before an
+# update. If it starts with more links than the target, the MLP script updates after each of the first 74 of 100 epochs,
+# and begins its second stage after epoch 45.
 _CODE_STAGES, _CODE_EXCESS = Staged(switch=0.62), Turnover("excess", stop=0.74, skip_optimizer=True)
 # The script of the first code for Transformers.
 _MLP_CODE = replace(
@@ -169,12 +169,12 @@ _MLP_CODE = replace(
 _LLAMA_CODE = replace(
     _CHTS,
     topology=ReceptiveField(r=0.25, degree="uniform"),  # its script tries r from 0 to 1
-    removal=Removal("magnitude", temperature=RAMP_TO_9),  # percolation is left off
+    removal=Removal("magnitude", temperature=RAMP_TO_9),  # percolation is off
     regrowth=Regrowth("ch2_l3n", soft=False),  # the code's option `soft` takes the highest scores
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# The methods by task, where the paper has several, and by source, where its two codes differ from it.
+# Versions of the methods: by task, where the paper has several, and by source, where its two codes differ from it.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
     "set/paper_llama": replace(_SET, turnover=_TENTH),
@@ -216,7 +216,7 @@ PRESETS: dict[str, Method] = {
     "chtss/paper_llama": _with_decay(replace(_CHTS, turnover=_TENTH)),
     "chtss/paper_to_9": _with_decay(_TO_9),
     "chtss/ri_zeros": replace(_RI_ZEROS, sparsity=Sigmoid(initial=0.5)),
-    # The code's decay ends at 0.8 of the run, after our last update, so that the target would be missed.
+    # The code's decay ends at 0.8 of the run, after our last update, so the target would be missed.
     "chtss/llama_code": replace(_with_decay(_LLAMA_CODE), sparsity=Sigmoid(initial=0.5, end=0.75)),
 }
 
@@ -225,14 +225,14 @@ REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 
 
 def get_method(method: str | Method) -> Method:
-    """The method or preset of that name, or the given method, after a check of its choices.
+    """The method or preset with this name, or the given method, after a check of its choices.
 
-    Choices can follow a name: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)". They are not run as
+    Choices can follow a name: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)". They do not run as
     code.
 
     Raises:
-        TypeError, ValueError: for anything but a method, an unknown name, choice or score, or an early stop outside [0,
-            1].
+        TypeError, ValueError: for an unknown name, choice or score, an early stop outside [0, 1], or an argument that
+            is not a method.
     """
     known = METHODS | PRESETS
     if isinstance(method, str):
@@ -252,30 +252,29 @@ def get_method(method: str | Method) -> Method:
         if callable(score):
             if " at 0x" in repr(score):
                 raise ValueError(
-                    f"the method has a score that prints as {score!r}, differently in each process: a saved run would "
-                    "not know it. Make it a frozen dataclass with __call__."
+                    f"the method has a score with repr {score!r}, which differs in each process, so a saved run could "
+                    "not identify it. Make it a frozen dataclass with __call__."
                 )
         elif score not in scores:
             raise ValueError(
-                f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}, or "
-                "one of your own that can be called."
+                f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}, or a callable score "
+                "of your own."
             )
     if regrowth.score == "magnitude" and not regrowth.history:
         raise ValueError(
-            f"the method regrows by the weights that links had, but keeps none: {regrowth}; set history=True."
+            f"the method regrows links by the weights they had, but does not keep these weights: {regrowth}; set "
+            "history=True."
         )
     zeta, early_stop = method.turnover.zeta, method.turnover.early_stop
     if isinstance(zeta, str) and zeta != "excess":
         raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule of it, or 'excess'.")
     if removal.returning and (removal, regrowth, zeta) != (RETURNING, RETURNS, 0):
         raise ValueError(
-            f"removed links are to return, with {removal}, {regrowth} and zeta {zeta}; expected "
-            f"{RETURNING}, {RETURNS} and zeta 0: no other choice would have an effect."
+            f"removal.returning is True with {removal}, {regrowth} and zeta {zeta}; expected {RETURNING}, {RETURNS} "
+            "and zeta 0, because other choices would have no effect."
         )
     if method.turnover.together and early_stop is None:
-        raise ValueError(
-            "the layers are to stop together, but early_stop is None; give the overlap at which they stop."
-        )
+        raise ValueError("together is True but early_stop is None; give the overlap at which the layers stop.")
     if early_stop is not None and not 0 <= early_stop <= 1:
-        raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to go on to the end.")
+        raise ValueError(f"early_stop is {early_stop}; expected an overlap in [0, 1], or None to continue to the end.")
     return method

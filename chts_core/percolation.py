@@ -1,7 +1,7 @@
-"""Percolation: remove what a removal of links has cut off.
+"""Percolation: after a removal, also remove the links that it has cut off.
 
 A hidden neuron without incoming or without outgoing links carries no signal: it is *inactive*. Its other links lead
-nowhere: they are *incomplete* and are removed too. This can make further neurons inactive, backward and forward through
+nowhere: they are *incomplete* and are removed too. This can make more neurons inactive, backward and forward through
 the network (paper, Figure 2 c-d).
 """
 
@@ -18,13 +18,13 @@ from chts_core.compiled.masks import LinkLists, any_along, ends, mask_of, positi
 
 @dataclass(frozen=True)
 class Attention:
-    """The sparse layers of one attention, by name; None for a dense one.
+    """The sparse layers of one attention, by name; None for a dense layer.
 
     heads: number of query heads.
-    key_heads: number of key and value heads. It is smaller in grouped-query attention: head h reads
-        h · key_heads // heads.
-    rotary: whether positions are rotated in. This mixes neurons j and j + head_dim/2 of queries and keys; such a pair
-        is inactive only as a whole.
+    key_heads: number of key and value heads. It is smaller in grouped-query attention: query head h uses key head h ·
+        key_heads // heads.
+    rotary: whether the attention has rotary position embeddings. These mix neurons j and j + head_dim/2 of queries and
+        keys, so such a pair is inactive only as a whole.
     """
 
     query: str | None
@@ -41,9 +41,9 @@ class LayerGraph:
     """How sparse layers feed each other.
 
     chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. Two chains
-        may end in the same layer, as (gate, down) and (up, down) do: their outputs are multiplied.
-    pairs: two layers whose outputs are multiplied neuron by neuron, so that both must be active.
-    attentions: keys and queries are pairs, values and output chains, head by head.
+        may end in the same layer, as (gate, down) and (up, down) do: the outputs of gate and up are multiplied.
+    pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons must be active.
+    attentions: head by head, keys and queries form pairs, and values and output form chains.
     """
 
     chains: tuple[tuple[str, ...], ...] = ()
@@ -60,7 +60,7 @@ class LayerGraph:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a layer where it meets others; `wires` says to which wire each of its neurons belongs."""
+    """One side of a layer where it meets others; `wires` gives the wire of each of its neurons."""
 
     layer: str
     dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
@@ -70,12 +70,12 @@ class _Side:
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Remove the incomplete links of inactive neurons, until none is left.
 
-    Each sweep goes backward, which drops incoming links of neurons without outgoing ones, then forward. Sweeps repeat
-    until nothing changes; a single chain needs one. Inputs and outputs of a chain are kept: their other side is not
-    sparse.
+    Each sweep first goes backward and drops incoming links of neurons without outgoing links. Then it goes forward and
+    drops outgoing links of neurons without incoming links. Sweeps repeat until nothing changes; a single chain needs
+    one. The inputs and outputs of a chain are kept, because their other side is not sparse.
 
-    `masks` are Boolean (out_features, in_features) by layer name; the result has new ones, each a subset of the one
-    given. Raises a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
+    `masks` are Boolean (out_features, in_features) by layer name. The result has new masks, each a subset of the given
+    mask. Raises a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
     """
     for name, mask in masks.items():
         check_mask(mask, f"mask {name!r}")
@@ -105,12 +105,12 @@ def check_graph(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> Non
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
-    """Active output neurons by layer name, those linked on both sides after percolation: Boolean (out_features,)."""
+    """Active output neurons by layer name, Boolean (out_features,): linked on both sides after percolation."""
     return {name: any_along(mask, 1) for name, mask in percolate(masks, graph).items()}
 
 
 class _Left:
-    """The links that are left, and which neurons of the sides of their layers are linked."""
+    """The links that are left, and which neurons on each side of a layer have links."""
 
     def __init__(self, links: LinkLists, shapes: Mapping[str, tuple[int, int]]) -> None:
         self.links = links
@@ -118,7 +118,7 @@ class _Left:
         self._linked: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: inputs, outputs
 
     def linked(self, side: _Side) -> Tensor:
-        """Boolean by neuron."""
+        """Which neurons of the side have links, Boolean."""
         if side.layer not in self._linked:
             rows, columns = self._ends(side.layer)
             outputs, inputs = self._shapes[side.layer]
@@ -128,7 +128,7 @@ class _Left:
         return self._linked[side.layer][side.dim]
 
     def cut(self, side: _Side, stays: Tensor) -> None:
-        """Keep only the links of the neurons that stay, Boolean by neuron."""
+        """Keep only the links of neurons that stay; `stays` is Boolean, by neuron."""
         neurons = self._ends(side.layer)[1 - side.dim]
         self.links[side.layer] = self.links[side.layer][stays[neurons]]
         self._linked.pop(side.layer, None)  # a layer that feeds itself is cut on both sides at once
@@ -138,7 +138,7 @@ class _Left:
 
 
 def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
-    """Cut the links of neurons whose wire is dead on some side; returns whether there were any."""
+    """Cut the links of neurons with a wire that is dead on some side. Return whether there were any."""
     linked = [left.linked(side) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
     alive_wires = torch.ones(num_wires, dtype=torch.bool)
@@ -156,7 +156,7 @@ def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
 
 
 def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
-    """Where layers meet, in the order of the graph; raises a ValueError if it does not fit the layers."""
+    """Where layers meet, in the order of the graph. Raises a ValueError if the graph does not fit the layers."""
     for name in sorted(graph.layers()):
         if name not in shapes:
             raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(shapes)}.")
@@ -169,7 +169,7 @@ def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list
             if outputs != inputs:
                 raise ValueError(
                     f"layer {before!r} has {outputs} outputs but {after!r}, next in its chain, has {inputs} inputs; "
-                    "chain only layers that feed each other neuron by neuron."
+                    "chain only layers that each feed the next neuron by neuron."
                 )
             wires = torch.arange(outputs)
             junctions.append((_Side(before, 1, wires), _Side(after, 0, wires)))
@@ -187,27 +187,30 @@ def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two others: it is needed if either needs it, which chains cannot say."""
+    """Refuse a layer that feeds two others. It is needed if either of them needs it, and chains cannot express that."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:
         if feeding.count(name) > 1:
             raise ValueError(
-                f"the graph lets layer {name!r} feed two layers, by naming it twice; "
-                "each layer feeds at most one, leave it out of the chains otherwise."
+                f"the graph names layer {name!r} twice, so that it feeds two layers; expected a layer that feeds at "
+                "most one. Leave it out of the chains."
             )
 
 
 def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Attention) -> Iterator[tuple[_Side, _Side]]:
     heads, key_heads = attention.heads, attention.key_heads
     if heads < 1 or key_heads < 1 or heads % key_heads:
-        raise ValueError(f"an attention has {heads} heads and {key_heads} key heads; expected a multiple.")
+        raise ValueError(
+            f"an attention has {heads} heads and {key_heads} key heads; expected heads to be a multiple of key heads, "
+            "both at least 1."
+        )
 
     def neurons(layer: str, dim: int, num_heads: int) -> int:
         count = shapes[layer][1 - dim]
         if count % num_heads:
             raise ValueError(
-                f"layer {layer!r} of an attention has {count} neurons, which {num_heads} heads cannot share evenly."
+                f"layer {layer!r} of an attention has {count} neurons; expected a multiple of its {num_heads} heads."
             )
         return count // num_heads
 
@@ -232,6 +235,6 @@ def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Atten
         if int(first.wires.max()) != int(second.wires.max()):
             raise ValueError(
                 f"layers {first.layer!r} and {second.layer!r} of an attention with {heads} heads and {key_heads} key "
-                f"heads do not meet: their heads have different widths. Check the numbers of heads."
+                "heads have heads of different widths; expected equal widths. Check the numbers of heads."
             )
         yield first, second

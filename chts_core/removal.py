@@ -1,4 +1,4 @@
-"""Which links go: a score for every link; links with a low score are likely to be removed."""
+"""Scores of existing links. Links with a low score are likely to be removed."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -10,9 +10,9 @@ from torch import Tensor
 class WeightedLinks(NamedTuple):
     """The links of a layer in the order of its rows.
 
-    outputs, inputs: the two ends of each, int64 (links,).
+    outputs, inputs: the two ends of each link, int64 (links,).
     values: their weights, (links,).
-    gradients: of the loss by the values, or None.
+    gradients: of the loss with respect to the values, or None.
     shape: (out_features, in_features) of the layer.
     """
 
@@ -49,10 +49,10 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
-    """|W| + 0.01 · |∂L/∂W|: spares a small weight that changes fast (Yuan et al., 2021; coefficient of the CHT code).
+    """|W| + 0.01 · |∂L/∂W|: keeps small weights with large gradients (Yuan et al., 2021; coefficient of the CHT code).
 
-    The scores have the shape of `weight` and `gradient`, at least in float32: bfloat16 would lose a hundredth of a
-    gradient beside a weight.
+    The scores have the shape of `weight` and `gradient`, and are at least float32. A sum in bfloat16 would lose a
+    hundredth of a gradient next to a weight.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:
@@ -66,7 +66,7 @@ def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Ten
 
 
 def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """RI in the first published code, for MLPs and Transformers: ε counts once for each term of a sum.
+    """RI in the first published code, for MLPs and Transformers: ε is added to each term of a sum.
 
         RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
 
@@ -88,23 +88,23 @@ def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tenso
     """Sum of the sizes of the links of each node, always added in the same order."""
     if size.device.type == "cpu":
         return torch.bincount(nodes, size, minlength=links.shape[1 - dim])
-    # Elsewhere bincount adds in any order, so bits would differ from run to run.
+    # Elsewhere bincount adds in any order, so the last bits would differ from run to run.
     dense = size.new_zeros(links.shape)
     dense[links.outputs, links.inputs] = size
     return dense.sum(dim)
 
 
 def _mest_of_links(links: WeightedLinks) -> Tensor:
-    assert links.gradients is not None  # the Sparsifier has looked
+    assert links.gradients is not None  # the Sparsifier has checked this
     return mest(links.values, links.gradients)
 
 
 class LinkScore(Protocol):
-    """A user's own score of links, beside those in `SCORES`.
+    """A user's own score of links, in addition to those in `SCORES`.
 
-    It gets the links of a layer and returns finite scores >= 0, (links,): links with a low score are likely to go. With
-    a true attribute `needs_gradient` it also gets their gradients, or None if none has come. Best a frozen dataclass: a
-    saved run knows its method by the repr.
+    It gets the links of a layer and returns finite scores >= 0, (links,). Links with a low score are likely to be
+    removed. If its attribute `needs_gradient` is true, it also gets their gradients, or None if there are none yet.
+    Make it a frozen dataclass: a saved run identifies its method by the repr.
     """
 
     def __call__(self, links: WeightedLinks, /) -> Tensor:
@@ -115,7 +115,7 @@ class LinkScore(Protocol):
 def scores_of(links: WeightedLinks, score: str | LinkScore) -> Tensor:
     """Scores of the links, (links,), by a name in `SCORES` or a user's own score.
 
-    Raises a TypeError or ValueError unless that returns one number for each link.
+    Raises a TypeError or ValueError unless a user's score returns one number for each link.
     """
     if isinstance(score, str):
         return SCORES[score](links)

@@ -1,6 +1,6 @@
-"""The rows of an initial network: how many links each has, and where they are.
+"""The rows of an initial network: how many links each row has, and where its links are.
 
-These functions are the plain references of :mod:`chts_core.compiled.row_draws`, and run on GPUs.
+These functions are the plain references of :mod:`chts_core.compiled.row_draws`. They also run on GPUs.
 """
 
 import math
@@ -15,21 +15,21 @@ from chts_core.sampling import gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
 
-# Numbers in the largest temporary of plain torch code: 16 MB as float64 or int64.
+# Number of elements in the largest temporary of plain torch code: 16 MB as float64 or int64.
 _BLOCK = 2**21
 
 
 def output_degrees(
     out_features: int, in_features: int, links: int, degree: Degree, generator: torch.Generator
 ) -> Tensor:
-    """Degree of every output, 1-D int64, summing to `links`, none above `in_features`."""
+    """Degree of every output, 1-D int64. The degrees add up to `links`, and none exceeds `in_features`."""
     if isinstance(degree, Tensor):
         return _checked_degrees(out_features, in_features, links, degree)
     mean = links / out_features
     if degree == "fixed":
         wanted = torch.full((out_features,), mean, dtype=torch.float64)
     elif degree == "uniform":
-        # Receptive fields at least as wide as the step between them leave no gap at r = 0.
+        # Receptive fields at least as wide as the step between their centres leave no gap at r = 0.
         low = max(math.ceil(in_features / out_features), 2 * mean - in_features)
         low = min(low, mean)
         order = torch.randperm(out_features, generator=generator, device=generator.device).cpu().double()
@@ -38,7 +38,7 @@ def output_degrees(
         raise ValueError(
             f"degree is {degree!r}; expected 'fixed', 'uniform' or a 1-D integer tensor of output degrees."
         )
-    # Rounding the running sum, in float64, keeps each degree within 1 of what is wanted and the total exact.
+    # Rounding the running sum, in float64, keeps each degree within 1 of the wanted degree and the total exact.
     ends = (wanted.cumsum(0) + 0.5).long()
     return ends.diff(prepend=ends.new_zeros(1))
 
@@ -57,18 +57,18 @@ def _checked_degrees(out_features: int, in_features: int, links: int, degree: Te
         )
     if int(degree.sum()) != links:
         raise ValueError(
-            f"the degrees add up to {int(degree.sum())} links but the density means {links}; "
-            f"pass density={int(degree.sum()) / (out_features * in_features):.6g} or other degrees."
+            f"the degrees add up to {int(degree.sum())} links but the density gives {links}; pass "
+            f"density={int(degree.sum()) / (out_features * in_features):.6g} or other degrees."
         )
     return degree.long()
 
 
 def centres(degrees: Tensor, in_features: int) -> Tensor:
-    """Position of each output on the ring of inputs, the diagonal of the mask; float64 (out_features,)."""
+    """Position of each output on the ring of inputs, along the diagonal of the mask; float64 (out_features,)."""
     out_features, links = degrees.numel(), int(degrees.sum())
     if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
-        # Equal degrees: the middle of each output's share of all links, at most half a column off the diagonal. Then
-        # windows of d and d + 1 columns still touch with only one link per input.
+        # With equal degrees, the centre is the middle of each output's share of all links, at most half a column off
+        # the diagonal. Then windows of d and d + 1 columns still touch, even with only one link per input.
         return (degrees.cumsum(0) - degrees / 2) * (in_features / links) - 0.5
     outputs = torch.arange(out_features, device=degrees.device, dtype=torch.float64)
     return (outputs + 0.5) * (in_features / out_features) - 0.5
@@ -81,10 +81,10 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
-    """Boolean (size,) with exactly `number` True at uniformly random places, on the generator's device."""
+    """Boolean (size,) with exactly `number` True elements at uniformly random positions, on the generator's device."""
     fewer = min(number, size - number)
     drawn = torch.zeros(size, dtype=torch.bool, device=generator.device)
-    # Repeats have no effect, so a round never draws too many: draw until there are enough.
+    # Repeated draws have no effect, so a round never sets too many. Draw until there are enough.
     missing = fewer
     while missing:
         drawn[torch.randint(size, (min(missing, _BLOCK),), generator=generator, device=generator.device)] = True
@@ -93,7 +93,7 @@ def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
 
 
 def set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
-    """Make the links of row i the degrees[i] columns nearest to centres[i], a window on the ring."""
+    """Link row i to the degrees[i] columns nearest to centres[i], a window on the ring."""
     in_features = mask.shape[1]
     columns = torch.arange(in_features, device=mask.device)
     start = torch.floor(centres - degrees.double() / 2 + 1).long().remainder_(in_features)[:, None]
@@ -104,7 +104,7 @@ def set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
 
 
 def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """Make the links of row i degrees[i] draws without replacement, p ∝ (1 + ring distance to centres[i])^-exponent.
+    """Link row i to degrees[i] columns drawn without replacement, p ∝ (1 + ring distance to centres[i])^-exponent.
 
     All tensors are on the generator's device.
     """
@@ -119,14 +119,17 @@ def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, genera
 
 
 def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
-    """Add random columns to row i, uniformly, until it has degrees[i]. All tensors are on the generator's device."""
+    """Link row i to more columns, all equally likely, until it has degrees[i] links.
+
+    All tensors are on the generator's device.
+    """
     for rows in _blocks(*mask.shape):
         keys = torch.rand(mask[rows].shape, dtype=torch.float64, device=mask.device, generator=generator)
         _set_highest(mask[rows], keys.masked_fill_(mask[rows], -1), degrees[rows] - mask[rows].sum(1))
 
 
 def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
-    """Set the numbers[i] positions of highest key in row i: with random keys, draws without replacement."""
+    """Set the numbers[i] positions with the highest keys in row i. Random keys make these draws without replacement."""
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])

@@ -2,7 +2,7 @@
 
 CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to
 its score to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score,
-T = 1 follows it, and T → ∞ is the hard rule, which takes the best ones.
+T = 1 follows it, and T → ∞ is the hard rule, which takes the highest scores.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor
 from chts_core.checks import check_generator, check_mask, check_same_shape
 from chts_core.compiled.masks import positions
 
-# Links with score 0 must rank after every other one. Float64 Gumbel noise lies in [-6.6, 36.8], so a gap of
-# 100 keeps the two groups apart for certain.
+# Links with score 0 must rank after all others. Float64 Gumbel noise lies in [-6.6, 36.8], so a gap of 100 always keeps
+# the two groups apart.
 _ZERO_SCORE_GAP = 100.0
 BLOCK = 2**18  # numbers drawn at a time, 2 MB
 
@@ -38,8 +38,8 @@ def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
 
 
 def _as_gumbel(uniform: Tensor) -> Tensor:
-    """Gumbel noise from numbers in [0, 1), float64; it rises with them."""
-    # rand can return 0, whose noise would be -inf.
+    """Gumbel noise from numbers in [0, 1), float64. A larger number gives larger noise."""
+    # rand can return 0, which would give noise of -inf.
     return -(-uniform.clamp_min(torch.finfo(torch.float64).tiny).log()).log()
 
 
@@ -54,13 +54,12 @@ def draw(
 ) -> Tensor:
     """Draw exactly `num` of the candidate links, without replacement.
 
-    Soft: successive draws with p ∝ score^temperature, done in one pass as a Gumbel top-k race, in logs so that
-    score^temperature cannot underflow. Candidates with score 0 come only after all others, in random order, unless
-    temperature 0 makes all alike.
-    Hard: the `num` highest scores; ties are broken at random.
+    A soft draw is equivalent to successive draws with p ∝ score^temperature. It is done in one pass, as a Gumbel top-k
+    race, and in logs, so that score^temperature cannot underflow. Candidates with score 0 come after all others, in
+    random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num` highest scores
+    and breaks ties at random.
 
-    The work happens on the generator's device, so that one CPU generator gives the same links for weights on
-    any device.
+    The work happens on the generator's device. So a CPU generator gives the same links for weights on any device.
 
     Args:
         scores: non-negative and finite, shape (out_features, in_features), any float dtype.
@@ -74,7 +73,7 @@ def draw(
         Boolean mask on the device of `scores`, a subset of `candidates` with exactly `num` links.
 
     Raises:
-        TypeError, ValueError: for a wrong dtype or shape, too large a `num`, negative or non-finite scores.
+        TypeError, ValueError: for a wrong dtype or shape, a `num` out of range, or negative or non-finite scores.
     """
     check_mask(candidates, "candidates")
     check_same_shape(scores, candidates, "scores")
@@ -88,23 +87,23 @@ def draw(
 def choose(
     scores: Tensor, num: int, *, temperature: float = 1.0, soft: bool = True, generator: torch.Generator
 ) -> Tensor:
-    """Draw exactly `num` of the candidates that the scores, (candidates,), are of; see :func:`draw`.
+    """Draw exactly `num` candidates by their scores, (candidates,); see :func:`draw`.
 
     Returns:
-        The indices of those drawn, int64 (num,), on the device of `scores`, in no particular order.
+        Indices of the drawn candidates, int64 (num,), on the device of `scores`, in no particular order.
 
     Raises:
         TypeError, ValueError: as :func:`draw`.
     """
     check_generator(generator)
     if temperature < 0 or math.isnan(temperature):
-        raise ValueError(f"temperature is {temperature}; expected T >= 0 (1 follows the scores, large T is hard).")
+        raise ValueError(f"temperature is {temperature}; expected T >= 0. T = 1 follows the scores.")
     _check_num(num, len(scores))
     keys = scores.detach().to(generator.device, torch.float64)
     if not bool((keys.isfinite() & (keys >= 0)).all()):
         raise ValueError(
-            "scores hold a negative, infinite or NaN value at a candidate link; expected finite scores >= 0. "
-            "Check the weights for divergence, or take the absolute value."
+            "scores contain a negative, infinite or NaN value at a candidate link; expected finite scores >= 0. Check "
+            "the weights for divergence, or take the absolute value."
         )
     if soft and temperature != math.inf:
         keys = _race_keys(keys, temperature, generator)
@@ -114,13 +113,14 @@ def choose(
 def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generator) -> Tensor:
     """Draw exactly `num` missing links, each equally likely.
 
-    The plain reference is :func:`draw` with a score of 1 for every missing link; the links are the same. It draws the
-    same uniform numbers, a block at a time, and looks closely only at the highest: its memory grows with the links.
+    The plain reference is :func:`draw` with a score of 1 for every missing link. Both give the same links. This
+    function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows with the number of
+    links.
 
     Args:
-        links: those there are, as positions in the flattened mask, int64 in ascending order.
+        links: the existing links, as positions in the flattened mask, int64 in ascending order.
         size: number of elements of the mask.
-        num: how many to draw, 0 <= num <= number of missing links.
+        num: how many links to draw, 0 <= num <= number of missing links.
         generator: the source of randomness; the work happens on its device.
 
     Returns:
@@ -133,7 +133,8 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
     where = generator.device
     missing = size - len(links)
     _check_num(num, missing)
-    # The num-th highest of the uniform numbers is below this only about once in a million draws. Then we look at all.
+    # The num-th highest of the uniform numbers is below this bound only about once in a million draws. Then we look at
+    # all numbers.
     bound = 1 - (num + 5 * math.sqrt(num) + 12) / max(missing, 1)
     start = generator.get_state()
     uniform, rank = _uniform_above(bound, missing, generator)
@@ -141,14 +142,14 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
         generator.set_state(start)
         uniform, rank = _uniform_above(-1.0, missing, generator)
     rank = rank[_highest(_as_gumbel(uniform), num, generator)].sort().values
-    # The missing link of rank r stands at r plus the number of links before it.
+    # The missing link of rank r is at position r plus the number of existing links before it.
     before = torch.searchsorted(links.to(where) - torch.arange(len(links), device=where), rank, right=True)
     return (rank + before).to(links.device)
 
 
 def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Those of `count` uniform numbers that are above a bound, float64, and which they are, int64."""
-    # Only on a CPU are numbers drawn in blocks the same as those drawn at once.
+    """Draw `count` uniform numbers. Return those above a bound, float64, and their indices, int64."""
+    # Numbers drawn in blocks equal numbers drawn at once only on a CPU.
     size = BLOCK if generator.device.type == "cpu" else max(count, 1)
     uniform, rank = [], []
     for first in range(0, count, size):
@@ -189,7 +190,7 @@ def _check_num(num: int, candidates: int) -> None:
 
 
 def _race_keys(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Keys whose k highest are k successive draws without replacement with p ∝ score^temperature."""
+    """Random keys: the k highest are k successive draws without replacement, with p ∝ score^temperature."""
     noise = gumbel(scores.shape, generator=generator)
     if temperature == 0 or scores.numel() == 0:
         return noise
@@ -200,7 +201,7 @@ def _race_keys(scores: Tensor, temperature: float, generator: torch.Generator) -
 
 
 def _highest(keys: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """Indices of the `num` highest keys (1-D), equal keys at the threshold chosen at random."""
+    """Indices of the `num` highest keys (1-D). Ties at the threshold are broken at random."""
     if num == 0:
         return keys.new_empty(0, dtype=torch.long)
     threshold = keys.topk(num, sorted=False).values.min()

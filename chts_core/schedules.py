@@ -17,12 +17,13 @@ def sigmoid_sparsity(
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
     (Paper, Equation 1. It has s_i - s_f in place of s_f - s_i, which would move away from the target. The rescaling is
-    from the published code: the plain sigmoid only comes close to s_i and s_f.)
+    from the published code: the plain sigmoid never quite reaches s_i and s_f.)
     """
     if not k > 0:
         raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
     u = _progress(step, start, end)
-    # The same with σ(x) - 1/2 = tanh(x/2)/2, which is exact at both ends and does not overflow for steep ones.
+    # This is the same formula with σ(x) - 1/2 = tanh(x/2)/2. It is exact at both ends and does not overflow for large
+    # k.
     share = 0.5 + 0.5 * math.tanh(k * (2 * u - 1) / 2) / math.tanh(k / 2)
     return _between(initial, final, share)
 
@@ -36,13 +37,15 @@ def cubic_sparsity(step: int, start: int, end: int, initial: float = 0.5, final:
 def staged_sparsity(
     step: int, switch: int, end: int, final: float = 0.95, excess: tuple[float, float] = (0.05, 0.025)
 ) -> float:
-    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: below the final one, in two stages.
+    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: below the final sparsity, in two stages.
 
-    Before step `switch` <= `end` the network has `excess[0]` in [0, 1] of all possible links more than the target, then
-    `excess[1]`, and from step `end` on the target (Yuan et al., 2021). Never less than 0.
+    Before step `switch` <= `end`, the density is `excess[0]` in [0, 1] above the target density. Then it is `excess[1]`
+    above, and from step `end` on it is the target (Yuan et al., 2021). The sparsity is never below 0.
     """
     if switch > end:
-        raise ValueError(f"the second stage begins at step {switch} but all ends at {end}; expected it before.")
+        raise ValueError(
+            f"the second stage begins at step {switch} but the schedule ends at step {end}; begin it earlier."
+        )
     if not all(0 <= share <= 1 for share in excess):
         raise ValueError(f"the excess densities are {excess}; expected shares of all possible links, in [0, 1].")
     check_sparsity(final, "final sparsity")
@@ -50,7 +53,7 @@ def staged_sparsity(
 
 
 def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
-    """Share ζ_t of the links that an update exchanges, 0 <= ζ <= 1: ζ/2 · (1 + cos(π t / end)), from `end` on 0."""
+    """Share ζ_t of the links that an update exchanges, 0 <= ζ <= 1: ζ/2 · (1 + cos(π t / end)), and 0 from `end` on."""
     if not 0 <= zeta <= 1:
         raise ValueError(f"zeta is {zeta}; expected the share of links exchanged per update, in [0, 1].")
     if end <= 0:
@@ -80,7 +83,7 @@ def _progress(step: int, start: int, end: int) -> float:
 def _between(initial: float, final: float, share: float) -> float:
     check_sparsity(initial, "initial sparsity")
     check_sparsity(final, "final sparsity")
-    # share * final + (1 - share) * initial, unlike initial + share * (final - initial), ends at exactly `final`.
+    # share * final + (1 - share) * initial, unlike initial + share * (final - initial), ends exactly at `final`.
     return share * final + (1 - share) * initial
 
 
@@ -117,7 +120,7 @@ class Timeline:
     def window(self, start: float, end: float) -> tuple[int, int]:
         """First and last step of a decay given as fractions of the run, each moved back to an update.
 
-        Raises a ValueError if the decay goes on after the last update, or contains no update.
+        Raises a ValueError if the decay continues after the last update, or contains no update.
         """
         if not 0 <= start < end <= 1:
             raise ValueError(f"the decay goes from {start} to {end} of the run; expected 0 <= start < end <= 1.")
@@ -131,7 +134,7 @@ class Timeline:
         if steps[0] == steps[1]:
             raise ValueError(
                 f"the density decay from step {round(start * self.total_steps)} to {round(end * self.total_steps)} "
-                f"holds no update, with one every {self.update_every} steps; update more often or train longer."
+                f"contains no update, with one every {self.update_every} steps; update more often or train longer."
             )
         return steps
 

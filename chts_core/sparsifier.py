@@ -38,67 +38,69 @@ class Sparsifier:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
 
     By default the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
-    zeroed as soon as they are computed, so clipping sees the sparse gradient. Absent links have weight, gradient and
-    optimizer state zero after every step. A regrown link starts from zeros, or from its last weight if the method
-    remembers it. With `execution="csr"` the new layers store and multiply only the existing links
-    (:class:`chts_core.engine.linear.SparseLinear`): the same run up to rounding, in a fraction of the memory, and
-    faster where there are few links. Several backward passes per step accumulate: methods that use gradients use their
-    sum. `torch.compile` may wrap the model before or after; all changes happen in place.
+    zeroed as soon as they are computed, so clipping sees the sparse gradient. After every step, the weight, gradient
+    and optimizer state of absent links are zero. A regrown link starts from zeros, or from its last weight if the
+    method remembers it. With `execution="csr"` the new layers store and multiply only the existing links
+    (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding, takes a fraction of the memory,
+    and is faster if there are few links. Gradients of several backward passes per step accumulate, and methods that use
+    gradients use the sum. `torch.compile` may wrap the model before or after; all changes happen in place.
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier of the
-    same settings. They share the work of an update, a layer each, and send each other the masks; methods that use the
-    gradient take the mean over all. Each update compares the masks, and the run stops where they differ.
+    same settings. They share out the layers of an update, and send each other the masks. Methods that use the gradient
+    use the mean over all processes. Each update compares the masks, and the run stops if they differ.
     `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store only their
     links.
 
-    If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is,
-    `step()` raises an error. An interrupted update leaves the links as they were. A layer with a frozen weight
-    (`requires_grad_(False)`) keeps its links until it trains again. Weights loaded without their masks, replaced
-    parameters, and steps of another optimizer raise an error. Only steps of the optimizer count: `step()` without one,
-    as under gradient accumulation, changes nothing.
+    If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is
+    infinite or NaN, `step()` raises an error. An interrupted update leaves the links as they were. A layer with a
+    frozen weight (`requires_grad_(False)`) keeps its links until it trains again. `step()` raises an error after
+    weights were loaded without their masks, parameters were replaced, or another optimizer made a step. Only steps of
+    the optimizer count: `step()` without an optimizer step, as under gradient accumulation, changes nothing.
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
-    it alive. A copy of the model alone (`copy.deepcopy`, `torch.save`) is free of it; copy or save model, optimizer and
-    Sparsifier together to keep it. :class:`chts_core.tools.averaging.AveragedModel` averages the weights over steps.
+    the Sparsifier alive. A copy of only the model (`copy.deepcopy`, `torch.save`) has no Sparsifier. To keep it, copy
+    or save the model, the optimizer and the Sparsifier together. :class:`chts_core.tools.averaging.AveragedModel`
+    averages the weights over steps.
 
     Args:
-        model: any module with linear layers; those inside `nn.MultiheadAttention` and GPT-2's `Conv1D` count.
-        optimizer: holds the model's weights. State tensors shaped like a weight follow its links, under any name.
-        method: a `Method`, or a name in `METHODS` or `PRESETS`, also with choices replaced
+        model: any module with linear layers; those inside `nn.MultiheadAttention` and GPT-2's `Conv1D` count too.
+        optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever their name.
+        method: a `Method`, or a name in `METHODS` or `PRESETS`, optionally with replaced choices
             (:func:`chts_core.methods.get_method`).
         sparsity: final share of absent links, in [0, 1).
         total_steps: optimizer steps of the run.
         update_every: steps between updates of the topology (ΔT).
         seed: the only source of randomness of the topology; each layer has its own generator.
         include: the layers to sparsify: a glob pattern on their names or their modules' ("encoder.*"), several
-            patterns, or a test on a module's name and the module. Default: all that train.
-        exclude: which of those stay dense, in the same form. Default: the layers that give the model's outputs, and the
-            routers of experts; your value replaces this default. Embeddings are never sparse.
-        graph: which layers feed each other, for percolation. Default: read off the model
-            (:mod:`chts_core.engine.tracing`); layers that could not be traced are not percolated, and a warning names
+            patterns, or a test on a module's name and the module. Default: all layers that train.
+        exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
+            and the routers of experts. Your value replaces this default. Embeddings are never sparse.
+        graph: which layers feed each other, for percolation. Default: traced from the model
+            (:mod:`chts_core.engine.tracing`). Layers that could not be traced are not percolated, and a warning names
             them.
-        per_head: whether every head of queries, keys and values evolves by itself, with its own links.
+        per_head: whether every head of queries, keys and values evolves separately, with its own links.
         execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
-            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) stay so with "auto" and are refused with "csr".
+            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
         distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
-        correlation: for a method that starts from it (CSTI): |r| of the features of the training inputs, (features,
-            features), of :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another size.
-        initial_masks: masks to start from, by layer name, instead of the method's topology; shaped like the weight of
-            that name, (out_features, in_features) for a part of one. Or "magnitude": the largest weights of each layer,
-            to fine-tune a trained model. To start from all its weights, take a method whose density decays:
-            `method="gmp with sparsity=Cubic(initial=0)"`.
-        process_group: of the processes that train the model together. Default: the group of its DDP or FSDP wrapper, or
-            else the default group.
-        resume_from: a `state_dict()` to go on from, for a model and an optimizer that already have their state. Without
-            it, attaching zeroes the weights outside the initial masks: then load all three states afterwards.
-        reschedule: allow `resume_from` of a run with another `total_steps`, to train longer, see `load_state_dict`.
+        correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
+            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another
+            size.
+        initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
+            weight of this name, or (out_features, in_features) for a part of a weight. Or "magnitude": the largest
+            weights of each layer, to fine-tune a trained model. To start from all its weights, use a method with a
+            decaying density: `method="gmp with sparsity=Cubic(initial=0)"`.
+        process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
+            wrapper, or else the default group.
+        resume_from: a `state_dict()` to continue from, if the model and the optimizer already have their states.
+            Without it, attaching zeroes the weights outside the initial masks; load all three states afterwards.
+        reschedule: allow `resume_from` of a run with another `total_steps`, to train longer; see `load_state_dict`.
 
     Attributes:
         network: the sparse layers, read only (:class:`chts_core.engine.network.SparseNetwork`).
-        progress: how far the run has come, read only (:class:`chts_core.engine.progress.Progress`).
+        progress: the state of the run, read only (:class:`chts_core.engine.progress.Progress`).
 
     Raises:
-        ValueError, TypeError: for settings that cannot work, before anything is changed.
+        ValueError, TypeError: for settings that cannot work; nothing is changed then.
         RuntimeError: if the processes of a group have different masks.
     """
 
@@ -188,7 +190,7 @@ class Sparsifier:
 
     @property
     def postponed(self) -> list[int]:
-        """The steps whose update was postponed."""
+        """The steps at which the update was postponed."""
         return self.progress.postponed
 
     @property
@@ -202,7 +204,7 @@ class Sparsifier:
         """Which layers feed each other, as far as known."""
         return self.network.graph
 
-    # The old name, which users' programs read; remove it with the next release.
+    # The old name, which users' programs still read; remove it with the next release.
     _graph = graph
 
     @property
@@ -214,14 +216,18 @@ class Sparsifier:
         """Share of the links that exist, over all sparse layers.
 
         `whole_model` counts all weight matrices except embeddings; layers that are not sparse count as dense. Raises a
-        RuntimeError if the model has weights outside the masks, for example after loading others; see :meth:`step`.
+        RuntimeError if the model has weights outside the masks, for example after other weights were loaded; see
+        :meth:`step`.
         """
         self._guard.check_masks()
         density = self.network.density()
         return 1 - self._coverage.share * (1 - density) if whole_model else density
 
     def active_neurons(self) -> float:
-        """Share of the output neurons of all sparse layers that are active; raises as :meth:`density`."""
+        """Share of the output neurons of all sparse layers that are active.
+
+        Raises the same errors as :meth:`density`.
+        """
         self._guard.check_masks()
         active = self.network.active(self.network.positions).values()
         return sum(map(count, active)) / sum(map(len, active))
@@ -233,8 +239,8 @@ class Sparsifier:
     def compact(self, *args: Any, **kwargs: Any) -> nn.Module:
         """A smaller copy of the model, without inactive hidden neurons; its outputs are the same.
 
-        It takes an example input, as the model does (:func:`chts_core.engine.compaction.compact`). Raises as
-        :meth:`density`.
+        Pass an example input as you would to the model (:func:`chts_core.engine.compaction.compact`). Raises the
+        same errors as :meth:`density`.
         """
         self._guard.check_masks()
         network = self.network
@@ -244,8 +250,8 @@ class Sparsifier:
     def rescale_weights(self) -> None:
         """Divide each sparse layer's weights by √density, once, before a fresh model is trained.
 
-        The output of a neuron with 1 % of its inputs varies by a tenth of what the dense initialisation planned; after
-        a few such layers no signal is left. Not for pretrained weights.
+        The output of a neuron with 1 % of its inputs varies only a tenth as much as the dense initialisation intends.
+        After a few such layers, no signal is left. Do not use it for pretrained weights.
         """
         for name, mask in self.network.by_part(self.masks).items():
             factor = (mask.numel() / count(mask)) ** 0.5
@@ -254,22 +260,22 @@ class Sparsifier:
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
         """Call hook(name, positions) for each sparse weight after every update that changes links.
 
-        `name` is as in `masks`. `positions` are those of the regrown links in the flattened weight, int64 in ascending
-        order, maybe none. They include links that the same update had removed.
+        `name` is as in `masks`. `positions` are the positions of the regrown links in the flattened weight, int64 in
+        ascending order; there may be none. They include links that the same update has removed.
         """
         self._regrowth_hooks.append(hook)
 
     @torch.no_grad()
     def step(self, *, skipped: bool = False) -> None:
-        """Call once after every optimizer step: updates the topology when due and keeps absent weights at zero.
+        """Call once after every optimizer step. It updates the topology when due and keeps absent weights at zero.
 
         Args:
-            skipped: count a step that the optimizer has left out on purpose, for example for a loss that is not finite.
+            skipped: count a step that was skipped on purpose, for example because the loss was not finite.
 
         Raises:
             RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
                 optimizer has stepped, or weights do not fit the masks. When an update is due, also if the method needs
-                gradients and none has come, or a link's weight is infinite or NaN. Nothing is changed then.
+                gradients and there are none, or if a link's weight is infinite or NaN. Nothing is changed then.
         """
         guard, progress = self._guard, self.progress
         guard.check_attached(self.update_due)
@@ -285,7 +291,8 @@ class Sparsifier:
         if self.steps >= self.timeline.total_steps and not due:
             guard.complain(
                 "past the end",
-                f"this is step {self.steps + 1} of a run of {self.timeline.total_steps}: the links stay as they are.",
+                f"this is step {self.steps + 1} of a run of {self.timeline.total_steps} steps; the links no longer "
+                "change.",
             )
         if due:
             guard.check_weights(self.steps + 1)
@@ -293,10 +300,10 @@ class Sparsifier:
         update = TopologyUpdate(self.network, progress, self.method, self.timeline, self._gradients)
         evolved = None
         if due and not overflowing:
-            # Link prediction counts in products of matrices, which autocast would round.
+            # Link prediction counts with matrix products, which autocast would round.
             with torch.autocast(self.network.device_type, enabled=False):
                 evolved = update.evolve(self.steps + 1)
-        # From here on the step is completed: an interrupt waits until its end.
+        # From here on, the step runs to its end: an interrupt waits until then.
         with nullcontext() if evolved is None else undisturbed():
             progress.steps += 1
             if evolved is not None:
@@ -309,47 +316,49 @@ class Sparsifier:
             guard.settle()
         if due and overflowing:
             warn(
-                f"a gradient at step {self.steps} is infinite or NaN, that of {few(overflowing)}; the topology's "
-                "update waits for the next step.",
+                f"a gradient at step {self.steps} is infinite or NaN ({few(overflowing)}); the update of the topology "
+                "waits for the next step.",
                 RuntimeWarning,
             )
         if evolved is not None and evolved.seconds:
-            for hook in self._regrowth_hooks:  # last: whatever a hook raises, the step is complete
+            for hook in self._regrowth_hooks:  # last, so that the step is complete if a hook raises
                 for name in self.network.weights:
                     hook(name, self.network.in_weight(name, evolved.regrown))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on to the same bits, with the model's and the optimizer's states.
+        """All that a run needs to continue bit for bit, together with the model's and the optimizer's states.
 
         "masks" has a Boolean mask by the name of each weight. If a layer stores only its links, its mask is
-        {"bits", "shape"} instead (:func:`chts_core.engine.progress.to_state`). Raises as :meth:`density`.
+        {"bits", "shape"} instead (:func:`chts_core.engine.progress.to_state`). Raises the same errors as
+        :meth:`density`.
         """
         self._guard.check_masks()
         return to_state(self.progress, self.network, self._settings())
 
     def load_state_dict(self, state: dict[str, Any], *, reschedule: bool = False) -> None:
-        """Go on from `state_dict()`. After attaching, load the states of model and optimizer first.
+        """Continue from `state_dict()`. After attaching, load the states of the model and the optimizer first.
 
-        Warns if the model has lost weights of the saved links, as when it was loaded before attaching.
+        Warns if the model has lost weights of the saved links, as happens if it was loaded before attaching.
 
         Args:
             state: of a run with the same settings.
             reschedule: whether that run may have had another `total_steps`. From the next step on, sparsity, turnover
                 and temperature follow this run's schedule, but no layer gains links: the sparsity stays until the
-                schedule exceeds it. To keep the old schedule, build the Sparsifier with the old `total_steps` and step
-                on: the topology stays as it is after its last update.
+                schedule exceeds it. To keep the old schedule, build the Sparsifier with the old `total_steps` and
+                continue to call `step()`: the topology does not change after its last update.
 
         Raises:
-            TypeError, ValueError: if the state is of other settings or layers, or not whole, or no update is left to
-                reach the final sparsity; nothing is changed.
+            TypeError, ValueError: if the state has other settings or layers, is incomplete, or leaves no update to
+                reach the final sparsity; nothing is changed then.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)
         if empty > state["empty_links"]:
             warn(
-                f"{empty} links of the saved masks have weight 0 in this model, {state['empty_links']} when they were "
-                "saved. Attaching zeroes the weights outside the initial masks: load the model's and the optimizer's "
-                "state after that and before this one, or build the Sparsifier with resume_from=state.",
+                f"{empty} links of the saved masks have weight 0 in this model, but only {state['empty_links']} had "
+                "weight 0 when they were saved. Attaching zeroes the weights outside the initial masks. So attach "
+                "first, then load the states of the model and the optimizer, and this state last; or build the "
+                "Sparsifier with resume_from=state.",
                 RuntimeWarning,
             )
         self.progress = loaded
@@ -360,7 +369,7 @@ class Sparsifier:
         self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:
-        """What a run and the run it goes on from must share."""
+        """The settings that a run and the run it continues must share."""
         return {
             "method": repr(self.method),
             "graph": repr(self.network.graph),
@@ -377,7 +386,7 @@ class Sparsifier:
             layer.crossover = self.progress.crossovers.get(name, layer.crossover)
 
     def _connect(self) -> None:
-        """Follow the gradients and the optimizer from now on."""
+        """Watch the gradients and the optimizer from now on."""
         self._set_crossovers()
         self._gradients.listen(self.network.sparse, self)
         self._guard.listen(fresh=self.steps == 0)
@@ -390,6 +399,6 @@ class Sparsifier:
         self._guard.after_optimizer()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy, together with the model and the optimizer."""
+        """Restore a copy that was made together with the model and the optimizer."""
         self.__dict__.update(state)
         self._connect()

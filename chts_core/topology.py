@@ -1,9 +1,9 @@
 """Initial bipartite networks: which links a layer starts with.
 
-`erdos_renyi`, `receptive_field`, `small_world`, `scale_free` and `correlated` work for any rectangle. They take the two
-sides, the density, a random generator and a device (default: the generator's). They return a Boolean mask shaped like
-`nn.Linear.weight`, (out_features, in_features), on this device, with exactly link_count(out_features, in_features,
-density) links. They raise a TypeError or ValueError for an invalid setting.
+`erdos_renyi`, `receptive_field`, `small_world`, `scale_free` and `correlated` work for any rectangle. They take the
+sizes of the two sides, the density, a random generator and a device (default: the generator's). They return a Boolean
+mask shaped like `nn.Linear.weight`, (out_features, in_features), on this device, with exactly link_count(out_features,
+in_features, density) links. They raise a TypeError or ValueError for an invalid setting.
 """
 
 import torch
@@ -31,7 +31,7 @@ def erdos_renyi(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Erdős–Rényi (ER): links placed uniformly at random, their number exact (the G(n, m) model)."""
+    """Erdős–Rényi (ER): an exact number of links, placed uniformly at random (the G(n, m) model)."""
     check_generator(generator)
     links = link_count(out_features, in_features, density)
     mask = row_links.any_of(out_features * in_features, links, generator)
@@ -50,25 +50,25 @@ def receptive_field(
 ) -> Tensor:
     """Bipartite receptive field network (BRF): outputs prefer the inputs near them.
 
-    The centre of output i is position (i + 1/2) · in/out - 1/2 on the ring of inputs, the diagonal of the mask (to
-    within half a column where all degrees are equal). An output of degree d draws d inputs without replacement, with
-    probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs, r = 1 draws uniformly: ER given the
-    output degrees. (Paper, "Bipartite receptive field network modelling". The published code rounds in/out to an
+    The centre of output i is position (i + 1/2) · in/out - 1/2 on the ring of inputs, along the diagonal of the mask
+    (within half a column if all degrees are equal). An output of degree d draws d inputs without replacement, with
+    probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs. r = 1 draws uniformly, which is ER with
+    these output degrees. (Paper, "Bipartite receptive field network modelling". The published code rounds in/out to an
     integer, which leaves part of a longer input side without links.)
 
     With at least as many links as inputs, r = 0 reaches every input. With at least as many links as outputs, every
-    output has a link, at any r. Neither is sure for degrees given as a tensor.
+    output has a link, at any r. Neither is guaranteed for degrees given as a tensor.
 
     Args:
         r: randomness in [0, 1].
-        degree: "fixed": all outputs have the same degree (to within 1). "uniform": degrees spread evenly over the
-            widest range, symmetric about their mean, in which each receptive field is at least as wide as the step
-            between centres. A 1-D integer tensor: the degree of each output, which must fit the row and the number of
-            links.
+        degree: "fixed": all outputs have the same degree (within 1). "uniform": degrees spread evenly over a range that
+            is symmetric about their mean. The range is as wide as possible with each receptive field at least as wide
+            as the step between centres. A 1-D integer tensor: the degree of each output. No degree exceeds the number
+            of inputs, and the degrees add up to the number of links.
     """
     check_generator(generator)
     if not 0 <= r <= 1:
-        raise ValueError(f"r is {r}; expected a randomness in [0, 1]: 0 is nearest only, 1 is Erdős–Rényi.")
+        raise ValueError(f"r is {r}; expected a randomness in [0, 1]: 0 takes the nearest inputs, 1 is Erdős–Rényi.")
     links = link_count(out_features, in_features, density)
     where = generator.device
     degrees = row_links.output_degrees(out_features, in_features, links, degree, generator).to(where)
@@ -91,24 +91,25 @@ def small_world(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite small world (BSW): the nearest links of a ring, a share `beta` in [0, 1] of them rewired at random.
+    """Bipartite small world (BSW): the nearest links of a ring, of which a share `beta` in [0, 1] is rewired at random.
 
-    This is the Watts-Strogatz model for two sides. Each node of the larger side (the outputs when both are equal)
-    starts with its K nearest nodes of the other side. K is links / nodes, rounded so that degrees differ by at most 1.
-    Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
-    larger side draws as many new ends, uniformly and without replacement, among the nodes that its remaining links do
-    not reach. So the degrees of the larger side never change, and β = 1 is exactly ER given these degrees. A link may
-    return to its old place. The model for one side forbids that; here it would bias β = 1 in dense layers, and make it
-    impossible in full ones. (Paper, bipartite small world model.)
+    This is the Watts-Strogatz model for two sides. Each node of the larger side (the outputs if both are equal) starts
+    with links to its K nearest nodes of the other side. K is links / nodes, rounded so that degrees differ by at most
+    1. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
+    larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
+    remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
+    degrees. A link may return to its old place. The model for one side forbids this. Here such a ban would bias β = 1
+    in dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
 
-    For out_features >= in_features, β = 0 is receptive_field(..., r=0, degree="fixed"), link for link. For a longer
-    input side it is the transpose of that network for (in_features, out_features). With at least as many links as nodes
-    on the larger side, each of these nodes has a link at any β, and at β = 0 so has every node of the other side.
+    For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). For a
+    longer input side, it gives the transpose of that network for (in_features, out_features). With at least as many
+    links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the other side
+    has a link too.
     """
     check_generator(generator)
     if not 0 <= beta <= 1:
         raise ValueError(
-            f"beta is {beta}; expected a share of rewired links in [0, 1]: 0 is nearest only, 1 is Erdős–Rényi."
+            f"beta is {beta}; expected a share of rewired links in [0, 1]: 0 keeps the nearest links, 1 is Erdős–Rényi."
         )
     links = link_count(out_features, in_features, density)
     where = generator.device
@@ -130,22 +131,22 @@ def scale_free(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite scale-free network (BSF): Barabási–Albert growth, then links within a side are rewired across.
+    """Bipartite scale-free network (BSF): Barabási–Albert growth, then every link within a side moves across.
 
     1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
-       nodes join in random order and share the remaining links evenly (to within 1). Each new link goes to a node
+       nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is
        already there, with probability ∝ its degree. Two nodes can be linked twice.
-    2. One end of every link within a side, chosen at random, moves to the other side, to a node drawn ∝ its degree in
-       1. A newcomer keeps its end of its first link.
-    3. Double links become one. The missing links are drawn from all absent links without replacement, with probability
-       ∝ the product of the degrees in 1 of their ends; links of a node without any come last.
+    2. For every link within a side, one end is chosen at random. It moves to a node of the other side, drawn with
+       probability ∝ its degree in step 1. A new node keeps its own end of its first link.
+    3. Double links become one. To restore the number of links, absent links are drawn without replacement, with
+       probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0 come last.
 
-    Both sides keep the power law k^-γ of the growth, γ = 3: step 2 scales the degrees of a side by the same factor, on
-    average (out + in) / (2 · nodes of the side). A fit to a small network may find less (paper: 2.76). Degrees cannot
-    exceed the size of the other side, which cuts off the tails and leaves little of them in dense layers. With at least
-    out + in - 1 links every node has one. (Paper, bipartite scale-free model. Batagelj and Brandes 2005, "Efficient
-    generation of large random networks", draw by degree from a list of link ends; here pointer jumping resolves that
-    list, which makes the growth vectorised.)
+    Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales the degrees of a side by the same
+    factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
+    2.76). Degrees cannot exceed the size of the other side. This cuts off the tails, almost completely in dense layers.
+    With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and Brandes
+    2005, "Efficient generation of large random networks", draw by degree from a list of link ends. Here pointer jumping
+    resolves that list, so the growth is vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
@@ -154,7 +155,8 @@ def scale_free(
     if links == 0:
         return mask.to(device or where)
 
-    # Nodes are numbered outputs first. Each is in `ends` once per link: a uniform draw from there is a draw by degree.
+    # The outputs are numbered first. Each node is in `ends` once per link, so a uniform draw from it is a draw by
+    # degree.
     newer, older = _barabasi_albert(out_features, in_features, links, generator)
     ends = torch.cat([newer, older])
     by_degree = [
@@ -177,12 +179,13 @@ def scale_free(
 
 
 def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A network of the same output degrees in which all inputs have the same number of links, to within 1.
+    """A network with the same output degrees in which all inputs have the same number of links (within 1).
 
-    For the first layer of a scale-free network: chance decides which inputs are hubs, so some pixels would count far
-    more than others. Output by output takes as many inputs as it has links: those with the fewest links so far, ties at
-    random. The result is shaped like `mask`, on the generator's device. (Paper, Appendix E. In the first published
-    code, `rewire_connections`, each output draws from all inputs, so that inputs are equal on average only.)
+    Use it for the first layer of a scale-free network. There chance decides which inputs are hubs, so some pixels would
+    count far more than others. One output after the other takes as many inputs as it has links. It takes those with the
+    fewest links so far, and breaks ties at random. The result has the shape of `mask`, on the generator's device.
+    (Paper, Appendix E. In the first published code, `rewire_connections`, each output draws from all inputs, so inputs
+    are equal only on average.)
     """
     check_mask(mask)
     check_generator(generator)
@@ -198,26 +201,26 @@ def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torch.Generator) -> Tensor:
     """The second of two layers with its inputs permuted, so that hubs of one layer are hubs of the next.
 
-    The input with the most links goes to the neuron with the most links from before, and so on, ties at random. Soft:
-    the order of the inputs is drawn without replacement, with p ∝ links; those without links come last. (Paper,
-    Appendix E. The first published code, `rigid_resort` and `soft_resort`, orders the neurons before from few links to
-    many. Its soft form draws inputs with many links first, so that hubs tend to meet neurons with few links; here they
-    meet hubs in both.)
+    The input with the most links goes to the neuron with the most links in `before`, and so on; ties are broken at
+    random. If soft, the order of the inputs is drawn without replacement, with p ∝ links, and inputs without links come
+    last. (Paper, Appendix E. The first published code, `rigid_resort` and `soft_resort`, orders the neurons of `before`
+    from few links to many. Its soft form draws inputs with many links first, so hubs tend to meet neurons with few
+    links. Here hubs meet hubs in both forms.)
 
     Args:
         before: Boolean (neurons, in_features), the layer whose outputs are the inputs of `after`.
         after: Boolean (out_features, neurons). The result has this shape, on the generator's device.
 
     Raises:
-        ValueError: if `after` has not as many inputs as `before` has outputs.
+        ValueError: if `after` does not have as many inputs as `before` has outputs.
     """
     check_mask(before, "before")
     check_mask(after, "after")
     check_generator(generator)
     if before.shape[0] != after.shape[1]:
         raise ValueError(
-            f"before has {before.shape[0]} outputs but after has {after.shape[1]} inputs; expected layers that feed "
-            "each other neuron by neuron."
+            f"before has {before.shape[0]} outputs but after has {after.shape[1]} inputs; expected two layers of which "
+            "the first feeds the second, neuron by neuron."
         )
     where = generator.device
     neurons = before.sum(dim=1).to(where).argsort(descending=True, stable=True)
@@ -234,20 +237,21 @@ def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torc
 def _barabasi_albert(
     out_features: int, in_features: int, links: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The newer and the older end of each of `links` >= 1 links of a growing network, in the order they came."""
+    """The newer and the older end of each of `links` >= 1 links of a growing network, oldest link first."""
     where = generator.device
     outputs = torch.randperm(out_features, generator=generator, device=where)
     inputs = torch.randperm(in_features, generator=generator, device=where) + out_features
     joining = torch.cat([outputs[1:], inputs[1:]])
     joining = joining[torch.randperm(joining.numel(), generator=generator, device=where)]
 
-    # Link 0 joins the two founders; each newcomer brings a run of the others.
+    # Link 0 joins the first two nodes. Each new node brings a run of the other links.
     newcomer = torch.arange(links - 1, device=where) * joining.numel() // max(links - 1, 1)
     newer = torch.cat([outputs[:1], joining[newcomer]])
     links_before = 1 + torch.searchsorted(newcomer, newcomer)
 
-    # Slots 2l and 2l + 1 hold the newer and the older end of link l. An older end copies a random slot filled before
-    # its newcomer joined, often a copy itself: follow the copies until each points at a slot that is not a copy.
+    # Slots 2l and 2l + 1 hold the newer and the older end of link l. An older end copies a random slot that was filled
+    # before its new node joined. That slot is often a copy itself, so follow the copies until each points at a slot
+    # that is not a copy.
     copied = torch.arange(2 * links, device=where)
     any_slot = torch.rand(links - 1, dtype=torch.float64, device=where, generator=generator)
     copied[3::2] = (any_slot * (2 * links_before)).long()
@@ -261,10 +265,11 @@ def _barabasi_albert(
 class Correlation:
     """Pearson correlation of the features of a data set, in one pass over its batches.
 
-    It keeps the number of samples, the first sample, the mean, and the co-moments (sums of products of deviations from
-    the mean) of all pairs: features² float64 numbers, 75 MB for the 3072 of CIFAR10, on the device of the first batch.
-    It takes deviations within a batch and merges the batches (Chan, Golub and LeVeque 1979), so a large mean costs no
-    digits. It measures from the first sample, so a constant feature has a variance of exactly 0.
+    It keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products of
+    deviations from the mean). These are features² float64 numbers, 75 MB for the 3072 features of CIFAR10, on the
+    device of the first batch. It computes deviations within each batch and merges the batches (Chan, Golub and LeVeque
+    1979), so a large mean costs no precision. It subtracts the first sample, so a constant feature has a variance of
+    exactly 0.
 
         correlation = Correlation()
         for images, _ in loader:
@@ -279,18 +284,17 @@ class Correlation:
     def update(self, batch: Tensor) -> None:
         """Add a batch of samples, (samples, features), of any real dtype.
 
-        Raises a TypeError or ValueError for anything else, another number of features than before, or infinite or NaN
-        values.
+        Raises a TypeError or ValueError for any other input, a changed number of features, or infinite or NaN values.
         """
         if not isinstance(batch, Tensor) or batch.is_complex():
             what = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
             raise TypeError(f"batch is a {what}; expected a tensor of real numbers shaped (samples, features).")
         if batch.ndim != 2:
             raise ValueError(
-                f"batch has shape {tuple(batch.shape)}; expected (samples, features). Flatten images by .flatten(1)."
+                f"batch has shape {tuple(batch.shape)}; expected (samples, features). Flatten images with .flatten(1)."
             )
         if not bool(batch.isfinite().all()):
-            raise ValueError("batch holds infinite or NaN values; correlations need finite ones. Clean the data first.")
+            raise ValueError("batch contains infinite or NaN values; expected finite values. Clean the data first.")
         samples, features = batch.shape
         if samples == 0:
             return
@@ -300,8 +304,8 @@ class Correlation:
             self._comoments = self._first.new_zeros(features, features)
         if features != self._first.numel():
             raise ValueError(
-                f"batch has {features} features but the ones before had {self._first.numel()}; "
-                "use one Correlation per data set."
+                f"batch has {features} features but earlier batches had {self._first.numel()}; use one Correlation per "
+                "data set."
             )
 
         values = batch.detach().to(self._first) - self._first
@@ -316,14 +320,14 @@ class Correlation:
     def matrix(self) -> Tensor:
         """|r| of every pair of features: symmetric float64 (features, features), in [0, 1].
 
-        0 on the diagonal and for pairs with a constant feature. Raises a ValueError before the first sample.
+        It is 0 on the diagonal and for pairs with a constant feature. Raises a ValueError before the first sample.
         """
         if self._first is None:
-            raise ValueError("no sample was seen; call update(batch) before matrix().")
+            raise ValueError("no batch was added; call update(batch) before matrix().")
         deviation = self._comoments.diagonal().sqrt()
-        # Divided one after the other: the product of two small deviations could underflow.
+        # Divide by one deviation at a time: the product of two small ones could underflow.
         r = (self._comoments / deviation / deviation[:, None]).abs().nan_to_num(nan=0.0).clamp(max=1)
-        # A matrix product need not be symmetric to the last digit, and links that tie should tie.
+        # A matrix product may not be symmetric to the last digit, but equal correlations must tie.
         return ((r + r.T) / 2).fill_diagonal_(0)
 
 
@@ -340,10 +344,10 @@ def correlated(
 
     `correlation` is |r| of the input features, a square matrix of finite numbers >= 0, from :meth:`Correlation.matrix`.
     Node i of either side stands for feature i mod features: the matrix is tiled to cover the layer (2×2 for twice the
-    width) and cropped where the layer ends. The links of highest |r| exist, ties at random, for example between copies
-    in different tiles. Links with r = 0 come last. (Paper, baselines; Zhang et al., "Epitopological learning and
-    Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse advantage in deep learning", ICLR
-    2024.)
+    width) and cropped where the layer ends. The links with the highest |r| exist. Ties, for example between copies in
+    different tiles, are broken at random. Links with r = 0 come last. (Paper, baselines; Zhang et al., "Epitopological
+    learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse advantage in deep
+    learning", ICLR 2024.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
@@ -356,8 +360,8 @@ def correlated(
         raise ValueError(f"correlation has shape {tuple(correlation.shape)}; expected (features, features).")
     if not bool((correlation.isfinite() & (correlation >= 0)).all()):
         raise ValueError(
-            "correlation holds a negative, infinite or NaN value; expected |r| in [0, 1]. "
-            "Take the absolute value, and 0 where a feature is constant."
+            "correlation contains a negative, infinite or NaN value; expected |r| in [0, 1]. Take absolute values, "
+            "and set 0 where a feature is constant."
         )
     features, where = correlation.shape[0], correlation.device
     rows, columns = (torch.arange(size, device=where) % features for size in (out_features, in_features))

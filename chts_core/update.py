@@ -1,4 +1,4 @@
-"""One update of the topology: the method's five choices at work (paper, Figure 2)."""
+"""One update of the topology, by the method's five choices (paper, Figure 2)."""
 
 import copy
 import math
@@ -22,13 +22,14 @@ from chts_core.schedules import Timeline
 
 @dataclass(frozen=True)
 class Evolved:
-    """What an update makes of the links; nothing of it is in the model yet.
+    """The links after an update; the model has not changed yet.
 
-    before, returned: by part: number of links before the update, and of those that it removes and regrows.
-    survivors, regrown: by part: the links that the removal leaves, and those that come.
-    seconds: spent on each part; empty if no link goes or comes.
-    past_weights: of all links that were ever removed.
-    skipped: the parts that were left as they are.
+    before, returned: by part, the number of links before the update, and the number of links that it both removes and
+        regrows.
+    survivors, regrown: by part, the links that the removal leaves, and the regrown links.
+    seconds: spent on each part; empty if no link changes.
+    past_weights: the weights of all links that were ever removed.
+    skipped: the parts that did not change.
     """
 
     before: dict[str, int]
@@ -41,14 +42,14 @@ class Evolved:
 
 
 class TopologyUpdate:
-    """An update in two steps: `evolve` finds out what the links will be, `apply` makes the model follow.
+    """An update in two steps: `evolve` computes the new links, `apply` changes the model.
 
     Args:
         network: the sparse layers.
-        progress: how far the run has come; `apply` notes the update there.
+        progress: the state of the run; `apply` records the update there.
         method: its removal, regrowth and turnover.
-        timeline: of the run.
-        gradients: those that came in this step.
+        timeline: the updates of the run.
+        gradients: the gradients of this step.
     """
 
     def __init__(
@@ -61,14 +62,14 @@ class TopologyUpdate:
         self._gradients = gradients
 
     def evolve(self, step: int) -> Evolved:
-        """What the links of all parts will be.
+        """Compute the new links of all parts.
 
-        1. The budget says how many links each part shall have, and how many of them shall be new.
+        1. The budget gives the number of links of each part, and how many of them will be new.
         2. Links beyond that number are pruned, and the links to be exchanged are removed.
-        3. Percolation removes the links that this leaves incomplete, where the method wants that.
-        4. Regrowth brings each part back to its number.
+        3. If the method percolates, percolation removes the links that are now incomplete.
+        4. Regrowth brings each part back to its number of links.
 
-        Only the random generators change. An exception, Ctrl-C too, restores them.
+        Only the random generators change. An exception, including Ctrl-C, restores them.
         """
         states = {name: generator.get_state() for name, generator in self._progress.generators.items()}
         try:
@@ -79,7 +80,7 @@ class TopologyUpdate:
             raise
 
     def _evolved(self, step: int) -> Evolved:
-        # How many links each part shall have, and how many of them shall be new.
+        # How many links each part will have, and how many of them will be new.
         network, budget, skipped = self._network, self._progress.budget, self._skipped
         targets, exchanged = budget.links(step), budget.exchanged(step)
         before, shapes = network.num_links(), budget.shapes
@@ -100,7 +101,7 @@ class TopologyUpdate:
             survivors[name] = links
             seconds[name] = time.perf_counter() - started
         network.share_out(survivors)
-        # Percolation: links that lead nowhere go too.
+        # Percolation also removes links that lead nowhere.
         if self._method.removal.percolate:
             survivors = network.percolated(survivors)
             survivors.update({name: network.positions(name) for name in skipped})
@@ -126,12 +127,12 @@ class TopologyUpdate:
         return Evolved(before, returned, survivors, regrown, seconds, past_weights, skipped)
 
     def _remove(self, name: str, links: Tensor, target: int, exchanged: int, step: int) -> Tensor:
-        """Prune a part to its target and remove the links to be exchanged; the links that are left."""
+        """Prune a part to its target and remove the links to be exchanged. Return the links that are left."""
         network, removal, temperature = self._network, self._method.removal, self._method.removal.temperature
         weight, part = network.weight_of(name), network.parts[name]
         if not network.is_mine(name) and not is_sharded(weight.parameter):
             return links
-        # If the weight is sharded, this is a collective: every rank must come here.
+        # If the weight is sharded, this is a collective operation: every rank must take part.
         weighted = weight.links(part, gradients=removal.needs_gradient)
         if not network.is_mine(name):
             return links
@@ -163,7 +164,7 @@ class TopologyUpdate:
         return regrowth(survivors, self._network.parts[name].shape, num, gradient, past, generator=generator)
 
     def apply(self, evolved: Evolved) -> None:
-        """Let links go and come in the weights, and note what has changed."""
+        """Remove and add links in the weights, and record the changes."""
         network, progress = self._network, self._progress
         for name in network.parts:
             if network.is_frozen(name):
@@ -186,7 +187,7 @@ class TopologyUpdate:
             progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
 
     def _rewire(self, parameter: str, evolved: Evolved) -> None:
-        """Survivors keep all that belongs to them; other links start from zeros, or from their past weight if any."""
+        """Survivors keep their values and optimizer state. New links start from zero, or from a past weight if any."""
         network, past = self._network, self._progress.past_weights.get(parameter)
         weight, new = network.weights[parameter], network.in_weight(parameter, evolved.regrown)
         weight.rewire(network.gone(parameter, evolved.survivors), new)
@@ -194,7 +195,7 @@ class TopologyUpdate:
             weight.set_weights(new, past.recall(new))
 
     def _rows(self, evolved: Evolved) -> dict[str, Update]:
-        """What an update does to each part."""
+        """One row per part, with the changes of an update."""
         network, ever_active = self._network, self._progress.ever_active
         active = network.active_share(lambda name: merged(evolved.survivors[name], evolved.regrown[name])[0])
         for parameter, bits in ever_active.items():

@@ -322,11 +322,19 @@ def densified(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("execution", "other", "said"),
     [
-        ("masked", narrower, "has 6 parameters, the average 6; 2.weight is of another shape"),
+        ("masked", narrower, "has 6 parameters, the average 6; 2.weight has another shape"),
         ("masked", longer, "has 8 parameters, the average 6. Expected"),
         ("masked", shorter, "has 4 parameters, the average 6. Expected"),
-        ("csr", narrower, "has 6 parameters, the average 6; 0.weight is of another shape, or dense where the average"),
-        ("csr", densified, "has 6 parameters, the average 6; 0.weight is of another shape, or dense where the average"),
+        (
+            "csr",
+            narrower,
+            "has 6 parameters, the average 6; 0.weight has another shape, or is dense although the average",
+        ),
+        (
+            "csr",
+            densified,
+            "has 6 parameters, the average 6; 0.weight has another shape, or is dense although the average",
+        ),
     ],
 )
 def test_another_model_is_refused(execution: Execution, other: Callable[[nn.Module], nn.Module], said: str) -> None:
@@ -417,7 +425,7 @@ def test_no_use_of_a_mixed_average_is_silent(use: str) -> None:
     run = Run(execution="csr").attach()
     average, update = torchs(run.model, "moving")
     run.train(2 * EVERY + 1, update)
-    with pytest.raises(RuntimeError, match=r"copy of a sparse layer.*take chts_core\.AveragedModel, which follows"):
+    with pytest.raises(RuntimeError, match=r"copy of a sparse layer.*use chts_core\.AveragedModel, which follows"):
         USES[use](average)
 
 

@@ -117,9 +117,12 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "er density nan": (lambda: er(math.nan), r"density is nan; expected a fraction in \[0, 1\]"),
     "brf density above 1": (lambda: brf(1.5), r"density is 1\.5; expected a fraction in \[0, 1\]"),
     "brf density nan": (lambda: brf(math.nan), r"density is nan; expected a fraction in \[0, 1\]"),
-    "er no outputs": (lambda: er(shape=(0, 4)), r"0 outputs and 4 inputs .* at least 1"),
-    "brf no inputs": (lambda: brf(shape=(2, 0)), r"2 outputs and 0 inputs .* at least 1"),
-    "link_count no inputs": (lambda: chts.topology.link_count(2, -1, 0.5), r"2 outputs and -1 inputs .* at least 1"),
+    "er no outputs": (lambda: er(shape=(0, 4)), r"0 outputs and 4 inputs; expected at least 1"),
+    "brf no inputs": (lambda: brf(shape=(2, 0)), r"2 outputs and 0 inputs; expected at least 1"),
+    "link_count no inputs": (
+        lambda: chts.topology.link_count(2, -1, 0.5),
+        r"2 outputs and -1 inputs; expected at least 1",
+    ),
     "r above 1": (lambda: brf(r=1.1), r"r is 1\.1; expected a randomness in \[0, 1\]"),
     "r negative": (lambda: brf(r=-0.1), r"r is -0\.1; expected a randomness in \[0, 1\]"),
     "r nan": (lambda: brf(r=math.nan), r"r is nan; expected a randomness in \[0, 1\]"),
@@ -135,7 +138,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "degrees of another density": (
         lambda: brf(0.5, degree=torch.tensor([1, 2])),
-        r"add up to 3 links but the density means 4.*density=0\.375",
+        r"add up to 3 links but the density gives 4.*density=0\.375",
     ),
     "degrees too few": (lambda: brf(degree=torch.tensor([4])), r"shape \(1,\).*expected 2 integers"),
     "degrees two-dimensional": (lambda: brf(degree=torch.ones(2, 1).long()), r"shape \(2, 1\).*expected 2 integers"),
@@ -172,7 +175,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "graph names an unknown layer": (lambda: percolate(("a", "z")), r"names layer 'z', which has no mask.* a, b, c"),
     "graph lets a layer feed two": (
         lambda: percolate(("a", "c"), ("a", "c")),
-        r"lets layer 'a' feed two layers.*each layer feeds at most one",
+        r"names layer 'a' twice, so that it feeds two layers; expected a layer that feeds at most one",
     ),
     "graph chains what does not fit": (lambda: percolate(("a", "b")), r"'a' has 2 outputs but 'b'.* has 4 inputs"),
     "overlap misshapen": (
@@ -192,7 +195,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "final sparsity": (lambda: SCHEDULES.sigmoid_sparsity(5, 0, 9, 0.5, 1.0), r"final sparsity is 1\.0; expected"),
     "second stage after the end": (
         lambda: SCHEDULES.staged_sparsity(5, 9, 8),
-        r"second stage begins at step 9 but all ends at 8",
+        r"second stage begins at step 9 but the schedule ends at step 8",
     ),
     "excess negative": (
         lambda: SCHEDULES.staged_sparsity(5, 6, 8, excess=(0.1, -0.1)),
@@ -315,7 +318,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "no update in the decay": (
         {"method": "chtss", "update_every": 400},
         ValueError,
-        r"decay from step 0 to 375 holds no update, with one every 400",
+        r"decay from step 0 to 375 contains no update, with one every 400",
     ),
     "decay outlives the turnover": (
         {"method": method("chtss", sparsity=methods.Sigmoid(end=0.9))},
@@ -350,17 +353,17 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "no linear layer": (
         {"model": lambda: nn.Sequential(nn.Conv1d(1, 1, 1))},
         ValueError,
-        "Sequential has 0 linear layers of which none is left to sparsify; expected at least two",
+        "Sequential has 0 linear layers, but none is left to sparsify; expected at least two",
     ),
     "one linear layer": (
         {"model": lambda: nn.Sequential(nn.Linear(4, 6), nn.ReLU())},
         ValueError,
-        "Sequential has 1 linear layers of which none is left to sparsify; expected at least two.*exclude=\\(\\)",
+        "Sequential has 1 linear layers, but none is left to sparsify; expected at least two.*exclude=\\(\\)",
     ),
     "no layer that trains": (
         {"model": lambda: perceptron().requires_grad_(False)},
         ValueError,
-        "Sequential has 3 linear layers of which none is left to sparsify",
+        "Sequential has 3 linear layers, but none is left to sparsify",
     ),
     "the output layer alone": ({"include": "4"}, ValueError, "none is left to sparsify"),
     "all excluded": ({"exclude": "*"}, ValueError, "none is left to sparsify"),
@@ -375,7 +378,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         r"exclude has the pattern 'head', which fits no linear layer.* 0\.weight, 2\.weight, 4\.weight",
     ),
-    "tied weights": ({"model": tied}, ValueError, r"0\.weight and 2\.weight share one weight.*untie"),
+    "tied weights": ({"model": tied}, ValueError, r"0\.weight and 2\.weight share one weight.*give each its own"),
     "tied weights, one of them dense": (
         {"model": tied, "exclude": "0"},
         ValueError,
@@ -407,17 +410,17 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         r"'9\.weight', which has no mask.* 0\.weight, 2\.weight",
     ),
     "graph of modules": ({"graph": GRAPHS["module"]}, ValueError, r"'0', which has no mask.* 0\.weight, 2\.weight"),
-    "graph feeds two": ({"graph": GRAPHS["two ways"]}, ValueError, r"'0\.weight' feed two layers, by naming it twice"),
+    "graph feeds two": ({"graph": GRAPHS["two ways"]}, ValueError, r"'0\.weight' twice, so that it feeds two layers"),
     "graph pairs an unknown": ({"graph": GRAPHS["pair"]}, ValueError, r"'9\.weight', which has no mask"),
     "graph of heads that cannot share": (
         {"graph": GRAPHS["heads"]},
         ValueError,
-        r"'0\.weight' of an attention has 6 neurons, which 4 heads cannot share evenly",
+        r"'0\.weight' of an attention has 6 neurons; expected a multiple of its 4 heads",
     ),
     "heads that cannot share, each by itself": (
         {"graph": GRAPHS["heads"], "per_head": True},
         ValueError,
-        r"'0\.weight' of an attention has 6 neurons, which 4 heads cannot share evenly",
+        r"'0\.weight' of an attention has 6 neurons; expected a multiple of its 4 heads",
     ),
     "graph misfit": (
         {"graph": GRAPHS["misfit"]},
@@ -447,7 +450,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "initial mask of no layer": (
         {"initial_masks": {"0.weight": FULL, "4.weight": FULL}},
         ValueError,
-        r"initial_masks has 4\.weight, which is no sparse layer; the layers are 0\.weight, 2\.weight",
+        r"initial_masks has 4\.weight, which is not a sparse layer; expected names among 0\.weight, 2\.weight",
     ),
     "initial mask of a wrong count": (
         {"initial_masks": {"0.weight": FULL}},

@@ -53,7 +53,7 @@ def test_what_is_missing_comes_with_what_it_needs(machine: dict[str, str], capsy
         **dict.fromkeys(("absent", "deeper", "deepest", "colour"), "5.0"),
     }
     assert capsys.readouterr().out.splitlines() == [
-        "old 2.0 is here and stays, though chts is made for >=3.",
+        "old 2.0 is installed and stays, although chts expects >=3.",
         "Added absent, colour, deeper, deepest; nothing else was changed.",
     ]
 

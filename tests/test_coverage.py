@@ -77,11 +77,11 @@ def test_what_is_no_linear_layer_is_counted_and_told(kind: str) -> None:
     plan = chts.plan(model, **settings)
     assert plan.coverage == expected
     first = max(expected.foreign, key=lambda name: expected.foreign[name])
-    assert f"Coverage:        the sparse layers hold {expected.share:.1%} of the elements" in str(plan)
+    assert f"Coverage:        the sparse layers contain {expected.share:.1%} of the elements" in str(plan)
     assert f"stay dense: {first}" in str(plan)
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(UserWarning, match=rf"the sparse layers hold {expected.share:.1%} .* stay dense: {first}"):
+    with pytest.warns(UserWarning, match=rf"the sparse layers contain {expected.share:.1%} .* stay dense: {first}"):
         sparsifier = chts.Sparsifier(model, optimizer, **settings)
     parameters = {name: p for name, p in model.named_parameters() if name != "embedding.weight"}
     nonzero = sum(int(parameter.count_nonzero()) for parameter in parameters.values() if parameter.dim() > 1)
@@ -117,4 +117,4 @@ def test_of_linear_layers_alone_nothing_is_said() -> None:
 
 def test_many_names_are_shortened() -> None:
     found = Coverage(sparse=10, total=100, foreign={f"conv{number}": number for number in range(1, 6)})
-    assert str(found).endswith("15.0% are no linear layers and stay dense: conv5, conv4, conv3 and 2 others")
+    assert str(found).endswith("15.0% are not in linear layers and stay dense: conv5, conv4, conv3 and 2 others")

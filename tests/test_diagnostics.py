@@ -52,7 +52,7 @@ def test_neurons_counted_as_published_are_those_with_a_link(sizes: list[int], de
 def test_layers_that_do_not_follow_each_other_are_not_counted() -> None:
     with pytest.raises(ValueError, match="masks is empty"):
         diagnostics.active_neurons_published([])
-    with pytest.raises(ValueError, match="a layer of 2 outputs comes before one of 4 inputs"):
+    with pytest.raises(ValueError, match="a layer of 2 outputs comes before a layer of 4 inputs"):
         diagnostics.active_neurons_published([MASK, MASK])
     with pytest.raises(TypeError, match="mask"):
         diagnostics.active_neurons_published([MASK.float()])

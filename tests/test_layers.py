@@ -288,12 +288,12 @@ def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argumen
 
 @pytest.mark.parametrize("given", [{"include": "4"}, {"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
 def test_a_choice_that_leaves_nothing_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="Sequential has 3 linear layers of which none is left to sparsify"):
+    with pytest.raises(ValueError, match="Sequential has 3 linear layers, but none is left to sparsify"):
         sparse_layers(mlp(), **given)
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="ReLU has 0 linear layers of which none is left"):
+    with pytest.raises(ValueError, match="ReLU has 0 linear layers, but none is left"):
         sparse_layers(nn.ReLU())
 
 
@@ -341,11 +341,11 @@ def test_a_module_used_twice_is_one_layer() -> None:
 def test_a_weight_computed_from_others_is_refused_unless_excluded() -> None:
     model = mlp()
     nn.utils.parametrizations.weight_norm(model[2])
-    with pytest.raises(ValueError, match=r"'2\.weight' has no weight of its own .* weight_norm .*exclude the layer"):
+    with pytest.raises(ValueError, match=r"'2\.weight' has no weight parameter .* weight_norm; .*exclude the layer"):
         sparse_layers(model)
     assert list(sparse_layers(model, exclude=("2", "4"))) == ["0.weight"]
     model[2] = nn.utils.parametrizations.weight_norm(Conv1D(5, 6))
-    with pytest.raises(ValueError, match=r"'2\.weight' has no weight of its own"):
+    with pytest.raises(ValueError, match=r"'2\.weight' has no weight parameter"):
         sparse_layers(model)
 
 
@@ -393,7 +393,7 @@ def test_heads_that_cannot_share_a_layer_are_refused() -> None:
     # No other check would see it: queries alone meet nothing in the graph.
     layers = {"q": Layer("q", "q", 0, (8, 5))}
     graph = chts.LayerGraph(attentions=(chts.Attention("q", None, None, None, heads=3, key_heads=3),))
-    with pytest.raises(ValueError, match="'q' of an attention has 8 neurons, which 3 heads cannot share evenly"):
+    with pytest.raises(ValueError, match="'q' of an attention has 8 neurons; expected a multiple of its 3 heads"):
         split_heads(layers, graph)
 
 

@@ -345,7 +345,7 @@ DAMAGE = {
     "other outputs": ({"crow_indices": [0, 2, 3, 4]}, "3 outputs, but this layer has 2"),
     "a value too few": ({"values": [1.0, 2.0, 3.0]}, "do not fit together: 4 inputs, 3 values"),
     "counts beyond": ({"crow_indices": [0, 2, 5]}, "do not fit together: 4 inputs, 4 values, 5 links"),
-    "counts that fall": ({"crow_indices": [0, 5, 4]}, "less than no links"),
+    "counts that fall": ({"crow_indices": [0, 5, 4]}, "negative number of links"),
     "an input beyond": ({"col_indices": [0, 3, 1, 4]}, "inputs outside 0 to 3"),
     "a negative input": ({"col_indices": [-1, 3, 1, 3]}, "inputs outside 0 to 3"),
     "a link twice": ({"col_indices": [3, 3, 1, 3]}, "not in ascending order"),

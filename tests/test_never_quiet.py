@@ -93,7 +93,7 @@ def tie_two_layers(run: Run) -> None:
 def test_replaced_parameters_are_refused(replace: Callable[[Run], None]) -> None:
     run = Run().train(7)
     replace(run)
-    with pytest.raises(RuntimeError, match=r"parameters 0\.weight.* are others than those that the Sparsifier"):
+    with pytest.raises(RuntimeError, match=r"parameters 0\.weight.* are not the ones that the Sparsifier"):
         run.sparsifier.step()
     assert run.sparsifier.steps == 7
 
@@ -107,7 +107,7 @@ def test_another_optimizer_is_refused(other: Any, execution: Execution) -> None:
     run = Run(execution=execution).train(7)
     held = run.optimizer
     run.optimizer = other(run.model.parameters(), lr=0.1)
-    with pytest.raises(RuntimeError, match=f"another optimizer, {other.__name__}, has stepped the model's weights"):
+    with pytest.raises(RuntimeError, match=f"another optimizer, {other.__name__}, has changed the model's weights"):
         run.train(1)
     del held
 
@@ -211,7 +211,7 @@ def test_a_layer_that_trains_later_is_named(layers: tuple[str, ...]) -> None:
     for layer in layers:
         model.get_submodule(layer).requires_grad_(True)
     names = ", ".join(f"{layer}.weight" for layer in layers)
-    with pytest.warns(RuntimeWarning, match=rf"{names} did not train .* and now do: they stay dense") as warned:
+    with pytest.warns(RuntimeWarning, match=rf"{names} did not train .* but train now; they stay dense") as warned:
         train()
     assert len(warned) == 1
     again = chts.Sparsifier(
@@ -233,7 +233,7 @@ def test_a_sparsifier_that_nobody_keeps_goes_on_and_complains() -> None:
             model(torch.randn(4, 16)).square().sum().backward()
             optimizer.step()
 
-    with pytest.warns(RuntimeWarning, match=r"made three steps, and sparsifier\.step\(\) was not called") as warned:
+    with pytest.warns(RuntimeWarning, match=r"made three steps without a call of sparsifier\.step\(\)") as warned:
         train()
     assert len(warned) == 1
     assert torch.equal(model[0].weight != 0, mask)

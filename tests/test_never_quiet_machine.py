@@ -124,7 +124,7 @@ class Life(RuleBasedStateMachine):
     def replace_the_parameters(self) -> None:
         state = self.sparsifier.state_dict()
         self.model.load_state_dict(copy.deepcopy(self.model.state_dict()), assign=True)
-        self.refused("are others than those")
+        self.refused("are not the ones")
         self.optimizer = self.new_optimizer()
         self.sparsifier = self.attached(resume_from=state)
 

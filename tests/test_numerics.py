@@ -113,10 +113,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_named(method: str, precision:
     names = "2.weight" if where == "gradient" else "0.weight, 2.weight"
     assert run.sparsifier.postponed == ([DUE] if waits else [])
     assert warned == (
-        [
-            f"a gradient at step {DUE} is infinite or NaN, that of {names}; the topology's update waits for the next "
-            "step."
-        ]
+        [f"a gradient at step {DUE} is infinite or NaN ({names}); the update of the topology waits for the next step."]
         if waits
         else []
     )
@@ -408,9 +405,9 @@ def shared_module() -> nn.Module:
 
 # What is not a plain layer: what is said of it, and the sparse layers when it is left out or handled.
 UNUSUAL: dict[str, tuple[Callable[[], nn.Module], str | None, list[str]]] = {
-    "weight-normalised": (weight_normed, r"'2\.weight' has no weight of its own .* as weight_norm does", ["0.weight"]),
-    "parametrised": (parametrised, r"'2\.weight' has no weight of its own .* remove the parametrization", ["0.weight"]),
-    "pruned by torch": (pruned, r"'2\.weight' has no weight of its own .* or exclude the layer", ["0.weight"]),
+    "weight-normalised": (weight_normed, r"'2\.weight' has no weight parameter .* as by weight_norm", ["0.weight"]),
+    "parametrised": (parametrised, r"'2\.weight' has no weight parameter .* remove the parametrization", ["0.weight"]),
+    "pruned by torch": (pruned, r"'2\.weight' has no weight parameter .* or exclude the layer", ["0.weight"]),
     "tied": (tied, r"the layers 0\.weight and 2\.weight share one weight.* or exclude them", []),
     "frozen": (frozen, None, ["0.weight"]),
     "shared module": (shared_module, None, ["0.weight"]),

@@ -138,7 +138,7 @@ def test_a_score_that_prints_differently_each_time_is_refused() -> None:
         replace(SET, removal=Removal(lambda links: links.values)),
         replace(SET, regrowth=Regrowth(Plain())),
     ):
-        with pytest.raises(ValueError, match=r"prints as .* in each process: a saved run would not know it"):
+        with pytest.raises(ValueError, match=r"repr .* in each process, so a saved run could not identify it"):
             get_method(own)
 
 

@@ -284,22 +284,22 @@ REFUSED: dict[str, tuple[chts.LayerGraph, str]] = {
         "'wide' has 6 outputs but 'q', next in its chain, has 4 inputs",
     ),
     "pair that does not fit": (chts.LayerGraph(pairs=(("wide", "q"),)), "'wide' and 'q' are a pair but have 6 and 4"),
-    "fan-out of chains": (chts.LayerGraph((("q", "k"), ("q", "v"))), "lets layer 'q' feed two layers"),
+    "fan-out of chains": (chts.LayerGraph((("q", "k"), ("q", "v"))), "names layer 'q' twice"),
     "fan-out of an attention": (
         chts.LayerGraph((("v", "q"),), attentions=(chts.Attention(None, None, "v", "o", 2, 2),)),
-        "lets layer 'v' feed two layers",
+        "names layer 'v' twice",
     ),
     "heads that do not divide": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 3, 3),)),
-        "'q' of an attention has 4 neurons, which 3 heads cannot share evenly",
+        "'q' of an attention has 4 neurons; expected a multiple of its 3 heads",
     ),
     "key heads that do not divide": (
         chts.LayerGraph(attentions=(chts.Attention(None, None, "wide", "o", 4, 4),)),
-        "'wide' of an attention has 6 neurons, which 4 heads cannot share evenly",
+        "'wide' of an attention has 6 neurons; expected a multiple of its 4 heads",
     ),
     "heads no multiple of key heads": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 2, 4),)),
-        "an attention has 2 heads and 4 key heads; expected a multiple",
+        "an attention has 2 heads and 4 key heads; expected heads to be a multiple",
     ),
     "no heads": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 0, 0),)),
@@ -307,7 +307,7 @@ REFUSED: dict[str, tuple[chts.LayerGraph, str]] = {
     ),
     "heads of different widths": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 4, 2),)),
-        "'q' and 'k' of an attention with 4 heads and 2 key heads do not meet: their heads have different widths",
+        "'q' and 'k' of an attention with 4 heads and 2 key heads have heads of different widths",
     ),
     "odd planes": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 4, 4, rotary=True),)),

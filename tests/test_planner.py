@@ -183,10 +183,10 @@ def test_advice_names_windows_of_the_same_cost() -> None:
     settings: dict[str, Any] = {"sparsity": 0.9, "total_steps": 1000, "update_every": 10}
     (sigmoid,) = chts.plan(mlp(8, 8, 8), "chtss", **settings).advice
     assert "sigmoid decay over 0.375 of the run" in sigmoid
-    assert "cubic one of twice that window (end=0.75)" in sigmoid
+    assert "cubic decay over twice this window (end=0.75)" in sigmoid
     (cubic,) = chts.plan(mlp(8, 8, 8), "granet", **settings).advice
     assert "cubic decay over 0.75 of the run" in cubic
-    assert "sigmoid one of half that window (end=0.375)" in cubic
+    assert "sigmoid decay over half this window (end=0.375)" in cubic
     shifted = replace(METHODS["gmp"], sparsity=Cubic(start=0.1, end=0.5))
     assert "over 0.4 of the run" in chts.plan(mlp(8, 8, 8), shifted, **settings).advice[0]
     assert "(end=0.3)" in chts.plan(mlp(8, 8, 8), shifted, **settings).advice[0]
@@ -198,7 +198,7 @@ def test_advice_names_windows_of_the_same_cost() -> None:
 
 def test_advice_on_an_update_at_the_very_end() -> None:
     (advice,) = chts.plan(mlp(8, 8, 8), TURNING_TO_THE_END, 0.5, total_steps=25, update_every=10).advice
-    assert advice == "The last update comes 5 steps before the end: its regrown links hardly train."
+    assert advice == "The last update comes 5 steps before the end, so its regrown links hardly train."
     assert chts.plan(mlp(8, 8, 8), TURNING_TO_THE_END, 0.5, total_steps=25, update_every=5).advice
     assert not chts.plan(mlp(8, 8, 8), "rigl", 0.5, total_steps=25, update_every=5).advice
     half = replace(METHODS["rigl"], turnover=Turnover(zeta=0.3, stop=0.5))
@@ -396,7 +396,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
     ),
     "window without an update": (
         {"method": replace(METHODS["gmp"], sparsity=Cubic(end=0.05))},
-        "decay from step 0 to 50 holds no update, with one every 100 steps",
+        "decay from step 0 to 50 contains no update, with one every 100 steps",
     ),
     "window backwards": (
         {"method": replace(METHODS["gmp"], sparsity=Cubic(start=0.6, end=0.5))},
@@ -421,7 +421,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
     "early stop": ({"method": replace(METHODS["set"], turnover=Turnover(0.3, early_stop=2))}, "early_stop is 2"),
     "include": ({"include": "encoder.*"}, r"include has the pattern 'encoder\.\*', which fits no linear layer"),
     "exclude": ({"exclude": "encoder.*"}, r"exclude has the pattern 'encoder\.\*', which fits no linear layer"),
-    "nothing left": ({"exclude": "*"}, "Sequential has 3 linear layers of which none is left to sparsify"),
+    "nothing left": ({"exclude": "*"}, "Sequential has 3 linear layers, but none is left to sparsify"),
     "graph of unknown layers": (
         {"graph": chts.LayerGraph((("0.weight", "9.weight"),))},
         r"the graph names layer '9\.weight', which has no mask; the masks are 0\.weight, 2\.weight",
@@ -435,7 +435,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
             "graph": chts.LayerGraph(attentions=(chts.Attention("0.weight", None, None, None, 4, 4),)),
             "per_head": True,
         },
-        r"'0\.weight' of an attention has 6 neurons, which 4 heads cannot share evenly",
+        r"'0\.weight' of an attention has 6 neurons; expected a multiple of its 4 heads",
     ),
 }
 
@@ -486,11 +486,11 @@ PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "the rest is one layer": (
         lambda: Untraceable(nn.Linear(4, 4), nn.ReLU()),
-        r"leaves out fc1\.weight, fc2\.weight, .* So it cuts nothing: no two layers",
+        r"leaves out fc1\.weight, fc2\.weight, .* So it removes no link: no two layers",
     ),
     "nothing": (
         Untraceable,
-        r"leaves out fc1\.weight, fc2\.weight, .* So it cuts nothing: .* pass graph=LayerGraph\(chains=",
+        r"leaves out fc1\.weight, fc2\.weight, .* So it removes no link: .* pass graph=LayerGraph\(chains=",
     ),
     "many of a kind": (
         many,
@@ -636,7 +636,7 @@ Memory without activations: 17.7 KiB
   past weights  2.9 KiB
   one update    7.9 KiB
 
-The sigmoid decay over 0.375 of the run costs the training FLOPs of a cubic one of twice that window (end=0.75): \
+The sigmoid decay over 0.375 of the run costs the training FLOPs of a cubic decay over twice this window (end=0.75): \
 compare the two at that."""
 
 

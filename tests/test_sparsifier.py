@@ -933,7 +933,7 @@ def test_links_return_with_the_weight_they_had_where_that_is_among_the_largest(e
 
 def test_links_return_only_by_magnitude_with_their_weight() -> None:
     wrong = replace(RETURNING, regrowth=methods.Regrowth("random"))
-    with pytest.raises(ValueError, match=r"removed links are to return.*'random'.*expected Removal.*and zeta 0"):
+    with pytest.raises(ValueError, match=r"removal\.returning is True.*'random'.*expected Removal.*and zeta 0"):
         start(wrong)
 
 
@@ -1299,7 +1299,7 @@ def test_an_update_waits_for_finite_gradients(method: str) -> None:
                 assert run.weight(name).isfinite().all()
     assert run.sparsifier.postponed == (sorted(OVERFLOWS) if enforced else [])
     assert [str(warning.message).split(";")[0] for warning in warned] == [
-        f"a gradient at step {step} is infinite or NaN, that of 0.weight, 2.weight" for step in run.sparsifier.postponed
+        f"a gradient at step {step} is infinite or NaN (0.weight, 2.weight)" for step in run.sparsifier.postponed
     ]
     assert {(warning.category, warning.filename) for warning in warned} <= {(RuntimeWarning, __file__)}
     assert {row["step"] for row in run.sparsifier.history} <= set(UPDATES_IN_SPITE_OF_THEM)
@@ -1580,7 +1580,10 @@ def test_a_state_goes_into_an_already_training_sparsifier() -> None:
     first = start("chtss").finish(last=5)
     state = copy.deepcopy(first.sparsifier.state_dict())
     other = start("chtss", seed=7).finish()
-    with pytest.warns(RuntimeWarning, match="of the saved masks have weight 0 in this model, 0 when they were saved"):
+    with pytest.warns(
+        RuntimeWarning,
+        match="of the saved masks have weight 0 in this model, but only 0 had weight 0 when they were saved",
+    ):
         other.sparsifier.load_state_dict(state)
     assert_same_masks(other.sparsifier.masks, first.sparsifier.masks)
     for name, mask in other.sparsifier.masks.items():
@@ -1676,13 +1679,17 @@ BAD_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], st
     "generator truncated": (truncate_generator, ValueError, r"saved generator of layer '2\.weight' does not fit"),
     "generator none": (remove_generator_state, ValueError, r"saved generator of layer '2\.weight' does not fit"),
     "past weight missing": (lambda s: s["past_weights"].pop("0.weight"), ValueError, r"past_weights.*2\.weight"),
-    "past weight misshapen": (misshape_past, ValueError, r"2\.weight.*no positions of links .*\(16, 16\)"),
+    "past weight misshapen": (misshape_past, ValueError, r"2\.weight.*are not valid; expected positions .*\(16, 16\)"),
     "past weights in disorder": (disorder_past, ValueError, r"2\.weight.*in ascending order"),
-    "past weight outside": (place_past_outside, ValueError, r"2\.weight.*no positions of links .*\(16, 16\)"),
+    "past weight outside": (
+        place_past_outside,
+        ValueError,
+        r"2\.weight.*are not valid; expected positions .*\(16, 16\)",
+    ),
     "past weights of an old version": (
         lambda s: s["past_weights"].update({"2.weight": torch.zeros(16, 16)}),
         ValueError,
-        r"2\.weight.*of a version that stored them as a dense weight",
+        r"2\.weight.*from a version that stored a dense weight",
     ),
     **{
         f"no {key}": (lambda s, key=key: s.pop(key), ValueError, key)
@@ -1724,7 +1731,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(bad: str) -> N
 def test_a_state_without_past_weights_is_refused_by_a_method_that_has_them() -> None:
     state = start("chts/zeros").finish(last=5).sparsifier.state_dict()
     state["method"] = repr(chts.METHODS["chts"])
-    with pytest.raises(ValueError, match=r"saved past_weights are of layers \[\] but"):
+    with pytest.raises(ValueError, match=r"saved past_weights belong to layers \[\] but"):
         start("chts").sparsifier.load_state_dict(state)
 
 
@@ -2057,7 +2064,7 @@ def test_heads_resume_to_the_bit(task: str, method: str, cut: int) -> None:
 def test_a_run_by_heads_does_not_go_on_without_them() -> None:
     state = attention_run("transformer", "set").sparsifier.state_dict()
     model = tiny.translator()
-    with pytest.raises(ValueError, match="saved generators are of layers"):
+    with pytest.raises(ValueError, match="saved generators belong to layers"):
         attach(model, "set").sparsifier.load_state_dict(state)
 
 
@@ -2228,7 +2235,7 @@ def test_the_most_correlated_inputs_are_linked_first() -> None:
 def test_a_start_from_correlations_without_inputs_is_refused_and_changes_nothing() -> None:
     model = tiny.mlp()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match=r"starts from the correlations of the inputs \(CSTI\), and none were given"):
+    with pytest.raises(ValueError, match=r"starts from the correlations of the inputs \(CSTI\), but none were given"):
         attach(model, "chts/paper_mlp")
     assert same(model.state_dict(), before)
     masks = copies(attach(tiny.mlp(), "chts").sparsifier.masks)
@@ -2244,6 +2251,6 @@ def test_correlations_that_a_method_does_not_use_are_refused() -> None:
 
 @pytest.mark.parametrize("features", [15, 17])
 def test_correlations_of_other_inputs_are_refused(features: int) -> None:
-    message = rf"correlation is of {features} features, but the sparse layers have 16 inputs"
+    message = rf"correlation has {features} features, but the sparse layers have 16 inputs"
     with pytest.raises(ValueError, match=message):
         attach(tiny.mlp(), "chts/paper_mlp", correlation=torch.ones(features, features))

@@ -896,7 +896,7 @@ def test_a_resorted_layer_is_the_same_but_for_the_order_of_its_inputs(
 
 
 def test_layers_that_do_not_feed_each_other_are_not_resorted() -> None:
-    with pytest.raises(ValueError, match="before has 2 outputs but after has 3 inputs; expected layers that feed each"):
+    with pytest.raises(ValueError, match="before has 2 outputs but after has 3 inputs; expected two layers of which"):
         chts.topology.resort(AFTER, AFTER, generator=torch.Generator())
 
 
@@ -1013,7 +1013,7 @@ def test_correlation_may_be_read_in_between() -> None:
         (torch.ones(3), ValueError, r"shape \(3,\); expected \(samples, features\)"),
         (torch.tensor([[1.0, float("nan"), 2.0]]), ValueError, r"infinite or NaN"),
         (torch.tensor([[1.0, float("inf"), 2.0]]), ValueError, r"infinite or NaN"),
-        (torch.ones(2, 4), ValueError, r"batch has 4 features but the ones before had 3"),
+        (torch.ones(2, 4), ValueError, r"batch has 4 features but earlier batches had 3"),
     ],
 )
 def test_batches_that_are_none_are_refused(batch: Any, error: type[Exception], message: str) -> None:
@@ -1028,7 +1028,7 @@ def test_batches_that_are_none_are_refused(batch: Any, error: type[Exception], m
 def test_correlation_of_nothing_is_refused() -> None:
     correlation = chts.topology.Correlation()
     correlation.update(torch.empty(0, 5))
-    with pytest.raises(ValueError, match=r"no sample was seen; call update\(batch\)"):
+    with pytest.raises(ValueError, match=r"no batch was added; call update\(batch\)"):
         correlation.matrix()
 
 
@@ -1156,7 +1156,7 @@ def test_a_generator_and_a_layer_are_required(build: Callable[..., Tensor]) -> N
         build(2, 4, 0.5, generator=0)
     with pytest.raises(ValueError, match=r"density is 5; expected a fraction in \[0, 1\]"):
         build(2, 4, 5, generator=torch.Generator())
-    with pytest.raises(ValueError, match=r"a layer of 0 outputs and 4 inputs"):
+    with pytest.raises(ValueError, match=r"the layer has 0 outputs and 4 inputs"):
         build(0, 4, 0.5, generator=torch.Generator())
 
 

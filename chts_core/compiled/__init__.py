@@ -1,1 +1,1 @@
-"""The fast twins of what stands above: loops that Numba compiles, and answers from NumPy. Nothing defines a method."""
+"""Fast twins of functions in the core: loops that Numba compiles, and NumPy code. Nothing here defines a method."""

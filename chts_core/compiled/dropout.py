@@ -1,4 +1,4 @@
-"""The compiled loop of dropout. The plain reference is `torch.nn.functional.dropout`; χ² tests hold it to that."""
+"""The compiled loop of dropout. The plain reference is `torch.nn.functional.dropout`; χ² tests compare them."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from chts_core.compiled.jit import STEP, compiled_twice, mixed
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_RUN = 64  # elements of a run: each 64 random bits decide on one of its first half and on one of its second
+_RUN = 64  # elements of a run: each 64 random bits decide on one element of its first half and one of its second half
 
 
 @compiled_twice
@@ -17,9 +17,9 @@ def drop(threads: int, key: Any, x: Any, y: Any) -> None:  # pragma: no cover (c
     """y = scale · x where an element is kept, and 0 elsewhere; the same key drops the same elements.
 
     Args:
-        threads: how many share the elements.
+        threads: how many threads share the elements.
         key: int64 (2,): the seed, and how many of the 2^32 values of 32 random bits mean "kept".
-        x, y: 1-D of one dtype; y is overwritten.
+        x, y: 1-D, of the same dtype; y is overwritten.
     """
     seed, kept = np.uint64(key[0]), np.uint64(key[1])
     scale = x.dtype.type(4294967296.0 / key[1])

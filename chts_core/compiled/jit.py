@@ -18,7 +18,7 @@ from torch import Tensor
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile without the interpreter's lock, so that plain Python threads can share the work among them.
 
-    Unlike Numba's own parallel loops this is safe to call from several threads at once, and quick to compile.
+    Unlike Numba's own parallel loops, this is safe to call from several threads at once, and quick to compile.
     """
     return _cached(function, nogil=True)
 
@@ -26,19 +26,19 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile a loop over shares of the work: `function(threads, ...)`, with `prange(threads)` around all of it.
 
-    It takes tensors, and runs on as many threads as torch does, or on the `threads` given; one caller at a time where
-    that is more than one.
+    It takes tensors, and runs on as many threads as torch, or on the given `threads`. With more than one thread, only
+    one caller runs at a time.
 
-    One thread takes an ordinary loop. Numba's own parallel loops start within microseconds, but starting their threads
+    One thread runs an ordinary loop. Numba's own parallel loops start within microseconds, but starting their threads
     changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. A forked
-    process, and one in which Numba finds no threading layer, takes the ordinary loop too. The results have the same
+    process, and one in which Numba finds no threading layer, runs the ordinary loop too. The results have the same
     bits.
 
-    Sums may be reordered, which lets them use whole vector registers.
+    Sums may be reordered, so that they can use whole vector registers.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
-    # Numba finds compiled code again by name and source, whatever the options: under one name, the first to be compiled
-    # would serve both.
+    # Numba finds cached code by name and source, whatever the options. Under one name, the first compiled loop would
+    # serve both.
     twin = FunctionType(function.__code__, function.__globals__)
     twin.__qualname__ = f"{function.__qualname__}_in_parallel"
     serial, parallel = _cached(function, **options), _cached(twin, parallel=True, **options)
@@ -51,7 +51,7 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
             return
         with _one_at_a_time:
             before, wanted = numba.get_num_threads(), min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-            if before == wanted:  # to set it would take longer than a small product
+            if before == wanted:  # setting it would take longer than a small product
                 parallel(threads, *arrays)
                 return
             numba.set_num_threads(wanted)
@@ -63,26 +63,26 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     return run
 
 
-# Not every threading layer of Numba can be entered twice at a time.
+# Not every threading layer of Numba allows two callers at the same time.
 _one_at_a_time = threading.Lock()
 
 
 @cache
 def _shares_work() -> bool:
-    """Whether Numba can share work among threads in this process; starts them."""
+    """Whether Numba can share work among threads in this process; this starts the threads."""
     threads = torch.get_num_threads()
     try:
         numba.get_num_threads()
     except ValueError as error:
         warnings.warn(
-            f"Numba cannot start its threads, so sparse layers run on one: {error} Change NUMBA_THREADING_LAYER, or "
-            "call torch.set_num_threads(1).",
+            f"Numba cannot start its threads, so sparse layers run on one thread: {error} Change "
+            "NUMBA_THREADING_LAYER, or call torch.set_num_threads(1).",
             RuntimeWarning,
             stacklevel=2,
         )
         return False
     finally:
-        torch.set_num_threads(threads)  # torch takes on the number of Numba's threads when these start
+        torch.set_num_threads(threads)  # torch takes over the number of Numba's threads when they start
     return True
 
 
@@ -101,18 +101,18 @@ def _cached(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     compiled: Callable[..., Any]
     try:
         compiled = njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's can be written to: no cache
+    except RuntimeError:  # neither the package's folder nor the user's is writable: no cache
         compiled = njit(**options)(function)
     return compiled
 
 
-# What a SplitMix64 generator adds to its state for each number.
+# The number that a SplitMix64 generator adds to its state for each draw.
 STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 @compiled
 def mixed(z: Any) -> Any:  # pragma: no cover (compiled)
-    """64 random bits of a state of SplitMix64 (Steele, Lea and Flood 2014), uint64."""
+    """64 random bits from a state of SplitMix64 (Steele, Lea and Flood 2014), uint64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -120,14 +120,14 @@ def mixed(z: Any) -> Any:  # pragma: no cover (compiled)
 
 @compiled
 def next_random(state: Any) -> Any:  # pragma: no cover (compiled)
-    """The next 64 random bits of a state, one uint64."""
+    """The next 64 random bits from a state, one uint64."""
     state[0] += STEP
     return mixed(state[0])
 
 
 @compiled
 def random_below(state: Any, end: int) -> Any:  # pragma: no cover (compiled)
-    """A whole number in [0, end), exactly uniform: draws from an incomplete last run of `end` are taken again."""
+    """An integer in [0, end), exactly uniform: draws from an incomplete last run of `end` are repeated."""
     size = np.uint64(end)
     complete = np.uint64(0) - (np.uint64(0) - size) % size  # 2^64 - (2^64 mod end), where 0 stands for 2^64
     z = next_random(state)

@@ -19,7 +19,7 @@ def mark_shared(values: Any, others: Any, shared: Any) -> None:  # pragma: no co
 
 @compiled
 def has(bits: Any, place: int) -> Any:  # pragma: no cover (compiled)
-    """Whether a bit is set; uint8, eight bits in each, in the order of `numpy.packbits`."""
+    """Whether a bit is set; `bits` is uint8, eight bits in each, in the order of `numpy.packbits`."""
     return bits[place >> 3] >> (7 - (place & 7)) & 1
 
 

@@ -1,7 +1,7 @@
-"""The compiled loops of the initial networks, apart from the rest so that only their users import Numba.
+"""The compiled loops of the initial networks, in a separate file so that only their users import Numba.
 
-Random numbers come from SplitMix64, as a function of a seed and a counter: each row has a seed of its own, so that rows
-can be shared out among threads in any way, and a number can be had again for the asking.
+Random numbers come from SplitMix64, as a function of a seed and a counter: each row has its own seed, so that threads
+can share the rows in any way, and a number can be computed again when needed.
 """
 
 import math
@@ -22,13 +22,14 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
 
 
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
-    """What :func:`race` must know of the time by which the last link of a row arrives.
+    """What :func:`race` must know about the time at which the last link of a row arrives.
 
-    (In NumPy: threads of torch's own that wait for more work would take the cores from those of the loop.)
+    (In NumPy, because torch's own threads that wait for more work would take cores from the threads of the loop.)
 
     Returns:
-        The window of each row, one for all degrees of the same integer square root; of each window two values of ln t,
-        float64 (windows, 2); bounds of the random integers that mean an arrival by then, int64 (windows, 2, columns).
+        The window of each row, one for all degrees with the same integer square root. For each window, two values of ln
+        t, float64 (windows, 2). Bounds of the random integers that mean an arrival by these times, int64 (windows, 2,
+        columns).
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)
@@ -40,12 +41,12 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
     # Half the ring, column by column: one side is at distances in [k, k + 1), the other in (k, k + 1].
     logs = exponent * np.log1p(np.arange((columns + 1) // 2 + 1))
     nearer, farther = logs[:-1], logs[1:]
-    earliest = np.full(wanted.shape, -40.0)  # ln of what no exponential of BITS bits is below
+    earliest = np.full(wanted.shape, -40.0)  # no exponential of BITS bits has a lower ln
     latest = np.full(wanted.shape, 5.0 + logs[-1])
     for _ in range(30):
         times = (earliest + latest) / 2
         arrived = _arrived(times, (nearer + farther) / 2)
-        # Three standard deviations of their number before and after the time at which the mean is the one wanted.
+        # Three standard deviations of the number of arrivals, before and after the time with the wanted mean.
         margin = 3 * np.sqrt(2 * (arrived * (1 - arrived)).sum(-1)) * [1, -1]
         too_early = 2 * arrived.sum(-1) + margin < wanted
         earliest, latest = np.where(too_early, times, earliest), np.where(too_early, latest, times)
@@ -58,8 +59,8 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
 
 
 def _arrived(times: Any, logs: Any) -> Any:
-    """Probability that columns of exponent · ln(1 + distance) = logs have arrived by each of the times, in logs."""
-    # Beyond e^4 the probability is 1 as far as BITS bits can tell, and the exponential need not overflow.
+    """Probability that columns with exponent · ln(1 + distance) = logs have arrived by each time, in logs."""
+    # Beyond e^4, the probability is 1 to within BITS bits. The limit keeps the exponential from overflowing.
     return -np.expm1(-np.exp(np.minimum(times[..., None] - logs, 4.0)))
 
 
@@ -74,9 +75,9 @@ def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma:
 def _set_links(  # pragma: no cover (compiled)
     row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
 ) -> None:
-    """Make the links of a row its columns with verdict 2, and the first `needed` of `num` contenders to arrive.
+    """Link a row to its columns with verdict 2, and to the first `needed` of `num` contenders to arrive.
 
-    Columns count from `start` on, around the ring. `last` is when the last of those contenders arrives.
+    Columns count from `start` on, around the ring. `last` is the time at which the last of these contenders arrives.
     """
     columns = len(row)
     for column in range(start, columns):
@@ -106,13 +107,14 @@ def race(  # pragma: no cover (compiled)
     exponent: float,
     mask: Any,
 ) -> None:
-    """Make the links of row i the degrees[i] columns that arrive first, for first_row <= i < end_row.
+    """Link row i to the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
-    A column at ring distance x of the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), E
-    exponential. Few columns need the logarithms: the last arrival is likely between times[w], two values of ln t, with
-    w = windows[i]. A column whose random integer is below in_by[w, 0] arrives by times[w, 0]; from in_by[w, 1] on it
-    does not arrive before times[w, 1]. Both hold a bound for each column, around the ring from the centre on. The times
-    of the columns in between decide; where the last arrival is outside the window, the times of all columns do.
+    A column at ring distance x of the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E is
+    exponential. Few columns need the logarithms: the last arrival is likely between the two values times[w] of ln t,
+    with w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column with an
+    integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both hold a bound for each column, around the
+    ring from the centre on. The times of the columns in between decide. If the last arrival is outside the window, the
+    times of all columns decide.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
@@ -126,7 +128,7 @@ def race(  # pragma: no cover (compiled)
         start = math.ceil(centres[i])
         beyond = start - centres[i]
         soon, late = in_by[windows[i], 0], in_by[windows[i], 1]
-        for step in range(columns):  # without a branch, so that several are done at once
+        for step in range(columns):  # without a branch, so that processors do several at once
             number = _random(seed, step)
             verdicts[step] = np.uint8(number < soon[step]) + np.uint8(number < late[step])
 
@@ -158,7 +160,7 @@ def race(  # pragma: no cover (compiled)
 
 @compiled
 def fill(first_row: int, end_row: int, seeds: Any, degrees: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Set more columns of row i, any alike, until there are degrees[i], for first_row <= i < end_row.
+    """Set more columns of row i, all equally likely, until there are degrees[i], for first_row <= i < end_row.
 
     Each free column in turn is taken with probability needed / left (selection sampling; Knuth, volume 2, 3.4.2 S).
     """

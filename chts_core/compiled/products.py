@@ -1,7 +1,7 @@
-"""The compiled inner loops of sparse layers. A matrix of activations has a row for each feature, a column per sample.
+"""The compiled inner loops of sparse layers. Activations have a row per feature, a column per sample.
 
-Every output is computed by one thread in one order: the bits do not depend on the number of threads. How many there are
-says :func:`chts_core.compiled.jit.compiled_twice`.
+One thread computes every output in one order, so the bits do not depend on the number of threads. For this number see
+:func:`chts_core.compiled.jit.compiled_twice`.
 """
 
 from typing import Any
@@ -21,9 +21,9 @@ def multiply(  # pragma: no cover (compiled)
     """y = W x + bias for a compressed sparse W (out, in), x (in, samples) and y (out, samples).
 
     Args:
-        threads: how many share the rows, evenly by their links.
+        threads: how many threads share the rows, evenly by their links.
         start, columns: row i has its links in columns[start[i] : start[i + 1]].
-        values: by link; where an `order` is given, link k has values[order[k]].
+        values: by link; if an `order` is given, link k has values[order[k]].
         order: int32, or None.
         bias: (out,), or None.
         x, y: contiguous; y is overwritten.
@@ -41,7 +41,7 @@ def multiply(  # pragma: no cover (compiled)
                 y[i] = bias[i]
             row = y[i]
             k = start[i]
-            # Four links at a time load and store the row once.
+            # Load and store the row once for four links.
             while k + 4 <= start[i + 1]:
                 if order is None:
                     w0, w1, w2, w3 = values[k], values[k + 1], values[k + 2], values[k + 3]
@@ -70,7 +70,7 @@ def multiply_one(  # pragma: no cover (compiled)
             of_row, inputs = values[start[i] : start[i + 1]], columns[start[i] : start[i + 1]]
             total = x.dtype.type(0)
             for k in range(len(of_row)):
-                # An index without a sign cannot count from the end: then processors load several inputs at once.
+                # An unsigned index cannot count from the end, so processors can load several inputs at once.
                 total += of_row[k] * x[np.uint32(inputs[k])]
             y[i] = total if bias is None else total + bias[i]
 
@@ -79,7 +79,7 @@ def multiply_one(  # pragma: no cover (compiled)
 def multiply_at_links(  # pragma: no cover (compiled)
     threads: int, start: Any, columns: Any, x: Any, dy: Any, dw: Any
 ) -> None:
-    """dw = the elements of dy xᵀ at the links, one for each; arguments as those of :func:`multiply`."""
+    """dw = the elements of dy xᵀ at the links, one for each link; for the arguments see :func:`multiply`."""
     for share in prange(threads):
         links = start[-1]
         first = np.searchsorted(start, links * share // threads)
@@ -110,7 +110,7 @@ def multiply_at_links(  # pragma: no cover (compiled)
 
 @compiled_twice
 def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
-    """y = xᵀ, both contiguous; torch does it on one thread."""
+    """y = xᵀ, both contiguous; torch would use only one thread."""
     rows, columns = x.shape
     strips = (columns + _STRIP - 1) // _STRIP
     for share in prange(threads):
@@ -134,7 +134,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
 
 @compiled
 def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Zero the integers of a 2-D array where a mask has no link. A float of bits zero is zero, so NaN vanishes too."""
+    """Zero the integers of a 2-D array where a mask has no link. NaN vanishes too: zero bits are 0.0."""
     for i in range(array.shape[0]):
         for j in range(array.shape[1]):
             array[i, j] = array[i, j] if mask[i, j] else 0

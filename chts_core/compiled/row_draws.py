@@ -26,10 +26,10 @@ def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generato
     """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, in torch.get_num_threads()."""
     rows, threads = mask.shape[0], torch.get_num_threads()
     seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")
-    if threads == 1:  # to start a thread and wait for it takes longer than a small mask
+    if threads == 1:  # starting a thread and waiting for it takes longer than a small mask
         loop(0, rows, seeds, *arguments, mask.numpy())
         return
-    batch = max(1, rows // (8 * threads))  # several batches a thread, since others may be at work too
+    batch = max(1, rows // (8 * threads))  # several batches per thread, since other programs may run too
 
     def run(first: int) -> None:
         loop(first, min(first + batch, rows), seeds, *arguments, mask.numpy())

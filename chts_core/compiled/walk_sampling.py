@@ -1,17 +1,18 @@
 """Soft regrowth by a node-based score, without computing the score: random walks.
 
-The plain reference is :func:`chts_core.sampling.draw` from the scores; χ² tests hold the two equal.
+The plain reference is :func:`chts_core.sampling.draw` from the scores; χ² tests check that the two agree.
 
-Put the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. A missing link u–v gets from each
+Insert the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. A missing link u–v gets from each
 output z that shares P_zu > 0 inputs with u, and is linked to v, (1 + P_zu) / (d_z - P_zu) for CH2. But d_z - P_zu is
 the number of inputs of z that u lacks. So drawing
 
     a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
 
-gives u–v with p ∝ S_uv. The other side works in the same way. P_zu counts the wedges z – x – u, so that pairs are drawn
-from whole numbers: first any wedge, each equally likely, or any pair that shares something, each equally likely. Such
-pairs are looked for among the wedges, where one per pair counts, or among all pairs, whichever are fewer. A link that
-was drawn before is left out: this draws without replacement. It needs no score, no product of matrices, no rounding.
+gives u–v with p ∝ S_uv. The other side works in the same way. P_zu counts the wedges z – x – u (paths of two links), so
+pairs can be drawn with integers only: first any wedge, each equally likely, or any pair that shares an input, each
+equally likely. Such pairs are found among the wedges, where one per pair counts, or among all pairs, whichever are
+fewer. A link that was drawn before is left out, so the draws are without replacement. This needs no score, no matrix
+product and no rounding.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 
 from chts_core.compiled.masks import ends, mask_of, positions
 
-# Walks per link asked for, after which the rest is drawn from the scores: about as much work as those are.
+# Walks per wanted link, after which the rest is drawn from the scores. The two take about as much work.
 _WALKS_PER_LINK = 16
 _WALKS_AT_LEAST = 256
 _FEWEST_WALKS = 64  # of a round
@@ -33,7 +34,7 @@ _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
 def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> int:
-    """Call propose(walks, left), which says how many links it found, until none is left or walks get too many.
+    """Call propose(walks, left), which returns how many links it found, until none is left or there are too many walks.
 
     Returns:
         How many links were found.
@@ -68,8 +69,8 @@ def walk_compiled(
     Args:
         links: positions in the flattened mask, int64 in ascending order.
         shape: (out_features, in_features) of the mask.
-        num_links: how many are wanted.
-        inside: for CH2 rather than CH3.
+        num_links: how many links are wanted.
+        inside: True for CH2, False for CH3.
 
     Returns:
         Positions of new links, in ascending order.
@@ -109,11 +110,11 @@ def walk_compiled(
 def walk_batched(
     links: Tensor, shape: tuple[int, int], num_links: int, inside: bool, generator: torch.Generator
 ) -> Tensor:
-    """As :func:`walk_compiled`, all walks of a round at a time, on any device.
+    """Like :func:`walk_compiled`, but with all walks of a round at the same time, on any device.
 
-    The nodes shared by every pair are counted first, by a product of matrices: then a walk needs no second try. It ends
-    at any of the d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that one.
-    A round has the device wait for nothing until it is over.
+    A matrix product first counts the nodes that every pair shares, so a walk needs no second try. It ends at any of the
+    d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that neighbour. The device does not have to
+    wait during a round.
     """
     device, (rows, columns), mask = links.device, shape, mask_of(links, shape)
     by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]
@@ -124,13 +125,13 @@ def walk_batched(
         return links[:0]
     num_wedges, among_all = all_wedges if inside else 0, pairs < all_wedges
     nowhere = mask.numel()
-    new = torch.zeros(nowhere + 1, dtype=torch.bool, device=device)  # the last place is for what does not count
+    new = torch.zeros(nowhere + 1, dtype=torch.bool, device=device)  # the last place is for links that do not count
     shared = [count_shared(mask), count_shared(mask.T)]
     most = _greatest_odds(shared)
     shared_by_pair = torch.cat([count.flatten() for count in shared])
 
     def below(end: Tensor | int, count: int) -> Tensor:
-        # The remainder of 62 bits favours no number by more than a part in 2^62 / end.
+        # The remainder of 62 bits favours no number by more than one part in 2^62 / end.
         return torch.randint(2**62, (count,), generator=generator, device=device) % end
 
     def propose(walks: int, left: int) -> int:
@@ -154,7 +155,7 @@ def walk_batched(
         link = torch.minimum(u, v) * columns + torch.maximum(u, v) - rows
         coin = torch.rand(walks, dtype=torch.float64, generator=generator, device=device)
         counts = ~mask.flatten()[link] & ~new[link] & (coin * most < _lacking_odds(degree, common))
-        if not among_all:  # of all the wedges that join a pair one counts
+        if not among_all:  # of all the wedges that join a pair, one counts
             counts &= any_wedge | (below(common.long().clamp(min=1), walks) == 0)
 
         link = torch.where(counts, link, nowhere)
@@ -169,19 +170,19 @@ def walk_batched(
 
 
 def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of different numbers up to `others` that `choice`, below others · (others + 1), stands for."""
+    """The pair of different numbers up to `others` with number `choice` < others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
 
 def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
-    """d_z / (d_z - P_zu) in float64, 0 where a pair shares nothing or u lacks nothing."""
+    """d_z / (d_z - P_zu) in float64; 0 if a pair shares nothing or u lacks nothing."""
     degree, common = degree.double(), common.double()
     return torch.where((common > 0) & (common < degree), degree / (degree - common).clamp(min=1), 0)
 
 
 def _greatest_odds(shared: list[Tensor]) -> Tensor:
-    """At least the largest of `_lacking_odds`, of the nodes that every two of a side share; float64 ()."""
+    """An upper bound of `_lacking_odds`, from the nodes that every two nodes of a side share; float64 ()."""
     parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
     # With 2^14 neighbours, rounding to float32 could hide a thousandth of the odds.
     return 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())
@@ -189,9 +190,9 @@ def _greatest_odds(shared: list[Tensor]) -> Tensor:
 
 def count_shared(mask: Tensor) -> Tensor:
     """Number of columns that two rows share, for every pair of rows: float32, exact up to 2^24."""
-    with torch.autocast(mask.device.type, enabled=False):  # bfloat16 has no room for the counts
+    with torch.autocast(mask.device.type, enabled=False):  # bfloat16 cannot hold the counts
         if mask.device.type == "cuda" and _COUNTS_IN_BFLOAT16:
-            links = mask.to(torch.bfloat16)  # products of 0 and 1 that are summed in float32, at the speed of bfloat16
+            links = mask.to(torch.bfloat16)  # products of 0 and 1, summed in float32 at the speed of bfloat16
             return torch.mm(links, links.T, out_dtype=torch.float32)
         links = mask.float()
         return links @ links.T

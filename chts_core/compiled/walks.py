@@ -7,7 +7,7 @@ import numpy as np
 from chts_core.compiled.jit import compiled, random_below
 from chts_core.compiled.lists import has
 
-# Blind draws of a walk's last node before it looks at all of them.
+# Random tries for a walk's last node before it looks at all candidates.
 _TRIES = 8
 _ALL = 2**62
 
@@ -26,8 +26,8 @@ def add_paths(  # pragma: no cover (compiled)
 ) -> None:
     """Sum of_outputs[u, z2] * of_inputs[z1, v] over the paths u – z1 – z2 – v into scores[u, v].
 
-    u runs over first_output <= u < end_output, whose rows of `scores` belong to this call alone.
-    The inputs of output u are inputs[inputs_start[u] : inputs_start[u + 1]], and the same the other way round.
+    u runs over first_output <= u < end_output. Only this call writes these rows of `scores`. The inputs of output u are
+    inputs[inputs_start[u] : inputs_start[u + 1]], and the same for the outputs of an input.
     """
     for u in range(first_output, end_output):
         sums = np.zeros(scores.shape[1])  # float64: a link can have millions of paths
@@ -48,11 +48,11 @@ def adjacency(outputs: Any, inputs: Any, rows: int, columns: int) -> tuple[Any, 
     """The neighbours of every node in ascending order, outputs first: input j is node rows + j.
 
     Args:
-        outputs, inputs: the two ends of every link, by outputs, and by inputs where these are the same.
+        outputs, inputs: the two ends of every link, sorted by outputs, then by inputs.
         rows, columns: number of outputs and of inputs.
 
     Returns:
-        start, neighbours: those of node n are neighbours[start[n] : start[n + 1]].
+        start, neighbours: the neighbours of node n are neighbours[start[n] : start[n + 1]].
     """
     start = np.zeros(rows + columns + 1, np.int64)
     for link in range(len(outputs)):
@@ -91,7 +91,7 @@ def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no 
 
 @compiled
 def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
-    """The pair of different numbers up to `others` that `choice`, below others · (others + 1), stands for."""
+    """The pair of different numbers up to `others` with number `choice` < others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
@@ -100,16 +100,16 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links`, int64, with independent draws of missing links, p ∝ their node-based score; -1 where a draw fails.
+    """Fill `links`, int64, with independent draws of missing links, p ∝ their node-based score; -1 if a draw fails.
 
-    The method is that of :mod:`chts_core.compiled.walk_sampling`. A link is its position in the flattened mask.
+    See :mod:`chts_core.compiled.walk_sampling` for the method. A link is its position in the flattened mask.
 
     Args:
         exists: a bit for each element of the flattened mask; `start` and `neighbours` are its :func:`adjacency`.
         shape: (outputs, inputs) of the mask.
         wedges: running sum, from 0, of the ordered pairs of different nodes that each node joins.
         pairs: number of ordered pairs of different nodes of a side.
-        inside: for CH2 rather than CH3.
+        inside: True for CH2, False for CH3.
     """
     state, (rows, columns) = np.full(1, seed, np.uint64), shape
     num_wedges, among_all = wedges[-1] if inside else 0, pairs < wedges[-1]
@@ -136,11 +136,11 @@ def propose_links(  # pragma: no cover (compiled)
             first, others = start[between], start[between + 1] - start[between] - 1
             z, u = ordered_pair(choice, others)
             z, u = np.int64(neighbours[first + z]), np.int64(neighbours[first + u])
-            # Of all the wedges that join a pair one counts.
+            # Of all the wedges that join a pair, one counts.
             if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
                 continue
 
-        # A neighbour of z that is none of u's, uniformly.
+        # A neighbour of z that is not a neighbour of u, uniformly.
         first, degree = start[z], start[z + 1] - start[z]
         v, tries = np.int64(neighbours[first + random_below(state, degree)]), 1
         while tries < _TRIES and linked(exists, shape, u, v):
@@ -161,12 +161,12 @@ def propose_links(  # pragma: no cover (compiled)
 
 @compiled
 def take_links(links: Any, num: int, exists: Any, new: Any) -> int:  # pragma: no cover (compiled)
-    """Take the first `num` different links that do not exist; how many were found.
+    """Take the first `num` different links that do not exist. Return how many were found.
 
     Args:
-        links: positions in the flattened mask; -1 is none.
-        exists: a bit for each element of the mask; those of links that are taken are set.
-        new: the links that are taken come here.
+        links: positions in the flattened mask; -1 means no link.
+        exists: a bit for each element of the mask; the bits of taken links are set.
+        new: receives the taken links.
     """
     found = 0
     for link in links:

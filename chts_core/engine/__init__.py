@@ -2,8 +2,10 @@
 
 - `layers`, `forward`, `tracing`, `graph`, `coverage`: which layers of a model are sparse, and which feed each other.
 - `weights`, `linear`: how links are stored, as a dense weight under a mask or only the links.
-- `network`: all sparse layers together. `initial`: the links that a run starts from. `warm_start`: of a trained model.
-- `gradients`, `watch`, `guard`: what happens between two steps is followed, or refused with words.
-- `progress`: how far a run has come; saved and loaded. `compaction`: a smaller model without inactive neurons.
+- `network`: all sparse layers together. `initial`: the links that a run starts from. `warm_start`: a start from a
+  trained model.
+- `gradients`, `watch`, `guard`: they watch what happens between two steps, and raise an error if the run cannot
+  continue.
+- `progress`: the state of a run, saved and loaded. `compaction`: a smaller model without inactive neurons.
 - `distributed`, `sharding`: several processes that train one model.
 """

@@ -1,4 +1,4 @@
-"""Blocks that are known: attention and feed-forward, by their type or by the names of their projections."""
+"""Attention and feed-forward blocks that are known by their type or by the names of their projections."""
 
 import inspect
 import operator
@@ -17,7 +17,8 @@ from chts_core.engine.layers import Layer, gated_feed_forward, has_linear, linea
 from chts_core.engine.sharding import is_fully_sharded
 from chts_core.percolation import Attention, LayerGraph
 
-# What acts on each neuron by itself, so that output j of the layer before is input j of the layer after.
+# Modules and functions that act on each neuron separately, so that output j of the layer before is input j of the layer
+# after.
 _ELEMENTWISE_MODULES = (
     nn.Identity,
     nn.ReLU,
@@ -66,12 +67,12 @@ _ELEMENTWISE_CALLS = {
     *("relu", "tanh", "sigmoid", "contiguous", "to", "float"),  # methods of a tensor
 }
 
-# What LLaMA and its relatives call the projections of an attention.
+# The names of an attention's projections in LLaMA and similar models.
 _OUTPUTS = ("o_proj", "out_proj", "dense")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", *_OUTPUTS)
 
-# What other attentions of Hugging Face call the layers of queries, keys, values and outputs; None where the outputs are
-# in another module.
+# The names of the layers of queries, keys, values and outputs in other attentions of Hugging Face; None if the output
+# layer is in another module.
 _ROLES = (
     ("query.weight", "key.weight", "value.weight", "output.weight"),
     ("query.weight", "key.weight", "value.weight", None),
@@ -82,18 +83,18 @@ _ROLES = (
 )
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-# The function to which they leave the products, and what they would call to mix neurons before or after it.
+# The function that computes their products, and functions that would mix neurons before or after it.
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
 
 
 @dataclass
 class Blocks:
-    """What is known of blocks by their type or by the names of their parts.
+    """The blocks that are known by their type or by the names of their parts.
 
     chains, pairs: as in a :class:`LayerGraph`.
     attentions: by the path of their module.
-    without_output: those whose output projection is in another module.
+    without_output: the attentions with an output projection in another module.
     """
 
     chains: list[tuple[str, ...]] = field(default_factory=list)
@@ -107,7 +108,7 @@ class Blocks:
 
 
 def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
-    """The blocks of a model that are known, and what they say of its layers."""
+    """The known blocks of a model, and how they connect its layers."""
     blocks = Blocks()
     chains = blocks.chains
     shapes = {name: layer.shape for name, layer in linear_layers(model).items()}
@@ -157,10 +158,10 @@ def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
 def _roles(
     model: nn.Module, module: nn.Module, prefix: str, shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[tuple[str, str, str, str | None], int] | None:
-    """Names within an attention of its layers of queries, keys, values and outputs, and the number of its heads.
+    """Names of the layers of queries, keys, values and outputs in an attention, and the number of its heads.
 
-    Only where all but the projections is left to Hugging Face's interface, so that no other parameter, and nothing in
-    the module's own code, mixes neurons; None for any other module.
+    The attention must leave all but the projections to Hugging Face's interface, so that no other parameter, and
+    nothing in the module's own code, mixes neurons. None for any other module.
     """
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names) or is_altered_within(module):
@@ -180,7 +181,7 @@ def _roles(
         return None
     projections = {name.partition(".")[0] for name in roles if name}
     for name, parameter in module.named_parameters():
-        # T5 adds a number to the scores of each head that depends on positions alone.
+        # T5 adds to the scores of each head a number that depends only on positions.
         of_positions = name == "relative_attention_bias.weight" and parameter.shape[1] == heads
         if name.partition(".")[0] not in projections and not of_positions:
             return None
@@ -190,10 +191,10 @@ def _roles(
 def _attention(
     model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
 ) -> tuple[Attention | None, list[str | None]]:
-    """An attention with LLaMA's names, and those of its layers that must not be cut by what the others lost.
+    """An attention with LLaMA's names, and the layers in it that must not lose links because of the others.
 
-    Its relatives differ between the projections and the products: where neurons are normalised together, or rotated
-    in planes that are not known, one that lacks its partner still has a say.
+    Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
+    rotated in unknown planes, a neuron without its partner still has an effect.
     """
     shapes = {name: part.weight.shape for name, part in module.named_children() if isinstance(part, nn.Linear)}
     output = next((name for name in _OUTPUTS if name in shapes), None)
@@ -219,7 +220,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether an attention rotates positions in, mixing neurons j and j + head_dim/2; None if it mixes others."""
+    """Whether an attention has rotary positions that mix neurons j and j + head_dim/2; None if they mix others."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):
@@ -231,7 +232,7 @@ def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bo
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether something beside the forward of its class has a say in what a module gives."""
+    """Whether anything but the forward of its class affects the output of a module."""
     if is_fully_sharded(module):  # its hooks gather weights
         return False
     everywhere = nn.modules.module
@@ -245,7 +246,7 @@ def is_altered(module: nn.Module) -> bool:
 
 
 def is_altered_within(block: nn.Module) -> bool:
-    """Whether a block or a part of it gives something else than its class says."""
+    """Whether the output of a block or a part of it may differ from what its class computes."""
     return not has_forward_of_class(block) or any(is_altered(part) for part in block.children())
 
 
@@ -256,7 +257,7 @@ def _runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
 
 
 def is_elementwise(function: object) -> bool:
-    """Whether a function or module is known to act on each neuron by itself."""
+    """Whether a function or module is known to act on each neuron separately."""
     if not isinstance(function, nn.Module):
         return function in _ELEMENTWISE_CALLS
     of_torch = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
@@ -264,13 +265,13 @@ def is_elementwise(function: object) -> bool:
 
 
 def _keeps_zeros(gated: nn.Module) -> bool:
-    """Whether the activation of a gated block gives zero for zero, so that a neuron without a gate has no say.
+    """Whether the activation of a gated block gives zero for zero, so that a neuron without a gate has no effect.
 
-    One that is no module of its own is taken for such a one.
+    An activation that is not a module is assumed to do this.
     """
     try:
         return not any(
             part(torch.zeros(1)).count_nonzero() for part in gated.children() if not isinstance(part, nn.Linear)
         )
-    except Exception:  # whatever it says of such an input
+    except Exception:  # the part does not accept such an input
         return False

@@ -1,4 +1,4 @@
-"""A smaller model with the same outputs: without its inactive hidden neurons."""
+"""A smaller model with the same outputs, without its inactive hidden neurons."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -18,27 +18,27 @@ from chts_core.percolation import LayerGraph
 def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *args: Any, **kwargs: Any) -> nn.Module:
     """A copy of the model without its inactive hidden neurons; in evaluation mode its outputs are the same.
 
-    A hidden neuron on which no output depends is dropped. One that depends on no input sends the same value always
-    (its bias, through the activation): that value is read off an example and added to the biases of the layer it
-    feeds. Neurons between linear layers go, in multilayer perceptrons and in the feed-forward blocks of Transformers;
-    those inside an attention stay, because all of its heads have one width, and so do those between layers that are no
-    `nn.Linear`, such as GPT-2's `Conv1D`.
+    A hidden neuron is dropped if no output depends on it. A neuron that depends on no input always sends the same value
+    (its bias, through the activation). This value is taken from an example and added to the biases of the layer that
+    the neuron feeds. Neurons between linear layers are dropped, in multilayer perceptrons and in the feed-forward
+    blocks of Transformers. Neurons inside an attention stay, because all its heads have one width. Neurons between
+    layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
 
     Args:
         model: not changed.
         masks: by layer name; weights of absent links are zero. A layer without a mask is dense.
         graph: names the layers that feed each other, sparse or dense.
-        args, kwargs: an example input, as the model is called with.
+        args, kwargs: an example input of the model.
 
-    Whatever else changes the neurons on their way, such as a hook, is found by the example: the outputs of the copy
-    are compared with those of the model.
+    The example shows whether anything else changes the neurons on their way, such as a hook: the outputs of the copy
+    are compared with the outputs of the model.
 
     Returns:
-        The copy, in evaluation mode. Its smaller layers are `nn.Linear` still; a batch norm of which nothing is left
+        The copy, in evaluation mode. Its smaller layers are still `nn.Linear`; a batch norm with no features left
         becomes `nn.Identity`.
 
     Raises:
-        ValueError: if the example does not reach a layer of the graph, or the outputs would not be the same on it.
+        ValueError: if the example does not reach a layer of the graph, or if the outputs on it would change.
     """
     whole = copy.deepcopy(model).eval()
     expected = _outputs(whole, *args, **kwargs)
@@ -72,13 +72,13 @@ def _outputs(model: nn.Module, *args: Any, **kwargs: Any) -> list[Tensor]:
 
 
 def _same_random_numbers(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, models draw the random numbers that others drew within it before."""
+    """A context in which every model draws the same random numbers."""
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     return torch.random.fork_rng(sorted(device.index for device in devices))
 
 
 def _tensors(output: object) -> Iterator[Tensor]:
-    """All tensors in what a model gives."""
+    """All tensors in the output of a model."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
@@ -90,11 +90,11 @@ def _tensors(output: object) -> Iterator[Tensor]:
 
 
 def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwargs: Any) -> None:
-    """Raise unless a smaller model gives what was expected, up to rounding."""
+    """Raise unless a smaller model gives the expected outputs, up to rounding."""
     why = (
-        "Something beside the layers of the graph changes or reads their neurons: a hook, a forward of its own, random "
-        "numbers in evaluation mode, or weights outside the masks. Remove it, or build the Sparsifier with a graph "
-        "without those layers: graph=LayerGraph() for none."
+        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward of one "
+        "instance only, random numbers in evaluation mode, or weights outside the masks. Remove it, or build the "
+        "Sparsifier with a graph without these layers; graph=LayerGraph() names no layer."
     )
     try:
         found = _outputs(smaller, *args, **kwargs)
@@ -119,7 +119,7 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
 
 
 def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
-    """Of the largest output, what rounding may change: some hundred of its last bits in float32."""
+    """The share of the largest output that rounding may change: some hundred units of the last bit of float32."""
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *outputs) if tensor.is_floating_point()}
     devices = {tensor.device.type for tensor in (*model.parameters(), *outputs)}
     dtypes |= {torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
@@ -131,12 +131,12 @@ def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
 def _junctions(
     model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """The links of all layers between which neurons could go, and the layers that feed each of them.
+    """The links of all layers between which neurons may be dropped, and the layers that feed each of them.
 
-    Where one factor of a product is dense the graph does not name it, but it loses the same neurons.
+    If one factor of a product is dense, the graph does not name it, but it loses the same neurons.
     """
     feeders: dict[str, list[str]] = {}
-    # Those packed into an attention are no modules of their own, and stay.
+    # Layers packed into an attention are not modules, and stay.
     linear = {f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, nn.Linear)}
     for chain in graph.chains:
         for before, after in pairwise(chain):
@@ -155,10 +155,10 @@ def _junctions(
 
 @dataclass
 class _Seen:
-    """What an example showed, by layer name.
+    """The results of an example, by layer name.
 
     outputs, inputs: the values that leave and reach a layer, (samples, neurons).
-    norms: names of the batch norms on the way to a fed layer from those that feed it.
+    norms: names of the batch norms between a layer and the layers that feed it.
     """
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -174,7 +174,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
     def leaving(name: str) -> Callable[..., Tensor]:
         def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
             seen.outputs[name] = output.detach().reshape(-1, output.shape[-1])
-            # A new beginning for autograd, so that what derives from it can be told from what came before.
+            # Start a new graph of autograd, to find out which values depend on this output.
             return output.detach().requires_grad_().clone() if torch.is_grad_enabled() else output
 
         return note
@@ -183,7 +183,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
         def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             value: Tensor = given[0] if given else named["input"]
             seen.inputs[name] = value.detach().reshape(-1, value.shape[-1])
-            # A norm is on the way if this value derives from what the norm gave.
+            # A norm is on the way if this value depends on the norm's output.
             ways = {norm: output for norm, output in normed.items() if output.requires_grad and value.requires_grad}
             slopes = (
                 torch.autograd.grad(value.sum(), list(ways.values()), retain_graph=True, allow_unused=True)
@@ -215,7 +215,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
     missing = [after for after in feeders if after not in seen.inputs or len(seen.inputs[after]) == 0]
     if missing:
         raise ValueError(
-            f"the example did not reach {', '.join(sorted(missing))}; pass an input that the model treats as usual."
+            f"the example did not reach {', '.join(sorted(missing))}; pass an input for which the model uses it."
         )
     return seen
 
@@ -232,8 +232,8 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
         if layer not in constant:
             fixed = torch.stack([outputs_of(before) for before in feeders[layer]])
             nonzero = torch.stack([(seen.outputs[before] != 0).any(dim=0) for before in feeders[layer]])
-            # Of factors that are multiplied, one that is always 0 is enough - if its activation keeps the 0, which
-            # shows where the product is 0 though all other factors are not.
+            # Of multiplied factors, one that is always 0 is enough, if its activation keeps the 0. This shows where the
+            # product is 0 although all other factors are not.
             silent = (fixed & ~nonzero).any(dim=0) & (seen.inputs[layer] == 0).all(dim=0)
             shown = nonzero.sum(dim=0) == len(nonzero) - 1
             constant[layer] = fixed.all(dim=0) | (silent & shown)

@@ -1,4 +1,4 @@
-"""How much of a model its sparse layers are, and what else it computes with."""
+"""The share of a model that is in its sparse layers, and its other matrices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Coverage:
 
     sparse: elements of the sparse layers.
     total: elements of all matrices.
-    foreign: elements by name of the matrices that train but belong to no linear layer, such as convolutions, recurrent
+    foreign: by name, the elements of matrices that train but belong to no linear layer, such as convolutions, recurrent
         layers or experts stacked into one tensor. No choice of layers makes them sparse.
     """
 
@@ -34,32 +34,32 @@ class Coverage:
 
     @property
     def noteworthy(self) -> bool:
-        """Whether much of the model stays dense, whatever was chosen."""
+        """Whether much of the model stays dense for any choice of layers."""
         return sum(self.foreign.values()) > _NOTEWORTHY * self.total
 
     def warn_if_noteworthy(self) -> None:
-        """Warn if much of the model stays dense, whatever was chosen."""
+        """Warn if much of the model stays dense for any choice of layers."""
         if self.noteworthy:
             warn(
-                f"{self}. The sparsity is that of the sparse layers; density(whole_model=True) counts all. To say that "
-                "this is meant, name the layers by include."
+                f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all. To silence "
+                "this warning, name the layers with include."
             )
 
     def __str__(self) -> str:
-        text = f"the sparse layers hold {self.share:.1%} of the elements of the model's matrices, without embeddings"
+        text = f"the sparse layers contain {self.share:.1%} of the elements of the model's matrices, without embeddings"
         if not self.foreign:
             return text
         largest = sorted(self.foreign, key=lambda name: -self.foreign[name])
         names = ", ".join(largest[:3]) + (f" and {len(largest) - 3} others" if len(largest) > 3 else "")
-        return f"{text}; {sum(self.foreign.values()) / self.total:.1%} are no linear layers and stay dense: {names}"
+        return f"{text}; {sum(self.foreign.values()) / self.total:.1%} are not in linear layers and stay dense: {names}"
 
 
 def coverage(model: nn.Module, layers: Mapping[str, Layer]) -> Coverage:
-    """How much of a model some of its layers are.
+    """The share of a model that is in some of its layers.
 
     Args:
         model: with dense weights; call this before `execution="csr"` converts the layers.
-        layers: the sparse ones, by name.
+        layers: the sparse layers, by name.
     """
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
     matrices = {
@@ -67,7 +67,7 @@ def coverage(model: nn.Module, layers: Mapping[str, Layer]) -> Coverage:
         for name, parameter in model.named_parameters()
         if parameter.dim() > 1 and id(parameter) not in embeddings
     }
-    # Also what a parametrization of a linear layer holds.
+    # This includes the tensors of a parametrised linear layer.
     linear = tuple(f"{layer.parameter.rpartition('.')[0]}." for layer in linear_layers(model).values())
     return Coverage(
         sparse=sum(prod(layer.shape) for layer in layers.values()),

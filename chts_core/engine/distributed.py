@@ -1,4 +1,4 @@
-"""Several processes ("ranks") that train one model together: what they must agree on, and how work is shared."""
+"""Several processes ("ranks") that train one model together: what they must agree on, and how they share work."""
 
 import contextlib
 import hashlib
@@ -14,13 +14,14 @@ from chts_core.engine.weights import pack_bits, unpack_bits
 
 
 class Ranks:
-    """The processes that train copies of a model, or shares of one; by itself, a process is the only rank.
+    """The processes that train copies of a model, or shards of one. A process alone is the only rank.
 
-    Every method but `owners` is a collective: all ranks call it, in the same order, with the same names and shapes.
+    Every method but `owners` is a collective operation: all ranks call it in the same order, with the same names and
+    shapes.
 
     Args:
-        group: whose processes; None for this process alone.
-        device: of the tensors that are sent.
+        group: the group of the processes; None for this process alone.
+        device: the device of the tensors that are sent.
 
     Attributes:
         rank: number of this process in the group.
@@ -34,9 +35,9 @@ class Ranks:
         self.size = 1 if group is None else dist.get_world_size(group)
 
     def owners(self, costs: Mapping[str, int]) -> dict[str, int]:
-        """Who does what: a rank for each piece of work, so that all have about as much.
+        """The rank of each piece of work, so that all ranks have about as much work.
 
-        The largest first, each to the rank that has least so far.
+        The largest pieces come first. Each goes to the rank that has the least work so far.
         """
         loads = [0] * self.size
         owners = {}
@@ -75,15 +76,15 @@ class Ranks:
             raise RuntimeError(
                 f"the masks of these layers are not those of rank 0: {'; '.join(different)}. Build the Sparsifier with "
                 "the same seed and settings on every rank, load the same checkpoint everywhere, and change no mask in "
-                "between; go on from the last checkpoint."
+                "between. Continue from the last checkpoint."
             )
 
     def share(self, tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:
-        """Give all ranks what the owner of each tensor has, in place; Boolean ones travel packed in bits.
+        """Send each tensor from its owner to all ranks, in place; Boolean tensors are packed in bits.
 
         Args:
-            tensors: Boolean or uint8, each of the same shape everywhere.
-            owners: the rank that has it right, by name.
+            tensors: Boolean or uint8, each of the same shape on all ranks.
+            owners: by name, the rank with the right values.
         """
         if self.size == 1:
             return
@@ -120,7 +121,7 @@ class Ranks:
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank has, by rank: anything that can be pickled."""
+        """The value of each rank, by rank; it may be anything that can be pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -132,8 +133,8 @@ class Ranks:
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     """The ranks that train a model together.
 
-    Those of a given group; of a model in `DistributedDataParallel`, or whose weights are shared out by `fully_shard`,
-    its own; of any other, all there are.
+    They are the ranks of a given group. Without one, a model with `DistributedDataParallel` or `fully_shard` has the
+    ranks of its own group, and any other model has all ranks.
     """
     weight = next(model.parameters())
     if group is None and isinstance(model, nn.parallel.DistributedDataParallel):
@@ -147,13 +148,13 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
 
 @contextlib.contextmanager
 def telling_of_lost_ranks() -> Iterator[None]:
-    """Say what happened where the connection to another rank broke, and what to do."""
+    """Say what happened and what to do if the connection to another rank breaks."""
     try:
         yield
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("connection", "timed out", "timeout", "peer", "socket")):
             raise RuntimeError(
                 "another rank does not answer: its process has ended or hangs. Look at its own messages, then start "
-                f"all ranks again; a run with a checkpoint goes on from there. ({str(error).strip().splitlines()[0]})"
+                f"all ranks again; a run with a checkpoint continues from there. ({str(error).strip().splitlines()[0]})"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Dropout whose random bits are drawn on all threads."""
+"""Dropout that draws its random bits on all threads."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws on as many threads as torch has, and remembers a number, not a mask.
+    """`nn.Dropout` that draws on as many threads as torch has, and keeps a seed, not a mask.
 
-    On most processors torch draws on one thread, which takes a quarter of a training step of a sparse Transformer; and
-    which elements it drops depends on the maker of the processor. Here that depends on the seed alone
+    On most processors, torch draws on one thread. This takes a quarter of a training step of a sparse Transformer, and
+    the dropped elements depend on the maker of the processor. Here they depend only on the seed
     (:mod:`chts_core.compiled.dropout`). An element is dropped with a probability within 2^-33 of `p`.
 
-    Elsewhere, and where torch traces or transforms the model, it is `nn.Dropout`.
+    On other devices, and if torch traces or transforms the model, it works like `nn.Dropout`.
 
     Args:
-        p: probability of an element to be zeroed in training; the others are divided by 1 - p.
-        generator: of the CPU, draws a seed for each call. By default torch's global one, as for `nn.Dropout`;
-            `torch.utils.checkpoint`, which repeats calls, restores only that.
+        p: probability that an element is zeroed in training; the others are divided by 1 - p.
+        generator: on the CPU, draws a seed for each call. Default: torch's global generator, as in `nn.Dropout`.
+            `torch.utils.checkpoint` repeats calls and restores only the global generator.
     """
 
     def __init__(self, p: float = 0.5, *, generator: torch.Generator | None = None) -> None:
@@ -27,7 +27,7 @@ class Dropout(nn.Dropout):
         self.generator = generator
 
     def forward(self, input: Tensor) -> Tensor:
-        """As of `nn.Dropout`."""
+        """See `nn.Dropout`."""
         kept = round((1 - self.p) * 2**32)
         if not self.training or kept == 2**32:
             return input

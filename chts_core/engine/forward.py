@@ -1,4 +1,4 @@
-"""What the forward of a model does, as `torch.fx` records it, and which layers give the model's outputs."""
+"""The operations of a model's forward, as `torch.fx` records them, and which layers give the model's outputs."""
 
 import contextlib
 import inspect
@@ -16,7 +16,7 @@ from chts_core.engine.sharding import is_fully_sharded
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is an `nn.Linear`, or one that stores its weight transposed."""
+    """Whether a module is an `nn.Linear`, or a linear layer that stores its weight transposed."""
     return isinstance(module, nn.Linear) or is_transposed_linear(module)
 
 
@@ -24,7 +24,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
     """Whether a module is the `Conv1D` of GPT-2: a linear layer with a weight of shape (in_features, out_features)."""
     for kind in type(module).__mro__:
         if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
-            weight = module._parameters.get("weight")  # none where it is parametrised
+            weight = module._parameters.get("weight")  # none if it is parametrised
             fits = weight is None or weight.shape == (getattr(module, "nx", None), getattr(module, "nf", None))
             return fits and type(module).forward is vars(kind)["forward"]
     return False
@@ -37,17 +37,17 @@ class _Proxy(fx.Proxy):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of all tensors."""
+        """The dtype of all tensors."""
         self.tracer.asked_for_dtype = True
         return self.tracer.dtype
 
 
 class Tracer(fx.Tracer):
-    """Records what a forward does with buffers, instead of doing it.
+    """Records the operations of a forward, also on buffers, without running them.
 
     Args:
-        is_closed: says of a module whether to record a call of it, instead of looking into it.
-        dtype: that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
+        is_closed: whether to record only the call of a module, without looking into it.
+        dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
     """
 
     proxy_buffer_attributes = True
@@ -62,13 +62,13 @@ class Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def keys(self, obj: fx.Proxy) -> Any:
-        """Of whatever keywords a forward takes, when it passes them on: one that no other forward knows by name."""
+        """For a forward that passes on its `**` keywords: one keyword that no other forward knows by name."""
         if obj.node.op == "placeholder" and str(obj.node.target).startswith("**"):
             return [str(obj.node.target)]
         return super().keys(obj)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Also for a forward in a wrapper that hands on whatever it is given, as Hugging Face's checkpointing is."""
+        """Also works for a forward in a wrapper that passes on its arguments, as in Hugging Face's checkpointing."""
         taken = list(inspect.signature(root_fn).parameters.values())[1:]
         kinds = {argument.kind for argument in taken}
         if root_fn is inspect.unwrap(root_fn) or inspect.Parameter.VAR_POSITIONAL in kinds:
@@ -83,7 +83,7 @@ class Tracer(fx.Tracer):
         return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Also where `fully_shard` has put a class of its own before that of torch."""
+        """Also works if `fully_shard` has put its own class before torch's class."""
         if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
@@ -92,17 +92,17 @@ class Tracer(fx.Tracer):
 
 
 def has_forward_of_class(module: nn.Module) -> bool:
-    """Whether an instance runs the forward of its class, be it wrapped, as accelerate does for mixed precision."""
+    """Whether an instance runs the forward of its class, maybe wrapped, as by accelerate for mixed precision."""
     forward = inspect.unwrap(module.forward)
     return getattr(forward, "__func__", forward) is inspect.unwrap(type(module).forward)
 
 
 @contextlib.contextmanager
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward does besides computing: draw, print, warn, count its calls, keep a result as attribute."""
+    """Undo side effects of a forward: random draws, prints, warnings, counted calls, results kept as attributes."""
     attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
     for module in model.modules():
-        if is_fully_sharded(module):  # its hooks would gather weights for a forward that is none
+        if is_fully_sharded(module):  # its hooks would gather weights, but no real forward runs
             vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with (
@@ -120,7 +120,7 @@ def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
 
 
 def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
-    """What a module does in training or in evaluation; nothing where it cannot be traced.
+    """The operations of a module in training or in evaluation; empty if it cannot be traced.
 
     Args:
         without_labels: whether to leave out arguments that are None by default, such as labels.
@@ -128,7 +128,7 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
     if not has_forward_of_class(module):
         return []
     for part in module.modules():
-        part.training = training  # not `train()`, which some models have overridden to merge weights
+        part.training = training  # not `train()`, which some models override to merge weights
     try:
         left_out = {
             name: None
@@ -137,7 +137,7 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
         }
         with torch.set_grad_enabled(training):
             return list(tracer.trace(module, left_out or None).nodes)
-    except Exception:  # a forward that depends on its data raises whatever it likes
+    except Exception:  # a forward that depends on its data may raise any error
         return []
 
 
@@ -145,15 +145,15 @@ def output_layers(model: nn.Module) -> set[str]:
     """The linear layers that give a model's outputs, by module name: no layer with a matrix comes after them.
 
     A model may have several, such as one for each task. It has none if its last layer is a convolution. If the forward
-    cannot be traced, it is what `get_output_embeddings` returns, as in `transformers`, or else the linear layer that
-    was registered last.
+    cannot be traced, the output layer is the one that `get_output_embeddings` returns, as in `transformers`, or else
+    the last registered linear layer.
     """
     with leaving_nothing_behind(model):
         return set(_ends(model, ""))
 
 
 def _ends(module: nn.Module, path: str) -> Iterator[str]:
-    """See :func:`output_layers`, of a part of a model."""
+    """See :func:`output_layers`, for a part of a model."""
     if is_linear(module):
         yield path
         return
@@ -178,7 +178,7 @@ def _ends(module: nn.Module, path: str) -> Iterator[str]:
 
 
 def _owner(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
-    """The name of the module whose matrices take part in a step, "" for the traced one itself; None if there are none.
+    """The name of the module with the matrix that an operation uses, "" for the traced module itself; or None.
 
     A matrix may also be used without its module, as in tied autoencoders.
     """
@@ -203,7 +203,7 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def _last_layer(module: nn.Module) -> str | None:
-    """The output of a module that cannot be traced."""
+    """The output layer of a module that cannot be traced."""
     linear = [name for name, part in module.named_modules() if is_linear(part)]
     told = getattr(module, "get_output_embeddings", lambda: None)()
     return next((name for name in linear if module.get_submodule(name) is told), linear[-1] if linear else None)

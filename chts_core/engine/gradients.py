@@ -1,4 +1,4 @@
-"""Gradients of a sparse model: those of absent links are zeroed, and kept where an update goes by them."""
+"""Gradients of a sparse model. Gradients of absent links are zeroed; a copy is kept if an update needs them."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -15,25 +15,25 @@ from chts_core.engine.weights import LinkWeight, MaskedWeight, Weight, zero_abse
 
 
 class Scheduled(Protocol):
-    """Whoever knows when an update is due."""
+    """An object that knows when an update is due."""
 
     @property
     def update_due(self) -> bool:
-        """Whether the step that is being made ends with an update."""
+        """Whether the current step ends with an update."""
         ...
 
 
 class Gradients:
-    """Zeroes the gradients of absent links as soon as they are there, and keeps them where an update goes by them.
+    """Zeroes the gradients of absent links as soon as they are computed, and keeps a copy if an update needs them.
 
     Args:
         weights: by the name of the parameter.
-        collects: whether updates go by the gradient of all links.
+        collects: whether updates use the gradient of all links.
         guard: knows whether another Sparsifier has taken over.
 
     Attributes:
-        dense: the gradient by all links, float32 by weight, summed over the backward passes of the step. It holds a
-            weight only while an update by it is due.
+        dense: by weight, the gradient of all links, float32, summed over the backward passes of the step. It has an
+            entry only if an update that needs the gradient is due.
     """
 
     def __init__(self, weights: Mapping[str, Weight], collects: bool, guard: Guard) -> None:
@@ -42,18 +42,18 @@ class Gradients:
         self._collects = collects
         self._guard = guard
         self._owner: weakref.ref[Scheduled] | None = None
-        # What a backward pass has brought by now, with the number of the pass; and the state of `grad` it belongs to.
+        # The gradient of a backward pass so far, with the number of the pass; and the version of `grad` it belongs to.
         self._arriving: dict[str, tuple[int, Tensor]] = {}
         self._versions: dict[str, int] = {}
 
     def listen(self, names: list[str], owner: Scheduled) -> None:
-        """Follow the gradients of some weights for an owner, whom this does not keep alive."""
+        """Watch the gradients of some weights for an owner. This does not keep the owner alive."""
         self._owner = weakref.ref(owner)
         me = weakref.ref(self)
         for name in names:
             weight = self._weights[name]
             trains = weight.parameter.requires_grad
-            weight.parameter.requires_grad_(True)  # a frozen one, of a copy, takes no hooks
+            weight.parameter.requires_grad_(True)  # the frozen weight of a copy takes no hooks
             if self._collects:
                 weight.parameter.register_hook(_hook(me, Gradients._forget_dropped, name))
             if not isinstance(weight, LinkWeight):
@@ -64,29 +64,29 @@ class Gradients:
             weight.parameter.requires_grad_(trains)
 
     def forget(self) -> None:
-        """Keep nothing of the step."""
+        """Forget the gradients of the step."""
         self.dense.clear()
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The gradient by all links of a weight, the mean over the ranks; None if none is kept. A collective."""
+        """The mean over the ranks of the gradient of all links of a weight, or None. A collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
-        # What `fully_shard` has shared out is a mean already.
+        # The gradient of a sharded weight is already a mean.
         return full_from_shards(gradient, weight) if is_sharded(weight) else ranks.mean(gradient)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy: nothing of the step, and whoever copies has to listen anew."""
+        """For a copy, which has no gradients of the step and must call `listen` again."""
         return {**self.__dict__, "dense": {}, "_arriving": {}, "_versions": {}, "_owner": None}
 
     def _wanted(self) -> bool:
-        """Whether the gradient by all links is wanted now."""
+        """Whether the gradient of all links is needed now."""
         owner = None if self._owner is None else self._owner()
         return self._collects and owner is not None and owner.update_due
 
     def _forget_dropped(self, name: str, _: Tensor) -> None:
-        """Forget what is kept of the gradient by absent links, where the user has reset the gradient of the others."""
+        """Forget the gradient of absent links if the user has reset the gradient of the other links."""
         if not self._wanted() or name not in self.dense:
             return
         gradient = self._weights[name].parameter.grad
@@ -96,10 +96,10 @@ class Gradients:
             del self.dense[name]
 
     def _clear(self, name: str, parameter: Tensor) -> None:
-        """Zero the gradient of absent links, by filling: a NaN there vanishes too.
+        """Zero the gradient of absent links by filling, so that a NaN there vanishes too.
 
-        Where an update goes by it, the gradient of all links is kept first: summed over the backward passes of the
-        step, as `grad` itself sums the gradient of the links that exist.
+        If an update needs it, the gradient of all links is kept first. It is summed over the backward passes of the
+        step, as `grad` itself sums the gradient of the existing links.
         """
         held = self._weights[name]
         if not self._guard.rules(parameter) or parameter.grad is None:
@@ -114,10 +114,10 @@ class Gradients:
         self._versions[name] = parameter.grad._version
 
     def _arrive(self, name: str, layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
-        """Sum up the gradient by all links of a layer that stores only those it has.
+        """Sum up the gradient of all links of a layer that stores only its existing links.
 
-        What one backward pass brings waits until the gradient of the links has arrived: `torch.autograd.grad` computes
-        a gradient that never arrives.
+        The sum of one backward pass waits until the gradient of the existing links has arrived: `torch.autograd.grad`
+        computes a gradient that never arrives.
         """
         if not self._guard.rules(layer.values) or not self._wanted():
             return
@@ -127,7 +127,7 @@ class Gradients:
         self._arriving[name] = backward, new if summed is None or before != backward else summed + new
 
     def _add_arrived(self, name: str, values: Tensor) -> None:
-        """Add what a backward pass has brought for a layer that stores only its links."""
+        """Add the gradient of a backward pass for a layer that stores only its links."""
         if not self._guard.rules(values) or not self._wanted() or name not in self._arriving:
             return
         _, arrived = self._arriving.pop(name)
@@ -161,11 +161,11 @@ def _dense_gradient_hook(
 
 
 def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guard: Guard) -> None:
-    """Let the optimizer do nothing in a step that an update follows: it leaves out what has no gradient.
+    """Let the optimizer do nothing in a step before an update: it skips parameters without a gradient.
 
     Args:
         owner: is not kept alive.
-        guard: once another Sparsifier has taken over, no step is left out.
+        guard: once another Sparsifier has taken over, no step is skipped.
     """
     me = weakref.ref(owner)
     hidden: list[tuple[Tensor, Tensor | None]] = []
@@ -176,8 +176,8 @@ def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guar
             return
         if any(callable(given) for given in (*args[1:], kwargs.get("closure"))):
             raise RuntimeError(
-                "the method leaves out the optimizer's step before an update, which it cannot while a closure computes "
-                "the gradients; call backward() first and optimizer.step() without a closure."
+                "the method skips the optimizer's step before an update, which it cannot do if a closure computes the "
+                "gradients; call backward() first and optimizer.step() without a closure."
             )
         for group in optimizer.param_groups:
             for parameter in group["params"]:

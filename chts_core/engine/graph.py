@@ -1,4 +1,4 @@
-"""The layer graph of a model, as far as it can be traced, with words for the rest."""
+"""The layer graph of a model, as far as it can be traced, and notes on the rest."""
 
 import re
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ class Found(NamedTuple):
     """The layers of a model that become sparse.
 
     layers: by name.
-    parts: what evolves by itself, by name: the layers, or heads of them.
+    parts: by name, what evolves separately: the layers, or their heads.
     graph: which layers feed each other.
-    notes: what to say of the graph.
+    notes: warnings about the graph.
     """
 
     layers: dict[str, Layer]
@@ -35,18 +35,18 @@ def find_layers(
     graph: LayerGraph | None,
     per_head: bool,
 ) -> Found:
-    """The sparse layers of a model, by the settings of the Sparsifier."""
+    """The sparse layers of a model under the settings of the Sparsifier."""
     layers = sparse_layers(model, include, exclude)
     graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
     return Found(layers, split_heads(layers, graph) if per_head else layers, graph, notes)
 
 
 def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> tuple[LayerGraph, list[str]]:
-    """The layer graph of a model, and what to say of it to whoever has given none.
+    """The layer graph of a model, and warnings about it for a user who has given no graph.
 
-    A method that percolates goes by what is known: layers that could not be traced evolve all the same, and their
-    incomplete links stay. Where no two layers are known to feed each other it percolates nothing, which is said too and
-    is no error: all else of the method stays as it is.
+    Percolation uses only the layers that could be traced. Other layers evolve too, but their incomplete links stay. If
+    no two layers are known to feed each other, nothing percolates. A note says so. This is not an error, because the
+    rest of the method works.
     """
     graph, unknown = layer_graph(model, layers)
     if not unknown or not method.removal.percolate:
@@ -57,13 +57,13 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
             kinds.setdefault(kind_of(name), []).append(name)
     outside = ", ".join(map(label_of, kinds.values()))
     joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
-    effect = "Links there evolve, but none is cut for being incomplete."
+    effect = "Their links evolve, but incomplete links stay."
     if not joined and len(layers) > 1:
-        effect = "So it cuts nothing: no two layers of this model are known to feed each other."
+        effect = "So it removes no link: no two layers of this model are known to feed each other."
     return graph, [
-        f"Percolation leaves out {outside}, which could not be traced. {effect} Where you know which layers feed each "
-        "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has those "
-        "that were found."
+        f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layers feed each "
+        "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "
+        "layers that were found."
     ]
 
 
@@ -73,7 +73,7 @@ def kind_of(name: str) -> str:
 
 
 def label_of(names: list[str]) -> str:
-    """A layer's name; of several of one kind what their names share, * for the rest, and how many there are."""
+    """A layer's name. For several layers of a kind: what their names share, * for the rest, and their number."""
     if len(names) == 1:
         return names[0]
     parts = zip(*(re.split(r"([.:])", name) for name in names), strict=True)

@@ -1,4 +1,4 @@
-"""What the user does around a Sparsifier is followed, or refused with words."""
+"""Watch what the user does around a Sparsifier, and raise an error if the run cannot continue."""
 
 import weakref
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -18,23 +18,23 @@ from chts_core.engine.watch import LostSteps, Watch
 from chts_core.engine.weights import MaskedWeight
 from chts_core.methods import Method
 
-# Which guard's Sparsifier rules a weight: the latest that was attached.
+# The guard of the Sparsifier that controls a weight: the last one attached.
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Guard]"] = WeakIdKeyDictionary()
 
 # Share of a step of the optimizer that may be lost without a warning.
 _NOTEWORTHY_LOSS = 0.01
 _UNCOUNTED = (
-    "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count: call "
-    "it once after each step of the optimizer, or with skipped=True where that was left out."
+    "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count. Call "
+    "it once after each step of the optimizer, or with skipped=True if that step was skipped."
 )
 
 
 class Guard:
-    """Looks, at every call of `Sparsifier.step()`, at what has happened since the last one.
+    """Checks, at every call of `Sparsifier.step()`, what has happened since the last call.
 
     Args:
         network: the sparse layers.
-        optimizer: that trains them.
+        optimizer: trains them.
         waiting: parameters that did not train when the Sparsifier was attached, by name.
 
     Attributes:
@@ -45,22 +45,22 @@ class Guard:
         self, network: SparseNetwork, optimizer: torch.optim.Optimizer, waiting: Mapping[str, nn.Parameter]
     ) -> None:
         self.superseded = False
-        # Without a gradient these leave the state of a link at zero; what another optimizer does is not known.
+        # These leave the state of a link without a gradient at zero. For other optimizers this is not known.
         self.keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         self._network = network
         self._optimizer = optimizer
         self._waiting = waiting
         self._watch = Watch(network.model, optimizer, network.weights)
         self._lost: LostSteps | None = None
-        # Whether the hook of the optimizer has been seen to count its steps; the calls before; what was complained of.
+        # Whether the optimizer's hook has counted a step; the number of calls before that; the warnings so far.
         self._counted, self._calls_before = False, 0
         self._complaints: set[str] = set()
 
     def listen(self, fresh: bool) -> None:
-        """Follow the optimizer from now on, and take over from an older Sparsifier.
+        """Watch the optimizer from now on, and take over from an older Sparsifier.
 
         Args:
-            fresh: whether the run begins: then the first steps of the optimizer show what the masks undo of them.
+            fresh: whether the run begins. Then the first steps of the optimizer show how much of them the masks undo.
         """
         for weight in self._network.weights.values():
             before = _RULED_BY.get(weight.parameter)
@@ -74,34 +74,34 @@ class Guard:
         self._lost = LostSteps(self._optimizer, self._network.weights) if measured else None
 
     def settle(self) -> None:
-        """All is as it should be, and a step begins."""
+        """Record that all is as it should be when a step begins."""
         self._watch.settle()
 
     def rules(self, parameter: Tensor) -> bool:
-        """Whether this one's Sparsifier was the last to be attached to a parameter; none is to that of a copy."""
+        """Whether this guard's Sparsifier was the last one attached to a parameter; a copied parameter has none."""
         ruled_by = _RULED_BY.get(parameter)
         return ruled_by is not None and ruled_by() is self
 
     def complain(self, kind: str, message: str) -> None:
-        """Warn, once for each kind of trouble."""
+        """Warn once for each kind of problem."""
         if kind not in self._complaints:
             self._complaints.add(kind)
             warn(message, RuntimeWarning)
 
     def after_optimizer(self) -> None:
-        """The optimizer has made a step: warn if nobody calls `Sparsifier.step()`."""
+        """After a step of the optimizer, warn if nobody calls `Sparsifier.step()`."""
         if self._watch.steps == 3 and not self.superseded:
             self.complain(
                 "not stepped",
-                "the optimizer has made three steps, and sparsifier.step() was not called: the topology does not "
+                "the optimizer has made three steps without a call of sparsifier.step(), so the topology does not "
                 "change. Call sparsifier.step() once after each step of the optimizer.",
             )
 
     def calls_to_take_back(self, steps: int, updated_at: int) -> int:
-        """How many calls of `Sparsifier.step()` have counted and should not have; once, at the optimizer's first step.
+        """How many calls of `Sparsifier.step()` were counted by mistake; known at the optimizer's first step.
 
-        Calls before it were made under accumulation of gradients. They do not count, unless one of them has updated
-        the topology already.
+        Calls before that step were made under gradient accumulation. They do not count, unless one of them has already
+        updated the topology.
         """
         if self._counted or not self._watch.steps:
             return 0
@@ -111,9 +111,9 @@ class Guard:
         return calls if updated_at <= steps - calls else 0
 
     def is_step(self, skipped: bool) -> bool:
-        """Whether a call of `Sparsifier.step()` counts: the optimizer has made a step, or left one out on purpose."""
+        """Whether a call of `Sparsifier.step()` counts: the optimizer has made a step, or it was skipped."""
         if not self._watch.counts or self._watch.steps or skipped or self._overflows():
-            return True  # where it overflows, a gradient scaler has left out the step
+            return True  # after an overflow, a gradient scaler has skipped the step
         if self._counted:
             self.complain("uncounted", _UNCOUNTED)
             return False
@@ -121,7 +121,7 @@ class Guard:
         return True
 
     def check_optimizer(self) -> None:
-        """Warn of an optimizer that moves weights without a gradient, as Muon does: the masks undo that."""
+        """Warn about an optimizer that moves weights without a gradient, as Muon does. The masks undo this."""
         if self._lost is None or not self._watch.steps:
             return
         share = self._lost.share()
@@ -132,35 +132,37 @@ class Guard:
             self.complain(
                 "lost",
                 f"{share:.0%} of a step of {type(self._optimizer).__name__}, by its squared norm, moved weights "
-                "without a link, and is lost: the optimizer does not treat every element by itself. AdamW and SGD lose "
-                "none.",
+                "without a link and is lost, because the optimizer does not treat every element separately. AdamW and "
+                "SGD lose nothing.",
             )
 
     def check_attached(self, update_due: bool) -> None:
-        """Refuse to go on with a model or an optimizer that is no longer the one that trains."""
+        """Refuse to continue if the model or the optimizer is not the one that trains."""
         replaced = self._watch.replaced()
         if replaced:
             raise RuntimeError(
-                f"the model's parameters {few(replaced)} are others than those that the Sparsifier was attached to, "
-                "as after load_state_dict(assign=True), tying or replacing a layer. Load with assign=False, or build a "
-                "new optimizer and a new Sparsifier for the model as it is now."
+                f"the model's parameters {few(replaced)} are not the ones that the Sparsifier was attached to, as "
+                "after load_state_dict(assign=True), or after tying or replacing a layer. Load with assign=False, or "
+                "build a new optimizer and a new Sparsifier for the present model."
             )
         unfrozen = [name for name, parameter in self._waiting.items() if parameter.requires_grad]
         if unfrozen:
             self.complain(
                 f"unfrozen {unfrozen}",
-                f"{few(unfrozen)} did not train when the Sparsifier was attached, and now do: they stay dense. To "
-                "make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the others' links.",
+                f"{few(unfrozen)} did not train when the Sparsifier was attached, but train now; they stay dense. To "
+                "make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the links of the "
+                "other layers.",
             )
         if self.superseded:
             raise RuntimeError(
-                "another Sparsifier has been attached to this model since; step the newer one, or build a new model."
+                "another Sparsifier has been attached to this model since; call step() of the newer one, or build a "
+                "new model."
             )
         if self._watch.other is not None and not self._watch.steps:
             raise RuntimeError(
-                f"another optimizer, {self._watch.other}, has stepped the model's weights, and the one that the "
-                "Sparsifier holds has not: removed links would keep their momentum. Build a new Sparsifier with the "
-                "optimizer that trains, and resume_from=sparsifier.state_dict() to keep the links."
+                f"another optimizer, {self._watch.other}, has changed the model's weights, but the Sparsifier's "
+                "optimizer has made no step, so removed links would keep their momentum. Build a new Sparsifier with "
+                "the optimizer that trains, and resume_from=sparsifier.state_dict() to keep the links."
             )
         for name in self._network.sparse if update_due else ():
             check_moments(self._optimizer, name, self._network.weights[name].parameter)
@@ -171,41 +173,41 @@ class Guard:
             )
 
     def check_masks(self) -> None:
-        """Refuse to speak of masks that are not those of the weights."""
+        """Raise if weights do not fit the masks."""
         changed = self._watch.changed() & set(self._network.sparse)
         strangers = [name for name in sorted(changed) if self._has_strangers(name)]
         if strangers:
             raise RuntimeError(
-                f"the model has weights outside the masks, in {few(strangers)}: weights were loaded or written that "
-                "are not of these masks. Load the state that sparsifier.state_dict() gave at the same moment, with "
-                "sparsifier.load_state_dict(); load pretrained weights before attaching; or, to keep the masks, "
+                f"the model has weights outside the masks, in {few(strangers)}: weights were loaded or written that do "
+                "not fit these masks. With sparsifier.load_state_dict(), load the state that sparsifier.state_dict() "
+                "gave at the same moment; or load pretrained weights before attaching; or, to keep the masks, "
                 "multiply each weight by its mask in sparsifier.masks."
             )
 
     def check_weights(self, step: int) -> None:
-        """Refuse an update of links whose weights are no numbers: all ranks, where one of them sees it."""
+        """Refuse an update of links with infinite or NaN weights, on all ranks if one rank finds them."""
         diverged = self._of_any_rank(
             name for name in self._network.sparse if not self._network.weights[name].is_finite()
         )
         if diverged:
             raise RuntimeError(
-                f"before the update of step {step} links of {few(diverged)} have infinite or NaN weights: "
-                "the run has diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
+                f"before the update of step {step}, links of {few(diverged)} have infinite or NaN weights: the run has "
+                "diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
                 "chts_core.tools.numerics.find_nonfinite shows where it begins."
             )
 
     def check_gradients(self, method: Method, dense: Mapping[str, Tensor]) -> None:
-        """Refuse an update by gradients that never came.
+        """Refuse an update that needs gradients if there are none.
 
         Args:
-            dense: those by all links that came.
+            dense: the gradients of all links, by weight, as far as there are any.
         """
         weights = self._network.weights
         training = [name for name in self._network.sparse if weights[name].parameter.requires_grad]
         without = [name for name in training if method.regrowth.needs_gradient and name not in dense]
         if without:
             raise RuntimeError(
-                f"the method regrows by gradient, but none has come for {', '.join(without)} since the last step; "
+                f"the method regrows by gradient, but none was computed for {', '.join(without)} since the last step; "
                 "call backward() before every step(), and exclude layers that the loss does not use."
             )
         without = [name for name in training if method.removal.needs_gradient and weights[name].parameter.grad is None]
@@ -216,7 +218,7 @@ class Guard:
             )
 
     def not_finite(self, dense: Mapping[str, Tensor]) -> list[str]:
-        """The weights with an infinite or NaN gradient on any rank: they must agree whether there is an update."""
+        """The weights with an infinite or NaN gradient on any rank, so that all ranks agree on the update."""
         return self._of_any_rank(
             name
             for name in self._network.sparse
@@ -225,7 +227,7 @@ class Guard:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which has to listen anew."""
+        """For a copy, which must call `listen` again."""
         return {**self.__dict__, "_lost": None}
 
     def _has_strangers(self, name: str) -> bool:
@@ -236,13 +238,13 @@ class Guard:
         )
 
     def _overflows(self) -> bool:
-        """Whether the optimizer has an infinite or NaN gradient on any rank; a collective."""
+        """Whether the optimizer has an infinite or NaN gradient on any rank; a collective operation."""
         gradients = (held.grad for group in self._optimizer.param_groups for held in group["params"])
         here = any(gradient is not None and not local_shard(gradient).isfinite().all() for gradient in gradients)
         return any(self._network.ranks.gather(here))
 
     def _of_any_rank(self, names: Iterable[str]) -> list[str]:
-        """Those of the names that this or another rank has, in the model's order; a collective."""
+        """The names that this or another rank has, in the model's order; a collective operation."""
         found = {name for theirs in self._network.ranks.gather(list(names)) for name in theirs}
         return [name for name in self._network.sparse if name in found]
 
@@ -254,12 +256,12 @@ def is_ruled(parameter: Tensor) -> bool:
 
 
 def check_dense(model: nn.Module) -> nn.Module:
-    """Refuse a model whose layers store only their links already; the model."""
+    """Refuse a model with layers that already store only their links; return the model."""
     already = [path for path, module in model.named_modules() if isinstance(module, SparseLinear)]
     if already:
         raise ValueError(
-            f"the layers {', '.join(already)} of the model already store only their links; "
-            "call chts_core.engine.linear.to_dense(model) and build the optimizer anew, or take a new model."
+            f"the layers {', '.join(already)} of the model already store only their links; call "
+            "chts_core.engine.linear.to_dense(model) and build a new optimizer, or use a new model."
         )
     return model
 
@@ -270,25 +272,25 @@ def check_held(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) 
     missing = [name for name, weight in weights.items() if id(weight) not in owned]
     if missing:
         raise ValueError(
-            f"the optimizer does not hold the model's weights {', '.join(missing)}; "
-            "build it from model.parameters() of this very model, after moving the model to its device."
+            f"the optimizer does not hold the model's weights {', '.join(missing)}; build it from model.parameters() "
+            "of this model, after moving the model to its device."
         )
 
 
 def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
-    """Warn of weights in half precision, by the dtypes of all weights."""
+    """Warn about weights in half precision, by the dtypes of all weights."""
     low = sorted({str(dtype) for dtype in dtypes if dtype.itemsize < 4})
     if low:
         warn(
-            f"the weights are {', '.join(low)}: small changes are rounded away, which hurts methods that regrow by "
-            "the gradient most. Keep float32 weights and compute in torch.autocast."
+            f"the weights are {', '.join(low)}: rounding loses small changes, which hurts most in methods that regrow "
+            "by gradient. Keep float32 weights and compute under torch.autocast."
         )
 
 
 def check_execution(
     execution: str, model: nn.Module, weights: list[str], optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> None:
-    """Refuse an execution that is not known, or that this model, optimizer or number of processes cannot have."""
+    """Refuse an unknown execution, or one that does not work with this model, optimizer or number of processes."""
     if execution not in ("masked", "csr", "auto"):
         raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
     if execution == "masked":
@@ -302,13 +304,13 @@ def check_execution(
     stay = [name for name in weights if not convertible(model, name)]
     if execution == "csr" and stay:
         raise ValueError(
-            f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of an nn.Linear "
-            "that is a part of the model, outside nn.MultiheadAttention, and no more than that: no subclass, "
-            "parametrisation, pruning, state-dict hook or own forward. Choose execution='auto', which leaves "
-            "the others masked, or exclude them."
+            f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
+            "nn.Linear layers inside the model and outside nn.MultiheadAttention, without subclass, parametrisation, "
+            "pruning, state-dict hook or forward of their own. Choose execution='auto', which leaves these weights "
+            "masked, or exclude them."
         )
 
 
 def few(names: list[str]) -> str:
-    """The names of some layers, or of the first and how many there are."""
+    """The names of some layers; if there are many, the first name and the number of the others."""
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"

@@ -20,30 +20,30 @@ from chts_core.topology import correlated
 
 
 def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
-    """A generator of the part's own: its links do not depend on which other layers there are."""
+    """A generator for one part only, so that its links do not depend on the other layers."""
     digest = hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()
     where = device if device.type == "cuda" else torch.device("cpu")
     return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget) -> Topology:
-    """A topology, with the correlations of the inputs where it starts from them.
+    """A topology, with the correlations of the inputs if it starts from them.
 
     Raises:
-        ValueError: if it does not, or they are not of the inputs of a sparse layer.
+        ValueError: if the topology does not start from correlations, or if they fit the inputs of no sparse layer.
     """
     if correlation is None:
         return topology
     if not isinstance(topology, Correlated):
         raise ValueError(
-            f"correlation is given, but the method starts from {topology!r}; leave it out, or take a "
-            "method with topology=Correlated()."
+            f"correlation is given, but the method starts from {topology!r}; leave correlation out, or use a method "
+            "with topology=Correlated()."
         )
     inputs = {columns for _, columns in budget.shapes.values()}
     if correlation.ndim and len(correlation) not in inputs:
         raise ValueError(
-            f"correlation is of {len(correlation)} features, but the sparse layers have "
-            f"{', '.join(map(str, sorted(inputs)))} inputs; give that of the inputs that the model is trained on."
+            f"correlation has {len(correlation)} features, but the sparse layers have "
+            f"{', '.join(map(str, sorted(inputs)))} inputs; give the correlation of the model's training inputs."
         )
     return partial(correlated, correlation=correlation)
 
@@ -62,26 +62,26 @@ def first_masks(
 
     Args:
         given: masks by part, instead of the topology; "magnitude" for the largest weights; None for none.
-        topology: that of the method, with all it needs.
-        layers, parts: of the model, by name.
+        topology: the method's topology, with the correlations if it needs them.
+        layers, parts: the layers and parts of the model, by name.
         graph: which layers feed each other.
         weights: by name.
-        budget: has the number of links of each part.
+        budget: gives the number of links of each part.
         generators: by part.
 
     Raises:
-        TypeError, ValueError: if a mask is of no part, or has another shape or number of links.
+        TypeError, ValueError: if a mask belongs to no part, or has a wrong shape or number of links.
     """
     links = budget.links(0)
     given = _given(given, parts, weights, links)
-    # A packed weight may hold rows of no sparse layer: those stay dense.
+    # A packed weight may have rows that belong to no sparse layer. They stay dense.
     masks = {name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device) for name, weight in weights.items()}
     by_part = {name: part.rows(masks[part.parameter]) for name, part in parts.items()}
     for name, here in by_part.items():
         part = parts[name]
         if name in given:
             mask, source = given[name], "initial_masks"
-            if part.transposed and name == part.parameter:  # called like the weight, so shaped like it
+            if part.transposed and name == part.parameter:  # named like the weight, so shaped like it
                 here = here.T
         else:
             mask = topology(*part.shape, links[name] / here.numel(), generator=generators[name])
@@ -115,8 +115,8 @@ def _given(
     unknown = given.keys() - parts.keys()
     if unknown:
         raise ValueError(
-            f"initial_masks has {', '.join(sorted(unknown))}, which is no sparse layer; "
-            f"the layers are {', '.join(parts)}."
+            f"initial_masks has {', '.join(sorted(unknown))}, which is not a sparse layer; expected names among "
+            f"{', '.join(parts)}."
         )
     return given
 
@@ -128,7 +128,9 @@ def _place(
     graph: LayerGraph,
     generators: Mapping[str, torch.Generator],
 ) -> None:
-    """Fit the layers of a scale-free topology to those that feed them, in place; those that values feed stay.
+    """Fit the layers of a scale-free topology to the layers that feed them, in place.
+
+    Layers that attention values feed do not change.
 
     Args:
         by_part: the masks to fit.

@@ -1,7 +1,7 @@
 """The links of a layer in compressed form, and the three products of a linear layer with them.
 
-The plain reference is :class:`DenseKernels`, which fills in the weight and multiplies it as a whole; tests hold the
-others to it.
+The plain reference is :class:`DenseKernels`, which fills in the weight and multiplies it as a whole. Tests compare the
+others with it.
 """
 
 import threading
@@ -20,12 +20,12 @@ from chts_core.topology import erdos_renyi
 
 
 class Links(NamedTuple):
-    """Where the links of a layer are; int32.
+    """The positions of the links of a layer; int32.
 
     crow_indices: output i has the links crow_indices[i] to crow_indices[i + 1].
     col_indices: the input of each link.
-    ccol_indices, row_indices: the same by inputs: the output of each link in that order.
-    order: for each link by inputs, which one it is by outputs.
+    ccol_indices, row_indices: the same by inputs, with the output of each link.
+    order: for each link in the order by inputs, its index in the order by outputs.
     """
 
     crow_indices: Tensor
@@ -40,7 +40,7 @@ class Links(NamedTuple):
         return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
 
     def outputs(self) -> Tensor:
-        """The output of each link by outputs, int64."""
+        """The output of each link, in the order by outputs, int64."""
         return torch.repeat_interleave(self.crow_indices.diff().long())
 
     def positions(self) -> Tensor:
@@ -55,7 +55,7 @@ def compress(mask: Tensor) -> Links:
 
 
 def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
-    """The links of these pairs, int64 by outputs; see :func:`compress`."""
+    """The links of these pairs, int64, ordered by outputs; see :func:`compress`."""
     order = inputs.argsort(stable=True)
     crow, ccol = (
         F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
@@ -65,26 +65,27 @@ def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> L
 
 
 def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> str:
-    """What is wrong with the saved links of a layer (out_features, in_features), or nothing."""
+    """What is wrong with the saved links of a layer (out_features, in_features), or ""."""
     out_features, in_features = shape
     if crow.shape != (out_features + 1,):
-        return f"are of {len(crow) - 1} outputs, but this layer has {out_features}"
+        return f"have {len(crow) - 1} outputs, but this layer has {out_features}"
     if columns.shape != values.shape or int(crow[0]) != 0 or int(crow[-1]) != len(columns):
         return f"do not fit together: {len(columns)} inputs, {len(values)} values, {int(crow[-1])} links"
     if bool((crow.diff() < 0).any()):
-        return "have an output with less than no links"
+        return "have an output with a negative number of links"
     if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < in_features:
         return f"lead to inputs outside 0 to {in_features - 1}"
     outputs = torch.repeat_interleave(crow.long().diff())
     if bool(((outputs * in_features + columns).diff() <= 0).any()):
-        return "are not in ascending order, each once"
+        return "are not in ascending order without repeats"
     return ""
 
 
 class Kernels(Protocol):
-    """The three products of a linear layer, of features as rows: x is (in, samples), y and dy are (out, samples).
+    """The three products of a linear layer, with features as rows: x is (in, samples), y and dy are (out, samples).
 
-    The first two may return memory that the next product in this thread overwrites; not the first for a single sample.
+    The first two may return memory that the next product in this thread overwrites. The first does not do this for a
+    single sample.
     """
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class DenseKernels:
         return (dy @ x.T).flatten().index_select(0, links.positions())
 
 
-# Products of a single sample with fewer links than this are over before another thread has begun.
+# A product of a single sample with fewer links than this ends before another thread starts.
 _FEW = 50_000
 
 
@@ -179,22 +180,22 @@ class TorchKernels:
 
 
 def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():  # a warning that these are in beta state
+    with warnings.catch_warnings():  # torch warns that these are in beta state
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
 
 
 def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
-    """An uninitialised matrix that holds until the next call by this name in this thread.
+    """An uninitialised matrix, valid until the next call with this name in this thread.
 
-    New memory of some megabytes costs as much as a product: the system hands it out page by page. Each thread keeps its
-    largest matrix by name and dtype, up to a limit.
+    Allocating some megabytes takes as long as a product, because the system provides memory page by page. Each thread
+    keeps its largest matrix by name and dtype, up to a limit.
     """
     if rows * columns > _LARGEST_KEPT:
         return like.new_empty(rows, columns)
     held, key = vars(_scratch), f"{name} {like.dtype} {like.device}"
     if key not in held or held[key].numel() < rows * columns:
-        with torch.inference_mode(False):  # what is made in inference mode cannot be used outside
+        with torch.inference_mode(False):  # a tensor made in inference mode cannot be used outside
             held[key] = torch.empty(rows * columns, dtype=like.dtype, device=like.device)
     buffer: Tensor = held[key]
     return buffer[: rows * columns].view(rows, columns)
@@ -205,7 +206,7 @@ _LARGEST_KEPT = 2**24  # elements, 64 MB as float32
 
 
 def transposed(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The transpose of a matrix, as a contiguous tensor of its own, or in a given one."""
+    """The transpose of a matrix, as a new contiguous tensor, or in a given one."""
     y = x.new_empty(x.shape[::-1]) if y is None else y
     if x.device.type != "cpu" or not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64):
         return y.copy_(x.T)
@@ -223,7 +224,7 @@ def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
 
     Raises:
         TypeError: for a dtype without sparse kernels.
-        RuntimeError: where there are none for the device.
+        RuntimeError: if there are none for the device.
     """
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(
@@ -256,7 +257,7 @@ def _measured_crossover(out_features: int, in_features: int, device: str, dtype:
         links = compress(erdos_renyi(out_features, in_features, density, generator=generator).to(device))
         values = x.new_ones(len(links.col_indices))
         times = []
-        for _ in range(4):  # the first one warms up
+        for _ in range(4):  # the first run warms up
             started = time.perf_counter()
             kernels.forward(links, values, None, x.T)
             kernels.input_gradient(links, values, dy.T)
@@ -269,7 +270,7 @@ def _measured_crossover(out_features: int, in_features: int, device: str, dtype:
     densities = (0.1, 0.5)
     ours = [seconds(density, sparse) for density in densities]
     rival = [seconds(density, DENSE) for density in densities]
-    # Both are straight lines, to a good approximation: where they meet.
+    # Both are nearly straight lines. Find where they meet.
     gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
     if gain[0] <= 0:
         return 0.0
@@ -283,10 +284,10 @@ _CROSSOVER_SIZE = 1024  # larger layers are measured at this size
 
 
 def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Density up to which sparse products are faster than dense ones of a filled-in weight, on this machine.
+    """Density up to which sparse products are faster than dense products with the filled-in weight, on this machine.
 
-    Measured once in a process for each shape: forward and backward of 256 samples at two densities, with at most 1024
-    features on each side, which takes some tenths of a second.
+    It is measured once per process for each shape: forward and backward of 256 samples at two densities, with at most
+    1024 features on each side. This takes some tenths of a second.
     """
     sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
     return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Which weights of a model become sparse: its linear layers, also those packed into an attention's one weight."""
+"""Which weights of a model become sparse: its linear layers, including those packed into one weight of an attention."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,25 +11,25 @@ from torch.nn.parameter import is_lazy
 from chts_core.engine.forward import is_transposed_linear, output_layers
 from chts_core.percolation import LayerGraph
 
-# What a weight may be stored as. Complex numbers have no order, and whole numbers no gradient.
+# The dtypes that a weight may have. Complex numbers have no order, and integers have no gradient.
 _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # A gate, the factor that it gates, and the projection of their product, as LLaMA and T5 name them.
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 
-# Layers by glob pattern on their name or their module's, or by a test on the module's name and the module.
+# Layers by glob patterns on their names or their modules' names, or by a test on the module's name and the module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A bipartite network: all rows of a weight, or some of those of a weight that packs several.
+    """A bipartite network: all rows of a weight, or some rows of a weight that packs several layers.
 
-    name: that of the parameter, with ":q", ":k", ":v" for the rows of a packed one and ":0", ":1"... for heads.
+    name: the name of the parameter, with ":q", ":k", ":v" for rows of a packed weight and ":0", ":1"... for heads.
     parameter: the name of the parameter.
-    first_row: of its rows in the parameter; its first column where that is transposed.
+    first_row: its first row in the parameter; its first column if the parameter is transposed.
     shape: (out_features, in_features) of the network itself.
-    transposed: whether the parameter is (in_features, out_features), as that of Hugging Face's `Conv1D`.
+    transposed: whether the parameter is (in_features, out_features), as in Hugging Face's `Conv1D`.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Layer:
         return (tensor.T if self.transposed else tensor)[self.outputs]
 
     def ends(self, positions: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Output and input neurons of links by their positions in the flattened parameter, which has so many columns.
+        """Output and input neurons of links, by their positions in the flattened parameter with `columns` columns.
 
-        Outputs count from this layer's first; those of other layers in the parameter are outside its range.
+        Outputs count from this layer's first output. Outputs of other layers in the parameter are outside its range.
         """
         quotient, rest = positions // columns, positions % columns
         outputs, inputs = (rest, quotient) if self.transposed else (quotient, rest)
         return outputs - self.first_row, inputs
 
     def in_parameter(self, links: Tensor, columns: int) -> Tensor:
-        """Positions of links in the flattened parameter, which has so many columns, by those in the flattened layer."""
+        """Positions of links in the flattened parameter with `columns` columns, by those in the flattened layer."""
         if not self.transposed:
             return links + self.first_row * columns
         return links % self.shape[1] * columns + links // self.shape[1] + self.first_row
@@ -66,13 +66,13 @@ class Layer:
 def linear_layers(model: nn.Module) -> dict[str, Layer]:
     """All layers of a model that could be sparse, by name.
 
-    Linear ones, those inside `nn.MultiheadAttention`, and Hugging Face's `Conv1D`.
+    These are linear layers, the layers inside `nn.MultiheadAttention`, and Hugging Face's `Conv1D`.
     """
     return {layer.name: layer for layer, _, _ in _candidates(model)}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, out of `torch.compile` and `DistributedDataParallel`, so that names stay what they were."""
+    """The model inside `torch.compile` and `DistributedDataParallel`, so that names stay the same."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return unwrap(model.module)
     inner = getattr(model, "_orig_mod", None)
@@ -84,34 +84,35 @@ def sparse_layers(
 ) -> dict[str, Layer]:
     """The layers to sparsify, by name, in the model's order.
 
-    Linear layers, Hugging Face's `Conv1D` among them, and the projections of `nn.MultiheadAttention` that train.
-    Embeddings never. The layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`) and the
-    routers of experts only where `exclude` says something else.
+    These are the linear layers, the `Conv1D` layers of Hugging Face, and the projections of `nn.MultiheadAttention`
+    that train. Embeddings are never sparse. The layers that give the model's outputs
+    (:func:`chts_core.engine.forward.output_layers`) and the routers of experts stay dense, unless `exclude` says
+    otherwise.
 
     Args:
         model: any module.
-        include: which of them; by default all.
-        exclude: which of those not; by default the output layers and the routers.
+        include: which layers to take; by default all.
+        exclude: which of them to leave out; by default the output layers and the routers.
 
     Raises:
-        ValueError: if nothing is left, a pattern fits no layer, or a weight is shared or computed from others.
+        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from others.
         TypeError: if a weight has no shape yet, or is stored as anything but real numbers.
     """
     layers, parameters = _selected(model, include, exclude)
     for name, layer in layers.items():
         if layer.parameter not in parameters:
             raise ValueError(
-                f"layer {name!r} has no weight of its own to make sparse: it is computed from other parameters, as "
-                "weight_norm does; remove the parametrization or exclude the layer."
+                f"layer {name!r} has no weight parameter to make sparse: its weight is computed from other parameters, "
+                "as by weight_norm; remove the parametrization or exclude the layer."
             )
         _check_stored(name, parameters[layer.parameter])
     layers = {name: layer for name, layer in layers.items() if parameters[layer.parameter].requires_grad}
     if not layers:
         quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
         raise ValueError(
-            f"{type(model).__name__} has {len(linear_layers(model))} linear layers of which none is left to sparsify; "
-            "expected at least two that train: the last one is the output layer and stays dense unless "
-            "exclude=() says otherwise."
+            f"{type(model).__name__} has {len(linear_layers(model))} linear layers, but none is left to sparsify; "
+            "expected at least two that train. The last one is the output layer and stays dense unless you pass "
+            "exclude=()."
             + (
                 f" {', '.join(quantised)} are quantised; sparsify the model before you quantise it."
                 if quantised
@@ -134,7 +135,7 @@ def frozen_layers(
 def _selected(
     model: nn.Module, include: Selection | None, exclude: Selection | None
 ) -> tuple[dict[str, Layer], dict[str, nn.Parameter]]:
-    """The layers that are chosen, whether they train or not, and all parameters of the model by name."""
+    """The chosen layers, whether they train or not, and all parameters of the model by name."""
     _check_initialised(model)
     found = list(_candidates(model))
     chosen = found if include is None else _select(found, include, "include")
@@ -149,7 +150,7 @@ def _selected(
 
 
 def _is_router(model: nn.Module, path: str) -> bool:
-    """Whether a linear layer tells which experts see an input: a mistake there costs a whole expert."""
+    """Whether a linear layer chooses the experts for an input: a mistake there costs a whole expert."""
     parent, _, name = path.rpartition(".")
     beside = {child for child, _ in model.get_submodule(parent).named_children()}
     named = "router" in path.lower() or "Router" in type(model.get_submodule(path)).__name__
@@ -157,9 +158,9 @@ def _is_router(model: nn.Module, path: str) -> bool:
 
 
 def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
-    """What a module that computes down(act(gate(x)) * up(x)) calls gate, up and down, by names; None for any other.
+    """The names of gate, up and down in a module that computes down(act(gate(x)) * up(x)); None for any other module.
 
-    One that normalises the product, as BitNet does, is another thing: there each neuron has a say in all others.
+    A module that normalises the product, as in BitNet, does not count: there each neuron changes all others.
     """
     if any("norm" in name for name, _ in module.named_children()):
         return None
@@ -172,7 +173,7 @@ def has_linear(module: nn.Module, *names: str) -> bool:
 
 
 def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Layer]:
-    """Each head of queries, keys and values as a network of its own; all other layers as they are.
+    """Each head of queries, keys and values as a separate network, and all other layers unchanged.
 
     Raises:
         ValueError: if the heads cannot share a layer's outputs evenly.
@@ -186,8 +187,8 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
         number = heads.get(name, 1)
         if layer.shape[0] % number:
             raise ValueError(
-                f"layer {name!r} of an attention has {layer.shape[0]} neurons, which {number} heads cannot share "
-                "evenly; check the numbers of heads in the graph."
+                f"layer {name!r} of an attention has {layer.shape[0]} neurons; expected a multiple of its {number} "
+                "heads. Check the numbers of heads in the graph."
             )
         head_dim = layer.shape[0] // number
         for head in range(number):
@@ -224,7 +225,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Layer, str, nn.Module]]:
 
 
 def _transposed_layers(name: str, module: nn.Module) -> Iterator[Layer]:
-    """The layers in a transposed weight: GPT-2 packs queries, keys and values in one, or the last two."""
+    """The layers in a transposed weight: GPT-2 packs queries, keys and values into one weight, or keys and values."""
     in_features, out_features = (int(getattr(module, size)) for size in ("nx", "nf"))
     packs = f".{name}".endswith(".c_attn.weight")
     roles = {3: "qkv", 2: "kv"}.get(out_features // in_features) if packs and out_features % in_features == 0 else None
@@ -255,13 +256,13 @@ def _select(
 
 
 def check_in_memory(weights: Mapping[str, Tensor]) -> None:
-    """Raise where a weight is on the meta device: it has a shape, but no numbers to train."""
+    """Raise if a weight is on the meta device, where it has a shape but no values."""
     absent = [name for name, weight in weights.items() if weight.is_meta]
     if absent:
         raise ValueError(
-            f"the weights {', '.join(absent)} are on the meta device and hold no numbers; expected weights in memory. "
-            "Call model.to_empty(device=...) and initialise or load the weights, then build the optimizer. For a plan "
-            "alone, chts.plan takes such a model."
+            f"the weights {', '.join(absent)} are on the meta device and have no values; expected weights in memory. "
+            "Call model.to_empty(device=...) and initialise or load the weights, then build the optimizer. If you "
+            "only need a plan, chts.plan takes such a model."
         )
 
 
@@ -269,8 +270,8 @@ def _check_initialised(model: nn.Module) -> None:
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise TypeError(
-            f"the parameters {', '.join(lazy)} have no shape yet, as lazy layers have none before their first input; "
-            "expected initialised ones. Call the model on a batch first, then build the optimizer."
+            f"the parameters {', '.join(lazy)} have no shape yet, because lazy layers get their shape from the first "
+            "input; expected initialised parameters. Call the model on a batch first, then build the optimizer."
         )
 
 
@@ -278,18 +279,18 @@ def _check_stored(name: str, weight: Tensor) -> None:
     if weight.dtype not in _REAL or weight.layout != torch.strided:
         how = weight.dtype if weight.layout == torch.strided else f"{weight.dtype} in {weight.layout}"
         raise TypeError(
-            f"layer {name!r} has a weight of {how}; expected a dense tensor of {', '.join(map(str, _REAL))}. "
-            "Build the layer of real numbers and quantise after training, or leave it out by include or exclude."
+            f"layer {name!r} has a weight of {how}; expected a dense tensor of {', '.join(map(str, _REAL))}. Build the "
+            "layer with one of these dtypes and quantise it after training, or leave it out with include or exclude."
         )
 
 
 def _is_quantised(module: nn.Module) -> bool:
-    """Whether a module is a linear layer whose weight is packed away, as torch's quantisation leaves them."""
+    """Whether a module is a linear layer with a packed weight, as torch's quantisation makes it."""
     return "quantized" in type(module).__module__ and hasattr(module, "in_features")
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that two modules share: it cannot have two masks, nor be sparse here and dense there."""
+    """Refuse a weight that two modules share: it cannot have two masks, or be sparse and dense."""
     sparse = {layer.parameter for layer in layers.values()}
     owners: dict[int, list[str]] = {}
     for path, module in model.named_modules():
@@ -298,6 +299,6 @@ def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
     for names in owners.values():
         if len(names) > 1 and sparse & set(names):
             raise ValueError(
-                f"the layers {' and '.join(names)} share one weight, which cannot have two masks; untie them, "
-                "give each its own weight, or exclude them."
+                f"the layers {' and '.join(names)} share one weight, which cannot have two masks; give each its own "
+                "weight, or exclude them."
             )

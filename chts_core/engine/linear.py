@@ -1,12 +1,12 @@
 """Truly sparse linear layers: stored as their links, and multiplied link by link.
 
 A mask on a dense weight saves nothing: the zeros are stored, multiplied, and carried through the optimizer. A
-:class:`SparseLinear` holds one value per link and where the links are, twice: by rows (CSR) for y = W x + b and the
-gradient by W, and by columns (CSC), as the order in which the same values stand there, for the gradient by x. Both are
-rebuilt only when the topology changes.
+:class:`SparseLinear` has one value per link, and the positions of the links twice. By rows (CSR), they serve y = W x +
+b and the gradient with respect to W. By columns (CSC), with the order of the same values, they serve the gradient with
+respect to x. Both are rebuilt only when the topology changes.
 
 Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
-contiguous numbers. The result is turned back, since code around an `nn.Linear` takes a contiguous output for granted.
+contiguous numbers. The result is transposed back, because code around an `nn.Linear` expects a contiguous output.
 """
 
 import copy
@@ -27,44 +27,45 @@ from chts_core.engine.product import REMEDY, is_transformed, product, without_au
 
 Execution = Literal["masked", "csr", "auto"]
 
-# Applied to what is kept for each link, such as an optimizer's moments, when the links change.
+# Applied to the state of each link, such as an optimizer's moments, when the links change.
 Carry = Callable[[Tensor], Tensor]
 
 
 class SparseLinear(nn.Module):
-    """A linear layer that stores its links only; a drop-in for `nn.Linear` where the mask is known.
+    """A linear layer that stores only its links; a drop-in replacement for `nn.Linear` with a known mask.
 
-    Memory is that of the values, their gradient and the optimizer's moments, and 12 bytes per link and 4 per neuron
-    for the structure. Works on inputs of any number of dimensions. Its first derivatives are there, higher ones not.
+    It needs memory for the values, their gradient and the optimizer's moments, and 12 bytes per link and 4 per neuron
+    for the structure. It accepts inputs with any number of dimensions. It has first derivatives, but no higher ones.
 
     execution:
-        "csr": the products cost what the links cost. float32 and float64; on a CPU by compiled loops, on CUDA by
-            torch's sparse products, which beat dense ones only at the highest sparsities.
-        "masked": the weight is filled in for each product, which are dense: the same numbers, as a reference, and the
-            faster way where there are many links.
-        "auto": whichever was measured to be faster at this density, for this shape on this machine
+        "csr": the cost of the products grows with the number of links; for float32 and float64. A CPU uses compiled
+            loops. CUDA uses torch's sparse products, which are faster than dense products only at the highest
+            sparsities.
+        "masked": the weight is filled in for each product, and the products are dense. They are the reference, and
+            faster if there are many links.
+        "auto": the faster of the two at this density, as measured for this shape on this machine
             (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
 
-    Under `torch.autocast` the layer computes, and returns, the dtype of its values. `torch.func`, `torch.vmap`,
-    `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
+    Under `torch.autocast` the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
+    `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
-    A state dict holds the values and the links, and loads into a layer with other links. One of an `nn.Linear` loads
-    too: what it has at the links is taken.
+    A state dict contains the values and the links, and loads into a layer with other links. A state dict of an
+    `nn.Linear` loads too: the layer takes its weights at the links.
 
-    A copy (`copy.deepcopy`) that is averaged with the layer it comes from does not follow that layer's links: values of
-    different links would be mixed, as `torch.optim.swa_utils.AveragedModel` does. It refuses to be used then;
+    A copy (`copy.deepcopy`) does not follow the links of its original. Averaging the two, as
+    `torch.optim.swa_utils.AveragedModel` does, would mix values of different links. The copy then refuses to work;
     :class:`chts_core.tools.averaging.AveragedModel` follows the links.
 
     Args:
-        in_features, out_features, bias, device, dtype: as of `nn.Linear`.
+        in_features, out_features, bias, device, dtype: as in `nn.Linear`.
         mask: Boolean (out_features, in_features).
         execution: "masked", "csr" or "auto".
 
     Attributes:
         values: parameter, one value for each link, by rows of the mask.
         bias: parameter, or None.
-        dense_gradient_hook: called in the backward pass, where set, with the layer and a function that computes the
-            gradient by all of W, (out_features, in_features); for methods that regrow by it.
+        dense_gradient_hook: if set, called in the backward pass with the layer and a function that computes the
+            gradient with respect to all of W, (out_features, in_features); for methods that regrow by gradient.
     """
 
     values: nn.Parameter
@@ -86,7 +87,10 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
-        """The links of a linear layer that a mask leaves; it shares the bias with the layer, which is not changed."""
+        """A sparse layer with the weights of a linear layer under a mask, and the same bias.
+
+        The linear layer does not change.
+        """
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._fill_from(linear, mask, execution)
@@ -94,10 +98,10 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
-        """Make a linear layer itself sparse, and its weight the values: one that :func:`convertible` allows.
+        """Make a linear layer itself sparse, if :func:`convertible` allows it; its weight becomes the values.
 
-        Whoever holds the layer or its weight goes on with them: other parents, hooks, an optimizer, a list of
-        parameters to clip. The gradient keeps what it has at the links.
+        All that refers to the layer or its weight continues to work: other parents, hooks, an optimizer, a list of
+        parameters to clip. The gradient keeps its values at the links.
         """
         links = cls._checked_links(linear, mask, execution)
         weight, bias = linear._parameters["weight"], linear._parameters["bias"]
@@ -142,11 +146,11 @@ class SparseLinear(nn.Module):
         self.values = values
         self.bias = bias
         self._settle()
-        # A measured crossover, so that a run that was cut can go on with the kernels it had.
+        # A measured crossover, so that an interrupted run can continue with the same kernels.
         self.crossover: float | None = None
 
     def _begin(self) -> None:
-        """Nothing has happened to the layer or to its copies yet."""
+        """Record that nothing has happened to the layer or its copies yet."""
         self._copies: weakref.WeakSet[SparseLinear] = weakref.WeakSet()
         self.has_trained = False  # whether a gradient has ever reached the values
 
@@ -168,15 +172,17 @@ class SparseLinear(nn.Module):
         return copied
 
     def _settle(self) -> None:
-        """All values are of the present links."""
+        """Record that all values belong to the present links."""
         self._settled = _writes(self.values)
-        self._mixed_beyond: int | None = None  # the number of writes to the values after which any more mixes links
+        self._mixed_beyond: int | None = (
+            None  # the number of writes to the values after which another write mixes links
+        )
 
     def _origin_changes(self) -> None:
-        """The layer that this one was copied from gets other links.
+        """Record that the original of this copy gets other links.
 
-        What has written its values here before, without training them, would now mix values of different links. The
-        first write of an average is a copy: one that comes later mixes nothing.
+        Code that has written values here before, without training them, would now mix values of different links. The
+        first write of an average is a copy, so a first write after this mixes nothing.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)
@@ -184,10 +190,10 @@ class SparseLinear(nn.Module):
     def _check_unmixed(self) -> None:
         if self._mixed_beyond is not None and not self.has_trained and _writes(self.values) != self._mixed_beyond:
             raise RuntimeError(
-                f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after the "
-                "layer it was copied from changed its links, but never trained or loaded: values of different links "
-                "have been mixed, as torch.optim.swa_utils.AveragedModel does. For an average take "
-                "chts_core.AveragedModel, which follows the links; to copy a model again, load_state_dict()."
+                f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after its "
+                "original changed its links, but never trained or loaded. This has mixed values of different links, "
+                "as torch.optim.swa_utils.AveragedModel does. For an average, use chts_core.AveragedModel, which "
+                "follows the links; to copy a model again, use load_state_dict()."
             )
 
     def _set_links(self, links: Links) -> None:
@@ -195,7 +201,7 @@ class SparseLinear(nn.Module):
             for copied in list(self._copies):
                 copied._origin_changes()
         for name, tensor in links._asdict().items():
-            # What follows from the first two is not saved.
+            # The others follow from the first two and are not saved.
             self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
 
     def _has(self, links: Links) -> bool:
@@ -213,17 +219,17 @@ class SparseLinear(nn.Module):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean (out_features, in_features), made anew."""
+        """Boolean (out_features, in_features), built at each call."""
         mask = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=self.values.device)
         mask[self.links.positions()] = True
         return mask.view(self.out_features, self.in_features)
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight (out_features, in_features), made anew; gradients reach the values."""
+        """The dense weight (out_features, in_features), built at each call; gradients reach the values."""
         weight = self.values.new_zeros(self.out_features * self.in_features)
         links = self.links
-        positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns of len()
+        positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns about len()
         return weight.index_put((positions,), self.values).view(self.out_features, self.in_features)
 
     @property
@@ -247,16 +253,16 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def rewire(self, mask: Tensor, survivors: Tensor | None = None) -> Carry:
-        """Change the links; in place, so that an optimizer goes on with the same parameter.
+        """Change the links in place, so that an optimizer continues with the same parameter.
 
         Args:
             mask: the new links.
-            survivors: those of the old links that keep their values where they stay; a link that goes and comes back at
-                once starts from zero. By default all of the old ones.
+            survivors: the old links that keep their values if they stay. A link that goes and comes back at once starts
+                from zero. Default: all old links.
 
         Returns:
-            What to apply to whatever else is kept for each link, such as an optimizer's moments: it keeps the entries
-            of the survivors, and is zero for the others.
+            A function to apply to other state of each link, such as an optimizer's moments. It keeps the entries of the
+            survivors, and gives zero for the other links.
         """
         check_mask(mask)
         before, after = self.links.positions(), positions(mask)
@@ -267,9 +273,9 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def exchange(self, removed: Tensor, regrown: Tensor) -> Carry:
-        """:meth:`rewire` by the positions in the flattened weight of the links that go and come, int64 ascending.
+        """:meth:`rewire` by positions in the flattened weight, int64 ascending, of the removed and the regrown links.
 
-        A link may be in both: it starts from zero.
+        A link may be in both lists; then it starts from zero.
         """
         before = self.links.positions()
         stays = ~among(before, removed)
@@ -289,9 +295,9 @@ class SparseLinear(nn.Module):
         return carry
 
     def follow(self, other: "SparseLinear") -> None:
-        """Take the links of another layer of the same shape: those that both have keep their values, others get zero.
+        """Take the links of another layer of the same shape: common links keep their values, new links get zero.
 
-        For an average of this layer with the other, from an earlier time of which it may be a copy.
+        Use it to average this layer with the other; this layer may be an earlier copy of the other.
         """
         if not self._has(other.links):
             self.rewire(other.mask.to(self.values.device))
@@ -314,7 +320,7 @@ class SparseLinear(nn.Module):
         """x Wᵀ + b for x (..., in_features)."""
         if not isinstance(input, Tensor):
             raise TypeError(
-                f"input is a {type(input).__name__}; expected a tensor. To trace the model by torch.fx, {REMEDY}."
+                f"input is a {type(input).__name__}; expected a tensor. To trace the model with torch.fx, {REMEDY}."
             )
         if is_transformed():
             return self._dense_forward(input)
@@ -332,7 +338,7 @@ class SparseLinear(nn.Module):
         return y.view(*input.shape[:-1], self.out_features)
 
     def _dense_forward(self, input: Tensor) -> Tensor:
-        """By torch's own operations on the filled-in weight, for what has to see or transform each of them."""
+        """Torch's own operations on the filled-in weight, for tools that must see or transform each operation."""
         try:
             with without_autocast(input.device.type):
                 return F.linear(input.to(self.values.dtype), self.weight, self.bias)
@@ -380,9 +386,9 @@ class SparseLinear(nn.Module):
 def convertible(model: nn.Module, parameter: str) -> bool:
     """Whether the layer that has this weight can become a :class:`SparseLinear`.
 
-    Those inside `nn.MultiheadAttention` cannot: it reads the weights of its parts itself. Nor can layers that are more
-    than an `nn.Linear`: of a subclass, parametrised, pruned, with a `forward` of their own, or with hooks on their
-    state dict, which look for a weight.
+    Layers inside `nn.MultiheadAttention` cannot, because it reads the weights of its parts itself. Layers that are more
+    than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own `forward` or with
+    state-dict hooks, which look for a weight.
     """
     path, _, name = parameter.rpartition(".")
     if name != "weight" or not path:
@@ -399,7 +405,7 @@ def convertible(model: nn.Module, parameter: str) -> bool:
 
 
 def to_dense(model: nn.Module) -> nn.Module:
-    """Replace every :class:`SparseLinear` of a model by an `nn.Linear` with the same values; the model itself."""
+    """Replace every :class:`SparseLinear` of a model by an `nn.Linear` with the same values. Return the model."""
     for path, module in list(model.named_modules()):
         if isinstance(module, SparseLinear):
             model.set_submodule(path, module.to_linear())
@@ -407,14 +413,14 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 def _writes(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; of those made in inference mode PyTorch does not know."""
+    """How often a tensor was changed in place; 0 if it was made in inference mode, where PyTorch does not count."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
-    """Give a parameter other data, also of another length.
+    """Give a parameter new data, maybe of another length.
 
-    While a graph is alive in which it was used, autograd remembers its shape. Another dtype makes it forget.
+    Autograd remembers the shape of a parameter while a graph that uses it is alive. A change of dtype makes it forget.
     """
     other = torch.float32 if parameter.dtype == torch.float64 else torch.float64
     parameter.data = parameter.data[:0].to(other)

@@ -1,4 +1,4 @@
-"""The sparse layers of a model: their weights and masks, and what is asked of all of them together."""
+"""The sparse layers of a model: their weights and masks, and operations on all of them together."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,19 +16,19 @@ from chts_core.percolation import LayerGraph, check_graph, percolate_links
 
 
 class SparseNetwork:
-    """Masks have one of three keys: a *weight*, a *layer* of the graph, or a *part* that evolves by itself.
+    """Masks have one of three keys: a *weight*, a *layer* of the graph, or a *part* that evolves separately.
 
-    Often the three are the same. A packed weight has several layers (queries, keys and values), and where heads evolve
-    by themselves a layer has several parts. The masks of layers and parts are views of those of the weights.
+    Often the three are the same. A packed weight has several layers (queries, keys and values), and if heads evolve
+    separately, a layer has several parts. The masks of layers and parts are views of those of the weights.
 
-    An update goes by the positions of the links, so that its lists grow with them. Scores of missing links, and several
-    processes, need masks.
+    An update uses lists of the positions of links, which grow with the number of links. Scores of missing links, and
+    training in several processes, need masks.
 
     Args:
         model: not wrapped.
         layers, parts: by name.
         graph: which layers feed each other.
-        weights: by the name of the parameter; those of a layer that comes to store its links are replaced here.
+        weights: by the name of the parameter; if a layer starts to store only its links, its weight is replaced here.
         sparse: the names of the weights that are not dense at the end.
         ranks: the processes that train the model together.
     """
@@ -51,24 +51,24 @@ class SparseNetwork:
         self.sparse = sparse
         self.ranks = ranks
         self._owners = ranks.owners({name: part.shape[0] * part.shape[1] for name, part in parts.items()})
-        # A graph that does not fit is refused now, not mid-run.
+        # Refuse a graph that does not fit now, not during the run.
         check_graph({name: layer.shape for name, layer in layers.items()}, graph)
         if ranks.size > 1:
             ranks.check_same(self.lists())
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """By weight; not to be changed."""
+        """The masks by weight; do not change them."""
         return {name: weight.mask for name, weight in self.weights.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Of the weights."""
+        """The shapes of the weights."""
         return {name: weight.shape for name, weight in self.weights.items()}
 
     @property
     def device_type(self) -> str:
-        """Of the first weight."""
+        """The device type of the first weight."""
         return next(iter(self.weights.values())).parameter.device.type
 
     def by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +80,7 @@ class SparseNetwork:
         return {name: part.rows(masks[part.parameter]) for name, part in self.parts.items()}
 
     def parts_by_weight(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
-        """The parts of each weight; those of one follow each other."""
+        """The parts of each weight; `parts` lists the parts of a weight one after the other."""
         for parameter, parts in groupby(self.parts.items(), key=lambda part: part[1].parameter):
             yield parameter, list(parts)
 
@@ -120,7 +120,7 @@ class SparseNetwork:
         return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
 
     def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
-        """Number of links by part in masks of the weights that are packed in bits."""
+        """Number of links by part, from masks of the weights packed in bits."""
         found = {}
         for parameter, parts in self.parts_by_weight():
             shape, bits = self.weights[parameter].shape, packed[parameter]
@@ -132,7 +132,7 @@ class SparseNetwork:
         return found
 
     def weight_of(self, part: str) -> Weight:
-        """The weight that has a part."""
+        """The weight that contains a part."""
         return self.weights[self.parts[part].parameter]
 
     def is_frozen(self, part: str) -> bool:
@@ -144,14 +144,14 @@ class SparseNetwork:
         return self._owners[part] == self.ranks.rank
 
     def share_out(self, links: LinkLists) -> None:
-        """Send all processes what each has made of the links of its parts, in place; a collective."""
+        """Send the links of each process's parts to all processes, in place; a collective operation."""
         if self.ranks.size > 1:
             masks = {name: mask_of(links[name], part.shape) for name, part in self.parts.items()}
             self.ranks.share(masks, self._owners)
             links.update({name: positions(mask) for name, mask in masks.items()})
 
     def share_generators(self, generators: Mapping[str, torch.Generator]) -> None:
-        """Let all processes go on with the same random numbers, as each has drawn for its own parts; a collective."""
+        """Send the generator states of each process's parts to all processes; a collective operation."""
         if self.ranks.size > 1:
             states = {name: generator.get_state() for name, generator in generators.items()}
             self.ranks.share(states, self._owners)
@@ -159,7 +159,7 @@ class SparseNetwork:
                 generators[name].set_state(state)
 
     def percolated(self, links: LinkLists) -> LinkLists:
-        """Links by part without those that are incomplete (:func:`chts_core.percolation.percolate`)."""
+        """Links by part, without incomplete links (:func:`chts_core.percolation.percolate`)."""
         left = self._percolated_layers(links.__getitem__)
         percolated = LinkLists({name: part.shape for name, part in self.parts.items()})
         for name, (layer, offset) in self._places().items():
@@ -183,7 +183,7 @@ class SparseNetwork:
         return neurons
 
     def _percolated_layers(self, links: Callable[[str], Tensor]) -> LinkLists:
-        """The links of parts by layer, without those that are incomplete."""
+        """Links by layer, without incomplete links."""
         parts: dict[str, list[tuple[str, int]]] = {name: [] for name in self.layers}
         for name, (layer, offset) in self._places().items():
             parts[layer].append((name, offset))
@@ -214,10 +214,10 @@ class SparseNetwork:
         return shares
 
     def past(self, part: str, links: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
-        """Missing links of a part that existed before: where in the flattened part, and the weights they had.
+        """Missing links of a part that existed before: their positions in the flattened part, and the weights they had.
 
         Args:
-            links: those that exist, as :meth:`positions` gives them.
+            links: the existing links, as :meth:`positions` gives them.
         """
         layer = self.parts[part]
         past = past_weights[layer.parameter]
@@ -229,7 +229,7 @@ class SparseNetwork:
         return where[missing], past.values[mine][order][missing]
 
     def empty_links(self, packed: Mapping[str, Tensor]) -> int:
-        """Number of links whose weight is exactly zero, of masks of the weights that are packed in bits."""
+        """Number of links with a weight of exactly zero, from masks of the weights packed in bits."""
         return sum(
             weight.num_zero(positions(unpack_bits(packed[name], weight.shape)).to(weight.parameter.device))
             for name, weight in self.weights.items()
@@ -240,7 +240,7 @@ class SparseNetwork:
         return {name: weight.layer for name, weight in self.weights.items() if isinstance(weight, LinkWeight)}
 
     def clear(self, optimizer: torch.optim.Optimizer, execution: str) -> None:
-        """Zero what there is outside the masks; let layers store only their links where that is wanted and can be."""
+        """Zero everything outside the masks; let layers store only their links if `execution` says so and they can."""
         for name in self.sparse:
             weight = self.weights[name]
             if execution != "masked" and convertible(self.model, name):

@@ -1,4 +1,4 @@
-"""What an optimizer keeps for each element of a weight, whatever it calls it."""
+"""The state that an optimizer keeps for each element of a weight, under any name."""
 
 import copy
 from collections import defaultdict
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 
 def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimizer that does not treat every element of a weight by itself: a vector of links is not enough.
+    """Refuse an optimizer that does not treat every element of a weight separately.
 
-    A copy of it makes some steps on small matrices, and on the same numbers as vectors. Muon and Shampoo need matrices;
-    Adafactor and LARS treat them differently; LBFGS keeps one state of all parameters together. One that cannot be
-    copied so is not refused.
+    Such an optimizer needs more than a vector of links.
+
+    A copy of the optimizer makes some steps on small matrices, and on the same numbers as vectors. Muon and Shampoo
+    need matrices. Adafactor and LARS treat matrices differently. LBFGS keeps one state for all parameters together. An
+    optimizer that cannot be copied in this way is not refused.
 
     Raises:
         ValueError: with the optimizer's name.
@@ -22,22 +24,22 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
         return
     try:
         by_matrix = _trial(optimizer, flat=False)
-    except Exception:  # whatever it needs and does not get
+    except Exception:  # it needs something that it does not get here
         return
     try:
         by_vector = _trial(optimizer, flat=True)
         same = by_matrix is not None and by_vector is not None and torch.allclose(by_matrix, by_vector, 1e-3, 1e-6)
-    except Exception:  # whatever it says of vectors
+    except Exception:  # it does not work with vectors
         same = False
     if not same:
         raise ValueError(
-            f"{type(optimizer).__name__} does not treat every element of a weight by itself, so it cannot train layers "
-            "that store only their links. Choose execution='masked', or an optimizer such as AdamW or SGD."
+            f"{type(optimizer).__name__} does not treat every element of a weight separately, so it cannot train "
+            "layers that store only their links. Choose execution='masked', or an optimizer such as AdamW or SGD."
         )
 
 
 def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
-    """What a copy of an optimizer makes of two matrices, or of the same as vectors; None if its state spans both."""
+    """Train two matrices, or the same as vectors, with a copy of an optimizer; None if its state spans both."""
     sizes = [(4, 6), (3, 5)]
     first = optimizer.param_groups[0]["params"][0]
     device = first.device
@@ -77,7 +79,7 @@ def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
 
 
 def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: str) -> float:
-    """What an optimizer begins with for each element of a parameter: zero, but for the few that begin elsewhere."""
+    """The first value of an optimizer's state for each element of a parameter; zero for most optimizers."""
     for kind, settings in _FIRST_VALUES.items():
         if isinstance(optimizer, kind) and key in settings:
             for group in optimizer.param_groups:
@@ -86,7 +88,7 @@ def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: 
     return 0.0
 
 
-# Which setting of a parameter group an optimizer's state begins with.
+# The setting of a parameter group that is the first value of an optimizer's state.
 _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
     torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
     torch.optim.Rprop: {"step_size": "lr"},
@@ -94,22 +96,22 @@ _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
 
 
 def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Parameter) -> None:
-    """Refuse state whose zero is not known.
+    """Refuse optimizer state if the code for zero is not known.
 
     Raises:
-        TypeError: naming the optimizer and what it keeps.
+        TypeError: naming the optimizer and the state.
     """
     for key, tensor in moments(optimizer, parameter):
         if not tensor.is_floating_point():
             raise TypeError(
-                f"the optimizer {type(optimizer).__name__} keeps {key!r} of {name} as {tensor.dtype}; expected numbers "
-                "in floating point, since it is not known which code stands for zero, where new links begin. Take the "
-                "optimizer's version in floating point."
+                f"the optimizer {type(optimizer).__name__} keeps {key!r} of {name} as {tensor.dtype}; expected "
+                "floating-point numbers: new links start from zero, and the code for zero is not known. Use the "
+                "floating-point version of the optimizer."
             )
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
-    """What an optimizer keeps for each element of a parameter, whatever it calls it."""
+    """The state that an optimizer keeps for each element of a parameter, under any name."""
     state: Mapping[str, object] = optimizer.state.get(parameter, {})
     return [
         (key, value) for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape

@@ -14,7 +14,7 @@ REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model fi
 
 
 class Layer(Protocol):
-    """What a product's backward pass reads from its layer, and notes there.
+    """What a product's backward pass reads from its layer, and records there.
 
     has_trained: whether a gradient has ever reached the values.
     """
@@ -23,7 +23,7 @@ class Layer(Protocol):
 
     @property
     def dense_gradient_hook(self) -> Callable[..., None] | None:
-        """Called, where set, with the layer and a function that computes the gradient by all of W."""
+        """If set, called with the layer and a function that computes the gradient with respect to all of W."""
 
 
 def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer, /) -> Tensor:
@@ -38,10 +38,10 @@ def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernel
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b; the gradients by x (samples, in), by the values and by the bias.
+    """x Wᵀ + b, and the gradients with respect to x (samples, in), the values and the bias.
 
-    What they return is contiguous, as from an `nn.Linear`: most operations on a view that is turned would take longer
-    than to turn it back.
+    The results are contiguous, as from an `nn.Linear`: most operations on a transposed view would take longer than
+    transposing it back.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values = ctx.saved_tensors
         hook = ctx.layer.dense_gradient_hook
-        # Whoever has set a hook may look at the gradient later, and a GPU is not done when a call returns.
+        # A hook may read the gradient later, and a GPU may still work on it when a call returns.
         dy = _by_feature(grad, ctx.kernels, passing=hook is None and grad.device.type == "cpu")
         dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None
@@ -74,7 +74,7 @@ class _Product(torch.autograd.Function):
 
 
 def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor:
-    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels want them.
+    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels need them.
 
     Args:
         passing: whether the next backward pass through a layer may overwrite them.
@@ -85,19 +85,19 @@ def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Computes in the dtypes there are."""
-    if not torch.is_autocast_enabled(device_type):  # most calls for one token have no time for more
+    """Compute in the given dtypes."""
+    if not torch.is_autocast_enabled(device_type):  # a call for one token must be fast
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def is_transformed() -> bool:
-    """Whether PyTorch traces, exports or transforms the model, and so has to see each operation."""
+    """Whether PyTorch traces, exports or transforms the model, and so must see each operation."""
     return torch._C._get_tracing_state() is not None or _is_exporting() or torch._C._are_functorch_transforms_active()
 
 
 def _differentiates(*tensors: Tensor | None) -> bool:
-    """Whether autograd has to know of an operation on these."""
+    """Whether autograd must record an operation on these tensors."""
     backward = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     return backward or forward_ad._current_level >= 0
 

@@ -1,4 +1,4 @@
-"""How far a run has come: what an update goes by, beside the weights; saved and loaded."""
+"""The state of a run: what an update needs, apart from the weights. It can be saved and loaded."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from chts_core.engine.network import SparseNetwork
 from chts_core.engine.weights import PastWeights, pack_bits, unpack_bits
 from chts_core.schedules import Timeline
 
-# What every state has beside the settings; "behind" and "least_sparsity" are not in those of earlier versions.
+# The keys of every state, apart from the settings. States of earlier versions lack "behind" and "least_sparsity".
 _SAVED = {
     "steps",
     "updated_at",
@@ -31,7 +31,7 @@ _SAVED = {
 
 
 class Update(TypedDict):
-    """One row of `Sparsifier.history`: what an update did to a layer, or to a head where heads evolve by themselves."""
+    """One row of `Sparsifier.history`: what an update did to a layer, or to a head if heads evolve separately."""
 
     step: int
     layer: str
@@ -49,16 +49,16 @@ class Progress:
     """The state of a run.
 
     budget: how many links each part has at every step.
-    generators: by part.
+    generators: the random generators, by part.
     ever_active: the links that ever existed, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
-    past_weights: by weight, of all links that were ever removed, where the method wants them.
-    steps: made so far.
-    updated_at: the step whose schedule the number of links follows.
-    behind: the step that a part follows instead, whose weight was frozen at the updates since.
-    stopped: the parts whose early stop has been signalled.
-    postponed: the steps whose update was put off.
+    past_weights: by weight, the past weights of all links that were ever removed, if the method needs them.
+    steps: the number of steps so far.
+    updated_at: the number of links follows the schedule at this step.
+    behind: by part, the step to follow instead, if its weight was frozen at later updates.
+    stopped: the parts that have reached their early stop.
+    postponed: the steps at which the update was postponed.
     history: one row per update and part.
-    crossovers: measured for the layers that store only their links, by weight, so that a resumed run has the same
+    crossovers: by weight, as measured for the layers that store only their links, so that a resumed run has the same
         kernels.
     """
 
@@ -91,7 +91,7 @@ class Progress:
         return {name: at_step[self.behind.get(name, self.updated_at)][name] for name in at_step[self.updated_at]}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy; generators as their states."""
+        """For a copy: it has the states of the generators."""
         states = {name: (str(generator.device), generator.get_state()) for name, generator in self.generators.items()}
         return {**self.__dict__, "generators": states}
 
@@ -104,9 +104,9 @@ class Progress:
 
 
 def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, object]) -> dict[str, Any]:
-    """Everything a run needs to go on to the same bits, beside the model's and the optimizer's own state.
+    """All that a run needs to continue bit for bit, apart from the states of the model and the optimizer.
 
-    A mask is Boolean. If a layer stores only its links, its mask is {"bits", "shape"} instead, an eighth of that:
+    A mask is Boolean. If a layer stores only its links, its mask is {"bits", "shape"} instead, an eighth of the size:
     `numpy.unpackbits(bits)[: rows * columns].reshape(shape)` gives the mask.
     """
     masks = {name: weight.bits() for name, weight in network.weights.items()}
@@ -144,10 +144,10 @@ def from_state(
     settings: Mapping[str, object],
     reschedule: bool,
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """What :func:`to_state` saved, and the masks as bits by weight; nothing is changed.
+    """The progress that :func:`to_state` saved, and the masks as bits by weight; nothing is changed.
 
     Args:
-        progress, settings: of the run that is to go on.
+        progress, settings: of the run that continues.
         reschedule: whether the saved run may have had another `total_steps`.
 
     Raises:
@@ -161,8 +161,8 @@ def from_state(
     behind = state.get("behind", {})
     if reschedule and behind:
         raise ValueError(
-            f"{', '.join(behind)} were frozen at the last update of the saved run, so that they follow a schedule "
-            "of their own; go on with its total_steps until they have been updated."
+            f"{', '.join(behind)} were frozen at the last update of the saved run, so they are behind its schedule; "
+            "continue with its total_steps until they have been updated."
         )
     saved = progress.budget
     if state.get("least_sparsity", 0.0) != saved.least:
@@ -191,7 +191,7 @@ def from_state(
 
 
 def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], reschedule: bool) -> None:
-    """Raise unless a state is whole and of a run with these settings."""
+    """Raise unless a state is complete and comes from a run with these settings."""
     missing = (settings.keys() | _SAVED) - state.keys()
     if missing:
         raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
@@ -205,7 +205,7 @@ def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], re
 
 
 def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Raise unless masks, past weights and generators are of these layers."""
+    """Raise unless masks, past weights and generators belong to these layers."""
     wanted: dict[str, Mapping[str, object]] = {
         "masks": shapes,
         "ever_active": shapes,
@@ -215,7 +215,7 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
     for key, ours in wanted.items():
         if state[key].keys() != ours.keys():
             raise ValueError(
-                f"the saved {key} are of layers {sorted(state[key])} but the model's sparse layers are "
+                f"the saved {key} belong to layers {sorted(state[key])} but the model's sparse layers are "
                 f"{sorted(ours)}; load the state into the model that saved it."
             )
     for key in ("masks", "ever_active"):
@@ -230,12 +230,12 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
 
 
 def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
-    """A saved mask as bits, on the CPU; a copy, since a run goes on to set bits of its own."""
+    """A copy of a saved mask as bits, on the CPU, because the run will set more bits."""
     return pack_bits(mask) if isinstance(mask, Tensor) else mask["bits"].cpu().clone()
 
 
 def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> None:
-    """Raise unless this is a mask of this shape in bits; the bits that fill up the last byte are zero."""
+    """Raise unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
     places, bits = math.prod(shape), mask.get("bits")
     if not (
         isinstance(bits, Tensor)
@@ -252,7 +252,7 @@ def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> N
 
 
 def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
-    """Raise unless these are positions in a weight of this shape, in order, and as many values."""
+    """Raise unless these are positions in a weight of this shape, in order, and the same number of values."""
     positions, values = (
         (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
     )
@@ -266,36 +266,36 @@ def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None
         and (len(positions) == 0 or 0 <= int(positions[0]) <= int(positions[-1]) < shape[0] * shape[1])
     ):
         raise ValueError(
-            f"{what} are no positions of links of a weight of shape {shape}, in ascending order, with a value each. "
-            "The saved state was changed or damaged, or is of a version that stored them as a dense weight."
+            f"{what} are not valid; expected positions in a weight of shape {shape}, in ascending order, with one "
+            "value each. The saved state was changed or damaged, or comes from a version that stored a dense weight."
         )
 
 
 def _of_shape(shape: tuple[int, int]) -> Tensor:
-    """A mask of one element, seen as a large one."""
+    """A large mask in the memory of one element."""
     return torch.zeros((), dtype=torch.bool).expand(shape)
 
 
 def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
-    """The budget of this run, for links of which a saved one, maybe of another length, has lost some already."""
+    """The budget of this run, if a saved run, maybe of another length, has already lost some links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
     budget = replace(saved, least=replace(saved, timeline=before).at(state["updated_at"]))
     ended = state["steps"] >= timeline.last_update
     if ended and budget.links(0) != budget.links(timeline.total_steps):
         raise ValueError(
-            f"the saved state is of step {state['steps']}, with sparsity {budget.at(0)}, and in a run of "
+            f"the saved state is from step {state['steps']}, with sparsity {budget.at(0)}, and in a run of "
             f"{timeline.total_steps} steps no update is left to reach {budget.sparsity}; train for more steps."
         )
     return budget
 
 
 def _generators(states: Mapping[str, Tensor], ours: Mapping[str, torch.Generator]) -> dict[str, torch.Generator]:
-    """New generators in saved states."""
+    """New generators with the saved states."""
     generators = {name: torch.Generator(generator.device) for name, generator in ours.items()}
     for name, generator in generators.items():
         try:
-            generator.set_state(states[name].cpu())  # torch.load may have mapped it elsewhere
+            generator.set_state(states[name].cpu())  # torch.load may have moved it to another device
         except (AttributeError, RuntimeError, TypeError) as error:
             raise ValueError(f"the saved generator of layer {name!r} does not fit: {error}") from error
     return generators

@@ -1,4 +1,4 @@
-"""Tensors whose rows are shared out among processes, as `torch.distributed.fsdp.fully_shard` does it."""
+"""Sharded tensors: their rows are shared out among processes, as by `torch.distributed.fsdp.fully_shard`."""
 
 import sys
 from typing import TYPE_CHECKING, TypeGuard
@@ -10,12 +10,11 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-# torch's modules for this take more than half a second to import: before something has imported them, nothing is
-# shared out.
+# torch's modules for this take more than half a second to import. Before something imports them, no tensor is sharded.
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
-    """Whether this rank has some of a tensor's rows alone."""
+    """Whether this rank has only some of a tensor's rows."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -27,7 +26,7 @@ def is_fully_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """This rank's share of a tensor, which changes with it; the tensor itself where it is not shared out."""
+    """This rank's share of a tensor, which changes with the tensor; the tensor itself if it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
@@ -35,7 +34,7 @@ def local_rows(tensor: Tensor) -> slice:
     """Which rows of a tensor are this rank's share.
 
     Raises:
-        ValueError: if it is shared out in any other way than by rows among all ranks.
+        ValueError: if it is sharded in any other way than by rows among all ranks.
     """
     if not is_sharded(tensor):
         return slice(0, len(tensor))
@@ -43,8 +42,8 @@ def local_rows(tensor: Tensor) -> slice:
 
     if tensor.placements != (Shard(0),):
         raise ValueError(
-            f"a weight of shape {tuple(tensor.shape)} is shared out as {tensor.placements}; expected rows among all "
-            "ranks, as by fully_shard(model) with a mesh of one dimension."
+            f"a weight of shape {tuple(tensor.shape)} is sharded as {tensor.placements}; expected rows shared out "
+            "among all ranks, as by fully_shard(model) with a mesh of one dimension."
         )
     size = -(-len(tensor) // tensor.device_mesh.size())
     start = min(tensor.device_mesh.get_local_rank() * size, len(tensor))
@@ -52,12 +51,12 @@ def local_rows(tensor: Tensor) -> slice:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor, on every rank: a collective where it is shared out, and the tensor itself where it is not."""
+    """The whole tensor, on every rank: a collective operation if it is sharded, else the tensor itself."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
-    """All of a tensor of which this rank has the rows that it has of another: a collective where that is shared out."""
+    """The whole tensor, sharded like `like`, from the rows of each rank; a collective operation."""
     if not is_sharded(like):
         return part
     from torch.distributed.tensor import DTensor
@@ -69,7 +68,7 @@ def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor that every rank has, shared out as another of its shape is, without sending anything."""
+    """Shard a tensor that every rank has, like another one of its shape, without communication."""
     if not is_sharded(like) or is_sharded(tensor) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor

@@ -1,12 +1,12 @@
-"""Read off a model which of its sparse layers feed each other, for percolation.
+"""Find out which sparse layers of a model feed each other, for percolation.
 
-Attention and feed-forward blocks are known by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`) or by
-the names that LLaMA, BERT, T5 and their relatives give their projections. All else is traced by `torch.fx`: layers with
-only elementwise operations between them form a chain.
+Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
+or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
+layers with only elementwise operations between them form a chain.
 
-What the trace does not show is taken for something that may mix neurons: hooks on a layer or an activation, a forward
-that one instance has for its own, parametrizations, and what is done in training or in evaluation alone, or for numbers
-of one type. Layers on either side of it are then no chain; pass `graph` where you know better.
+Some code may mix neurons without showing in a trace: hooks on a layer or an activation, a forward of one instance only,
+and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for one dtype. The
+layers on both sides of such code form no chain; pass `graph` if you know better.
 """
 
 import operator
@@ -28,10 +28,10 @@ from chts_core.engine.forward import (
 from chts_core.engine.layers import Layer
 from chts_core.percolation import LayerGraph
 
-# What asks a tensor for anything but its numbers.
+# Attributes and methods of a tensor that do not give its values.
 _METADATA = ("shape", "device", "ndim", "size", "dim")
 
-# The types of numbers that a forward may treat differently.
+# The dtypes that a forward may treat differently.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -39,12 +39,12 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
     """How the sparse layers of a model feed each other.
 
     Args:
-        model: read and traced, in training and in evaluation, never run on data; where it cannot be traced, its
-            parts are.
+        model: traced in training and in evaluation mode, never run on data. If it cannot be traced, its parts are
+            traced.
         layers: the sparse layers (:func:`chts_core.engine.layers.sparse_layers`).
 
     Returns:
-        The graph, and the names of the layers about which nothing could be found out.
+        The graph, and the names of the layers that could not be traced.
     """
     with leaving_nothing_behind(model):
         blocks = known_blocks(model, layers)
@@ -72,9 +72,9 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
 def _traced(
     module: nn.Module, path: str, unknown: Set[str], closed: Set[nn.Module]
 ) -> Iterator[tuple[str, str | None]]:
-    """Every unknown layer whose surroundings could be traced, with the unknown layer that it feeds, if any.
+    """Every unknown layer with surroundings that could be traced, and the unknown layer that it feeds, if any.
 
-    Likewise the closed modules in these surroundings, by their paths; of them a lower level may come again later.
+    It also gives the closed modules in these surroundings, by their paths. A lower level may give some of them again.
     """
     prefix = f"{path}." if path else ""
     if not any(name.startswith(prefix) for name in unknown):
@@ -86,7 +86,7 @@ def _traced(
     for name in {name: None for mode in modes for name in mode.next}:
         first = next(mode.next[name] for mode in modes if name in mode.next)
         yield name, first if all(mode.agrees(name, first) for mode in modes) else None
-    # Also what is left of a module that could be traced, but does not always use all of its parts.
+    # Continue with the parts that no trace has used.
     left = unknown - {name for mode in modes for name in mode.used}
     for child_name, child in module.named_children():
         yield from _traced(child, prefix + child_name, left, closed)
@@ -94,10 +94,10 @@ def _traced(
 
 @dataclass(frozen=True)
 class _Feeds:
-    """What a trace in one mode shows.
+    """The result of a trace in one mode.
 
-    next: of each unknown layer the unknown layer that it feeds, if any; of closed modules too, by their paths.
-    used: names of all weights in the trace, and paths of closed modules; nothing where there is no trace.
+    next: for each unknown layer, and each closed module by its path, the unknown layer that it feeds, if any.
+    used: names of all weights in the trace, and paths of closed modules; empty without a trace.
     """
 
     next: Mapping[str, str | None]
@@ -107,7 +107,7 @@ class _Feeds:
     def of(
         cls, nodes: list[fx.Node], module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Module]
     ) -> "_Feeds":
-        """What the trace of a module shows."""
+        """The result of the trace of a module."""
         modules = dict(module.named_modules())
         # A weight may also be used without its module, as in tied autoencoders.
         times_used = Counter(
@@ -138,7 +138,7 @@ class _Feeds:
 
 
 def _modes(module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Module]) -> Iterator[_Feeds]:
-    """What a module does in training and in evaluation, with numbers of each type if it asks for that."""
+    """The traces of a module in training and in evaluation, for each dtype if it asks for the dtype."""
     for training in (True, False):
         for dtype in _DTYPES:
             tracer = Tracer(lambda part: part in closed or is_transposed_linear(part), dtype)
@@ -148,20 +148,20 @@ def _modes(module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Mod
 
 
 def _first_results(node: fx.Node) -> set[fx.Node]:
-    """Where the first result of a module that gives several is taken; the node itself where that is not plain."""
+    """The nodes that take the first of several results of a module; the node itself if this is not clear."""
     taken = [user for user in node.users if user.op == "call_function" and user.target is operator.getitem]
     plain = len(taken) == len(node.users) and all(isinstance(user.args[1], int) for user in taken)
     return {user for user in taken if user.args[1] == 0} if plain else {node}
 
 
 def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
-    """Module name of the linear layer that alone reads a module's neurons, elementwise operations between; else ""."""
+    """Module name of the only linear layer that reads a module's neurons, after elementwise operations; else ""."""
     if is_altered(source):
         return ""
     width = getattr(source, "out_features", getattr(source, "nf", None))
     derived, readers = set(sources), set[str]()
     todo = list(sources)
-    for node in todo:  # which grows
+    for node in todo:  # this list grows
         for user in node.users:
             module = modules[str(user.target)] if user.op == "call_module" else None
             if user in derived or _is_metadata(user):
@@ -171,20 +171,20 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
                     return ""
                 readers.add(str(user.target))
                 continue
-            # Of (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
+            # In (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
             foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width
             if foreign or not is_elementwise(user.target if module is None else module):
                 return ""
             derived.add(user)
             todo.append(user)
-    # Nothing else may have a say in what becomes of a neuron on its way.
+    # Nothing else may change a neuron on its way.
     operands = {operand for node in derived - sources for operand in node.all_input_nodes}
     alone = all(operand in derived or _is_metadata(operand) for operand in operands)
     return readers.pop() if alone and len(readers) == 1 else ""
 
 
 def _is_metadata(node: fx.Node) -> bool:
-    """Whether a node asks a tensor for anything but its numbers."""
+    """Whether a node asks a tensor for anything but its values."""
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in _METADATA
     return node.op == "call_method" and node.target in _METADATA

@@ -1,4 +1,4 @@
-"""Sparse training of a model that is trained already: which of its weights to begin with."""
+"""Sparse training of a model that is already trained: which of its weights to start with."""
 
 from collections.abc import Iterable
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 from chts_core.checks import warn
 
-# Share of the squared norm of the weights that may go without a warning.
+# Share of the squared norm of the weights that may be lost without a warning.
 _MUCH = 0.5
-# By how many standard deviations the sizes of neurons must vary more than by chance.
+# How many standard deviations the variation of neuron sizes must be above chance.
 _UNLIKELY = 6.0
 
 
 def largest(weight: Tensor, num_links: int) -> Tensor:
-    """The mask of the largest weights, |W|; of equal ones those that come first.
+    """The mask of the largest weights by |W|; of equal weights, the first ones count.
 
     Args:
         weight: of any shape.
-        num_links: how many.
+        num_links: the number of links.
 
     Returns:
         Boolean, of the same shape.
@@ -30,22 +30,22 @@ def largest(weight: Tensor, num_links: int) -> Tensor:
 
 
 def warn_of_lost_training(layers: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Warn where :func:`loses_training` says so."""
+    """Warn if :func:`loses_training` is true."""
     if loses_training(layers):
         warn(
             "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To "
-            'keep the largest weights, pass initial_masks="magnitude". To start from all, take a method whose density '
-            'decays, such as method="gmp with sparsity=Cubic(initial=0)". To say that this is meant, pass masks of '
-            "your own."
+            'keep the largest weights, pass initial_masks="magnitude". To start from all weights, use a method with a '
+            'decaying density, such as method="gmp with sparsity=Cubic(initial=0)". To silence this warning, pass your '
+            "own masks."
         )
 
 
 def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
-    """Whether masks drop more than half of the squared norm of weights that are trained already.
+    """Whether masks drop more than half of the squared norm of weights that are already trained.
 
     Args:
-        layers: the weight of each layer, (out_features, in_features), and its mask, Boolean of the same shape. One
-            layer is looked at after the other.
+        layers: the weight of each layer, (out_features, in_features), and its mask, Boolean of the same shape. They are
+            read one layer at a time.
     """
     norm = kept = size = trained = 0.0
     for weight, mask in layers:
@@ -60,8 +60,8 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 def _is_trained(squares: Tensor) -> bool:
     """Whether the neurons of a layer differ in size more than by chance, by the squares of its weights.
 
-    Initial weights are independent, and all of one distribution. Then the mean squares of the rows vary as means of
-    independent numbers do. Training makes some neurons matter more than others.
+    Initial weights are independent and have one distribution. So the mean squares of the rows vary like means of
+    independent numbers. Training makes some neurons matter more than others.
     """
     variance = float(squares.var())
     for dim in (0, 1):

@@ -1,4 +1,4 @@
-"""What happens to a model and its optimizer between two steps of a Sparsifier, so that none of it goes unnoticed."""
+"""Notice changes of a model and its optimizer between two steps of a Sparsifier."""
 
 import contextlib
 import signal
@@ -19,18 +19,18 @@ from chts_core.engine.weights import LinkWeight, MaskedWeight, Weight
 class Watch:
     """Counts the steps of an optimizer, and notices weights that something else has changed.
 
-    PyTorch counts the changes of a tensor in place. Comparing these counts costs no look at the weights, so that it can
-    be done at every step.
+    PyTorch counts the in-place changes of a tensor. Comparing these counts does not read the weights, so it is cheap
+    enough for every step.
 
     Args:
-        model: whose parameters are watched.
-        optimizer: that trains them.
+        model: the model to watch.
+        optimizer: trains the parameters.
         weights: by the name of the parameter; the mapping may be changed until :meth:`listen`.
 
     Attributes:
-        steps: of the optimizer since the last :meth:`settle`.
-        counts: whether the steps can be counted: the optimizer calls hooks.
-        other: the kind of another optimizer that has changed the weights since then.
+        steps: number of optimizer steps since the last :meth:`settle`.
+        counts: whether the steps can be counted, because the optimizer calls hooks.
+        other: the type of another optimizer that has changed the weights since then.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:
@@ -42,13 +42,13 @@ class Watch:
         self._weights = weights
         self._versions: dict[str, int] = {}
         self._changed: set[str] = set()
-        # Looked up once, as this is asked at every step: the parameters, and the places of the modules and parameters.
+        # Looked up once, because every step needs them: the parameters, and the places of the modules and parameters.
         self._parameters: dict[str, nn.Parameter] = {}
         self._modules: list[tuple[nn.Module, str, nn.Module]] = []
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
 
     def listen(self) -> None:
-        """Follow the optimizer from now on, and look out for others."""
+        """Watch the optimizer from now on, and look for other optimizers."""
         self._parameters = {name: weight.parameter for name, weight in self._weights.items()}
         self._modules, self._places = [], []
         for name, weight in self._weights.items():
@@ -64,7 +64,7 @@ class Watch:
         _WATCHES.add(self)
 
     def settle(self) -> None:
-        """All weights are known to be as they should."""
+        """Record that all weights are as they should be."""
         self.steps, self.other = 0, None
         self._changed.clear()
         self._versions = self._now()
@@ -72,7 +72,7 @@ class Watch:
     def changed(self) -> set[str]:
         """The weights that something other than the optimizer has changed since :meth:`settle`.
 
-        Changes by way of `.data` are not counted by PyTorch.
+        PyTorch does not count changes through `.data`.
         """
         return self._changed | self._moved()
 
@@ -91,7 +91,8 @@ class Watch:
                 gone.append(name)
                 continue
             held = getattr(owner, "values", None) if isinstance(weight, LinkWeight) else owner._parameters.get(last)
-            # A parametrisation, as torch's pruning or weight normalisation, keeps the parameter under another name.
+            # A parametrisation, such as torch's pruning or weight normalisation, keeps the parameter under another
+            # name.
             if held is not weight.parameter and not any(weight.parameter is p for p in owner.parameters()):
                 gone.append(name)
         return gone
@@ -109,7 +110,7 @@ class Watch:
         self._versions = self._now()
 
     def saw(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer has made a step."""
+        """Record that an optimizer has made a step."""
         if optimizer is self._optimizer or self.other is not None:
             return
         ours = {id(weight.parameter) for weight in self._weights.values()}
@@ -120,7 +121,7 @@ class Watch:
         return {name: parameter._version for name, parameter in self._parameters.items()}
 
     def _moved(self) -> set[str]:
-        """Since the optimizer has stepped, or all was settled; what `fully_shard` shares out, it also writes."""
+        """The weights changed since the last step or `settle`, except sharded ones, which `fully_shard` writes too."""
         now = self._now()
         if now == self._versions:
             return set()
@@ -132,13 +133,14 @@ class Watch:
 
 
 class LostSteps:
-    """Measures how much of a step of an optimizer moves weights without a link, which the masks undo.
+    """Measures how much of an optimizer's step moves weights without a link. The masks undo these moves.
 
-    The first step shows whether it moves any. Only then a copy of the weights is kept, to measure the second step.
+    The first step shows whether the optimizer moves any. If so, a copy of the weights is kept to measure the second
+    step.
 
     Args:
-        optimizer: that trains the weights.
-        weights: by the name of the parameter; those of dense tensors are looked at.
+        optimizer: trains the weights.
+        weights: by the name of the parameter; only dense tensors are measured.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:
@@ -148,9 +150,9 @@ class LostSteps:
         self._hook = optimizer.register_step_pre_hook(self._keep)
 
     def share(self) -> float | None:
-        """The share by the squared norm, None while it is not known.
+        """The share by the squared norm, or None if it is not known yet.
 
-        Ask after each step, before the masks are enforced, until there is an answer.
+        Call it after each step, before the masks are applied, until it gives a number.
         """
         if not self._before:
             self._moves = any(bool((_now(weight) * ~weight.local_mask).count_nonzero()) for weight in self._weights)
@@ -197,14 +199,14 @@ def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def is_accumulating(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether accelerate holds back the step of an optimizer that it has prepared: the gradients are not all there."""
+    """Whether accelerate delays the step of an optimizer that it has prepared, until all gradients are there."""
     state = getattr(optimizer, "gradient_state", None)
     return state is not None and not state.sync_gradients
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put off what signals would raise, such as Ctrl-C, to the end of a block; in the main thread, which they reach."""
+    """Delay signals, such as Ctrl-C, until the end of a block. Only the main thread gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -17,21 +17,21 @@ from chts_core.removal import WeightedLinks
 
 
 class Weight(Protocol):
-    """A weight whose links evolve, and what its optimizer keeps of them."""
+    """A weight with links that evolve, and the optimizer's state of these links."""
 
     @property
     def parameter(self) -> nn.Parameter:
-        """What the optimizer holds."""
+        """The parameter that the optimizer holds."""
         ...
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out_features, in_features), or that of the parameter where it is transposed."""
+        """(out_features, in_features), or the shape of the parameter if it is transposed."""
         ...
 
     @property
     def mask(self) -> Tensor:
-        """Boolean, of this shape; not to be changed."""
+        """Boolean, of this shape; do not change it."""
         ...
 
     def count(self, part: Layer) -> int:
@@ -46,7 +46,7 @@ class Weight(Protocol):
         """The links of some rows.
 
         Args:
-            gradients: whether theirs are wanted, where there are any.
+            gradients: whether to include their gradients, if there are any.
         """
         ...
 
@@ -55,11 +55,11 @@ class Weight(Protocol):
         ...
 
     def dense(self) -> Tensor:
-        """The weight with zeros where there is no link; not to be changed."""
+        """The weight with zeros where there is no link; do not change it."""
         ...
 
     def num_zero(self, positions: Tensor) -> int:
-        """How many of these positions have weight 0; in the flattened weight, int64 in ascending order."""
+        """How many of these links have weight 0, by positions in the flattened weight, int64 in ascending order."""
         ...
 
     def is_finite(self) -> bool:
@@ -71,7 +71,7 @@ class Weight(Protocol):
         ...
 
     def rewire(self, removed: Tensor, regrown: Tensor) -> None:
-        """Links go and come: those that come start from zeros, the links that stay keep all they have.
+        """Remove and regrow links. Regrown links start from zeros; links that stay keep their values and their state.
 
         Args:
             removed, regrown: positions in the flattened weight, int64 in ascending order; a link may be in both.
@@ -87,23 +87,23 @@ class Weight(Protocol):
         ...
 
     def load_mask(self, mask: Tensor) -> None:
-        """Change the links to those of a saved run, whose weights and optimizer state have been loaded."""
+        """Change the links to those of a saved run. Its weights and optimizer state are already loaded."""
         ...
 
     def clear_absent(self, keeps_zeros: bool) -> None:
-        """Zero what is kept of absent links.
+        """Zero the weight and the state of absent links.
 
         Args:
-            keeps_zeros: whether the optimizer leaves the state of a link at zero that has had no gradient.
+            keeps_zeros: whether the optimizer leaves the state of a link without a gradient at zero.
         """
         ...
 
 
 class MaskedWeight:
-    """A dense weight that holds zeros where the mask has no link, and so does all its optimizer keeps of it.
+    """A dense weight with zeros where the mask has no link. The optimizer's state has the same zeros.
 
-    Where `fully_shard` has shared it out, this rank holds some of its rows, but all of its mask; to look at all of the
-    weight is a collective then.
+    If `fully_shard` has sharded it, this rank has some of its rows, but its whole mask. Reading the whole weight is
+    then a collective operation.
     """
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -120,7 +120,7 @@ class MaskedWeight:
 
     @property
     def local_mask(self) -> Tensor:
-        """That of the rows which this rank holds."""
+        """The mask of the rows that this rank holds."""
         return self._mask[self._rows]
 
     def count(self, part: Layer) -> int:
@@ -161,7 +161,7 @@ class MaskedWeight:
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""
-        if part.transposed:  # inputs may be shared out, outputs are not
+        if part.transposed:  # inputs may be sharded, outputs are not
             part.rows(local_shard(self.parameter.data)).mul_(factor)
             return
         first, end = self._rows.start, self._rows.stop
@@ -206,7 +206,7 @@ class MaskedWeight:
         return outputs.ge(self._rows.start) & outputs.lt(self._rows.stop)
 
     def _local_ends(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column, in what this rank holds, of those of the links that it holds."""
+        """Row and column of the links that this rank holds, within its share of the weight."""
         mine = positions[self._is_local(positions)]
         return mine // self.shape[1] - self._rows.start, mine % self.shape[1]
 
@@ -308,10 +308,10 @@ class LinkWeight:
             self.layer.rewire(mask, current & mask)
 
     def clear_absent(self, keeps_zeros: bool) -> None:
-        """See :class:`Weight`: there is nothing of them."""
+        """See :class:`Weight`. There is nothing to zero."""
 
     def _indices(self, positions: Tensor) -> Tensor:
-        """Where links stand among all links of the layer."""
+        """Indices of links among all links of the layer."""
         return torch.searchsorted(self.layer.links.positions(), positions)
 
     def _range(self, part: Layer) -> slice:
@@ -321,9 +321,9 @@ class LinkWeight:
 
 
 class PastWeights:
-    """The weight that each link had when it was last removed: memory grows with these links, not with the layer.
+    """The weight that each link had when it was last removed. Memory grows with these links, not with the layer.
 
-    positions: of the links in the flattened weight, int64 in ascending order.
+    positions: positions of the links in the flattened weight, int64 in ascending order.
     values: their weights.
     """
 
@@ -332,7 +332,7 @@ class PastWeights:
         self.values = torch.empty(0, dtype=dtype, device=device)
 
     def remember(self, positions: Tensor, weights: Tensor) -> None:
-        """Keep the weights of links that go, in the place of what was known of these links."""
+        """Keep the weights of removed links, in place of older weights of the same links."""
         stays = ~masks.among(self.positions, positions)
         positions = torch.cat([self.positions[stays], positions])
         order = positions.argsort()
@@ -353,11 +353,11 @@ def store_links(
     mask: Tensor,
     execution: Any,
 ) -> LinkWeight:
-    """Let a linear layer of a model store only its links; the optimizer goes on with the same parameter.
+    """Let a linear layer of a model store only its links; the optimizer continues with the same parameter.
 
     Args:
-        parameter: name of its weight, with one for which :func:`chts_core.engine.linear.convertible` holds.
-        mask, execution: as of :class:`chts_core.engine.linear.SparseLinear`.
+        parameter: name of its weight; :func:`chts_core.engine.linear.convertible` must allow it.
+        mask, execution: as in :class:`chts_core.engine.linear.SparseLinear`.
     """
     path = parameter.removesuffix(".weight")
     linear = model.get_submodule(path)
@@ -375,14 +375,14 @@ def store_links(
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:
     """Zero a 2-D tensor in place where a mask has no link; a NaN there vanishes too.
 
-    On a CPU at the speed of memory: torch's own fill by a mask takes five to fifty times as long.
+    On a CPU, it runs at the speed of memory: torch's own fill by a mask takes five to fifty times as long.
     """
     if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
         from chts_core.compiled.products import zero_absent as zero_integers  # Numba takes about a second to import
 
         zero_integers(tensor.view(_INTEGERS[tensor.dtype.itemsize]).numpy(), mask.numpy())
     else:
-        torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # in place, without a mask of what is absent
+        torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # in place, without a mask of absent links
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

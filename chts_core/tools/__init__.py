@@ -1,1 +1,1 @@
-"""What looks at a run, or carries it elsewhere."""
+"""Tools that look at a run, or carry it elsewhere."""

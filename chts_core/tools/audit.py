@@ -1,13 +1,13 @@
-"""Is a sparse training run in order? Looks at a Sparsifier between steps and says what is wrong, with numbers.
+"""Check a sparse training run: look at a Sparsifier between steps and say what is wrong, with numbers.
 
     findings = audit(sparsifier)          # at rest, any time between steps
 
-    auditor = Auditor(sparsifier)         # or along the run: it also sees what an update has just regrown
+    auditor = Auditor(sparsifier)  # or during the run: it also checks the links that an update has just regrown
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
 
-Nothing is changed. The checks follow from what must hold, not from how the Sparsifier works: the numbers of links come
-from the method's schedule and the distribution by their definitions, not from the Sparsifier's budget. So a slip there
-shows here.
+Nothing is changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
+numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
+budget. So a mistake there shows here.
 """
 
 from bisect import bisect_right
@@ -29,7 +29,7 @@ class Finding:
     """Something that is wrong.
 
     check: which check found it, a name in `CHECKS` or `REGROWN`.
-    layer: the name of the weight, or of its part where heads or packed projections count by themselves.
+    layer: the name of the weight, or of its part if heads or packed projections count separately.
     message: what was found and expected, in numbers, and what to do.
     """
 
@@ -39,7 +39,7 @@ class Finding:
 
 
 def audit(sparsifier: Sparsifier) -> list[Finding]:
-    """All that is wrong with a run at this moment, between steps; empty if nothing is.
+    """All that is wrong with a run at this moment, between steps; empty if all is right.
 
     A layer that stores only its links has nothing outside them, so the first two checks find nothing there.
     """
@@ -47,16 +47,16 @@ def audit(sparsifier: Sparsifier) -> list[Finding]:
 
 
 class Auditor:
-    """Audits a run after every step, and whether what was regrown starts from zero.
+    """Audits a run after every step, and checks that regrown links start from zero.
 
         auditor = Auditor(sparsifier)     # before the first step
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); auditor.check(); optimizer.zero_grad()
 
-    It remembers the links there were, which tells which of them an update brought.
+    It remembers the links before a step, to know which links an update has regrown.
 
     Attributes:
-        findings: all so far; one of each check and layer, the first.
+        findings: all findings so far; only the first one for each check and layer.
     """
 
     def __init__(self, sparsifier: Sparsifier) -> None:
@@ -69,16 +69,16 @@ class Auditor:
         """Audit the run; call it after every `sparsifier.step()`.
 
         Returns:
-            The findings of a check and layer that had none before.
+            The findings of checks and layers that had none before.
 
         Raises:
-            RuntimeError: if a step was left out, so that what was regrown has been trained since.
+            RuntimeError: if a step was missed, so that regrown links have already been trained.
         """
         steps = self._sparsifier.steps
         if steps not in (self._steps, self._steps + 1):
             raise RuntimeError(
-                f"the Sparsifier is at step {steps} but the last check came after step {self._steps}; "
-                "call check() after every step, or build a new Auditor where a run goes on."
+                f"the Sparsifier is at step {steps} but the last check came after step {self._steps}; call check() "
+                "after every step, or build a new Auditor when a run continues."
             )
         found = audit(self._sparsifier)
         if steps > self._steps:
@@ -91,13 +91,13 @@ class Auditor:
 
 
 def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
-    """What the optimizer keeps for each element of a sparse weight, such as its momentum, by the optimizer's key.
+    """The optimizer's state for each element of a sparse weight, such as its momentum, by the optimizer's key.
 
     Args:
         name: a key of `Sparsifier.masks`.
 
     Returns:
-        Tensors shaped like what the optimizer holds: the weight, or one value per link where those are stored alone.
+        Tensors shaped like the optimizer's parameter: the weight, or one value per link if only links are stored.
     """
     return dict(optimizer_state.moments(sparsifier.optimizer, sparsifier.network.weights[name].parameter))
 
@@ -128,9 +128,9 @@ def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
                     name,
                     f"{count} of {int((~weight.mask).sum())} absent links have an optimizer state {key}, up to "
                     f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. It would move a link that comes "
-                    "back: zero the optimizer's state of links when they are removed, and the gradient of absent ones.",
+                    "back: zero the optimizer's state of removed links, and the gradient of absent links.",
                 )
-                break  # the states of a weight go wrong together
+                break  # all states of a weight go wrong together
 
 
 def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
@@ -138,12 +138,12 @@ def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
     expected = {step: _expected(sparsifier, step) for step in {progress.updated_at, *progress.behind.values()}}
     for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
         found, wanted = int(mask.count_nonzero()), expected[progress.behind.get(name, progress.updated_at)][name]
-        if found not in (0, wanted):  # no link at all is another fault
+        if found not in (0, wanted):  # another check finds layers without links
             yield Finding(
                 "links",
                 name,
-                f"{found} links after step {sparsifier.steps}; expected exactly {wanted}, which is "
-                f"{found - wanted:+}. Take so many by their rank; a threshold takes all that tie with it.",
+                f"{found} links after step {sparsifier.steps}; expected exactly {wanted}, which is {found - wanted:+}. "
+                "Select this number by rank; a threshold selects all links that tie with it.",
             )
 
 
@@ -173,12 +173,12 @@ def _density(sparsifier: Sparsifier) -> Iterator[Finding]:
     final = _expected(sparsifier, sparsifier.timeline.total_steps)
     for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
         found, size = int(mask.count_nonzero()), mask.numel()
-        if found == scheduled[name] > final[name]:  # another number of links than scheduled is another fault
+        if found == scheduled[name] > final[name]:  # another check finds wrong numbers of links
             yield Finding(
                 "density",
                 name,
                 f"density {found / size:.2%} after step {sparsifier.steps}; expected {final[name] / size:.2%}, and no "
-                f"update comes after step {last}. The decay outlives the updates: end it at one of them.",
+                f"update comes after step {last}. The decay ends after the last update: end it at an update.",
             )
 
 
@@ -207,10 +207,10 @@ REGROWN = "regrown links"
 
 
 def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Right after an update: which of the links it regrew do not start from zero.
+    """Right after an update: the regrown links that do not start from zero.
 
-    Those that were absent before are known one by one. Those that were removed and regrown at once look as if they had
-    stayed; of them the number is known, and so many links that stayed must be at zero.
+    Links that were absent before the update are known one by one. Links that were removed and regrown at once look as
+    if they had stayed. Only their number is known, and at least this many of the links that stayed must be at zero.
     """
     old, new = sparsifier.network.by_part(before), sparsifier.network.by_part(sparsifier.masks)
     at_zero = sparsifier.network.by_part({name: _at_zero(sparsifier, name) for name in sparsifier.masks})
@@ -228,15 +228,15 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
                 REGROWN,
                 name,
                 f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
-                f"{past} of their past. Zero it for every link that an update removes or regrows, also where it comes "
-                "back at once.",
+                f"{past} from before. Zero it for every link that an update removes or regrows, also if it comes back "
+                "at once.",
             )
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean (out_features, in_features): where the optimizer's state is as it begins, and the weight is zero.
+    """Boolean (out_features, in_features): where the optimizer's state has its first value, and the weight is zero.
 
-    A method that gives links their past weight back answers for the state alone.
+    If the method gives links their past weight back, only the state counts.
     """
     weight = sparsifier.network.weights[name]
     zero = torch.ones(weight.parameter.shape, dtype=torch.bool, device=weight.parameter.device)
@@ -267,20 +267,20 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
 def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
     """The links of layers that have ε · (out + in) each, at least 1 and at most all, and together `total`."""
 
-    def links(epsilon: int) -> list[int]:  # in units of 2^-45, which tell apart the ε at which two layers gain a link
+    def links(epsilon: int) -> list[int]:  # in units of 2^-45, which separate the ε at which two layers gain a link
         rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)
         return [max(1, min(size, number)) for size, number in zip(sizes, rounded, strict=True)]
 
     largest = bisect_right(range(2**62), total, key=lambda epsilon: sum(links(epsilon))) - 1
     found, more = links(largest), links(largest + 1)
-    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # at once: layers that tie come in their order
+    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # at the same ε; ties go by the order of layers
     for i in gaining[: total - sum(found)]:
         found[i] += 1
     return found
 
 
 def _dense(sparsifier: Sparsifier) -> Iterator[tuple[str, Weight]]:
-    """The weights that have room for absent links."""
+    """The weights that also store absent links."""
     for name, weight in sparsifier.network.weights.items():
         if not isinstance(weight, LinkWeight):
             yield name, weight

@@ -1,4 +1,4 @@
-"""Averages over the steps of a run, moving (EMA) or equal (SWA), of a model whose links change."""
+"""Averages over the steps of a run, moving (EMA) or equal (SWA), of a model with links that change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,25 +13,25 @@ from chts_core.engine.linear import SparseLinear
 
 
 class AveragedModel(swa_utils.AveragedModel):
-    """`torch.optim.swa_utils.AveragedModel` that has the links of the model: no more, and no others.
+    """`torch.optim.swa_utils.AveragedModel` with exactly the links of the model.
 
         average = AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
             average.update_parameters(model)
 
-    A link that went is gone from the average too. A new one begins with the model's weight and is averaged from then
-    on. So does any whose weight is zero in the model or the average, as that of a link that went and came back at once.
-    PyTorch's own class keeps links that went: its average is denser than the model. Where layers store their links
-    alone (:class:`chts_core.engine.linear.SparseLinear`), it mixes values of different links, which these layers
-    refuse.
+    A removed link leaves the average too. A new link starts with the model's weight and is averaged from then on. So
+    does any link with a weight of zero in the model or the average, such as a link that was removed and regrown at
+    once. PyTorch's own class keeps removed links, so its average is denser than the model. If layers store only their
+    links (:class:`chts_core.engine.linear.SparseLinear`), it mixes values of different links, and these layers raise an
+    error.
 
     It can be made before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` contains its links. With
-    `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With `use_buffers=True`
+    `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With `use_buffers=True`,
     the indices of the links are not averaged.
 
     Args:
-        model, device, avg_fn, multi_avg_fn, use_buffers: as of `torch.optim.swa_utils.AveragedModel`.
+        model, device, avg_fn, multi_avg_fn, use_buffers: as in `torch.optim.swa_utils.AveragedModel`.
     """
 
     @torch.no_grad()
@@ -69,9 +69,9 @@ def _check_alike(average: nn.Module, model: nn.Module) -> None:
         raise ValueError(
             f"the model has {len(theirs)} parameters, the average {len(ours)}"
             + "".join(
-                f"; {name} is of another shape, or dense where the average stores links" for name in different[:1]
+                f"; {name} has another shape, or is dense although the average stores links" for name in different[:1]
             )
-            + ". Expected the model that the average was made of; make a new AveragedModel of this one."
+            + ". Expected the model that the average was made from; make a new AveragedModel of this model."
         )
 
 
@@ -85,7 +85,7 @@ def _kinds(model: nn.Module) -> list[tuple[str, tuple[tuple[int, ...], bool]]]:
 
 
 def _follow(average: nn.Module, model: nn.Module) -> None:
-    """Give the sparse layers of the average the links that those of the model have."""
+    """Give the sparse layers of the average the links of the model's layers."""
     ours, theirs = _layers_of_links(average), _layers_of_links(model)
     dense = {module.weight: module for module in average.modules() if type(module) is nn.Linear}
     for mine, parameter in zip(average.parameters(), model.parameters(), strict=True):
@@ -99,7 +99,7 @@ def _follow(average: nn.Module, model: nn.Module) -> None:
 
 @contextmanager
 def _without_links(model: nn.Module) -> Iterator[None]:
-    """Within, where the links of its layers are is no buffer of the model: these numbers cannot be averaged."""
+    """A context in which link positions are not buffers of the model, because they cannot be averaged."""
     held = {layer: layer._buffers for layer in _layers_of_links(model).values()}
     for layer, buffers in held.items():
         layer._buffers = {name: tensor for name, tensor in buffers.items() if name not in Links._fields}

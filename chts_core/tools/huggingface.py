@@ -17,37 +17,37 @@ from chts_core.sparsifier import Sparsifier
 
 FILE_NAME = "sparsifier.pt"
 
-# Under this name a checkpoint's own place is in the Trainer's state, which it saves and loads.
+# The Trainer's state has the folder of a checkpoint under this name. The Trainer saves and loads this state.
 _PLACE = "chts"
 
 
 class SparsifierCallback(TrainerCallback):
     """Attaches a :class:`chts_core.Sparsifier` when training begins, steps it, saves and resumes it.
 
-    Every checkpoint of the Trainer holds the Sparsifier's state, in `sparsifier.pt`; `resume_from_checkpoint` goes on
-    from it to the same masks. Where the Trainer has more steps than the run that saved it, such as more epochs, the
-    schedule is that of all steps from there on, but no layer gains links
-    (:meth:`chts_core.Sparsifier.load_state_dict`); with the old number as `total_steps` the old schedule stays.
+    Every checkpoint of the Trainer has the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint` continues
+    from it with the same masks. If the Trainer has more steps than the run that saved it, for example more epochs, the
+    schedule from there on covers all steps, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To
+    keep the old schedule, pass the old number as `total_steps`.
 
-    Training that begins again on the same model, as `train()` does when called twice, and `auto_find_batch_size` after
-    each try, begins a new schedule from the links that there are; these are neither drawn nor rescaled anew.
+    Training may begin again on the same model: in a second call of `train()`, and after each try of
+    `auto_find_batch_size`. Then a new schedule starts from the present links. They are not drawn or rescaled again.
 
-    With `load_best_model_at_end` the run ends with the masks of the best checkpoint. It warns if the density is above
-    the one asked for, because the best or last step came before the end of the schedule.
+    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. It warns if the density is above
+    the requested density, because the best or last step came before the end of the schedule.
 
     The Trainer's `log_history` has `density`, the share of active neurons `anp` and the share of links that were ever
     active `itop` in each row.
 
     Args:
-        method, sparsity, settings: of the Sparsifier; `total_steps` is the Trainer's unless given.
-        rescale: call `rescale_weights()` before a fresh model is trained; not for pretrained weights.
-        checkpoint: the folder that training resumes from, where that has been moved out of the Trainer's `output_dir`.
+        method, sparsity, settings: as in the Sparsifier; `total_steps` is the Trainer's unless given.
+        rescale: call `rescale_weights()` before a fresh model is trained; do not use it for pretrained weights.
+        checkpoint: the folder that training resumes from, if it was moved out of the Trainer's `output_dir`.
 
     Raises:
         ValueError: for an execution other than "masked".
 
     Attributes:
-        sparsifier: once training has begun.
+        sparsifier: the Sparsifier, once training has begun.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class SparsifierCallback(TrainerCallback):
     ) -> None:
         if settings.get("execution", "masked") != "masked":
             raise ValueError(
-                f"execution is {settings['execution']!r}; the Trainer loads its checkpoints before layers that store "
-                "their links alone are there, so that only 'masked' works with it."
+                f"execution is {settings['execution']!r}; expected 'masked'. The Trainer loads its checkpoints before "
+                "there are layers that store only their links."
             )
         self.sparsifier: Sparsifier | None = None
         self._settings = {"method": method, "sparsity": sparsity, **settings}
@@ -74,13 +74,13 @@ class SparsifierCallback(TrainerCallback):
     ) -> None:
         """Attach to the model and the optimizer, and load the state of the checkpoint that training resumes from."""
         model: nn.Module = kwargs["model"]
-        # Accelerate's wrapper hides which optimizer it is.
+        # Accelerate's wrapper hides the type of the optimizer.
         optimizer: torch.optim.Optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
         settings = {"total_steps": state.max_steps} | self._settings
         ours = self.sparsifier is not None and self.sparsifier.network.model is unwrap(model)
         begun = self.sparsifier if ours else None
         saved = torch.load(self._find(args, state), weights_only=True) if state.global_step > 0 else None
-        # A try after running out of memory begins anew, but the weights are those of the last try.
+        # A new try after running out of memory begins from the start, but has the weights of the last try.
         if begun is not None and not (saved is not None and _fit(model, saved["masks"])):
             anew = {"steps": state.global_step, "stopped": [], "postponed": []}
             history = [row for row in begun.history if row["step"] <= state.global_step]
@@ -89,9 +89,9 @@ class SparsifierCallback(TrainerCallback):
             longer = saved["total_steps"] != settings["total_steps"]
             if longer and "total_steps" not in self._settings:
                 warnings.warn(
-                    f"training resumes from a run of {saved['total_steps']} steps and has {state.max_steps}: the "
-                    f"schedule is that of {state.max_steps} steps from step {state.global_step} on, but no layer gains "
-                    f"links. To keep the old one, pass total_steps={saved['total_steps']} to the callback.",
+                    f"training resumes from a run of {saved['total_steps']} steps but has {state.max_steps} steps. "
+                    f"From step {state.global_step} on, the schedule is that of {state.max_steps} steps, but no layer "
+                    f"gains links. To keep the old schedule, pass total_steps={saved['total_steps']} to the callback.",
                     UserWarning,
                     stacklevel=2,
                 )
@@ -108,7 +108,7 @@ class SparsifierCallback(TrainerCallback):
             self.sparsifier.step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Note where a checkpoint of this step would be."""
+        """Record where a checkpoint of this step would be."""
         _places(state)[_PLACE] = {"folder": str(_folder(args, state).resolve())}
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -121,14 +121,14 @@ class SparsifierCallback(TrainerCallback):
             }
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save beside the model and the optimizer."""
+        """Save the state next to the model and the optimizer."""
         if self.sparsifier is not None and state.is_world_process_zero:
             torch.save(self.sparsifier.state_dict(), _folder(args, state) / FILE_NAME)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the masks of the best checkpoint where the Trainer has loaded its weights."""
+        """Load the masks of the best checkpoint if the Trainer has loaded its weights."""
         sparsifier = self.sparsifier
         if sparsifier is None:
             return
@@ -137,8 +137,8 @@ class SparsifierCallback(TrainerCallback):
             path = Path(state.best_model_checkpoint) / FILE_NAME
             if not path.exists():
                 warnings.warn(
-                    f"the Trainer has loaded the weights of its best checkpoint, but {path} does not exist: the masks "
-                    "are those of the last step. Save all checkpoints with this callback.",
+                    f"the Trainer has loaded the weights of its best checkpoint, but {path} does not exist, so the "
+                    "masks are those of the last step. Save all checkpoints with this callback.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -151,14 +151,14 @@ class SparsifierCallback(TrainerCallback):
         if found > final:
             warnings.warn(
                 f"{which} at step {sparsifier.steps}, before the final sparsity was reached: the density is "
-                f"{sparsifier.density():.4g} where {sparsifier.density() * final / found:.4g} was asked for. Train to "
-                f"step {sparsifier.timeline.last_update}, and choose the best checkpoint among those from there on.",
+                f"{sparsifier.density():.4g} but {sparsifier.density() * final / found:.4g} was requested. Train to "
+                f"step {sparsifier.timeline.last_update}, and choose the best checkpoint from there on.",
                 UserWarning,
                 stacklevel=2,
             )
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """The file of the checkpoint that training resumes from; of the Trainer itself it cannot be had."""
+        """The file of the checkpoint that training resumes from. The Trainer itself does not provide it."""
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:
@@ -166,13 +166,13 @@ class SparsifierCallback(TrainerCallback):
                 return folder / FILE_NAME
         raise FileNotFoundError(
             f"training resumes at step {state.global_step} but {folders[-1] / FILE_NAME} does not exist; resume from a "
-            "checkpoint that was saved with this callback, and where it has been moved, pass its folder as "
+            "checkpoint that was saved with this callback. If it was moved, pass its folder as "
             "SparsifierCallback(checkpoint=...) too."
         )
 
 
 def _fit(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a model has no weight outside these masks, as far as they are of its layers."""
+    """Whether a model has no weight outside the masks that fit its layers."""
     weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in unwrap(model).named_parameters()}
     return not any(
         bool((weights[name] * ~mask).count_nonzero())
@@ -186,6 +186,6 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _places(state: TrainerState) -> dict[str, Any]:
-    """What callbacks keep in the Trainer's state, declared as a list."""
+    """The data of callbacks in the Trainer's state, which declares them as a list."""
     kept: Any = state.stateful_callbacks
     return cast(dict[str, Any], kept)

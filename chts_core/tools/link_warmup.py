@@ -1,4 +1,4 @@
-"""Let the links that an update of the topology brings start slowly."""
+"""Let the new links of an update of the topology start slowly."""
 
 from typing import Any
 
@@ -10,28 +10,28 @@ from chts_core.sparsifier import Sparsifier
 
 
 class LinkWarmup:
-    """Lets new links move by a share of the optimizer's step, in the first steps after each update of the topology.
+    """Lets new links take only a share of the optimizer's step, in the first steps after each update of the topology.
 
         sparsifier = Sparsifier(model, optimizer, method="chts", sparsity=0.95, total_steps=1000)
-        link_warmup = LinkWarmup(sparsifier, steps=20)  # and the loop stays as it was
+        link_warmup = LinkWarmup(sparsifier, steps=20)  # the loop does not change
 
-    A new link has no moments yet, but Adam corrects their bias by the age of the run. So the first step of a new link
-    late in a run is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 = 0.999. Here the
-    t-th of the `steps` steps after an update moves the links that it brought by t / `steps` of what the optimizer
-    does; all other weights take full steps. A link that an update removes and brings back at once is new, too. The
-    optimizer keeps the moments that it would keep without this.
+    A new link has no moments yet, but Adam corrects their bias by the age of the run. So late in a run, the first step
+    of a new link is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 = 0.999. With this
+    class, the t-th of the `steps` steps after an update moves the new links by t / `steps` of the optimizer's step. All
+    other weights take full steps. A link that an update removes and regrows at once is new, too. The optimizer keeps
+    the same moments as without this class.
 
     The cold start is described by Xiao et al. (2026), *Memory-Efficient LLM Training with Dynamic Sparsity*
-    (SMET, arXiv 2606.00888). Their remedy is another one: each link has a number of steps of its own, by which Adam
-    corrects the bias, beside a warm-up.
+    (SMET, arXiv 2606.00888). Their remedy is different: each link has its own number of steps, with which Adam corrects
+    the bias, and a warm-up.
 
     Args:
         sparsifier: already attached to the model.
-        steps: after which a new link takes full steps; 0 and 1: at once.
+        steps: the number of steps after which a new link takes full steps; 0 and 1 mean at once.
 
     Raises:
         ValueError: for steps below 0 or above the sparsifier's `update_every`, or for weights that `fully_shard` has
-            shared out.
+            sharded.
     """
 
     def __init__(self, sparsifier: Sparsifier, steps: int) -> None:
@@ -43,12 +43,12 @@ class LinkWarmup:
         self._weights = sparsifier.network.weights
         if steps and any(is_sharded(weight.parameter) for weight in self._weights.values()):
             raise ValueError(
-                f"link_warmup is {steps} steps, but fully_shard has shared out the weights; set link_warmup to 0, or "
-                "give each process all of the model, as DistributedDataParallel does."
+                f"link_warmup is {steps} steps, but fully_shard has sharded the weights; set link_warmup to 0, or give "
+                "each process the whole model, as DistributedDataParallel does."
             )
         self.steps = steps
         self._sparsifier = sparsifier
-        # The new links of each weight by their positions, while they warm up; and the step that their update followed.
+        # The new links of each weight by their positions, while they warm up; and the step of their update.
         self._links: dict[str, Tensor] = {}
         self._updated_at = 0
         self._before: dict[str, Tensor] = {}
@@ -58,7 +58,7 @@ class LinkWarmup:
             sparsifier.optimizer.register_step_post_hook(self._blend)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run needs to go on to the same bits, beside the sparsifier's state."""
+        """What a run needs to continue bit for bit, apart from the sparsifier's state."""
         return {
             "steps": self.steps,
             "updated_at": self._updated_at,
@@ -66,15 +66,15 @@ class LinkWarmup:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; load the sparsifier's state first.
+        """Continue from `state_dict()`; load the sparsifier's state first.
 
         Raises:
-            ValueError: if the state is of another number of steps or of other links; nothing is changed then.
+            ValueError: if the state has another number of steps or other links; nothing is changed then.
         """
         if state["steps"] != self.steps:
             raise ValueError(
-                f"the saved state has a link_warmup of {state['steps']} steps and this one has {self.steps}; "
-                "build it with that number."
+                f"the saved state has a link_warmup of {state['steps']} steps but this one has {self.steps}; build it "
+                "with the saved number."
             )
         masks = self._sparsifier.masks
         links = {name: positions.to(masks[name].device) for name, positions in state["links"].items() if name in masks}
@@ -91,12 +91,12 @@ class LinkWarmup:
 
     @property
     def _share(self) -> float:
-        """Of the optimizer's step that new links take now."""
+        """The share of the optimizer's step that new links take now."""
         return (self._sparsifier.steps + 1 - self._updated_at) / self.steps
 
     @torch.no_grad()
     def _remember(self, *_: object) -> None:
-        # Over, or the sparsifier has gone back to another step, or a newer one has taken over.
+        # The warm-up is over, the sparsifier has gone back to an earlier step, or a newer one has taken over.
         if not 0 < self._share < 1 or not self._sparsifier.is_attached:
             self._links.clear()
         self._before = {name: self._weights[name].weights_at(where) for name, where in self._links.items()}

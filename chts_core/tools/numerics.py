@@ -1,4 +1,4 @@
-"""Where infinite and NaN values are, by name: in weights, gradients, the inputs and outputs of layers, and the loss."""
+"""Find infinite and NaN values, by name: in weights, gradients, the inputs and outputs of layers, and the loss."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ What = Literal["weight", "buffer", "gradient", "input", "output", "loss"]
 class NonFinite:
     """A tensor that is not finite.
 
-    what: what it is.
-    name: of the parameter or buffer, or of the module whose input or output it is; "" for the loss and for the model.
+    what: the kind of tensor.
+    name: the name of the parameter or buffer, or of the module with this input or output; "" for loss and model.
     count: how many of its values are infinite or NaN.
     of: how many values it has.
     """
@@ -38,24 +38,24 @@ class NonFinite:
 
 
 def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None = None) -> list[NonFinite]:
-    """What is infinite or NaN in a model, first what can be the cause of others.
+    """The tensors of a model that are infinite or NaN; possible causes of others come first.
 
-    Weights and buffers come first, then, if `compute_loss` is given, what one forward pass meets: each module once, by
-    its input if that is not finite, else by its output, in the order in which they end; then the loss; at last
-    the gradients that the parameters hold. In an input -inf is no fault by itself: masks of attention have it.
+    Weights and buffers come first. If `compute_loss` is given, the modules of one forward pass follow, in the order in
+    which they end, and then the loss. Each module comes once, with its input if that is not finite, or else with its
+    output. The gradients of the parameters come last. In an input, -inf is not an error: attention masks contain it.
 
         if not loss.isfinite():
             print(find_nonfinite(model, lambda: loss_of(model, batch))[0])
 
-    Nothing is changed but what a forward pass changes, such as the statistics of a batch normalisation. The model is to
-    be that inside of `torch.compile`. Of weights that `fully_shard` has shared out, those of this rank are looked at.
+    It changes nothing but what a forward pass changes, such as the statistics of a batch normalisation. Pass the model
+    inside `torch.compile`. If `fully_shard` has sharded the weights, it looks at those of this rank.
 
     Args:
         model: any module.
         compute_loss: calls the model on the batch in question; the loss it returns may have any shape.
 
     Returns:
-        One entry per tensor that is not finite; empty if all is in order.
+        One entry per tensor that is not finite; empty if all are finite.
     """
     found = [*_of("weight", model.named_parameters()), *_of("buffer", model.named_buffers())]
     if compute_loss is not None:
@@ -75,7 +75,7 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
 def _of(what: What, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[NonFinite]:
     for name, tensor in tensors:
         here = local_shard(tensor.detach())
-        # -inf in an input is how attention is told what to leave out.
+        # -inf in an input tells attention what to leave out.
         wrong = here.isnan() | here.isposinf() if what == "input" else ~here.isfinite()
         count = int(wrong.count_nonzero())
         if count:
@@ -95,7 +95,7 @@ def _found(what: What, name: str, value: Any) -> list[NonFinite]:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Those of floating point in what a module takes or returns."""
+    """The floating-point tensors that a module takes or returns."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value

@@ -1,4 +1,4 @@
-"""Before a run: how many links each layer has at every step, and what that costs."""
+"""Before a run: how many links each layer will have at every step, and the cost."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,32 +19,32 @@ from chts_core.percolation import LayerGraph, check_graph
 from chts_core.sampling import BLOCK
 from chts_core.schedules import Timeline
 
-# Longer tables have one line for all layers of a kind.
+# Tables longer than this have one line for all layers of a kind.
 _LONG_TABLE = 12
 
 # Bytes of an update. It keeps several lists of links of all layers: 8 bytes per link, or a byte per weight if that is
-# less. Six lists are a bound for the resident memory of 12 and 24 layers of 768×768 at 50 and 95 % sparsity. The rest
-# is the work on one layer: on each candidate of a draw (score, key, noise, temporaries), and on each weight where
-# missing links are scored (masks). Measured as what torch has allocated at a time, per weight of a 1000×1000 layer at
-# 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. These are bounds from 50 % sparsity
-# on, up to twice too high.
+# less. Six lists are an upper bound for the resident memory of 12 and 24 layers of 768×768 at 50 and 95 % sparsity. The
+# rest is the work on one layer: for each candidate of a draw (score, key, noise, temporaries), and for each weight if
+# missing links are scored (masks). The bytes that torch allocated at the same time were measured, per weight of a
+# 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. The numbers here
+# are upper bounds from 50 % sparsity on, and up to twice too high.
 _LISTS = 6
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 44
 _BYTES_PER_SCORED_WEIGHT = 3
 # Walks need the neighbours of every node, and two bits per weight.
 _BYTES_PER_LINK_WALKED = 20
-# A random draw looks at its numbers a block at a time.
+# A random draw reads its numbers one block at a time.
 _BYTES_OF_A_DRAW = 11
-# A step looks for what a dense weight has outside its mask.
+# A step looks for nonzero values of a dense weight outside its mask.
 _BYTES_PER_MASKED_WEIGHT = 8
-# A layer that stores only its links knows of each its input, its output and its place in the other order, and of each
-# neuron where its links begin.
+# A layer that stores only its links stores the input, the output and the place in the other order for each link, and
+# the place of the first link for each neuron.
 _BYTES_OF_A_LINK = 12
 _BYTES_OF_A_NEURON = 4
-# A link predictor has square float32 matrices of the longer side. Measured at 200×4000 and 50 % sparsity: 266 bytes per
-# weight for CH2-L3n, 416 for CH3-L3p, which works in batches of 2²² numbers besides (and takes half of that where the
-# network is so sparse that paths are walked).
+# A link predictor has square float32 matrices of the longer side. At 200×4000 and 50 % sparsity, CH2-L3n took 266 bytes
+# per weight, and CH3-L3p 416. CH3-L3p also works in batches of 2²² numbers. It takes half of the memory if the network
+# is so sparse that paths are walked.
 _SQUARES_NODE_BASED = 4
 _SQUARES_PATH_BASED = 5
 _BYTES_OF_A_BATCH = 3 * 4 * 2**22
@@ -52,18 +52,18 @@ _BYTES_OF_A_BATCH = 3 * 4 * 2**22
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, as `chts.plan` found out without running it; prints as a text.
+    """What a run will do, as computed by `chts.plan` without running it. `print` shows it as text.
 
     budget: links by layer and step.
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
-    exchanged: links that all updates together remove and regrow, beyond those pruned or percolated; at most, for a
-        method that stops early; at least, where removed links return by their weight.
-    flops: training FLOPs of all linear layers relative to dense ones, if absent links cost nothing.
-    memory: bytes by what needs them, on the device of the model; activations are not counted, nor past weights
-        of links that percolation takes.
-    coverage: how much of the model the sparse layers are; the text says so where other layers stay dense.
-    advice: which layers percolation leaves out, and what one might want to change.
+    exchanged: links that all updates together remove and regrow, without those pruned or percolated. It is an upper
+        bound for a method that stops early, and a lower bound if removed links return by their weight.
+    flops: training FLOPs of all linear layers relative to dense layers, if absent links cost nothing.
+    memory: bytes by use, on the device of the model, without activations and without past weights of links that
+        percolation removes.
+    coverage: how much of the model the sparse layers are; the text shows it if other layers stay dense.
+    advice: which layers percolation leaves out, and what you may want to change.
     """
 
     budget: Budget
@@ -130,7 +130,7 @@ class Plan:
         )
 
     def _table_rows(self) -> list[dict[Any, Any]]:
-        """The layers, or where they are many the kinds of layers, with numbers of links instead of densities."""
+        """The layers, or the kinds of layers if there are many, with numbers of links instead of densities."""
         shapes = self.budget.shapes
         kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
         for name, shape in shapes.items():
@@ -151,7 +151,7 @@ class Plan:
 
 
 def _aligned(table: Iterable[list[str]], left: int) -> list[str]:
-    """Lines of a table in columns, the first `left` of them to the left."""
+    """Lines of a table in columns; the first `left` columns are left-aligned."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  "
@@ -186,13 +186,13 @@ def plan(
     execution: Execution = "masked",
     moments: int = 2,
 ) -> Plan:
-    """What a run with these settings would do, without running it; `print` it.
+    """What a run with these settings would do, without running it; `print` the result.
 
-    Takes the settings of :class:`chts_core.Sparsifier` and refuses what that would refuse, as far as it can be told
+    It takes the settings of :class:`chts_core.Sparsifier` and refuses the same settings, as far as this is possible
     without an optimizer and without drawing the initial network. The model may be on the meta device, without memory.
 
     Args:
-        execution: of the Sparsifier; "auto" takes the memory of "csr".
+        execution: as in the Sparsifier; "auto" counts the memory of "csr".
         moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
     """
     method = get_method(method)
@@ -216,16 +216,16 @@ def plan(
 
 
 def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
-    """Links exchanged by layer, and training FLOPs of all linear layers over those of the dense model.
+    """Links exchanged by layer, and training FLOPs of all linear layers relative to the dense model.
 
-    Forward, gradient by the input and gradient by the weight cost the same, once per link. A method that regrows by
-    gradient needs the gradient by all weights, links or not, at every update.
+    The forward pass, the gradient of the input and the gradient of the weight cost the same per link. A method that
+    regrows by gradient needs the gradient of all weights, with or without a link, at every update.
     """
     size = sum(out * in_ for out, in_ in budget.shapes.values())
     everything = sum(layer.shape[0] * layer.shape[1] for layer in linear_layers(model).values())
     exchanged = dict.fromkeys(budget.shapes, 0)
     flops, done, absent = 0, 0, size - sum(budget.links(0).values())
-    for step in budget.updates():  # which comes after the step's backward pass
+    for step in budget.updates():  # an update comes after the step's backward pass
         flops += 3 * (step - done) * (everything - absent)
         flops += absent if budget.method.regrowth.needs_gradient else 0
         for name, links in budget.exchanged(step).items():
@@ -244,7 +244,7 @@ def _memory(
     execution: Execution,
     moments: int,
 ) -> dict[str, int]:
-    method, links = budget.method, budget.links(0)  # never more links than at first
+    method, links = budget.method, budget.links(0)  # never more links than at the start
     parameters = dict(model.named_parameters())
     own = {part.parameter: parameters[part.parameter] for part in parts.values()}
     # Weights that are stored as only their links.
@@ -262,14 +262,17 @@ def _memory(
         "weights": weights,
         "gradients": gradients,
         "optimizer": moments * gradients,
-        "masks": masked + sum(math.ceil(weight.numel() / 8) for weight in own.values()),  # now, and ever as bits
+        "masks": masked
+        + sum(
+            math.ceil(weight.numel() / 8) for weight in own.values()
+        ),  # the present mask, and all links ever active, as bits
     }
     if stored:
         memory["links"] = structure
     if method.regrowth.needs_gradient:
         memory["dense gradient"] = 4 * sum(out * in_ for out, in_ in budget.shapes.values())
     if method.regrowth.history:
-        # A position and a value for each link that ever goes; what percolation takes is not known.
+        # A position and a value for each link that is ever removed. The links that percolation removes are not known.
         gone = dict.fromkeys(own, 0)
         for name, part in parts.items():
             gone[part.parameter] += exchanged[name] + links[name]
@@ -285,7 +288,7 @@ def _memory(
 
 
 def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int:
-    """Bytes that removal and regrowth in one layer, of so many links at first, need at most at a time."""
+    """The most bytes that removal and regrowth need in one layer with `links` links at the start."""
     size, longer = shape[0] * shape[1], max(shape)
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
     score, soft = method.regrowth.score, method.regrowth.soft
@@ -308,17 +311,18 @@ def _advice(budget: Budget) -> list[str]:
     advice = []
     if isinstance(sparsity, Sigmoid) and (end := 2 * sparsity.end - sparsity.start) <= method.turnover.stop:
         advice.append(
-            f"The sigmoid decay over {sparsity.end - sparsity.start:.3g} of the run costs the training FLOPs of a "
-            f"cubic one of twice that window (end={end:.3g}): compare the two at that."
+            f"The sigmoid decay over {sparsity.end - sparsity.start:.3g} of the run costs the same training FLOPs as a "
+            f"cubic decay over twice this window (end={end:.3g}): compare these two."
         )
     if isinstance(sparsity, Cubic):
         end = (sparsity.start + sparsity.end) / 2
         advice.append(
-            f"The cubic decay over {sparsity.end - sparsity.start:.3g} of the run costs the training FLOPs of a "
-            f"sigmoid one of half that window (end={end:.3g}): compare the two at that."
+            f"The cubic decay over {sparsity.end - sparsity.start:.3g} of the run costs the same training FLOPs as a "
+            f"sigmoid decay over half this window (end={end:.3g}): compare these two."
         )
     if last > 0 and timeline.total_steps - last < timeline.update_every:
         advice.append(
-            f"The last update comes {timeline.total_steps - last} steps before the end: its regrown links hardly train."
+            f"The last update comes {timeline.total_steps - last} steps before the end, so its regrown links hardly "
+            "train."
         )
     return advice

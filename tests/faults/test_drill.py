@@ -209,7 +209,7 @@ def test_the_command_tells_and_records_every_fault(
         "images                         no gzip                    refused",
         "classifier                     killed                     as undisturbed",
         "classifier                     no space                   NOT as undisturbed",
-        "2 of 3 faults were survived",
+        "survived 2 of 3 faults",
     ]
     assert records.read_lines(tmp_path / "faults.jsonl") == [wrong, *rows]
     monkeypatch.setattr(drill, "drill", lambda kills, folder, seed: iter(rows[:1]))  # noqa: ARG005

@@ -124,7 +124,7 @@ def new_links(rank: int, folder: Path, task: Task) -> None:
     """That warm up: as in one process, but refused where weights are shared out."""
     run = language.train(task, "chtss", 0.8, WARM)
     torch.save([look.loss for look in run.looks], folder / f"warm-{rank}.pt")
-    with pytest.raises(ValueError, match="link_warmup is 3 steps, but fully_shard has shared out the weights"):
+    with pytest.raises(ValueError, match="link_warmup is 3 steps, but fully_shard has sharded the weights"):
         begun(task, "chtss", 0.8, WARM, 0, CPU, "fsdp")
 
 
@@ -269,7 +269,7 @@ def test_four_go_on_where_one_process_stopped(tmp_path: Path) -> None:
 def test_a_lost_rank_is_told_with_what_to_do(two: Path) -> None:
     message = (two / "lost").read_text()
     assert "another rank does not answer: its process has ended or hangs" in message
-    assert "a run with a checkpoint goes on from there" in message
+    assert "a run with a checkpoint continues from there" in message
 
 
 def test_a_full_disk_stops_all_ranks_and_leaves_the_last_checkpoint_whole(two: Path) -> None:

@@ -206,12 +206,12 @@ def test_the_command_trains_a_translator(tmp_path: Path, capsys: pytest.CaptureF
     assert f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, to the letter {test['exact']} %" in printed
     assert "10/10" in printed
     assert main([*command, "--tensorboard", str(tmp_path / "logs")]) == 2
-    assert "a classifier or translator is trained in one process and without logs" in capsys.readouterr().err
+    assert "a classifier or translator trains in one process and writes no TensorBoard logs" in capsys.readouterr().err
 
 
 def test_the_command_wants_its_options_as_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "mlp", "-s", "method", "set", "--out", str(tmp_path / "run")]) == 2
-    assert "method is no setting of a recipe; write --method set" in capsys.readouterr().err
+    assert "method is not a setting of a recipe; write --method set" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -223,5 +223,5 @@ def test_what_only_language_models_can_is_refused_for_classifiers(
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
         more = []
     assert main(["train", "mlp", "--out", str(tmp_path / "run"), *more]) == 2
-    assert "a classifier or translator is trained in one process and without logs" in capsys.readouterr().err
+    assert "a classifier or translator trains in one process and writes no TensorBoard logs" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
