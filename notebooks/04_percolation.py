@@ -101,8 +101,8 @@ sides = ("inputs", "hidden 1", "hidden 2", "outputs")
 lost = [before[name] & ~masks[name] for name in masks]
 figures.show(
     figures.percolating_network(list(masks.values()), sides, removed=lost),
-    "Right after the removal: neuron 2 of hidden layer 1 has no incoming link, neuron 2 of hidden layer 2 no outgoing one. "
-    "Both are crossed out; the two dashed links are incomplete.",
+    "Right after the removal: neuron 2 of hidden layer 1 has no incoming link, and neuron 2 of hidden layer 2 has no "
+    "outgoing link. Both are crossed out. The two dashed links are incomplete.",
 )
 
 # %% [markdown]
@@ -122,7 +122,7 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
 # ## One sweep backward, one sweep forward
 #
 # The *backward* sweep goes from the outputs to the inputs: a neuron without outgoing links loses its incoming links. In
-# terms of masks, a row of the layer before stays only if the same column of the layer after has a link.
+# terms of masks, a row of the layer before stays only if the matching column of the layer after has a link.
 
 # %% tags=["nbval-check-output"]
 swept = {name: mask.clone() for name, mask in masks.items()}
@@ -152,7 +152,7 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # hidden layer 2 inactive. Neurons 0 and 1 of hidden layer 1 and neuron 0 of hidden layer 2 are still active.
 # </details>
 #
-# The core does both sweeps for any model. It needs a `LayerGraph`, which says which layers feed which others. An MLP is
+# The core does both sweeps for any model. It needs a `LayerGraph`, a list of the layers that feed each other. An MLP is
 # one *chain*.
 
 # %% tags=["nbval-check-output"]
@@ -165,7 +165,7 @@ print("links:", {name: f"{int(masks[name].sum())} -> {int(percolated[name].sum()
 cut = [masks[name] & ~percolated[name] for name in masks]
 figures.show(
     figures.percolating_network(list(percolated.values()), sides, removed=lost, cut=cut),
-    "After both sweeps: 7 links are left, all of them on a way from an input to an output. Four of the seven hidden "
+    "After both sweeps: 7 links are left, all of them on a path from an input to an output. Four of the seven hidden "
     "neurons are inactive.",
 )
 
@@ -178,8 +178,8 @@ figures.show(
 #
 # **One word, two meanings.** In network science, the *percolation threshold* is the share of links at which a giant
 # connected component appears. Here, percolation is not a threshold. It is a rule that cuts every link that lies on no
-# path from an input to an output. Both meanings ask the same question: which parts of a network stay connected after
-# some links are removed?
+# path from an input to an output. Both meanings concern the same question: which parts of a network stay connected
+# after some links are removed?
 #
 # ## Exercise: find them by hand
 #
@@ -210,15 +210,15 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # <details><summary>Hint</summary>
 #
 # Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then look at the neurons
-# on the other end of its links: which links do they have left?
+# at the other end of their links: which links do these neurons have left?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Neuron 2 of hidden layer 2 has no outgoing link. It has the only outgoing link of neuron 1 of hidden layer 1, so this
-# neuron is inactive too. Neuron 3 of hidden layer 1 has no incoming link. It has the only incoming link of neuron 1 of
-# hidden layer 2, so this neuron is inactive too. Neuron 0 of hidden layer 2 also has a link from neuron 0 of hidden
-# layer 1, so it stays active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
+# Neuron 2 of hidden layer 2 has no outgoing link. Neuron 1 of hidden layer 1 links only to it, so this neuron is
+# inactive too. Neuron 3 of hidden layer 1 has no incoming link. The only link into neuron 1 of hidden layer 2 comes
+# from it, so this neuron is inactive too. Neuron 0 of hidden layer 2 also has a link from neuron 0 of hidden layer 1,
+# so it stays active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
 #
 # ```python
 # inactive = {"hidden 1": {1, 3}, "hidden 2": {1, 2}}
@@ -273,7 +273,7 @@ exercises.check("04.backward", backward)
 # the paths through each link. Write a function that takes the masks and returns one tensor of integers for each mask.
 # The tensor holds the number of paths through each link, and 0 where there is no link.
 #
-# Predict first: add up the counts of each layer. Do two layers have the same sum?
+# Predict first: add up the counts of each layer. Do all layers have the same sum?
 
 
 # %% tags=["exercise"]
@@ -317,8 +317,8 @@ exercises.check("04.paths_through", paths_through)
 # | layers | how they meet | consequence |
 # |---|---|---|
 # | `w1` → `w2`, `v` → `o` | chain: output $j$ of one is input $j$ of the next | as in the MLP above |
-# | `q` and `k` | pair: a score is $\sum_jq_jk_j$ | if $q_j$ is always 0, nothing depends on $k_j$ |
-# | `gate` and `up` | pair: $\mathrm{silu}(g_j)\,u_j$, and both feed `down` | if one factor is always 0, so is the product |
+# | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | if $q_j$ is always 0, nothing depends on $k_j$ |
+# | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | if one factor is always 0, so is the product |
 
 # %%
 figures.show(
@@ -356,7 +356,7 @@ for name, mask in complete.items():
 # has no link from the product, so `gate` loses its row 2 too.
 # </details>
 #
-# By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has one in column $j$.
+# By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has a link in column $j$.
 
 # %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
@@ -402,7 +402,7 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
 # The first term is the link's share of all weights at input $j$ (its column). The second term is its share of all
-# weights at output $i$ (its row). The core adds 1e-5 to both sums, so that it never divides by 0. The example has three
+# weights at output $i$ (its row). The core adds 1e-5 to both sums, so that it never divides by 0. Our example has three
 # outputs, three inputs and five links:
 
 # %% tags=["nbval-check-output"]
@@ -417,9 +417,10 @@ print("RI\n", importance.round(decimals=2))
 # RI = 1 + 1 = 2. This is the highest possible value.
 #
 # Now remove one link. WM removes the 0.5. It is the only link of input 2 and of output 2, so both are cut off. RI
-# removes the 1.0. Both its neurons have another link. If a link is the only link of a neuron, one of its two fractions
-# is 1, so its RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The links with
-# the lowest RI go first, so the only link of a neuron is among the last to go. (The fractions of one neuron add up to
+# removes the 1.0. Each of its neurons has another link. If a link is the only link of a neuron, one of its two
+# fractions is 1, so its RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The
+# links with the lowest RI go first, so the only link of a neuron is among the last to go. (The fractions of one neuron
+# add up to
 # 1. So the RI values of a layer add up to the number of its *linked neurons*, which have at least one link. Here the
 # sum is 6.)
 
@@ -464,11 +465,11 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 #
 # $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
 #
-# Here we count the active neurons of the three hidden layers, before and after one removal with percolation. We start
-# with each layer at 99 % sparsity.
+# Here we count the active neurons of the three hidden layers, before and after one removal with percolation. First we
+# look at each layer separately, at 99 % sparsity.
 #
 # **Predict:** under both scores, each layer loses 30 % of its links. By how many active neurons will WM and RI differ?
-# Does percolation make many neurons inactive, beyond the neurons that the removal itself cuts off?
+# Does percolation make many more neurons inactive than the removal itself cuts off?
 
 
 # %% tags=["nbval-check-output"]
@@ -523,8 +524,8 @@ pd.DataFrame({score: curve.mean(dim=0).numpy() for score, curve in curves.items(
 # %%
 figures.show(
     figures.anp_by_sparsity(curves, SPARSITIES),
-    f"ANP against sparsity: the line is the mean of {settings.seeds} networks, the band reaches from the least to the "
-    "most. Where every neuron has many links the score does not matter; where it has a few, WM loses neurons.",
+    f"ANP against sparsity: the line is the mean of {settings.seeds} networks, and the band reaches from the lowest "
+    "to the highest. If every neuron has many links, the score does not matter. If neurons have few links, WM loses neurons.",
 )
 
 # %% [markdown]
@@ -602,16 +603,16 @@ exercises.check("04.break_importance", unprotected)
 # unprotected = torch.tensor([[1.0, 10.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 # ```
 #
-# This works only if there are fewer links than linked neurons. Otherwise the mean RI is at most 1, so the lowest RI is
-# at most 1 too. It cannot be the RI of a last link. During training, a layer has far more links than neurons, unless it
-# is very sparse.
+# This works only if there are fewer links than linked neurons. Otherwise the mean RI is at most 1, and the lowest RI is
+# at most 1 too. This cannot be the RI of a neuron's last link. During training, a layer has far more links than
+# neurons, unless it is very sparse.
 # </details>
 #
 # ## Explore
 #
-# **Predict before you move a control:** how many links must you remove before WM leaves less than half of the neurons
-# active? Switch to relative importance at this share: how many neurons are active again? Then step through the sweeps
-# and follow one cascade.
+# **Predict before you move a control:** what share of the links must you remove before WM leaves less than half of the
+# neurons active? Switch to relative importance at this share. How many more neurons are active then? Then step through
+# the sweeps and follow one cascade.
 
 # %%
 sandbox = widgets.PercolationSandbox()
@@ -679,8 +680,8 @@ started_with, trained = {}, {}
 runs = {(score, number): train(score, number) for score in LABELS for number in chosen[:2]}
 
 # %% [markdown]
-# The history of a `Sparsifier` has a value `anp` for each update and layer: the share of *all* output neurons of the
-# layer that are active after the update, including its regrowth. (The ANP above divides by the neurons that were active
+# The history of a `Sparsifier` has a value `anp` for each update and layer. It is the share of *all* output neurons of
+# the layer that are active after the update and its regrowth. (The ANP above divides by the neurons that were active
 # before.) Here is the mean over the layers:
 
 # %%
@@ -824,8 +825,8 @@ exercises.check("04.fold_bias", fold_bias)
 # <details><summary>Hint</summary>
 #
 # Start at the first layer. `weight.any(dim=1)` shows which neurons stay. The others send `activation(bias[lost])`, and
-# the next layer multiplies this by its columns `after[:, lost]`. Fold the result into its bias before you look at the
-# next layer.
+# the next layer multiplies this by its columns `after[:, lost]`. Add the result to the bias of the next layer before
+# you check which of its neurons stay.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -863,7 +864,7 @@ assert all(torch.equal(result[name], ends[name]) for name in ends)
 print("input 1 has no link, neuron 1 has none on either side: nothing to cut")
 
 # %% [markdown]
-# Not every published run percolates. In the paper, CHT, CHTs and CHTss do. The published script for LLaMA leaves
+# Not every published run percolates. In the paper, CHT, CHTs and CHTss do so. The published script for LLaMA leaves
 # percolation off, and so does our preset of that script, `chts/llama_code`.
 
 # %%
@@ -919,7 +920,8 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # - A hidden neuron is active only if it has links on both sides. Incomplete links do nothing, so percolation cuts them,
 #   and regrowth adds links elsewhere.
-# - A chain needs one sweep backward and one forward. Pairs such as (gate, up) must both be active, and may need more rounds.
+# - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), both neurons must be active. A
+#   network with pairs may need more rounds.
 # - RI protects the last links of weakly connected neurons. The sparser the layer, the more RI and WM differ. The paper
 #   chooses between them by task. When the density falls, it prunes by RI.
 # - You can remove inactive neurons from the model without changing its outputs.

@@ -77,11 +77,11 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 #
 # A network that is sparse from the first step must choose its links before it has learned anything. GMP ([Zhu and
 # Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)) and
-# CHTss start with many links (half of all links in the paper). They remove links while the network trains, so trained
-# weights decide which links go. (GMP prunes by magnitude; a pruned link keeps its last weight, and it returns when this
-# weight is among the largest. GraNet prunes and also exchanges links. SET, which appears below, always has few links
-# and regrows at random. Stage 06 compares all these methods.) The price is arithmetic: a link that stays longer takes
-# part in more multiplications.
+# CHTss start with many links (half of all links in the paper). They remove links while the network trains, so the
+# trained weights decide which links go. (GMP prunes by magnitude; a pruned link keeps its last weight, and it returns
+# when this weight is among the largest. GraNet prunes and also exchanges links. SET, which appears below, always has
+# few links and regrows at random. Stage 06 compares all these methods.) The price is arithmetic: a link that stays
+# longer takes part in more multiplications.
 #
 # A **schedule** says how sparse the network is at step $t$. It starts at step $t_0$ with the sparsity $s_i$, and it
 # ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are its *window*. The position in the window
@@ -161,8 +161,8 @@ figures.show(
             "sign as printed": [0.5 - 0.45 * share for share in shares],
         }
     ),
-    "Sparsity from 0.5 to 0.95. The cubic schedule is steep at once, the sigmoid waits and then hurries. With the sign as "
-    "printed the network would become denser.",
+    "Sparsity from 0.5 to 0.95. The cubic schedule is steep at the start, and the sigmoid is steep in the middle. With the "
+    "sign as printed, the network would become denser.",
 )
 
 # %% [markdown]
@@ -206,7 +206,7 @@ densities = {
 }
 figures.show(
     figures.excess_density(densities, final=0.05),
-    "Density over a run, the excess above the final 5 % shaded. The shapes differ, the areas are equal: "
+    "Density over a run, with the excess above the final 5 % shaded. The shapes differ, but the areas are equal: "
     "0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over the run.",
 )
 
@@ -214,8 +214,8 @@ figures.show(
 # In a real run, the output layer stays dense, and links change only at updates. `chts.plan` counts the training FLOPs
 # of such a run exactly, as a share of the FLOPs of the dense model. It trains nothing.
 #
-# **Predict:** the cubic decay to 75 % costs about 15 to 20 % of the dense model. How much does a sigmoid to 75 % cost?
-# How much does a sigmoid to 37.5 % cost?
+# **Predict:** the cubic decay to 75 % costs about 15 to 20 % of the FLOPs of the dense model. How much does a sigmoid
+# to 75 % cost? How much does a sigmoid to 37.5 % cost?
 
 
 # %% tags=["nbval-check-output"]
@@ -238,7 +238,7 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # <details><summary>What you should have seen</summary>
 #
 # Over the same window, the sigmoid costs 8.3 percentage points more. Its excess is larger by 8.4 % of all links. The
-# output layer is dense in all three models, which makes the difference slightly smaller. Over half the window, the
+# output layer is dense in all three plans. This makes the difference slightly smaller. Over half the window, the
 # sigmoid costs the same as the cubic schedule.
 # </details>
 #
@@ -337,8 +337,8 @@ steps = {name: [found for found, _ in results] for name, results in runs.items()
 # %%
 figures.show(
     figures.pruning_steps(steps),
-    "Left: links removed per update. Middle: the same as a share of the links that there were. Right: validation accuracy "
-    "lost at once, the line as mean over seeds with a small mark for each seed.",
+    "Left: links removed per update. Middle: the same as a share of the links before the update. Right: validation accuracy "
+    "lost at the update. The line is the mean over seeds, and each small mark is one seed.",
 )
 
 # %%
@@ -368,16 +368,16 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The numbers below are from the laptop profile with seed 0. At the start, the paper's reason holds. The first three
+# The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
 # updates of the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic
-# schedule cost 1.67. But the links must go at some time. Just after its steep middle, the sigmoid has the worst update
+# schedule cost 1.67. But the links must go at some point. Just after its steep middle, the sigmoid has the worst update
 # of both schedules, by far: 23.39 points against 7.22.
 #
 # The *number* of removed links does not explain the loss. The cubic schedule removes the most links at its first update
 # and loses almost no accuracy, because half of all links are still there. The *share* of removed links (middle panel)
-# does not explain the loss alone. The cubic schedule removes nearly the same share at its first update and at its worst
-# update. The loss is large when the share is large and few links are left. (The sigmoid also has half as many updates
-# for the same fall.)
+# is not enough to explain it either. The cubic schedule removes nearly the same share at its first update and at its
+# worst update. The loss is large when the share is large and few links are left. (The sigmoid also has half as many
+# updates for the same fall.)
 #
 # The final accuracies differ by less than their intervals, so these runs show no difference between the schedules. (The
 # sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say nothing about
@@ -401,9 +401,9 @@ print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
 print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than asked for")
 
 # %% [markdown]
-# The program raises no error. The report says 90 % sparsity, but the model has 1.1 % more links than it should. With
-# the cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat
-# at its end. The core refuses such settings before it trains anything, and its message gives both steps:
+# Such a run raises no error. Its report says 90 % sparsity, but the model has 1.1 % more links than it should. With the
+# cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at
+# its end. The core refuses such settings before it trains anything, and its message gives both steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -415,8 +415,8 @@ except ValueError as error:
     print("ValueError:", refused)
 
 # %% [markdown]
-# `Timeline.window` does this check. It computes the first and the last step of the window. If there is no update at
-# such a step, it takes the step of the update before.
+# `Timeline.window` does this check. It computes the first and the last step of the window. If such a step is not an
+# update step, it takes the last update step before it.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
@@ -437,8 +437,8 @@ print(plan)
 # Read the plan line by line:
 #
 # - **Density** has a row for each sparse layer. It shows the density at the start, after a quarter, half and three
-#   quarters of the updates, and at the end. Then come the links at the end and the links that the updates exchange. The
-#   output layer has no row, because it stays dense.
+#   quarters of the updates, and at the end. The last two columns show the links at the end and the links that the
+#   updates exchange. The output layer has no row, because it stays dense.
 # - **Final links** is the total number of links of the sparse layers.
 # - **Updates** come every 100 steps. The last one is at 75 % of the run.
 # - **Training FLOPs** count every linear layer, including the dense output layer. They assume that absent links cost
@@ -448,7 +448,7 @@ print(plan)
 # - **The last lines** give advice: the window over which the cubic schedule has equal FLOPs.
 #
 # Check one entry by hand. The window ends at step 3000, so step 1500 is its middle, and the sparsity there is 0.725.
-# Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. The nearest integer is 18022.
+# Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So it has 18022 links, the nearest integer.
 
 # %% tags=["nbval-check-output"]
 for step in (0, 1500, 3000, 8000):
@@ -474,13 +474,14 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 #
 # ## MEST: a little more, in stages
 #
-# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032), in its form *elastic mutation and soft bound*) does not
-# start with half of all links. Its density is first 5 percentage points above the target. From 60 % of the updates on,
-# it is 2.5 points above the target. Each update removes the weakest links until the density reaches the target. Then it
-# regrows the extra links at random. The last update only removes links. Suppose that updates end at step 750 of 1000
-# and the target density is 5 %. The density is 10 % until step 450, 7.5 % until step 750, and then 5 %. So an update
-# first exchanges 5 of 10 percentage points, which is half of the links. Later it exchanges 2.5 of 7.5 points, which is
-# a third. The mean density over the run is $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
+# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032), the version with *elastic mutation and soft bound*) does
+# not start with half of all links. For the first 60 % of the time of updates, its density is 5 percentage points above
+# the target. After that, it is 2.5 points above the target. Each update removes the weakest links until the density
+# reaches the target. Then it regrows the extra links at random. The last update only removes links. Suppose that
+# updates end at step 750 of 1000 and the target density is 5 %. The density is 10 % until step 450, 7.5 % until step
+# 750, and then 5 %. So an update first exchanges 5 of 10 percentage points, which is half of the links. Later it
+# exchanges 2.5 of 7.5 points, which is a third. The mean density over the run is
+# $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
 staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in range(1001)]
@@ -495,8 +496,9 @@ figures.show(
 # ## Explore
 #
 # **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's.
-# Move the end of the sigmoid's window to later steps. At which position does the cubic window reach the last update?
-# Does a larger $k$ change the cost of the run? What will the designer say when the window ends after the last update?
+# Move the end of the sigmoid's window to later steps. At which end of the sigmoid's window does the cubic window reach
+# the last update? Does a larger $k$ change the cost of the run? What will the designer say when the window ends after
+# the last update?
 
 # %%
 explorer = widgets.DensityDesigner()
@@ -512,10 +514,10 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# If the sigmoid ends after 37.5 % of the run, the cubic window would have to end after the last update at 75 %. The
-# steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It does change how many
-# links the steepest update removes. If the window ends after the last update, the figure hatches the steps between the
-# two. The sentence below it gives the sparsity that the run would reach.
+# If the sigmoid ends later than 37.5 % of the run, the cubic window would have to end later than the last update, at 75
+# %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It does change how
+# many links the steepest update removes. If the window ends after the last update, the part between the two is hatched
+# in the figure. The sentence below it gives the sparsity that the run would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid
@@ -539,7 +541,7 @@ exercises.check("05.exact_sigmoid", exact_sigmoid)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First compute a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$. For this, subtract the middle value
+# First compute a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$. To do so, subtract the middle value
 # of the sigmoid, and divide by the difference between its values at the two ends. Then add $\tfrac12$.
 # </details>
 #
@@ -695,8 +697,8 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 # - start gently: at most 3 % of the fall is complete at $u = 0.1$;
 # - have no steep update: at most 4 % of the fall happens in any hundredth of the window.
 #
-# The cubic schedule breaks the third rule. A sigmoid that takes only half of the window breaks the fourth rule, with
-# 6.0 %.
+# The cubic schedule breaks the third rule. A sigmoid that takes only half of the window breaks the fourth rule: up to
+# 6.0 % of the fall happens in one hundredth.
 
 
 # %% tags=["exercise"]
@@ -724,8 +726,8 @@ exercises.check("05.own_schedule", share_of_fall)
 #     return min(max((u - 0.1) / 0.3, 0.0), 1.0)
 # ```
 #
-# The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule trains
-# better. Only runs can show it.
+# The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule
+# trains better. Only runs can show this.
 # </details>
 
 # %% [markdown]
@@ -761,8 +763,7 @@ exercises.check("05.reached", reached_sparsity)
 #     return sigmoid_sparsity(last, 0, window_end, initial=0.5, final=final)
 # ```
 #
-# After the window, `sigmoid_sparsity` stays at `final`. So a run reaches `final` if its window ends before the updates
-# do.
+# After the window, `sigmoid_sparsity` stays at `final`. So a run reaches `final` if its window ends by the last update.
 # </details>
 
 # %% [markdown]
@@ -770,10 +771,10 @@ exercises.check("05.reached", reached_sparsity)
 #
 # 1. The paper chooses the sigmoid for its gentle start. In our runs the sigmoid also has the worst single update. Which
 #    measurement would decide between the two schedules?
-# 2. A decay begins with half of all links, so it needs their memory at the start. On which hardware is this memory the
-#    limit? Which schedule of this page would you choose there?
-# 3. You compare two methods for a phone that only runs the trained network, and for a company that pays for the
-#    training. In each case, do you hold the final links or the training FLOPs equal?
+# 2. A decay begins with half of all links, so it needs the memory for these links at the start. On which hardware is
+#    this memory the limit? Which schedule of this page would you choose there?
+# 3. You compare two methods in two cases: for a phone that only runs the trained network, and for a company that pays
+#    for the training. In each case, which number do you hold equal: the final links or the training FLOPs?
 #
 # ## Self-check
 #
@@ -815,7 +816,7 @@ exercises.check("05.reached", reached_sparsity)
 # - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid meets both ends.
 # - On this small task, the sigmoid lost little accuracy at its start and much in its middle. The final accuracies did
 #   not show which schedule is better.
-# - A decay must end by the last update. `chts.plan` refuses all others before the run.
+# - A decay must end by the last update. `chts.plan` refuses any other decay before the run.
 #
 # ## Further reading
 #

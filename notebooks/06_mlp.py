@@ -90,8 +90,8 @@ settings = notebooks.start(
 # ## The task
 #
 # The network takes an image and predicts its class. We split the images into three parts. *Training* images teach the
-# network, *validation* images choose between settings, and *test* images give the final number. We choose nothing by
-# the test images.
+# network, *validation* images choose between settings, and *test* images give the final number. We never use the test
+# images to choose.
 
 # %%
 task = data.load_images(settings.dataset, data_dir)
@@ -219,8 +219,8 @@ history.drop(columns="seconds").round(3)
 # %% [markdown]
 # `overlap` is the share of regrown links that the same update had just removed. If it is near 1, the network is stuck
 # in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active now. `itop` is
-# the share of all possible links that were ever active. (The paper's ANP is another share: the neurons that are active
-# after an update, divided by the neurons that were active before it. Stage 04 computes it.)
+# the share of all possible links that were ever active. (The paper's ANP is a different share: the number of neurons
+# active after an update, divided by the number active before it. Stage 04 computes it.)
 #
 # An update may remove more links than the ζ = 30 % that it is meant to exchange. With so few links, some neurons have
 # no incoming links. They are inactive, and percolation cuts their outgoing links (stage 04).
@@ -237,7 +237,7 @@ for name, mask in sparsifier.masks.items():
 # %% [markdown]
 # ## Choose on the validation images
 #
-# How local should the receptive field of CHTs be? The setting $r$ decides this (stage 01). We choose it on the
+# How local should the receptive field of CHTs be? The parameter $r$ sets this (stage 01). We choose it on the
 # validation images, not on the test images. Each $r$ gets the same seeds and the same number of steps.
 
 # %%
@@ -264,7 +264,7 @@ print("chosen:", chosen)
 # unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, and one setting of each
 # other method. CHTss uses the same $r$ as CHTs. The others run with the untuned settings of the table above. Not all
 # settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI (stage 01), and so does the
-# preset `chts/paper_mlp`. RigL's paper updates every 100 steps; here every method updates once per epoch.
+# preset `chts/paper_mlp`. In RigL's paper, an update comes every 100 steps. Here every method updates once per epoch.
 #
 # ## The race
 #
@@ -272,8 +272,8 @@ print("chosen:", chosen)
 # the same initial weights and batches.
 #
 # **Predict:** with 1 % of the links, how many percentage points does each sparse method lose against FC? Some methods
-# start with more links. Which of them will *stumble*, which means that they lose accuracy on the way? Write down your
-# answers before you run the cells.
+# start with more links. We say that a method *stumbles* if it loses accuracy on the way. Which of these methods will
+# stumble? Write down your answers before you run the cells.
 
 # %%
 topology = candidates[chosen].topology
@@ -302,9 +302,10 @@ figures.show(
 # ## Equal steps are not equal cost
 #
 # Now we use the test images, with the network of the last epoch. All methods made the same number of steps, but methods
-# that start denser need more arithmetic. `FLOPs` is the cost of all steps relative to FC, if absent links cost nothing.
-# It follows from the schedule, so we know it before any run. It is larger than the density (2.7 % against 1 % for
-# CHTs), because the output layer stays dense. At each update, RigL and GraNet also need the gradient of absent links.
+# that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC, if absent links cost
+# nothing. It follows from the schedule, so we know it before any run. It is larger than the density (2.7 % against 1 %
+# for CHTs), because the output layer stays dense. At each update, RigL and GraNet also need the gradient of absent
+# links.
 
 # %%
 summary = [
@@ -362,8 +363,8 @@ pd.DataFrame(table).T
 # ## A small dense network
 #
 # A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. Three hidden
-# layers of width $w$ on $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of these
-# weights than the sparse networks have links. We train it by the same recipe.
+# layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of
+# these weights than the sparse networks have links. We train it by the same recipe.
 #
 # **Predict:** how wide is this network? Check by hand; for the digits, $d = 64$. Is it better or worse than the sparse
 # networks?
@@ -421,9 +422,9 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # ## What happened to the network
 #
 # Now we look at the first hidden layer of a CHTs run, before and after training. We train the network once more and
-# keep the mask after each update. The same seed gives the same run. In the figure, the rest of the diagonal is what
-# remains of the initial receptive field. New links gather in a few columns, because link prediction favours inputs that
-# are already well connected.
+# keep the mask after each update. The same seed gives the same run. In the figure, what is left of the diagonal comes
+# from the initial receptive field. New links gather in a few columns, because link prediction favours inputs that are
+# already well connected.
 
 # %%
 played = images.train(
@@ -566,7 +567,7 @@ pd.DataFrame(lines, columns=["method", "minus FC (points)", "seeds"]).style.hide
 
 # %% [markdown]
 # All eight methods are behind FC, by 0.5 to 1.4 points, and no interval contains 0. GMP is nearest to FC, and CHTss is
-# farthest. The second set has the paper's MLP, with three layers of 1568, on Fashion-MNIST with 1 % of the links:
+# farthest. The second set has the paper's MLP, with three layers of 1568 units, on Fashion-MNIST with 1 % of the links:
 
 # %%
 by_the_paper = [row | {"method": f"{row['method']} (*)"} for row in recorded["mlp_paper: fashion_mnist"]]
@@ -578,8 +579,8 @@ lines = [
 pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide(axis="index")
 
 # %% [markdown]
-# RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which uses
-# standardised pixels and all training images. The other runs use neither. So compare only runs with the same recipe.
+# RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
+# the pixels and trains on all training images. The other runs do neither. So compare only runs with the same recipe.
 # FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and MEST have no
 # recorded run of this size.
 #
@@ -587,7 +588,7 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 #
 # - **More seeds.** With the same scatter, ten seeds instead of three make an interval 3.5 times narrower:
 #   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. If CHTs is then ahead of a rival and the interval excludes
-#   0, we call CHTs better.
+#   0, we will call CHTs better.
 # - **A small dense network that loses.** A sparse network is worth the effort on a task where it is ahead of a dense
 #   network with as many weights.
 # - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
@@ -714,7 +715,7 @@ exercises.check("06.one_update", one_update)
 #
 # Write a training loop of one epoch. Each batch is a pair of inputs and labels, and the loss is the cross-entropy.
 # Attach `method` at the given sparsity, with an update every ten steps, and return the `Sparsifier`. The check looks at
-# every step: the gradient must come from only its own batch, and the `Sparsifier` must count the step.
+# every step: the gradient must come only from the current batch, and the `Sparsifier` must count the step.
 
 
 # %% tags=["exercise"]
@@ -767,8 +768,8 @@ exercises.check("06.flops_share", flops_share)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the output layer. The dense network pays for all
-# sizes. Take the mean over the steps.
+# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the output layer. A step of the dense network
+# costs the sum of all sizes. Take the mean over the steps.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -801,7 +802,7 @@ exercises.check("06.fair_report", fair_report)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `max(runs, key=...)` returns the name with the highest value. `course[-1]` is the last epoch of a course.
+# `max(runs, key=...)` returns the name with the highest value. `course[-1]` is the last epoch in a list by epoch.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -906,8 +907,8 @@ exercises.check("06.paired", paired)
 #
 # <details><summary>Answer</summary>
 #
-# Ask what it cost: GraNet starts with half of all links, and its `FLOPs` are several times as high as SET's. Also ask
-# whether the interval of the paired difference excludes 0.
+# Ask how much it cost: GraNet starts with half of all links, and its `FLOPs` are several times as high as SET's. Also
+# ask whether the interval of the paired difference excludes 0.
 # </details>
 #
 # 3. You try ten values of $r$ and report the test accuracy of the best. What went wrong?
@@ -934,7 +935,7 @@ exercises.check("06.paired", paired)
 # - A fair race has equal steps and equal seeds, and it reports the cost with the accuracy.
 # - Choose by the validation images and report the last epoch. A difference smaller than its interval may be chance.
 # - On the digits, five sparse methods are behind FC, and none is clearly better or worse than CHTs. A small dense
-#   network is as good as most of them or better.
+#   network is clearly ahead of three of them.
 #
 # ## Further reading
 #

@@ -112,9 +112,9 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 # 7. right after an update, the links that it regrew have optimizer state 0. Their weights are 0 too, unless the method
 #    says otherwise: in CHTs and CHTss, a link that comes back has its last weight.
 #
-# `chts.audit.audit(sparsifier)` checks the first six rules at any moment. `chts.audit.Auditor` runs after every step.
-# It also checks the seventh rule, because it remembers the masks from before the update. With CHTs and CHTss, it checks
-# only the optimizer state for this rule.
+# `chts.audit.audit(sparsifier)` checks the first six rules at any moment. `chts.audit.Auditor` is for checks after
+# every step. It also checks the seventh rule, because it remembers the masks from before the update. With CHTs and
+# CHTss, it checks only the optimizer state for this rule.
 #
 # ## A healthy run
 #
@@ -137,13 +137,13 @@ assert healthy.findings == []
 evolution = panel.evolution(healthy.sparsifier.history)
 figures.show(
     panel.plot_evolution(evolution),
-    "The healthy run. Nearly all neurons stay active, the links of each layer fall along the sigmoid and then "
-    "stay as many, and the overlap stays below the ELM line.",
+    "The healthy run. Nearly all neurons stay active. The links of each layer fall along the sigmoid and then "
+    "stay constant. The overlap stays below the ELM line.",
 )
 
 # %% [markdown]
 # Learn what a healthy run looks like: a symptom is a difference from it. In the figures below, the healthy run is
-# dashed. In the beginning, its share of weights that are not zero looks like a comb. This is normal: a link that is
+# dashed. At the beginning, its share of weights that are not zero looks like a comb. This is normal: a link that is
 # regrown for the first time has the weight 0 until the next optimizer step. Later, nearly all regrown links have been
 # there before, and the teeth of the comb vanish.
 #
@@ -180,8 +180,8 @@ assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} a
 
 # %% [markdown]
 # By the end of the run, the momentum of absent links has faded: it has shrunk by a factor of 0.9 in each step since the
-# last update. Between two updates, it had no time to fade. The auditor checked every step, so it saw what happens when
-# such links come back:
+# last update. Between two updates, it had too little time to fade. The auditor checked every step, so it saw what
+# happens when such links come back:
 
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
@@ -192,13 +192,13 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # <details><summary>What you should have seen</summary>
 #
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
-# or one update later, its momentum does not start from zero. Its first steps follow gradients of an older network.
+# or one update later, its momentum does not start from zero. Its first steps follow gradients of an earlier network.
 # (CHTss deliberately gives the link its last *weight*, but it does not do this for the momentum.) The loss curve does
 # not show the fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method
 # that was described. Published code has had SGD momentum without a mask.
 #
-# Remedy: whenever a link goes or comes, set its optimizer state to 0. This is its entry in every tensor with the shape
-# of the weight.
+# Remedy: whenever a link goes or comes, set its optimizer state to 0. This state is its entry in every tensor with the
+# shape of the weight.
 # </details>
 #
 # ## Patient 2: how sparse is it?
@@ -234,8 +234,8 @@ assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 # <details><summary>What you should have seen</summary>
 #
 # *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. It also
-# does not mask the gradient. A few steps fill most of the matrix again. So the run is nearly dense, although it is
-# called sparse. Its loss says nothing about sparse training, and neither would its accuracy. Published code has had
+# does not mask the gradient. A few steps fill most of the matrix again. So the run is nearly dense, although its report
+# calls it sparse. Its loss says nothing about sparse training, and neither would its accuracy. Published code has had
 # masks that were ignored after a run was resumed, and momentum that moved pruned weights.
 #
 # Remedy: outside the mask, set the gradient and the weight to 0 at every step. Count the non-zero weights of the
@@ -335,7 +335,7 @@ assert fourth.sparsifier.density() > healthy.sparsifier.density()
 assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay"]
 
 # %% [markdown]
-# The formula and the masks may differ slightly, because the last update may not be at exactly 75 % of the run.
+# The formula and the masks may differ slightly, because the last update may come slightly before 75 % of the run.
 #
 # <details><summary>What you should have seen</summary>
 #
@@ -353,13 +353,13 @@ assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay
 fifth = admit("threshold with ties")
 figures.show(
     figures.vital_signs(healthy, fifth),
-    "Patient 5: the three curves are much like those of the healthy run; nothing catches the eye.",
+    "Patient 5: the three curves are much like those of the healthy run.",
 )
 
 # %% [markdown]
-# **Predict:** regrowth scores all missing links and sorts them. It needs a certain number of links. The score of the
-# last link that it needs is the threshold, and it takes every link with at least this score. It stores scores in
-# bfloat16, which has 8 significant bits. What happens when scores are equal?
+# **Predict:** regrowth scores all missing links and sorts them. To regrow $n$ links, it uses the $n$-th highest score
+# as a threshold. It takes every link with at least this score. It stores scores in bfloat16, which has 8 significant
+# bits. What happens when scores are equal?
 #
 # By hand: of the scores 5, 4, 4, 4, 1 we want the best two.
 
@@ -445,7 +445,7 @@ assert shared["called soft"] > shared["soft"]
 #
 # Look at the cell in *What can go wrong with a zero* again. The link is removed when its buffer is 1.9. Its weight
 # becomes 0, and its gradient is 0 in all later steps. The code does not clear the buffer. The learning rate is 0.1 and
-# the momentum 0.9. Which weight does the link have in the end?
+# the momentum 0.9. What weight does the link have in the end?
 
 # %% tags=["exercise"]
 resting_weight = None

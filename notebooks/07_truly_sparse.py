@@ -101,8 +101,8 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, u
 # ## Store only the links
 #
 # Here is the mask of stage 01 again, with 5 of 12 links, and now with values. The format *compressed sparse rows* (CSR)
-# lists the column and the value of each link, row by row. It also lists where each row begins. The tables and figures
-# below call this *links alone*.
+# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *links alone* is
+# our name for a layer in this format.
 
 # %%
 weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
@@ -160,8 +160,8 @@ assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 # has to look up the input of every link. So an operation in a sparse product costs more than an operation in a dense
 # product. With enough links, the dense product is faster.
 #
-# **Predict:** at which density do both take the same time on this machine: 1 %, 10 % or 40 %? Is this density lower or
-# higher with 32 samples instead of 256?
+# **Predict:** at which density do the two products take the same time on this machine: 1 %, 10 % or 40 %? Is this
+# density lower or higher with 32 samples instead of 256?
 
 # %%
 densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -170,15 +170,15 @@ crossover = chts.linear.crossover_density(*shape, torch.device("cpu"), torch.flo
 figures.show(
     figures.layer_times(many, crossover),
     f"A training step of a layer of {shape[0]}×{shape[1]} with 256 samples, against the share of links that exist. Dense "
-    "and masked do not depend on it. The dotted line is where `SparseLinear` measures that its own two ways are equal.",
+    "and masked do not depend on it. At the dotted line, the two ways of `SparseLinear` take the same time.",
 )
 
 # %%
 few = costs.time_layers(*shape, 32, densities, repeats=settings.repeats, generator=generator)
 figures.show(
     figures.layer_times(few),
-    "The same with 32 samples, the batch of the paper's image tasks: less work for each call, so that what every call "
-    "costs weighs more.",
+    "The same with 32 samples, the batch size of the paper's image tasks. Each call has less work, so the fixed cost of a "
+    "call matters more.",
 )
 
 # %%
@@ -203,8 +203,8 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # ## The same run, link by link
 #
 # `Sparsifier(..., execution="csr")` replaces the layers of a model by layers that store only their links. The run is
-# the *same*: the same links go and come, and the weights agree up to rounding. (Here we compare only the links. The
-# tests of the core compare both.)
+# the *same*: it removes and regrows the same links, and the weights agree up to rounding. (Here we compare only the
+# links. The tests of the core compare both.)
 
 # %%
 task = data.load_images("digits")
@@ -236,8 +236,8 @@ print(f"updates at steps {steps}; links: { {name: int(mask.sum()) for name, mask
 # ## The cost meter
 #
 # Now we measure whole training steps of an MLP with three hidden layers: the forward pass, the backward pass, the
-# optimizer and the work of the `Sparsifier`. *In theory* is the count of `chts.plan`: the operations of the linear
-# layers, if absent links cost nothing. Time and memory are measured.
+# optimizer and the work of the `Sparsifier`. The label *in theory* marks the count of `chts.plan`: the operations of
+# the linear layers, if absent links cost nothing. Time and memory are measured.
 
 # %%
 runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, links alone": ("chts", "csr")}
@@ -267,11 +267,11 @@ for cost in meter:
 
 # %% [markdown]
 # There are three lessons. First, a mask costs time and memory. Second, links alone save both. The memory falls nearly
-# as much as theory predicts, but the time of a step falls less than the operations. There is so little left to multiply
-# that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the topology
-# takes longer than a step. The cheaper the step, the more an update matters. The last column shows how much time one
-# update in a hundred steps adds. With one update per epoch of more than a thousand steps, as in the paper's image
-# tasks, it hardly matters.
+# as much as theory predicts, but the time of a step falls less than the number of operations. There is so little left
+# to multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
+# topology takes longer than a step. The cheaper the step, the more an update matters. The last column shows how much
+# time one update in a hundred steps adds. With one update per epoch of more than a thousand steps, as in the paper's
+# image tasks, it hardly matters.
 #
 # CHTss starts with half of all links, so it needs more operations. It also needs more memory, and the column *kept*
 # does not show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they
@@ -292,11 +292,11 @@ print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter
 # Density decay (stage 05) starts at or near a density where dense products are faster. It ends where sparse products
 # are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and multiply by that matrix.
 # For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
-# multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. So its two
-# ways meet at a higher density than the black line and the blue line above. The cell below prints this density. On the
-# published page it is 49 %, less than the 50 % of the first step. So auto multiplies densely in the first steps and
-# link by link after the first updates. If your machine prints more than 50 %, auto multiplies link by link in all
-# steps, and csr and auto differ only by chance.
+# multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
+# two ways take the same time at a higher density than the one where the black line and the blue line cross. The cell
+# below prints this density. On the published page it is 49 %, less than the 50 % of the first step. So auto multiplies
+# densely in the first steps and link by link after the first updates. If your machine prints more than 50 %, auto
+# multiplies link by link in all steps, and csr and auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%}, by links below; this run begins at 50 %")
@@ -404,7 +404,7 @@ exercises.check("07.multiply", multiply)
 # *★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*
 #
 # Write a function that returns how many bytes a layer without bias keeps between two steps of SGD with momentum. Each
-# number takes 4 bytes. `execution` is one of three:
+# number takes 4 bytes. `execution` is one of three values:
 #
 # - `"dense"`: the weight, its gradient and its momentum;
 # - `"masked"`: the same, and a Boolean mask of one byte per possible link;
@@ -460,7 +460,8 @@ exercises.check("07.break_even", break_even)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The dense layer takes 16 bytes for each possible link. The other layer takes 28 bytes for each link that exists.
+# The dense layer takes 16 bytes for each possible link. The layer that stores only its links takes 28 bytes for each
+# link that exists.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -554,7 +555,7 @@ exercises.check("07.fixed_cost", fixed_cost)
 # ```
 #
 # Even without any links, this step takes 2.9 ms. So no sparsity makes it 3.5 times as fast as the dense step, although
-# the FLOPs of the second row fall by a factor of 100.
+# the FLOPs fall by a factor of 100.
 # </details>
 
 # %% [markdown]
@@ -565,9 +566,9 @@ exercises.check("07.fixed_cost", fixed_cost)
 # For $y = W x$ and a gradient $\partial L / \partial y$, compute the two gradients that the backward pass needs:
 # $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` of
 # `chts.linear.compress`, not the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link. `x`
-# has the shape (samples, inputs) and `dy` (samples, outputs). Return two tensors. The first is the gradient with
-# respect to the values, summed over the samples; its shape is (links,). The second is the gradient with respect to `x`.
-# The check compares both with autograd and looks at the size of your tensors.
+# has the shape (samples, inputs), and `dy` has the shape (samples, outputs). Return two tensors. The first is the
+# gradient with respect to the values, summed over the samples; its shape is (links,). The second is the gradient with
+# respect to `x`. The check compares both with autograd and looks at the size of your tensors.
 
 
 # %% tags=["exercise"]
@@ -598,7 +599,7 @@ exercises.check("07.gradients", gradients)
 #     return by_values, by_x
 # ```
 #
-# This function transposes nothing: the same list of links works for both directions. `SparseLinear` still keeps a
+# This function transposes nothing: the same list of links works for both directions. But `SparseLinear` also keeps a
 # second order of the links, by inputs. With this order, each input sums over its own links, so two threads never write
 # to the same place.
 # </details>
@@ -634,10 +635,10 @@ exercises.check("07.gradients", gradients)
 #
 # <details><summary>Answer</summary>
 #
-# Not for speed. On the published page, a layer that stores only its links is faster than `nn.Linear` up to 30 % of the
-# links with 256 samples, and up to 20 % with 32. Your own page may show other densities. It does not save memory
-# either: with momentum, a link takes 24 bytes and a dense weight takes 12. So half of the links take as much memory as
-# all weights.
+# No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
+# is faster than `nn.Linear` up to 30 % of the links with 256 samples, and up to 20 % with 32. Your own page may show
+# other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight takes 12. So
+# half of the links take as much memory as all weights.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?

@@ -229,6 +229,6 @@ def test_stage_06_says_which_share_its_column_anp_is(committed: Page) -> None:
     _, text, _ = committed("06_mlp")
     assert "`anp` is the share of the layer's output neurons that are active now" in text
     assert (
-        "The paper's ANP is another share: the neurons that are active after an update, divided by the neurons that "
-        "were active before it"
+        "The paper's ANP is a different share: the number of neurons active after an update, divided by the number "
+        "active before it"
     ) in text
