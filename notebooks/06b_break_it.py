@@ -160,8 +160,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the weights outside the mask are 0 at every step, and neurons are active. What does the optimizer hold
-# that has the shape of a weight? What could be wrong with it?
+# **Predict:** the weights outside the mask are 0 at every step, and neurons are active. Which part of the optimizer
+# state has the shape of a weight? What could be wrong with it?
 
 # %%
 name = "2.weight"
