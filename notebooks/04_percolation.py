@@ -18,17 +18,17 @@
 #
 # **You will be able to**
 #
-# 1. find by hand the neurons that a removal has cut off;
-# 2. write the two sweeps that clear their links away;
-# 3. compute relative importance by hand, and explain with it why it keeps more neurons active than weight magnitude;
-# 4. turn the neurons that are lost into a smaller dense model.
+# 1. find by hand which neurons a removal cuts off;
+# 2. write the two sweeps that cut their remaining links;
+# 3. compute relative importance by hand, and explain why it keeps more neurons active than weight magnitude does;
+# 4. build a smaller dense model without the lost neurons.
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi); what a removal of links is |
+# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi); the removal of links |
 # | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
-# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), section on link removal (relative importance), and the ANP column of the MLP table |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), the section on link removal (relative importance), and the ANP column of the MLP table |
 
 # %% tags=["bootstrap"]
 # Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
@@ -75,14 +75,16 @@ settings = notebooks.start(
 # %% [markdown]
 # ## Inactive neurons
 #
-# A hidden neuron gets values over its incoming links and sends its value over its outgoing links. When a removal takes
-# all links of one side, the neuron is **inactive**: without incoming links its value is the same for every image, and
-# without outgoing links its value is used nowhere. The links that it still has on its other side are **incomplete**.
+# A hidden neuron receives values through its incoming links and sends its own value through its outgoing links. If a
+# removal takes all links on one side, the neuron is **inactive**. Without incoming links, its value is the same for
+# every image. Without outgoing links, no other neuron uses its value. The links that remain on its other side are
+# **incomplete**.
 #
-# Why should they go? The number of links is fixed. An incomplete link does nothing, but it takes the place of a useful
-# link. **Percolation** cuts the incomplete links, and regrowth then puts as many links elsewhere.
+# Why should we cut them? The number of links is fixed. An incomplete link does nothing, but it takes the place of a
+# useful link. **Percolation** cuts the incomplete links. Regrowth then adds the same number of links elsewhere.
 #
-# A network of 4 inputs, 4 and 3 hidden neurons and 2 outputs has just lost 3 of its 15 links:
+# The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. It has just lost 3 of its 15
+# links:
 
 # %%
 before = {
@@ -99,13 +101,13 @@ sides = ("inputs", "hidden 1", "hidden 2", "outputs")
 lost = [before[name] & ~masks[name] for name in masks]
 figures.show(
     figures.percolating_network(list(masks.values()), sides, removed=lost),
-    "The removal makes two neurons inactive: neuron 2 of hidden layer 1 has no incoming link, neuron 2 of hidden "
-    "layer 2 no outgoing one. Both are crossed out; the two dashed links are incomplete.",
+    "The removal makes two neurons inactive: neuron 2 of hidden layer 1 has no incoming link, and neuron 2 of hidden "
+    "layer 2 has no outgoing link. Both are crossed out. The two dashed links are incomplete.",
 )
 
 # %% [markdown]
-# The masks say the same. A row of `fc1` without a link is a neuron of hidden layer 1 without incoming links. A column
-# of `fc2` without a link is a neuron of hidden layer 1 without outgoing links.
+# The masks show the same. A row of `fc1` without links belongs to a neuron of hidden layer 1 without incoming links. A
+# column of `fc2` without links belongs to a neuron of hidden layer 1 without outgoing links.
 
 # %% tags=["nbval-check-output"]
 for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), start=1):
@@ -114,13 +116,13 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
     print(f"hidden {number}: without incoming links {no_incoming}, without outgoing links {no_outgoing}")
 
 # %% [markdown]
-# **Predict:** cut the two dashed links, and look again. Which neurons have lost their last link now? How many of the 12 links and
-# of the 7 hidden neurons are left in the end, after all cuts?
+# **Predict:** cut the two dashed links, and look again. Which neurons have now lost their last link on one side? After
+# all cuts, how many of the 12 links are left, and how many of the 7 hidden neurons are still active?
 #
 # ## One sweep backward, one sweep forward
 #
-# *Backward*, from the outputs to the inputs: a neuron without outgoing links loses its incoming ones. As a rule for masks,
-# a row of the layer before is kept if the column of the layer after has a link.
+# The *backward* sweep goes from the outputs to the inputs: a neuron without outgoing links loses its incoming links. In
+# terms of masks, a row of the layer before stays only if the matching column of the layer after has a link.
 
 # %% tags=["nbval-check-output"]
 swept = {name: mask.clone() for name, mask in masks.items()}
@@ -130,10 +132,11 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
     print(f"{before_it}, once neurons without links to {after_it} are cut:\n{swept[before_it].int()}")
 
 # %% [markdown]
-# First hidden layer 2 loses the link into neuron 2. This was the only outgoing link of neuron 3 in hidden layer 1. So the same
-# sweep cuts the two incoming links of this neuron when it reaches the layer before. This is a *cascade*.
+# First, hidden layer 2 loses the link into neuron 2. This link was the only outgoing link of neuron 3 in hidden layer
+# 1. So when the sweep reaches the layer before, it also cuts the two incoming links of that neuron. This is a
+# *cascade*.
 #
-# *Forward*, from the inputs to the outputs: a neuron without incoming links loses its outgoing ones.
+# The *forward* sweep goes from the inputs to the outputs: a neuron without incoming links loses its outgoing links.
 
 # %% tags=["nbval-check-output"]
 for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
@@ -144,12 +147,13 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Two inactive neurons became four, and 12 links became 7. Backward, neuron 3 of hidden layer 1 followed neuron 2 of hidden
-# layer 2; forward, neuron 1 of hidden layer 2 followed neuron 2 of hidden layer 1. Neurons 0 and 1 of hidden layer 1 and
-# neuron 0 of hidden layer 2 are left.
+# Two inactive neurons became four, and 12 links became 7. In the backward sweep, the cut at neuron 2 of hidden layer 2
+# made neuron 3 of hidden layer 1 inactive. In the forward sweep, the cut at neuron 2 of hidden layer 1 made neuron 1 of
+# hidden layer 2 inactive. Neurons 0 and 1 of hidden layer 1 and neuron 0 of hidden layer 2 are still active.
 # </details>
 #
-# The core does both for any model, given a `LayerGraph`: which layers feed each other. An MLP is one *chain*.
+# The core does both sweeps for any model. It needs a `LayerGraph`, a list of the layers that feed each other. An MLP is
+# one *chain*.
 
 # %% tags=["nbval-check-output"]
 chain = chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))
@@ -161,28 +165,28 @@ print("links:", {name: f"{int(masks[name].sum())} -> {int(percolated[name].sum()
 cut = [masks[name] & ~percolated[name] for name in masks]
 figures.show(
     figures.percolating_network(list(percolated.values()), sides, removed=lost, cut=cut),
-    "Both sweeps leave 7 links, all of them on a way from an input to an output. Four of the seven hidden neurons "
+    "Both sweeps leave 7 links, all of them on a path from an input to an output. Four of the seven hidden neurons "
     "are inactive.",
 )
 
 # %% [markdown]
 # **Why one sweep each way is enough for a chain.** After the backward sweep, each hidden neuron with incoming links
-# also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. Such a neuron
-# has no link from the layer before. So the layer before loses no outgoing link, and a second backward sweep would cut
-# nothing.
+# also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. So no neuron
+# with incoming links loses an outgoing link, and a second backward sweep would cut nothing.
 #
-# Exactly the links that lie on a path from an input to an output remain.
+# The links that remain are exactly the links on a path from an input to an output.
 #
-# **One word, two meanings.** In network science, the *percolation threshold* is the share of links at which a giant connected
-# component appears; percolation here is no threshold, but a rule that cuts every link that lies on no path from an input to
-# an output. Both ask the same question: which parts of a network are still connected after links are removed?
+# **One word, two meanings.** In network science, the *percolation threshold* is the share of links at which a giant
+# connected component appears. Here, percolation is not a threshold. It is a rule that cuts every link that lies on no
+# path from an input to an output. Both meanings concern the same question: which parts of a network stay connected
+# after some links are removed?
 #
 # ## Exercise: find them by hand
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
-# The network has five inputs, two hidden layers of four neurons and two outputs. Some links were removed. Which hidden
-# neurons are inactive in the end, after the cascades?
+# The network has five inputs, two hidden layers of four neurons each, and two outputs. Some links were removed. Which
+# hidden neurons are inactive after all cascades?
 
 # %%
 puzzle = {
@@ -205,16 +209,16 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start with the neurons that lack all links of one side. There is one in each hidden layer. Then look at their partners: which
-# links do they have left?
+# Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then look at the neurons
+# at the other end of their links: which links do these neurons have left?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Neuron 2 of hidden layer 2 has no outgoing link. Neuron 1 of hidden layer 1 has a link only to it, so it goes too.
-# Neuron 3 of hidden layer 1 has no incoming link. Neuron 1 of hidden layer 2 has a link only from it, so it goes too.
-# Neuron 0 of hidden layer 2 also has a link from neuron 0 and stays. Inputs 3 and 4 have no links, but inputs are no
-# hidden neurons.
+# Neuron 2 of hidden layer 2 has no outgoing link. Neuron 1 of hidden layer 1 links only to it, so this neuron is
+# inactive too. Neuron 3 of hidden layer 1 has no incoming link. The only link into neuron 1 of hidden layer 2 comes
+# from it, so this neuron is inactive too. Neuron 0 of hidden layer 2 also has a link from neuron 0 of hidden layer 1,
+# so it stays active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
 #
 # ```python
 # inactive = {"hidden 1": {1, 3}, "hidden 2": {1, 2}}
@@ -226,11 +230,12 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# Write the backward sweep for a chain of any length. `masks` is a list from the inputs on, each of shape
-# `(out_features, in_features)`. Return new masks; do not change the ones given.
+# Write the backward sweep for a chain of any length. `masks` is a list of masks in order from the inputs, each of shape
+# `(out_features, in_features)`. Return new masks; do not change the given masks.
 #
-# A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward, and reverse
-# again. The check does this with your function. Both sweeps together must leave what the core leaves, on random networks.
+# A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward,
+# and reverse again. The check does this with your function on random networks. The two sweeps together must leave the
+# same links as the core.
 
 
 # %% tags=["exercise"]
@@ -244,8 +249,8 @@ exercises.check("04.backward", backward)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the layers from the last but one to the first. `after.any(dim=0)` says which neurons have outgoing links;
-# it selects *rows* of the mask before.
+# Go through the layers from the second to last to the first. `after.any(dim=0)` says which neurons have outgoing links.
+# Use it to select *rows* of the mask before.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -264,11 +269,11 @@ exercises.check("04.backward", backward)
 #
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
 #
-# Percolation leaves the links that lie on a path from an input to an output. So you can do it without sweeps: count the paths
-# through every link. Write a function of the masks that returns one tensor of whole numbers for each mask. It holds the number
-# of paths through each link, and 0 where there is no link.
+# Percolation keeps the links that lie on a path from an input to an output. So you can percolate without sweeps: count
+# the paths through each link. Write a function that takes the masks and returns one tensor of integers for each mask.
+# The tensor holds the number of paths through each link, and 0 where there is no link.
 #
-# Predict first: the counts of one layer have a sum. Do two layers have the same sum?
+# Predict first: add up the counts of each layer. Do all layers have the same sum?
 
 
 # %% tags=["exercise"]
@@ -282,8 +287,9 @@ exercises.check("04.paths_through", paths_through)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The paths through a link are the ways from the inputs to its source, times the ways from its target to the outputs. An input
-# has 1 way to itself. A neuron has as many ways as all neurons with a link to it together: this is `mask.long() @ ways`.
+# Count the ways from the inputs to the source of a link, and the ways from its target to the outputs. The number of
+# paths through the link is their product. An input has one way to itself. The ways to a neuron are the sum of the ways
+# to all neurons with a link to it: `mask.long() @ ways`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -299,19 +305,20 @@ exercises.check("04.paths_through", paths_through)
 #     return [mask * to[at] * onward[at + 1][:, None] for at, mask in enumerate(masks)]
 # ```
 #
-# All layers have the same sum, the number of paths of the network, because every path uses one link of each layer. One pass
-# goes forward and one goes backward, as the sweeps do.
+# All layers have the same sum, the number of paths in the network, because every path uses one link of each layer. As
+# with the sweeps, one pass goes forward and one goes backward.
 # </details>
 #
 # ## Pairs: two layers that need each other
 #
-# In a Transformer some layers do not feed each other. Their outputs are *multiplied*, neuron by neuron:
+# A Transformer has chains too. But some of its layers do not feed each other: their outputs are *multiplied*, neuron by
+# neuron.
 #
-# | layers | how they meet | so that |
+# | layers | how they meet | consequence |
 # |---|---|---|
 # | `w1` → `w2`, `v` → `o` | chain: output $j$ of one is input $j$ of the next | as in the MLP above |
-# | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | where $q_j$ is always 0, nothing depends on $k_j$ |
-# | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | where one factor is always 0, so is the product |
+# | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | if $q_j$ is always 0, nothing depends on $k_j$ |
+# | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | if one factor is always 0, so is the product |
 
 # %%
 figures.show(
@@ -321,12 +328,14 @@ figures.show(
 )
 
 # %% [markdown]
-# (These layers have no biases in LLaMA, so a neuron without incoming links is 0.) In a head of attention `q` and `k`
-# pair up neuron by neuron, and `v` chains to `o`. LLaMA tells the position of a token by a *rotation*: it turns neurons
-# $j$ and $j + d/2$ of a head of width $d$ by an angle that grows with the position. The two are mixed, so only both
-# together can be inactive. The core's `Attention` knows heads and rotation.
+# (In LLaMA these layers have no biases, so the value of a neuron without incoming links is 0.) In an attention head,
+# `q` and `k` form a pair, and `v` and `o` form a chain. LLaMA encodes the position of a token by a *rotation*. In a
+# head of width $d$, it rotates neurons $j$ and $j + d/2$ by an angle that grows with the position. The rotation mixes
+# the two neurons, so either both are inactive or neither is. The core's `Attention` takes heads and rotation into
+# account.
 #
-# **Predict:** three gated neurons. Gate 1 has no links, `down` does not read neuron 2. Which rows of `up` will be cut?
+# **Predict:** the block below has three gated neurons. Gate 1 has no links, and `down` has no link from neuron 2. Which
+# rows of `up` does percolation cut?
 
 # %% tags=["nbval-check-output"]
 gated = {
@@ -342,12 +351,12 @@ for name, mask in complete.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rows 1 and 2 of `up` are cut. Row 1: gate 1 is always 0, because silu(0) = 0. The value of `up` is multiplied by this
-# 0, so it is useless; the link of `down` to neuron 1 goes as well. Row 2: `down` has no link to the product, so `gate`
-# loses its row 2 too.
+# Percolation cuts rows 1 and 2 of `up`. In row 1, the gate is always 0, because silu(0) = 0. The value of `up` is
+# multiplied by this 0, so it has no effect. Percolation also cuts the link of `down` from neuron 1. In row 2, `down`
+# has no link from the product, so `gate` loses its row 2 too.
 # </details>
 #
-# By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has one in column $j$.
+# By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has a link in column $j$.
 
 # %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
@@ -358,12 +367,13 @@ for name, mask in complete.items():
 # %% [markdown]
 # ## When one round is not enough
 #
-# With a pair, a cut can travel *forward* along one branch, across the pair, and *backward* along the other. The backward
-# sweep has passed there already. So the core repeats its rounds until nothing changes.
+# With a pair, a cut can move *forward* along one branch, across the pair, and *backward* along the other branch. But
+# the backward sweep has already passed the other branch. The two sweeps together are one *round*. The core repeats
+# rounds until nothing changes.
 #
-# A small case: `a` feeds `gate` and `b` feeds `up`, one neuron each, and `a` has lost its link. Layers meet in a chain
-# or in a pair. A round takes the list of these meetings from its last to its first, and then from its first to its
-# last. The pair is last in the list below.
+# Here is a small case. `a` feeds `gate`, `b` feeds `up`, and each layer has one neuron. `a` has lost its link. Two
+# layers *meet* in a chain or in a pair. A round goes through the list of meetings from last to first, and then from
+# first to last. In the list below, the pair comes last.
 
 # %% tags=["nbval-check-output"]
 one, none = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
@@ -381,19 +391,19 @@ whole = chts.percolation.percolate(branches, chts.LayerGraph(chains=chains, pair
 assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 
 # %% [markdown]
-# After round 1 the link of `b` is still there, although the `up` that it fed is gone. Round 2 cuts it.
+# After round 1, `b` still has its link, although `up` has lost the link from it. Round 2 cuts the link of `b`.
 #
 # ## Which links to remove: magnitude or relative importance
 #
-# Percolation cuts the incomplete links that a removal has made. Their number depends on the removal score. **Weight magnitude**
-# (WM) is $|W_{ij}|$. **Relative importance** (RI), which you met in stage 03, asks what the link is worth to its two neurons
-# (paper, link removal):
+# Percolation cuts the links that a removal has made incomplete. Their number depends on the removal score. **Weight
+# magnitude** (WM) is $|W_{ij}|$. **Relative importance** (RI), which you met in stage 03, measures how much a link
+# matters to its two neurons (see the paper's section on link removal):
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The first term is the link's share of all weights at input $j$ (its column). The second term is its share of all weights at
-# output $i$ (its row). The core adds 1e-5 to both sums, so that nothing is divided by 0. Here are three outputs, three inputs and
-# five links:
+# The first term is the link's share of all weights at input $j$ (its column). The second term is its share of all
+# weights at output $i$ (its row). The core adds 1e-5 to both sums, so that it never divides by 0. Our example has three
+# outputs, three inputs and five links:
 
 # %% tags=["nbval-check-output"]
 weight = torch.tensor([[3.0, 1.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
@@ -402,14 +412,17 @@ print("WM\n", chts.removal.magnitude(weight))
 print("RI\n", importance.round(decimals=2))
 
 # %% [markdown]
-# By hand, for the 1.0 from input 1 to output 0: its column sums to 1 + 4 = 5, its row to 3 + 1 = 4, so
-# RI = 1/5 + 1/4 = 0.45. For the 0.5 in the corner, column and row sum to 0.5: RI = 1 + 1 = 2, the most there is.
+# Let us compute two values by hand. The link from input 1 to output 0 has the weight 1.0. Its column sums to 1 + 4 = 5
+# and its row to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the 0.5 in the corner, the column and the row sum to 0.5, so
+# RI = 1 + 1 = 2. This is the highest possible value.
 #
-# Remove one link. WM takes the 0.5, the only link that input 2 and output 2 have, and both are cut off. RI takes the
-# 1.0, whose neurons have another. If a link is the only link of a neuron, one of its two fractions is 1, so its RI is
-# above 1. A usual link between neurons of $d$ links each has an RI near $2/d$. RI removes the links with a low RI
-# first, so a last link is among the last that go. (The fractions of one neuron add up to 1. So all RI of a layer add up
-# to the number of its linked neurons: here to 6.)
+# Now remove one link. WM removes the 0.5. It is the only link of input 2 and of output 2, so both are cut off. RI
+# removes the 1.0. Each of its neurons has another link. If a link is the only link of a neuron, one of its two
+# fractions is 1, so its RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The
+# links with the lowest RI go first, so the only link of a neuron is among the last to go. (The fractions of one neuron
+# add up to
+# 1. So the RI values of a layer add up to the number of its *linked neurons*, which have at least one link. Here the
+# sum is 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -420,8 +433,9 @@ weakest = {"WM": weight.where(weight > 0, 9.0).argmin(), "RI": importance.where(
 print("removed first, as (output, input):", {name: divmod(int(at), 3) for name, at in weakest.items()})
 
 # %% [markdown]
-# Now a chain of four layers, Erdős–Rényi with random weights. Remove ζ = 30 % of the links of each layer, the lowest
-# scores first, and percolate. (CHTs draws softly by a score, stage 03; the hard rule shows the difference most plainly.)
+# Now take a chain of four Erdős–Rényi layers with random weights. We remove ζ = 30 % of the links of each layer, lowest
+# scores first, and percolate. (CHTs removes softly, as stage 03 explains. Hard removal shows the difference between the
+# scores most clearly.)
 
 
 # %%
@@ -446,15 +460,16 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 
 
 # %% [markdown]
-# The paper measures this by **ANP**, the *active neuron post-percolation* rate:
+# The paper measures the share of neurons that stay active. It calls this share **ANP**, the *active neuron
+# post-percolation* rate:
 #
 # $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
 #
-# Here we count the three hidden layers, before and after one removal with percolation. Watch it layer by layer at 99 %
-# sparsity.
+# Here we count the active neurons of the three hidden layers, before and after one removal with percolation. First we
+# look at each layer separately, at 99 % sparsity.
 #
-# **Predict:** each layer loses the same 30 % of its links under both scores. By how many neurons will WM and RI differ?
-# Does percolation take many neurons beyond the neurons that lost a side directly?
+# **Predict:** under both scores, each layer loses 30 % of its links. By how many active neurons will WM and RI differ?
+# Does percolation make many more neurons inactive than the removal itself cuts off?
 
 
 # %% tags=["nbval-check-output"]
@@ -485,13 +500,13 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Under RI nearly all neurons stay active. WM cuts off many, because it looks at each weight alone: it removes the only
-# link of a neuron as often as one of many. Percolation then takes more neurons where the removal cut off more. Under RI
-# the middle bar can be higher than the first bar. The first bar counts a network without incomplete links, and the
-# middle bar counts a network that still has them.
+# Under RI, nearly all neurons stay active. WM cuts off many neurons, because it looks at each weight in isolation: it
+# removes the only link of a neuron as often as one of many. The more neurons the removal cuts off, the more neurons
+# percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar is for a network
+# without incomplete links, and the middle bar is for a network that still has them.
 # </details>
 #
-# The same at several sparsities and for several networks each:
+# We repeat this at several sparsities, with several networks at each sparsity:
 
 # %%
 SPARSITIES = (0.90, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99)
@@ -510,15 +525,16 @@ pd.DataFrame({score: curve.mean(dim=0).numpy() for score, curve in curves.items(
 # %%
 figures.show(
     figures.anp_by_sparsity(curves, SPARSITIES),
-    "Where every neuron has many links the score does not matter; where it has few, WM loses neurons. The line is "
-    f"the mean ANP of {settings.seeds} networks, and the band reaches from the least to the most.",
+    "If every neuron has many links, the score does not matter. If neurons have few links, WM loses neurons. The line "
+    f"is the mean ANP of {settings.seeds} networks, and the band reaches from the lowest to the highest.",
 )
 
 # %% [markdown]
-# Neither score is always better. The paper finds that WM percolates faster (fewer active neurons). It chooses by task: its CHTs
-# removes by RI on Fashion-MNIST, and by WM on MNIST and EMNIST, in translation and in LLaMA. CHTss needs two scores. It
-# *exchanges* links by the score of the task, as CHTs does. It *prunes* links, because the density falls (stage 05), by RI on every
-# task. A lost neuron is lost capacity. It is also a neuron that the computer can skip.
+# Neither score is always better. The paper finds that percolation is faster under WM: fewer neurons stay active. The
+# paper chooses the score by task. CHTs removes by RI on Fashion-MNIST, and by WM on MNIST and EMNIST, in translation
+# and in LLaMA. CHTss needs two scores. It *exchanges* links by the score of the task, as CHTs does. It also *prunes*
+# links, because its density falls (stage 05). It prunes by RI on every task. A lost neuron is lost capacity. It is also
+# a neuron that the computer can skip.
 #
 # ## Exercise: importance by hand
 #
@@ -528,8 +544,8 @@ figures.show(
 #
 # $$W = \begin{pmatrix} 3 & 7 & 0 \\ 0 & 1 & 0 \\ 2 & 0 & 4 \end{pmatrix}$$
 #
-# Compute the RI of the link with weight 1. Then find the link that a removal by RI takes, the one with the lowest RI. WM would
-# remove the weight 1. Which neuron would this cut off?
+# Compute the RI of the link with weight 1. Then find the link that a removal by RI takes: the link with the lowest RI.
+# WM would remove the link with weight 1. Which neuron would this cut off?
 
 # %% tags=["exercise"]
 importance_of_1 = None  # the RI of the link with weight 1
@@ -541,13 +557,15 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Write the sum beside each row and below each column. Each sum includes the weight itself.
+# Write the sum of each row beside it, and the sum of each column below it. Each sum includes the weight of the link
+# itself.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Column 1 sums to 8 and row 1 to 1, so the weight 1 has $1/8 + 1/1 = 1.125$. The weight 2 has the lowest RI,
-# $2/5 + 2/6 = 0.73$; its input and its output have another link. WM would cut off output 1, which has no other link.
+# Column 1 sums to 8 and row 1 to 1, so the link with weight 1 has an RI of $1/8 + 1/1 = 1.125$. The link with weight 2
+# has the lowest RI, $2/5 + 2/6 = 0.73$. Its input and its output each have another link. WM would cut off output 1,
+# which has no other link.
 #
 # ```python
 # importance_of_1 = 1 / 8 + 1 / 1
@@ -560,8 +578,9 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · work out*
 #
-# RI protects last links, but not in every network. Write a 3 × 3 weight matrix with at least 4 links for which it fails: the
-# link with the lowest RI is the last link of one of its neurons. No other link may have the same lowest RI.
+# RI protects the last link of a neuron, but not in every network. Write a 3 × 3 weight matrix with at least 4 links for
+# which RI fails: the link with the lowest RI is the last link of one of its neurons. No other link may have an equally
+# low RI.
 
 # %% tags=["exercise"]
 unprotected = None  # for example torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
@@ -572,34 +591,36 @@ exercises.check("04.break_importance", unprotected)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A last link has an RI above 1, so every other link needs an even higher RI. How many links can have an RI above 1, if all RI
-# add up to the number of linked neurons?
+# The last link of a neuron has an RI above 1, so every other link needs an even higher RI. How many links can have an
+# RI above 1 if all RI values add up to the number of linked neurons?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Output 0 reads inputs 0 and 1, and its link to input 1 has most of both sums. The last link of input 0 has
-# $1/1 + 1/11 = 1.09$, and the strong link has $10/12 + 10/11 = 1.74$:
+# Output 0 has links from inputs 0 and 1. Its link from input 1 makes up most of the row sum and most of the column sum.
+# The last link of input 0 has an RI of $1/1 + 1/11 = 1.09$, and the strong link has an RI of $10/12 + 10/11 = 1.74$:
 #
 # ```python
 # unprotected = torch.tensor([[1.0, 10.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 # ```
 #
-# It works only with fewer links than linked neurons. With as many links as neurons or more the mean RI is at most 1, so the
-# lowest RI is at most 1, and no last link has it. A layer in training has far more links than neurons, until it is very sparse.
+# This works only if there are fewer links than linked neurons. Otherwise the mean RI is at most 1, and the lowest RI is
+# at most 1 too. This cannot be the RI of a neuron's last link. During training, a layer has far more links than
+# neurons, unless it is very sparse.
 # </details>
 #
 # ## Explore
 #
-# **Predict before you move a control:** at which share removed does WM leave less than half of the neurons? Switch to
-# relative importance there: how many come back? Then step through the sweeps and follow one cascade.
+# **Predict before you move a control:** what share of the links must you remove before WM leaves less than half of the
+# neurons active? Switch to relative importance at this share. How many more neurons are active then? Then step through
+# the sweeps and follow one cascade.
 
 # %%
 sandbox = widgets.PercolationSandbox()
 sandbox
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is the state that the sandbox starts from:
+# On a page without a running kernel, nothing moves. Here is the initial state of the sandbox:
 
 # %%
 state = widgets.PercolationState()
@@ -615,18 +636,19 @@ for score in ("magnitude", "relative importance"):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# In the first network, WM leaves 9 of 15 active neurons after removing 30 %, 8 after 40 % and 4 after 50 %; RI leaves
-# 15, 13 and 11. The sweep backward cuts the dashed links of step 1. After it, other neurons have lost their last link
-# on one side, so other links are incomplete.
+# In the first network, WM leaves 9 of 15 neurons active after a removal of 30 %, 8 after 40 % and 4 after 50 %. RI
+# leaves 15, 13 and 11. The backward sweep cuts the dashed links of step 1. After this sweep, other neurons have lost
+# their last link on one side, so other links are incomplete.
 # </details>
 #
 # ## A network that shrinks
 #
-# Now in training. CHTs removes softly, percolates and regrows, once per epoch. A link that comes back has its last
-# weight again; a link that was never there starts from 0. A neuron without links has no L3 path, so all its missing
-# links score 0. Link prediction gives it a link only if there are too few other candidates. So a lost neuron stays
-# lost, and its links go to other neurons. Two runs per seed differ in the removal score alone: WM is the CHTs of the
-# table of methods, RI is the paper's choice for Fashion-MNIST.
+# Now we percolate during training. Once per epoch, CHTs removes links softly, percolates and regrows. A link that comes
+# back has its last weight again; a link that was never there starts from 0. A neuron without links has no path of three
+# links (L3), so all its missing links score 0. Link prediction gives it a link only if there are too few other
+# candidates. So a lost neuron stays lost, and its links go to other neurons. For each seed, we train twice and change
+# only the removal score. WM is the score of CHTs in the table of methods, and RI is the paper's choice for
+# Fashion-MNIST.
 
 
 # %%
@@ -659,8 +681,9 @@ started_with, trained = {}, {}
 runs = {(score, number): train(score, number) for score in LABELS for number in chosen[:2]}
 
 # %% [markdown]
-# The history of a Sparsifier has an `anp` per update and layer: the share of *all* output neurons of the layer that are
-# active after the update, with regrowth. (The ratio above was to those active before.) Averaged over the layers:
+# The history of a `Sparsifier` has a value `anp` for each update and layer. It is the share of *all* output neurons of
+# the layer that are active after the update and its regrowth. (The ANP above divides by the neurons that were active
+# before.) Here is the mean over the layers:
 
 # %%
 courses: dict[str, list[list[float]]] = {"WM": [], "RI": []}
@@ -681,14 +704,15 @@ figures.show(
 )
 
 # %% [markdown]
-# RI keeps a little more than WM here. Its lead is far smaller than after the single removal above. Removal is soft now, so RI can
-# lose a last link too. It is repeated, and neurons that were lost stay lost. Most of the loss falls in the first two updates. Two
-# runs per score do not show which score trains better.
+# Here RI keeps slightly more neurons active than WM. Its lead is far smaller than after the single removal above.
+# Removal is soft now, so it can take the last link of a neuron under RI too. Removal is also repeated, and lost neurons
+# stay lost. Most of the loss occurs in the first two updates. Two runs per score cannot show which score trains better.
 #
 # Inactive neurons still cost time and memory as long as the matrices are dense. `sparsifier.compact(example)` returns a
 # smaller model without them. It drops neurons without outgoing links. A neuron without incoming links sends a constant,
-# through its bias; this constant moves into the biases of the next layer. So the outputs stay the same, up to rounding.
-# The third hidden layer feeds the output layer, which is dense and no part of the chain: its width stays.
+# which depends only on its bias. `compact` moves the effect of this constant into the biases of the next layer. So the
+# outputs stay the same, up to rounding. The third hidden layer keeps its width, because it feeds the output layer. The
+# output layer is dense and not part of the chain.
 
 # %%
 small, rows = {}, []
@@ -733,18 +757,18 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The pass is faster. These matrices are small, so a part of the time is only the call of the layers. This part is the
-# same for both models. So the time falls by less than the number of parameters. The times also change from run to run
-# and between machines. This is a gain without any sparse software: the smaller matrices are ordinary ones, and most of
-# their entries are still zero.
+# The pass is faster. These matrices are small, so part of the time goes into calling the layers. This part is the same
+# for both models. So the time falls by a smaller factor than the number of parameters. The times also vary from run to
+# run and between machines. This gain needs no sparse software. The smaller matrices are ordinary dense matrices,
+# although most of their entries are still zero.
 # </details>
 #
 # ## Exercise: how small does it get?
 #
 # *★★☆ · 10 minutes · useful · objective 4 · write code*
 #
-# Write a function of the masks of an MLP that returns the number of parameters of the compacted model. All layers are sparse
-# here, and each has a bias. The compacted matrices are dense. Inputs and outputs stay. You may use
+# Write a function that takes the masks of an MLP and returns the number of parameters of the compacted model. Here all
+# layers are sparse, and each has a bias. The compacted matrices are dense. All inputs and outputs stay. You may use
 # `chts.percolation.percolate`.
 
 
@@ -759,8 +783,8 @@ exercises.check("04.compacted_size", parameters)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# After percolation a hidden neuron is active if its row has a link. List the widths from the inputs to the outputs, then take
-# them two by two.
+# After percolation, a hidden neuron is active if its row has a link. List the widths from the inputs to the outputs.
+# Each layer connects two neighbouring widths.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -781,13 +805,14 @@ exercises.check("04.compacted_size", parameters)
 #
 # *★★★ · 25 minutes · useful · objective 4 · write code*
 #
-# Write the part of `compact` that treats constants. A neuron that lost all its inputs still sends `activation(bias)`. You want to
-# drop it, and every output has to stay the same. Write a function of the layers of an MLP, a list of pairs `(weight, bias)` from the
-# inputs on. It drops every hidden neuron without incoming links. The activation stands between two layers, and none stands
-# after the last.
+# Write the part of `compact` that handles constants. A neuron that has lost all its incoming links still sends
+# `activation(bias)`. You want to drop it without changing any output. Your function takes the layers of an MLP, a list
+# of pairs `(weight, bias)` in order from the inputs. It drops every hidden neuron without incoming links. Each layer
+# except the last is followed by the activation.
 #
-# Keep the neurons that the core keeps. One neuron of the check only looks connected: it is in hidden layer 2, and it reads one lost
-# neuron and no other. Predict first: what does it send after the lost neuron is folded into its bias?
+# Keep the same neurons as the core. The check has one neuron that only looks connected: it is in hidden layer 2, and
+# its only incoming link comes from a lost neuron. Predict first: what does it send after the lost neuron is folded into
+# its bias?
 
 
 # %% tags=["exercise"]
@@ -801,8 +826,9 @@ exercises.check("04.fold_bias", fold_bias)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go from the first layer on. `weight.any(dim=1)` tells which neurons stay. The others send `activation(bias[lost])`, and the next
-# layer reads this through its columns `after[:, lost]`. Fold before you look at the next layer.
+# Start at the first layer. `weight.any(dim=1)` shows which neurons stay. The others send `activation(bias[lost])`, and
+# the next layer multiplies this by its columns `after[:, lost]`. Add the result to the bias of the next layer before
+# you check which of its neurons stay.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -819,18 +845,19 @@ exercises.check("04.fold_bias", fold_bias)
 #     return layers
 # ```
 #
-# The neuron of hidden layer 2 has no column left, so it is a constant itself and goes in the next turn of the loop.
+# The neuron of hidden layer 2 has no incoming link left, so it sends a constant too. The next pass of the loop drops
+# it.
 #
-# Percolation in training does not fold. It cuts the links of such a neuron, and its constant is missing from then on. The next
-# layer can learn this constant again, through its biases.
+# During training, percolation does not fold biases. It cuts the links of such a neuron, so the next layer no longer
+# receives the constant. The next layer can learn this constant again in its biases.
 # </details>
 #
 # ## Where percolation stops
 #
-# Percolation does not cut at the two ends of a chain. An input without links is no inactive neuron, because no link leads to it.
-# The outputs of the last sparse layer feed a dense layer here, which reads all of them. In a Transformer a chain ends wherever
-# the values are added to the residual stream. Many layers read this stream, and no single layer decides that a neuron is not
-# needed.
+# Percolation does not cut at the two ends of a chain. An input without links is not an inactive neuron, because inputs
+# never have incoming links. Here, the outputs of the last sparse layer feed a dense layer, which uses all of them. In a
+# Transformer, a chain ends wherever its values are added to the residual stream. Many layers read this stream, so no
+# single layer can decide that a neuron is not needed.
 
 # %% tags=["nbval-check-output"]
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
@@ -839,8 +866,8 @@ assert all(torch.equal(result[name], ends[name]) for name in ends)
 print("input 1 has no link, neuron 1 has none on either side: nothing to cut")
 
 # %% [markdown]
-# Not every published run percolates. CHT, CHTs and CHTss do so by the paper. The script that was published for LLaMA leaves
-# percolation off; the preset of that code does the same.
+# Not every published run percolates. In the paper, CHT, CHTs and CHTss do so. The published script for LLaMA leaves
+# percolation off, and so does our preset of that script, `chts/llama_code`.
 
 # %%
 for name, method in {**chts.METHODS, **chts.PRESETS}.items():
@@ -851,59 +878,63 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # ## To discuss
 #
 # 1. Is a lost neuron a loss or a gain? Name one situation for each, and say what you would measure to decide.
-# 2. The published script for LLaMA does not percolate. Its incomplete links stay and count as links. Is a comparison at equal
-#    sparsity fair to it? What would you report beside the sparsity?
+# 2. The published script for LLaMA does not percolate. Its incomplete links stay and count as links. Is a comparison at
+#    equal sparsity fair to it? What would you report besides the sparsity?
 # 3. In our runs a lost neuron never comes back. How would you bring one back, and what would it have to do to stay?
 #
 # ## Self-check
 #
-# 1. A hidden neuron has three incoming links and no outgoing one. Which links are incomplete, and which sweep cuts them?
+# 1. A hidden neuron has three incoming links and no outgoing links. Which links are incomplete, and which sweep cuts
+#    them?
 #
 # <details><summary>Answer</summary>
 #
-# Its three incoming links. The sweep backward cuts them.
+# Its three incoming links are incomplete. The backward sweep cuts them.
 # </details>
 #
-# 2. Why does a chain need only one sweep each way, but two branches that meet in a pair may need another round?
+# 2. Why does a chain need only one sweep each way? Why may two branches that meet in a pair need another round?
 #
 # <details><summary>Answer</summary>
 #
-# In a chain, the forward sweep cuts only links that leave neurons without incoming links, so nothing before them changes. Across a
-# pair, a cut that comes forward along one branch takes the incoming links of the neuron in the other branch. One of them may be
-# the last outgoing link of a neuron before.
+# In a chain, the forward sweep cuts only links that leave neurons without incoming links, so nothing in the layers
+# before changes. Across a pair, a forward cut in one branch takes the incoming links of the paired neuron in the other
+# branch. One of these links may be the last outgoing link of a neuron in the layer before.
 # </details>
 #
-# 3. A link of weight 0.01 is the only one of its output neuron; its input has other links that sum to 9.99. What is its RI,
-#    and how does it compare to a link that is one of ten equal ones on both sides?
+# 3. A link of weight 0.01 is the only link of its output neuron. The other links of its input have weights that sum to
+#    9.99. What is its RI? How does it compare with the RI of a link that is one of ten equal links on both sides?
 #
 # <details><summary>Answer</summary>
 #
-# 0.01/10 + 0.01/0.01 = 1.001. The other has 1/10 + 1/10 = 0.2. So RI removes the second, WM most likely the first.
+# The RI is 0.01/10 + 0.01/0.01 = 1.001. The other link has an RI of 1/10 + 1/10 = 0.2. So RI removes the second link,
+# and WM most likely removes the first.
 # </details>
 #
 # 4. A neuron has no incoming links, but it has a bias of 2. May a compacted model simply drop it?
 #
 # <details><summary>Answer</summary>
 #
-# No. Under ReLU it always sends 2, and each neuron of the next layer that has a link from it gets 2 times the weight.
-# That product has to be added to their biases; then it may go.
+# No. With ReLU the neuron always sends 2, and each neuron that it links to receives 2 times the weight of the link.
+# First add this product to the bias of each such neuron. Then you may drop the neuron.
 # </details>
 #
 # ## Key takeaways
 #
-# - A hidden neuron is active only if it has links on both sides; incomplete links do nothing and are regrown elsewhere.
-# - A chain needs one sweep backward and one forward. Pairs such as (gate, up) must both be active, and may need more rounds.
-# - RI protects the last links of weakly connected neurons. It differs more from WM in sparser layers. The paper chooses between
-#   them by task, and prunes by RI where the density falls.
-# - Inactive neurons can be taken out of the model, and its outputs stay the same.
+# - A hidden neuron is active only if it has links on both sides. Incomplete links do nothing, so percolation cuts them,
+#   and regrowth adds links elsewhere.
+# - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), both neurons must be active. A
+#   network with pairs may need more rounds.
+# - RI protects the last links of weakly connected neurons. The sparser the layer, the more RI and WM differ. The paper
+#   chooses between them by task. When the density falls, it prunes by RI.
+# - You can remove inactive neurons from the model without changing its outputs.
 #
 # ## Further reading
 #
 # - **Percolation in network science:** Callaway, Newman, Strogatz and Watts, *Network robustness and fragility: percolation on
 #   random graphs*, Physical Review Letters, 2000,
 #   [doi 10.1103/PhysRevLett.85.5468](https://doi.org/10.1103/PhysRevLett.85.5468).
-# - **Cascades between two networks that need each other:** Buldyrev et al., *Catastrophic cascade of failures in interdependent
-#   networks*, Nature, 2010, [doi 10.1038/nature08932](https://doi.org/10.1038/nature08932).
+# - **Cascades between two networks that depend on each other:** Buldyrev et al., *Catastrophic cascade of failures in
+#   interdependent networks*, Nature, 2010, [doi 10.1038/nature08932](https://doi.org/10.1038/nature08932).
 # - **Relative importance for large language models:** Zhang et al., *Plug-and-play: an efficient post-training pruning method
 #   for large language models*, ICLR, 2024.
 # - **Layers that lose all their links:** Tanaka et al., *Pruning neural networks without any data by iteratively conserving

@@ -20,7 +20,7 @@
 #
 # 1. compute by hand the number of links of every layer at any step, and the number that an update exchanges;
 # 2. compare two schedules at equal training FLOPs;
-# 3. tell before a run whether its density will arrive where it should.
+# 3. check before a run whether it will reach its target density.
 #
 # | | |
 # |---|---|
@@ -75,23 +75,24 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # %% [markdown]
 # ## Why decay at all
 #
-# A network that is sparse from the first step must choose its links before it has learned anything. GMP
-# ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404))
-# and CHTss start with many links (half of all, in the paper). They take links away while the network trains, so trained
-# weights choose what goes. (GMP prunes by magnitude; a pruned link keeps its last weight, and returns when this weight is
-# among the largest. GraNet prunes and also exchanges links. SET, below, keeps few links and regrows at random. Stage 06
-# compares all of them.) The price is arithmetic: a link that stays longer takes part in more multiplications.
+# A network that is sparse from the first step must choose its links before it has learned anything. GMP ([Zhu and
+# Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)) and
+# CHTss start with many links (half of all links in the paper). They remove links while the network trains, so the
+# trained weights decide which links go. (GMP prunes by magnitude; a pruned link keeps its last weight, and it returns
+# when this weight is among the largest. GraNet prunes and also exchanges links. SET, which appears below, always has
+# few links and regrows at random. Stage 06 compares all these methods.) The price is arithmetic: a link that stays
+# longer takes part in more multiplications.
 #
 # A **schedule** says how sparse the network is at step $t$. It starts at step $t_0$ with the sparsity $s_i$, and it
-# ends at step $t_f$ with the sparsity $s_f$. We call these steps its window. $u = (t - t_0)/(t_f - t_0)$ is the share
-# of the window that is over: 0 at its start and 1 at its end.
+# ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are its *window*. The position in the window
+# is $u = (t - t_0)/(t_f - t_0)$: 0 at the start and 1 at the end.
 #
-# **Cubic** (GMP, GraNet): steepest at the start, flat at the end.
+# The **cubic** schedule (GMP, GraNet) is steepest at the start and flat at the end:
 #
 # $$s_t = s_f + (s_i - s_f)(1 - u)^3$$
 #
-# By hand, from 0.5 to 0.95: at $u = 0$ it is $0.95 - 0.45 = 0.5$; at $u = \tfrac12$ it is
-# $0.95 - 0.45 \cdot \tfrac18 = 0.89375$; at $u = 1$ it is 0.95. Here with a window of 1000 steps:
+# By hand, from 0.5 to 0.95: at $u = 0$ the sparsity is $0.95 - 0.45 = 0.5$, at $u = \tfrac12$ it is
+# $0.95 - 0.45 \cdot \tfrac18 = 0.89375$, and at $u = 1$ it is 0.95. We check this with a window of 1000 steps:
 
 # %% tags=["nbval-check-output"]
 by_hand = {0: 0.5, 500: 0.89375, 1000: 0.95}
@@ -101,14 +102,14 @@ for step, value in by_hand.items():
     assert math.isclose(from_core, value)
 
 # %% [markdown]
-# **Sigmoid** (CHTss, Equation 1 of the paper): slow at both ends, steep in the middle. With $\sigma(x) = 1/(1 + e^{-x})$
-# and the steepness $k = 6$:
+# The **sigmoid** schedule (CHTss, Equation 1 of the paper) is flat at both ends and steep in the middle. With
+# $\sigma(x) = 1/(1 + e^{-x})$ and the steepness $k = 6$, it is:
 #
 # $$s_t = s_i + (s_f - s_i) \left[\frac12 + \frac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]$$
 #
-# The bracket is a share from 0 to 1. At $u = \tfrac12$ the exponent is 0 and $\sigma(0) = \tfrac12$, so the share is
-# $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$ is exactly minus half the denominator,
-# so the share is 0; at $u = 1$ it is 1.
+# The bracket is a share from 0 to 1. At $u = \tfrac12$ the argument of $\sigma$ is 0 and $\sigma(0) = \tfrac12$, so the
+# share is $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$ is exactly minus half the
+# denominator, so the share is 0. At $u = 1$ the share is 1.
 
 
 # %% tags=["nbval-check-output"]
@@ -126,10 +127,10 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 # %% [markdown]
 # ## Two common slips
 #
-# **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ only approaches its endpoints. At $k = 6$,
-# $\sigma(-6) = 0.00247$: it starts at a sparsity of 0.5011 and ends at 0.9489, because $0.45 \cdot 0.00247 = 0.0011$.
-# As a sparsity this is little. But the layer would keep 5.1 % of its links instead of 5 %. In a layer of a million
-# weights:
+# **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ comes close to its endpoints but does not
+# reach them. At $k = 6$, $\sigma(-6) = 0.00247$ and $0.45 \cdot 0.00247 = 0.0011$. So the bare sigmoid starts at a
+# sparsity of 0.5011 and ends at 0.9489. This error in the sparsity looks small. But the layer would keep 5.1 % of its
+# links instead of 5 %. The cell counts the difference in a layer of a million weights:
 
 # %% tags=["nbval-check-output"]
 missed = 0.45 * sigma(-6)
@@ -141,7 +142,8 @@ print(f"links too many at the end: {surplus:,} on top of 50,000")
 # **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What would this
 # change?
 #
-# **Predict:** read this as printed, with $s_i = 0.5$ and $s_f = 0.95$. Which sparsity is left at the end of the window?
+# **Predict:** use the formula as printed, with $s_i = 0.5$ and $s_f = 0.95$. What is the sparsity at the end of the
+# window?
 
 # %% tags=["nbval-check-output"]
 share_at_the_end = 1.0
@@ -159,29 +161,30 @@ figures.show(
             "sign as printed": [0.5 - 0.45 * share for share in shares],
         }
     ),
-    "The cubic schedule is steep at once, the sigmoid waits and then hurries. With the sign as printed the network "
-    "would become denser. Both schedules take the sparsity from 0.5 to 0.95.",
+    "The cubic schedule is steep at the start, and the sigmoid is steep in the middle. With the sign as printed, the "
+    "network would become denser. Both schedules take the sparsity from 0.5 to 0.95.",
 )
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Sparsity 0.05: the network would end with 95 % of its links instead of 5 %. Reading $s$ as a density does not help:
-# $0.5 + (0.5 - 0.05) = 0.95$, again a network that grows. So $(s_f - s_i)$ is meant, and that is what the core computes.
+# The sparsity is 0.05: the network would end with 95 % of its links instead of 5 %. It does not help to read $s$ as a
+# density: $0.5 + (0.5 - 0.05) = 0.95$, so the network would still grow. The correct factor is $(s_f - s_i)$, and the
+# core uses it.
 # </details>
 #
 # ## Equal training FLOPs
 #
-# The sigmoid keeps its links longer. How much more arithmetic is that? Count the links beyond the final ones, the
-# **excess density** $s_f - s_t$, summed over a window of $\Delta$ steps:
+# The sigmoid keeps its links longer. How much more arithmetic does this need? The **excess density** $s_f - s_t$ is the
+# share of links beyond the final ones. Sum it over a window of $\Delta$ steps:
 #
 # - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
-# - sigmoid: its share is symmetric about $\tfrac12$, so the mean excess is $\frac{s_f - s_i}{2}$, and the sum
-#   $\frac{s_f - s_i}{2}\,\Delta$, whatever $k$ is.
+# - sigmoid: its share is symmetric about $\tfrac12$, so for any $k$ the mean excess is $\frac{s_f - s_i}{2}$ and the
+#   sum is $\frac{s_f - s_i}{2}\,\Delta$.
 #
-# From 0.5 to 0.95 in 1000 steps: $0.45/4 \cdot 1000 = 112.5$ and $0.45/2 \cdot 1000 = 225$ dense steps, each the
-# arithmetic of one step with all links. We check the two areas by the trapezoid rule: each step counts with the mean of
-# the excess at its start and at its end.
+# From 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and $0.45/2 \cdot 1000 = 225$ *dense steps*.
+# A dense step is the arithmetic of one step with all links. We check the two sums by the trapezoid rule: each step
+# counts with the mean of the excess at its start and at its end.
 
 # %%
 expected = {cubic_sparsity: 112.5, sigmoid_sparsity: 225.0}
@@ -192,8 +195,8 @@ for schedule, area in expected.items():
     assert abs(summed - area) < 0.01
 
 # %% [markdown]
-# Twice the excess in the same window. So the paper gives the sigmoid **half the number of steps**: then the two cost the
-# same. In a run of which the cubic decay takes 75 %, the sigmoid takes 37.5 %.
+# In the same window, the sigmoid has twice the excess. So the paper gives it **half the number of steps**. Then the two
+# schedules cost the same. If the cubic decay takes 75 % of a run, the sigmoid takes 37.5 %.
 
 # %%
 run = Timeline(total_steps=1000, update_every=1, stop=0.75)
@@ -203,16 +206,16 @@ densities = {
 }
 figures.show(
     figures.excess_density(densities, final=0.05),
-    "The shapes differ, the areas are equal: 0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over the "
-    "run. The area is the excess of the density above the final 5 %.",
+    "The shapes differ, but the areas are equal: 0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over "
+    "the run. The shaded area is the excess of the density above the final 5 %.",
 )
 
 # %% [markdown]
-# A real run has a model whose output layer stays dense and whose links change only at updates. `chts.plan` counts its
-# training FLOPs exactly, as a share of the dense model's, without running anything.
+# In a real run, the output layer stays dense, and links change only at updates. `chts.plan` counts the training FLOPs
+# of such a run exactly, as a share of the FLOPs of the dense model. It trains nothing.
 #
-# **Predict:** the cubic decay to 75 % costs some 15 to 20 % of the dense model. What does a sigmoid to 75 % cost, and one
-# to 37.5 %?
+# **Predict:** the cubic decay to 75 % costs about 15 to 20 % of the FLOPs of the dense model. How much does a sigmoid
+# to 75 % cost? How much does a sigmoid to 37.5 % cost?
 
 
 # %% tags=["nbval-check-output"]
@@ -234,19 +237,21 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Over the same window the sigmoid costs 8.3 percentage points more: its excess is another 8.4 % of all links, and the
-# output layer, dense in all three, dilutes that a little. Over half the window it costs what the cubic one costs.
+# Over the same window, the sigmoid costs 8.3 percentage points more. Its excess is larger by 8.4 % of all links. The
+# output layer is dense in all three plans. This makes the difference slightly smaller. Over half the window, the
+# sigmoid costs the same as the cubic schedule.
 # </details>
 #
 # ## The exchange falls too
 #
-# The sparsity says how many links there are. The **turnover** $\zeta$ says which share of them an update removes and regrows. It
-# falls along a cosine, from $\zeta$ at the first step to 0 at the step of the last update, $t_\text{end}$:
+# The sparsity sets the number of links. The **turnover** $\zeta$ is the share of these links that an update removes and
+# regrows. It follows a cosine, from $\zeta$ at the first step to 0 at the step of the last update, $t_\text{end}$:
 #
 # $$\zeta_t = \frac{\zeta}{2} \left(1 + \cos \frac{\pi t}{t_\text{end}}\right)$$
 #
-# By hand, with $\zeta = 0.3$ and $t_\text{end} = 750$: at step 250 the angle is $\pi/3$, its cosine $\tfrac12$, so an update
-# exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 it exchanges half of $\zeta$, 15 %, and at step 750 nothing.
+# By hand, with $\zeta = 0.3$ and $t_\text{end} = 750$: at step 250 the angle is $\pi/3$ and its cosine is $\tfrac12$,
+# so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 it exchanges half of $\zeta$, 15 %, and
+# at step 750 it exchanges nothing.
 
 # %% tags=["nbval-check-output"]
 for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
@@ -256,13 +261,13 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 # %% [markdown]
 # ## The damage of one update
 #
-# The paper's reason for the sigmoid is a smoother start: it prunes few links while the network is still warming up. We test this
-# on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run. Then its density falls, by the cubic
-# schedule or by the sigmoid at equal FLOPs.
+# The paper chooses the sigmoid for its smoother start: it prunes few links while the network is still warming up. We
+# test this claim on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run. Then its
+# density falls along the cubic schedule, or along the sigmoid at equal FLOPs.
 #
-# An update of CHTss has **two removals**. First it *prunes*: the number of links must fall, and the links with the
-# lowest relative importance go (stage 04). Then it *exchanges*: it removes a share of the links and regrows as many
-# elsewhere. It draws the links to exchange softly, by weight magnitude (stage 03). To see the pruning alone, we switch
+# An update of CHTss has **two removals**. First it *prunes*: to lower the number of links, it removes those with the
+# lowest relative importance (stage 04). Then it *exchanges*: it removes a share of the links and regrows the same
+# number elsewhere. It removes these links softly, by weight magnitude (stage 03). To see only the pruning, we switch
 # the exchange off ($\zeta = 0$).
 
 # %%
@@ -275,8 +280,8 @@ contenders = {
 print("prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts.METHODS["chtss"].removal.score)
 
 # %% [markdown]
-# We measure the loss and the accuracy on the *validation* images just before each update and just after it. The links that stay
-# keep their weights. The loss of accuracy is given in percentage points: a fall from 90 % to 85 % is 5 points.
+# We measure the loss and the accuracy on the *validation* images just before each update and just after it. The links
+# that stay keep their weights. We give the loss of accuracy in percentage points: a fall from 90 % to 85 % is 5 points.
 
 
 # %%
@@ -333,8 +338,8 @@ steps = {name: [found for found, _ in results] for name, results in runs.items()
 figures.show(
     figures.pruning_steps(steps),
     "At its steepest updates the sigmoid removes many more links than the cubic schedule ever does (left), and a "
-    "larger share of the links that there were (middle). Right: validation accuracy lost at once, the line as mean "
-    "over seeds with a small mark for each seed.",
+    "larger share of the existing links (middle). Right: validation accuracy lost at the update. The line is the mean "
+    "over seeds, and each small mark is one seed.",
 )
 
 # %%
@@ -364,30 +369,30 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# These are the numbers of the laptop profile with seed 0. The paper's reason holds at the start. The first three updates of
-# the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic schedule cost 1.67.
-# But the links must go at some time. Just after its steep middle the sigmoid has the worst update of the two, by far: 23.39
-# points against 7.22.
+# The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
+# updates of the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic
+# schedule cost 1.67. But the links must go at some point. Just after its steep middle, the sigmoid has the worst update
+# of both schedules, by far: 23.39 points against 7.22.
 #
-# The *number* of removed links does not explain the loss. The cubic schedule removes most links at its first update and
-# loses almost nothing, because half of all links are still there. The *share* of the links (middle panel) does not
-# explain it alone. The cubic schedule removes nearly the same share at its first update and at its worst update. The
-# loss is large when the share is large and few links are left. (The sigmoid also has half as many updates for the same
-# fall.)
+# The *number* of removed links does not explain the loss. The cubic schedule removes the most links at its first update
+# and loses almost no accuracy, because half of all links are still there. The *share* of removed links (middle panel)
+# is not enough to explain it either. The cubic schedule removes nearly the same share at its first update and at its
+# worst update. The loss is large when the share is large and few links are left. (The sigmoid also has half as many
+# updates for the same fall.)
 #
-# At the end no difference is left. The final accuracies differ by less than their intervals, so these runs show no difference
-# between the schedules. (The sigmoid also has longer to recover, since it ends at half of the run.) This says nothing about
+# The final accuracies differ by less than their intervals, so these runs show no difference between the schedules. (The
+# sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say nothing about
 # Transformers, for which the paper reports gains.
 # </details>
 #
 # ## Decay that outlives the updates
 #
-# Two schedules run side by side: the density decays to the end of its window, and updates stop at a step of their own
-# (75 % of the run, so that the last links get trained). Pruning *is* an update. If the window ends after the last update,
-# the rest of the decay never happens.
+# A run has two separate end points. The density decays until the end of its window. Updates stop at another step, at 75
+# % of the run, so that the last links get trained. Pruning is part of an update. So if the window ends after the last
+# update, the rest of the decay never happens.
 #
-# The published LLaMA setting is such a case: the window ends at step 8000, updates stop at step 7500. At the target
-# sparsity 0.90, $u = 7500/8000 = 0.9375$ and the exponent is $6 \cdot 0.875 = 5.25$:
+# The published LLaMA setting is such a case: the window ends at step 8000, but updates stop at step 7500. Take a target
+# sparsity of 0.90. Then $u = 7500/8000 = 0.9375$ and the argument of $\sigma$ is $6 \cdot 0.875 = 5.25$:
 
 # %% tags=["nbval-check-output"]
 share = 0.5 + (sigma(5.25) - 0.5) / (sigma(6) - sigma(-6))
@@ -397,9 +402,9 @@ print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
 print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than asked for")
 
 # %% [markdown]
-# The program gives no error. The report says 90 % sparsity, but the model has 1.1 % more links than that. With the
-# cubic schedule the difference is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. So
-# the core refuses the combination, with both numbers, before anything is trained:
+# Such a run raises no error. Its report says 90 % sparsity, but the model has 1.1 % more links than it should. With the
+# cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at
+# its end. The core refuses such settings before it trains anything, and its message gives both steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -411,8 +416,8 @@ except ValueError as error:
     print("ValueError:", refused)
 
 # %% [markdown]
-# `Timeline.window` does the check. It computes the first and the last step of the window. If such a step is no update,
-# it takes the update before it.
+# `Timeline.window` does this check. It computes the first and the last step of the window. If such a step is not an
+# update step, it takes the last update step before it.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
@@ -422,28 +427,29 @@ assert timeline.window(0.0, 0.375) == (0, 3700)  # 3750 is no update
 # %% [markdown]
 # ## The planner
 #
-# All of this can be read before a run. `chts.plan` takes the settings of the `Sparsifier` and prints what they amount to:
+# You can read all of this before a run. `chts.plan` takes the settings of the `Sparsifier` and prints the plan of the
+# run:
 
 # %% tags=["nbval-check-output"]
 plan = chts.plan(model, method="chtss", sparsity=0.95, total_steps=8000, update_every=100)
 print(plan)
 
 # %% [markdown]
-# Line by line:
+# Read the plan line by line:
 #
-# - **Density** has a row per sparse layer, its density at the start, at a quarter, half and three quarters of the updates
-#   and at the end, then the links at the end and those that updates remove and regrow beyond the pruning. The output layer
-#   is missing: it stays dense.
-# - **Final links** sums the links of the sparse layers.
-# - **Updates** come every 100 steps, the last at 75 % of the run.
-# - **Training FLOPs** count every linear layer, the dense one too. They assume that absent links cost nothing, which masks
-#   on dense hardware do not achieve.
-# - **Memory** is without activations. Weights are dense tensors that hold zeros here, so sparsity saves none of it. *Past
-#   weights* are those of removed links: a link that comes back has its last weight.
-# - **The last lines** are advice: the equal-FLOPs window of the cubic schedule.
+# - **Density** has a row for each sparse layer. It shows the density at the start, after a quarter, half and three
+#   quarters of the updates, and at the end. The last two columns show the links at the end and the links that the
+#   updates exchange. The output layer has no row, because it stays dense.
+# - **Final links** is the total number of links of the sparse layers.
+# - **Updates** come every 100 steps. The last one is at 75 % of the run.
+# - **Training FLOPs** count every linear layer, including the dense output layer. They assume that absent links cost
+#   nothing. Masks on dense hardware do not achieve this.
+# - **Memory** does not include activations. Here the weights are dense tensors that hold zeros, so sparsity saves no
+#   memory. *Past weights* are the weights of removed links: a link that comes back has its last weight.
+# - **The last lines** give advice: the window over which the cubic schedule has equal FLOPs.
 #
-# Check one entry by hand. The window ends at step 3000; step 1500 is its middle, the sparsity there is 0.725. Layer
-# `2.weight` is 256 × 256, so it has $(1 - 0.725) \cdot 65536 = 18022.4$ links, and the nearest integer is 18022.
+# Check one entry by hand. The window ends at step 3000, so step 1500 is its middle, and the sparsity there is 0.725.
+# Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So it has 18022 links, the nearest integer.
 
 # %% tags=["nbval-check-output"]
 for step in (0, 1500, 3000, 8000):
@@ -451,9 +457,9 @@ for step in (0, 1500, 3000, 8000):
 assert plan.budget.links(1500)["2.weight"] == round((1 - 0.725) * 256 * 256) == 18022
 
 # %% [markdown]
-# Between two updates nothing changes: the links at step 1550 are those of step 1500. Now compare methods. What SET costs
-# can be checked by hand too: two layers of 65536 weights and one of 16384 keep 5 %, the output layer of 2560 is dense, so
-# $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$.
+# Between two updates nothing changes: the links at step 1550 are the links of step 1500. Now we compare methods. You
+# can check the cost of SET by hand too. Two layers of 65536 weights and one layer of 16384 weights keep 5 % of their
+# links. The output layer of 2560 weights is dense. So SET costs $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$.
 
 # %%
 table = {
@@ -464,17 +470,18 @@ assert math.isclose(table["set"], (0.05 * 147456 + 2560) / 150016, rel_tol=1e-3)
 pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 
 # %% [markdown]
-# A run that starts with half of all links costs more than twice as much as a run that is sparse from the start. A fair comparison
-# says which of the two it holds equal: the links at the end or the arithmetic.
+# A run that starts with half of all links costs more than twice as much as a run that is sparse from the start. A fair
+# comparison says what it holds equal: the number of links at the end or the arithmetic.
 #
 # ## MEST: a little more, in stages
 #
-# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032); its *elastic mutation and soft bound*) does not start at
-# half. At first it keeps 5 percentage points of density above the target. After 60 % of the time of updates it keeps
-# 2.5 points above. Each update removes the weakest links until the target is reached. Then it regrows the extra links
-# at random. The last update only removes. Take updates until step 750 of 1000 and a target density of 5 %. The density
-# is 10 % until step 450, 7.5 % until step 750, and then 5 %. So an update exchanges 5 of 10 percentage points, half of
-# the links, and later 2.5 of 7.5, a third. The mean density over the run is
+# MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032), the version with *elastic mutation and soft bound*) does
+# not start with half of all links. For the first 60 % of the time of updates, its density is 5 percentage points above
+# the target. After that, it is 2.5 points above the target. Each update removes the weakest links until the density
+# reaches the target. Then it regrows the extra links at random. The last update only removes links. Suppose that
+# updates end at step 750 of 1000 and the target density is 5 %. The density is 10 % until step 450, 7.5 % until step
+# 750, and then 5 %. So an update first exchanges 5 of 10 percentage points, which is half of the links. Later it
+# exchanges 2.5 of 7.5 points, which is a third. The mean density over the run is
 # $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
@@ -489,16 +496,17 @@ figures.show(
 # %% [markdown]
 # ## Explore
 #
-# **Predict before you move a slider:** a cubic schedule of equal FLOPs needs a window that is twice as long. Move the
-# end of the sigmoid's window to later steps. At which end does the cubic window reach the last update? Does a larger
-# $k$ change what the run costs? What will it say when the window ends after the last update?
+# **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's.
+# Move the end of the sigmoid's window to later steps. At which end of the sigmoid's window does the cubic window reach
+# the last update? Does a larger $k$ change the cost of the run? What will the designer say when the window ends after
+# the last update?
 
 # %%
 explorer = widgets.DensityDesigner()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is the state that the designer starts from:
+# On a page without a running kernel, nothing moves. Here is the initial state of the designer:
 
 # %%
 designed = widgets.DensityState()
@@ -507,18 +515,19 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Beyond 37.5 % the cubic rival would have to decay past the last update at 75 %. The steepness $k$ moves the cost hardly
-# at all, since the sigmoid's mean is $\tfrac12$ for any $k$; it does change how many links the steepest update takes. A
-# window that outlives the updates is hatched from the last update to its end, and the sentence names the sparsity that
-# would be left.
+# If the sigmoid ends later than 37.5 % of the run, the cubic window would have to end later than the last update, at 75
+# %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It does change how
+# many links the steepest update removes. If the window ends after the last update, the part between the two is hatched
+# in the figure. The sentence below it gives the sparsity that the run would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid
 #
 # *★★☆ · 10 minutes · essential · objective 1 · write code*
 #
-# The function below is a first try: it rises from `initial` towards `final`, but meets neither. Make it Equation 1 with
-# exact endpoints. The check compares it with the core at eleven points, for two steepnesses.
+# The function below is a first try. It rises towards `final`, but it does not start at `initial` and does not reach
+# `final`. Turn it into Equation 1 with exact endpoints. The check compares it with the core at eleven points, for two
+# values of $k$.
 
 
 # %% tags=["exercise"]
@@ -533,8 +542,8 @@ exercises.check("05.exact_sigmoid", exact_sigmoid)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$: subtract the sigmoid's middle value, divide by
-# what it spans from one end to the other. Then add $\tfrac12$.
+# First compute a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$. To do so, subtract the middle value
+# of the sigmoid, and divide by the difference between its values at the two ends. Then add $\tfrac12$.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -551,8 +560,8 @@ exercises.check("05.exact_sigmoid", exact_sigmoid)
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
-# A layer has 200 outputs and 100 inputs. Its sparsity rises from 0.5 to 0.9 by the cubic schedule, over the steps 0 to 4000. An
-# update comes every 100 steps. How many links does the layer have at step 2050?
+# A layer has 200 outputs and 100 inputs. Its sparsity rises from 0.5 to 0.9 along the cubic schedule, from step 0 to
+# step 4000. An update comes every 100 steps. How many links does the layer have at step 2050?
 
 # %% tags=["exercise"]
 links_at_2050 = None
@@ -568,8 +577,8 @@ exercises.check("05.links_at_step", links_at_2050)
 #
 # <details><summary>Solution</summary>
 #
-# The last update was at step 2000, in the middle of the window. There the sparsity is $0.9 - 0.4 \cdot \tfrac18 = 0.85$, and
-# 15 % of 20000 places hold a link:
+# The last update was at step 2000, in the middle of the window. There the sparsity is
+# $0.9 - 0.4 \cdot \tfrac18 = 0.85$, and 15 % of the 20000 places hold a link:
 #
 # ```python
 # links_at_2050 = (1 - (0.9 - 0.4 * (1 / 2) ** 3)) * 200 * 100  # 3000
@@ -581,9 +590,9 @@ exercises.check("05.links_at_step", links_at_2050)
 #
 # *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
-# The same layer now has the fixed sparsity 0.9, so it has 2000 links. The turnover begins at $\zeta = 0.3$ and ends at
-# $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow? Estimate first: two thirds of the steps are
-# over, so is it a third of 600?
+# The same layer now has the fixed sparsity 0.9, so it has 2000 links. The turnover begins at $\zeta = 0.3$ and falls to
+# 0 at $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow? Estimate first: two thirds
+# of the steps are over, so is the answer a third of 600?
 
 # %% tags=["exercise"]
 links_exchanged = None
@@ -599,8 +608,9 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # <details><summary>Solution</summary>
 #
-# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. A straight line would still
-# exchange 10 %: the cosine falls more slowly at first and is below the line after the middle.
+# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. With a straight line,
+# the update would still exchange 10 %. The cosine first falls more slowly than the line. After the middle, it is below
+# the line.
 #
 # ```python
 # links_exchanged = 0.3 / 2 * (1 - 1 / 2) * 2000  # 150
@@ -612,9 +622,9 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# Without a dense layer, the training FLOPs are the mean density over the run, as a share of the dense FLOPs. Write a function that
-# computes it. `sparsity_at(step)` is the schedule. The links change only after steps that are a multiple of `update_every`, so
-# use the schedule at the last update.
+# If no layer is dense, the training FLOPs as a share of the dense FLOPs equal the mean density over the run. Write a
+# function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only after steps that
+# are a multiple of `update_every`, so use the schedule at the last update.
 #
 # Predict first: with fewer updates, does a falling density cost more or less?
 
@@ -641,7 +651,7 @@ exercises.check("05.mean_density", mean_density)
 #     return 1 - sum(held) / total_steps
 # ```
 #
-# It costs more. Links that the schedule wants to remove between two updates stay until the next one.
+# It costs more. Links that the schedule wants to remove between two updates stay until the next update.
 # </details>
 
 # %% [markdown]
@@ -649,7 +659,7 @@ exercises.check("05.mean_density", mean_density)
 #
 # *★☆☆ · 5 minutes · essential · objective 2 · work out*
 #
-# A cubic decay goes from 10 % to 70 % of the run. A sigmoid is to begin at 10 % as well. Where must it end, as a share of
+# A cubic decay goes from 10 % to 70 % of the run. A sigmoid decay also begins at 10 %. Where must it end, as a share of
 # the run, to cost the same training FLOPs? Replace `None`.
 
 # %% tags=["exercise"]
@@ -666,7 +676,7 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 #
 # <details><summary>Solution</summary>
 #
-# The cubic window is 0.6 of the run, so the sigmoid's is 0.3 and it ends at 0.1 + 0.3:
+# The cubic window is 0.6 of the run, so the sigmoid's window is 0.3 of the run. It ends at 0.1 + 0.3:
 #
 # ```python
 # sigmoid_end = 0.4
@@ -678,15 +688,18 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 #
 # *★★★ · 25 minutes · optional · objective 2 · write code*
 #
-# The sigmoid starts gently but has the worst single update here. Design a schedule with a gentle start and no steep update.
-# `share_of_fall(u)` is the share of the fall that is done at $u$. The cubic schedule has $1 - (1 - u)^3$. Your schedule must
+# The sigmoid starts gently but has the worst single update here. Design a schedule with a gentle start and no steep
+# update. `share_of_fall(u)` is the share of the fall that is complete at $u$. The cubic schedule has $1 - (1 - u)^3$.
+# Your schedule must
 #
-# - begin at 0 for $u = 0$, end at 1 for $u = 1$ and never fall;
-# - cost what the cubic schedule costs in the same window: the mean of 1 minus the share is $\tfrac14$, to 0.005;
-# - start gently: at most 3 % of the fall is done at $u = 0.1$;
-# - have no steep update: at most 4 % of the fall in any hundredth of the window.
+# - be 0 at $u = 0$ and 1 at $u = 1$, and never fall;
+# - cost the same as the cubic schedule in the same window: the mean of 1 minus the share is $\tfrac14$, to within
+#   0.005;
+# - start gently: at most 3 % of the fall is complete at $u = 0.1$;
+# - have no steep update: at most 4 % of the fall happens in any hundredth of the window.
 #
-# The cubic schedule breaks the third rule. A sigmoid squeezed into half of the window breaks the fourth, with 6.0 %.
+# The cubic schedule breaks the third rule. A sigmoid that takes only half of the window breaks the fourth rule: up to
+# 6.0 % of the fall happens in one hundredth.
 
 
 # %% tags=["exercise"]
@@ -714,8 +727,8 @@ exercises.check("05.own_schedule", share_of_fall)
 #     return min(max((u - 0.1) / 0.3, 0.0), 1.0)
 # ```
 #
-# The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule trains
-# better. Only runs can show it.
+# The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule
+# trains better. Only runs can show this.
 # </details>
 
 # %% [markdown]
@@ -723,9 +736,10 @@ exercises.check("05.own_schedule", share_of_fall)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# The core refuses a decay that outlives the updates. Published code does not. Write the function that its users would have
-# needed: the sparsity at which a run really ends. The schedule is the sigmoid from 0.5 to `final`, over the steps 0 to
-# `window_end`. An update comes every `update_every` steps, and none after step `stop`. You may use `sigmoid_sparsity`.
+# The core refuses a decay that outlives the updates. Published code does not. Write the function that its users need:
+# it returns the sparsity at the end of a run. The schedule is the sigmoid from 0.5 to `final`, from step 0 to step
+# `window_end`. An update comes every `update_every` steps, but no update comes after step `stop`. You may use
+# `sigmoid_sparsity`.
 
 
 # %% tags=["exercise"]
@@ -739,7 +753,7 @@ exercises.check("05.reached", reached_sparsity)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The sparsity stays what it was at the last update. Step `stop` need not be an update.
+# After the last update, the sparsity does not change. Step `stop` may lie between two updates.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -750,7 +764,7 @@ exercises.check("05.reached", reached_sparsity)
 #     return sigmoid_sparsity(last, 0, window_end, initial=0.5, final=final)
 # ```
 #
-# After the window `sigmoid_sparsity` stays at `final`, so a run whose window ends in time arrives.
+# After the window, `sigmoid_sparsity` stays at `final`. So a run reaches `final` if its window ends by the last update.
 # </details>
 
 # %% [markdown]
@@ -758,10 +772,10 @@ exercises.check("05.reached", reached_sparsity)
 #
 # 1. The paper chooses the sigmoid for its gentle start. In our runs the sigmoid also has the worst single update. Which
 #    measurement would decide between the two schedules?
-# 2. A decay begins with half of all links, so it needs their memory at the start. On which hardware is that the limit, and
-#    which schedule of this page would you take there?
-# 3. You compare two methods for a phone that only runs the trained network, and for a company that pays for the training.
-#    Do you hold the final links or the training FLOPs equal?
+# 2. A decay begins with half of all links, so it needs the memory for these links at the start. On which hardware is
+#    this memory the limit? Which schedule of this page would you choose there?
+# 3. You compare two methods in two cases: for a phone that only runs the trained network, and for a company that pays
+#    for the training. In each case, which number do you hold equal: the final links or the training FLOPs?
 #
 # ## Self-check
 #
@@ -769,14 +783,14 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# Cubic: $0.9 - 0.4/8 = 0.85$. Sigmoid: $0.5 + 0.4/2 = 0.7$.
+# With the cubic schedule, it is $0.9 - 0.4/8 = 0.85$. With the sigmoid, it is $0.5 + 0.4/2 = 0.7$.
 # </details>
 #
 # 2. Why does the paper give the sigmoid half as many steps as the cubic schedule?
 #
 # <details><summary>Answer</summary>
 #
-# Its mean excess density is $(s_f - s_i)/2$, twice as much as for the cubic schedule. Over half the steps the training
+# Its mean excess density is $(s_f - s_i)/2$, twice as much as for the cubic schedule. With half the steps, the training
 # FLOPs are equal.
 # </details>
 #
@@ -784,24 +798,26 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# Whether the decay window ends after the last update. For the sigmoid also whether it is rescaled: with the bare one from
-# 0.5 to 0.9 at $k = 6$ the density would end at $0.1 + 0.4 \cdot 0.00247 = 0.10099$.
+# Check whether the decay window ends after the last update. For a sigmoid, also check whether it is rescaled. With the
+# bare sigmoid from 0.5 to 0.9 at $k = 6$, the density would end at $0.1 + 0.4 \cdot 0.00247 = 0.10099$.
 # </details>
 #
 # 4. Does a larger $k$ cost more training FLOPs?
 #
 # <details><summary>Answer</summary>
 #
-# No: the share is symmetric about $\tfrac12$ for any $k$. It makes the steepest updates larger.
+# No. The share is symmetric about $\tfrac12$ for any $k$, so the mean density stays the same. A larger $k$ makes the
+# steepest updates larger.
 # </details>
 #
 # ## Key takeaways
 #
-# - Cubic prunes most at the start, the sigmoid in the middle; at equal FLOPs the sigmoid has half the steps.
-# - The sign is $(s_f - s_i)$, and only the rescaled sigmoid meets both ends.
-# - On this small task the sigmoid's start was gentle and its middle harsh, and the final accuracies did not tell the two
-#   apart.
-# - A decay must end by the last update; `chts.plan` says so before the run.
+# - The cubic schedule prunes most at the start, and the sigmoid prunes most in the middle. At equal FLOPs, the sigmoid
+#   has half the steps.
+# - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid meets both ends.
+# - On this small task, the sigmoid lost little accuracy at its start and much in its middle. The final accuracies did
+#   not show which schedule is better.
+# - A decay must end by the last update. `chts.plan` refuses any other decay before the run.
 #
 # ## Further reading
 #

@@ -89,8 +89,9 @@ settings = notebooks.start(
 # %% [markdown]
 # ## The task
 #
-# Images in, classes out. We split three ways: *training* images teach, *validation* images choose, and *test* images are
-# for the final number, which chooses nothing.
+# The network takes an image and predicts its class. We split the images into three parts. *Training* images teach the
+# network, *validation* images choose between settings, and *test* images give the final number. We never use the test
+# images to choose.
 
 # %%
 task = data.load_images(settings.dataset, data_dir)
@@ -101,9 +102,10 @@ figures.show(figures.images(task), f"The first ten training images of {task.name
 # %% [markdown]
 # ## A method is five choices
 #
-# How the network is wired at first, which links go, which links come, how many links there are at step $t$, and how many
-# are exchanged per update. Read a row as a sentence; compare two rows to see what a paper changed. FC removes nothing and
-# regrows nothing, so it has a dash there. GMP has no turnover either, but its number of links falls.
+# A method says how the network is wired at the start, which links go, which links come, how many links there are at
+# step $t$, and how many links an update exchanges. Read a row as a sentence. Compare two rows to see what a paper
+# changed. FC removes nothing and regrows nothing, so it has a dash in these columns. GMP has no turnover either, but
+# its number of links falls.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
@@ -111,37 +113,38 @@ table.loc["fc", ["removal", "regrowth"]] = "–"  # FC is never updated
 table.rename(columns={"sparsity": "number of links"})
 
 # %% [markdown]
-# - **FC** is the dense network, the rival to match.
+# - **FC** is the dense network, which the sparse methods try to match.
 # - **SET**, *sparse evolutionary training* ([Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)), removes the smallest
 #   weights and regrows links at random.
-# - **RigL**, *the rigged lottery* ([Evci et al., 2020](https://arxiv.org/abs/1911.11134)), removes as SET does. It regrows
-#   the links that have the largest gradient.
+# - **RigL**, *the rigged lottery* ([Evci et al., 2020](https://arxiv.org/abs/1911.11134)), removes links as SET does.
+#   It regrows the links with the largest gradient.
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
-#   links. A link that it removes keeps its last weight in memory. At each update the largest weights win, in the network
-#   or in memory: so a removed link can return.
+#   links. A link that it removes keeps its last weight in memory. Each update keeps the links with the largest weights,
+#   from the network and from memory. So a removed link can return.
 # - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes on
 #   the same schedule and also exchanges links as RigL does.
-# - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), has extra links,
-#   5 % and then 2.5 % of all possible ones. Every update removes the weakest links, as many as there are extra ones, and
-#   regrows as many at random. The last update only removes.
-# - **CHT** is the first that predicts links from the network alone. It starts from receptive fields (stage 01), and stops
-#   for good when every layer has come to an overlap above 90 % (see below).
+# - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), has extra
+#   links: 5 % of all possible links, and later 2.5 %. Every update removes as many of the weakest links as there are
+#   extra links, and regrows the same number at random. The last update only removes links.
+# - **CHT** is the first method here that predicts links from the topology alone. It starts from receptive fields (stage
+#   01). Its updates stop for good when every layer has reached an overlap above 90 % (see below).
 # - **CHTs** also starts from receptive fields. It removes the smallest weights softly (stage 03). Percolation then cuts
 #   the incomplete links (stage 04). It draws the new links by the score CH2-L3n (stage 02). A link that comes back has
 #   its last weight again.
-# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). It prunes by another score,
-#   relative importance.
+# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). When it prunes, it uses
+#   another score, relative importance.
 #
 # ## One update, by hand
 #
-# Three outputs, four inputs, six links. Remove one. By *weight magnitude* $|W_{ij}|$ the weakest is the link of weight
-# 1, from input 1 to output 0. *Relative importance* (RI) divides $|W_{ij}|$ by the sum of all weights at its input, and
-# by the sum of all weights at its output. It adds the two shares:
+# Take a layer with three outputs, four inputs and six links. We remove one link. By *weight magnitude* $|W_{ij}|$, the
+# weakest link has weight 1. It goes from input 1 to output 0. *Relative importance* (RI) divides $|W_{ij}|$ by the sum
+# of all weights at its input, and by the sum of all weights at its output. It adds the two shares:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# For the link of weight 1: 1/3 of its column plus 1/3 of its row, 0.67. For the link from input 2 to output 2: 2/6 of its
-# column plus 2/10 of its row, 0.53. This is the lowest RI, though its weight is 2: its two neurons have much stronger links.
+# The link of weight 1 has 1/3 of its column and 1/3 of its row, so its RI is 0.67. The link from input 2 to output 2
+# has 2/6 of its column and 2/10 of its row, so its RI is 0.53. This is the lowest RI, although the weight is 2. The
+# reason is that its two neurons have much stronger links.
 
 # %%
 weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
@@ -153,8 +156,8 @@ assert importance[mask].min() == importance[2, 2]
 
 # %% [markdown]
 # Which score is better depends on the task. The paper removes by magnitude on MNIST and EMNIST, in translation and in
-# LLaMA, and by relative importance on Fashion-MNIST. CHTs removes by magnitude here. The cell below takes the hard rule:
-# the weakest link goes. CHTs draws the survivors instead, with probability ∝ $|W|^T$.
+# LLaMA, and by relative importance on Fashion-MNIST. Here CHTs removes by magnitude. The cell below uses the hard rule:
+# the weakest link goes. CHTs instead draws the links that stay, with probability ∝ $|W|^T$.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -163,8 +166,8 @@ print(survivors.int())
 assert not survivors[0, 1]
 
 # %% [markdown]
-# Regrow one link, drawn in proportion to its CH2-L3n score. Two missing links have a path of three links between their
-# ends, and score 4 each; all others score 0.
+# Now we regrow one link, drawn in proportion to its CH2-L3n score. Two missing links have a path of three links between
+# their ends, and each of them scores 4. All others score 0.
 
 # %%
 scores = chts.link_prediction.ch2_l3n(survivors)
@@ -174,8 +177,8 @@ assert scores[1, 3] == scores[2, 1] == 4 == scores.sum() / 2
 assert scores[regrown].tolist() == [4]
 
 # %% [markdown]
-# Which weight does the regrown link have? Its last one. This link was never there, so it starts from 0. The link of weight
-# 1 that we removed would start from 1 again, if a later update brought it back.
+# Which weight does a regrown link get? It gets its last weight. This link was never there before, so it starts from 0.
+# If a later update brings back the link that we removed, that link starts from 1 again.
 
 # %%
 last = weight * ~survivors
@@ -186,9 +189,10 @@ assert last[0, 1] == 1
 # %% [markdown]
 # ## Two lines in your own loop
 #
-# The `Sparsifier` attaches to a model and its optimizer as a learning-rate scheduler does, and `sparsifier.step()`
-# follows `optimizer.step()`. Forty steps, updating the topology every tenth until three quarters of the run. Updates
-# are due at steps 10, 20 and 30. At step 30 the share to exchange has fallen to 0. So two updates change links:
+# The `Sparsifier` attaches to a model and its optimizer as a learning-rate scheduler does. Call `sparsifier.step()`
+# after `optimizer.step()`. The run below has forty steps. An update comes every ten steps until three quarters of the
+# run, so updates are due at steps 10, 20 and 30. At step 30 the share to exchange has fallen to 0. So only two updates
+# change links:
 
 # %%
 model = models.mlp(task.features, settings.hidden, task.classes, generator=generator)
@@ -204,7 +208,8 @@ for batch in torch.randperm(len(task.train.labels), generator=generator)[: 40 * 
     sparsifier.step()
 
 # %% [markdown]
-# Every update is recorded. The number of links never moves: what is removed is regrown, link by link.
+# The `Sparsifier` records every update. The number of links never changes: each update regrows as many links as it
+# removes.
 
 # %%
 history = pd.DataFrame(sparsifier.history)
@@ -212,15 +217,15 @@ assert history.groupby("layer").links.nunique().eq(1).all()
 history.drop(columns="seconds").round(3)
 
 # %% [markdown]
-# `overlap` is the share of regrown links that the same update had just removed: when it is near 1 the network is stuck in
-# an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active now, `itop` the share
-# of all possible links that were ever used. (The paper's ANP is another share: the neurons that are active after, of
-# those that were active before. Stage 04 computes it.)
+# `overlap` is the share of regrown links that the same update had just removed. If it is near 1, the network is stuck
+# in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active now. `itop` is
+# the share of all possible links that were ever active. (The paper's ANP is a different share: the number of neurons
+# active after an update, divided by the number active before it. Stage 04 computes it.)
 #
-# An update may remove more than the ζ = 30 % that are meant to be exchanged. With so few links, some neurons get none
-# from below; they are inactive, and percolation drops the links they send on (stage 04).
+# An update may remove more links than the ζ = 30 % that it is meant to exchange. With so few links, some neurons have
+# no incoming links. They are inactive, and percolation cuts their outgoing links (stage 04).
 #
-# The weights obey the mask, to the last one:
+# All weights outside the mask are 0:
 
 # %%
 for name, mask in sparsifier.masks.items():
@@ -232,8 +237,8 @@ for name, mask in sparsifier.masks.items():
 # %% [markdown]
 # ## Choose on the validation images
 #
-# How local should the receptive field of CHTs be? A setting is chosen where it costs nothing: on the validation images.
-# Each $r$ gets the same seeds and the same number of steps.
+# How local should the receptive field of CHTs be? The parameter $r$ sets this (stage 01). We choose it on the
+# validation images, not on the test images. Each $r$ gets the same seeds and the same number of steps.
 
 # %%
 # The paper trains on all images; to choose on validation images, some must be kept apart.
@@ -255,18 +260,20 @@ chosen = max(validation, key=validation.__getitem__)
 print("chosen:", chosen)
 
 # %% [markdown]
-# The intervals are too wide to rank the three. The test images were not used, so the test accuracy stays unbiased. But
-# the comparison is not fully fair: we tried three settings of CHTs, and one of each other method. CHTss takes the same
-# $r$; the others run with the settings of the table above, untuned. Not all settings come from the papers. On images
-# the paper starts CHT, CHTs and CHTss from CSTI (stage 01; `chts/paper_mlp` does so). RigL's paper updates every 100
-# steps; here every method updates once per epoch.
+# The intervals are too wide to rank the three values of $r$. We did not use the test images, so the test accuracy stays
+# unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, and one setting of each
+# other method. CHTss uses the same $r$ as CHTs. The others run with the untuned settings of the table above. Not all
+# settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI (stage 01), and so does the
+# preset `chts/paper_mlp`. In RigL's paper, an update comes every 100 steps. Here every method updates once per epoch.
 #
 # ## The race
 #
-# Nine methods, several seeds, the same number of steps, the same initial weights and batches for equal seeds.
+# We train nine methods with several seeds. All runs have the same number of steps. Runs with the same seed also have
+# the same initial weights and batches.
 #
-# **Predict:** with 1 % of the links, how many percentage points does each sparse method lose against FC? Which of the
-# methods that start with more links will stumble on the way? Write it down before you run the cells.
+# **Predict:** with 1 % of the links, how many percentage points does each sparse method lose against FC? Some methods
+# start with more links. We say that a method *stumbles* if it loses accuracy on the way. Which of these methods will
+# stumble? Write down your answers before you run the cells.
 
 # %%
 topology = candidates[chosen].topology
@@ -284,19 +291,21 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# On the right, a dip marks the time at which links go faster than the rest can adapt: for CHTss where its sigmoid is
-# steep; GMP dips less deeply. MEST shows no dip, not even at its last update. We measure the accuracy just after an
-# update. At this moment the extra links are new and have the weight 0, so they do not change the output. MEST is slow
-# at first instead. On the left there is no such moment: these networks are sparse from the first step. The points lost
-# against FC stand in the table of differences below, and in the section *What did we find?*
+# On the right, a dip marks the time when a method removes links faster than the other links can adapt. CHTss dips where
+# its sigmoid is steep. GMP dips less. MEST shows no dip, not even at its last update, because we measure the accuracy
+# just after an update. At this moment the extra links are new and have the weight 0, so they do not change the output.
+# But MEST learns slowly at the start. On the left there is no such dip, because these networks are sparse from the
+# first step. The table of differences below and the section *What did we find?* show the points that each method loses
+# against FC.
 # </details>
 #
 # ## Equal steps are not equal cost
 #
-# The test images now, with the network of the last epoch. All methods made the same number of steps, but those that
-# start denser spend more arithmetic on them. `FLOPs` is what the steps cost relative to FC if absent links cost
-# nothing; it follows from the schedule, before any run. It is larger than the density (2.7 % against 1 % for CHTs),
-# because the output layer stays dense. RigL and GraNet also pay, at each update, for the gradient of absent links.
+# Now we use the test images, with the network of the last epoch. All methods made the same number of steps, but methods
+# that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC, if absent links cost
+# nothing. It follows from the schedule, so we know it before any run. It is larger than the density (2.7 % against 1 %
+# for CHTs), because the output layer stays dense. At each update, RigL and GraNet also need the gradient of absent
+# links.
 
 # %%
 summary = [
@@ -310,15 +319,15 @@ percent = ["test accuracy", "interval", "density", "active", "itop", "FLOPs"]
 shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").format("{:.1f}", subset=["seconds"])
 
 # %% [markdown]
-# `seconds` shows no gain: every method here multiplies dense matrices that hold zeros, and the sparse methods also update
-# their masks.
+# The column `seconds` shows no gain. Every method here multiplies dense matrices, even where they hold zeros, and the
+# sparse methods also update their masks.
 #
 # **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and
-# their positions (csr: *compressed sparse rows*). On the CPU of our records, a layer of 1568 × 1568 multiplies 256
-# samples 12 times as fast as `nn.Linear` with 1 % of the links, and 5 times as fast with 5 %. With 30 % it is slower.
-# These times hold the forward and the backward pass. A dense product runs fast through blocks of numbers, and a sparse
-# product looks up each link. In a narrow layer, the call costs more than the product. So csr pays at a low density, in
-# wide layers, and on a CPU. Stage 07 shows where the limit is on your machine.
+# their positions (csr: *compressed sparse rows*). On the CPU of our records, with 1 % of the links, a layer of 1568 ×
+# 1568 multiplies 256 samples 12 times as fast as `nn.Linear`. It is 5 times as fast with 5 % of the links, but slower
+# with 30 %. These times include the forward and the backward pass. A dense product reads whole blocks of numbers, which
+# is fast. A sparse product must look up each link. In a narrow layer, the call costs more than the product. So csr pays
+# off at a low density, in wide layers, and on a CPU. Stage 07 shows where the limit is on your machine.
 #
 # ## Is the difference real?
 #
@@ -326,15 +335,15 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}}, \qquad s^2 = \frac{1}{n-1} \sum_i (x_i - \bar x)^2$$
 #
-# With few runs the factor $t$ of Student's distribution is far above the 1.96 of many runs:
+# With few runs, the factor $t$ of Student's distribution is far above 1.96, its value for many runs:
 
 # %%
 for n in (2, 3, 5, 10, 1000):
     print(f"{n:>4} runs: t = {stats.t.ppf(0.975, n - 1):.2f}")
 
 # %% [markdown]
-# Equal seeds share their initial weights and batches. So subtract run by run, and give the interval of the *difference*:
-# luck that both runs share cancels.
+# Runs with equal seeds share their initial weights and batches. So subtract seed by seed, and give the interval of the
+# *difference*. Luck that both runs share cancels out.
 
 # %%
 differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
@@ -346,18 +355,19 @@ for row in differences:
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The points are percentage points of test accuracy. An interval that contains 0 says that these runs cannot tell the
-# two apart; it does not say that they are equal. The table has fifteen different comparisons. A 95 % interval misses
-# the true difference in about one of twenty cases, so expect about one wrong interval here. Nor expect the order of the
-# paper's tables: images of 8×8 pixels and a few hundred links are another task.
+# The numbers are percentage points of test accuracy. If an interval contains 0, these runs do not show that one of the
+# two methods is better. They do not show that the two are equal either. The table has fifteen different comparisons. A
+# 95 % interval misses the true difference in about one of twenty cases, so expect about one wrong interval here. Do not
+# expect the order of the paper's tables. Images of 8×8 pixels and layers of a few hundred links make a different task.
 #
 # ## A small dense network
 #
-# A sparse network has few weights. So has a *narrow* dense one, and it needs no masks. Three hidden layers of width $w$ on
-# $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of them than the sparse ones have
-# links, and train it by the same recipe.
+# A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. Three hidden
+# layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of
+# these weights than the sparse networks have links. We train it by the same recipe.
 #
-# **Predict:** how wide is it? Check by hand: for the digits, $d = 64$. Is it better or worse than the sparse networks?
+# **Predict:** how wide is this network? Check by hand; for the digits, $d = 64$. Is it better or worse than the sparse
+# networks?
 
 # %%
 links = sum(int(mask.sum()) for mask in runs[-1].last_masks.values())
@@ -380,17 +390,17 @@ percents = {"difference": "{:+.1%}", "interval": "{:.1%}"}
 beside_small.style.format(percents, na_rep="–").set_caption("Test accuracy minus that of the small network.")
 
 # %% [markdown]
-# If a sparse method is behind this network, then its sparse network has no advantage here over a narrow dense one. On
-# the digits, recorded runs with ten seeds at 90, 95 and 97 % are in `results/README.md`. The digits are an easy task,
-# and the last layer of the narrow network is smaller too. Larger tasks need their own answer.
+# If a sparse method is behind this network, then its sparse network has no advantage here over a narrow dense network.
+# For the digits, `results/README.md` has recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits are
+# an easy task, and the last layer of the narrow network is smaller too. Larger tasks need runs of their own.
 #
 # ## How to flatter a method
 #
-# Often the accuracy of the *best test epoch* is reported. These runs kept the test accuracy of every epoch, so we can see
-# what that does.
+# Many reports give the accuracy of the *best test epoch*. Our runs kept the test accuracy of every epoch, so we can see
+# the effect.
 #
-# **Predict:** can the best test epoch ever be below the last epoch? Which methods gain most by it, and what is special
-# about the epoch they gain it in?
+# **Predict:** can the best test epoch ever be worse than the last epoch? Which methods gain most by this choice? What
+# is special about their best epochs?
 
 # %%
 choices = images.epoch_choices(runs)
@@ -401,18 +411,20 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The best test epoch is a maximum, so it is never below the last epoch. This gain comes from the choice alone. It is
-# largest where the accuracy changes much between epochs. Methods that lower their number of links have a second
-# problem: `best had more links` counts the runs whose best epoch came *before* they had reached the final sparsity.
-# Such a number belongs to a denser network (for MEST less so: its extra links weigh 0 when we look). Choosing on the
-# validation images solves the first problem, but not the second. So we report the last epoch.
+# The best test epoch is a maximum, so it is never worse than the last epoch. The gain comes only from the choice. It is
+# largest where the accuracy varies a lot between epochs. Methods that lower their number of links have a second
+# problem: `best had more links` counts the runs whose best epoch came *before* they reached the final sparsity. The
+# accuracy of such an epoch belongs to a denser network. (For MEST, this matters less: its extra links have the weight 0
+# when we measure.) Choosing on the validation images solves the first problem, but not the second. So we report the
+# last epoch.
 # </details>
 #
 # ## What happened to the network
 #
-# The first hidden layer of a CHTs run, before and after. We train it once more, this time keeping the mask after each
-# update; the same seed gives the same run. What is left of the diagonal is the receptive field of the start. New links
-# gather in a few columns: link prediction favours inputs that are already well connected.
+# Now we look at the first hidden layer of a CHTs run, before and after training. We train the network once more and
+# keep the mask after each update. The same seed gives the same run. In the figure, what is left of the diagonal comes
+# from the initial receptive field. New links gather in a few columns, because link prediction favours inputs that are
+# already well connected.
 
 # %%
 played = images.train(
@@ -431,15 +443,15 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** play the updates. Will the first or the last of them exchange more links? Will the share of regrown links
-# that had just been removed rise or fall?
+# **Predict:** will the first or the last updates exchange more links? Will the share of regrown links that had just
+# been removed rise or fall? Then play the updates.
 
 # %%
 player = widgets.TopologyPlayer.of(played)
 player
 
 # %% [markdown]
-# On a page without a running kernel nothing moves; this is the state that the player starts from:
+# On a page without a running kernel, nothing moves. Here is the initial state of the player:
 
 # %%
 state = widgets.TopologyPlayer.state_of(played)
@@ -448,20 +460,22 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The first updates exchange most: ζ falls along a cosine to 0, and in the deeper layers percolation drops many links at
-# the start. The ITOP rate can only rise, and levels off as the exchange dies down. The overlap rises in the first layer:
-# with the laptop profile it comes to 86 %, though CHTs draws. In the deeper layers, which have four times as many links, it
-# stays below 30 %. Soft sampling makes getting stuck rarer; it does not rule it out in a layer of so few links. In the last
-# updates the overlap is a share of very few links.
+# The first updates exchange the most links, because ζ falls along a cosine to 0. In the deeper layers, percolation also
+# cuts many links at the start. The ITOP rate can only rise, and it levels off as the updates exchange fewer links. The
+# overlap rises in the first layer. With the laptop profile it reaches 86 %, although CHTs draws its links. In the
+# deeper layers, which have four times as many links, the overlap stays below 30 %. Soft sampling makes a layer less
+# likely to get stuck, but with so few links it can still happen. In the last updates, the overlap is a share of very
+# few links.
 # </details>
 #
 # ## Did the topology explore?
 #
-# Random regrowth hardly ever returns a link that was just removed. The gradient and link prediction can: a link that
-# was likely before is often still likely after. At 100 % the update would undo itself and the network would be stuck.
-# CHT stops for good when every layer has once come above 90 %: its curves end there. CHTs draws links and does not take
-# the best ones. This keeps the mean over the layers lower. One layer can still come near 100 %, as the first layer did
-# above. The other measure is how many links were ever tried.
+# Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or link prediction can
+# bring it back: a link with a high score before the update often has a high score after it too. At an overlap of 100 %,
+# the update would undo itself, and the network would be stuck. CHT stops for good when every layer has once been above
+# 90 %, so its curves end there. CHTs draws links instead of taking the best ones. This keeps the mean overlap over the
+# layers lower. One layer can still come near 100 %, as the first layer did above. The second measure is the share of
+# all possible links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -474,8 +488,8 @@ figures.show(
 # %% [markdown]
 # ## What did we find?
 #
-# You predicted two things: how many points each sparse method loses against FC, and which methods stumble. Take the
-# first. The paired differences come from the table above. The small dense network joins them.
+# You predicted two things: how many points each sparse method loses against FC, and which methods stumble. We begin
+# with the first prediction. The paired differences come from the table above. We add the small dense network.
 
 
 # %%
@@ -499,7 +513,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The same order, with the cost beside it. The FLOPs count the whole training, as a share of FC's.
+# The next table has the same order and shows the cost too. The FLOPs are for the whole training, as a share of the
+# FLOPs of FC.
 
 # %%
 rows = []
@@ -511,8 +526,8 @@ for row in answer:
 pd.DataFrame(rows, columns=["method", "test accuracy", "minus FC", "training FLOPs"]).style.hide(axis="index")
 
 # %% [markdown]
-# The second prediction: who stumbled? For each method, how far did the mean validation accuracy fall below its own best up
-# to then?
+# The second prediction was about stumbling. For each method, the table shows how far the mean validation accuracy fell
+# below its earlier best.
 
 # %%
 falls = []
@@ -524,24 +539,25 @@ for name in METHODS:
 pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "to"])
 
 # %% [markdown]
-# The page that we publish has the laptop profile and seeds 0 to 2. It says:
+# The published page uses the laptop profile and seeds 0 to 2. It shows:
 #
-# - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8, CHT
-#   5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals contain 0.
-#   GraNet is a close case. In an earlier run of this page, with the same seeds, its interval was just below 0.
+# - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8,
+#   CHT 5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals
+#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, its interval was just
+#   below 0.
 # - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
 #   So this race shows no advantage of link prediction, and no disadvantage.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
-#   points and GraNet by 6.1. MEST starts with more links too, but falls by 1.0 only.
-# - **The best means of sparse methods cost most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %. RigL costs
-#   3.4 %, CHTs 2.7 %.
+#   points and GraNet by 6.1. MEST starts with more links too, but falls by only 1.0.
+# - **The sparse methods with the best means cost most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %.
+#   RigL costs 3.4 % and CHTs 2.7 %.
 # - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 %. It is ahead of RigL,
 #   CHT and SET by more than the interval. Only GraNet is ahead of it by more than the interval, by 0.5 ± 0.4.
 #
 # ### What do larger runs say?
 #
-# The folder `results` keeps a record of every longer run; stage 11 shows them all. Two sets of records belong to this
-# question. The first is the same MLP with 3 % of the links instead of 1 %, and ten seeds instead of three:
+# The folder `results` has a record of every longer run, and stage 11 shows them all. Two sets of records help with this
+# question. The first set has the same MLP with 3 % of the links instead of 1 %, and ten seeds instead of three:
 
 # %%
 recorded = report.read(records.results_folder())
@@ -552,8 +568,8 @@ lines = [(row["method"], f"{row['difference']:+.1f} ± {row['interval']:.1f}", r
 pd.DataFrame(lines, columns=["method", "minus FC (points)", "seeds"]).style.hide(axis="index")
 
 # %% [markdown]
-# All eight methods are behind FC, by 0.5 to 1.4 points, and no interval contains 0. GMP is nearest to FC, CHTss farthest.
-# The second set is the paper's MLP, three layers of 1568, on Fashion-MNIST with 1 % of the links:
+# All eight methods are behind FC, by 0.5 to 1.4 points, and no interval contains 0. GMP is nearest to FC, and CHTss is
+# farthest. The second set has the paper's MLP, with three layers of 1568 units, on Fashion-MNIST with 1 % of the links:
 
 # %%
 by_the_paper = [row | {"method": f"{row['method']} (*)"} for row in recorded["mlp_paper: fashion_mnist"]]
@@ -565,33 +581,36 @@ lines = [
 pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide(axis="index")
 
 # %% [markdown]
-# RigL is ahead of SET by a point, as in the paper. The runs marked (*) have the paper's recipe, with standardised pixels and
-# all training images; the other runs have neither. So we compare only within a recipe. FC, GraNet and the runs marked (*)
-# have one seed each, so nobody can rank them. CHT, CHTss, GMP and MEST have no recorded run of this size.
+# RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
+# the pixels and trains on all training images. The other runs do neither. So compare only runs with the same recipe.
+# FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and MEST have no
+# recorded run of this size.
 #
 # ### What would change our mind?
 #
-# - **More seeds.** At equal scatter, ten seeds instead of three make an interval 3.5 times narrower:
-#   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. We then call CHTs better than a rival if the interval excludes 0.
-# - **A small dense network that loses.** A sparse network is worth its trouble on a task where it is ahead of a dense one of
-#   as many weights.
+# - **More seeds.** With the same scatter, ten seeds instead of three make an interval 3.5 times narrower:
+#   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. If CHTs is then ahead of a rival and the interval excludes
+#   0, we will call CHTs better.
+# - **A small dense network that loses.** A sparse network is worth the effort on a task where it is ahead of a dense
+#   network with as many weights.
 # - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
 #   paths of three links, and such a layer has almost none.
-# - **Equal FLOPs.** For the arithmetic of GraNet, SET and CHTs could train more than four times as long. We have not tried it.
+# - **Equal FLOPs.** With the FLOPs of GraNet, SET and CHTs could train more than four times as long. We have not tried
+#   this.
 
 # %% [markdown]
 # ## Mix a method
 #
-# **Predict:** which change lowers the accuracy more in a run of a few epochs, an Erdős–Rényi start or random regrowth?
-# Change one menu at a time. The mixer trains a small network on the digits for you, with 64 units per layer at 90 %
-# sparsity; a new mix takes a moment.
+# **Predict:** which change lowers the accuracy more in a run of a few epochs: an Erdős–Rényi start or random regrowth?
+# Change one menu at a time. The mixer trains a small network on the digits, with 64 units per layer and 90 % sparsity.
+# A new mix takes a moment.
 
 # %%
 mixer = widgets.MethodMixer()
 mixer
 
 # %% [markdown]
-# The state that the mixer starts from:
+# Here is the initial state of the mixer:
 
 # %%
 state = widgets.MethodMixerState()
@@ -600,20 +619,20 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The picture shows a mix with an Erdős–Rényi start; the sentence below it names every choice in which the mix differs from
-# CHTs. Set the topology to *receptive field* and the regrowth to *random* to see the other. With one run each the order of
-# close curves may change with the seed, so the question stays open until the exercise below answers it with an
-# interval. What the mixer does show is what fits together: a dense start needs a number of links to match, and the
-# sentence says so where it does not.
+# The figure shows a mix with an Erdős–Rényi start. The sentence below it names every choice in which the mix differs
+# from CHTs. To see the other change, set the topology to *receptive field* and the regrowth to *random*. With one run
+# each, the order of close curves may change with the seed. So the mixer does not answer the question; the next exercise
+# gives an interval. The mixer also shows which choices fit together. For example, if the number of links does not fit a
+# dense start, the sentence says so.
 # </details>
 #
 # ## Exercise: mix a method of your own
 #
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
-# Change *one* choice of CHTs and race it against CHTs with all seeds. Is it the receptive field that makes CHTs, or the
-# regrowth? Give `replace` a choice, by the name of its field. The check trains one network for each seed, which takes several
-# seconds.
+# Change *one* choice of CHTs and race it against CHTs with all seeds. Does CHTs need its receptive field or its
+# regrowth more? Give `replace` a choice by the name of its field. The check trains one network for each seed, which
+# takes several seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -633,21 +652,21 @@ exercises.check(
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `replace(method, topology=...)` returns a copy with one field changed. `ErdosRenyi`, `Regrowth` and `Removal` are imported
-# above; `chts_core/choices.py` has the others. Look at `METHODS["chts"]` first: `Regrowth("random", history=True)` changes
-# the score and leaves the last weights as they are.
+# `replace(method, topology=...)` returns a copy with one field changed. `ErdosRenyi`, `Regrowth` and `Removal` are
+# imported above; `chts_core/choices.py` has the others. Look at `METHODS["chts"]` first: `Regrowth("random",
+# history=True)` changes only the score, and a link that comes back still has its last weight.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# This changes the wiring alone:
+# This changes only the initial wiring:
 #
 # ```python
 # mine = replace(METHODS["chts"], topology=ErdosRenyi())
 # ```
 #
-# `regrowth=Regrowth("random", history=True)` changes the score of the regrowth alone. Read the interval before you believe
-# the sign.
+# `regrowth=Regrowth("random", history=True)` changes only the score of the regrowth. Look at the interval before you
+# trust the sign of the difference.
 # </details>
 
 # %% [markdown]
@@ -655,9 +674,9 @@ exercises.check(
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
-# Write one update of SET for a layer: remove the `num` links of the smallest $|W_{ij}|$, then regrow `num` links at random.
-# Every place without a link is equally likely, and the places of the removed links are free too. A regrown link starts from
-# weight 0. Return the new weight and the new mask. The layer of the check has 8 places and 4 links.
+# Write one update of SET for a layer: remove the `num` links with the smallest $|W_{ij}|$, then regrow `num` links at
+# random. Every place without a link is equally likely, and the places of the removed links are free too. A regrown link
+# starts from weight 0. Return the new weight and the new mask. The layer of the check has 8 places and 4 links.
 
 
 # %% tags=["exercise"]
@@ -688,7 +707,7 @@ exercises.check("06.one_update", one_update)
 #     return (weight.flatten() * kept).view_as(mask), links.view_as(mask)
 # ```
 #
-# The product with `kept` does two things: it zeroes the removed links, and the regrown ones start from 0.
+# The product with `kept` does two things: it sets the removed links to 0, and it makes the regrown links start from 0.
 # </details>
 
 # %% [markdown]
@@ -696,9 +715,9 @@ exercises.check("06.one_update", one_update)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
-# Write a training loop of one epoch. Each batch is a pair of inputs and labels, and the loss is the cross-entropy. Attach
-# `method` at the given sparsity, with an update every ten steps, and return the `Sparsifier`. The check looks at every step:
-# the gradient must be that of its own batch, and the Sparsifier must count the step.
+# Write a training loop of one epoch. Each batch is a pair of inputs and labels, and the loss is the cross-entropy.
+# Attach `method` at the given sparsity, with an update every ten steps, and return the `Sparsifier`. The check looks at
+# every step: the gradient must come only from the current batch, and the `Sparsifier` must count the step.
 
 
 # %% tags=["exercise"]
@@ -734,9 +753,10 @@ exercises.check("06.train_sparse", train_sparse)
 #
 # *★★☆ · 10 minutes · useful · objective 3 · write code*
 #
-# Write the column `FLOPs` of the table above. `sizes` has the number of possible links of each layer; the last one is the
-# output layer, which stays dense. `densities` has the density of the other layers at each step. Absent links cost nothing.
-# Return the cost of the whole run as a share of the cost of the dense network. The check compares it with `chts.plan`.
+# Write a function that computes the column `FLOPs` of the table above. `sizes` lists the number of possible links of
+# each layer. The last layer is the output layer, which stays dense. `densities` lists the density of the other layers
+# at each step. Absent links cost nothing. Return the cost of the whole run as a share of the cost of the dense network.
+# The check compares it with `chts.plan`.
 
 
 # %% tags=["exercise"]
@@ -750,8 +770,8 @@ exercises.check("06.flops_share", flops_share)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the output layer. The dense network pays for all
-# sizes. Take the mean over the steps.
+# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the output layer. A step of the dense network
+# costs the sum of all sizes. Take the mean over the steps.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -768,9 +788,9 @@ exercises.check("06.flops_share", flops_share)
 #
 # *★☆☆ · 10 minutes · essential · objective 3 · write code*
 #
-# `runs` has for each setting a list with one entry per seed. An entry is a pair of lists: validation accuracy by epoch and
-# test accuracy by epoch. Return the name of the setting that you choose, and the accuracy that you report for it. Follow the
-# rule of this stage: the last epoch, means over seeds, and test images that choose nothing.
+# `runs` maps each setting to a list with one entry per seed. An entry is a pair of lists: validation accuracy by epoch
+# and test accuracy by epoch. Return the name of the setting that you choose, and the accuracy that you report for it.
+# Follow the rules of this stage: use the last epoch, take means over seeds, and do not choose by test images.
 
 
 # %% tags=["exercise"]
@@ -784,7 +804,7 @@ exercises.check("06.fair_report", fair_report)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `max(runs, key=...)` returns the name with the highest value. `course[-1]` is the last epoch of a course.
+# `max(runs, key=...)` returns the name with the highest value. `course[-1]` is the last epoch in a list by epoch.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -827,7 +847,7 @@ exercises.check("06.half_width", half_width)
 # half_width = 5.0
 # ```
 #
-# Three runs that lie within four points leave their mean uncertain by five on either side.
+# Three runs that lie within four points leave their mean uncertain by five points on either side.
 # </details>
 
 # %% [markdown]
@@ -835,9 +855,9 @@ exercises.check("06.half_width", half_width)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · write code*
 #
-# Two methods have accuracies by seed, such as `{0: 91.0, 1: 93.0}`. Not every seed has run with both. Return the mean of the
-# paired difference, the first method minus the second, and the half-width of its 95 % confidence interval.
-# `stats.t.ppf(0.975, k)` is the factor $t_k$.
+# Two methods have accuracies by seed, such as `{0: 91.0, 1: 93.0}`. Some seeds have run with only one of the methods.
+# Return the mean of the paired difference, the first method minus the second, and the half-width of its 95 % confidence
+# interval. `stats.t.ppf(0.975, k)` is the factor $t_k$.
 
 
 # %% tags=["exercise"]
@@ -851,7 +871,8 @@ exercises.check("06.paired", paired)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `mine.keys() & theirs.keys()` are the seeds of both. Write one list of differences first; then only this list matters.
+# `mine.keys() & theirs.keys()` are the seeds that both methods have. Write one list of differences first. After that
+# you need only this list.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -867,12 +888,12 @@ exercises.check("06.paired", paired)
 #
 # ## To discuss
 #
-# 1. The small dense network is nearly as accurate as the best sparse method, and cheaper. On which task, and by which
-#    measurement, would you still choose a sparse network?
-# 2. GraNet loses the fewest points, and RigL costs about a quarter of its FLOPs. Plan a race that is fair to both. What do you
-#    hold equal: epochs, FLOPs, or the links at the end?
-# 3. We chose $r$ for CHTs, and no setting for the others. Who gains by this? How many runs would an equal choice for nine
-#    methods take?
+# 1. The small dense network is nearly as accurate as the best sparse method, and it is cheaper. On which task would you
+#    still choose a sparse network? Which measurement would support your choice?
+# 2. GraNet loses the fewest points, and RigL costs about a quarter of GraNet's FLOPs. Plan a race that is fair to both.
+#    What do you hold equal: epochs, FLOPs, or the links at the end?
+# 3. We tuned $r$ for CHTs, and no setting for the others. Who gains from this? How many runs would it take to tune one
+#    setting for each of the nine methods?
 #
 # ## Self-check
 #
@@ -880,41 +901,43 @@ exercises.check("06.paired", paired)
 #
 # <details><summary>Answer</summary>
 #
-# In the regrowth alone: random against the highest gradient. All else is the same in their rows of the table.
+# They differ only in the regrowth: SET regrows at random, and RigL regrows the links with the highest gradient. The
+# rest of their rows in the table is the same.
 # </details>
 #
 # 2. GraNet beats SET in a race of equal steps. What must you ask before you call it the better method?
 #
 # <details><summary>Answer</summary>
 #
-# What it cost: it starts with half of all links, and its `FLOPs` are several times those of SET. And whether the interval
-# of the paired difference excludes 0.
+# Ask how much it cost: GraNet starts with half of all links, and its `FLOPs` are several times as high as SET's. Also
+# ask whether the interval of the paired difference excludes 0.
 # </details>
 #
 # 3. You try ten values of $r$ and report the test accuracy of the best. What went wrong?
 #
 # <details><summary>Answer</summary>
 #
-# The test images chose. The highest of ten numbers is flattered by luck; choose on validation, and test the one chosen.
+# You chose by the test images. The highest of ten numbers is partly luck. Choose by the validation images, and test
+# only the chosen setting.
 # </details>
 #
 # 4. Why do equal seeds matter for a paired difference?
 #
 # <details><summary>Answer</summary>
 #
-# They give both methods the same initial weights and batches. A seed that is lucky for both then cancels in the
-# difference, so its interval can be narrower than those of the two means suggest.
+# They give both methods the same initial weights and batches. If a seed is lucky for both methods, the luck cancels in
+# the difference. So the interval of the difference can be narrower than the intervals of the two means suggest.
 # </details>
 #
 # ## Key takeaways
 #
-# - A method is five choices; the `Sparsifier` brings any of them into an ordinary loop.
-# - The number of links is exact at every step, and a removed link has the weight 0 in the network, and CHTs remembers
-#   its last weight.
-# - Equal steps, equal seeds, and the cost beside the accuracy: else it is no race.
-# - Choose on validation and report the last epoch; a difference within its interval may be chance.
-# - On the digits five sparse methods are behind FC, none is clearly better or worse than CHTs, and a small dense
-#   network keeps up.
+# - A method is five choices. The `Sparsifier` adds any method to an ordinary training loop.
+# - The number of links is exact at every step. A removed link has the weight 0 in the network, and CHTs remembers its
+#   last weight.
+# - A fair race has equal steps and equal seeds, and it reports the cost with the accuracy.
+# - Choose by the validation images and report the last epoch. A difference smaller than its interval may be chance.
+# - On the digits, five sparse methods are behind FC, and none is clearly better or worse than CHTs. A small dense
+#   network is clearly ahead of three of them.
 #
 # ## Further reading
 #

@@ -18,13 +18,13 @@
 #
 # **You will be able to**
 #
-# 1. tell from a curve or a number that a sparse training run is broken;
+# 1. see from a curve or a number that a sparse training run is broken;
 # 2. find the cause with two lines of PyTorch;
-# 3. let an audit watch over your own runs.
+# 3. check your own runs with an audit.
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 06; what momentum is |
+# | Prerequisites | stage 06; the momentum of an optimizer |
 # | Time | 30 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (one update) and Equation 1 (decay of the density) |
@@ -74,12 +74,12 @@ task = data.load_images(settings.dataset)
 # %% [markdown]
 # ## What can go wrong with a zero
 #
-# Sparse training has many parts that must agree: the mask, the weight, its gradient and what the optimizer remembers. When
-# one of them is forgotten, no exception is raised. Often the loss even looks fine.
+# Sparse training has many parts that must agree: the mask, the weight, its gradient and the state of the optimizer. If
+# the code forgets one of them, no exception is raised. Often even the loss looks fine.
 #
-# The smallest case: one link, gradient 1 in two steps, momentum 0.9. The optimizer's buffer is 1 after the first step and
-# $0.9 \cdot 1 + 1 = 1.9$ after the second. Now the link is removed: its weight is set to 0 and its gradient stays 0.
-# Nothing else is done.
+# The smallest example is a single link. Its gradient is 1 in two steps, and the momentum is 0.9. The optimizer's
+# momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the second. Now we remove the link: we set
+# its weight to 0, and its gradient stays 0. We do nothing else.
 
 # %%
 link = torch.nn.Parameter(torch.ones(1))
@@ -93,32 +93,32 @@ for gradient in (1.0, 1.0, 0.0):
     print(f"gradient {gradient}, buffer {buffer.item():.2f}, weight {link.item():.3f}")
 
 # %% [markdown]
-# The removed link moved: the buffer is $0.9 \cdot 1.9 = 1.71$, and the weight $-0.1 \cdot 1.71 = -0.171$. A removed link
-# comes back by itself unless its buffer is zeroed too, or the mask is applied again after every optimizer step. And a link
-# that is regrown starts with a push from its former life.
+# The removed link has moved: its buffer is $0.9 \cdot 1.9 = 1.71$, and its weight is $-0.1 \cdot 1.71 = -0.171$. A
+# removed link comes back by itself, unless the code sets its buffer to 0 too or applies the mask again after every
+# optimizer step. If the link is regrown later, its old momentum moves it.
 
 # %%
 assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 
 # %% [markdown]
-# So this is what must hold between any two steps:
+# So the following must hold between any two steps:
 #
 # 1. outside the mask, weights are exactly 0;
 # 2. outside the mask, the optimizer's state is exactly 0;
-# 3. every layer has exactly the number of links that the schedule says;
+# 3. every layer has exactly the number of links that the schedule sets;
 # 4. there is a path from the inputs to the outputs;
-# 5. when no update is left, the final density has been reached;
+# 5. after the last update, every layer has its final density;
 # 6. all weights are finite;
-# 7. right after an update, what it regrew has optimizer state 0. Its weight is 0 too, unless the method says otherwise: in
-#    CHTs and CHTss a link that comes back has its last weight.
+# 7. right after an update, the links that it regrew have optimizer state 0. Their weights are 0 too, unless the method
+#    says otherwise: in CHTs and CHTss, a link that comes back has its last weight.
 #
-# `chts.audit.audit(sparsifier)` checks the first six at any moment. `chts.audit.Auditor`, called after every step, also
-# checks the seventh, for which one must have seen the masks before. With CHTs and CHTss it checks the optimizer's state
-# alone there.
+# `chts.audit.audit(sparsifier)` checks the first six rules at any moment. `chts.audit.Auditor` is for checks after
+# every step. It also checks the seventh rule, because it remembers the masks from before the update. With CHTs and
+# CHTss, it checks only the optimizer state for this rule.
 #
 # ## A healthy run
 #
-# CHTss trains on the handwritten digits, and an auditor checks every step: the density falls from 50 % to the target.
+# CHTss trains on the handwritten digits, and its density falls from 50 % to the target. An auditor checks every step.
 
 
 # %%
@@ -137,15 +137,15 @@ assert healthy.findings == []
 evolution = panel.evolution(healthy.sparsifier.history)
 figures.show(
     panel.plot_evolution(evolution),
-    "Nearly all neurons of the healthy run stay active, the links of each layer fall along the sigmoid and then stay "
-    "as many, and the overlap stays below the ELM line.",
+    "The healthy run: nearly all neurons stay active. The links of each layer fall along the sigmoid and then stay "
+    "constant. The overlap stays below the ELM line.",
 )
 
 # %% [markdown]
-# Learn what normal looks like; a symptom is a difference from it. In the figures below the healthy run is dashed. Its
-# share of weights that are not zero looks like a comb at first, and that is as it should be: a link that comes for the first
-# time has weight 0 until the next optimizer step. Later nearly all links that come have been there before, and the teeth
-# vanish.
+# Learn what a healthy run looks like: a symptom is a difference from it. In the figures below, the healthy run is
+# dashed. At the beginning, its share of weights that are not zero looks like a comb. This is normal: a link that is
+# regrown for the first time has the weight 0 until the next optimizer step. Later, nearly all regrown links have been
+# there before, and the teeth of the comb vanish.
 #
 # ## Patient 1: nothing to see
 #
@@ -160,8 +160,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the weights obey the mask at every step, and neurons are active. What else does the optimizer hold that is
-# shaped like a weight? What would be wrong with it?
+# **Predict:** the weights outside the mask are 0 at every step, and neurons are active. Which part of the optimizer
+# state has the shape of a weight? What could be wrong with it?
 
 # %%
 name = "2.weight"
@@ -179,8 +179,9 @@ assert report[name].check == "absent moments"
 assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} absent links")
 
 # %% [markdown]
-# By the end of the run the momentum of what is absent has faded, by a factor of 0.9 per step since the last update. While
-# updates came, it had no time to. The auditor, which looked after every step, saw what happens when such links come back:
+# By the end of the run, the momentum of absent links has faded: it has shrunk by a factor of 0.9 in each step since the
+# last update. Between two updates, it had too little time to fade. The auditor checked every step, so it saw what
+# happens when such links come back:
 
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
@@ -190,13 +191,14 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows it, at once or an
-# update later, its momentum does not start from zero: its first steps follow gradients of a network that is gone. (CHTss
-# gives the link its last *weight* back, and means to; it says nothing of its momentum.) The curve of the loss does not show
-# it, and one run could not tell whether it suffers. But the method that ran is not the one that was described. SGD momentum
-# that was left unmasked has been found in published code.
+# *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
+# or one update later, its momentum does not start from zero. Its first steps follow gradients of an earlier network.
+# (CHTss deliberately gives the link its last *weight*, but it does not do this for the momentum.) The loss curve does
+# not show the fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method
+# that was described. Published code has had SGD momentum without a mask.
 #
-# Remedy: zero all state of the optimizer that is shaped like the weight whenever a link goes or comes.
+# Remedy: whenever a link goes or comes, set its optimizer state to 0. This state is its entry in every tensor with the
+# shape of the weight.
 # </details>
 #
 # ## Patient 2: how sparse is it?
@@ -213,8 +215,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the share of weights that are not zero jumps up after each update and falls back at the next. Which line of
-# code runs at updates but not at every step?
+# **Predict:** the share of weights that are not zero jumps up after each update and falls back at the next update.
+# Which line of code runs at updates but not at every step?
 
 # %%
 weight, mask = second.model.get_parameter(name), second.sparsifier.masks[name]
@@ -231,13 +233,13 @@ assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A forgotten mask.* The mask is applied when the topology changes, but not after every optimizer step, and the gradient
-# of absent links is let through. A few steps fill most of the matrix again. The run is a nearly dense one that calls
-# itself sparse: its loss says nothing about sparse training, and neither would its accuracy. Masks that were ignored after
-# resuming a run, and momentum that moves what has been pruned, have been found in published code.
+# *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. It also
+# does not mask the gradient. A few steps fill most of the matrix again. So the run is nearly dense, although its report
+# calls it sparse. Its loss says nothing about sparse training, and neither would its accuracy. Published code has had
+# masks that were ignored after a run was resumed, and momentum that moved pruned weights.
 #
-# Remedy: zero the gradient outside the mask, and the weight outside the mask after every step. Count the non-zero weights
-# of the *model*, never the ones in the mask.
+# Remedy: outside the mask, set the gradient and the weight to 0 at every step. Count the non-zero weights of the
+# *model*, not the ones in the mask.
 # </details>
 #
 # ## Patient 3: flat line
@@ -250,14 +252,14 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the loss stays near 2.30. There are ten classes. What does a model know that has this loss? Where would
-# you look?
+# **Predict:** the loss stays near 2.30. There are ten classes. What has a model with this loss learned? Where would you
+# look for the fault?
 
 # %%
 print(f"loss of the last 20 steps: {sum(third.loss[-20:]) / 20:.3f}; ln 10 = {math.log(10):.3f}")
 
 # %% [markdown]
-# The number of paths from each input to each unit of the last hidden layer is a product of masks, layer by layer:
+# The product of the masks is the number of paths from each input to each unit of the last hidden layer:
 
 # %%
 masks = [mask.double() for mask in third.sparsifier.masks.values()]
@@ -273,18 +275,20 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A collapsed layer.* Its scheduled number of links fell to zero, and no signal passes. The output depends only on the
-# biases after the empty layer, so it is the same for every image. The network learns only how frequent each class is: a
-# loss near $\ln 10$. The links of the other layers are all incomplete, so no neuron is active. In published code, a
-# start step of the density decay other than 0 shrank a network to a density of 0.014 %.
+# *A collapsed layer.* The scheduled number of links of one layer fell to zero, so no signal passes through it. The
+# output depends only on the biases after the empty layer, so it is the same for every image. The network learns only
+# how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are incomplete, so no
+# neuron is active. In published code, a density decay that did not start at step 0 shrank a network to a density of
+# 0.014 %.
 #
-# Remedy: look at the links of every layer at every stage before the run; `chts.plan` shows them and refuses an empty
-# layer.
+# Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows them and refuses an
+# empty layer.
 # </details>
 #
 # ## Patient 4: more links than promised
 #
-# The fourth patient's decay is planned over the whole run, but updates stop at 75 % of it. The planner refuses that:
+# The density of the fourth patient decays over the whole run, but updates stop at 75 % of the run. The planner refuses
+# these settings:
 
 # %%
 late = replace(chts.METHODS["chtss"], sparsity=Sigmoid(initial=0.5, end=1.0))
@@ -301,8 +305,8 @@ assert "never be reached" in refusal
 # %% [markdown]
 # To get the sick run, we switch this check off.
 #
-# **Predict:** Equation 1 lets the sparsity rise from $s_i$ to $s_f$ along a sigmoid of steepness $k = 6$, rescaled to hit
-# both ends:
+# **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$, which is
+# rescaled to meet both ends:
 #
 # $$s_t = s_i + (s_f - s_i)\left[\frac12 + \frac{\tanh(3(2u-1))}{2\tanh 3}\right]$$
 #
@@ -331,14 +335,14 @@ assert fourth.sparsifier.density() > healthy.sparsifier.density()
 assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay"]
 
 # %% [markdown]
-# The formula and the masks agree up to the step of the last update, which need not fall on 75 % exactly.
+# The formula and the masks may differ slightly, because the last update may come slightly before 75 % of the run.
 #
 # <details><summary>What you should have seen</summary>
 #
-# *A decay that outlives the updates.* About two. The tail of a sigmoid is flat, so little is missing, and the loss
-# looks no worse: for most of the run there were more links. That makes a comparison unfair. In published code a window
-# longer than the evolution left 1.1 % more links than a target of 10 % allows (stage 05), and 13.5 % more than a target
-# of 1 %.
+# *A decay that outlives the updates.* The density is about two points too high. The tail of a sigmoid is flat, so the
+# error is small. The loss looks no worse, because there were more links for most of the run. This makes a comparison
+# unfair. In published code, a window that ended after the last update left 1.1 % more links than a target of 10 %
+# allows (stage 05). With a target of 1 %, it left 13.5 % more.
 #
 # Remedy: end the decay at an update, and count the links of the final model.
 # </details>
@@ -353,8 +357,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** regrowth scores all missing links, sorts them, and takes every one whose score reaches that of the last
-# one wanted. Scores are kept in bfloat16, which has 8 significant bits. What happens when scores are equal?
+# **Predict:** regrowth scores all missing links and sorts them. To regrow $n$ links, it uses the $n$-th highest score
+# as a threshold. It takes every link with at least this score. It stores scores in bfloat16, which has 8 significant
+# bits. What happens when scores are equal?
 #
 # By hand: of the scores 5, 4, 4, 4, 1 we want the best two.
 
@@ -364,7 +369,7 @@ threshold = scores.topk(2).values[-1]
 print("by threshold:", int((scores >= threshold).sum()), "by rank:", len(scores.topk(2).indices))
 
 # %% [markdown]
-# The diagnosis compares the history, row by row, with the plan. One sum over all layers could hide it.
+# The diagnosis compares the history, row by row, with the plan. A sum over all layers could hide the fault.
 
 # %%
 plan = chts.plan(model, "chtss", settings.sparsity, **times)
@@ -384,20 +389,20 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A threshold with ties.* By threshold the toy takes 4 links where 2 were wanted. In the run, scores that differ in
-# float32 become equal in bfloat16, and each update may grow more links than it should. `scores >= threshold` has
-# been found in published code.
+# *A threshold with ties.* In the small example, the threshold takes 4 links instead of 2. In the run, scores that
+# differ in float32 become equal in bfloat16. So each update may regrow more links than it should. Published code has
+# used `scores >= threshold`.
 #
-# Remedy: take a fixed number by rank, and break ties at random.
+# Remedy: take a fixed number of links by rank, and break ties at random.
 # </details>
 #
 # ## Patient 6: it takes two
 #
-# *Soft* regrowth draws links at random, in proportion to their scores. The sixth patient's code calls itself soft, but takes
-# the highest scores. Each single run passes every check. So run it twice: same weights, same batches, same initial masks,
-# hard removal, but different seeds of the topology.
+# *Soft* regrowth draws links at random, in proportion to their scores. The code of the sixth patient claims to be soft,
+# but it takes the highest scores. Each single run passes every check. So we run it twice with different seeds of the
+# topology. Both runs have the same weights, the same batches, the same initial masks and hard removal.
 #
-# **Predict:** of the links that one run has gained over the initial masks, which share will the other have gained too,
+# **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain,
 # with true sampling and with the highest scores?
 
 # %%
@@ -426,8 +431,8 @@ assert shared["called soft"] > shared["soft"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Regrowth that does not draw.* With the highest scores both runs gain the same links, whatever the seed; only where scores
-# tie could they differ. Confidence intervals over such seeds are too narrow, since the topologies are
+# *Regrowth that does not draw.* With the highest scores, both runs gain the same links for any two seeds. They could
+# differ only where scores are equal. Confidence intervals over such seeds are too narrow, since the topologies are
 # copies of each other. Published code has had "soft" regrowth that took the highest scores, with masks identical across
 # seeds.
 #
@@ -439,8 +444,8 @@ assert shared["called soft"] > shared["soft"]
 # *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
 # Look at the cell in *What can go wrong with a zero* again. The link is removed when its buffer is 1.9. Its weight
-# becomes 0, and its gradient is 0 in all later steps. Nobody clears the buffer. The learning rate is 0.1 and the
-# momentum 0.9. At which weight does the link come to rest?
+# becomes 0, and its gradient is 0 in all later steps. The code does not clear the buffer. The learning rate is 0.1 and
+# the momentum 0.9. What weight does the link have in the end?
 
 # %% tags=["exercise"]
 resting_weight = None
@@ -462,7 +467,7 @@ exercises.check("06b.resting_weight", resting_weight)
 # resting_weight = -0.171 / (1 - 0.9)
 # ```
 #
-# The removed link ends at −1.71, and no gradient ever asked for this.
+# The removed link ends at −1.71, although its gradient was 0 in all these steps.
 # </details>
 
 # %% [markdown]
@@ -470,7 +475,7 @@ exercises.check("06b.resting_weight", resting_weight)
 #
 # *★☆☆ · 5 minutes · essential · objective 2 · write code*
 #
-# Write `absent_weights(weight, mask)`: the number of absent links whose weight is not zero. It must count NaN as not zero.
+# Write `absent_weights(weight, mask)`: the number of absent links whose weight is not zero. NaN must count as not zero.
 
 
 # %% tags=["exercise"]
@@ -500,9 +505,9 @@ exercises.check("06b.absent_weights", absent_weights, patient=second)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# Write the remedy for patient 1: a function that removes links from a layer. `gone` is a Boolean mask of the links that go. Set
-# their weight to 0, and also every part of the optimizer's state that has one element per link. Change nothing else. The check
-# uses SGD with momentum and Adam.
+# Write the remedy for patient 1: a function that removes links from a layer. `gone` is a Boolean mask of the links that
+# go. Set their weights to 0. Also set their entries to 0 in every part of the optimizer's state that has one element
+# per weight. Change nothing else. The check uses SGD with momentum and Adam.
 
 
 # %% tags=["exercise"]
@@ -516,8 +521,8 @@ exercises.check("06b.drop_links", drop_links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `optimizer.state[weight]` is a dictionary of tensors. A tensor with one element per link has the shape of the weight. Work on
-# `weight.data`, so that autograd does not see the change.
+# `optimizer.state[weight]` is a dictionary of tensors. A tensor with one element per weight has the shape of `weight`.
+# Work on `weight.data`, so that autograd does not see the change.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -530,7 +535,7 @@ exercises.check("06b.drop_links", drop_links)
 #             state[gone] = 0
 # ```
 #
-# The shape decides, not the name. So the function is right for optimizers that keep other moments.
+# The function looks at the shape of a tensor, not at its name. So it also works for optimizers that keep other moments.
 # </details>
 
 # %% [markdown]
@@ -538,9 +543,9 @@ exercises.check("06b.drop_links", drop_links)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# A student builds a model and its optimizer. Then she replaces a weight by a masked copy:
-# `layer.weight = nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so the new one never learns. No
-# error is raised. Write a function that returns the names of the model's parameters that the optimizer does not hold.
+# A student builds a model and its optimizer. Then she replaces a weight by a masked copy: `layer.weight =
+# nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so the new weight never learns. No error
+# is raised. Write a function that returns the names of the model's parameters that the optimizer does not hold.
 
 
 # %% tags=["exercise"]
@@ -566,7 +571,7 @@ exercises.check("06b.not_held", not_held)
 #     return [name for name, parameter in model.named_parameters() if id(parameter) not in held]
 # ```
 #
-# A `Sparsifier` refuses such an optimizer when it is built.
+# A `Sparsifier` refuses such an optimizer from the start.
 # </details>
 
 # %% [markdown]
@@ -574,10 +579,10 @@ exercises.check("06b.not_held", not_held)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# `train_step()` does one step of training, up to and with `optimizer.step()`. It does not call `sparsifier.step()`: you
-# do. Train for `steps` steps, and call the auditor after each step. At the first finding, return the number of the step
-# and the finding's `check`. The first step has the number 1. If nothing is ever found, return None. In the run of the
-# check a fault appears, and it disappears before the end.
+# `train_step()` does one step of training, including `optimizer.step()`. It does not call `sparsifier.step()`, so your
+# function must call it. Train for `steps` steps, and call the auditor after each step. At the first finding, return the
+# number of the step and the finding's `check`. The first step has the number 1. If the auditor finds nothing, return
+# None. In the run of the check, a fault appears, and it disappears before the end.
 
 
 # %% tags=["exercise"]
@@ -591,8 +596,8 @@ exercises.check("06b.first_finding", first_finding)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Build one `chts.audit.Auditor(sparsifier)` before the loop. Its `check()` comes after `sparsifier.step()` and returns a list of
-# new findings.
+# Build one `chts.audit.Auditor(sparsifier)` before the loop. Call its `check()` after `sparsifier.step()`. It returns a
+# list of new findings.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -614,8 +619,9 @@ exercises.check("06b.first_finding", first_finding)
 #
 # *★★★ · 25 minutes · useful · objective 1 · write code*
 #
-# Here are six recorded runs of one layer: CHTs at 90 % sparsity, 128 steps, an update every 8 steps until 75 % of the run. One is
-# healthy, and each of the others has another fault. You have the rows of the history alone, no weights and no masks.
+# Here are six recorded runs of one layer. They use CHTs at 90 % sparsity for 128 steps, with an update every 8 steps
+# until 75 % of the run. One run is healthy, and each of the others has a different fault. You have only the rows of the
+# history, no weights and no masks.
 #
 # | name | what happened |
 # |---|---|
@@ -639,12 +645,13 @@ figures.show(
 pd.DataFrame(recorded_runs["A"])
 
 # %% [markdown]
-# Write a function that takes the rows of one run and returns a name of the table. A row is a dictionary with the columns above.
-# The check also has runs that are not on this page: another layer, and another seed. Two things to think about first:
+# Write a function that takes the rows of one run and returns a name from the table. A row is a dictionary with the
+# columns above. The check also uses runs that are not on this page: runs of another layer, and runs with another seed.
+# Think about two questions first:
 #
-# - The last updates exchange few links. How much does one value of the overlap say then?
-# - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing ones. The first update exchanges 68. Which overlap does
-#   pure chance give?
+# - The last updates exchange few links. How much can you learn from one value of the overlap then?
+# - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. Which
+#   overlap does pure chance give?
 
 
 # %% tags=["exercise"]
@@ -658,9 +665,10 @@ exercises.check("06b.which_fault", which_fault)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Ask the certain questions first: are any neurons active at the end, is the number of links constant, at which step is the last
-# update? Only then look at the overlap, as a share of *all* regrown links of the run:
-# $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By chance it is about $68 / (2304 - 230 + 68) = 3$ %.
+# Ask the questions with a clear answer first. Are any neurons active at the end? Is the number of links constant? At
+# which step is the last update? Only then look at the overlap, as a share of *all* regrown links of the run:
+# $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By chance it is about $68 / (2304 - 230 + 68) = 3$
+# %.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -678,9 +686,9 @@ exercises.check("06b.which_fault", which_fault)
 #     return "stuck" if returned > 0.5 else "random regrowth" if returned < 0.05 else "healthy"
 # ```
 #
-# In these runs the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % where regrowth is
-# stuck. The order of the questions matters. The layer behind a collapse exchanges all its links at every update, so its ITOP rate
-# rises fastest of all. And a threshold with ties is stuck as well.
+# In these runs the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % where
+# regrowth is stuck. The order of the questions matters. The layer after a collapsed layer exchanges all its links at
+# every update, so its ITOP rate rises fastest of all. The run with the fault *threshold with ties* is stuck too.
 # </details>
 
 # %% [markdown]
@@ -688,8 +696,8 @@ exercises.check("06b.which_fault", which_fault)
 #
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · work out*
 #
-# One of the first five faults, which the seed has chosen. Which one? Look first, then test. `mystery` has `model`,
-# `optimizer`, `sparsifier`, `loss` and `findings`. Use the findings last, to confirm your diagnosis.
+# The seed has chosen one of the first five faults. Which one is it? Look at the curves first, then test. `mystery` has
+# `model`, `optimizer`, `sparsifier`, `loss` and `findings`. Use the findings last, to confirm your diagnosis.
 
 # %%
 mystery = admit(injected_bugs.drawn(settings.seed))
@@ -711,14 +719,15 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Begin with the densities: `mystery.sparsifier.density()` against `1 - settings.sparsity`, then
-# `panel.evolution(mystery.sparsifier.history)` against the plan, then what lies outside the masks.
+# First compare the densities `mystery.sparsifier.density()` and `1 - settings.sparsity`. Then compare
+# `panel.evolution(mystery.sparsifier.history)` with the plan. Then look at the weights and the optimizer state outside
+# the masks.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The three tests of the hint tell the faults apart. The findings confirm the diagnosis, because each fault is found by
-# its own set of checks:
+# With the three tests of the hint, you can distinguish the faults. The findings confirm the diagnosis, because each
+# fault fails its own set of checks:
 #
 # ```python
 # found = {finding.check for finding in mystery.findings}
@@ -728,7 +737,7 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery)
 #
 # ## All faults in one table
 #
-# Every fault was found by its checks and by no other:
+# Every fault was found by its own checks and by no others:
 
 # %%
 patients = dict(zip(injected_bugs.FAULTS, (first, second, third, fourth, fifth), strict=True))
@@ -749,19 +758,19 @@ pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # | fault | symptom | diagnostic | remedy |
 # |---|---|---|---|
-# | stale moments | none in the loss | optimizer state outside the mask | zero the state of what goes or comes |
-# | forgotten mask | far more weights than links between updates | weights outside the mask | mask gradient and weight at every step |
-# | collapsed layer | loss of a blind guess, ln(classes) | product of the masks is 0 | plan every layer at every stage |
+# | stale moments | none in the loss | optimizer state outside the mask | set the state of links that go or come to 0 |
+# | forgotten mask | between updates, far more non-zero weights than links | weights outside the mask | mask the gradient and the weight at every step |
+# | collapsed layer | loss of a blind guess, ln(classes) | product of the masks is 0 | check the planned links of every layer |
 # | outliving decay | final density a little too high | final links against the target | end the decay at an update |
-# | threshold with ties | none in the loss | links by layer and update against the plan | a number by rank, ties at random |
-# | regrowth that does not draw | none in one run | links gained by two seeds | draw, and compare the masks of seeds |
+# | threshold with ties | none in the loss | links by layer and update against the plan | take a fixed number by rank, break ties at random |
+# | regrowth that does not draw | none in one run | links gained with two seeds | draw at random, and compare masks across seeds |
 #
 # ## A value that is NaN
 #
-# One fault occurs in dense and in sparse networks: a value that is NaN or infinite. It spreads. Let one pixel of 32
-# images be NaN, as a broken file or a logarithm of 0 may leave it. How far does it spread? One image of 64 pixels has
-# it, then all 32 neurons that see this image, and then its 10 scores. The loss is a mean over images, so one image is
-# enough.
+# One fault occurs in both dense and sparse networks: a value that is NaN or infinite. Such a value spreads. Take 32
+# images and let one pixel of one image be NaN, for example because a file was broken. How far does the NaN spread?
+# First it is in one pixel of an image with 64 pixels. Then it is in the values of all 32 neurons for this image, and
+# then in its 10 scores. The loss is a mean over images, so one image is enough to make it NaN.
 
 # %%
 network = models.mlp(task.features, 32, task.classes, generator=torch.Generator().manual_seed(settings.seed))
@@ -781,13 +790,13 @@ for entry in contagion:
     print(entry)
 
 # %% [markdown]
-# `find_nonfinite` lists the tensors with such values, and the possible cause comes first: here 1 of 32 · 64 = 2,048
-# values, the input of the first layer. At the end of the list every gradient is NaN, and after one more step of the
-# optimizer every weight would be. No later batch could cure that.
+# `find_nonfinite` lists the tensors with such values. The possible cause comes first: here it is the input of the first
+# layer, with 1 of 32 · 64 = 2,048 values. At the end of the list, every gradient is NaN. After one more step of the
+# optimizer, every weight would be NaN too. No later batch could repair this.
 #
-# So such a step must be left out. A `GradScaler` does this, in any precision. The Sparsifier then postpones an update
-# that is due and names the layers. If a weight is NaN, it refuses the update. The trainings of `chts train` leave out
-# such steps by themselves and record which.
+# So we must skip such a step. A `GradScaler` does this in any precision. If an update is due at a skipped step, the
+# `Sparsifier` postpones it and names the layers. If a weight is NaN, it refuses the update. `chts train` skips such
+# steps by itself and records them.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -805,49 +814,54 @@ assert chts.numerics.find_nonfinite(network) == []
 # %% [markdown]
 # ## To discuss
 #
-# 1. A week before the deadline you find stale moments in all your finished runs. The losses look the same. Which results do you
-#    still report, and with which sentence?
-# 2. An audit after every step costs time. For which part of a long run would you pay it, and which faults would you miss?
-# 3. A published code forgets its mask, and it reproduces the accuracy of its paper. Is the result of the paper right? What would
-#    you write to the authors?
+# 1. A week before the deadline you find stale moments in all your finished runs. The losses look the same. Which
+#    results do you still report, and what do you write about the fault?
+# 2. An audit after every step costs time. In which part of a long run would you use it? Which faults would you then
+#    miss?
+# 3. Published code forgets its mask, but it reproduces the accuracy of its paper. Is the result of the paper correct?
+#    What would you write to the authors?
 #
 # ## Self-check
 #
-# 1. A colleague proves that her network is sparse by the mean of its masks. What do you ask for?
+# 1. A colleague shows the mean of her masks to prove that her network is sparse. What do you ask for?
 #
 # <details><summary>Answer</summary>
 #
-# The share of the model's weights that are not zero, measured just before the model computes. Patient 2 had perfect masks.
+# Ask for the share of the model's weights that are not zero, measured just before a forward pass. Patient 2 had perfect
+# masks.
 # </details>
 #
-# 2. Why does an audit at rest not see whether a regrown link started without momentum?
+# 2. `chts.audit.audit` looks at a single moment. Why can it not see whether a regrown link started without momentum?
 #
 # <details><summary>Answer</summary>
 #
-# After the next optimizer step every link may have momentum. One must look right after the update, and know the masks
-# before it.
+# After the next optimizer step, every link may have momentum. To see this fault, you must look right after the update
+# and know the masks from before it.
 # </details>
 #
 # 3. Which of the patients would a comparison of accuracies have exposed?
 #
 # <details><summary>Answer</summary>
 #
-# The collapsed layer, by any measure. The other losses differ little from the healthy loss. One run per patient cannot
-# show whether a small difference is real.
+# It would have exposed the collapsed layer. The other losses differ little from the healthy loss. One run per patient
+# cannot show whether a small difference is real.
 # </details>
 #
 # 4. A layer stores only its links (stage 07). Which two of the first six checks have nothing to check there?
 #
 # <details><summary>Answer</summary>
 #
-# Weights and optimizer state outside the mask: there is no place to keep them. A regrown link could still start with
-# the momentum of another, so the seventh check remains.
+# The checks of weights and of optimizer state outside the mask have nothing to check, because the layer does not store
+# these values. A regrown link could still start with the momentum of another link, so the seventh check is still
+# useful.
 # </details>
 #
 # ## Key takeaways
 #
-# - Bugs of sparse training rarely raise and rarely show in the loss; invariants show them.
-# - Three numbers catch most: non-zero weights of the model, links per layer against the plan, state outside the mask.
+# - Bugs in sparse training rarely raise an error and rarely show in the loss. To find them, check the rules that must
+#   hold at every step.
+# - Three numbers reveal most bugs: the non-zero weights of the model, the links per layer compared with the plan, and
+#   the optimizer state outside the mask.
 # - Add `auditor = chts.audit.Auditor(sparsifier)` and `auditor.check()` after `sparsifier.step()` to a short trial run.
 #
 # ## Further reading
@@ -858,8 +872,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #   performance*, 2019, [arXiv 1907.04840](https://arxiv.org/abs/1907.04840).
 # - **Links that were ever active:** Liu et al., *Do we actually need dense over-parameterization? In-time over-parameterization
 #   in sparse training*, 2021, [arXiv 2102.02887](https://arxiv.org/abs/2102.02887).
-# - **Steps that are left out:** Micikevicius et al., *Mixed precision training*, 2018,
-#   [arXiv 1710.03740](https://arxiv.org/abs/1710.03740).
+# - **Skipped steps:** Micikevicius et al., *Mixed precision training*, 2018, [arXiv
+#   1710.03740](https://arxiv.org/abs/1710.03740).
 # - **Why papers on pruning are hard to compare:** Blalock et al., *What is the state of neural network pruning?*, 2020,
 #   [arXiv 2003.03033](https://arxiv.org/abs/2003.03033).
 

@@ -19,16 +19,16 @@
 # **You will be able to**
 #
 # 1. say what a mask saves and what it does not;
-# 2. store a layer as only its links;
-# 3. predict where that is faster on *your* machine;
-# 4. read a cost meter that sets theory beside measurement.
+# 2. store only the links of a layer;
+# 3. predict at which densities this is faster on *your* machine;
+# 4. read a cost meter that compares theory with measurement.
 #
 # | | |
 # |---|---|
 # | Prerequisites | stage 01; stage 05 for the density decay; stage 06 for the `Sparsifier` |
 # | Time | 25 minutes to read, about a minute to run |
 # | Difficulty | ●●○ |
-# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), discussion of the cost of training; the paper itself trains under masks |
+# | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the discussion of training cost; the paper itself trains with masks |
 
 # %% tags=["bootstrap"]
 # Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
@@ -67,20 +67,22 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 # %% [markdown]
 # ## What a mask saves
 #
-# A linear layer of $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication
+# A linear layer with $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication
 # and an addition for each weight. The backward pass does twice as many, for the gradients with respect to the input and
 # to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
 #
-# For 100 inputs, 50 outputs and 1 % of the links, check by hand: 30 000 operations dense, 300 sparse.
+# Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations. With 1 % of the links, 300 would
+# be enough.
 
 # %%
 dense_flops, density = 6 * 100 * 50, 0.01
 print(f"dense {dense_flops}, sparse {density * dense_flops:.0f} operations per sample")
 
 # %% [markdown]
-# A mask does not save them: it multiplies a full matrix by zeros and ones, and then multiplies the zeros as well.
+# A mask does not save these operations. The layer multiplies its full matrix by zeros and ones, and then it multiplies
+# its input by the full matrix, including the zeros.
 #
-# **Predict:** one layer, 1 % of its links. How long does a step take under a mask, compared with the dense layer: a
+# **Predict:** a layer has 1 % of its links. How long does a step take with a mask, compared with the dense layer: a
 # hundredth, half, the same, or longer?
 
 # %%
@@ -92,14 +94,15 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, u
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Longer: all the dense work is still done, and applying the mask comes on top. What masks are good for is research: any
-# method is quickly written with them.
+# It takes longer: the layer still does all the dense work, and it also applies the mask. But masks are good for
+# research, because any method is easy to write with them.
 # </details>
 #
 # ## Store only the links
 #
-# Here is the mask of stage 01 again, 5 links of 12, with values. *Compressed sparse rows* (CSR) write down row by row the
-# column and the value of each link, and where each row begins.
+# Here is the mask of stage 01 again, with 5 of 12 links, and now with values. The format *compressed sparse rows* (CSR)
+# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *links alone* is
+# our name for a layer in this format.
 
 # %%
 weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
@@ -109,7 +112,8 @@ print("columns    ", links.col_indices.tolist())
 print("values     ", weight[weight != 0].tolist())
 
 # %% [markdown]
-# Read it: output 0 has links 0 and 1, output 1 has links 2 and 3, output 2 has link 4. The product needs nothing else.
+# Read the lists: output 0 has links 0 and 1, output 1 has links 2 and 3, and output 2 has link 4. The product needs
+# nothing else.
 
 # %%
 x, values = torch.tensor([1.0, 2, 3, 4]), weight[weight != 0]
@@ -121,8 +125,8 @@ print(by_links)
 assert by_links == (weight @ x).tolist() == [5, 18, 20]
 
 # %% [markdown]
-# The backward pass walks over the links input by input, so the layer also keeps the order of the links by columns.
-# `SparseLinear` is a drop-in for `nn.Linear` that does all that in compiled loops.
+# The backward pass goes through the links input by input, so the layer also stores the order of the links by columns.
+# `SparseLinear` does all this in compiled loops. It is a drop-in replacement for `nn.Linear`.
 
 # %%
 linear = nn.Linear(4, 3)
@@ -135,10 +139,11 @@ print(layer)
 # %% [markdown]
 # ## Memory, by hand
 #
-# In training with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its gradient, its
-# moment. A sparse one keeps those three for each *link*, and 12 bytes that say where it is (its input, its output, and its
-# place in the other order); and 4 bytes for the beginning of each row and column. So for 1 % of 1000 × 1000:
-# 12 MB dense, and 10 000 · 24 bytes ≈ 0.24 MB sparse.
+# When it trains with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its gradient
+# and its momentum. A sparse layer keeps these three numbers for each *link*. It needs 12 more bytes for the position of
+# each link: its input, its output, and its place in the order by columns. It also needs 4 bytes for the beginning of
+# each row and each column. So a dense layer of 1000 × 1000 takes 12 MB. With 1 % of the links, a sparse layer takes 10
+# 000 · 24 bytes ≈ 0.24 MB.
 
 # %%
 wide = nn.Linear(1000, 1000, bias=False)
@@ -151,11 +156,12 @@ assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 # %% [markdown]
 # ## Where each wins, on this machine
 #
-# Dense products run at the full speed of the processor: they know where everything is. A sparse product has to look up the
-# input of every link. So one operation on a link costs more than one on a matrix, and with enough links dense wins.
+# Dense products run at the full speed of the processor, because the position of every number is known. A sparse product
+# has to look up the input of every link. So an operation in a sparse product costs more than an operation in a dense
+# product. With enough links, the dense product is faster.
 #
-# **Predict:** at which density do the two meet here: 1 %, 10 %, 40 %? And does it take fewer or more links with 32 samples
-# instead of 256?
+# **Predict:** at which density do the two products take the same time on this machine: 1 %, 10 % or 40 %? Is this
+# density lower or higher with 32 samples instead of 256?
 
 # %%
 densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -163,8 +169,8 @@ many = costs.time_layers(*shape, 256, densities, repeats=settings.repeats, gener
 crossover = chts.linear.crossover_density(*shape, torch.device("cpu"), torch.float32)
 figures.show(
     figures.layer_times(many, crossover),
-    "Links alone take less time the fewer links exist; dense and masked do not depend on it. The dotted line is "
-    "where `SparseLinear` measures that its own two ways are equal. A training step of a layer of "
+    "csr takes less time if fewer links exist. Dense and masked do not depend on the number of links. At the dotted "
+    "line, the two ways of `SparseLinear` take the same time. The time is for a training step of a layer of "
     f"{shape[0]}×{shape[1]} with 256 samples.",
 )
 
@@ -172,8 +178,8 @@ figures.show(
 few = costs.time_layers(*shape, 32, densities, repeats=settings.repeats, generator=generator)
 figures.show(
     figures.layer_times(few),
-    "With 32 samples, the batch of the paper's image tasks, each call has less work. So what every call costs weighs "
-    "more.",
+    "With 32 samples, the batch size of the paper's image tasks, each call has less work. So the fixed cost of a call "
+    "matters more.",
 )
 
 # %%
@@ -185,20 +191,21 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The last cell says it for your machine: the largest *tested* density at which links alone won, so that the lines cross
-# between it and the next. On the machine of the published outputs, the sparse layer stops winning at a lower density
-# with 32 samples than with 256. All of that is far above the density of the paper's experiments. Nowhere is the gain at
-# 1 % the hundred times that the operations promise: looking up, and the fixed cost of a call, take their share.
+# The last cell prints the largest *tested* density at which links alone are faster on your machine. The lines cross
+# between this density and the next one. On the machine of the published outputs, the lines cross at a lower density
+# with 32 samples than with 256. Both densities are far above the density of the paper's experiments. At 1 %, the number
+# of operations falls by a factor of a hundred, but the time never falls by this much. Looking up the inputs takes time,
+# and each call has a fixed cost.
 # </details>
 #
-# On a GPU this is another story: dense products are so fast there that unstructured links pay only at the highest
-# sparsities. Nothing in this notebook was measured on one.
+# On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. We did not
+# measure anything in this notebook on a GPU.
 #
 # ## The same run, link by link
 #
-# `Sparsifier(..., execution="csr")` replaces the layers of a model by layers that store only their links. It is the
-# *same* run: the same links go and come, and the weights agree up to rounding (here the links are compared; the tests
-# of the core compare both).
+# `Sparsifier(..., execution="csr")` replaces the layers of a model by layers that store only their links. The run is
+# the *same*: it removes and regrows the same links, and the weights agree up to rounding. (Here we compare only the
+# links. The tests of the core compare both.)
 
 # %%
 task = data.load_images("digits")
@@ -229,9 +236,9 @@ print(f"updates at steps {steps}; links: { {name: int(mask.sum()) for name, mask
 # %% [markdown]
 # ## The cost meter
 #
-# Now whole training steps of an MLP with three hidden layers: forward, backward, optimizer, and the sparsifier's own work.
-# *In theory* is what `chts.plan` counts, the operations of the linear layers if absent links cost nothing. Time and memory
-# are measured.
+# Now we measure whole training steps of an MLP with three hidden layers: the forward pass, the backward pass, the
+# optimizer and the work of the `Sparsifier`. The label *in theory* marks the count of `chts.plan`: the operations of
+# the linear layers, if absent links cost nothing. Time and memory are measured.
 
 # %%
 runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, links alone": ("chts", "csr")}
@@ -261,15 +268,17 @@ for cost in meter:
     )
 
 # %% [markdown]
-# Three lessons. A mask costs time and memory. Links alone save both, the memory nearly as promised. But the time of a
-# step falls less than the operations: with so little left to multiply, what remains is the fixed cost of calling
-# things, which no sparsity removes. An *update* of the topology takes longer than a step, and the cheaper the step, the
-# more it weighs: the last column is what one update in a hundred steps adds. With one per epoch of more than a thousand
-# steps, as in the paper's image tasks, it hardly counts.
+# There are three lessons. First, a mask costs time and memory. Second, links alone save both. The memory falls nearly
+# as much as theory predicts, but the time of a step falls less than the number of operations. There is so little left
+# to multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
+# topology takes longer than a step. The cheaper the step, the more an update matters. The last column shows how much
+# time one update in a hundred steps adds. With one update per epoch of more than a thousand steps, as in the paper's
+# image tasks, it hardly matters.
 #
-# CHTss pays for its dense beginning: it starts with half of all links. It pays in memory too, and the column *kept* does not
-# show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they removed: its
-# position takes 8 bytes, its weight 4. CHTss has removed at least all links between 50 % and the final density:
+# CHTss starts with half of all links, so it needs more operations. It also needs more memory, and the column *kept*
+# does not show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they
+# removed. The position of such a link takes 8 bytes, and its weight takes 4. CHTss has removed at least all links
+# between 50 % and the final density:
 
 # %%
 weights = task.features * settings.hidden + 2 * settings.hidden**2
@@ -277,18 +286,19 @@ remembered = 12 * max(0.5 - (1 - settings.sparsity), 0) * weights
 print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter[-1].memory / 2**20:.1f} MiB above")
 
 # %% [markdown]
-# For CHTs it is less, but it grows with the updates. `chtss with regrowth=Regrowth('ch2_l3n')` starts every regrown link from
-# 0 and remembers nothing.
+# CHTs remembers fewer links, but their number grows with the updates. `chtss with regrowth=Regrowth('ch2_l3n')` starts
+# every regrown link from 0 and remembers nothing.
 #
 # ## While a network gets sparser
 #
-# Density decay (stage 05) starts on the side where dense products win, or near it, and ends where sparse ones do.
-# `SparseLinear` can multiply link by link, or it can fill in a dense matrix and multiply this. `execution="auto"`
-# measures once for each layer at which density both take the same time, and multiplies link by link below it. Filling
-# in takes time, so the dense way is slower than `nn.Linear`. So the two ways meet at a higher density than the black
-# and the blue line above. The cell below prints this density. On the published page it is 49 %, less than the 50 % of
-# the first step: so auto multiplies the first steps densely, and goes by links after the first updates. If your machine
-# prints more than 50 %, all steps go by links, and csr and auto differ by chance only.
+# Density decay (stage 05) starts at or near a density where dense products are faster. It ends where sparse products
+# are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and multiply by that matrix.
+# For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
+# multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
+# two ways take the same time at a higher density than the one where the black line and the blue line cross. The cell
+# below prints this density. On the published page it is 49 %, less than the 50 % of the first step. So auto multiplies
+# densely in the first steps and link by link after the first updates. If your machine prints more than 50 %, auto
+# multiplies link by link in all steps, and csr and auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%}, by links below; this run begins at 50 %")
@@ -316,15 +326,15 @@ figures.show(
 )
 
 # %% [markdown]
-# Be careful with figures such as these: other programs on the machine, the number of threads and the size of the layer all
-# move them. Each point here is the median of a few steps. Repeat before you believe a small difference.
+# Be careful with such measurements: other programs on the machine, the number of threads and the size of the layer all
+# change them. Each point here is the median of a few steps. Repeat the measurement before you trust a small difference.
 #
 # ## Exercise: write down the links
 #
 # *★☆☆ · 10 minutes · essential · objective 2 · write code*
 #
-# Write a function that turns a small matrix into the three lists of CSR. The matrix is a list of rows, one row per output; a
-# link is an entry that is not 0. A row may have no link.
+# Write a function that turns a small matrix into the three lists of CSR. The matrix is a list of rows, one row per
+# output; a link is an entry that is not 0. A row may have no links.
 
 
 # %% tags=["exercise"]
@@ -338,8 +348,8 @@ exercises.check("07.to_lists", to_lists)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the matrix row by row. The first row begins at 0, and each row ends where the next one begins. So the first list has
-# one entry more than the matrix has rows.
+# Go through the matrix row by row. The first row begins at 0, and each row ends where the next one begins. So the list
+# of beginnings has one more entry than the matrix has rows.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -362,7 +372,8 @@ exercises.check("07.to_lists", to_lists)
 #
 # *★★☆ · 10 minutes · essential · objective 2 · write code*
 #
-# Write the product $y = Wx$ for one sample from the three lists of CSR, without building the matrix. Replace the `return`.
+# Compute the product $y = Wx$ for one sample from the three lists of CSR, without building the matrix. Replace the
+# `return` statement.
 
 
 # %% tags=["exercise"]
@@ -394,14 +405,15 @@ exercises.check("07.multiply", multiply)
 #
 # *★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*
 #
-# Write a function that returns the bytes that a layer without bias keeps between two steps of SGD with momentum. Numbers take 4
-# bytes. `execution` is one of three:
+# Write a function that returns how many bytes a layer without bias keeps between two steps of SGD with momentum. Each
+# number takes 4 bytes. `execution` is one of three values:
 #
 # - `"dense"`: the weight, its gradient and its momentum;
 # - `"masked"`: the same, and a Boolean mask of one byte per possible link;
-# - `"links"`: value, gradient and momentum of each link, 12 bytes for its place, and the beginnings of all rows and columns.
+# - `"links"`: the value, gradient and momentum of each link, 12 bytes for its position, and the beginnings of all rows
+#   and columns.
 #
-# The check works out a small layer by hand. Then it measures a `SparseLinear`.
+# The check compares your function with a small layer computed by hand. Then it measures a `SparseLinear`.
 
 
 # %% tags=["exercise"]
@@ -415,7 +427,8 @@ exercises.check("07.training_bytes", training_bytes)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# There is one beginning for each row and one for each column, and in both lists a last one for the end. See *Memory, by hand*.
+# There is one beginning for each row and one for each column. Both lists have one more entry for the end. See *Memory,
+# by hand*.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -427,7 +440,8 @@ exercises.check("07.training_bytes", training_bytes)
 #     return outputs * inputs * (3 * 4 + (1 if execution == "masked" else 0))
 # ```
 #
-# The number of links does not occur in the last line: a mask saves no memory, at any sparsity. It costs a byte per place.
+# The number of links does not occur in the last line: a mask saves no memory at any sparsity. It costs one byte per
+# possible link.
 # </details>
 
 # %% [markdown]
@@ -435,9 +449,9 @@ exercises.check("07.training_bytes", training_bytes)
 #
 # *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
-# With Adam a layer keeps four numbers of 4 bytes for each weight: weight, gradient, two moments. Links alone take those and
-# 12 bytes more for each link. Above which density does storing the links take *more* memory than the dense layer? (Leave
-# the beginnings of rows and columns out.)
+# With Adam, a dense layer keeps four numbers of 4 bytes for each weight: the weight, its gradient and two moments. A
+# layer that stores only its links keeps these four numbers and 12 more bytes for each link. Above which density does it
+# take *more* memory than the dense layer? (Ignore the beginnings of rows and columns.)
 
 # %% tags=["exercise"]
 break_even = None
@@ -448,7 +462,8 @@ exercises.check("07.break_even", break_even)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Dense: 16 bytes for each possible link. Alone: 28 bytes for each link that exists.
+# The dense layer takes 16 bytes for each possible link. The layer that stores only its links takes 28 bytes for each
+# link that exists.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -464,9 +479,9 @@ exercises.check("07.break_even", break_even)
 # *★★☆ · 15 minutes · essential · objective 3 · write code*
 #
 # You have measured a layer that stores only its links at two densities: `first` and `second` are pairs of density and
-# time. Suppose that their time is a fixed cost plus a cost in proportion to the density. Return the density at which it
-# takes as long as the dense layer. Return 0 if the dense layer is faster even without any link, and 1 if links win
-# everywhere.
+# time. `dense` is the time of the dense layer. Suppose that the time of the sparse layer is a fixed cost plus a cost
+# proportional to the density. Return the density at which both layers take the same time. Return 0 if the dense layer
+# is faster even when the sparse layer has no links. Return 1 if the sparse layer is faster at every density.
 
 
 # %% tags=["exercise"]
@@ -480,7 +495,8 @@ exercises.check("07.meeting_density", meeting_density)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Two points give a line: first its slope, then its value at density 0. Then ask where the line reaches `dense`.
+# Two points define a line. First compute its slope, then its value at density 0. At which density does the line reach
+# `dense`?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -492,13 +508,13 @@ exercises.check("07.meeting_density", meeting_density)
 #     return min(max((dense - fixed) / slope, 0), 1)
 # ```
 #
-# From the two sparsest measurements of the published page it predicts 34 % for 256 samples and 29 % for 32. There the measured
-# lines cross between 30 and 50 %, and between 20 and 30 %.
+# From the two sparsest measurements of the published page, it predicts 34 % for 256 samples and 29 % for 32. There the
+# measured lines cross between 30 and 50 %, and between 20 and 30 %.
 # </details>
 
 # %% [markdown]
-# Try it on your machine. The cell takes the two sparsest measurements of each batch size. It prints your prediction beside the
-# tested densities.
+# Try your function on your machine. The cell uses the two sparsest measurements of each batch size. It prints your
+# prediction and the largest tested density at which links alone were faster.
 
 # %%
 for samples, times in ((256, many), (32, few)):
@@ -509,16 +525,16 @@ for samples, times in ((256, many), (32, few)):
         print(f"{samples} samples: predicted {met:.0%}; of the tested densities links alone won up to {won:.0%}")
 
 # %% [markdown]
-# Two points that lie close together make a poor line: a small error of one time moves the far end of the line by a lot. Which two
-# densities would you measure instead?
+# Two points that lie close together do not define a line well: a small error in one time moves the far end of the line
+# a lot. Which two densities would you measure instead?
 #
 # ## Exercise: what no sparsity removes
 #
 # *★★☆ · 10 minutes · useful · objective 4 · work out*
 #
-# A cost meter shows two rows. The dense model takes 10 ms per step. Links alone have 1 % of its FLOPs and take 3 ms. Suppose that
-# a step has a fixed cost, which is the same in both rows, and that the rest is in proportion to the FLOPs. How many milliseconds
-# is the fixed cost?
+# A cost meter shows two rows. The dense model takes 10 ms per step. The model with links alone needs 1 % of the FLOPs
+# and takes 3 ms. Suppose that a step has a fixed cost, which is the same in both rows. Suppose also that the rest is
+# proportional to the FLOPs. How many milliseconds is the fixed cost?
 
 # %% tags=["exercise"]
 fixed_cost = None
@@ -540,8 +556,8 @@ exercises.check("07.fixed_cost", fixed_cost)
 # fixed_cost = 2.9 / 0.99  # 2.929... ms
 # ```
 #
-# Even without a single link this step takes 2.9 ms. So no sparsity makes it 3.5 times as fast as the dense one, though theory
-# promises a factor of 100.
+# Even without any links, this step takes 2.9 ms. So no sparsity makes it 3.5 times as fast as the dense step, although
+# the FLOPs fall by a factor of 100.
 # </details>
 
 # %% [markdown]
@@ -549,12 +565,12 @@ exercises.check("07.fixed_cost", fixed_cost)
 #
 # *★★★ · 30 minutes · useful · objective 2 · write code*
 #
-# For $y = W x$ and a gradient $\partial L / \partial y$, write the two gradients that the backward pass needs:
-# $\partial L / \partial W_{ij}$ for only the links, and $\partial L / \partial x$. Work with `links` of
-# `chts.linear.compress`, without the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link.
-# `x` has the shape (samples, inputs) and `dy` (samples, outputs). Return the gradient with respect to the values, of
-# shape (links,), summed over the samples, and the gradient with respect to `x`. The check compares with autograd, and
-# looks at how large your tensors are.
+# For $y = W x$ and a gradient $\partial L / \partial y$, compute the two gradients that the backward pass needs:
+# $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` of
+# `chts.linear.compress`, not the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link. `x`
+# has the shape (samples, inputs), and `dy` has the shape (samples, outputs). Return two tensors. The first is the
+# gradient with respect to the values, summed over the samples; its shape is (links,). The second is the gradient with
+# respect to `x`. The check compares both with autograd and looks at the size of your tensors.
 
 
 # %% tags=["exercise"]
@@ -569,8 +585,9 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Hint</summary>
 #
 # By hand, for one sample: $\partial L / \partial W_{ij} = (\partial L / \partial y_i) \, x_j$ and
-# $\partial L / \partial x_j = \sum_i (\partial L / \partial y_i) \, W_{ij}$. `dy[:, outputs]` has one column per link. Two
-# links of one input must add up: `torch.zeros_like(x).index_add_(1, columns, parts)` adds column by column.
+# $\partial L / \partial x_j = \sum_i (\partial L / \partial y_i) \, W_{ij}$. `dy[:, outputs]` has one column per link.
+# If an input has several links, you must add up their parts: `torch.zeros_like(x).index_add_(1, columns, parts)` does
+# this column by column.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -584,67 +601,71 @@ exercises.check("07.gradients", gradients)
 #     return by_values, by_x
 # ```
 #
-# Nothing here is transposed: the same list of links serves both directions. `SparseLinear` still keeps a second order of the
-# links, by inputs. With it each input sums its own links, so that several threads never write to the same place.
+# This function transposes nothing: the same list of links works for both directions. But `SparseLinear` also keeps a
+# second order of the links, by inputs. With this order, each input sums over its own links, so two threads never write
+# to the same place.
 # </details>
 #
 # ## To discuss
 #
-# 1. You publish a sparse method. On your processor a layer that stores only its links is faster up to some density, and
-#    on a GPU dense products win far longer. Which figures do you report: FLOPs, seconds or bytes? On which machine?
+# 1. You publish a sparse method. On your CPU, a layer that stores only its links is faster up to some density. On a
+#    GPU, dense products are faster even at much lower densities. Which figures do you report: FLOPs, seconds or bytes?
+#    On which machine?
 # 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose it for training on a phone?
 #    What would you change first?
-# 3. Dense products have had decades of work, and products of single links little. Should a method fit the hardware of today, or
-#    should the hardware wait for a good method?
+# 3. Engineers have optimized dense products for decades, but they have done little for sparse products. Should a method
+#    fit the hardware of today, or should new hardware fit a good method?
 #
 # ## Self-check
 #
-# 1. Why is a layer under a mask of 1 % not faster than a dense one?
+# 1. Why is a layer with a mask at 1 % density not faster than a dense layer?
 #
 # <details><summary>Answer</summary>
 #
-# It multiplies the full matrix, zeros included, and applies the mask besides.
+# It multiplies by the full matrix, including the zeros, and it also applies the mask.
 # </details>
 #
 # 2. The operations fall to 1 %. Name two reasons why the time does not.
 #
 # <details><summary>Answer</summary>
 #
-# Looking up the input of each link costs more than running along a matrix; and every call has a fixed cost, in Python,
-# autograd and the optimizer, that does not depend on the number of links.
+# First, looking up the input of each link costs more than reading a matrix in order. Second, every call has a fixed
+# cost in Python, autograd and the optimizer, which does not depend on the number of links.
 # </details>
 #
 # 3. A layer keeps half of its links. Would you store only its links?
 #
 # <details><summary>Answer</summary>
 #
-# Not for speed. On the published page, a layer that stores only its links is faster than `nn.Linear` up to 30 % of the links
-# with 256 samples, and up to 20 % with 32; look at your own page. Not for memory either: with momentum a link takes 24 bytes
-# and a dense weight 12, so half of the links take as much as all weights.
+# No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
+# is faster than `nn.Linear` up to 30 % of the links with 256 samples, and up to 20 % with 32. Your own page may show
+# other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight takes 12. So
+# half of the links take as much memory as all weights.
 # </details>
 #
-# 4. What does "auto" decide, and from what?
+# 4. What does `execution="auto"` decide, and how?
 #
 # <details><summary>Answer</summary>
 #
-# For each layer whether to multiply densely or by links, from a short measurement on this machine of where its own two ways meet.
+# It decides for each layer whether to multiply densely or link by link. For this, it briefly measures on this machine
+# at which density both ways take the same time.
 # </details>
 #
 # ## Key takeaways
 #
 # - Masks are for research. To save time and memory, store only the links.
-# - Where sparse wins is a property of the machine, the layer and the batch: measure it.
+# - The densities at which sparse products are faster depend on the machine, the layer and the batch. Measure them.
 # - Theory, time and memory are three different figures. Report all three.
 #
 # ## Further reading
 #
 # - **A survey:** Hoefler et al., *Sparsity in deep learning: pruning and growth for efficient inference and training in neural
 #   networks*, 2021, [arXiv 2102.00554](https://arxiv.org/abs/2102.00554).
-# - **Links alone on a processor:** Curci et al., *Truly sparse neural networks at scale*, 2021.
+# - **Training with only the links on a CPU:** Curci et al., *Truly sparse neural networks at scale*, 2021.
 # - **Sparse products on a GPU:** Gale et al., *Sparse GPU kernels for deep learning*, 2020,
 #   [arXiv 2006.10901](https://arxiv.org/abs/2006.10901).
-# - **Two of four:** Mishra et al., *Accelerating sparse deep neural networks*, 2021,
-#   [arXiv 2104.08378](https://arxiv.org/abs/2104.08378).
+# - **Two non-zero weights out of every four:** Mishra et al., *Accelerating sparse deep neural networks*, 2021, [arXiv
+#   2104.08378](https://arxiv.org/abs/2104.08378).
 # - **Which ideas the hardware favours:** Hooker, *The hardware lottery*, 2020,
 #   [arXiv 2009.06489](https://arxiv.org/abs/2009.06489).
 

@@ -141,12 +141,12 @@ def test_the_conclusion_of_stage_06_says_who_stumbled_and_what_it_cost(committed
     assert (
         f"falls by {fall['chtss']} points, to {100 * falls['chtss']['to']:.1f} % in epoch "
         f"{falls['chtss']['in epoch']}. GMP falls by {fall['gmp']} points and GraNet by {fall['granet']}. "
-        f"MEST starts with more links too, but falls by {fall['mest']} only."
+        f"MEST starts with more links too, but falls by only {fall['mest']}."
     ) in text
     flops = {row["method"]: f"{row['flops']:.1%}".replace("%", " %") for row in results["methods"]}
     assert (
-        f"GraNet costs {flops['granet']} of FC's training FLOPs and GMP {flops['gmp']}. RigL costs {flops['rigl']}, "
-        f"CHTs {flops['chts']}."
+        f"GraNet costs {flops['granet']} of FC's training FLOPs and GMP {flops['gmp']}. RigL costs {flops['rigl']} "
+        f"and CHTs {flops['chts']}."
     ) in text
     cheap = {row["method"]: row["flops"] for row in results["methods"]}
     assert cheap["granet"] > 4 * cheap["set"]  # "more than four times as long"
@@ -229,5 +229,6 @@ def test_stage_06_says_which_share_its_column_anp_is(committed: Page) -> None:
     _, text, _ = committed("06_mlp")
     assert "`anp` is the share of the layer's output neurons that are active now" in text
     assert (
-        "The paper's ANP is another share: the neurons that are active after, of those that were active before" in text
-    )
+        "The paper's ANP is a different share: the number of neurons active after an update, divided by the number "
+        "active before it"
+    ) in text
