@@ -1,4 +1,4 @@
-"""Pages that can be read without a network: executed notebooks, and others."""
+"""Pages that need no network: executed notebooks and other pages."""
 
 import base64
 import html
@@ -13,7 +13,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
-# On a page nothing scrolls sideways: lines of code and tables are wrapped.
+# Lines of code and tables wrap, so that a page never scrolls sideways.
 _STYLE = """
 .jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre {
   white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere;
@@ -45,7 +45,7 @@ small { color: #555; }
 
 
 def document(title: str, body: str) -> str:
-    """A page with a title, and a body of HTML."""
+    """A page with a title and a body of HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_DOCUMENT_STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>"
@@ -53,7 +53,7 @@ def document(title: str, body: str) -> str:
 
 
 def as_html(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of text, its columns named as the values of the first row are."""
+    """A table of text; the keys of the first row name its columns."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
@@ -62,14 +62,14 @@ def as_html(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def picture(png: bytes, description: str) -> str:
-    """A picture within the page, with a description below it that also serves who cannot see it."""
+    """An embedded picture, with a description below that is also its text alternative."""
     alt = html.escape(description)
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<figure><img src="{source}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
 
 
 class _Renderer(IPythonRenderer):
-    """Formulas as MathML, which browsers show by themselves; the usual MathJax is fetched from the network."""
+    """Formulas as MathML, which browsers show by themselves; the usual MathJax needs the network."""
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline") or str(super().inline_math(body))
@@ -81,18 +81,18 @@ class _Renderer(IPythonRenderer):
 def _mathml(formula: str, display: Literal["inline", "block"]) -> str | None:
     try:
         return latex2mathml.converter.convert(formula, display=display)
-    except Exception:  # its errors have no class in common; a formula it cannot read is shown as it was written
+    except Exception:  # its errors have no common class; a formula that it cannot read is shown as written
         return None
 
 
 def markdown_as_html(source: str, *, anchors: str = "") -> str:
-    """Markdown with formulas, as HTML that needs no script; each heading has `anchors` as a link to itself."""
+    """Markdown with formulas as HTML that needs no script; each heading gets `anchors` as a link to itself."""
     renderer = _Renderer(escape=False, anchor_link_text=anchors, exclude_anchor_links=not anchors)
     return str(MarkdownWithMath(renderer=renderer).render(source))
 
 
 class _PictureWithAlternative(Preprocessor):
-    """Pictures keep their text alternative, which the template would drop."""
+    """Keep the text alternative of pictures, which the template would drop."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
         for output in cell.get("outputs", []):
@@ -113,11 +113,15 @@ class _PageExporter(HTMLExporter):
 def write_page(executed: Path) -> Path:
     """Write an executed notebook as an HTML page beside it."""
     exporter = _PageExporter(template_name="lab")
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar is its last state
+    exporter.register_preprocessor(
+        CoalesceStreamsPreprocessor, enabled=True
+    )  # show only the last state of a progress bar
     exporter.register_preprocessor(_PictureWithAlternative, enabled=True)
     page, _ = exporter.from_filename(str(executed))
     page = page.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
-    page = re.sub(r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page)  # of MathJax, and widgets without a kernel
+    page = re.sub(
+        r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page
+    )  # warnings about MathJax, and about widgets without a kernel
     target = executed.with_suffix(".html")
     target.write_text(page, encoding="utf-8")
     return target
