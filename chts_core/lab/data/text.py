@@ -100,7 +100,7 @@ def load_text(name: str, data_dir: str | None = None) -> TextData:
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files.
-        DataNotFoundError: if the data is missing; the message the message says what was tried and how to get it.
+        DataNotFoundError: if the data is missing; the message says what was tried and how to get it.
     """
     if name not in TEXT_SETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, TEXT_SETS))}.")

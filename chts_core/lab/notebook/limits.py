@@ -61,7 +61,7 @@ class Choices(Choice):
 
 @dataclass(frozen=True)
 class MethodName(Choice):
-    """One of some names of methods, also with replaced choices: "set with topology=SmallWorld(0.25)"."""
+    """The name of a method, possibly with replaced choices: "set with topology=SmallWorld(0.25)"."""
 
     def accepts(self, value: Any) -> bool:
         """Whether a value names a method."""

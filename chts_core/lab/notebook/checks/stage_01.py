@@ -172,7 +172,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
         assert distance[far] <= distance[near] + 1e-4, (
             f"in an image of {height} lines of {width} pixels, neuron {neuron} is in line {own[0]}, column {own[1]}. "
             f"It takes pixel {far} (line {places[far][0]}, column {places[far][1]}) and leaves out pixel {near} (line "
-            f"{places[near][0]}, column {places[near][1]}), which is nearer by the straight distance."
+            f"{places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
         )
 
 
