@@ -1,4 +1,4 @@
-"""Run the benchmarks: how many times as fast as a named rival something is, both timed in the same run."""
+"""Run the benchmarks. Each gives the speed as a multiple of a named rival's, both timed in the same run."""
 
 import ast
 import importlib
@@ -11,19 +11,19 @@ from typing import Any
 
 from chts_core.lab.results import records
 
-# The name that the folder of the benchmarks has as a package, wherever it is.
+# The package name of the folder of benchmarks, wherever it is.
 _PACKAGE = "chts_benchmarks"
 
 
 def folder() -> Path:
-    """Where the benchmarks are: in the installed package, or in the checkout that this package runs from."""
+    """The folder of benchmarks: in the installed package, or in the checkout that this package runs from."""
     package = Path(__file__).parents[1]
     installed = package / "benchmarks"
     return installed if installed.is_dir() else package.parent / "benchmarks"
 
 
 def topics() -> dict[str, str]:
-    """What each benchmark is about, by name."""
+    """The topic of each benchmark, by name."""
     paths = sorted(path for path in folder().glob("*.py") if path.stem != "common")
     return {
         path.stem: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
@@ -32,15 +32,15 @@ def topics() -> dict[str, str]:
 
 
 def bench(names: Sequence[str], out_dir: Path) -> bool:
-    """Run benchmarks, all if none is named; print a table row by row and write `out_dir`/TOPIC.json for each.
+    """Run the named benchmarks, or all; print a table row by row, and write `out_dir`/TOPIC.json for each.
 
-    A topic that raises is reported, with the rows before, and the others still run.
+    If a topic raises, its rows so far are kept, the error is reported, and the other topics still run.
 
     Returns:
-        Whether all topics came to their end.
+        Whether all topics finished.
 
     Raises:
-        ValueError: for an unknown topic; nothing has run then.
+        ValueError: for an unknown topic; then nothing has run.
     """
     known = topics()
     unknown = [name for name in names if name not in known]
@@ -57,7 +57,7 @@ def bench(names: Sequence[str], out_dir: Path) -> bool:
 
 
 def _run(topic: str, out_dir: Path) -> bool:
-    """Run one benchmark; whether it came to its end."""
+    """Run one benchmark; return whether it finished."""
     started = time.perf_counter()
     rows: list[Mapping[str, Any]] = []
     error = None

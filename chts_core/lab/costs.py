@@ -1,4 +1,4 @@
-"""What sparse training costs on this machine: time and memory that are measured, beside what theory promises."""
+"""The cost of sparse training on this machine: measured time and memory, and the cost in theory."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ _WARM_UP = 3
 
 
 def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine meets all."""
+    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine affects all."""
     for action in actions.values():
         for _ in range(_WARM_UP):
             action()
@@ -34,9 +34,9 @@ def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) ->
 
 
 def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """A training step of one layer without the optimizer: the output, and the gradients that are returned.
+    """A training step of one layer without the optimizer: it computes the output and returns the gradients.
 
-    Those of the sum of all outputs, by the input and by the layer's parameters.
+    They are the gradients of the sum of all outputs with respect to the input and the layer's parameters.
     """
     x = x.detach().requires_grad_()
     with torch.no_grad():
@@ -50,7 +50,7 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of :func:`forward_and_backward` at one density: dense, under a mask, and of the links alone."""
+    """Seconds of :func:`forward_and_backward` at one density: dense, under a mask, and with only the links."""
 
     density: float
     dense: float
@@ -59,7 +59,7 @@ class LayerTime:
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer that multiplies its weight by a mask in every pass, as most codes do."""
+    """A linear layer that multiplies its weight by a mask in every pass, as most implementations do."""
 
     def __init__(self, mask: Tensor) -> None:
         out_features, in_features = mask.shape
@@ -80,7 +80,7 @@ def time_layers(
     repeats: int = 15,
     generator: torch.Generator,
 ) -> list[LayerTime]:
-    """Time one layer at several densities, Erdős–Rényi links, on the CPU."""
+    """Time one layer with Erdős–Rényi links at several densities on the CPU."""
     x = torch.randn(samples, in_features, generator=generator)
     found = []
     for density in densities:
@@ -94,14 +94,14 @@ def time_layers(
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What training an MLP by one method costs.
+    """The cost of training an MLP by one method.
 
-    name: of the row.
-    flops: training FLOPs as a share of the dense model's, in theory.
-    step: seconds of an optimizer step with nothing to update: medians from update to update, averaged over the run.
-    update: seconds of the last update of the topology; 0 where there is none.
-    memory: bytes of everything that a run keeps between steps, but the data: weights, gradients, moments, masks.
-    course: median seconds of a step from each update to the next, and the density then, from the start of the run.
+    name: name of the row.
+    flops: theoretical training FLOPs as a share of the dense model's.
+    step: seconds of an optimizer step without an update: medians between updates, averaged over the run.
+    update: seconds of the last update of the topology; 0 without an update.
+    memory: bytes of everything except the data that a run keeps between steps: weights, gradients, moments, masks.
+    course: median seconds of a step between updates, and the density there, from the start of the run.
     """
 
     name: str
@@ -125,10 +125,10 @@ def measure_training(
     seed: int = 0,
     name: str | None = None,
 ) -> TrainingCost:
-    """Train an MLP of three hidden layers on the CPU for some steps, with up to so many updates of the topology.
+    """Train an MLP of three hidden layers on the CPU for some steps, with at most `updates` updates of the topology.
 
-    They are evenly spread over the run, of which a method may leave the end without any. SGD with momentum, as in the
-    paper's image tasks. No accuracy comes out: the steps are far too few.
+    The updates are evenly spread over the run; a method may have none near the end. The optimizer is SGD with momentum,
+    as in the paper's image tasks. The steps are far too few to measure an accuracy.
     """
     generator = torch.Generator().manual_seed(seed)
     model = mlp(data.features, hidden, data.classes, generator=generator)
@@ -155,7 +155,7 @@ def measure_training(
             densities.append(sparsifier.density())
         else:
             times[-1].append(time.perf_counter() - started)
-    last = max((row["step"] for row in sparsifier.history), default=0)  # the first also compiles
+    last = max((row["step"] for row in sparsifier.history), default=0)  # the first step also compiles
     return TrainingCost(
         name=name or f"{method}, {execution}",
         flops=flops,
@@ -167,10 +167,10 @@ def measure_training(
 
 
 def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier) -> int:
-    """Bytes of the weights, their gradients, the optimizer's moments, and of all that says where the links are.
+    """Bytes of the weights, their gradients, the optimizer's moments, and the data on the places of links.
 
-    Beside the present links these are the links that there ever were, at one bit for each possible one (ITOP). A
-    dense model needs neither.
+    These data are the present links, and one bit for each possible link that ever existed (ITOP). A dense model needs
+    neither.
     """
     moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -178,6 +178,6 @@ def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: S
     if sparsifier.density() == 1:
         return kept
     masks = sparsifier.masks
-    if sparsifier.execution == "masked":  # else the layers' buffers say where the links are
+    if sparsifier.execution == "masked":  # otherwise the layers' buffers hold the places of the links
         kept += sum(mask.nbytes for mask in masks.values())
     return kept + sum(-(-mask.numel() // 8) for mask in masks.values())

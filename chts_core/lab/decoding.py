@@ -1,4 +1,4 @@
-"""Translate with a Transformer - the likeliest token at each place, or beam search - and go on with a text."""
+"""Translate with a Transformer, greedily or by beam search, and continue a text."""
 
 import contextlib
 import math
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Hypothesis:
     """One translation.
 
-    tokens: without BEGIN and END.
-    log_probability: of the tokens and of END after them, in nats.
-    score: the log-probability over the length penalty; the higher, the better.
-    finished: whether the model ended it by itself. If not, it reached the most tokens allowed, and END was not what the
-        model would have gone on with.
+    tokens: the tokens without BEGIN and END.
+    log_probability: log-probability of the tokens and the END after them, in nats.
+    score: the log-probability divided by the length penalty; higher is better.
+    finished: whether the model ended it by itself. Otherwise it reached the largest number of tokens, and END was not
+        the likeliest next token.
     """
 
     tokens: list[int]
@@ -44,20 +44,20 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best translation of each row of `source` that beam search finds.
 
-    Of each sentence, `beam` beginnings grow side by side. At each step their 2·beam likeliest continuations are looked
-    at: those among the first `beam` that are END become hypotheses, and the likeliest `beam` of the others go on. A
-    sentence is done once it has `beam` hypotheses, if the best of them scores no less than the likeliest beginning
-    would, ended here for nothing: often END is the second choice, far behind the first, and hypotheses that break off
-    must not crowd out the whole. At `max_length` tokens nothing but END may follow. A hypothesis of `length` tokens,
-    END among them, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Of equals, the lower
-    token of the better beginning comes first. PAD and BEGIN are never produced.
+    For each sentence, `beam` beginnings grow in parallel. Each step considers their 2·beam likeliest continuations. An
+    END among the first `beam` makes a hypothesis, and the likeliest `beam` of the others continue. A sentence is done
+    if it has `beam` hypotheses and the best of them scores at least as high as the likeliest beginning would if it
+    ended here at no cost. Without this condition, hypotheses that break off early could crowd out the complete one,
+    because END is often a distant second choice. At `max_length` tokens only END may follow. A hypothesis of `length`
+    tokens, including END, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Among equals,
+    the lower token of the better beginning comes first. The search never produces PAD or BEGIN.
 
     Args:
-        model: translates as in evaluation, without dropout; its mode is as before afterwards.
-        source: (n, S) int64 tokens with PAD behind. What else is in the batch does not matter.
+        model: translates in evaluation mode, without dropout; the function restores its mode.
+        source: (n, S) int64 tokens, padded at the end with PAD. The other sentences of a batch do not matter.
         beam: number of beginnings; may exceed the vocabulary.
-        max_length: the most tokens of a translation, END not counted.
-        length_penalty: 0 goes by the log-probability alone; the higher, the more a long translation is favoured.
+        max_length: the most tokens of a translation, without END.
+        length_penalty: 0 uses only the log-probability; a higher penalty favours longer translations.
 
     Returns:
         One hypothesis per row.
@@ -72,9 +72,9 @@ def beam_search(
 
 def _search(model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float) -> list[Hypothesis]:
     best: dict[int, Hypothesis] = {}
-    # Of the sentences under way: which they are, how many hypotheses they have, the best score of these, and their
-    # beginnings (sentences, width, length), which the state has as rows, one after another. Where there are fewer than
-    # `width`, impossible ones hold their places, with log-probability -inf.
+    # For the unfinished sentences: their numbers, how many hypotheses they have, the best score of these, and their
+    # beginnings (sentences, width, length), which are consecutive rows of the state. If there are fewer than `width`
+    # beginnings, impossible ones with log-probability -inf fill the places.
     sentences = torch.arange(len(source), device=source.device)
     hypotheses = torch.zeros_like(sentences)
     best_scores = torch.full((len(source),), -math.inf, device=source.device)
@@ -98,7 +98,7 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
         ends = chosen == END
         ended = (ends & values.isfinite())[:, :beam]
         rows = ended.any(dim=1).nonzero().squeeze(1)
-        # Those of one step are equally long, so that the likeliest of them, which comes first, scores best.
+        # Hypotheses of one step have equal lengths, so the likeliest, which comes first, scores best.
         first = ended.int().argmax(dim=1)[rows]
         penalty = ((5 + length + 1) / 6) ** length_penalty
         best_scores[rows] = torch.maximum(best_scores[rows], values[rows, first] / penalty)
@@ -118,13 +118,13 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
         under_way = ((hypotheses < beam) | (likeliest / penalty > best_scores)).nonzero().squeeze(1)
         if length == max_length or not len(under_way):
             break
-        # At most one continuation of each beginning is END, so that enough others are left.
+        # At most one continuation of each beginning is END, so enough others are left.
         kept = ends[under_way].int().argsort(dim=1, stable=True)[:, : min(beam, places.shape[1] - width)]
         parents, chosen, totals = (of[under_way].gather(1, kept) for of in (parents, chosen, values))
         tokens = torch.cat([tokens[under_way.unsqueeze(1), parents], chosen.unsqueeze(2)], dim=2)
         sentences, hypotheses, best_scores = (of[under_way] for of in (sentences, hypotheses, best_scores))
         rows = (under_way.unsqueeze(1) * width + parents).flatten()
-        # Where all go on in their places, as in most steps of a beam of 1, the state need not be copied.
+        # If all continue in their places, as in most steps with a beam of 1, the state need not be copied.
         if not torch.equal(rows, torch.arange(len(newest), device=rows.device)):
             state = state.select(rows)
         newest = chosen.flatten()
@@ -132,11 +132,11 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    """Log-probabilities (rows, vocabulary) in float32, also under autocast; -inf for what is never produced."""
+    """Log-probabilities (rows, vocabulary) in float32, also under autocast; -inf for tokens that are never produced."""
     if not logits.isfinite().all():
         raise ValueError(
             "the model's logits are not all finite; it has diverged, or overflowed in half precision: "
-            "train it anew with a lower learning rate, or translate in float32."
+            "train it again with a lower learning rate, or translate in float32."
         )
     log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
     log_probabilities[:, [PAD, BEGIN]] = -math.inf
@@ -144,9 +144,9 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row, in descending order, and their places; of equals those that come first.
+    """The largest values of each row, in descending order, and their places; among equals, the first.
 
-    `torch.topk` alone takes any of equals, and sorting a whole vocabulary takes long.
+    `torch.topk` takes any of equal values, and sorting a whole vocabulary takes long.
     """
     least = values.topk(number, dim=1).values[:, -1:]
     above, equal = values > least, values == least
@@ -166,24 +166,24 @@ def generate(
     temperature: float = 1.0,
     generator: torch.Generator,
 ) -> str:
-    """Go on with a text, token by token.
+    """Continue a text, token by token.
 
     Args:
         model: a language model.
         tokenizer: its tokens.
-        prompt: the beginning; "" for that of a document.
-        num_tokens: most tokens to add; a document may end before.
-        temperature: 0 takes the likeliest token; above, one is drawn by probability ** (1 / temperature).
-        generator: of the CPU.
+        prompt: the beginning; "" for the beginning of a document.
+        num_tokens: most tokens to add; the document may end earlier.
+        temperature: 0 takes the likeliest token; a higher value draws one by probability ** (1 / temperature).
+        generator: a generator of the CPU.
 
     Returns:
-        The prompt and what follows.
+        The prompt and its continuation.
 
     Raises:
         ValueError: for a temperature below 0.
     """
     if temperature < 0:
-        raise ValueError(f"temperature is {temperature}; expected 0, for the likeliest token, or more.")
+        raise ValueError(f"temperature is {temperature}; expected 0 (the likeliest token) or more.")
     device = next(model.parameters()).device
     context: int = model.config.max_position_embeddings
     model.train(False)
@@ -222,7 +222,7 @@ def _check(source: Tensor, beam: int, max_length: int, length_penalty: float) ->
     empty = (source == PAD).all(dim=1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
-            f"rows {', '.join(map(str, empty))} of source are nothing but PAD; expected at least one token in each, "
+            f"rows {', '.join(map(str, empty))} of source have only PAD; expected at least one token in each, "
             "such as END; leave empty sentences out."
         )
     for name, value in (("beam", beam), ("max_length", max_length)):

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
     """An MLP with `layers` hidden layers of `hidden` ReLU units and an output layer, as in the paper's image tasks.
 
-    Weights are drawn by He et al. (2015) from the generator, and from no other; biases start at zero.
+    Weights are drawn by He et al. (2015) only from the generator; biases start at zero.
     """
     sizes = [in_features, *[hidden] * layers, classes]
     modules: list[nn.Module] = []
     for features_in, features_out in pairwise(sizes):
-        # Without its default initialisation, which would draw from the global generator.
+        # Skip the default initialisation, which would draw from the global generator.
         linear = nn.utils.skip_init(nn.Linear, features_in, features_out, device=torch.get_default_device())
         nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(linear.bias)
@@ -35,7 +35,8 @@ def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generat
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """Width of the model and of its feed-forward blocks; layers of the encoder and as many of the decoder; heads."""
+    """Width of the model and of its feed-forward blocks; layers of the encoder, and equally many of the decoder;
+    heads."""
 
     width: int
     feed_forward: int
@@ -46,7 +47,7 @@ class TransformerSize:
 TRANSFORMER_SIZES: dict[str, TransformerSize] = {
     "tiny": TransformerSize(128, 256, 1, 4),
     "small": TransformerSize(256, 512, 2, 4),
-    # Those of the paper.
+    # The sizes of the paper.
     "multi30k": TransformerSize(512, 1024, 6, 8),
     "iwslt": TransformerSize(512, 2048, 6, 8),
     "wmt": TransformerSize(512, 2048, 6, 8),
@@ -56,14 +57,14 @@ TRANSFORMER_SIZES: dict[str, TransformerSize] = {
 class Transformer(nn.Module):
     """An encoder and a decoder (Vaswani et al., 2017) that translate token by token.
 
-    Layers normalise their input ("pre-norm"), which trains without luck. One embedding serves both languages and,
-    transposed, the output. All else that is linear are `nn.Linear` modules, which a Sparsifier makes sparse: four
-    projections of each attention and the two layers of each feed-forward block.
+    Layers normalise their input ("pre-norm"), which makes training reliable. One embedding serves both languages and,
+    transposed, the output. All other linear layers are `nn.Linear` modules, which a Sparsifier makes sparse: four
+    projections of each attention, and two layers of each feed-forward block.
 
     Args:
         vocabulary_size: number of tokens.
-        size: of the layers.
-        dropout: share of what each block gives that is dropped in training.
+        size: size of the layers.
+        dropout: share of each block's output that is dropped in training.
 
     Raises:
         ValueError: if the heads cannot share the width evenly.
@@ -98,8 +99,8 @@ class Transformer(nn.Module):
         """Logits (n, T, vocabulary) of the token after each one of `target`.
 
         Args:
-            source: (n, S) tokens with PAD behind; each row has at least one that is none.
-            target: (n, T) tokens from BEGIN on, with PAD behind.
+            source: (n, S) tokens, padded at the end with PAD; each row has at least one other token.
+            target: (n, T) tokens from BEGIN on, padded at the end with PAD.
         """
         memory, there = self.encode(source), _attended(source)
         hidden = self._embed(target, 0)
@@ -108,14 +109,14 @@ class Transformer(nn.Module):
         return self._logits(hidden)
 
     def encode(self, source: Tensor) -> Tensor:
-        """What the encoder makes of a source (n, S): (n, S, width)."""
+        """The encoder's output (n, S, width) for a source (n, S)."""
         hidden, there = self._embed(source, 0), _attended(source)
         for layer in self.encoder:
             hidden = layer(hidden, there)
         return self.encoder_norm(hidden)  # type: ignore[no-any-return]
 
     def start(self, source: Tensor) -> "DecoderState":
-        """What decoding a source (n, S) begins with, one row each."""
+        """The initial state to decode a source (n, S), one row per sentence."""
         memory = self.encode(source)
         return DecoderState(
             _attended(source),
@@ -124,7 +125,7 @@ class Transformer(nn.Module):
         )
 
     def step(self, tokens: Tensor, state: "DecoderState") -> Tensor:
-        """Logits (n, vocabulary) of what follows, once these tokens (n,) have been appended to the state."""
+        """Logits (n, vocabulary) of the next token, after these tokens (n,) are appended to the state."""
         hidden = self._embed(tokens.unsqueeze(1), state.length)
         for number, layer in enumerate(self._decoder_layers):
             hidden = layer.step(hidden, number, state)
@@ -135,7 +136,7 @@ class Transformer(nn.Module):
         """How much each query attends to each key, by the name of the attention ("decoder.0.cross_attention").
 
         Returns:
-            (n, heads, queries, keys) each, whose rows sum to 1; of the model as it translates, without dropout.
+            Tensors (n, heads, queries, keys) with rows that sum to 1, in evaluation mode, without dropout.
         """
         weights: dict[str, Tensor] = {}
         hooks = []
@@ -170,11 +171,11 @@ class Transformer(nn.Module):
 
 @dataclass
 class DecoderState:
-    """What the decoder remembers of the source and of the tokens so far, one row for each translation under way.
+    """The decoder's memory of the source and of the tokens so far, one row for each unfinished translation.
 
-    there: (n, 1, 1, S), which tokens of the source are none of PAD.
+    there: (n, 1, 1, S), True for tokens of the source other than PAD.
     memory: keys and values of the source, (n, heads, S, width of a head) each, by layer.
-    past: those of the tokens so far, by layer; None before the first.
+    past: keys and values of the tokens so far, by layer; None before the first.
     """
 
     there: Tensor
@@ -187,7 +188,7 @@ class DecoderState:
         return 0 if self.past[0] is None else self.past[0][0].shape[2]
 
     def select(self, rows: Tensor) -> "DecoderState":
-        """A state of these rows, which may come more than once and in any order."""
+        """A state of these rows, in any order and with repetitions."""
         return DecoderState(
             self.there[rows],
             [(keys[rows], values[rows]) for keys, values in self.memory],
@@ -196,7 +197,7 @@ class DecoderState:
 
 
 class _Attention(nn.Module):
-    """Multi-head attention. Its projections have the names by which the layer graph knows them."""
+    """Multi-head attention. Its projections have the names that the layer graph expects."""
 
     def __init__(self, size: TransformerSize, dropout: float) -> None:
         super().__init__()
@@ -205,17 +206,17 @@ class _Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(size.width, size.width) for _ in range(4))
 
     def forward(self, queries: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
-        """(n, Q, width) from queries (n, Q, width) and what they attend to, (n, K, width).
+        """(n, Q, width) from queries (n, Q, width) and the places that they attend to, (n, K, width).
 
         Args:
-            there: Boolean (n, 1, 1, K), which keys count; None: each query sees those up to its own place.
+            there: Boolean (n, 1, 1, K), the keys that count; None: each query sees the keys up to its own place.
         """
         return self.attend(queries, self.keys_and_values(memory), there, causal=there is None)
 
     def attend(
         self, queries: Tensor, memory: tuple[Tensor, Tensor], there: Tensor | None, *, causal: bool = False
     ) -> Tensor:
-        """As `forward`, with keys and values made before."""
+        """Like `forward`, with given keys and values."""
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)), *memory, attn_mask=there, dropout_p=dropout, is_causal=causal
@@ -223,11 +224,11 @@ class _Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, heads, K, head_dim) each."""
+        """Keys and values, each (n, heads, K, head_dim)."""
         return self._split(self.k_proj(memory)), self._split(self.v_proj(memory))
 
     def weights(self, queries: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
-        """The weights (n, heads, Q, K) that `forward` mixes the values by."""
+        """The weights (n, heads, Q, K) with which `forward` mixes the values."""
         scores = self._split(self.q_proj(queries)) @ self._split(self.k_proj(memory)).transpose(2, 3)
         if there is None:
             there = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
@@ -238,7 +239,7 @@ class _Attention(nn.Module):
 
 
 class _EncoderLayer(nn.Module):
-    """Attention among the tokens of the source, then a feed-forward block; each adds to what it reads."""
+    """Attention among the tokens of the source, then a feed-forward block; each adds its output to its input."""
 
     def __init__(self, size: TransformerSize, dropout: float) -> None:
         super().__init__()
@@ -249,7 +250,7 @@ class _EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
-        """(n, S, width) from as much; there: of the attention."""
+        """(n, S, width) from the same shape; there: as in the attention."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
@@ -269,14 +270,14 @@ class _DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, memory: Tensor, there: Tensor) -> Tensor:
-        """(n, T, width) from as much; memory: (n, S, width) of the encoder; there: which of it counts."""
+        """(n, T, width) from the same shape; memory: (n, S, width) of the encoder; there: its places that count."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, None))
         hidden = hidden + self.dropout(self.cross_attention(self.cross_attention_norm(hidden), memory, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
 
     def step(self, hidden: Tensor, layer: int, state: DecoderState) -> Tensor:
-        """As `forward` without dropout, for one more token, (n, 1, width), of which the state then knows."""
+        """Like `forward` without dropout, for one more token (n, 1, width), which it adds to the state."""
         normed = self.attention_norm(hidden)
         keys, values = self.attention.keys_and_values(normed)
         past = state.past[layer]
@@ -299,7 +300,7 @@ def _feed_forward(size: TransformerSize, dropout: float) -> nn.Sequential:
 
 
 def _attended(source: Tensor) -> Tensor:
-    """Which tokens of a source (n, S) are none of PAD, (n, 1, 1, S)."""
+    """True for tokens of a source (n, S) other than PAD, (n, 1, 1, S)."""
     return (source != PAD)[:, None, None, :]
 
 
@@ -315,7 +316,8 @@ class LlamaSize:
     """Width of the model and of its gated feed-forward blocks; layers; heads of queries, and of keys and values.
 
     Raises:
-        ValueError: if the heads cannot share the width evenly, or the queries the heads of the keys.
+        ValueError: if the heads cannot share the width evenly, or the heads of queries cannot share those of keys
+            evenly.
     """
 
     width: int
@@ -329,8 +331,8 @@ class LlamaSize:
             raise ValueError(f"{self}; expected at least 1 of each.")
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"width is {self.width} and heads {self.heads}; expected heads that share the width evenly, an even "
-                f"number of neurons each, as positions rotate them in pairs: a width divisible by {2 * self.heads}."
+                f"width is {self.width} and heads {self.heads}; expected a width divisible by {2 * self.heads}: heads "
+                "share it evenly, and each needs an even number of neurons, since positions rotate them in pairs."
             )
         if self.heads % self.key_heads:
             raise ValueError(
@@ -342,7 +344,7 @@ class LlamaSize:
 LLAMA_SIZES: dict[str, LlamaSize] = {
     "tiny": LlamaSize(128, 344, 4, 4, 4),
     "small": LlamaSize(320, 864, 6, 8, 8),
-    # Those of the paper, and two more of Zhao et al. (2024), from whom it has them.
+    # The sizes of the paper, which are from Zhao et al. (2024), and two more from there.
     "60m": LlamaSize(512, 1376, 8, 8, 8),
     "130m": LlamaSize(768, 2048, 12, 12, 12),
     "350m": LlamaSize(1024, 2736, 24, 16, 16),
@@ -352,17 +354,17 @@ LLAMA_SIZES: dict[str, LlamaSize] = {
 
 
 def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausalLM":
-    """A LLaMA (Touvron et al., 2023) of Hugging Face's making, without biases, its output not tied to the embedding.
+    """A LLaMA (Touvron et al., 2023) from Hugging Face, without biases; its output is not tied to the embedding.
 
-    It takes no memory yet ("meta" tensors), so that a large one can be planned, or shared out among GPUs, first:
+    It takes no memory yet ("meta" tensors), so that a large model can first be planned or divided among GPUs.
     :func:`initialise_llama` gives it weights.
 
     Args:
         vocabulary_size: number of tokens.
-        size: of the layers.
-        context: most tokens that the model sees at a time.
+        size: size of the layers.
+        context: most tokens that the model sees at once.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM  # takes a second to import
+    from transformers import LlamaConfig, LlamaForCausalLM  # the import takes a second
 
     config = LlamaConfig(
         vocab_size=vocabulary_size,
@@ -386,20 +388,20 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
 def initialise_llama(
     model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator, deviation: float | None = None
 ) -> None:
-    """Give a model of :func:`llama` its first weights, in place: normal ones, and 1 for its norms.
+    """Give a model of :func:`llama` its first weights, in place: normal weights, and 1 for the norms.
 
-    They depend on the generator alone: not on the device, nor on how the model is shared out.
+    They depend only on the generator, not on the device or the division among GPUs.
 
     Args:
-        model: whole, or shared out by `fully_shard`.
-        device: where it goes.
-        generator: of the CPU.
-        deviation: of all weights; 0.02 is what LLaMA has at any width. None: such that a signal keeps its size at any
-            width and depth: embeddings 1, a linear layer inputs^-½, and those that add to the residual stream
-            (2 · layers)^-½ of that.
+        model: a whole model, or one divided by `fully_shard`.
+        device: the device to move the model to.
+        generator: a generator of the CPU.
+        deviation: standard deviation of all weights; LLaMA has 0.02 at any width. None: a signal keeps its size at any
+            width and depth. Then embeddings have 1, linear layers inputs^-½, and layers that add to the residual stream
+            (2 · layers)^-½ times that.
     """
     model.to_empty(device=device)
-    # What these hold is computed, not learned, and was not when they were made.
+    # Buffers have computed values, not learned ones, and "meta" tensors do not have them yet.
     with device:
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     for name, parameter in model.named_parameters():

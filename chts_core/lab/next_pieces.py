@@ -1,4 +1,4 @@
-"""A model that can be searched by hand: what comes next depends on the last piece alone."""
+"""A model for a search by hand: the next piece depends only on the last one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from chts_core.lab.decoding import Hypothesis, beam_search
 from chts_core.lab.models import Transformer
 
 FIRST, LAST = "<s>", "</s>"
-_NEVER = 1e-30  # the search wants finite logarithms
+_NEVER = 1e-30  # the search needs finite logarithms
 
 
 @dataclass(frozen=True)
 class _State:
-    """What this model remembers of a beginning: nothing."""
+    """The model's memory of a beginning, which is empty."""
 
     def select(self, _: Tensor) -> "_State":
         return self
 
 
 class _NextPieces(nn.Module):
-    """As much of a translator as beam search calls; `chances` is (pieces, pieces), a row for each last piece."""
+    """The part of a translator that beam search calls; `chances` is (pieces, pieces), a row for each last piece."""
 
     def __init__(self, chances: Tensor) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def search(
         The pieces that were found, and their log-probability and score.
 
     Raises:
-        ValueError: if a piece that may come is no row of the table, or the chances of a row do not sum to 1.
+        ValueError: if a possible piece has no row in the table, or the chances of a row do not sum to 1.
     """
     numbers = {FIRST: BEGIN, LAST: END}
     numbers |= {piece: 4 + place for place, piece in enumerate(piece for piece in following if piece != FIRST)}
@@ -61,7 +61,7 @@ def search(
         unknown = sorted(row.keys() - numbers.keys())
         if unknown or abs(sum(row.values()) - 1) > 1e-6:
             raise ValueError(
-                f"{piece!r} is followed by {dict(row)}; expected chances that sum to 1, of pieces that have a row."
+                f"{piece!r} is followed by {dict(row)}; expected chances that sum to 1, for pieces that have a row."
             )
         for after, chance in row.items():
             chances[numbers[piece], numbers[after]] = chance

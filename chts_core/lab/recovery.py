@@ -1,7 +1,7 @@
-"""Hidden links, found again: the usual test of link prediction, on the mask of a layer.
+"""Find hidden links again: the usual test of link prediction, on the mask of a layer.
 
-Some links of a network are hidden. A score ranks all links that are missing in the rest, the hidden ones among them. A
-good score ranks the hidden links high (Lü & Zhou 2011, "Link prediction in complex networks: a survey").
+The test hides some links of a network. A score ranks all missing links of the rest, including the hidden ones. A good
+score ranks the hidden links high (Lü & Zhou 2011, "Link prediction in complex networks: a survey").
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from chts_core.link_prediction import Predictor, ch2_l3n, ch3_l3n, ch3_l3p
 
 @dataclass(frozen=True)
 class Recovery:
-    """How well a score finds hidden links. Both are fractions; equal scores count as in random order, on average.
+    """Measures of how well a score finds hidden links. Both are fractions; equal scores count as the mean over random
+    orders.
 
-    precision: share of hidden links among the best-scored missing links, as many as are hidden.
-    auc: chance that a hidden link scores higher than a link that never was there (area under the ROC curve).
+    precision: share of hidden links among the n best-scored missing links, if n links are hidden.
+    auc: chance that a hidden link scores higher than a link that never existed (area under the ROC curve).
     """
 
     precision: float
@@ -26,14 +27,14 @@ class Recovery:
 
 
 def number_of_paths(mask: Tensor) -> Tensor:
-    """Number of L3 paths of every missing link, A Aᵀ A: float32 shaped like the mask, 0 on existing links."""
+    """Number of L3 paths of every missing link, A Aᵀ A: float32, shaped like the mask, 0 on existing links."""
     check_mask(mask)
     links = mask.float()
     return (links @ links.T @ links).masked_fill_(mask, 0.0)
 
 
 def degree_product(mask: Tensor) -> Tensor:
-    """Product of the degrees of both ends of every missing link: float32 like the mask, 0 on existing links."""
+    """Product of the degrees of both ends of every missing link: float32, shaped like the mask, 0 on existing links."""
     check_mask(mask)
     links = mask.float()
     return (links.sum(1, keepdim=True) * links.sum(0)).masked_fill_(mask, 0.0)
@@ -53,17 +54,20 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
 
     Args:
         mask: Boolean (out_features, in_features).
-        share: of the links to hide, in (0, 1); their number is rounded.
+        share: share of the links to hide, in (0, 1); their number is rounded.
 
     Raises:
-        ValueError: if no link would be hidden, or none left.
+        ValueError: if the share hides no link or leaves none.
     """
     check_mask(mask)
     check_generator(generator)
     links = mask.nonzero()
     count = round(share * len(links))
     if not 0 < count < len(links):
-        raise ValueError(f"share is {share}, which hides {count} of {len(links)} links; hide some and leave some.")
+        raise ValueError(
+            f"share is {share}, which hides {count} of {len(links)} links; choose a share that hides some and leaves "
+            "some."
+        )
     chosen = links[torch.randperm(len(links), generator=generator)[:count]]
     hidden = torch.zeros_like(mask)
     hidden[chosen[:, 0], chosen[:, 1]] = True
@@ -71,11 +75,11 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
 
 
 def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
-    """How well scores find the hidden links among all that are missing in what is seen.
+    """Measure how well scores find the hidden links among all missing links of `seen`.
 
     Args:
-        scores: (out_features, in_features), from `seen` alone.
-        seen: Boolean, the links that are left.
+        scores: (out_features, in_features), computed only from `seen`.
+        seen: Boolean, the links that are not hidden.
         hidden: Boolean, the links that were hidden, at least one; not in `seen`.
 
     Raises:
@@ -89,7 +93,10 @@ def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
     candidates = ~seen
     count, others = int(hidden.sum()), int((candidates & ~hidden).sum())
     if (hidden & seen).any() or not count or not others:
-        raise ValueError(f"{count} links are hidden and {others} others missing; expected some of both, none seen.")
+        raise ValueError(
+            f"{count} links are hidden and {others} others are missing; expected some of both, and no hidden link in "
+            "seen."
+        )
     score, wanted = scores[candidates], hidden[candidates]
 
     threshold = score.topk(count).values[-1]

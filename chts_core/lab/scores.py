@@ -1,4 +1,4 @@
-"""How good translations are: BLEU and chrF by sacrebleu, and the share of sentences that are entirely right."""
+"""Scores of translations: BLEU and chrF by sacrebleu, and the share of sentences that are entirely right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """A score of 0 to 100, and sacrebleu's signature: every setting it was computed with.
+    """A score from 0 to 100, and sacrebleu's signature, which lists all settings of the score.
 
     Scores are comparable only if their signatures agree.
     """
@@ -16,18 +16,18 @@ class Score:
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> Score:
-    """BLEU of a corpus: Papineni et al. 2002, https://aclanthology.org/P02-1040, as sacrebleu has standardised it.
+    """BLEU of a corpus: Papineni et al. 2002, https://aclanthology.org/P02-1040, as standardised by sacrebleu.
 
     Args:
         hypotheses, references: one translation and one reference per sentence, as plain text; sacrebleu splits them
             into words ("13a", as WMT does).
-        lowercase: False for the standard score; True for one that is near what papers report that lower-case and split
-            into words before they score.
+        lowercase: False for the standard score; True for a score close to papers that lower-case and split into words
+            before scoring.
 
     Raises:
         TypeError, ValueError: if these are not two lists of equally many strings, at least one.
     """
-    from sacrebleu.metrics.bleu import BLEU  # it takes a quarter of a second to import
+    from sacrebleu.metrics.bleu import BLEU  # the import takes a quarter of a second
 
     _check(hypotheses, references)
     metric = BLEU(tokenize="13a", lowercase=lowercase)
@@ -36,10 +36,10 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: boo
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """chrF2 of a corpus: how many character n-grams agree; Popović 2015, https://aclanthology.org/W15-3049.
+    """chrF2 of a corpus, the agreement of character n-grams; Popović 2015, https://aclanthology.org/W15-3049.
 
     Raises:
-        TypeError, ValueError: as `bleu`.
+        TypeError, ValueError: as in `bleu`.
     """
     from sacrebleu.metrics.chrf import CHRF
 
@@ -50,10 +50,10 @@ def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
 
 
 def exact_share(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Share of the sentences, 0 to 1, that equal their reference in every character.
+    """Share of the sentences, from 0 to 1, that equal their reference in every character.
 
     Raises:
-        TypeError, ValueError: as `bleu`.
+        TypeError, ValueError: as in `bleu`.
     """
     _check(hypotheses, references)
     return sum(map(str.__eq__, hypotheses, references)) / len(references)

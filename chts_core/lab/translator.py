@@ -1,4 +1,4 @@
-"""Translate with a trained model, and see where it looked."""
+"""Translate with a trained model, and return its attention."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from chts_core.lab.data import BEGIN, END, PAD, Vocabulary
 from chts_core.lab.decoding import beam_search, greedy
 from chts_core.lab.models import Transformer
 
-# Sentences that are translated side by side; those of like length, so that few wait for a long one.
+# Number of sentences translated at once; they have similar lengths, so that few wait for a long one.
 _SIDE_BY_SIDE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Translator:
-    """A trained model with its subwords.
+    """A trained model with its vocabulary of subwords.
 
     max_length: most tokens of a sentence and of its translation.
     """
@@ -26,7 +26,7 @@ class Translator:
     max_length: int
 
     def translate(self, sentences: Sequence[str], *, beam: int = 2) -> list[str]:
-        """Translate sentences by beam search, or greedily for a beam of 1.
+        """Translate sentences by beam search, or greedily with a beam of 1.
 
         Raises:
             ValueError: naming the sentence that is empty or too long.
@@ -60,7 +60,7 @@ class Translator:
                 raise ValueError(f"sentence {number} is {sentence!r}; expected some words to translate.")
             if len(tokens) > self.max_length:
                 raise ValueError(
-                    f"sentence {number} has {len(tokens)} tokens, and the translator takes {self.max_length}; "
+                    f"sentence {number} has {len(tokens)} tokens, and the translator takes at most {self.max_length}; "
                     f"cut it into shorter ones: {sentence[:60]!r}..."
                 )
         return encoded
@@ -72,7 +72,7 @@ class Translator:
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
 
     def attention(self, sentence: str, *, beam: int = 2) -> "Attended":
-        """Translate a sentence and tell where each token of the translation looked.
+        """Translate a sentence, and return the attention of each token of the translation.
 
         Raises:
             ValueError: if it is empty or too long.
@@ -93,8 +93,9 @@ class Translator:
 class Attended:
     """A translation and its attention.
 
-    source, target: the pieces that were read, END last, and those that were written, END last.
-    weights: (heads, queries, keys) by the name of the attention; the queries of the decoder stand for what they wrote.
+    source, target: the pieces that the model read and wrote, each with END at the end.
+    weights: (heads, queries, keys) by the name of the attention; a query of the decoder stands for the piece that it
+        wrote.
     """
 
     translation: str

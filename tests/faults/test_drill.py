@@ -145,7 +145,7 @@ def test_time_makes_no_difference(pair: tuple[Path, Path]) -> None:
         (lambda state: state.update(step=2.0), ["checkpoint.safetensors['step']"]),
         (lambda state: state["history"].append({"step": 2}), ["checkpoint.safetensors['history']"]),
         (lambda state: state["history"][0].update(step=2), ["checkpoint.safetensors['history'][0]['step']"]),
-        (lambda state: state.pop("weight"), ["checkpoint.safetensors has ['weight'] once only"]),
+        (lambda state: state.pop("weight"), ["only one of the runs has ['weight'] in checkpoint.safetensors"]),
     ],
 )
 def test_a_difference_of_one_bit_is_found(
@@ -190,7 +190,7 @@ def test_what_has_failed_in_one_way_is_not_survived(lacks: str) -> None:
 
 @pytest.mark.parametrize(("kills", "names"), [(-1, ("sweep",)), (1, ("nothing",))])
 def test_what_cannot_be_drilled_is_refused(tmp_path: Path, kills: int, names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=rf"^{kills} kills of {names[0]}; expected none or more, of classifier, "):
+    with pytest.raises(ValueError, match=rf"^{kills} kills of {names[0]}; expected a number from 0 up, of class"):
         next(drill.drill(kills, tmp_path, names=names))
 
 

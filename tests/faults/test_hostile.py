@@ -105,7 +105,7 @@ def test_a_parameter_that_is_not_declared_is_refused(echo: Path, name: str) -> N
 )
 def test_a_sweep_constructs_no_objects(tmp_path: Path, text: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
-    with pytest.raises(ValueError, match="the sweep is no YAML: could not determine a constructor"):
+    with pytest.raises(ValueError, match="the sweep is not YAML: could not determine a constructor"):
         sweeps.cells(tmp_path / "spec.yaml")
 
 
@@ -113,7 +113,7 @@ def test_a_sweep_constructs_no_objects(tmp_path: Path, text: str) -> None:
 def test_a_pickle_is_no_checkpoint_and_is_not_opened(tmp_path: Path, written: Any) -> None:
     path, touched = tmp_path / "run.safetensors", tmp_path / "touched"
     path.write_bytes(written(Trap(touched)))
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         checkpoint.load(path)
     assert not touched.exists()
 

@@ -81,16 +81,16 @@ SLIPS = [
     *cases(
         "00.step_flops",
         (flops(1), "16 is the number of links; each costs 6 FLOPs."),
-        (flops(2), "32 is the cost of the forward pass alone; the backward pass takes twice as much again."),
+        (flops(2), "32 is the cost of the forward pass alone; the backward pass costs twice as much."),
         (flops(last=False), "60 is the cost with a sparse last layer; it stays dense."),
         (flops(sparse=False), "240 is the cost of the dense network; the density is not used."),
         (lambda neurons, density, _: 6 * density * neurons[0] * neurons[1], "is the cost of the first layer alone."),
-        (flops(12), "one image should cost 6 · (8 + 8) FLOPs; the function says 192."),
+        (flops(12), "one image should cost 6 · (8 + 8) FLOPs; the function returns 192."),
         (flops(batched=False), "ten images cost ten times as much as one; is the batch used?"),
-        (flops(rounded=False), "has 4 links, the nearest integer to 3.75; the function says 58.5 FLOPs."),
+        (flops(rounded=False), "has 4 links, the nearest integer to 3.75; the function returns 58.5 FLOPs."),
         (
             lambda neurons, density, batch: flops(dense=len(neurons) - 2)(neurons, density, batch),
-            "with two hidden layers of 4 neurons it says 192; only the last layer is dense.",
+            "with two hidden layers of 4 neurons it returns 192; only the last layer is dense.",
         ),
     ),
     *cases(

@@ -132,7 +132,7 @@ SLIPS = [
     ),
     *cases(
         "03.two_of_three",
-        (85, "85 is no probability; expected a number between 0 and 1."),
+        (85, "85 is not a probability; expected a number between 0 and 1."),
         (0.5, "0.5 is the chance to be drawn first; add the chance to be drawn second."),
         (0.75, "0.75 is right for two draws with replacement; here a link cannot be drawn twice."),
         (1, "1 is twice the chance in one draw."),
@@ -184,7 +184,7 @@ SLIPS = [
             "0.25 is the share of the links that were active in all masks; one mask is enough.",
         ),
         ((overlap, lambda masks: 8 * itop(masks)), "6.0 is a number of links; divide it by the number of places."),
-        ((overlap, lambda masks: 2 * itop(masks)), "1.5 is in shares of the links of one mask; divide by all places."),
+        ((overlap, lambda masks: 2 * itop(masks)), "1.5 is a share of the links of one mask; divide by all places."),
         ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6, expected 0.75."),
     ),
     *cases(

@@ -155,7 +155,7 @@ SLIPS = [
         ((1 / 7, (2, 0)), "what you get if the link's own weight is left out of the sums; it belongs to them."),
         ((1.2, (2, 0)), "1.2 is not right; what do column 1 and row 1 sum to?"),
         ((1.125, (1, 1)), "(1, 1) is the smallest weight: WM removes it. Which link has the smallest RI?"),
-        ((1.125, (0, 2)), "(0, 2) is no link. A link is named (output, input), row before column."),
+        ((1.125, (0, 2)), "(0, 2) is not a link. A link is named (output, input), row before column."),
         ((1.125, (0, 0)), "(0, 0) is not right. Compute the RI of all five links, each "),
     ),
     *cases(
@@ -164,13 +164,16 @@ SLIPS = [
         (links([1, 0, 0], [0, 1, 0], [0, 0, 1]), "you have 3 links; expected at least 4."),
         (
             links([3, 7, 1], [1, 1, 0], [2, 0, 4]),
-            "With 7 links and 6 linked neurons the mean RI is 0.86, and a last link has more than 1.",
+            "With 7 links and 6 linked neurons the mean RI is 0.86, and the last link of a neuron has more than 1.",
         ),
         (
             links([2, 1, 0], [0, 2, 0], [0, 0, 1]),
             "RI removes (0, 1), with RI 0.67; its neurons have other links. Make this weight larger, ",
         ),
-        (links([1, 10, 0], [0, 1, 0], [0, 0, 1]), "with RI 1.09, but another link has the same. Make one the lowest."),
+        (
+            links([1, 10, 0], [0, 1, 0], [0, 0, 1]),
+            "with RI 1.09, but another link has the same RI. Give one link the lowest.",
+        ),
     ),
     *cases(
         "04.compacted_size",
@@ -181,7 +184,7 @@ SLIPS = [
         (lambda masks: parameters(masks, biases=0), "is right without biases; every neuron that stays has one."),
         (lambda masks: parameters(masks, dense=False), "is the number of links, with a bias for every neuron; the mat"),
         (lambda masks: parameters(masks, percolated=False), "is right before the cascade; percolate first."),
-        (without_unlinked_inputs, "is what you get without the inputs that have no link; the inputs are no hidden "),
+        (without_unlinked_inputs, "is what you get without the inputs that have no link; the inputs are not hidden "),
         (
             lambda masks: parameters(masks) + 1,
             "a small network: you count 25; the core's compacted model has 24 parame",

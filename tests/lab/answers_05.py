@@ -60,12 +60,12 @@ SLIPS = [
         "05.links_at_step",
         (17000, "17000 is the number of absent links; how many are there?"),
         (2927, "2927 is right for step 2050 if every step were an update; when was the last update?"),
-        (6000, "6000 is right for a straight line or a sigmoid; the cubic schedule is past its half by then."),
+        (6000, "6000 is right for a straight line or a sigmoid; the cubic schedule is past its middle by then."),
         (2000, "2000 is the number of links at the end."),
         (10000, "10000 is the number of links at the start."),
         (0.15, "0.15 is what you get from the density alone, without the places of the layer."),
         (2857, "2857 is right for the next update, at step 2100; step 2050 comes before it."),
-        (1000, "1000 is what you get with the sign turned: (1 - u)³ multiplies s_i - s_f, which is negative."),
+        (1000, "1000 is what you get with the wrong sign: (1 - u)³ multiplies s_i - s_f, which is negative."),
         (3200, "3200 is not right; what is u at the last update?"),
     ),
     *cases(
@@ -76,7 +76,7 @@ SLIPS = [
         (300, "300 is right for the middle, step 3000."),
         (1500, "1500 is a share of all places; an update exchanges a share of the *links*."),
         (0.075, "0.075 is a share; multiply it by the links."),
-        (7.5, "7.5 is in per cent; how many links are this?"),
+        (7.5, "7.5 is a percentage; how many links is it?"),
         (180, "180 is not right; which angle is π · 4000 / 6000?"),
     ),
     *cases(
@@ -91,7 +91,7 @@ SLIPS = [
     *cases(
         "05.own_schedule",
         (lambda u: 0.1 + 0.9 * u, "share_of_fall(0) is 0.1: the network must begin at the initial sparsity."),
-        (lambda u: 0.9 * u, "share_of_fall(1) is 0.9: the density would not arrive."),
+        (lambda u: 0.9 * u, "share_of_fall(1) is 0.9: the density would not reach its end."),
         (lambda u: u if u < 0.5 or u > 0.9 else 0.4, "your share falls at u = 0.499: the network would grow."),
         (lambda u: u, "the mean of 1 - share is 0.500; the cubic schedule has 0.250: you would train more links for "),
         (ramp(0.0, 0.2), "the mean of 1 - share is 0.100; the cubic schedule has 0.250: you would train less links "),
@@ -110,7 +110,7 @@ SLIPS = [
         ),
         (
             lambda final, window_end, stop, _: sigmoid_sparsity(stop, 0, window_end, 0.5, final),
-            "Step 7500 is no update. The last one is at step 7400.",
+            "Step 7500 is not an update. The last one is at step 7400.",
         ),
         (lambda *_: 0.96, "After the window the sparsity stays at 0.9."),
         (lambda *_: 0.7, "you say 0.70000, expected 0.89890. What is the sparsity at the last update?"),

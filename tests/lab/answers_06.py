@@ -124,7 +124,7 @@ SLIPS = [
         "06.one_update",
         (update(absent=True), "6 links after the update: absent places have |w| = 0, but they are not the weakest"),
         (update(regrown=0), "2 links after the update: the two removed links are gone, and no link was regrown."),
-        (on_links, "2 or 3 or 4 links after the update instead of 4; does it regrow on a link?"),
+        (on_links, "2 or 3 or 4 links after the update instead of 4; does it regrow a link that exists?"),
         (update(signed=True), "the link of weight -4 was removed; its magnitude is the largest, so compare |w|."),
         (update(strongest=True), "the links of weight -4 and 3 are the two strongest; the update must keep both."),
         (update(stale="removed"), "a removed link still has a weight; set the weight outside the new mask to 0."),
@@ -146,7 +146,7 @@ SLIPS = [
         (training(every=5), "updates at the steps [5, 10, 15, 20, 25]; with update_every=10 they are at 10 and 20."),
         (
             training(clear=False),
-            "at step 2 the gradient is not that of its own batch; is the loss F.cross_entropy, and",
+            "at step 2 the gradient does not come from the batch of this step; is the loss F.cross_entropy, and",
         ),
     ),
     *cases(

@@ -184,7 +184,7 @@ SLIPS = [
         (lambda _: "ill", "for patient A you return 'ill'; expected one of 'healthy', 'stuck', "),
         (lambda _: "healthy", "patient A is not 'healthy': of its 379 regrown links 2% had just been removed, and the"),
         (classified(last_overlap=True), "patient B is not 'random regrowth': of its 379 regrown links 68% had just"),
-        (classified("threshold with ties"), "patient C is not 'stuck': its number of links wanders from 230 to 232; "),
+        (classified("threshold with ties"), "patient C is not 'stuck': its number of links varies from 230 to 232; "),
         (classified("early end"), "patient E is not 'healthy': its last update is at step 32 of 128; look at `step`."),
         (
             classified("collapsed layer"),

@@ -138,13 +138,16 @@ SLIPS = [
         (lambda *_: 0.5, "0.5 is not right: the line through the two points reaches 10 ms at 0.3."),
         (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and dense 7 ms you predict 0.3, not 0.2."),
         (meeting(low=-9), "a dense layer of 0.5 ms is faster than the fixed cost; return 0 there, not -0.016"),
-        (meeting(high=9), "beside a dense layer of 50 ms links win at every density; return 1 there, not 1.6"),
+        (
+            meeting(high=9),
+            "against a dense layer of 50 ms, the csr layer is faster at every density; return 1 there, not 1.6",
+        ),
     ),
     *cases(
         "07.fixed_cost",
         (3, "3 is the time of the sparse step; a part of it is arithmetic."),
         (2.9, "2.9 is 3 minus 0.1; the dense step pays the fixed cost too, so its arithmetic is less than 10 ms."),
-        (0.1, "0.1 is the promise of the FLOPs, 1 % of the dense step."),
+        (0.1, "0.1 is what the FLOPs suggest, 1 % of the dense step."),
         (7.0707, "7.0707 is the arithmetic of the dense step; what is left of the 10 ms?"),
         (7, "7 is what sparsity saved."),
         (0.293, "0.293 is a share; give milliseconds."),

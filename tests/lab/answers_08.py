@@ -159,7 +159,7 @@ SLIPS = [
         ),
         (percolate_head(chain=False), "nothing of v and o was cut; a neuron needs links in the values, and a reader."),
         (percolate_head(either=True), "nothing of q and k was cut; "),
-        (q_alone, "links of k are left that lead nowhere; does the other side of the neuron have links?"),
+        (q_alone, "links of k that lead nowhere are left; does the other side of the neuron have links?"),
         (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
         (rows_of_o, "a neuron is a row of q, k and v, and a column of o."),
     ),
@@ -200,7 +200,7 @@ SLIPS = [
     *cases(
         "08.lead_by_luck",
         (lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()), "This is the mean distance; a lead has a sign."),
-        (lead(best_of_all), "This is the lead of the best of both; FC is no rival of itself."),
+        (lead(best_of_all), "This is the lead of the best of both; FC is not its own rival."),
         (lead(lambda fc, rivals: rivals.max(dim=1).values - fc + 1), "it leads by 0 on average, you have 1.0"),
         (lead(scatter=lambda deviation, _: math.sqrt(deviation)), "a standard deviation of 2 BLEU: you have 2.0"),
         (lead(scatter=lambda deviation, _: deviation), "as with one; take the mean over the seeds of a method first."),

@@ -168,7 +168,7 @@ SLIPS = [
     *cases(
         "08b.clipped",
         (lambda *_: (2, 6), "seven words were written, you counted 6."),
-        (lambda *_: (7, 7), "you found 7. This is the number of words that a reference has at all; clip each count."),
+        (lambda *_: (7, 7), "you found 7. This is the number of words that occur in a reference; clip each count."),
         (summed, "you found 3. This is the sum over both references; take the higher count of one."),
         (
             lambda written, references, n: clipped(written, references[1:], n),

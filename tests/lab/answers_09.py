@@ -180,8 +180,8 @@ SLIPS = [
             "neuron 1, which has no link in the gate: its links in up lead no",
         ),
         (gated(pair=False), "activation(0) = 0, neuron 1, which has no link in the gate: its links in up lead nowhere"),
-        (gated(read=False), "neuron 3, which is read by no link of down: its links in gate lead nowhere, and you keep"),
-        (gated(rows=False), "neuron 2, which has no link in up: its links in gate lead nowhere, and you keep them."),
+        (gated(read=False), "neuron 3, which has no link in down: its links in gate lead nowhere, but you keep"),
+        (gated(rows=False), "neuron 2, which has no link in up: its links in gate lead nowhere, but you keep them."),
         (gated(always=True), "activation(0) = 0.5, neuron 1, which has no link in the gate: its links in up are used"),
         (chain_once, "activation(0) = 0, neuron 1, which has no link in the gate: its links in up lead nowhere"),
         (

@@ -170,7 +170,7 @@ SLIPS = [
         (lambda *_: torch.zeros(2), "[0.0, 0.0] is not right; write down the sum of the gradients"),
         (
             lambda parts, sizes: whole_gradient(parts, sizes) if len(parts[0]) == 2 else torch.stack(parts).mean(dim=0),
-            "parts of [4, 5] examples give another gradient than the whole batch of 9.",
+            "parts of [4, 5] examples give a different gradient from the whole batch of 9.",
         ),
     ),
     *cases(

@@ -87,11 +87,11 @@ STUBS = [
 SLIPS = [
     *cases(
         "11.coverage",
-        (covered(percent=100), "is no share; simulate 10,000 studies, and do not count in per cent."),
+        (covered(percent=100), "is not a share; simulate 10,000 studies, and do not count in per cent."),
         (covered(misses=True), "is the share of intervals that miss; count the others."),
         (covered(correction=0), "is the result if the squares are divided by n; divide by n − 1."),
         (covered(root=False), "is the result with the standard deviation itself; divide it by √n for the standard"),
-        (lambda *_: 0.5, "for n = 3 and t = 4.303 the share is 0.500; t is made for 0.95."),
+        (lambda *_: 0.5, "for n = 3 and t = 4.303 the share is 0.500; this t gives 0.95."),
         (covered(factor=4.303), "with the factor 1.96 the share is still 0.95; does your interval use the factor?"),
         (lambda _, t, *__: {4.303: 0.95, 1.96: 0.7}[t], "with the factor 1.96 and n = 3 the share is 0.700; expected"),
         (covered(shifted=lambda runs, _: runs), "a shift of 1 changes nothing; add it to every run, and ask whether"),
@@ -102,8 +102,11 @@ SLIPS = [
     ),
     *cases(
         "11.same_gain",
-        (lambda rival, better, other: other + better - rival, "117.77 is as many points of perplexity ahead; "),
-        (lambda rival, better, other: other * rival / better, "128.1017 is as many nats behind; a lower perplexity is"),
+        (lambda rival, better, other: other + better - rival, "117.77 is the perplexity as many points ahead; "),
+        (
+            lambda rival, better, other: other * rival / better,
+            "128.1017 is the perplexity as many nats behind; a lower perplexity is",
+        ),
         (lambda rival, better, other: other ** (math.log(better) / math.log(rival)), "is the result of a ratio of log"),
         (lambda *given: math.log(gained(*given)), "4.7222 is a number of nats; the answer is a perplexity."),
         (lambda rival, better, _: math.log(better / rival), "-0.0653 is the gain in nats itself."),
@@ -130,7 +133,7 @@ SLIPS = [
         (0.513, "0.513 is the chance that none looks decided."),
         (0.05, "0.05 is the chance for one comparison."),
         (0, "0 is the chance that all of them look decided."),
-        (48.67, "48.67 is no probability; write it as a number between 0 and 1."),
+        (48.67, "48.67 is not a probability; write it as a number between 0 and 1."),
         (0.3, "0.3 is not right; first, how probable is none of 13?"),
     ),
     *cases(

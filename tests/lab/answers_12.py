@@ -104,7 +104,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "12.verdict",
-        (lambda _: "yes", "'yes' is no verdict; expected one of 'holds', 'does not hold', 'cannot be told'."),
+        (lambda _: "yes", "'yes' is not a verdict; expected one of 'holds', 'does not hold', 'cannot be told'."),
         (by(lambda _: 0.0), "these are the verdicts of the sign of the mean alone; the interval decides."),
         (by(error), "these are the verdicts of the standard error alone; multiply it by t."),
         (by(lambda values: 1.96 * error(values)), "these are the verdicts of the factor 1.96, which is for many seeds"),

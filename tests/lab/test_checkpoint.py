@@ -234,16 +234,19 @@ def test_the_state_before_is_kept_and_offered_when_the_last_is_damaged(
             assert checkpoint.load(previous)[0] == number - 1
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     offer = (
-        r"run\.safetensors is damaged.* The one before is whole: rename run\.previous\.safetensors to run\.safetensors"
+        r"run\.safetensors is damaged.* The previous checkpoint is whole: "
+        r"rename run\.previous\.safetensors to run\.safetensors"
     )
     with pytest.raises(ValueError, match=offer):
         checkpoint.load(path)
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"run\.safetensors is no safetensors file.* The one before is whole"):
+    with pytest.raises(
+        ValueError, match=r"run\.safetensors is not a safetensors file.* The previous checkpoint is whole"
+    ):
         checkpoint.load(path)
     whole = previous.read_bytes()
     previous.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=r"start the run anew\.$"):
+    with pytest.raises(ValueError, match=r"start the run again\.$"):
         checkpoint.load(path)
     previous.write_bytes(whole)
     previous.replace(path)
@@ -299,7 +302,7 @@ def test_quantized_tensors_are_refused(tmp_path: Path) -> None:
 def test_more_text_than_can_be_read_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_LARGEST_STRUCTURE", 1000)
     checkpoint.save(tmp_path / "state", list(range(200)))
-    with pytest.raises(ValueError, match=r"takes \d+ characters beside its tensors; expected at most 1000.*as tensors"):
+    with pytest.raises(ValueError, match=r"takes \d+ characters besides its tensors; expected at most 1000.*tensors"):
         checkpoint.save(tmp_path / "state", list(range(400)))
     assert checkpoint.load(tmp_path / "state") == list(range(200))
 
@@ -334,7 +337,7 @@ def test_no_cut_off_or_longer_file_is_read(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in [*(whole[:-missing] for missing in (1, *range(2, len(whole), 9))), whole + b"\0", b" " + whole]:
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"/state is .*damaged.*start the run anew"):
+        with pytest.raises(ValueError, match=r"/state is .*damaged.*start the run again"):
             checkpoint.load(path)
 
 
@@ -351,7 +354,7 @@ def test_no_cut_off_or_longer_file_is_read(tmp_path: Path) -> None:
 )
 def test_files_of_other_kinds_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "state").write_bytes(content)
-    with pytest.raises(ValueError, match=r"/state is no safetensors file, or its beginning is damaged; give a file"):
+    with pytest.raises(ValueError, match=r"/state is not a safetensors file, or its beginning is damaged; give a file"):
         checkpoint.load(tmp_path / "state")
 
 

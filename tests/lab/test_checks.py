@@ -72,10 +72,10 @@ def test_an_exercise_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^there is no exercise '10\.hour'; stage 10 has 10\.\w+, .*10\.hours, "):
         exercises.check("10.hour", 1)
     with pytest.raises(
-        ValueError, match=r"^no stage '13' has exercises; expected one of 00, 01, .*, 06, 06b, 07, .*12\."
+        ValueError, match=r"^stage '13' has no exercises; expected one of 00, 01, .*, 06, 06b, 07, .*12\."
     ):
         exercises.check("13.hours", 1)
-    with pytest.raises(ValueError, match=r"no stage 'slips' has exercises"):
+    with pytest.raises(ValueError, match=r"stage 'slips' has no exercises"):
         exercises.check("slips", 1)
 
 
@@ -246,13 +246,13 @@ RIGHT = [
 STUBS = [
     *cases("00.density", (None, NUMBER)),
     *cases("00.links", (None, NUMBER)),
-    *cases("00.stored", (lambda *_: (0, 0), "5 % of 100 possible links are 5; the function says 0.")),
+    *cases("00.stored", (lambda *_: (0, 0), "5 % of 100 possible links are 5; the function returns 0.")),
     *cases("01.links_per_output", (None, NUMBER)),
-    *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you did count cycles: ")),
+    *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you counted cycles, you ")),
     *cases("02.counted", (None, NUMBER)),
     *cases("02.my_ch3_l3n", (lambda _: None, "my_ch3_l3n() returns None; return a matrix of scores.")),
     *cases("02.count_paths", (lambda *_: 0, "for the missing link output 0 – input 0, you counted 0; 2 are there: ")),
-    *cases("02.listed", ([], "2 paths not listed yet; look at those through input 1.")),
+    *cases("02.listed", ([], "2 paths not listed yet; look at the paths through input 1.")),
     *cases("12.number_of_seeds", (None, "replace None in the cell above by a number of seeds.")),
     *cases(
         "03.temperature_and_softness",
@@ -302,7 +302,7 @@ SLIPS = [
         (10, "10 is the mean number of links of an input."),
         (36, "36 is the number of absent links of each output."),
         (400, "400 is the number of links of the whole layer."),
-        (5, "5 is not right; the core gives every output another number."),
+        (5, "5 is not right; the core gives every output a different number."),
     ),
     *cases(
         "01.four_cycles",
@@ -313,13 +313,13 @@ SLIPS = [
         (lambda mask: int(mask[0].sum()) - 1, "two outputs that share 3 inputs lie on 3 cycles, not 2."),
         (
             lambda mask: 1 if mask.sum() == 6 and len(mask) == 3 else 3,
-            "3 pairs of outputs with 3 cycles each are 9, not 3.",
+            "3 pairs of outputs with 3 cycles each make 9, not 3.",
         ),
     ),
     *cases(
         "00.stored",
         (lambda possible, density: (5, 20), "these are the values alone; each link has a position too."),  # noqa: ARG005
-        (lambda possible, density: (5, 45), "5 links need 5 · (4 + 4) = 40 bytes; the function says 45."),  # noqa: ARG005
+        (lambda possible, density: (5, 45), "5 links need 5 · (4 + 4) = 40 bytes; the function returns 45."),  # noqa: ARG005
     ),
     *cases("02.count_paths", (lambda *_: 3, "for the missing link output 0 – input 0, you counted 3; 2 are there: ")),
     *cases(
@@ -334,7 +334,7 @@ SLIPS = [
             3,
             "you counted 3; 2 are there: output 0 – input 1 – output 2 – input 0; ",
         ),
-        ("two", "the answer is 'two'; expected how many paths there are, a whole number from 0 on."),
+        ("two", "the answer is 'two'; expected the number of paths, a whole number from 0 up."),
     ),
     *cases(
         "02.my_ch3_l3n",
@@ -346,7 +346,7 @@ SLIPS = [
     ),
     *cases(
         "02.listed",
-        ([(0, 1, 2, 0)], "1 path not listed yet; look at those through input 2."),
+        ([(0, 1, 2, 0)], "1 path not listed yet; look at the paths through input 2."),
         ([(0, 1, 2, 0), (0, 1, 1, 0), (0, 2, 2, 0)], "does not exist: output 1 and input 0 are not linked."),
     ),
     *cases(
@@ -389,9 +389,9 @@ SLIPS = [
         (lambda masks: swept(masks)[::-1], "the shapes should be [(5, 6), (4, 5)], in the order given."),
         (
             lambda masks: [mask.clone() for mask in masks],
-            "still lead to neurons that no link leaves. Does each step look ",
+            "still lead to neurons without outgoing links. Does each step look ",
         ),
-        (swept_once, "still lead to neurons that no link leaves. Does each step look at the *swept* mask after it"),
+        (swept_once, "still lead to neurons without outgoing links. Does each step look at the *swept* mask after it"),
         (swept_too_far, "cut the rows of neurons that are not read, and nothing else; the last mask stays as it is."),
     ),
     *cases(
@@ -427,7 +427,7 @@ SLIPS = [
     ),
     *cases(
         "07.multiply",
-        (lambda *_: [1.0] * 4, "it returns 4 numbers; there is one output fewer than entries in `begins`, so 3."),
+        (lambda *_: [1.0] * 4, "it returns 4 numbers; the outputs are one fewer than the entries of `begins`, so 3."),
         (
             lambda begins, columns, values, x: product(begins, columns, values, [1.0] * len(x)),
             "these are sums of the weights; multiply each by the input in its column.",
@@ -440,7 +440,7 @@ SLIPS = [
     ),
     *cases(
         "07.break_even",
-        (57, "57 is no density: it is a share of all possible links, between 0 and 1."),
+        (57, "57 is not a density, a share of all possible links between 0 and 1."),
         (0.5, "0.5 is right for momentum (12 bytes of 24); Adam keeps one moment more."),
         (0.25, "at density 0.25 a possible link costs 7.0 bytes, and 16 bytes in the dense layer."),
     ),
@@ -481,7 +481,7 @@ SLIPS = [
         (111.1, "111.1 is right for one GPU; here are eight."),
         (4.17, "4.17 is the time without the utilisation."),
         (50000, "50000 is in seconds."),
-        (20, "20 is not right; 6 operations for each weight and token."),
+        (20, "20 is not right; count 6 operations for each weight and token."),
     ),
     *cases(
         "11.errors_away",
@@ -676,7 +676,7 @@ def test_absent_weights_are_counted(patient: Ill) -> None:
             "4: outside the mask are 0.5, 0 and NaN, of which 2 are not zero.",
         ),
         (lambda *_: 2, "a full mask has no absent link."),
-        (lambda weight, mask: min(2, not_zero(weight, mask)), "you count 2 in 0.weight, not: 3 of 48 "),
+        (lambda weight, mask: min(2, not_zero(weight, mask)), "you count 2 in 0.weight, but the audit says: 3 of 48 "),
     ],
 )
 def test_a_slip_in_counting_absent_weights_is_told(patient: Ill, answer: Any, message: str) -> None:

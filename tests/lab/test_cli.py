@@ -177,7 +177,7 @@ def test_a_device_that_is_not_there_exits_2_and_writes_nothing(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert cli.main(["run", "06", "-p", "device", "cuda", "--profile", "ci"]) == 2
-    assert "torch sees no CUDA device" in capsys.readouterr().err
+    assert "torch finds no CUDA device" in capsys.readouterr().err
     assert not list(Path().rglob("*.ipynb"))
 
 

@@ -115,11 +115,11 @@ BAD_FILES = {
     "wrong checksum": (WHOLE[:-8] + b"\0" * 8, "not a whole gzip file"),
     "other magic": (idx(1, 2, magic=b"\0\0\x0d", content=bytes(8)), "expected an IDX file of unsigned bytes"),
     "a text": (gzip.compress(b"label,pixel\n"), "expected an IDX file of unsigned bytes"),
-    "fewer bytes than announced": (idx(2, 3, 4, content=bytes(11)), r"announces \(3, 4\) but holds 11 bytes"),
-    "more bytes than announced": (idx(2, 3, 4, content=bytes(13)), r"announces \(3, 4\) but holds 13 bytes"),
-    "no room for its own shape": (idx(3, 5), "expected|announces|whole"),
+    "fewer bytes than declared": (idx(2, 3, 4, content=bytes(11)), r"declares \(3, 4\) but holds 11 bytes"),
+    "more bytes than declared": (idx(2, 3, 4, content=bytes(13)), r"declares \(3, 4\) but holds 13 bytes"),
+    "no room for its own shape": (idx(3, 5), "expected|declares|whole"),
     # The product of this shape is 2^64, which a 64-bit integer would take for 0.
-    "a shape beyond counting": (idx(3, 2**31, 2**31, 4), "announces"),
+    "a shape beyond counting": (idx(3, 2**31, 2**31, 4), "declares"),
 }
 
 

@@ -383,7 +383,7 @@ def test_a_model_that_has_diverged_is_refused_and_its_mode_is_as_before(bad: flo
         ({"source": torch.zeros(0, 3, dtype=torch.int64)}, r"source has shape \(0, 3\)"),
         ({"source": torch.zeros(3, 0, dtype=torch.int64)}, r"source has shape \(3, 0\)"),
         ({"source": torch.ones(1, 3)}, r"dtype torch\.float32; expected"),
-        ({"source": padded([[4, END], [PAD], [PAD]])}, r"rows 1, 2 of source are nothing but PAD; .*leave empty"),
+        ({"source": padded([[4, END], [PAD], [PAD]])}, r"rows 1, 2 of source have only PAD; .*leave empty"),
     ],
 )
 def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> None:

@@ -143,7 +143,7 @@ def test_a_notebook_is_never_written_over(notebook: Any, tmp_path: Path) -> None
     for source in sources:
         nbformat.write(notebook, source)
     before = sources[1].read_bytes()
-    with pytest.raises(ValueError, match=r"02_two\.ipynb would be written over; choose another folder"):
+    with pytest.raises(ValueError, match=r"02_two\.ipynb would be overwritten; choose a folder"):
         write_versions(sources, tmp_path, student_version)
     assert sources[1].read_bytes() == before
     assert not (tmp_path / "01_one.ipynb").exists()

@@ -168,7 +168,7 @@ def test_results_are_taken_over_beside_those_of_other_items(tmp_path: Path, runs
     [
         ({"device": {"type": "cpu"}}, r"holds item masks of cpu; expected full results of a GPU \(cuda\)"),
         ({"reduced": True}, "holds item masks of cuda, reduced; expected"),
-        ({"rows": [{"run": {"schema": 1}}]}, "run 1 is no record of a run"),
+        ({"rows": [{"run": {"schema": 1}}]}, "run 1 is not a record of a run"),
     ],
 )
 def test_what_is_no_result_of_a_gpu_is_not_taken_over(tmp_path: Path, change: Row, message: str) -> None:

@@ -629,10 +629,10 @@ def test_snapshots_survive_a_cut(digits: ImageData, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "rigl"}, "of a run with method"),
+        ({"method": "rigl"}, "from a run with method"),
         ({"sparsity": 0.8}, "with sparsity 0.9, and this one has 0.8"),
         ({"seed": 1}, "with seed 0, and this one has 1"),
-        ({"recipe": replace(TINY, hidden=8)}, "of a run with recipe"),
+        ({"recipe": replace(TINY, hidden=8)}, "from a run with recipe"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -650,7 +650,7 @@ def test_other_images_are_another_run(digits: ImageData, tmp_path: Path) -> None
     images.train(digits, "set", 0.9, TINY, save_to=tmp_path / "run.safetensors")
     other = replace(digits, test=Split(digits.test.images, digits.test.labels.flip(0)))
     assert other.digest != digits.digest
-    with pytest.raises(ValueError, match="of a run with data"):
+    with pytest.raises(ValueError, match="from a run with data"):
         images.train(other, "set", 0.9, TINY, save_to=tmp_path / "run.safetensors")
 
 

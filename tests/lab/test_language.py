@@ -101,8 +101,8 @@ def test_sizes_have_as_many_weights_as_their_name_says(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 18}, r"width is 18 and heads 4; expected heads that share the width evenly.*divisible by 8"),
-        ({"width": 20}, r"width is 20 and heads 4; .*even number of neurons each"),
+        ({"width": 18}, r"width is 18 and heads 4; expected a width divisible by 8: heads share it evenly"),
+        ({"width": 20}, r"width is 20 and heads 4; .*each needs an even number of neurons"),
         ({"key_heads": 3}, r"heads is 4 and key_heads 3; expected key_heads that divide heads"),
         ({"layers": 0}, r"expected at least 1 of each"),
     ],
@@ -335,7 +335,7 @@ def test_it_may_be_compiled(task: Task, monkeypatch: pytest.MonkeyPatch) -> None
     assert run.last_masks.keys() == usual.last_masks.keys()
 
 
-@pytest.mark.filterwarnings("ignore:step . is left out:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:step . is skipped:RuntimeWarning")
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task) -> None:
     with pytest.raises(RuntimeError, match=r"no finite loss in the 5 steps up to 6; .* of model\.layers\.0\..*Lower"):
         language.train(task, "fc", 0.0, replace(RECIPE, dense_learning_rate=1e30))
@@ -347,7 +347,7 @@ def test_a_tokenizer_of_another_size_is_refused(task: Task) -> None:
 
 
 def test_a_corpus_shorter_than_a_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the corpus has \d+ blocks of 16 tokens, and a batch 4,000"):
+    with pytest.raises(ValueError, match=r"the corpus has \d+ blocks of 16 tokens, and a batch has 4,000"):
         language.prepare(CORPUS, replace(RECIPE, batch=4000), tmp_path)
 
 
@@ -479,10 +479,10 @@ def test_a_finished_run_is_not_trained_again(task: Task, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("method", "sparsity", "changes", "seed", "message"),
     [
-        ("rigl", 0.8, {}, 0, "is of a run with method "),
-        ("set", 0.7, {}, 0, "is of a run with sparsity 0.8, and this one has 0.7"),
-        ("set", 0.8, {"clip": 2.0}, 0, "is of a run with recipe "),
-        ("set", 0.8, {}, 1, "is of a run with seed 0, and this one has 1"),
+        ("rigl", 0.8, {}, 0, "is from a run with method "),
+        ("set", 0.7, {}, 0, "is from a run with sparsity 0.8, and this one has 0.7"),
+        ("set", 0.8, {"clip": 2.0}, 0, "is from a run with recipe "),
+        ("set", 0.8, {}, 1, "is from a run with seed 0, and this one has 1"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -499,7 +499,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 def test_a_checkpoint_of_another_model_is_refused(task: Task, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     checkpoint.save(path, {"settings": {}, "step": 1})
-    with pytest.raises(ValueError, match="is no checkpoint of a language model's training"):
+    with pytest.raises(ValueError, match="is not a checkpoint of a language model's training"):
         language.train(task, "set", 0.8, RECIPE, save_to=path)
 
 
@@ -516,7 +516,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         save(where, state)
 
     monkeypatch.setattr(checkpoint, "save", until_it_is_full)
-    with pytest.raises(OSError, match=r"of step 9 could not be written to .*No space left on device. The one before"):
+    with pytest.raises(OSError, match=r"of step 9 could not be written to .*No space left on device. The previous"):
         language.train(task, "set", 0.8, RECIPE, save_to=path, save_every=3)
     assert (saved, checkpoint.load(path)["step"]) == ([3, 6], 6)
     monkeypatch.undo()
@@ -723,7 +723,7 @@ def test_a_document_ends_at_its_end(task: Task) -> None:
 
 
 def test_a_temperature_below_zero_is_refused(task: Task) -> None:
-    with pytest.raises(ValueError, match=r"temperature is -1; expected 0, for the likeliest token, or more"):
+    with pytest.raises(ValueError, match=r"temperature is -1; expected 0 \(the likeliest token\) or more"):
         language.generate(untrained(), task.tokenizer, "", 1, temperature=-1, generator=torch.Generator())
 
 

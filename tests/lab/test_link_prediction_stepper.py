@@ -103,7 +103,7 @@ def test_a_right_count_needs_no_explanation_and_no_number_is_none() -> None:
     for answer in (2, np.int64(2), torch.tensor(2)):
         assert l3.explain_count(TOY, (0, 0), answer) == ""
     for answer in ("2", 2.0, True, -1):
-        assert f"the answer is {answer!r}; expected how many" in l3.explain_count(TOY, (0, 0), answer)
+        assert f"the answer is {answer!r}; expected the number of" in l3.explain_count(TOY, (0, 0), answer)
 
 
 def test_a_link_without_paths_is_explained_too() -> None:
@@ -124,8 +124,8 @@ def test_the_right_paths_in_any_order_need_no_explanation() -> None:
         ((3, 3), "(3, 3) has 1 link; an L3 path has three"),
         ((3, 1, 0, 3, 2, 3), "has 5 links"),
         ((2, 1, 0, 3), "leads from output 2 to input 3, not from output 3 to input 3"),
-        ((3, 1, 3, 3), "goes back to an end of the missing link, or over it"),
-        ((3, 3, 0, 3), "goes back to an end of the missing link, or over it"),
+        ((3, 1, 3, 3), "goes back to an end of the missing link, or uses the missing link"),
+        ((3, 3, 0, 3), "goes back to an end of the missing link, or uses the missing link"),
         ((3, 4, 0, 3), "output 0 and input 4 are not linked"),
         ((3, 0, 0, 3), "output 3 and input 0 are not linked"),
         ((3, 1, 4, 3), "output 4 and input 1 are not linked"),
@@ -141,7 +141,8 @@ def test_a_path_that_is_none_is_explained(wrong: Sequence[int], message: str) ->
 def test_what_is_listed_twice_or_not_at_all_is_told() -> None:
     explanation = l3.explain_paths(NETWORK, (3, 3), [*RIGHT[1:], RIGHT[1]])
     assert explanation == (
-        "output 3 – input 1 – output 1 – input 3 is listed twice. 1 path not listed yet; look at those through input 1."
+        "output 3 – input 1 – output 1 – input 3 is listed twice. 1 path not listed yet; "
+        "look at the paths through input 1."
     )
 
 

@@ -26,6 +26,6 @@ def test_a_translation_is_cut_off_at_its_most_pieces() -> None:
 @pytest.mark.parametrize("row", [{"a": 0.5}, {"z": 1.0}])
 def test_a_table_that_is_none_is_refused(row: dict[str, float]) -> None:
     with pytest.raises(
-        ValueError, match=r"^'<s>' is followed by .* expected chances that sum to 1, of pieces that have"
+        ValueError, match=r"^'<s>' is followed by .* expected chances that sum to 1, for pieces that have"
     ):
         next_pieces.search({"<s>": row, "a": ENDS}, 1)

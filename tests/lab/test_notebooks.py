@@ -484,7 +484,7 @@ def test_limits_are_part_of_their_range(name: str, value: float) -> None:
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device is 'cuda' but torch sees no CUDA device"):
+    with pytest.raises(ValueError, match="device is 'cuda' but torch finds no CUDA device"):
         start_06(device="cuda")
 
 
@@ -669,7 +669,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_runs(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = write_notebook(tmp_path / "gpu.ipynb", "1 / 0", parameters='device: str = "auto"')
-    with pytest.raises(ValueError, match="device is 'cuda' but torch sees no CUDA device"):
+    with pytest.raises(ValueError, match="device is 'cuda' but torch finds no CUDA device"):
         notebooks.run(path, tmp_path / "out", {"device": "cuda"})
     assert not list(tmp_path.glob("out/*"))
 

@@ -106,7 +106,7 @@ def test_ranks_share_the_same_batches_and_may_change_in_number(ranks: int) -> No
 
 
 def test_a_corpus_shorter_than_a_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the corpus has 10 blocks of 3 tokens, and a batch 11; take a smaller"):
+    with pytest.raises(ValueError, match=r"the corpus has 10 blocks of 3 tokens, and a batch has 11; take a smaller"):
         MemoryFeed(BLOCKS, 11, 0)
 
 
@@ -216,7 +216,7 @@ def test_numbers_that_do_not_divide_each_other_are_refused(lanes: int, ranks: in
 
 def test_a_state_of_other_lanes_is_refused() -> None:
     state = feed_of(lanes=2).state_dict()
-    with pytest.raises(ValueError, match=r"the saved state has 2 lanes, this feed 4; go on with as many"):
+    with pytest.raises(ValueError, match=r"the saved state has 2 lanes, this feed has 4; continue with the same"):
         feed_of().load_state_dict(state)
 
 

@@ -327,10 +327,10 @@ def test_a_full_disk_leaves_the_old_lines_whole(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"schema": 1, "meth', r"runs\.jsonl, line 2 is no JSON .*cut short or changed; restore the file, or delete"),
-        ("chts,0.9,31.2", r"runs\.jsonl, line 2 is no JSON"),
-        ("", r"runs\.jsonl, line 2 is no JSON"),
-        ('{"schema": 1} {"schema": 1}', r"runs\.jsonl, line 2 is no JSON"),
+        ('{"schema": 1, "meth', r"runs\.jsonl, line 2 is not JSON .*cut short or changed; restore the file, or delete"),
+        ("chts,0.9,31.2", r"runs\.jsonl, line 2 is not JSON"),
+        ("", r"runs\.jsonl, line 2 is not JSON"),
+        ('{"schema": 1} {"schema": 1}', r"runs\.jsonl, line 2 is not JSON"),
         ('{"schema": 2, "method": "chts"}', r"runs\.jsonl, line 2 has schema 2; expected 1"),
         ('{"schema": "1"}', r"runs\.jsonl, line 2 has schema '1'; expected 1"),
         ('{"method": "chts"}', r"runs\.jsonl, line 2 has schema None; expected 1"),
@@ -362,7 +362,7 @@ def test_a_last_line_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     records.write_lines(path, ROWS)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is no JSON"):
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 is not JSON"):
         records.read_lines(path)
 
 
@@ -385,7 +385,7 @@ def test_a_line_that_was_changed_is_refused_with_its_number(tmp_path: Path, old:
     assert text.count(old) == (2 if old == '"sha256"' else 1)
     first, second = text.removesuffix("\n").split("\n")
     path.write_text(f"{first}\n{second.replace(old, new)}\n", "utf-8")
-    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 does not fit its sha256.*changed after it was written"):
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2 does not match its sha256.*changed after it was"):
         records.read_lines(path)
 
 

@@ -182,7 +182,7 @@ def test_validation_where_there_can_be_none_and_none_where_there_must_be_some(
     tmp_path: Path, row: dict[str, Any], message: str
 ) -> None:
     records.write_lines(tmp_path / "runs.jsonl", [row])
-    with pytest.raises(ValueError, match=f"is no record of a run: {message}"):
+    with pytest.raises(ValueError, match=f"is not a record of a run: {message}"):
         report.read(tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_what_is_no_record_of_a_run_is_refused_with_its_line(
     folder: Path, change: dict[str, Any], message: str
 ) -> None:
     records.write_lines(folder / "runs.jsonl", [*ROWS, ROWS[0] | change])
-    with pytest.raises(ValueError, match=rf"runs\.jsonl, line 8 is no record of a run: .*{message}"):
+    with pytest.raises(ValueError, match=rf"runs\.jsonl, line 8 is not a record of a run: .*{message}"):
         report.read(folder)
 
 
@@ -254,7 +254,9 @@ def test_a_record_that_lacks_something_is_refused(folder: Path, key: str) -> Non
     lacking = copy.deepcopy(ROWS[0])
     del lacking[key]
     records.write_lines(folder / "runs.jsonl", [lacking])
-    with pytest.raises(ValueError, match=rf"runs\.jsonl, line 1 is no record of a run: '{key}' is a required property"):
+    with pytest.raises(
+        ValueError, match=rf"runs\.jsonl, line 1 is not a record of a run: '{key}' is a required property"
+    ):
         report.read(folder)
 
 
@@ -285,7 +287,7 @@ def test_the_command_refuses_a_changed_line_and_writes_nothing(
     path = folder / "runs.jsonl"
     path.write_text(path.read_text("utf-8").replace('"accuracy": 0.75', '"accuracy": 0.95', 1), "utf-8")
     assert main(["report", str(folder)]) == 2
-    assert "line 1 does not fit its sha256" in capsys.readouterr().err
+    assert "line 1 does not match its sha256" in capsys.readouterr().err
     assert not (folder / "report").exists()
 
 

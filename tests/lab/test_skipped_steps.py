@@ -183,7 +183,7 @@ def test_steps_that_do_not_end_to_be_strange_end_the_run(
     trains: dict[str, Train], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, (2, *range(4, 13)))
-    expected = r"^no finite loss in the 5 steps up to 8; first infinite or NaN is .*\. Lower learning_rate"
+    expected = r"^no finite loss in the 5 steps up to 8; the first infinite or NaN value is .*\. Lower learning_rate"
     with pytest.raises(RuntimeError, match=expected), pytest.warns(RuntimeWarning, match="is left out") as warned:
         trains[kind]("set")
     assert len(warned) == 5
@@ -198,10 +198,10 @@ def test_what_is_strange_is_named() -> None:
 
     good, bad = torch.ones(1, 2), torch.tensor([[1.0, math.inf]])
     assert not skips.skip(1, loss(good).item(), partial(loss, good))
-    with pytest.warns(RuntimeWarning, match=r"step 2 is left out: first .* is the input of 0 \(1 of 2 values\)\."):
+    with pytest.warns(RuntimeWarning, match=r"step 2 is skipped: the first .* is the input of 0 \(1 of 2 values\)\."):
         assert skips.skip(2, loss(bad).item(), partial(loss, bad))
     # Gradients that are finite may be too large for the sum of their squares.
-    with pytest.warns(RuntimeWarning, match=r"step 3 is left out: .* is the sum of all squared gradients\."):
+    with pytest.warns(RuntimeWarning, match=r"step 3 is skipped: .* is the sum of all squared gradients\."):
         assert skips.skip(3, math.inf, partial(loss, good))
     assert not skips.skip(4, 1.0, partial(loss, good))
     assert skips.steps == [2, 3]

@@ -78,7 +78,7 @@ def test_a_sweep_that_is_not_right_is_refused_before_anything_runs(spec: Any, me
 def test_what_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("grid: [")
-    with pytest.raises(ValueError, match="the sweep is no YAML"):
+    with pytest.raises(ValueError, match="the sweep is not YAML"):
         sweeps.cells(path)
 
 
@@ -191,9 +191,7 @@ def test_a_cell_that_was_done_by_an_earlier_method_of_that_name_is_no_cell_of_th
     if goes_on:
         assert sweeps.sweep(spec, tmp_path)[0]["record"] == record
     else:
-        with pytest.raises(
-            ValueError, match=rf"has cell {method}-0 by the methods of an earlier version.*other folder"
-        ):
+        with pytest.raises(ValueError, match=rf"has cell {method}-0 from an earlier version.*other folder"):
             sweeps.sweep(spec, tmp_path)
 
 

@@ -180,9 +180,9 @@ def test_a_roster_is_read(tmp_path: Path) -> None:
         (b"id\nanna\n../x\n", r"line 3: the id is '\.\./x'"),
         (b"id\n.hidden\n", r"line 2: the id is '\.hidden'"),
         (b"id\na/b\n", "line 2: the id is 'a/b'"),
-        (b"id\nanna\nben\nAnna\n", "line 4: the id Anna is that of line 2 already"),
-        (b"id\n\xff\n", "is no CSV in UTF-8"),
-        (b'id\n"a\n', "is no CSV in UTF-8"),
+        (b"id\nanna\nben\nAnna\n", "line 4: the id Anna is already in line 2"),
+        (b"id\n\xff\n", "is not CSV in UTF-8"),
+        (b'id\n"a\n', "is not CSV in UTF-8"),
     ],
 )
 def test_a_roster_with_a_fault_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
@@ -250,10 +250,10 @@ def test_what_is_no_notebook_of_the_assignment_is_refused(
     found = find_submissions(handed, STUDENTS)
     assert found.notebooks == {}
     assert found.faults == {
-        "anna7": "anna7: 2 notebooks; leave the one to grade.",
+        "anna7": "anna7: 2 notebooks; keep only the one to grade.",
         "ben": "ben.ipynb cannot be read as a notebook: NotJSONError.",
-        "cem-2": "cem-2.txt is no notebook (.ipynb).",
-        "Dora_9": "Dora_9.ipynb is no notebook (.ipynb).",
+        "cem-2": "cem-2.txt is not a notebook (.ipynb).",
+        "Dora_9": "Dora_9.ipynb is not a notebook (.ipynb).",
         "emil": "emil.ipynb has no graded cell; it is not this assignment.",
     }
     monkeypatch.setattr(classes, "_LARGEST", 10)
@@ -265,17 +265,19 @@ def test_twice_handed_in_is_not_guessed_at(hand_in: Callable[..., None], tmp_pat
     hand_in("ben.ipynb", "ben")
     hand_in("ben_2.ipynb", "ben")
     assert find_submissions(tmp_path / "handed", STUDENTS).faults["ben"] == (
-        "ben.ipynb, ben_2.ipynb: 2 notebooks; leave the one to grade."
+        "ben.ipynb, ben_2.ipynb: 2 notebooks; keep only the one to grade."
     )
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path, course: Path) -> None:
-    with pytest.raises(ValueError, match=r"none is no folder; expected one with the notebooks that were handed in"):
+    with pytest.raises(
+        ValueError, match=r"none is not a folder; expected a folder with the notebooks that were handed"
+    ):
         grade(course, tmp_path / "none")
 
 
 def test_what_is_no_course_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is no course; make one: chts teach course"):
+    with pytest.raises(ValueError, match=r"is not a course; make one: chts teach course"):
         grade(tmp_path, tmp_path)
 
 
@@ -366,8 +368,8 @@ def test_a_report_counts_what_it_shows(tmp_path: Path) -> None:
     ]
     page = write_report(tmp_path, graded, {"1": 2.0, "2": 1.0}, {"<b>.txt": "names no student."})
     text = page.read_text("utf-8")
-    assert "3 of 4 students handed in what could be graded." in text
-    assert "from 0 to 3, half of them 2 or more; the mean is 1.7." in text
+    assert "3 of 4 students handed in a notebook that could be graded." in text
+    assert "from 0 to 3, with median 2; the mean is 1.7." in text
     asked, students = (
         [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", table)]
         for table in re.findall(r"<tbody>(.*?)</tbody>", text)

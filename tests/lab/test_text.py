@@ -124,8 +124,8 @@ def broken(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut_short, r"books.train.txt has 9 characters and .*books.tsv tells of 2 books of 35; expected these"),
-        (of_another_version, r"books.train.txt has 38 characters and .*books.tsv tells of 1 books of 7; expected"),
+        (cut_short, r"books.train.txt has 9 characters and .*books.tsv lists 2 books of 35; expected these"),
+        (of_another_version, r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7; expected"),
         (not_utf8, r"books.train.txt is not UTF-8 in line 2 .*iconv"),
         (empty, r"books.valid.txt has no text; fetch it again"),
         (broken, r"books.train.txt.gz is not a whole gzip file .*fetch it again"),
@@ -239,7 +239,7 @@ def test_a_stream_that_breaks_off_says_so() -> None:
 @pytest.mark.parametrize("row", [{"content": "a"}, {"text": None}, "a"])
 def test_a_row_without_a_text_is_refused(row: object) -> None:
     stream = TextStream("Some texts", "take others.", lambda: [{"text": "one"}, row])
-    with pytest.raises(ValueError, match=r"Some texts has .* as document 2; expected a text as 'text'"):
+    with pytest.raises(ValueError, match=r"Some texts has .* as document 2; expected a text in the column 'text'"):
         list(stream)
 
 

@@ -104,7 +104,7 @@ def test_a_damaged_one_is_made_anew_with_a_warning(tmp_path: Path) -> None:
     data.load_tokenizer(CORPUS, 266, cache_dir=tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text()[:-30])
-    with pytest.warns(RuntimeWarning, match=r"is replaced: it is no tokenizer"):
+    with pytest.warns(RuntimeWarning, match=r"is replaced: it is not a tokenizer"):
         assert data.load_tokenizer(CORPUS, 266, cache_dir=tmp_path).digest == TRAINED.digest
     data.load_tokenizer(CORPUS, 266, cache_dir=tmp_path)  # without a warning
 
@@ -142,7 +142,7 @@ def test_one_without_an_end_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer.json: it is no tokenizer .* Give a tokenizer.json"):
+    with pytest.raises(ValueError, match=r"tokenizer.json: it is not a tokenizer .* Give a tokenizer.json"):
         data.load_tokenizer(CORPUS, 300, str(path))
 
 

@@ -608,7 +608,7 @@ def test_half_precision_is_near_the_full(
     assert all(weight.dtype == torch.float32 for weight in half.model.parameters())
 
 
-@pytest.mark.filterwarnings("ignore:step . is left out:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:step . is skipped:RuntimeWarning")
 def test_a_loss_that_is_not_finite_ends_the_run(task: Task, recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(recipe, learning_rate=1e30, validate_every=100)
     with pytest.raises(RuntimeError, match=r"no finite loss in the 5 steps up to 6; .*Lower learning_rate"):
@@ -802,7 +802,7 @@ def test_the_checkpoint_of_another_run_is_refused(
         data = digit_data(**other.get("data", {}))
         task = prepare(data, replace(recipe, vocabulary=other.get("vocabulary", recipe.vocabulary)), cache)
     changed = replace(recipe, **other.get("recipe", {}))
-    with pytest.raises(ValueError, match=rf"run\.safetensors is of a run with {name} .*, and this one has .*; resume"):
+    with pytest.raises(ValueError, match=rf"safetensors is from a run with {name} .*, and this one has .*; resume"):
         train(
             task,
             other.get("method", "set"),
@@ -1071,7 +1071,7 @@ def test_the_predicted_time_is_that_of_all_steps(task: Task, recipe: Recipe, mon
 
     def learn(training: Training) -> None:
         calls.append(training)
-        training.learner.seconds += 100.0 if len(calls) == 1 else 0.5  # the first is slower, and does not count
+        training.learner.seconds += 100.0 if len(calls) == 1 else 0.5  # the first step is slower, and does not count
 
     monkeypatch.setattr(loop.Training, "learn", learn)
     for steps in (24, 240):

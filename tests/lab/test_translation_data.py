@@ -125,10 +125,10 @@ def test_only_line_feeds_end_lines_and_blanks_around_them_do_not_count(tmp_path:
 
 
 BAD_PAIRS = {
-    "target cut short": (b"a\nb\nc\n", b"a\nb\n", "{en} has 3 lines and {de} has 2; expected as many"),
-    "source cut short": (b"a\n", b"a\nb\nc\nd\n", "{en} has 1 lines and {de} has 4; expected as many"),
-    "one file empty": (b"", b"a\nb\n", "{en} has 0 lines and {de} has 2; expected as many"),
-    "an empty line too many": (b"a\nb\n\n", b"a\nb\n", "{en} has 3 lines and {de} has 2; expected as many"),
+    "target cut short": (b"a\nb\nc\n", b"a\nb\n", "{en} has 3 lines and {de} has 2; expected equally many"),
+    "source cut short": (b"a\n", b"a\nb\nc\nd\n", "{en} has 1 lines and {de} has 4; expected equally many"),
+    "one file empty": (b"", b"a\nb\n", "{en} has 0 lines and {de} has 2; expected equally many"),
+    "an empty line too many": (b"a\nb\n\n", b"a\nb\n", "{en} has 3 lines and {de} has 2; expected equally many"),
     "both files empty": (b"", b"", "{en} and {de} have no lines"),
     "empty source line": (b"a\n\nc\n", b"a\nb\nc\n", "{en} has no text in line 2;"),
     "blank target line": (b"a\nb\nc\n", b"a\nb\n \t\r\n", "{de} has no text in line 3;"),
@@ -326,7 +326,7 @@ def test_rows_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatch, name:
     with pytest.raises(ValueError, match=r"in row 1 of (train|validation); expected texts as 'en' and 'de'") as refused:
         data.load_translation(name)
     assert ASKED[name][0] in str(refused.value)
-    assert "put files of it into $CHTS_DATA" in str(refused.value)
+    assert "put its files into $CHTS_DATA" in str(refused.value)
 
 
 def broken(*_: object, **__: object) -> None:

@@ -1,8 +1,8 @@
-"""Data sets: found on this machine or fetched, always split into train, validation and test.
+"""Data sets, found on this machine or fetched, and always split into train, validation and test.
 
-Looked for in `data_dir`, then `$CHTS_DATA`, then where the system keeps it, then on the Hugging Face hub through the
-`datasets` package. Images: `load_images`. Translations: `load_translation`, then `load_vocabulary`, `encode_pairs` and
-`batches`. Text: `load_text`, then `load_tokenizer`, `pack` and a `MemoryFeed`, or a `StreamFeed`.
+The loaders look in `data_dir`, then in `$CHTS_DATA`, then in the system's folder, then on the Hugging Face hub through
+the `datasets` package. Images: `load_images`. Translations: `load_translation`, then `load_vocabulary`, `encode_pairs`
+and `batches`. Text: `load_text`, then `load_tokenizer`, `pack` and a `MemoryFeed`, or a `StreamFeed`.
 """
 
 from chts_core.lab.data.batches import Batch, EncodedPairs, batches, collate, encode_pairs

@@ -1,4 +1,4 @@
-"""Pairs of sentences as numbers, and batches of about as many tokens each, of sentences of about the same length."""
+"""Pairs of sentences as numbers, in batches of about equal size. A batch holds sentences of about the same length."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,7 +55,8 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of the longer side of each pair with its END, int64 (n,): what the pair takes of a batch."""
+        """Number of tokens of each pair's longer side with its END, int64 (n,): the space that the pair takes in a
+        batch."""
         return torch.maximum(self.source.lengths, self.target.lengths) + 1
 
 
@@ -72,16 +73,16 @@ class Batch:
 
 
 def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int, *, drop_long: bool) -> EncodedPairs:
-    """Turn pairs into numbers, some at a time, so that a stream is never held as text.
+    """Turn pairs into numbers, some at a time, so that memory never holds a whole stream as text.
 
     Args:
         pairs: source and target sentences.
-        vocabulary: of both.
-        max_length: most subwords of a sentence, BEGIN and END not counted.
-        drop_long: leave out pairs with a longer sentence and count them; otherwise they are refused.
+        vocabulary: the vocabulary of both languages.
+        max_length: the largest number of subwords in a sentence, without BEGIN and END.
+        drop_long: whether to leave out and count pairs with a longer sentence; otherwise such a pair is an error.
 
     Raises:
-        ValueError: for a longer sentence, with its number and what to do.
+        ValueError: if a sentence is longer; the message has its number.
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; expected at least 1 subword.")
@@ -126,13 +127,14 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
     """Put every pair into one batch, with pairs of about its length.
 
-    A batch of n pairs takes n times the length of its longest sentence, END counted, BEGIN not, as if all were padded.
+    A batch of n pairs takes n times the length of its longest sentence, with END but without BEGIN, since shorter ones
+    are padded.
 
     Args:
         encoded: the pairs.
-        batch_tokens: most that a batch may take.
-        generator: draws the order of pairs of equal length, then the order of the batches; None for the order of
-            length and of the pairs.
+        batch_tokens: the most tokens that a batch may take.
+        generator: draws the order of pairs of equal length, then the order of the batches; None keeps the order of the
+            pairs and sorts the batches by length.
 
     Returns:
         For each batch the numbers of its pairs, int64 (n,).

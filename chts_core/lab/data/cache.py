@@ -1,4 +1,5 @@
-"""What takes long to make from a corpus is kept in a folder, by a key that tells all it depends on."""
+"""A folder keeps results that take long to compute from a corpus, under a key made from everything that they depend
+on."""
 
 import os
 import warnings
@@ -17,15 +18,15 @@ def cached(
     write: Callable[[T], str],
     cache_dir: Path | None = None,
 ) -> T:
-    """Read a thing from the cache, or make it and keep it there.
+    """Read a value from the cache, or make it and keep it there.
 
-    A file that is damaged is replaced, and one that cannot be written is done without, both with a warning.
+    The function replaces a damaged file, and goes on without a file that it cannot write; it warns of both.
 
     Args:
-        name: of the file.
-        read: the thing of a text; raises ValueError where it is none.
-        make: the thing, which takes long.
-        write: its text.
+        name: the name of the file.
+        read: turns a text into the value; raises ValueError for a damaged text.
+        make: makes the value, which takes long.
+        write: turns the value into a text.
         cache_dir: by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
     """
     path = (cache_dir or _cache_folder()) / name
@@ -34,14 +35,14 @@ def cached(
     except ValueError as error:
         warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=3)
     except OSError:
-        pass  # it is not there, or cannot be read, which writing will tell
+        pass  # it does not exist, or it cannot be read: then the writing below fails too and warns
     thing = make()
     try:
         _write(path, write(thing))
     except OSError as error:
         warnings.warn(
-            f"{name} could not be kept in {path.parent} ({error}); the next run makes it anew. Set $CHTS_CACHE to a "
-            "folder that can be written.",
+            f"{name} could not be kept in {path.parent} ({error}); the next run will make it again. Set $CHTS_CACHE to "
+            "a folder that you can write to.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -55,7 +56,7 @@ def _cache_folder() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, also where two runs write it at once."""
+    """Write a file as a whole or not at all, even if two runs write it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:

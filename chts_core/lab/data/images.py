@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chts_core.lab.data.sources import Hub, Source, compare, fetch, locate, read_whole
 
-# Which images are validation never depends on a run's seed, so that runs can be compared.
+# The choice of the validation images never depends on a run's seed, so that runs can be compared.
 _SPLIT_SEED = 20190
 _MNIST_FILES = (
     "train-images-idx3-ubyte.gz",
@@ -32,14 +32,14 @@ _MOST_DIMENSIONS = 3  # of an IDX file: images, rows, columns
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their classes. Pixels stay as they are stored, and `images` makes features of them.
+    """Images and their classes. Pixels keep their stored form, and `images` turns them into features.
 
-    Features take four times the memory of bytes: of a large set, `take` a batch or go through `chunks` first.
+    Features take four times the memory of bytes. For a large set, `take` a batch, or go through `chunks`.
 
     pixels: a row for each image, uint8 or float32 (n, features).
     labels: int64 (n,).
-    scalings: how pixels become features: what to subtract from them and what to divide by then, float32, each of shape
-        (features,) or (); one after the other.
+    scalings: how pixels become features, one pair after the other: what to subtract, and what to divide by afterwards,
+        float32 of shape (features,) or ().
     """
 
     pixels: Tensor
@@ -48,23 +48,23 @@ class Split:
 
     @cached_property
     def images(self) -> Tensor:
-        """Rows of features, float32 (n, features), in [0, 1] unless standardised; kept once they are made."""
+        """Rows of features, float32 (n, features), in [0, 1] unless standardised; made once and then kept."""
         found = self.pixels.float()
         for mean, deviation in self.scalings:
             found = (found - mean).div_(deviation)
         return found
 
     def take(self, rows: Tensor) -> "Split":
-        """The images in some of the rows, int64."""
+        """The images of these rows, int64."""
         return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
 
     def chunks(self, size: int = 1024) -> Iterator["Split"]:
-        """All images in their order, so many at a time; a single chunk if there are none."""
+        """All images in order, `size` at a time; an empty set gives one chunk."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield replace(self, pixels=pixels, labels=labels)
 
     def scaled(self, mean: Tensor, deviation: Tensor) -> "Split":
-        """The same with features from which a mean is subtracted, and that are divided by a deviation then."""
+        """The same images; their features have a mean subtracted and are then divided by a standard deviation."""
         return replace(self, scalings=(*self.scalings, (mean, deviation)))
 
     def to(self, device: torch.device | str) -> "Split":
@@ -75,9 +75,10 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image classification task. Choose settings on `validation`; `test` is for the final number alone.
+    """An image classification task. Choose settings on `validation`; use `test` only for the final number.
 
-    image_shape: what a row of features is as an image: (rows, columns), or (3, rows, columns) in red, green and blue.
+    image_shape: the shape of a row of features as an image: (rows, columns), or (3, rows, columns) for red, green and
+        blue.
     """
 
     name: str
@@ -94,7 +95,7 @@ class ImageData:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the features of all images, and of their labels, in their order."""
+        """SHA-256 of the features and labels of all images, in order."""
         found = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
             for tensor in chain((some.images for some in split.chunks()), [split.labels]):
@@ -102,16 +103,17 @@ class ImageData:
         return found.hexdigest()
 
     def standardised(self) -> "ImageData":
-        """The same with a mean of 0 and a deviation of 1 over the training images, for each colour by itself.
+        """The same task with mean 0 and standard deviation 1 over the training images, for each colour separately.
 
         Raises:
-            ValueError: if all training images have one value everywhere.
+            ValueError: if all training images have the same value everywhere.
         """
         colours = self.image_shape[0] if len(self.image_shape) == 3 else 1
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Of values (n, colours, pixels) of the training images; in float64, so that chunks change no float32."""
+            """Mean and deviation of values (n, colours, pixels) of the training images, in float64, so that the chunk
+            size does not change a float32."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -131,7 +133,7 @@ class ImageData:
         return replace(self, train=train, validation=validation, test=test)
 
     def without_validation(self) -> "ImageData":
-        """The same with the validation images behind the training images, and none to validate with."""
+        """The same task with the validation images added to the training images; no validation images are left."""
         both = (self.train, self.validation)
         pixels, labels = (torch.cat([getattr(part, of) for part in both]) for of in ("pixels", "labels"))
         none = replace(self.validation, pixels=self.validation.pixels[:0], labels=self.validation.labels[:0])
@@ -151,7 +153,8 @@ class ImageData:
 
 @dataclass(frozen=True)
 class _Part:
-    """Images (n, *image_shape) and labels (n,) as bytes, as they were found; place: where, for messages."""
+    """Images (n, *image_shape) and labels (n,) as the bytes that were found; place: where they were found, for
+    messages."""
 
     place: str
     images: NDArray[np.uint8]
@@ -163,11 +166,11 @@ def load_images(name: str, data_dir: str | None = None) -> ImageData:
 
     Args:
         name: a key of `IMAGE_SETS`.
-        data_dir: looked in first; None or "" for the usual places.
+        data_dir: the first folder to look in; None or "" for the usual places.
 
     Raises:
-        ValueError: for an unknown name, or files that are not what they should be.
-        DataNotFoundError: with what was tried and how to get the data.
+        ValueError: for an unknown name, or for wrong or damaged files.
+        DataNotFoundError: if the data is missing; the message says what was tried and how to get it.
     """
     if name not in IMAGE_SETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, IMAGE_SETS))}.")
@@ -198,7 +201,8 @@ def _load(
     classes: int,
     data_dir: str | None,
 ) -> ImageData:
-    """From files or the hub, the last part as the test images; a twelfth of the others is held out for validation."""
+    """A task from files or the hub: the last part has the test images, and a twelfth of the others is for
+    validation."""
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
     parts = _fetch(source, data_dir) if folder is None else read(folder, source.files)
@@ -234,13 +238,13 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
     wrong = part.labels[(part.labels < 0) | (part.labels >= classes)]
     if len(wrong):
         raise ValueError(
-            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. It is another data set "
-            "or damaged: fetch it again."
+            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. It is a different data "
+            "set or damaged: fetch it again."
         )
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[np.integer], white: int) -> Split:
-    """Of images (n, *image_shape), whose features are shares of white."""
+    """The part of a task from images (n, *image_shape); features are shares of white."""
     pixels = torch.from_numpy(images.reshape(len(images), -1))
     split = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
     return split.scaled(torch.tensor(0.0), torch.tensor(float(white)))
@@ -250,7 +254,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read a gzipped IDX file of unsigned bytes (the format of MNIST).
 
     Raises:
-        ValueError: naming the file, if it is not gzip, not IDX of bytes, or cut short.
+        ValueError: if the file, which the message names, is not gzip, not IDX of bytes, or cut short.
     """
     content = read_whole(path)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
@@ -258,15 +262,15 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     dimensions = content[3]
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise ValueError(
-            f"{path} announces {dimensions} dimensions; expected 1 for labels or 3 for images. It is another file or "
-            "damaged: fetch it again."
+            f"{path} declares {dimensions} dimensions; expected 1 for labels or 3 for images. It is a different file "
+            "or damaged: fetch it again."
         )
     header = 4 + 4 * dimensions
     if len(content) < header:
-        raise ValueError(f"{path} announces {dimensions} dimensions but ends before their sizes; fetch it again.")
+        raise ValueError(f"{path} declares {dimensions} dimensions but ends before their sizes; fetch it again.")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(shape):
-        raise ValueError(f"{path} announces {shape} but holds {len(content) - header} bytes; fetch it again.")
+        raise ValueError(f"{path} declares {shape} but holds {len(content) - header} bytes; fetch it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -279,7 +283,7 @@ def _read_mnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
 
 
 def _read_emnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
-    """As of MNIST, but each image is stored by columns."""
+    """Like MNIST's files, but each image is stored by columns."""
     parts = _read_mnist(folder, files)
     return [replace(part, images=part.images.transpose(0, *range(part.images.ndim - 1, 0, -1))) for part in parts]
 
@@ -289,20 +293,20 @@ def _read_cifar10(folder: Path, files: tuple[str, ...]) -> list[_Part]:
 
 
 def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read a file of CIFAR-10 in its binary version: a byte of label and 3·32·32 bytes of pixels for each image.
+    """Read a file of the binary version of CIFAR-10: for each image one byte of label and 3·32·32 bytes of pixels.
 
     Returns:
         Images (n, 3, 32, 32), their channels red, green and blue; labels (n,).
 
     Raises:
-        ValueError: naming the file, if it is not a whole number of images, or far too large.
+        ValueError: if the file, which the message names, does not hold a whole number of images or is far too large.
     """
     content = np.frombuffer(read_whole(path), np.uint8)
     record = 1 + 3 * 32 * 32
     if not len(content) or len(content) % record:
         raise ValueError(
-            f"{path} holds {len(content)} bytes; expected {record} for each image. It is cut short or of a version "
-            "other than the binary one: fetch it again."
+            f"{path} holds {len(content)} bytes; expected {record} for each image. It is cut short or not the binary "
+            "version: fetch it again."
         )
     records = content.reshape(-1, record)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
@@ -352,7 +356,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
             "$CHTS_DATA/mnist."
         ),
     ),
-    # The split that fits the paper: 47 classes, of which a dense network gets 87 % right.
+    # The split that fits the paper's numbers: it has 47 classes, and a dense network gets 87 % right.
     "emnist": Source(
         "EMNIST, its balanced split of 47 classes",
         "131,600 images of 28×28, in an archive of 562 MB",

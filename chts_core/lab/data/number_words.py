@@ -1,7 +1,7 @@
 """English → German number words and dates, made by `num2words`: a translation task that needs no download.
 
-Half are numbers from 0 to 999,999, half dates from 1600 to 2099. German puts the units before the tens and writes a
-number as one word, so a model has to reorder and to join what it translates.
+Half of the pairs are numbers from 0 to 999,999, and half are dates from 1600 to 2099. German puts the units before the
+tens and writes a number as one word, so a model has to reorder and join words.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ _MONTHS = (
 
 def number_pair(number: int) -> Pair:
     """A number in words, in English and German: 2345 is "two thousand, three hundred and forty-five"."""
-    # num2words has "einhunderteinstausend" for 101,000; one thousand is "eintausend" in every number.
+    # num2words writes "einhunderteinstausend" for 101,000; correct German has "eintausend" in every number.
     return num2words(number), num2words(number, lang="de").replace("einstausend", "eintausend")
 
 
@@ -63,7 +63,7 @@ def date_pair(day: date) -> Pair:
 
 @cache
 def number_words() -> dict[str, tuple[Pair, ...]]:
-    """The pairs of "train", "validation" and "test", the same at every call; no sentence is there twice."""
+    """The pairs of "train", "validation" and "test", the same at every call; no sentence appears twice."""
     generator = np.random.default_rng(_SEED)
     total = sum(_SIZES.values())
     numbers = _different(_some_numbers(generator), total - total // 2)
@@ -74,20 +74,20 @@ def number_words() -> dict[str, tuple[Pair, ...]]:
 
 
 def _some_numbers(generator: np.random.Generator) -> Iterator[int]:
-    """Numbers with each count of digits equally often, so that small ones are among them."""
+    """Numbers; every count of digits is equally likely, so that there are small numbers too."""
     while True:
         digits = generator.integers(1, _MOST_DIGITS + 1)
         yield int(generator.integers(10 ** (digits - 1) if digits > 1 else 0, 10**digits))
 
 
 def _some_days(generator: np.random.Generator) -> Iterator[int]:
-    """Days as Python's calendar counts them."""
+    """Days, counted as Python's calendar counts them."""
     while True:
         yield int(generator.integers(_FIRST_DAY.toordinal(), _LAST_DAY.toordinal() + 1))
 
 
 def _different(drawn: Iterator[int], count: int) -> list[int]:
-    """The first `count` values that differ from those before."""
+    """The first `count` distinct values."""
     seen: dict[int, None] = {}
     while len(seen) < count:
         seen[next(drawn)] = None

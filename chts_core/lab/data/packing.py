@@ -19,16 +19,16 @@ _AT_ONCE = 64  # documents that are tokenised together
 
 
 def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, most: int | None = None) -> Tensor:
-    """Documents one after the other, each with its end, cut into blocks.
+    """Join documents one after the other, each with its end token, and cut them into blocks.
 
-    A block begins with the last token of the one before, so that each token but the first is predicted once. What is
-    left at the end and fills no block is left out.
+    A block begins with the last token of the previous block, so that each token but the first is predicted once. The
+    tokens at the end that fill no block are left out.
 
     Args:
         documents: the texts.
         tokenizer: gives their tokens.
-        context: how many tokens a block predicts.
-        most: blocks to stop after; None for all there are.
+        context: the number of tokens that a block predicts.
+        most: the number of blocks to stop after; None for all.
 
     Returns:
         int32 (n, context + 1).
@@ -54,25 +54,25 @@ def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, mo
 
 
 class MemoryFeed:
-    """Batches of blocks that are all in memory, epoch after epoch, each in an order of its own that the seed decides.
+    """Batches of blocks that are all in memory, epoch after epoch; the seed decides the order of each epoch.
 
     The batches do not depend on how many ranks share them; rank r of n has the rows r, r + n, r + 2n ... of each.
 
     Args:
         blocks: int (n, context + 1).
-        batch: blocks of a step, over all ranks.
-        seed: of the order.
-        rank, ranks: number of this process, and of all.
+        batch: blocks in a step, over all ranks.
+        seed: decides the order.
+        rank, ranks: the number of this process, and how many processes there are.
 
     Raises:
-        ValueError: if there are fewer blocks than a batch has, or ranks cannot share a batch evenly.
+        ValueError: if there are fewer blocks than a batch needs, or ranks cannot share a batch evenly.
     """
 
     def __init__(self, blocks: Tensor, batch: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
         _check_shares(batch, ranks)
         if len(blocks) < batch:
             raise ValueError(
-                f"the corpus has {len(blocks):,} blocks of {blocks.shape[1] - 1} tokens, and a batch {batch:,}; "
+                f"the corpus has {len(blocks):,} blocks of {blocks.shape[1] - 1} tokens, and a batch has {batch:,}; "
                 "take a smaller batch, a smaller context or a larger corpus."
             )
         self._blocks, self._batch, self._seed = blocks, batch, seed
@@ -87,15 +87,15 @@ class MemoryFeed:
         return self._blocks[[self._block(place) for place in places]].long()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this rank stands; all have the same."""
+        """The position of this rank, which is the same on all ranks."""
         return {"batches": self._batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there, with any number of ranks."""
+        """Continue from a saved position, with any number of ranks."""
         self._batches = state["batches"]
 
     def _block(self, place: int) -> int:
-        """Number of the block that comes at some place of all epochs together."""
+        """Number of the block at a place in the sequence of all epochs."""
         epoch, within = divmod(place, len(self._blocks))
         return int(_order(len(self._blocks), self._seed, epoch)[within])
 
@@ -106,24 +106,23 @@ def _order(size: int, seed: int, epoch: int) -> Tensor:
 
 
 class StreamFeed:
-    """Batches of blocks from a stream, which is read in lanes side by side.
+    """Batches of blocks from a stream, which is read in parallel lanes.
 
     Row j of every batch comes from lane j modulo `lanes`: an endless sequence of blocks from its own share of the
     documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and workers
-    share the lanes, and where a lane stands is told by four numbers and the place in its data set.
-
-    (The shuffling of the `datasets` library forgets its buffer when it goes on from a state.)
+    share the lanes. Four numbers and the place in its data set give the position of a lane. (The shuffling of the
+    `datasets` library loses its buffer when it continues from a state.)
 
     Args:
         stream: the documents.
         tokenizer: gives their tokens.
-        context: how many tokens a block predicts.
-        batch: blocks of a step, over all ranks.
-        seed: of the order within buffers.
-        lanes: how many there are; a multiple of ranks times workers that divides `batch`.
-        buffer: documents that are shuffled at a time, in each lane.
-        rank, ranks: number of this process, and of all.
-        workers: processes that read ahead; 0: blocks are read when they are asked for.
+        context: the number of tokens that a block predicts.
+        batch: blocks in a step, over all ranks.
+        seed: decides the order within buffers.
+        lanes: the number of lanes; a multiple of ranks times workers that divides `batch`.
+        buffer: documents that each lane shuffles at a time.
+        rank, ranks: the number of this process, and how many processes there are.
+        workers: processes that read ahead; with 0, a block is read when it is needed.
 
     Raises:
         ValueError: if these numbers do not divide each other, or a lane has no document.
@@ -171,29 +170,30 @@ class StreamFeed:
         rows = []
         for number, block, state in islice(self._reader, self._rows):
             rows.append(block)
-            self._states[number] = state  # what was handed out, not what was read ahead
+            self._states[number] = state  # the blocks that were handed out, not those that were read ahead
         return torch.stack(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this rank's lanes stand; those of all ranks together are the whole state."""
+        """The positions of this rank's lanes; the lanes of all ranks together are the whole state."""
         return {"lanes": {str(number): state for number, state in self._states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the whole state, with any number of ranks and workers.
+        """Continue from the whole state, with any number of ranks and workers.
 
         Raises:
-            ValueError: if it is of another number of lanes.
+            ValueError: if the state has a different number of lanes.
         """
         if len(state["lanes"]) != self._lanes:
             raise ValueError(
-                f"the saved state has {len(state['lanes'])} lanes, this feed {self._lanes}; go on with as many."
+                f"the saved state has {len(state['lanes'])} lanes, this feed has {self._lanes}; continue with the same "
+                "number."
             )
         self._states = {number: state["lanes"][str(number)] for number in self._own}
         self._reader = None
 
 
-# Of a lane: the place in its data set where the buffer begins, how many buffers have begun, the number of the document
-# in the buffer that is being read, and how many of its tokens have been.
+# The state of a lane: the place in its data set where the buffer begins, how many buffers have begun, the number of the
+# current document in the buffer, and how many of its tokens have been read.
 _BEGINNING: dict[str, Any] = {"dataset": None, "buffers": 0, "document": -1, "offset": 0}
 
 
@@ -230,11 +230,11 @@ class _Lane:
             tokens = np.concatenate([tokens, fresh[skipped:]])
             while len(tokens) > self._context:
                 block, tokens = tokens[: self._context + 1], tokens[self._context :]
-                # What is left of the tokens is the end of this document.
+                # The remaining tokens are the end of this document.
                 yield torch.from_numpy(block), {**begun, "offset": len(fresh) - len(tokens)}
 
     def _documents(self, state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each document from that of a state on, with the state at its beginning."""
+        """Each document, beginning with the document of a state, and the state at its beginning."""
         buffers, first, place = max(state["buffers"] - 1, 0), max(state["document"], 0), state["dataset"]
         while True:
             dataset = self._stream.lane(self.number, self._lanes)
@@ -265,7 +265,7 @@ class _Lane:
 
 
 class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
-    """A block of each lane in turn; each worker has some of the lanes."""
+    """One block from each lane in turn; each worker has some of the lanes."""
 
     def __init__(self, lanes: list[_Lane]) -> None:
         self._all = lanes
@@ -273,7 +273,7 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
     def __iter__(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
         worker = get_worker_info()
         lanes = self._all if worker is None else self._all[worker.id :: worker.num_workers]
-        # `datasets` must not know of the workers, among whom it would share out each lane once more.
+        # `datasets` must not know of the workers: it would divide each lane among them once more.
         torch_worker._worker_info = None
         sources = [lane.blocks() for lane in lanes]
         for turn in count():

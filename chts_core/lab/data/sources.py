@@ -1,4 +1,4 @@
-"""Where data sets are looked for: in folders of this machine, then on the Hugging Face hub."""
+"""Search for data sets in folders of this machine, then on the Hugging Face hub."""
 
 import gzip
 import hashlib
@@ -25,11 +25,11 @@ class DataNotFoundError(FileNotFoundError):
 class Hub:
     """A data set on the Hugging Face hub.
 
-    column: of what is loaded: the images, or both sides of a translation in one; "" where each side has its own.
-    config: which of the repository's data sets.
-    folder: where its files are in the repository, where no config says so.
-    revision: a branch of the repository. Sets that were published as a program, which nothing here runs, are read
-        from the branch `refs/convert/parquet`, to which the hub itself has converted them.
+    column: the column with the images, or with both sides of a translation; "" if each side has its own column.
+    config: the name of one of the repository's data sets.
+    folder: the folder of the files in the repository, if there is no config.
+    revision: a branch of the repository. Some data sets were published as a program, which chts never runs. The hub has
+        converted them itself, and they are read from its branch `refs/convert/parquet`.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Hub:
         return f"the hub ({', '.join(part for part in parts if part)})"
 
     def open(self, **options: Any) -> Any:
-        """What `datasets.load_dataset` gives for it.
+        """The result of `datasets.load_dataset` for it.
 
         Raises:
-            ImportError: where the `datasets` package is not installed.
-            Exception: of any kind, as the network, the hub and the package have many.
+            ImportError: if the `datasets` package is not installed.
+            Exception: of any kind: the network, the hub and the package raise many.
         """
         import datasets
 
@@ -59,11 +59,12 @@ class Hub:
 class Source(Generic[T_co]):
     """Where a data set comes from.
 
-    folder: its name below `data_dir`, `$CHTS_DATA` and the system's folders; None when a package carries it.
-    files: their names in that folder; endings: what may follow each name, the first that is there is taken.
-    hub: None where the hub has no such data set.
-    remedy: what to do when it is missing; for what a package carries, where it comes from.
-    sha256: digest of the data set that the recorded runs were of, "" if there are none.
+    folder: its name below `data_dir`, `$CHTS_DATA` and the system's folders; None if a package contains it.
+    files: the names of the files in that folder; endings: possible endings of each name; the first that exists is
+        taken.
+    hub: None if the hub has no such data set.
+    remedy: what to do if it is missing; if a package contains it, the name of the package.
+    sha256: digest of the data set of the recorded runs; "" if there are no such runs.
     """
 
     title: str
@@ -82,11 +83,11 @@ class Source(Generic[T_co]):
 
 
 def read_whole(path: Path) -> bytes:
-    """All of a file, unpacked if its name ends in .gz.
+    """The whole content of a file, unpacked if its name ends in .gz.
 
     Raises:
-        ValueError: naming the file, if it is no whole gzip file, or so large that it cannot be what it is taken for: a
-            small archive may unpack to more than there is memory.
+        ValueError: if the file, which the message names, is not a whole gzip file or is far too large: a small archive
+            may unpack to more than the memory holds.
     """
     try:
         with open_unpacked(path) as file:
@@ -95,14 +96,14 @@ def read_whole(path: Path) -> bytes:
         raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
     if len(content) > LARGEST:
         raise ValueError(
-            f"{path} holds more than {LARGEST // 2**20} MiB; no data set here has such a file. It is not what its name "
-            "says: fetch it again."
+            f"{path} holds more than {LARGEST // 2**20} MiB; no data set here has such a file. Its content does not "
+            "match its name: fetch it again."
         )
     return content
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
-    """A file to read, unpacked if its name ends in .gz; reading one that is no gzip file raises one of GZIP_ERRORS."""
+    """A file to read, unpacked if its name ends in .gz; reading raises one of GZIP_ERRORS if the file is not gzip."""
     return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
@@ -115,7 +116,7 @@ def locate(source: Source[object], data_dir: str | None = None) -> Path | None:
 
 
 def places(source: Source[object], data_dir: str | None) -> list[Path]:
-    """The folders that a source is looked for in, in this order."""
+    """The folders in which a source may be, in the order of the search."""
     if source.folder is None:
         return []
     roots = [Path(root).expanduser() for root in (data_dir, os.environ.get("CHTS_DATA")) if root]
@@ -123,26 +124,26 @@ def places(source: Source[object], data_dir: str | None) -> list[Path]:
 
 
 def compare(source: Source[object], place: object, sha256: str) -> None:
-    """Warn if what was fetched is another data set than that of the recorded runs."""
+    """Warn if the data set that was fetched differs from the data set of the recorded runs."""
     if source.sha256 and sha256 != source.sha256:
         warnings.warn(
-            f"{source.title} from {place} has the SHA-256 {sha256[:16]}…, and that of the recorded runs "
-            f"{source.sha256[:16]}…: it is another version, whose scores cannot be compared with theirs.",
+            f"{source.title} from {place} has the SHA-256 {sha256[:16]}…, and the recorded runs' data set "
+            f"{source.sha256[:16]}…: it is a different version, so do not compare scores with theirs.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
 def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_co], default: str) -> T_co:
-    """Read a source from the hub, after no folder had it.
+    """Read a source from the hub, if no folder has it.
 
     Args:
-        source, data_dir: of `locate`.
-        read: opens the hub and reads what is needed, without checking it: any error is taken for the hub's.
-        default: the data set to offer that needs no download.
+        source, data_dir: as in `locate`.
+        read: opens the hub and reads the data without checking it, since any error counts as an error of the hub.
+        default: a data set that needs no download, for the message.
 
     Raises:
-        DataNotFoundError: with what was tried and how to get the data.
+        DataNotFoundError: if no read succeeds; the message says what was tried and how to get the data.
     """
     tried = [str(place) for place in places(source, data_dir)]
     if source.hub is not None:
@@ -150,7 +151,7 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
             return read(source.hub)
         except ImportError:
             tried.append(f"{source.hub}: the datasets package is not installed")
-        except Exception as error:  # whatever the network or the hub says belongs into the message
+        except Exception as error:  # the message must show any error of the network or the hub
             tried.append(f"{source.hub}: {type(error).__name__}: {error}")
     lines = "\n".join(f"  - {place}" for place in tried)
     raise DataNotFoundError(
@@ -165,7 +166,7 @@ def digest_of(splits: Iterable[Iterable[str]]) -> str:
     for texts in splits:
         for text in texts:
             content = text.encode()
-            # With the length before each text, the bytes of two different lists differ.
+            # The length before each text makes the bytes of two different lists differ.
             hasher.update(len(content).to_bytes(8, "big") + content)
         hasher.update(b"end of split")
     return hasher.hexdigest()

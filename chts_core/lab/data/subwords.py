@@ -1,7 +1,7 @@
-"""Subwords of both languages together, by byte pair encoding (Sennrich et al. 2016).
+"""Subwords shared by both languages, from byte pair encoding (Sennrich et al. 2016).
 
-A sentence is normalised to NFC and split at spaces and punctuation; each space is shown as "▁" before its word. Pieces
-that are often neighbours in the training split are then joined, the most frequent first.
+A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Pieces that
+are often neighbours in the training split are then joined; the most frequent pair is the first.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class Vocabulary:
 
     Args:
         pieces: all subwords in order of their numbers.
-        merges: which two pieces are joined, the first first.
+        merges: the pairs of pieces that are joined, in order.
         corpus: digest of the data that it was trained on.
     """
 
@@ -38,17 +38,18 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of subwords, the special ones included; less than was asked for where the corpus gives no more."""
+        """Number of subwords, including the special ones; it may be less than was asked for if the corpus is small."""
         return len(self._pieces)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of the subwords and how they are joined."""
+        """SHA-256 in hex of the subwords and merges."""
         content = json.dumps([_VERSION, self._pieces, self._merges])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The subwords of each text, without BEGIN and END. What the training split had no character for is UNKNOWN."""
+        """The subwords of each text, without BEGIN and END. A character that the training split does not have becomes
+        UNKNOWN."""
         return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -60,11 +61,11 @@ class Vocabulary:
         return text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The subwords as they are shown, special ones too."""
+        """The subwords as text, including the special ones."""
         return [self._pieces[number] for number in ids]
 
     def to_json(self) -> str:
-        """All of it as text, for `from_json`."""
+        """The whole vocabulary as text, for `from_json`."""
         content = {
             "format": _VERSION,
             "corpus": self.corpus,
@@ -79,8 +80,8 @@ class Vocabulary:
         """Read what `to_json` wrote.
 
         Args:
-            text: of the vocabulary.
-            corpus: digest of the data that it is to be used with; None to take it with any.
+            text: the text of the vocabulary.
+            corpus: digest of the data to use it with; None accepts any data.
 
         Raises:
             ValueError: if the text is damaged, or the vocabulary was trained on another corpus.
@@ -91,28 +92,28 @@ class Vocabulary:
             whole = (content["format"], content["digest"]) == (_VERSION, vocabulary.digest)
         except Exception as error:  # tokenizers raises plain exceptions for merges that do not fit
             raise ValueError(
-                f"the vocabulary is damaged ({type(error).__name__}: {error}); make it anew by load_vocabulary."
+                f"the vocabulary is damaged ({type(error).__name__}: {error}); make it again with load_vocabulary."
             ) from error
         if not whole:
             raise ValueError(
-                "the vocabulary is damaged or of another version: its digest is not that of its subwords; make it anew "
-                "by load_vocabulary."
+                "the vocabulary is damaged or of another version: its digest does not match its subwords; make it "
+                "again with load_vocabulary."
             )
         if corpus is not None and corpus != vocabulary.corpus:
             raise ValueError(
                 f"the vocabulary was trained on a corpus with digest {vocabulary.corpus[:12]}, but the data has digest "
-                f"{corpus[:12]}; load the data that it was trained on, or train anew with a vocabulary of this data."
+                f"{corpus[:12]}; load the data that it was trained on, or train again with a vocabulary of this data."
             )
         return vocabulary
 
 
 def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = None) -> Vocabulary:
-    """The vocabulary of a translation task, trained on its training split, or read if that was done before.
+    """The vocabulary of a translation task: trained on its training split, or read from the cache.
 
     Args:
-        data: the task; of a stream, the first million pairs count.
-        size: number of subwords, the special ones included.
-        cache_dir: where vocabularies are kept; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        data: the task; a stream gives its first million pairs.
+        size: number of subwords, including the special ones.
+        cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
 
     Raises:
         ValueError: if there are more different characters than subwords.

@@ -1,7 +1,7 @@
-"""Corpora for language models: documents, split into those to train on and those to validate with.
+"""Corpora for language models: documents, split into a training and a validation part.
 
-Python's own language reference is always there. What is too large for the memory is streamed from the Hugging Face hub,
-in lanes that are read side by side.
+Python's own language reference is always available. A corpus that is too large for the memory is streamed from the
+Hugging Face hub, in parallel lanes.
 """
 
 import hashlib
@@ -17,17 +17,17 @@ from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, digest_of
 
 _LENGTH = re.compile(r"[0-9]{1,12}")
 _DEFAULT = "python_reference"
-# What the digest and the tokenizer take of a stream; all of it would take them too long.
+# The digest and the tokenizer use these many documents of a stream; a whole stream would take too long.
 _FIRST = 100_000
-_HELD_OUT = 2000  # documents of a stream that has no validation split
+_HELD_OUT = 2000  # validation documents, for a stream that has no validation split
 _BETWEEN_BOOKS = "\n\n\n"
 
 
 @dataclass(frozen=True)
 class TextStream:
-    """Documents that are read anew at each pass and never held.
+    """Documents that each pass reads again, so that memory never holds them all.
 
-    open: gives a `datasets.IterableDataset`, or anything that has its shards, its column "text" and its state.
+    open: returns a `datasets.IterableDataset`, or an object that also has shards, a column "text" and a state.
     """
 
     title: str
@@ -38,17 +38,17 @@ class TextStream:
         yield from self.read(self.open())
 
     def lane(self, number: int, lanes: int) -> Any:
-        """A part of the documents, as an `IterableDataset`: all lanes together have each document once."""
+        """A lane of the documents, as an `IterableDataset`: each document is in exactly one lane."""
         from datasets.distributed import split_dataset_by_node
 
         return split_dataset_by_node(self.open(), rank=number, world_size=lanes)
 
     def read(self, rows: Iterable[Any]) -> Iterator[str]:
-        """The documents of some rows.
+        """The documents of these rows.
 
         Raises:
             ValueError: for a row without a text.
-            DataNotFoundError: where the source breaks off, with what to do.
+            DataNotFoundError: if the source breaks off; the message says what to do.
         """
         iterator = iter(rows)
         for number in range(1, 2**63):
@@ -56,16 +56,16 @@ class TextStream:
                 row = next(iterator)
             except StopIteration:
                 return
-            except Exception as error:  # whatever the network or the hub says belongs into the message
+            except Exception as error:  # the message must show any error of the network or the hub
                 raise DataNotFoundError(
                     f"{self.title} broke off after {number - 1:,} documents: {type(error).__name__}: {error}\n"
-                    f"Nothing that was trained or stored is lost. Try again, or do without the network: {self.remedy}"
+                    f"Nothing that was trained or stored is lost. Try again, or work without the network: {self.remedy}"
                 ) from error
             text = row.get("text") if isinstance(row, dict) else None
             if not isinstance(text, str):
                 raise ValueError(
-                    f"{self.title} has {row!r:.200} as document {number:,}; expected a text as 'text'. The data set "
-                    "has changed there: use another."
+                    f"{self.title} has {row!r:.200} as document {number:,}; expected a text in the column 'text'. The "
+                    "data set has changed on the hub: use another one."
                 )
             yield text
 
@@ -74,7 +74,7 @@ class TextStream:
 class TextData:
     """A corpus. Choose settings on `validation`.
 
-    train: documents: a list, or a stream that begins anew at each pass.
+    train: documents: a list, or a stream that starts again at each pass.
     """
 
     name: str
@@ -82,12 +82,12 @@ class TextData:
     validation: list[str]
 
     def first_training_documents(self) -> Iterator[str]:
-        """Those that the digest and the tokenizer are made from: all, but of a stream no more than 100,000."""
+        """The documents for the digest and the tokenizer: all of them, or the first 100,000 of a stream."""
         return islice(self.train, _FIRST)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of all documents of both splits, of the training documents `first_training_documents`."""
+        """SHA-256 in hex of `first_training_documents` and of all validation documents."""
         return digest_of([self.first_training_documents(), self.validation])
 
 
@@ -96,11 +96,11 @@ def load_text(name: str, data_dir: str | None = None) -> TextData:
 
     Args:
         name: a key of `TEXT_SETS`.
-        data_dir: looked in first; None or "" for the usual places.
+        data_dir: the first folder to look in; None or "" for the usual places.
 
     Raises:
-        ValueError: for an unknown name, or files that are not what they should be.
-        DataNotFoundError: with what was tried and how to get the data.
+        ValueError: for an unknown name, or for wrong or damaged files.
+        DataNotFoundError: if the data is missing; the message says what was tried and how to get it.
     """
     if name not in TEXT_SETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, TEXT_SETS))}.")
@@ -111,8 +111,8 @@ def _load_python_reference(data_dir: str | None) -> TextData:  # noqa: ARG001 - 
     from pydoc_data.topics import topics
 
     texts = [topics[name] for name in sorted(topics)]
-    documents = list(dict.fromkeys(text.strip() + "\n" for text in texts))  # some topics are one text
-    # By what they say, so that a topic that a new Python adds moves no other from one split to the other.
+    documents = list(dict.fromkeys(text.strip() + "\n" for text in texts))  # some topics share one text
+    # Split by content, so that a new topic of a later Python does not move another topic to the other split.
     held_out = {text for text in documents if hashlib.sha256(text.encode()).digest()[0] % 10 == 0}
     return TextData(
         "python_reference",
@@ -123,7 +123,7 @@ def _load_python_reference(data_dir: str | None) -> TextData:  # noqa: ARG001 - 
 
 def _load_tiny_shakespeare(data_dir: str | None) -> TextData:
     text = _read_text(_paths("tinyshakespeare", data_dir)[0])
-    # Between two speeches: the first nine tenths of the plays to train on.
+    # Split between two speeches: the first nine tenths of the plays are for training.
     cut = text.rfind("\n\n", 0, len(text) * 9 // 10)
     if cut <= 0:
         raise ValueError(
@@ -144,16 +144,16 @@ def _load_books(data_dir: str | None) -> TextData:
 
 
 def _cut(text: str, lengths: list[int], path: Path, table: Path) -> list[str]:
-    """The books that a file has one after the other."""
+    """The books of a file, in order."""
     books, start = [], 0
     for length in lengths:
         books.append(text[start : start + length])
         start += length + len(_BETWEEN_BOOKS)
     if not books or _BETWEEN_BOOKS.join(books) != text:
         raise ValueError(
-            f"{path} has {len(text):,} characters and {table} tells of {len(lengths)} books of {sum(lengths):,}; "
-            "expected these, with two empty lines between them. One is cut short or of another version: fetch both "
-            "again."
+            f"{path} has {len(text):,} characters and {table} lists {len(lengths)} books of {sum(lengths):,}; "
+            "expected these, with two empty lines between them. One file is cut short or of another version: fetch "
+            "both again."
         )
     return books
 
@@ -162,7 +162,7 @@ def _paths(name: str, data_dir: str | None) -> list[Path]:
     source = TEXT_SETS[name]
     folder = locate(source, data_dir)
     if folder is None:
-        fetch(source, data_dir, _no_hub, _DEFAULT)  # says what was tried
+        fetch(source, data_dir, _no_hub, _DEFAULT)  # the message says what was tried
         raise AssertionError
     return [path for file in source.files if (path := source.find_file(folder, file))]
 
@@ -172,10 +172,11 @@ def _no_hub(hub: Hub) -> TextData:
 
 
 def _read_text(path: Path) -> str:
-    """All of a file, plain or gzipped, as it is.
+    """The whole text of a file, plain or gzipped.
 
     Raises:
-        ValueError: naming the file, if it is empty, not UTF-8, has zero bytes or is not a whole gzip file.
+        ValueError: if the file, which the message names, is empty, not UTF-8, has zero bytes or is not a whole gzip
+            file.
     """
     content = read_whole(path)
     try:
@@ -183,14 +184,14 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"{path} is not UTF-8 in line {line:,} ({error.reason}); convert it, for one from Latin-1 by "
-            "`iconv -f LATIN1 -t UTF-8`, or fetch it again."
+            f"{path} is not UTF-8 in line {line:,} ({error.reason}); convert it (from Latin-1: `iconv -f LATIN1 -t "
+            "UTF-8`), or fetch it again."
         ) from error
     if not text.strip():
         raise ValueError(f"{path} has no text; fetch it again.")
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{path} has a zero byte in line {line:,}, which no text has; it is damaged: fetch it again.")
+        raise ValueError(f"{path} has a zero byte in line {line:,}, which no text has. It is damaged: fetch it again.")
     return text
 
 
@@ -239,15 +240,15 @@ TEXT_SETS: dict[str, Source[TextData]] = {
         remedy="put tinyshakespeare.txt, plain or as .gz, into $CHTS_DATA/text.",
     ),
     "books": Source(
-        "Books of the public domain",
+        "Books in the public domain",
         "34 million characters",
         _load_books,
         folder="text",
         files=("books.train.txt", "books.valid.txt", "books.tsv"),
         endings=("", ".gz"),
         remedy=(
-            "put books.train.txt and books.valid.txt, plain or as .gz, into $CHTS_DATA/text: books with two empty "
-            "lines between them; and books.tsv, whose columns are split, author, title and characters."
+            "put books.train.txt and books.valid.txt, plain or as .gz, into $CHTS_DATA/text, with two empty lines "
+            "between books; add books.tsv with the columns split, author, title and characters."
         ),
     ),
     "openwebtext": _streamed(

@@ -1,5 +1,5 @@
-"""Text as tokens, by byte pair encoding over bytes (Radford et al., 2019): any text has tokens, and they give it
-back.
+"""Text as tokens, from byte pair encoding over bytes (Radford et al., 2019): it can encode any text and decode it
+again.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from chts_core.lab.data.sources import DataNotFoundError
 from chts_core.lab.data.text import TextData
 
 _END = "<|end|>"
-# What the tokenizers of the hub end a document with.
+# Tokens with which tokenizers of the hub end a document.
 _ENDS = (_END, "</s>", "<|endoftext|>", "<|end_of_text|>")
 _BYTES = 256
 
@@ -24,7 +24,7 @@ class TextTokenizer:
     """Tokens, each with its number; one of them ends a document.
 
     Args:
-        tokenizer: of the tokenizers library.
+        tokenizer: a tokenizer of the tokenizers library.
 
     Raises:
         ValueError: if none of its tokens ends a document.
@@ -38,36 +38,38 @@ class TextTokenizer:
         ends = [number for text in _ENDS if (number := tokenizer.token_to_id(text)) is not None]
         if not ends:
             raise ValueError(
-                f"the tokenizer has no token that ends a document; expected one of {', '.join(_ENDS)}. Choose another."
+                f"the tokenizer has no token that ends a document; expected one of {', '.join(_ENDS)}. Choose another "
+                "tokenizer."
             )
         self.end: int = ends[0]
 
     @property
     def size(self) -> int:
-        """Number of tokens, the special ones included; less than was asked for where the corpus gives no more."""
+        """Number of tokens, including the special ones; it may be less than was asked for if the corpus is small."""
         return int(self._tokenizer.get_vocab_size())
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of all that it is."""
+        """SHA-256 in hex of the whole tokenizer."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, without that which ends it."""
+        """The tokens of each text, without the end token."""
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [found.ids for found in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens, special ones left out; "�" for bytes that are no character, as where one is cut."""
+        """The text of some tokens without special ones; "�" for bytes that are not a character, such as part of a cut
+        one."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each token stands for, as it is shown."""
+        """The text of each token, as it is shown."""
         return [self._tokenizer.decode([number], skip_special_tokens=False) for number in ids]
 
     def to_json(self) -> str:
-        """All of it as text, for `from_json`."""
+        """The whole tokenizer as text, for `from_json`."""
         text: str = self._tokenizer.to_str()
         return text
 
@@ -76,27 +78,28 @@ class TextTokenizer:
         """Read what `to_json` wrote, or the tokenizer.json of another project.
 
         Raises:
-            ValueError: if the text is none.
+            ValueError: if the text is not a tokenizer.
         """
         try:
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # tokenizers raises plain exceptions
-            raise ValueError(f"it is no tokenizer ({error}).") from error
+            raise ValueError(f"it is not a tokenizer ({error}).") from error
         return cls(tokenizer)
 
 
 def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | None = None) -> TextTokenizer:
-    """The tokenizer of a corpus: trained on its training split, read if that was done before, or one with a name.
+    """The tokenizer of a corpus: trained on its training split, read from the cache, or loaded by its name.
 
     Args:
         data: the corpus.
-        size: number of tokens, the one that ends a document included; of one with a name, the most it may have.
+        size: number of tokens, including the end token; for a tokenizer with a name, the largest number that it may
+            have.
         name: "", or a path to a tokenizer.json, or a name on the Hugging Face hub ("t5-base").
-        cache_dir: where trained tokenizers are kept; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
 
     Raises:
         ValueError: if there are fewer tokens than bytes, or the tokenizer with that name has too many.
-        DataNotFoundError: if it is not there and the hub does not give it.
+        DataNotFoundError: if the machine does not have it and the hub does not give it.
     """
     if not name:
         key = hashlib.sha256(f"{_END} {size} {data.digest}".encode()).hexdigest()
@@ -110,7 +113,7 @@ def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | 
     tokenizer = _load_named(name)
     if tokenizer.size > size:
         raise ValueError(
-            f"the tokenizer {name} has {tokenizer.size:,} tokens, but the model is made for {size:,}; "
+            f"the tokenizer {name} has {tokenizer.size:,} tokens, but the model allows {size:,}; "
             f"set vocabulary to {tokenizer.size} or more, or choose another tokenizer."
         )
     return tokenizer
@@ -153,10 +156,10 @@ def _load_named(name: str) -> TextTokenizer:
             raise ValueError(f"{path}: {error} Give a tokenizer.json that the tokenizers library wrote.") from error
     try:
         tokenizer: Any = Tokenizer.from_pretrained(name)
-    except Exception as error:  # whatever the network or the hub says belongs into the message
+    except Exception as error:  # the message must show any error of the network or the hub
         raise DataNotFoundError(
             f"the tokenizer {name!r} was not found: there is no such file, and the hub says {type(error).__name__}: "
-            f"{error}\nGive the path of a tokenizer.json, a name on the hub while there is a network, or tokenizer='' "
+            f"{error}\nGive the path of a tokenizer.json, a name on the hub if there is a network, or tokenizer='' "
             "to train one on the corpus."
         ) from error
     return TextTokenizer(tokenizer)

@@ -1,7 +1,7 @@
 """Translation tasks, from English to German: pairs of sentences, split into train, validation and test.
 
-Number words are made here and always there. What is large is streamed: each pass over its training pairs reads them
-anew, and they are never all in memory.
+Number words are made here, so they are always available. Large tasks are streamed: each pass reads the training pairs
+again, and memory never holds them all.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -27,17 +27,17 @@ from chts_core.lab.data.sources import (
 
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
-_LONGEST_LINE = 2**20  # bytes; the longest sentences have some thousand
-# What the digest and the vocabulary take of the training pairs; all of a stream would take them too long.
+_LONGEST_LINE = 2**20  # bytes; the longest sentences have a few thousand
+# The digest and the vocabulary use these many training pairs; a whole stream would take too long.
 _FIRST = 1_000_000
 
 
 @dataclass
 class PairStream:
-    """Pairs that are read anew at each pass and never held.
+    """Pairs that each pass reads again, so that memory never holds them all.
 
-    open: begins a pass.
-    skipped: how many pairs the last whole pass left out because a side had no text.
+    open: starts a pass.
+    skipped: the number of pairs that the last whole pass left out because a side had no text.
     """
 
     open: Callable[[], Iterable[Pair]]
@@ -55,11 +55,11 @@ class PairStream:
 
 @dataclass(frozen=True)
 class TranslationData:
-    """A translation task. Choose settings on `validation`; `test` is for the final number alone.
+    """A translation task. Choose settings on `validation`; use `test` only for the final number.
 
-    languages: of the source and of the target.
-    train: a list, or a stream that begins anew at each pass.
-    skipped: rows of the hub that were left out because a side had no text; a stream counts its own.
+    languages: the languages of source and target.
+    train: a list, or a stream that starts again at each pass.
+    skipped: the number of rows of the hub that were left out because a side had no text; a stream counts its own.
     """
 
     name: str
@@ -70,12 +70,12 @@ class TranslationData:
     skipped: int = 0
 
     def first_training_pairs(self) -> Iterator[Pair]:
-        """Those that the digest and the vocabulary are made from: all, but of a stream no more than a million."""
+        """The pairs for the digest and the vocabulary: all of them, or the first million of a stream."""
         return islice(self.train, _FIRST)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex of all pairs of all splits, of the training pairs `first_training_pairs`."""
+        """SHA-256 in hex of `first_training_pairs` and of all pairs of the other splits."""
         splits = (self.first_training_pairs(), self.validation, self.test)
         return digest_of(chain.from_iterable(pairs) for pairs in splits)
 
@@ -85,11 +85,11 @@ def load_translation(name: str, data_dir: str | None = None) -> TranslationData:
 
     Args:
         name: a key of `TRANSLATION_SETS`.
-        data_dir: looked in first; None or "" for the usual places.
+        data_dir: the first folder to look in; None or "" for the usual places.
 
     Raises:
-        ValueError: for an unknown name, or files that are not what they should be, with file and line.
-        DataNotFoundError: with what was tried and how to get the data.
+        ValueError: for an unknown name, or for wrong or damaged files; the message names file and line.
+        DataNotFoundError: if the data is missing; the message says what was tried and how to get it.
     """
     if name not in TRANSLATION_SETS:
         raise ValueError(f"dataset is {name!r}; expected one of {', '.join(map(repr, TRANSLATION_SETS))}.")
@@ -100,11 +100,11 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
     """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line do not count.
 
     Raises:
-        ValueError: naming file and line, if a line is empty, not UTF-8 or has a zero byte, or one file has more lines
-            than the other.
+        ValueError: if a line, which the message names, is empty, not UTF-8 or has a zero byte, or if one file has more
+            lines than the other.
     """
     number = 0
-    # Closed also when one of them is refused, while the other has begun.
+    # Close both files, even if one of them is refused while the other one is open.
     with closing(_read_lines(source)) as one, closing(_read_lines(target)) as other:
         for number, (english, german) in enumerate(zip_longest(one, other), start=1):
             if english is None or german is None:
@@ -113,8 +113,9 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
                     for line, rest in ((english, one), (german, other))
                 ]
                 raise ValueError(
-                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected as many, as line n of "
-                    "one translates line n of the other. One is cut short or of another version: fetch both again."
+                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected equally many, since "
+                    "line n of one translates line n of the other. One file is cut short or of another version: fetch "
+                    "both again."
                 )
             for path, line in ((source, english), (target, german)):
                 if not line:
@@ -134,20 +135,19 @@ def _read_lines(path: Path) -> Generator[str, None, None]:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
                 if len(line) > _LONGEST_LINE:
                     raise ValueError(
-                        f"{path} has more than {_LONGEST_LINE:,} bytes in line {number:,}; expected a sentence. It is "
-                        "not what its name says: fetch it again."
+                        f"{path} has more than {_LONGEST_LINE:,} bytes in line {number:,}; expected a sentence. Its "
+                        "content does not match its name: fetch it again."
                     )
-                try:  # a file may begin with a mark that it is UTF-8
+                try:  # a file may begin with a UTF-8 byte order mark
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise ValueError(
                         f"{path} is not UTF-8 in line {number:,}, at byte {error.start + 1} of the line "
-                        f"({error.reason}); convert it, for one from Latin-1 by `iconv -f LATIN1 -t UTF-8`, or fetch "
-                        "it again."
+                        f"({error.reason}); convert it (from Latin-1: `iconv -f LATIN1 -t UTF-8`), or fetch it again."
                     ) from error
                 if "\0" in text:
                     raise ValueError(
-                        f"{path} has a zero byte in line {number:,}, which no sentence has; it is damaged: fetch it "
+                        f"{path} has a zero byte in line {number:,}, which no sentence has. It is damaged: fetch it "
                         "again."
                     )
                 yield text.strip()
@@ -198,24 +198,24 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
         for row in hub.open(split="train", streaming=True):
             yield row
             count += 1
-    except Exception as error:  # whatever the network or the hub says belongs into the message
+    except Exception as error:  # the message must show any error of the network or the hub
         raise DataNotFoundError(
             f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
-            f"Nothing that was trained or stored is lost. Try again, or do without the network: {source.remedy}"
+            f"Nothing that was trained or stored is lost. Try again, or work without the network: {source.remedy}"
         ) from error
 
 
 def _to_pairs(hub: Hub, split: str, rows: Iterable[Any]) -> Iterator[Pair]:
-    """The pairs of rows of the hub, with "" for a side that has no text."""
+    """The pairs of the hub's rows, with "" for a side that has no text."""
     for number, row in enumerate(rows, start=1):
         try:
             sides = row[hub.column] if hub.column else row
             english, german = ((sides[language] or "").strip() for language in _LANGUAGES)
         except (AttributeError, KeyError, TypeError) as error:
-            column = f" of its column {hub.column!r}" if hub.column else ""
+            column = f" in its column {hub.column!r}" if hub.column else ""
             raise ValueError(
                 f"{hub} has {row!r:.200} in row {number:,} of {split}; expected texts as 'en' and 'de'{column}. The "
-                "data set has changed there: put files of it into $CHTS_DATA."
+                "data set has changed on the hub: put its files into $CHTS_DATA."
             ) from error
         yield english, german
 

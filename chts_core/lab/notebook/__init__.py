@@ -1,1 +1,1 @@
-"""The staged notebooks: how they run, and what they stand on."""
+"""Run the notebooks of the stages, and the modules that they need."""

@@ -1,4 +1,4 @@
-"""What is here: versions, device, memory, and which data sets are found."""
+"""Report on this machine: versions, device, memory and data sets."""
 
 import psutil
 import torch
@@ -11,7 +11,7 @@ def report(*, places: bool) -> str:
     """Versions, device, memory and data sets of this machine, as lines of text.
 
     Args:
-        places: name the folders that data sets are in; leave them out of a page that others will read.
+        places: whether to name the folders of data sets; leave them out of a page that others will read.
     """
     device = records.describe_device(records.choose_device())
     memory = psutil.virtual_memory()

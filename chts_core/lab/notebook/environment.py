@@ -1,4 +1,4 @@
-"""The variables of this process's environment, changed for a while."""
+"""Change variables of this process's environment for a while."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(**changes: str) -> Iterator[None]:
-    """Set some variables; on leaving all are as they were, whoever changed them meanwhile."""
+    """Set some variables; at the end restore them all, even if other code changed them."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:

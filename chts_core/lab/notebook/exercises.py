@@ -1,7 +1,8 @@
-"""Exercises: how a learner's answer is checked, and the versions of a notebook with and without answers.
+"""Check a learner's answers to exercises, and make versions of a notebook with and without answers.
 
-In a notebook an exercise is a cell tagged `exercise`, which the learner completes; a cell tagged `check`, which calls
-:func:`check`; and a hint and a solution, each folded in a <details>. Answers to questions are folded likewise.
+In a notebook, an exercise has a cell tagged `exercise`, which the learner completes, and a cell tagged `check`, which
+calls :func:`check`. A hint and a solution are each folded in a <details>. Answers to questions are folded in the same
+way.
 """
 
 import inspect
@@ -28,10 +29,10 @@ _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Exercise:
-    """What the lines below the heading of an exercise say.
+    """The information below the heading of an exercise.
 
-    difficulty: 1 to 3 stars; minutes: that it takes; importance: "essential", "useful" or "optional"; objectives: the
-    numbers of those in the header of the notebook that it reaches; writes_code: else the answer is a number or a word.
+    difficulty: 1 to 3 stars; minutes: its duration; importance: "essential", "useful" or "optional"; objectives: the
+        numbers of its objectives in the header of the notebook; writes_code: if not, the answer is a number or a word.
     """
 
     title: str
@@ -43,7 +44,7 @@ class Exercise:
 
 
 def listed(notebook: Any) -> list[Exercise]:
-    """The exercises of a notebook of nbformat, in its order.
+    """The exercises of an nbformat notebook, in order.
 
     Raises:
         ValueError: naming an exercise whose heading is not followed by a line such as
@@ -70,49 +71,49 @@ def listed(notebook: Any) -> list[Exercise]:
 
 
 def check(exercise: str, *answers: Any, **given: Any) -> None:
-    """Check the answers to an exercise of a stage: says "Correct." or what is not right yet.
+    """Check the answers to an exercise of a stage: print "Correct." or the error.
 
     Args:
         exercise: the number of the stage and the name of the exercise; "10.hours" is `hours` of `checks.stage_10`.
-        answers: of the learner.
-        given: what the check needs from the notebook.
+        answers: the learner's answers.
+        given: values that the check needs from the notebook.
 
     Raises:
-        ValueError: for an exercise that does not exist, with the names of those of the stage.
-        TypeError: if the check takes other arguments.
+        ValueError: for an unknown exercise; the message has the names of the stage's exercises.
+        TypeError: if the check takes different arguments.
     """
     stage, _, name = exercise.partition(".")
     known = checks.of_stage(stage)
     if name not in known:
         names = ", ".join(f"{stage}.{other}" for other in known)
         raise ValueError(f"there is no exercise {exercise!r}; stage {stage} has {names}.")
-    inspect.signature(known[name]).bind(*answers, **given)  # a slip of whoever wrote the cell, not of the learner
+    inspect.signature(known[name]).bind(*answers, **given)  # an error of the cell's author, not of the learner
     with attempt():
         known[name](*answers, **given)
 
 
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Run the tests of an exercise, written as assertions: says "Correct." or what is not right yet.
+    """Run the tests of an exercise, written as assertions: print "Correct." or the error.
 
-    For an exercise of your own. A wrong answer is no error: the rest of the notebook runs on. The learner reads the
-    message of the assertion, so it says what came out and what to think about.
+    Use it for your own exercises. A wrong answer raises no error, so the rest of the notebook still runs. The learner
+    reads the message of the assertion, so the message should give the result and a hint.
     """
     try:
         yield
     except AssertionError as error:
         print(f"Not yet: {str(error) or 'the test above failed.'}")
-    except Exception as error:  # whatever a half-written answer raises
+    except Exception as error:  # a half-written answer may raise any error
         print(f"Not yet: {type(error).__name__}: {error}")
     else:
         print("Correct.")
 
 
 def student_version(notebook: Any) -> Any:
-    """The notebook to hand out: without outputs, solutions and answers; the hints stay.
+    """The student version of a notebook: without outputs, solutions and answers; the hints stay.
 
     Args:
-        notebook: a notebook of nbformat; not changed.
+        notebook: an nbformat notebook; not changed.
     """
     student = _without_outputs(notebook)
     for cell in student.cells:
@@ -123,13 +124,13 @@ def student_version(notebook: Any) -> Any:
 
 
 def solution_version(notebook: Any) -> Any:
-    """The notebook for who teaches: every exercise solved, answers in their place, and no outputs.
+    """The teacher's version of a notebook: with all exercises solved and all answers, without outputs.
 
     Args:
-        notebook: a notebook of nbformat; not changed.
+        notebook: an nbformat notebook; not changed.
 
     Raises:
-        ValueError: as :func:`solved_version`.
+        ValueError: as in :func:`solved_version`.
     """
     return _without_outputs(solved_version(notebook))
 
@@ -139,16 +140,16 @@ def _without_outputs(notebook: Any) -> Any:
     for cell in bare.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    for key in ("widgets", "jupytext"):  # there is no text source that it could be paired with
+    for key in ("widgets", "jupytext"):  # there is no text source to pair it with
         bare.metadata.pop(key, None)
     return bare
 
 
 def solved_version(notebook: Any) -> Any:
-    """The notebook with every exercise solved as its folded solution says; to test those.
+    """The notebook with every exercise solved by its folded solution, to test these solutions.
 
     Raises:
-        ValueError: naming the exercise that no solution in ```python follows before the next.
+        ValueError: naming an exercise without a ```python solution before the next exercise.
     """
     solved = nbformat.from_dict(notebook)
     open_exercise = None
@@ -174,19 +175,19 @@ def solved_version(notebook: Any) -> Any:
 
 
 def write_versions(sources: Sequence[Path], out_dir: Path, version: Callable[[Any], Any]) -> list[Path]:
-    """Write a version of each notebook to a folder, under its own name; returns the paths.
+    """Write a version of each notebook to a folder, under its own name; return the paths.
 
     Args:
         sources: notebooks.
-        out_dir: for their versions.
+        out_dir: folder for their versions.
         version: :func:`student_version` or :func:`solution_version`.
 
     Raises:
-        ValueError: if a notebook would be written over; nothing has been written then.
+        ValueError: if it would overwrite a notebook; then nothing has been written.
     """
     for source in sources:
         if (out_dir / source.name).resolve() == source.resolve():
-            raise ValueError(f"{source} would be written over; choose another folder than its own.")
+            raise ValueError(f"{source} would be overwritten; choose a folder other than its own.")
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for source in sources:

@@ -1,6 +1,6 @@
-"""What a run of a notebook will take, before it starts: what was measured at its profile, changed by its parameters.
+"""Estimate the time and memory of a notebook's run from the values measured at its profile and from its parameters.
 
-Trainings are reckoned as dense, which masks on dense weights are: links alone take less.
+The estimate assumes dense weights, with or without masks; storing only links takes less.
 """
 
 import math
@@ -11,18 +11,18 @@ from typing import Any
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES
 from chts_core.lab.train import images, language, translation
 
-# Operations per second: of one core, as in recorded runs (results/), and 40 % of what an H100's data sheet says.
+# Operations per second of one core, from recorded runs (results/), and 40 % of the number in an H100's data sheet.
 _CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12
-# Seconds of a pass through a small model that are no products, as recorded runs of small models have them.
+# Seconds of a pass through a small model besides the products, from recorded runs of small models.
 _MLP_PASS, _TRANSLATOR_PASS, _LLAMA_PASS = 0.0008, 0.02, 0.01
-_LOOKS = 1.1  # times the training: looking at validation data, testing and saving
-_KEPT_BYTES = 16  # for each weight: itself, its gradient and two moments in float32
-# Numbers kept for the way back, for each token, layer and neuron: twice those of Korthikanti et al. (2022), Equation 2,
-# without attention, since norms, gates and rotations that are not fused keep theirs; an encoder's and a decoder's.
+_LOOKS = 1.1  # factor on the training time for validating, testing and saving
+_KEPT_BYTES = 16  # bytes per weight: the weight, its gradient and two moments in float32
+# Numbers kept for the backward pass per token, layer and neuron, of an encoder and of a decoder: twice Equation 2 of
+# Korthikanti et al. (2022) without attention, since norms, gates and rotations that are not fused keep theirs.
 _ACTIVATIONS = 34
 _START = 0.1  # minutes: starting a kernel, importing, figures
 
-# Training images, pixels times colours and classes, without loading them.
+# Training images, pixels times colours, and classes, without loading the data.
 _IMAGES = {
     "digits": (1077, 64, 10),
     "fashion_mnist": (55_000, 784, 10),
@@ -30,20 +30,20 @@ _IMAGES = {
     "emnist": (103_400, 784, 47),
     "cifar10": (45_834, 3072, 10),
 }
-_ALL_IMAGES = 1.4  # those to validate and test with, beside those to train on
+_ALL_IMAGES = 1.4  # factor for the validation and test images
 
-_SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps")  # parameters that time goes by
+_SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps")  # parameters that determine the time
 
 
 @dataclass(frozen=True)
 class Work:
-    """The trainings of a notebook together.
+    """All trainings of a notebook together.
 
-    passes: forward and backward through the model, one after the other.
-    pass_seconds: of a pass, however small the model.
-    operations: floating-point operations of all.
-    half: whether products are in 16 bits.
-    memory_mb: weights, gradients, moments, what is kept for the way back, and data.
+    passes: number of forward and backward passes through the model.
+    pass_seconds: least seconds of a pass, for any size of model.
+    operations: floating-point operations of all passes.
+    half: whether products use 16 bits.
+    memory_mb: weights, gradients, moments, numbers kept for the backward pass, and data.
     """
 
     passes: int
@@ -53,14 +53,14 @@ class Work:
     memory_mb: float
 
     def minutes(self, *, gpu: bool) -> float:
-        """On one core, or on a GPU."""
+        """Seconds on one core or on a GPU."""
         per_second = (_GPU_16_BITS if self.half else _GPU) if gpu else _CORE
         return _LOOKS * (self.passes * self.pass_seconds + self.operations / per_second) / 60
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run is expected to take; `measured` if another run with the same settings took it."""
+    """The expected time and memory of a run; `measured` if they come from a run with the same settings."""
 
     minutes: float
     memory_mb: int
@@ -72,20 +72,20 @@ class Forecast:
 
 
 def in_words(minutes: float) -> str:
-    """A time of two digits, in minutes or hours."""
+    """A time with two digits, in minutes or hours."""
     if minutes < 10:
         return f"{minutes:.2g} min"
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:,.0f} h"
 
 
 def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any], *, gpu: bool = False) -> Forecast:
-    """What a run of a stage is expected to take.
+    """The expected time and memory of a stage's run.
 
     Args:
         stage: the notebook's name, "06_mlp".
-        measured: settings of a profile, and the minutes and memory_mb that were measured with them on a CPU.
-        settings: those of the run, by the same names.
-        gpu: whether it trains on one.
+        measured: settings of a profile, and minutes and memory_mb measured with them on a CPU.
+        settings: settings of the run, with the same names.
+        gpu: whether the run trains on a GPU.
     """
     changed = any((settings.get(name) or None) != (measured.get(name) or None) for name in _SIZES)
     if not gpu and not changed:
@@ -95,7 +95,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
         rest = max(measured["minutes"] - then.minutes(gpu=False), _START)
         memory = measured["memory_mb"] + max(now.memory_mb - then.memory_mb, 0)
         return Forecast(rest + now.minutes(gpu=gpu), round(memory), measured=False)
-    # Small networks everywhere: time goes by steps, and by weights where there are more.
+    # The other stages have small networks: time depends on the steps, and on the weights if there are more.
     times = math.prod(settings[name] / measured[name] for name in ("epochs", "seeds", "steps") if name in measured)
     if "hidden" in measured:
         times *= max(settings["hidden"] / measured["hidden"], 1) ** 2
@@ -103,7 +103,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
 
 
 def image_work(settings: Mapping[str, Any]) -> Work:
-    """Of stage 06: nine methods and three receptive fields, with every seed."""
+    """The trainings of stage 06: nine methods and three receptive fields, with every seed."""
     train, features, classes = _IMAGES[settings["dataset"]]
     hidden = settings["hidden"]
     weights = features * hidden + 2 * hidden**2 + hidden * classes
@@ -119,10 +119,10 @@ def image_work(settings: Mapping[str, Any]) -> Work:
 
 
 def translation_work(settings: Mapping[str, Any]) -> Work:
-    """Of stage 08: every method with every seed."""
+    """The trainings of stage 08: every method with every seed."""
     recipe = translation.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
     size = TRANSFORMER_SIZES[recipe.size]
-    # Four products in each attention, two in each block; the decoder has two attentions per layer.
+    # Each attention has four products and each block two; the decoder has two attentions per layer.
     links = size.layers * (12 * size.width**2 + 4 * size.width * size.feed_forward)
     output = size.width * recipe.vocabulary
     runs = len(settings["methods"].split(",")) * settings["seeds"]
@@ -138,7 +138,7 @@ def translation_work(settings: Mapping[str, Any]) -> Work:
 
 
 def language_work(settings: Mapping[str, Any]) -> Work:
-    """Of stage 09: every method with every seed."""
+    """The trainings of stage 09: every method with every seed."""
     recipe = language.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
     size = LLAMA_SIZES[recipe.size]
     runs = len(settings["methods"].split(",")) * settings["seeds"]

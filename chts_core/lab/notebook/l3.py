@@ -1,7 +1,7 @@
-"""L3 paths of a missing link counted one by one, as its definition says: for networks small enough to draw.
+"""Count the L3 paths of a missing link one by one, by definition, in networks small enough to draw.
 
-`chts_core.link_prediction` computes the same scores for whole layers; what is here says which paths and nodes they come
-from, and explains a miscount.
+`chts_core.link_prediction` computes the same scores for whole layers; this module shows the paths and nodes behind a
+score, and explains a wrong count.
 """
 
 import math
@@ -41,7 +41,7 @@ class Node:
         return f"{self} (i = {self.inside}, e = {self.outside})"
 
     def ratio(self, predictor: str) -> float:
-        """What the node brings into a score: (1 + i) / (1 + e), with numerator 1 under CH3."""
+        """The node's part of a score: (1 + i) / (1 + e), with numerator 1 in CH3."""
         return (1 + self.inside if predictor.startswith("ch2") else 1) / (1 + self.outside)
 
 
@@ -76,7 +76,7 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
         link: (output u, input v), a missing link.
 
     Raises:
-        ValueError: if there is no such place in the network, or the link exists.
+        ValueError: if the network has no such place, or the link exists.
     """
     inputs_of, outputs_of = neighbours(mask)
     u, v = link
@@ -90,7 +90,7 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
 def community(mask: Tensor, link: Link) -> list[Node]:
     """The local community of a missing link, the nodes between its ends on its L3 paths: inputs first.
 
-    Arguments and errors are those of :func:`paths`.
+    It has the arguments and errors of :func:`paths`.
     """
     u, v = link
     found = paths(mask, link)
@@ -122,7 +122,7 @@ def score(mask: Tensor, link: Link, predictor: str) -> float:
 
 
 def scores(mask: Tensor, predictor: str) -> Tensor:
-    """:func:`score` of every missing link and 0 on existing ones: float64, shaped like the mask."""
+    """:func:`score` of every missing link, and 0 on existing links: float64, shaped like the mask."""
     table = torch.zeros(mask.shape, dtype=torch.float64)
     for link in missing_links(mask):
         table[link] = score(mask, link, predictor)
@@ -138,7 +138,7 @@ def describe(nodes: Sequence[int]) -> str:
 
 
 def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
-    """Why a number of L3 paths is wrong: which paths there are, and which slips give the number counted.
+    """Why a number of L3 paths is wrong: the paths that exist, and the slips that give the wrong number.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -153,24 +153,24 @@ def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
     """
     found = paths(mask, link)
     try:
-        number = operator.index(counted)  # also of NumPy and torch
+        number = operator.index(counted)  # also numbers of NumPy and torch
     except TypeError:
         number = -1
     if isinstance(counted, bool) or number < 0:
-        return f"the answer is {counted!r}; expected how many paths there are, a whole number from 0 on."
+        return f"the answer is {counted!r}; expected the number of paths, a whole number from 0 up."
     if number == len(found):
         return ""
     there = "; ".join(map(describe, found)) or "none"
     slips = " Or: ".join(why for result, why in _slips(mask, link, found) if result == number)
-    hint = f"So many come out if {slips}" if slips else _HOW_TO_COUNT
-    return f"you counted {number}; {len(found)} are there: {there}. {hint}"
+    hint = f"This number comes out if {slips}" if slips else _HOW_TO_COUNT
+    return f"you counted {number}; there are {len(found)}: {there}. {hint}"
 
 
-_HOW_TO_COUNT = "Go from the output to each of its inputs, and from there to those outputs that lead to the other end."
+_HOW_TO_COUNT = "Go from the output to each of its inputs, and from there to the outputs that lead to the other end."
 
 
 def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, str]]:
-    """Numbers that are easily counted instead of the L3 paths, and what was done."""
+    """Wrong counts of the L3 paths, and the slip that leads to each."""
     u, v = link
     inputs_of, outputs_of = neighbours(mask)
     nodes = community(mask, link)
@@ -183,17 +183,20 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
         yield (
             len(members),
             f"only the {side}s in between are counted ({', '.join(members)}): every linked pair of an input and an "
-            "output in between is a path of its own.",
+            "output in between is a separate path.",
         )
-    yield len(found) + 1, f"the link {describe(link)} is counted too: it is missing, and would be one link long."
+    yield (
+        len(found) + 1,
+        f"the link {describe(link)} is counted too: it is missing, and it would be only one link long.",
+    )
     unlinked = [(z1, z2) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 not in inputs_of[z2]]
     if unlinked:
         z1, z2 = unlinked[0]
         yield (
             len(found) + len(unlinked),
-            f"the middle link is not looked at: input {z1} and output {z2} are not linked.",
+            f"the middle link is ignored: input {z1} and output {z2} are not linked.",
         )
-    yield 2 * len(found), "a path is counted from both ends: it is the same path."
+    yield 2 * len(found), "a path is counted from both ends, but it is the same path."
 
     longer = [(u, a, b, c, d, v) for a, b, c, d in _between(inputs_of, outputs_of, link)]
     straight = [walk for walk in longer if len({u, walk[2], walk[4]}) == len({walk[1], walk[3], v}) == 3]
@@ -203,13 +206,13 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
         yield len(straight), too_long
         yield len(found) + len(straight), too_long
     if back:
-        returns = f"walks that go back are counted: {describe(back[0])} meets a node twice, which no path does."
+        returns = f"walks that go back are counted: {describe(back[0])} meets a node twice, and a path never does."
         yield len(found) + len(back), returns
         yield len(found) + len(longer), returns
 
 
 def _between(inputs_of: list[set[int]], outputs_of: list[set[int]], link: Link) -> Iterator[tuple[int, int, int, int]]:
-    """The nodes between the ends of all walks of five links, those that go back among them."""
+    """The nodes between the ends of all walks of five links, including walks that go back."""
     u, v = link
     for a in sorted(inputs_of[u]):
         for b in sorted(outputs_of[a]):
@@ -219,7 +222,7 @@ def _between(inputs_of: list[set[int]], outputs_of: list[set[int]], link: Link) 
 
 
 def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> str:
-    """What is wrong with a list of L3 paths: which are none, and why, and how many are not listed.
+    """The errors in a list of L3 paths: entries that are not paths, with the reason, and the number of unlisted paths.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -239,7 +242,7 @@ def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> 
     left = sorted(found - set(answer))
     if left:
         _, z1, _, _ = left[0]
-        complaints.append(f"{_number(left, 'path')} not listed yet; look at those through input {z1}.")
+        complaints.append(f"{_number(left, 'path')} not listed yet; look at the paths through input {z1}.")
     return " ".join(complaints)
 
 
@@ -250,7 +253,7 @@ def _complaint(mask: Tensor, link: Link, path: tuple[int, ...]) -> str:
     if (path[0], path[3]) != link:
         return f"{path} leads from output {path[0]} to input {path[3]}, not from output {u} to input {v}."
     if path[2] == u or path[1] == v:
-        return f"{describe(path)} goes back to an end of the missing link, or over it."
+        return f"{describe(path)} goes back to an end of the missing link, or uses the missing link."
     rows, columns = mask.shape
     if not (0 <= path[1] < columns and 0 <= path[2] < rows):
         return f"{path} leaves the network, which has {rows} outputs and {columns} inputs, numbered from 0."

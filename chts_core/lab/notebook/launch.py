@@ -1,7 +1,7 @@
-"""Links to Colab and Binder, and what Colab needs: `python -m chts_core.lab.notebook.launch FILE ...` writes them.
+"""Write links to Colab and Binder, and the first cell for Colab: `python -m chts_core.lab.notebook.launch FILE ...`.
 
-Everything that names the published repository and its release is made here. In README.md the links stand between
-`<!-- launch -->` and `<!-- end of launch -->`; a notebook has them under its title, and the cell after its header.
+Only this module names the published repository and its release. In README.md the links are between `<!-- launch -->`
+and `<!-- end of launch -->`. A notebook has the links under its title, and the cell after its header.
 """
 
 import re
@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 REPOSITORY = (
-    "https://github.com/SET_THE_OWNER/chts"  # no such owner can exist: what is not published runs nobody's code
+    "https://github.com/SET_THE_OWNER/chts"  # no such owner can exist, so before publication a link runs nobody's code
 )
 SITE = "https://SET_THE_OWNER.github.io/chts/"
-RELEASE = "v0.1.0"  # the tag that Colab and Binder take: notebooks and package of the same day
+RELEASE = "v0.1.0"  # the tag that Colab and Binder use, so that notebooks and package match
 
 _BOOTSTRAP = f"""\
 # %% tags=["bootstrap"]
@@ -36,19 +36,19 @@ _IN_README = re.compile(r"(?<=<!-- launch -->\n).*?(?=<!-- end of launch -->)", 
 
 
 def colab(notebook: str) -> str:
-    """Where Colab opens a notebook of the release, by its name without a suffix."""
+    """The address at which Colab opens a notebook of the release, from its name without a suffix."""
     of_github = REPOSITORY.removeprefix("https://github.com/")
     return f"https://colab.research.google.com/github/{of_github}/blob/{RELEASE}/notebooks/{notebook}.ipynb"
 
 
 def binder(notebook: str) -> str:
-    """Where Binder opens it."""
+    """The address at which Binder opens it."""
     of_github = REPOSITORY.removeprefix("https://github.com/")
     return f"https://mybinder.org/v2/gh/{of_github}/{RELEASE}?urlpath=lab/tree/notebooks/{notebook}.ipynb"
 
 
 def badges(notebook: str) -> str:
-    """Both, as the buttons that readers know, in Markdown."""
+    """Both addresses as the usual buttons, in Markdown."""
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab(notebook)}) "
         f"[![Open on Binder](https://mybinder.org/badge_logo.svg)]({binder(notebook)})"
@@ -59,7 +59,7 @@ def with_bootstrap(source: str, notebook: str) -> str:
     """The py:percent source of a notebook with the bootstrap cell before its first code.
 
     Raises:
-        ValueError: if it has no code.
+        ValueError: if the notebook has no code.
     """
     made, cells = re.subn(
         r"^# %%(?! \[markdown\])", lambda cell: _BOOTSTRAP + cell[0], _MADE.sub("", source), count=1, flags=re.M
@@ -70,7 +70,7 @@ def with_bootstrap(source: str, notebook: str) -> str:
 
 
 def with_links(source: str, notebook: str) -> str:
-    """The py:percent source of a notebook with its links and its bootstrap cell as they are now.
+    """The py:percent source of a notebook with its current links and bootstrap cell.
 
     Raises:
         ValueError: if it has no title, or no code after its header.
@@ -88,7 +88,7 @@ def with_links(source: str, notebook: str) -> str:
 
 
 def main() -> None:
-    """Write the links anew in sources of notebooks and in README.md."""
+    """Update the links in sources of notebooks and in README.md."""
     for path in map(Path, sys.argv[1:]):
         text = path.read_text("utf-8")
         if path.suffix == ".py":

@@ -1,4 +1,4 @@
-"""What a parameter of a notebook may be: its kinds of limits, and values from how they are written."""
+"""Limits of a notebook's parameters, and values from their text."""
 
 import difflib
 import math
@@ -11,7 +11,7 @@ from chts_core.methods import get_method
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included unless `below` excludes the upper one; `whole` wants integers."""
+    """Numbers from `low` to `high`, including both unless `below` excludes `high`; `whole` requires integers."""
 
     low: float
     high: float = math.inf
@@ -51,7 +51,7 @@ class Choices(Choice):
     """Some of a few words, separated by commas, each at most once; "" for none."""
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value names such words."""
+        """Whether a value names only allowed words."""
         named = value.split(",") if value else []
         return set(named) <= set(self.words) and len(named) == len(set(named))
 
@@ -61,7 +61,7 @@ class Choices(Choice):
 
 @dataclass(frozen=True)
 class MethodName(Choice):
-    """One of a few names of methods, also with choices replaced: "set with topology=SmallWorld(0.25)"."""
+    """The name of a method, possibly with replaced choices: "set with topology=SmallWorld(0.25)"."""
 
     def accepts(self, value: Any) -> bool:
         """Whether a value names a method."""
@@ -75,16 +75,16 @@ class MethodName(Choice):
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """What may have been meant, in brackets; "" if nothing is near."""
+    """The word that may have been meant, in brackets; "" if no word is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def converted(name: str, text: str, kind: type) -> Any:
-    """A value of a parameter from how it is written.
+    """A parameter's value from its text.
 
     Raises:
-        ValueError: naming the parameter and what was expected.
+        ValueError: naming the parameter and the expected value.
     """
     if kind is bool:
         if text.lower() not in ("true", "false"):

@@ -14,7 +14,7 @@ from chts_core.lab.notebook.pages import markdown_as_html
 from chts_core.lab.widgets import EXPLORERS
 from chts_core.lab.widgets.recording import recording
 
-# On a page nothing scrolls sideways: lines of code and tables are wrapped.
+# Lines of code and tables wrap, so that a page never scrolls sideways.
 _STYLE = """
 .jp-CodeMirrorEditor pre, .highlight pre, .jp-RenderedText pre {
   white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere;
@@ -24,7 +24,7 @@ _STYLE = """
 
 
 class _PictureWithAlternative(Preprocessor):
-    """Pictures keep their text alternative, which the template would drop."""
+    """Keep the text alternative of pictures, which the template would drop."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
         for output in cell.get("outputs", []):

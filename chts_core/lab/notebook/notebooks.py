@@ -33,7 +33,7 @@ _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a notebook, as its `parameters` cell declares it."""
+    """A parameter that the `parameters` cell of a notebook declares."""
 
     name: str
     type: type
@@ -41,7 +41,7 @@ class Parameter:
     help: str
 
 
-# A parameter of the same name means the same in every notebook. 0 or "" is "as the profile says".
+# A parameter of the same name means the same in every notebook. 0 or "" means the value of the profile.
 LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(("", *PROFILES)),
     "seed": Range(0, 2**63 - 1, whole=True),
@@ -57,7 +57,7 @@ LIMITS: dict[str, Range | Choice] = {
     "steps": Range(0, whole=True),
     "recipe": Choice(("", *images.RECIPES, *translation.RECIPES, *language.RECIPES)),
 }
-# What a notebook takes of it, where that is less.
+# Narrower limits of single notebooks.
 STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
     "06_mlp": {"dataset": Choice(("", *IMAGE_SETS))},
     "08_translation_transformer": {
@@ -73,7 +73,7 @@ STAGE_LIMITS: dict[str, dict[str, Range | Choice]] = {
 
 
 def folder() -> Path:
-    """Where the notebooks are: in the installed package, or in the checkout that this package runs from."""
+    """The folder of notebooks: in the installed package, or in the checkout that this package runs from."""
     package = Path(__file__).parents[2]
     installed = package / "notebooks"
     return installed if installed.is_dir() else package.parent / "notebooks"
@@ -88,7 +88,7 @@ def find(name: str) -> Path:
     """A notebook by stage number ("06", "6" or "06b"), name ("06_mlp") or path.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is no such notebook.
     """
     if name.endswith(".ipynb") and Path(name).is_file():
         return Path(name)
@@ -105,13 +105,13 @@ def find(name: str) -> Path:
 
 
 def copy_to(directory: Path) -> list[Path]:
-    """Copy the notebooks to a folder to work in; those that are there stay as they are.
+    """Copy the notebooks to a folder to work in; existing files there stay unchanged.
 
     Returns:
         The notebooks that were copied.
 
     Raises:
-        ValueError: if the folder is that which they come from.
+        ValueError: if the folder is the source of the notebooks.
     """
     if directory.resolve() == folder().resolve():
         raise ValueError(f"{directory} is where the notebooks come from; choose a folder to work in.")
@@ -126,12 +126,12 @@ def title(path: Path) -> str:
 
 
 def goal(path: Path) -> str:
-    """What the header of a notebook says that you will be able to do, in Markdown; "" if it does not say."""
+    """The goal in a notebook's header ("You will be able to"), in Markdown; "" if there is none."""
     return "; ".join(objectives(nbformat.read(path, as_version=4).cells[0].source))
 
 
 def objectives(header: str) -> list[str]:
-    """What the header of a notebook says that you will be able to do: the items of its list, or one sentence."""
+    """The goals in a notebook's header ("You will be able to"): the items of its list, or one sentence."""
     found = re.search(r"\*\*You will be able to\*\*\s+(.+?)\n\n", header, re.DOTALL)
     items = re.split(r"(?:^|\n)\d+\. ", found[1]) if found else []
     return [" ".join(item.split()).rstrip(";.") for item in items if item]
@@ -148,9 +148,9 @@ def _title(cells: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a notebook's header and its profile say of it.
+    """A notebook's description in its header and profile.
 
-    prerequisites: numbers of the stages it builds upon; minutes, memory_mb: what its run is expected to take.
+    prerequisites: numbers of the stages that it builds on; minutes, memory_mb: expected time and memory of its run.
     """
 
     number: str
@@ -164,7 +164,7 @@ class Stage:
 
 
 def overview(profile: str) -> list[Stage]:
-    """All stages in order, as their headers and a profile describe them.
+    """All stages in order, with the descriptions in their headers and a profile.
 
     Raises:
         ValueError: for an unknown profile.
@@ -192,7 +192,7 @@ def overview(profile: str) -> list[Stage]:
 
 
 def as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table whose cells may hold Markdown and formulas, and wrap."""
+    """A table with cells that may hold Markdown and formulas, and that wrap."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -201,9 +201,9 @@ def parameters(path: Path) -> dict[str, Parameter]:
     """The parameters that a notebook declares, by name.
 
     Raises:
-        ValueError: if one is not annotated as int, float, str or bool, or the file is no notebook.
+        ValueError: if a parameter is not annotated as int, float, str or bool, or the file is not a notebook.
     """
-    import papermill  # takes 40 MB, which a training from the command line would take for nothing
+    import papermill  # the import takes 40 MB, which a training from the command line does not need
 
     types = {"int": int, "float": float, "str": str, "bool": bool}
     declared = {}
@@ -230,14 +230,14 @@ def _check_readable(path: Path) -> None:
         nbformat.validate(nbformat.read(path, as_version=4))
     except OSError:
         raise
-    except Exception as error:  # whatever a file that is none makes its reader raise
+    except Exception as error:  # the reader may raise any error for a file that is not a notebook
         raise ValueError(
             f"{path} cannot be read as a notebook ({type(error).__name__}); give one that Jupyter wrote."
         ) from None
 
 
 def chosen_profile(profile: str = "") -> str:
-    """A profile; for "" that which `$CHTS_PROFILE` names, as on Binder, or laptop.
+    """A profile; "" means the profile in `$CHTS_PROFILE`, as on Binder, or laptop.
 
     Raises:
         ValueError: if there is no such profile.
@@ -248,7 +248,7 @@ def chosen_profile(profile: str = "") -> str:
 
 
 def profile_settings(stage: str, profile: str) -> dict[str, Any]:
-    """What a profile means for a stage: its settings, the minutes and memory it is expected to take.
+    """A profile of a stage: its settings, and the expected minutes and memory.
 
     Raises:
         ValueError: for an unknown profile.
@@ -265,7 +265,7 @@ def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
-    """Settle a notebook's parameters: check each, and let the profile fill in those left at 0 or "".
+    """Settle a notebook's parameters: check each, and take the values left at 0 or "" from the profile.
 
     Args:
         stage: the notebook's name, "06_mlp".
@@ -276,7 +276,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
         The settings as attributes; `device` as a torch.device.
 
     Raises:
-        ValueError: naming the parameter that is out of range and what was expected.
+        ValueError: naming the parameter that is out of range and the expected value.
     """
     for name, value in given.items():
         check_value(name, value, stage)
@@ -291,7 +291,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
 
 
 def _settled(stage: str, profile: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, and where that is 0 or "", what the profile says."""
+    """The given values, and the profile's values in place of 0 or ""."""
     settings = profile_settings(stage, profile)
     del settings["minutes"], settings["memory_mb"]
     return settings | {name: value for name, value in given.items() if name not in settings or value not in (0, "")}
@@ -306,11 +306,11 @@ def _forecast(stage: str, profile: str, given: Mapping[str, Any]) -> Forecast:
 
 
 def expected(path: Path, given: Mapping[str, Any]) -> Forecast | None:
-    """What a run of a notebook is expected to take; None of one that is no stage.
+    """The expected time and memory of a notebook's run; None if the notebook is not a stage.
 
     Args:
         path: the notebook.
-        given: checked parameters; the others have their defaults.
+        given: checked parameters; all others have their defaults.
     """
     if path.stem not in _profiles():
         return None
@@ -319,7 +319,7 @@ def expected(path: Path, given: Mapping[str, Any]) -> Forecast | None:
 
 
 def taken(record: Mapping[str, Any]) -> str:
-    """What a run took, of its record, in words."""
+    """The time and memory of a run from its record, in words."""
     return f"{in_words(record['seconds'] / 60)} and {record['peak_memory_mb']} MB"
 
 
@@ -345,7 +345,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
     """Refuse a value outside the limits of its parameter, in general or in a stage.
 
     Raises:
-        ValueError: naming the parameter, the value, the nearest known word and what was expected.
+        ValueError: naming the parameter, its value, the nearest known word and the expected value.
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):
@@ -354,7 +354,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
 
 
 def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Execute a notebook with parameters; write it, and the record of the run, to `out_dir`.
+    """Execute a notebook with parameters; write it and the record of the run to `out_dir`.
 
     Args:
         path: the notebook; not changed.
@@ -363,15 +363,15 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, versions,
-        device, expected (what the profile foretold), seconds, peak_memory_mb (of the kernel and what it started),
-        started, git. A notebook fails when a cell raises, a widget does, or the kernel dies.
+        device, expected (the profile's estimate), seconds, peak_memory_mb (of the kernel and its processes), started,
+        git. A notebook fails if a cell or a widget raises an error, or if the kernel dies.
 
     Raises:
-        ValueError: if the device is not there, or the notebook would be written over; nothing has run then.
+        ValueError: if there is no such device, or the notebook would be overwritten; then nothing has run.
     """
     executed_path = out_dir / path.name
     if executed_path.resolve() == path.resolve():
-        raise ValueError(f"{path} would be written over; choose another folder than its own for the result.")
+        raise ValueError(f"{path} would be overwritten; choose a folder other than its own for the result.")
     settled = {**{name: parameter.default for name, parameter in parameters(path).items()}, **given}
     if "profile" in settled:
         settled["profile"] = chosen_profile(settled["profile"])
@@ -406,7 +406,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple[str | None, int]:
-    """Execute a notebook and write it: the error that ended it, None if none did, and the most bytes that it took."""
+    """Execute a notebook and write it; return the error that ended it, or None, and its peak memory in bytes."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -419,19 +419,19 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
                 str(executed_path),
                 parameters=dict(given),
                 kernel_name="python3",
-                extra_arguments=["--log-level=ERROR"],  # of the kernel, which else warns of its own transport
+                extra_arguments=["--log-level=ERROR"],  # of the kernel, which otherwise warns about its own transport
             )
         except PapermillExecutionError as failure:
             error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
         except DeadKernelError:
-            error = "the kernel: it died, as it does when memory runs out"
+            error = "the kernel died, which happens when memory runs out"
     return error, memory[0]
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
-    """Errors that hide in widgets: raised inside `interact` or an Output, they leave a run's exit status at 0.
+    """Errors inside widgets: an error inside `interact` or an Output leaves a run's exit status at 0.
 
-    Also names widgets that were shown but whose state was not saved, so that nobody can see them.
+    Also name widgets that were shown without saving their state, so that nobody can see them.
     """
     state = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
     errors = [

@@ -31,7 +31,7 @@ small { color: #555; }
 
 
 def document(title: str, body: str) -> str:
-    """A page with a title, and a body of HTML."""
+    """A page with a title and a body of HTML."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_DOCUMENT_STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>"
@@ -39,7 +39,7 @@ def document(title: str, body: str) -> str:
 
 
 def as_html(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of text, its columns named as the values of the first row are."""
+    """A table of text; the keys of the first row name its columns."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
@@ -48,14 +48,14 @@ def as_html(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def picture(png: bytes, description: str) -> str:
-    """A picture within the page, with a description below it that also serves who cannot see it."""
+    """An embedded picture, with a description below that is also its text alternative."""
     alt = html.escape(description)
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<figure><img src="{source}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'
 
 
 class _Renderer(IPythonRenderer):
-    """Formulas as MathML, which browsers show by themselves; the usual MathJax is fetched from the network."""
+    """Formulas as MathML, which browsers show by themselves; the usual MathJax needs the network."""
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline") or str(super().inline_math(body))
@@ -67,11 +67,11 @@ class _Renderer(IPythonRenderer):
 def _mathml(formula: str, display: Literal["inline", "block"]) -> str | None:
     try:
         return latex2mathml.converter.convert(formula, display=display)
-    except Exception:  # its errors have no class in common; a formula it cannot read is shown as it was written
+    except Exception:  # its errors have no common class; a formula that it cannot read is shown as written
         return None
 
 
 def markdown_as_html(source: str, *, anchors: str = "") -> str:
-    """Markdown with formulas, as HTML that needs no script; each heading has `anchors` as a link to itself."""
+    """Markdown with formulas as HTML that needs no script; each heading gets `anchors` as a link to itself."""
     renderer = _Renderer(escape=False, anchor_link_text=anchors, exclude_anchor_links=not anchors)
     return str(MarkdownWithMath(renderer=renderer).render(source))

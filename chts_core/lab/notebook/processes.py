@@ -1,4 +1,4 @@
-"""Processes that this one has started, and all that they have started themselves."""
+"""Processes that this process has started, with all their descendants."""
 
 import contextlib
 import signal
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 
 import psutil
 
-# The variables that say on how many threads a process computes; they are read when its libraries are imported.
+# Variables for a process's number of threads; its libraries read them when they are imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
-_BETWEEN_LOOKS = 0.25  # seconds, of the memory that processes take
-_PATIENCE = 10  # seconds, for a process that handles SIGTERM
+_BETWEEN_LOOKS = 0.25  # seconds between two measurements of memory
+_PATIENCE = 10  # seconds for a process to handle SIGTERM
 
 
 def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM) -> None:
-    """End a process and all its descendants: torchrun, Dask and Jupyter keep some of them in sessions of their own.
+    """End a process and all its descendants: torchrun, Dask and Jupyter keep some of them in separate sessions.
 
     Args:
-        process: what was started; it may have ended already.
-        how: the signal that all of them get first. Who is alive ten seconds later is killed.
+        process: a process that was started; it may have ended already.
+        how: the first signal to all of them. Processes that are alive ten seconds later are killed.
     """
     try:
         started = psutil.Process(process.pid)
@@ -38,13 +38,14 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
 
 
 def _memory_of(process: psutil.Process) -> int:
-    """Its bytes; of those that it shares with others its part, where the system tells."""
+    """The memory of a process in bytes; shared memory counts in part, if the system reports it."""
     return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
 
 
 @contextlib.contextmanager
 def memory_watched() -> Iterator[list[int]]:
-    """The most bytes that processes started meanwhile took together: a list of one, looked after until the end."""
+    """The peak memory, in bytes, of all processes started within the block: a list with one value, updated until the
+    end."""
     here = psutil.Process()
     before = {process.pid for process in here.children(recursive=True)}
     peak, over = [0], threading.Event()
@@ -53,7 +54,7 @@ def memory_watched() -> Iterator[list[int]]:
         while not over.wait(_BETWEEN_LOOKS):
             total = 0
             for process in here.children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # it ended meanwhile
+                with contextlib.suppress(psutil.Error):  # the process has ended
                     total += 0 if process.pid in before else _memory_of(process)
             peak[0] = max(peak[0], total)
 

@@ -1,4 +1,4 @@
-"""The tour: the stage notebooks, two at a time, then one page that shows what came out."""
+"""The tour: run the stage notebooks, two at a time, and then write one page of their results."""
 
 import contextlib
 import html
@@ -31,9 +31,9 @@ _STYLES = {"waiting": "dim", "running": "bold", "done": "green", "failed": "bold
 
 @dataclass
 class _Stage:
-    """A stage of the tour: what is known of it before it runs, and how far it is.
+    """A stage of the tour: its description and its current state.
 
-    path: the notebook. minutes: expected, 0 if unknown.
+    path: the notebook. minutes: expected time, 0 if unknown.
     state: "waiting", "running", "done", "failed" or "stopped".
     """
 
@@ -45,13 +45,13 @@ class _Stage:
 
 
 def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
-    """Run stages at a profile, two at a time and one thread each; write their pages and an index of them.
+    """Run stages at a profile, two at a time with one thread each; write their pages and an index.
 
-    A stage that fails does not stop the others. The stages that are expected to take longest start first.
+    A stage that fails does not stop the others. The stages with the longest expected time start first.
 
     Args:
         profile: one of `notebooks.PROFILES`.
-        out_dir: receives for each stage the executed notebook, its page, its record and `<stage>.log`.
+        out_dir: folder for the executed notebook, page, record and `<stage>.log` of each stage.
         paths: the notebooks; by default all stages.
 
     Returns:
@@ -59,7 +59,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
 
     Raises:
         ValueError: for an unknown profile.
-        KeyboardInterrupt: if it was interrupted. The index then has the stages that had ended.
+        KeyboardInterrupt: if the tour was interrupted. Then the index has the finished stages.
     """
     notebooks.check_value("profile", profile)
     forecasts = {path: notebooks.expected(path, {"profile": profile}) for path in paths or notebooks.stages()}
@@ -87,7 +87,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
 
 
 def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:
-    """Run stages, and show how far each is: in a terminal as a table that changes, else as a line for each change."""
+    """Run stages and show their progress: in a terminal as a live table, and otherwise as a line for each change."""
     console = Console()
     waiting = sorted(stages, key=lambda stage: -stage.minutes)
     running: dict[subprocess.Popen[bytes], _Stage] = {}
@@ -126,7 +126,7 @@ def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _interrupted_when_ended() -> Iterator[None]:
-    """Within it, SIGTERM does what Ctrl-C does: the stages, which the signal does not reach, are stopped as well."""
+    """Within the block, SIGTERM acts like Ctrl-C. It stops the stages too, which the signal itself does not reach."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -139,7 +139,7 @@ def _interrupted_when_ended() -> Iterator[None]:
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":
-    """`chts run --page` of a stage, without what an earlier run of it left; Ctrl-C does not reach it."""
+    """Start `chts run --page` of a stage without the files of an earlier run; Ctrl-C does not reach it."""
     for name in (path.name, f"{path.stem}.json", f"{path.stem}.html"):
         (out_dir / name).unlink(missing_ok=True)
     command = [
@@ -160,13 +160,13 @@ def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]"
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=dict.fromkeys(processes.THREADS, "1") | os.environ,  # threads that are asked for stay
+            env=dict.fromkeys(processes.THREADS, "1") | os.environ,  # a number of threads that the user has set stays
             start_new_session=True,
         )
 
 
 def _finish(stage: _Stage, status: int, out_dir: Path) -> None:
-    """Take over how a stage ended."""
+    """Record how a stage ended."""
     record = _read(stage, out_dir)
     if record is None:
         stage.error = f"chts run ended with exit status {status} and wrote no record; see {stage.path.stem}.log"
@@ -178,7 +178,7 @@ def _finish(stage: _Stage, status: int, out_dir: Path) -> None:
 
 
 def _read(stage: _Stage, out_dir: Path) -> dict[str, Any] | None:
-    """The record of a stage; None if it has written none."""
+    """The record of a stage; None if there is none."""
     path = out_dir / f"{stage.path.stem}.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
@@ -195,7 +195,7 @@ def _as_table(stages: Sequence[_Stage]) -> Table:
 
 
 def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The methods that the stages raced, a row each, ready to print: the mean over seeds."""
+    """A row for each method that the stages raced, ready to print, with means over seeds."""
     return [
         {
             "method": row["method"],
@@ -221,7 +221,7 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def as_text(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of text, the first column to the left and the others to the right."""
+    """A table of text: the first column is left-aligned, the others right-aligned."""
     names = list(rows[0])
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
 
@@ -234,7 +234,7 @@ def as_text(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _index(stages: Sequence[_Stage], records: Sequence[Mapping[str, Any]], profile: str, out_dir: Path) -> str:
-    """A page with a card for each stage that has ended, then the table of methods."""
+    """A page with a card for each finished stage, and then the table of methods."""
     cards = "".join(_card(stage, out_dir) for stage in stages if stage.state in ("done", "failed"))
     rows = comparison(records)
     table = f"<h2>The methods that the stages compared</h2>{as_html(rows)}" if rows else ""
@@ -249,7 +249,7 @@ def _index(stages: Sequence[_Stage], records: Sequence[Mapping[str, Any]], profi
 
 
 def _card(stage: _Stage, out_dir: Path) -> str:
-    """Title, what you will be able to do, one figure, seconds and links."""
+    """A card with title, goal, one figure, seconds and links."""
     stem = stage.path.stem
     goal = notebooks.goal(stage.path)
     able = markdown_as_html(f"You will be able to {html.escape(goal, quote=False)}") if goal else ""
@@ -266,7 +266,7 @@ def _card(stage: _Stage, out_dir: Path) -> str:
 
 
 def _richest_picture(notebook: Mapping[str, Any]) -> str:
-    """The picture that takes most bytes, as an <img>: it is the one with most to see."""
+    """The picture with the most bytes, as an <img>: it shows the most."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     pictured = [output for output in outputs if "image/png" in output.get("data", {})]
     if not pictured:

@@ -1,1 +1,1 @@
-"""Recorded runs, and what they show."""
+"""Recorded runs and their results."""

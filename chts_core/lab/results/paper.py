@@ -1,4 +1,4 @@
-"""What the paper reports, to stand beside what was measured here, and what of its claims holds in recorded runs."""
+"""The paper's numbers, for comparison with ours, and a verdict on its claims from recorded runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from chts_core.lab.results.statistics import mean_and_interval, standard_error
 
 Row = Mapping[str, Any]
 
-# BLEU of the paper's Table 1 by data set, method and sparsity: mean and ±, which it does not explain further; None
-# where it tells a single run. FC has no sparsity; the row that the table calls CHTs a second time is CHTss.
+# BLEU of the paper's Table 1 by data set, method and sparsity: mean and ±; the paper does not explain the ±. None for a
+# single run. FC has no sparsity. The table has two rows named CHTs; the second is CHTss.
 PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
     "multi30k": {
         "fc": {0.0: (31.38, 0.38)},
@@ -47,8 +47,8 @@ PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
     },
 }
 
-# Test accuracy of the best epoch in per cent of MLPs at 99 % sparsity, and active neurons in per cent; None where it
-# tells none. The rows of CHTs are those of its two link predictors.
+# Test accuracy of the best epoch and active neurons of MLPs at 99 % sparsity, both in per cent; None if the paper has
+# no number. The two rows of CHTs are its two link predictors.
 PAPER_MLP: dict[str, dict[str, tuple[float, int | None]]] = {
     "mnist": {
         "fc": (98.78, None),
@@ -131,7 +131,7 @@ PAPER_TABLE_2: dict[str, dict[str, dict[float, float]]] = {
     },
 }
 
-# The same of 130M with weights in float32.
+# The same for 130M with weights in float32.
 PAPER_FLOAT32: dict[str, dict[float, float]] = {
     "fc": {0.0: 17.07},
     "rigl": {0.7: 18.34, 0.8: 19.64},
@@ -147,7 +147,8 @@ PAPER_SOFT_SAMPLING = {"soft": 32.79, "hard": 28.92}
 def out_of_order(
     table: Mapping[str, Mapping[str, Mapping[float, float]]] = PAPER_TABLE_2,
 ) -> list[dict[str, Any]]:
-    """Neighbouring cells of a table of perplexities that cannot both be meant, since fewer links are better there."""
+    """Neighbouring cells of a table of perplexities that cannot both be right, since fewer links give a better
+    value."""
     return [
         {
             "size": size,
@@ -165,15 +166,15 @@ def out_of_order(
 
 
 def beside(rows: Sequence[Row], reported: Mapping[str, float], score: Callable[[Row], float]) -> list[dict[str, Any]]:
-    """Recorded runs next to what the paper reports, by method, in its order.
+    """Recorded runs next to the paper's numbers, by method, in the paper's order.
 
-    "difference" is the mean of ours minus the paper's; "standard_errors" the same in standard errors of our mean. These
-    know of the seeds alone, nothing of how the configurations differ. What is missing is None.
+    "difference" is our mean minus the paper's; "standard_errors" is the same in standard errors of our mean. These
+    reflect only the seeds, not how the configurations differ. Missing values are None.
 
     Args:
         rows: recorded runs of one comparison, at one sparsity.
-        reported: the paper's score by method.
-        score: of a row.
+        reported: the paper's score for each method.
+        score: gives the score of a row.
     """
     found = []
     for method, theirs in reported.items():
@@ -197,12 +198,12 @@ def beside(rows: Sequence[Row], reported: Mapping[str, float], score: Callable[[
 
 @dataclass(frozen=True)
 class Claim:
-    """Something the paper says, as two methods of which one is to be ahead.
+    """A claim of the paper: one method is ahead of another.
 
-    source: where the paper has it.
-    better, worse: methods as recorded runs name them.
-    task, dataset, size, sparsity: which recorded runs can tell; an empty task says that none can.
-    differs: how those runs differ from the paper's, or why there are none.
+    source: the place in the paper.
+    better, worse: methods, named as in recorded runs.
+    task, dataset, size, sparsity: the recorded runs that test the claim; an empty task means that there are none.
+    differs: how these runs differ from the paper's, or why there are none.
     """
 
     text: str
@@ -216,17 +217,17 @@ class Claim:
     differs: str = ""
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
-        """By how much the better one is ahead, for each seed that both have; below 0 it is behind.
+        """The lead of the better method for each seed that both have; below 0 it is behind.
 
         Raises:
-            ValueError: if two runs that should be one differ.
+            ValueError: if two runs that should be equal differ.
         """
         scores: dict[str, dict[int, float]] = {self.better: {}, self.worse: {}}
         for row in rows:
             place = row["task"], row["dataset"], row["recipe"].get("size")
             if place != (self.task, self.dataset, self.size):
                 continue
-            # FC has all links at any sparsity that its row may name.
+            # FC has all links, whatever sparsity its row names.
             if row["method"] in scores and (row["method"] == "fc" or row["sparsity"] == self.sparsity):
                 value = _ADVANTAGE[self.task](row)
                 if scores[row["method"]].setdefault(row["seed"], value) != value:
@@ -250,8 +251,8 @@ def verdict(mean: float | None, half: float | None) -> str:
     """The verdict on a claim: "holds", "does not hold", or "cannot be told"; "untested" without an interval.
 
     Args:
-        mean, half: mean of the advantages, and half-width of their 95 % confidence interval. The claim holds if the
-            interval is above 0, does not hold if it is below 0, and cannot be told if it contains 0.
+        mean, half: mean of the advantages, and half-width of their 95 % confidence interval. If the interval is above
+            0, the claim holds; below 0 it does not hold; if the interval contains 0, the verdict is "cannot be told".
     """
     if mean is None or half is None:
         return "untested"
@@ -261,10 +262,10 @@ def verdict(mean: float | None, half: float | None) -> str:
 
 
 def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What recorded runs say of claims, each "holds", "does not hold", "cannot be told" or "untested".
+    """The verdict of recorded runs on each claim: "holds", "does not hold", "cannot be told" or "untested".
 
-    A claim holds, or does not, if the 95 % confidence interval of the paired advantages leaves out 0. "advantage" is
-    their mean in points, BLEU or nats per token, "interval" the half-width; both None if there are too few runs.
+    A claim is decided if the 95 % confidence interval of the paired advantages does not contain 0. "advantage" is their
+    mean in points, BLEU or nats per token, and "interval" is the half-width; both are None if there are too few runs.
     """
     found = []
     for claim in claims:
@@ -287,11 +288,11 @@ def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
 def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
     """One verdict for each claim, from all its comparisons: rows with claim, source, verdict and comparisons.
 
-    A claim holds, or does not, if at least one comparison says so and none says the opposite. If two contradict each
-    other, it cannot be told; nor can it if none decides. It is untested if all its comparisons are.
+    A claim holds, or does not hold, if at least one comparison says so and none says the opposite. If two contradict
+    each other, or if none decides, the verdict is "cannot be told". A claim is untested if all its comparisons are.
 
     Args:
-        weighed: rows of :func:`weigh`; those of one claim have the same text.
+        weighed: rows of :func:`weigh`; the rows of one claim have the same text.
     """
     found: dict[str, list[Row]] = {}
     for row in weighed:

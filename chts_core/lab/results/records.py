@@ -1,4 +1,4 @@
-"""What a run was and gave: parameters, results, versions, device, seconds, git revision - as JSON."""
+"""The record of a run as JSON: parameters, results, versions, device, seconds, git revision."""
 
 import hashlib
 import html
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
-# What the names of revision 1 of the methods are called today (:data:`chts_core.methods.REVISION`).
+# Today's names of the methods of revision 1 (:data:`chts_core.methods.REVISION`).
 _RI_TO_3, _RI_TO_9 = (
     f"removal=Removal('relative_importance', temperature=Ramp(1.0, {end}), percolate=True)" for end in (3.0, 9.0)
 )
@@ -50,7 +50,7 @@ _FIRST_NAMES = {
     **{f"{name}/llama_code": f"{name}/ri_zeros with {_FIRST_LLAMA_CODE}" for name in ("chts", "chtss")},
 }
 
-# A notebook's results travel in the output of a cell, under this type; other viewers show the table beside it.
+# A cell's output carries a notebook's results under this type; other viewers show the table next to it.
 RESULTS_TYPE = "application/vnd.chts.results+json"
 
 _WIDEST_CELL = 24  # in characters
@@ -71,7 +71,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of every package that matters here; "not installed" for a missing one."""
+    """Versions of Python and of all relevant packages; "not installed" for a missing one."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -82,15 +82,15 @@ def versions() -> dict[str, str]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is CUDA where there is one, else the CPU.
+    """The device of that name; "auto" is CUDA if there is a CUDA device, and otherwise the CPU.
 
     Raises:
-        ValueError: if that device is not there.
+        ValueError: if there is no such device.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {name!r}; expected auto, cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda' but torch sees no CUDA device; use device='auto' or 'cpu'.")
+        raise ValueError("device is 'cuda' but torch finds no CUDA device; use device='auto' or 'cpu'.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -118,9 +118,9 @@ def _processor() -> str:
 
 
 def git_revision() -> str:
-    """Revision of the checkout that this package runs from, "+changes" if it is modified.
+    """Revision of the checkout that this package runs from, with "+changes" if it is modified.
 
-    Outside a checkout, or without git, `$CHTS_REVISION` names it; else it is "none".
+    Without a checkout or without git, it is `$CHTS_REVISION`, or "none" if that is not set.
     """
     named = os.environ.get("CHTS_REVISION", "none")
     root = Path(__file__).parents[3]
@@ -139,7 +139,7 @@ def git_revision() -> str:
 
 
 def environment_line(device: torch.device) -> str:
-    """One line for the top of a notebook."""
+    """One line about versions and device, for the top of a notebook."""
     found = versions()
     return (
         f"chts {found['chts']} · Python {found['python']} · torch {found['torch']} · "
@@ -148,13 +148,13 @@ def environment_line(device: torch.device) -> str:
 
 
 def publish(results: Mapping[str, Any]) -> None:
-    """Show a notebook's results as a table and hand them to the record of the run.
+    """Show a notebook's results as a table, and pass them on to the record of the run.
 
     Args:
         results: JSON values by name; a list of rows (mappings) is folded below the table.
 
     Raises:
-        TypeError, ValueError: if a value is not JSON, which NaN is not.
+        TypeError, ValueError: if a value is not JSON; NaN is not JSON.
     """
     from IPython.display import display
 
@@ -181,12 +181,12 @@ def _html(content: Mapping[str, Any]) -> str:
 
 
 def _fits_a_cell(value: object) -> bool:
-    """Whether there is room for a value in a table; digests and the like are for the record alone."""
+    """Whether a table has room for a value; long values such as digests appear only in the record."""
     return not isinstance(value, list | dict) and len(str(value)) <= _WIDEST_CELL
 
 
 def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """All results that the cells of an executed notebook published, later ones last."""
+    """All results that the cells of an executed notebook published; later results replace earlier ones."""
     results: dict[str, Any] = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
@@ -195,14 +195,14 @@ def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def results_folder() -> Path:
-    """Where recorded runs are: in the installed package, or in the checkout that this package runs from."""
+    """The folder of recorded runs: in the installed package, or in the checkout that this package runs from."""
     package = Path(__file__).parents[2]
     installed = package / "results"
     return installed if installed.is_dir() else package.parent / "results"
 
 
 def now() -> str:
-    """The time in UTC, to the second, as ISO 8601 has it."""
+    """The time in UTC to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -212,7 +212,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines, one row each with the SHA-256 of the others of its values, whole or not at all."""
+    """Write a file of JSON lines, whole or not at all. Each row has the SHA-256 of its other values."""
     _write_whole(path, "".join(_as_line(row) + "\n" for row in rows))
 
 
@@ -222,7 +222,7 @@ def _as_line(row: Mapping[str, Any]) -> str:
 
 
 def digest(row: Mapping[str, Any]) -> str:
-    """Of a row's values, whatever their order and the blanks between them."""
+    """SHA-256 of a row's values, independent of their order and of blanks."""
     return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -230,39 +230,39 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines.
 
     Raises:
-        ValueError: naming the line that is damaged, was changed after it was written, or is of another schema.
+        ValueError: naming a line that is damaged, was changed after it was written, or has another schema.
     """
     rows = []
-    # Of bytes: as text, some characters within a string (U+2028) would end a line too.
+    # Split bytes: in text, some characters within a string (U+2028) would end a line too.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path}, line {number} is no JSON ({error}): the record was cut short or changed; "
-                "restore the file, or delete the line to lose that record alone."
+                f"{path}, line {number} is not JSON ({error}): the record was cut short or changed; "
+                "restore the file, or delete the line to lose only that record."
             ) from error
         schema = row.get("schema") if isinstance(row, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"{path}, line {number} has schema {schema!r}; expected {SCHEMA}.")
         if row.pop("sha256", None) != digest(row):
             raise ValueError(
-                f"{path}, line {number} does not fit its sha256: it was changed after it was written; "
-                "restore the file, or delete the line to lose that record alone."
+                f"{path}, line {number} does not match its sha256: it was changed after it was written; "
+                "restore the file, or delete the line to lose only that record."
             )
         rows.append(row)
     return rows
 
 
 def check_run(row: Mapping[str, Any], place: str) -> None:
-    """Refuse what is no record of a training run, as `run.schema.json` describes it.
+    """Refuse a row that is not a record of a training run by `run.schema.json`.
 
     Args:
-        row: of `read_lines`.
-        place: where it stands, for the message.
+        row: a row of `read_lines`.
+        place: where the row is, for the message.
 
     Raises:
-        ValueError: naming the place and what is wrong there.
+        ValueError: naming the place and the error there.
     """
     written = hash(json.dumps(row))
     if written in _FITTING:
@@ -274,10 +274,10 @@ def check_run(row: Mapping[str, Any], place: str) -> None:
         _FITTING.add(written)
     else:
         where = "".join(f"[{key!r}]" for key in wrong.absolute_path)
-        raise ValueError(f"{place} is no record of a run: {where and f'at {where}, '}{wrong.message:.300}.")
+        raise ValueError(f"{place} is not a record of a run: {where and f'at {where}, '}{wrong.message:.300}.")
 
 
-# Records that were checked in this process: some milliseconds each, and many pages read the same ones.
+# Records that this process has checked. A check takes some milliseconds, and many pages read the same records.
 _FITTING: set[int] = set()
 
 
@@ -291,10 +291,10 @@ def _run_schema() -> "Draft202012Validator":
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The training runs of a file of JSON lines, each checked, with methods by the names that they have today.
+    """The training runs of a file of JSON lines, checked, with today's names of the methods.
 
     Raises:
-        ValueError: naming the line that is damaged, was changed, or is no record of a run.
+        ValueError: naming a line that is damaged, was changed, or is not a record of a run.
     """
     rows = read_lines(path)
     for number, row in enumerate(rows, start=1):
@@ -303,16 +303,16 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run, its method under the name that it has today.
+    """The record of a run, with today's name of its method.
 
-    A record without a revision of the methods is of the first, in which some names meant another method: "chts" removed
-    links by relative importance and started new ones from zero, which is "chts/ri_zeros" now.
+    A record without a revision of the methods has revision 1. There, some names meant another method: "chts" removed
+    links by relative importance and started new links from zero; this is "chts/ri_zeros" now.
     """
     if row.get("methods", 1) != 1:
         return dict(row)
     name, _, changes = row["method"].partition(" with ")
     name, _, first = _FIRST_NAMES.get(name, name).partition(" with ")
-    csti = "topology=Correlated()" if row["recipe"].get("csti") else ""  # a setting of the training at that time
+    csti = "topology=Correlated()" if row["recipe"].get("csti") else ""  # a setting of the training in revision 1
     words = ", ".join(filter(None, (first, changes, csti)))
     return {**row, "method": f"{name} with {words}" if words else name}
 

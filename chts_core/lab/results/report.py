@@ -1,4 +1,4 @@
-"""Recorded runs as one page: tables with intervals and paired differences, and learning curves."""
+"""One page of recorded runs: tables with intervals and paired differences, and learning curves."""
 
 import html
 import json
@@ -16,9 +16,9 @@ from chts_core.lab.train import images, language, translation
 
 Row = Mapping[str, Any]
 
-# Settings of a recipe that change how a run is computed, not what it learns.
+# Settings of a recipe that change the computation of a run, not its result.
 _HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
-# What settings were, by task, before a recipe named them.
+# Values of settings, by task, from before recipes named them.
 _ONCE = {
     "images": asdict(images.Recipe()),
     "language": asdict(language.Recipe()),
@@ -28,11 +28,12 @@ _ONCE = {
 
 @dataclass(frozen=True)
 class Score:
-    """What runs of a task are compared by.
+    """The score by which runs of a task are compared.
 
-    of: its value, of a record.
-    course: of a record, the places (step, value) of such a score on the validation data; course_name: its name there.
-    digits: after the point.
+    of: gives its value from a record.
+    course: gives the points (step, value) of the score on the validation data from a record; course_name: its name
+        there.
+    digits: number of digits after the point.
     """
 
     name: str
@@ -69,7 +70,7 @@ SCORES: dict[str, Score] = {
         3,
     ),
 }
-# Other scores, shown beside the first; None where a run has no such score.
+# Other scores, shown next to the first; None if a run has no such score.
 _ALSO: dict[str, dict[str, Callable[[Row], float | None]]] = {
     "images": {
         "of the epoch chosen on validation": lambda row: _percent(row["test"]["chosen"]),
@@ -82,36 +83,39 @@ _RIVALS = ("fc", "set")
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The recorded runs of a folder, by a name of their comparison: their file, data set and, if it has several, size.
+    """The recorded runs of a folder, by the name of their comparison: file, data set and, if there are several sizes,
+    size.
 
     Args:
-        folder: with files of JSON lines, as `results` has them or as `chts sweep` and races write them.
+        folder: files of JSON lines, from `results`, `chts sweep` or a race.
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: for a line that is damaged, was changed, or lacks what its task must have; it is named.
+        ValueError: naming a line that is damaged, was changed, or lacks a value that its task needs.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for number, row in enumerate(records.read_lines(path), start=1):
-            if "fault" in row:  # of a drill
+            if "fault" in row:  # a row of a drill
                 continue
-            run = row["record"] if "cell" in row else row  # of a sweep
-            if run is None or "notebook" in run:  # a cell that failed, or a notebook with results of its own kind
+            run = row["record"] if "cell" in row else row  # a row of a sweep
+            if run is None or "notebook" in run:  # a failed cell, or a notebook with other results
                 continue
             records.check_run(run, f"{path}, line {number}")
             size = run["recipe"].get("size")
             comparison = f"{path.stem}: {run['dataset']}{f', {size}' if size else ''}"
             found.setdefault(comparison, []).append(records.as_named_today(run))
     if not found:
-        raise FileNotFoundError(f"{folder} has no recorded runs; expected a folder with files *.jsonl that have some.")
+        raise FileNotFoundError(
+            f"{folder} has no recorded runs; expected a folder with files *.jsonl of recorded runs."
+        )
     return found
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """One row for each method, sparsity and setting of the recipe that differs between the runs, ready to print.
+    """One row, ready to print, for each method, sparsity and recipe setting that differs between the runs.
 
-    A score is a mean ± its standard error; a difference from a rival, of equal seeds, a mean ± the half-width of its
+    A score is a mean ± its standard error. A difference from a rival with equal seeds is a mean ± the half-width of its
     95 % confidence interval.
 
     Args:
@@ -151,7 +155,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Each run with the rival's of its seed: that of the same settings, or the only one there is."""
+    """Each run with the rival's run of its seed: the run with the same settings, or the only one."""
     pairs = []
     for row in mine:
         theirs = [
@@ -169,15 +173,15 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
 
 
 def _varying(rows: Sequence[Row]) -> list[str]:
-    """Settings of the recipes that differ between runs that can be compared by them."""
+    """Settings of the recipes that differ between runs and make them comparable."""
     recipes = [_recipe(row) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row["recipe"] if name not in _HOW)
-    # Where it is not known what a setting once was, a record from before does not differ in it.
+    # If an old record's value of a setting is unknown, the record does not differ in it.
     return [name for name in names if len({json.dumps(recipe[name]) for recipe in recipes if name in recipe}) > 1]
 
 
 def _recipe(row: Row) -> dict[str, Any]:
-    """All settings of a run, those too that its record is too old to name."""
+    """All settings of a run, including settings that its old record does not name."""
     return {**_ONCE.get(row["task"], {}), **row["recipe"]}
 
 
@@ -186,7 +190,7 @@ def _same(one: Row, other: Row, settings: Sequence[str]) -> bool:
 
 
 def as_mean(values: Sequence[float], digits: int) -> str:
-    """A mean ± its standard error, which a single value has not."""
+    """A mean ± its standard error; a single value has no standard error."""
     mean, _ = mean_and_interval(values)
     return f"{mean:.{digits}f}" + (f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else "")
 
@@ -198,7 +202,8 @@ def as_difference(values: Sequence[float], digits: int) -> str:
 
 
 def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Differences of a score from rivals, ready to print: a column for each sparsity and rival, a line for each method.
+    """Differences of a score from rivals, ready to print: a column for each sparsity and rival, and a line for each
+    method.
 
     A difference is a mean over runs of equal seeds ± the half-width of its 95 % confidence interval. FC has no line.
 
@@ -218,22 +223,22 @@ def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, st
 
 
 def write(folder: Path, out_dir: Path) -> Path:
-    """Write the page of a folder's recorded runs, `index.html`, which needs no other file; its path.
+    """Write the page of a folder's recorded runs, `index.html`, which needs no other file; return its path.
 
     Nothing is trained: the same records give the same page.
 
     Args:
-        folder: of :func:`read`.
-        out_dir: for the page.
+        folder: as in :func:`read`.
+        out_dir: folder for the page.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read` does; nothing is written then.
+        FileNotFoundError, ValueError: as in :func:`read`; then nothing is written.
     """
     comparisons = read(folder)
     parts = [
-        "<p>Scores are means ± their standard errors; differences, run by run with equal seeds, are means ± the "
-        "half-width of their 95 % confidence interval. A difference whose interval contains 0 cannot be told from "
-        "none. Seconds are medians, of training alone.</p>"
+        "<p>Scores are means ± their standard errors; differences between runs with equal seeds are means ± the "
+        "half-width of their 95 % confidence interval. If the interval contains 0, the runs do not show a difference. "
+        "Seconds are medians of the training time.</p>"
     ]
     for name, rows in comparisons.items():
         parts.append(f"<h2>{html.escape(name)}</h2>{as_html(table(rows))}")
@@ -246,10 +251,10 @@ def write(folder: Path, out_dir: Path) -> Path:
 
 
 def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[float, float]]]]:
-    """The learning curves of a comparison at a sparsity, as `figures.learning_curves` draws them, with those of FC.
+    """The learning curves of a comparison at a sparsity and of FC, as `figures.learning_curves` draws them.
 
-    Of several recipes, those of the first run of each method. Methods in words are left out, which have a table: their
-    names would leave no room for lines. So are runs without validation data.
+    With several recipes, it draws the recipe of each method's first run. It leaves out runs without validation data,
+    and methods in words: their names would leave no room for lines, and the table shows them.
     """
     settings = _varying(rows)
     score = SCORES[rows[0]["task"]]
@@ -279,7 +284,7 @@ def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
 
 
 def _origin(rows: Sequence[Row]) -> str:
-    """Where and when the runs of a comparison were made."""
+    """The devices, versions and dates of a comparison's runs."""
     devices = sorted({f"{row['device']['name']} ({row['device']['threads']} threads)" for row in rows})
     revisions = sorted({row["git"][:12] for row in rows})
     data = sorted({row["data"][:12] for row in rows})

@@ -1,4 +1,5 @@
-"""What is known of the main claims: the paper's numbers, ours, how sure, and what would settle each."""
+"""The evidence for each main claim: the paper's numbers, our numbers, how sure we are, and an experiment that would
+settle it."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +19,11 @@ _DIGITS = "a small MLP on digits, 95 %"
 
 
 def standing() -> list[dict[str, Any]]:
-    """One row for each main claim, all numbers from the paper's tables and from recorded runs.
+    """One row for each main claim, with all numbers from the paper's tables and recorded runs.
 
-    Each has claim, paper (what it reports), where (our runs) and unit, advantage (the mean over seeds), interval (the
-    half-width of its 95 % interval), seeds, needed (seeds that a difference of this size needs), verdict, how_sure and
-    settle (what would settle it). Without runs, advantage, interval and needed are None.
+    Each row has claim, paper (the paper's result), where (our runs) and unit, advantage (the mean over seeds), interval
+    (the half-width of its 95 % interval), seeds, needed (the seeds that a difference of this size needs), verdict,
+    how_sure and settle (an experiment that would settle it). Without runs, advantage, interval and needed are None.
     """
     return [*_between_methods(), *_between_choices(), *_between_networks()]
 

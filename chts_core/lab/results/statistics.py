@@ -1,4 +1,4 @@
-"""Means, intervals and paired differences: of runs at hand, and of recorded ones."""
+"""Means, intervals and paired differences of runs in memory and of recorded runs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % confidence interval (Student's t); the half-width is NaN for one value."""
+    """Mean, and half-width of its 95 % confidence interval (Student's t); the half-width is NaN for one value."""
     from scipy import stats
 
     n = len(values)
@@ -18,24 +18,24 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean: the standard deviation over the root of their number.
+    """Standard error of the mean: the standard deviation over the root of the number of values.
 
     Raises:
         ValueError: for fewer than two values.
     """
     n = len(values)
     if n < 2:
-        raise ValueError(f"a standard error needs at least 2 values, and here is {n}.")
+        raise ValueError(f"there are {n} values; expected at least 2 for a standard error.")
     mean = sum(values) / n
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
 def seeds_needed(values: Sequence[float], effect: float) -> int:
-    """The smallest number of seeds whose 95 % interval is as narrow as an effect, if they vary as these values do.
+    """The smallest number of seeds with a 95 % interval as narrow as an effect, if they vary as these values do.
 
     Args:
-        values: paired differences of seeds at hand.
-        effect: the half-width that is wanted, in the unit of the values.
+        values: paired differences of the available seeds.
+        effect: the wanted half-width, in the unit of the values.
 
     Raises:
         ValueError: for an effect of 0 or less, or fewer than two values.
@@ -55,12 +55,12 @@ Row = Mapping[str, Any]
 
 
 def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict[str, Any]]:
-    """Recorded runs by method and sparsity, in order of their first: "mean" of a score, "interval" the half-width of
-    its 95 % confidence interval (None for a single run).
+    """Recorded runs by method and sparsity, in the order of their first run. "mean" is the mean of a score, "interval"
+    the half-width of its 95 % confidence interval (None for a single run).
 
     Args:
-        rows: of `as_record`.
-        score: of a row.
+        rows: rows of `as_record`.
+        score: gives the score of a row.
     """
     groups: dict[tuple[str, float], list[float]] = {}
     for row in rows:
@@ -81,15 +81,15 @@ def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict
 
 
 def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable[[Row], float]) -> dict[int, float]:
-    """A score of recorded runs minus that of others with the same seed, by seed; those that one lacks are left out."""
+    """A score of recorded runs minus the score of others, by seed; seeds that one side lacks are left out."""
     by_seed = {row["seed"]: score(row) for row in theirs}
     return {row["seed"]: score(row) - by_seed[row["seed"]] for row in mine if row["seed"] in by_seed}
 
 
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
-    """A score of recorded runs (of `mean_scores`) minus that of a rival with the same seed, by method and sparsity.
+    """A score of recorded runs (as in `mean_scores`) minus a rival's with the same seed, by method and sparsity.
 
-    The rival "fc" has no sparsity: it is compared with all. Seeds that only one of the two has are left out.
+    The rival "fc" has no sparsity, so it is compared with all. Seeds that only one of the two has are left out.
     """
     found = []
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
@@ -111,30 +111,31 @@ def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival:
 
 
 class Seeded(Protocol):
-    """A run of a method with a seed; what else it gave is told by its other attributes."""
+    """A run of a method with a seed; its other attributes are its results."""
 
     @property
     def method(self) -> str:
-        """Its name."""
+        """The name of the method."""
 
     @property
     def seed(self) -> int:
-        """Of the weights, the batches and the topology."""
+        """The seed of the weights, the batches and the topology."""
 
 
 SeededT = TypeVar("SeededT", bound=Seeded)
 
 
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
-    """A measure minus that of a rival with the same seed, one row per other method.
+    """A measure minus a rival's with the same seed, one row per other method.
 
-    Equal seeds share their initial weights and batches, so much of the luck cancels. `difference` is the mean, in the
-    unit of the measure; `interval` the half-width of its 95 % confidence interval, None for a single seed.
+    Equal seeds share their initial weights and batches, so much of the random variation cancels. `difference` is the
+    mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, None for a single
+    seed.
 
     Args:
-        runs: of the rival and of others.
+        runs: runs of the rival and of other methods.
         rival: the method to compare with.
-        measure: which attribute of a run; the accuracy of images is a fraction.
+        measure: an attribute of a run; the accuracy of images is a fraction.
 
     Raises:
         ValueError: if a method and the rival were not run with the same seeds, once each.
@@ -169,8 +170,9 @@ def summarise_by(
     score: Callable[[SeededT], float],
     **others: Callable[[SeededT], float],
 ) -> list[dict[str, Any]]:
-    """One row per method: the mean of a score over its runs, under its name, with the half-width of its 95 %
-    confidence interval (None for a single run); and the means of other measures, and of those that all runs have."""
+    """One row per method: the mean of a score over its runs, under the score's name, with the half-width of its 95 %
+    confidence interval (None for a single run). The row also has the means of other measures and of those that all runs
+    have."""
     measures = others | {shared: attrgetter(shared) for shared in ("density", "active_neurons", "itop", "seconds")}
     rows = []
     for method in dict.fromkeys(run.method for run in runs):

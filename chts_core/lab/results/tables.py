@@ -1,6 +1,6 @@
-"""The tables of README.md and results/README.md, from records: `python -m chts_core.lab.results.tables FILE ...`.
+"""Make the tables of README.md and results/README.md from records: `python -m chts_core.lab.results.tables FILE ...`.
 
-In the text each stands between `<!-- table NAME -->` and `<!-- end of table -->`, and is written anew there.
+In the text, a table is between `<!-- table NAME -->` and `<!-- end of table -->`; the command replaces it there.
 """
 
 import json
@@ -30,29 +30,29 @@ _DIGITS_AT = (0.9, 0.95, 0.97)
 
 @cache
 def runs(name: str) -> tuple[Row, ...]:
-    """The recorded runs of a file of `results`, by its stem."""
+    """The recorded runs of a file in `results`, by its stem."""
     return tuple(records.read_runs(records.results_folder() / f"{name}.jsonl"))
 
 
 @cache
 def benchmark(topic: str) -> dict[tuple[str, str], Row]:
-    """The recorded rows of a benchmark, by what was compared and with what."""
+    """The recorded rows of a benchmark, by the names of the two sides."""
     path = bench.folder() / "results" / f"{topic}.json"
     return {(row["comparison"], row["rival"]): row for row in json.loads(path.read_text("utf-8"))["rows"]}
 
 
 def score(row: Row) -> float:
-    """What the runs of its task are compared by; accuracies in per cent, of the last epoch."""
+    """The score by which runs of the task are compared; accuracies are in per cent, from the last epoch."""
     return SCORES[row["task"]].of(row)
 
 
 def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -> list[Row]:
-    """Those of a method, at a sparsity unless it is None; FC has none."""
+    """The runs of a method at a sparsity, or at any for None; FC has no sparsity."""
     return [row for row in rows if row["method"] == method and sparsity in (None, row["sparsity"])]
 
 
 def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], float] = score) -> list[float]:
-    """A score of some runs minus that of others with the same seed."""
+    """A score of some runs minus the score of others with the same seed."""
     return list(seed_differences(mine, theirs, of).values())
 
 
@@ -62,7 +62,7 @@ def best_test_epoch(row: Row) -> float:
 
 
 def fashion_mnist() -> str:
-    """The paper's MLP on Fashion-MNIST beside the paper's figures, for methods that are the paper's."""
+    """The paper's MLP on Fashion-MNIST next to the paper's figures, for the paper's methods."""
     rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
     lines = []
     for method in ("fc", "granet", "rigl", "set"):
@@ -78,7 +78,7 @@ def fashion_mnist() -> str:
 
 
 def mlp_paper() -> str:
-    """The paper's MLP on Fashion-MNIST by the paper's recipe, beside the paper's figures; a line for each run."""
+    """The paper's MLP on Fashion-MNIST with the paper's recipe, next to the paper's figures; a line for each run."""
     published = PAPER_MLP["fashion_mnist"]
     beside = {
         "chts/paper_mlp_fashion": ("CHTs by CH2-L3n", *published["chts"]),
@@ -137,18 +137,18 @@ def multi30k() -> str:
 
 
 def bleu(row: Row) -> float:
-    """On the test pairs."""
+    """BLEU on the test pairs."""
     return float(row["test"]["bleu"])
 
 
 def small_dense(sparsity: float) -> list[Row]:
-    """The runs of FC on digits with as many weights in its hidden layers as sparse networks of width 256 have."""
+    """The runs of FC on digits with as many weights in its hidden layers as sparse networks of width 256."""
     hidden = {0.9: 71, 0.95: 47, 0.97: 34}[sparsity]
     return [row for row in runs("small_dense") if row["recipe"]["hidden"] == hidden]
 
 
 def ablation_groups() -> dict[str, list[Row]]:
-    """The runs of the ablations on digits by variant, the method in words; CHTs and CHTss as they are among them."""
+    """The runs of the ablations on digits by variant, the method in words; these include unchanged CHTs and CHTss."""
     groups: dict[str, list[Row]] = {}
     for row in runs("ablations"):
         groups.setdefault(row["method"], []).append(row)
@@ -156,12 +156,12 @@ def ablation_groups() -> dict[str, list[Row]]:
 
 
 def as_it_is(variant: str) -> str:
-    """Which method a variant of the ablations changes."""
+    """The method that a variant of the ablations changes."""
     return re.split("[/ ]", variant)[0]
 
 
 def ablations() -> str:
-    """CHTs and CHTss with a choice or two changed beside the two as they are."""
+    """CHTs and CHTss with one or two choices changed, next to the two unchanged."""
     groups = ablation_groups()
     lines = []
     for variant, mine in groups.items():
@@ -178,7 +178,7 @@ def ablations() -> str:
 
 
 def number_words() -> str:
-    """What removes links, and the weight that they come back with, in a small translator."""
+    """The score that removes links, and the weight with which they come back, in a small translator."""
     rows = [*runs("number_words"), *(row for row in runs("translation") if row["dataset"] == "number_words")]
     lines = []
     for variant in dict.fromkeys(("chts", *(row["method"] for row in runs("number_words")))):
@@ -195,7 +195,7 @@ def number_words() -> str:
 
 
 def last_loss(row: Row) -> float:
-    """On the validation data, in nats."""
+    """Loss on the validation data, in nats."""
     return float(row["validation"][-1]["loss"])
 
 
@@ -203,7 +203,7 @@ _TURNOVERS = {"chts": "ζ from 0.3", "chts/paper_llama": "ζ from 0.1"}
 
 
 def llama_warmup() -> str:
-    """Turnovers of a small language model, with a warm-up after each update and without."""
+    """Turnovers of a small language model, with and without a warm-up after each update."""
     lines = []
     for method, name in _TURNOVERS.items():
         line = {"validation loss": name}
@@ -215,9 +215,9 @@ def llama_warmup() -> str:
 
 
 def update_warmup(rows: Sequence[Row]) -> str:
-    """What updates of the topology do to the loss of a small language model, by the warm-up after them.
+    """The effect of updates of the topology on the loss of a small language model, by the warm-up after them.
 
-    Means ± standard errors over the seeds; of a seed, the mean over its updates.
+    The table has means ± standard errors over the seeds; the value of a seed is the mean over its updates.
 
     Args:
         rows: recorded runs with `watch_updates`.
@@ -240,7 +240,7 @@ def update_warmup(rows: Sequence[Row]) -> str:
 
 
 def jump(row: Row, until: str) -> float:
-    """By how many nats the loss rises around an update of the topology, the mean over those of a run.
+    """By how many nats the loss rises around an update of the topology, as the mean over a run's updates.
 
     Args:
         row: a recorded run with `watch_updates`.
@@ -250,7 +250,7 @@ def jump(row: Row, until: str) -> float:
 
 
 def _warmup(recipe: Row) -> str:
-    """The warm-ups after an update that a recipe has, in words."""
+    """The warm-ups of a recipe after an update, in words."""
     kinds = {"iterative_warmup": "of all weights", "link_warmup": "of new links"}
     found = [f"{words}, {recipe[name]} steps" for name, words in kinds.items() if recipe[name]]
     return " and ".join(found) or "none"
@@ -285,17 +285,17 @@ def first_weights() -> str:
 
 
 def _times(row: Row) -> str:
-    """How many times as fast, to two digits: in bold if it is slower, and with the aim if that is missed."""
+    """How many times as fast, to two digits: in bold if it is slower, and with the aim if it misses the aim."""
     ratio, aim = row["times_faster"], row.get("aim", 0)
     written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     if float(written) >= aim > ratio:
-        written = f"{ratio:.2f}"  # it must not look as if the aim were met
+        written = f"{ratio:.2f}"  # rounding must not hide that the aim is missed
     missed = f" ({aim:g}×)" if ratio < aim else ""
     return (f"**{written}×**" if ratio < 1 else f"{written}×") + missed
 
 
 def regrowth() -> str:
-    """How much faster links are drawn than from a score matrix."""
+    """How much faster the draws are than draws from a score matrix."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("regrowth").items():
         shape, share = re.search(r"(\d+×\d+) at (\d+)%", comparison).groups()  # type: ignore[union-attr]
@@ -308,7 +308,7 @@ def regrowth() -> str:
 def layers() -> str:
     """One sparse layer against a dense one and against another library's."""
     rivals = {"against `nn.Linear`": "nn.Linear", "against sparselab 0.2.2": "sparselab.SparseLinear"}
-    # Densities below 30 % have a line, and the others have another.
+    # One line for densities below 30 %, and one for the others.
     shapes: dict[tuple[str, bool], list[str]] = {}
     for comparison, _ in benchmark("layer"):
         shape, share = re.search(r"(\d+×\d+, \d+ samples), (\d+)%", comparison).groups()  # type: ignore[union-attr]
@@ -371,7 +371,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 def faults() -> str:
-    """How often runs of each scenario were killed or else disturbed, and how many ended as one in peace."""
+    """How often runs of each scenario were killed or otherwise disturbed, and how many ended like an undisturbed
+    run."""
     found: dict[str, list[Row]] = {}
     for row in _recorded_faults():
         if row["fault"] != "input":
@@ -395,7 +396,7 @@ def faults() -> str:
 
 
 def inputs() -> str:
-    """How many of the files that are not what they should be were refused, by what they were to be."""
+    """How many wrong or damaged files were refused, by the kind of file."""
     found: dict[str, list[Row]] = {}
     for row in _recorded_faults():
         if row["fault"] == "input":
@@ -432,10 +433,10 @@ BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTAL
 
 
 def filled(text: str) -> str:
-    """A text with its tables written anew.
+    """A text with its tables made again.
 
     Raises:
-        KeyError: for a table that there is not.
+        KeyError: for an unknown table.
     """
     return BLOCK.sub(lambda found: f"<!-- table {found[1]} -->\n{TABLES[found[1]]()}\n<!-- end of table -->\n", text)
 

@@ -1,4 +1,4 @@
-"""Tables of translators: the weights that they keep, and recorded runs beside their rivals."""
+"""Tables of translators: the weights that they keep, and recorded runs compared with their rivals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from chts_core.lab.train import translation
 
 
 def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
-    """What share of all weights a sparse translator keeps.
+    """The share of all weights that a sparse translator keeps.
 
     Args:
         size: a name of `TRANSFORMER_SIZES`.
-        pieces: of the vocabulary.
-        sparsity: of the layers that can be sparse.
+        pieces: number of pieces of the vocabulary.
+        sparsity: sparsity of the layers that can be sparse.
 
     Returns:
-        A row: the numbers of pieces, of all weights, of weights of the embedding, of weights that can be sparse, and of
-        links; and "kept", the share of all weights that is left.
+        A row with the numbers of pieces, of all weights, of embedding weights, of weights that can be sparse, and of
+        links; "kept" is the share of all weights that is left.
     """
-    with torch.device("meta"):  # shapes without numbers
+    with torch.device("meta"):  # only shapes, without values
         model = Transformer(pieces, TRANSFORMER_SIZES[size])
     total = sum(weight.numel() for weight in model.parameters())
     possible = sum(outputs * inputs for outputs, inputs in (layer.shape for layer in sparse_layers(model).values()))
@@ -42,12 +42,12 @@ def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> li
 
     Args:
         rows: recorded runs.
-        score: of `translation.mean_scores`.
-        digits: after the point.
+        score: as in `translation.mean_scores`.
+        digits: number of digits after the point.
 
     Returns:
         A row for each method and sparsity: "method", "sparsity", "runs", the score, "minus fc" and "minus chts", each
-        with the half-width of its 95 % confidence interval; "" where there is nothing to compare.
+        with the half-width of its 95 % confidence interval; "" if there is no run to compare with.
     """
     table: dict[tuple[str, float], dict[str, str]] = {}
     for row in translation.mean_scores(rows, score):
@@ -73,7 +73,7 @@ def _spread(mean: float, interval: float | None, sign: str, digits: int) -> str:
 
 
 def times_as_fast(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Seconds of training by method and sparsity, and how many times as fast as FC; fastest recorded runs."""
+    """Seconds of training by method and sparsity, and how many times as fast as FC, for the fastest recorded runs."""
     fastest: dict[tuple[str, float], float] = {}
     for row in rows:
         key = row["method"], row["sparsity"]

@@ -1,1 +1,1 @@
-"""For a class: assignments, grading, slides and plans."""
+"""Material for a class: assignments, grading, slides and plans."""

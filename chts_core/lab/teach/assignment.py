@@ -1,20 +1,20 @@
-"""What an assignment stands on: numbers of its own for each student, the same for whoever grades it."""
+"""The basis of an assignment: each student gets different numbers, and a grader gets the student's numbers."""
 
 import hashlib
 import os
 
 import torch
 
-GRADED = "CHTS_STUDENT"  # in a grader's kernels: who handed the notebook in
+GRADED = "CHTS_STUDENT"  # set in a grader's kernels: the student who handed the notebook in
 
 
 def generator_of(student: str, question: str) -> torch.Generator:
-    """A generator that depends on the student and the question alone; two calls give the same numbers.
+    """A generator that depends only on the student and the question; two calls give the same numbers.
 
-    While a notebook is graded, the student is who handed it in, whatever the notebook says.
+    During grading, the student is the person who handed the notebook in, whatever it says.
 
     Args:
-        student: an id; blanks around it and upper case do not matter.
+        student: an id; surrounding blanks and upper case do not matter.
         question: any text.
 
     Raises:
@@ -25,6 +25,6 @@ def generator_of(student: str, question: str) -> torch.Generator:
     if not handed_in_by:
         raise ValueError('there is no id yet; write yours between the quotes of student = "" and run that cell.')
     if named != handed_in_by:
-        print(f"This notebook names student {student!r}, but {handed_in_by!r} handed it in: their numbers are used.")
+        print(f"This notebook names student {student!r}, but {handed_in_by!r} handed it in, so it uses their numbers.")
     digest = hashlib.sha256(f"{handed_in_by}\n{question}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,7 +1,7 @@
-"""A class: what to hand out, what to ask, and how it went.
+"""Make a course for a class, grade submissions, and report the results.
 
-A course is a folder that nbgrader works on, so all of nbgrader's own commands work there too. `make_course` fills it,
-`grade` takes a folder of submissions, has nbgrader run and grade each, and writes a report of the class.
+A course is a folder for nbgrader, so all of nbgrader's own commands work there too. `make_course` fills it. `grade`
+takes a folder of submissions, lets nbgrader run and grade each, and writes a report on the class.
 """
 
 import csv
@@ -46,26 +46,26 @@ c.GenerateFeedback.preprocessors = [  # without the hidden tests
     "nbconvert.preprocessors.CSSHTMLHeaderPreprocessor",
 ]
 """
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{,63}")  # also a name of a folder
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{,63}")  # an id is also the name of a folder
 _LARGEST = 20 * 2**20  # bytes of a submission
 
 
 def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
-    """Write a course: the assignment as its source and as handed out, the stages with and without solutions, plans.
+    """Write a course: source and student version of the assignment, stages with and without solutions, and plans.
 
-    What a teacher may have edited, nbgrader_config.py and the source of the assignment, is left as it is if it is
-    there; all else is made anew.
+    The function keeps existing files that a teacher may have edited, nbgrader_config.py and the source of the
+    assignment; it makes all others again.
 
     Args:
-        folder: of the course.
-        roster: a CSV file of :func:`read_roster`, whose students come into the gradebook.
+        folder: folder of the course.
+        roster: a CSV file for :func:`read_roster`; its students go into the gradebook.
 
     Returns:
         The parts: the assignment to hand out, its source, and the folders of stages and plans.
 
     Raises:
-        ValueError: without nbgrader or if the roster is not one, before anything is written; if nbgrader finds fault
-            with the assignment.
+        ValueError: if nbgrader is missing or the roster is wrong, before anything is written; or if nbgrader finds an
+            error in the assignment.
     """
     _api()
     students = read_roster(roster) if roster is not None else []
@@ -94,22 +94,22 @@ def read_roster(path: Path) -> list[dict[str, str]]:
     """The students of a class.
 
     Args:
-        path: CSV in UTF-8 with a column id, and if wanted first_name, last_name and email.
+        path: CSV in UTF-8 with a column id, and optional columns first_name, last_name and email.
 
     Returns:
-        A mapping per student, as nbgrader takes it: student_id and what is known besides.
+        A mapping per student for nbgrader: student_id and any further columns.
 
     Raises:
-        ValueError: naming the line, if an id is missing, unfit as the name of a folder, or there twice.
+        ValueError: naming the line, if an id is missing, cannot be the name of a folder, or appears twice.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV in UTF-8: {error}.") from None
+        raise ValueError(f"{path} is not CSV in UTF-8: {error}.") from None
     if not lines or "id" not in lines[0]:
         raise ValueError(
-            f"{path} has no column id with a line below it; expected for example: id,first_name,last_name."
+            f"{path} has no column id with a line below it; expected for example the columns id,first_name,last_name."
         )
     seen: dict[str, int] = {}
     found = []
@@ -118,12 +118,10 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         if not _ID.fullmatch(student):
             raise ValueError(
                 f"{path}, line {number}: the id is {student!r:.80}; expected up to 64 letters, digits and . _ @ -, "
-                "one of the first two to begin with, for it names a folder."
+                "beginning with a letter or digit, since it names a folder."
             )
         if student.casefold() in seen:
-            raise ValueError(
-                f"{path}, line {number}: the id {student} is that of line {seen[student.casefold()]} already."
-            )
+            raise ValueError(f"{path}, line {number}: the id {student} is already in line {seen[student.casefold()]}.")
         seen[student.casefold()] = number
         known = {key: (line.get(key) or "").strip() for key in ("first_name", "last_name", "email")}
         found.append({"student_id": student} | {key: value for key, value in known.items() if value})
@@ -132,7 +130,7 @@ def read_roster(path: Path) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Graded:
-    """A student's points by question; None where the notebook could not be graded or was not handed in."""
+    """A student's points by question; None if the notebook could not be graded or was not handed in."""
 
     student: str
     points: dict[str, float] | None
@@ -141,9 +139,10 @@ class Graded:
 
 @dataclass(frozen=True)
 class HandedIn:
-    """What a folder of submissions holds.
+    """The content of a folder of submissions.
 
-    notebooks: to grade, by student; faults: why there is none to grade, by student; strays: what is nobody's, and why.
+    notebooks: the notebook to grade, by student; faults: why there is no notebook to grade, by student; strays: files
+        that belong to no student, and why.
     """
 
     notebooks: dict[str, Path]
@@ -152,10 +151,10 @@ class HandedIn:
 
 
 def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
-    """The notebook of each student in a folder of submissions, as learning platforms pack them.
+    """The notebook of each student in a folder of submissions, as learning platforms export it.
 
-    An entry belongs to the student whose id is its name, or stands in it between other characters than letters and
-    digits: `anna7.ipynb`, `Anna Adams_anna7_file/x.ipynb`.
+    An entry belongs to the student whose id is its name, or whose id stands in its name between characters other than
+    letters and digits: `anna7.ipynb`, `Anna Adams_anna7_file/x.ipynb`.
 
     Args:
         folder: notebooks, or folders with one notebook each.
@@ -165,7 +164,7 @@ def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
         ValueError: if there is no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; expected one with the notebooks that were handed in.")
+        raise ValueError(f"{folder} is not a folder; expected a folder with the notebooks that were handed in.")
     entries: dict[str, list[Path]] = {student: [] for student in students}
     strays = {}
     for entry in sorted(folder.iterdir()):
@@ -182,7 +181,7 @@ def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
             faults[student] = "nothing was handed in."
         elif len(inside) != 1:
             names = ", ".join(entry.name for entry in theirs)
-            faults[student] = f"{names}: {len(inside)} notebooks; leave the one to grade."
+            faults[student] = f"{names}: {len(inside)} notebooks; keep only the one to grade."
         elif fault := _fault(inside[0]):
             faults[student] = f"{inside[0].relative_to(folder)} {fault}"
         else:
@@ -194,7 +193,7 @@ def _owners(name: str, students: Sequence[str]) -> list[str]:
     owners = [
         student for student in students if re.search(rf"(?<![^\W_]){re.escape(student)}(?![^\W_])", name, re.IGNORECASE)
     ]
-    # Of "ann" and "ann-2" the longer one is meant by ann-2.ipynb.
+    # If both "ann" and "ann-2" are ids, ann-2.ipynb means the longer one.
     return [one for one in owners if not any(one != other and one in other for other in owners)]
 
 
@@ -205,38 +204,38 @@ def _notebooks(entry: Path) -> list[Path]:
 
 
 def _fault(path: Path) -> str:
-    """What is wrong with a file that should be a student's copy of the assignment; "" if nothing is."""
+    """The error in a file that should be a student's copy of the assignment; "" if there is none."""
     if path.is_symlink() or path.suffix != ".ipynb" or not path.is_file():
-        return "is no notebook (.ipynb)."
+        return "is not a notebook (.ipynb)."
     if path.stat().st_size > _LARGEST:
         return f"has {path.stat().st_size / 2**20:.0f} MB; expected at most {_LARGEST // 2**20}: clear its outputs."
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         asked = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
-    except Exception as error:  # whatever a file that is none makes its reader raise
+    except Exception as error:  # the reader may raise any error for a file that is not a notebook
         return f"cannot be read as a notebook: {type(error).__name__}."
     return "" if asked else "has no graded cell; it is not this assignment."
 
 
 def grade(folder: Path, submissions: Path) -> tuple[Path, list[Graded]]:
-    """Have nbgrader run and grade what was handed in, and write the report of the class.
+    """Let nbgrader run and grade the submissions, and write the report on the class.
 
-    It runs the code of students: their notebooks can do whatever the account that grades them can.
+    This runs the students' code: their notebooks can do everything that the grading account can do.
 
     Args:
-        folder: a course of :func:`make_course` with a roster.
-        submissions: of :func:`find_submissions`; not changed.
+        folder: a course from :func:`make_course` with a roster.
+        submissions: a folder for :func:`find_submissions`; not changed.
 
     Returns:
-        The page of the report, beside which lies grades.csv, and what each student of the roster got. What to send
-        each student is in feedback/ of the course.
+        The path of the report, which has grades.csv next to it, and the grade of each student of the roster. The
+        feedback for each student is in feedback/ of the course.
 
     Raises:
-        ValueError: if the course has no students, the folder of submissions is none, or there is no nbgrader.
+        ValueError: if the course has no students, the folder of submissions does not exist, or nbgrader is missing.
     """
     if not (folder / "nbgrader_config.py").is_file():
-        raise ValueError(f"{folder} is no course; make one: chts teach course {folder} --students ROSTER.csv.")
+        raise ValueError(f"{folder} is not a course; make one: chts teach course {folder} --students ROSTER.csv.")
     with _nbgrader(folder) as grader:
         with grader.gradebook as gradebook:
             students = sorted(student.id for student in gradebook.students)
@@ -260,7 +259,7 @@ def _graded(grader: Any, folder: Path, student: str, notebook: Path) -> Graded:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(notebook, target)
     try:
-        with environment(**{GRADED: student}):  # the kernel knows whose notebook it runs
+        with environment(**{GRADED: student}):  # the kernel reads there whose notebook it runs
             _succeeded(grader.autograde(ASSIGNMENT, student))
         _succeeded(grader.generate_feedback(ASSIGNMENT, student))
     except ValueError as error:
@@ -282,24 +281,24 @@ def _api() -> Any:
 
 @contextmanager
 def _nbgrader(folder: Path) -> Iterator[Any]:
-    """Its interface to a course, as the configuration in the folder wants it."""
+    """nbgrader's interface to a course, with the configuration in the folder."""
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(folder.resolve())).load_config()
     config.CourseDirectory.root = str(folder.resolve())
-    # It calls a command of its own environment, which need not be on the PATH.
+    # nbgrader calls a command of its own environment, which may not be on the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with environment(PATH=path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its database, which nobody who grades can do anything about
+        warnings.simplefilter("ignore")  # warnings of its database, about which a grader can do nothing
         yield _api()(config=config, log_level="ERROR")
 
 
 def _succeeded(result: Mapping[str, Any]) -> None:
-    """Nothing, unless what nbgrader did failed: it catches all, and gives the traceback as text.
+    """Raise an error if nbgrader failed: it catches all exceptions, and gives the traceback as text.
 
     Raises:
-        KeyboardInterrupt: if it was that which stopped it.
-        ValueError: with the log's errors, or what was raised.
+        KeyboardInterrupt: if this exception stopped nbgrader.
+        ValueError: with the errors in the log, or the exception.
     """
     if not result["success"]:
         if "KeyboardInterrupt" in result["error"]:
@@ -309,13 +308,13 @@ def _succeeded(result: Mapping[str, Any]) -> None:
 
 
 def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, float], strays: Mapping[str, str]) -> Path:
-    """Write the report of a class, index.html, and grades.csv beside it; the path of the page.
+    """Write the report on a class, index.html, and grades.csv next to it; return the path of the page.
 
     Args:
-        out_dir: for both.
-        graded: each student.
-        most: the points that each question can give.
-        strays: what else lay in the folder of submissions, and why it is nobody's.
+        out_dir: folder for both files.
+        graded: the grades of each student.
+        most: the maximum points of each question.
+        strays: other files in the folder of submissions, and why they belong to no student.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     of = sum(most.values())
@@ -336,13 +335,13 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
             marks = ["" if one.points is None else f"{one.points.get(question, 0):g}" for question in most]
             total = "" if one.points is None else f"{sum(one.points.values()):g}"
             writer.writerow([one.student, *marks, total, f"{of:g}", one.remark])
-    body = [f"<p>{len(done)} of {len(graded)} students handed in what could be graded.</p>"]
+    body = [f"<p>{len(done)} of {len(graded)} students handed in a notebook that could be graded.</p>"]
     if done:
         totals = [sum(points.values()) for _, points in done]
         solved = {question: [points.get(question, 0) for _, points in done] for question in most}
         words = (
-            f"Points of {len(done)} students, of {of:g}: from {min(totals):g} to {max(totals):g}, half of them "
-            f"{statistics.median(totals):g} or more; the mean is {statistics.mean(totals):.1f}."
+            f"Points of {len(done)} students, out of {of:g}: from {min(totals):g} to {max(totals):g}, "
+            f"with median {statistics.median(totals):g}; the mean is {statistics.mean(totals):.1f}."
         )
         hardest = sorted(most, key=lambda question: statistics.mean(solved[question]) / most[question])
         body += [

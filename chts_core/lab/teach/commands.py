@@ -1,4 +1,4 @@
-"""The commands `chts teach ...`. What a single command needs is imported when it runs."""
+"""The commands `chts teach ...`. Each command imports its modules when it runs."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_teach(commands: Commands) -> None:
-    """Add `teach` to the commands, and its own commands to it."""
+    """Add `teach` and its subcommands to the commands."""
     parser = commands.add_parser("teach", help="a course to teach: assignment, grades of a class, slides")
     inner = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_course, _add_grade, _add_slides):
@@ -19,11 +19,13 @@ def add_teach(commands: Commands) -> None:
 def _add_course(commands: Commands) -> None:
     command = commands.add_parser(
         "course",
-        help="make a folder to teach from: an assignment, the stages with and without solutions, plans",
+        help="make a folder for teaching: an assignment, the stages with and without solutions, plans",
         description="Run it again after a change: nbgrader_config.py and source/ stay as you left them.",
     )
     command.add_argument("folder", type=Path, metavar="DIR")
-    command.add_argument("--students", type=Path, metavar="CSV", help="with a column id; first_name, last_name, email")
+    command.add_argument(
+        "--students", type=Path, metavar="CSV", help="CSV with a column id; optional: first_name, last_name, email"
+    )
     command.set_defaults(command=_course)
 
 
@@ -39,8 +41,8 @@ def _course(options: argparse.Namespace) -> int:
 def _add_grade(commands: Commands) -> None:
     command = commands.add_parser(
         "grade",
-        help="run and grade what was handed in, and report on the class; 1 if some could not be graded",
-        description="This runs the code of your students, with all that your account may do: do so in a container.",
+        help="run and grade the submissions, and report on the class; exit status 1 if some could not be graded",
+        description="This runs the code of your students with all rights of your account: run it in a container.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="the course")
     command.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="a folder with a notebook per student")
@@ -61,8 +63,8 @@ def _grade(options: argparse.Namespace) -> int:
 def _add_slides(commands: Commands) -> None:
     command = commands.add_parser(
         "slides",
-        help="slides of executed notebooks, as pages that need no network",
-        description="A section becomes a slide, what follows goes down; answers appear with the next key.",
+        help="make slides from executed notebooks, as pages that need no network",
+        description="A section begins a column of slides; answers appear when you press the next key.",
     )
     command.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")
     command.add_argument("--out", type=Path, default=Path("slides"), metavar="DIR", help="default: slides")

@@ -1,4 +1,4 @@
-"""Slides that were written by hand, in Markdown; their figures come from the executed notebook.
+"""Slides written by hand in Markdown; their figures come from the executed notebook.
 
     ## A link is likely where paths are
 
@@ -14,8 +14,8 @@
     ---
 
 A line `---` ends a slide. `![...]` shows the figure whose caption begins with these words. A `*` stands for any words,
-such as a number that another run changes. What follows `. . .` comes with the next key. The text after `Note:` is for
-the speaker's view, which the key S opens.
+such as a number that changes between runs. The text after `. . .` appears with the next key. The text after `Note:` is
+for the speaker's view, which the key S opens.
 """
 
 import re
@@ -30,19 +30,19 @@ _FIGURE = re.compile(r"^!\[(.+)\]$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Written:
-    """A slide in Markdown: the parts that appear one after the other, and what the speaker says."""
+    """A slide in Markdown: the parts that appear one after the other, and the speaker's notes."""
 
     parts: tuple[str, ...]
     notes: str
 
     @property
     def captions(self) -> list[str]:
-        """With which the captions of its figures begin."""
+        """The beginnings of the captions of its figures."""
         return _FIGURE.findall("\n".join(self.parts))
 
     @property
     def text(self) -> str:
-        """What a room reads, without figures."""
+        """The text that the audience reads, without figures."""
         return _FIGURE.sub("", "\n".join(self.parts))
 
 
@@ -71,7 +71,7 @@ def slide_as_html(slide: Written, pictures: Mapping[str, str]) -> str:
         pictures: elements `img` by their captions.
 
     Raises:
-        ValueError: naming a figure that no caption, or more than one, begins with.
+        ValueError: naming a figure for which no caption, or more than one, matches.
     """
     first, *later = (_part_as_html(part, pictures) for part in slide.parts)
     fragments = "".join(f'<div class="fragment">{part}</div>' for part in later)
@@ -87,7 +87,7 @@ def _part_as_html(part: str, pictures: Mapping[str, str]) -> str:
             matching = [picture for other, picture in pictures.items() if fnmatchcase(other, f"{caption}*")]
             if len(matching) != 1:
                 raise ValueError(
-                    f"{len(matching)} figures have a caption that begins {caption!r}; expected one of "
+                    f"{len(matching)} figures have a caption that begins with {caption!r}; expected one of "
                     f"{', '.join(repr(other[:40]) for other in pictures)}."
                 )
             pieces += matching

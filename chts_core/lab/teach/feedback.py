@@ -1,4 +1,4 @@
-"""What a student reads in feedback: the points, and what each failed test says, but not how it tests."""
+"""Feedback for a student: the points and the message of each failed test, without the test itself."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from traitlets import Bool
 
 
 class OnlyMessages(Preprocessor):
-    """Leaves only the message of an error; its traceback would show the hidden tests around the line that failed."""
+    """Keeps only the message of an error; its traceback would show the hidden tests around the line that failed."""
 
     enabled = Bool(True)
 

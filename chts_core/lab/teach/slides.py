@@ -1,9 +1,9 @@
-"""Slides of a notebook, as it was executed: one page that needs no network, shown by reveal.js.
+"""Slides of an executed notebook: one page that needs no network, shown by reveal.js.
 
-Where `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Else the notebook is cut: a
-section begins a column of slides. A piece of text is a slide, with the code and the figure that follow it unless it is
-long; an answer comes with the next key. What serves the notebook alone is left out: parameters, versions, checks,
-hints, solutions, widgets, records, code and tables that are long.
+If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
+slides, and a section begins a column. A piece of text is a slide, with the code and the figure that follow it unless it
+is long; an answer appears with the next key. The slides leave out parameters, versions, checks, hints, solutions,
+widgets, records, and long code and tables.
 """
 
 import html
@@ -26,10 +26,10 @@ from chts_core.lab.results.records import RESULTS_TYPE
 from chts_core.lab.teach.decks import read_deck, slide_as_html
 
 _REVEAL = Path(__file__).with_name("reveal")  # reveal.js 6.0.2 as its authors publish it, with its licence
-_LONGEST = 12  # lines of code and of printed text that a room can read
-_MANY_WORDS = 80  # with which a text stands alone
-_FEW_WORDS = 30  # with which it stands above a figure
-_MOST_ROWS = 16  # of a table
+_LONGEST = 12  # lines of code and of printed text that an audience can read
+_MANY_WORDS = 80  # words; a longer text has its own slide
+_FEW_WORDS = 30  # words; a text of at most this length stays above a figure
+_MOST_ROWS = 16  # rows of a table
 _NOT_SHOWN = {"bootstrap", "parameters", "check"}
 _OF_NOTEBOOKS = (WIDGET_VIEW, RESULTS_TYPE)
 _PROGRESS = re.compile(r"\d%\|")  # as tqdm draws it
@@ -57,7 +57,7 @@ body { background: #fff; }
 .reveal .written th, .reveal .written td { text-align: left; }
 .reveal .caption { font-size: .75em; color: #444; }
 """  # noqa: E501
-# A slide with more than fits is made smaller, when it is first laid out.
+# A slide with too much content gets a smaller font when it is first laid out.
 _START = """
 Reveal.initialize({ width: 1280, height: 720, margin: 0.08, hash: true, slideNumber: 'c/t', controlsLayout: 'edges',
   plugins: [RevealNotes] });
@@ -84,12 +84,12 @@ class Slide:
 
     @property
     def words(self) -> int:
-        """How many it has, in text and code."""
+        """Number of words in text and code."""
         return len(re.sub("<[^>]*>", " ", "".join(self.pieces)).split())
 
 
 def write_slides(executed: Path, out_dir: Path) -> Path:
-    """Write the slides of an executed notebook to a folder, as NAME.html; returns the path.
+    """Write the slides of an executed notebook to a folder, as NAME.html; return the path.
 
     Raises:
         ValueError: if it has no outputs, or lacks a figure that its deck shows.
@@ -100,7 +100,7 @@ def write_slides(executed: Path, out_dir: Path) -> Path:
     notebook, _ = CoalesceStreamsPreprocessor(enabled=True)(notebook, {})
     deck = notebooks.folder() / "teaching" / "slides" / f"{executed.stem}.md"
     body = "\n".join(_from_deck(deck.read_text("utf-8"), notebook) if deck.exists() else _from_notebook(notebook))
-    body = re.sub(r'(href="[0-9]{2}b?_[a-z0-9_]+)\.ipynb"', r'\1.html"', body)  # to the slides of another stage
+    body = re.sub(r'(href="[0-9]{2}b?_[a-z0-9_]+)\.ipynb"', r'\1.html"', body)  # link to the slides of another stage
     body = body.replace('href="../docs/', f'href="{launch.REPOSITORY}/blob/{launch.RELEASE}/docs/')
     title = html.escape(next(re.finditer(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE), [executed.stem] * 2)[1])
     style = f"{(_REVEAL / 'reveal.css').read_text('utf-8')}{HtmlFormatter().get_style_defs('.highlight')}{_STYLE}"
@@ -135,12 +135,12 @@ def _from_notebook(notebook: Any) -> Iterator[str]:
 
 
 def slides(notebook: Any) -> Iterator[Slide]:
-    """The slides of a notebook of nbformat, in order."""
+    """The slides of an nbformat notebook, in order."""
     first, *rest = notebook.cells
     header = re.sub(r"\n\| \|.*", "", _LINKS.sub("", first.source), flags=re.DOTALL)
     yield Slide(True, [markdown_as_html(header)])
     while rest and not (rest[0].cell_type == "markdown" and _HEADING.search(rest[0].source)):
-        rest.pop(0)  # what it imports and prints of itself
+        rest.pop(0)  # the notebook's imports and its versions
     slide = Slide(False)
     for cell in rest:
         if cell.cell_type == "markdown":
@@ -172,13 +172,13 @@ def _whole(slide: Slide) -> Iterator[Slide]:
 
 
 def _text(markdown: str) -> Iterator[str]:
-    """Text, with what was folded appearing later; hints and solutions are for those who sit at the notebook."""
+    """Text; folded parts appear later. Hints and solutions are left out: they are for readers of the notebook."""
     end = 0
     for found in FOLDED.finditer(markdown):
         if markdown[end : found.start()].strip():
             yield markdown_as_html(markdown[end : found.start()])
         if found["summary"] not in ("Hint", "Solution"):
-            asked = markdown[: found.start()].strip()  # an answer that begins a slide is what the slide is for
+            asked = markdown[: found.start()].strip()  # a slide that begins with an answer shows it at once
             yield f'<div class="{"fragment" if asked else "answer"}">{markdown_as_html(found["body"])}</div>'
         end = found.end()
     if markdown[end:].strip():
@@ -186,7 +186,7 @@ def _text(markdown: str) -> Iterator[str]:
 
 
 def _pictures(cell: Any) -> Iterator[tuple[str, str]]:
-    """Captions and elements `img`."""
+    """The captions of a cell's figures, and their elements `img`."""
     for output in cell.get("outputs", []):
         data = output.get("data", {})
         if "image/png" in data:
@@ -196,7 +196,7 @@ def _pictures(cell: Any) -> Iterator[tuple[str, str]]:
 
 
 def _code(cell: Any) -> Iterator[str]:
-    """Code that is short enough, and what it printed; tables as they are."""
+    """Code that is short enough, with its printed output, and tables."""
     if any(kind in output.get("data", {}) for output in cell.outputs for kind in _OF_NOTEBOOKS):
         return
     if len(cell.source.splitlines()) <= _LONGEST:

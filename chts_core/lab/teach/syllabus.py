@@ -1,4 +1,4 @@
-"""Plans of teaching, with what each part was measured to run."""
+"""Teaching plans, with the measured run time of each part."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PROFILES = ("binder", "laptop")
 
 @dataclass(frozen=True)
 class Part:
-    """Some minutes of class; `stage` is the number of the notebook that is open, or ""."""
+    """Some minutes of class; `stage` is the number of the open notebook, or ""."""
 
     minutes: int
     what: str
@@ -22,20 +22,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Session:
-    """What is done without a longer break."""
+    """Parts of a plan without a longer break between them."""
 
     title: str
     parts: tuple[Part, ...]
 
     @property
     def minutes(self) -> int:
-        """Of class."""
+        """Minutes of class."""
         return sum(part.minutes for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A syllabus: `name` is that of its file, `audience` whom it is for."""
+    """A syllabus: `name` is the name of its file, `audience` the people it is for."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plans() -> list[Plan]:
-    """All plans, as notebooks/teaching/plans.yaml has them."""
+    """All plans from notebooks/teaching/plans.yaml."""
     text = (notebooks.folder() / "teaching" / "plans.yaml").read_text("utf-8")
     return [
         Plan(
@@ -61,7 +61,7 @@ def plans() -> list[Plan]:
 
 
 def as_page(plan: Plan) -> str:
-    """A plan in Markdown: a table for each session, on the clock, with what its notebooks were measured to run."""
+    """A plan in Markdown: a table for each session, with clock times and the measured run times of its notebooks."""
     lines = [
         f"# {plan.title}\n",
         f"For {plan.audience}.\n",
@@ -88,7 +88,7 @@ def _rows(session: Session) -> Iterator[dict[str, str]]:
 
 
 def running(part: Part) -> list[float]:
-    """The minutes that the notebook of a part was measured to run, at each profile of the page; none without one."""
+    """The measured minutes of a part's notebook at each profile of the page; empty without a notebook."""
     if not part.stage:
         return []
     stem = notebooks.find(part.stage).stem

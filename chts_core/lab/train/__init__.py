@@ -1,5 +1,4 @@
-"""One trainer: `loop` trains, and `images`, `translation` and `language` bring what differs between kinds of models.
-
-`recipes` say how, `runs` race and record, `checkpoint` keeps what a run needs to go on, `tasks` and `sweeps` start
-runs by name.
+"""One trainer: `loop` trains, and `images`, `translation` and `language` add the parts that differ between kinds of
+models. `recipes` holds the settings, `runs` races and records, `checkpoint` keeps the state from which a run continues,
+and `tasks` and `sweeps` start runs by name.
 """

@@ -1,9 +1,10 @@
 """The state of a run as one safetensors file: written whole or not at all, and refused if a byte of it has changed.
 
-Beside it stays the one before, `NAME.previous.safetensors`, should a disk lose what it has confirmed.
+The previous checkpoint stays next to it as `NAME.previous.safetensors`, in case a disk loses data that it has
+confirmed.
 
-The format is that of https://github.com/huggingface/safetensors, so other tools can read the tensors. Nothing in it is
-executed, unlike in a pickle.
+The format comes from https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a pickle,
+it executes nothing.
 """
 
 import hashlib
@@ -28,13 +29,14 @@ FORMAT = 1
 
 # One entry of metadata only: safetensors writes several in an order that changes from process to process.
 _ENTRY = "chts_checkpoint"
-# The checksum is over the whole file with these in its place, which the marker (JSON within JSON) is followed by.
+# The checksum covers the whole file, with these characters in its own place. That place follows the marker (JSON within
+# JSON).
 _NO_CHECKSUM = "0" * 64
 _MARKER = rb"\"sha256\":\""
-# In characters. Safetensors reads headers of up to 100 MB, and within one this text takes up to twice the space.
+# In characters. Safetensors reads headers of up to 100 MB, and this text takes up to twice the space within a header.
 _LARGEST_STRUCTURE = 40_000_000
 
-# What every version of safetensors can store. Tensors of other types are stored as their bytes.
+# The types that every version of safetensors can store. Tensors of other types are stored as their bytes.
 _STORED_TYPES = frozenset(
     {
         torch.bool,
@@ -56,18 +58,18 @@ _EXPECTED = (
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a state to a file, whole or not at all: if this fails, what was there before is still there.
+    """Write a state to a file, whole or not at all: if this fails, the file at this path stays as it was.
 
-    If it works, what was there before is at `previous_of` that path.
+    If it works, the file that was there before is at `previous_of` that path.
 
     Args:
-        path: of the file; missing folders are made.
+        path: the path of the file; missing folders are made.
         state: dicts (keys of str or int), lists and tuples, nested in any way, of tensors (dense, of any type and
             device), ints, floats, strings, bools and None.
 
     Raises:
         TypeError: if the state holds anything else; nothing is written.
-        ValueError: if so much of it is not tensors that the file could not be read again.
+        ValueError: if the part that is not tensors is too large for the file to be read again.
         OSError: if the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -75,7 +77,7 @@ def save(path: Path, state: Any) -> None:
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     if len(text) > _LARGEST_STRUCTURE:
         raise ValueError(
-            f"the state takes {len(text)} characters beside its tensors; expected at most {_LARGEST_STRUCTURE}. "
+            f"the state takes {len(text)} characters besides its tensors; expected at most {_LARGEST_STRUCTURE}. "
             "Keep long lists of numbers as tensors."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +111,14 @@ def save(path: Path, state: Any) -> None:
 
 
 def previous_of(path: Path) -> Path:
-    """Where the state is that was at a path before the one that is there."""
+    """The path of the previous state of a checkpoint."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def _give_second_name(path: Path, name: Path) -> None:
     try:
         name.hardlink_to(path)
-    except OSError:  # not every file system can
+    except OSError:  # not every file system can do this
         shutil.copyfile(path, name)
 
 
@@ -125,14 +127,14 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `save` did not write it, a newer chts did, or it was cut off or changed since; if the one before
-            is whole, with how to go on from that.
+        ValueError: if `save` did not write it, a newer chts wrote it, or it was cut off or changed. If the previous
+            checkpoint is whole, the message says how to continue from it.
     """
     try:
         state = _load(path, device)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no checkpoint {path}; give the path of one, or start the run anew."
+            f"there is no checkpoint {path}; give the path of one, or start the run again."
         ) from None
     except ValueError as error:
         previous = previous_of(path)
@@ -141,7 +143,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         except (OSError, ValueError):
             raise error from None
         raise ValueError(
-            f"{error} The one before is whole: rename {previous.name} to {path.name} to go on from that."
+            f"{error} The previous checkpoint is whole: rename {previous.name} to {path.name} to continue from it."
         ) from None
     return state
 
@@ -157,7 +159,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
     if content["sha256"] != digest.hexdigest():
         raise ValueError(
             f"{path} is damaged: it was cut off or changed after it was written. "
-            "Delete it and go on from an earlier checkpoint, or start the run anew."
+            "Delete it and continue from an earlier checkpoint, or start the run again."
         )
     with _refusing_forgeries(path):
         tensors = load_tensors(data)
@@ -168,7 +170,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
 
 @contextmanager
 def _refusing_forgeries(path: Path) -> Iterator[None]:
-    """Whatever goes wrong where the checksum is right: somebody has put the file together."""
+    """Refuse any error in a file whose checksum is right: somebody has made this file by hand."""
     try:
         yield
     except Exception as error:
@@ -178,11 +180,12 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON; its tensors go into `tensors` by their place. Exact types: a subclass would not come back."""
+    """The value as JSON; its tensors go into `tensors` under their place. Types are exact, since a subclass would not
+    come back."""
     kind = type(value)
     if isinstance(value, Tensor):
         return _pack_tensor(value, place, tensors)
-    if isinstance(value, dict):  # of subclasses too, as state_dict() of a model is one
+    if isinstance(value, dict):  # subclasses too, since state_dict() of a model returns one
         for key in value:
             if type(key) not in (str, int):
                 raise TypeError(f"{place} has the key {key!r}, of type {type(key).__name__}; expected str or int.")
@@ -202,7 +205,7 @@ def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict
         kind = "quantized" if tensor.is_quantized else f"{tensor.layout}"
         raise TypeError(f"{place} is a tensor on {tensor.device} that is {kind}; {_EXPECTED}.")
     described: dict[str, Any] = {"tensor": place}
-    # To the CPU first, so that no copy takes a GPU's memory; conjugation and negation may be pending, as flags.
+    # To the CPU first, so that no copy takes a GPU's memory. Conjugation and negation may be pending flags.
     tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype not in _STORED_TYPES:
         described |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
@@ -212,7 +215,7 @@ def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with those copied that share memory with an earlier one, which safetensors refuses."""
+    """The tensors; a tensor that shares memory with an earlier one is copied, since safetensors refuses it."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():
@@ -228,8 +231,8 @@ def _read_content(path: Path, data: bytes) -> dict[str, Any]:
         metadata = header.get("__metadata__", {})
     except (ValueError, AttributeError, RecursionError):
         raise ValueError(
-            f"{path} is no safetensors file, or its beginning is damaged; give a file that a run saved, "
-            "go on from an earlier checkpoint, or start the run anew."
+            f"{path} is not a safetensors file, or its beginning is damaged; give a file that a run saved, continue "
+            "from an earlier checkpoint, or start the run again."
         ) from None
     try:
         content: dict[str, Any] = json.loads(metadata[_ENTRY])

@@ -38,12 +38,13 @@ _SAVE_EVERY = 5  # epochs
 
 @dataclass(frozen=True)
 class Run(runs.Run):
-    """What one training run gave. Accuracies are fractions.
+    """The result of one training run. Accuracies are fractions.
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
     validation_accuracy: after each epoch; empty if all images were trained on.
-    test_by_epoch: kept to show what choosing by the test images would do; nothing is chosen by them here.
-    snapshots: the masks after each update by the name of the weight, as bits; empty unless they were asked for.
+    test_by_epoch: kept to show the effect of choosing by the test images; chts chooses nothing by them.
+    snapshots: the masks after each update by the name of the weight, as bits; empty if the run was trained without
+        snapshots.
     """
 
     train_loss: list[float]
@@ -53,18 +54,18 @@ class Run(runs.Run):
 
     @property
     def test_accuracy(self) -> float:
-        """That of the last epoch."""
+        """Test accuracy after the last epoch."""
         return self.test_by_epoch[-1]
 
     @property
     def chosen_test_accuracy(self) -> float | None:
-        """That of the epoch of the highest validation accuracy, the first of equals; None without validation."""
+        """Test accuracy after the first epoch with the highest validation accuracy; None without validation."""
         if not self.validation_accuracy:
             return None
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update, counted from 1; 0 is before the first.
+        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.
@@ -73,13 +74,13 @@ class Run(runs.Run):
         if not 0 <= update <= len(self.snapshots):
             raise IndexError(
                 f"update is {update}, but the run kept the masks of {len(self.snapshots)} updates; "
-                "train it with snapshots=True to have all of them."
+                "train it with snapshots=True to keep all masks."
             )
         return unpack_bits(self.snapshots[update - 1][layer], tuple(first.shape)) if update else first
 
 
 class _Learner(loop.Learner):
-    """An MLP that learns to tell images apart, by SGD with momentum; its looks are at the end of each epoch."""
+    """An MLP that learns to classify images by SGD with momentum; it measures its scores at the end of each epoch."""
 
     kind = "a classifier's training"
 
@@ -124,8 +125,8 @@ class _Learner(loop.Learner):
         self.validation: list[float] = []
         self.test: list[float] = []
         self.keeps_snapshots, self.snapshots = snapshots, list[dict[str, Tensor]]()
-        self._order: list[Tensor] = []  # batches of the epoch that are still to come
-        # Of the epoch so far. A list of all losses would keep the memory between them from being used again.
+        self._order: list[Tensor] = []  # batches of the epoch that are left
+        # Sum over the epoch so far. A list of all losses would keep the memory between them from being used again.
         self._loss, self._steps = torch.zeros((), device=device), 0
 
     def rate(self) -> float:
@@ -192,22 +193,22 @@ def train(
     save_to: Path | None = None,
     progress: "tqdm[Any] | None" = None,
 ) -> Run:
-    """Train one MLP by one method; what :func:`chts_core.lab.train.loop.train` says holds.
+    """Train one MLP by one method, as :func:`chts_core.lab.train.loop.train` describes.
 
     The seed decides the initial weights, the order of the batches and the topology; the same seed gives every method
     the same weights and batches.
 
     Args:
         data: an image task, on any device.
-        method, sparsity: of the Sparsifier.
+        method, sparsity: arguments of the Sparsifier.
         recipe: sizes and optimizer.
-        label: name of the run; by default the method's.
+        label: name of the run; by default the name of the method.
         snapshots: whether to keep the masks after each update.
-        seed, device, save_to, progress: of the loop; a checkpoint comes every five epochs.
+        seed, device, save_to, progress: arguments of the loop; it saves a checkpoint every five epochs.
 
     Raises:
         ValueError: if the training set is smaller than a batch, the settings do not fit together, or the checkpoint is
-            damaged or of another run.
+            damaged or from another run.
     """
     training = loop.train(
         lambda: _Learner(data, method, sparsity, recipe, seed, torch.device(device), snapshots),
@@ -229,7 +230,7 @@ def train(
 
 @torch.no_grad()
 def _draw_published_weights(model: nn.Module, density: float | None, *, generator: torch.Generator) -> None:
-    """As in the published code for MLPs; by the density of links for methods that predict them (its `swi`)."""
+    """Set first weights as in the published code for MLPs; methods that predict links use the density (its `swi`)."""
     *hidden, last = (module for module in model.modules() if isinstance(module, nn.Linear))
     for layer in hidden:
         links = layer.in_features if density is None else density * layer.out_features
@@ -240,9 +241,9 @@ def _draw_published_weights(model: nn.Module, density: float | None, *, generato
 
 
 def _correlation(split: Split) -> Tensor:
-    """That of the pixels, for methods that start from it."""
+    """The correlation of the pixels, for methods that start from it."""
     correlation = Correlation()
-    for some in split.chunks(4096):  # in float64, all at once would be most of the memory of a run
+    for some in split.chunks(4096):  # in float64, all images at once would take most of a run's memory
         correlation.update(some.images)
     return correlation.matrix()
 
@@ -262,7 +263,7 @@ def _steps_per_epoch(data: ImageData, recipe: Recipe) -> int:
 
 
 def plan_run(data: ImageData, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
     steps = _steps_per_epoch(data, recipe)
     with torch.device("meta"):
         model = mlp(data.features, recipe.hidden, data.classes, generator=torch.Generator("cpu"))
@@ -277,10 +278,11 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Mean test accuracy of each method by which epoch is reported: the last, the best on validation, or on test.
+    """Mean test accuracy of each method for three choices of the epoch: the last, the best on validation, the best on
+    test.
 
-    `chosen on validation` is None for a method with a run that had no validation images. `best had more links` counts
-    the runs whose best test epoch came before their number of links had fallen to the final one.
+    `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
+    the runs with a best test epoch before their number of links reached its final value.
     """
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
@@ -299,9 +301,11 @@ def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def had_more_links(run: Run) -> bool:
-    """Whether the best test epoch came before the number of links had fallen to the final one."""
+    """Whether the best test epoch came before the number of links reached its final value."""
     final = {name: int(mask.sum()) for name, mask in run.last_masks.items()}
-    epochs_above = len({row["step"] for row in run.history if row["links"] > final[row["layer"]]})  # an update in each
+    epochs_above = len(
+        {row["step"] for row in run.history if row["links"] > final[row["layer"]]}
+    )  # each epoch has one update
     return run.test_by_epoch.index(max(run.test_by_epoch)) < epochs_above
 
 
@@ -312,7 +316,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def as_row(run: Run) -> dict[str, Any]:
-    """The scores of a run, rounded where more digits say nothing."""
+    """The scores of a run, rounded to the digits that matter."""
     return {
         "method": run.method,
         "seed": run.seed,
@@ -328,7 +332,7 @@ def as_row(run: Run) -> dict[str, Any]:
 
 
 def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """What to keep of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
     steps, chosen = _steps_per_epoch(data, recipe), run.chosen_test_accuracy
     return runs.as_record(
         run,

@@ -35,18 +35,18 @@ RECIPES = recipes.LANGUAGE_RECIPES
 operations_per_token = speed.operations_per_token
 generate = decoding.generate
 
-_BETWEEN_SHOWN = 10  # steps from one look of a bar to the next
-_LEAST_LEARNING_RATE = 0.1  # of the peak, at the end
-_WATCHED_TOKENS = 4096  # at most, around an update
-_SHUFFLED_DOCUMENTS = 1000  # of each lane at a time
-_READERS = 2  # processes that tokenise beside a GPU
+_BETWEEN_SHOWN = 10  # steps between two refreshes of a progress bar
+_LEAST_LEARNING_RATE = 0.1  # share of the peak, at the end
+_WATCHED_TOKENS = 4096  # most tokens for the loss around an update
+_SHUFFLED_DOCUMENTS = 1000  # documents that each lane shuffles at a time
+_READERS = 2  # processes that tokenise while a GPU trains
 
 
 @dataclass(frozen=True)
 class Task:
-    """A corpus as a model of a recipe sees it.
+    """A corpus, prepared for the model of a recipe.
 
-    train: int32 (n, context + 1), or a stream that is tokenised as it is read.
+    train: int32 (n, context + 1), or a stream that is tokenised while it is read.
     validation: int32 (n, context + 1).
     """
 
@@ -66,7 +66,7 @@ def prepare(data: TextData, recipe: Recipe, cache_dir: Path | None = None) -> Ta
     tokenizer = load_tokenizer(data, recipe.vocabulary, recipe.tokenizer, cache_dir)
     train = data.train if isinstance(data.train, TextStream) else pack(data.train, tokenizer, recipe.context)
     if isinstance(train, Tensor):
-        MemoryFeed(train, recipe.batch, 0)  # refused now if it is shorter than a batch
+        MemoryFeed(train, recipe.batch, 0)  # raises now if it is shorter than a batch
     most = -(-recipe.validation_tokens // recipe.context)
     validation = pack(data.validation, tokenizer, recipe.context, most=most)
     return Task(data.name, data.digest, tokenizer, train, validation)
@@ -74,24 +74,24 @@ def prepare(data: TextData, recipe: Recipe, cache_dir: Path | None = None) -> Ta
 
 @dataclass(frozen=True)
 class Look:
-    """A look at the validation tokens: at which step, loss per token in nats."""
+    """A measurement on the validation tokens: the step, and the loss per token in nats."""
 
     step: int
     loss: float
 
     @property
     def perplexity(self) -> float:
-        """How many tokens, equally likely, would be as hard to choose among."""
+        """The number of equally likely tokens that would be as hard to predict."""
         return math.exp(self.loss)
 
 
 @dataclass(frozen=True)
 class UpdateLoss:
-    """Loss per token in nats around a change of the topology, on validation contexts that are always the same.
+    """Loss per token in nats around a change of the topology, always on the same validation contexts.
 
-    step: that the update followed.
+    step: the step before the update.
     before, after: just before it and just after it; the weights that survive are the same.
-    next: after one more step of the optimizer, the first of the new links; None if there has been none.
+    next: after one more step of the optimizer, the first step of the new links; None if there was none.
     """
 
     step: int
@@ -102,15 +102,15 @@ class UpdateLoss:
 
 @dataclass(frozen=True)
 class Run(runs.Run):
-    """What one training run gave.
+    """The result of one training run.
 
     train_loss: (step, loss per token in nats), every few steps.
-    looks: at the validation tokens.
-    updates: the loss around each change of the topology; empty unless the recipe asks for it.
-    tokens: seen in training, over all ranks.
-    mfu: the operations that a dense model needs, each second, as a share of those of one large product of matrices
-        here, in the precision of the recipe. Above that of a dense run, links saved time.
-    ranks: processes that trained together.
+    looks: measurements on the validation tokens.
+    updates: the loss around each change of the topology; empty if the recipe does not ask for it.
+    tokens: the number of tokens seen in training, over all ranks.
+    mfu: operations per second that a dense model would need, as a share of those of one large matrix product on this
+        device, in the recipe's precision. A value above the dense run's means that sparsity saved time.
+    ranks: number of processes that trained together.
     """
 
     train_loss: list[tuple[int, float]]
@@ -123,28 +123,28 @@ class Run(runs.Run):
 
     @property
     def perplexity(self) -> float:
-        """Of the last look."""
+        """Perplexity at the last measurement."""
         return self.looks[-1].perplexity
 
     @property
     def validation_loss(self) -> float:
-        """Of the last look, per token in nats."""
+        """Loss per token in nats at the last measurement."""
         return self.looks[-1].loss
 
     @property
     def tokens_per_second(self) -> float:
-        """In training, over all ranks."""
+        """Tokens per second in training, over all ranks."""
         return self.tokens / max(self.seconds, 1e-9)
 
 
 def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
 
-    After each update of the topology it comes back in equal parts over `iterative_warmup` steps (paper, Table 6).
+    After each update of the topology it rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
 
     Args:
-        step, recipe: as above.
-        last_update: the step that the latest update of the topology followed; None before the first.
+        step: the step, from 1; recipe: gives the schedule.
+        last_update: the step before the latest update of the topology; None before the first update.
     """
     back = loop.share_after_update(step, last_update, recipe.iterative_warmup)
     if step <= recipe.warmup:
@@ -155,7 +155,7 @@ def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) 
 
 
 class _Learner(loop.Learner):
-    """A LLaMA that learns to predict the next token, by Adam; its looks are at the validation tokens."""
+    """A LLaMA that learns to predict the next token by Adam; it measures its loss on the validation tokens."""
 
     kind = "a language model's training"
 
@@ -173,7 +173,7 @@ class _Learner(loop.Learner):
         if task.tokenizer.size > recipe.vocabulary:
             raise ValueError(
                 f"the tokenizer has {task.tokenizer.size} tokens and the recipe's vocabulary {recipe.vocabulary}; "
-                "prepare the task with this recipe, or set vocabulary to as many."
+                "prepare the task with this recipe, or set vocabulary to the number of tokens."
             )
         self.task, self.device, self.clip, self.look_every = task, device, recipe.clip, recipe.validate_every
         self.model, self.replica = _model(recipe, seed, device, parallel)
@@ -185,7 +185,7 @@ class _Learner(loop.Learner):
         if recipe.compile:
             self.replica = cast(nn.Module, torch.compile(self.replica))
         self.feed = _feed(task, recipe, seed, self.ranks)
-        # Not how many ranks there are, nor how they share the work: that may change from one part of a run to the next.
+        # Without the number of ranks and their division of the work: these may change when a run continues.
         subject = {"task": task.name, "corpus": task.digest, "tokenizer": task.tokenizer.digest}
         self.settings = loop.settings(method, sparsity, recipe, seed, **subject)
         self.tokens = 0
@@ -206,7 +206,7 @@ class _Learner(loop.Learner):
         return _loss(model, part.to(self.device), self.recipe)
 
     def evolve(self, *, skipped: bool) -> None:
-        """With looks at the loss around a change of the topology, if the recipe asks for them."""
+        """Step the sparsifier, and measure the loss around a change of the topology if the recipe asks for it."""
         if not self.recipe.watch_updates:
             super().evolve(skipped=skipped)
             return
@@ -218,7 +218,7 @@ class _Learner(loop.Learner):
             self.updates.append(UpdateLoss(self.step, before, self._watched_loss()))
 
     def _watched_loss(self) -> float:
-        """On a few validation contexts, always the same; it takes no seconds of training."""
+        """The loss on a few validation contexts, always the same; its time does not count as training."""
         started = time.perf_counter()
         contexts = self.task.validation[: max(_WATCHED_TOKENS // self.recipe.context, 1)]
         loss = validation_loss(self.model, contexts, self.recipe, self.ranks)
@@ -247,7 +247,7 @@ class _Learner(loop.Learner):
         )
 
     def state(self) -> dict[str, Any]:
-        # Ranks read shares of a stream of their own.
+        # Each rank reads its own share of a stream.
         feed: dict[str, Any] = {}
         for part in self.ranks.gather(self.feed.state_dict()):
             feed = {
@@ -271,7 +271,7 @@ class _Learner(loop.Learner):
 
 
 def _model(recipe: Recipe, seed: int, device: torch.device, parallel: Parallel) -> "tuple[LlamaForCausalLM, nn.Module]":
-    """A model with first weights, and what is called instead of it: where there are other ranks, they share it."""
+    """A model with first weights, and the module to call in its place, which several ranks share."""
     model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
     if recipe.precision == "bfloat16_weights":
         model.bfloat16()
@@ -320,23 +320,23 @@ def train(
     log_to: Path | None = None,
     parallel: Parallel = "ddp",
 ) -> Run:
-    """Train one language model by one method; what :func:`chts_core.lab.train.loop.train` says holds.
+    """Train one language model by one method, as :func:`chts_core.lab.train.loop.train` describes.
 
     The seed decides the initial weights, the order of the text and the topology; the same seed gives every method the
-    same weights and batches. Where `torch.distributed` is initialised, all its ranks call this with the same arguments
-    and train one model.
+    same weights and batches. If `torch.distributed` is initialised, all its ranks call this function with the same
+    arguments and train one model.
 
     Args:
-        task: of `prepare`.
-        method, sparsity: of the Sparsifier.
+        task: the result of `prepare`.
+        method, sparsity: arguments of the Sparsifier.
         recipe: sizes, optimizer and schedule.
-        label: name of the run; by default the method's.
-        seed, device, save_to, save_every, progress: of the loop.
+        label: name of the run; by default the name of the method.
+        seed, device, save_to, save_every, progress: arguments of the loop.
         log_to: a folder for TensorBoard.
         parallel: "ddp", every rank has a copy of the model; "fsdp", every rank has a share of each weight.
 
     Raises:
-        ValueError: if the settings do not fit together, or the checkpoint is damaged or of another run.
+        ValueError: if the settings do not fit together, or the checkpoint is damaged or from another run.
     """
     log = Log(log_to if is_first_rank() else None)
     training = loop.train(
@@ -363,7 +363,7 @@ def train(
 
 
 def _logged(learner: _Learner) -> dict[str, float]:
-    """What TensorBoard shows of a look."""
+    """The values of a measurement that TensorBoard shows."""
     return {
         "loss/validation": learner.looks[-1].loss,
         "density": learner.sparsifier.density(),
@@ -374,7 +374,7 @@ def _logged(learner: _Learner) -> dict[str, float]:
 
 
 def _loss(model: nn.Module, rows: Tensor, recipe: Recipe) -> Tensor:
-    """Cross-entropy of all tokens of some contexts together, in nats: each predicts the one after it."""
+    """Summed cross-entropy of all tokens of some contexts, in nats: each token predicts the next one."""
     with autocast("bfloat16" if recipe.precision == "bfloat16" else "float32", rows.device):
         logits = model(rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
@@ -385,17 +385,17 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
     """Cross-entropy per token in nats; its exp is the perplexity.
 
     Args:
-        model: to be measured.
+        model: the model to measure.
         validation: int (n, context + 1).
-        recipe: its precision and micro_batch.
-        ranks: which share the work; all call this, and get the same.
+        recipe: gives precision and micro_batch.
+        ranks: the ranks that share the work; all call this function and get the same result.
     """
     device = next(model.parameters()).device
     ranks = ranks or Ranks(None, device)
     model.eval()
     parts = validation.split(recipe.micro_batch)
     total = 0.0
-    # Where weights are shared out, a rank takes part in what the others compute: all do the same number of parts.
+    # If ranks divide the weights, each one takes part in the others' computation: all do the same number of parts.
     for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
         part = parts[min(number, len(parts) - 1)]
         loss = float(_loss(model, part.to(device, torch.int64), recipe))
@@ -405,14 +405,14 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
 
 
 def plan_run(method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
     loop.refuse_correlations(method, "tokens")
     model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
     return plan(model, method, sparsity, moments=2, **recipe.topology)
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """What to keep of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
     return runs.as_record(
         run,
         "language",

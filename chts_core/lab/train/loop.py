@@ -1,6 +1,7 @@
-"""The one training loop, of classifiers, translators and language models: steps, looks, checkpoints, and going on.
+"""The training loop of classifiers, translators and language models: steps, measurements, checkpoints, and how to
+continue.
 
-What differs between them - model, batches, loss, looks - is a `Learner`.
+A `Learner` holds the parts that differ: model, batches, loss and measurements.
 """
 
 import math
@@ -28,23 +29,23 @@ from chts_core.tools.numerics import find_nonfinite
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-_SKIPPED_IN_A_ROW = 5  # then a run ends
-_BETWEEN_LOSSES = 10  # steps from one training loss that is kept to the next
+_SKIPPED_IN_A_ROW = 5  # a run ends after this number
+_BETWEEN_LOSSES = 10  # steps between two training losses that are kept
 
 
 class Learner(Protocol):
-    """What a kind of model brings to the loop, for one run.
+    """The part of one run that depends on the kind of model.
 
-    kind: of the run, "a translator's training".
-    model: whose weights are trained; replica: the same as it is called, in many processes or compiled.
-    device, ranks: where, and the processes that train it together.
+    kind: the kind of run in words, such as "a translator's training".
+    model: the model to train; replica: the module to call in its place, for many processes or compiled.
+    device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
-    settings: of the run; it goes on from the checkpoints of one with the same settings.
-    train_loss: what is kept of the training loss.
-    seconds: of training alone, without looks.
-    look_every, bar_every: steps between two looks, and those that a bar counts as one.
-    clip: largest norm of the gradient; None: any.
-    scaler: of the loss, where gradients are in float16.
+    settings: the settings of the run; it can continue only from checkpoints with the same settings.
+    train_loss: the training losses that are kept.
+    seconds: the time of training, without measurements.
+    look_every: steps between two measurements; bar_every: steps that a progress bar counts as one.
+    clip: largest norm of the gradient; None: no limit.
+    scaler: scales the loss, if gradients are in float16.
     """
 
     kind: str
@@ -64,39 +65,39 @@ class Learner(Protocol):
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of finished steps."""
         return self.sparsifier.steps
 
     def rate(self) -> float:
         """The learning rate of the next step."""
 
     def next_batch(self) -> tuple[Sequence[Any], int]:
-        """The parts in which the next batch goes through the model, and what the sum of their losses is divided by."""
+        """The parts in which the next batch goes through the model, and the divisor of the sum of their losses."""
 
     def loss(self, model: nn.Module, part: Any) -> Tensor:
-        """That of a part of a batch."""
+        """The loss of a part of a batch."""
 
     def look(self) -> None:
-        """Measure where the run stands."""
+        """Measure the current scores of the run."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the loop's state; a collective."""
+        """The learner's part of a checkpoint; a collective operation."""
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; the loop has loaded its own state."""
+        """Continue from a checkpoint; the loop has loaded its own state."""
 
     def evolve(self, *, skipped: bool) -> None:
-        """The sparsifier's step, and what comes with it."""
+        """Make the sparsifier's step."""
         self.sparsifier.step(skipped=skipped)
 
     def keep_loss(self, loss: Tensor, *, skipped: bool) -> None:
-        """Keep the loss of a step, the mean over all ranks, every few steps."""
+        """Keep the loss of a step every few steps, as the mean over all ranks."""
         if self.step % _BETWEEN_LOSSES == 0 and not skipped:
             (mean,) = self.ranks.sum([float(loss) / self.ranks.size])
             self.train_loss.append((self.step, mean))
 
     def told(self) -> str:
-        """What a bar tells of the run; "" leaves what it tells already."""
+        """The text that a progress bar shows of the run; "" leaves its text as it is."""
         return ""
 
 
@@ -104,10 +105,10 @@ LearnerT = TypeVar("LearnerT", bound=Learner)
 
 
 class Training(Generic[LearnerT]):
-    """A run under way: all that a checkpoint holds.
+    """A run in progress: everything that a checkpoint holds.
 
-    learner: what is trained.
-    first_masks: those that the run began with.
+    learner: the part that depends on the kind of model.
+    first_masks: the masks at the start of the run.
     """
 
     def __init__(self, learner: LearnerT) -> None:
@@ -118,21 +119,21 @@ class Training(Generic[LearnerT]):
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of finished steps."""
         return self.learner.step
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return self.learner.sparsifier.timeline.total_steps
 
     @property
     def total_seconds(self) -> float:
-        """Since the run began, without the time in which it was cut."""
+        """Seconds since the run began, without interruptions."""
         return time.perf_counter() - self.began
 
     def learn(self) -> float:
-        """One step of the optimizer; the loss of its batch on this rank."""
+        """Make one step of the optimizer; return the loss of its batch on this rank."""
         started = time.perf_counter()
         learner, optimizer = self.learner, self.learner.optimizer
         rate = learner.rate()
@@ -159,9 +160,10 @@ class Training(Generic[LearnerT]):
         return float(total)
 
     def _size(self, loss: Tensor) -> float:
-        """What is finite in a sound step: the norm of the gradient, of all ranks together, so that they do the same.
+        """A value that is finite in a sound step: the norm of the gradient over all ranks, so that all ranks decide
+        alike.
 
-        Where the loss is scaled it is the loss: gradients may overflow until the scale has come down.
+        With a scaled loss the value is the loss: gradients may overflow until the scale is small enough.
         """
         model, scaler, clip = self.learner.model, self.learner.scaler, self.learner.clip
         scaler.unscale_(self.learner.optimizer)
@@ -172,7 +174,7 @@ class Training(Generic[LearnerT]):
         return float(full_tensor(nn.utils.clip_grad_norm_(model.parameters(), clip)))
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds; a collective."""
+        """The content of a checkpoint; a collective operation."""
         learner = self.learner
         optimizer = learner.optimizer.state_dict()
         optimizer["state"] = {
@@ -193,10 +195,10 @@ class Training(Generic[LearnerT]):
         }
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; a collective, of which the first rank writes.
+        """Write a checkpoint; a collective operation in which the first rank writes.
 
         Raises:
-            OSError: on all ranks, if it cannot be written; the one before is whole.
+            OSError: on all ranks, if it cannot be written; the previous checkpoint stays whole.
         """
         state = self.state()
         error = None
@@ -205,19 +207,19 @@ class Training(Generic[LearnerT]):
                 checkpoint.save(path, state)
             except OSError as failure:
                 error = failure
-        # All ranks stop where the first cannot write, instead of waiting for it.
+        # All ranks stop if the first cannot write, instead of waiting for it.
         failed = self.learner.ranks.gather(None if error is None else str(error))[0]
         if failed:
             raise OSError(
-                f"the checkpoint of step {self.step} could not be written to {path}: {failed} The one before, if any, "
-                "is whole; free space or choose another folder, and go on from it."
+                f"the checkpoint of step {self.step} could not be written to {path}: {failed} The previous checkpoint, "
+                "if there is one, is whole; free space or choose another folder, and continue from it."
             ) from error
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: if it is damaged, or of a run with other settings; nothing is changed then.
+            ValueError: if it is damaged, or from a run with other settings; then nothing is changed.
         """
         learner = self.learner
         state = load_state(path, self.state().keys(), learner.settings, learner.kind)
@@ -247,23 +249,23 @@ def train(
 ) -> Training[LearnerT]:
     """Train one run to its end.
 
-    A run that was cut goes on from its last checkpoint: to the same bits on the same kind of device with as many ranks
-    and threads, and to rounding otherwise.
+    An interrupted run continues from its last checkpoint. Its result has the same bits on the same kind of device with
+    equally many ranks and threads, and otherwise differs only by rounding.
 
     Args:
-        begin: makes the learner.
-        seed: of torch's global generators, which are afterwards as they were before.
-        device: of the run.
-        save_to: a checkpoint to go on from if it is there, and to save to.
+        begin: creates the learner.
+        seed: seeds torch's global generators, which are restored afterwards.
+        device: the device of the run.
+        save_to: a checkpoint to continue from, if it exists, and to save to.
         save_every: steps between two checkpoints.
         progress: a bar to advance.
-        look_on: called after each look.
+        look_on: called after each measurement.
 
     Raises:
-        ValueError: if the checkpoint is damaged or of another run.
-        RuntimeError: if the loss or a gradient is not finite in five steps in a row (a single one is left out), the
+        ValueError: if the checkpoint is damaged or from another run.
+        RuntimeError: if the loss or a gradient is not finite in five steps in a row (the loop skips a single step), the
             masks of ranks differ, or a rank is lost.
-        OSError: if a checkpoint cannot be written; the one before is whole.
+        OSError: if a checkpoint cannot be written; the previous one stays whole.
     """
     began = time.perf_counter()
     forget_memory_peak(device)
@@ -291,41 +293,41 @@ def train(
 
 
 def settings(method: str | Method, sparsity: float, recipe: Any, seed: int, **subject: str) -> dict[str, Any]:
-    """What two runs must have in common, if one is to go on from the checkpoint of the other.
+    """The settings that two runs must share if one continues from the checkpoint of the other.
 
     Args:
-        method, sparsity, recipe, seed: of the run.
-        subject: what is trained on, by name and digest.
+        method, sparsity, recipe, seed: settings of the run.
+        subject: name and digest of the training data.
     """
     shared = {"method": repr(get_method(method)), "sparsity": sparsity, "recipe": asdict(recipe), "seed": seed}
     return {**subject, **shared}
 
 
 def masks_of(learner: Learner) -> dict[str, Tensor]:
-    """Those that the model has now, which keep what they are."""
+    """A copy of the model's current masks."""
     return {name: mask.cpu().clone() for name, mask in learner.sparsifier.masks.items()}
 
 
 def _to_cpu(value: Any) -> Any:
-    """A tensor whole and with memory of its own; anything else as it is."""
+    """A whole tensor with its own memory; any other value unchanged."""
     return full_tensor(value).detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
 def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients stay with their rank until the last part of a batch."""
+    """Keep gradients on their rank until the last part of a batch."""
     replica = getattr(replica, "_orig_mod", replica)
     return replica.no_sync() if isinstance(replica, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """Root of the sum of all squared gradients; infinite or NaN if one is, and if the sum is too large."""
+    """Root of the sum of all squared gradients; infinite or NaN if one of them is, or if the sum is too large."""
     return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]).item()
 
 
 class Skips:
-    """Leaves out optimizer steps whose loss or gradient is not finite: one strange batch does not end a run.
+    """Skips optimizer steps with a loss or gradient that is not finite, so that one bad batch does not end a run.
 
-    steps: those left out so far.
+    steps: the number of steps skipped so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -334,15 +336,15 @@ class Skips:
         self._in_a_row = 0
 
     def skip(self, step: int, value: float, compute_loss: Callable[[], Tensor]) -> bool:
-        """Whether a step, counted from 1, is to be left out; then there is a warning that names where it begins.
+        """Whether to skip a step, counted from 1; if so, a warning names the first value that is not finite.
 
         Args:
-            step: called once for each, in order.
+            step: the step; call the method once for each, in order.
             value: the loss, or the norm of all gradients.
-            compute_loss: that of the batch again, see :func:`chts_core.tools.numerics.find_nonfinite`.
+            compute_loss: computes the loss of the batch again, see :func:`chts_core.tools.numerics.find_nonfinite`.
 
         Raises:
-            RuntimeError: if the last few have been left out, too: that is no single batch.
+            RuntimeError: if the last few steps were skipped too, so that a single batch is not the cause.
         """
         if math.isfinite(value):
             self._in_a_row = 0
@@ -353,10 +355,12 @@ class Skips:
         first = found[0] if found else "the sum of all squared gradients"
         if self._in_a_row == _SKIPPED_IN_A_ROW:
             raise RuntimeError(
-                f"no finite loss in the {_SKIPPED_IN_A_ROW} steps up to {step}; first infinite or NaN is {first}. "
-                "Lower learning_rate, or compute in float32."
+                f"no finite loss in the {_SKIPPED_IN_A_ROW} steps up to {step}; the first infinite or NaN value is "
+                f"{first}. Lower learning_rate, or compute in float32."
             )
-        warnings.warn(f"step {step} is left out: first infinite or NaN there is {first}.", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"step {step} is skipped: the first infinite or NaN value is {first}.", RuntimeWarning, stacklevel=3
+        )
         return True
 
 
@@ -364,53 +368,53 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
     """Refuse a method that starts from the correlations of its inputs, before anything is trained.
 
     Raises:
-        ValueError: naming the method and what the inputs are instead.
+        ValueError: naming the method and the kind of inputs.
     """
     if isinstance(get_method(method).topology, Correlated):
         raise ValueError(
             f"method {method!r} starts from the correlations of its inputs (CSTI), and a model of {inputs} has no such "
-            "inputs; take a method with another topology, such as 'chts', or images."
+            "inputs; choose a method with another topology, such as 'chts', or train on images."
         )
 
 
 def last_update(sparsifier: Sparsifier) -> int | None:
-    """The step that the latest update of the topology followed; None before the first, and always for FC."""
+    """The step before the latest update of the topology; None before the first update, and always for FC."""
     return sparsifier.history[-1]["step"] if sparsifier.history else None
 
 
 def share_after_update(step: int, last_update: int | None, steps: int) -> float:
-    """Part of its schedule that the learning rate has: it comes back after each update (paper, Tables 5 and 6).
+    """Share of its schedule that the learning rate reaches: it rises again after each update (paper, Tables 5 and 6).
 
-    New links have no moments yet, and Adam would take full steps at once.
+    New links have no moments yet, so Adam would take full steps at once.
 
     Args:
         step: counted from 1.
-        last_update: the step that the latest update followed; None before the first.
-        steps: after which the rate is back; 0: it stays.
+        last_update: the step before the latest update; None before the first.
+        steps: the number of steps of the rise; with 0 the rate stays.
     """
     return 1.0 if last_update is None else min(1.0, (step - last_update) / max(steps, 1))
 
 
 def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The state that a run saved, if it is one to go on from.
+    """The state that a run saved, if this run can continue from it.
 
     Args:
-        path: of the checkpoint.
-        keys: of the state.
-        settings: of the run that is to go on; it must be those that the state has under "settings".
-        kind: of the run, "a translator's training".
+        path: the path of the checkpoint.
+        keys: the keys that the state must have.
+        settings: the settings of the run that continues; they must equal the state's "settings".
+        kind: the kind of run in words, such as "a translator's training".
 
     Raises:
-        ValueError: if it is damaged, or of a run of another kind or with other settings.
+        ValueError: if it is damaged, or from a run of another kind or with other settings.
     """
     state = checkpoint.load(path)
     theirs = state["settings"] if isinstance(state, dict) and state.keys() == keys else None
     if not isinstance(theirs, dict) or theirs.keys() != settings.keys():
-        raise ValueError(f"{path} is no checkpoint of {kind}; choose another file or folder.")
+        raise ValueError(f"{path} is not a checkpoint of {kind}; choose another file or folder.")
     for name, ours in settings.items():
         if theirs[name] != ours:
             raise ValueError(
-                f"{path} is of a run with {name} {theirs[name]!r}, and this one has {ours!r}; "
+                f"{path} is from a run with {name} {theirs[name]!r}, and this one has {ours!r}; "
                 "resume with the settings of that run, or choose another folder."
             )
     return cast(dict[str, Any], state)

@@ -1,4 +1,4 @@
-"""What a training takes of the machine: its memory, its precision of 16 bits, and the processes of torchrun."""
+"""What training uses on the machine: memory, 16-bit precision, and the processes of torchrun."""
 
 import contextlib
 import os
@@ -15,14 +15,16 @@ import torch.distributed as dist
 
 from chts_core.lab.results import records
 
-_PATIENCE = timedelta(minutes=10)  # with a process that does not answer; the first may have to read a large corpus
+_PATIENCE = timedelta(
+    minutes=10
+)  # timeout for a process that does not answer; the first process may have to read a large corpus
 
-# Of Linux: writing 5 to the first lets the peak in the second start anew.
+# On Linux, writing 5 to the first file resets the peak in the second.
 _FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_memory_peak(device: torch.device) -> None:
-    """From now on `peak_memory_mb` counts; where a system does not allow it, since the process began."""
+    """Reset `peak_memory_mb`; if the system does not allow it, the peak counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -31,14 +33,14 @@ def forget_memory_peak(device: torch.device) -> None:
 
 
 def memory_mb(device: torch.device) -> int:
-    """Taken now: of main memory by this process, or of a GPU's by tensors."""
+    """Memory in use now: main memory of this process, or a GPU's memory of tensors."""
     if device.type == "cuda":
         return round(torch.cuda.memory_allocated(device) / 2**20)
     return round(psutil.Process().memory_info().rss / 2**20)
 
 
 def peak_memory_mb(device: torch.device) -> int | None:
-    """The most that was taken at once, of the same; None where the system does not tell."""
+    """The peak of the same memory; None if the system does not report it."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
     try:
@@ -49,21 +51,21 @@ def peak_memory_mb(device: torch.device) -> int | None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Products in a precision of 16 bits; with "float32" as they are."""
+    """Compute products in a 16-bit precision; "float32" changes nothing."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 @contextlib.contextmanager
 def processes_of_torchrun(name: str) -> Iterator[torch.device]:
-    """The device of this process, which meets the others if torchrun has started several.
+    """The device of this process, which joins the others if torchrun has started several.
 
-    Each takes the GPU of its number on its machine.
+    Each process takes the GPU with its own number on its machine.
 
     Args:
-        name: of the device: "auto", "cpu" or "cuda".
+        name: "auto", "cpu" or "cuda".
 
     Raises:
-        ValueError: if that device is not there.
+        ValueError: if there is no such device.
     """
     device = records.choose_device(name)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -74,12 +76,12 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     yield device
-    dist.destroy_process_group()  # not after an error: it would wait for the others
+    dist.destroy_process_group()  # not after an error: then it would wait for the others
 
 
 @contextlib.contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators start from a seed, and are afterwards as they were before."""
+    """Seed torch's global generators, and restore them afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

@@ -1,4 +1,4 @@
-"""Recipes: how a classifier, a translator and a language model are trained, all settings of each by name."""
+"""Recipes: all settings with which a classifier, a translator or a language model is trained."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
@@ -32,7 +32,7 @@ TextRecipeT = TypeVar("TextRecipeT", bound="TranslationRecipe | LanguageRecipe")
 
 
 def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
-    """The recipe with the learning rate that the method trains by: a network with all its links may have its own."""
+    """The recipe with the learning rate of the method: a dense network may have its own."""
     if recipe.dense_learning_rate is None or not get_method(method).is_dense:
         return recipe
     return replace(recipe, learning_rate=recipe.dense_learning_rate)
@@ -43,18 +43,19 @@ def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """How an MLP is trained: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
+    """How to train an MLP: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
 
-    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
+    The topology is updated once per epoch. `execution` says how to store and multiply sparse layers.
 
-    standardise: whether pixels have a mean of 0 and a deviation of 1 over the training images; otherwise they are in
-        [0, 1].
-    first_weights: "by_links": He's for the inputs that a neuron has on average; "published": as in the published code,
-        normal with variance 2 / (density · outputs) for methods that predict links, 2 / inputs for the others, and
-        PyTorch's defaults in the last layer and for biases.
-    epochs_of_decay: share of the epochs over which the learning rate falls, once after each; None: at every step.
-    all_images: whether to train on all training images, as the published code does. None are left to validate with
-        then, so there is no validation accuracy.
+    standardise: whether pixels have mean 0 and standard deviation 1 over the training images; otherwise they are from 0
+        to 1.
+    first_weights: "by_links": He's initialisation for a neuron's mean number of links; "published": the published
+        code's, which is normal with variance 2 / (density · outputs) for methods that predict links and 2 / inputs for
+        the others, with PyTorch's defaults in the last layer and for biases.
+    epochs_of_decay: share of the epochs over which the learning rate falls, once after each epoch; None: it falls at
+        every step.
+    all_images: whether to train on all training images, as the published code does. Then there are no validation images
+        and no validation accuracy.
     """
 
     hidden: int = 512
@@ -82,7 +83,7 @@ class ImageRecipe:
             )
 
     def topology(self, steps_per_epoch: int) -> dict[str, Any]:
-        """What a Sparsifier and a plan are told of when the topology changes, and of how links are stored."""
+        """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
         total = self.epochs * steps_per_epoch
         return {"total_steps": total, "update_every": steps_per_epoch, "execution": self.execution}
 
@@ -100,24 +101,25 @@ IMAGE_RECIPES: dict[str, ImageRecipe] = {
 
 @dataclass(frozen=True)
 class TranslationRecipe:
-    """How a translator is trained: Adam (β₂ = 0.998) under the inverse-square-root schedule, as in the paper.
+    """How to train a translator: Adam (β₂ = 0.998) under the inverse-square-root schedule, as in the paper.
 
     size: a name in `TRANSFORMER_SIZES`.
-    vocabulary: number of subwords of both languages together.
-    max_length: most tokens of a sentence; longer pairs are left out of the training, longer translations cut off.
-    steps: of the optimizer.
-    batch_tokens: of a step, counted on the longer side, padding included.
-    accumulate: in how many parts a step's batch goes through the model; the gradient is the same, the memory less.
+    vocabulary: number of subwords, shared by both languages.
+    max_length: most tokens of a sentence; longer training pairs are left out, and longer translations are cut off.
+    steps: steps of the optimizer.
+    batch_tokens: tokens in a step, counted on the longer side, including padding.
+    accumulate: number of parts in which a batch goes through the model; the gradient is the same, and it takes less
+        memory.
     learning_rate: factor of the schedule, see `learning_rate_at`.
-    dense_learning_rate: that of a network with all its links; None: the same.
+    dense_learning_rate: the factor for a dense network; None: the same.
     warmup: steps until the schedule's peak.
-    iterative_warmup: steps in which the learning rate comes back after each change of the topology.
+    iterative_warmup: steps in which the learning rate rises again after each change of the topology.
     update_every: steps between updates of the topology.
-    validate_every: steps between looks at the validation pairs.
-    beam: hypotheses kept side by side when the final network translates.
-    test_best: whether the network of the look with the highest validation BLEU translates the test sentences too, the
-        first of equals: the paper reports this one.
-    precision: what the products are computed in; weights stay float32.
+    validate_every: steps between measurements on the validation pairs.
+    beam: number of hypotheses of the beam search when the final network translates.
+    test_best: whether the network with the highest validation BLEU, the first if several are equal, translates the test
+        sentences too; the paper reports this one.
+    precision: the precision of matrix products; weights stay float32.
     """
 
     size: str = "tiny"
@@ -154,7 +156,7 @@ class TranslationRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """What a Sparsifier and a plan are told of when the topology changes, and of how links are stored."""
+        """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
         return {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
 
 
@@ -169,7 +171,7 @@ _SHORT = TranslationRecipe(
     validate_every=50,
 )
 TRANSLATION_RECIPES: dict[str, TranslationRecipe] = {
-    # Learning rates of these four by the validation loss of a seed that no race uses.
+    # The learning rates of these four were chosen by the validation loss of a seed that no race uses.
     "number_words_ci": replace(_SHORT, steps=100, warmup=40, iterative_warmup=1, update_every=5, validate_every=25),
     "number_words_short": _SHORT,
     "number_words": TranslationRecipe(
@@ -187,7 +189,7 @@ TRANSLATION_RECIPES: dict[str, TranslationRecipe] = {
         validate_every=250,
         execution="csr",
     ),
-    # The paper's; the number of subwords is not told there.
+    # The paper's recipe; the paper does not give the number of subwords.
     "multi30k": TranslationRecipe(
         size="multi30k",
         test_best=True,
@@ -228,34 +230,34 @@ TRANSLATION_RECIPES: dict[str, TranslationRecipe] = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """How a language model is trained: Adam under a cosine schedule with a linear warm-up, gradients clipped.
+    """How to train a language model: Adam under a cosine schedule with a linear warm-up and clipped gradients.
 
     size: a name in `LLAMA_SIZES`.
     vocabulary: number of tokens.
-    tokenizer: a path to a tokenizer.json or a name on the hub; "": trained on the corpus.
+    tokenizer: a path to a tokenizer.json or a name on the hub; "": train one on the corpus.
     context: tokens that the model sees at a time, packed without padding.
-    steps: of the optimizer.
-    batch: contexts of a step, over all ranks together.
-    micro_batch: most contexts that go through a model at once; the gradient is the same, the memory less.
-    learning_rate: at its peak.
-    dense_learning_rate: that of a network with all its links; None: the same.
+    steps: steps of the optimizer.
+    batch: contexts in a step, over all ranks.
+    micro_batch: most contexts that go through a model at once; the gradient is the same, and it takes less memory.
+    learning_rate: the peak of the schedule.
+    dense_learning_rate: the peak for a dense network; None: the same.
     warmup: steps until the peak.
-    iterative_warmup: steps in which the learning rate comes back after each change of the topology; 0: it stays.
-    link_warmup: steps in which new links move less after each change of the topology, all others as ever; 0: none. See
-        :class:`chts_core.tools.link_warmup.LinkWarmup`.
-    watch_updates: whether the loss is looked at around each change of the topology, see `language.UpdateLoss`; the run
-        is the same to the bit.
+    iterative_warmup: steps in which the learning rate rises again after each change of the topology; 0: none.
+    link_warmup: steps after each change of the topology in which new links move less, and all others as usual; 0: none.
+        See :class:`chts_core.tools.link_warmup.LinkWarmup`.
+    watch_updates: whether to measure the loss around each change of the topology, see `language.UpdateLoss`; this
+        changes no bit of the run.
     clip: largest norm of the gradient.
     update_every: steps between updates of the topology.
-    validate_every: steps between looks at the validation tokens.
-    validation_tokens: how many are looked at, always the same; fewer where the corpus has no more.
+    validate_every: steps between measurements on the validation tokens.
+    validation_tokens: number of validation tokens, always the same ones; fewer if the corpus has fewer.
     precision: "float32"; "bfloat16": products in bfloat16, weights in float32; "bfloat16_weights": all in bfloat16, as
-        the published code has it, which rounds small changes away.
-    deviation: of the first weights, see :func:`chts_core.lab.models.initialise_llama`.
-    per_head: whether each head of queries, keys and values has links of its own number.
+        in the published code, which loses small changes by rounding.
+    deviation: standard deviation of the first weights, see :func:`chts_core.lab.models.initialise_llama`.
+    per_head: whether each head of queries, keys and values has its own number of links.
     compile: whether `torch.compile` makes the model faster, after a minute or more.
-    lanes: streams that a corpus too large for the memory is read in; their number, not that of the ranks, decides
-        which text comes when.
+    lanes: number of parallel streams for a corpus that is too large for the memory; this number, not the number of
+        ranks, decides the order of the text.
     """
 
     size: str = "tiny"
@@ -300,7 +302,7 @@ class LanguageRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """What a Sparsifier and a plan are told of when the topology changes, and of how links are stored."""
+        """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
         told = {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
         return {**told, "per_head": self.per_head}
 
@@ -325,7 +327,7 @@ _PAPER = LanguageRecipe(
     lanes=64,
 )
 LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
-    # Learning rates by the validation loss of a seed that no race uses; those of "small" are 128/320 of them.
+    # The learning rates were chosen by the validation loss of a seed that no race uses; "small" has 128/320 of them.
     "tiny_ci": LanguageRecipe(steps=60, batch=8, warmup=10, update_every=5, validate_every=20, validation_tokens=5000),
     "tiny_short": LanguageRecipe(steps=100, batch=8, update_every=5, validate_every=10),
     "tiny": LanguageRecipe(steps=200),
@@ -339,7 +341,7 @@ LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
         warmup=100,
         update_every=25,
     ),
-    # The paper's, but for 350m and 7b, which it does not have; micro-batches are ours.
+    # The paper's recipes, except 350m and 7b, which it does not have; the micro-batches are ours.
     "60m": _PAPER,
     "130m": replace(_PAPER, size="130m", steps=30_000, warmup=10_000, micro_batch=32),
     "350m": replace(_PAPER, size="350m", steps=60_000, warmup=6000, micro_batch=16),

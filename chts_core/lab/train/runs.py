@@ -1,4 +1,4 @@
-"""What a training run gave, its record, and races: every method with every seed."""
+"""The result of a training run, its record, and races, which train every method with every seed."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,13 @@ _STEPS_TIMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """What every training run gives.
+    """The result that all training runs share.
 
     method: the label of the run.
-    sparsity: that was asked for; `density` is the share of links at the end.
-    skipped_steps: left out because their loss or gradient was not finite.
-    seconds: of training alone; `total_seconds` also of looking, testing and saving.
-    peak_memory_mb: of one rank; None where the system does not tell.
+    sparsity: the sparsity that was asked for; `density` is the share of links at the end.
+    skipped_steps: the number of steps skipped because their loss or gradient was not finite.
+    seconds: the time of training; `total_seconds` includes measuring, testing and saving.
+    peak_memory_mb: the peak of one rank; None if the system does not report it.
     """
 
     method: str
@@ -49,12 +49,12 @@ class Run:
 def outcome(
     training: Training[LearnerT], method: str | Method, sparsity: float, seed: int, label: str | None
 ) -> dict[str, Any]:
-    """The fields of `Run`, of a training that has ended.
+    """The fields of `Run` for a finished training.
 
     Args:
         training: the run.
-        method, sparsity, seed: what it was trained with.
-        label: its name; by default the method's.
+        method, sparsity, seed: settings of the training.
+        label: its name; by default the name of the method.
     """
     sparsifier = training.learner.sparsifier
     return {
@@ -75,14 +75,14 @@ def outcome(
 
 
 def as_record(run: Run, task: str, data: Any, recipe: Any, device: torch.device | str, **own: Any) -> dict[str, Any]:
-    """What to keep of a run: all but its masks, its history and its model, rounded where more digits say nothing.
+    """The record of a run: everything except its masks, history and model, rounded to the digits that matter.
 
     Args:
-        run: that has ended.
+        run: a finished run.
         task: "images", "translation" or "language".
-        data: what it was trained on, with its name and digest.
-        recipe, device: how.
-        own: what such a run has beside.
+        data: the training data, with name and digest.
+        recipe, device: how it was trained.
+        own: further entries of such a run.
     """
     return {
         "schema": records.SCHEMA,
@@ -117,14 +117,14 @@ RunT = TypeVar("RunT", bound=Run)
 
 @dataclass(frozen=True)
 class Trainer(Generic[DataT, RunT]):
-    """How one kind of model is trained and recorded.
+    """How to train and record one kind of model.
 
-    task: as records call it, "images".
-    unit: what a bar counts, "step" or "epoch"; a recipe has so many `steps` or `epochs`.
-    plan: refuses what cannot be trained, of a task, a method, a sparsity and a recipe.
-    begin: makes the learner of the same, a seed and a device.
-    train: of the same; also with seed, device, label, save_to and progress.
-    as_record: of a run, its task, recipe and device.
+    task: the name in records, such as "images".
+    unit: the unit of a progress bar, "step" or "epoch"; a recipe has `steps` or `epochs`.
+    plan: refuses a task, method, sparsity and recipe that do not fit together.
+    begin: creates the learner from the same arguments, a seed and a device.
+    train: trains with the same arguments, and seed, device, label, save_to and progress.
+    as_record: the record from a run, its task, recipe and device.
     """
 
     task: str
@@ -145,17 +145,17 @@ class Trainer(Generic[DataT, RunT]):
         device: torch.device | str = "cpu",
         folder: Path | None = None,
     ) -> list[RunT]:
-        """Train every method with every seed at an equal number of steps; one progress bar counts how far they are.
+        """Train every method with every seed for an equal number of steps, with one progress bar for all.
 
         Args:
-            task, sparsity, recipe, device: as of `train`.
-            methods: names, or methods by the name to show.
-            seeds: one run of each method with each.
-            folder: where checkpoints go, one for each run, and `runs.jsonl` with the records of those that are
-                finished; a race that was cut goes on from there.
+            task, sparsity, recipe, device: as in `train`.
+            methods: names, or methods by a name to show.
+            seeds: each method runs once with each seed.
+            folder: for one checkpoint of each run, and `runs.jsonl` with the records of finished runs; an interrupted
+                race continues from there.
 
         Raises:
-            ValueError: if the settings do not fit one of the methods, before any is trained.
+            ValueError: if the settings do not fit one of the methods; then nothing has been trained.
         """
         named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
         for method in named.values():
@@ -189,13 +189,13 @@ class Trainer(Generic[DataT, RunT]):
         show: bool = True,
         **given: Any,
     ) -> dict[str, Any] | None:
-        """Train one run, with a checkpoint in a folder, and write its record there, `run.json`.
+        """Train one run with a checkpoint in a folder, and write its record there, `run.json`.
 
         Args:
-            task, method, sparsity, recipe, device: as of `train`.
-            folder: a run that was cut goes on from what is there.
-            show: a bar that counts steps or epochs.
-            given: what else `train` takes: seed, and of translators and language models save_every.
+            task, method, sparsity, recipe, device: as in `train`.
+            folder: for checkpoint and record; an interrupted run continues from its checkpoint.
+            show: whether to show a progress bar of steps or epochs.
+            given: further arguments of `train`: seed, and save_every for translators and language models.
 
         Returns:
             The record; None on all ranks but the first.
@@ -214,9 +214,9 @@ class Trainer(Generic[DataT, RunT]):
     def predict_seconds(
         self, task: DataT, method: str | Method, sparsity: float, recipe: Any, *, device: torch.device | str = "cpu"
     ) -> float:
-        """How long the training of a run will take here, from a few of its steps on a model that is thrown away.
+        """Seconds that the training of a run will take here, estimated from a few steps of a model that is thrown away.
 
-        Looking at the validation data and testing come on top.
+        Validation and testing take additional time.
         """
         device = torch.device(device)
         with own_randomness(0, device):
@@ -224,13 +224,13 @@ class Trainer(Generic[DataT, RunT]):
             training.learn()
             timed = min(_STEPS_TIMED, training.steps - 1)
             if timed:
-                training.learner.seconds = 0.0  # the first is slower
+                training.learner.seconds = 0.0  # the first step is slower
             for _ in range(timed):
                 training.learn()
         return training.learner.seconds / max(timed, 1) * training.steps
 
     def recorded(self) -> list[dict[str, Any]]:
-        """The recorded runs that come with the package, rows of `as_record`."""
+        """The recorded runs in the package, as rows of `as_record`."""
         return records.read_runs(records.results_folder() / f"{self.task}.jsonl")
 
     def _bar(self, recipe: Any, runs: int, *, hidden: bool = False) -> "tqdm[Any]":

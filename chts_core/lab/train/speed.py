@@ -1,4 +1,4 @@
-"""How fast a language model is trained, beside what the device can do."""
+"""How fast a language model trains, compared with the speed of the device."""
 
 import functools
 import time
@@ -12,10 +12,10 @@ _PRODUCTS_TIMED = 5
 
 
 def operations_per_token(recipe: LanguageRecipe) -> float:
-    """Floating-point operations that training a dense model takes per token (Chowdhery et al., 2022, appendix B).
+    """Floating-point operations per token to train a dense model (Chowdhery et al., 2022, appendix B).
 
-    Six for each weight of the linear layers - a product and a sum, forward and twice backward - and twelve for each
-    neuron and each token that its attention looks back on.
+    They are six for each weight of the linear layers (a product and a sum, forward and twice backward), and twelve for
+    each neuron and each token that its attention uses.
     """
     size = LLAMA_SIZES[recipe.size]
     head_dim = size.width // size.heads
@@ -26,7 +26,7 @@ def operations_per_token(recipe: LanguageRecipe) -> float:
 
 @functools.cache
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of one large product of matrices on this device, the best of a few."""
+    """Floating-point operations per second of one large matrix product on this device, the best of a few."""
     width = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(width, width, device=device, dtype=dtype)
     seconds = []
@@ -38,12 +38,12 @@ def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def mfu(recipe: LanguageRecipe, tokens_per_second: float, device: torch.device) -> float:
-    """The operations that a dense model needs, each second, as a share of those of one large product of matrices.
+    """The operations per second that a dense model would need, as a share of those of one large matrix product.
 
     Args:
-        recipe: of the run; the product is in its precision.
-        tokens_per_second: on this device.
-        device: of the run.
+        recipe: the recipe of the run; the product uses its precision.
+        tokens_per_second: the speed of the run on this device.
+        device: the device of the run.
     """
     dtype = torch.float32 if recipe.precision == "float32" else torch.bfloat16
     return operations_per_token(recipe) * tokens_per_second / operations_per_second(device, dtype)

@@ -1,4 +1,4 @@
-"""Many runs of a grid - methods, sparsities, seeds - fanned out over the processes of this machine or of a cluster."""
+"""Many runs of a grid of methods, sparsities and seeds, spread over the processes of this machine or of a cluster."""
 
 import contextlib
 import logging
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _KEYS = ("parameters", "grid")
-_SECONDS_TO_ANSWER = 10  # of a scheduler
-_TRIES = 2  # of a cell whose worker was lost
+_SECONDS_TO_ANSWER = 10  # for a scheduler to answer
+_TRIES = 2  # times that a cell starts again after its worker was lost
 _MOST_CELLS = 100_000
 
 
@@ -37,10 +37,10 @@ _MOST_CELLS = 100_000
 class Cell:
     """One run of a sweep.
 
-    name: its values in the grid, joined by "-"; also that of its folder.
-    kind: what runs, a key of `_KINDS`.
+    name: its values in the grid, joined by "-"; also the name of its folder.
+    kind: the kind of run, a key of `_KINDS`.
     subject: the notebook or the recipe.
-    parameters: all of them.
+    parameters: all parameters of the run.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Cell:
     parameters: dict[str, Any]
 
     def check(self) -> None:
-        """Refuse what cannot run, before anything does.
+        """Refuse a cell that cannot run, before anything runs.
 
         Raises:
             ValueError: naming the parameter.
@@ -57,7 +57,7 @@ class Cell:
         _KINDS[self.kind][0](self)
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Run it here; its record."""
+        """Run the cell here and return its record."""
         return _KINDS[self.kind][1](self, folder)
 
 
@@ -70,7 +70,7 @@ def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
     path = notebooks.find(cell.subject)
     given = notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
     if "out_dir" in notebooks.parameters(path):
-        given.setdefault("out_dir", str(folder))  # where trainings go on from
+        given.setdefault("out_dir", str(folder))  # trainings continue from here
     record = notebooks.run(path, folder, given)
     if record["error"]:
         raise RuntimeError(f"{path.stem} failed in {record['error']}")
@@ -92,7 +92,7 @@ _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str,
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML of values alone, without references: a few lines of those can stand for more than there is memory."""
+    """Read YAML without references: a few lines of references can expand to more than the memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -102,22 +102,22 @@ class _Plain(yaml.SafeLoader):
 
 
 def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
-    """The cells of a sweep, checked: the product of its grid, in the order in which it is written.
+    """The checked cells of a sweep: the product of its grid, in the order in which it is written.
 
-    FC has all its links at any sparsity: it runs once for each of the other values.
+    FC has all its links at any sparsity, so it runs once for each combination of the other values.
 
     Args:
         spec: "notebook" (a stage) or "train" (a recipe of `tasks`), "parameters" of all cells and
             "grid", lists of values by the name of a parameter; or the path of a YAML file with these.
 
     Raises:
-        ValueError: naming what is wrong in it.
+        ValueError: naming the error in it.
     """
     if isinstance(spec, Path):
         try:
             spec = _Plain(spec.read_bytes()).get_single_data()
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ValueError(f"the sweep is no YAML: {error}") from error
+            raise ValueError(f"the sweep is not YAML: {error}") from error
     if not isinstance(spec, Mapping):
         raise ValueError(f"the sweep is {spec!r:.100}; expected a mapping with notebook or train, parameters and grid.")
     kinds = [kind for kind in _KINDS if kind in spec]
@@ -129,7 +129,9 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
         )
     grid, fixed = spec.get("grid") or {}, spec.get("parameters") or {}
     if not isinstance(grid, Mapping) or not grid or not isinstance(fixed, Mapping):
-        raise ValueError("grid and parameters of the sweep are mappings; expected at least one list of values in grid.")
+        raise ValueError(
+            "grid and parameters of the sweep must be mappings; expected at least one list of values in grid."
+        )
     for name, values in grid.items():
         if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
             raise ValueError(f"grid has {name}: {values!r}; expected a list of values, each once.")
@@ -155,22 +157,22 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
 def sweep(
     spec: Mapping[str, Any] | Path, out_dir: Path, *, workers: int | None = None, scheduler: str | None = None
 ) -> list[dict[str, Any]]:
-    """Run all cells of a sweep, each in its folder; `sweep.jsonl` gathers their records as they finish.
+    """Run all cells of a sweep, each in its own folder; `sweep.jsonl` collects their records as they finish.
 
-    One that was cut goes on: what is done is skipped, what failed or was cut runs again, trainings from their
-    checkpoints. A cell that fails leaves its traceback in `error.txt` and does not stop the others.
+    An interrupted sweep continues: it skips finished cells and runs failed and interrupted cells again; trainings
+    continue from their checkpoints. A failed cell leaves its traceback in `error.txt` and does not stop the others.
 
     Args:
-        spec: of `cells`.
-        out_dir: for all folders; with a scheduler, its workers must see it by the same name.
+        spec: as in `cells`.
+        out_dir: for all folders; with a scheduler, its workers must see it under the same name.
         workers: processes on this machine; by default one for each physical core. They share its cores evenly.
-        scheduler: address of a Dask scheduler whose workers run the cells instead.
+        scheduler: address of a Dask scheduler; then its workers run the cells.
 
     Returns:
         One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
 
     Raises:
-        ValueError: for a sweep that is not right, a folder of another one, or workers of another version.
+        ValueError: for a wrong sweep, the folder of another sweep, or workers with another version.
         OSError: if the scheduler does not answer.
     """
     wanted = cells(spec)
@@ -180,14 +182,14 @@ def sweep(
     for name, row in rows.items():
         if name in by_name and row["parameters"] != by_name[name].parameters:
             raise ValueError(
-                f"{path} has cell {name} with parameters {row['parameters']}, and this sweep "
+                f"{path} has cell {name} with parameters {row['parameters']}, and this sweep has "
                 f"{by_name[name].parameters}; choose another folder."
             )
         record = row["record"]
         if record and record.get("methods", 1) != REVISION and _another_method(record):
             raise ValueError(
-                f"{path} has cell {name} by the methods of an earlier version, in which this name meant another one; "
-                "choose another folder, so that old runs and new ones stay apart."
+                f"{path} has cell {name} from an earlier version, in which this name meant another method; choose "
+                "another folder, so that old and new runs stay apart."
             )
     waiting = [cell for cell in wanted if rows.get(cell.name, {}).get("status") != "done"]
     if waiting:
@@ -199,12 +201,12 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method of a record of an earlier revision is another one today; of a notebook's it is not known."""
+    """Whether the method of an earlier revision's record is a different one today; unknown for a notebook's record."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 
 def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """The row of each cell as it finishes: told in a table that grows, over a bar that says how many are done."""
+    """Yield the row of each cell as it finishes, and print it in a growing table above a bar of finished cells."""
     from distributed import as_completed
 
     futures = {client.submit(_run, cell, str(out_dir), pure=False): cell for cell in waiting}
@@ -214,7 +216,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
     with tqdm(total=len(waiting), unit="cell", file=sys.stdout) as progress:
         for future in as_completed(futures):
             cell = futures[future]
-            lost = future.exception()  # of its worker, and then of another one
+            lost = future.exception()  # its worker was lost, and then another one
             row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
             failed += row["status"] == "failed"
             progress.write(_told(row, width))
@@ -224,8 +226,8 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
 
 
 def _told(row: Mapping[str, Any], width: int) -> str:
-    """A line of the table: whether a cell is done, its name, seconds, and its score or what went wrong."""
-    from chts_core.lab.results import report  # draws, which workers need not
+    """A line of the table: status of a cell, its name, seconds, and its score or error."""
+    from chts_core.lab.results import report  # imports plotting, which workers do not need
 
     record = row["record"] or {}
     seconds = f"{record['seconds']:.1f} s" if "seconds" in record else ""
@@ -235,12 +237,12 @@ def _told(row: Mapping[str, Any], width: int) -> str:
 
 
 def _run(cell: Cell, out_dir: str) -> dict[str, Any]:
-    """On a worker: run a cell, whatever happens."""
+    """Run a cell on a worker; never raise."""
     folder = Path(out_dir) / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = cell.run(folder)
-    except Exception as error:  # of a notebook or a training, reported with the others
+    except Exception as error:  # an error of a notebook or training, reported with the others
         (folder / "error.txt").write_text(traceback.format_exc(), "utf-8")
         return _row(cell, f"{type(error).__name__}: {error}", None)
     (folder / "error.txt").unlink(missing_ok=True)
@@ -260,7 +262,7 @@ def _row(cell: Cell, error: str | None, record: dict[str, Any] | None) -> dict[s
 
 @contextlib.contextmanager
 def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
-    """A client of Dask: of a scheduler that runs already, or of workers on this machine, which end with it."""
+    """A Dask client of a running scheduler, or of workers on this machine that end with the client."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -270,7 +272,8 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
         except (OSError, ValueError) as error:
             raise OSError(
                 f"no Dask scheduler answers at {scheduler!r} ({type(error).__name__}); expected an address like "
-                "tcp://192.168.1.2:8786, as `dask scheduler` prints it. Without --scheduler this machine is used."
+                "tcp://192.168.1.2:8786, as `dask scheduler` prints it. Without --scheduler, the sweep uses this "
+                "machine."
             ) from error
         with client:
             _check_versions(client)
@@ -284,16 +287,16 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
         "distributed.scheduler.allowed-failures": _TRIES - 1,
     }
     with (
-        environment(),  # Dask changes ours to give its workers theirs, and leaves it so
+        environment(),  # Dask changes our variables for its workers and does not restore them
         dask.config.set(settings),
         LocalCluster(
             n_workers=number,
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
-            # Its server of figures listens all the same: at a port that is free, not one that two sweeps would share.
+            # Its dashboard always listens. It takes a free port, so that two sweeps do not share one.
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-            silence_logs=logging.CRITICAL,  # what ends a run is raised; a late heartbeat of a closing worker is no news
+            silence_logs=logging.CRITICAL,  # errors are raised; a late heartbeat of a closing worker does not matter
         ) as cluster,
         Client(cluster) as client,
     ):
@@ -301,15 +304,15 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
 
 
 def _cores() -> int:
-    """Physical cores, as far as this process may use them."""
+    """Number of physical cores that this process may use."""
     physical = psutil.cpu_count(logical=False) or 1
     return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """The variables that share the cores among workers; a number that one of them has already holds for all.
+    """The variables that divide the cores among workers; if one of them is set already, its number holds for all.
 
-    They must be there before torch is imported: workers that all take all cores are slower than one.
+    They must be set before torch is imported: workers that all use all cores are slower than one.
     """
     share = str(max(_cores() // workers, 1))
     given = next(filter(None, map(os.environ.get, THREADS)), share)

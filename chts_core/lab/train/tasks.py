@@ -1,4 +1,4 @@
-"""What one command can train: classifiers, translators and language models, by the name of a recipe and parameters."""
+"""Train classifiers, translators and language models from the name of a recipe and its parameters."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -20,11 +20,11 @@ _SETS: Mapping[type, Mapping[str, Any]] = {
     translation.Recipe: TRANSLATION_SETS,
     language.Recipe: TEXT_SETS,
 }
-# Of the recipes that were made for one; the others take the first of their kind, which needs no files.
+# Data sets of the recipes that were made for one; the other recipes use the first of their kind, which needs no files.
 _OWN_SETS = {"multi30k_small": "multi30k", "multi30k": "multi30k", "iwslt": "iwslt14", "wmt": "wmt17"}
-# Of a run beside the settings of its recipe, which go by their own names.
+# Parameters of a run besides the settings of its recipe, which have their own names.
 DEFAULTS: Mapping[str, Any] = {
-    "dataset": "",  # that of the recipe, or which needs no files
+    "dataset": "",  # the data set of the recipe, or one that needs no files
     "method": "chts",
     "sparsity": 0.9,
     "seed": 0,
@@ -34,11 +34,11 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
-    """A recipe by name, with some settings changed.
+    """A recipe by its name, with some settings changed.
 
     Args:
         name: a key of `RECIPES`.
-        changes: values by the name of the setting, or how they are written.
+        changes: values by the name of the setting, or their text.
 
     Raises:
         ValueError: for an unknown recipe or setting, or a value that it cannot have.
@@ -70,7 +70,7 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
 
 
 def _as_float(value: Any) -> Any:
-    """A number as float, also one like 1e-3, which YAML takes for a text."""
+    """A number as float, also from 1e-3, which YAML reads as text."""
     try:
         return value if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -78,17 +78,17 @@ def _as_float(value: Any) -> Any:
 
 
 def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe and the parameters of one run, before anything is loaded.
+    """Check the recipe and the parameters of one run, before anything is loaded.
 
     Args:
         recipe: a key of `RECIPES`.
         parameters: any of `DEFAULTS`, and settings of the recipe.
 
     Returns:
-        The recipe as changed, and a value for each of `DEFAULTS`.
+        The changed recipe, and a value for each of `DEFAULTS`.
 
     Raises:
-        ValueError: for what cannot be trained.
+        ValueError: for settings that cannot be trained.
     """
     found = changed_recipe(recipe, {name: value for name, value in parameters.items() if name not in DEFAULTS})
     settled = {name: parameters.get(name, default) for name, default in DEFAULTS.items()}
@@ -105,23 +105,23 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
         if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
             raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
     if get_method(settled["method"]).is_dense:
-        settled["sparsity"] = 0.0  # whatever was asked for; the record is to say what it was
+        settled["sparsity"] = 0.0  # whatever was asked for, the record shows the actual value
     return found, settled
 
 
 def train(
     recipe: str, parameters: Mapping[str, Any], folder: Path, *, save_every: int = 500, show: bool = False
 ) -> dict[str, Any]:
-    """Train one run in one process and return its record, which is also written to the folder, beside a checkpoint.
+    """Train one run in one process and return its record; write it and a checkpoint to the folder.
 
     Args:
-        recipe, parameters: of `checked`.
-        folder: a run that was cut goes on from what is there.
-        save_every: steps of a translator or a language model between two checkpoints.
-        show: a bar that tells how far it is; of several runs at once they would mix.
+        recipe, parameters: as in `checked`.
+        folder: for checkpoint and record; an interrupted run continues from its checkpoint.
+        save_every: steps between two checkpoints of a translator or language model.
+        show: whether to show a progress bar; the bars of several parallel runs would mix.
 
     Raises:
-        ValueError: for what cannot be trained.
+        ValueError: for settings that cannot be trained.
     """
     found, settled = checked(recipe, parameters)
     chosen, place = (settled["method"], settled["sparsity"]), (settled["dataset"], settled["data_dir"])
@@ -134,5 +134,5 @@ def train(
     else:
         text = language.prepare(load_text(*place), found)
         record = language.train_and_record(text, *chosen, found, folder, save_every=save_every, **given)
-    assert record is not None  # there is but one process
+    assert record is not None  # there is only one process
     return record

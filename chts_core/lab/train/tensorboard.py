@@ -8,7 +8,7 @@ class Log:
     """Writes scalars, if a folder is given.
 
     Raises:
-        ValueError: if it is, and TensorBoard is not installed.
+        ValueError: if a folder is given and TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -18,17 +18,18 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ValueError(
-                    f"log_to is {folder}, but TensorBoard is not installed; `pip install tensorboard`, or leave it out."
+                    f"log_to is {folder}, but TensorBoard is not installed; `pip install tensorboard`, or leave log_to "
+                    "out."
                 ) from error
             self._writer = SummaryWriter(str(folder))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """The values of a step, by name."""
+        """Write the values of a step, by name."""
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write all that is still to be written."""
+        """Write all pending values."""
         if self._writer is not None:
             self._writer.close()

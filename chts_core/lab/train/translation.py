@@ -1,4 +1,4 @@
-"""Train translators, one run or a race of several methods, and translate with what came out."""
+"""Train translators, one run or a race of several methods, and translate with the result."""
 
 import copy
 import itertools
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 Recipe = recipes.TranslationRecipe
 RECIPES = recipes.TRANSLATION_RECIPES
 
-_SENTENCES_LOOKED_AT = 200  # for the BLEU of a run under way
+_SENTENCES_LOOKED_AT = 200  # for the BLEU during a run
 
 
 @dataclass(frozen=True)
 class Task:
-    """A corpus as a translator of a recipe sees it: training and validation pairs as tokens."""
+    """A corpus, prepared for the translator of a recipe: training and validation pairs as tokens."""
 
     name: str
     digest: str
@@ -64,7 +64,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
     """Train or fetch the subwords of a corpus and encode it.
 
     Raises:
-        ValueError: if no training pair is as short as the recipe wants them, or one to validate or test with is longer.
+        ValueError: if all training pairs are longer than the recipe allows, or if one validation or test pair is.
     """
     vocabulary = load_vocabulary(data, recipe.vocabulary, cache_dir)
     train = encode_pairs(data.train, vocabulary, recipe.max_length, drop_long=True)
@@ -73,7 +73,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
             f"all {train.left_out} training pairs of {data.name} are longer than max_length, {recipe.max_length} "
             "tokens; raise max_length or the number of subwords."
         )
-    # Nothing is left out of these, and it is known now, not after the training, whether a sentence is too long.
+    # No validation or test pair is left out. This check finds a sentence that is too long before the training.
     validation, _ = (
         encode_pairs(pairs, vocabulary, recipe.max_length, drop_long=False) for pairs in (data.validation, data.test)
     )
@@ -82,7 +82,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
 
 @dataclass(frozen=True)
 class Look:
-    """A look at the validation pairs: at which step, loss per token in nats, BLEU of greedy translations."""
+    """A measurement on the validation pairs: the step, loss per token in nats, and BLEU of greedy translations."""
 
     step: int
     loss: float
@@ -91,7 +91,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Best:
-    """The network of the look with the highest validation BLEU: its step, density, and scores on the test pairs."""
+    """The network with the highest validation BLEU: its step, density, and scores on the test pairs."""
 
     step: int
     density: float
@@ -100,15 +100,15 @@ class Best:
 
 @dataclass(frozen=True)
 class Run(runs.Run):
-    """What one training run gave.
+    """The result of one training run.
 
-    train_loss: (step, loss per token in nats, label smoothing included), every few steps.
-    looks: at the validation pairs; nothing is chosen by the test pairs.
+    train_loss: (step, loss per token in nats, with label smoothing), every few steps.
+    looks: measurements on the validation pairs; nothing is chosen by the test pairs.
     test: scores of the last network's translations, by beam search: "bleu" (standard), "bleu_lowercase", "chrf" and
-        "exact", the percentage of sentences that are right to the letter.
-    best: None unless the recipe wants it.
-    signatures: sacrebleu's, by score.
-    tokens: of the targets, seen in training.
+        "exact", the percentage of sentences that match their reference exactly.
+    best: None if the recipe does not ask for it.
+    signatures: sacrebleu's signature of each score.
+    tokens: the number of target tokens seen in training.
     """
 
     train_loss: list[tuple[int, float]]
@@ -129,22 +129,22 @@ class Run(runs.Run):
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: inverse square root after a linear rise (Vaswani et al., 2017).
 
-    factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology it comes back from a
-    fraction to all of that, in equal parts over `iterative_warmup` steps: new links start from zeros, and Adam, which
-    knows nothing of them yet, would take full steps at once. This is how the paper's "iterative warm-up" is read here.
+    factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology the rate rises from a
+    fraction to the full value, in equal parts over `iterative_warmup` steps: Adam has no moments of new links yet and
+    would take full steps at once. This is our reading of the paper's "iterative warm-up".
 
     Args:
-        step: from 1.
-        width: of the model.
-        recipe: its learning_rate, warmup and iterative_warmup.
-        last_update: the step that the latest update of the topology followed; None before the first.
+        step: the step, from 1.
+        width: the width of the model.
+        recipe: gives learning_rate, warmup and iterative_warmup.
+        last_update: the step before the latest update of the topology; None before the first update.
     """
     rate: float = recipe.learning_rate * width**-0.5 * min(step**-0.5, step * recipe.warmup**-1.5)
     return rate * loop.share_after_update(step, last_update, recipe.iterative_warmup)
 
 
 class _Learner(loop.Learner):
-    """A Transformer that learns to translate, by Adam; its looks are at the validation pairs."""
+    """A Transformer that learns to translate by Adam; it measures its scores on the validation pairs."""
 
     kind = "a translator's training"
 
@@ -159,7 +159,7 @@ class _Learner(loop.Learner):
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.998), eps=1e-9, fused=True)
         self.sparsifier = Sparsifier(model, self.optimizer, method, sparsity, seed=seed, **recipe.topology)
         self.sparsifier.rescale_weights()
-        # Numbers of float16 below 6e-8 are zero; it scales the loss up, and the gradient down again.
+        # float16 rounds numbers below 6e-8 to zero. The scaler scales the loss up, and the gradient down again.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         subject = {"task": task.name, "corpus": task.digest, "vocabulary": task.vocabulary.digest}
         self.settings = loop.settings(method, sparsity, recipe, seed, **subject)
@@ -224,7 +224,7 @@ class _Learner(loop.Learner):
 
 
 def _order(task: Task, recipe: Recipe, seed: int, step: int) -> Iterator[Tensor]:
-    """What is trained on after a step, epoch after epoch, each in an order of its own that the seed decides."""
+    """The batches after a step, epoch after epoch; the seed decides the order of each epoch."""
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed((seed * 2**20 + epoch) % 2**63)
         order = batches(task.train, recipe.batch_tokens, generator)
@@ -247,19 +247,19 @@ def train(
 ) -> Run:
     """Train one translator by one method, and translate the test sentences.
 
-    What :func:`chts_core.lab.train.loop.train` says holds. The seed decides the initial weights, the order of the
-    batches, dropout and the topology; the same seed gives every method the same weights and batches. A run that was
-    finished is only tested again.
+    It trains as :func:`chts_core.lab.train.loop.train` describes. The seed decides the initial weights, the order of
+    the batches, dropout and the topology; the same seed gives every method the same weights and batches. A finished run
+    is only tested again.
 
     Args:
-        task: of `prepare`.
-        method, sparsity: of the Sparsifier.
+        task: the result of `prepare`.
+        method, sparsity: arguments of the Sparsifier.
         recipe: sizes, optimizer and schedule.
-        label: name of the run; by default the method's.
-        seed, device, save_to, save_every, progress: of the loop.
+        label: name of the run; by default the name of the method.
+        seed, device, save_to, save_every, progress: arguments of the loop.
 
     Raises:
-        ValueError: if the settings do not fit together, or the checkpoint is damaged or of another run.
+        ValueError: if the settings do not fit together, or the checkpoint is damaged or from another run.
     """
     device = torch.device(device)
     training = loop.train(
@@ -292,7 +292,7 @@ def train(
 
 
 def _tested(translator: Translator, task: Task, recipe: Recipe) -> tuple[list[str], dict[str, float], dict[str, str]]:
-    """Translations of the test sentences, their scores, and the signatures of these."""
+    """Translations of the test sentences, their scores, and the scores' signatures."""
     sources, references = map(list, zip(*task.test_pairs, strict=True))
     translations = translator.translate(sources, beam=recipe.beam)
     found = {
@@ -306,7 +306,7 @@ def _tested(translator: Translator, task: Task, recipe: Recipe) -> tuple[list[st
 
 
 def _loss(model: nn.Module, batch: Batch, recipe: Recipe, label_smoothing: float) -> Tensor:
-    """Cross-entropy of all tokens of a batch together, in nats."""
+    """Summed cross-entropy of all tokens of a batch, in nats."""
     with autocast(recipe.precision, batch.source.device):
         logits = model(batch.source, batch.target[:, :-1])
     return F.cross_entropy(
@@ -332,7 +332,7 @@ def validation_loss(model: Transformer, task: Task, recipe: Recipe) -> float:
 
 
 def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """What a run of `train` with these settings would do (:func:`chts_core.plan`), without running it."""
+    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
     loop.refuse_correlations(method, "tokens")
     with torch.device("meta"):
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size])
@@ -340,7 +340,7 @@ def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) 
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """What to keep of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
     best = {} if run.best is None else {"best": {**asdict(run.best), "test": _rounded(run.best.test)}}
     return runs.as_record(
         run,
@@ -381,13 +381,13 @@ def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str,
 
     Args:
         rows: recorded runs.
-        score: one of the test's ("bleu", "exact", ...), or "validation_loss", that of the last look.
+        score: a test score ("bleu", "exact", ...), or "validation_loss", the loss at the last measurement.
     """
     return statistics.mean_scores(rows, partial(_score, score))
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.results.statistics.score_differences` likewise."""
+    """:func:`chts_core.lab.results.statistics.score_differences` of rows of `as_record`."""
     return statistics.score_differences(rows, partial(_score, score), rival)
 
 

@@ -1,4 +1,4 @@
-"""What `conformance` checks of a method."""
+"""The checks that `conformance` runs on a method."""
 
 import copy
 import io
@@ -38,12 +38,12 @@ from chts_core.lab.verify.small_runs import (
 from chts_core.lab.verify.specification import EVERY, STEPS, STOP, Spec, constant, exchanged_at, links_at
 from chts_core.methods import Method
 
-# New links are told from survivors by their weight, which is zero.
-_NOT_TOLD_APART = "links that come have their last weight, so that they cannot be told from survivors"
+# A new link differs from a survivor by its weight, which is zero.
+_NOT_TOLD_APART = "new links start from their last weight, so they look like survivors"
 
 
 def _exact_links(method: Method, spec: Spec, device: str) -> Outcome:
-    """The scheduled number of links in every layer after every step, from the first to the last."""
+    """Every layer has its scheduled number of links after every step."""
     run = Run(method, device=device)
     counts = 0
     for step in range(STEPS + 1):
@@ -58,8 +58,8 @@ def _exact_links(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _weights(method: Method, spec: Spec, device: str) -> Outcome:
-    """Absent links are zero in weight, gradient and moments. New links start from zero, or from the weight they last
-    had where the method remembers it; gradients and moments start from zero. All other weights are left alone."""
+    """Absent links have zero weight, gradient and moments. New links start from weight zero, or from their last weight
+    if the method remembers it, and with zero gradient and moments. All other weights stay unchanged."""
     run = Run(method, device=device)
     past: dict[str, dict[tuple[int, int], float]] = {name: {} for name in run.sparsifier.masks}
     returned = 0
@@ -91,8 +91,8 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
-    """As many links removed and regrown as the turnover says; more through percolation, or where pruned links return;
-    none after the stop."""
+    """An update removes and regrows as many links as the turnover says, more with percolation or if pruned links
+    return, and none after the stop."""
     run = Run(method, device=device)
     run.train(1, STEPS)
     shapes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
@@ -114,7 +114,7 @@ def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
                     False,
                     f"{name}: {removed} removed, {regrown} regrown at step {step}; expected {expected} regrown",
                 )
-            is_last = target == links_at(spec, spec.stop, size)  # before that no layer stops
+            is_last = target == links_at(spec, spec.stop, size)  # before this step no layer stops
             if row and is_last and name not in over and spec.early_stop is not None:
                 stopped |= {name} if row["overlap"] > spec.early_stop else set()
             total += regrown
@@ -122,16 +122,16 @@ def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _removal(method: Method, spec: Spec, device: str) -> Outcome:
-    """Hard: the lowest scores go. Soft: every outcome of an update is as frequent as its probability."""
+    """A hard removal takes the lowest scores; in a soft one, every outcome of an update has the right frequency."""
     if spec.zeta == 0 and spec.sparsity(spec.stop) == spec.sparsity(0):
-        return None, "nothing is ever removed"
+        return None, "no link is ever removed"
     if spec.returning:
         return _returning(method, spec, device)
     if spec.regrowth == "magnitude":
         return None, _NOT_TOLD_APART
     if spec.temperature is None:
         return _lowest_go(method, spec, device)
-    if spec.prune is not None:  # by this alone if nothing is exchanged
+    if spec.prune is not None:  # only pruning, if no link is exchanged
         stays = replace(method.turnover, zeta=0.0, early_stop=None, together=False)
         only_pruned = replace(method, turnover=stays, removal=replace(method.removal, percolate=False))
         passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False), device)
@@ -145,7 +145,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
-    """At the first update. Of equal scores any may go."""
+    """Check the first update. Among equal scores, any link may go."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     run.backward_and_step(EVERY)
@@ -159,12 +159,12 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
         if target < int(mask.sum()):
             possible = at_least(removal_scores(spec.prune or spec.removal, *trained[name], mask), mask, target)
         certain = torch.zeros_like(mask)
-        if int(possible.sum()) == target:  # what is pruned is certain
+        if int(possible.sum()) == target:  # pruning is deterministic
             scores = removal_scores(spec.removal, *trained[name], possible)
             possible = at_least(scores, possible, kept)
             certain = possible & (scores > scores[possible].min()) if kept else certain
         survivors = mask & (run.weight(name).detach() != 0)
-        # Percolation takes more away, and never puts any back.
+        # Percolation removes more links and never adds any.
         if (survivors & ~possible).any() or (
             not spec.percolate and (int(survivors.sum()) != kept or (certain & ~survivors).any())
         ):
@@ -173,7 +173,7 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _returning(method: Method, spec: Spec, device: str) -> Outcome:
-    """At every update the largest weights make up the network: those of its links, and those that links had."""
+    """After every update the network has the largest weights, among those of its links and of earlier links."""
     run = Run(method, device=device)
     past = {name: torch.zeros(mask.shape, device=device) for name, mask in run.sparsifier.masks.items()}
     returned = 0
@@ -194,38 +194,38 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
-    """No survivor is incomplete: each hidden neuron has links on both sides or on none, before regrowth."""
+    """No survivor is incomplete: before regrowth, each hidden neuron has links on both sides or on neither."""
     if not spec.percolate:
         return None, "the method leaves incomplete links"
     if spec.regrowth == "magnitude":
         return None, _NOT_TOLD_APART
     cut = planned = 0
     for seed in range(10):
-        sparse = replace(method, sparsity=Constant())  # from the start
+        sparse = replace(method, sparsity=Constant())  # the masks at the start
         run = Run(from_zero(sparse), seed=seed, device=device)
         sizes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
         goes = {name: exchanged_at(replace(spec, sparsity=constant), EVERY, size) for name, size in sizes.items()}
         if not any(goes.values()):
-            return None, "the first update exchanges nothing"
+            return None, "the first update exchanges no link"
         run.train(1, EVERY)
         first, second = (run.weight(name).detach() != 0 for name in run.sparsifier.masks)
         incomplete = first.any(dim=1) != second.any(dim=0)
         if incomplete.any():
-            return False, f"{int(incomplete.sum())} hidden neurons have links on one side only"
+            return False, f"{int(incomplete.sum())} hidden neurons have links on only one side"
         planned += sum(goes.values())
         cut += sum(row["removed"] for row in run.sparsifier.history)
     return cut > planned or not spec.shows, f"{cut} links removed, {planned} of them by their scores"
 
 
 def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
-    """Hard: the highest scores come. Soft or random: every outcome is as frequent as its probability."""
+    """A hard regrowth takes the highest scores; in a soft or random one, every outcome has the right frequency."""
     if spec.zeta == 0:
-        return None, "nothing is ever regrown"
+        return None, "no link is ever regrown"
     if spec.regrowth == "magnitude":
         return None, _NOT_TOLD_APART
     if not spec.soft and wants_gradient(spec.regrowth):
         return _regrowth_by_gradient(method, spec, device)
-    # A hard removal of some links leaves the same survivors every time.
+    # A hard removal leaves the same survivors every time.
     outcomes = small_updates(replace(method, removal=Removal("magnitude")), device)
     (survivors,) = {survivors for survivors, _ in outcomes}
     alive = mask_of(survivors, SMALL_MASK.shape)
@@ -246,7 +246,7 @@ def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
-    """At the first update. Of equal scores any may come."""
+    """Check the first update. Among equal scores, any link may come."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
@@ -288,7 +288,7 @@ def _networks() -> Iterator[Tensor]:
 
 
 def _own_scores(score: MissingLinkScore) -> Outcome:
-    """One's own are as a regrowth wants them, for layers of any shape, and the same again."""
+    """The scores of a custom predictor are valid for layers of any shape, and the same when computed again."""
     generator = torch.Generator().manual_seed(0)
     number = 0
     for number, mask in enumerate(_networks(), start=1):  # noqa: B007
@@ -300,12 +300,12 @@ def _own_scores(score: MissingLinkScore) -> Outcome:
         if not (missing.isfinite() & (missing >= 0)).all():
             return False, "a score is negative or not finite"
         if not torch.equal(missing, again[~mask]):
-            return False, "the scores of the same network differ from one time to the next"
-    return True, f"finite, from 0 up, and the same again for {number} networks"
+            return False, "two computations of the scores of one network differ"
+    return True, f"finite, at least 0, and the same when computed again for {number} networks"
 
 
 def _resume(method: Method, spec: Spec, device: str) -> Outcome:
-    """A run cut anywhere and resumed in a fresh model is the uncut run to the bit."""
+    """A run that is interrupted anywhere and resumed in a fresh model equals the undisturbed run to the bit."""
     uncut, saved = Run(method, device=device), Run(method, device=device)
     uncut.train(1, STEPS)
     files = {cut: io.BytesIO() for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1)}
@@ -329,20 +329,20 @@ def _resume(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _links_alone(method: Method, spec: Spec, device: str) -> Outcome:
-    """A run whose layers store only their links has the links of the masked run, and its outputs up to rounding."""
-    sgd = not spec.shows  # of the paper's methods it is known that rounding decides nothing
+    """A run that stores only links has the links of the masked run, and the same outputs up to rounding."""
+    sgd = not spec.shows  # for the paper's methods, rounding is known to decide nothing
     masked, alone = Run(method, sgd=sgd, device=device), Run(method, execution="csr", sgd=sgd, device=device)
     for run in (masked, alone):
         run.train(1, STEPS)
     if not all(torch.equal(masked.sparsifier.masks[name], mask) for name, mask in alone.sparsifier.masks.items()):
-        return False, "the links differ from those under masks"
+        return False, "the links differ from those of the masked run"
     with torch.no_grad():
         difference = float((masked.model(masked.images) - alone.model(alone.images)).abs().max())
     return difference < 1e-3, f"outputs differ by {difference:.0e}"
 
 
 def _devices(method: Method, spec: Spec, device: str) -> Outcome:
-    """The same generator state gives the same links wherever the tensors are."""
+    """The same generator state gives the same links on every device."""
     if not torch.cuda.is_available():
         return None, "no CUDA device"
     if isinstance(method.topology, Correlated):

@@ -1,9 +1,9 @@
-"""Does every method do what it is said to do?
+"""Check that every method does what its description says.
 
-`published` compares the presets of the authors' commands with numbers recorded from those commands
-(:mod:`chts_core.lab.verify.published`): a misreading of theirs shows there. `conformance` trains small models by the
-nine methods and compares with formulas written a second time: a slip in one of the two shows there. A method of one's
-own is held to what its choices say of themselves.
+`published` compares the presets of the authors' commands with numbers recorded from these commands
+(:mod:`chts_core.lab.verify.published`); it finds a wrong reading of the commands. `conformance` trains small models by
+the nine methods and compares them with a second version of the formulas; it finds an error in one of the two. For a
+custom method, it compares with the method's own choices.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ from chts_core.methods import METHODS, PRESETS, Method, get_method
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check of one method; passed is None where it does not apply."""
+    """The outcome of one check of one method; passed is None if the check does not apply."""
 
     method: str
     check: str
@@ -32,28 +32,28 @@ def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") ->
     """Check methods against their specification; an exception counts as a failure.
 
     Args:
-        methods: by name, the nine of the paper by default. Those of a name in `SPECS` are held to what is written
-            there, and any other one to what its own choices say: their schedules, scores and shares.
-        device: where the small models are trained, "cpu" or "cuda".
+        methods: methods by name, by default the nine of the paper. A method with a name in `SPECS` is compared with
+            that specification, and any other with its own choices: their schedules, scores and shares.
+        device: the device of the small models, "cpu" or "cuda".
     """
     return [checked(name, method, check, device) for name, method in methods.items() for check in CHECKS]
 
 
 def checked(name: str, method: Method, check: str, device: str = "cpu") -> Check:
-    """One check of a method, against the specification of that name."""
+    """One check of a method against the specification of that name."""
 
     def compare() -> Outcome:
-        known = get_method(method)  # a method that is none may have no specification
+        known = get_method(method)  # a wrong method may have no specification
         return CHECKS[check](known, SPECS[name] if name in SPECS else of_choices(known), device)
 
     return _outcome(name, check, compare)
 
 
 def published(names: Collection[str] | None = None) -> list[Check]:
-    """Check the presets of the published commands against the numbers recorded from those commands.
+    """Check the presets of the published commands against the numbers recorded from these commands.
 
     Args:
-        names: of which presets; those without a recording are left out. None: all.
+        names: the presets to check; presets without a recording are left out. None: all.
     """
     known = METHODS | PRESETS
     chosen = [name for name in COMMANDS if names is None or name in names]
@@ -61,7 +61,7 @@ def published(names: Collection[str] | None = None) -> list[Check]:
 
 
 def checked_by_numbers(name: str, method: Method, check: str) -> Check:
-    """One check of a method, against the published command of that name."""
+    """One check of a method against the published command of that name."""
     return _outcome(name, check, lambda: PUBLISHED_CHECKS[check](get_method(method), COMMANDS[name]))
 
 
@@ -74,7 +74,7 @@ def _outcome(name: str, check: str, compare: Callable[[], Outcome]) -> Check:
 
 
 def as_table(results: Sequence[Check]) -> str:
-    """One line per method, one column per check, and what failed."""
+    """One line per method, one column per check, and the failures."""
     marks = {True: "ok", False: "FAIL", None: "-"}
     found = {(result.method, result.check): marks[result.passed] for result in results}
     methods, checks = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))
@@ -89,5 +89,5 @@ def as_table(results: Sequence[Check]) -> str:
 
 
 def as_record(results: Sequence[Check]) -> list[dict[str, Any]]:
-    """The results as JSON takes them."""
+    """The results as JSON values."""
     return [asdict(result) for result in results]

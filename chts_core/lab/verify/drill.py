@@ -1,7 +1,7 @@
-"""Faults on purpose: runs that are killed, cannot write or whose clock jumps must end as runs left in peace.
+"""Deliberate faults: runs that are killed, that cannot write, or whose clock jumps must end like undisturbed runs.
 
-Each drill trains once in peace, by the command that everybody uses, then again under faults, and compares what the two
-have written: records, and checkpoints to the bit. Times, and what memory was taken, may differ.
+Each drill trains once undisturbed, with the usual command, and again with faults. It compares the records of both, and
+their checkpoints to the bit. Times and memory may differ.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ from chts_core.lab.train import checkpoint
 
 KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-_AT_ANY_MOMENT = 0.2  # share of kills; the others come some time after a run has written something
+_AT_ANY_MOMENT = 0.2  # share of kills; the others come some time after a run has written a file
 _LONGEST_DELAY = 1.5  # seconds after that
 _PATIENCE = 600  # seconds with a run
 
-# What differs between two runs that are the same: when, for how long and on how much memory they ran.
+# Entries that differ between two equal runs: date, duration and memory.
 _OF_TIME = frozenset(
     {
         "seconds",
@@ -47,8 +47,8 @@ _OF_TIME = frozenset(
     }
 )
 
-# Read by every process of Python that finds it first: the clock jumps, at most once a second, and by how much in all is
-# written down.
+# Every Python process with this file in its path runs it: the clock jumps at most once a second, and the file records
+# the sum of the jumps.
 _JUMPING_CLOCK = """
 import atexit, os, random, time
 real, chance = time.time, random.Random(0)
@@ -67,14 +67,14 @@ def tell():
 time.time = jumping
 atexit.register(tell)
 """
-_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # of prctl, which of root's powers lets it write where nobody may
+_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # codes of prctl, and the capability with which root can write anywhere
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command that trains: its arguments, without the folder that it writes to; processes under torchrun if several.
+    """A command that trains: its arguments without the output folder, and the number of processes under torchrun.
 
-    sweep: of a sweep, what it runs.
+    sweep: the content of a sweep.
     """
 
     arguments: tuple[str, ...]
@@ -83,13 +83,14 @@ class Scenario:
 
     @property
     def refusals(self) -> tuple[int, ...]:
-        """The exit status of a run that cannot write: torchrun has one for all errors; a sweep 1 if its cells fail."""
+        """The exit status of a run that cannot write: torchrun has one for all errors, and a sweep has 1 if its cells
+        fail."""
         if self.processes > 1:
             return (1,)
         return (2,) if self.sweep is None else (1, 2)
 
     def command(self, folder: Path) -> list[str]:
-        """What to start."""
+        """The command to start."""
         start = [sys.executable]
         if self.processes > 1:
             start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
@@ -132,27 +133,27 @@ def drill(
     faults: tuple[str, ...] = ("no space", "full disk", "read-only", "clock"),
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Kill runs of each scenario, then let them end, and compare; once each, bring other faults about.
+    """Kill runs of each scenario, then let them end, and compare; cause each other fault once.
 
     Args:
-        kills: of all scenarios together.
-        folder: for what the runs write; that of an earlier drill is removed.
+        kills: number of kills, over all scenarios.
+        folder: output folder of the runs; the function removes the folder of an earlier drill.
         names: keys of `SCENARIOS`.
         faults: keys of `FAULTS`.
-        seed: of the moments and the signals.
+        seed: decides the times and the signals.
 
     Yields:
-        A row per fault: scenario, fault, and whether the run ended as one in peace.
+        A row per fault: scenario, fault, and whether the run ended like an undisturbed run.
 
     Raises:
-        ValueError: if a name is none of a scenario, or there are fewer kills than none.
-        KeyError: for a fault that there is not.
-        RuntimeError: if a run fails that nothing disturbs.
+        ValueError: if a name is not a scenario, or kills is negative.
+        KeyError: for an unknown fault.
+        RuntimeError: if an undisturbed run fails.
     """
     unknown = sorted(set(names) - set(SCENARIOS))
     if kills < 0 or unknown:
         raise ValueError(
-            f"{kills} kills of {', '.join(unknown or names)}; expected none or more, of {', '.join(SCENARIOS)}."
+            f"{kills} kills of {', '.join(unknown or names)}; expected a number from 0 up, of {', '.join(SCENARIOS)}."
         )
     chance = random.Random(seed)
     about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
@@ -178,14 +179,15 @@ def drill(
 
 
 def survived(row: Mapping[str, Any]) -> bool:
-    """Whether the run of a row ended as one in peace, having refused what it could not do and lost nothing."""
+    """Whether the run of a row ended like an undisturbed run, reported the faults that it met, and lost nothing."""
     return all(row.get(key, True) for key in ("same", "refused", "kept", "ended"))
 
 
 def _killed(
     scenario: Scenario, folder: Path, kills: int, seconds: float, chance: random.Random
 ) -> Iterator[dict[str, Any]]:
-    """A run that is killed so often, and started again after each; at last it may end. One that ends is begun anew."""
+    """Kill a run several times and start it again after each kill; then let it end. A run that ends early starts
+    again."""
     done = 0
     while done < kills:
         how = chance.choice(_SIGNALS)
@@ -199,9 +201,9 @@ def _killed(
             while process.poll() is None and _newest(folder) == before:
                 time.sleep(0.005)
             _wait(process, chance.uniform(0, _LONGEST_DELAY))
-        if process.poll() is not None:  # it had ended before
+        if process.poll() is not None:  # it had already ended
             if process.returncode:
-                raise RuntimeError(f"{' '.join(scenario.command(folder)[1:])} failed when it went on.")
+                raise RuntimeError(f"{' '.join(scenario.command(folder)[1:])} failed when it continued.")
             shutil.rmtree(folder)
             continue
         processes.end(process, how)
@@ -211,7 +213,7 @@ def _killed(
 
 
 def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """A run that is killed, goes on where no file may be as large as its checkpoint, then where it may."""
+    """Kill a run; continue it with a limit on file size below its checkpoint's size, and then without the limit."""
     saved = _begin(scenario, folder)
     largest = max(map(len, saved.values()))
     ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)
@@ -221,7 +223,7 @@ def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
 
 
 def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """A run that is killed, goes on where it may read but not write, then where it may."""
+    """Kill a run; continue it with a folder that it can only read, and then with one that it can write to."""
     saved = _begin(scenario, folder)
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for path in folders:
@@ -237,7 +239,7 @@ def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str,
 
 
 def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, Any] | None:
-    """A run on a disk that has not room for all it writes, then has; None where no disk of that kind can be made."""
+    """Run on a disk that is too small, and then on one that is large enough; None if such a disk cannot be made."""
     disk = folder.with_name(f"{folder.name}.disk")
     disk.mkdir()
     room = sum(path.stat().st_size for path in uncut.rglob("*") if path.is_file()) * 6 // 10
@@ -246,7 +248,7 @@ def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, An
     try:
         ended = _start(scenario.command(disk)).wait(_PATIENCE)
         for path in _saved(disk):
-            checkpoint.load(path)  # raises if one is not whole
+            checkpoint.load(path)  # raises if a checkpoint is not whole
         kept = bool(_saved(disk))
         _mount(disk, f"remount,size={100 * room}")
         _end(scenario, disk)
@@ -257,7 +259,7 @@ def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, An
 
 
 def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """A run whose clock goes back and forth by a day, in all its processes."""
+    """A run with a clock that jumps back and forth by a day, in all its processes."""
     clock = folder.with_name(f"{folder.name}.clock")
     clock.mkdir()
     (clock / "sitecustomize.py").write_text(_JUMPING_CLOCK, "utf-8")
@@ -265,7 +267,7 @@ def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, 
     return {"ended": ended == 0, "hours": sum(int(path.read_text()) for path in clock.glob("*.hours"))}
 
 
-# Besides being killed.
+# Faults besides kills.
 FAULTS: dict[str, Callable[[Scenario, Path, Path], dict[str, Any] | None]] = {
     "no space": _without_space,
     "full disk": _on_full_disk,
@@ -275,7 +277,7 @@ FAULTS: dict[str, Callable[[Scenario, Path, Path], dict[str, Any] | None]] = {
 
 
 def _begin(scenario: Scenario, folder: Path) -> dict[Path, bytes]:
-    """Start a run and kill it once it has saved something: what it has saved."""
+    """Start a run, and kill it once it has saved a file; return the files that it has saved."""
     process = _start(scenario.command(folder))
     while process.poll() is None and not _saved(folder):
         time.sleep(0.005)
@@ -284,7 +286,7 @@ def _begin(scenario: Scenario, folder: Path) -> dict[Path, bytes]:
 
 
 def _saved(folder: Path) -> dict[Path, bytes]:
-    """The checkpoints to go on from."""
+    """The checkpoints from which a run can continue."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*checkpoint.safetensors"))}
 
 
@@ -299,19 +301,19 @@ def _start(
 
 
 def _limit_files(size: int) -> None:
-    import resource  # of Unix
+    import resource  # exists only on Unix
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def _obey_permissions() -> None:
-    """Root may write anywhere, unless what it starts is not to."""
+    """Take away root's right to write anywhere from the processes that it starts."""
     if os.geteuid() == 0:
         ctypes.CDLL(None).prctl(_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS, 0, 0, 0)
 
 
 def _mount(place: Path, options: str) -> bool:
-    """A disk in main memory, which takes the powers of root."""
+    """A disk in main memory; this needs root."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -327,7 +329,7 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def _end(scenario: Scenario, folder: Path) -> float:
-    """Let a run end; the seconds that took."""
+    """Let a run end; return the seconds that it took."""
     started = time.monotonic()
     ended = subprocess.run(scenario.command(folder), capture_output=True, text=True, check=False, timeout=_PATIENCE)
     if ended.returncode:
@@ -336,7 +338,7 @@ def _end(scenario: Scenario, folder: Path) -> float:
 
 
 def _newest(folder: Path) -> int:
-    """When something below it was last written, in nanoseconds; 0 if nothing was."""
+    """The time of the last write below a folder, in nanoseconds; 0 if there is no file."""
     found = 0
     for path in folder.rglob("*"):
         try:
@@ -347,10 +349,10 @@ def _newest(folder: Path) -> int:
 
 
 def _reached(folder: Path) -> int:
-    """How far a killed run is that goes on: steps, epochs or cells.
+    """The progress of a killed run that will continue: steps, epochs or cells.
 
     Raises:
-        ValueError: if what it has left is damaged.
+        ValueError: if a file that it has left is damaged.
     """
     path = folder / "checkpoint.safetensors"
     if path.exists():
@@ -360,10 +362,10 @@ def _reached(folder: Path) -> int:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Where two runs differ, of the same command in two folders, in anything but time.
+    """The first difference between two runs of the same command in two folders, except in time and memory.
 
     Args:
-        one, other: folders of `chts train` or `chts sweep`.
+        one, other: output folders of `chts train` or `chts sweep`.
     """
     found = []
     checkpoints = sorted(path.relative_to(one) for path in one.rglob("*checkpoint.safetensors"))
@@ -384,7 +386,7 @@ def _record(folder: Path) -> Any:
 def _unlike(one: Any, other: Any, place: str) -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
-            return [f"{place} has {sorted(map(str, one.keys() ^ other.keys()))} once only"]
+            return [f"only one of the runs has {sorted(map(str, one.keys() ^ other.keys()))} in {place}"]
         kept = one.keys() - _OF_TIME
         return [line for key in kept for line in _unlike(one[key], other[key], f"{place}[{key!r}]")]
     if isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):

@@ -1,4 +1,4 @@
-"""Plain definitions, written a second time: scores of links, of missing links, and probabilities of draws."""
+"""Plain definitions, written a second time: scores of existing and missing links, and probabilities of draws."""
 
 import itertools
 import math
@@ -18,12 +18,12 @@ Links = frozenset[tuple[int, int]]
 
 
 def links_of(mask: Tensor) -> Links:
-    """A mask's links, (output, input) each."""
+    """A mask's links, each as (output, input)."""
     return frozenset((output, source) for output, source in mask.nonzero().tolist())
 
 
 def mask_of(links: Links, shape: Sequence[int]) -> Tensor:
-    """A mask of these links."""
+    """A mask with these links."""
     mask = torch.zeros(*shape, dtype=torch.bool)
     for link in links:
         mask[link] = True
@@ -31,20 +31,20 @@ def mask_of(links: Links, shape: Sequence[int]) -> Tensor:
 
 
 def best(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
-    """The `num` candidates of the highest scores."""
+    """The `num` candidates with the highest scores."""
     ranked = sorted(links_of(candidates), key=lambda link: -float(scores[link]))
     return mask_of(frozenset(ranked[:num]), candidates.shape)
 
 
 def at_least(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
-    """The candidates that may be among the `num` of the highest scores: more than `num` where scores are equal."""
+    """The candidates that may be among the `num` with the highest scores: more than `num` if scores are equal."""
     if num == 0:
         return torch.zeros_like(candidates)
     return candidates & (scores >= scores[candidates].sort(descending=True).values[num - 1])
 
 
 def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
-    """The score by which links go, float64, zero where there is no link."""
+    """The score by which links are removed, float64; zero for a missing link."""
     size = (weight.detach() * mask).abs().double()
     if score == "magnitude":
         return size
@@ -52,7 +52,7 @@ def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mas
         return size + 0.01 * (gradient * mask).abs()
     if score == "relative_importance":
         return size / (size.sum(dim=0) + 1e-5) + size / (size.sum(dim=1, keepdim=True) + 1e-5)
-    # One's own, and what has no second formula here.
+    # Custom scores, and scores without a second formula here.
     outputs, inputs = mask.nonzero().unbind(1)
     rows, columns = mask.shape
     links = WeightedLinks(outputs, inputs, weight.detach()[mask], gradient[mask], (rows, columns))
@@ -60,7 +60,7 @@ def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mas
 
 
 def missing_scores(score: str | MissingLinkScore, mask: Tensor, gradient: Tensor) -> Tensor:
-    """The score by which missing links come, float64; what it is of links does not count."""
+    """The score by which missing links are regrown, float64; its values on existing links do not matter."""
     if score == "random":
         return torch.ones(mask.shape, dtype=torch.float64)
     if score == "gradient":
@@ -71,13 +71,13 @@ def missing_scores(score: str | MissingLinkScore, mask: Tensor, gradient: Tensor
 
 
 def wants_gradient(score: str | MissingLinkScore) -> bool:
-    """Whether the score of missing links goes by the gradient of all weights."""
+    """Whether the score of missing links depends on the gradient of all weights."""
     return score == "gradient" or getattr(score, "needs_gradient", False) is True
 
 
 def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[int, int]]], float]) -> Tensor:
-    """Score each missing link from its L3 paths; `score` gets (i, e) of the two inner nodes of every path,
-    and of every node on any path."""
+    """Score each missing link from its L3 paths; `score` gets (i, e) for the two inner nodes of every path, and for
+    every node on any path."""
     outputs, inputs = range(mask.shape[0]), range(mask.shape[1])
     inputs_of = {u: {v for v in inputs if mask[u, v]} for u in outputs}
     outputs_of = {v: {u for u in outputs if mask[u, v]} for v in inputs}
@@ -124,7 +124,7 @@ def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, f
 
 
 def fits(counts: Counter[Links], probabilities: Mapping[Links, float]) -> Outcome:
-    """Chi-square test of counted outcomes; those expected less than five times are one group."""
+    """Chi-square test of counted outcomes; outcomes expected fewer than five times form one group."""
     impossible = counts.keys() - probabilities.keys()
     if impossible:
         return False, f"{sum(counts[links] for links in impossible)} of {counts.total()} outcomes are impossible"

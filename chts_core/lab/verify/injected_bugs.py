@@ -1,11 +1,11 @@
-"""Runs that are broken on purpose, each by one defect that sparse training has had elsewhere, and healthy ones.
+"""Healthy runs, and runs that are broken on purpose, each by one defect known from other sparse training code.
 
     with faults.stale_moments(sparsifier):
         ...train...
 
     patient = faults.run(task, "chtss", 0.9, "stale moments", hidden=64, epochs=10)
 
-A fault lasts as long as its block; what it has done to the weights stays.
+A fault lasts as long as its block; its effect on the weights stays.
 """
 
 import random
@@ -37,7 +37,8 @@ from chts_core.tools.audit import REGROWN, Auditor, Finding, moments
 
 @contextmanager
 def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
-    """The weights follow the mask, but the optimizer's state of a removed link is kept, and moves it when it is back.
+    """The weights follow the mask, but the optimizer keeps the state of a removed link, which moves the link when it
+    returns.
 
     Raises:
         ValueError: for a layer that stores only its links.
@@ -66,14 +67,14 @@ def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
-    """The mask is applied at updates alone: between them, the gradient of absent links revives their weights.
+    """The mask is applied only at updates: between them, the gradient revives the weights of absent links.
 
     Raises:
         ValueError: for a layer that stores only its links.
     """
 
     def let_through(weight: MaskedWeight, stack: ExitStack) -> None:
-        # The Sparsifier's own hook on the same gradient came first, and zeroed what is absent.
+        # The Sparsifier's own hook came first and set the gradient of absent links to zero.
         dense: list[Tensor] = []
 
         def keep(gradient: Tensor) -> None:
@@ -95,10 +96,10 @@ def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def collapsed_layer(sparsifier: Sparsifier, at: float = 0.4) -> Iterator[None]:
-    """The schedule of the layer in the middle falls to no link.
+    """The schedule of the middle layer falls to zero links.
 
     Args:
-        at: when, as a fraction of the run.
+        at: the time, as a fraction of the run.
     """
     names = list(sparsifier.network.parts)
     right = sparsifier.progress.budget
@@ -114,17 +115,18 @@ def collapsed_layer(sparsifier: Sparsifier, at: float = 0.4) -> Iterator[None]:
 
 @contextmanager
 def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
-    """The density decays until the run ends, but the updates that carry it out stop before.
+    """The density should decay until the end of the run, but the updates stop earlier.
 
     Raises:
-        ValueError: if the density does not fall in the run.
+        ValueError: if the density does not fall during the run.
     """
     right = sparsifier.progress.budget
     initial, final = right.at(0), right.at(right.timeline.total_steps)
     if initial >= final:
         raise ValueError(
             f"the sparsity is {initial} from the start and {final} at the end, so no decay can outlive the "
-            "updates; choose a method that decays, such as 'chtss', and a final sparsity above its initial one."
+            "updates; choose a method with a density decay, such as 'chtss', and a final sparsity above its initial "
+            "sparsity."
         )
     method = replace(sparsifier.method, sparsity=_Outliving(initial))
     budget = _Unchecked(method, *_settings(right))
@@ -134,14 +136,15 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
-    """Regrowth takes every link whose CH2-L3n score reaches that of the last one wanted; in bfloat16 many tie."""
+    """Regrowth takes every link with a CH2-L3n score of at least the last wanted link's; in bfloat16 many scores
+    tie."""
     with _regrowing(sparsifier, _ThresholdWithTies):
         yield
 
 
 @contextmanager
 def top_regrowth(sparsifier: Sparsifier) -> Iterator[None]:
-    """Regrowth that is called soft takes the highest CH2-L3n scores: what it regrows does not depend on the seed."""
+    """Soft regrowth in fact takes the highest CH2-L3n scores: the regrown links do not depend on the seed."""
     with _regrowing(sparsifier, _Top):
         yield
 
@@ -156,7 +159,7 @@ FAULTS: Mapping[str, Fault] = {
     "threshold with ties": threshold_with_ties,
 }
 
-# The checks that find a fault: all of them, and no other.
+# All checks that find a fault; no other check finds it.
 SIGNATURES: Mapping[str, frozenset[str]] = {
     "stale moments": frozenset({"absent moments", REGROWN}),
     "forgotten mask": frozenset({"absent weights", "absent moments"}),
@@ -167,16 +170,16 @@ SIGNATURES: Mapping[str, frozenset[str]] = {
 
 
 def drawn(seed: int) -> str:
-    """The name of a fault, which the seed decides."""
+    """The name of a fault; the seed decides which."""
     return random.Random(seed).choice(list(FAULTS))
 
 
 def contradiction(diagnosis: str, findings: Sequence[Finding]) -> str | None:
-    """What speaks against a diagnosis; None if the findings are those of the fault.
+    """The evidence against a diagnosis; None if the findings match the fault.
 
     Args:
         diagnosis: a name in `FAULTS`.
-        findings: of an Auditor that saw the whole run.
+        findings: findings of an Auditor that watched the whole run.
 
     Raises:
         ValueError: for an unknown fault.
@@ -186,7 +189,7 @@ def contradiction(diagnosis: str, findings: Sequence[Finding]) -> str | None:
     found = {finding.check for finding in findings}
     for check in sorted(found - SIGNATURES[diagnosis]):
         finding = next(finding for finding in findings if finding.check == check)
-        evidence = re.split(r"; |: |\. ", finding.message)[0]  # not what to do about it
+        evidence = re.split(r"; |: |\. ", finding.message)[0]  # without the advice
         return f"{diagnosis!r} does not explain this, in layer {finding.layer}: {evidence}."
     missing = sorted(SIGNATURES[diagnosis] - found)
     if missing:
@@ -199,12 +202,12 @@ def contradiction(diagnosis: str, findings: Sequence[Finding]) -> str | None:
 
 @dataclass(frozen=True)
 class Patient:
-    """A run, as it was left after its last step, and what was noted at its bed.
+    """A run in its state after the last step, and the values noted during it.
 
-    loss: by step.
-    nonzero: share of the sparse layers' weights that are not zero, by step, just before the model computes.
-    density: share of their links that the masks have, by step, likewise.
-    findings: of an Auditor that looked after every step.
+    loss: the loss by step.
+    nonzero: share of nonzero weights in the sparse layers by step, just before the model computes.
+    density: share of possible links that the masks have by step, at the same time.
+    findings: findings of an Auditor that checked after every step.
     """
 
     model: nn.Sequential
@@ -217,7 +220,7 @@ class Patient:
 
     @property
     def checks(self) -> frozenset[str]:
-        """Names of the checks that found something."""
+        """Names of the checks that found a fault."""
         return frozenset(finding.check for finding in self.findings)
 
 
@@ -234,18 +237,18 @@ def run(
     weight_seed: int = 0,
     initial_masks: Mapping[str, Tensor] | None = None,
 ) -> Patient:
-    """Train an MLP of three sparse hidden layers by SGD with momentum, healthy or with a fault from the first step on.
+    """Train an MLP with three sparse hidden layers by SGD with momentum, healthy or with a fault from the first step.
 
     Args:
         data: an image task, on the CPU.
-        method, sparsity: of the Sparsifier.
-        fault: a name in `FAULTS` or a function like those; None for a healthy run.
+        method, sparsity: arguments of the Sparsifier.
+        fault: a name in `FAULTS` or a similar function; None for a healthy run.
         hidden: units per hidden layer.
         epochs: passes over the training images, in batches of 32.
         updates_per_epoch: how often the topology is updated.
-        seed: of the topology.
-        weight_seed: of the initial weights and the order of the images.
-        initial_masks: of the Sparsifier.
+        seed: seed of the topology.
+        weight_seed: seed of the initial weights and the order of the images.
+        initial_masks: argument of the Sparsifier.
 
     Raises:
         ValueError: for an unknown fault, or settings that do not fit together.
@@ -281,7 +284,7 @@ def run(
 
 
 def _step(patient: Patient, data: ImageData, batch: Tensor) -> None:
-    """A step of training, and what is noted of it."""
+    """Make a step of training and note its values."""
     patient.nonzero.append(_nonzero(patient.sparsifier))
     patient.density.append(patient.sparsifier.density())
     some = data.train.take(batch)
@@ -298,11 +301,11 @@ def _nonzero(sparsifier: Sparsifier) -> float:
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-# --- what the faults are made of ---
+# --- parts of the faults ---
 
 
 class _Unchecked(Budget):
-    """A budget that is not refused, however little sense it makes."""
+    """A budget without the usual checks of its values."""
 
     def __post_init__(self) -> None:
         pass
@@ -343,7 +346,7 @@ class _Top(Regrowth):
 
 
 def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextManager[object]:
-    """Let another rule regrow for a while."""
+    """Regrow by another rule for a while."""
     regrowth = sparsifier.method.regrowth
     wrong = rule(regrowth.score, regrowth.soft, regrowth.history)
     return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))
@@ -358,7 +361,7 @@ def _masked(sparsifier: Sparsifier) -> dict[str, MaskedWeight]:
     alone = sparsifier.network.weights.keys() - weights.keys()
     if alone:
         raise ValueError(
-            f"the layers {', '.join(sorted(alone))} store only their links and have nothing outside them that this "
-            "fault could leave; choose execution='masked'."
+            f"the layers {', '.join(sorted(alone))} store only their links, and this fault needs weights of absent "
+            "links; choose execution='masked'."
         )
     return weights

@@ -1,4 +1,4 @@
-"""Runs so small that every step of one can be watched, and all outcomes of an update be counted."""
+"""Runs so small that a check can watch every step and count all outcomes of an update."""
 
 from dataclasses import replace
 
@@ -13,15 +13,15 @@ from chts_core.methods import Method
 from chts_core.percolation import LayerGraph
 from chts_core.sparsifier import Sparsifier
 
-_DRAWS = 800  # repetitions of an update whose outcomes are counted
-_AT_A_TIME = 16  # layers that are updated at a time, each with random numbers of its own
+_DRAWS = 800  # repetitions of an update to count its outcomes
+_AT_A_TIME = 16  # layers updated at a time, each with its own random numbers
 
 
 class Run:
-    """A small perceptron in training; the seed decides its topology alone.
+    """A small perceptron in training; the seed decides only its topology.
 
-    It learns by AdamW, whose first steps are as long for each new link: then rounding decides which has the larger
-    weight. By SGD, with `sgd`, it does not.
+    It learns by AdamW. AdamW's first steps have the same length for all new links, so that rounding decides which link
+    has the larger weight. With `sgd` it learns by SGD, which avoids this.
     """
 
     def __init__(
@@ -61,23 +61,23 @@ class Run:
         )
 
     def weight(self, name: str) -> nn.Parameter:
-        """The weight of that name; masked, absent links are zero."""
+        """The weight of that name, masked: absent links are zero."""
         return self.model.get_parameter(name)
 
     def gradient(self, name: str) -> Tensor:
-        """The gradient by that weight, which there must be."""
+        """The gradient of that weight, which must exist."""
         gradient = self.weight(name).grad
         assert gradient is not None
         return gradient
 
     def backward_and_step(self, step: int) -> None:
-        """All of a training step but the Sparsifier's part."""
+        """A training step without the Sparsifier's part."""
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.model(self.images[step - 1]), self.labels[step - 1]).backward()
         self.optimizer.step()
 
     def train(self, first: int, last: int) -> None:
-        """From one step to another, both included."""
+        """Train from one step to another, both included."""
         for step in range(first, last + 1):
             self.backward_and_step(step)
             self.sparsifier.step()
@@ -88,19 +88,19 @@ class Run:
 
 
 def from_zero(method: Method) -> Method:
-    """New links start from zero, to tell them from survivors. `_weights` checks the last weights."""
+    """New links start from zero, so that they differ from survivors. `_weights` checks the last weights."""
     return replace(method, regrowth=replace(method.regrowth, history=False))
 
 
-# --- one update of a network so small that all of its outcomes can be counted ---
+# --- one update of a network that is small enough to count all outcomes ---
 
 SMALL_MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
-SMALL_KEPT = 6  # of the 8 links: a quarter goes
+SMALL_KEPT = 6  # of the 8 links; a quarter is removed
 SMALL_GRADIENT = torch.linspace(1.0, 0.1, 12).view(3, 4)
 
 
 def small_weights() -> Tensor:
-    """Weights of the small network, all unlike."""
+    """Weights of the small network, all different."""
     return torch.linspace(0.2, 1.0, 12).view(3, 4) * torch.tensor([1, -1, 1, -1])
 
 

@@ -1,4 +1,4 @@
-"""What methods must do: the nine of the paper as written here, any other as its own choices say."""
+"""Specifications of methods: the nine of the paper as written here, and any other from its own choices."""
 
 import math
 from collections.abc import Callable
@@ -16,19 +16,19 @@ SPARSITY = 0.9
 
 @dataclass(frozen=True)
 class Spec:
-    """What a method must do: a row of the paper's table in the plainest form.
+    """The specification of a method: a row of the paper's table in the plainest form.
 
-    sparsity: at a step.
-    zeta: share exchanged at the first update, from which it falls as a cosine; or the share at a step; or "excess":
-        all links above the final number.
-    removal: the score, by its name or one's own; temperature at a step, None for hard.
-    prune: the score by which links go when there are to be fewer; None: that of the removal.
-    regrowth: the score, likewise, or "random" or "gradient".
-    history: whether a link that comes back has its last weight.
-    returning: whether links that were pruned come back where they are among the largest.
-    early_stop: overlap above which a layer stops; together: only once all layers have come to it.
-    stop: step of the last update.
-    shows: whether a small run must show what is said: links that come back, and incomplete ones that go.
+    sparsity: the sparsity at a step.
+    zeta: share exchanged at the first update, which then falls as a cosine; or the share at a step; or "excess": all
+        links above the final number.
+    removal: the score, by name or custom; temperature: its value at a step, None for a hard removal.
+    prune: the score by which links are pruned when the density falls; None: the score of the removal.
+    regrowth: the score, by name or custom, or "random" or "gradient".
+    history: whether a link that comes back starts from its last weight.
+    returning: whether pruned links come back if they are among the largest.
+    early_stop: overlap above which a layer stops; together: layers stop only once all have reached it.
+    stop: the step of the last update.
+    shows: whether a small run must show links that come back and incomplete links that are removed.
     """
 
     sparsity: Callable[[int], float]
@@ -87,7 +87,7 @@ SPECS: dict[str, Spec] = {
 
 
 def of_choices(method: Method) -> Spec:
-    """What the choices of a method say of themselves: their schedules, scores and shares."""
+    """The specification that a method's own choices give: their schedules, scores and shares."""
     removal, regrowth, turnover = method.removal, method.regrowth, method.turnover
     timeline = Timeline(STEPS, EVERY, turnover.stop)
     zeta, temperature = turnover.zeta, removal.temperature
@@ -115,12 +115,12 @@ def of_choices(method: Method) -> Spec:
 
 
 def links_at(spec: Spec, step: int, size: int) -> int:
-    """How many links a layer of so many places has after a step."""
+    """The number of links that a layer with so many places has after a step."""
     return round((1 - spec.sparsity(min(step // EVERY * EVERY, spec.stop))) * size)
 
 
 def exchanged_at(spec: Spec, step: int, size: int) -> int:
-    """How many links an update removes and regrows by their scores; none of a full layer."""
+    """The number of links that an update removes and regrows by scores; 0 for a full layer."""
     target = links_at(spec, step, size)
     if spec.zeta == "excess":
         return target - links_at(spec, spec.stop, size)

@@ -1,4 +1,4 @@
-"""Recorded updates of small runs, healthy and ill: what each update did to a layer, row by row.
+"""Recorded updates of small runs, healthy and faulty: the effect of each update on a layer, row by row.
 
 The runs are MLPs of three hidden layers of 48 units on the digits, 90 % sparse, with 128 steps and an update every 8
 steps; `observed` trains them again. `update_curves.json` has the second and the third layer, with seeds 0 and 1.
@@ -18,7 +18,7 @@ from chts_core.methods import METHODS, Method
 
 Row = dict[str, Any]
 
-STEPS = 128  # of each run
+STEPS = 128  # steps of each run
 
 _CHTS = METHODS["chts"]
 _RUNS: Mapping[str, tuple[Method, str | None]] = {
@@ -62,17 +62,17 @@ def _recorded() -> dict[str, dict[str, dict[str, list[list[float]]]]]:
 
 
 def recorded(name: str, seed: int, layer: str) -> list[Row]:
-    """The recorded rows of one of `NAMES`, in the order of the updates; a KeyError for what is not recorded."""
+    """The recorded rows of one of `NAMES`, in the order of the updates; raises KeyError if there is no recording."""
     return [dict(zip(_COLUMNS, row, strict=True)) for row in _recorded()[name][str(seed)][layer]]
 
 
 def patients() -> dict[str, list[Row]]:
-    """The recorded runs with seed 0, their second layer, under letters instead of names."""
+    """The second layers of the recorded runs with seed 0, under letters instead of names."""
     return {letter: recorded(name, 0, "2.weight") for letter, name in _LETTERS.items()}
 
 
 def everyone() -> list[tuple[str, list[Row]]]:
-    """The name and the rows of all that is recorded, the patients first."""
+    """The names and rows of all recordings, the patients first."""
     first = [(name, recorded(name, 0, "2.weight")) for name in _LETTERS.values()]
     rest = [(0, "4.weight"), (1, "2.weight"), (1, "4.weight")]
     return first + [(name, recorded(name, seed, layer)) for seed, layer in rest for name in NAMES]

@@ -1,7 +1,7 @@
 """Checks of the exercises: a module for each stage, a function for each exercise.
 
-A check takes the answers of a learner, and by name what it needs from the notebook. It returns if the answers are
-right. Else it raises an AssertionError that says which slip was made. `exercises.check` runs it, so a notebook shows
+A check takes a learner's answers and, by name, the values that it needs from the notebook. It returns if the answers
+are right. Otherwise it raises an AssertionError that names the slip. `exercises.check` runs it, so a notebook shows
 no assertions and no answers.
 """
 
@@ -25,7 +25,7 @@ def of_stage(stage: str) -> dict[str, Callable[..., None]]:
     modules = [module.name for module in pkgutil.iter_modules(__path__)]
     stages = sorted(name.removeprefix(_PREFIX) for name in modules if name.startswith(_PREFIX))
     if stage not in stages:
-        raise ValueError(f"no stage {stage!r} has exercises; expected one of {', '.join(stages)}.")
+        raise ValueError(f"stage {stage!r} has no exercises; expected one of {', '.join(stages)}.")
     module = import_module(f"{__name__}.{_PREFIX}{stage}")
     return {
         name: value

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 
 def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
-    """Say which slip leads to an answer, if one does.
+    """Name the slip that leads to an answer, if there is one.
 
     Args:
-        answer: of the learner.
-        slips: the number that each slip leads to, by what the number is; the text follows "... is".
-        tolerance: how near to such a number an answer counts as it, in its unit.
+        answer: the learner's answer.
+        slips: a text for each slip, and the number that the slip leads to. The text follows "... is".
+        tolerance: how far an answer may be from such a number and still match it, in the unit of the answer.
 
     Raises:
         AssertionError: naming the first slip that fits.

@@ -31,27 +31,29 @@ def links(links: float | None) -> None:
 def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:
     """What a training step costs: a function of the sizes of the layers, the density and the batch.
 
-    The small network has 8 inputs, 4 hidden neurons and 2 classes: 8 of 32 links, and 8 links that stay.
+    The small network has 8 inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 links, its last all 8.
     """
     counted = step_flops([8, 4, 2], 0.25, 1)
     assert counted is not None, "step_flops() returns None; return a number of FLOPs."
     small = "for 8, 4 and 2 neurons at density 0.25,"
     slips = {
         "the number of links; each costs 6 FLOPs": 16,
-        "the cost of the forward pass alone; the backward pass takes twice as much again": 32,
+        "the cost of the forward pass alone; the backward pass costs twice as much": 32,
         "the cost with a sparse last layer; it stays dense": 60,
         "the cost of the dense network; the density is not used": 240,
         "the cost of the first layer alone": 48,
     }
     refuse(counted, slips, 1e-9)
-    assert counted == 96, f"{small} one image should cost 6 · (8 + 8) FLOPs; the function says {counted}."
+    assert counted == 96, f"{small} one image should cost 6 · (8 + 8) FLOPs; the function returns {counted}."
     assert step_flops([8, 4, 2], 0.25, 10) == 960, "ten images cost ten times as much as one; is the batch used?"
     odd = step_flops([5, 3, 2], 0.25, 1)
     assert odd == 6 * (link_count(3, 5, 0.25) + 6), (
-        f"a layer of 3 × 5 at density 0.25 has 4 links, the nearest integer to 3.75; the function says {odd} FLOPs."
+        f"a layer of 3 × 5 at density 0.25 has 4 links, the nearest integer to 3.75; the function returns {odd} FLOPs."
     )
     deep = step_flops([8, 4, 4, 2], 0.25, 1)
-    assert deep == 6 * (8 + 4 + 8), f"with two hidden layers of 4 neurons it says {deep}; only the last layer is dense."
+    assert deep == 6 * (8 + 4 + 8), (
+        f"with two hidden layers of 4 neurons it returns {deep}; only the last layer is dense."
+    )
     paper = [784, 1568, 1568, 1568, 10]
     dense = step_flops(paper, 1.0, 32)
     assert dense is not None
@@ -65,16 +67,16 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
     answer = stored(100, 0.05)
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
-    assert links == 5, f"5 % of 100 possible links are 5; the function says {links}."
+    assert links == 5, f"5 % of 100 possible links are 5; the function returns {links}."
     assert size != 4 * links, "these are the values alone; each link has a position too."
-    assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function says {size}."
+    assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function returns {size}."
     llama = LLAMA_SIZES["1b"]
     possible = llama.layers * (4 * llama.width**2 + 3 * llama.width * llama.feed_forward)
     links, size = stored(possible, 0.05) or (0, 0)
     print(f"LLaMA-1B: {links:,} of {possible:,} links, {size / 1e6:,.0f} MB; all weights: {4 * possible / 1e6:,.0f} MB")
 
 
-# What happens to a mask of 2 × 4 places, the places of its links after each update, the kind, and what to think about.
+# For each mask of 2 × 4 places: what happens to it, the places of its links after each update, its kind, and a hint.
 _HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
     ("never changes", [(0, 2, 5), (0, 2, 5), (0, 2, 5)], "static", "Which links change?"),
     ("loses links twice", [(0, 2, 3, 5, 7), (0, 2, 5, 7), (0, 5)], "pruning", "Which links appear?"),
@@ -119,7 +121,7 @@ def kind(kind: Callable[[list[Tensor]], str | None]) -> None:
         assert answer == right, f"{answer!r} is not right for a mask that {story}. {hint}"
 
 
-# Why a run of the exercise is not of a method. A wrong answer gives one of these a wrong run, and the first is certain.
+# Why a run does not belong to a method. Every wrong answer gives a wrong run to at least one of these methods.
 _AGAINST = {
     "RigL": "RigL regrows the two links with the largest gradients",
     "CHT": "CHT regrows the two links with the most paths",
@@ -143,7 +145,7 @@ def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
 def needed(
     needed: Callable[[str, dict[str, tuple[str, ...]]], list[str] | None], *, needs: dict[str, tuple[str, ...]]
 ) -> None:
-    """Choose your way: a function of a stage and of what each stage names that returns all stages before it."""
+    """Choose your way: a function of a stage and of the stages that each stage names, which returns all before it."""
     small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
     answer = needed("E", small)
     toy = "E names C and A, C names B, and B and D name A."

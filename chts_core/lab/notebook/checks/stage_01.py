@@ -23,7 +23,7 @@ def links_per_output(links_per_output: float | None) -> None:
     }
     refuse(links_per_output, slips, 1e-6)
     assert counted == [links_per_output], (
-        f"{links_per_output} is not right; the core gives every output another number."
+        f"{links_per_output} is not right; the core gives every output a different number."
     )
 
 
@@ -55,7 +55,7 @@ def small_world(small_world: Callable[[int, int, int, float, torch.Generator], T
 
 
 def _check_lattice(mask: Tensor, links: int) -> None:
-    """At β = 0: the number of links, even shares of the larger side, and the nearest nodes of the other side."""
+    """Check β = 0: the number of links, equal shares of the larger side, and the nearest nodes of the other side."""
     where = f"for {mask.shape[0]} outputs, {mask.shape[1]} inputs and {links} links at β = 0,"
     assert int(mask.sum()) == links, f"{where} the mask has {int(mask.sum())} links."
     side, other = ("output", "input") if mask.shape[0] >= mask.shape[1] else ("input", "output")
@@ -79,11 +79,11 @@ def _check_lattice(mask: Tensor, links: int) -> None:
 
 
 def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
-    """Many draws of 8 × 4 with 16 links: their number, degrees and places, beside those of the core."""
+    """Compare many draws of 8 × 4 with 16 links with the draws of the core: the number of links, degrees and places."""
     sizes = tries.sum(dim=(1, 2)).unique().tolist()
     assert sizes == [16], (
-        f"at β = {beta} the draws have {sizes[0]} to {sizes[-1]} links instead of 16; is a link lost where it falls on "
-        "another one?"
+        f"at β = {beta} the draws have {sizes[0]} to {sizes[-1]} links instead of 16; is a link lost when its "
+        "new place already has one?"
     )
     degrees = tries.sum(dim=2)
     assert (degrees == lattice.sum(dim=1)).all(), (
@@ -92,13 +92,14 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
     moved = (lattice & ~tries).sum(dim=(1, 2))
     assert moved.any(), f"at β = {beta} no link ever moves."
     assert int(moved.max()) <= 16 * beta, (
-        f"at β = {beta} up to {int(moved.max())} of 16 links moved; exactly {16 * beta:g} let go, not each by a coin."
+        f"at β = {beta} up to {int(moved.max())} of 16 links moved; exactly {16 * beta:g} must let go; "
+        "do not toss a coin for each."
     )
     stayed = 1 - moved.double().mean().item() / 16
     generator = torch.Generator().manual_seed(1)
     core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
     due = (core & lattice).double().sum().item() / (16 * len(core))
-    assert stayed > 1 - beta + 0.02, f"at β = {beta} no link comes back to its old place; it may."
+    assert stayed > 1 - beta + 0.02, f"at β = {beta} no link comes back to its old place, but a link may do so."
     assert abs(stayed - due) < 0.025, (
         f"at β = {beta} {stayed:.0%} of the places of the lattice are in use, {due:.0%} in the core. Do all links let "
         "go before the first new end is drawn?"
@@ -106,8 +107,8 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
     often, wanted = tries.double().mean(0), core.double().mean(0)
     output, source = divmod(int((often - wanted).abs().argmax()), 4)
     assert torch.allclose(often, wanted, atol=0.14), (
-        f"at β = {beta} output {output} has a link to input {source} in {often[output, source]:.0%} of the draws, in "
-        f"the core in {wanted[output, source]:.0%}. Are all free inputs equally likely?"
+        f"at β = {beta} output {output} has a link to input {source} in {often[output, source]:.0%} of the draws, "
+        f"and in {wanted[output, source]:.0%} of the core's draws. Are all free inputs equally likely?"
     )
 
 
@@ -123,10 +124,10 @@ def rich(next_one: float | None, next_two: float | None) -> None:
     refuse(next_one, slips, 1e-3)
     assert abs(next_one - 3 / 8) < 1e-3, f"{next_one} is not right for one newcomer; count the entries of node 3."
     slips = {
-        "the square of the first chance; but the first new link adds two entries, one of them node 3": 9 / 64,
+        "the square of the first chance; but the first new link adds two entries, one of them for node 3": 9 / 64,
         "the chance of the second newcomer alone; both choose node 3": 4 / 10,
         "the product with 4/9; a link adds two entries": 3 / 8 * 4 / 9,
-        "the product with 3/10; node 3 has one entry more after it was chosen": 3 / 8 * 3 / 10,
+        "the product with 3/10; node 3 has one more entry after it was chosen": 3 / 8 * 3 / 10,
         "the sum; both newcomers choose node 3, so multiply": 3 / 8 + 4 / 10,
     }
     refuse(next_two, slips, 1e-3)
@@ -162,7 +163,7 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
 
 
 def _check_nearest(mask: Tensor, height: int, width: int) -> None:
-    """Each row links the pixels that are nearest in the image; equal distances may go either way."""
+    """Check that each row links the nearest pixels of the image; any of several equal distances is allowed."""
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).tolist()
     for neuron, own in enumerate(places):
         distance = torch.tensor([math.dist(own, place) for place in places])
@@ -171,7 +172,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
         assert distance[far] <= distance[near] + 1e-4, (
             f"in an image of {height} lines of {width} pixels, neuron {neuron} is in line {own[0]}, column {own[1]}. "
             f"It takes pixel {far} (line {places[far][0]}, column {places[far][1]}) and leaves out pixel {near} (line "
-            f"{places[near][0]}, column {places[near][1]}), which is nearer by the straight distance."
+            f"{places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
         )
 
 
@@ -184,14 +185,14 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
     counted = four_cycles(small)
     assert counted is not None, "four_cycles() returns None; return a number of cycles."
     assert counted != 6, (
-        "6 is the number of links. If you did count cycles: each output was paired with itself, and each pair counted "
-        "in both orders."
+        "6 is the number of links. If you counted cycles, you paired each output with itself and counted each pair in "
+        "both orders."
     )
     assert counted != 4, "each cycle has four links; count the cycle, not its links."
     assert counted != 2, "each pair of outputs was counted in both orders."
     assert counted == 1, f"the small mask has 1 cycle, not {counted}; do pairs of equal outputs count?"
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
-    assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each are 9, not {four_cycles(full)}."
+    assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9, not {four_cycles(full)}."
 
 
 def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], five: Mapping[str, Tensor]) -> None:
@@ -214,7 +215,7 @@ def _degree_lists(mask: Tensor) -> tuple[tuple[int, ...], ...]:
 
 
 def _why_not(name: str, mask: Tensor) -> str:
-    """What a network has that the one of this name has not."""
+    """How a network differs from the network of this name."""
     outputs, inputs = degrees(mask)
     low, high = int(outputs.min()), int(outputs.max())
     if (high - low <= 1) != (name in ("BSW", "BRF")):
@@ -223,9 +224,9 @@ def _why_not(name: str, mask: Tensor) -> str:
     empty = int((outputs == 0).sum() + (inputs == 0).sum())
     own, density = clustering(mask), mask.float().mean().item()
     return {
-        "CSTI": f"{empty} of its neurons have no link; CSTI leaves more without one",
+        "CSTI": f"{empty} of its neurons have no link; CSTI leaves more neurons without links",
         "BSF": f"no neuron has more than {max(high, int(inputs.max()))} links; the hubs of BSF have more",
         "ER": f"its clustering is {own:.2f}; that of ER is near the density, {density:.2f}",
-        "BSW": f"its clustering is {own:.2f}, and BSW has less; compare it with the other even network",
-        "BRF": f"its clustering is {own:.2f}, and BRF has more; compare it with the other even network",
+        "BSW": f"its clustering is {own:.2f}, and that of BSW is lower; compare the two networks with even degrees",
+        "BRF": f"its clustering is {own:.2f}, and that of BRF is higher; compare the two networks with even degrees",
     }[name]

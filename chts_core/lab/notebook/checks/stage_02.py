@@ -87,7 +87,7 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
 
 
 def equal_degree(equal_degree: float | None) -> None:
-    """At which degree the path-based score costs more: d where walking paths takes as many steps as four products."""
+    """At which degree the path-based score costs more: the d at which paths take as many steps as four products."""
     assert equal_degree is not None, "replace None in the cell above by a number of links."
     slips = {
         "a density; give the degree, a number of links": 0.159,
@@ -104,7 +104,7 @@ def equal_degree(equal_degree: float | None) -> None:
     )
 
 
-# Its degrees differ so much that wrong walks draw other shares.
+# Its degrees differ so much that wrong walks draw the links with clearly different shares.
 _UNEVEN = torch.tensor(
     [[0, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 1], [1, 0, 1, 1, 0, 1]],
     dtype=torch.bool,
@@ -112,7 +112,7 @@ _UNEVEN = torch.tensor(
 
 
 class _Counted(random.Random):
-    """Random numbers that end a loop which would run for ever."""
+    """Random numbers that stop a loop that would run forever."""
 
     asked = 0
 
@@ -151,7 +151,7 @@ def draw_link(
     paths = number_of_paths(network).double()
     likely = [link for link in l3.missing_links(network) if paths[link] > 0]
     strays = [link for link in came if link not in likely]
-    assert not strays, f"{l3.describe(strays[0])} was drawn, and it has no L3 path."
+    assert not strays, f"{l3.describe(strays[0])} was drawn, but it has no L3 path."
     observed = [came[link] for link in likely]
     tests = {name: _fit(observed, likely, weights) for name, weights in _walks(network).items()}
     right = stats.chisquare(observed, [draws * float(paths[link] / paths.sum()) for link in likely])
@@ -173,17 +173,17 @@ def _fit(observed: list[int], likely: list[l3.Link], weights: Tensor) -> float:
 
 
 def _walks(mask: Tensor) -> dict[str, Tensor]:
-    """Weights of the missing links by walks that are wrong, and what to think about: like the mask."""
+    """A hint for each kind of wrong walk, and the weights of the missing links under it, in the shape of the mask."""
     links = mask.double()
     of_output, of_input = (1 / links.sum(side).clamp(min=1) for side in (1, 0))
     back = links @ (of_input[:, None] * links.T)  # from u over z1 to z2, a step to each output of z1 equally likely
     ahead = of_output[:, None] * links  # from z2 to v
-    one_end = "So it comes if the middle link is drawn by the links of its {} only. A walk goes on from both ends."
+    one_end = "This happens if the middle link is drawn only by the links of its {}. A walk goes on from both ends."
     return {
-        "So it comes if a walk starts at a random output and takes each step equally likely. Then a path of neurons "
-        "with few links comes too often.": of_output[:, None] * (back @ ahead),
-        "So it comes if each middle link is equally likely. How many walks go through a middle link?": back @ ahead,
-        "So it comes if each link with a path is equally likely.": (links @ links.T @ links > 0).double(),
+        "This happens if a walk starts at a random output and all its steps are equally likely. Then it takes a path "
+        "of neurons with few links too often.": of_output[:, None] * (back @ ahead),
+        "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
+        "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),
         "These are the chances by CH2-L3n, not by the number of paths.": ch2_l3n(mask).double(),
         one_end.format("input"): links @ links.T @ ahead,
         one_end.format("output"): back @ links,

@@ -26,7 +26,7 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
 def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
     """A draw of so many bits: a function of scores and of bits that returns the temperature T.
 
-    Four and eight scores, and the four once more, a million times smaller and in float32.
+    The check uses four scores, eight scores, and the four scores a million times smaller in float32.
     """
     four = torch.tensor([1.0, 2.0, 3.0, 4.0])
     for name, scores, bits in (
@@ -62,11 +62,11 @@ def _bits(scores: Tensor, temperature: float) -> float:
 def two_of_three(included: float | None) -> None:
     """Two of three links: the chance of the strongest of the scores 1, 2 and 3 to be among two that are drawn."""
     assert included is not None, "replace None in the cell above by a number."
-    assert 0 <= included <= 1, f"{included} is no probability; expected a number between 0 and 1."
+    assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
         "the chance to be drawn first; add the chance to be drawn second": 1 / 2,
         "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
-        "twice the chance in one draw. Then the link would be drawn always, and it is not": 1.0,
+        "twice the chance in one draw. Then the link would always be drawn, and it is not": 1.0,
         "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
         "the chance that the link is *not* drawn": 0.15,
         "what you get if the two weak links come in one order only; count both orders": 14 / 15,
@@ -82,7 +82,7 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
     """Draw links: a function that keeps exactly `num_keep` links of a mask.
 
     The layer has 8 places. Four are links, with the scores 1, 2, 3 and 4. The places without a link hold the score 9,
-    so a draw that goes there shows.
+    so the check notices a draw of such a place.
     """
     links = torch.tensor([[True, False, True, False], [False, True, False, True]])
     layer = torch.tensor([[1.0, 9.0, 2.0, 9.0], [9.0, 3.0, 9.0, 4.0]])
@@ -176,7 +176,7 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
         "the sum of the densities; count each place once": 2.0,
         "the share of the links that were active in all masks; one mask is enough": 0.25,
         "a number of links; divide it by the number of places": 6.0,
-        "in shares of the links of one mask; divide by all places": 1.5,
+        "a share of the links of one mask; divide by all places": 1.5,
     }
     refuse(float(answer), slips, 1e-6)
     assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}, expected {ever:g}."
@@ -205,5 +205,5 @@ def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
     rates = [diagnostics.itop_rate(course[: end + 1].any(dim=0)[None]) for end in range(4)]
     said = " ".join(f"{rate:g}" for rate in rates)
     assert rates[1] == rates[3], (
-        f"the ITOP rate goes {said}: a later update still tries a new place. Where may its two links go instead?"
+        f"the ITOP rate goes {said}: a later update still tries a new place. Where else may its two links go?"
     )

@@ -59,7 +59,7 @@ def _compare_one_sweep(given: list[Tensor], once: list[Tensor]) -> None:
     for number, (mask, after) in enumerate(pairwise(once), start=1):
         astray = int((mask & ~after.any(dim=0)[:, None]).sum())
         assert not astray, (
-            f"{astray} links of mask {number} of {len(once)} still lead to neurons that no link leaves. Does each "
+            f"{astray} links of mask {number} of {len(once)} still lead to neurons without outgoing links. Does each "
             "step look at the *swept* mask after it, and do you begin at the outputs?"
         )
     exact = [mask & after.any(dim=0)[:, None] for mask, after in zip(given[:-1], once[1:], strict=True)]
@@ -125,7 +125,7 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
     right = float(scores[1, 1])
     assert abs(importance - right) < 0.006, f"{importance} is not right; what do column 1 and row 1 sum to?"
     assert tuple(removed) != (1, 1), "(1, 1) is the smallest weight: WM removes it. Which link has the smallest RI?"
-    assert tuple(removed) != (0, 2), "(0, 2) is no link. A link is named (output, input), row before column."
+    assert tuple(removed) != (0, 2), "(0, 2) is not a link. A link is named (output, input), row before column."
     lowest = divmod(int(scores.where(weight > 0, 9.0).argmin()), 3)
     assert tuple(removed) == lowest, (
         f"{removed} is not right. Compute the RI of all five links, each from its own column and row."
@@ -133,7 +133,7 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
 
 
 def break_importance(weight: Tensor | None) -> None:
-    """Break the importance: a 3 × 3 matrix with at least 4 links of which a removal by RI takes a last one."""
+    """Break the importance: a 3 × 3 matrix with at least 4 links in which RI removes a neuron's last link."""
     assert weight is not None, "replace None by a tensor of 3 × 3 weights, with 0 where there is no link."
     weight = weight.double()
     assert weight.shape == (3, 3), f"your tensor has shape {tuple(weight.shape)}; expected (3, 3)."
@@ -148,12 +148,12 @@ def break_importance(weight: Tensor | None) -> None:
     if sides[0][output] > 1 and sides[1][source] > 1:
         assert links < neurons, (
             f"{said}; its neurons have other links. With {links} links and {neurons} linked neurons the mean RI is "
-            f"{neurons / links:.2f}, and a last link has more than 1. Which networks have a mean above 1?"
+            f"{neurons / links:.2f}, and the last link of a neuron has more than 1. Which networks have a mean above 1?"
         )
         raise AssertionError(
             f"{said}; its neurons have other links. Make this weight larger, so that it has most of both sums."
         )
-    assert second - lowest > 1e-3, f"{said}, but another link has the same. Make one the lowest."
+    assert second - lowest > 1e-3, f"{said}, but another link has the same RI. Give one link the lowest."
 
 
 def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
@@ -179,7 +179,7 @@ def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
                 int((weight != 0).sum()) + len(weight) for weight in small
             ),
             "right before the cascade; percolate first": _parameters(_ends(masks, linked)),
-            "what you get without the inputs that have no link; the inputs are no hidden neurons": _parameters(
+            "what you get without the inputs that have no link; the inputs are not hidden neurons": _parameters(
                 [read[0], *alive]
             ),
         }
@@ -190,7 +190,7 @@ def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
 
 
 def _ends(masks: Sequence[Tensor], hidden: Sequence[int]) -> list[int]:
-    """Widths from the inputs to the outputs, of which a compaction changes the hidden ones."""
+    """Widths from the inputs to the outputs; a compaction changes the hidden ones."""
     return [masks[0].shape[1], *hidden[: len(masks) - 1], len(masks[-1])]
 
 
@@ -199,7 +199,7 @@ def _parameters(widths: Sequence[int]) -> int:
 
 
 def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn.Linear]:
-    """The layers that the core's compaction leaves of a perceptron with ReLU, of these weights or of random ones."""
+    """The layers of a perceptron with ReLU after the core's compaction, with these weights or with random ones."""
     generator = torch.Generator().manual_seed(2)
     model = nn.Sequential()
     for number, mask in enumerate(masks):
@@ -231,7 +231,7 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             (torch.randn(mask.shape, generator=generator).abs() * mask, torch.tensor(bias))
             for mask, bias in zip(masks, biases, strict=True)
         ]
-        layers[0][1][1] = first  # a ReLU that sends 2, and a sigmoid that sends something at any bias
+        layers[0][1][1] = first  # a ReLU that sends 2, and a sigmoid that sends a value at any bias
         answer = fold_bias([(weight.clone(), bias.clone()) for weight, bias in layers], activation)
         assert answer is not None, "fold_bias() returns None; return a list of weights and biases."
         _compare_widths(layers, answer)

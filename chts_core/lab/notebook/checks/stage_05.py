@@ -50,12 +50,12 @@ def links_at_step(links: float | None) -> None:
     slips = {
         "the number of absent links; how many are there?": 20000 - right,
         "right for step 2050 if every step were an update; when was the last update?": budget.links(2050)["layer"],
-        "right for a straight line or a sigmoid; the cubic schedule is past its half by then": 6000,
+        "right for a straight line or a sigmoid; the cubic schedule is past its middle by then": 6000,
         "the number of links at the end": 2000,
         "the number of links at the start": 10000,
         "what you get from the density alone, without the places of the layer": 0.15,
         "right for the next update, at step 2100; step 2050 comes before it": budget.links(2100)["layer"],
-        "what you get with the sign turned: (1 - u)³ multiplies s_i - s_f, which is negative": 1000,
+        "what you get with the wrong sign: (1 - u)³ multiplies s_i - s_f, which is negative": 1000,
     }
     refuse(links, slips, 0.5 if links > 1 else 0.005)
     assert abs(links - right) < 0.5, f"{links} is not right; what is u at the last update?"
@@ -72,14 +72,14 @@ def exchanged(exchanged: float | None) -> None:
         "right for the middle, step 3000": 300,
         "a share of all places; an update exchanges a share of the *links*": 1500,
         "a share; multiply it by the links": 0.075,
-        "in per cent; how many links are this?": 7.5,
+        "a percentage; how many links is it?": 7.5,
     }
     refuse(exchanged, slips, 0.5 if exchanged > 10 else 0.004)
     assert abs(exchanged - right) < 0.5, f"{exchanged} is not right; which angle is π · 4000 / 6000?"
 
 
 def mean_density(mean_density: Callable[[Callable[[int], float], int, int], float]) -> None:
-    """Density over a run: a function of a schedule, the steps and the steps between updates; the mean density."""
+    """Density over a run: a function of a schedule, the steps and the steps between updates that returns the mean."""
     for every, sparsity in ((250, Cubic(0.5, end=0.75)), (100, Sigmoid(0.5, end=0.3)), (1, Cubic(0.5, end=0.75))):
         budget = Budget(
             replace(METHODS["chtss"], sparsity=sparsity), 0.9, Timeline(1000, every, 0.75), {"layer": (200, 100)}
@@ -108,7 +108,7 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
 
 
 def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid], float]) -> None:
-    """A fair window: its end as a share of the run; `planned` gives the FLOPs of a decay over the dense FLOPs."""
+    """A fair window: its end as a share of the run; `planned` gives a decay's FLOPs as a share of the dense FLOPs."""
     assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
     assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
     cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
@@ -126,7 +126,7 @@ def own_schedule(share: Callable[[float], float]) -> None:
     assert abs(courses[0]) < 1e-9, (
         f"share_of_fall(0) is {courses[0]:g}: the network must begin at the initial sparsity."
     )
-    assert abs(courses[-1] - 1) < 1e-9, f"share_of_fall(1) is {courses[-1]:g}: the density would not arrive."
+    assert abs(courses[-1] - 1) < 1e-9, f"share_of_fall(1) is {courses[-1]:g}: the density would not reach its end."
     falls = [number / 1000 for number, (one, other) in enumerate(pairwise(courses)) if other < one - 1e-9]
     assert not falls, f"your share falls at u = {falls[0]:g}: the network would grow."
     mean = sum(1 - value for value in courses[:-1]) / 1000 - 0.0005
@@ -146,12 +146,12 @@ def own_schedule(share: Callable[[float], float]) -> None:
 
 
 def _steepest(course: list[float]) -> float:
-    """The most that a hundredth of the window adds to a share, given at 1001 places."""
+    """The most that a hundredth of the window adds to a share, which is given at 1001 points."""
     return max(course[number + 10] - course[number] for number in range(0, 1000, 10))
 
 
 def reached(reached: Callable[[float, int, int, int], float]) -> None:
-    """Does it arrive: a function of a final sparsity, the end of the window, the stop of updates and their distance."""
+    """Does it arrive: a function of a final sparsity, the ends of window and updates, and the steps between updates."""
     for final, window_end, stop, every in (
         (0.9, 8000, 7500, 100),
         (0.9, 8000, 7500, 200),
@@ -172,6 +172,6 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
             f"{said}. The window ends after the last update, so the rest of the decay never happens."
         )
         assert abs(answer - right) < 1e-6 or abs(answer - late) > 1e-6, (
-            f"{said}. Step {stop} is no update. The last one is at step {last}."
+            f"{said}. Step {stop} is not an update. The last one is at step {last}."
         )
         assert abs(answer - right) < 1e-6, f"{said}. What is the sparsity at the last update?"

@@ -66,7 +66,7 @@ def one_update(
     assert sizes != [6], "6 links after the update: absent places have |w| = 0, but they are not the weakest links."
     assert sizes != [2], "2 links after the update: the two removed links are gone, and no link was regrown."
     found = " or ".join(map(str, sizes))
-    assert sizes == [4], f"{found} links after the update instead of 4; does it regrow on a link?"
+    assert sizes == [4], f"{found} links after the update instead of 4; does it regrow a link that exists?"
     often = masks.float().mean(dim=0)
     assert often[0, 0] == 1 or often[1, 3] < 1, (
         "the link of weight -4 was removed; its magnitude is the largest, so compare |w|."
@@ -108,7 +108,8 @@ def train_sparse(train_sparse: Train) -> None:
         f"the Sparsifier counted {sparsifier.steps} of 40 steps; call sparsifier.step() after each optimizer.step()."
     )
     assert all(right), (
-        f"at step {1 + right.index(False)} the gradient is not that of its own batch; is the loss F.cross_entropy, and "
+        f"at step {1 + right.index(False)} the gradient does not come from the batch of this step; is "
+        "the loss F.cross_entropy, and "
         "does optimizer.zero_grad() clear the last gradient?"
     )
     updates = sorted({row["step"] for row in sparsifier.history})
@@ -119,7 +120,7 @@ def train_sparse(train_sparse: Train) -> None:
 
 
 def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.Batches) -> list[bool]:
-    """For each step of the optimizer whether the gradient is that of its own batch; the list grows with the steps."""
+    """List for each step whether the gradient comes from the batch of this step. The list grows with the steps."""
     right: list[bool] = []
     bias = list(model.parameters())[-1]
 
@@ -133,7 +134,7 @@ def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.B
 
 
 def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
-    """What a run costs: training FLOPs as a share of those of the dense network.
+    """What a run costs: training FLOPs as a share of the dense network's FLOPs.
 
     The answer is checked by hand, and then against the plan of a run of CHTss.
     """

@@ -56,7 +56,9 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
         if finding.check == "absent weights":
             key = finding.layer
             number = absent_weights(patient.model.get_parameter(key), patient.sparsifier.masks[key])
-            assert finding.message.startswith(f"{number} of"), f"you count {number} in {key}, not: {finding.message}"
+            assert finding.message.startswith(f"{number} of"), (
+                f"you count {number} in {key}, but the audit says: {finding.message}"
+            )
 
 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
@@ -196,7 +198,7 @@ def which_fault(which_fault: Callable[[Sequence[Row]], str | None]) -> None:
 
 
 def _evidence(name: str, rows: Sequence[Row]) -> str:
-    """What in the rows of a run speaks for its fault, without the name of the fault."""
+    """The evidence for a fault in the rows of a run, without the name of the fault."""
     regrown = sum(row["regrown"] for row in rows)
     returned = sum(row["overlap"] * row["regrown"] for row in rows) / max(regrown, 1)
     of_all = f"of its {regrown} regrown links {returned:.0%} had just been removed"
@@ -204,7 +206,7 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
     rise = f"the ITOP rate goes from {rows[0]['itop']:.1%} to {rows[-1]['itop']:.1%}"
     return {
         "collapsed layer": f"at the end {rows[-1]['anp']:.0%} of its neurons are active; no other curve counts then.",
-        "threshold with ties": f"its number of links wanders from {links[0]} to {links[-1]}; look at `links` first.",
+        "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
         "stuck": f"{of_all}, and {rise}. A single update says little: the last one regrows {rows[-1]['regrown']}.",
         "random regrowth": f"{of_all}, and {rise}; which overlap would pure chance give?",

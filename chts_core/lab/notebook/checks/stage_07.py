@@ -45,7 +45,7 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
     """Multiply by links: a function of the three lists of CSR and of a sample that returns the outputs."""
     y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
     assert y is not None, "the function returns None; let it return a list with one number for each output."
-    assert len(y) == 3, f"it returns {len(y)} numbers; there is one output fewer than entries in `begins`, so 3."
+    assert len(y) == 3, f"it returns {len(y)} numbers; the outputs are one fewer than the entries of `begins`, so 3."
     assert y != [3.0, 7.0, 5.0], "these are sums of the weights; multiply each by the input in its column."
     assert y == [5, 18, 20], (
         f"it returns {y} and should return [5, 18, 20]: output i has the links begins[i] to begins[i+1]."
@@ -85,9 +85,9 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
 
 
 def break_even(break_even: float | None) -> None:
-    """When do links take more memory: the density at which both take the same."""
+    """When do links take more memory: the density at which both layers take as much."""
     assert break_even is not None, "replace None by a density between 0 and 1."
-    assert 0 <= break_even <= 1, f"{break_even} is no density: it is a share of all possible links, between 0 and 1."
+    assert 0 <= break_even <= 1, f"{break_even} is not a density, a share of all possible links between 0 and 1."
     assert abs(break_even - 0.5) > 1e-6, "0.5 is right for momentum (12 bytes of 24); Adam keeps one moment more."
     per_weight, per_link = 4 * 4, 4 * 4 + 12
     assert abs(break_even * per_link - per_weight) < 0.05, (
@@ -102,9 +102,9 @@ Predict = Callable[[tuple[float, float], tuple[float, float], float], float | No
 def meeting_density(meeting_density: Predict) -> None:
     """Predict the crossover: the density at which a csr layer takes as long as the dense layer.
 
-    From two measurements. The time of a csr layer is a fixed cost plus a cost that is proportional to the density.
+    The function gets two measurements. The time of a csr layer is a fixed cost plus a cost proportional to the density.
     """
-    # 1 ms + 30 ms · density, beside 10 ms: they meet at 0.3.
+    # 1 ms + 30 ms · density is equal to 10 ms at a density of 0.3.
     found = meeting_density((0.01, 1.3), (0.05, 2.5), 10.0)
     assert found is not None, "meeting_density() returns None; return a density."
     slips = {
@@ -124,7 +124,9 @@ def meeting_density(meeting_density: Predict) -> None:
     never = meeting_density((0.01, 1.3), (0.05, 2.5), 0.5)
     assert never == 0, f"a dense layer of 0.5 ms is faster than the fixed cost; return 0 there, not {never}."
     always = meeting_density((0.01, 1.3), (0.05, 2.5), 50.0)
-    assert always == 1, f"beside a dense layer of 50 ms links win at every density; return 1 there, not {always}."
+    assert always == 1, (
+        f"against a dense layer of 50 ms, the csr layer is faster at every density; return 1 there, not {always}."
+    )
 
 
 def fixed_cost(fixed_cost: float | None) -> None:
@@ -133,7 +135,7 @@ def fixed_cost(fixed_cost: float | None) -> None:
     slips = {
         "the time of the sparse step; a part of it is arithmetic": 3.0,
         "3 minus 0.1; the dense step pays the fixed cost too, so its arithmetic is less than 10 ms": 2.9,
-        "the promise of the FLOPs, 1 % of the dense step": 0.1,
+        "what the FLOPs suggest, 1 % of the dense step": 0.1,
         "the arithmetic of the dense step; what is left of the 10 ms?": 7 / 0.99,
         "what sparsity saved": 7.0,
         "a share; give milliseconds": 0.293,

@@ -87,7 +87,7 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
             f"you cut {less} links of {name} that carry a signal; which neuron of the head is still active?"
         )
         assert not more, (
-            f"{more} links of {name} are left that lead nowhere; does the other side of the neuron have links?"
+            f"{more} links of {name} that lead nowhere are left; does the other side of the neuron have links?"
         )
     _compare_with_the_core(percolate_head)
 
@@ -109,7 +109,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> None:
-    """Weights of each matrix: a function that says how many each parameter keeps at a sparsity."""
+    """Weights of each matrix: a function that returns how many weights each parameter keeps at a sparsity."""
     small: Shapes = {
         "embedding.weight": (10, 4),
         "encoder.0.attention_norm.weight": (4,),
@@ -202,7 +202,7 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
     assert alone is not None, "lead_by_luck() returns None; return a number."
     slips = {
         "the mean distance; a lead has a sign": 2 / math.sqrt(math.pi),
-        "the lead of the best of both; FC is no rival of itself": 1 / math.sqrt(math.pi),
+        "the lead of the best of both; FC is not its own rival": 1 / math.sqrt(math.pi),
     }
     for slip, wrong in slips.items():
         assert abs(alone - wrong) > 0.06, f"one rival leads by {alone:.2f} on average. This is {slip}."
@@ -210,7 +210,7 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
     highest, two = 1.4236, lead(8, 1, 2.0)
     assert abs(two - 2 * highest) < 0.15, (
         f"8 rivals, one seed, a standard deviation of 2 BLEU: you have {two:.2f}. With a deviation of 1 it is "
-        f"{lead(8, 1, 1.0):.2f}. Both grow alike: {2 * highest:.2f} and {highest:.2f}."
+        f"{lead(8, 1, 1.0):.2f}. Both leads grow in proportion: expect {2 * highest:.2f} and {highest:.2f}."
     )
     four = lead(8, 4, 2.0)
     assert abs(four - 2 * highest) > 0.15, (

@@ -41,13 +41,13 @@ def merge(merge: Callable[[Words], Words]) -> None:
 
 
 def _compare_with_the_package(merge: Callable[[Words], Words]) -> None:
-    """The first pair that the vocabulary of training joins in a small corpus."""
+    """Compare with the first pair that the package's vocabulary joins in a small corpus."""
     text = "drei drei drei drei zwei zwei ein"
     trained = train_vocabulary(TranslationData("three words", ("de", "de"), [(text, "")], [], []), 13)
     (theirs,) = (piece for piece in trained.pieces(range(4, trained.size)) if len(piece) > 1)
     words: Words = {tuple("▁drei"): 4, tuple("▁zwei"): 2, tuple("▁ein"): 1}
     mine = {piece for pieces in merge(words) for piece in pieces if len(piece) > 1}
-    assert mine == {theirs}, f"of {text!r} training joins {theirs}, you joined {' '.join(sorted(mine))}."
+    assert mine == {theirs}, f"of {text!r} the package joins {theirs}, you joined {' '.join(sorted(mine))}."
 
 
 def _told(words: Words) -> str:
@@ -96,7 +96,7 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     assert found is not None, "beam_search() returns None; return a list of pieces."
     assert not {"<s>", "</s>"} & set(found), f"you return {found}; leave out the marks of the beginning and the end."
     assert found != ["zwei", "·undvierzig"], (
-        "a beam of 1 found zwei ·undvierzig, whose beginning is second; keep the `beam` likeliest of each step alone."
+        "a beam of 1 found zwei ·undvierzig, whose beginning is second; keep only the `beam` likeliest of each step."
     )
     _expect(beam_search, NUMBERS, 1)
     assert beam_search(NUMBERS, 2) != ["vier", "·hundert"], (
@@ -134,7 +134,7 @@ def _expect(
 
 
 def scores(score_a: float | None, score_b: float | None) -> None:
-    """Which one wins: the scores of the hypotheses A and B; prints which is returned."""
+    """Which one wins: the scores of the hypotheses A and B; it prints the one that is returned."""
     stubs = "replace both None in the cell above by scores."
     assert score_a is not None, stubs
     assert score_b is not None, stubs
@@ -161,7 +161,7 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
     hits, count = found
     assert count == 7, f"seven words were written, you counted {count}."
     slips = {
-        "the number of words that a reference has at all; clip each count": 7,
+        "the number of words that occur in a reference; clip each count": 7,
         "the sum over both references; take the higher count of one": 3,
         "the count of the last reference; take the higher count of one": 1,
     }

@@ -28,7 +28,7 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
 def perplexity_and_bits(
     perplexity: Callable[[list[float]], float], bits_per_byte: Callable[[float, int, int], float]
 ) -> None:
-    """Perplexity and bits per byte: from probabilities, and from a loss in nats; prints what two models come to."""
+    """Perplexity and bits per byte: from probabilities, and from a loss in nats; it prints two models' results."""
     mine = perplexity([1 / 2, 1 / 8])
     assert mine is not None, "perplexity() returns None; return e to the mean of -log p."
     slips = {
@@ -96,7 +96,7 @@ _NEURONS = (
     "has a link on all sides",
     "has no link in the gate",
     "has no link in up",
-    "is read by no link of down",
+    "has no link in down",
 )
 
 
@@ -126,13 +126,13 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
                 expected = before & (neuron in alive)
                 begins = f"activation(0) = {at_zero:g}, neuron {neuron}, which {words}: "
                 assert not (mine & ~before).any(), f"{begins}you add a link to {name}."
-                assert not (expected & ~mine).any(), f"{begins}its links in {name} are used, and you cut them."
-                assert not (mine & ~expected).any(), f"{begins}its links in {name} lead nowhere, and you keep them."
+                assert not (expected & ~mine).any(), f"{begins}its links in {name} are used, but you cut them."
+                assert not (mine & ~expected).any(), f"{begins}its links in {name} lead nowhere, but you keep them."
     _compare_gates(percolate_gate)
 
 
 def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """On random masks with the core, which has no activation but those with 0 at 0: without it the gate is no pair."""
+    """Compare with the core on random masks. The core pairs gate and up only for activation(0) = 0."""
     generator = torch.Generator().manual_seed(9)
     chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
     for _ in range(5):
@@ -194,7 +194,7 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
 
 
 def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[float, str], str]]) -> None:
-    """One rate for all: who has the lowest loss at each learning rate, and who with its own best rate."""
+    """One rate for all: which method has the lowest loss at each learning rate, and which at its own best rate."""
     dense, sparse = {0.001: 5.3, 0.002: 4.8, 0.004: 5.5}, {0.001: 5.4, 0.002: 5.2, 0.004: 4.9}
     for losses, best in (
         ({"fc": dense, "set": sparse}, "fc"),

@@ -45,14 +45,14 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
     for sizes in ([4, 5], [2, 3, 4], [9]):
         parts = [torch.autograd.grad((part @ weight).square().mean(), weight)[0] for part in x.split(sizes)]
         assert torch.allclose(whole_gradient(parts, sizes), right, atol=1e-5), (
-            f"parts of {sizes} examples give another gradient than the whole batch of 9."
+            f"parts of {sizes} examples give a different gradient from the whole batch of 9."
         )
 
 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """Regrow alike: the mask that every rank makes from the gradients of all ranks.
 
-    The layer has 8 places. Three are links, whose gradients are 9, so a choice among them shows.
+    The layer has 8 places. Three are links, whose gradients are 9, so the check notices a choice among them.
     """
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
     gradients = torch.tensor([[[9.0, 5, 1, -4], [0.5, 9, 3.5, 9]], [[9.0, -5, 4, -2], [1.5, 9, -3.5, 9]]])
@@ -85,7 +85,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 
 def ranks(rank_0: float | None, rank_1: float | None) -> None:
-    """Who evolves what: how many millions of weights each of two ranks gets."""
+    """Who evolves what: how many million weights each of two ranks gets."""
     stubs = "replace both None in the cell above by numbers."
     assert rank_0 is not None, stubs
     assert rank_1 is not None, stubs
@@ -170,7 +170,7 @@ def hours(hours: float | None) -> None:
         "in seconds": right * 3600,
     }
     refuse(hours, slips, 0.01 * right)
-    assert abs(hours - right) < 0.02 * right, f"{hours} is not right; 6 operations for each weight and token."
+    assert abs(hours - right) < 0.02 * right, f"{hours} is not right; count 6 operations for each weight and token."
 
 
 _Runs = list[tuple[str, int]]

@@ -29,14 +29,14 @@ def coverage(coverage: Callable[[int, float, float, torch.Generator], float | No
     generator = torch.Generator().manual_seed(0)
     share = coverage(3, 4.303, 0.0, generator)
     assert share is not None, "coverage() returns None; return the share of studies whose interval contains 0."
-    assert 0 < share < 1, f"{share:g} is no share; simulate 10,000 studies, and do not count in per cent."
+    assert 0 < share < 1, f"{share:g} is not a share; simulate 10,000 studies, and do not count in per cent."
     slips = {
         "the share of intervals that miss; count the others": 0.05,
         "the result if the squares are divided by n; divide by n − 1": 0.9277,
         "the result with the standard deviation itself; divide it by √n for the standard error": 0.9825,
     }
     refuse(round(float(share), 3), slips, 0.006)
-    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303 the share is {share:.3f}; t is made for 0.95."
+    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303 the share is {share:.3f}; this t gives 0.95."
     share = coverage(3, 1.96, 0.0, generator)
     assert share is not None, "for another factor coverage() returns None."
     assert abs(share - 0.95) > 0.02, "with the factor 1.96 the share is still 0.95; does your interval use the factor?"
@@ -67,8 +67,8 @@ def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
     found = same_gain(35.26, 33.03, 120.0)
     assert found is not None, "same_gain() returns None; return a perplexity."
     slips = {
-        "as many points of perplexity ahead; perplexities multiply, so subtract logarithms": 120 - 2.23,
-        "as many nats behind; a lower perplexity is better": 120 * 35.26 / 33.03,
+        "the perplexity as many points ahead; perplexities multiply, so subtract logarithms": 120 - 2.23,
+        "the perplexity as many nats behind; a lower perplexity is better": 120 * 35.26 / 33.03,
         "the result of a ratio of logarithms; a gain in nats is a difference of logarithms": 120
         ** (math.log(33.03) / math.log(35.26)),
         "a number of nats; the answer is a perplexity": math.log(120 * 33.03 / 35.26),
@@ -119,7 +119,7 @@ def by_chance(by_chance: float | None) -> None:
         "the chance that all of them look decided": 0.05**13,
     }
     refuse(round(by_chance, 4), slips, 0.004)
-    assert by_chance <= 1, f"{by_chance:g} is no probability; write it as a number between 0 and 1."
+    assert by_chance <= 1, f"{by_chance:g} is not a probability; write it as a number between 0 and 1."
     assert abs(by_chance - (1 - 0.95**13)) < 0.006, f"{by_chance:g} is not right; first, how probable is none of 13?"
 
 

@@ -28,7 +28,7 @@ def verdict(verdict: Callable[[list[float]], str]) -> None:
     mine = [verdict(list(differences)) for differences in given]
     assert mine[0] is not None, "verdict() returns None; return one of the three verdicts."
     for word in mine:
-        assert word in _WORDS, f"{word!r} is no verdict; expected one of {', '.join(map(repr, _WORDS))}."
+        assert word in _WORDS, f"{word!r} is not a verdict; expected one of {', '.join(map(repr, _WORDS))}."
     right = [_by(differences, mean_and_interval(differences)[1]) for differences in given]
     for slip, half in _HALVES.items():
         wrong = [_by(differences, half(differences)) for differences in given]
@@ -49,7 +49,7 @@ def _by(differences: Sequence[float], half: float) -> str:
 
 
 def _spread(differences: Sequence[float]) -> float:
-    """The standard deviation, by one less than their number."""
+    """The standard deviation, which divides by one less than the number of values."""
     mean = sum(differences) / len(differences)
     return math.sqrt(sum((value - mean) ** 2 for value in differences) / (len(differences) - 1))
 
@@ -69,7 +69,7 @@ _HALVES: dict[str, Callable[[Sequence[float]], float]] = {
     "a deviation that divides the squares by n; divide by n - 1": (
         lambda values: _t(values) * _spread(values) * math.sqrt(len(values) - 1) / len(values)
     ),
-    "the worst seed: an interval may be above 0 though one seed is below it": (
+    "the worst seed: an interval may be above 0 even though one seed is below it": (
         lambda values: math.inf if min(values) < 0 < max(values) else 0.0
     ),
 }
@@ -79,7 +79,7 @@ def number_of_seeds(number_of_seeds: int | None) -> None:
     """How many seeds: the number that makes the half-width 1 for the differences 0, 2, 0 and 2."""
     assert number_of_seeds is not None, "replace None in the cell above by a number of seeds."
     slips = {
-        "right for a deviation of 1; it is the root of 4/3, since one degree of freedom is used by the mean": 7.0,
+        "right for a deviation of 1; it is the root of 4/3, since the mean uses one degree of freedom": 7.0,
         "right for the factor 1.96, which is for many seeds": 6.0,
     }
     refuse(number_of_seeds, slips, 0)

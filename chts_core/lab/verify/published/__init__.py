@@ -1,7 +1,7 @@
-"""Whether a method does what the published command of its name does, by numbers recorded from that command.
+"""Compare a method with the published command of its name, by numbers recorded from that command.
 
-The files beside this one hold what the authors' two codes gave for fixed weights, networks and seeds
-(`tests/published/README.md` of the repository says how each was made). They hold only numbers, no code. Random parts
+The files in this folder hold the results of the authors' two codes for fixed weights, networks and seeds.
+`tests/published/README.md` of the repository says how each file was made. They hold only numbers, no code. Random parts
 are compared as distributions.
 """
 
@@ -28,15 +28,15 @@ from chts_core.schedules import Timeline
 
 @dataclass(frozen=True)
 class Command:
-    """A published command, by the recordings that show what it does.
+    """A published command, described by its recordings.
 
-    counts: compares how many links go and come at each update, and when the optimizer leaves out a step.
-    removal: recorded scores of links, by which some go.
-    odds: recorded probabilities with which they stay, for a soft removal; None: it is hard.
-    prune: recorded scores by which links go when there are to be fewer; None: `removal`.
-    percolates: whether incomplete links go.
+    counts: compares the numbers of removed and regrown links at each update, and the steps that the optimizer skips.
+    removal: recorded scores by which links are removed.
+    odds: recorded probabilities with which links stay in a soft removal; None: the removal is hard.
+    prune: recorded scores by which links are pruned when the density falls; None: `removal`.
+    percolates: whether incomplete links are removed.
     regrowth: recorded scores of missing links; "random"; None: no new links.
-    sampled: whether its links are drawn by these scores; otherwise the highest come. None: the command does not run.
+    sampled: whether links are drawn by these scores; otherwise the highest are taken. None: the command does not run.
     csti: whether it starts from the correlations of its inputs.
     """
 
@@ -50,14 +50,14 @@ class Command:
     csti: bool = False
 
 
-# --- how many links go and come ---
+# --- numbers of removed and regrown links ---
 
 
 def _of_transformer(method: Method) -> Outcome:
-    """As many links as the Transformer script.
+    """The method has as many links as the Transformer script.
 
-    It has one fewer where a product of floats is just short of a whole number. Its soft regrowth draws at least one
-    link, so that a layer gains one where none was to be exchanged.
+    The script has one fewer if a product of floats is just below a whole number. Its soft regrowth draws at least one
+    link, so a layer gains one if it should exchange none.
     """
     content = recorded("transformer")
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
@@ -70,12 +70,12 @@ def _of_transformer(method: Method) -> Outcome:
     if steps != {step for step, *_ in content["updates"]}:
         return False, f"updates at {sorted(steps)}"
     if method.turnover.skip_optimizer:
-        return False, "the optimizer leaves out a step; the script gives it a learning rate of 0 instead"
+        return False, "the optimizer skips a step; the script gives it a learning rate of 0 instead"
     return True, f"{len(content['updates'])} updates"
 
 
 def _of_llama(method: Method, name: str) -> Outcome:
-    """As many links as the LLaMA script, which rounds down."""
+    """The method has as many links as the LLaMA script, which rounds down."""
     content = recorded("llama")[name]
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
     first = [budget.links(0)[str(layer)] for layer in range(len(content["shapes"]))]
@@ -92,23 +92,23 @@ def _of_llama(method: Method, name: str) -> Outcome:
 
 
 def _counts(method: Method, command: Command) -> Outcome:
-    """How many links go and come, to the last update but where the command stops early."""
+    """Compare the numbers of removed and regrown links, to the last update unless the command stops early."""
     if method.turnover.early_stop is not None and command.counts is not stops_together:
         return False, "layers may stop early; recorded to the last update"
     return command.counts(method)
 
 
-# --- which links go ---
+# --- removed links ---
 
 
 def temperature_of(method: Method, step: int, end: int) -> float | None:
-    """Of the removal, where the turnover ends at a step; None: it is hard."""
+    """The temperature of the removal if the turnover ends at a step; None: the removal is hard."""
     given = method.removal.temperature
     return None if given is None else value_at(given, step, Timeline(end, 1, 1.0))
 
 
 def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
-    """The largest relative difference of a score from a recorded one, over its links."""
+    """The largest relative difference of a score from a recorded score, over the recorded links."""
     content = recorded("removal")
     weights = [torch.tensor(weight) for weight in content["weights"]]
     gradient = torch.tensor(content["gradient"])
@@ -122,7 +122,7 @@ def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
 
 
 def _removal(method: Method, command: Command) -> Outcome:
-    """Links go by the recorded scores, and stay with the recorded probabilities where the removal is soft."""
+    """Links are removed by the recorded scores, and stay with the recorded probabilities if the removal is soft."""
     if method.removal.returning or command.regrowth is None:
         return None, "links that return are among the counts"
     pruning = method.removal.prune or method.removal.score
@@ -154,7 +154,7 @@ def _removal(method: Method, command: Command) -> Outcome:
 
 
 def _percolation(method: Method, command: Command) -> Outcome:
-    """The same incomplete links go, or none do."""
+    """The same incomplete links are removed, or none."""
     if command.regrowth is None:
         return None, "not recorded"
     if method.removal.percolate != command.percolates:
@@ -170,7 +170,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
     return True, f"{len(networks)} networks"
 
 
-# --- which links come ---
+# --- regrown links ---
 
 
 def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
@@ -192,10 +192,12 @@ def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
-    """Whether a chi-square test accepts that recorded sets were drawn so; the rare ones are one group."""
+    """Whether a chi-square test accepts these probabilities for the recorded sets; rare sets form one group."""
     total = sum(counts.values())
     expected = chances(odds, counts)
-    if not math.isclose(sum(expected.values()), 1, abs_tol=1e-3):  # sets that could be drawn never were, or others were
+    if not math.isclose(
+        sum(expected.values()), 1, abs_tol=1e-3
+    ):  # the recordings lack possible sets, or have impossible ones
         return False
     common = [name for name, chance in expected.items() if chance * total >= 5]
     *common, least = sorted(common, key=lambda name: -expected[name])
@@ -208,7 +210,7 @@ def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
 
 
 def _regrowth(method: Method, command: Command) -> Outcome:
-    """Missing links have the recorded scores, and are drawn by them, or the highest come."""
+    """Missing links have the recorded scores; they are drawn by them, or the highest are taken."""
     if command.regrowth in (None, "random"):
         if command.regrowth is None:
             return None, "not recorded"
@@ -233,14 +235,14 @@ def _regrowth(method: Method, command: Command) -> Outcome:
     ours = link_prediction.sample_links(
         mask, int(theirs.sum()), method.regrowth.score, soft=False, generator=torch.Generator().manual_seed(0)
     )
-    level = predictor(mask) > predictor(mask)[theirs].min()  # ties at the last one are broken otherwise
+    level = predictor(mask) > predictor(mask)[theirs].min()  # ties at the last link are broken differently
     return torch.equal(ours & level, theirs & level), f"scores, the {int(theirs.sum())} highest"
 
 
 def _weights(method: Method, command: Command) -> Outcome:
-    """Links that come have the weights that they have without `--history_weights`, which no command passes.
+    """Regrown links start from the weights that they have without `--history_weights`, which no command passes.
 
-    Of links that one update removes and regrows see `tests/test_published.py`.
+    For links that one update removes and regrows, see `tests/test_published.py`.
     """
     if command.regrowth is None:
         return None, "links that return are among the counts"
@@ -263,7 +265,7 @@ def _weights(method: Method, command: Command) -> Outcome:
 
 
 def correlations() -> Tensor:
-    """|r| of the recorded inputs."""
+    """Absolute correlations |r| of the recorded inputs."""
     correlation = topology.Correlation()
     for batch in torch.tensor(recorded("csti")["data"]).split(7):
         correlation.update(batch)
@@ -271,7 +273,7 @@ def correlations() -> Tensor:
 
 
 def _first_network(method: Method, command: Command) -> Outcome:
-    """The links between the most correlated inputs; the MLP script takes one too many, and its ties."""
+    """The network has the links between the most correlated inputs; the MLP script takes one too many, and its ties."""
     if isinstance(method.topology, Correlated) != command.csti:
         return False, f"starts from {method.topology}"
     if not command.csti:
@@ -297,7 +299,7 @@ CHECKS: dict[str, Callable[[Method, Command], Outcome]] = {
     "first network": _first_network,
 }
 
-# By preset, or by the method where there is no preset of the command.
+# Recordings by preset, or by method if the command has no preset.
 COMMANDS: dict[str, Command] = {
     "set/mlp_code": Command(partial(same_counts, name="set"), "mlp wm"),
     "mest/mlp_code": Command(partial(same_counts, name="mest"), "mlp mest"),

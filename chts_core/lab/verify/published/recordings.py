@@ -1,4 +1,4 @@
-"""The numbers that were recorded, and our plan of a recorded run."""
+"""The recorded numbers, and our plan of a recorded run."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from chts_core.budget import Budget
 from chts_core.methods import Method
 from chts_core.schedules import Timeline
 
-Outcome = tuple[bool | None, str]  # None: nothing was recorded, or it does not apply
+Outcome = tuple[bool | None, str]  # None: no recording, or not applicable
 
 
 @cache
@@ -37,14 +37,14 @@ def links_of(weight: Tensor, gradient: Tensor | None = None) -> removal.Weighted
 
 
 def budget_of(method: Method, shapes: Sequence[Sequence[int]], steps: int, every: int) -> Budget:
-    """Our plan of a recorded run; layers by their number, at 90 % sparsity."""
+    """Our plan of a recorded run at 90 % sparsity; layers have their numbers as names."""
     sizes = {str(layer): (rows, columns) for layer, (rows, columns) in enumerate(shapes)}
     return Budget(method, 0.9, Timeline(steps, every, method.turnover.stop), sizes)
 
 
 def wrong_skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str | None:
-    """What is wrong with the steps that the optimizer leaves out; one more is right if nothing is left to exchange."""
+    """The error in the steps that the optimizer skips; one more step is right if no link is left to exchange."""
     if not method.turnover.skip_optimizer:
-        return "the optimizer leaves out no step before an update"
+        return "the optimizer skips no step before an update"
     ours = [step for step in budget.updates() if budget.zeta(step) > 0 or step in skipped]
-    return None if ours == list(skipped) else f"steps left out {ours}, recorded {skipped}"
+    return None if ours == list(skipped) else f"skipped steps {ours}, recorded {skipped}"

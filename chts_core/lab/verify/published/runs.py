@@ -1,4 +1,4 @@
-"""How many links go and come in runs of ours, beside those of the MLP script and of `--gmp`."""
+"""Compare the numbers of removed and regrown links in our runs with those of the MLP script and of `--gmp`."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ def _of_mlp(method: Method) -> tuple[dict[str, Any], Budget]:
 
 
 def same_counts(method: Method, name: str) -> Outcome:
-    """A run of ours removes and regrows as many links of each layer at each update as the MLP script did."""
+    """Our run removes and regrows as many links of each layer at each update as the MLP script."""
     content, budget = _of_mlp(method)
     run = content[name]
     ours = [(row["step"], row["removed"], row["regrown"], row["links"]) for row in _run_of(method).history]
@@ -34,7 +34,7 @@ def same_counts(method: Method, name: str) -> Outcome:
 
 
 def _run_of(method: Method) -> Sparsifier:
-    """Our run of the length and shapes of the recorded ones of the MLP script."""
+    """Our run with the length and shapes of the MLP script's recorded runs."""
     content, budget = _of_mlp(method)
     layers: list[nn.Module] = []
     for outputs, inputs in content["shapes"]:
@@ -55,8 +55,8 @@ def _run_of(method: Method) -> Sparsifier:
 
 
 def stops_together(method: Method) -> Outcome:
-    """As many links as the MLP script for CHT removes by their scores, which rounds down; a layer that has come to the
-    overlap goes on until all have."""
+    """The method removes by scores as many links as the MLP script for CHT, which rounds down. A layer that has reached
+    the overlap continues until all have reached it."""
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
     for step, layer, before, planned, removed, regrown, after in run["updates"]:
@@ -65,19 +65,20 @@ def stops_together(method: Method) -> Outcome:
             return False, f"layer {layer} has {links} links at step {step}; recorded {after}"
         if not (planned == math.floor(budget.zeta(step) * links) and 0 <= exchanged - planned <= 1):
             return False, f"{exchanged} links of layer {layer} are exchanged at step {step}; recorded {planned}"
-        assert planned <= removed == regrown  # percolation takes more
+        assert planned <= removed == regrown  # percolation removes more
     stopped = content["cht, random regrowth, stops at 0"]
     signalled = [layer for step, layer, now, _ in stopped["stop signals"] if step == 2 and now]
     went_on = {layer for step, layer, *_ in stopped["updates"] if step == 4}
     together = bool(signalled) and went_on.issuperset(signalled)
     if method.turnover.early_stop is None or method.turnover.together != together:
-        return False, "a layer stops by itself, or never; recorded: all together"
+        return False, "a layer stops alone, or never; recorded: all layers stop together"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
 
 def excess(method: Method) -> Outcome:
-    """As many links above the target as the MLP script regrows with `--EM_S`. Percolation lets its numbers drift."""
+    """The method regrows as many links above the target as the MLP script with `--EM_S`. Percolation lets the script's
+    numbers drift."""
     content, budget = _of_mlp(method)
     run = content["chts"]
     for step, layer, before, _, removed, _, after in run["updates"]:
@@ -90,8 +91,8 @@ def excess(method: Method) -> Outcome:
 
 
 def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Our run of one layer from recorded weights, network and gradients of `--gmp`: weights before each update, the
-    mask and the weights after it."""
+    """Our run of one layer from the recorded weights, network and gradients of `--gmp`: the weights before each update,
+    and the mask and weights after it."""
     content = recorded("gmp")
     run = content[name]
     method = replace(method, turnover=replace(method.turnover, skip_optimizer=True))
@@ -117,8 +118,8 @@ def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tenso
 
 
 def returns(method: Method) -> Outcome:
-    """The same links as the LLaMA script has with `--gmp`, up to the first that return; recorded with a history of the
-    links that once were. There they return as 0, here with their last weight (paper, Appendix G.2)."""
+    """The same links as in the LLaMA script with `--gmp`, until the first links return; recorded with a history of
+    earlier links. In the script they return as 0, here with their last weight (paper, Appendix G.2)."""
     run = recorded("gmp")["history of links that were"]
     alive = mask_of(run["initial"])
     for (before, mask, after), (step, their_before, rows, _) in zip(

@@ -1,9 +1,9 @@
-"""Files that are not what they should be, by accident or by malice, and what is said of each.
+"""Damaged and malicious files, and the message for each.
 
     for row in refusals(Path("runs/hostile")):
         print(row["scenario"], row["case"], row["refused"])
 
-Each case writes its files into an empty folder and has them read as everybody reads them.
+Each case writes its files into an empty folder and reads them with the usual functions.
 """
 
 import re
@@ -19,7 +19,7 @@ from chts_core.lab.verify.wrong_files.case import Case
 from chts_core.lab.verify.wrong_files.data_sets import IMAGES, PAIRS, TEXTS, TOKENIZERS
 from chts_core.lab.verify.wrong_files.runs import CHECKPOINTS, NOTEBOOKS, RECORDS, ROSTERS, SWEEPS
 
-# By the kind of file, then by what is wrong with it.
+# Cases by the kind of file, then by its error.
 CASES: Mapping[str, Mapping[str, Case]] = {
     "images": IMAGES,
     "sentence pairs": PAIRS,
@@ -34,14 +34,14 @@ CASES: Mapping[str, Mapping[str, Case]] = {
 
 
 def refusals(folder: Path) -> Iterator[dict[str, Any]]:
-    """Have all of `CASES` read.
+    """Read the files of all `CASES`.
 
     Args:
-        folder: to work in; emptied before each case.
+        folder: a folder to work in; emptied before each case.
 
     Yields:
-        A row per case: the kind of file, the case, what was said, and whether it was refused: with the words that are
-        expected, no file changed and none besides.
+        A row per case: the kind of file, the case, the message, and whether the file was refused with the expected
+        message, without changing or adding a file.
     """
     about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
     about["device"] = records.describe_device(torch.device("cpu"))
@@ -54,7 +54,7 @@ def refusals(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def refusal(case: Case, folder: Path) -> str:
-    """Write a case's files and have them read: the message of the ValueError; "" if there is none."""
+    """Write and read a case's files; return the message of the ValueError, or "" if there is none."""
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

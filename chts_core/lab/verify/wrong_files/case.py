@@ -1,4 +1,4 @@
-"""A file that is not what it should be, and what files can be instead."""
+"""The case of a wrong file, and contents of wrong files."""
 
 import gzip
 import struct
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Unpickled, it would make a folder of this name.
+# Unpickling it would make a folder of this name.
 PICKLE = b"cos\nmkdir\n(S'unpickled'\ntR."
 NESTED = b"[" * 100_000
-# The name of a member that would lie outside of where an archive is unpacked.
+# The name of a member that would be unpacked outside the archive's folder.
 _OUTSIDE = b"../../outside"
 ZIP = b"PK\x03\x04" + bytes(22) + struct.pack("<HH", len(_OUTSIDE), 0) + _OUTSIDE
 TAR_GZ = gzip.compress(_OUTSIDE.ljust(257, b"\0") + b"ustar\x0000".ljust(255, b"\0") + b"text".ljust(512, b"\0"))
@@ -19,11 +19,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
 @dataclass(frozen=True)
 class Case:
-    """Files, and what is to be said of them.
+    """Files, and the message that they must raise.
 
-    files: their content by name.
+    files: the contents by name.
     says: a regular expression for the message of the ValueError.
-    read: reads them, in the folder where they are.
+    read: reads them in their folder.
     """
 
     files: Mapping[str, bytes]

@@ -1,4 +1,4 @@
-"""Wrong files of data sets: images, sentences, texts, and the tokenizers of these."""
+"""Wrong files of data sets: images, sentences, texts and their tokenizers."""
 
 import gzip
 import json
@@ -17,20 +17,20 @@ from chts_core.lab.verify.wrong_files.case import NESTED, PICKLE, PNG, TAR_GZ, Z
 
 
 def _idx(*shape: int, kind: int = 8, fill: int = 0) -> bytes:
-    """An array of equal bytes as Fashion-MNIST has it."""
+    """An array of equal bytes in the format of Fashion-MNIST."""
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, kind, len(shape), *shape)
     return gzip.compress(header + bytes([fill]) * math.prod(shape))
 
 
 def _images(says: str, *, images: bytes | None = None, labels: bytes | None = None, limit: int | None = None) -> Case:
-    """Fashion-MNIST of 24 and 12 images, of which the training images or labels are something else."""
+    """Fashion-MNIST with 24 and 12 images and wrong training images or labels."""
     parts = (images or _idx(24, 28, 28), labels or _idx(24), _idx(12, 28, 28), _idx(12))
     files = {f"fashion-mnist/{name}": part for name, part in zip(_FASHION, parts, strict=True)}
     return Case(files, says, partial(_read_images, "fashion_mnist", limit or sources.LARGEST))
 
 
 def _cifar(says: str, test: bytes, limit: int | None = None) -> Case:
-    """CIFAR-10 of ten images in each part but the last."""
+    """CIFAR-10 with ten images in each part except the last."""
     files = {f"cifar-10-batches-bin/{name}": bytes(3073) * 10 for name in data.IMAGE_SETS["cifar10"].files}
     files["cifar-10-batches-bin/test_batch.bin"] = test
     return Case(files, says, partial(_read_images, "cifar10", limit or sources.LARGEST))
@@ -52,14 +52,14 @@ IMAGES = {
     "a tar archive": _images(r"starts with b'\.\./\.'; expected an IDX file", images=TAR_GZ),
     "floats": _images("expected an IDX file of unsigned bytes", images=_idx(24, 28, 28, kind=13)),
     "header cut short": _images(
-        "announces 3 dimensions but ends before their sizes", images=gzip.compress(b"\0\0\x08\x03\0\0")
+        "declares 3 dimensions but ends before their sizes", images=gzip.compress(b"\0\0\x08\x03\0\0")
     ),
     "255 dimensions": _images(
-        "announces 255 dimensions; expected 1 for labels or 3", images=gzip.compress(b"\0\0\x08\xff" + bytes(1020))
+        "declares 255 dimensions; expected 1 for labels or 3", images=gzip.compress(b"\0\0\x08\xff" + bytes(1020))
     ),
-    "no dimension": _images("announces 0 dimensions", images=gzip.compress(b"\0\0\x08\0\0")),
+    "no dimension": _images("declares 0 dimensions", images=gzip.compress(b"\0\0\x08\0\0")),
     "sizes of 4 billion": _images(
-        r"announces \(4294967295, .* but holds 0 bytes", images=gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12)
+        r"declares \(4294967295, .* but holds 0 bytes", images=gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12)
     ),
     "two dimensions": _images(r"has images of shape \(24, 784\) .*; expected \(n, 28, 28\)", images=_idx(24, 784)),
     "images of another size": _images(r"shape \(24, 8, 8\)", images=_idx(24, 8, 8)),
@@ -86,7 +86,7 @@ def _pairs(says: str, english: bytes, german: bytes = b"ein Satz\n", ending: str
 
 
 PAIRS = {
-    "fewer lines": _pairs("train.en has 1 lines and .*train.de has 2; expected as many", b"a\n", b"a\nb\n"),
+    "fewer lines": _pairs("train.en has 1 lines and .*train.de has 2; expected equally many", b"a\n", b"a\nb\n"),
     "more lines": _pairs("train.en has 3 lines and .*train.de has 1;", b"a\nb\nc\n"),
     "one is empty": _pairs("train.en has 0 lines and .*train.de has 1", b""),
     "both are empty": _pairs("have no lines; expected a sentence in each", b"", b""),
@@ -130,11 +130,11 @@ TEXTS = {
     "a tar archive": _text("has a zero byte in line 1", TAR_GZ, ".gz"),
     "a bomb": _text("holds more than 1 MiB", gzip.compress(b"a" * 2**21), ".gz", 2**20),
     "books longer than told": _books(
-        "has 3 characters and .*tells of 1 books of 2", b"abc", b"train\t\t\t2\nvalid\t\t\t2"
+        "has 3 characters and .*lists 1 books of 2", b"abc", b"train\t\t\t2\nvalid\t\t\t2"
     ),
-    "no books told": _books("tells of 0 books of 0", b"ab", b""),
-    "a length below zero": _books("tells of 0 books", b"ab", b"train\t\t\t-2\nvalid\t\t\t2"),
-    "a length of 5,000 digits": _books("tells of 0 books", b"ab", b"train\t\t\t" + b"9" * 5000),
+    "no books told": _books("lists 0 books of 0", b"ab", b""),
+    "a length below zero": _books("lists 0 books", b"ab", b"train\t\t\t-2\nvalid\t\t\t2"),
+    "a length of 5,000 digits": _books("lists 0 books", b"ab", b"train\t\t\t" + b"9" * 5000),
 }
 
 
@@ -156,13 +156,13 @@ def _bpe(**model: Any) -> bytes:
 
 
 TOKENIZERS = {
-    "empty": _tokenizer("tokenizer.json: it is no tokenizer .*EOF", b""),
-    "no JSON": _tokenizer("it is no tokenizer .* Give a tokenizer.json", b"hello"),
-    "nested": _tokenizer("it is no tokenizer", NESTED),
-    "nothing in it": _tokenizer("it is no tokenizer .*Model missing", b"{}"),
-    "a pickle": _tokenizer("it is no tokenizer", PICKLE),
+    "empty": _tokenizer("tokenizer.json: it is not a tokenizer .*EOF", b""),
+    "no JSON": _tokenizer("it is not a tokenizer .* Give a tokenizer.json", b"hello"),
+    "nested": _tokenizer("it is not a tokenizer", NESTED),
+    "nothing in it": _tokenizer("it is not a tokenizer .*Model missing", b"{}"),
+    "a pickle": _tokenizer("it is not a tokenizer", PICKLE),
     "bytes": _tokenizer("is not UTF-8 .* Give a tokenizer.json", bytes(range(256))),
-    "merges of nothing": _tokenizer("it is no tokenizer .*out of vocabulary", _bpe(merges=["x y"])),
-    "of an unknown kind": _tokenizer("it is no tokenizer", _bpe(type="os.system")),
+    "merges of nothing": _tokenizer("it is not a tokenizer .*out of vocabulary", _bpe(merges=["x y"])),
+    "of an unknown kind": _tokenizer("it is not a tokenizer", _bpe(type="os.system")),
     "no end of a document": _tokenizer("has no token that ends a document; expected one of", _bpe()),
 }

@@ -19,12 +19,12 @@ def _checkpoint(says: str, content: bytes) -> Case:
 
 
 def _forged(state: Any = None, *, entry: bytes | None = None, **tensors: tuple[str, list[int], int]) -> bytes:
-    """A checkpoint as somebody puts it together who knows how, with the right checksum.
+    """A checkpoint made by hand with the right checksum.
 
     Args:
-        state: as :mod:`chts_core.lab.train.checkpoint` packs it.
-        entry: all of it, in place of one with that state.
-        tensors: their type and shape, and where the bytes of each end.
+        state: packed as by :mod:`chts_core.lab.train.checkpoint`.
+        entry: the whole entry, instead of one with that state.
+        tensors: type and shape of each, and the end of its bytes.
     """
     none = "0" * 64
     text = json.dumps({"format": 1, "sha256": none, "state": state}, separators=(",", ":")).encode()
@@ -40,7 +40,7 @@ def _forged(state: Any = None, *, entry: bytes | None = None, **tensors: tuple[s
 _FOUR = ("U8", [4], 4)
 WHOLE = _forged({"dict": [["weight", {"tensor": "t"}]]}, t=_FOUR)
 CHECKPOINTS = {
-    "empty": _checkpoint("run.safetensors is no safetensors file, or its beginning is damaged", b""),
+    "empty": _checkpoint("run.safetensors is not a safetensors file, or its beginning is damaged", b""),
     "cut short": _checkpoint("is damaged: it was cut off or changed", WHOLE[:-1]),
     "cut in its header": _checkpoint("its beginning is damaged", WHOLE[:40]),
     "longer": _checkpoint("is damaged: it was cut off or changed", WHOLE + b"x"),
@@ -53,11 +53,13 @@ CHECKPOINTS = {
     "of another program": _checkpoint(
         "holds no state of a run; give a file that a run saved", struct.pack("<Q", 2) + b"{}"
     ),
-    "a pickle": _checkpoint("is no safetensors file", PICKLE),
-    "a zip archive": _checkpoint("is no safetensors file", ZIP),
-    "a gzip file": _checkpoint("is no safetensors file", TAR_GZ),
-    "a header without end": _checkpoint("is no safetensors file|holds no state", struct.pack("<Q", 2**63 - 1) + b"{}"),
-    "a nested header": _checkpoint("is no safetensors file", struct.pack("<Q", len(NESTED)) + NESTED),
+    "a pickle": _checkpoint("is not a safetensors file", PICKLE),
+    "a zip archive": _checkpoint("is not a safetensors file", ZIP),
+    "a gzip file": _checkpoint("is not a safetensors file", TAR_GZ),
+    "a header without end": _checkpoint(
+        "is not a safetensors file|holds no state", struct.pack("<Q", 2**63 - 1) + b"{}"
+    ),
+    "a nested header": _checkpoint("is not a safetensors file", struct.pack("<Q", len(NESTED)) + NESTED),
     "a nested entry": _checkpoint("holds no state of a run", _forged(entry=NESTED)),
     "a nested state": _checkpoint(
         "holds a state that chts did not write",
@@ -89,23 +91,23 @@ def _record(says: str, content: bytes) -> Case:
 
 
 def _line(**row: Any) -> bytes:
-    """A record with the right digest, whatever it holds."""
+    """A record with the right digest and any content."""
     return json.dumps(row | {"sha256": records.digest(row)}).encode() + b"\n"
 
 
 RECORDS = {
-    "no JSON": _record("runs.jsonl, line 1 is no JSON .*restore the file, or delete the line", b"hello\n"),
-    "cut short": _record("line 2 is no JSON|line 1 is no JSON", _line(schema=1)[:-9]),
-    "an empty line": _record("line 1 is no JSON", b"\n"),
-    "zero bytes": _record("line 1 is no JSON", bytes(64)),
-    "not UTF-8": _record("line 1 is no JSON", b'"\xff"\n'),
-    "nested": _record("line 1 is no JSON .*recursion", NESTED),
-    "a number of 5,000 digits": _record("line 1 is no JSON", b'{"schema": ' + b"9" * 5000 + b"}"),
-    "without a digest": _record("line 1 does not fit its sha256: it was changed", b'{"schema": 1}\n'),
-    "a value changed": _record("does not fit its sha256", _line(schema=1, seed=1).replace(b'"seed": 1', b'"seed": 2')),
+    "no JSON": _record("runs.jsonl, line 1 is not JSON .*restore the file, or delete the line", b"hello\n"),
+    "cut short": _record("line 2 is not JSON|line 1 is not JSON", _line(schema=1)[:-9]),
+    "an empty line": _record("line 1 is not JSON", b"\n"),
+    "zero bytes": _record("line 1 is not JSON", bytes(64)),
+    "not UTF-8": _record("line 1 is not JSON", b'"\xff"\n'),
+    "nested": _record("line 1 is not JSON .*recursion", NESTED),
+    "a number of 5,000 digits": _record("line 1 is not JSON", b'{"schema": ' + b"9" * 5000 + b"}"),
+    "without a digest": _record("line 1 does not match its sha256: it was changed", b'{"schema": 1}\n'),
+    "a value changed": _record("not match its sha256", _line(schema=1, seed=1).replace(b'"seed": 1', b'"seed": 2')),
     "of another schema": _record("line 1 has schema 2; expected 1", _line(schema=2)),
     "a list": _record("has schema None; expected 1", b"[1]\n"),
-    "no run": _record("line 1 is no record of a run: .*is a required property", _line(schema=1)),
+    "no run": _record("line 1 is not a record of a run: .*is a required property", _line(schema=1)),
 }
 
 
@@ -128,10 +130,10 @@ SWEEPS = {
     ),
     "references to references": _sweep("no YAML: it refers to 'a' by .*write the values out", _LAUGHS),
     "a reference to itself": _sweep("no YAML: it refers to 'a'", b"train: mlp\ngrid: &a\n  seed: *a\n"),
-    "nested": _sweep("the sweep is no YAML: .*recursion", NESTED[:5000]),
-    "a tab": _sweep("the sweep is no YAML: .*\n?.*cannot start any token", b"a:\n\t- b"),
-    "a zero byte": _sweep("the sweep is no YAML: unacceptable character", b"train: mlp\0"),
-    "not UTF-8": _sweep("the sweep is no YAML", b"train: \xe4"),
+    "nested": _sweep("the sweep is not YAML: .*recursion", NESTED[:5000]),
+    "a tab": _sweep("the sweep is not YAML: .*\n?.*cannot start any token", b"a:\n\t- b"),
+    "a zero byte": _sweep("the sweep is not YAML: unacceptable character", b"train: mlp\0"),
+    "not UTF-8": _sweep("the sweep is not YAML", b"train: \xe4"),
     "a key besides": _sweep(
         "the sweep has train, shell, grid; expected either", b"train: mlp\nshell: ls\ngrid: {seed: [0]}"
     ),
@@ -210,9 +212,9 @@ def _roster(says: str, content: bytes) -> Case:
 ROSTERS = {
     "empty": _roster("roster.csv has no column id", b""),
     "no id": _roster("has no column id", b"name\nAda\n"),
-    "UTF-16": _roster("is no CSV in UTF-8", "id\na\n".encode("utf-16")),
-    "a quote without an end": _roster("is no CSV in UTF-8: unexpected end", b'id\n"a\n'),
-    "a field without an end": _roster("is no CSV in UTF-8: field larger", b"id\n" + b"a" * 200_000),
+    "UTF-16": _roster("is not CSV in UTF-8", "id\na\n".encode("utf-16")),
+    "a quote without an end": _roster("is not CSV in UTF-8: unexpected end", b'id\n"a\n'),
+    "a field without an end": _roster("is not CSV in UTF-8: field larger", b"id\n" + b"a" * 200_000),
     "a way out of the folder": _roster(r"line 2: the id is '\.\./\.\./x'; expected up to 64 letters", b"id\n../../x\n"),
     "the folder above": _roster(r"line 2: the id is '\.\.'", b"id\n..\n"),
     "a path from the root": _roster("line 2: the id is '/etc'", b"id\n/etc\n"),
@@ -222,5 +224,5 @@ ROSTERS = {
     "a zero byte": _roster("line 2: the id is ", b"id\na\0b\n"),
     "an id of two lines": _roster(r"line 2: the id is 'a\\nb'", b'id\n"a\nb"\n'),
     "an id too long": _roster("expected up to 64 letters", b"id\n" + b"a" * 65),
-    "an id twice": _roster("line 3: the id A is that of line 2 already", b"id\na\nA\n"),
+    "an id twice": _roster("line 3: the id A is already in line 2", b"id\na\nA\n"),
 }
