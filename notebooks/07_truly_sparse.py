@@ -101,8 +101,8 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, u
 # ## Store only the links
 #
 # Here is the mask of stage 01 again, with 5 of 12 links, and now with values. The format *compressed sparse rows* (CSR)
-# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *links alone* is
-# our name for a layer in this format.
+# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *csr* is a layer
+# in this format.
 
 # %%
 weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
@@ -150,7 +150,7 @@ wide = nn.Linear(1000, 1000, bias=False)
 mask = chts.topology.erdos_renyi(1000, 1000, 0.01, generator=generator)
 sparse = chts.linear.SparseLinear.from_linear(wide, mask)
 kept = 3 * sparse.values.nbytes + sum(buffer.nbytes for buffer in sparse.buffers())
-print(f"dense {3 * wide.weight.nbytes:,} bytes, links alone {kept:,} bytes")
+print(f"dense {3 * wide.weight.nbytes:,} bytes, csr {kept:,} bytes")
 assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 
 # %% [markdown]
@@ -186,16 +186,16 @@ figures.show(
 for name, times in (("256 samples", many), ("32 samples", few)):
     won = [row.density for row in times if row.links < row.dense]
     gain = times[0].dense / times[0].links
-    print(f"{name}: links alone are faster up to {max(won, default=0):.0%} density; at 1 % {gain:.1f} times as fast")
+    print(f"{name}: csr is faster up to {max(won, default=0):.0%} density; at 1 % {gain:.1f} times as fast")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The last cell prints the largest *tested* density at which links alone are faster on your machine. The lines cross
-# between this density and the next one. On the machine of the published outputs, the lines cross at a lower density
-# with 32 samples than with 256. Both densities are far above the density of the paper's experiments. At 1 %, the number
-# of operations falls by a factor of a hundred, but the time never falls by this much. Looking up the inputs takes time,
-# and each call has a fixed cost.
+# The last cell prints the largest *tested* density at which csr is faster on your machine. The lines cross between this
+# density and the next one. On the machine of the published outputs, the lines cross at a lower density with 32 samples
+# than with 256. Both densities are far above the density of the paper's experiments. At 1 %, the number of operations
+# falls by a factor of a hundred, but the time never falls by this much. Looking up the inputs takes time, and each call
+# has a fixed cost.
 # </details>
 #
 # On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. We did not
@@ -241,8 +241,8 @@ print(f"updates at steps {steps}; links: { {name: int(mask.sum()) for name, mask
 # the linear layers, if absent links cost nothing. Time and memory are measured.
 
 # %%
-runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, links alone": ("chts", "csr")}
-runs["CHTss, links alone"] = ("chtss", "csr")
+runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, csr": ("chts", "csr")}
+runs["CHTss, csr"] = ("chtss", "csr")
 meter = [
     costs.measure_training(
         task, method, settings.sparsity, execution=execution, hidden=settings.hidden, seed=settings.seed, name=name
@@ -268,9 +268,9 @@ for cost in meter:
     )
 
 # %% [markdown]
-# There are three lessons. First, a mask costs time and memory. Second, links alone save both. The memory falls nearly
-# as much as theory predicts, but the time of a step falls less than the number of operations. There is so little left
-# to multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
+# There are three lessons. First, a mask costs time and memory. Second, csr saves both. The memory falls nearly as much
+# as theory predicts, but the time of a step falls less than the number of operations. There is so little left to
+# multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
 # topology takes longer than a step. The cheaper the step, the more an update matters. The last column shows how much
 # time one update in a hundred steps adds. With one update per epoch of more than a thousand steps, as in the paper's
 # image tasks, it hardly matters.
@@ -486,7 +486,7 @@ exercises.check("07.break_even", break_even)
 
 # %% tags=["exercise"]
 def meeting_density(first, second, dense):
-    """Density at which links alone take as long as the dense layer; write it here."""
+    """Density at which csr takes as long as the dense layer; write it here."""
 
 
 # %% tags=["check"]
@@ -514,7 +514,7 @@ exercises.check("07.meeting_density", meeting_density)
 
 # %% [markdown]
 # Try your function on your machine. The cell uses the two sparsest measurements of each batch size. It prints your
-# prediction and the largest tested density at which links alone were faster.
+# prediction and the largest tested density at which csr was faster.
 
 # %%
 for samples, times in ((256, many), (32, few)):
@@ -522,7 +522,7 @@ for samples, times in ((256, many), (32, few)):
     met = meeting_density((one.density, one.links), (other.density, other.links), reference)
     won = max((row.density for row in times if row.links < row.dense), default=0)
     if met is not None:
-        print(f"{samples} samples: predicted {met:.0%}; of the tested densities links alone won up to {won:.0%}")
+        print(f"{samples} samples: predicted {met:.0%}; of the tested densities, csr won up to {won:.0%}")
 
 # %% [markdown]
 # Two points that lie close together do not define a line well: a small error in one time moves the far end of the line
@@ -532,9 +532,9 @@ for samples, times in ((256, many), (32, few)):
 #
 # *★★☆ · 10 minutes · useful · objective 4 · work out*
 #
-# A cost meter shows two rows. The dense model takes 10 ms per step. The model with links alone needs 1 % of the FLOPs
-# and takes 3 ms. Suppose that a step has a fixed cost, which is the same in both rows. Suppose also that the rest is
-# proportional to the FLOPs. How many milliseconds is the fixed cost?
+# A cost meter shows two rows. The dense model takes 10 ms per step. The csr model needs 1 % of the FLOPs and takes 3
+# ms. Suppose that a step has a fixed cost, which is the same in both rows. Suppose also that the rest is proportional
+# to the FLOPs. How many milliseconds is the fixed cost?
 
 # %% tags=["exercise"]
 fixed_cost = None

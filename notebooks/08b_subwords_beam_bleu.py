@@ -102,7 +102,7 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
 #
 # Write one step of BPE. The keys of `words` are words, each a tuple of its pieces. The values say how often each word
 # occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair in all words,
-# and return the new `words`. In a word with three equal letters, join the first two: ("a", "a", "a") becomes ("aa",
+# and return the new `words`. If a word has three equal letters, join the first two: ("a", "a", "a") becomes ("aa",
 # "a").
 
 

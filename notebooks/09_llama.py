@@ -835,8 +835,8 @@ exercises.check("09.least_step", least_step, still_from)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Between 1 and 2 the distance is 1/128. It doubles at each power of two. `math.floor(math.log2(weight))` tells which power of
-# two is the last one below the weight.
+# Between 1 and 2 the distance is 1/128. It doubles at each power of two. `math.floor(math.log2(weight))` gives the
+# power of two that is just below the weight.
 # </details>
 #
 # <details><summary>Solution</summary>

@@ -461,7 +461,7 @@ for name in ("60m", "130m", "1b"):
     needed = tokens * language.operations_per_token(asked)
     flops = language.plan_run("chts", 0.7, asked).flops
     rows.append({"size": name, "tokens": tokens / 1e9, "days here": needed / rate / 86400})
-    rows[-1] |= {"one GPU, hours": needed / (0.4 * 989e12) / 3600, "links alone at 70 %": flops}
+    rows[-1] |= {"one GPU, hours": needed / (0.4 * 989e12) / 3600, "csr at 70 %": flops}
 
 # %%
 table = pd.DataFrame(rows)
@@ -470,7 +470,7 @@ table.style.hide(axis="index").format(
         "tokens": "{:.1f} billion",
         "days here": "{:,.0f}",
         "one GPU, hours": "{:,.1f}",
-        "links alone at 70 %": "{:.0%}",
+        "csr at 70 %": "{:.0%}",
     }
 )
 

@@ -155,7 +155,7 @@ def _first_results(node: fx.Node) -> set[fx.Node]:
 
 
 def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
-    """Module name of the only linear layer that reads a module's neurons, after elementwise operations; else ""."""
+    """Module name of the only linear layer that reads a module's neurons, after elementwise operations, or ""."""
     if is_altered(source):
         return ""
     width = getattr(source, "out_features", getattr(source, "nf", None))

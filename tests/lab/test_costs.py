@@ -139,7 +139,7 @@ def test_times_are_drawn_in_milliseconds_by_per_cent() -> None:
     assert {str(line.get_label()): np.asarray(line.get_data()).tolist() for line in curves} == {
         "dense": [[1, 50], [2, 2]],
         "masked": [[1, 50], [3, 3]],
-        "links alone": [[1, 50], [1, 4]],
+        "csr": [[1, 50], [1, 4]],
     }
     assert len(figures.layer_times(rows, crossover=1.0).axes[0].lines) == 3  # nowhere to mark
 

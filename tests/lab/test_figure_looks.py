@@ -46,7 +46,7 @@ def test_a_way_to_execute_has_one_look_in_all_figures() -> None:
     given = TrainingCost("auto", 1, 0, 0, 0, [(0.004, 0.5), (0.001, 0.01)])
     (step,) = figures.step_course([given, replace(given, name="csr"), replace(given, name="masked")]).axes
     drawn = [{line.get_label(): (line.get_color(), line.get_marker()) for line in axes.lines} for axes in (layer, step)]
-    assert drawn[0] == {"dense": LOOKS["dense"], "masked": LOOKS["masked"], "links alone": LOOKS["csr"]}
+    assert drawn[0] == {"dense": LOOKS["dense"], "masked": LOOKS["masked"], "csr": LOOKS["csr"]}
     assert drawn[1] == {name: LOOKS[name] for name in ("auto", "csr", "masked")}
 
 

@@ -24,7 +24,7 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
         times: of `costs.time_layers`, by ascending density.
         crossover: density to mark, where storing the links stops to pay.
     """
-    lines = (("dense", "dense", "dense"), ("masked", "masked", "masked"), ("links", "csr", "links alone"))
+    lines = (("dense", "dense", "dense"), ("masked", "masked", "masked"), ("links", "csr", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):
         density = [100 * row.density for row in times]
         use_log_scale(axes, "x", "y")

@@ -192,7 +192,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
 
 @dataclass(frozen=True)
 class Links:
-    """Some links of a network of one or more layers, drawn alike.
+    """Some links of a network of one or more layers, drawn in the same way.
 
     masks: Boolean (out_features, in_features) by layer, from the inputs on.
     """

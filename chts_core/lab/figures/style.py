@@ -94,7 +94,7 @@ def method_label(name: str) -> str:
 
 
 def method_look(name: str) -> tuple[str, str]:
-    """The colour and the marker of a method; those of methods of one's own are alike."""
+    """The colour and the marker of a method; all methods of a user's own look the same."""
     return LOOKS[name] if name in METHOD_LABELS else OTHER_LOOK
 
 

@@ -1,4 +1,4 @@
-"""Translation: where a translator looks, how its attention is linked, how it is trained, and what comes of it."""
+"""Translation: where a translator looks, how its attention is linked, how it is trained, and what it writes."""
 
 import math
 from bisect import bisect_left

@@ -303,9 +303,8 @@ def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def had_more_links(run: Run) -> bool:
     """Whether the best test epoch came before the number of links reached its final value."""
     final = {name: int(mask.sum()) for name, mask in run.last_masks.items()}
-    epochs_above = len(
-        {row["step"] for row in run.history if row["links"] > final[row["layer"]]}
-    )  # each epoch has one update
+    # Each epoch has one update.
+    epochs_above = len({row["step"] for row in run.history if row["links"] > final[row["layer"]]})
     return run.test_by_epoch.index(max(run.test_by_epoch)) < epochs_above
 
 

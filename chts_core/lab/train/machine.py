@@ -15,9 +15,8 @@ import torch.distributed as dist
 
 from chts_core.lab.results import records
 
-_PATIENCE = timedelta(
-    minutes=10
-)  # timeout for a process that does not answer; the first process may have to read a large corpus
+# The timeout for a process that does not answer. The first process may have to read a large corpus.
+_PATIENCE = timedelta(minutes=10)
 
 # On Linux, writing 5 to the first file resets the peak in the second.
 _FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -61,7 +61,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @classmethod
     def of(cls, run: Run) -> "TopologyPlayer":
-        """A player of a run of one's own.
+        """A player of your own run.
 
         Raises:
             ValueError: if the run kept no masks of its updates.

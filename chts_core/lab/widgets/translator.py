@@ -80,7 +80,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     @classmethod
     def of(cls, translator: Translator, sentence: str = TranslationState.sentence) -> "TranslationExplorer":
-        """An explorer of a translator of one's own, which begins with a sentence that it should know."""
+        """An explorer of your own translator. It begins with a sentence that the translator should know."""
         return cls(TranslationState(sentence, translator=translator))
 
     @staticmethod

@@ -18,7 +18,7 @@ def test_stage_07_measures_layers_and_training(executed: Executed) -> None:
     assert {row["samples"] for row in results["layers"]} == {32, 256}
     assert all(row[kind] > 0 for row in results["layers"] for kind in ("dense", "masked", "links"))
     costs = {row["name"]: row for row in results["training"]}
-    assert list(costs) == ["FC", "CHTs, masked", "CHTs, links alone", "CHTss, links alone"]
+    assert list(costs) == ["FC", "CHTs, masked", "CHTs, csr", "CHTss, csr"]
     fc, masked, links, decaying = costs.values()
     assert masked["flops"] == links["flops"] < decaying["flops"] < fc["flops"] == 1
     assert links["memory"] < 0.1 * fc["memory"] < 0.2 * masked["memory"]
