@@ -113,7 +113,7 @@ def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> N
             )
 
 
-Part = tuple[Callable[[toys.Trial], Any], Callable[[toys.Trial, Any], None], str]
+Part = tuple[Callable[[toys.Trial], Any], Callable[[toys.Trial, Any], object], str]
 
 # The parts of a run: how to read and to load the state of each, and what happens without it. The masks come last, as
 # `Sparsifier.load_state_dict` asks for.
