@@ -206,7 +206,7 @@ SLIPS = [
             wrong_fact("links", lambda *_: 26_214),
             "26,214 links: this is the number of one matrix; the layer has",
         ),
-        (wrong_fact("updates", lambda *_: 109), "109 updates: this is the number up to the last step; they stop"),
+        (wrong_fact("updates", lambda *_: 109), "109 updates: this is the number until the last step"),
         (wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch), "55,808 tokens: this is a number of"),
         (wrong_fact("tokens", lambda *_: 131_072), "131,072 tokens: this is the number of tokens of one step."),
         (wrong_fact("minutes", lambda *_: 1190.57), "1,190.57 minutes: this is a number of seconds."),

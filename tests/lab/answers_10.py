@@ -156,12 +156,11 @@ def remembered() -> tuple[Any, ...]:
     state: dict[str, Any] = {}
 
     def save(trial: Trial, path: Path) -> None:
-        state.update({part: getattr(trial, part).state_dict() for part in PARTS})
+        state.update(trial.model.state_dict())
         checkpoint.save(path, {})
 
     def load(trial: Trial, path: Path) -> None:  # noqa: ARG001 - it does not read the file
-        for part in PARTS:
-            getattr(trial, part).load_state_dict(state[part])
+        trial.model.load_state_dict(state)
 
     return save, load, {"gradients"}
 
