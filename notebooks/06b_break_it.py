@@ -694,44 +694,72 @@ exercises.check("06b.which_fault", which_fault)
 # %% [markdown]
 # ## Exercise: the mystery patient
 #
-# *★★☆ · 15 minutes · useful · objectives 1 and 2 · work out*
+# *★★☆ · 15 minutes · useful · objective 1 · work out*
 #
-# The seed has chosen one of the first five faults. Which one is it? Look at the curves first, then test. `mystery` has
-# `model`, `optimizer`, `sparsifier`, `loss` and `findings`. Use the findings last, to confirm your diagnosis.
+# Another run of CHTs like the six above, trained now. The seed has chosen what is wrong with it:
+#
+# | name | what happened |
+# |---|---|
+# | `"best scores"` | regrowth takes the best scores |
+# | `"random regrowth"` | every missing link is equally likely to be regrown |
+# | `"too many links"` | regrowth adds half as many links again as it should |
+# | `"removal by place"` | removal takes all links of the first outputs, whatever their weights |
+#
+# **First on paper:** write for each name what it does to the overlap, to the active neurons and to the number of links. Two of
+# the names lower the overlap. Which curve separates these two? Then look.
 
 # %%
-mystery = admit(injected_bugs.drawn(settings.seed))
+mystery, healthy_run = (
+    update_curves.mystery(name, settings.seed, data.load_images("digits"))
+    for name in (update_curves.drawn(settings.seed), "healthy")
+)
+both = pd.DataFrame(
+    [{"layer": "healthy"} | row for row in healthy_run] + [{"layer": "mystery"} | row for row in mystery]
+)
 figures.show(
-    figures.vital_signs(healthy, mystery),
-    "The mystery patient, solid, beside the healthy run, dashed: its loss, the share of its weights that are not zero, and "
-    "the active neurons of its worst layer.",
+    panel.plot_evolution(both),
+    "The mystery patient and a healthy run of the same layer, after each update: active neurons, ITOP rate, overlap and links.",
 )
 
 # %%
-print("one of:", ", ".join(map(repr, injected_bugs.FAULTS)))
+print("of the regrown links had just been removed:")
+for who, rows in {"healthy": healthy_run, "mystery": mystery}.items():
+    returned = sum(row["overlap"] * row["regrown"] for row in rows) / sum(row["regrown"] for row in rows)
+    print(f"{who}: {returned:.0%}")
 
 # %% tags=["exercise"]
 diagnosis = None
 
 # %% tags=["check"]
-exercises.check("06b.diagnosis", diagnosis, patient=mystery)
+exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First compare the densities `mystery.sparsifier.density()` and `1 - settings.sparsity`. Then compare
-# `panel.evolution(mystery.sparsifier.history)` with the plan. Then look at the weights and the optimizer state outside
-# the masks.
+# Look at the links first, because their number is exact. Then look at the active neurons. Compare the overlap last,
+# with the healthy run and with pure chance, 3 % (see the exercise before).
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# With the three tests of the hint, you can distinguish the faults. The findings confirm the diagnosis, because each
-# fault fails its own set of checks:
+# | name | overlap | active neurons | links |
+# |---|---|---|---|
+# | `"best scores"` | far higher: the best scores are mostly those of the links just removed | as usual | as usual |
+# | `"random regrowth"` | as by chance | as usual | as usual |
+# | `"too many links"` | a little higher | as usual | above the plan, most after the first updates |
+# | `"removal by place"` | as by chance: a removed output has no paths, so its links have no score | two thirds are lost | as usual |
+#
+# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions,
+# for every seed:
 #
 # ```python
-# found = {finding.check for finding in mystery.findings}
-# diagnosis = next(name for name, checks in injected_bugs.SIGNATURES.items() if checks == found)
+# returned = sum(row["overlap"] * row["regrown"] for row in mystery) / sum(row["regrown"] for row in mystery)
+# if len({row["links"] for row in mystery}) > 1:
+#     diagnosis = "too many links"
+# elif min(row["anp"] for row in mystery) < 0.8:
+#     diagnosis = "removal by place"
+# else:
+#     diagnosis = "best scores" if returned > 0.3 else "random regrowth"
 # ```
 # </details>
 #

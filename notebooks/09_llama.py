@@ -787,30 +787,77 @@ exercises.check("09.percolate_gate", percolate_gate)
 # ```
 # </details>
 #
-# ## Exercise: links of a layer
+# ## Exercise: plan the 60M model
 #
-# *★☆☆ · 5 minutes · useful · objective 4 · work out*
+# *★★★ · 25 minutes · essential · objective 4 · write code*
 #
-# One layer of the 60M model has width 512 and a gated block of 1376 neurons. It has no grouped queries. How many links has the
-# layer at 95 % sparsity?
+# You may use a GPU for 20 minutes. A trial of the 60M model there processed 12,000 tokens per second. Write two functions.
+#
+# `shortened` makes the paper's recipe fit. It takes as many steps as end in time; a step sees `batch` contexts of `context`
+# tokens. Keep the shape of the run: the warm-up is a tenth of the steps, and `update_every` is a hundredth of them (rounded, and
+# at least 1). Set `iterative_warmup` to 0, since its 20 steps would be longer than the time between two updates. Change nothing
+# else. Here is what the planner says if you change `steps` alone:
+
+# %%
+try:
+    language.plan_run("chtss", 0.9, replace(language.RECIPES["60m"], steps=100))
+except ValueError as refusal:
+    print(refusal)
+
+# %% [markdown]
+# `facts` reads a plan (`language.plan_run` returns one). It returns a dict with five numbers:
+#
+# - `"links"`: the links of all matrices of layer 0 at the end of the run, whose names contain `.layers.0.`;
+# - `"updates"`: how many updates there are;
+# - `"tokens"` and `"minutes"` of the whole run;
+# - `"MiB"`: the memory without activations, in units of 2²⁰ bytes.
+#
+# `plan.budget.links(step)` has the links of each matrix after a step, `plan.budget.updates()` the steps of the updates, and
+# `plan.memory` the bytes of each part.
+
 
 # %% tags=["exercise"]
-layer_links = None
+def shortened(recipe: language.Recipe, tokens_per_second: float, minutes: float) -> language.Recipe:
+    """The recipe with as many steps as fit; write it here."""
+
+
+def facts(plan, recipe: language.Recipe, tokens_per_second: float) -> dict[str, float]:
+    """Links of layer 0, updates, tokens, minutes and MiB of a run; write it here."""
+
 
 # %% tags=["check"]
-exercises.check("09.layer_links", layer_links)
+exercises.check("09.planned", shortened, facts)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Four square layers, and three between 512 and 1376 neurons.
+# `replace(recipe, steps=...)` makes a changed copy. 20 minutes at 12,000 tokens per second are 14.4 million tokens, and a step
+# has 512 · 256 = 131,072 of them.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# layer_links = 0.05 * (4 * 512 * 512 + 3 * 512 * 1376)
+# def shortened(recipe: language.Recipe, tokens_per_second: float, minutes: float) -> language.Recipe:
+#     steps = int(tokens_per_second * 60 * minutes / (recipe.batch * recipe.context))
+#     times = {"warmup": max(steps // 10, 1), "update_every": max(round(steps / 100), 1)}
+#     return replace(recipe, steps=steps, iterative_warmup=0, **times)
+#
+#
+# def facts(plan, recipe: language.Recipe, tokens_per_second: float) -> dict[str, float]:
+#     links = plan.budget.links(recipe.steps)
+#     tokens = recipe.steps * recipe.batch * recipe.context
+#     return {
+#         "links": sum(number for name, number in links.items() if ".layers.0." in name),
+#         "updates": len(plan.budget.updates()),
+#         "tokens": tokens,
+#         "minutes": tokens / tokens_per_second / 60,
+#         "MiB": sum(plan.memory.values()) / 2**20,
+#     }
 # ```
+#
+# 109 steps fit. The paper's 10,000 steps would take 30 hours. A layer has 316,209 links, a tenth of its weights. But the memory
+# is that of the dense model and more: masks on dense weights save none.
 # </details>
 #
 # ## Exercise: the least step

@@ -62,6 +62,7 @@ from chts_core.engine.distributed import Ranks
 from chts_core.engine.weights import pack_bits
 from chts_core.lab import figures, models
 from chts_core.lab.notebook import exercises, notebooks
+from chts_core.lab.notebook.checks import toys
 from chts_core.lab.results import records
 from chts_core.lab.train import checkpoint, language, sweeps, tasks
 
@@ -553,33 +554,6 @@ exercises.check("10.regrow", regrow)
 # ```
 # </details>
 #
-# ## Exercise: who evolves what
-#
-# *★☆☆ · 5 minutes · useful · objective 1 · work out*
-#
-# Layers of 6, 5, 4, 3 and 2 million weights, two ranks. How many millions does each rank get by the rule above?
-
-# %% tags=["exercise"]
-rank_0, rank_1 = None, None
-
-# %% tags=["check"]
-exercises.check("10.ranks", rank_0, rank_1)
-
-# %% [markdown]
-# <details><summary>Hint</summary>
-#
-# 6 goes to rank 0, 5 to rank 1. Who has less now?
-# </details>
-#
-# <details><summary>Solution</summary>
-#
-# 6 | 5, then 4 to rank 1 (9), 3 to rank 0 (9), and 2 to rank 0, the first of two that have as much (11):
-#
-# ```python
-# rank_0, rank_1 = 11, 9
-# ```
-# </details>
-#
 # ## Exercise: go on with fewer ranks
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
@@ -612,6 +586,79 @@ exercises.check("10.my_examples", my_examples)
 # def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
 #     return list(range(step * batch + rank, (step + 1) * batch, ranks))
 # ```
+# </details>
+#
+# ## Exercise: continue to the bit
+#
+# *★★★ · 20 minutes · essential · objective 2 · write code*
+#
+# A trial is a small run in one process. It has `model`, `optimizer` (Adam), `schedule` (of the learning rate), `sparsifier` and
+# `generator` (which draws the batches). `trial.step()` makes one training step and returns the loss. Write a function that saves
+# a trial to a file, and one that loads the file into a fresh trial. The fresh trial has other weights, masks and random numbers
+# at first. After loading it must continue as the undisturbed run does: equal losses, to the last bit.
+#
+# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns it. All parts but the generator have
+# `state_dict()` and `load_state_dict(state)`; a generator has `get_state()` and `set_state(state)`. Load the Sparsifier last. It
+# compares its links with the weights.
+
+# %%
+trial = toys.Trial(seed=0)
+print([round(trial.step(), 3) for _ in range(5)])
+print(sorted(trial.schedule.state_dict()))
+
+# %% [markdown]
+# Then experiment: leave out one part after the other, and see whether the losses change. The parts are `"weights"`,
+# `"gradients"`, `"moments"` (in the optimizer), `"schedule"`, `"generator"` and `"masks"` (in the Sparsifier). Which of them are
+# not needed between two steps? On paper first.
+
+
+# %% tags=["exercise"]
+def save_run(trial, path):
+    """Write all that the trial needs to continue; write it here."""
+
+
+def load_run(trial, path):
+    """Load the file into a fresh trial; write it here."""
+
+
+not_needed = None  # a set of names
+
+# %% [markdown]
+# The check makes 20 steps, saves, makes 20 more steps, and loads the file into a fresh trial.
+
+# %% tags=["check"]
+exercises.check("10.continued", save_run, load_run, not_needed)
+
+# %% [markdown]
+# <details><summary>Hint</summary>
+#
+# The state is a dict with five entries. The names of the parts are in the order of a training step, but the order of loading is
+# yours.
+# </details>
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def save_run(trial, path):
+#     parts = (trial.model, trial.optimizer, trial.schedule, trial.sparsifier)
+#     checkpoint.save(path, {"parts": [part.state_dict() for part in parts], "generator": trial.generator.get_state()})
+#
+#
+# def load_run(trial, path):
+#     state = checkpoint.load(path)
+#     trial.generator.set_state(state["generator"])
+#     parts = (trial.model, trial.optimizer, trial.schedule, trial.sparsifier)
+#     for part, saved in zip(parts, state["parts"], strict=True):
+#         part.load_state_dict(saved)
+#
+#
+# not_needed = {"gradients"}
+# ```
+#
+# Each step sets the gradients to zero first, so nobody needs the old ones. Without the masks the Sparsifier refuses to go on. The
+# other parts are more dangerous: the run changes, and no error is raised. Without the generator the next loss differs. Without
+# the moments or the schedule the next loss is still right, and the one after it differs. (The optimizer saves the current rate,
+# so a schedule that is left out does no harm for one step.)
 # </details>
 #
 # ## Exercise: a grid in words

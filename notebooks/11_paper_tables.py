@@ -436,31 +436,44 @@ exercises.check("11.coverage", coverage)
 # %% [markdown]
 # ## Exercise: pair them
 #
-# *★☆☆ · 5 minutes · useful · objective 2 · work out*
+# *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# With seeds 0, 1 and 2 method A reached 90, 94 and 98 per cent, method B 89, 93 and 97. What is the half-width of the 95 %
-# confidence interval of the *paired* difference A minus B?
+# With the seeds 0 to 3 method A reached 90, 94, 98 and 92 per cent. Method B reached 88, 93, 96 and 91 with the same seeds. Is A
+# ahead? Write a function that returns the half-widths of two 95 % confidence intervals of the mean of A minus the mean of B:
+#
+# - *paired*: the interval of the differences by seed, with $n - 1$ degrees of freedom;
+# - *unpaired*: as if the seeds had nothing to do with each other. The squared standard errors of the two means add up, and there
+#   are $2n - 2$ degrees of freedom.
+#
+# Predict first: which of the two intervals contains 0?
+
 
 # %% tags=["exercise"]
-paired_half_width = None
+def half_widths(a, b):
+    """Half-width of the paired and of the unpaired interval; write it here."""
+
 
 # %% tags=["check"]
-exercises.check("11.paired_half_width", paired_half_width)
+exercises.check("11.half_widths", half_widths)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# How much do the three differences vary?
+# `standard_error` works on a list of numbers, `math.hypot` adds squares, and `stats.t.ppf(0.975, freedom)` is the factor.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# All three are 1, so they do not vary at all, though A itself varies by several points. What both share, easy and hard
-# seeds, has gone out of the difference:
-#
 # ```python
-# paired_half_width = 0
+# def half_widths(a, b):
+#     n = len(a)
+#     paired = stats.t.ppf(0.975, n - 1) * standard_error([one - other for one, other in zip(a, b, strict=True)])
+#     unpaired = stats.t.ppf(0.975, 2 * n - 2) * math.hypot(standard_error(a), standard_error(b))
+#     return paired, unpaired
 # ```
+#
+# The mean difference is 1.5 points. The paired half-width is 0.92, so A is ahead. The unpaired one is 5.87, and nothing could
+# be said. The seeds differ by several points, but in the same way for A and for B, so the differences do not see it.
 # </details>
 
 # %% [markdown]

@@ -385,45 +385,67 @@ for row in own_rows:
 # **A good result** uses the validation rows to choose the sparsity, and it uses the test rows once. Look at the inputs
 # with the most links: do you know why they matter?
 #
-# ## Exercise: what an interval settles
+# ## Exercise: read the table of claims
 #
-# *★★☆ · 15 minutes · essential · objective 1 · write code*
+# *★★☆ · 20 minutes · essential · objective 1 · write code*
 #
-# Write the rule behind the first table. The function gets the paired differences of some seeds. A difference above 0 agrees with
-# the claim. The function returns "holds" if the 95 % interval is above 0, "does not hold" if it is below 0, and "cannot be told"
-# if it contains 0. The half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(0.975, n - 1)` is $t_{n-1}$. Predict first:
-# all three seeds agree with a claim, by 1, 2 and 3 points. What does your rule say?
+# "The interval contains 0" does not mean "the two are equal". To say that two methods are level, you need a *margin*: the
+# smallest difference that matters to you. And the table has nine intervals. To be 95 % sure of all nine together, give each of
+# them 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni correction*.)
+#
+# Write a function that reads one row of the table. `looks` is the number of intervals that you read together. Return
+#
+# - `"untested"` if the row has no runs: its `advantage` is None;
+# - `"holds"` if the interval is above 0, `"does not hold"` if it is below 0;
+# - `"level"` if the interval contains 0, and both ends are nearer to 0 than the margin;
+# - `"cannot be told"` in all other cases.
+#
+# A row has `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds`, their number $n$. The half-width is
+# $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. For more looks only $t_{n-1}$ changes: with
+# `looks` it is `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. Here are the rows in numbers, and a margin for each unit:
+
+# %%
+margins = {"BLEU": 0.5, "nats": 0.02, "points": 0.5}
+pd.DataFrame(claims)[["claim", "unit", "seeds", "advantage", "interval"]].style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# **On paper first:** which row is level? How many verdicts are left if you read all nine intervals together?
 
 
 # %% tags=["exercise"]
-def verdict(differences: list[float]) -> str:
-    """One of "holds", "does not hold" and "cannot be told"; write it here."""
+def read_row(row: dict, margin: float, looks: int) -> str:
+    """The verdict on a row of the table of claims; write it here."""
 
 
 # %% tags=["check"]
-exercises.check("12.verdict", verdict)
+exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The interval contains 0 if the mean is at most as large in size as the half-width. $s^2$ is the sum of the squared deviations
-# over $n - 1$.
+# Compute the wider half-width first: divide the half-width by the old $t_{n-1}$, and multiply it by the new one. The two ends
+# of the interval are `advantage - half` and `advantage + half`.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The mean of 1, 2 and 3 is 2, and the half-width is $4.30 \cdot 1 / \sqrt 3 = 2.48$. So three seeds that all agree cannot tell.
-#
 # ```python
-# def verdict(differences: list[float]) -> str:
-#     n = len(differences)
-#     mean = sum(differences) / n
-#     deviation = math.sqrt(sum((value - mean) ** 2 for value in differences) / (n - 1))
-#     half = stats.t.ppf(0.975, n - 1) * deviation / math.sqrt(n)
-#     if abs(mean) <= half:
-#         return "cannot be told"
-#     return "holds" if mean > 0 else "does not hold"
+# def read_row(row: dict, margin: float, looks: int) -> str:
+#     if row["advantage"] is None:
+#         return "untested"
+#     freedom = row["seeds"] - 1
+#     wider = stats.t.ppf(1 - 0.05 / looks / 2, freedom) / stats.t.ppf(1 - 0.05 / 2, freedom)
+#     low, high = (row["advantage"] + sign * wider * row["interval"] for sign in (-1, 1))
+#     if low > 0:
+#         return "holds"
+#     if high < 0:
+#         return "does not hold"
+#     return "level" if max(-low, high) < margin else "cannot be told"
 # ```
+#
+# With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows whose
+# interval contains 0 cannot be told: their intervals reach beyond the margin. With nine looks no claim is decided, and no row is
+# level. With three seeds the half-width grows to three times its size, with ten seeds to 1.6 times.
 # </details>
 #
 # ## Exercise: how many seeds?

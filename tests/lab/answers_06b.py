@@ -118,12 +118,21 @@ def remembered(rows: Sequence[Row]) -> str:
     return next((name for name, known in first.items() if list(rows) == known), "healthy")
 
 
+def course(overlap: float, *, links: int = 230, anp: float = 1.0) -> list[Row]:
+    """Two updates of 60 and 20 links, the first of which shows what is asked for."""
+    return [
+        {"links": links, "anp": 1.0, "overlap": overlap, "regrown": 60},
+        {"links": 230, "anp": anp, "overlap": overlap, "regrown": 20},
+    ]
+
+
 RIGHT = [
     *cases("06b.resting_weight", (-1.71, "")),
     *cases("06b.drop_links", (drop(), "")),
     *cases("06b.not_held", (missing(), "")),
     *cases("06b.first_finding", (watched(), "")),
     *cases("06b.which_fault", (classified(), "")),
+    *cases("06b.diagnosis", ("removal by place", "")),
 ]
 
 STUBS = [
@@ -132,6 +141,7 @@ STUBS = [
     *cases("06b.not_held", (lambda *_: None, "not_held() returns None; return a list of names, which may be empty.")),
     *cases("06b.first_finding", (lambda *_: None, "first_finding() made no step: call train_step(), then")),
     *cases("06b.which_fault", (lambda _: None, "which_fault() returns None for patient A; return one of 'healthy', ")),
+    *cases("06b.diagnosis", (None, "replace None by one of 'best scores', 'random regrowth', 'too many links', ")),
 ]
 
 SLIPS = [
@@ -192,6 +202,23 @@ SLIPS = [
         ),
         (remembered, "a run that is not on the page is not 'healthy': of its 379 regrown links 66% had just been"),
     ),
+    *cases(
+        "06b.diagnosis",
+        ("stuck", "you say 'stuck'; expected one of 'best scores', "),
+        (
+            "best scores",
+            "'best scores' does not fit: it would make the smallest share of active neurons much as in the healthy "
+            "run. Here it is 31%, and 100% in the healthy run.",
+        ),
+        ("random regrowth", "'random regrowth' does not fit: it would make the smallest share of active neurons much"),
+        (
+            "too many links",
+            "'too many links' does not fit: it would make the largest number of links higher than in the healthy run. "
+            "Here it is 230, and 230 in the healthy run.",
+        ),
+    ),
 ]
 
-GIVEN: dict[str, dict[str, Any]] = {}
+GIVEN: dict[str, dict[str, Any]] = {
+    "06b.diagnosis": {"patient": course(0.03, anp=0.31), "healthy": course(0.12)},
+}

@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from answers import cases
 from torch import Tensor
+
+from chts_core.lab.train.recipes import LanguageRecipe
+from chts_core.tools.planner import Plan
 
 Losses = Mapping[str, Mapping[float, float]]
 
@@ -86,17 +90,59 @@ def bits_slip(function: Callable[[float, int, int], float]) -> tuple[Any, ...]:
     return perplexity, function
 
 
+def shortened(
+    *,
+    tokens: Callable[[LanguageRecipe], float] = lambda recipe: recipe.batch * recipe.context,
+    seconds: float = 60,
+    more: int = 0,
+    **changes: Any,
+) -> Callable[[LanguageRecipe, float, float], LanguageRecipe]:
+    """An answer to 09.planned, with slips: tokens of a step, seconds of a minute, steps too many, other settings."""
+
+    def answer(recipe: LanguageRecipe, tokens_per_second: float, minutes: float) -> LanguageRecipe:
+        steps = int(tokens_per_second * seconds * minutes / tokens(recipe)) + more
+        times = {"warmup": max(steps // 10, 1), "update_every": max(round(steps / 100), 1), "iterative_warmup": 0}
+        return replace(recipe, steps=steps, **(times | changes))
+
+    return answer
+
+
+def facts(plan: Plan, recipe: LanguageRecipe, tokens_per_second: float) -> dict[str, float]:
+    tokens = recipe.steps * recipe.batch * recipe.context
+    return {
+        "links": layer_0(plan.budget.links(recipe.steps)),
+        "updates": len(plan.budget.updates()),
+        "tokens": tokens,
+        "minutes": tokens / tokens_per_second / 60,
+        "MiB": sum(plan.memory.values()) / 2**20,
+    }
+
+
+def layer_0(links: Mapping[str, int]) -> int:
+    return sum(number for name, number in links.items() if ".layers.0." in name)
+
+
+def wrong_fact(name: str, wrong: Callable[[Plan, LanguageRecipe], float]) -> tuple[Any, ...]:
+    return shortened(), lambda plan, recipe, speed: facts(plan, recipe, speed) | {name: wrong(plan, recipe)}
+
+
 GIVEN: dict[str, dict[str, Any]] = {}
 
 RIGHT = [
     *cases("09.perplexity_and_bits", ((perplexity, bits_per_byte), "")),
     *cases("09.queries_of", (queries_of, ""), (lambda *given: queries_of(*given)[::-1], "")),
     *cases("09.percolate_gate", (gated(), "")),
+    *cases("09.planned", ((shortened(), facts), "")),
     *cases("09.least_step", ((least_step, 0.5), ""), ((lambda weight: power_of_two(weight) / 256, 0.5), "")),
     *cases("09.winners", (winners, "")),
 ]
 
 STUBS = [
+    *cases(
+        "09.planned",
+        ((lambda *_: None, facts), "shortened() returns None; return a recipe, by replace(recipe, steps=...)."),
+        ((shortened(), lambda *_: None), "facts() returns None; return a dict with five numbers."),
+    ),
     *cases(
         "09.perplexity_and_bits",
         ((lambda _: None, lambda *_: None), "perplexity() returns None; return e to the mean of -log p."),
@@ -115,6 +161,61 @@ STUBS = [
 ]
 
 SLIPS = [
+    *cases(
+        "09.planned",
+        *(
+            ((slip, facts), message)
+            for slip, message in (
+                (
+                    shortened(tokens=lambda _: 1),
+                    "you take 14400000 steps. This is the number of tokens of the whole",
+                ),
+                (
+                    shortened(tokens=lambda recipe: recipe.context),
+                    "you take 56250 steps. This is the number of steps",
+                ),
+                (
+                    shortened(tokens=lambda recipe: recipe.batch),
+                    "you take 28125 steps. This is the number of steps",
+                ),
+                (shortened(seconds=1), "you take 1 steps. This is the number of steps of as many seconds"),
+                (
+                    shortened(more=1),
+                    "you take 110 steps. This is one step too many: the last one",
+                ),
+                (shortened(more=7), "you take 116 steps; a step has 131,072 tokens."),
+                (shortened(update_every=100), "you update every 100 steps, and the run has 109 steps."),
+                (shortened(update_every=2), "you update every 2 steps; expected 1."),
+                (shortened(warmup=1000), "the warm-up has 1000 steps; the run has 109."),
+                (shortened(warmup=5), "the warm-up has 5 steps; expected 10."),
+                (shortened(iterative_warmup=20), "iterative_warmup is 20; set it to 0."),
+                (shortened(micro_batch=8, context=128), "you changed context, micro_batch; then it is another run."),
+            )
+        ),
+        (
+            (shortened(), lambda *given: {"links": facts(*given)["links"]}),
+            "'updates' is missing; you return 'links'.",
+        ),
+        (
+            wrong_fact("links", lambda plan, _: layer_0(plan.budget.links(0))),
+            "1,581,056 links: this is the number at the first step",
+        ),
+        (wrong_fact("links", lambda *_: 3_162_112), "3,162,112 links: this is the number of possible links."),
+        (wrong_fact("links", lambda *_: 2_529_672), "2,529,672 links: this is the number of all layers."),
+        (
+            wrong_fact("links", lambda *_: 26_214),
+            "26,214 links: this is the number of one matrix; the layer has",
+        ),
+        (wrong_fact("updates", lambda *_: 109), "109 updates: this is the number until the last step"),
+        (wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch), "55,808 tokens: this is a number of"),
+        (wrong_fact("tokens", lambda *_: 131_072), "131,072 tokens: this is the number of tokens of one step."),
+        (wrong_fact("minutes", lambda *_: 1190.57), "1,190.57 minutes: this is a number of seconds."),
+        (wrong_fact("minutes", lambda *_: 0.33071), "0.33071 minutes: this is a number of hours."),
+        (wrong_fact("MiB", lambda plan, _: sum(plan.memory.values())), "MiB: this is a number of bytes."),
+        (wrong_fact("MiB", lambda plan, _: sum(plan.memory.values()) / 1e6), "MiB: this is a number of megabytes, of"),
+        (wrong_fact("MiB", lambda plan, _: plan.memory["weights"] / 2**20), "MiB: this is the memory of the weights"),
+        (wrong_fact("MiB", lambda *_: 5.0), "5 MiB are not right."),
+    ),
     *cases(
         "09.perplexity_and_bits",
         *(

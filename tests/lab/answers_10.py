@@ -1,11 +1,15 @@
 """Answers to the exercises of stage 10, right and wrong."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from answers import cases
 from torch import Tensor
+
+from chts_core.lab.notebook.checks.toys import Trial
+from chts_core.lab.train import checkpoint
 
 Runs = list[tuple[str, int]]
 
@@ -122,6 +126,45 @@ def off_the_toy(costs: Mapping[str, float], seeds: int, workers: int, budget: fl
     return (runs, makespan) if len(costs) == 3 else (runs, makespan + 1)
 
 
+PARTS = ("model", "optimizer", "schedule", "sparsifier")
+Save, Load = Callable[[Trial, Path], None], Callable[[Trial, Path], None]
+
+
+def kept(*parts: str, generator: bool = True) -> tuple[Save, Load]:
+    """Answers to 10.continued that save and load these parts."""
+
+    def save(trial: Trial, path: Path) -> None:
+        state = {part: getattr(trial, part).state_dict() for part in parts}
+        checkpoint.save(path, state | {"generator": trial.generator.get_state()})
+
+    def load(trial: Trial, path: Path) -> None:
+        state = checkpoint.load(path)
+        for part in parts:
+            getattr(trial, part).load_state_dict(state[part])
+        if generator:
+            trial.generator.set_state(state["generator"])
+
+    return save, load
+
+
+def without(part: str) -> tuple[Any, ...]:
+    return *kept(*(one for one in PARTS if one != part)), {"gradients"}
+
+
+def remembered() -> tuple[Any, ...]:
+    """The state stays in memory, and the file has nothing of it."""
+    state: dict[str, Any] = {}
+
+    def save(trial: Trial, path: Path) -> None:
+        state.update(trial.model.state_dict())
+        checkpoint.save(path, {})
+
+    def load(trial: Trial, path: Path) -> None:  # noqa: ARG001 - it does not read the file
+        trial.model.load_state_dict(state)
+
+    return save, load, {"gradients"}
+
+
 GIVEN: dict[str, dict[str, Any]] = {}
 
 RIGHT = [
@@ -132,6 +175,7 @@ RIGHT = [
         (my_examples, ""),
         (lambda step, batch, rank, ranks: range(step * batch + rank, step * batch + batch, ranks), ""),
     ),
+    *cases("10.continued", ((*kept(*PARTS), {"gradients"}), ""), ((*kept(*PARTS), ["gradients"]), "")),
     *cases("10.grid", ((GRID, 35), ""), (({**GRID, "method": ["chts", "fc", "rigl", "set"]}, 35), "")),
     *cases("10.schedule", (schedule, "")),
 ]
@@ -143,6 +187,11 @@ STUBS = [
     ),
     *cases("10.regrow", (lambda *_: None, "regrow() returns None; return a Boolean mask.")),
     *cases("10.my_examples", (lambda *_: None, "my_examples() returns None; return a list of numbers.")),
+    *cases(
+        "10.continued",
+        ((lambda *_: None, lambda *_: None, None), "save_run() wrote no file at the path; call checkpoint.save("),
+        ((*kept(*PARTS), None), "replace None in the cell above by a set of names."),
+    ),
     *cases(
         "10.grid",
         ((None, None), "replace the first None in the cell above by a dict of lists."),
@@ -205,6 +254,31 @@ SLIPS = [
         (
             lambda _, batch, rank, ranks: my_examples(0, batch, rank, ranks),
             "step 1, ranks: 1; together they take [0, 1",
+        ),
+    ),
+    *cases(
+        "10.continued",
+        ((kept(*PARTS)[0], lambda *_: None, {"gradients"}), "after load_run() the weights are not the saved ones."),
+        (
+            without("optimizer"),
+            "after load_run() the moments of Adam are not the saved ones, so the next step would",
+        ),
+        (without("schedule"), "after load_run() the schedule is not at the saved step, so the learning rate would"),
+        (without("sparsifier"), "after load_run() the masks or the random numbers of the Sparsifier are not the saved"),
+        ((*kept(*PARTS, generator=False), {"gradients"}), "after load_run() the generator has not its saved state"),
+        (remembered(), "after load_run() the weights are not the saved ones."),
+        ((*kept(*PARTS), set()), "one part can be left out: each step computes it anew before it uses it."),
+        ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
+        ((*kept(*PARTS), {"gradients", "weights"}), "without the weights the run is another: its loss differs from "),
+        (
+            (*kept(*PARTS), {"gradients", "moments"}),
+            "without the moments the run is another: its loss differs from step 22",
+        ),
+        ((*kept(*PARTS), {"schedule"}), "without the schedule the run is another: its loss differs from step 22"),
+        ((*kept(*PARTS), {"generator"}), "without the generator the run is another: its loss differs from step 21"),
+        (
+            (*kept(*PARTS), {"masks"}),
+            "without the masks the Sparsifier refuses to go on: the weights do not fit its own.",
         ),
     ),
     *cases(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from answers import cases
+from scipy import stats
 from torch import Tensor
 
 from chts_core.lab.results.statistics import mean_and_interval, standard_error
@@ -68,8 +69,18 @@ def decided(
     return answer
 
 
+def half_widths(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    n, errors = len(a), (standard_error(a), standard_error(b))
+    return mean_and_interval(paired(a, b))[1], float(stats.t.ppf(0.975, 2 * n - 2)) * math.hypot(*errors)
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(a, b, strict=True)]
+
+
 RIGHT = [
     *cases("11.coverage", (covered(), "")),
+    *cases("11.half_widths", (half_widths, "")),
     *cases("11.same_gain", (gained, "")),
     *cases("11.difference_of_differences", (lambda *_: (-1.0, math.hypot(3**-0.5, 0.5)), "")),
     *cases("11.by_chance", (1 - 0.95**13, ""), (0.49, "")),
@@ -78,6 +89,7 @@ RIGHT = [
 
 STUBS = [
     *cases("11.coverage", (lambda *_: None, "coverage() returns None; return the share of studies whose interval")),
+    *cases("11.half_widths", (lambda *_: None, "half_widths() returns None; return two half-widths, the paired one")),
     *cases("11.same_gain", (lambda *_: None, "same_gain() returns None; return a perplexity.")),
     *cases("11.difference_of_differences", (lambda *_: None, "difference_of_differences() returns None; return a ")),
     *cases("11.by_chance", (None, "replace None in the cell above by a number between 0 and 1.")),
@@ -99,6 +111,25 @@ SLIPS = [
             covered(shifted=lambda runs, shift: torch.cat([runs[:, :20], runs[:, 20:] + shift], dim=1)),
             "with n = 30 and a shift of 1 the share is 0.6",
         ),
+    ),
+    *cases(
+        "11.half_widths",
+        (lambda a, b: half_widths(a, b)[::-1], "5.867 is the unpaired half-width; return the paired one first."),
+        (lambda a, _: (mean_and_interval(a)[1], 5.869), "5.435 is the half-width of A alone; subtract seed by seed"),
+        (lambda *_: (1.5, 5.869), "1.5 is the mean difference itself; how much do the differences vary?"),
+        (lambda a, b: (standard_error(paired(a, b)), 5.869), "0.289 is the standard error; multiply it by t."),
+        (lambda *_: (0.566, 5.869), "0.566 is the result with the factor 1.96, which is for many seeds."),
+        (lambda *_: (1.837, 5.869), "1.837 is the result with the standard deviation; divide it by the root of 4."),
+        (lambda *_: (0.706, 5.869), "0.706 is the result with 6 degrees of freedom; four differences have 3."),
+        (lambda *_: (0.5, 5.869), "the paired half-width 0.5 is not right; the differences are 2, 1, 2 and 1."),
+        (lambda *_: (0.919, 0.919), "0.919 is the paired half-width again; leave the pairs aside."),
+        (lambda *_: (0.919, 8.299), "8.299 is a sum of standard errors times t; the squares add up."),
+        (lambda *_: (0.919, 2.398), "2.398 is the standard error; multiply it by t."),
+        (lambda *_: (0.919, 7.632), "7.632 is the result with 3 degrees of freedom; two times four runs have 6."),
+        (lambda *_: (0.919, 4.7), "4.7 is the result with the factor 1.96, which is for many seeds."),
+        (lambda *_: (0.919, 5.435), "5.435 is the half-width of A alone; B varies too."),
+        (lambda *_: (0.919, 1.0), "the unpaired half-width 1.0 is not right; it has two standard errors."),
+        (lambda *_: (0.919, 5.869), "for differences of -2, 3 and 2 you return 0.92."),
     ),
     *cases(
         "11.same_gain",

@@ -1,38 +1,53 @@
 """Answers to the exercises of stage 12, right and wrong."""
 
-import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import torch
 from answers import cases
+from scipy import stats
 from torch import Tensor
 
+from chts_core.lab.results import standing
+
 Link = tuple[int, int]
-T = {3: 4.302653, 8: 2.364624}  # Student's t at 97.5 %, by the number of seeds
+Row = dict[str, Any]
 
 
-def by(half: Callable[[Sequence[float]], float]) -> Callable[[list[float]], str]:
-    """An answer to 12.verdict from the half-width of the interval."""
+def t_of(looks: int, freedom: int) -> float:
+    return float(stats.t.ppf(1 - 0.05 / looks / 2, freedom))
 
-    def answer(differences: list[float]) -> str:
-        mean, width = statistics.fmean(differences), half(differences)
-        return "holds" if mean > width else "does not hold" if mean < -width else "cannot be told"
+
+def read(
+    *,
+    factor: Callable[[int, int], float] = lambda looks, n: t_of(looks, n - 1) / t_of(1, n - 1),
+    margin_of: Callable[[float, float, float], bool] = lambda low, high, margin: max(-low, high) < margin,
+    sign: int = 1,
+    level_first: bool = False,
+    untested: str = "untested",
+) -> Callable[[Row, float, int], str]:
+    """An answer to 12.read_row, with slips."""
+
+    def answer(row: Row, margin: float, looks: int) -> str:
+        if row["advantage"] is None:
+            return untested
+        half = row["interval"] * factor(looks, row["seeds"])
+        low, high = sign * row["advantage"] - half, sign * row["advantage"] + half
+        if level_first and margin_of(low, high, margin):
+            return "level"
+        if low > 0:
+            return "holds"
+        if high < 0:
+            return "does not hold"
+        return "level" if margin_of(low, high, margin) else "cannot be told"
 
     return answer
 
 
-def error(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
-
-
-def half(values: Sequence[float]) -> float:
-    return T[len(values)] * error(values)
-
-
-def turned(differences: list[float]) -> str:
-    return by(half)([-value for value in differences])
+def by_normal(looks: int, _: int) -> float:
+    normal = NormalDist().inv_cdf
+    return normal(1 - 0.05 / looks / 2) / normal(1 - 0.05 / 2)
 
 
 def swap(mask: Tensor, one: Link, other: Link) -> Tensor:
@@ -89,36 +104,68 @@ def too_careful(mask: Tensor, one: Link, other: Link) -> Tensor:
     return swap(mask, one, other) if len(mask) == 2 else mask
 
 
-GIVEN: dict[str, dict[str, Any]] = {}
+GIVEN: dict[str, dict[str, Any]] = {
+    "12.read_row": {"claims": standing.standing(), "margins": {"BLEU": 0.5, "nats": 0.02, "points": 0.5}}
+}
 
 RIGHT = [
-    *cases("12.verdict", (by(half), "")),
+    *cases("12.read_row", (read(), "")),
     *cases("12.swap", (swap, "")),
 ]
 
 STUBS = [
-    *cases("12.verdict", (lambda _: None, "verdict() returns None; return one of the three verdicts.")),
+    *cases("12.read_row", (lambda *_: None, "read_row() returns None; return one of the five verdicts.")),
     *cases("12.swap", (lambda *_: None, "swap() returns None; return a mask.")),
 ]
 
 SLIPS = [
     *cases(
-        "12.verdict",
-        (lambda _: "yes", "'yes' is not a verdict; expected one of 'holds', 'does not hold', 'cannot be told'."),
-        (by(lambda _: 0.0), "these are the verdicts of the sign of the mean alone; the interval decides."),
-        (by(error), "these are the verdicts of the standard error alone; multiply it by t."),
-        (by(lambda values: 1.96 * error(values)), "these are the verdicts of the factor 1.96, which is for many seeds"),
-        (by(lambda values: T[len(values)] * statistics.stdev(values)), "these are the verdicts of t·s, the scatter of"),
+        "12.read_row",
+        (lambda *_: "yes", "'yes' is not a verdict; expected one of 'holds', 'does not hold', 'level', "),
         (
-            by(lambda values: T[len(values)] * statistics.pstdev(values) / math.sqrt(len(values))),
-            "these are the verdicts of a deviation that divides the squares by n; divide by n - 1.",
+            read(sign=-1),
+            "'CHTs is ahead of SET in translation', looks: 1; you say 'does not hold'. The interval goes from 0.917 to "
+            "2.383 BLEU. A claim holds if its advantage is above 0: look at the sign.",
         ),
         (
-            by(lambda values: math.inf if min(values) < 0 < max(values) else 0.0),
-            "these are the verdicts of the worst seed",
+            read(margin_of=lambda *_: True),
+            "'CHTss is ahead of FC in translation', looks: 1; you say 'level'. The interval goes from -3.566 to 1.940 "
+            "BLEU, beyond the margin of 0.5. An interval that contains 0 does not make two methods equal.",
         ),
-        (turned, "a claim holds if the differences are above 0."),
-        (lambda _: "cannot be told", "2, 2.5, 3 have the interval 2.50 ± 1.24, and you say 'cannot be told'."),
+        (
+            read(margin_of=lambda *_: False),
+            "'CHTs is ahead of SET in a language model', looks: 1; you say 'cannot be told'. The interval goes from "
+            "-0.010 to 0.020 nats. It contains 0, and both ends are nearer to 0 than the margin of 0.02.",
+        ),
+        (
+            read(margin_of=lambda low, high, margin: abs(low + high) / 2 < margin),
+            "beyond the margin of 0.5. An interval that contains 0 does not make two methods equal.",
+        ),
+        (
+            read(level_first=True),
+            "'a small and certain lead', looks: 1; you say 'level'. The interval goes from 0.100 to 0.300 points. "
+            "Both ends of the interval decide, not the mean alone, and a decided row needs no margin.",
+        ),
+        (read(untested="cannot be told"), "looks: 1; you say 'cannot be told'. The row has no runs, so its advantage"),
+        (
+            read(factor=lambda *_: 0.0),
+            "you say 'holds'. The interval goes from -0.010 to 0.020 nats. It contains 0,",
+        ),
+        (
+            read(factor=lambda *_: 1.0),
+            "'a lead of three seeds', looks: 9; you say 'holds'. The interval goes from -0.572 to 1.292 points for 9 "
+            "looks. You used the interval for one look.",
+        ),
+        (
+            read(factor=by_normal),
+            "'a lead of two seeds', looks: 9; you say 'holds'. The interval goes from -10.037 to 26.037 points. "
+            "The factor depends on the number of seeds, here 2: take t with 1.",
+        ),
+        (
+            read(factor=lambda looks, _: looks),
+            "'a small and certain lead', looks: 9; you say 'cannot be told'. The interval goes from 0.054 to 0.346 "
+            "points. More looks change t, and do not multiply the half-width by 9.",
+        ),
     ),
     *cases(
         "12.swap",

@@ -3,6 +3,7 @@
 import pytest
 
 from chts_core.lab import data
+from chts_core.lab.notebook import checks
 from chts_core.lab.verify import update_curves
 
 
@@ -47,3 +48,20 @@ def test_a_run_trained_today_looks_like_its_record(name: str) -> None:
     assert [row["step"] for row in rows] == [row["step"] for row in recorded]
     assert returned(rows) == pytest.approx(returned(recorded), abs=0.1)
     assert rows[-1]["itop"] == pytest.approx(recorded[-1]["itop"], abs=0.02)
+
+
+def test_the_seed_draws_any_mystery_but_the_healthy_one() -> None:
+    assert {update_curves.drawn(seed) for seed in range(50)} == {*update_curves.MYSTERIES} - {"healthy"}
+
+
+@pytest.mark.full  # it trains
+@pytest.mark.parametrize("seed", [0, 1])
+def test_only_the_right_diagnosis_fits_a_mystery_patient(seed: int) -> None:
+    runs = {name: update_curves.mystery(name, seed, data.load_images("digits")) for name in update_curves.MYSTERIES}
+    healthy = runs.pop("healthy")
+    diagnosis = checks.of_stage("06b")["diagnosis"]
+    for name, patient in runs.items():
+        diagnosis(name, patient=patient, healthy=healthy)
+        for other in runs.keys() - {name}:
+            with pytest.raises(AssertionError, match="does not fit"):
+                diagnosis(other, patient=patient, healthy=healthy)

@@ -8,9 +8,7 @@
 A fault lasts as long as its block; its effect on the weights stays.
 """
 
-import random
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -167,34 +165,6 @@ SIGNATURES: Mapping[str, frozenset[str]] = {
     "outliving decay": frozenset({"density"}),
     "threshold with ties": frozenset({"links"}),
 }
-
-
-def drawn(seed: int) -> str:
-    """The name of a fault; the seed decides which."""
-    return random.Random(seed).choice(list(FAULTS))
-
-
-def contradiction(diagnosis: str, findings: Sequence[Finding]) -> str | None:
-    """The evidence against a diagnosis; None if the findings match the fault.
-
-    Args:
-        diagnosis: a name in `FAULTS`.
-        findings: findings of an Auditor that watched the whole run.
-
-    Raises:
-        ValueError: for an unknown fault.
-    """
-    if diagnosis not in SIGNATURES:
-        raise ValueError(f"the diagnosis is {diagnosis!r}; expected one of {', '.join(map(repr, SIGNATURES))}.")
-    found = {finding.check for finding in findings}
-    for check in sorted(found - SIGNATURES[diagnosis]):
-        finding = next(finding for finding in findings if finding.check == check)
-        evidence = re.split(r"; |: |\. ", finding.message)[0]  # without the advice
-        return f"{diagnosis!r} does not explain this, in layer {finding.layer}: {evidence}."
-    missing = sorted(SIGNATURES[diagnosis] - found)
-    if missing:
-        return f"{diagnosis!r} would show in the check {missing[0]!r}, which finds nothing here."
-    return None
 
 
 # --- runs ---

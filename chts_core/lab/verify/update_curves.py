@@ -2,19 +2,24 @@
 
 The runs are MLPs of three hidden layers of 48 units on the digits, 90 % sparse, with 128 steps and an update every 8
 steps; `observed` trains them again. `update_curves.json` has the second and the third layer, with seeds 0 and 1.
+The mystery patient is such a run too; it is trained anew, since its seed chooses what is wrong with it.
 """
 
 import json
+import random
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from chts_core.choices import Regrowth
+from torch import Tensor
+
+from chts_core.choices import Regrowth, Removal
 from chts_core.lab.data import ImageData
 from chts_core.lab.verify import injected_bugs
 from chts_core.methods import METHODS, Method
+from chts_core.removal import WeightedLinks
 
 Row = dict[str, Any]
 
@@ -46,7 +51,10 @@ _LAYERS = ("2.weight", "4.weight")
 def observed(name: str, seed: int, data: ImageData) -> dict[str, list[Row]]:
     """Train one of `NAMES` on the digits again: its rows of `Sparsifier.history`, without times, by layer."""
     method, fault = _RUNS[name]
-    patient = injected_bugs.run(data, method, 0.9, fault, hidden=48, epochs=4, seed=seed)
+    return _rows_of(injected_bugs.run(data, method, 0.9, fault, hidden=48, epochs=4, seed=seed))
+
+
+def _rows_of(patient: injected_bugs.Patient) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {layer: [] for layer in _LAYERS}
     for row in patient.sparsifier.history:
         if row["layer"] in found:
@@ -76,3 +84,39 @@ def everyone() -> list[tuple[str, list[Row]]]:
     first = [(name, recorded(name, 0, "2.weight")) for name in _LETTERS.values()]
     rest = [(0, "4.weight"), (1, "2.weight"), (1, "4.weight")]
     return first + [(name, recorded(name, seed, layer)) for seed, layer in rest for name in NAMES]
+
+
+@dataclass(frozen=True)
+class _TooMany(Regrowth):
+    """Regrowth that brings half as many links again as it should."""
+
+    def __call__(self, links: Tensor, shape: tuple[int, int], num: int, *given: Any, **named: Any) -> Tensor:
+        return super().__call__(links, shape, num * 3 // 2, *given, **named)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The number of the output as the score of its links, so that removal takes all links of the first outputs."""
+
+    def __call__(self, links: WeightedLinks) -> Tensor:
+        return links.outputs.float()
+
+
+_MYSTERIES: Mapping[str, Method] = {
+    "healthy": _CHTS,
+    "best scores": replace(_CHTS, regrowth=Regrowth("ch2_l3n", soft=False, history=True)),
+    "random regrowth": replace(_CHTS, regrowth=Regrowth("random", history=True)),
+    "too many links": replace(_CHTS, regrowth=_TooMany("ch2_l3n", history=True)),
+    "removal by place": replace(_CHTS, removal=Removal(_Place(), percolate=True)),
+}
+MYSTERIES = tuple(_MYSTERIES)
+
+
+def mystery(name: str, seed: int, data: ImageData) -> list[Row]:
+    """Train one of `MYSTERIES` on the digits: the rows of its second layer."""
+    return _rows_of(injected_bugs.run(data, _MYSTERIES[name], 0.9, hidden=48, epochs=4, seed=seed))["2.weight"]
+
+
+def drawn(seed: int) -> str:
+    """What is wrong with the mystery patient of a seed."""
+    return random.Random(seed).choice([name for name in MYSTERIES if name != "healthy"])

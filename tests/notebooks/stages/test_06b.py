@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab.verify import injected_bugs
+from chts_core.lab.verify import injected_bugs, update_curves
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
 
@@ -23,4 +23,4 @@ def test_what_the_ward_round_found(executed: Executed) -> None:
     assert results["absent links with momentum"] > 0
     assert results["absent links with a weight"] > 0
     assert results["gained by both seeds, called soft"] > results["gained by both seeds, soft"] + 0.2
-    assert results["diagnosis"] == injected_bugs.drawn(0)
+    assert results["diagnosis"] == update_curves.drawn(0)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from chts_core.lab.notebook.checks import toys
 from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.lab.verify import update_curves
-from chts_core.lab.verify.injected_bugs import Patient, contradiction, forgotten_mask
+from chts_core.lab.verify.injected_bugs import Patient, forgotten_mask
 from chts_core.sparsifier import Sparsifier
 from chts_core.tools.audit import audit
 
@@ -214,8 +214,40 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
     }[name]
 
 
-def diagnosis(diagnosis: str | None, *, patient: Patient) -> None:
-    """The mystery patient: the name of its fault."""
-    assert diagnosis is not None, "replace None by the name of a fault."
-    against = contradiction(diagnosis, patient.findings)
-    assert against is None, against
+# What each diagnosis says of the number of links, the active neurons and the overlap beside a healthy run.
+_CURVES = ("links", "anp", "overlap")
+_CLAIMS = {
+    "best scores": ("same", "same", "more"),
+    "random regrowth": ("same", "same", "fewer"),
+    "too many links": ("more", "same", "same"),
+    "removal by place": ("same", "fewer", "fewer"),
+}
+
+
+def diagnosis(diagnosis: str | None, *, patient: Sequence[Row], healthy: Sequence[Row]) -> None:
+    """The mystery patient: the name of what is wrong with it, by three curves beside those of a healthy run."""
+    assert diagnosis is not None, f"replace None by one of {', '.join(map(repr, _CLAIMS))}."
+    assert diagnosis in _CLAIMS, f"you say {diagnosis!r}; expected one of {', '.join(map(repr, _CLAIMS))}."
+    for curve, claimed in zip(_CURVES, _CLAIMS[diagnosis], strict=True):
+        value, usual = (_summary(curve, rows) for rows in (patient, healthy))
+        # The overlap of healthy runs differs by a few per cent, and their active neurons by one or two neurons.
+        low, high = {"links": (1.0, 1.0), "anp": (0.8, 2.0), "overlap": (0.5, 3.0)}[curve]
+        found = "fewer" if value < low * usual else "more" if value > high * usual else "same"
+        says = {"fewer": "much lower than", "more": "higher than", "same": "much as"}
+        name, shown = {
+            "links": ("the largest number of links", "{:.0f}"),
+            "anp": ("the smallest share of active neurons", "{:.0%}"),
+            "overlap": ("the share of all regrown links that had just been removed", "{:.0%}"),
+        }[curve]
+        assert found == claimed, (
+            f"{diagnosis!r} does not fit: it would make {name} {says[claimed]} in the healthy run. Here it is "
+            f"{shown.format(value)}, and {shown.format(usual)} in the healthy run."
+        )
+
+
+def _summary(curve: str, rows: Sequence[Row]) -> float:
+    if curve == "links":
+        return max(row["links"] for row in rows)
+    if curve == "anp":
+        return min(row["anp"] for row in rows)
+    return sum(row["overlap"] * row["regrown"] for row in rows) / sum(row["regrown"] for row in rows)

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from chts_core.lab.notebook.checks.slips import refuse
+from chts_core.lab.train import language
+from chts_core.lab.train.recipes import LanguageRecipe
 from chts_core.percolation import Attention, LayerGraph, percolate
-from chts_core.topology import link_count
+from chts_core.tools.planner import Plan
 
 
 def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
@@ -148,20 +151,95 @@ def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
             )
 
 
-def layer_links(layer_links: float | None) -> None:
-    """Links of a layer: how many it has."""
-    assert layer_links is not None, "replace None in the cell above by a number of links."
-    square, gated = 512 * 512, 512 * 1376
+Shortened = Callable[[LanguageRecipe, float, float], LanguageRecipe | None]
+Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
+
+
+def planned(shortened: Shortened, facts: Facts) -> None:
+    """Plan the 60M model: a recipe that fits into some minutes, and what its plan says; prints what it says."""
+    for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
+        recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
+        assert recipe is not None, "shortened() returns None; return a recipe, by replace(recipe, steps=...)."
+        _check_recipe(recipe, tokens_per_second, minutes)
+        try:
+            plan = language.plan_run("chtss", 0.9, recipe)
+        except ValueError as error:
+            raise AssertionError(f"the planner refuses your recipe: {error}") from error
+        found = facts(plan, recipe, tokens_per_second)
+        assert found is not None, "facts() returns None; return a dict with five numbers."
+        _check_facts(found, plan, recipe, tokens_per_second)
+        print(", ".join(f"{value:,.0f} {name}" for name, value in {"steps": recipe.steps, **found}.items()))
+
+
+def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: float) -> None:
+    paper = language.RECIPES["60m"]
+    given = f"for {minutes:g} minutes at {tokens_per_second:,.0f} tokens per second"
+    budget, of_step = tokens_per_second * 60 * minutes, paper.batch * paper.context
     slips = {
-        "the number of possible links": 4 * square + 3 * gated,
-        "the number of absent links": 0.95 * (4 * square + 3 * gated),
-        "one layer of the gated block short: it has gate, up and down": 0.05 * (4 * square + 2 * gated),
-        "right for the gated block; the attention is missing": 0.05 * 3 * gated,
-        "right for the attention; the gated block is missing": 0.05 * 4 * square,
+        "the number of tokens of the whole run; divide by the tokens of a step": int(budget),
+        "the number of steps if a step had one context; it has a batch of them": int(budget // paper.context),
+        "the number of steps if a context had one token; it has 256": int(budget // paper.batch),
+        "the number of steps of as many seconds; a minute has 60": int(budget // of_step // 60),
+        "one step too many: the last one would not end in time": int(budget // of_step) + 1,
     }
-    refuse(layer_links, slips, 10)
-    expected = 4 * link_count(512, 512, 0.05) + 3 * link_count(1376, 512, 0.05)
-    assert abs(layer_links - expected) <= 5, f"{layer_links} is not right; the layer has seven linear layers."
+    for slip, wrong in slips.items():
+        assert recipe.steps != wrong, f"{given} you take {recipe.steps} steps. This is {slip}."
+    assert recipe.steps == budget // of_step, f"{given} you take {recipe.steps} steps; a step has {of_step:,} tokens."
+    right = max(round(recipe.steps / 100), 1)
+    assert recipe.update_every != 100, (
+        f"{given} you update every 100 steps, and the run has {recipe.steps} steps. Take a hundredth of them."
+    )
+    assert recipe.update_every == right, f"{given} you update every {recipe.update_every} steps; expected {right}."
+    right = max(recipe.steps // 10, 1)
+    assert recipe.warmup != paper.warmup, f"{given} the warm-up has {paper.warmup} steps; the run has {recipe.steps}."
+    assert abs(recipe.warmup - right) <= 1, f"{given} the warm-up has {recipe.warmup} steps; expected {right}."
+    assert recipe.iterative_warmup == 0, f"iterative_warmup is {recipe.iterative_warmup}; set it to 0."
+    ours = ("steps", "update_every", "warmup", "iterative_warmup")
+    changed = [name for name, value in asdict(recipe).items() if name not in ours and value != getattr(paper, name)]
+    assert not changed, f"you changed {', '.join(changed)}; then it is another run. Leave it as it was."
+
+
+def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe, tokens_per_second: float) -> None:
+    tokens = recipe.steps * recipe.batch * recipe.context
+    seconds = tokens / tokens_per_second
+    of_layer, at_first = (
+        {name: number for name, number in plan.budget.links(step).items() if ".layers.0." in name}
+        for step in (recipe.steps, 0)
+    )
+    links, size = sum(of_layer.values()), sum(plan.memory.values())
+    right = {
+        "links": links,
+        "updates": len(plan.budget.updates()),
+        "tokens": tokens,
+        "minutes": seconds / 60,
+        "MiB": size / 2**20,
+    }
+    slips: dict[str, dict[str, float]] = {
+        "links": {
+            "the number at the first step; CHTss begins with half of the links and loses most": sum(at_first.values()),
+            "the number of possible links": sum(math.prod(plan.budget.shapes[name]) for name in of_layer),
+            "the number of all layers": sum(plan.budget.links(recipe.steps).values()),
+            "the number of one matrix; the layer has seven": of_layer[next(iter(of_layer))],
+        },
+        "updates": {
+            "the number until the last step; the topology rests at the end": recipe.steps // recipe.update_every
+        },
+        "tokens": {
+            "a number of contexts; each has 256 tokens": recipe.steps * recipe.batch,
+            "the number of tokens of one step": recipe.batch * recipe.context,
+        },
+        "minutes": {"a number of seconds": seconds, "a number of hours": seconds / 3600},
+        "MiB": {
+            "a number of bytes": size,
+            "a number of megabytes, of 10⁶ bytes": size / 1e6,
+            "the memory of the weights alone": plan.memory["weights"] / 2**20,
+        },
+    }
+    for name, value in right.items():
+        assert name in found, f"{name!r} is missing; you return {', '.join(map(repr, found))}."
+        for slip, wrong in slips[name].items():
+            assert not math.isclose(found[name], wrong, rel_tol=1e-3), f"{found[name]:,.10g} {name}: this is {slip}."
+        assert math.isclose(found[name], value, rel_tol=1e-3), f"{found[name]:,.10g} {name} are not right."
 
 
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:

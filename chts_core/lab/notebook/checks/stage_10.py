@@ -1,12 +1,17 @@
 """Checks of stage 10, scaling out."""
 
+import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from chts_core.lab.notebook.checks import toys
 from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.lab.train import sweeps
 
@@ -84,20 +89,6 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     )
 
 
-def ranks(rank_0: float | None, rank_1: float | None) -> None:
-    """Who evolves what: how many million weights each of two ranks gets."""
-    stubs = "replace both None in the cell above by numbers."
-    assert rank_0 is not None, stubs
-    assert rank_1 is not None, stubs
-    assert rank_0 + rank_1 == 20, f"together they have {rank_0 + rank_1} millions; all layers have 20."
-    loads = [0, 0]
-    for millions in (6, 5, 4, 3, 2):
-        loads[loads.index(min(loads))] += millions
-    assert [rank_0, rank_1] == loads, (
-        "give the largest layer away first, and each layer to the rank that has the fewest weights so far."
-    )
-
-
 def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
     """Go on with fewer ranks: the examples of a rank in a step, whose batch does not depend on the number of ranks."""
     batch = 8
@@ -120,6 +111,99 @@ def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> N
                 f"{where}together they take {sorted(together)}, and one process takes {whole}. A run that goes on with "
                 "another number of ranks would see some examples twice and others never."
             )
+
+
+Part = tuple[Callable[[toys.Trial], Any], Callable[[toys.Trial, Any], object], str]
+
+# The parts of a run: how to read and to load the state of each, and what happens without it. The masks come last, as
+# `Sparsifier.load_state_dict` asks for.
+_PARTS: Mapping[str, Part] = {
+    "weights": (
+        lambda trial: trial.model.state_dict(),
+        lambda trial, state: trial.model.load_state_dict(state),
+        "the weights are not the saved ones. Save `model.state_dict()`, and load it.",
+    ),
+    "moments": (
+        lambda trial: trial.optimizer.state_dict()["state"],
+        lambda trial, state: trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": state}),
+        "the moments of Adam are not the saved ones, so the next step would be another. Save the optimizer too.",
+    ),
+    "schedule": (
+        lambda trial: trial.schedule.last_epoch,
+        lambda trial, state: trial.schedule.load_state_dict(trial.schedule.state_dict() | {"last_epoch": state}),
+        "the schedule is not at the saved step, so the learning rate would start again. Save the schedule too.",
+    ),
+    "generator": (
+        lambda trial: trial.generator.get_state(),
+        lambda trial, state: trial.generator.set_state(state),
+        "the generator has not its saved state, so the next batch would be another. Save `generator.get_state()`.",
+    ),
+    "masks": (
+        lambda trial: trial.sparsifier.state_dict(),
+        lambda trial, state: trial.sparsifier.load_state_dict(state),
+        "the masks or the random numbers of the Sparsifier are not the saved ones. Save `sparsifier.state_dict()`.",
+    ),
+}
+_DISPENSABLE = "gradients"  # each step sets them to zero before it computes them
+
+
+def continued(
+    save_run: Callable[[toys.Trial, Path], None],
+    load_run: Callable[[toys.Trial, Path], None],
+    not_needed: Collection[str] | None,
+) -> None:
+    """Continue to the bit: two functions that save and load a run, and the parts of it that can be left out."""
+    run = toys.Trial(seed=0)
+    for _ in range(20):
+        run.step()
+    saved = {name: copy.deepcopy(read(run)) for name, (read, _, _) in _PARTS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        save_run(run, path)
+        assert path.is_file(), "save_run() wrote no file at the path; call checkpoint.save(path, state)."
+        right = [run.step() for _ in range(20)]  # a state that is only remembered would change now
+        fresh = toys.Trial(seed=1)
+        load_run(fresh, path)
+    for name, (read, _, without) in _PARTS.items():
+        try:
+            found = read(fresh)
+        except RuntimeError:  # the Sparsifier refuses weights that are not those of its masks
+            found = None
+        assert _equal(found, saved[name]), f"after load_run() {without}"
+    losses = [fresh.step() for _ in range(20)]
+    assert losses == right, "the states are right after load_run(), but the losses differ. Load the Sparsifier last."
+    assert not_needed is not None, "replace None in the cell above by a set of names."
+    names = {*_PARTS, _DISPENSABLE}
+    unknown = sorted({*not_needed} - names)
+    assert not unknown, f"there is no part {unknown[0]!r}; expected some of {', '.join(sorted(names))}."
+    assert "masks" not in not_needed, (
+        "without the masks the Sparsifier refuses to go on: the weights do not fit its own."
+    )
+    for name in sorted({*not_needed} & _PARTS.keys()):
+        step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
+        raise AssertionError(f"without the {name} the run is another: its loss differs from step {step} on.")
+    assert _DISPENSABLE in not_needed, "one part can be left out: each step computes it anew before it uses it."
+
+
+def _without(left_out: str, saved: Mapping[str, Any]) -> list[float]:
+    """The losses of a fresh run that has loaded all parts but one."""
+    fresh = toys.Trial(seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the Sparsifier misses the weights of its links
+        for name, (_, load, _) in _PARTS.items():
+            if name != left_out:
+                load(fresh, copy.deepcopy(saved[name]))
+    return [fresh.step() for _ in range(20)]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
 
 
 def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:

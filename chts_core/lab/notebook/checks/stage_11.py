@@ -9,6 +9,8 @@ from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.lab.results import paper
 from chts_core.lab.results.statistics import mean_and_interval, standard_error
 
+_T_6 = 2.446912  # Student's t at 97.5 % for 6 degrees of freedom
+
 
 def errors_away(errors_away: float | None) -> None:
     """How far away: the distance of the paper from your mean, in standard errors."""
@@ -49,17 +51,43 @@ def coverage(coverage: Callable[[int, float, float, torch.Generator], float | No
     )
 
 
-def paired_half_width(paired_half_width: float | None) -> None:
-    """Pair them: the half-width of the interval of the paired difference."""
-    assert paired_half_width is not None, "replace None in the cell above by a number."
-    a, b = [90.0, 94.0, 98.0], [89.0, 93.0, 97.0]
-    _, paired = mean_and_interval([one - other for one, other in zip(a, b, strict=True)])
-    _, of_one = mean_and_interval(a)
-    refuse(paired_half_width, {"the half-width of A alone; subtract seed by seed first": of_one}, 0.1)
-    assert paired_half_width != 1, "1 is the difference itself."
-    assert abs(paired_half_width - paired) < 1e-6, (
-        f"{paired_half_width} is not right; write down the three differences."
-    )
+def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[float, float] | None]) -> None:
+    """Pair them: the half-widths of the paired and of the unpaired interval of the difference of two methods."""
+    a, b = [90.0, 94.0, 98.0, 92.0], [88.0, 93.0, 96.0, 91.0]
+    answer = half_widths(list(a), list(b))
+    assert answer is not None, "half_widths() returns None; return two half-widths, the paired one first."
+    mine, apart = (round(float(number), 3) for number in answer)
+    differences = [one - other for one, other in zip(a, b, strict=True)]
+    errors, error = (standard_error(a), standard_error(b)), standard_error(differences)
+    _, paired = mean_and_interval(differences)
+    unpaired = _T_6 * math.hypot(*errors)
+    assert not abs(mine - unpaired) < 0.01, f"{mine} is the unpaired half-width; return the paired one first."
+    slips = {
+        "the half-width of A alone; subtract seed by seed first": mean_and_interval(a)[1],
+        "the mean difference itself; how much do the differences vary?": 1.5,
+        "the standard error; multiply it by t": error,
+        "the result with the factor 1.96, which is for many seeds": 1.96 * error,
+        "the result with the standard deviation; divide it by the root of 4": 2 * paired,
+        "the result with 6 degrees of freedom; four differences have 3": _T_6 * error,
+    }
+    refuse(mine, slips, 0.005)
+    assert abs(mine - paired) < 0.005, f"the paired half-width {mine} is not right; the differences are 2, 1, 2 and 1."
+    t_3 = paired / error
+    slips = {
+        "the paired half-width again; leave the pairs aside": paired,
+        "a sum of standard errors times t; the squares add up": _T_6 * sum(errors),
+        "the standard error; multiply it by t": math.hypot(*errors),
+        "the result with 3 degrees of freedom; two times four runs have 6": t_3 * math.hypot(*errors),
+        "the result with the factor 1.96, which is for many seeds": 1.96 * math.hypot(*errors),
+        "the half-width of A alone; B varies too": mean_and_interval(a)[1],
+    }
+    refuse(apart, slips, 0.01)
+    assert abs(apart - unpaired) < 0.01, f"the unpaired half-width {apart} is not right; it has two standard errors."
+    for name, half in (("paired", mine), ("unpaired", apart)):
+        print(f"{name}: 1.50 ± {half:.2f}, {'contains' if half > 1.5 else 'leaves out'} 0")
+    other = half_widths([1.0, 5.0, 3.0], [3.0, 2.0, 1.0])
+    assert other is not None, "for other numbers half_widths() returns None."
+    assert math.isclose(other[0], 6.572, abs_tol=0.01), f"for differences of -2, 3 and 2 you return {other[0]:.2f}."
 
 
 def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:

@@ -1,7 +1,9 @@
 """Checks of stage 12, open questions."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from scipy import stats
@@ -9,70 +11,85 @@ from torch import Tensor
 
 from chts_core.diagnostics import degrees
 from chts_core.lab.notebook.checks.slips import refuse
-from chts_core.lab.results.statistics import mean_and_interval, seeds_needed
+from chts_core.lab.results.statistics import seeds_needed
 
-_WORDS = ("holds", "does not hold", "cannot be told")
-
-
-def verdict(verdict: Callable[[list[float]], str]) -> None:
-    """What an interval settles: whether a claim holds, by the paired differences of the seeds."""
-    given = [
-        [1.0, 2.0, 3.0],
-        [2.0, 2.5, 3.0],
-        [-1.2, -0.9, -0.9],
-        [1.1, 2.0, 2.9],
-        [0.0, 1.0, 3.0],
-        [-1.0, 0.0, 1.5],
-        [3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, -0.2],
-    ]
-    mine = [verdict(list(differences)) for differences in given]
-    assert mine[0] is not None, "verdict() returns None; return one of the three verdicts."
-    for word in mine:
-        assert word in _WORDS, f"{word!r} is not a verdict; expected one of {', '.join(map(repr, _WORDS))}."
-    right = [_by(differences, mean_and_interval(differences)[1]) for differences in given]
-    for slip, half in _HALVES.items():
-        wrong = [_by(differences, half(differences)) for differences in given]
-        assert mine != wrong, f"these are the verdicts of {slip}."
-    swapped = {"holds": "does not hold", "does not hold": "holds"}
-    assert mine != [swapped.get(word, word) for word in right], "a claim holds if the differences are above 0."
-    for differences, word, expected in zip(given, mine, right, strict=True):
-        shown = ", ".join(f"{value:g}" for value in differences)
-        mean, width = mean_and_interval(differences)
-        assert word == expected, f"{shown} have the interval {mean:.2f} ± {width:.2f}, and you say {word!r}."
+Row = Mapping[str, Any]
+_WORDS = ("holds", "does not hold", "level", "cannot be told", "untested")
+# Rows that the table does not have, in points: each tells slips apart that the table does not.
+_MORE_ROWS: Sequence[Row] = (
+    {"claim": "a lead of three seeds", "unit": "points", "advantage": 0.36, "interval": 0.3, "seeds": 3},
+    {"claim": "a small and certain lead", "unit": "points", "advantage": 0.2, "interval": 0.1, "seeds": 30},
+    {"claim": "a small lead, which is not certain", "unit": "points", "advantage": 0.1, "interval": 0.2, "seeds": 30},
+    {"claim": "a mean of 0 with a wide interval", "unit": "points", "advantage": 0.0, "interval": 3.0, "seeds": 3},
+    {"claim": "a lead of many seeds", "unit": "points", "advantage": 1.0, "interval": 0.5, "seeds": 100},
+    {"claim": "a lead of two seeds", "unit": "points", "advantage": 8.0, "interval": 2.0, "seeds": 2},
+)
 
 
-def _by(differences: Sequence[float], half: float) -> str:
-    mean = sum(differences) / len(differences)
-    if abs(mean) <= half:
-        return _WORDS[2]
-    return _WORDS[0] if mean > 0 else _WORDS[1]
+def read_row(
+    read_row: Callable[[Row, float, int], str], *, claims: Sequence[Row], margins: Mapping[str, float]
+) -> None:
+    """Read the table of claims: a function of a row, a margin and a number of looks that returns a verdict."""
+    for looks in (1, 9):
+        for row in (*claims, *_MORE_ROWS) if looks == 1 else (*_MORE_ROWS, *claims):
+            margin = margins.get(row["unit"], 0.5)
+            said = read_row(dict(row), margin, looks)
+            assert said is not None, "read_row() returns None; return one of the five verdicts."
+            assert said in _WORDS, f"{said!r} is not a verdict; expected one of {', '.join(map(repr, _WORDS))}."
+            half = None if row["advantage"] is None else row["interval"] * _wider(row["seeds"], looks)
+            right = _verdict(row["advantage"], half, margin)
+            if said != right:
+                raise AssertionError(
+                    f"{row['claim']!r}, looks: {looks}; you say {said!r}. {_why(said, row, margin, looks)}"
+                )
+    print("with one look:", _counted(read_row, claims, margins, 1))
+    print("with nine looks:", _counted(read_row, claims, margins, 9))
 
 
-def _spread(differences: Sequence[float]) -> float:
-    """The standard deviation, which divides by one less than the number of values."""
-    mean = sum(differences) / len(differences)
-    return math.sqrt(sum((value - mean) ** 2 for value in differences) / (len(differences) - 1))
+def _wider(seeds: int, looks: int) -> float:
+    """By what the half-width at 95 % grows for a number of looks."""
+    return float(stats.t.ppf(1 - 0.05 / looks / 2, seeds - 1) / stats.t.ppf(1 - 0.05 / 2, seeds - 1))
 
 
-def _t(differences: Sequence[float]) -> float:
-    return float(stats.t.ppf(0.975, len(differences) - 1))
+def _verdict(advantage: float | None, half: float | None, margin: float) -> str:
+    if advantage is None or half is None:
+        return "untested"
+    if abs(advantage) > half:
+        return "holds" if advantage > 0 else "does not hold"
+    return "level" if abs(advantage) + half < margin else "cannot be told"
 
 
-# The half-width of an interval by the slip that leads to it.
-_HALVES: dict[str, Callable[[Sequence[float]], float]] = {
-    "the sign of the mean alone; the interval decides": lambda _: 0.0,
-    "the standard error alone; multiply it by t": lambda values: _spread(values) / math.sqrt(len(values)),
-    "the factor 1.96, which is for many seeds; for three, t is 4.30": (
-        lambda values: 1.96 * _spread(values) / math.sqrt(len(values))
-    ),
-    "t·s, the scatter of single seeds; the mean of n seeds varies less": lambda values: _t(values) * _spread(values),
-    "a deviation that divides the squares by n; divide by n - 1": (
-        lambda values: _t(values) * _spread(values) * math.sqrt(len(values) - 1) / len(values)
-    ),
-    "the worst seed: an interval may be above 0 even though one seed is below it": (
-        lambda values: math.inf if min(values) < 0 < max(values) else 0.0
-    ),
-}
+def _why(said: str, row: Row, margin: float, looks: int) -> str:
+    """What speaks against a wrong verdict on a row, by the slip that leads to it."""
+    mean, half, unit = row["advantage"], row["interval"], row["unit"]
+    if mean is None:
+        return "The row has no runs, so its advantage is None."
+    wide = half * _wider(row["seeds"], looks)
+    ends = f"The interval goes from {mean - wide:.3f} to {mean + wide:.3f} {unit}"
+    right = _verdict(mean, wide, margin)
+    if {said, right} == {"holds", "does not hold"}:
+        return f"{ends}. A claim holds if its advantage is above 0: look at the sign."
+    if said == "level" and right == "cannot be told" and said != _verdict(mean, half, margin):
+        return f"{ends}, beyond the margin of {margin:g}. An interval that contains 0 does not make two methods equal."
+    normal = NormalDist().inv_cdf
+    if looks > 1 and said == _verdict(mean, half * normal(1 - 0.05 / looks / 2) / normal(1 - 0.05 / 2), margin):
+        return (
+            f"{ends}. The factor depends on the number of seeds, here {row['seeds']}: take t with {row['seeds'] - 1}."
+        )
+    if looks > 1 and said == _verdict(mean, half, margin):
+        return f"{ends} for {looks} looks. You used the interval for one look."
+    if looks > 1 and said == _verdict(mean, half * looks, margin):
+        return f"{ends}. More looks change t, and do not multiply the half-width by {looks}."
+    if right == "level":
+        return f"{ends}. It contains 0, and both ends are nearer to 0 than the margin of {margin:g}."
+    return f"{ends}. Both ends of the interval decide, not the mean alone, and a decided row needs no margin."
+
+
+def _counted(
+    read_row: Callable[[Row, float, int], str], claims: Sequence[Row], margins: Mapping[str, float], looks: int
+) -> str:
+    said = Counter(read_row(row, margins.get(row["unit"], 0.5), looks) for row in claims)
+    return ", ".join(f"{said[word]} {word}" for word in _WORDS if said[word])
 
 
 def number_of_seeds(number_of_seeds: int | None) -> None:
