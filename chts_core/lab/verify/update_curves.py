@@ -2,7 +2,7 @@
 
 The runs are MLPs of three hidden layers of 48 units on the digits, 90 % sparse, with 128 steps and an update every 8
 steps; `observed` trains them again. `update_curves.json` has the second and the third layer, with seeds 0 and 1.
-The mystery patient is such a run too; it is trained anew, since its seed chooses what is wrong with it.
+The mystery patient is such a run too; it is trained again, since its seed chooses what is wrong with it.
 """
 
 import json

@@ -182,7 +182,7 @@ def continued(
     for name in sorted({*not_needed} & _PARTS.keys()):
         step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
         raise AssertionError(f"without the {name} the run is another: its loss differs from step {step} on.")
-    assert _DISPENSABLE in not_needed, "one part can be left out: each step computes it anew before it uses it."
+    assert _DISPENSABLE in not_needed, "one part can be left out: each step computes it again before it uses it."
 
 
 def _without(left_out: str, saved: Mapping[str, Any]) -> list[float]:
