@@ -267,7 +267,7 @@ explorer = widgets.ReceptiveFieldExplorer()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel, the explorer does not move. The next figure shows its first state:
+# GitHub does not show widgets. This figure shows the first state of the explorer:
 
 # %%
 state = widgets.ReceptiveFieldState()

@@ -348,7 +348,7 @@ explorer = widgets.LinkPredictionStepper()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel, the widget does not move. The next figure shows its first state:
+# GitHub does not show widgets. This figure shows the first state of the widget:
 
 # %%
 state = widgets.LinkPredictionState()

@@ -500,7 +500,7 @@ explorer = widgets.SoftSamplingExplorer()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel, the explorer does not move. The next figure shows its first state:
+# GitHub does not show widgets. This figure shows the first state of the explorer:
 
 # %%
 shown = widgets.SoftSamplingState()

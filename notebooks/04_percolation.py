@@ -620,7 +620,7 @@ sandbox = widgets.PercolationSandbox()
 sandbox
 
 # %% [markdown]
-# On a page without a running kernel, nothing moves. Here is the initial state of the sandbox:
+# GitHub does not show widgets. This figure shows the first state of the sandbox:
 
 # %%
 state = widgets.PercolationState()

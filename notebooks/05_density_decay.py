@@ -506,7 +506,7 @@ explorer = widgets.DensityDesigner()
 explorer
 
 # %% [markdown]
-# On a page without a running kernel, nothing moves. Here is the initial state of the designer:
+# GitHub does not show widgets. This figure shows the first state of the designer:
 
 # %%
 designed = widgets.DensityState()

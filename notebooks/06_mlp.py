@@ -451,7 +451,7 @@ player = widgets.TopologyPlayer.of(played)
 player
 
 # %% [markdown]
-# On a page without a running kernel, nothing moves. Here is the initial state of the player:
+# GitHub does not show widgets. This figure shows the first state of the player:
 
 # %%
 state = widgets.TopologyPlayer.state_of(played)

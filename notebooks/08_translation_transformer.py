@@ -691,8 +691,8 @@ explorer = widgets.TranslationExplorer.of(run.translator, sentence)
 explorer
 
 # %% [markdown]
-# The explorer needs a running kernel. The figure below shows its first state. The cell after the figure translates the
-# sentence with zebras.
+# GitHub does not show widgets. This figure shows the first state of the explorer. The cell after the figure translates
+# the sentence with zebras.
 
 # %%
 state = explorer.state
