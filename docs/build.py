@@ -30,16 +30,21 @@ OUT = ROOT / "runs" / "site"
 SOURCE = OUT / "source"
 
 
+def to_file(words: str, path: str) -> str:
+    """A link to a file of the repository; only the words while the repository has no owner, since it would be dead."""
+    if launch.OWNER == launch.NOBODY:
+        return words
+    return f"[{words}]({launch.REPOSITORY}/blob/{launch.RELEASE}/{path})"
+
+
 def published(text: str, folder: str = "") -> str:
     """Markdown of a folder of the repository, its links leading to the pages of stages and to published files."""
 
     def lead(found: re.Match[str]) -> str:
-        target = found[1]
-        if re.match(r"https?:|#|notebooks/", target):
-            return found[0]
-        return f"]({launch.REPOSITORY}/blob/{launch.RELEASE}/{folder}{target})"
+        words, target = found.groups()
+        return found[0] if re.match(r"https?:|#|notebooks/", target) else to_file(words, folder + target)
 
-    return re.sub(r"\]\(([^)]+)\)", lead, text)
+    return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", lead, text)
 
 
 def lead_out_of_guides() -> None:
@@ -47,7 +52,7 @@ def lead_out_of_guides() -> None:
     for page in (SOURCE / "guides").glob("*.md"):
         text = page.read_text("utf-8").replace("](../../notebooks/", "](../notebooks/")
         page.write_text(
-            re.sub(r"\]\(\.\./\.\./([^)]+)\)", rf"]({launch.REPOSITORY}/blob/{launch.RELEASE}/\1)", text), "utf-8"
+            re.sub(r"\[([^\]]+)\]\(\.\./\.\./([^)]+)\)", lambda found: to_file(*found.groups()), text), "utf-8"
         )
 
 

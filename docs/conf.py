@@ -17,7 +17,7 @@ release = metadata.version("chts")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
-myst_html_meta = {"property=og:title": "chts", "property=og:image": f"{launch.SITE}_static/card.png"}  # a shared link
+myst_html_meta = {"property=og:title": "chts"}  # a shared link
 nb_execution_mode = "off"  # what is shown is what was committed
 nb_ipywidgets_js = {}  # recordings stand for the widgets (docs/build.py), so no script is fetched
 autodoc_typehints = "description"
@@ -26,19 +26,24 @@ suppress_warnings = ["myst.strikethrough"]
 
 html_theme = "sphinx_book_theme"
 html_title = "chts"
-html_baseurl = launch.SITE
 html_static_path = ["_static"]
 html_css_files = ["chts.css"]
 html_theme_options = {
-    "repository_url": launch.REPOSITORY,
-    "repository_branch": launch.RELEASE,
-    "use_repository_button": True,
-    "launch_buttons": {
-        "binderhub_url": "https://mybinder.org",
-        "colab_url": "https://colab.research.google.com",
-        "notebook_interface": "jupyterlab",
-    },
+    "use_download_button": True,
 }
+if launch.OWNER != launch.NOBODY:  # otherwise the buttons would be dead
+    html_baseurl = launch.SITE
+    myst_html_meta["property=og:image"] = f"{launch.SITE}_static/card.png"
+    html_theme_options |= {
+        "repository_url": launch.REPOSITORY,
+        "repository_branch": launch.RELEASE,
+        "use_repository_button": True,
+        "launch_buttons": {
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+            "notebook_interface": "jupyterlab",
+        },
+    }
 html_math_renderer = "mathml"
 
 

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 00 · Start here: why sparse?
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/00_start_here.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/00_start_here.ipynb)
-#
 # **You will be able to**
 #
 # 1. compute what training costs and which part of it sparse training could save;

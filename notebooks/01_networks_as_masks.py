@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 01 · Networks as masks
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/01_networks_as_masks.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/01_networks_as_masks.ipynb)
-#
 # **You will be able to**
 #
 # 1. read a sparse layer as a network;

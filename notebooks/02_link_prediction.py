@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 02 · Link prediction
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/02_link_prediction.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/02_link_prediction.ipynb)
-#
 # **You will be able to**
 #
 # 1. explain by paths and local communities why the existing links may show where a new link helps;

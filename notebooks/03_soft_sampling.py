@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 03 · Soft sampling
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/03_soft_sampling.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/03_soft_sampling.ipynb)
-#
 # **You will be able to**
 #
 # 1. turn scores into draws of any softness;

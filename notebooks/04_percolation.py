@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 04 · Percolation: links that lead nowhere
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/04_percolation.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/04_percolation.ipynb)
-#
 # **You will be able to**
 #
 # 1. find by hand which neurons a removal cuts off;

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 05 · Density decay
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/05_density_decay.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/05_density_decay.ipynb)
-#
 # **You will be able to**
 #
 # 1. compute by hand the number of links of every layer at any step, and the number that an update exchanges;

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 06b · Break it: six sick runs
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/06b_break_it.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/06b_break_it.ipynb)
-#
 # **You will be able to**
 #
 # 1. see from a curve or a number that a sparse training run is broken;

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 07 · Truly sparse
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/07_truly_sparse.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/07_truly_sparse.ipynb)
-#
 # **You will be able to**
 #
 # 1. say what a mask saves and what it does not;

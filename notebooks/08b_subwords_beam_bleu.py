@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 08b · Subwords, beam search and BLEU
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/08b_subwords_beam_bleu.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/08b_subwords_beam_bleu.ipynb)
-#
 # **You will be able to**
 #
 # 1. build a vocabulary of subwords, and batches with little padding;

@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 10 · Scaling out
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/10_scaling_out.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/10_scaling_out.ipynb)
-#
 # **You will be able to**
 #
 # 1. train one sparse model in several processes, and say what they must agree on;

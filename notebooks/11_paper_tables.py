@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 11 · The paper's tables beside ours
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/11_paper_tables.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/11_paper_tables.ipynb)
-#
 # **You will be able to**
 #
 # 1. say what a standard error covers and what it does not;

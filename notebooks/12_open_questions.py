@@ -14,8 +14,6 @@
 # %% [markdown]
 # # 12 · What we know, what we don't
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/SET_THE_OWNER/chts/blob/v0.1.0/notebooks/12_open_questions.ipynb) [![Open on Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/SET_THE_OWNER/chts/v0.1.0?urlpath=lab/tree/notebooks/12_open_questions.ipynb)
-#
 # **You will be able to**
 #
 # 1. say for each main claim of this course what the paper reports, what our records show, and how sure that is;

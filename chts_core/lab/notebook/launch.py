@@ -1,17 +1,19 @@
 """Write links to Colab and Binder, and the first cell for Colab: `python -m chts_core.lab.notebook.launch FILE ...`.
 
-Only this module names the published repository and its release. In README.md the links are between `<!-- launch -->`
+Only this module names the published repository and its release. The command takes the owner from the remote `origin`,
+if that is on GitHub, and writes it here and into pyproject.toml. In README.md the links are between `<!-- launch -->`
 and `<!-- end of launch -->`. A notebook has the links under its title, and the cell after its header.
 """
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-REPOSITORY = (
-    "https://github.com/SET_THE_OWNER/chts"  # no such owner can exist, so before publication a link runs nobody's code
-)
-SITE = "https://SET_THE_OWNER.github.io/chts/"
+NOBODY = "SET_THE_OWNER"  # no such owner can exist, so before publication an address runs nobody's code
+OWNER = "SET_THE_OWNER"
+REPOSITORY = f"https://github.com/{OWNER}/chts"
+SITE = f"https://{OWNER}.github.io/chts/"
 RELEASE = "v0.1.0"  # the tag that Colab and Binder use, so that notebooks and package match
 
 _BOOTSTRAP = f"""\
@@ -48,7 +50,9 @@ def binder(notebook: str) -> str:
 
 
 def badges(notebook: str) -> str:
-    """Both addresses as the usual buttons, in Markdown."""
+    """Both addresses as the usual buttons, in Markdown; "" while there is no owner, since the buttons would be dead."""
+    if OWNER == NOBODY:
+        return ""
     return (
         f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab(notebook)}) "
         f"[![Open on Binder](https://mybinder.org/badge_logo.svg)]({binder(notebook)})"
@@ -75,9 +79,10 @@ def with_links(source: str, notebook: str) -> str:
     Raises:
         ValueError: if it has no title, or no code after its header.
     """
+    buttons = badges(notebook)
     made, titles = re.subn(
         r"^# # .*\n#\n",
-        lambda title: f"{title[0]}# {badges(notebook)}\n#\n",
+        lambda title: f"{title[0]}# {buttons}\n#\n" if buttons else title[0],
         _LINKS.sub("", with_bootstrap(source, notebook)),
         count=1,
         flags=re.M,
@@ -87,8 +92,28 @@ def with_links(source: str, notebook: str) -> str:
     return made
 
 
+def set_owner(folder: Path) -> None:
+    """Write the owner of a checkout's remote `origin` into this module and pyproject.toml there, if it is on GitHub."""
+    command = ["git", "remote", "get-url", "origin"]
+    remote = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"github\.com[:/]([^/\s]+)/", remote)
+    if not found:
+        return
+    for name, pattern in (
+        ("chts_core/lab/notebook/launch.py", '(?<=^OWNER = ")[^"]+'),
+        ("pyproject.toml", "(?<=https://github.com/)[^/]+(?=/chts)"),
+    ):
+        path = folder / name
+        path.write_text(re.sub(pattern, found[1], path.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
+
+
 def main() -> None:
-    """Update the links in sources of notebooks and in README.md."""
+    """Update the owner, and the links in sources of notebooks and in README.md."""
+    before = Path(__file__).read_text("utf-8")
+    set_owner(Path(__file__).parents[3])
+    if Path(__file__).read_text("utf-8") != before:  # this process has the old owner
+        subprocess.run([sys.executable, "-m", __spec__.name, *sys.argv[1:]], check=True)
+        return
     for path in map(Path, sys.argv[1:]):
         text = path.read_text("utf-8")
         if path.suffix == ".py":
