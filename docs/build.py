@@ -4,6 +4,8 @@ A warning is an error.
 """
 
 import ast
+import base64
+import io
 import json
 import math
 import re
@@ -16,11 +18,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import torch
+from mdit_py_plugins.anchors.index import slugify
+from PIL import Image
 
 from chts_core import topology
 from chts_core.lab.notebook import exercises, glossary, launch, notebooks
 from chts_core.lab.notebook.notebook_page import record_widgets
 from chts_core.lab.notebook.notebooks import as_markdown
+from chts_core.lab.notebook.pages import markdown_as_html
+from chts_core.lab.notebook.tour import richest_picture
 from chts_core.lab.results import records
 from chts_core.lab.results.tables import of_method, runs
 from chts_core.lab.teach import slides, syllabus
@@ -67,9 +73,38 @@ def write_stages() -> None:
         notebook.cells = [cell for cell in notebook.cells if "bootstrap" not in cell.metadata.get("tags", [])]
         for cell in notebook.cells:
             record_widgets(cell)
+        listed = ", ".join(f"[{one.title}](#{slugify(f'Exercise: {one.title}')})" for one in exercises.listed(notebook))
+        notebook.cells[0].source += f"\n\n**Exercises:** {listed}."
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             output.get("data", {}).pop(records.RESULTS_TYPE, None)  # for records, not for readers
         nbformat.write(notebook, SOURCE / "notebooks" / path.name)
+
+
+def write_cards() -> None:
+    """The stages as cards on the first page: a picture, the goal, the minutes to read and the level."""
+    (SOURCE / "_static" / "cards").mkdir()
+    cards = []
+    for path in notebooks.stages():
+        notebook = nbformat.read(path, as_version=4)
+        header = notebook.cells[0].source
+        picture = ""
+        if richest := richest_picture(notebook):
+            file = SOURCE / "_static" / "cards" / f"{path.stem}.webp"
+            image = Image.open(io.BytesIO(base64.b64decode(richest[0])))
+            image.thumbnail((640, 640))
+            image.save(file, "WEBP", quality=80)
+            picture = f'<img src="_static/cards/{file.name}" alt="" loading="lazy">'  # the text beside it says more
+        (minutes,) = re.findall(r"^\| Time \| ([^,|]+)", header, re.MULTILINE)
+        (level,) = re.findall(r"^\| Difficulty \| (\S+)", header, re.MULTILINE)
+        goal = notebooks.objectives(header)[0]
+        cards.append(
+            f'<a class="card" href="notebooks/{path.stem}.html">{picture}<strong>{notebooks.title(path)}</strong>'
+            f"<span>{markdown_as_html(f'You will be able to {goal}.')}</span>"
+            f"<small>{minutes.strip()} · {level}</small></a>"
+        )
+    page = SOURCE / "index.md"
+    text = page.read_text("utf-8").replace("{cards}", f'<div class="cards">{"".join(cards)}</div>')
+    page.write_text(text, "utf-8")
 
 
 def write_reference() -> None:
@@ -326,6 +361,7 @@ def main() -> None:
     shutil.copytree(ROOT / "docs", SOURCE, ignore=shutil.ignore_patterns("build.py", "__pycache__"))
     lead_out_of_guides()
     write_stages()
+    write_cards()
     write_reference()
     write_glossary()
     write_exercises()

@@ -258,19 +258,20 @@ def _card(stage: _Stage, out_dir: Path) -> str:
     listed = " · ".join(f'<a href="{stem}.{ending}">{name}</a>' for ending, name in links)
     first = f'<a href="{stem}.{links[0][0]}">{html.escape(notebooks.title(stage.path))}</a>'
     executed = out_dir / stage.path.name
-    picture = _richest_picture(nbformat.read(executed, as_version=4)) if executed.exists() else ""
+    picture = ""
+    if executed.exists() and (richest := richest_picture(nbformat.read(executed, as_version=4))):
+        picture = f'<p><img src="data:image/png;base64,{richest[0]}" alt="{html.escape(richest[1])}"></p>'
     return (
         f"<article><h2>{first}</h2>{failed}{able}{picture}"
         f"<p><small>{stage.seconds:.0f} s · {listed}</small></p></article>"
     )
 
 
-def _richest_picture(notebook: Mapping[str, Any]) -> str:
-    """The picture with the most bytes, as an <img>: it shows the most."""
+def richest_picture(notebook: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The picture of a notebook that takes the most bytes, since it shows the most: PNG in base64, and alternative."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     pictured = [output for output in outputs if "image/png" in output.get("data", {})]
     if not pictured:
-        return ""
+        return None
     richest = max(pictured, key=lambda output: len(output["data"]["image/png"]))
-    alt = html.escape(richest["metadata"].get("image/png", {}).get("alt", ""))
-    return f'<p><img src="data:image/png;base64,{richest["data"]["image/png"]}" alt="{alt}"></p>'
+    return richest["data"]["image/png"], richest["metadata"].get("image/png", {}).get("alt", "")
