@@ -140,7 +140,7 @@ def test_a_weight_that_is_no_number_is_named_and_the_run_goes_on_from_before(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run.step(BAD)  # no update follows: nothing is asked of the weights
-        message = rf"before the update of step {DUE} links of 2\.weight have infinite or NaN weights"
+        message = rf"before the update of step {DUE}, links of 2\.weight have infinite or NaN weights"
         for _ in range(2):  # it stays so
             with pytest.raises(RuntimeError, match=message):
                 run.sparsifier.step()
@@ -163,7 +163,7 @@ def test_many_layers_are_counted_instead_of_listed() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sparsifier = chts.Sparsifier(model, optimizer, "set", 0.5, total_steps=4, update_every=1)
     nn.functional.cross_entropy(model(torch.full((2, 8), math.nan)), torch.tensor([0, 1])).backward()
-    with pytest.warns(RuntimeWarning, match=r"that of 0\.weight and 4 others; the topology"):
+    with pytest.warns(RuntimeWarning, match=r"NaN \(0\.weight and 4 others\); the update of the topology"):
         sparsifier.step()
 
 

@@ -482,7 +482,7 @@ def many() -> nn.Module:
 PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "the rest is a chain": (
         lambda: Untraceable(chain()),
-        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. Links there evolve",
+        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. Their links evolve",
     ),
     "the rest is one layer": (
         lambda: Untraceable(nn.Linear(4, 4), nn.ReLU()),
@@ -636,8 +636,8 @@ Memory without activations: 17.7 KiB
   past weights  2.9 KiB
   one update    7.9 KiB
 
-The sigmoid decay over 0.375 of the run costs the training FLOPs of a cubic decay over twice this window (end=0.75): \
-compare the two at that."""
+The sigmoid decay over 0.375 of the run costs the same training FLOPs as a cubic decay over twice this window (end=0.75): \
+compare these two."""
 
 
 def test_a_plan_as_text() -> None:

@@ -409,7 +409,7 @@ def test_a_diverged_weight_is_named_instead_of_sampled(method: str) -> None:
         run.weight(name)[tuple(mask.nonzero()[0])] = math.nan
     run.sparsifier.step()
     push(run)
-    message = rf"before the update of step {EVERY} links of {name} have infinite or NaN weights: the run has diverged"
+    message = rf"before the update of step {EVERY}, links of {name} have infinite or NaN weights: the run has diverged"
     with pytest.raises(RuntimeError, match=message):
         run.sparsifier.step()
     assert_same_masks(run.sparsifier.masks, before)
@@ -1319,7 +1319,7 @@ def test_methods_that_choose_among_absent_links_wait_for_their_gradients(
     push(run, gradients)
     if waits:
         before = copies(run.sparsifier.masks)
-        with pytest.warns(RuntimeWarning, match=r"NaN, that of 2\.weight; .* waits for the next step"):
+        with pytest.warns(RuntimeWarning, match=r"NaN \(2\.weight\); .* waits for the next step"):
             run.sparsifier.step()
         assert_same_masks(run.sparsifier.masks, before)
         assert run.sparsifier.update_due

@@ -20,7 +20,7 @@ from chts_core.lab.verify.drill import SCENARIOS, differences, survived
 
 # One of each way to run; the others differ from these only in what is trained, and are killed in tests of their own.
 REDUCED = [
-    ("classifier, csr", ("no space", "clock")),
+    ("classifier, links alone", ("no space", "clock")),
     ("language model, two processes", ("full disk",)),
     ("sweep", ("read-only",)),
 ]

@@ -267,7 +267,7 @@ SLIPS = [
         (without("sparsifier"), "after load_run() the masks or the random numbers of the Sparsifier are not the saved"),
         ((*kept(*PARTS, generator=False), {"gradients"}), "after load_run() the generator has not its saved state"),
         (remembered(), "after load_run() the weights are not the saved ones."),
-        ((*kept(*PARTS), set()), "one part can be left out: each step computes it anew before it uses it."),
+        ((*kept(*PARTS), set()), "one part can be left out: each step computes it again before it uses it."),
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
         ((*kept(*PARTS), {"gradients", "weights"}), "without the weights the run is another: its loss differs from "),
         (

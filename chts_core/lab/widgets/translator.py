@@ -74,7 +74,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
             "one million, nine hundred and ninety-nine",
             "two hundred zebras",
         ),
-        "attention": ("decoder.0.cross_attention", "encoder.0.self_attention"),
+        "attention": ("decoder.0.cross_attention", "encoder.0.attention"),
         "head": range(-1, 4),
     }
 

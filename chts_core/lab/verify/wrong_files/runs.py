@@ -128,8 +128,8 @@ SWEEPS = {
     "an object in a grid": _sweep(
         "could not determine a constructor", b"train: mlp\ngrid: {seed: [!!python/name:os.system '']}"
     ),
-    "references to references": _sweep("no YAML: it refers to 'a' by .*write the values out", _LAUGHS),
-    "a reference to itself": _sweep("no YAML: it refers to 'a'", b"train: mlp\ngrid: &a\n  seed: *a\n"),
+    "references to references": _sweep("not YAML: it refers to 'a' by .*write the values out", _LAUGHS),
+    "a reference to itself": _sweep("not YAML: it refers to 'a'", b"train: mlp\ngrid: &a\n  seed: *a\n"),
     "nested": _sweep("the sweep is not YAML: .*recursion", NESTED[:5000]),
     "a tab": _sweep("the sweep is not YAML: .*\n?.*cannot start any token", b"a:\n\t- b"),
     "a zero byte": _sweep("the sweep is not YAML: unacceptable character", b"train: mlp\0"),
