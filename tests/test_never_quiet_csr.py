@@ -253,7 +253,9 @@ def test_a_layer_that_is_more_than_linear_is_refused_or_stays_masked(case: str) 
     MORE[case](model)
     layer = model[2]
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    with pytest.raises(ValueError, match=r"2\.weight cannot store only their links; expected weights of plain nn.Linear layers"):
+    with pytest.raises(
+        ValueError, match=r"2\.weight cannot store only their links; expected weights of plain nn.Linear layers"
+    ):
         attach(model, optimizer)
     attach(model, optimizer, "auto")
     assert model[2] is layer

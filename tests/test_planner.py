@@ -636,8 +636,8 @@ Memory without activations: 17.7 KiB
   past weights  2.9 KiB
   one update    7.9 KiB
 
-The sigmoid decay over 0.375 of the run costs the same training FLOPs as a cubic decay over twice this window (end=0.75): \
-compare these two."""
+The sigmoid decay over 0.375 of the run costs the same training FLOPs as a cubic decay over twice this window \
+(end=0.75): compare these two."""
 
 
 def test_a_plan_as_text() -> None:
