@@ -152,7 +152,7 @@ def _read_lines(path: Path) -> Generator[str, None, None]:
                     )
                 yield text.strip()
     except GZIP_ERRORS as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+        raise ValueError(f"{path} is not an intact gzip file ({error}); fetch it again.") from error
 
 
 def _load_number_words(data_dir: str | None) -> TranslationData:  # noqa: ARG001 - every loader takes it
@@ -201,7 +201,8 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
     except Exception as error:  # the message must show any error of the network or the hub
         raise DataNotFoundError(
             f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
-            f"Nothing that was trained or stored is lost. Try again, or work without the network: {source.remedy}"
+            f"Nothing that was trained or stored is lost. Try again, or work without an internet "
+            f"connection: {source.remedy}"
         ) from error
 
 

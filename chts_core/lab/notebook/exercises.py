@@ -47,8 +47,8 @@ def listed(notebook: Any) -> list[Exercise]:
     """The exercises of an nbformat notebook, in order.
 
     Raises:
-        ValueError: naming an exercise whose heading is not followed by a line such as
-            "*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*".
+        ValueError: if the heading of an exercise is not followed by a line such as
+            "*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*"; the message names the heading.
     """
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     found = list(_HEADING.finditer(text))
@@ -149,7 +149,8 @@ def solved_version(notebook: Any) -> Any:
     """The notebook with every exercise solved by its folded solution, to test these solutions.
 
     Raises:
-        ValueError: naming an exercise without a ```python solution before the next exercise.
+        ValueError: if an exercise has no ```python solution before the next exercise; the message names its first
+            line.
     """
     solved = nbformat.from_dict(notebook)
     open_exercise = None

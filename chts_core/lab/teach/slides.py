@@ -1,9 +1,9 @@
-"""Slides of an executed notebook: one page that needs no network, shown by reveal.js.
+"""Slides of an executed notebook: one page that needs no internet connection, shown by reveal.js.
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
 slides, and a section begins a column. A piece of text is a slide, with the code and the figure that follow it unless it
-is long; an answer appears with the next key. The slides leave out parameters, versions, checks, hints, solutions,
-widgets, records, and long code and tables.
+is long; an answer appears when you press the next key. The slides leave out parameters, versions, checks, hints,
+solutions, widgets, records, and long code and tables.
 """
 
 import html

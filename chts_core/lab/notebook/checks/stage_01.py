@@ -219,7 +219,11 @@ def _why_not(name: str, mask: Tensor) -> str:
     outputs, inputs = degrees(mask)
     low, high = int(outputs.min()), int(outputs.max())
     if (high - low <= 1) != (name in ("BSW", "BRF")):
-        rule = "at most one link apart in BSW and BRF" if high - low > 1 else "set first only in BSW and BRF"
+        rule = (
+            "at most one link apart in BSW and BRF"
+            if high - low > 1
+            else "fixed in advance, and therefore nearly equal, only in BSW and BRF"
+        )
         return f"its outputs have {low} to {high} links; degrees are {rule}"
     empty = int((outputs == 0).sum() + (inputs == 0).sum())
     own, density = clustering(mask), mask.float().mean().item()

@@ -64,7 +64,7 @@ def two_of_three(included: float | None) -> None:
     assert included is not None, "replace None in the cell above by a number."
     assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
-        "the chance to be drawn first; add the chance to be drawn second": 1 / 2,
+        "the chance of being drawn first; add the chance of being drawn second": 1 / 2,
         "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
         "twice the chance in one draw. Then the link would always be drawn, and it is not": 1.0,
         "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
@@ -105,7 +105,8 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
-    """Any number of draws: a function of chances and of a number that returns each link's chance to be drawn.
+    """Any number of draws: a function that takes the chances and the number of draws, and returns each link's chance of
+    being drawn.
 
     Three links by hand, then eight links against draws of the core.
     """
@@ -123,7 +124,9 @@ def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
         assert len(found) == len(chances), f"{said}; expected {len(chances)} chances."
         for slip, wrong in {
             "these are draws with replacement; a link that is drawn leaves": [1 - (1 - p) ** number for p in chances],
-            "these are the chances times the number of draws, which may exceed 1": [number * p for p in chances],
+            "these are the chances times the number of draws, and such a product may exceed 1": [
+                number * p for p in chances
+            ],
         }.items():
             assert number == 1 or not _alike(found, wrong, 1e-6), f"{said}; {slip}."
         assert abs(sum(found) - number) < 1e-6, (

@@ -48,7 +48,7 @@ def backward(backward: Callable[[list[Tensor]], list[Tensor]]) -> None:
         once = backward(given)
         assert once is not None, "return a list of masks instead of None."
         assert all(map(torch.equal, given, copies)), (
-            "the masks given were changed; work on copies, or use & instead of &=."
+            "your function changed the masks that it was given; work on copies, or use & instead of &=."
         )
         assert [tuple(mask.shape) for mask in once] == shapes, f"the shapes should be {shapes}, in the order given."
         _compare_one_sweep(given, once)
@@ -118,7 +118,7 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
         "the share at the input alone; add the share at the output": 1 / 8,
         "the share at the output alone; add the share at the input": 1.0,
         "the weight over both sums together; divide by each sum, then add": 1 / 9,
-        "the share of all weights of the layer": 1 / 17,
+        "the link's share of all weights of the layer; add its shares of its row and of its column": 1 / 17,
         "what you get if the link's own weight is left out of the sums; it belongs to them": 1 / 7,
     }
     refuse(importance, slips, 0.001)
@@ -241,8 +241,8 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             wrong = _forward(_folded(layers, activation, sent), activation, samples)
             assert torch.allclose(found, expected, atol=1e-5) or not torch.allclose(found, wrong, atol=1e-5), slip
         assert torch.allclose(found, expected, atol=1e-5), (
-            f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. Each neuron that reads a lost "
-            "neuron gets its value times the weight."
+            f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. For each link from a "
+            "lost neuron, add the lost neuron's value times the weight to the bias of the neuron that reads it."
         )
 
 

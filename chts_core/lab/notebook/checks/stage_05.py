@@ -62,7 +62,7 @@ def links_at_step(links: float | None) -> None:
 
 
 def exchanged(exchanged: float | None) -> None:
-    """Links of an exchange: those that an update at step 4000 of 6000 removes and regrows, of 2000 links."""
+    """Links of an exchange: how many of 2000 links an update at step 4000 of 6000 removes and regrows."""
     assert exchanged is not None, "replace None in the cell above by a number of links."
     right = cosine_turnover(4000, 6000, 0.3) * 2000
     slips = {

@@ -17,7 +17,7 @@ def merge(merge: Callable[[Words], Words]) -> None:
     given = dict(numbers)
     found = merge(numbers)
     assert found is not None, "merge() returns None; return a dictionary of words, as the one it takes."
-    assert numbers == given, "the dictionary given was changed; build a new one."
+    assert numbers == given, "your function changed the dictionary that it was given; build a new one."
     assert found != numbers, "nothing was joined; e and i are neighbours 4 + 3 = 7 times."
     assert sum(found.values()) == 12, f"the words count {sum(found.values())} together, expected 12; keep each count."
     assert ("ei", "n") in found, f"in ein 4, drei 3, zehn 5 you have {_told(found)}; which pair is there 7 times?"
@@ -31,7 +31,8 @@ def merge(merge: Callable[[Words], Words]) -> None:
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
-        "in anan 2, na 1 you joined n and a; a and n are neighbours twice in each anan, so count every place."
+        "in anan 2, na 1 you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
+        "frequent: count every place."
     )
     assert ("an", "a", "n") not in twice, "in anan the pair is there twice; join it at both places."
     assert twice == {("an", "an"): 2, ("n", "a"): 1}, f"in anan 2, na 1 you have {_told(twice)}."

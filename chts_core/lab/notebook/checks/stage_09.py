@@ -80,7 +80,9 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
             f"{where} {len(right)} heads read this head of the keys, so you miss {len(right) - len(mine)}."
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
-        assert mine != sorted(everything), f"{where} Only the neuron at the same place of each head meets it."
+        assert mine != sorted(everything), (
+            f"{where} In each of these heads, only the query neuron at the same place meets this key neuron."
+        )
         raise AssertionError(f"{where} Which head of the keys is it, which heads read it, and at which place?")
 
 
@@ -115,7 +117,9 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
         copies = [mask.clone() for mask in (gate, up, down)]
         left = percolate_gate(copies[0], copies[1], copies[2], at_zero)
         assert left is not None, "percolate_gate() returns None; return three masks: gate, up and down."
-        assert all(map(torch.equal, copies, (gate, up, down))), "the masks given were changed; use & instead of &=."
+        assert all(map(torch.equal, copies, (gate, up, down))), (
+            "your function changed the masks that it was given; use & instead of &=."
+        )
         assert [mask.shape for mask in left] == [mask.shape for mask in copies], (
             "return gate, up and down in this order, each in the shape that it had."
         )

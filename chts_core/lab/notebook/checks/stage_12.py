@@ -145,7 +145,7 @@ def _walk(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
             f"{(a, b)} and {(c, d)}: some neuron has another number of links than before."
         )
         assert torch.equal(after, mask) != allowed, (
-            f"{(a, b)} and {(c, d)} {'can' if allowed else 'cannot'} be swapped, and the mask "
+            f"{(a, b)} and {(c, d)} {'can' if allowed else 'cannot'} be swapped, but your mask "
             f"{'stays as it was' if allowed else 'changes'}."
         )
         mask = after
