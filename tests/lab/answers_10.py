@@ -270,7 +270,7 @@ SLIPS = [
             "after load_run() the generator does not have its saved state",
         ),
         (remembered(), "after load_run() the weights are not the saved ones."),
-        ((*kept(*PARTS), set()), "one part can be left out: each step computes it anew before it uses it."),
+        ((*kept(*PARTS), set()), "one part can be left out: each step computes it again before it uses it."),
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
         ((*kept(*PARTS), {"gradients", "weights"}), "without the weights the run is another: its loss differs from "),
         (

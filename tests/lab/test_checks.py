@@ -247,7 +247,7 @@ STUBS = [
     *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you counted cycles, you ")),
     *cases("02.counted", (None, NUMBER)),
     *cases("02.my_ch3_l3n", (lambda _: None, "my_ch3_l3n() returns None; return a matrix of scores.")),
-    *cases("02.count_paths", (lambda *_: 0, "for the missing link output 0 – input 0, you counted 0; 2 are there: ")),
+    *cases("02.count_paths", (lambda *_: 0, "for the missing link output 0 – input 0, you counted 0; there are 2: ")),
     *cases("02.listed", ([], "2 paths not listed yet; look at the paths through input 1.")),
     *cases("12.number_of_seeds", (None, "replace None in the cell above by a number of seeds.")),
     *cases(
@@ -312,7 +312,7 @@ SLIPS = [
         (lambda possible, density: (5, 20), "these are the values alone; each link has a position too."),  # noqa: ARG005
         (lambda possible, density: (5, 45), "5 links need 5 · (4 + 4) = 40 bytes; the function returns 45."),  # noqa: ARG005
     ),
-    *cases("02.count_paths", (lambda *_: 3, "for the missing link output 0 – input 0, you counted 3; 2 are there: ")),
+    *cases("02.count_paths", (lambda *_: 3, "for the missing link output 0 – input 0, you counted 3; there are 2: ")),
     *cases(
         "12.number_of_seeds",
         (7, "7 is right for a deviation of 1; it is the root of 4/3"),
@@ -323,7 +323,7 @@ SLIPS = [
         "02.counted",
         (
             3,
-            "you counted 3; 2 are there: output 0 – input 1 – output 2 – input 0; ",
+            "you counted 3; there are 2: output 0 – input 1 – output 2 – input 0; ",
         ),
         ("two", "the answer is 'two'; expected the number of paths, a whole number from 0 up."),
     ),

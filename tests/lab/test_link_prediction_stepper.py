@@ -84,7 +84,7 @@ def test_only_missing_links_have_l3_paths(link: l3.Link, message: str) -> None:
 def test_a_miscount_is_explained(counted: int, words: list[str]) -> None:
     explanation = l3.explain_count(TOY, (0, 0), counted)
     there = "output 0 – input 1 – output 2 – input 0; output 0 – input 2 – output 2 – input 0."
-    assert explanation.startswith(f"you counted {counted}; 2 are there: {there}")
+    assert explanation.startswith(f"you counted {counted}; there are 2: {there}")
     for word in words:
         assert word in explanation
 
@@ -96,7 +96,7 @@ def test_the_middle_link_is_looked_at() -> None:
     mask[1, 2] = False
     explanation = l3.explain_count(mask, (0, 0), 4)
     assert "input 2 and output 1 are not linked" in explanation
-    assert "2 are there" in explanation
+    assert "there are 2" in explanation
 
 
 def test_a_right_count_needs_no_explanation_and_no_number_is_none() -> None:

@@ -177,7 +177,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
 
 
 def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
-    """Count the 4-cycles: a function of a mask that returns how many there are."""
+    """Count the 4-cycles: a function that takes a mask and returns the number of its 4-cycles."""
     small = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
     full = torch.ones(3, 3, dtype=torch.bool)
     block = torch.zeros(4, 5, dtype=torch.bool)
@@ -196,7 +196,7 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
 
 
 def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], five: Mapping[str, Tensor]) -> None:
-    """Five unknown networks: the name of each shuffled network."""
+    """Five unknown networks: the answer names each shuffled network."""
     assert set(names) == set(mystery), f"keep the letters {', '.join(mystery)}."
     for letter, name in names.items():
         assert name is not None, f"replace None by the name of a network for {letter}."

@@ -24,7 +24,7 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
 
 
 def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
-    """A draw of so many bits: a function of scores and of bits that returns the temperature T.
+    """A draw of so many bits: a function that takes scores and a number of bits, and returns the temperature T.
 
     The check uses four scores, eight scores, and the four scores a million times smaller in float32.
     """
@@ -60,7 +60,7 @@ def _bits(scores: Tensor, temperature: float) -> float:
 
 
 def two_of_three(included: float | None) -> None:
-    """Two of three links: the chance of the strongest of the scores 1, 2 and 3 to be among two that are drawn."""
+    """Two of three links: of the scores 1, 2 and 3, the strongest link's chance of being among two that are drawn."""
     assert included is not None, "replace None in the cell above by a number."
     assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
@@ -152,7 +152,7 @@ def _drawn_by_core(places: int, number: int) -> list[float]:
 
 
 def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: Callable[[list[Tensor]], float]) -> None:
-    """Overlap and ITOP: a function of the masks of one update, and a function of all masks of a run.
+    """Overlap and ITOP: a function that takes the masks of one update, and a function that takes all masks of a run.
 
     An update has a mask before it, one after its removal and one after its regrowth. The layers have 8 places.
     """

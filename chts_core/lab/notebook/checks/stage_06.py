@@ -201,7 +201,7 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
 
 
 def half_width(half_width: float | None) -> None:
-    """An interval by hand: its half-width in percentage points."""
+    """An interval by hand: the half-width of the interval in percentage points."""
     assert half_width is not None, "replace None in the cell above by a number of percentage points."
     assert half_width >= 0.1, f"{half_width} looks like a fraction: give percentage points."
     slips = {
@@ -217,7 +217,7 @@ def half_width(half_width: float | None) -> None:
 
 
 def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[float, float] | None]) -> None:
-    """Subtract seed by seed: mean and half-width of the 95 % interval of a paired difference."""
+    """Subtract seed by seed: the mean of a paired difference, and the half-width of its 95 % interval."""
     mine, theirs = {0: 91.0, 1: 93.0, 2: 98.0, 5: 70.0}, {2: 95.0, 0: 90.0, 1: 91.0, 7: 99.0}
     answer = paired(mine, theirs)
     assert answer is not None, "paired() returns None; return the mean difference and the half-width."

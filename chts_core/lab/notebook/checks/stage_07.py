@@ -42,7 +42,7 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
 
 
 def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]], list[float] | None]) -> None:
-    """Multiply by links: a function of the three lists of CSR and of a sample that returns the outputs."""
+    """Multiply by links: a function that takes the three lists of CSR and a sample, and returns the outputs."""
     y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
     assert y is not None, "the function returns None; let it return a list with one number for each output."
     assert len(y) == 3, f"it returns {len(y)} numbers; the outputs are one fewer than the entries of `begins`, so 3."
@@ -54,7 +54,7 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
 
 
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
-    """What a mask saves: the bytes that a layer keeps between steps, dense, under a mask and as only the links.
+    """What a mask saves: the bytes that a layer keeps between steps: dense, under a mask, and with only its links.
 
     The layer of 5 × 4 with 6 links is worked out by hand; another one is measured.
     """

@@ -146,7 +146,7 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
 
 
 def decoder_links(decoder_links: float | None) -> None:
-    """Links of a decoder layer: how many it has."""
+    """Links of a decoder layer: how many links the layer has."""
     assert decoder_links is not None, "replace None in the cell above by a number of links."
     square, fed = 512 * 512, 512 * 1024
     slips = {
@@ -163,7 +163,7 @@ def decoder_links(decoder_links: float | None) -> None:
 
 
 def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> None:
-    """The rate after an update: a function of the step, the latest update and the steps of the return."""
+    """The rate after an update: a function that takes the step, the latest update and the steps of the return."""
     recipe = translation.Recipe(learning_rate=1.0, warmup=400, iterative_warmup=20)
     for step in (200, 400, 1600):
         rate, right = learning_rate(step, None, 20), translation.learning_rate_at(step, 100, recipe)

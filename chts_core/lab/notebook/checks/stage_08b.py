@@ -56,7 +56,7 @@ def _told(words: Words) -> str:
 
 
 def padding_share(padding_share: float | None) -> None:
-    """Padding: its share of the batch."""
+    """Padding: the share of the batch that is padding."""
     tokens = (4, 6, 7, 10)
     places = len(tokens) * max(tokens)
     padding = places - sum(tokens)
@@ -135,7 +135,7 @@ def _expect(
 
 
 def scores(score_a: float | None, score_b: float | None) -> None:
-    """Which one wins: the scores of the hypotheses A and B; it prints the one that is returned."""
+    """Which one wins: the scores of the hypotheses A and B. The check prints the hypothesis that is returned."""
     stubs = "replace both None in the cell above by scores."
     assert score_a is not None, stubs
     assert score_b is not None, stubs
@@ -155,7 +155,7 @@ def scores(score_a: float | None, score_b: float | None) -> None:
 
 
 def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]]) -> None:
-    """Two references: a function that counts the n-grams that were found, clipped, and those that were written."""
+    """Two references: a function that returns the clipped count of found n-grams, and the count of written n-grams."""
     references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
     found = clipped(["the"] * 7, references, 1)
     assert found is not None, "clipped() returns None; return two numbers."

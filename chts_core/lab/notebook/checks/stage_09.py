@@ -31,7 +31,7 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
 def perplexity_and_bits(
     perplexity: Callable[[list[float]], float], bits_per_byte: Callable[[float, int, int], float]
 ) -> None:
-    """Perplexity and bits per byte: from probabilities, and from a loss in nats; it prints two models' results."""
+    """Perplexity and bits per byte: a function of probabilities, and one of a loss in nats."""
     mine = perplexity([1 / 2, 1 / 8])
     assert mine is not None, "perplexity() returns None; return e to the mean of -log p."
     slips = {
@@ -65,7 +65,7 @@ def perplexity_and_bits(
 
 
 def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Heads that share a key: the neurons of the queries that meet a neuron of the keys."""
+    """Heads that share a key: a function that returns the query neurons that meet a key neuron."""
     for neuron, heads, key_heads, width in ((1, 4, 2, 2), (2, 4, 2, 2), (5, 6, 2, 4), (3, 4, 4, 2), (2, 4, 1, 3)):
         given = queries_of(neuron, heads, key_heads, width)
         assert given is not None, "queries_of() returns None; return a list of neurons."
@@ -160,7 +160,7 @@ Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
 
 
 def planned(shortened: Shortened, facts: Facts) -> None:
-    """Plan the 60M model: a recipe that fits into some minutes, and what its plan says; prints what it says."""
+    """Plan the 60M model: a recipe that fits into some minutes, and a function that reads its plan."""
     for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
         recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
         assert recipe is not None, "shortened() returns None; return a recipe, by replace(recipe, steps=...)."

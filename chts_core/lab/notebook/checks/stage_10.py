@@ -90,7 +90,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 
 def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Go on with fewer ranks: the examples of a rank in a step, whose batch does not depend on the number of ranks."""
+    """Go on with fewer ranks: a function that returns the examples of a rank in a step."""
     batch = 8
     for step in range(3):
         whole = list(range(step * batch, (step + 1) * batch))

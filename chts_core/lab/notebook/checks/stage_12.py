@@ -29,7 +29,7 @@ _MORE_ROWS: Sequence[Row] = (
 def read_row(
     read_row: Callable[[Row, float, int], str], *, claims: Sequence[Row], margins: Mapping[str, float]
 ) -> None:
-    """Read the table of claims: a function of a row, a margin and a number of looks that returns a verdict."""
+    """Read the table of claims: a function that takes a row, a margin and a number of looks, and returns a verdict."""
     for looks in (1, 9):
         for row in (*claims, *_MORE_ROWS) if looks == 1 else (*_MORE_ROWS, *claims):
             margin = margins.get(row["unit"], 0.5)
