@@ -107,7 +107,7 @@ def test_a_right_count_needs_no_explanation_and_no_number_is_none() -> None:
 
 
 def test_a_link_without_paths_is_explained_too() -> None:
-    assert "0 are there: none" in l3.explain_count(NETWORK, (4, 0), 3)
+    assert "there are 0: none" in l3.explain_count(NETWORK, (4, 0), 3)
 
 
 RIGHT = [(3, 1, 0, 3), (3, 1, 1, 3), (3, 1, 2, 3), (3, 4, 2, 3), (3, 5, 1, 3)]

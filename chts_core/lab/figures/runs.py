@@ -102,7 +102,7 @@ def draw_race(
 
 
 def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
-    """How far each method ended from a rival: a dot with its 95 % confidence interval, the best on top.
+    """How far each method ended from a rival: dots with 95 % confidence intervals. The best method is on top.
 
     Args:
         rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.

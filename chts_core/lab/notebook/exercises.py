@@ -110,7 +110,7 @@ def attempt() -> Iterator[None]:
 
 
 def student_version(notebook: Any) -> Any:
-    """The student version of a notebook: without outputs, solutions and answers; the hints stay.
+    """The student version of a notebook. It has no outputs, solutions or answers, but it has the hints.
 
     Args:
         notebook: an nbformat notebook; not changed.
@@ -124,7 +124,7 @@ def student_version(notebook: Any) -> Any:
 
 
 def solution_version(notebook: Any) -> Any:
-    """The teacher's version of a notebook: with all exercises solved and all answers, without outputs.
+    """The teacher's version of a notebook. All exercises are solved and all answers are there, but no outputs.
 
     Args:
         notebook: an nbformat notebook; not changed.

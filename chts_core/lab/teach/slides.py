@@ -77,7 +77,7 @@ function fit() {
 
 @dataclass
 class Slide:
-    """A slide: pieces of HTML from the top down; `first` of a column if a section begins with it."""
+    """A slide: its pieces of HTML from the top down. `first` says whether a section (a column) begins with it."""
 
     first: bool
     pieces: list[str] = field(default_factory=list)

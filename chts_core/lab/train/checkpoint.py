@@ -58,7 +58,7 @@ _EXPECTED = (
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a state to a file, whole or not at all: if this fails, the file at this path stays as it was.
+    """Write a state to a file, completely or not at all. If this fails, the file at this path stays as it was.
 
     If it works, the file that was there before is at `previous_of` that path.
 

@@ -92,7 +92,7 @@ _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str,
 
 
 class _Plain(yaml.SafeLoader):
-    """Read YAML without references: a few lines of references can expand to more than the memory holds."""
+    """Read YAML without aliases, because a few lines with aliases can expand to more than the memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
