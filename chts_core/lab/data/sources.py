@@ -47,7 +47,7 @@ class Hub:
 
         Raises:
             ImportError: if the `datasets` package is not installed.
-            Exception: of any kind: the network, the hub and the package raise many.
+            Exception: of any kind, because the connection, the hub and the package raise many.
         """
         import datasets
 
@@ -151,7 +151,7 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
             return read(source.hub)
         except ImportError:
             tried.append(f"{source.hub}: the datasets package is not installed")
-        except Exception as error:  # the message must show any error of the network or the hub
+        except Exception as error:  # the message must show any error of the connection or the hub
             tried.append(f"{source.hub}: {type(error).__name__}: {error}")
     lines = "\n".join(f"  - {place}" for place in tried)
     raise DataNotFoundError(

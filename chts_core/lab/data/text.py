@@ -56,7 +56,7 @@ class TextStream:
                 row = next(iterator)
             except StopIteration:
                 return
-            except Exception as error:  # the message must show any error of the network or the hub
+            except Exception as error:  # the message must show any error of the connection or the hub
                 raise DataNotFoundError(
                     f"{self.title} broke off after {number - 1:,} documents: {type(error).__name__}: {error}\n"
                     f"Nothing that was trained or stored is lost. Try again, or work without an internet "

@@ -198,7 +198,7 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
         for row in hub.open(split="train", streaming=True):
             yield row
             count += 1
-    except Exception as error:  # the message must show any error of the network or the hub
+    except Exception as error:  # the message must show any error of the connection or the hub
         raise DataNotFoundError(
             f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
             f"Nothing that was trained or stored is lost. Try again, or work without an internet "
