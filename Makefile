@@ -84,7 +84,7 @@ wheel: .venv/dev.stamp
 bench: .venv/bench.stamp
 	$(BIN)/chts bench
 
-# What needs a GPU, in eight minutes: tests, conformance, timings, trainings. The same command goes on with what is not done.
+# What needs a GPU, in eight minutes: tests, conformance, timings, training runs. The same command goes on with what is not done.
 gpu: .venv/test.stamp
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu --minutes 8
 

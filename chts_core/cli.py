@@ -347,7 +347,7 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill trainings, remove their disk, change their clock, give wrong files; exit with 1 if one fails",
+        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if one fails",
         description="A hundred kills take about an hour on two cores.",
     )
     command.add_argument(

@@ -66,4 +66,4 @@ def prepare() -> None:
     if added:
         print(f"Added {', '.join(sorted(requirement.name for requirement in added))}; nothing else was changed.")
     if torch.cuda.is_available():
-        print(f'There is a GPU, {torch.cuda.get_device_name()}: profile = "gpu" below makes the run larger.')
+        print(f'A GPU is available ({torch.cuda.get_device_name()}). Set profile = "gpu" below for a larger run.')

@@ -274,7 +274,7 @@ class LayerPercolation:
 
 
 def layer_percolation(mask: Tensor) -> LayerPercolation:
-    """How much of one layer is connected: linked neurons and the largest connected component.
+    """How much of one layer is connected: its linked neurons and its largest connected component.
 
     A network percolates when one component spans most of it. Without links, each neuron is a component of its own, with
     share 1 / (out_features + in_features). :func:`chts_core.percolation.percolate` follows links through the layers of

@@ -169,7 +169,7 @@ def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list
             if outputs != inputs:
                 raise ValueError(
                     f"layer {before!r} has {outputs} outputs but {after!r}, next in its chain, has {inputs} inputs; "
-                    "chain only layers that each feed the next neuron by neuron."
+                    "put two layers in a chain only if output i of the first is input i of the second."
                 )
             wires = torch.arange(outputs)
             junctions.append((_Side(before, 1, wires), _Side(after, 0, wires)))
@@ -202,15 +202,16 @@ def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Atten
     heads, key_heads = attention.heads, attention.key_heads
     if heads < 1 or key_heads < 1 or heads % key_heads:
         raise ValueError(
-            f"an attention has {heads} heads and {key_heads} key heads; expected heads to be a multiple of key heads, "
-            "both at least 1."
+            f"an attention block has {heads} heads and {key_heads} key heads; expected heads to be a multiple of key "
+            "heads, both at least 1."
         )
 
     def neurons(layer: str, dim: int, num_heads: int) -> int:
         count = shapes[layer][1 - dim]
         if count % num_heads:
             raise ValueError(
-                f"layer {layer!r} of an attention has {count} neurons; expected a multiple of its {num_heads} heads."
+                f"layer {layer!r} of an attention block has {count} neurons; expected a multiple of its "
+                f"{num_heads} heads."
             )
         return count // num_heads
 
@@ -223,7 +224,10 @@ def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Atten
 
     def planes(head_dim: int) -> int:
         if attention.rotary and head_dim % 2:
-            raise ValueError(f"an attention rotates heads of {head_dim} neurons in pairs; expected an even number.")
+            raise ValueError(
+                f"an attention block with rotary positions has {head_dim} neurons per head; expected an even number, "
+                "because it rotates them in pairs."
+            )
         return head_dim // 2 if attention.rotary else head_dim
 
     pairs = []
@@ -234,7 +238,7 @@ def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Atten
     for first, second in pairs:
         if int(first.wires.max()) != int(second.wires.max()):
             raise ValueError(
-                f"layers {first.layer!r} and {second.layer!r} of an attention with {heads} heads and {key_heads} key "
-                "heads have heads of different widths; expected equal widths. Check the numbers of heads."
+                f"layers {first.layer!r} and {second.layer!r} of an attention block with {heads} heads and {key_heads} "
+                "key heads have heads of different widths; expected equal widths. Check the numbers of heads."
             )
         yield first, second

@@ -37,7 +37,7 @@ def cubic_sparsity(step: int, start: int, end: int, initial: float = 0.5, final:
 def staged_sparsity(
     step: int, switch: int, end: int, final: float = 0.95, excess: tuple[float, float] = (0.05, 0.025)
 ) -> float:
-    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: below the final sparsity, in two stages.
+    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: two stages below the final sparsity.
 
     Before step `switch` <= `end`, the density is `excess[0]` in [0, 1] above the target density. Then it is `excess[1]`
     above, and from step `end` on it is the target (Yuan et al., 2021). The sparsity is never below 0.

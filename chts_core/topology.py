@@ -181,9 +181,10 @@ def scale_free(
 def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A network with the same output degrees in which all inputs have the same number of links (within 1).
 
-    Use it for the first layer of a scale-free network. There chance decides which inputs are hubs, so some pixels would
-    count far more than others. One output after the other takes as many inputs as it has links. It takes those with the
-    fewest links so far, and breaks ties at random. The result has the shape of `mask`, on the generator's device.
+    Use it for the first layer of a scale-free network. In such a network, chance decides which inputs are hubs, so
+    some pixels would count far more than others. One output after the other takes as many inputs as it has links. It
+    takes the inputs with the fewest links so far, and breaks ties at random. The result has the shape of `mask`, on the
+    generator's device.
     (Paper, Appendix E. In the first published code, `rewire_connections`, each output draws from all inputs, so inputs
     are equal only on average.)
     """

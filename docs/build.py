@@ -253,7 +253,7 @@ def write_timings() -> None:
         for stage in notebooks.overview("laptop")
     ]
     page = SOURCE / "guides" / "teach.md"
-    text = f"## What a stage takes\n\nMeasured on two cores, at the profile `laptop`.\n\n{as_markdown(rows)}"
+    text = f"## What a stage takes\n\nMeasured on two cores, with the profile `laptop`.\n\n{as_markdown(rows)}"
     page.write_text(page.read_text("utf-8").replace("{timings}", text), "utf-8")
 
 

@@ -171,11 +171,11 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CHTs loses 0.6 points at the profile `laptop`, although only one in twenty possible links existed at any time. At `ci`
-# it loses more, because it trains for only 4 epochs. The static network does about as well as CHTs. So this small task
-# does not show that a dynamic mask is better. For digits of 8×8 pixels, the first mask of CHTs is good enough. One run
-# of each network cannot prove a ranking either. Stage 06 compares methods over several seeds, with intervals, and on
-# test images.
+# CHTs loses 0.6 points with the profile `laptop`, although only one in twenty possible links existed at any time. At
+# `ci` it loses more, because it trains for only 4 epochs. The static network does about as well as CHTs. So this small
+# task does not show that a dynamic mask is better. For digits of 8×8 pixels, the first mask of CHTs is good enough. One
+# run of each network cannot prove a ranking either. Stage 06 compares methods over several seeds, with intervals, and
+# on test images.
 # </details>
 #
 # ## What hardware cannot do yet

@@ -825,7 +825,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # <details><summary>Solution</summary>
 #
 # In two networks the degrees of the outputs differ by at most one: BSW and BRF. BRF has more clustering and longer
-# paths than BSW. Among the other three, CSTI has neurons without links on both sides. BSF has the hubs and the shortest
+# paths than BSW. Among the other three, CSTI has inputs and outputs without any link. BSF has the hubs and the shortest
 # paths. ER has the least clustering.
 #
 # ```python

@@ -795,11 +795,11 @@ exercises.check("02.equal_degree", equal_degree)
 #
 # $$S_{uv} = \sum_{z} \frac{1 + P_{zu}}{d_z - P_{zu}}\, A_{zv} + \dots$$
 #
-# The sum runs over the outputs $z$ that share an input with $u$. The dots are the same terms for the other side. Take
-# one term. It is a product of two factors. The first is $1 + P_{zu}$, a weight of the pair $(z, u)$. The second is
-# $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not have, and $v$ is one of
-# them. So the second factor is the chance of $v$ in a uniform draw from these inputs. We can draw the link in two
-# steps:
+# The sum runs over the outputs $z$ that share an input with $u$. The dots stand for the corresponding terms of the
+# other side. Take one term. It is a product of two factors. The first is $1 + P_{zu}$, a weight of the pair $(z, u)$.
+# The second is $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not have, and
+# $v$ is one of them. So the second factor is the chance of $v$ in a uniform draw from these inputs. We can draw the
+# link in two steps:
 #
 # 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (CH3: all pairs equally likely).
 #    Output $u$ must lack at least one input of $z$;

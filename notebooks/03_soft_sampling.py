@@ -333,7 +333,7 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 # Check the link from input 3 to output 2. One path joins them: input 3 – output 1 – input 0 – output 2. Output 1 has
 # one link inside the community and none outside. It gives $(1+1)/(1+0) = 2$. Input 0 has one link inside and one
 # outside, to output 3. It gives $(1+1)/(1+1) = 1$. The sum is 3. The link from input 3 to output 3 has the same score,
-# and no other link reaches 3. So the hard rule regrows these two.
+# and all other missing links score lower. So the hard rule regrows these two.
 #
 # **Predict:** which two links go in the second update, and which come?
 
@@ -392,8 +392,8 @@ toy.style.hide(axis="index").format(precision=2)
 # %% [markdown]
 # With hard regrowth the layer tries at most about 410 + 123 links: the links of the start and of the first update. With
 # soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep changing. A new link has
-# weight 0, so its chance to be kept is 0 while other links are left. The next removal takes all new links. In this toy
-# their weights stay 0, because nothing is trained. So the toy says nothing about soft removal in training.
+# weight 0, so its chance of being kept is 0 while other links are left. The next removal takes all new links. In this
+# toy their weights stay 0, because nothing is trained. So the toy says nothing about soft removal in training.
 #
 # ## The same with training
 #
@@ -464,9 +464,9 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # <details><summary>What you should have seen</summary>
 #
 # *The run shows* that hard regrowth brings most removed links back at once. At the end, the overlap is 99 % with hard
-# removal and 88 % with soft removal. These rules try few links beyond the first ones. Soft removal delays this but does
-# not prevent it. With soft regrowth the overlap stays near 19 %, well above chance, because link prediction keeps its
-# preferences. About twice as many different links were active as with hard regrowth.
+# removal and 88 % with soft removal. These two rules try few links that the initial network did not have. Soft removal
+# delays this but does not prevent it. With soft regrowth the overlap stays near 19 %, well above chance, because link
+# prediction keeps its preferences. About twice as many different links were active as with hard regrowth.
 #
 # *The run does not show* a gain in accuracy. The differences between the rules are no larger than the intervals; a few
 # seeds on an easy task cannot distinguish them. The paper claims that more exploration helps on larger tasks. This run
@@ -744,8 +744,8 @@ exercises.check("03.inclusion", inclusion)
 # the mask after its removal, and `after` is the mask after its regrowth. A run has a list of masks: the mask at the
 # start and the mask after each update.
 #
-# Predict first: two links go and the same two come back. The masks before and after the update are equal then. Is the overlap
-# 0 or 1?
+# Predict first: two links go and the same two come back. So the masks before and after the update are equal. Is the overlap 0
+# or 1?
 
 
 # %% tags=["exercise"]
@@ -789,7 +789,7 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 # *★★☆ · 10 minutes · useful · objective 3 · work out*
 #
 # The overlap sees only one update at a time. Find a run that fools it. A layer has 8 places and 4 links. Write its
-# masks at the start and after each of three updates, as lists of eight numbers 0 or 1. Every update exchanges two links
+# masks at the start and after each of three updates, as lists of eight zeros and ones. Every update exchanges two links
 # and has an overlap of 0. But no later update tries a new place, so the ITOP rate does not rise after the first update.
 
 # %% tags=["exercise"]
@@ -825,8 +825,8 @@ exercises.check("03.fool_the_overlap", course)
 #    would you choose the schedule of $T$ for a task that you do not know?
 # 2. In our runs, soft regrowth tries about twice as many links, but the accuracy shows no difference. Which experiment
 #    would show whether exploration helps? What would you keep the same in all runs of it?
-# 3. Two published codes and the paper's text disagree about $T$. What would you write into a paper so that a reader can repeat
-#    a soft removal exactly?
+# 3. Two published implementations and the paper's text disagree about $T$. What would you write into a paper so that a reader
+#    can repeat a soft removal exactly?
 #
 # ## Self-check
 #

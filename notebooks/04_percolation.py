@@ -286,8 +286,8 @@ exercises.check("04.paths_through", paths_through)
 # <details><summary>Hint</summary>
 #
 # Count the ways from the inputs to the source of a link, and the ways from its target to the outputs. The number of
-# paths through the link is their product. An input has one way to itself. The ways to a neuron are the sum of the ways
-# to all neurons with a link to it: `mask.long() @ ways`.
+# paths through the link is their product. An input has one way to itself. The number of ways to a neuron is the sum of
+# these numbers over all neurons with a link to it: `mask.long() @ ways`.
 # </details>
 #
 # <details><summary>Solution</summary>

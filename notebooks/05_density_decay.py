@@ -78,8 +78,8 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # CHTss start with many links (half of all links in the paper). They remove links while the network trains, so the
 # trained weights decide which links go. (GMP prunes by magnitude; a pruned link keeps its last weight, and it returns
 # when this weight is among the largest. GraNet prunes and also exchanges links. SET, which appears below, always has
-# few links and regrows at random. Stage 06 compares all these methods.) The price is arithmetic: a link that stays
-# longer takes part in more multiplications.
+# few links and regrows at random. Stage 06 compares all these methods.) The price is more computation: a link that
+# stays longer takes part in more multiplications.
 #
 # A **schedule** says how sparse the network is at step $t$. It starts at step $t_0$ with the sparsity $s_i$, and it
 # ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are its *window*. The position in the window
@@ -369,8 +369,8 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 #
 # The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
 # updates of the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic
-# schedule cost 1.67. But the links must go at some point. Just after its steep middle, the sigmoid has the worst update
-# of both schedules, by far: 23.39 points against 7.22.
+# schedule cost 1.67. But the links must go at some point. Just after its steep middle, the sigmoid has by far the worst
+# update of the two schedules. It costs 23.39 points, and the worst update of the cubic schedule costs 7.22.
 #
 # The *number* of removed links does not explain the loss. The cubic schedule removes the most links at its first update
 # and loses almost no accuracy, because half of all links are still there. The *share* of removed links (middle panel)
@@ -443,7 +443,8 @@ print(plan)
 # - **Training FLOPs** count every linear layer, including the dense output layer. They assume that absent links cost
 #   nothing. Masks on dense hardware do not achieve this.
 # - **Memory** does not include activations. Here the weights are dense tensors that hold zeros, so sparsity saves no
-#   memory. *Past weights* are the weights of removed links: a link that comes back has its last weight.
+#   memory. *Past weights* are the last weights of removed links. The run keeps them because a link that comes back
+#   gets its last weight again.
 # - **The last lines** give advice: the window over which the cubic schedule has equal FLOPs.
 #
 # Check one entry by hand. The window ends at step 3000, so step 1500 is its middle, and the sparsity there is 0.725.

@@ -140,9 +140,9 @@ table.rename(columns={"sparsity": "number of links"})
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The link of weight 1 has 1/3 of its column and 1/3 of its row, so its RI is 0.67. The link from input 2 to output 2
-# has 2/6 of its column and 2/10 of its row, so its RI is 0.53. This is the lowest RI, although the weight is 2. The
-# reason is that its two neurons have much stronger links.
+# The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The
+# link from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is
+# 0.53. This is the lowest RI, although the weight is 2. The reason is that its two neurons have much stronger links.
 
 # %%
 weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
@@ -269,8 +269,8 @@ print("chosen:", chosen)
 # We train nine methods with several seeds. All runs have the same number of steps. Runs with the same seed also have
 # the same initial weights and batches.
 #
-# **Predict:** with 1 % of the links, how many percentage points does each sparse method lose against FC? Some methods
-# start with more links. We say that a method *stumbles* if it loses accuracy on the way. Which of these methods will
+# **Predict:** with 1 % of the links, how many percentage points is each sparse method behind FC? Some methods start
+# with more links. We say that a method *stumbles* if it loses accuracy on the way. Which of these methods will
 # stumble? Write down your answers before you run the cells.
 
 # %%

@@ -193,7 +193,7 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # or one update later, its momentum does not start from zero. Its first steps follow gradients of an earlier network.
 # (CHTss deliberately gives the link its last *weight*, but it does not do this for the momentum.) The loss curve does
 # not show the fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method
-# that was described. Published code has had SGD momentum without a mask.
+# that was described. Some published code did not mask the momentum of SGD.
 #
 # Remedy: whenever a link goes or comes, set its optimizer state to 0. This state is its entry in every tensor with the
 # shape of the weight.
@@ -233,8 +233,8 @@ assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 #
 # *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. It also
 # does not mask the gradient. A few steps fill most of the matrix again. So the run is nearly dense, although its report
-# calls it sparse. Its loss says nothing about sparse training, and neither would its accuracy. Published code has had
-# masks that were ignored after a run was resumed, and momentum that moved pruned weights.
+# calls it sparse. Its loss says nothing about sparse training, and neither would its accuracy. Some published code
+# ignored the masks after it resumed a run. In other published code, momentum moved pruned weights.
 #
 # Remedy: outside the mask, set the gradient and the weight to 0 at every step. Count the non-zero weights of the
 # *model*, not the ones in the mask.
@@ -388,7 +388,7 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # <details><summary>What you should have seen</summary>
 #
 # *A threshold with ties.* In the small example, the threshold takes 4 links instead of 2. In the run, scores that
-# differ in float32 become equal in bfloat16. So each update may regrow more links than it should. Published code has
+# differ in float32 become equal in bfloat16. So each update may regrow more links than it should. Some published code
 # used `scores >= threshold`.
 #
 # Remedy: take a fixed number of links by rank, and break ties at random.
@@ -431,8 +431,8 @@ assert shared["called soft"] > shared["soft"]
 #
 # *Regrowth that does not draw.* With the highest scores, both runs gain the same links for any two seeds. They could
 # differ only where scores are equal. Confidence intervals over such seeds are too narrow, since the topologies are
-# copies of each other. Published code has had "soft" regrowth that took the highest scores, with masks identical across
-# seeds.
+# copies of each other. In some published code, "soft" regrowth took the highest scores, and the masks were identical
+# across seeds.
 #
 # Remedy: compare masks across seeds before you report a mean over seeds.
 # </details>

@@ -636,9 +636,9 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Answer</summary>
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` up to 30 % of the links with 256 samples, and up to 20 % with 32. Your own page may show
-# other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight takes 12. So
-# half of the links take as much memory as all weights.
+# is faster than `nn.Linear` at densities up to 30 % with 256 samples, and up to 20 % with 32 samples. Your own page
+# may show other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight
+# takes 12. So half of the links take as much memory as all weights.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?

@@ -788,8 +788,8 @@ recorded = translation.recorded()
 print({name: sum(row["dataset"] == name for row in recorded) for name in data.TRANSLATION_SETS})
 
 # %% [markdown]
-# The first runs translate number words. They have twice as many steps as the race above at the laptop profile, twice as
-# many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact`.
+# The first runs translate number words. They have twice as many steps as the race above with the laptop profile, twice
+# as many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact`.
 
 # %%
 of_number_words = [row for row in recorded if row["dataset"] == "number_words"]
@@ -812,8 +812,8 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 # - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links during training, so it needs more
 #   operations. The same is true for GraNet, GMP and MEST. At 95 %, these four have the highest means of the sparse
 #   methods.
-# - All other intervals of differences from CHTs contain 0. Three seeds on an easy task can rank few methods. They say
-#   nothing about real translation.
+# - The intervals of all other differences from CHTs contain 0. Three seeds on an easy task can rank few methods. They
+#   say nothing about real translation.
 #
 # The next runs translate real sentences: Multi30k, captions of photographs. They ran on two cores. Our model has about
 # a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are runs of FC,
@@ -927,7 +927,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # So the model keeps many more than 5 % of *all* its weights.
 # </details>
 #
-# 3. Two papers report BLEU 30.1 and 31.0 on the same test. Why may this difference mean nothing?
+# 3. Two papers report BLEU 30.1 and 31.0 on the same test. Why might this difference mean nothing?
 #
 # <details><summary>Answer</summary>
 #

@@ -268,11 +268,11 @@ assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 #
 # *★★★ · 25 minutes · essential · objective 2 · write code*
 #
-# Write the search for translations of any length. `following[piece]` gives the pieces that may follow `piece`, with
-# their probabilities. The probabilities depend only on the last piece. Each step extends every beginning by each piece
-# that may follow it, and keeps the `beam` most likely results. Set aside the beginnings that end with `</s>`, and
-# continue with the others until none is left. Return the pieces of the translation with the best score, without `<s>`
-# and `</s>`.
+# Write a beam search that works for translations of any length. `following[piece]` gives the pieces that may follow
+# `piece`, with their probabilities. The probabilities depend only on the last piece. Each step extends every beginning
+# by each piece that may follow it, and keeps the `beam` most likely results. Set aside the beginnings that end with
+# `</s>`, and continue with the others until none is left. Return the pieces of the translation with the best score,
+# without `<s>` and `</s>`.
 
 
 # %% tags=["exercise"]
@@ -407,7 +407,7 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # <details><summary>What you should have seen</summary>
 #
 # BLEU is 0. One word has no pairs, triples or quadruples, and their precisions count as 0. A German number is *one*
-# word, which is right or wrong as a whole, and BLEU sees only one 1-gram of it. So most of the BLEU of the number words
+# word, which is right or wrong as a whole, and for BLEU it is only one 1-gram. So most of the BLEU of the number words
 # comes from the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is right.
 # </details>
 #

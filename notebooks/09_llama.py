@@ -240,9 +240,9 @@ assert {name: int(mask.sum()) for name, mask in left.items()} == {"gate": 1, "up
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Only neuron 0 has links on both sides. Neuron 1 has one link in up, and neuron 2 has two links in the gate. The
-# results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of down that
-# read these neurons. Three of the eight links are left, and the output is the same.
+# Only neuron 0 has links on both sides. Neuron 1 has one link, in `up`, and neuron 2 has two links, both in `gate`.
+# The results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of down
+# that read these neurons. Three of the eight links are left, and the output is the same.
 # </details>
 
 # %%
@@ -529,10 +529,10 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # <details><summary>What you should have seen</summary>
 #
 # After so few steps, all methods are close together. At the laptop profile, CHTss and GMP are nearest to FC, 0.2 %
-# below its perplexity. GraNet is 3.6 % below, and CHT is 5.2 % above. In the paper, after a long training, SET and CHT
-# are about a third above FC. A single seed has no interval, so there is no ranking. The longer runs below show more.
-# The sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the methods
-# that it suits.
+# below its perplexity. GraNet is 3.6 % below, and CHT is 5.2 % above. In the paper, after a long training run, SET and
+# CHT are about a third above FC. A single seed has no interval, so there is no ranking. The longer runs below show
+# more. The sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the
+# methods that it suits.
 # </details>
 #
 # ## Recorded runs
@@ -805,7 +805,8 @@ except ValueError as refusal:
 # %% [markdown]
 # `facts` reads a plan (`language.plan_run` returns one). It returns a dict with five numbers:
 #
-# - `"links"`: the links of all matrices of layer 0 at the end of the run, whose names contain `.layers.0.`;
+# - `"links"`: how many links the matrices of layer 0 have together at the end of the run (their names contain
+#   `.layers.0.`);
 # - `"updates"`: how many updates there are;
 # - `"tokens"` and `"minutes"` of the whole run;
 # - `"MiB"`: the memory without activations, in units of 2²⁰ bytes.

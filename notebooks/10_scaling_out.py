@@ -160,8 +160,8 @@ for name, gradient in {
 # <details><summary>What you should have seen</summary>
 #
 # Both ranks would take *a*, although its gradient over the whole batch is 0: what one half gains, the other half loses.
-# The right link is *b*. The mean of the sizes leads to *a* as well. Published code has made both mistakes. Another
-# mistake is to let each rank regrow by itself. Then the copies differ, and no error appears.
+# The right link is *b*. The mean of the sizes leads to *a* as well. Both mistakes have occurred in published code.
+# Another mistake is to let each rank regrow by itself. Then the copies differ, and no error appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
@@ -724,7 +724,7 @@ exercises.check("10.hours", hours)
 # A cluster gives you `workers` workers for `budget` hours. `costs` has the hours of one run, by method. Each method has
 # the seeds 0 to `seeds` - 1. Give the runs out one by one: all methods of seed 0 in the order of `costs`, then those of
 # seed 1, and so on. A run goes to the worker that is free first. If several are free in the same hour, it goes to the
-# one with the lowest number. A run that would end after the budget does not start, but a later run may still fit.
+# one with the lowest number. A run that would exceed the budget does not start, but a later run may still fit.
 #
 # Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour in which the last run ends. Check by
 # hand: runs of 3, 1 and 2 hours, two seeds, two workers and five hours.

@@ -427,8 +427,9 @@ exercises.check("11.coverage", coverage)
 #     return (runs.mean(dim=1).abs() <= factor * error).float().mean().item()
 # ```
 #
-# The shares are 95 %, 81 % and less than 1 %. With three runs the factor of many runs promises too much. In the third case the
-# interval is right about the seeds, and wrong about the question. More seeds make it narrower, so it misses more often.
+# The shares are 95 %, 81 % and less than 1 %. With three runs, the factor 1.96, which is right for many runs, gives an
+# interval that is too narrow. In the third case the interval is right about the seeds, and wrong about the question. More
+# seeds make it narrower, so it misses more often.
 # </details>
 
 # %% [markdown]
@@ -471,7 +472,8 @@ exercises.check("11.half_widths", half_widths)
 # ```
 #
 # The mean difference is 1.5 points. The paired half-width is 0.92, so A is ahead. The unpaired one is 5.87, and nothing could
-# be said. The seeds differ by several points, but in the same way for A and for B, so the differences do not see it.
+# be said. The scores vary by several points from seed to seed, but in the same way for A and for B. So this variation
+# cancels out in the differences.
 # </details>
 
 # %% [markdown]
@@ -632,8 +634,8 @@ exercises.check("11.verdict", verdict)
 #
 # <details><summary>Answer</summary>
 #
-# Not necessarily. Chance over seeds does not explain such a difference. But the cause may be their tuning, your
-# settings, different preprocessing, their error or your error. The standard error does not say which.
+# Not necessarily. The chance differences between seeds do not explain such a gap. But the cause may be their tuning,
+# your settings, different preprocessing, their error or your error. The standard error does not say which.
 # </details>
 #
 # 2. Why not report the best test epoch?
@@ -662,7 +664,7 @@ exercises.check("11.verdict", verdict)
 # ## Key takeaways
 #
 # - Check whether a printed table can be right before comparing with it.
-# - A standard error covers the seeds. It does not cover differences in the set-up.
+# - A standard error covers the variation between seeds. It does not cover differences in the set-up.
 # - Where scores cannot be compared, differences within one study sometimes can.
 # - "Cannot be told" is a result. So is "does not hold".
 # - Do not trust a number without the record of its run.

@@ -261,8 +261,8 @@ for name, scores in shuffles.items():
 # <details><summary>What you should have seen</summary>
 #
 # Compare each difference with its interval. If the interval contains 0, these seeds cannot tell the two networks apart,
-# and the question stays open. In the run that is printed here, at the profile `laptop`, both intervals contain 0. The
-# masks come from one trained network, so the interval covers new weights, not new masks.
+# and the question stays open. In the run that is printed here, with the profile `laptop`, both intervals contain 0.
+# The masks come from one trained network, so the interval covers new weights, not new masks.
 # </details>
 #
 # **A good result** has ten trained networks, several shuffles of each, and a larger task. If the learned links are
@@ -270,9 +270,9 @@ for name, scores in shuffles.items():
 #
 # ## Project 2: a regrowth rule of your own
 #
-# A rule for regrowth is a frozen dataclass that gives each missing link a score (`docs/guides/add_a_method.md`). This
-# rule prefers links between neurons that already have many links. Check by hand: the outputs have 2 and 1 links, and
-# the inputs have 1, 2 and 0 links.
+# A rule for regrowth is a frozen dataclass that gives each missing link a score (`docs/guides/add_a_method.md`). The
+# rule below prefers links between neurons that already have many links. Check by hand: the outputs have 2 and 1
+# links, and the inputs have 1, 2 and 0 links.
 
 
 # %%

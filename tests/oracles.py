@@ -117,7 +117,7 @@ def _needs_of_attention(
     outputs: Callable[[str, Iterable[int]], _Wire],
     inputs: Callable[[str, Iterable[int]], _Wire],
 ) -> Iterator[tuple[_Wire, _Wire]]:
-    """Every query neuron and output of an attention with the key or value neuron that it meets, head by head."""
+    """Every query neuron and output of an attention block with the key or value neuron that it meets, head by head."""
     group = attention.heads // attention.key_heads
     for key_head in range(attention.key_heads):
         readers = range(key_head * group, (key_head + 1) * group)

@@ -415,12 +415,12 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "graph of heads that cannot share": (
         {"graph": GRAPHS["heads"]},
         ValueError,
-        r"'0\.weight' of an attention has 6 neurons; expected a multiple of its 4 heads",
+        r"'0\.weight' of an attention block has 6 neurons; expected a multiple of its 4 heads",
     ),
     "heads that cannot share, each by itself": (
         {"graph": GRAPHS["heads"], "per_head": True},
         ValueError,
-        r"'0\.weight' of an attention has 6 neurons; expected a multiple of its 4 heads",
+        r"'0\.weight' of an attention block has 6 neurons; expected a multiple of its 4 heads",
     ),
     "graph misfit": (
         {"graph": GRAPHS["misfit"]},

@@ -78,4 +78,6 @@ def test_a_gpu_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     colab.prepare()
-    assert capsys.readouterr().out.endswith('There is a GPU, Tesla T4: profile = "gpu" below makes the run larger.\n')
+    assert capsys.readouterr().out.endswith(
+        'A GPU is available (Tesla T4). Set profile = "gpu" below for a larger run.\n'
+    )

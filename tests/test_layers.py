@@ -393,7 +393,7 @@ def test_heads_that_cannot_share_a_layer_are_refused() -> None:
     # No other check would see it: queries alone meet nothing in the graph.
     layers = {"q": Layer("q", "q", 0, (8, 5))}
     graph = chts.LayerGraph(attentions=(chts.Attention("q", None, None, None, heads=3, key_heads=3),))
-    with pytest.raises(ValueError, match="'q' of an attention has 8 neurons; expected a multiple of its 3 heads"):
+    with pytest.raises(ValueError, match="'q' of an attention block has 8 neurons; expected a multiple of its 3 heads"):
         split_heads(layers, graph)
 
 

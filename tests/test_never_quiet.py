@@ -211,7 +211,7 @@ def test_a_layer_that_trains_later_is_named(layers: tuple[str, ...]) -> None:
     for layer in layers:
         model.get_submodule(layer).requires_grad_(True)
     names = ", ".join(f"{layer}.weight" for layer in layers)
-    with pytest.warns(RuntimeWarning, match=rf"{names} did not train .* but train now; they stay dense") as warned:
+    with pytest.warns(RuntimeWarning, match=rf"{names} were frozen .* but are trained now; they stay dense") as warned:
         train()
     assert len(warned) == 1
     again = chts.Sparsifier(

@@ -275,7 +275,7 @@ FULL = {name: torch.ones(4, 4, dtype=torch.bool) for name in "qkvo"} | {"wide": 
 REFUSED: dict[str, tuple[chts.LayerGraph, str]] = {
     "unknown in a chain": (chts.LayerGraph((("q", "x"),)), "layer 'x', which has no mask; the masks are q, k, v, o"),
     "unknown in a pair": (chts.LayerGraph(pairs=(("x", "q"),)), "layer 'x', which has no mask"),
-    "unknown in an attention": (
+    "unknown in an attention block": (
         chts.LayerGraph(attentions=(chts.Attention(None, None, "v", "x", 1, 1),)),
         "layer 'x', which has no mask",
     ),
@@ -285,33 +285,33 @@ REFUSED: dict[str, tuple[chts.LayerGraph, str]] = {
     ),
     "pair that does not fit": (chts.LayerGraph(pairs=(("wide", "q"),)), "'wide' and 'q' are a pair but have 6 and 4"),
     "fan-out of chains": (chts.LayerGraph((("q", "k"), ("q", "v"))), "names layer 'q' twice"),
-    "fan-out of an attention": (
+    "fan-out of an attention block": (
         chts.LayerGraph((("v", "q"),), attentions=(chts.Attention(None, None, "v", "o", 2, 2),)),
         "names layer 'v' twice",
     ),
     "heads that do not divide": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 3, 3),)),
-        "'q' of an attention has 4 neurons; expected a multiple of its 3 heads",
+        "'q' of an attention block has 4 neurons; expected a multiple of its 3 heads",
     ),
     "key heads that do not divide": (
         chts.LayerGraph(attentions=(chts.Attention(None, None, "wide", "o", 4, 4),)),
-        "'wide' of an attention has 6 neurons; expected a multiple of its 4 heads",
+        "'wide' of an attention block has 6 neurons; expected a multiple of its 4 heads",
     ),
     "heads no multiple of key heads": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 2, 4),)),
-        "an attention has 2 heads and 4 key heads; expected heads to be a multiple",
+        "an attention block has 2 heads and 4 key heads; expected heads to be a multiple",
     ),
     "no heads": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 0, 0),)),
-        "an attention has 0 heads and 0 key heads",
+        "an attention block has 0 heads and 0 key heads",
     ),
     "heads of different widths": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 4, 2),)),
-        "'q' and 'k' of an attention with 4 heads and 2 key heads have heads of different widths",
+        "'q' and 'k' of an attention block with 4 heads and 2 key heads have heads of different widths",
     ),
     "odd planes": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 4, 4, rotary=True),)),
-        "an attention rotates heads of 1 neurons in pairs; expected an even number",
+        "an attention block with rotary positions has 1 neurons per head; expected an even number",
     ),
 }
 

@@ -435,7 +435,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
             "graph": chts.LayerGraph(attentions=(chts.Attention("0.weight", None, None, None, 4, 4),)),
             "per_head": True,
         },
-        r"'0\.weight' of an attention has 6 neurons; expected a multiple of its 4 heads",
+        r"'0\.weight' of an attention block has 6 neurons; expected a multiple of its 4 heads",
     ),
 }
 

@@ -582,7 +582,7 @@ ALL_ATTENTION_FUNCTIONS: dict[str, Callable[..., Tensor]] = {}  # as in the sour
 
 
 class Interfaced(nn.Module):
-    """An attention that leaves the products to Hugging Face's interface."""
+    """An attention block that leaves the products to Hugging Face's interface."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -642,7 +642,7 @@ def test_an_attention_is_known_by_its_parts_where_nothing_else_can_mix_neurons(k
 
 
 class Apart(nn.Module):
-    """An attention in one module, its output projection behind it, and a forward that is given."""
+    """An attention block in one module, its output projection behind it, and a forward that is given."""
 
     def __init__(self, forward: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -655,7 +655,7 @@ class Apart(nn.Module):
 
 
 class Queried(nn.Module):
-    """An attention with BERT's names, which gives its scores besides."""
+    """An attention block with BERT's names, which gives its scores besides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -715,7 +715,7 @@ def test_gates_are_pairs_where_none_is_none(names: tuple[str, str, str], act: nn
 
 
 class Heads(nn.Module):
-    """An attention with LLaMA's names for its parts."""
+    """An attention block with LLaMA's names for its parts."""
 
     def __init__(
         self,

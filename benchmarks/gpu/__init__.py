@@ -1,1 +1,1 @@
-"""Tests, benchmarks and a training for a few minutes on a GPU: `python -m benchmarks.gpu --help`."""
+"""Tests, benchmarks and a training run for a few minutes on a GPU: `python -m benchmarks.gpu --help`."""

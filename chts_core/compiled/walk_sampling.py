@@ -1,6 +1,6 @@
 """Soft regrowth by a node-based score, without computing the score: random walks.
 
-The plain reference is :func:`chts_core.sampling.draw` from the scores; χ² tests check that the two agree.
+The plain reference computes the scores and calls :func:`chts_core.sampling.draw`; χ² tests check that the two agree.
 
 Insert the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. A missing link u–v gets from each
 output z that shares P_zu > 0 inputs with u, and is linked to v, (1 + P_zu) / (d_z - P_zu) for CH2. But d_z - P_zu is

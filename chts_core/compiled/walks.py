@@ -27,7 +27,7 @@ def add_paths(  # pragma: no cover (compiled)
     """Sum of_outputs[u, z2] * of_inputs[z1, v] over the paths u – z1 – z2 – v into scores[u, v].
 
     u runs over first_output <= u < end_output. Only this call writes these rows of `scores`. The inputs of output u are
-    inputs[inputs_start[u] : inputs_start[u + 1]], and the same for the outputs of an input.
+    inputs[inputs_start[u] : inputs_start[u + 1]]. The outputs of an input are found in the same way.
     """
     for u in range(first_output, end_output):
         sums = np.zeros(scores.shape[1])  # float64: a link can have millions of paths

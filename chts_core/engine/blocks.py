@@ -67,12 +67,12 @@ _ELEMENTWISE_CALLS = {
     *("relu", "tanh", "sigmoid", "contiguous", "to", "float"),  # methods of a tensor
 }
 
-# The names of an attention's projections in LLaMA and similar models.
+# The names of an attention block's projections in LLaMA and similar models.
 _OUTPUTS = ("o_proj", "out_proj", "dense")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", *_OUTPUTS)
 
-# The names of the layers of queries, keys, values and outputs in other attentions of Hugging Face; None if the output
-# layer is in another module.
+# The names of the layers of queries, keys, values and outputs in other attention blocks of Hugging Face; None if the
+# output layer is in another module.
 _ROLES = (
     ("query.weight", "key.weight", "value.weight", "output.weight"),
     ("query.weight", "key.weight", "value.weight", None),
@@ -94,7 +94,7 @@ class Blocks:
 
     chains, pairs: as in a :class:`LayerGraph`.
     attentions: by the path of their module.
-    without_output: the attentions with an output projection in another module.
+    without_output: the attention blocks with an output projection in another module.
     """
 
     chains: list[tuple[str, ...]] = field(default_factory=list)
@@ -158,9 +158,9 @@ def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
 def _roles(
     model: nn.Module, module: nn.Module, prefix: str, shapes: Mapping[str, tuple[int, int]]
 ) -> tuple[tuple[str, str, str, str | None], int] | None:
-    """Names of the layers of queries, keys, values and outputs in an attention, and the number of its heads.
+    """Names of the layers of queries, keys, values and outputs in an attention block, and the number of its heads.
 
-    The attention must leave all but the projections to Hugging Face's interface, so that no other parameter, and
+    The attention block must leave all but the projections to Hugging Face's interface, so that no other parameter, and
     nothing in the module's own code, mixes neurons. None for any other module.
     """
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
@@ -191,7 +191,7 @@ def _roles(
 def _attention(
     model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
 ) -> tuple[Attention | None, list[str | None]]:
-    """An attention with LLaMA's names, and the layers in it that must not lose links because of the others.
+    """An attention block with LLaMA's names, and those of its layers that must not lose links when others do.
 
     Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
     rotated in unknown planes, a neuron without its partner still has an effect.
@@ -220,7 +220,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether an attention has rotary positions that mix neurons j and j + head_dim/2; None if they mix others."""
+    """Whether an attention block's rotary positions mix neurons j and j + head_dim/2; None if they mix others."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):

@@ -21,8 +21,8 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
     A hidden neuron is dropped if no output depends on it. A neuron that depends on no input always sends the same value
     (its bias, through the activation). This value is taken from an example and added to the biases of the layer that
     the neuron feeds. Neurons between linear layers are dropped, in multilayer perceptrons and in the feed-forward
-    blocks of Transformers. Neurons inside an attention stay, because all its heads have one width. Neurons between
-    layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
+    blocks of Transformers. Neurons inside an attention block stay, because all its heads have one width. Neurons
+    between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
 
     Args:
         model: not changed.
@@ -136,7 +136,7 @@ def _junctions(
     If one factor of a product is dense, the graph does not name it, but it loses the same neurons.
     """
     feeders: dict[str, list[str]] = {}
-    # Layers packed into an attention are not modules, and stay.
+    # Layers packed into an attention block are not modules, and stay.
     linear = {f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, nn.Linear)}
     for chain in graph.chains:
         for before, after in pairwise(chain):

@@ -46,7 +46,10 @@ class Coverage:
             )
 
     def __str__(self) -> str:
-        text = f"the sparse layers contain {self.share:.1%} of the elements of the model's matrices, without embeddings"
+        text = (
+            f"the sparse layers contain {self.share:.1%} of the elements of the model's matrices, not counting "
+            "embeddings"
+        )
         if not self.foreign:
             return text
         largest = sorted(self.foreign, key=lambda name: -self.foreign[name])

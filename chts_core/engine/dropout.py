@@ -41,7 +41,7 @@ class Dropout(nn.Dropout):
 
 
 class _Drop(torch.autograd.Function):
-    """The gradient passes where the input has passed: the same seed drops the same elements."""
+    """The gradient passes where the input has passed, because the same seed drops the same elements."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, key: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ def _dense_gradient_hook(
 
 
 def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guard: Guard) -> None:
-    """Let the optimizer do nothing in a step before an update: it skips parameters without a gradient.
+    """Let the optimizer do nothing in a step before an update. (It skips parameters without a gradient.)
 
     Args:
         owner: is not kept alive.

@@ -35,7 +35,7 @@ class Guard:
     Args:
         network: the sparse layers.
         optimizer: trains them.
-        waiting: parameters that did not train when the Sparsifier was attached, by name.
+        waiting: parameters that were frozen when the Sparsifier was attached, by name.
 
     Attributes:
         superseded: whether a newer Sparsifier has been attached to the model.
@@ -149,8 +149,8 @@ class Guard:
         if unfrozen:
             self.complain(
                 f"unfrozen {unfrozen}",
-                f"{few(unfrozen)} did not train when the Sparsifier was attached, but train now; they stay dense. To "
-                "make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the links of the "
+                f"{few(unfrozen)} were frozen when the Sparsifier was attached but are trained now; they stay dense. "
+                "To make them sparse, build a new Sparsifier; initial_masks=sparsifier.masks keeps the links of the "
                 "other layers.",
             )
         if self.superseded:
@@ -218,7 +218,7 @@ class Guard:
             )
 
     def not_finite(self, dense: Mapping[str, Tensor]) -> list[str]:
-        """The weights with an infinite or NaN gradient on any rank, so that all ranks agree on the update."""
+        """The weights with an infinite or NaN gradient on any rank. All ranks get the same list, so they agree."""
         return self._of_any_rank(
             name
             for name in self._network.sparse

@@ -1,4 +1,4 @@
-"""Which weights of a model become sparse: its linear layers, including those packed into one weight of an attention."""
+"""Which weights of a model become sparse: its linear layers, also those that an attention block packs in one weight."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -187,8 +187,8 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
         number = heads.get(name, 1)
         if layer.shape[0] % number:
             raise ValueError(
-                f"layer {name!r} of an attention has {layer.shape[0]} neurons; expected a multiple of its {number} "
-                "heads. Check the numbers of heads in the graph."
+                f"layer {name!r} of an attention block has {layer.shape[0]} neurons; expected a multiple of its "
+                f"{number} heads. Check the numbers of heads in the graph."
             )
         head_dim = layer.shape[0] // number
         for head in range(number):

@@ -214,7 +214,7 @@ class SparseNetwork:
         return shares
 
     def past(self, part: str, links: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
-        """Missing links of a part that existed before: their positions in the flattened part, and the weights they had.
+        """The links that a part had earlier and lacks now: positions in the flattened part, and last weights.
 
         Args:
             links: the existing links, as :meth:`positions` gives them.

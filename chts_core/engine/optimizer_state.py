@@ -96,17 +96,17 @@ _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
 
 
 def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Parameter) -> None:
-    """Refuse optimizer state if the code for zero is not known.
+    """Refuse optimizer state if chts does not know how its type stores a zero.
 
     Raises:
-        TypeError: naming the optimizer and the state.
+        TypeError: if a state is not floating-point; the message names the optimizer and the state.
     """
     for key, tensor in moments(optimizer, parameter):
         if not tensor.is_floating_point():
             raise TypeError(
                 f"the optimizer {type(optimizer).__name__} keeps {key!r} of {name} as {tensor.dtype}; expected "
-                "floating-point numbers: new links start from zero, and the code for zero is not known. Use the "
-                "floating-point version of the optimizer."
+                "floating-point numbers. The state of a new link must be zero, and chts does not know how this type "
+                "stores a zero. Use the floating-point version of the optimizer."
             )
 
 

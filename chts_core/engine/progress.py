@@ -91,7 +91,7 @@ class Progress:
         return {name: at_step[self.behind.get(name, self.updated_at)][name] for name in at_step[self.updated_at]}
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy: it has the states of the generators."""
+        """The state for a copy, with the states of the generators."""
         states = {name: (str(generator.device), generator.get_state()) for name, generator in self.generators.items()}
         return {**self.__dict__, "generators": states}
 

@@ -167,7 +167,7 @@ def measure_training(
 
 
 def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier) -> int:
-    """Bytes of the weights, their gradients, the optimizer's moments, and the data on the places of links.
+    """Bytes of the weights, their gradients, the optimizer's moments, and the data that say where the links are.
 
     These data are the present links, and one bit for each possible link that ever existed (ITOP). A dense model needs
     neither.

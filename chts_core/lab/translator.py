@@ -29,7 +29,7 @@ class Translator:
         """Translate sentences by beam search, or greedily with a beam of 1.
 
         Raises:
-            ValueError: naming the sentence that is empty or too long.
+            ValueError: if a sentence is empty or too long; the message names the sentence.
         """
         encoded = self.encode(sentences)
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -50,7 +50,7 @@ class Translator:
         """The subwords of sentences.
 
         Raises:
-            ValueError: naming the sentence that is empty or too long.
+            ValueError: if a sentence is empty or too long; the message names the sentence.
         """
         if isinstance(sentences, str):
             raise TypeError("sentences is one string; expected a list of sentences, so write [sentences].")

@@ -36,7 +36,7 @@ class AveragedModel(swa_utils.AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Take the model's links, and average its weights: call it after each `sparsifier.step()`.
+        """Take over the model's links, and average its weights. Call this method after each `sparsifier.step()`.
 
         Raises:
             ValueError: if the model does not have the parameters of the average; nothing is changed then.

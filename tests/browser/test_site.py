@@ -1,4 +1,4 @@
-"""The site, as `make site` has built it: whole, readable without a network, and accessible."""
+"""The site, as `make site` has built it: intact, readable without an internet connection, and accessible."""
 
 import re
 from collections.abc import Iterator

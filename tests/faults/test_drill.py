@@ -1,4 +1,4 @@
-"""The drill in a reduced form: trainings are killed once, and what it would notice if one did not go on rightly."""
+"""The drill in a reduced form: training runs are killed once, and what it would notice if one did not go on rightly."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ REDUCED = [
     ("sweep", ("read-only",)),
 ]
 
-# Stands for a training that saves, goes on from what it saved, and exits with 2 where it cannot write: copies files.
+# Stands for a training run that saves, continues from what it saved, and exits with 2 if it cannot write: copies files.
 PRETENDED = """
 import pathlib, shutil, sys, time
 ready, folder = map(pathlib.Path, sys.argv[1:])

@@ -133,7 +133,7 @@ SLIPS = [
     *cases(
         "03.two_of_three",
         (85, "85 is not a probability; expected a number between 0 and 1."),
-        (0.5, "0.5 is the chance to be drawn first; add the chance to be drawn second."),
+        (0.5, "0.5 is the chance of being drawn first; add the chance of being drawn second."),
         (0.75, "0.75 is right for two draws with replacement; here a link cannot be drawn twice."),
         (1, "1 is twice the chance in one draw."),
         (0.667, "0.667 is right for equal scores; the scores are 1, 2 and 3."),

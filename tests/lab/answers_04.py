@@ -151,7 +151,10 @@ SLIPS = [
         ((0.125, (2, 0)), "0.125 is the share at the input alone; add the share at the output."),
         ((1, (2, 0)), "1 is the share at the output alone; add the share at the input."),
         ((0.111, (2, 0)), "0.111 is the weight over both sums together; divide by each sum, then add."),
-        ((0.0588, (2, 0)), "0.0588 is the share of all weights of the layer."),
+        (
+            (0.0588, (2, 0)),
+            "0.0588 is the link's share of all weights of the layer; add its shares of its row and of its column.",
+        ),
         ((1 / 7, (2, 0)), "what you get if the link's own weight is left out of the sums; it belongs to them."),
         ((1.2, (2, 0)), "1.2 is not right; what do column 1 and row 1 sum to?"),
         ((1.125, (1, 1)), "(1, 1) is the smallest weight: WM removes it. Which link has the smallest RI?"),
@@ -206,6 +209,6 @@ SLIPS = [
         ),
         (folded(lambda _, bias: bias), "you fold the bias itself; the neuron sends activation(bias)."),
         (folded(weighted=False), "you add the value of a lost neuron without the weight that reads it."),
-        (into_the_last_bias, "the outputs differ by up to 0.1. Each neuron that reads a lost neuron gets its value "),
+        (into_the_last_bias, "the outputs differ by up to 0.1. For each link from a lost neuron, add "),
     ),
 ]

@@ -155,7 +155,10 @@ SLIPS = [
         (lambda s, d: mean(d) * sum(s[:-1]) / sum(s), "0.2222 is the share of the sparse layers alone; "),
         (lambda s, d: share(s, d[-1:]), "0.2 is the cost of the last step; take the mean over all steps."),
         (lambda s, d: share(s, d[:1]), "0.5556 is the cost of the first step; take the mean over all steps."),
-        (lambda s, d: mean([mean(d)] * (len(s) - 1) + [1]), "0.5 is a mean over layers; a layer counts by its size."),
+        (
+            lambda s, d: mean([mean(d)] * (len(s) - 1) + [1]),
+            "0.5 is a mean over layers; weight each layer by its size.",
+        ),
         (lambda s, d: len(d) * share(s, d), "1.3333 is a sum over the steps; the dense network makes the same"),
         (lambda s, d: 1 - share(s, d), "0.6667 is the saving; what is left to pay?"),
         (lambda *_: 0.4, "0.4 is not right: a step at density 0.25 costs 0.25 · 400 + 50 of 450."),
@@ -190,7 +193,7 @@ SLIPS = [
         (lambda *_: (2, 11.109), "11.109 is an interval that is not paired; subtract first, then take the deviation"),
         (lambda *_: (2, 7.167), "7.167 is an interval with four degrees of freedom that is not paired"),
         (lambda *_: (2, 13.83), "13.83 is the result of pairing by position; pair by seed."),
-        (lambda *_: (2, 4.968), "4.968 is the whole width; give the half."),
+        (lambda *_: (2, 4.968), "4.968 is the whole width; give half of it."),
         (lambda *_: (2, 3), "the half-width is 3.0; the three differences have s = 1."),
     ),
 ]

@@ -150,7 +150,7 @@ SLIPS = [
     ),
     *cases(
         "08.percolate_head",
-        (in_place, "the masks given were changed; build new ones."),
+        (in_place, "your function changed the masks that it was given; build new ones."),
         (lambda masks: {"q": masks["q"]}, "return masks of q, k, v and o; you return q."),
         (percolate_head(as_one=True), "Pair and chain are separate: a neuron without queries still has a value"),
         (
@@ -202,7 +202,7 @@ SLIPS = [
         (lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()), "This is the mean distance; a lead has a sign."),
         (lead(best_of_all), "This is the lead of the best of both; FC is not its own rival."),
         (lead(lambda fc, rivals: rivals.max(dim=1).values - fc + 1), "it leads by 0 on average, you have 1.0"),
-        (lead(scatter=lambda deviation, _: math.sqrt(deviation)), "a standard deviation of 2 BLEU: you have 2.0"),
+        (lead(scatter=lambda deviation, _: math.sqrt(deviation)), "a standard deviation of 2 BLEU, you return 2.0"),
         (lead(scatter=lambda deviation, _: deviation), "as with one; take the mean over the seeds of a method first."),
         (lead(scatter=lambda deviation, seeds: deviation / seeds), "the error of a mean of four is half as large"),
     ),

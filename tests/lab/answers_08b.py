@@ -119,7 +119,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "08b.merge",
-        (emptied, "the dictionary given was changed; build a new one."),
+        (emptied, "your function changed the dictionary that it was given; build a new one."),
         (dict, "nothing was joined; e and i are neighbours 4 + 3 = 7 times."),
         (lambda words: dict.fromkeys(merge()(words), 1), "the words count 3 together, expected 12"),
         (
@@ -131,7 +131,7 @@ SLIPS = [
             "you have ei n 4, d r e i 3, z e h n 5; join the pair in every word, and nothing else.",
         ),
         (merge(weighted=False), "A pair counts as often as its word."),
-        (merge(places=False), "in anan 2, na 1 you joined n and a; "),
+        (merge(places=False), "in anan 2, na 1 you joined n and a. "),
         (merge(first_alone=True), "in anan the pair is there twice; join it at both places."),
         (joined_twice, "a a a becomes aa a, not aa aa 1; a letter is joined once."),
     ),

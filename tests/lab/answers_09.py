@@ -268,13 +268,14 @@ SLIPS = [
                 for query in queries_of(neuron, heads, key_heads, width)
                 for place in range(query // width * width, query // width * width + width)
             ],
-            "you found [0, 1, 2, 3]. Only the neuron at the same place of each head meets it.",
+            "you found [0, 1, 2, 3]. In each of these heads, only the query neuron at the same place meets this key "
+            "neuron.",
         ),
         (lambda *_: [0, 3], "Which head of the keys is it, which heads read it, and at which place?"),
     ),
     *cases(
         "09.percolate_gate",
-        (in_place, "the masks given were changed; use & instead of &=."),
+        (in_place, "your function changed the masks that it was given; use & instead of &=."),
         (lambda gate, up, down, _: (gate, down, up), "return gate, up and down in this order"),
         (
             lambda gate, up, down, _: (gate, up, down),

@@ -265,7 +265,10 @@ SLIPS = [
         ),
         (without("schedule"), "after load_run() the schedule is not at the saved step, so the learning rate would"),
         (without("sparsifier"), "after load_run() the masks or the random numbers of the Sparsifier are not the saved"),
-        ((*kept(*PARTS, generator=False), {"gradients"}), "after load_run() the generator has not its saved state"),
+        (
+            (*kept(*PARTS, generator=False), {"gradients"}),
+            "after load_run() the generator does not have its saved state",
+        ),
         (remembered(), "after load_run() the weights are not the saved ones."),
         ((*kept(*PARTS), set()), "one part can be left out: each step computes it again before it uses it."),
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),

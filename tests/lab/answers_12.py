@@ -180,6 +180,6 @@ SLIPS = [
             "(0, 0) and (1, 1): the new link (0, 1) exists already, so the mask should stay as it is.",
         ),
         (cleared_column, "some neuron has another number of links than before."),
-        (too_careful, " can be swapped, and the mask stays as it was."),
+        (too_careful, " can be swapped, but your mask stays as it was."),
     ),
 ]

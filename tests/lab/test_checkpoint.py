@@ -234,14 +234,14 @@ def test_the_state_before_is_kept_and_offered_when_the_last_is_damaged(
             assert checkpoint.load(previous)[0] == number - 1
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     offer = (
-        r"run\.safetensors is damaged.* The previous checkpoint is whole: "
+        r"run\.safetensors is damaged.* The previous checkpoint is intact: "
         r"rename run\.previous\.safetensors to run\.safetensors"
     )
     with pytest.raises(ValueError, match=offer):
         checkpoint.load(path)
     path.write_bytes(b"")
     with pytest.raises(
-        ValueError, match=r"run\.safetensors is not a safetensors file.* The previous checkpoint is whole"
+        ValueError, match=r"run\.safetensors is not a safetensors file.* The previous checkpoint is intact"
     ):
         checkpoint.load(path)
     whole = previous.read_bytes()

@@ -376,7 +376,7 @@ SLIPS = [
     ),
     *cases(
         "04.backward",
-        (swept_in_place, "the masks given were changed; work on copies, or use & instead of &=."),
+        (swept_in_place, "your function changed the masks that it was given; work on copies, or use & instead of &=."),
         (lambda masks: swept(masks)[::-1], "the shapes should be [(5, 6), (4, 5)], in the order given."),
         (
             lambda masks: [mask.clone() for mask in masks],
@@ -413,7 +413,7 @@ SLIPS = [
         (8.6, "8.6 is t·s, the scatter of single runs: the mean of n runs varies less, so divide by √n."),
         (2.26, "2.26 is 1.96·s/√n, which is right for many runs: for three, t is 4.30."),
         (4.06, "4.06 is the result if you divide the squares by n: s divides them by n − 1."),
-        (9.94, "9.94 is the whole width, from end to end: give the half."),
+        (9.94, "9.94 is the whole width, from end to end: give half of it."),
         (3, "3 is not right; s is 2 points here, and n is 3."),
     ),
     *cases(

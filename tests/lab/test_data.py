@@ -108,11 +108,11 @@ def idx(dimensions: int, *sizes: int, magic: bytes = b"\0\0\x08", content: bytes
 
 WHOLE = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 3000) + bytes(range(250)) * 12)
 BAD_FILES = {
-    "not gzip": (b"<html>404 Not Found</html>", "not a whole gzip file"),
+    "not gzip": (b"<html>404 Not Found</html>", "not an intact gzip file"),
     "empty": (b"", "IDX"),
-    "cut short": (WHOLE[: len(WHOLE) // 2], "not a whole gzip file"),
-    "damaged in the middle": (WHOLE[:20] + b"\xff" * 20 + WHOLE[40:], "not a whole gzip file"),
-    "wrong checksum": (WHOLE[:-8] + b"\0" * 8, "not a whole gzip file"),
+    "cut short": (WHOLE[: len(WHOLE) // 2], "not an intact gzip file"),
+    "damaged in the middle": (WHOLE[:20] + b"\xff" * 20 + WHOLE[40:], "not an intact gzip file"),
+    "wrong checksum": (WHOLE[:-8] + b"\0" * 8, "not an intact gzip file"),
     "other magic": (idx(1, 2, magic=b"\0\0\x0d", content=bytes(8)), "expected an IDX file of unsigned bytes"),
     "a text": (gzip.compress(b"label,pixel\n"), "expected an IDX file of unsigned bytes"),
     "fewer bytes than declared": (idx(2, 3, 4, content=bytes(11)), r"declares \(3, 4\) but holds 11 bytes"),
@@ -377,7 +377,7 @@ def test_damaged_files_are_refused_by_name(
     path = tmp_path / str(source.folder) / source.files[file]
     whole, array = path.read_bytes(), data.read_idx(path)
     damaged = {
-        "not a whole gzip file": whole[: len(whole) // 2],
+        "not an intact gzip file": whole[: len(whole) // 2],
         "expected an IDX file of unsigned bytes": gzip.compress(b"\0\0\x0d" + gzip.decompress(whole)[3:]),
     }
     for message, content in damaged.items():
@@ -505,7 +505,7 @@ def test_missing_data_names_all_there_is_to_know(
 def test_the_hub_is_not_asked_for_what_it_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = FakeHub()
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=hub.load_dataset))
-    with pytest.raises(DataNotFoundError, match=r"(?s)balanced split of 47 classes.*gzip\.zip") as refused:
+    with pytest.raises(DataNotFoundError, match=r"(?s)balanced split, 47 classes.*gzip\.zip") as refused:
         data.load_images("emnist", "/nowhere")
     assert hub.asked == []
     assert "the hub" not in str(refused.value)

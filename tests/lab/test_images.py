@@ -577,7 +577,7 @@ class StopError(Exception):
 
 
 def cut_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a training stop before it tests for the time after these epochs."""
+    """Let a training run stop before it tests for the time after these epochs."""
     done, measure = [0], images.accuracy
 
     def counting(model: nn.Module, split: Split) -> float:

@@ -105,7 +105,7 @@ def one_that_is_lost_once(cell: Cell, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def lucky(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A sweep whose cells are stand-ins for trainings."""
+    """A sweep whose cells are stand-ins for training runs."""
     monkeypatch.setitem(sweeps._KINDS, "train", (lambda cell: None, one_that_is_lost_once))  # noqa: ARG005
     return {"train": "tiny", "grid": {"seed": [0, 1, 2]}}
 

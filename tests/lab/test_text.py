@@ -128,7 +128,7 @@ def broken(folder: Path) -> None:
         (of_another_version, r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7; expected"),
         (not_utf8, r"books.train.txt is not UTF-8 in line 2 .*iconv"),
         (empty, r"books.valid.txt has no text; fetch it again"),
-        (broken, r"books.train.txt.gz is not a whole gzip file .*fetch it again"),
+        (broken, r"books.train.txt.gz is not an intact gzip file .*fetch it again"),
     ],
 )
 def test_files_that_are_not_what_they_should_be_are_refused(

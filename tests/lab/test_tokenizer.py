@@ -121,7 +121,7 @@ def test_one_may_come_from_a_file(tmp_path: Path) -> None:
 def test_one_of_another_size_is_refused_with_both(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(TRAINED.to_json())
-    with pytest.raises(ValueError, match=r"has 266 tokens, but the model is made for 265; set vocabulary to 266"):
+    with pytest.raises(ValueError, match=r"has 266 tokens, but the model allows 265; set vocabulary to 266"):
         data.load_tokenizer(CORPUS, 265, str(path))
 
 

@@ -161,7 +161,7 @@ BAD_ARCHIVES = {
 def test_damaged_archives_are_refused_by_name(tmp_path: Path, name: str, file: str, case: str) -> None:
     path = write(tmp_path, name) / f"{file}.gz"
     path.write_bytes(BAD_ARCHIVES[case])
-    with pytest.raises(ValueError, match="not a whole gzip file") as refused:
+    with pytest.raises(ValueError, match="not an intact gzip file") as refused:
         splits(data.load_translation(name, str(tmp_path)))
     assert str(path) in str(refused.value)
     assert "fetch it again" in str(refused.value)

@@ -25,7 +25,7 @@ def cached(
     Args:
         name: the name of the file.
         read: turns a text into the value; raises ValueError for a damaged text.
-        make: makes the value, which takes long.
+        make: makes the value, which takes a long time.
         write: turns the value into a text.
         cache_dir: by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
     """

@@ -244,7 +244,7 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[np.integer], white: int) -> Split:
-    """The part of a task from images (n, *image_shape); features are shares of white."""
+    """A part of a task from images (n, *image_shape). The features are the pixels' values divided by `white`."""
     pixels = torch.from_numpy(images.reshape(len(images), -1))
     split = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
     return split.scaled(torch.tensor(0.0), torch.tensor(float(white)))
@@ -358,7 +358,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
     ),
     # The split that fits the paper's numbers: it has 47 classes, and a dense network gets 87 % right.
     "emnist": Source(
-        "EMNIST, its balanced split of 47 classes",
+        "EMNIST (balanced split, 47 classes)",
         "131,600 images of 28×28, in an archive of 562 MB",
         partial(_load, "emnist", _read_emnist, (28, 28), 47),
         folder="emnist",

@@ -47,7 +47,7 @@ class Hub:
 
         Raises:
             ImportError: if the `datasets` package is not installed.
-            Exception: of any kind: the network, the hub and the package raise many.
+            Exception: of any kind, because the connection, the hub and the package raise many.
         """
         import datasets
 
@@ -86,14 +86,14 @@ def read_whole(path: Path) -> bytes:
     """The whole content of a file, unpacked if its name ends in .gz.
 
     Raises:
-        ValueError: if the file, which the message names, is not a whole gzip file or is far too large: a small archive
-            may unpack to more than the memory holds.
+        ValueError: if the file, which the message names, is not an intact gzip file or is far too large: a small
+            archive may unpack to more than the memory holds.
     """
     try:
         with open_unpacked(path) as file:
             content = file.read(LARGEST + 1)
     except GZIP_ERRORS as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+        raise ValueError(f"{path} is not an intact gzip file ({error}); fetch it again.") from error
     if len(content) > LARGEST:
         raise ValueError(
             f"{path} holds more than {LARGEST // 2**20} MiB; no data set here has such a file. Its content does not "
@@ -151,7 +151,7 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
             return read(source.hub)
         except ImportError:
             tried.append(f"{source.hub}: the datasets package is not installed")
-        except Exception as error:  # the message must show any error of the network or the hub
+        except Exception as error:  # the message must show any error of the connection or the hub
             tried.append(f"{source.hub}: {type(error).__name__}: {error}")
     lines = "\n".join(f"  - {place}" for place in tried)
     raise DataNotFoundError(

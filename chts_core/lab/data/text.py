@@ -56,10 +56,11 @@ class TextStream:
                 row = next(iterator)
             except StopIteration:
                 return
-            except Exception as error:  # the message must show any error of the network or the hub
+            except Exception as error:  # the message must show any error of the connection or the hub
                 raise DataNotFoundError(
                     f"{self.title} broke off after {number - 1:,} documents: {type(error).__name__}: {error}\n"
-                    f"Nothing that was trained or stored is lost. Try again, or work without the network: {self.remedy}"
+                    f"Nothing that was trained or stored is lost. Try again, or work without an internet "
+                    f"connection: {self.remedy}"
                 ) from error
             text = row.get("text") if isinstance(row, dict) else None
             if not isinstance(text, str):
@@ -175,7 +176,7 @@ def _read_text(path: Path) -> str:
     """The whole text of a file, plain or gzipped.
 
     Raises:
-        ValueError: if the file, which the message names, is empty, not UTF-8, has zero bytes or is not a whole gzip
+        ValueError: if the file, which the message names, is empty, not UTF-8, has zero bytes or is not an intact gzip
             file.
     """
     content = read_whole(path)

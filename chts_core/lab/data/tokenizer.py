@@ -156,10 +156,10 @@ def _load_named(name: str) -> TextTokenizer:
             raise ValueError(f"{path}: {error} Give a tokenizer.json that the tokenizers library wrote.") from error
     try:
         tokenizer: Any = Tokenizer.from_pretrained(name)
-    except Exception as error:  # the message must show any error of the network or the hub
+    except Exception as error:  # the message must show any error of the connection or the hub
         raise DataNotFoundError(
             f"the tokenizer {name!r} was not found: there is no such file, and the hub says {type(error).__name__}: "
-            f"{error}\nGive the path of a tokenizer.json, a name on the hub if there is a network, or tokenizer='' "
-            "to train one on the corpus."
+            f"{error}\nGive the path of a tokenizer.json, a name on the hub (with an internet connection), or "
+            "tokenizer='' to train one on the corpus."
         ) from error
     return TextTokenizer(tokenizer)

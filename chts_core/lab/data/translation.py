@@ -152,7 +152,7 @@ def _read_lines(path: Path) -> Generator[str, None, None]:
                     )
                 yield text.strip()
     except GZIP_ERRORS as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again.") from error
+        raise ValueError(f"{path} is not an intact gzip file ({error}); fetch it again.") from error
 
 
 def _load_number_words(data_dir: str | None) -> TranslationData:  # noqa: ARG001 - every loader takes it
@@ -198,10 +198,11 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
         for row in hub.open(split="train", streaming=True):
             yield row
             count += 1
-    except Exception as error:  # the message must show any error of the network or the hub
+    except Exception as error:  # the message must show any error of the connection or the hub
         raise DataNotFoundError(
             f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
-            f"Nothing that was trained or stored is lost. Try again, or work without the network: {source.remedy}"
+            f"Nothing that was trained or stored is lost. Try again, or work without an internet "
+            f"connection: {source.remedy}"
         ) from error
 
 

@@ -21,7 +21,7 @@ _SMOOTHED = 10  # steps that a point of the loss curve is the mean of
 
 
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:
-    """Loss, weights that are not zero, and active neurons over the steps: a healthy run dashed, the patient's solid.
+    """Loss, weights that are not zero, and active neurons by step. The healthy run is dashed, the patient is solid.
 
     The loss is a mean over 10 steps. The active neurons are those of the layer that has the smallest share of them;
     where this share hardly moves in both runs, its first and last value stand as numbers.

@@ -94,7 +94,7 @@ def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
 
 
 def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) -> Figure:
-    """Scores of the same links against each other: a mark is a link, axes are logarithmic.
+    """Scores of the same links against each other. A mark is a link, and the axes are logarithmic.
 
     Args:
         reference: positive scores, 1-D.

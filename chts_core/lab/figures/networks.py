@@ -30,7 +30,7 @@ from chts_core.lab.figures.style import (
 
 
 def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
-    """Draw one mask: a mark is a link from an input (column) to an output (row)."""
+    """Draw one mask. A mark is a link from an input (column) to an output (row)."""
     _draw_links(axes, mask, BLUE, _mark_size(mask))
     axes.set_title(title)
     axes.set_xlabel("input neuron")
@@ -85,7 +85,7 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
 
 
 def degree_tails(named: Mapping[str, Tensor]) -> Figure:
-    """Share of the neurons with at least so many links, both axes logarithmic: hubs are the tail to the right.
+    """Share of the neurons that have at least so many links, on logarithmic axes. Hubs are the tail on the right.
 
     Outputs on the left, inputs on the right; neurons without links count in the share.
     """

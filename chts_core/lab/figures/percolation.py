@@ -69,7 +69,7 @@ def percolating_network(
 
 
 def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> Figure:
-    """Active neurons after percolation against sparsity, by removal score: the mean, and a band from least to most.
+    """Active neurons after percolation against sparsity, by removal score: the mean, in a band from lowest to highest.
 
     Args:
         anp: by score, fractions (seeds, sparsities).
@@ -115,7 +115,7 @@ def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figur
 
 
 def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Active neurons by epoch, by removal score: a line per seed.
+    """Active neurons by epoch and removal score, with a line for each seed.
 
     Args:
         courses: by score, for each seed the share of active neurons at first and after each epoch, as fractions.

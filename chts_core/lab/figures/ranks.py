@@ -28,11 +28,11 @@ class RankStep:
 
 
 def ranks(left: RankStep, right: RankStep, mean: Sequence[float]) -> Figure:
-    """Two ranks in one step: a part of the batch each, their own gradients, the mean, and hashes of their masks.
+    """Two ranks in one step: their parts of the batch, their gradients, the mean, and the hashes of their masks.
 
     Args:
         left, right: rank 0 and rank 1.
-        mean: of the two gradients, which both ranks get.
+        mean: the mean of the two gradients, which both ranks get.
     """
     with new_figure(7.4, 4.2) as (figure, (axes,)):
         columns = []

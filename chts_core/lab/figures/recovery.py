@@ -102,7 +102,7 @@ def similar_partners() -> Figure:
 def hidden_links_found(
     measured: Mapping[str, Mapping[str, Sequence[float]]], axis: str, chance: Mapping[str, float]
 ) -> Figure:
-    """Dots with 95 % confidence intervals: how well each score finds the hidden links of each network.
+    """How well each score finds the hidden links of each network: dots with 95 % confidence intervals.
 
     Args:
         measured: by network, at most five, and score: one value for each seed.

@@ -72,9 +72,9 @@ def draw_race(
     """A race of any kind, drawn as by :func:`race`.
 
     Args:
-        runs: of the methods, each with any number of seeds.
-        course: of a run, the places (x, y) of its line; x is the same for all runs of a method.
-        xlabel, ylabel: of the axes.
+        runs: the runs of the methods, with any number of seeds for each.
+        course: returns the points (x, y) of a run's line; x is the same for all runs of a method.
+        xlabel, ylabel: labels of the axes.
         highest: where the y axis ends.
         margin: how far below the lowest line it begins, but not below 0; 3 is for values up to 100.
     """
@@ -102,7 +102,7 @@ def draw_race(
 
 
 def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
-    """How far each method ended from a rival: a dot with its 95 % confidence interval, the best on top.
+    """How far each method ended from a rival: dots with 95 % confidence intervals. The best method is on top.
 
     Args:
         rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.

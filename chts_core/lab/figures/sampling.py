@@ -72,7 +72,7 @@ def _entropy_axis(axes: Axes, highest: float) -> None:
 
 
 def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Updates of one small layer, side by side: which links stayed, went, came, and went and came back at once.
+    """Updates of one small layer, side by side: which links stayed, went, came, or went and came back at once.
 
     Args:
         steps: by title the links before, those removed and those regrown; Boolean (out_features, in_features) each.

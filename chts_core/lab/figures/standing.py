@@ -12,7 +12,7 @@ _LOOKS = {"holds": (BLUE, "o"), "cannot be told": (ORANGE, "D"), "does not hold"
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The advantage of each claim in half-widths of its interval: beyond 1 on either side it is decided.
+    """The advantage of each claim in half-widths of its interval. A claim beyond 1 on either side is decided.
 
     Args:
         rows: with claim, advantage, interval and verdict, as :func:`chts_core.lab.results.standing.standing` has them;

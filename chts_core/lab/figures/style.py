@@ -176,7 +176,7 @@ def use_percent_axis(axes: Axes) -> None:
 
 
 def name_ends(axes: Axes) -> None:
-    """Write the name of each line beside its end, as far apart as letters need. Call it after the limits are set."""
+    """Write the name of each line beside its end, and move names apart that would overlap. Set the limits first."""
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     axes.get_ylim()  # the limits are not known before
     to_fraction = axes.transScale + axes.transLimits

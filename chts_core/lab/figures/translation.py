@@ -161,7 +161,7 @@ def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Fi
 
 
 def translation_race(runs: Sequence[Run]) -> Figure:
-    """BLEU on the validation pairs by training step, of greedy translations; drawn as by :func:`race`."""
+    """BLEU of greedy translations of the validation pairs, by training step; drawn like :func:`race`."""
 
     def course(run: Run) -> Course:
         return [(look.step, look.bleu) for look in run.looks]

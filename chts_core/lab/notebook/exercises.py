@@ -47,8 +47,8 @@ def listed(notebook: Any) -> list[Exercise]:
     """The exercises of an nbformat notebook, in order.
 
     Raises:
-        ValueError: naming an exercise whose heading is not followed by a line such as
-            "*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*".
+        ValueError: if the heading of an exercise is not followed by a line such as
+            "*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*"; the message names the heading.
     """
     text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     found = list(_HEADING.finditer(text))
@@ -110,7 +110,7 @@ def attempt() -> Iterator[None]:
 
 
 def student_version(notebook: Any) -> Any:
-    """The student version of a notebook: without outputs, solutions and answers; the hints stay.
+    """The student version of a notebook. It has no outputs, solutions or answers, but it has the hints.
 
     Args:
         notebook: an nbformat notebook; not changed.
@@ -124,7 +124,7 @@ def student_version(notebook: Any) -> Any:
 
 
 def solution_version(notebook: Any) -> Any:
-    """The teacher's version of a notebook: with all exercises solved and all answers, without outputs.
+    """The teacher's version of a notebook. All exercises are solved and all answers are there, but no outputs.
 
     Args:
         notebook: an nbformat notebook; not changed.
@@ -149,7 +149,8 @@ def solved_version(notebook: Any) -> Any:
     """The notebook with every exercise solved by its folded solution, to test these solutions.
 
     Raises:
-        ValueError: naming an exercise without a ```python solution before the next exercise.
+        ValueError: if an exercise has no ```python solution before the next exercise; the message names its first
+            line.
     """
     solved = nbformat.from_dict(notebook)
     open_exercise = None

@@ -37,7 +37,7 @@ _SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps") 
 
 @dataclass(frozen=True)
 class Work:
-    """All trainings of a notebook together.
+    """All training runs of a notebook together.
 
     passes: number of forward and backward passes through the model.
     pass_seconds: least seconds of a pass, for any size of model.
@@ -103,7 +103,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
 
 
 def image_work(settings: Mapping[str, Any]) -> Work:
-    """The trainings of stage 06: nine methods and three receptive fields, with every seed."""
+    """The training runs of stage 06: nine methods and three receptive fields, with every seed."""
     train, features, classes = _IMAGES[settings["dataset"]]
     hidden = settings["hidden"]
     weights = features * hidden + 2 * hidden**2 + hidden * classes
@@ -119,10 +119,10 @@ def image_work(settings: Mapping[str, Any]) -> Work:
 
 
 def translation_work(settings: Mapping[str, Any]) -> Work:
-    """The trainings of stage 08: every method with every seed."""
+    """The training runs of stage 08: every method with every seed."""
     recipe = translation.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
     size = TRANSFORMER_SIZES[recipe.size]
-    # Each attention has four products and each block two; the decoder has two attentions per layer.
+    # An attention block has four products and a feed-forward block has two. A decoder layer has two attention blocks.
     links = size.layers * (12 * size.width**2 + 4 * size.width * size.feed_forward)
     output = size.width * recipe.vocabulary
     runs = len(settings["methods"].split(",")) * settings["seeds"]
@@ -138,7 +138,7 @@ def translation_work(settings: Mapping[str, Any]) -> Work:
 
 
 def language_work(settings: Mapping[str, Any]) -> Work:
-    """The trainings of stage 09: every method with every seed."""
+    """The training runs of stage 09: every method with every seed."""
     recipe = language.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
     size = LLAMA_SIZES[recipe.size]
     runs = len(settings["methods"].split(",")) * settings["seeds"]

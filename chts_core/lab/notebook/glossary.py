@@ -132,7 +132,7 @@ GLOSSARY = (
     Term(
         "local community",
         "The middle nodes z of all L3 paths around a missing link. Each has i links inside the community and e links "
-        "outside it, apart from its links to the two ends of the missing link.",
+        "outside it, not counting its links to the two ends of the missing link.",
         r"i_z, \; e_z",
         "link regrowth",
         "chts_core.link_prediction.ch2_l3n",

@@ -1,4 +1,4 @@
-"""Count the L3 paths of a missing link one by one, by definition, in networks small enough to draw.
+"""Count the L3 paths of a missing link one by one, straight from the definition, in networks small enough to draw.
 
 `chts_core.link_prediction` computes the same scores for whole layers; this module shows the paths and nodes behind a
 score, and explains a wrong count.

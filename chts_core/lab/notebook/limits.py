@@ -84,7 +84,7 @@ def converted(name: str, text: str, kind: type) -> Any:
     """A parameter's value from its text.
 
     Raises:
-        ValueError: naming the parameter and the expected value.
+        ValueError: if the text is not such a value; the message names the parameter and the expected value.
     """
     if kind is bool:
         if text.lower() not in ("true", "false"):

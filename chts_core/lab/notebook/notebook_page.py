@@ -1,4 +1,4 @@
-"""Executed notebooks as pages that can be read without a network and without a kernel."""
+"""Executed notebooks as pages that can be read without an internet connection and without a kernel."""
 
 import html
 import re

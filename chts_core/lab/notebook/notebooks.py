@@ -237,7 +237,7 @@ def _check_readable(path: Path) -> None:
 
 
 def chosen_profile(profile: str = "") -> str:
-    """A profile; "" means the profile in `$CHTS_PROFILE`, as on Binder, or laptop.
+    """The profile to use; "" means the one in `$CHTS_PROFILE`, which Binder sets, or else "laptop".
 
     Raises:
         ValueError: if there is no such profile.
@@ -276,7 +276,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
         The settings as attributes; `device` as a torch.device.
 
     Raises:
-        ValueError: naming the parameter that is out of range and the expected value.
+        ValueError: if a parameter is out of range; the message names the parameter and the expected value.
     """
     for name, value in given.items():
         check_value(name, value, stage)
@@ -327,7 +327,8 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
     """Parameters from the command line, converted to the notebook's types and checked.
 
     Raises:
-        ValueError: naming an unknown parameter and the nearest known one, or a value that does not fit.
+        ValueError: if a parameter is unknown, or a value does not fit; the message names the parameter and what was
+            expected.
     """
     known = parameters(path)
     checked: dict[str, Any] = {}
@@ -345,7 +346,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
     """Refuse a value outside the limits of its parameter, in general or in a stage.
 
     Raises:
-        ValueError: naming the parameter, its value, the nearest known word and the expected value.
+        ValueError: if it is; the message names the parameter, its value, the nearest known word and the expected value.
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):

@@ -1,4 +1,4 @@
-"""The parts of pages that can be read without a network."""
+"""The parts of pages that can be read without an internet connection."""
 
 import base64
 import html
@@ -55,7 +55,7 @@ def picture(png: bytes, description: str) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Formulas as MathML, which browsers show by themselves; the usual MathJax needs the network."""
+    """Formulas as MathML, which browsers show by themselves; the usual MathJax needs an internet connection."""
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline") or str(super().inline_math(body))

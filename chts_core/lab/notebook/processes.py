@@ -15,7 +15,7 @@ _PATIENCE = 10  # seconds for a process to handle SIGTERM
 
 
 def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM) -> None:
-    """End a process and all its descendants: torchrun, Dask and Jupyter keep some of them in separate sessions.
+    """End a process and all its descendants, also in other sessions, as torchrun, Dask and Jupyter start them.
 
     Args:
         process: a process that was started; it may have ended already.

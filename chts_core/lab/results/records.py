@@ -230,7 +230,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a file of JSON lines.
 
     Raises:
-        ValueError: naming a line that is damaged, was changed after it was written, or has another schema.
+        ValueError: if a line is damaged, was changed after it was written, or has another schema; the message names the
+            line.
     """
     rows = []
     # Split bytes: in text, some characters within a string (U+2028) would end a line too.
@@ -262,7 +263,7 @@ def check_run(row: Mapping[str, Any], place: str) -> None:
         place: where the row is, for the message.
 
     Raises:
-        ValueError: naming the place and the error there.
+        ValueError: if it is not; the message names the place and the error there.
     """
     written = hash(json.dumps(row))
     if written in _FITTING:
@@ -294,7 +295,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     """The training runs of a file of JSON lines, checked, with today's names of the methods.
 
     Raises:
-        ValueError: naming a line that is damaged, was changed, or is not a record of a run.
+        ValueError: if a line is damaged, was changed, or is not a record of a run; the message names the line.
     """
     rows = read_lines(path)
     for number, row in enumerate(rows, start=1):

@@ -91,7 +91,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: if there are none.
-        ValueError: naming a line that is damaged, was changed, or lacks a value that its task needs.
+        ValueError: if a line is damaged, was changed, or lacks a value that its task needs; the message names the line.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
@@ -196,7 +196,7 @@ def as_mean(values: Sequence[float], digits: int) -> str:
 
 
 def as_difference(values: Sequence[float], digits: int) -> str:
-    """A mean with its sign ± the half-width of its 95 % confidence interval."""
+    """A signed mean ± the half-width of its 95 % confidence interval."""
     mean, interval = mean_and_interval(values)
     return f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if len(values) > 1 else "")
 

@@ -357,7 +357,7 @@ def updates() -> str:
     lines = []
     for (comparison, _), row in benchmark("update").items():
         line = {"on one thread": comparison, "ms": _milliseconds(row["seconds"])}
-        line["as long as steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
+        line["takes as long as this many steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
         line["memory beyond the model's"] = (
             "–" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.0f} MB"
         )

@@ -100,7 +100,7 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         A mapping per student for nbgrader: student_id and any further columns.
 
     Raises:
-        ValueError: naming the line, if an id is missing, cannot be the name of a folder, or appears twice.
+        ValueError: if an id is missing, cannot be the name of a folder, or appears twice; the message names the line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -228,7 +228,7 @@ def grade(folder: Path, submissions: Path) -> tuple[Path, list[Graded]]:
         submissions: a folder for :func:`find_submissions`; not changed.
 
     Returns:
-        The path of the report, which has grades.csv next to it, and the grade of each student of the roster. The
+        The path of the report, which has grades.csv next to it, and the grade of each student on the roster. The
         feedback for each student is in feedback/ of the course.
 
     Raises:

@@ -19,7 +19,7 @@ def add_teach(commands: Commands) -> None:
 def _add_course(commands: Commands) -> None:
     command = commands.add_parser(
         "course",
-        help="make a folder for teaching: an assignment, the stages with and without solutions, plans",
+        help="make a folder for teaching: an assignment, the stages with and without solutions, and timetables",
         description="Run it again after a change: nbgrader_config.py and source/ stay as you left them.",
     )
     command.add_argument("folder", type=Path, metavar="DIR")
@@ -63,7 +63,7 @@ def _grade(options: argparse.Namespace) -> int:
 def _add_slides(commands: Commands) -> None:
     command = commands.add_parser(
         "slides",
-        help="make slides from executed notebooks, as pages that need no network",
+        help="make slides from executed notebooks, as pages that need no internet connection",
         description="A section begins a column of slides; answers appear when you press the next key.",
     )
     command.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")

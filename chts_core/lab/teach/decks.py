@@ -14,8 +14,8 @@
     ---
 
 A line `---` ends a slide. `![...]` shows the figure whose caption begins with these words. A `*` stands for any words,
-such as a number that changes between runs. The text after `. . .` appears with the next key. The text after `Note:` is
-for the speaker's view, which the key S opens.
+such as a number that changes between runs. The text after `. . .` appears when you press the next key. The text
+after `Note:` is for the speaker's view, which the key S opens.
 """
 
 import re
@@ -50,7 +50,7 @@ def read_deck(text: str) -> list[Written]:
     """The slides of a deck in Markdown.
 
     Raises:
-        ValueError: naming a slide that does not begin with a heading.
+        ValueError: if a slide does not begin with a heading; the message names the slide.
     """
     found = []
     for number, slide in enumerate(re.split(r"^---$", text, flags=re.MULTILINE), 1):
@@ -71,7 +71,7 @@ def slide_as_html(slide: Written, pictures: Mapping[str, str]) -> str:
         pictures: elements `img` by their captions.
 
     Raises:
-        ValueError: naming a figure for which no caption, or more than one, matches.
+        ValueError: if no caption, or more than one, matches a figure; the message names the figure.
     """
     first, *later = (_part_as_html(part, pictures) for part in slide.parts)
     fragments = "".join(f'<div class="fragment">{part}</div>' for part in later)

@@ -1,9 +1,9 @@
-"""Slides of an executed notebook: one page that needs no network, shown by reveal.js.
+"""Slides of an executed notebook: one page that needs no internet connection, shown by reveal.js.
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
 slides, and a section begins a column. A piece of text is a slide, with the code and the figure that follow it unless it
-is long; an answer appears with the next key. The slides leave out parameters, versions, checks, hints, solutions,
-widgets, records, and long code and tables.
+is long; an answer appears when you press the next key. The slides leave out parameters, versions, checks, hints,
+solutions, widgets, records, and long code and tables.
 """
 
 import html
@@ -77,7 +77,7 @@ function fit() {
 
 @dataclass
 class Slide:
-    """A slide: pieces of HTML from the top down; `first` of a column if a section begins with it."""
+    """A slide: its pieces of HTML from the top down. `first` says whether a section (a column) begins with it."""
 
     first: bool
     pieces: list[str] = field(default_factory=list)

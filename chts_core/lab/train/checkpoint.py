@@ -58,7 +58,7 @@ _EXPECTED = (
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a state to a file, whole or not at all: if this fails, the file at this path stays as it was.
+    """Write a state to a file, completely or not at all. If this fails, the file at this path stays as it was.
 
     If it works, the file that was there before is at `previous_of` that path.
 
@@ -127,8 +127,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `save` did not write it, a newer chts wrote it, or it was cut off or changed. If the previous
-            checkpoint is whole, the message says how to continue from it.
+        ValueError: if `save` did not write it, a newer chts wrote it, or it was cut short or changed. If the previous
+            checkpoint is intact, the message says how to continue from it.
     """
     try:
         state = _load(path, device)
@@ -143,7 +143,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         except (OSError, ValueError):
             raise error from None
         raise ValueError(
-            f"{error} The previous checkpoint is whole: rename {previous.name} to {path.name} to continue from it."
+            f"{error} The previous checkpoint is intact: rename {previous.name} to {path.name} to continue from it."
         ) from None
     return state
 
@@ -158,7 +158,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
     digest.update(view[start + len(_NO_CHECKSUM) :])
     if content["sha256"] != digest.hexdigest():
         raise ValueError(
-            f"{path} is damaged: it was cut off or changed after it was written. "
+            f"{path} is damaged: it was cut short or changed after it was written. "
             "Delete it and continue from an earlier checkpoint, or start the run again."
         )
     with _refusing_forgeries(path):

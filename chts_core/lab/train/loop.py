@@ -198,7 +198,7 @@ class Training(Generic[LearnerT]):
         """Write a checkpoint; a collective operation in which the first rank writes.
 
         Raises:
-            OSError: on all ranks, if it cannot be written; the previous checkpoint stays whole.
+            OSError: on all ranks, if it cannot be written; the previous checkpoint stays intact.
         """
         state = self.state()
         error = None
@@ -212,7 +212,7 @@ class Training(Generic[LearnerT]):
         if failed:
             raise OSError(
                 f"the checkpoint of step {self.step} could not be written to {path}: {failed} The previous checkpoint, "
-                "if there is one, is whole; free space or choose another folder, and continue from it."
+                "if there is one, is intact; free space or choose another folder, and continue from it."
             ) from error
 
     def resume(self, path: Path) -> None:
@@ -368,7 +368,7 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
     """Refuse a method that starts from the correlations of its inputs, before anything is trained.
 
     Raises:
-        ValueError: naming the method and the kind of inputs.
+        ValueError: if it does; the message names the method and the kind of inputs.
     """
     if isinstance(get_method(method).topology, Correlated):
         raise ValueError(

@@ -22,7 +22,7 @@ def check_iterative_warmup(steps: int) -> None:
     """Refuse a number of steps below 0.
 
     Raises:
-        ValueError: naming the setting.
+        ValueError: if it is below 0; the message names the setting.
     """
     if steps < 0:
         raise ValueError(f"iterative_warmup is {steps}; expected a number of steps, or 0 for none.")

@@ -52,7 +52,7 @@ class Cell:
         """Refuse a cell that cannot run, before anything runs.
 
         Raises:
-            ValueError: naming the parameter.
+            ValueError: if a parameter is unknown, or its value does not fit; the message names the parameter.
         """
         _KINDS[self.kind][0](self)
 
@@ -70,7 +70,7 @@ def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
     path = notebooks.find(cell.subject)
     given = notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
     if "out_dir" in notebooks.parameters(path):
-        given.setdefault("out_dir", str(folder))  # trainings continue from here
+        given.setdefault("out_dir", str(folder))  # training runs continue from here
     record = notebooks.run(path, folder, given)
     if record["error"]:
         raise RuntimeError(f"{path.stem} failed in {record['error']}")
@@ -92,12 +92,15 @@ _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str,
 
 
 class _Plain(yaml.SafeLoader):
-    """Read YAML without references: a few lines of references can expand to more than the memory holds."""
+    """Read YAML without aliases, because a few lines with aliases can expand to more than the memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.YAMLError(f"it refers to {event.anchor!r} by *; write the values out\n{event.start_mark}")
+            raise yaml.YAMLError(
+                f"it uses the alias *{event.anchor}, which is not supported; write the values out instead\n"
+                f"{event.start_mark}"
+            )
         return super().compose_node(parent, index)
 
 
@@ -111,7 +114,7 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
             "grid", lists of values by the name of a parameter; or the path of a YAML file with these.
 
     Raises:
-        ValueError: naming the error in it.
+        ValueError: if the sweep has an error; the message names the error.
     """
     if isinstance(spec, Path):
         try:
@@ -159,8 +162,9 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Run all cells of a sweep, each in its own folder; `sweep.jsonl` collects their records as they finish.
 
-    An interrupted sweep continues: it skips finished cells and runs failed and interrupted cells again; trainings
-    continue from their checkpoints. A failed cell leaves its traceback in `error.txt` and does not stop the others.
+    An interrupted sweep continues: it skips finished cells and runs failed and interrupted cells again. Training
+    runs continue from their checkpoints. A failed cell leaves its traceback in `error.txt` and does not stop the
+    others.
 
     Args:
         spec: as in `cells`.

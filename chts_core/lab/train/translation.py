@@ -103,7 +103,7 @@ class Run(runs.Run):
     """The result of one training run.
 
     train_loss: (step, loss per token in nats, with label smoothing), every few steps.
-    looks: measurements on the validation pairs; nothing is chosen by the test pairs.
+    looks: measurements on the validation pairs; nothing is chosen on the test pairs.
     test: scores of the last network's translations, by beam search: "bleu" (standard), "bleu_lowercase", "chrf" and
         "exact", the percentage of sentences that match their reference exactly.
     best: None if the recipe does not ask for it.

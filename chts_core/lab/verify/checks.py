@@ -173,7 +173,7 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _returning(method: Method, spec: Spec, device: str) -> Outcome:
-    """After every update the network has the largest weights, among those of its links and of earlier links."""
+    """After every update, the links have the largest weights among the links before it and all earlier links."""
     run = Run(method, device=device)
     past = {name: torch.zeros(mask.shape, device=device) for name, mask in run.sparsifier.masks.items()}
     returned = 0
@@ -267,7 +267,7 @@ def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _scores(method: Method, spec: Spec, device: str) -> Outcome:
-    """The link predictor equals its definition by sets, on random networks."""
+    """The link predictor agrees with its definition in terms of sets, on random networks."""
     if not isinstance(spec.regrowth, str):
         return _own_scores(spec.regrowth)
     if spec.regrowth not in DEFINITIONS:

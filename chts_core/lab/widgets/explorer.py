@@ -24,7 +24,7 @@ _FIT = 'style="max-width: 100%"'
 
 
 class Result(Protocol):
-    """What `compute` finds: whatever the picture needs, and a sentence that tells it without the picture."""
+    """What `compute` finds: what the picture needs, and a sentence that says the same as the picture."""
 
     @property
     def description(self) -> str:

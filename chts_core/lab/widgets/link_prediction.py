@@ -1,4 +1,4 @@
-"""Choose a missing link of a small network and a predictor, and step through its L3 paths to its score."""
+"""Choose a predictor and a missing link in a small network, and step through its L3 paths to its score."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,7 +46,7 @@ class LinkPredictionResult:
 
 
 class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult]):
-    """Choose a missing link of a small network and a predictor, and step through its L3 paths to its score."""
+    """Choose a predictor and a missing link in a small network, and step through its L3 paths to its score."""
 
     name = "link-prediction"
     State = LinkPredictionState

@@ -104,7 +104,7 @@ class MethodMixerState:
 
 @dataclass(frozen=True)
 class MethodMixerResult:
-    """The runs of the rival and, if it can work, of the mix, and the sentence."""
+    """The runs of the rival and of the mix (if the mix can work), and the sentence that describes them."""
 
     runs: list[Run]
     description: str

@@ -1,4 +1,4 @@
-"""Remove links of a small network and watch which neurons become inactive as percolation sweeps over it."""
+"""Remove links from a small network and watch which neurons become inactive as percolation sweeps over it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class PercolationResult:
 
 
 class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
-    """Remove links of a small network and watch which neurons become inactive as percolation sweeps over it."""
+    """Remove links from a small network and watch which neurons become inactive as percolation sweeps over it."""
 
     name = "percolation"
     State = PercolationState

@@ -90,7 +90,7 @@ def test_the_text_on_the_three_networks_holds(executed: Executed) -> None:
         assert float(points) == pytest.approx(found["dense"] - found["CHTs"], abs=0.11)
         lost[profile] = float(points)
     assert "static network does about as well as CHTs" in text
-    assert f"CHTs loses {lost['laptop']} points at the profile `laptop`" in text
+    assert f"CHTs loses {lost['laptop']} points with the profile `laptop`" in text
     epochs = notebooks.profile_settings("00_start_here", "ci")["epochs"]
     assert f"At `ci` it loses more, because it trains for only {epochs} epochs." in text
     assert lost["laptop"] < lost["ci"]

@@ -38,7 +38,8 @@ def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: 
         for samples in (256, 32)
     }
     assert (
-        f"up to {100 * won[256]:.0f} % of the links with 256 samples, and up to {100 * won[32]:.0f} % with 32" in text
+        f"densities up to {100 * won[256]:.0f} % with 256 samples, and up to {100 * won[32]:.0f} % with 32 samples"
+        in text
     )
 
 

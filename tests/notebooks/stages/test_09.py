@@ -118,7 +118,7 @@ def test_stage_09_says_how_far_the_methods_are_from_fc() -> None:
     assert f"GraNet is {-per_cent['granet']:.1f} % below, and CHT is {per_cent['cht']:.1f} % above" in words
     shown = next(html for html in committed.shown("09", "text/html") if "perplexity minus fc (%)" in html)
     assert f"{per_cent['cht']:+.1f}" in shown
-    assert "In the paper, after a long training, SET and CHT are about a third above FC" in words
+    assert "In the paper, after a long training run, SET and CHT are about a third above FC" in words
     table = paper.PAPER_TABLE_2["60m"]
     for method in ("set", "cht"):
         assert table[method][0.9] / table["fc"][0.0] == pytest.approx(4 / 3, abs=0.02)

@@ -94,7 +94,7 @@ def test_printed_differences_are_those_of_the_scores(committed: Any) -> None:
         mean, half = mean_and_interval([score - other for score, other in pairs])
         assert f"minus learned: {mean:+.2f} ± {half:.2f} points" in printed
         assert abs(mean) < half
-    assert "at the profile `laptop`, both intervals contain 0" in text_of(committed)
+    assert "with the profile `laptop`, both intervals contain 0" in text_of(committed)
 
 
 def test_stage_12_ends_with_questions_and_papers() -> None:

@@ -12,7 +12,7 @@ def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
         tolerance: how far an answer may be from such a number and still match it, in the unit of the answer.
 
     Raises:
-        AssertionError: naming the first slip that fits.
+        AssertionError: if a slip fits; the message names the first one.
     """
     for slip, wrong in slips.items():
         assert abs(answer - wrong) > tolerance, f"{answer} is {slip}."

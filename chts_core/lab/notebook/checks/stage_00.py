@@ -11,7 +11,7 @@ from chts_core.topology import link_count
 
 
 def density(density: float | None) -> None:
-    """Density from sparsity: a share between 0 and 1."""
+    """Density from sparsity: the answer is a number between 0 and 1."""
     assert density is not None, "replace None in the cell above by a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
     assert density != 0.95, "0.95 is the share of absent links; what share is present?"
@@ -19,7 +19,7 @@ def density(density: float | None) -> None:
 
 
 def links(links: float | None) -> None:
-    """Count the links: how many the first layer of the MLP has."""
+    """Count the links: how many links the first layer of the MLP has."""
     possible = 1568 * 784
     assert links is not None, "replace None in the cell above by a number."
     assert links != possible, "this is the number of possible links; how many of them exist?"
@@ -29,7 +29,7 @@ def links(links: float | None) -> None:
 
 
 def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:
-    """What a training step costs: a function of the sizes of the layers, the density and the batch.
+    """What a training step costs: a function that takes the sizes of the layers, the density and the batch.
 
     The small network has 8 inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 links, its last all 8.
     """
@@ -63,7 +63,7 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
 
 
 def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
-    """Store a sparse model: a function of possible links and density that returns the links and their bytes."""
+    """Store a sparse model: a function that takes the possible links and the density, and returns links and bytes."""
     answer = stored(100, 0.05)
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
@@ -108,7 +108,7 @@ _HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
 
 
 def kind(kind: Callable[[list[Tensor]], str | None]) -> None:
-    """Read the history of a mask: a function of the masks of a run that returns its kind."""
+    """Read the history of a mask: a function that takes the masks of a run and returns its kind."""
     for story, places, right, hint in _HISTORIES:
         masks = [torch.zeros(8, dtype=torch.bool) for _ in places]
         for mask, links in zip(masks, places, strict=True):
@@ -145,7 +145,7 @@ def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
 def needed(
     needed: Callable[[str, dict[str, tuple[str, ...]]], list[str] | None], *, needs: dict[str, tuple[str, ...]]
 ) -> None:
-    """Choose your way: a function of a stage and of the stages that each stage names, which returns all before it."""
+    """Choose your way: a function that returns all stages before a stage. It knows the stages that each stage names."""
     small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
     answer = needed("E", small)
     toy = "E names C and A, C names B, and B and D name A."

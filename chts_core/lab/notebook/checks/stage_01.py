@@ -177,7 +177,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
 
 
 def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
-    """Count the 4-cycles: a function of a mask that returns how many there are."""
+    """Count the 4-cycles: a function that takes a mask and returns the number of its 4-cycles."""
     small = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
     full = torch.ones(3, 3, dtype=torch.bool)
     block = torch.zeros(4, 5, dtype=torch.bool)
@@ -196,7 +196,7 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
 
 
 def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], five: Mapping[str, Tensor]) -> None:
-    """Five unknown networks: the name of each shuffled network."""
+    """Five unknown networks: the answer names each shuffled network."""
     assert set(names) == set(mystery), f"keep the letters {', '.join(mystery)}."
     for letter, name in names.items():
         assert name is not None, f"replace None by the name of a network for {letter}."
@@ -219,7 +219,11 @@ def _why_not(name: str, mask: Tensor) -> str:
     outputs, inputs = degrees(mask)
     low, high = int(outputs.min()), int(outputs.max())
     if (high - low <= 1) != (name in ("BSW", "BRF")):
-        rule = "at most one link apart in BSW and BRF" if high - low > 1 else "set first only in BSW and BRF"
+        rule = (
+            "at most one link apart in BSW and BRF"
+            if high - low > 1
+            else "fixed in advance, and therefore nearly equal, only in BSW and BRF"
+        )
         return f"its outputs have {low} to {high} links; degrees are {rule}"
     empty = int((outputs == 0).sum() + (inputs == 0).sum())
     own, density = clustering(mask), mask.float().mean().item()

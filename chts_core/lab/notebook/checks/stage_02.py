@@ -22,7 +22,7 @@ def counted(counted: int | None, *, network: Tensor, missing: l3.Link) -> None:
 
 
 def my_ch3_l3n(my_ch3_l3n: Callable[[Tensor], Tensor]) -> None:
-    """Your own matrices: a function of a mask that returns the scores of CH3-L3n."""
+    """Your own matrices: a function that takes a mask and returns the scores of CH3-L3n."""
     for trial in range(20):
         mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(trial)) < 0.4
         mine, wanted = my_ch3_l3n(mask), ch3_l3n(mask)
@@ -76,7 +76,7 @@ def _place(table: Tensor) -> l3.Link:
 
 
 def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: Tensor) -> None:
-    """Recover the hidden link: a function of a mask and a link that returns the number of L3 paths."""
+    """Recover the hidden link: a function that takes a mask and a link, and returns the number of L3 paths."""
     counts = {}
     for link in l3.missing_links(seen):
         counts[link] = count_paths(seen, link)

@@ -24,7 +24,7 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
 
 
 def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
-    """A draw of so many bits: a function of scores and of bits that returns the temperature T.
+    """A draw of so many bits: a function that takes scores and a number of bits, and returns the temperature T.
 
     The check uses four scores, eight scores, and the four scores a million times smaller in float32.
     """
@@ -60,11 +60,11 @@ def _bits(scores: Tensor, temperature: float) -> float:
 
 
 def two_of_three(included: float | None) -> None:
-    """Two of three links: the chance of the strongest of the scores 1, 2 and 3 to be among two that are drawn."""
+    """Two of three links: of the scores 1, 2 and 3, the strongest link's chance of being among two that are drawn."""
     assert included is not None, "replace None in the cell above by a number."
     assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
-        "the chance to be drawn first; add the chance to be drawn second": 1 / 2,
+        "the chance of being drawn first; add the chance of being drawn second": 1 / 2,
         "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
         "twice the chance in one draw. Then the link would always be drawn, and it is not": 1.0,
         "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
@@ -105,7 +105,8 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
-    """Any number of draws: a function of chances and of a number that returns each link's chance to be drawn.
+    """Any number of draws: a function that takes the chances and the number of draws, and returns each link's chance of
+    being drawn.
 
     Three links by hand, then eight links against draws of the core.
     """
@@ -123,7 +124,9 @@ def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
         assert len(found) == len(chances), f"{said}; expected {len(chances)} chances."
         for slip, wrong in {
             "these are draws with replacement; a link that is drawn leaves": [1 - (1 - p) ** number for p in chances],
-            "these are the chances times the number of draws, which may exceed 1": [number * p for p in chances],
+            "these are the chances times the number of draws, and such a product may exceed 1": [
+                number * p for p in chances
+            ],
         }.items():
             assert number == 1 or not _alike(found, wrong, 1e-6), f"{said}; {slip}."
         assert abs(sum(found) - number) < 1e-6, (
@@ -149,7 +152,7 @@ def _drawn_by_core(places: int, number: int) -> list[float]:
 
 
 def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: Callable[[list[Tensor]], float]) -> None:
-    """Overlap and ITOP: a function of the masks of one update, and a function of all masks of a run.
+    """Overlap and ITOP: a function that takes the masks of one update, and a function that takes all masks of a run.
 
     An update has a mask before it, one after its removal and one after its regrowth. The layers have 8 places.
     """

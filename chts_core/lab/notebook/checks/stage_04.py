@@ -15,7 +15,7 @@ Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each, from the inputs
 
 
 def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Tensor], chain: LayerGraph) -> None:
-    """Find the inactive neurons: a set of them for each hidden layer."""
+    """Find the inactive neurons: a set of neurons for each hidden layer."""
     assert inactive is not None, "replace None by two sets of neurons, as the comment shows."
     assert set(inactive) == {"hidden 1", "hidden 2"}, f"name hidden 1 and hidden 2; you named {sorted(inactive)}."
     solved = percolate(puzzle, chain)
@@ -39,7 +39,7 @@ def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Te
 
 
 def backward(backward: Callable[[list[Tensor]], list[Tensor]]) -> None:
-    """The backward sweep of a chain: a function of a list of masks that returns the swept masks."""
+    """The backward sweep of a chain: a function that takes a list of masks and returns the swept masks."""
     generator = torch.Generator().manual_seed(8)  # the first network has something to sweep
     for sizes in ((6, 5, 4), (8, 7, 6, 5), (5, 9, 5, 9, 5)):
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
@@ -48,7 +48,7 @@ def backward(backward: Callable[[list[Tensor]], list[Tensor]]) -> None:
         once = backward(given)
         assert once is not None, "return a list of masks instead of None."
         assert all(map(torch.equal, given, copies)), (
-            "the masks given were changed; work on copies, or use & instead of &=."
+            "your function changed the masks that it was given; work on copies, or use & instead of &=."
         )
         assert [tuple(mask.shape) for mask in once] == shapes, f"the shapes should be {shapes}, in the order given."
         _compare_one_sweep(given, once)
@@ -79,7 +79,7 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
 
 
 def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
-    """Paths through a link: a function of a list of masks that counts the paths through every link."""
+    """Paths through a link: a function that takes a list of masks and counts the paths through every link."""
     generator = torch.Generator().manual_seed(8)
     for sizes in ((2, 2, 2), (6, 5, 4), (8, 7, 6, 5)):
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
@@ -118,7 +118,7 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
         "the share at the input alone; add the share at the output": 1 / 8,
         "the share at the output alone; add the share at the input": 1.0,
         "the weight over both sums together; divide by each sum, then add": 1 / 9,
-        "the share of all weights of the layer": 1 / 17,
+        "the link's share of all weights of the layer; add its shares of its row and of its column": 1 / 17,
         "what you get if the link's own weight is left out of the sums; it belongs to them": 1 / 7,
     }
     refuse(importance, slips, 0.001)
@@ -157,7 +157,7 @@ def break_importance(weight: Tensor | None) -> None:
 
 
 def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
-    """Size of the compacted model: a function of a list of masks that returns its number of parameters."""
+    """Size of the compacted model: a function that takes a list of masks and returns the number of parameters."""
     small_one = (
         [[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
         [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
@@ -218,7 +218,7 @@ def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn
 
 
 def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
-    """Fold a bias: a function of layers and an activation that drops neurons without incoming links."""
+    """Fold a bias: a function that drops the neurons without incoming links from layers."""
     masks = [
         torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0,
         torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]) > 0,
@@ -241,8 +241,8 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             wrong = _forward(_folded(layers, activation, sent), activation, samples)
             assert torch.allclose(found, expected, atol=1e-5) or not torch.allclose(found, wrong, atol=1e-5), slip
         assert torch.allclose(found, expected, atol=1e-5), (
-            f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. Each neuron that reads a lost "
-            "neuron gets its value times the weight."
+            f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. For each link from a "
+            "lost neuron, add the lost neuron's value times the weight to the bias of the neuron that reads it."
         )
 
 

@@ -12,7 +12,7 @@ from chts_core.schedules import Timeline, cosine_turnover, cubic_sparsity, sigmo
 
 
 def exact_sigmoid(exact_sigmoid: Callable[[float, float, float, float], float]) -> None:
-    """The exact sigmoid: a function of u, initial, final and k that returns the sparsity."""
+    """The exact sigmoid: a function that takes u, initial, final and k, and returns the sparsity."""
     points = [(number / 10, k) for k in (6.0, 3.0) for number in range(11)]
     answers = [exact_sigmoid(u, 0.5, 0.9, k) for u, k in points]
     for reason, slip in _SIGMOID_SLIPS.items():
@@ -42,7 +42,7 @@ _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
 
 
 def links_at_step(links: float | None) -> None:
-    """Links at a step: of a layer of 200 × 100 at step 2050, by a cubic decay from 0.5 to 0.9 over 4000 steps."""
+    """Links at a step: how many links a layer of 200 × 100 has at step 2050 of a cubic decay."""
     assert links is not None, "replace None in the cell above by a number of links."
     cubic = replace(METHODS["chtss"], sparsity=Cubic(0.5, end=0.5))
     budget = Budget(cubic, 0.9, Timeline(8000, 100, 0.75), {"layer": (200, 100)})
@@ -62,7 +62,7 @@ def links_at_step(links: float | None) -> None:
 
 
 def exchanged(exchanged: float | None) -> None:
-    """Links of an exchange: those that an update at step 4000 of 6000 removes and regrows, of 2000 links."""
+    """Links of an exchange: how many of 2000 links an update at step 4000 of 6000 removes and regrows."""
     assert exchanged is not None, "replace None in the cell above by a number of links."
     right = cosine_turnover(4000, 6000, 0.3) * 2000
     slips = {
@@ -79,7 +79,7 @@ def exchanged(exchanged: float | None) -> None:
 
 
 def mean_density(mean_density: Callable[[Callable[[int], float], int, int], float]) -> None:
-    """Density over a run: a function of a schedule, the steps and the steps between updates that returns the mean."""
+    """Density over a run: a function that takes a schedule and returns its mean density over the run."""
     for every, sparsity in ((250, Cubic(0.5, end=0.75)), (100, Sigmoid(0.5, end=0.3)), (1, Cubic(0.5, end=0.75))):
         budget = Budget(
             replace(METHODS["chtss"], sparsity=sparsity), 0.9, Timeline(1000, every, 0.75), {"layer": (200, 100)}
@@ -108,7 +108,7 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
 
 
 def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid], float]) -> None:
-    """A fair window: its end as a share of the run; `planned` gives a decay's FLOPs as a share of the dense FLOPs."""
+    """A fair window: the window's end as a share of the run. `planned` gives a decay's share of the dense FLOPs."""
     assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
     assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
     cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
@@ -120,7 +120,7 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
 
 
 def own_schedule(share: Callable[[float], float]) -> None:
-    """A schedule of your own: a function of u with four properties, the share of the fall that is done."""
+    """A schedule of your own: a function that takes u and returns the share of the fall that is done."""
     courses = [share(number / 1000) for number in range(1001)]
     assert None not in courses, "share_of_fall() returns None; return a number from 0 to 1."
     assert abs(courses[0]) < 1e-9, (
@@ -151,7 +151,7 @@ def _steepest(course: list[float]) -> float:
 
 
 def reached(reached: Callable[[float, int, int, int], float]) -> None:
-    """Does it arrive: a function of a final sparsity, the ends of window and updates, and the steps between updates."""
+    """Does it arrive: a function that returns the sparsity at the end of a run."""
     for final, window_end, stop, every in (
         (0.9, 8000, 7500, 100),
         (0.9, 8000, 7500, 200),

@@ -148,7 +148,7 @@ def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
         / 450,
         "the cost of the last step; take the mean over all steps": (0.1 * 400 + 50) / 450,
         "the cost of the first step; take the mean over all steps": (0.5 * 400 + 50) / 450,
-        "a mean over layers; a layer counts by its size": (2 * 0.25 + 1) / 3,
+        "a mean over layers; weight each layer by its size": (2 * 0.25 + 1) / 3,
         "a sum over the steps; the dense network makes the same number of steps": 4 * right,
         "the saving; what is left to pay?": 1 - right,
     }
@@ -201,7 +201,7 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
 
 
 def half_width(half_width: float | None) -> None:
-    """An interval by hand: its half-width in percentage points."""
+    """An interval by hand: the half-width of the interval in percentage points."""
     assert half_width is not None, "replace None in the cell above by a number of percentage points."
     assert half_width >= 0.1, f"{half_width} looks like a fraction: give percentage points."
     slips = {
@@ -209,7 +209,7 @@ def half_width(half_width: float | None) -> None:
         "t·s, the scatter of single runs: the mean of n runs varies less, so divide by √n": 4.303 * 2,
         "1.96·s/√n, which is right for many runs: for three, t is 4.30": 1.96 * 2 / 3**0.5,
         "the result if you divide the squares by n: s divides them by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
-        "the whole width, from end to end: give the half": 2 * 4.303 * 2 / 3**0.5,
+        "the whole width, from end to end: give half of it": 2 * 4.303 * 2 / 3**0.5,
     }
     refuse(half_width, slips, 0.06)
     expected = statistics.mean_and_interval([90.0, 92.0, 94.0])[1]
@@ -217,7 +217,7 @@ def half_width(half_width: float | None) -> None:
 
 
 def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[float, float] | None]) -> None:
-    """Subtract seed by seed: mean and half-width of the 95 % interval of a paired difference."""
+    """Subtract seed by seed: the mean of a paired difference, and the half-width of its 95 % interval."""
     mine, theirs = {0: 91.0, 1: 93.0, 2: 98.0, 5: 70.0}, {2: 95.0, 0: 90.0, 1: 91.0, 7: 99.0}
     answer = paired(mine, theirs)
     assert answer is not None, "paired() returns None; return the mean difference and the half-width."
@@ -240,7 +240,7 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
         "an interval that is not paired; subtract first, then take the deviation of the differences": 4.303 * apart,
         "an interval with four degrees of freedom that is not paired; subtract first": 2.776 * apart,
         "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
-        "the whole width; give the half": 2 * right_half,
+        "the whole width; give half of it": 2 * right_half,
     }
     refuse(half, slips, 0.01)
     assert abs(half - right_half) < 0.01, f"the half-width is {half}; the three differences have s = 1."

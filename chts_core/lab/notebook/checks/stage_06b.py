@@ -43,7 +43,7 @@ def resting_weight(resting_weight: float | None) -> None:
 
 
 def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: Patient) -> None:
-    """Write the check yourself: a function of a weight and a mask that counts absent links whose weight is not zero."""
+    """Write the check yourself: a function that counts the absent links of a mask whose weight is not zero."""
     toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
     toy_mask = torch.tensor([[True, False, False], [False, True, True]])
     count = absent_weights(toy, toy_mask)
@@ -62,7 +62,7 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
 
 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
-    """A clean removal: a function that leaves neither weight nor optimizer state where links are removed.
+    """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
 
     The layer has 8 places, of which two links go. It is trained by SGD with momentum, and by Adam.
     """
@@ -184,7 +184,7 @@ def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
 
 
 def which_fault(which_fault: Callable[[Sequence[Row]], str | None]) -> None:
-    """Find the patient from its curves: a function of the rows of a history that names the fault.
+    """Find the patient from its curves: a function that takes the rows of a history and names the fault.
 
     It must be right for the six patients, and for the other layer and another seed of the same six runs.
     """

@@ -18,7 +18,7 @@ Lists = tuple[list[int], list[int], list[float]]
 def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     """Write down the links: a function that returns the three lists of CSR of a small matrix.
 
-    The matrix has two outputs and four inputs. Others have an output without links, or no link at all.
+    The matrix has two outputs and four inputs. Further test matrices have an output without links, or no link at all.
     """
     lists = to_lists([[0, 5, 0, 7], [6, 0, 0, 0]])
     assert lists is not None, "to_lists() returns None; return three lists: begins, columns, values."
@@ -42,7 +42,7 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
 
 
 def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]], list[float] | None]) -> None:
-    """Multiply by links: a function of the three lists of CSR and of a sample that returns the outputs."""
+    """Multiply by links: a function that takes the three lists of CSR and a sample, and returns the outputs."""
     y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
     assert y is not None, "the function returns None; let it return a list with one number for each output."
     assert len(y) == 3, f"it returns {len(y)} numbers; the outputs are one fewer than the entries of `begins`, so 3."
@@ -54,7 +54,7 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
 
 
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
-    """What a mask saves: the bytes that a layer keeps between steps, dense, under a mask and as only the links.
+    """What a mask saves: the bytes that a layer keeps between steps: dense, under a mask, and with only its links.
 
     The layer of 5 × 4 with 6 links is worked out by hand; another one is measured.
     """
@@ -85,7 +85,7 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
 
 
 def break_even(break_even: float | None) -> None:
-    """When do links take more memory: the density at which both layers take as much."""
+    """Where links stop saving memory: the density at which a sparse layer takes as much memory as a dense layer."""
     assert break_even is not None, "replace None by a density between 0 and 1."
     assert 0 <= break_even <= 1, f"{break_even} is not a density, a share of all possible links between 0 and 1."
     assert abs(break_even - 0.5) > 1e-6, "0.5 is right for momentum (12 bytes of 24); Adam keeps one moment more."
@@ -189,7 +189,7 @@ def _compare_with_autograd(gradients: Gradients) -> None:
     links, values, inputs = compress(mask), weight[mask].detach(), x.detach()
     with _Sizes() as sizes:  # type: ignore[no-untyped-call]
         answer = gradients(links, values, inputs, dy)
-    assert answer is not None, "for a second layer gradients() returns None."
+    assert answer is not None, "for a second layer, gradients() returns None."
     dvalues, dx = answer
     assert dvalues.shape == (60,), (
         f"for 3 samples the gradient by the values has the shape {tuple(dvalues.shape)}; sum it over the samples."

@@ -68,7 +68,9 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
     given = {name: mask.clone() for name, mask in masks.items()}
     found = percolate_head(masks)
     assert found is not None, "percolate_head() returns None; return a dictionary of masks."
-    assert all(masks[name].equal(given[name]) for name in given), "the masks given were changed; build new ones."
+    assert all(masks[name].equal(given[name]) for name in given), (
+        "your function changed the masks that it was given; build new ones."
+    )
     assert set(found) == set(given), f"return masks of q, k, v and o; you return {', '.join(found)}."
     right = chts.percolation.percolate(given, _HEAD)
     pair, chain = (right[name].any(dim=1) for name in ("q", "v"))
@@ -144,14 +146,14 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
 
 
 def decoder_links(decoder_links: float | None) -> None:
-    """Links of a decoder layer: how many it has."""
+    """Links of a decoder layer: how many links the layer has."""
     assert decoder_links is not None, "replace None in the cell above by a number of links."
     square, fed = 512 * 512, 512 * 1024
     slips = {
         "the number of possible links; how many are kept at 95 % sparsity?": 8 * square + 2 * fed,
         "the number of absent links": 0.95 * (8 * square + 2 * fed),
         "right for a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
-        "right for the attentions; the feed-forward block is missing": 0.05 * 8 * square,
+        "right for the attention blocks; the feed-forward block is missing": 0.05 * 8 * square,
         "one layer of the feed-forward block short: it has two": 0.05 * (8 * square + fed),
         "right for three projections; each attention has a fourth, the output": 0.05 * (6 * square + 2 * fed),
     }
@@ -161,7 +163,7 @@ def decoder_links(decoder_links: float | None) -> None:
 
 
 def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> None:
-    """The rate after an update: a function of the step, the latest update and the steps of the return."""
+    """The rate after an update: a function that takes the step, the latest update and the steps of the return."""
     recipe = translation.Recipe(learning_rate=1.0, warmup=400, iterative_warmup=20)
     for step in (200, 400, 1600):
         rate, right = learning_rate(step, None, 20), translation.learning_rate_at(step, 100, recipe)
@@ -192,7 +194,8 @@ def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> Non
 def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], float]) -> None:
     """A lead by luck: a function that draws tables of equally good methods.
 
-    With one rival the mean lead is 0. The highest of eight normal errors is 1.42 standard deviations above the mean.
+    With one rival the mean lead is 0. The highest of eight normal errors is on average 1.42 standard deviations above
+    the mean.
     """
 
     def lead(rivals: int, seeds: int, deviation: float) -> float:
@@ -209,7 +212,7 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
     assert abs(alone) < 0.06, f"one rival is as good as FC: it leads by 0 on average, you have {alone:.2f}."
     highest, two = 1.4236, lead(8, 1, 2.0)
     assert abs(two - 2 * highest) < 0.15, (
-        f"8 rivals, one seed, a standard deviation of 2 BLEU: you have {two:.2f}. With a deviation of 1 it is "
+        f"for 8 rivals, one seed and a standard deviation of 2 BLEU, you return {two:.2f}. With a deviation of 1 it is "
         f"{lead(8, 1, 1.0):.2f}. Both leads grow in proportion: expect {2 * highest:.2f} and {highest:.2f}."
     )
     four = lead(8, 4, 2.0)

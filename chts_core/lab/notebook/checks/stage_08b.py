@@ -17,7 +17,7 @@ def merge(merge: Callable[[Words], Words]) -> None:
     given = dict(numbers)
     found = merge(numbers)
     assert found is not None, "merge() returns None; return a dictionary of words, as the one it takes."
-    assert numbers == given, "the dictionary given was changed; build a new one."
+    assert numbers == given, "your function changed the dictionary that it was given; build a new one."
     assert found != numbers, "nothing was joined; e and i are neighbours 4 + 3 = 7 times."
     assert sum(found.values()) == 12, f"the words count {sum(found.values())} together, expected 12; keep each count."
     assert ("ei", "n") in found, f"in ein 4, drei 3, zehn 5 you have {_told(found)}; which pair is there 7 times?"
@@ -31,7 +31,8 @@ def merge(merge: Callable[[Words], Words]) -> None:
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
-        "in anan 2, na 1 you joined n and a; a and n are neighbours twice in each anan, so count every place."
+        "in anan 2, na 1 you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
+        "frequent: count every place."
     )
     assert ("an", "a", "n") not in twice, "in anan the pair is there twice; join it at both places."
     assert twice == {("an", "an"): 2, ("n", "a"): 1}, f"in anan 2, na 1 you have {_told(twice)}."
@@ -55,7 +56,7 @@ def _told(words: Words) -> str:
 
 
 def padding_share(padding_share: float | None) -> None:
-    """Padding: its share of the batch."""
+    """Padding: the share of the batch that is padding."""
     tokens = (4, 6, 7, 10)
     places = len(tokens) * max(tokens)
     padding = places - sum(tokens)
@@ -134,7 +135,7 @@ def _expect(
 
 
 def scores(score_a: float | None, score_b: float | None) -> None:
-    """Which one wins: the scores of the hypotheses A and B; it prints the one that is returned."""
+    """Which one wins: the scores of the hypotheses A and B. The check prints the hypothesis that is returned."""
     stubs = "replace both None in the cell above by scores."
     assert score_a is not None, stubs
     assert score_b is not None, stubs
@@ -154,7 +155,7 @@ def scores(score_a: float | None, score_b: float | None) -> None:
 
 
 def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]]) -> None:
-    """Two references: a function that counts the n-grams that were found, clipped, and those that were written."""
+    """Two references: a function that returns the clipped count of found n-grams, and the count of written n-grams."""
     references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
     found = clipped(["the"] * 7, references, 1)
     assert found is not None, "clipped() returns None; return two numbers."

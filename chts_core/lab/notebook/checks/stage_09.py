@@ -31,7 +31,7 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
 def perplexity_and_bits(
     perplexity: Callable[[list[float]], float], bits_per_byte: Callable[[float, int, int], float]
 ) -> None:
-    """Perplexity and bits per byte: from probabilities, and from a loss in nats; it prints two models' results."""
+    """Perplexity and bits per byte: a function of probabilities, and one of a loss in nats."""
     mine = perplexity([1 / 2, 1 / 8])
     assert mine is not None, "perplexity() returns None; return e to the mean of -log p."
     slips = {
@@ -65,7 +65,7 @@ def perplexity_and_bits(
 
 
 def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Heads that share a key: the neurons of the queries that meet a neuron of the keys."""
+    """Heads that share a key: a function that returns the query neurons that meet a key neuron."""
     for neuron, heads, key_heads, width in ((1, 4, 2, 2), (2, 4, 2, 2), (5, 6, 2, 4), (3, 4, 4, 2), (2, 4, 1, 3)):
         given = queries_of(neuron, heads, key_heads, width)
         assert given is not None, "queries_of() returns None; return a list of neurons."
@@ -80,7 +80,9 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
             f"{where} {len(right)} heads read this head of the keys, so you miss {len(right) - len(mine)}."
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
-        assert mine != sorted(everything), f"{where} Only the neuron at the same place of each head meets it."
+        assert mine != sorted(everything), (
+            f"{where} In each of these heads, only the query neuron at the same place meets this key neuron."
+        )
         raise AssertionError(f"{where} Which head of the keys is it, which heads read it, and at which place?")
 
 
@@ -115,7 +117,9 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
         copies = [mask.clone() for mask in (gate, up, down)]
         left = percolate_gate(copies[0], copies[1], copies[2], at_zero)
         assert left is not None, "percolate_gate() returns None; return three masks: gate, up and down."
-        assert all(map(torch.equal, copies, (gate, up, down))), "the masks given were changed; use & instead of &=."
+        assert all(map(torch.equal, copies, (gate, up, down))), (
+            "your function changed the masks that it was given; use & instead of &=."
+        )
         assert [mask.shape for mask in left] == [mask.shape for mask in copies], (
             "return gate, up and down in this order, each in the shape that it had."
         )
@@ -156,7 +160,7 @@ Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
 
 
 def planned(shortened: Shortened, facts: Facts) -> None:
-    """Plan the 60M model: a recipe that fits into some minutes, and what its plan says; prints what it says."""
+    """Plan the 60M model: a recipe that fits into some minutes, and a function that reads its plan."""
     for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
         recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
         assert recipe is not None, "shortened() returns None; return a recipe, by replace(recipe, steps=...)."

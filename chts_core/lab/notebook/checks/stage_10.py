@@ -90,7 +90,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 
 def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Go on with fewer ranks: the examples of a rank in a step, whose batch does not depend on the number of ranks."""
+    """Go on with fewer ranks: a function that returns the examples of a rank in a step."""
     batch = 8
     for step in range(3):
         whole = list(range(step * batch, (step + 1) * batch))
@@ -100,7 +100,8 @@ def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> N
             where = f"step {step}, ranks: {number}; "
             together = [example for share in shares for example in share]
             assert len(together) != batch * number or number == 1, (
-                f"{where}each rank takes {batch} examples, so the batch grows with the number of ranks; share the 8."
+                f"{where}each rank takes {batch} examples, so the batch grows with the number of ranks; divide the "
+                f"{batch} examples among the ranks."
             )
             assert {len(share) for share in shares} == {batch // number}, (
                 f"{where}the ranks take {', '.join(str(len(share)) for share in shares)} examples; expected "
@@ -126,7 +127,7 @@ _PARTS: Mapping[str, Part] = {
     "moments": (
         lambda trial: trial.optimizer.state_dict()["state"],
         lambda trial, state: trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": state}),
-        "the moments of Adam are not the saved ones, so the next step would be another. Save the optimizer too.",
+        "the moments of Adam are not the saved ones, so the next step would be different. Save the optimizer too.",
     ),
     "schedule": (
         lambda trial: trial.schedule.last_epoch,
@@ -136,7 +137,8 @@ _PARTS: Mapping[str, Part] = {
     "generator": (
         lambda trial: trial.generator.get_state(),
         lambda trial, state: trial.generator.set_state(state),
-        "the generator has not its saved state, so the next batch would be another. Save `generator.get_state()`.",
+        "the generator does not have its saved state, so the next batch would be different. Save "
+        "`generator.get_state()`.",
     ),
     "masks": (
         lambda trial: trial.sparsifier.state_dict(),

@@ -138,7 +138,7 @@ def difference_of_differences(difference_of_differences: Gap) -> None:
 
 
 def by_chance(by_chance: float | None) -> None:
-    """Decided by chance: how probable it is that at least one of 13 comparisons looks decided."""
+    """Decided by chance: the probability that at least one of 13 comparisons looks decided."""
     assert by_chance is not None, "replace None in the cell above by a number between 0 and 1."
     slips = {
         "the expected number of such comparisons, which can exceed 1 if there are many": 13 * 0.05,
@@ -167,7 +167,7 @@ _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
 
 
 def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
-    """Sort a claim: a function of the advantages by task and seed that returns the verdict on the claim."""
+    """Sort a claim: a function that takes the advantages by task and seed, and returns a verdict."""
     allowed = ("holds", "does not hold", "cannot be told", "untested")
     for tasks in _COMPARISONS:
         said = verdict([list(task) for task in tasks])

@@ -29,7 +29,7 @@ _MORE_ROWS: Sequence[Row] = (
 def read_row(
     read_row: Callable[[Row, float, int], str], *, claims: Sequence[Row], margins: Mapping[str, float]
 ) -> None:
-    """Read the table of claims: a function of a row, a margin and a number of looks that returns a verdict."""
+    """Read the table of claims: a function that takes a row, a margin and a number of looks, and returns a verdict."""
     for looks in (1, 9):
         for row in (*claims, *_MORE_ROWS) if looks == 1 else (*_MORE_ROWS, *claims):
             margin = margins.get(row["unit"], 0.5)
@@ -145,7 +145,7 @@ def _walk(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
             f"{(a, b)} and {(c, d)}: some neuron has another number of links than before."
         )
         assert torch.equal(after, mask) != allowed, (
-            f"{(a, b)} and {(c, d)} {'can' if allowed else 'cannot'} be swapped, and the mask "
+            f"{(a, b)} and {(c, d)} {'can' if allowed else 'cannot'} be swapped, but your mask "
             f"{'stays as it was' if allowed else 'changes'}."
         )
         mask = after

@@ -92,7 +92,7 @@ def _of_llama(method: Method, name: str) -> Outcome:
 
 
 def _counts(method: Method, command: Command) -> Outcome:
-    """Compare the numbers of removed and regrown links, to the last update unless the command stops early."""
+    """Compare the numbers of removed and regrown links at every update, unless the command stops early."""
     if method.turnover.early_stop is not None and command.counts is not stops_together:
         return False, "layers may stop early; recorded to the last update"
     return command.counts(method)

@@ -43,11 +43,11 @@ def _read_images(name: str, limit: int, folder: Path) -> Any:
 
 _FASHION = data.IMAGE_SETS["fashion_mnist"].files
 IMAGES = {
-    "no gzip": _images(r"train-images-idx3-ubyte\.gz is not a whole gzip file .*; fetch it again", images=PNG),
-    "a pickle": _images("is not a whole gzip file", images=PICKLE),
-    "a zip archive": _images("is not a whole gzip file", images=ZIP),
-    "gzip cut short": _images("is not a whole gzip file", images=_idx(24, 28, 28)[:-9]),
-    "wrong checksum": _images("is not a whole gzip file .*CRC", images=_idx(24, 28, 28)[:-8] + bytes(8)),
+    "no gzip": _images(r"train-images-idx3-ubyte\.gz is not an intact gzip file .*; fetch it again", images=PNG),
+    "a pickle": _images("is not an intact gzip file", images=PICKLE),
+    "a zip archive": _images("is not an intact gzip file", images=ZIP),
+    "gzip cut short": _images("is not an intact gzip file", images=_idx(24, 28, 28)[:-9]),
+    "wrong checksum": _images("is not an intact gzip file .*CRC", images=_idx(24, 28, 28)[:-8] + bytes(8)),
     "gzip of nothing": _images(r"starts with b''; expected an IDX file of unsigned bytes", images=gzip.compress(b"")),
     "a tar archive": _images(r"starts with b'\.\./\.'; expected an IDX file", images=TAR_GZ),
     "floats": _images("expected an IDX file of unsigned bytes", images=_idx(24, 28, 28, kind=13)),
@@ -98,8 +98,8 @@ PAIRS = {
     "a character cut short": _pairs("is not UTF-8 in line 1, at byte 2", b"a\xe2\x82"),
     "a pickle": _pairs("has 5 lines and", PICKLE.replace(b"(", b"\n(", 1), b"a\n"),
     "zero bytes": _pairs("train.en has a zero byte in line 1, .* damaged", bytes(100) + b"\n"),
-    "no gzip": _pairs(r"train.en.gz is not a whole gzip file", b"a\n", gzip.compress(b"a\n"), ".gz"),
-    "gzip cut short": _pairs("is not a whole gzip file", gzip.compress(b"a\n")[:-4], gzip.compress(b"a\n"), ".gz"),
+    "no gzip": _pairs(r"train.en.gz is not an intact gzip file", b"a\n", gzip.compress(b"a\n"), ".gz"),
+    "gzip cut short": _pairs("is not an intact gzip file", gzip.compress(b"a\n")[:-4], gzip.compress(b"a\n"), ".gz"),
     "a tar archive": _pairs("has more than 1,000 bytes in line 1", TAR_GZ, gzip.compress(b"a\n"), ".gz"),
     "a line without an end": _pairs("has more than 1,000 bytes in line 1; expected a sentence", b"a" * 1001),
     "a bomb": _pairs("has more than 1,000 bytes in line 1", gzip.compress(b"a" * 2**21), gzip.compress(b"a\n"), ".gz"),
@@ -126,7 +126,7 @@ TEXTS = {
     "UTF-16": _text("is not UTF-8 in line 1", "a\n\n".encode("utf-16") * 9),
     "zero bytes": _text("has a zero byte in line 3, which no text has", b"a\n\n\0\n\n" * 9),
     "one speech": _text("has no blank line in its first nine tenths", b"abc" * 99),
-    "no gzip": _text(r"tinyshakespeare\.txt\.gz is not a whole gzip file", b"a\n\n" * 9, ".gz"),
+    "no gzip": _text(r"tinyshakespeare\.txt\.gz is not an intact gzip file", b"a\n\n" * 9, ".gz"),
     "a tar archive": _text("has a zero byte in line 1", TAR_GZ, ".gz"),
     "a bomb": _text("holds more than 1 MiB", gzip.compress(b"a" * 2**21), ".gz", 2**20),
     "books longer than told": _books(

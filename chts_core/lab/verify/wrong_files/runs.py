@@ -41,10 +41,10 @@ _FOUR = ("U8", [4], 4)
 WHOLE = _forged({"dict": [["weight", {"tensor": "t"}]]}, t=_FOUR)
 CHECKPOINTS = {
     "empty": _checkpoint("run.safetensors is not a safetensors file, or its beginning is damaged", b""),
-    "cut short": _checkpoint("is damaged: it was cut off or changed", WHOLE[:-1]),
+    "cut short": _checkpoint("is damaged: it was cut short or changed", WHOLE[:-1]),
     "cut in its header": _checkpoint("its beginning is damaged", WHOLE[:40]),
-    "longer": _checkpoint("is damaged: it was cut off or changed", WHOLE + b"x"),
-    "a byte changed": _checkpoint("is damaged: it was cut off or changed", WHOLE[:-1] + b"x"),
+    "longer": _checkpoint("is damaged: it was cut short or changed", WHOLE + b"x"),
+    "a byte changed": _checkpoint("is damaged: it was cut short or changed", WHOLE[:-1] + b"x"),
     "a name changed": _checkpoint("is damaged", WHOLE.replace(b"weight", b"height")),
     "of a newer chts": _checkpoint(
         "has format 2, but this chts reads up to 1; .* update chts",
@@ -128,8 +128,8 @@ SWEEPS = {
     "an object in a grid": _sweep(
         "could not determine a constructor", b"train: mlp\ngrid: {seed: [!!python/name:os.system '']}"
     ),
-    "references to references": _sweep("not YAML: it refers to 'a' by .*write the values out", _LAUGHS),
-    "a reference to itself": _sweep("not YAML: it refers to 'a'", b"train: mlp\ngrid: &a\n  seed: *a\n"),
+    "references to references": _sweep(r"not YAML: it uses the alias \*a, .*write the values out", _LAUGHS),
+    "a reference to itself": _sweep(r"not YAML: it uses the alias \*a", b"train: mlp\ngrid: &a\n  seed: *a\n"),
     "nested": _sweep("the sweep is not YAML: .*recursion", NESTED[:5000]),
     "a tab": _sweep("the sweep is not YAML: .*\n?.*cannot start any token", b"a:\n\t- b"),
     "a zero byte": _sweep("the sweep is not YAML: unacceptable character", b"train: mlp\0"),
