@@ -86,9 +86,7 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _add_glossary(commands: Commands) -> None:
-    command = commands.add_parser(
-        "glossary", help="print every term with its stage, its meaning, and the function that computes it"
-    )
+    command = commands.add_parser("glossary", help="print every term with its stage, its meaning and its function")
     command.set_defaults(command=_glossary)
 
 
@@ -127,10 +125,7 @@ def _run(options: argparse.Namespace) -> int:
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     foretold = notebooks.expected(path, parameters)
-    print(
-        f"expected to take {foretold}" if foretold else "expected time unknown: this notebook is not a stage",
-        flush=True,
-    )
+    print(f"expected to take {foretold}" if foretold else "expected time unknown: this is not a stage", flush=True)
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:
@@ -190,13 +185,8 @@ def _add_train(commands: Commands) -> None:
     command.add_argument(
         "--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs of a language model to DIR"
     )
-    command.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where to write the checkpoint; an interrupted run continues from it",
-    )
+    help_of_out = "where to write the checkpoint; an interrupted run continues from it"
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help=help_of_out)
     command.set_defaults(command=_train)
 
 
@@ -253,16 +243,9 @@ def _add_sweep(commands: Commands) -> None:
         description="The file has notebook: 06 or train: tiny, parameters (a mapping) and grid (lists of values).",
     )
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    command.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where to write the results; an interrupted sweep continues there",
-    )
-    command.add_argument(
-        "--workers", type=int, metavar="N", help="number of local processes (default: one per physical core)"
-    )
+    help_of_out = "where to write the results; an interrupted sweep continues there"
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help=help_of_out)
+    command.add_argument("--workers", type=int, metavar="N", help="local processes (default: one per physical core)")
     command.add_argument(
         "--scheduler", metavar="ADDRESS", help="a Dask scheduler; its workers must see DIR under the same path"
     )
@@ -275,10 +258,7 @@ def _sweep(options: argparse.Namespace) -> int:
     try:
         rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)
     except KeyboardInterrupt:
-        print(
-            f"chts: stopped; the finished cells are in {options.out}, and the same command continues the sweep.",
-            file=sys.stderr,
-        )
+        print(f"chts: stopped; {options.out} has the finished cells. The same command continues.", file=sys.stderr)
         return 130
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
@@ -289,9 +269,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _add_report(commands: Commands) -> None:
     command = commands.add_parser("report", help="write tables and learning curves of recorded runs as one page")
-    command.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder with *.jsonl: results, or the output of a sweep or a race"
-    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, a sweep or a race")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write the page (default: DIR/report)")
     command.set_defaults(command=_report)
 
@@ -350,12 +328,8 @@ def _add_drill(commands: Commands) -> None:
         help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if one fails",
         description="A hundred kills take about an hour on two cores.",
     )
-    command.add_argument(
-        "--kills", type=int, default=100, metavar="N", help="number of kills in all scenarios together (default: 100)"
-    )
-    command.add_argument(
-        "--seed", type=int, default=0, help="seed of the times and the signals of the kills (default: 0)"
-    )
+    command.add_argument("--kills", type=int, default=100, metavar="N", help="kills in all scenarios (default: 100)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the times and signals of kills (default: 0)")
     command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
     command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
     command.set_defaults(command=_drill)

@@ -113,8 +113,7 @@ def race(  # pragma: no cover (compiled)
     exponential. Few columns need the logarithms: the last arrival is likely between the two values times[w] of ln t,
     with w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column with an
     integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both hold a bound for each column, around the
-    ring from the centre on. The times of the columns in between decide. If the last arrival is outside the window, the
-    times of all columns decide.
+    ring. The times of the columns in between decide, or of all columns if the last arrival is outside the window.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)

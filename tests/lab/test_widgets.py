@@ -181,7 +181,8 @@ def test_the_description_is_a_sentence_with_numbers(name: str) -> None:
 def test_the_static_picture_is_the_first_state(name: str) -> None:
     explorer = EXPLORERS[name]
     figure = explorer.figure(first_state(name))
-    plots = [axes for axes in figure.axes if axes.axison]  # a drawing has no axes
+    # A drawing has no axes, and a colour bar has one.
+    plots = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in plots)
     assert figures.to_png(figure) == parts(unmoved(name).picture.value)[0]
 

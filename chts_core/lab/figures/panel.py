@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -90,17 +91,7 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
             axes.set_xlim(left=0)
             axes.set_xlabel("training step")
             axes.set_ylabel(label)
-        overlap = panels[2]
-        overlap.axhline(ELM_OVERLAP * 100, color=BLACK, linestyle=":", linewidth=1)
-        overlap.annotate(
-            f"ELM above {ELM_OVERLAP * 100:.0f} %",
-            xy=(1, ELM_OVERLAP * 100),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, -3),
-            textcoords="offset points",
-            horizontalalignment="right",
-            verticalalignment="top",
-        )
+        _mark_elm(panels[2])
         figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         if all(is_flat(rows["anp"].tolist()) for rows in layers.values()):
             before_and_after(
@@ -109,3 +100,16 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
                 {name: (named[name][0], *layers[name]["anp"].iloc[[0, -1]]) for name in named},
             )
     return figure
+
+
+def _mark_elm(axes: Axes) -> None:
+    axes.axhline(ELM_OVERLAP * 100, color=BLACK, linestyle=":", linewidth=1)
+    axes.annotate(
+        f"ELM above {ELM_OVERLAP * 100:.0f} %",
+        xy=(1, ELM_OVERLAP * 100),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, -3),
+        textcoords="offset points",
+        horizontalalignment="right",
+        verticalalignment="top",
+    )
