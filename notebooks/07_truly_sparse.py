@@ -251,7 +251,7 @@ meter = [
 # %%
 figures.show(
     figures.cost_meter(meter),
-    f"Links alone save time and memory; a mask saves neither. An MLP of 3×{settings.hidden}, batch 32, sparsity "
+    f"csr saves time and memory; a mask saves neither. An MLP of 3×{settings.hidden}, batch 32, sparsity "
     f"{settings.sparsity:g}, in per cent of the dense model (dotted line), on a logarithmic axis. Memory is what is "
     "kept between steps at the end of the run: weights, gradients, momentum, links; the last weights of removed "
     "links come on top.",
@@ -294,7 +294,7 @@ print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter
 # For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
 # multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
 # two ways take the same time at a higher density than the one where the black line and the blue line cross. The cell
-# below prints this density. On the published page it is 49 %, less than the 50 % of the first step. So auto multiplies
+# below prints this density. On the published page it is 31 %, less than the 50 % of the first step. So auto multiplies
 # densely in the first steps and link by link after the first updates. If your machine prints more than 50 %, auto
 # multiplies link by link in all steps, and csr and auto differ only by chance.
 
@@ -506,8 +506,10 @@ exercises.check("07.meeting_density", meeting_density)
 #     return min(max((dense - fixed) / slope, 0), 1)
 # ```
 #
-# From the two sparsest measurements of the published page, it predicts 34 % for 256 samples and 29 % for 32. There the
-# measured lines cross between 30 and 50 %, and between 20 and 30 %.
+# From the two sparsest measurements of the published page, it predicts 33 % for 256 samples and 13 % for 32. There the
+# measured lines cross between 20 and 30 %, and between 10 and 20 %. So the first prediction is too high. Machines
+# differ too: in an earlier run of this page on another machine, the lines crossed between 30 and 50 %, and between 20
+# and 30 %.
 # </details>
 
 # %% [markdown]
@@ -636,9 +638,9 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Answer</summary>
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` at densities up to 30 % with 256 samples, and up to 20 % with 32 samples. Your own page
-# may show other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight
-# takes 12. So half of the links take as much memory as all weights.
+# is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 10 % with 32 samples. Your own page may
+# show other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight takes
+# 12. So half of the links take as much memory as all weights.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?

@@ -43,20 +43,21 @@ def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: 
     )
 
 
-def test_the_crossover_that_stage_07_predicts_lies_between_measured_densities(committed: Page) -> None:
+def test_the_crossovers_that_stage_07_predicts_are_compared_with_measured_ones(committed: Page) -> None:
     results, text, _ = committed("07_truly_sparse")
     predicted = {}
-    for samples, (below, above) in ((256, (0.3, 0.5)), (32, (0.2, 0.3))):
+    for samples, (below, above) in ((256, (0.2, 0.3)), (32, (0.1, 0.2))):
         rows = [row for row in results["layers"] if row["samples"] == samples]
         slope = (rows[1]["links"] - rows[0]["links"]) / (rows[1]["density"] - rows[0]["density"])
         predicted[samples] = rows[0]["density"] + (rows[0]["dense"] - rows[0]["links"]) / slope
-        assert below < predicted[samples] < above
         faster = {row["density"]: row["links"] < row["dense"] for row in rows}
         assert faster[below]
         assert not faster[above]
+    assert predicted[256] > 0.3
+    assert 0.1 < predicted[32] < 0.2
     assert (
         f"it predicts {100 * predicted[256]:.0f} % for 256 samples and {100 * predicted[32]:.0f} % for 32. There the "
-        "measured lines cross between 30 and 50 %, and between 20 and 30 %"
+        "measured lines cross between 20 and 30 %, and between 10 and 20 %. So the first prediction is too high."
     ) in text
 
 
