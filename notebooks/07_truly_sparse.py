@@ -639,8 +639,8 @@ exercises.check("07.gradients", gradients)
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
 # is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 10 % with 32 samples. Your own page may
-# show other densities. It does not save memory either: with momentum, a link takes 24 bytes and a dense weight takes
-# 12. So half of the links take as much memory as all weights.
+# show other densities. It does not save memory either: with momentum, a link takes 24 bytes, and a dense weight takes 12
+# bytes. So half of the links take as much memory as all weights.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?
