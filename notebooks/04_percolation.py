@@ -130,9 +130,9 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
     print(f"{before_it}, once neurons without links to {after_it} are cut:\n{swept[before_it].int()}")
 
 # %% [markdown]
-# First, hidden layer 2 loses the link into neuron 2. This link was the only outgoing link of neuron 3 in hidden layer
-# 1. So when the sweep reaches the layer before, it also cuts the two incoming links of that neuron. This is a
-# *cascade*.
+# First, hidden layer 2 loses the link into neuron 2. This link was the only outgoing link of neuron 3 in the layer
+# before, hidden layer 1. So when the sweep reaches that layer, it also cuts the two incoming links of that neuron. This
+# is a *cascade*.
 #
 # The *forward* sweep goes from the inputs to the outputs: a neuron without incoming links loses its outgoing links.
 
