@@ -93,7 +93,7 @@ def write_cards() -> None:
             image = Image.open(io.BytesIO(base64.b64decode(richest[0])))
             image.thumbnail((640, 640))
             image.save(file, "WEBP", quality=80)
-            picture = f'<img src="_static/cards/{file.name}" alt="" loading="lazy">'  # the text beside it says more
+            picture = f'<img src="_static/cards/{file.name}" alt="" role="presentation" loading="lazy">'
         (minutes,) = re.findall(r"^\| Time \| ([^,|]+)", header, re.MULTILINE)
         (level,) = re.findall(r"^\| Difficulty \| (\S+)", header, re.MULTILINE)
         goal = notebooks.objectives(header)[0]

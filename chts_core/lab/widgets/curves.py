@@ -59,7 +59,6 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
     name = "curves"
     State = CurveState
     recorded: ClassVar = {
-        "sparsity": (0.9, 0.95, 0.97),
         "method": tuple(name for name in METHODS if name != "fc"),
         "rival": ("set", "rigl", "chts"),
     }
