@@ -14,7 +14,7 @@ def test_the_name_of_before_is_that_module(before: str) -> None:
     now = importlib.import_module(MOVED[before])
     spec = now.__spec__
     sys.modules.pop(before, None)
-    with pytest.warns(DeprecationWarning, match=f"{before} is {MOVED[before]} now"):
+    with pytest.warns(DeprecationWarning, match=f"{before} is now {MOVED[before]};"):
         assert importlib.import_module(before) is now
     assert now.__spec__ is spec
     assert now.__name__ == MOVED[before]
@@ -51,14 +51,14 @@ def test_a_module_runs_by_its_name_of_before() -> None:
     command = [sys.executable, "-W", "always", "-m", "chts_core.lab.cli", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("usage: chts")
-    assert "chts_core.lab.cli is chts_core.cli now" in result.stderr
+    assert "chts_core.lab.cli is now chts_core.cli;" in result.stderr
 
 
 def test_the_warning_points_at_the_import_of_the_user() -> None:
     program = "import warnings\nwarnings.simplefilter('error')\nimport chts_core.weights\n"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "line 3, in <module>" in result.stderr
-    assert "DeprecationWarning: chts_core.weights is chts_core.engine.weights now" in result.stderr
+    assert "DeprecationWarning: chts_core.weights is now chts_core.engine.weights;" in result.stderr
 
 
 def test_other_modules_are_still_not_found() -> None:

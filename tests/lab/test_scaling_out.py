@@ -220,7 +220,7 @@ def one_is_strange(rank: int, folder: Path, task: Task) -> None:
                     warnings.simplefilter("always")
                     training.learn()
                 said = [str(warning.message).split(":")[0] for warning in warned]
-                assert [line for line in said if "left out" in line] == ([f"step {at} is left out"] * (step == at))
+                assert [line for line in said if "is skipped" in line] == ([f"step {at} is skipped"] * (step == at))
         assert training.skips.steps == [at]
         assert training.learner.sparsifier.postponed == ([6] if at == 6 else [])
         state = training.state()  # of all ranks together
@@ -318,7 +318,7 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path, capsys: pytest.Capt
         (["tiny", "--method", "best"], "method is 'best'"),
         (["tiny", "--sparsity", "1"], "sparsity is 1.0"),
         (["tiny", "--device", "tpu"], "device is 'tpu'; expected auto, cpu or cuda"),
-        (["tiny", "-s", "batch", "100000"], "a batch 100,000; take a smaller batch"),
+        (["tiny", "-s", "batch", "100000"], "a batch has 100,000; take a smaller batch"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

@@ -1,4 +1,4 @@
-"""One strange batch does not end a run: the step is left out, named and recorded; a run of nothing else ends."""
+"""One strange batch does not end a run: the step is skipped, named and recorded; a run of nothing else ends."""
 
 import math
 from collections.abc import Callable
@@ -92,11 +92,9 @@ def test_a_strange_step_is_left_out_and_the_run_ends(
     trains: dict[str, Train], kind: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, STRANGE)
-    with pytest.warns(RuntimeWarning, match="is left out") as warned:
+    with pytest.warns(RuntimeWarning, match="is skipped") as warned:
         run = trains[kind](method)
-    assert [str(warning.message).split(":")[0] for warning in warned] == [
-        f"step {step} is left out" for step in STRANGE
-    ]
+    assert [str(warning.message).split(":")[0] for warning in warned] == [f"step {step} is skipped" for step in STRANGE]
     assert run.skipped_steps == list(STRANGE)
     assert run.density == pytest.approx(1.0 if method == "fc" else 0.2, abs=0.01)
     losses = [loss if kind == "images" else loss[1] for loss in run.train_loss]
@@ -118,7 +116,7 @@ def test_a_step_that_is_left_out_changes_no_weight(
     monkeypatch.setattr(loop.Skips, "skip", count)
     taken: list[int] = []
     handle = register_optimizer_step_post_hook(lambda *_: taken.append(steps[-1]))
-    with pytest.warns(RuntimeWarning, match="is left out"):
+    with pytest.warns(RuntimeWarning, match="is skipped"):
         trains[kind]("set")
     handle.remove()
     assert steps == list(range(1, 13))
@@ -147,8 +145,8 @@ def test_a_gradient_that_overflows_under_a_sound_loss_reaches_no_weight(
     monkeypatch.setattr(loop.Skips, "skip", count)
     with pytest.warns(RuntimeWarning) as warned:
         run = trains[kind]("set")
-    said = [str(warning.message) for warning in warned if "left out" in str(warning.message)]
-    assert [line.split(":")[0] for line in said] == [f"step {step} is left out" for step in STRANGE]
+    said = [str(warning.message) for warning in warned if "skipped" in str(warning.message)]
+    assert [line.split(":")[0] for line in said] == [f"step {step} is skipped" for step in STRANGE]
     assert all("is the gradient of " in line for line in said)
     assert run.skipped_steps == list(STRANGE)
     assert find_nonfinite(models[0]) == []
@@ -165,11 +163,11 @@ def test_a_run_that_left_out_steps_goes_on_to_the_same_bits(
 
     spoil(monkeypatch, STRANGE)
     spoiled = loop.Skips.skip
-    with pytest.warns(RuntimeWarning, match="is left out"):
+    with pytest.warns(RuntimeWarning, match="is skipped"):
         uncut = trains[kind]("chtss", save_to=tmp_path / "uncut.safetensors")
     monkeypatch.setattr(images, "_SAVE_EVERY", 2)
     monkeypatch.setattr(loop.Skips, "skip", cut)
-    with pytest.raises(KeyboardInterrupt), pytest.warns(RuntimeWarning, match="is left out"):
+    with pytest.raises(KeyboardInterrupt), pytest.warns(RuntimeWarning, match="is skipped"):
         trains[kind]("chtss", save_to=tmp_path / "cut.safetensors")
     monkeypatch.setattr(loop.Skips, "skip", spoiled)
     resumed = trains[kind]("chtss", save_to=tmp_path / "cut.safetensors")
@@ -184,7 +182,7 @@ def test_steps_that_do_not_end_to_be_strange_end_the_run(
 ) -> None:
     spoil(monkeypatch, (2, *range(4, 13)))
     expected = r"^no finite loss in the 5 steps up to 8; the first infinite or NaN value is .*\. Lower learning_rate"
-    with pytest.raises(RuntimeError, match=expected), pytest.warns(RuntimeWarning, match="is left out") as warned:
+    with pytest.raises(RuntimeError, match=expected), pytest.warns(RuntimeWarning, match="is skipped") as warned:
         trains[kind]("set")
     assert len(warned) == 5
 

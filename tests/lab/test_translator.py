@@ -167,7 +167,7 @@ def test_a_long_sentence_is_refused_with_its_number(translator: Translator) -> N
 
     assert len(translator.translate([of_length(MAX_LENGTH)])) == 1
     long = of_length(MAX_LENGTH + 1)
-    message = "sentence 2 has 13 tokens, and the translator takes 12; cut it into shorter ones"
+    message = "sentence 2 has 13 tokens, and the translator takes at most 12; cut it into shorter ones"
     with pytest.raises(ValueError, match=message):
         translator.translate(["7", long])
     with pytest.raises(ValueError, match="sentence 1 has 13 tokens"):

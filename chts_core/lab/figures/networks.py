@@ -95,13 +95,14 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                 degree = degrees(named[title])[side]
                 links = torch.arange(1, max(int(degree.max()), 1) + 1)
                 share = (degree.cpu()[:, None] >= links).double().mean(0) * 100
+                shown = share > 0  # a logarithmic axis has no place for 0
                 axes.plot(
-                    links.numpy(),
-                    share.numpy(),
+                    links[shown].numpy(),
+                    share[shown].numpy(),
                     color=colour,
                     linestyle=style,
                     marker=marker,
-                    markevery=0.12,
+                    markevery=0.12 if shown.any() else None,
                     markersize=5,
                     label=title,
                     clip_on=False,  # markers at 100 % are drawn whole

@@ -105,8 +105,7 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
-    """Any number of draws: a function that takes the chances and the number of draws, and returns each link's chance of
-    being drawn.
+    """Any number of draws: each link's chance of being drawn, from the chances and the number of draws.
 
     Three links by hand, then eight links against draws of the core.
     """
