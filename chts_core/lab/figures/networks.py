@@ -105,7 +105,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
                     markevery=0.12 if shown.any() else None,
                     markersize=5,
                     label=title,
-                    clip_on=False,  # markers at 100 % are drawn whole
+                    clip_on=not shown.any(),  # markers at 100 % are drawn whole
                 )
             neurons, others = next(iter(named.values())).shape[:: 1 if side == 0 else -1]
             axes.set_xlim(0.9, 1.1 * others)
