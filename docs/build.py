@@ -67,7 +67,8 @@ def write_stages() -> None:
     (SOURCE / "notebooks").mkdir()
     for path in notebooks.stages():
         notebook = nbformat.read(path, as_version=4)
-        notebook.cells[0].source = notebook.cells[0].source.replace(f"{launch.badges(path.stem)}\n\n", "")
+        if buttons := launch.badges(path.stem):
+            notebook.cells[0].source = notebook.cells[0].source.replace(f"{buttons}\n\n", "")
         for cell in notebook.cells:
             cell.source = cell.source.replace("](../docs/guides/", "](../guides/")
         notebook.cells = [cell for cell in notebook.cells if "bootstrap" not in cell.metadata.get("tags", [])]

@@ -66,6 +66,13 @@ def test_the_site_has_its_pages() -> None:
     assert "api/sparsifier.html" in PAGES
 
 
+def test_a_stage_is_named_by_its_title() -> None:
+    page = (SITE / "notebooks" / "03_soft_sampling.html").read_text("utf-8")
+    (title,) = re.findall(r"<h1>(.*?)<a ", page, re.DOTALL)
+    assert title == "03 · Soft sampling"
+    assert ">03 · Soft sampling</a>" in (SITE / "notebooks" / "04_percolation.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_within_the_site_lead_somewhere(page: str) -> None:
     read = Reader(SITE / page)
