@@ -18,7 +18,7 @@
 #
 # 1. say what a standard error covers and what it does not;
 # 2. compare differences where the scores themselves cannot be compared;
-# 3. sort claims by what recorded runs show: they hold, they do not hold, they cannot be told, or they are untested.
+# 3. sort claims by what recorded runs show: they hold, they do not hold, they are undecided, or they are untested.
 #
 # | | |
 # |---|---|
@@ -257,7 +257,7 @@ pd.DataFrame(
 #
 # A claim says that one method is ahead of another. For each task with recorded runs of both methods, we subtract the
 # scores seed by seed and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is
-# above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, the verdict is *cannot be told*.
+# above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, the verdict is *undecided*.
 # The verdict is the same if two tasks contradict each other. So each claim has one verdict, and it is in one table
 # below. If the source is "its design", the paper has no numbers for the claim. The paper uses one variant and not the
 # other, so we read this as a claim. "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
@@ -301,7 +301,7 @@ claims_that("holds")
 claims_that("does not hold")
 
 # %%
-claims_that("cannot be told")
+claims_that("undecided")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -584,7 +584,7 @@ exercises.check("11.by_chance", by_chance)
 # - `"holds"` if an interval is above 0 and none is below 0;
 # - `"does not hold"` if an interval is below 0 and none is above 0;
 # - `"untested"` if no task has an interval;
-# - `"cannot be told"` in all other cases.
+# - `"undecided"` in all other cases.
 
 
 # %% tags=["exercise"]
@@ -615,7 +615,7 @@ exercises.check("11.verdict", verdict)
 #     if not tested:
 #         return "untested"
 #     if len(signs) != 1:
-#         return "cannot be told"
+#         return "undecided"
 #     return "holds" if signs.pop() else "does not hold"
 # ```
 # </details>
@@ -666,7 +666,7 @@ exercises.check("11.verdict", verdict)
 # - Check whether a printed table can be right before comparing with it.
 # - A standard error covers the variation between seeds. It does not cover differences in the set-up.
 # - Where scores cannot be compared, differences within one study sometimes can.
-# - "Cannot be told" is a result. So is "does not hold".
+# - "Undecided" is a result. So is "does not hold".
 # - Do not trust a number without the record of its run.
 #
 # ## Further reading

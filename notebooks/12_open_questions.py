@@ -110,7 +110,7 @@ print(verdicts.to_string())
 # %%
 figures.show(
     figures.verdicts(claims),
-    f"{verdicts['cannot be told']} of the {len(claims)} claims lie in the grey band, where our runs cannot tell the sign; "
+    f"{verdicts['undecided']} of the {len(claims)} claims lie in the grey band, where our runs cannot tell the sign; "
     f"{verdicts['holds']} lies to the right of it and {verdicts['does not hold']} lie to the left.",
 )
 
@@ -141,7 +141,7 @@ two = [0.0, math.sqrt(2)]  # their standard deviation is 1
 assert seeds_needed(two, 0.8) == min(n for n, factor in factors.items() if factor <= 0.8) == 9
 
 # %%
-undecided = [row for row in claims if row["verdict"] == "cannot be told"]
+undecided = [row for row in claims if row["verdict"] == "undecided"]
 needed = [{"claim": row["claim"], "seeds now": row["seeds"], "seeds needed": row["needed"]} for row in undecided]
 pd.DataFrame(needed).style.hide(axis="index")
 
@@ -396,7 +396,7 @@ for row in own_rows:
 # - `"untested"` if the row has no runs: its `advantage` is None;
 # - `"holds"` if the interval is above 0, `"does not hold"` if it is below 0;
 # - `"level"` if the interval contains 0, and both ends are nearer to 0 than the margin;
-# - `"cannot be told"` in all other cases.
+# - `"undecided"` in all other cases.
 #
 # A row has `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds`, their number $n$. The half-width is
 # $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. For more looks only $t_{n-1}$ changes: with
@@ -438,11 +438,11 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 #         return "holds"
 #     if high < 0:
 #         return "does not hold"
-#     return "level" if max(-low, high) < margin else "cannot be told"
+#     return "level" if max(-low, high) < margin else "undecided"
 # ```
 #
 # With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows whose
-# interval contains 0 cannot be told: their intervals reach beyond the margin. With nine looks no claim is decided, and no row is
+# interval contains 0 are undecided: their intervals reach beyond the margin. With nine looks no claim is decided, and no row is
 # level. With three seeds the half-width grows to three times its size, with ten seeds to 1.6 times.
 # </details>
 #

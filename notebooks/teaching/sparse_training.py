@@ -343,7 +343,7 @@ assert abs(three_quarters - 20_000 * (0.5 - (own_final - 0.5) * share)) <= 1, "a
 # - `mean_difference`, CHTs minus SET, seed by seed, then the mean;
 # - `half_width` of the 95 % confidence interval of that mean: $t \cdot s / \sqrt{n}$, where $s$ divides by $n - 1$. For three
 #   runs, $t$ is 4.303;
-# - `verdict`: `"chts"` or `"set"` if the interval around the mean does not reach 0, else `"cannot be told"`.
+# - `verdict`: `"chts"` or `"set"` if the interval around the mean does not reach 0, else `"undecided"`.
 #
 # Any verdict can be right: it is about your numbers.
 
@@ -364,7 +364,7 @@ accuracies = {
 differences = torch.tensor(accuracies["chts"]) - torch.tensor(accuracies["set"])
 mean_difference = float(differences.mean())
 half_width = 4.303 * float(differences.std() / len(seeds) ** 0.5)
-verdict = "cannot be told"
+verdict = "undecided"
 if abs(mean_difference) > half_width:
     verdict = "chts" if mean_difference > 0 else "set"
 ### END SOLUTION
@@ -380,7 +380,7 @@ for method, values in accuracies.items():
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "8b-statistics", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-assert verdict in ("chts", "set", "cannot be told"), f"the verdict is {verdict!r}."
+assert verdict in ("chts", "set", "undecided"), f"the verdict is {verdict!r}."
 ### BEGIN HIDDEN TESTS
 paired = torch.tensor(accuracies["chts"], dtype=torch.float64) - torch.tensor(accuracies["set"], dtype=torch.float64)
 assert abs(mean_difference - float(paired.mean())) < 1e-4, "the mean difference is not that of your accuracies."
@@ -389,7 +389,7 @@ assert error < 1e-6 or abs(half_width - error) > 1e-4, "that is the standard err
 assert error < 1e-6 or abs(half_width - 1.96 * error) > 1e-4, "1.96 is for many runs; for three runs, t is 4.303."
 assert abs(half_width - 4.303 * error) < 5e-4, f"the half-width of the interval is {4.303 * error:.4f}."
 decided = abs(mean_difference) > half_width
-expected = ("chts" if mean_difference > 0 else "set") if decided else "cannot be told"
+expected = ("chts" if mean_difference > 0 else "set") if decided else "undecided"
 assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f} the verdict is: {expected}."
 ### END HIDDEN TESTS
 

@@ -272,16 +272,19 @@ SLIPS = [
         (remembered(), "after load_run() the weights are not the saved ones."),
         ((*kept(*PARTS), set()), "one part can be left out: each step computes it again before it uses it."),
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
-        ((*kept(*PARTS), {"gradients", "weights"}), "without the weights the run is another: its loss differs from "),
+        (
+            (*kept(*PARTS), {"gradients", "weights"}),
+            "without the weights it is a different run: its loss differs from ",
+        ),
         (
             (*kept(*PARTS), {"gradients", "moments"}),
-            "without the moments the run is another: its loss differs from step 22",
+            "without the moments it is a different run: its loss differs from step 22",
         ),
-        ((*kept(*PARTS), {"schedule"}), "without the schedule the run is another: its loss differs from step 22"),
-        ((*kept(*PARTS), {"generator"}), "without the generator the run is another: its loss differs from step 21"),
+        ((*kept(*PARTS), {"schedule"}), "without the schedule it is a different run: its loss differs from step 22"),
+        ((*kept(*PARTS), {"generator"}), "without the generator it is a different run: its loss differs from step 21"),
         (
             (*kept(*PARTS), {"masks"}),
-            "without the masks the Sparsifier refuses to go on: the weights do not fit its own.",
+            "without the masks the Sparsifier refuses to continue: the weights do not fit its own masks.",
         ),
     ),
     *cases(

@@ -51,7 +51,7 @@ def decided(
             return single
         mean, half = mean_and_interval(task)
         half = half if factor is None else factor * standard_error(task)
-        return "cannot be told" if abs(mean) <= half else "holds" if mean > 0 else "does not hold"
+        return "undecided" if abs(mean) <= half else "holds" if mean > 0 else "does not hold"
 
     def answer(tasks: list[list[float]]) -> str:
         found = [one(task) for task in tasks if len(task) > 1 or single != "untested"]
@@ -63,8 +63,8 @@ def decided(
         if majority:
             return max(sorted(set(found)), key=found.count)
         if all_agree:
-            return found[0] if len(set(found)) == 1 else "cannot be told"
-        return sides.pop() if len(sides) == 1 else "cannot be told"
+            return found[0] if len(set(found)) == 1 else "undecided"
+        return sides.pop() if len(sides) == 1 else "undecided"
 
     return answer
 
@@ -183,12 +183,12 @@ SLIPS = [
         ),
         (decided(single="holds"), "for the advantages [[0.4]] you say 'holds': one seed has no interval."),
         (
-            lambda tasks: decided()(tasks) if tasks else "cannot be told",
-            "for the advantages [] you say 'cannot be told': there is no run.",
+            lambda tasks: decided()(tasks) if tasks else "undecided",
+            "for the advantages [] you say 'undecided': there is no run.",
         ),
-        (decided(all_agree=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'cannot be told': "),
-        (decided(majority=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'cannot be told': "),
-        (decided(pooled=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'cannot be told': "),
+        (decided(all_agree=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'undecided': "),
+        (decided(majority=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'undecided': "),
+        (decided(pooled=True), "for the advantages [[1.0, 1.2, 1.1], [0.5, -0.5, 0.1]] you say 'undecided': "),
     ),
 ]
 

@@ -40,7 +40,7 @@ def read(
             return "holds"
         if high < 0:
             return "does not hold"
-        return "level" if margin_of(low, high, margin) else "cannot be told"
+        return "level" if margin_of(low, high, margin) else "undecided"
 
     return answer
 
@@ -134,7 +134,7 @@ SLIPS = [
         ),
         (
             read(margin_of=lambda *_: False),
-            "'CHTs is ahead of SET in a language model', looks: 1; you say 'cannot be told'. The interval goes from "
+            "'CHTs is ahead of SET in a language model', looks: 1; you say 'undecided'. The interval goes from "
             "-0.010 to 0.020 nats. It contains 0, and both ends are nearer to 0 than the margin of 0.02.",
         ),
         (
@@ -146,7 +146,7 @@ SLIPS = [
             "'a small and certain lead', looks: 1; you say 'level'. The interval goes from 0.100 to 0.300 points. "
             "Both ends of the interval decide, not the mean alone, and a decided row needs no margin.",
         ),
-        (read(untested="cannot be told"), "looks: 1; you say 'cannot be told'. The row has no runs, so its advantage"),
+        (read(untested="undecided"), "looks: 1; you say 'undecided'. The row has no runs, so its advantage"),
         (
             read(factor=lambda *_: 0.0),
             "you say 'holds'. The interval goes from -0.010 to 0.020 nats. It contains 0,",
@@ -163,7 +163,7 @@ SLIPS = [
         ),
         (
             read(factor=lambda looks, _: looks),
-            "'a small and certain lead', looks: 9; you say 'cannot be told'. The interval goes from 0.054 to 0.346 "
+            "'a small and certain lead', looks: 9; you say 'undecided'. The interval goes from 0.054 to 0.346 "
             "points. More looks change t, and do not multiply the half-width by 9.",
         ),
     ),

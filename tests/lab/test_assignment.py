@@ -164,7 +164,7 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
-            'mean_difference, half_width, verdict = 0.1, 0.2028, "cannot be told"',  # s divides by n
+            'mean_difference, half_width, verdict = 0.1, 0.2028, "undecided"',  # s divides by n
             {"8a-runs": "with your second seed", "8b-statistics": "the half-width of the interval is 0.2484"},
         ),
         (
@@ -174,13 +174,13 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
-            'mean_difference, half_width, verdict = 0.1, 0.11316, "cannot be told"',
+            'mean_difference, half_width, verdict = 0.1, 0.11316, "undecided"',
             {"8a-runs": "with your second seed", "8b-statistics": "1.96 is for many runs"},
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
             'mean_difference, half_width, verdict = 0.1, 0.24843, "chts"',
-            {"8a-runs": "with your second seed", "8b-statistics": "the verdict is: cannot be told"},
+            {"8a-runs": "with your second seed", "8b-statistics": "the verdict is: undecided"},
         ),
         (
             {"chts": [0.5, 0.6]},

@@ -139,7 +139,7 @@ def runs(method: str, losses: list[float], sparsity: float = 0.9, **more: Any) -
     [
         ([1.0, 2.0, 3.0], [2.0, 3.1, 4.0], "holds", 3.1 / 3),
         ([2.0, 3.1, 4.0], [1.0, 2.0, 3.0], "does not hold", -3.1 / 3),
-        ([1.0, 2.0, 3.0], [2.0, 1.5, 3.0], "cannot be told", 0.5 / 3),
+        ([1.0, 2.0, 3.0], [2.0, 1.5, 3.0], "undecided", 0.5 / 3),
         ([1.0], [2.0], "untested", None),
         ([], [2.0, 3.0], "untested", None),
     ],
@@ -164,11 +164,11 @@ def test_a_claim_is_weighed_by_paired_runs(
 @pytest.mark.parametrize(
     ("verdicts", "verdict"),
     [
-        (["holds", "cannot be told"], "holds"),
-        (["cannot be told", "does not hold"], "does not hold"),
+        (["holds", "undecided"], "holds"),
+        (["undecided", "does not hold"], "does not hold"),
         (["untested", "does not hold"], "does not hold"),
-        (["holds", "does not hold"], "cannot be told"),
-        (["cannot be told", "untested"], "cannot be told"),
+        (["holds", "does not hold"], "undecided"),
+        (["undecided", "untested"], "undecided"),
         (["untested", "untested"], "untested"),
     ],
 )

@@ -85,10 +85,8 @@ def test_every_combination_has_its_sentence_and_its_picture(highest: int, monkey
     rows = [sheet.crop((0, 100 * row, 200, 100 * (row + 1))) for sheet, frames in found for row in range(frames)]
     for row, (word, number) in zip(rows, [(word, number) for word in "ab" for number in (1, 2, 3)], strict=True):
         drawn = Image.open(io.BytesIO(figures.to_png(Bars.figure(State(number, word))))).convert("RGB")
-        assert (
-            row.tobytes() == drawn.quantize(256, dither=Image.Dither.NONE).convert("RGB").tobytes()
-            or max(abs(ours - theirs) for ours, theirs in zip(row.tobytes(), drawn.tobytes(), strict=True)) <= 24
-        )
+        # Up to the choice of 256 colours for all of them.
+        assert max(abs(ours - theirs) for ours, theirs in zip(row.tobytes(), drawn.tobytes(), strict=True)) <= 24
 
 
 def test_without_a_script_it_shows_the_first_state() -> None:

@@ -53,7 +53,7 @@ def test_how_sure_is_what_the_interval_says(claim: str) -> None:
         assert (row["verdict"], row["how_sure"], row["needed"]) == ("untested", "no runs here", None)
         return
     decided = abs(row["advantage"]) > row["interval"]
-    assert decided == (row["verdict"] != "cannot be told")
+    assert decided == (row["verdict"] != "undecided")
     assert (row["needed"] <= row["seeds"]) == decided
     assert row["settle"]
     assert row["where"]

@@ -24,13 +24,14 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
         times: of `costs.time_layers`, by ascending density.
         crossover: density to mark, where storing the links stops to pay.
     """
-    lines = (("dense", "dense", "dense"), ("masked", "masked", "masked"), ("links", "csr", "csr"))
+    lines = (("dense", "dense"), ("masked", "masked"), ("links", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):
         density = [100 * row.density for row in times]
         use_log_scale(axes, "x", "y")
-        for field, execution, label in lines:
+        for field, execution in lines:
             colour, marker = LOOKS[execution]
-            axes.plot(density, [1e3 * getattr(row, field) for row in times], color=colour, marker=marker, label=label)
+            seconds = [getattr(row, field) for row in times]
+            axes.plot(density, [1e3 * value for value in seconds], color=colour, marker=marker, label=execution)
         name_ends(axes)
         if crossover is not None and 0 < crossover < 1:
             axes.axvline(100 * crossover, color=GREY, linestyle=":")

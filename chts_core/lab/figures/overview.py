@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from chts_core.lab.figures.networks import draw_mask
-from chts_core.lab.figures.style import GREY, SKY, method_label, method_look, new_figure
+from chts_core.lab.figures.style import GREY, SKY, clip_shares, method_label, method_look, new_figure
 from chts_core.lab.notebook.notebooks import Stage
 from chts_core.lab.train.images import Run
 
@@ -25,9 +25,9 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
                 markersize=5,
                 label=f"{method_label(run.method)}, {run.density:.0%} of the links",
             )
-        left.set_ylim(top=min(left.get_ylim()[1], 100))
         left.set_xlabel("epoch")
         left.set_ylabel("validation accuracy (%)")
+        clip_shares(left)
         left.legend(loc="lower right")
         draw_mask(right, mask, f"layer {layer} of {method_label(sparse.method)} after training")
     return figure

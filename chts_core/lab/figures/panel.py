@@ -45,9 +45,9 @@ def evolution(history: Sequence[Update]) -> pd.DataFrame:
 def plot_evolution(frame: pd.DataFrame) -> Figure:
     """Active neurons, links ever active, overlap and links over the training steps; one line per layer.
 
-    The first five layers have colours, the others are grey. Where the active neurons hardly move, their first and last
-    shares stand as numbers. The dotted line at 90 % overlap is where CHT takes a layer to be in an epitopological local
-    minimum (ELM). An update that regrew nothing has no overlap to show.
+    The first five layers have colours, the others are grey. Where the active neurons of up to five layers hardly move,
+    their first and last shares stand as numbers. The dotted line at 90 % overlap is where CHT takes a layer to be in an
+    epitopological local minimum (ELM). An update that regrew nothing has no overlap to show.
 
     Args:
         frame: of :func:`evolution`. Of a model with many layers, pass the rows of those to look at, as in
@@ -93,7 +93,7 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
             axes.set_ylabel(label)
         _mark_elm(panels[2])
         figure.legend(*panels[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        if all(is_flat(rows["anp"].tolist()) for rows in layers.values()):
+        if len(layers) == len(named) and all(is_flat(rows["anp"].tolist()) for rows in layers.values()):
             before_and_after(
                 panels[0],
                 labels["anp"],

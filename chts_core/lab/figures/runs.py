@@ -24,6 +24,7 @@ from chts_core.lab.figures.style import (
     REGROWN,
     REMOVED,
     VERMILION,
+    clip_shares,
     method_label,
     method_look,
     name_ends,
@@ -183,12 +184,11 @@ def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], y
             label=method_label(method),
         )
         axes.fill_between(steps, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-    if "%" in ylabel:
-        axes.set_ylim(max(axes.get_ylim()[0], 0), min(axes.get_ylim()[1], 100))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
+    clip_shares(axes)
     name_ends(axes)
 
 
@@ -267,7 +267,7 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
         right.set_ylabel("links ever active (%)")
         use_percent_axis(left)
         use_log_scale(right, "y")
-        right.set_ylim(top=min(right.get_ylim()[1], 100))
+        clip_shares(right)
         for axes in (left, right):
             axes.set_xlim(left=0)
             axes.set_xlabel("training step")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from chts_core.lab.figures.style import BLACK, BLUE, GREY, ORANGE, VERMILION, new_figure
 
-_LOOKS = {"holds": (BLUE, "o"), "cannot be told": (ORANGE, "D"), "does not hold": (VERMILION, "s")}
+_LOOKS = {"holds": (BLUE, "o"), "undecided": (ORANGE, "D"), "does not hold": (VERMILION, "s")}
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -175,6 +175,16 @@ def use_percent_axis(axes: Axes) -> None:
         line.set_clip_on(False)
 
 
+def clip_shares(axes: Axes) -> None:
+    """Let axes with % in their label show nothing below 0 or above 100. Call it after the data are drawn."""
+    if "%" in axes.get_xlabel():
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, 0), min(high, 100))
+    if "%" in axes.get_ylabel():
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, 0), min(high, 100))
+
+
 def name_ends(axes: Axes) -> None:
     """Write the name of each line beside its end, and move names apart that would overlap. Set the limits first."""
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]

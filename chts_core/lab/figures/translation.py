@@ -20,6 +20,7 @@ from chts_core.lab.figures.style import (
     METHOD_LABELS,
     ORANGE,
     VERMILION,
+    clip_shares,
     looks,
     method_label,
     new_figure,
@@ -204,9 +205,7 @@ def scores_by_method(
             axes.set_ylim(len(methods) - 0.5, -0.5)
             axes.set_xlabel(xlabel)
             axes.set_ylabel("method")
-            if "%" in xlabel:
-                low, high = axes.get_xlim()
-                axes.set_xlim(max(low, 0), min(high, 100))
+            clip_shares(axes)
         handles, labels = all_axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure

@@ -98,7 +98,9 @@ def set_owner(folder: Path) -> None:
     remote = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
     found = re.search(r"github\.com[:/]([^/\s]+)/", remote)
     if not found:
+        print(f"the remote origin is not on GitHub, so the owner stays {OWNER}")
         return
+    print(f"the owner is {found[1]}, by the remote origin")
     for name, pattern in (
         ("chts_core/lab/notebook/launch.py", '(?<=^OWNER = ")[^"]+'),
         ("pyproject.toml", "(?<=https://github.com/)[^/]+(?=/chts)"),

@@ -248,21 +248,21 @@ _ADVANTAGE: dict[str, Callable[[Row], float]] = {
 
 
 def verdict(mean: float | None, half: float | None) -> str:
-    """The verdict on a claim: "holds", "does not hold", or "cannot be told"; "untested" without an interval.
+    """The verdict on a claim: "holds", "does not hold", or "undecided"; "untested" without an interval.
 
     Args:
         mean, half: mean of the advantages, and half-width of their 95 % confidence interval. If the interval is above
-            0, the claim holds; below 0 it does not hold; if the interval contains 0, the verdict is "cannot be told".
+            0, the claim holds; below 0 it does not hold; if the interval contains 0, the verdict is "undecided".
     """
     if mean is None or half is None:
         return "untested"
     if abs(mean) <= half:
-        return "cannot be told"
+        return "undecided"
     return "holds" if mean > 0 else "does not hold"
 
 
 def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The verdict of recorded runs on each claim: "holds", "does not hold", "cannot be told" or "untested".
+    """The verdict of recorded runs on each claim: "holds", "does not hold", "undecided" or "untested".
 
     A claim is decided if the 95 % confidence interval of the paired advantages does not contain 0. "advantage" is their
     mean in points, BLEU or nats per token, and "interval" is the half-width; both are None if there are too few runs.
@@ -289,7 +289,7 @@ def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
     """One verdict for each claim, from all its comparisons: rows with claim, source, verdict and comparisons.
 
     A claim holds, or does not hold, if at least one comparison says so and none says the opposite. If two contradict
-    each other, or if none decides, the verdict is "cannot be told". A claim is untested if all its comparisons are.
+    each other, or if none decides, the verdict is "undecided". A claim is untested if all its comparisons are.
 
     Args:
         weighed: rows of :func:`weigh`; the rows of one claim have the same text.
@@ -301,7 +301,7 @@ def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
     for text, rows in found.items():
         verdicts = {row["verdict"] for row in rows}
         decided = verdicts & {"holds", "does not hold"}
-        undecided = "untested" if verdicts == {"untested"} else "cannot be told"
+        undecided = "untested" if verdicts == {"untested"} else "undecided"
         one = decided.pop() if len(decided) == 1 else undecided
         merged.append({"claim": text, "source": rows[0]["source"], "verdict": one, "comparisons": rows})
     return merged

@@ -11,7 +11,7 @@ from chts_core.lab.results.statistics import mean_and_interval, seeds_needed
 _HOW_SURE = {
     "holds": "ahead here: the interval is above 0",
     "does not hold": "behind here: the interval is below 0",
-    "cannot be told": "open: the interval contains 0",
+    "undecided": "open: the interval contains 0",
     "untested": "no runs here",
 }
 _TRANSLATOR = "a small translator of Multi30k, 95 %"

@@ -88,7 +88,7 @@ def everyone() -> list[tuple[str, list[Row]]]:
 
 @dataclass(frozen=True)
 class _TooMany(Regrowth):
-    """Regrowth that brings half as many links again as it should."""
+    """Regrowth of half as many links again as it should add."""
 
     def __call__(self, links: Tensor, shape: tuple[int, int], num: int, *given: Any, **named: Any) -> Tensor:
         return super().__call__(links, shape, num * 3 // 2, *given, **named)

@@ -73,8 +73,9 @@ def _record(explorer: type[Explorer[Any, Any]]) -> str:
     width, height = pictures[0].size
     return (
         f'<div class="chts-recording" data-widget="{explorer.name}"><style>{_STYLE}</style>'
-        f"<p><small>A recording of {len(pictures)} states of the widget. In a running notebook, you can choose any "
-        f'state.</small></p><div class="controls">{controls}</div>'
+        f"<p><small>A recording of {len(pictures)} states of the widget, with a small example of its own: it does not "
+        "show the runs of this page. In a running notebook, you can choose any state.</small></p>"
+        f'<div class="controls">{controls}</div>'
         f'<div class="frame" style="max-width: {width}px; aspect-ratio: {width} / {height}">'
         f"{_sheets(pictures, shown, html.escape(sentences[shown]))}</div>"
         f'<p class="sentence" aria-live="polite">{html.escape(sentences[shown])}</p>'

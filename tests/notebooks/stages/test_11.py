@@ -35,7 +35,7 @@ def test_stage_11_says_what_its_text_says(executed: Executed) -> None:
     verdicts = Counter(row["verdict"] for row in claims.values())
     decided = verdicts["holds"] + verdicts["does not hold"]
     text = " ".join("".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split())
-    assert (verdicts["holds"], decided, decided + verdicts["cannot be told"]) == (1, 2, 12)
+    assert (verdicts["holds"], decided, decided + verdicts["undecided"]) == (1, 2, 12)
     assert "Two of the 12 claims with runs are decided, and one of these goes against the paper" in text
     assert "one of the 13 comparisons may look decided by chance" in text
     compared = [row for claim in claims.values() for row in claim["comparisons"] if row["advantage"] is not None]
@@ -43,7 +43,7 @@ def test_stage_11_says_what_its_text_says(executed: Executed) -> None:
     (against,) = [row for row in claims.values() if row["verdict"] == "does not hold"]
     assert against["claim"] == "the last weight of a link is ahead of zero"
     on_digits, translated = against["comparisons"]
-    assert (on_digits["verdict"], translated["verdict"]) == ("cannot be told", "does not hold")
+    assert (on_digits["verdict"], translated["verdict"]) == ("undecided", "does not hold")
     assert -translated["advantage"] == pytest.approx(translated["interval"], abs=0.01)
     assert [(row["size"], row["method"]) for row in record["results"]["out_of_order"]] == [
         ("60m", "set"),
@@ -67,7 +67,7 @@ def tables_of_claims(notebook: Any) -> dict[str, list[str]]:
 
 def test_a_claim_stands_in_one_table_of_the_committed_stage_11() -> None:
     shown = tables_of_claims(nbformat.read(notebooks.find("11"), as_version=4))
-    assert list(shown) == ["holds", "does not hold", "cannot be told", "untested"]
+    assert list(shown) == ["holds", "does not hold", "undecided", "untested"]
     assert max(Counter(claim for claims in shown.values() for claim in claims).values()) == 1
     rows = [row for rows in report.read(records.results_folder()).values() for row in rows]
     verdicts = {row["claim"]: row["verdict"] for row in paper.by_claim(paper.weigh(paper.CLAIMS, rows))}

@@ -214,8 +214,15 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
     }[name]
 
 
-# What each diagnosis says of the number of links, the active neurons and the overlap beside a healthy run.
-_CURVES = ("links", "anp", "overlap")
+# Each curve in words, how its number is shown, and between which multiples of the healthy run's number it is the same:
+# the overlap of healthy runs differs by a few per cent, and their active neurons by one or two neurons.
+_CURVES = {
+    "links": ("the largest number of links", ".0f", 1.0, 1.0),
+    "anp": ("the smallest share of active neurons", ".0%", 0.8, 2.0),
+    "overlap": ("the share of all regrown links that had just been removed", ".0%", 0.5, 3.0),
+}
+_SAYS = {"fewer": "much lower than", "more": "higher than", "same": "much as"}
+# What each diagnosis says of these three curves beside a healthy run.
 _CLAIMS = {
     "best scores": ("same", "same", "more"),
     "random regrowth": ("same", "same", "fewer"),
@@ -228,20 +235,12 @@ def diagnosis(diagnosis: str | None, *, patient: Sequence[Row], healthy: Sequenc
     """The mystery patient: the name of what is wrong with it, by three curves beside those of a healthy run."""
     assert diagnosis is not None, f"replace None by one of {', '.join(map(repr, _CLAIMS))}."
     assert diagnosis in _CLAIMS, f"you say {diagnosis!r}; expected one of {', '.join(map(repr, _CLAIMS))}."
-    for curve, claimed in zip(_CURVES, _CLAIMS[diagnosis], strict=True):
+    for (curve, (name, shown, low, high)), claimed in zip(_CURVES.items(), _CLAIMS[diagnosis], strict=True):
         value, usual = (_summary(curve, rows) for rows in (patient, healthy))
-        # The overlap of healthy runs differs by a few per cent, and their active neurons by one or two neurons.
-        low, high = {"links": (1.0, 1.0), "anp": (0.8, 2.0), "overlap": (0.5, 3.0)}[curve]
         found = "fewer" if value < low * usual else "more" if value > high * usual else "same"
-        says = {"fewer": "much lower than", "more": "higher than", "same": "much as"}
-        name, shown = {
-            "links": ("the largest number of links", "{:.0f}"),
-            "anp": ("the smallest share of active neurons", "{:.0%}"),
-            "overlap": ("the share of all regrown links that had just been removed", "{:.0%}"),
-        }[curve]
         assert found == claimed, (
-            f"{diagnosis!r} does not fit: it would make {name} {says[claimed]} in the healthy run. Here it is "
-            f"{shown.format(value)}, and {shown.format(usual)} in the healthy run."
+            f"{diagnosis!r} does not fit: it would make {name} {_SAYS[claimed]} in the healthy run. Here it is "
+            f"{value:{shown}}, and {usual:{shown}} in the healthy run."
         )
 
 

@@ -236,7 +236,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
         "MiB": {
             "a number of bytes": size,
             "a number of megabytes, of 10⁶ bytes": size / 1e6,
-            "the memory of the weights alone": plan.memory["weights"] / 2**20,
+            "the memory of only the weights": plan.memory["weights"] / 2**20,
         },
     }
     for name, value in right.items():

@@ -179,11 +179,11 @@ def continued(
     unknown = sorted({*not_needed} - names)
     assert not unknown, f"there is no part {unknown[0]!r}; expected some of {', '.join(sorted(names))}."
     assert "masks" not in not_needed, (
-        "without the masks the Sparsifier refuses to go on: the weights do not fit its own."
+        "without the masks the Sparsifier refuses to continue: the weights do not fit its own masks."
     )
     for name in sorted({*not_needed} & _PARTS.keys()):
         step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
-        raise AssertionError(f"without the {name} the run is another: its loss differs from step {step} on.")
+        raise AssertionError(f"without the {name} it is a different run: its loss differs from step {step} on.")
     assert _DISPENSABLE in not_needed, "one part can be left out: each step computes it again before it uses it."
 
 

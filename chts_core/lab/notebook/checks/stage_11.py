@@ -168,7 +168,7 @@ _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
 
 def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
     """Sort a claim: a function that takes the advantages by task and seed, and returns a verdict."""
-    allowed = ("holds", "does not hold", "cannot be told", "untested")
+    allowed = ("holds", "does not hold", "undecided", "untested")
     for tasks in _COMPARISONS:
         said = verdict([list(task) for task in tasks])
         given = f"for the advantages {[list(task) for task in tasks]}"

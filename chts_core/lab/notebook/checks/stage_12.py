@@ -14,8 +14,8 @@ from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.lab.results.statistics import seeds_needed
 
 Row = Mapping[str, Any]
-_WORDS = ("holds", "does not hold", "level", "cannot be told", "untested")
-# Rows that the table does not have, in points: each tells slips apart that the table does not.
+_WORDS = ("holds", "does not hold", "level", "undecided", "untested")
+# More rows, in points. Each of them shows a slip that the rows of the table do not show.
 _MORE_ROWS: Sequence[Row] = (
     {"claim": "a lead of three seeds", "unit": "points", "advantage": 0.36, "interval": 0.3, "seeds": 3},
     {"claim": "a small and certain lead", "unit": "points", "advantage": 0.2, "interval": 0.1, "seeds": 30},
@@ -56,7 +56,7 @@ def _verdict(advantage: float | None, half: float | None, margin: float) -> str:
         return "untested"
     if abs(advantage) > half:
         return "holds" if advantage > 0 else "does not hold"
-    return "level" if abs(advantage) + half < margin else "cannot be told"
+    return "level" if abs(advantage) + half < margin else "undecided"
 
 
 def _why(said: str, row: Row, margin: float, looks: int) -> str:
@@ -69,7 +69,7 @@ def _why(said: str, row: Row, margin: float, looks: int) -> str:
     right = _verdict(mean, wide, margin)
     if {said, right} == {"holds", "does not hold"}:
         return f"{ends}. A claim holds if its advantage is above 0: look at the sign."
-    if said == "level" and right == "cannot be told" and said != _verdict(mean, half, margin):
+    if said == "level" and right == "undecided" and said != _verdict(mean, half, margin):
         return f"{ends}, beyond the margin of {margin:g}. An interval that contains 0 does not make two methods equal."
     normal = NormalDist().inv_cdf
     if looks > 1 and said == _verdict(mean, half * normal(1 - 0.05 / looks / 2) / normal(1 - 0.05 / 2), margin):
