@@ -150,3 +150,14 @@ def test_active_neurons_that_hardly_move_are_numbers() -> None:
     assert not anp.axison
     assert all(axes.axison for axes in others)
     assert panel.plot_evolution(panel.evolution([*history, row("b", 15, anp=0.6)])).axes[0].axison
+
+
+@pytest.mark.parametrize(("layers", "as_numbers"), [(5, True), (6, False)])
+def test_flat_curves_stand_as_numbers_only_where_every_layer_has_a_row(layers: int, as_numbers: bool) -> None:
+    rows = [row(f"layer {number}", step) for number in range(layers) for step in (5, 10)]
+    neurons = panel.plot_evolution(panel.evolution(rows)).axes[0]
+    assert neurons.axison != as_numbers
+    assert len(neurons.lines) == (0 if as_numbers else layers)
+    if as_numbers:
+        names = [text.get_text() for text in neurons.texts]
+        assert all(f"layer {number}" in names for number in range(layers))
