@@ -61,7 +61,7 @@ def decided(
         if not found:
             return "untested"
         if majority:
-            return max(sorted(set(found)), key=found.count)
+            return max(sorted(set(found), key="undecided".__ne__), key=found.count)  # undecided if words tie
         if all_agree:
             return found[0] if len(set(found)) == 1 else "undecided"
         return sides.pop() if len(sides) == 1 else "undecided"

@@ -115,3 +115,14 @@ def test_no_arrow_of_the_map_of_stages_goes_through_a_box() -> None:
         for number in boxes.keys() - {start, end}:
             extent = boxes[number].get_bbox_patch().get_window_extent()  # type: ignore[union-attr]
             assert not any(extent.contains(*point) for point in on_the_way), f"{start} → {end} crosses {number}"
+
+
+def test_existing_links_are_grey_in_a_map_of_scores() -> None:
+    mask = torch.eye(3, 4, dtype=torch.bool)
+    scores = dict.fromkeys(("CH3-L3p", "CH3-L3n", "CH2-L3n"), torch.ones(3, 4))
+    (picture,) = figures.score_maps(mask, scores).axes[1].images
+    drawn = picture.get_array()
+    assert drawn.mask.tolist() == mask.tolist()
+    red, green, blue, _ = picture.cmap(drawn)[0, 0]
+    assert red == green == blue
+    assert 0.5 < red < 0.9
