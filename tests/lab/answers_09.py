@@ -213,7 +213,10 @@ SLIPS = [
         (wrong_fact("minutes", lambda *_: 0.33071), "0.33071 minutes: this is a number of hours."),
         (wrong_fact("MiB", lambda plan, _: sum(plan.memory.values())), "MiB: this is a number of bytes."),
         (wrong_fact("MiB", lambda plan, _: sum(plan.memory.values()) / 1e6), "MiB: this is a number of megabytes, of"),
-        (wrong_fact("MiB", lambda plan, _: plan.memory["weights"] / 2**20), "MiB: this is the memory of the weights"),
+        (
+            wrong_fact("MiB", lambda plan, _: plan.memory["weights"] / 2**20),
+            "MiB: this is the memory of only the weights",
+        ),
         (wrong_fact("MiB", lambda *_: 5.0), "5 MiB are not right."),
     ),
     *cases(
