@@ -192,7 +192,7 @@ def test_a_row_names_the_presets_that_differ_in_its_choice(name: str) -> None:
 
 def test_the_table_of_presets() -> None:
     rows = tables("##")["The presets"]
-    found = {names_in(row["preset"])[0]: row["otherwise than the method"] for row in rows}
+    found = {names_in(row["preset"])[0]: row["difference from the method"] for row in rows}
     expected = {}
     for preset, method in PRESETS.items():
         base = METHODS[preset.partition("/")[0]]
