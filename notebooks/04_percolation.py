@@ -562,9 +562,9 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 #
 # <details><summary>Solution</summary>
 #
-# Column 1 sums to 8 and row 1 to 1, so the link with weight 1 has an RI of $1/8 + 1/1 = 1.125$. The link with weight 2
-# has the lowest RI, $2/5 + 2/6 = 0.73$. Its input and its output each have another link. WM would cut off output 1,
-# which has no other link.
+# Column 1 sums to 8 and row 1 sums to 1, so the link with weight 1 has an RI of $1/8 + 1/1 = 1.125$. The link with
+# weight 2 has the lowest RI, $2/5 + 2/6 = 0.73$. Its input and its output each have another link. WM would cut off
+# output 1, which has no other link.
 #
 # ```python
 # importance_of_1 = 1 / 8 + 1 / 1
