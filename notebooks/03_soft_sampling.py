@@ -78,8 +78,8 @@ settings = notebooks.start(
 # random draw avoids this, as the second half of this stage shows. The first half shows how to draw.
 #
 # An update makes two choices: which links to keep, and which links to regrow. Each candidate has a score. The **hard**
-# rule takes the best ones. The **soft** rule draws them, with a chance that follows the score $s_i$ (paper, soft
-# removal):
+# rule takes the candidates with the highest scores. The **soft** rule draws candidates at random, with a chance that
+# follows the score $s_i$ (paper, soft removal):
 #
 # $$p_i = \frac{s_i^T}{\sum_k s_k^T}, \qquad T = \frac{\delta}{1 - \delta}$$
 #
@@ -87,7 +87,8 @@ settings = notebooks.start(
 # the draw harder: it comes closer to the hard rule. A larger $\delta$ does the same. $T = 0$ ignores the scores,
 # $T = 1$ follows them, and $T = \infty$ is the hard rule.
 #
-# Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the sum is 10; at $T = 3$ it is $1 + 8 + 27 + 64 = 100$.
+# Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the denominator is 10; at $T = 3$ it is
+# $1 + 8 + 27 + 64 = 100$.
 #
 # **Predict:** how large is the chance of the strongest link at $T = 0$, $T = 1$ and $T = 3$?
 
@@ -97,7 +98,7 @@ SOFTNESS = (0.0, 0.5, 0.75, 0.9, 1.0)
 
 
 def chances(softness: float) -> torch.Tensor:
-    """Chance of each score to be drawn first; computed from logarithms, see below why."""
+    """Chance that each score is drawn first, computed from logarithms (the reason is given below)."""
     temperature = chts.sampling.temperature_from_softness(softness)
     if temperature == math.inf:
         return (scores == scores.max()).float()
@@ -111,8 +112,8 @@ pd.DataFrame({name: row.tolist() for name, row in table.items()}, index=scores.t
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The chances are 1/4, 4/10 and 64/100. At $T = 9$ the chance is $4^9 = 262144$ of $1 + 512 + 19683 + 262144 = 282340$,
-# or 0.9285. So even then the strongest link is not certain.
+# The chances are 1/4, 4/10 and 64/100. At $T = 9$ the chance is $262144 / 282340 = 0.9285$, because $4^9 = 262144$ and
+# $1 + 512 + 19683 + 262144 = 282340$. So even then the strongest link is not certain.
 # </details>
 #
 # How much choice is left? The **entropy** of the draw measures it in bits, $H = -\sum_i p_i \log_2 p_i$. Check by hand:
@@ -142,11 +143,12 @@ figures.show(
 # %% [markdown]
 # ## The softness over a run
 #
-# Early in training the weights say little, so the draw should be soft. Later it may be harder. The sources disagree
-# about the schedule. The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another.
-# Its published code for MLPs and Transformers raises $T$ from 1 to 3 ($\delta = 0.75$). Its script for LLaMA raises $T$
-# from 1 to 9 ($\delta = 0.9$). Both raise $T$ linearly, not $\delta$. The presets of this package do the same, until
-# the updates stop at 75 % of the run.
+# Early in training the weights say little, so the draw should be soft. Later, the weights say more, and the draw can be
+# harder. The sources disagree about the schedule. The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and
+# from 0.5 to 0.9 in another. The paper's published code for MLPs and Transformers raises $T$ from 1 to 3
+# ($\delta = 0.75$). The published script for LLaMA raises $T$ from 1 to 9 ($\delta = 0.9$). In both programs, it is $T$
+# that rises linearly, not $\delta$. The presets of this package also raise $T$ linearly, until the updates stop at 75 %
+# of the run.
 
 # %%
 RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
@@ -163,11 +165,11 @@ figures.show(
 # Check by hand: $T = 2$ lies halfway between 1 and 3, so $\delta = 2/3$. The value halfway between 0.5 and 0.75 would
 # be 0.625.
 #
-# ## Several draws, none twice
+# ## Several draws without repetition
 #
-# An update draws many links, and no link twice. It draws one link, takes it out, divides the chances of the others by
-# their sum, and draws again. Take links 2 and 3 of our four links (counted from 0) at $T = 1$. Their chances are 0.3
-# and 0.4. They can come in either order:
+# An update draws many links, but no link twice. It draws one link and takes it out. Then it divides the chances of the
+# other links by their sum, and draws again. Take links 2 and 3 of our four links (counted from 0) at $T = 1$. Their
+# chances are 0.3 and 0.4. The two links can come in either order:
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
 
@@ -205,9 +207,9 @@ race = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, winners, True)
 
 # %% [markdown]
 # Take the negative logarithm of the arrival times. This reverses the order, and $-\log(E_i / p_i) = \log p_i + g_i$
-# with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So the same race adds Gumbel noise to $\log p_i$ and
-# takes the $k$ highest sums. This is **Gumbel top-k**. The core uses it, because logarithms neither underflow nor
-# overflow.
+# with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So we get the same winners if we add Gumbel noise to
+# $\log p_i$ and take the $k$ highest sums. This method is called **Gumbel top-k**. The core uses it, because logarithms
+# neither underflow nor overflow.
 
 # %%
 gumbel_noise = -clock.log()
@@ -218,8 +220,8 @@ core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=genera
 
 # %% [markdown]
 # Do the three ways of drawing agree with the enumeration? A χ² test answers with a p-value. It is the probability that
-# chance alone gives counts at least this far from the expected counts. Only a p-value below 0.0001 would make us doubt
-# our draws.
+# chance alone gives counts at least as far from the expected counts as ours. Only a p-value below 0.0001 would make us
+# doubt our draws.
 
 # %%
 counted = {"one by one": one_by_one, "race": race, "core": core}
@@ -230,8 +232,8 @@ print({name: round(value, 3) for name, value in p_values.items()})
 pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist(), **counts}).style.hide(axis="index")
 
 # %% [markdown]
-# In a layer, `keep` draws the links that survive a removal. It draws an exact number, and only existing links. The
-# score here is the **weight magnitude** (WM), $|W|$.
+# In a layer, `keep` draws the links that survive a removal. It draws exactly the given number of links, and only
+# existing links. The score here is the **weight magnitude** (WM), $|W|$.
 
 # %% tags=["nbval-check-output"]
 mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
@@ -245,11 +247,11 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 # %% [markdown]
 # ## How published code gets it wrong
 #
-# Three mistakes occur in code that was published with papers of this field.
+# Three mistakes occur in code that was published with papers in this field.
 #
 # **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. Entries without a link would
-# have the chance 0, so the code raises them to a floor such as $10^{-12}$. But $0.05^9$ is only about
-# $2 \cdot 10^{-12}$. So at $T = 9$ many links of our layer lie below the floor.
+# have the chance 0, so the code raises them to a floor such as $10^{-12}$. But a typical weight of our layer is 0.05,
+# and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many links of our layer lie below the floor.
 #
 # **Predict:** this draw "keeps" 144 entries. How many of them are links?
 
@@ -298,9 +300,9 @@ for soft in (False, True):
 # ## Stuck: the epitopological local minimum
 #
 # Why draw at all, if the hard rule takes the best links? Watch the hard rule over several updates. Our layer has 4
-# outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy a
-# regrown link always starts from weight 0, and nothing is trained. (In CHTs a link that comes back has its last weight,
-# as in the training below.)
+# outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy
+# example, a regrown link always starts from weight 0, and nothing is trained. (In CHTs, a link that comes back starts
+# from its last weight, as in the training below.)
 
 
 # %%
@@ -308,7 +310,7 @@ start = torch.tensor([[1.0, 0, 10, 0, 0], [9, 2, 0, 5, 0], [8, 6, 3, 0, 4], [7, 
 
 
 def evolve(weight: torch.Tensor, num: int, soft_removal: bool, soft_regrowth: bool, updates: int) -> list[tuple]:
-    """For each update, which exchanges `num` links: the links before it, those removed and those regrown."""
+    """Run updates that each exchange `num` links; list the old mask, the removed and the regrown links of each."""
     generator = torch.Generator().manual_seed(settings.seed)
     mask, steps = weight > 0, []
     for _ in range(updates):
@@ -331,9 +333,9 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 
 # %% [markdown]
 # Check the link from input 3 to output 2. One path joins them: input 3 – output 1 – input 0 – output 2. Output 1 has
-# one link inside the community and none outside. It gives $(1+1)/(1+0) = 2$. Input 0 has one link inside and one
-# outside, to output 3. It gives $(1+1)/(1+1) = 1$. The sum is 3. The link from input 3 to output 3 has the same score,
-# and all other missing links score lower. So the hard rule regrows these two.
+# one link inside the community and none outside. It contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside and one
+# outside, to output 3. It contributes $(1+1)/(1+1) = 1$. The sum is 3. The link from input 3 to output 3 has the same
+# score, and all other missing links score lower. So the hard rule regrows these two links.
 #
 # **Predict:** which two links go in the second update, and which come?
 
@@ -349,7 +351,7 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # The two new links have weight 0, so they are the weakest and go. The remaining network is the same as before, so it
-# predicts the same two links. Every further update undoes itself.
+# predicts the same two links. In every further update, the regrowth undoes the removal.
 # </details>
 #
 # The paper calls this an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
@@ -364,8 +366,8 @@ figures.show(
 # stops rising when updates try no new links.
 #
 # Removal and regrowth can each be hard or soft ($T = 1$). We run all four combinations, with 30 updates each. The layer
-# is larger, so that few scores are equal. It has 64 × 64 places and 410 links. An update exchanges 30 % of the links,
-# which is 123. We also count the links that were ever active.
+# is larger than before, so that few scores are equal. It has 64 × 64 places and 410 links. Each update exchanges 123
+# links, which is 30 %. We also count the links that were ever active.
 
 # %%
 WORDS = {False: "hard", True: "soft"}
@@ -374,7 +376,7 @@ size = torch.randn(64, 64, generator=generator).abs() * larger
 
 
 def measure(soft_removal: bool, soft_regrowth: bool) -> dict[str, str | float]:
-    """Overlap and number of links ever active over 30 updates."""
+    """First and last overlap of 30 updates, and the number of links that were ever active."""
     steps = evolve(size, 123, soft_removal, soft_regrowth, updates=30)
     overlaps = [chts.diagnostics.overlap(removed, regrown) for _, removed, regrown in steps]
     return {
@@ -390,18 +392,19 @@ toy = pd.DataFrame([measure(*softly) for softly in product((False, True), repeat
 toy.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# With hard regrowth the layer tries at most about 410 + 123 links: the links of the start and of the first update. With
-# soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep changing. A new link has
-# weight 0, so its chance of being kept is 0 while other links are left. The next removal takes all new links. In this
-# toy their weights stay 0, because nothing is trained. So the toy says nothing about soft removal in training.
+# With hard regrowth the layer tries at most about 410 + 123 links: the links at the start and the links that the first
+# update regrows. With soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep
+# changing. A new link has weight 0, so its chance of being kept is 0 while other links are left. The next removal takes
+# all new links. In this toy example their weights stay 0, because nothing is trained. So the example says nothing about
+# soft removal in training.
 #
 # ## The same with training
 #
-# Now we train. Four methods learn the handwritten digits. They differ in two switches: removal by weight magnitude is
-# hard or soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four a link that comes back has its last
-# weight, and a link that was never there starts from 0. *Soft, soft* is CHTs with one change: the share $\zeta = 0.3$
-# of exchanged links stays constant. All four methods have this change. CHTs lets the share fall to 0. This would also
-# lower the curves and hide the effect of the rules.
+# Now we train. Four methods learn the handwritten digits. They differ in two settings: removal by weight magnitude is
+# hard or soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four methods, a link that comes back
+# starts from its last weight, and a link that was never there starts from 0. *Soft, soft* is CHTs with one change: the
+# share $\zeta = 0.3$ of exchanged links stays constant. All four methods have this change. In CHTs itself, the share
+# falls to 0. A falling share would also lower the curves and hide the effect of the rules.
 
 # %%
 base = replace(chts.METHODS["chts"], turnover=chts.choices.Turnover(zeta=0.3))
@@ -415,7 +418,7 @@ rules = {
 }
 
 # %% [markdown]
-# **Predict:** which of the four will be stuck? Will the stuck methods classify worse?
+# **Predict:** which of the four methods will get stuck? Will the stuck methods classify worse?
 
 # %%
 task = data.load_images("digits")
@@ -439,8 +442,9 @@ figures.show(
 # update removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown
 # links return to a place from which a link was just removed.
 #
-# The table has the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We compare
-# rules here, so the test images stay unused. `interval` is the half-width of the 95 % confidence interval over seeds.
+# The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
+# compare rules here, so the test images stay unused. `interval` is the half-width of the 95 % confidence interval over
+# seeds.
 
 # %%
 compared = []
@@ -465,13 +469,14 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # *The run shows* that hard regrowth brings most removed links back at once. At the end, the overlap is 99 % with hard
 # removal and 88 % with soft removal. These two rules try few links that the initial network did not have. Soft removal
-# delays this but does not prevent it. With soft regrowth the overlap stays near 19 %, well above chance, because link
-# prediction keeps its preferences. About twice as many different links were active as with hard regrowth.
+# delays the high overlap but does not prevent it. With soft regrowth the overlap stays near 19 %. This is well above
+# chance, because link prediction scores the removed links higher than most other missing links. About twice as many
+# different links were ever active as with hard regrowth.
 #
-# *The run does not show* a gain in accuracy. The differences between the rules are no larger than the intervals; a few
-# seeds on an easy task cannot distinguish them. The paper claims that more exploration helps on larger tasks. This run
-# does not show it. The curve of soft removal with hard regrowth climbs. Two causes are possible: the temperature rises,
-# and the weights grow. This run cannot tell them apart. (The numbers come from the laptop profile with seed 0.)
+# *The run does not show* a gain in accuracy. The differences between the rules are no larger than the intervals. A few
+# seeds on an easy task cannot distinguish the rules. The paper claims that more exploration helps on larger tasks. This
+# run does not show it. The curve of soft removal with hard regrowth climbs. Two causes are possible: the temperature
+# rises, and the weights grow. This run cannot tell them apart. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore
@@ -486,11 +491,11 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # 0.2. Then $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. If both sums are 1, a link of weight 0.1 has an RI of only 0.2. So
 # under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this matters.
 #
-# The explorer starts with RI. The left panel shows all links from the weakest to the strongest. It shows the chance of each
-# link to be removed, measured over many draws, and the links that one draw removed. The right panel shows how the entropy and
-# the agreement with the hard rule depend on $\delta$.
+# The explorer starts with RI. The left panel shows all links from the weakest to the strongest. For each link, it shows
+# how often the link is removed in many draws. It also marks the links that one draw removed. The right panel shows how
+# the entropy and the agreement with the hard rule depend on $\delta$.
 #
-# **Predict before you move a slider:** at $\delta = 0$, how many of the removed links does the hard rule remove too?
+# **Predict before you move a slider:** at $\delta = 0$, how many of the removed links would the hard rule remove too?
 # Does the entropy fall early or late?
 
 # %%
@@ -506,7 +511,7 @@ drawn_softly = widgets.SoftSamplingExplorer.compute(shown)
 figures.show(widgets.SoftSamplingExplorer.draw(shown, drawn_softly), drawn_softly.description)
 
 # %% [markdown]
-# **Predict:** the next cell compares both scores, RI and WM, at $\delta = 0.5$. Under which score is the weakest link
+# **Predict:** the next cell compares the scores RI and WM at $\delta = 0.5$. Under which score is the weakest link
 # removed more often?
 
 # %% tags=["nbval-check-output"]
@@ -521,8 +526,8 @@ for score in ("relative_importance", "magnitude"):
 # draw takes the same share $\zeta$ of its links from this group. So the line of agreement begins at $\zeta$ and rises
 # towards 1. The entropy stays high over a wide range: at $\delta = 0.5$ it is still close to its maximum, although the
 # strongest link is many times as likely as the weakest. Yet most weak links are removed. The update draws many
-# survivors, and a weak link loses most of these draws. Under relative importance, the weakest link has a larger chance
-# to survive, and the entropy is slightly larger.
+# survivors, and a weak link loses most of these draws. Under relative importance, the weakest link is more likely to
+# survive, and the entropy is slightly larger.
 # </details>
 #
 # ## Exercise: temperature and softness
@@ -534,11 +539,11 @@ for score in ("relative_importance", "magnitude"):
 
 # %% tags=["exercise"]
 def temperature(softness: float) -> float:
-    """T of a softness δ; write it here."""
+    """The temperature T for a softness δ; write it here."""
 
 
 def softness(temperature: float) -> float:
-    """δ of a temperature T; write it here."""
+    """The softness δ for a temperature T; write it here."""
 
 
 # %% tags=["check"]
@@ -565,12 +570,12 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 # </details>
 
 # %% [markdown]
-# ## Exercise: a draw of so many bits
+# ## Exercise: a draw with a given entropy
 #
 # *★★☆ · 15 minutes · useful · objective 1 · write code*
 #
 # The same $T$ leaves more choice in one layer and less in another, because their scores differ. Write a function that
-# finds the $T$ at which the first draw has an entropy of `bits`. The scores are above 0 and not all equal, and `bits`
+# finds the $T$ at which the entropy of the first draw is `bits`. The scores are above 0 and not all equal, and `bits`
 # is below $\log_2$ of their number. The entropy at your $T$ may differ from `bits` by at most 0.01.
 #
 # The check also tries the scores 1 to 4 divided by a million. Predict before you run it: is their $T$ different?
@@ -579,7 +584,7 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 
 # %% tags=["exercise"]
 def temperature_for_bits(scores: torch.Tensor, bits: float) -> float:
-    """The T at which the first draw has an entropy of `bits`; write it here."""
+    """The T at which the entropy of the first draw is `bits`; write it here."""
 
 
 # %% tags=["check"]
@@ -604,8 +609,8 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 #     return low
 # ```
 #
-# A common factor of the scores changes nothing, so the divided scores have the same $T$. With powers in float32 they
-# would all be 0 at $T = 9$, and the chances would be NaN.
+# A common factor of the scores changes nothing, so the divided scores have the same $T$. In float32, the powers of the
+# divided scores would all be 0 at $T = 9$, and the chances would be NaN.
 # </details>
 
 # %% [markdown]
@@ -613,8 +618,8 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 #
 # *★☆☆ · 5 minutes · essential · objective 2 · work out*
 #
-# Three links have the scores 1, 2 and 3. You draw two of them at $T = 1$, without replacement. How likely is the link with
-# score 3 among the two? Estimate first: is it more or less than 0.75?
+# Three links have the scores 1, 2 and 3. You draw two of them at $T = 1$, without replacement. How likely is it that
+# the link with score 3 is one of the two? Estimate first: is the probability above or below 0.75?
 
 # %% tags=["exercise"]
 chance_of_3 = None
@@ -625,7 +630,7 @@ exercises.check("03.two_of_three", chance_of_3)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Count the other case, in which you draw the links with the scores 1 and 2. They can come in two orders.
+# Compute the probability of the other case: you draw the links with the scores 1 and 2. They can come in two orders.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -657,8 +662,8 @@ def keep_links(
 
 
 # %% [markdown]
-# The check has a layer of 8 places. Four are links, with the scores 1, 2, 3 and 4. The four places without a link hold
-# the score 9. So the check notices a draw that ignores the mask.
+# The check uses a layer of 8 places. Four places hold links with the scores 1, 2, 3 and 4. The four places without a
+# link have the score 9. So the check notices a draw that ignores the mask.
 
 # %% tags=["check"]
 exercises.check("03.keep_links", keep_links)
@@ -666,7 +671,8 @@ exercises.check("03.keep_links", keep_links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The keys are $T \log s + g$. `topk` works on a flat tensor; `mask.flatten()` shows where the links are.
+# Compute the sum $T \log s + g$ for each place, and take the highest sums at places with a link. `topk` works on a flat
+# tensor; `mask.flatten()` shows where the links are.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -690,9 +696,9 @@ exercises.check("03.keep_links", keep_links)
 #
 # *★★★ · 20 minutes · optional · objective 2 · write code*
 #
-# Two draws from four links have 12 possible orders. They fit on paper. Let the computer list more orders. Write a
-# function of the chances $p_i$ and of a number of draws. For each link, it returns the exact probability that the link
-# is drawn. Use no random numbers.
+# Two draws from four links have 12 possible orders. They fit on paper. Let the computer list the orders in larger
+# cases. Write a function that takes the chances $p_i$ and the number of draws. For each link, it returns the exact
+# probability that the link is drawn. Use no random numbers.
 #
 # The check compares your numbers with a calculation by hand for three links, and with 2000 draws of the core from eight
 # links.
@@ -700,7 +706,7 @@ exercises.check("03.keep_links", keep_links)
 
 # %% tags=["exercise"]
 def inclusion(chances: list[float], number: int) -> list[float]:
-    """Probability of each link to be among `number` links drawn without replacement; write it here."""
+    """Probability that each link is among `number` links drawn without replacement; write it here."""
 
 
 # %% tags=["check"]
@@ -740,9 +746,9 @@ exercises.check("03.inclusion", inclusion)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# Write both measures for Boolean masks. An update has three masks: `before` is the mask before the update, `kept` is
-# the mask after its removal, and `after` is the mask after its regrowth. A run has a list of masks: the mask at the
-# start and the mask after each update.
+# Write both measures, the overlap and the ITOP rate, for Boolean masks. An update has three masks: `before` is the mask
+# before the update, `kept` is the mask after its removal, and `after` is the mask after its regrowth. A run has a list
+# of masks: the mask at the start and the mask after each update.
 #
 # Predict first: two links go and the same two come back. So the masks before and after the update are equal. Is the overlap 0
 # or 1?
@@ -779,7 +785,7 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #     return float(torch.stack(masks).any(dim=0).float().mean())
 # ```
 #
-# The overlap is 1. The masks before and after an update do not show this: you need the mask between removal and
+# The overlap is 1. The masks before and after an update do not show the overlap: you need the mask between removal and
 # regrowth.
 # </details>
 
@@ -789,8 +795,9 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 # *★★☆ · 10 minutes · useful · objective 3 · work out*
 #
 # The overlap sees only one update at a time. Find a run that fools it. A layer has 8 places and 4 links. Write its
-# masks at the start and after each of three updates, as lists of eight zeros and ones. Every update exchanges two links
-# and has an overlap of 0. But no later update tries a new place, so the ITOP rate does not rise after the first update.
+# masks at the start and after each of three updates, as lists of eight zeros and ones. Every update must exchange two
+# links and have an overlap of 0. But after the first update, no update may try a new place, so the ITOP rate must stop
+# rising.
 
 # %% tags=["exercise"]
 course = None  # [[1, 1, 1, 1, 0, 0, 0, 0], ...]
@@ -801,8 +808,8 @@ exercises.check("03.fool_the_overlap", course)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# After the first update, 6 places have been tried. The second update has to regrow links on two of them that are free.
-# Which two?
+# After the first update, 6 places have been tried. The second update has to regrow its two links in two of these
+# places. Which of them are free?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -821,16 +828,16 @@ exercises.check("03.fool_the_overlap", course)
 # %% [markdown]
 # ## To discuss
 #
-# 1. Soft removal may take the strongest link of a layer. At which moment of a run would you accept this, and at which not? How
-#    would you choose the schedule of $T$ for a task that you do not know?
+# 1. Soft removal may take the strongest link of a layer. At which moments of a run would you accept this, and at which
+#    would you not? How would you choose the schedule of $T$ for a task that you do not know?
 # 2. In our runs, soft regrowth tries about twice as many links, but the accuracy shows no difference. Which experiment
-#    would show whether exploration helps? What would you keep the same in all runs of it?
-# 3. Two published implementations and the paper's text disagree about $T$. What would you write into a paper so that a reader
-#    can repeat a soft removal exactly?
+#    would show whether exploration helps? What would you keep the same in all its runs?
+# 3. Two published implementations and the paper's text disagree about $T$. What would you write in a paper so that a
+#    reader can repeat a soft removal exactly?
 #
 # ## Self-check
 #
-# 1. Three links have the scores 1, 1 and 2. What is the chance of the third at $T = 1$, and at $T = 2$?
+# 1. Three links have the scores 1, 1 and 2. What is the chance of the third link at $T = 1$, and at $T = 2$?
 #
 # <details><summary>Answer</summary>
 #
@@ -841,7 +848,7 @@ exercises.check("03.fool_the_overlap", course)
 #
 # <details><summary>Answer</summary>
 #
-# Nothing: $1000^T$ cancels, and $T \log 1000$ shifts all keys of the race by the same amount.
+# Nothing changes: $1000^T$ cancels. In Gumbel top-k, $T \log 1000$ shifts all sums by the same amount.
 # </details>
 #
 # 3. Why does the race draw each link at most once?
@@ -855,7 +862,7 @@ exercises.check("03.fool_the_overlap", course)
 #
 # <details><summary>Answer</summary>
 #
-# No. With an overlap of 1, the update had just removed every link that it regrew, so no link is active for the first
+# No. If the overlap is 1, the update regrew only links that it had just removed. So no link is active for the first
 # time.
 # </details>
 #

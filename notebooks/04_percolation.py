@@ -19,7 +19,7 @@
 # 1. find by hand which neurons a removal cuts off;
 # 2. write the two sweeps that cut their remaining links;
 # 3. compute relative importance by hand, and explain why it keeps more neurons active than weight magnitude does;
-# 4. build a smaller dense model without the lost neurons.
+# 4. build a smaller dense model without the inactive neurons.
 #
 # | | |
 # |---|---|
@@ -104,8 +104,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The masks show the same. A row of `fc1` without links belongs to a neuron of hidden layer 1 without incoming links. A
-# column of `fc2` without links belongs to a neuron of hidden layer 1 without outgoing links.
+# The masks also show these neurons. If a row of `fc1` has no links, the matching neuron of hidden layer 1 has no
+# incoming links. If a column of `fc2` has no links, the matching neuron of hidden layer 1 has no outgoing links.
 
 # %% tags=["nbval-check-output"]
 for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), start=1):
@@ -120,7 +120,7 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
 # ## One sweep backward, one sweep forward
 #
 # The *backward* sweep goes from the outputs to the inputs: a neuron without outgoing links loses its incoming links. In
-# terms of masks, a row of the layer before stays only if the matching column of the layer after has a link.
+# terms of masks, a row of one layer's mask stays only if the matching column of the next layer's mask has a link.
 
 # %% tags=["nbval-check-output"]
 swept = {name: mask.clone() for name, mask in masks.items()}
@@ -130,9 +130,9 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
     print(f"{before_it}, once neurons without links to {after_it} are cut:\n{swept[before_it].int()}")
 
 # %% [markdown]
-# First, hidden layer 2 loses the link into neuron 2. This link was the only outgoing link of neuron 3 in the layer
-# before, hidden layer 1. So when the sweep reaches that layer, it also cuts the two incoming links of that neuron. This
-# is a *cascade*.
+# First, neuron 2 of hidden layer 2 loses its incoming link. This link was the only outgoing link of neuron 3 of hidden
+# layer 1. So when the sweep reaches hidden layer 1, it also cuts the two incoming links of neuron 3. This is a
+# *cascade*.
 #
 # The *forward* sweep goes from the inputs to the outputs: a neuron without incoming links loses its outgoing links.
 
@@ -145,9 +145,10 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Two inactive neurons became four, and 12 links became 7. In the backward sweep, the cut at neuron 2 of hidden layer 2
-# made neuron 3 of hidden layer 1 inactive. In the forward sweep, the cut at neuron 2 of hidden layer 1 made neuron 1 of
-# hidden layer 2 inactive. Neurons 0 and 1 of hidden layer 1 and neuron 0 of hidden layer 2 are still active.
+# The number of inactive neurons rises from two to four, and the number of links falls from 12 to 7. In the backward
+# sweep, the cut at neuron 2 of hidden layer 2 made neuron 3 of hidden layer 1 inactive. In the forward sweep, the cut
+# at neuron 2 of hidden layer 1 made neuron 1 of hidden layer 2 inactive. Neurons 0 and 1 of hidden layer 1 and neuron 0
+# of hidden layer 2 are still active.
 # </details>
 #
 # The core does both sweeps for any model. It needs a `LayerGraph`, a list of the layers that feed each other. An MLP is
@@ -179,7 +180,7 @@ figures.show(
 # path from an input to an output. Both meanings concern the same question: which parts of a network stay connected
 # after some links are removed?
 #
-# ## Exercise: find them by hand
+# ## Exercise: find the inactive neurons by hand
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
@@ -213,10 +214,11 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 #
 # <details><summary>Solution</summary>
 #
-# Neuron 2 of hidden layer 2 has no outgoing link. Neuron 1 of hidden layer 1 links only to it, so this neuron is
-# inactive too. Neuron 3 of hidden layer 1 has no incoming link. The only link into neuron 1 of hidden layer 2 comes
-# from it, so this neuron is inactive too. Neuron 0 of hidden layer 2 also has a link from neuron 0 of hidden layer 1,
-# so it stays active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
+# Neuron 2 of hidden layer 2 has no outgoing link. The only outgoing link of neuron 1 of hidden layer 1 leads to it, so
+# neuron 1 of hidden layer 1 is inactive too. Neuron 3 of hidden layer 1 has no incoming link. The only incoming link of
+# neuron 1 of hidden layer 2 comes from it, so neuron 1 of hidden layer 2 is inactive too. Neuron 0 of hidden layer 2
+# also has a link from neuron 0 of hidden layer 1, so it stays active. Inputs 3 and 4 have no links, but inputs are not
+# hidden neurons.
 #
 # ```python
 # inactive = {"hidden 1": {1, 3}, "hidden 2": {1, 2}}
@@ -232,13 +234,13 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # `(out_features, in_features)`. Return new masks; do not change the given masks.
 #
 # A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward,
-# and reverse again. The check does this with your function on random networks. The two sweeps together must leave the
-# same links as the core.
+# and then undo both changes. The check does this with your function on random networks. The two sweeps together must
+# leave the same links as the core.
 
 
 # %% tags=["exercise"]
 def backward(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The masks without links to neurons that no link leaves, from the outputs back; write it here."""
+    """The masks after the backward sweep, which cuts the links to neurons without outgoing links; write it here."""
 
 
 # %% tags=["check"]
@@ -247,8 +249,8 @@ exercises.check("04.backward", backward)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the layers from the second to last to the first. `after.any(dim=0)` says which neurons have outgoing links.
-# Use it to select *rows* of the mask before.
+# Go through the layers from the second-to-last layer back to the first. `after.any(dim=0)` says which neurons have
+# outgoing links. Use this vector to select *rows* of the mask of the layer before.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -286,8 +288,8 @@ exercises.check("04.paths_through", paths_through)
 # <details><summary>Hint</summary>
 #
 # Count the ways from the inputs to the source of a link, and the ways from its target to the outputs. The number of
-# paths through the link is their product. An input has one way to itself. The number of ways to a neuron is the sum of
-# these numbers over all neurons with a link to it: `mask.long() @ ways`.
+# paths through the link is the product of these two numbers. Each input starts with one way. The number of ways to a
+# neuron is the sum of the numbers of all neurons that link to it: `mask.long() @ ways`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -314,7 +316,7 @@ exercises.check("04.paths_through", paths_through)
 #
 # | layers | how they meet | consequence |
 # |---|---|---|
-# | `w1` → `w2`, `v` → `o` | chain: output $j$ of one is input $j$ of the next | as in the MLP above |
+# | `w1` → `w2`, `v` → `o` | chain: output $j$ of the first layer is input $j$ of the second | as in the MLP above |
 # | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | if $q_j$ is always 0, nothing depends on $k_j$ |
 # | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | if one factor is always 0, so is the product |
 
@@ -332,8 +334,8 @@ figures.show(
 # the two neurons, so either both are inactive or neither is. The core's `Attention` takes heads and rotation into
 # account.
 #
-# **Predict:** the block below has three gated neurons. Gate 1 has no links, and `down` has no link from neuron 2. Which
-# rows of `up` does percolation cut?
+# **Predict:** the block below has three gated neurons. Row 1 of `gate` has no links, and column 2 of
+# `down` has no links. Which rows of `up` does percolation cut?
 
 # %% tags=["nbval-check-output"]
 gated = {
@@ -350,8 +352,8 @@ for name, mask in complete.items():
 # <details><summary>What you should have seen</summary>
 #
 # Percolation cuts rows 1 and 2 of `up`. In row 1, the gate is always 0, because silu(0) = 0. The value of `up` is
-# multiplied by this 0, so it has no effect. Percolation also cuts the link of `down` from neuron 1. In row 2, `down`
-# has no link from the product, so `gate` loses its row 2 too.
+# multiplied by this 0, so it has no effect. Percolation also cuts the link of `down` from neuron 1. Neuron 2 has no
+# link to `down`, so `gate` loses its row 2 too.
 # </details>
 #
 # By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has a link in column $j$.
@@ -389,7 +391,7 @@ whole = chts.percolation.percolate(branches, chts.LayerGraph(chains=chains, pair
 assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 
 # %% [markdown]
-# After round 1, `b` still has its link, although `up` has lost the link from it. Round 2 cuts the link of `b`.
+# After round 1, `b` still has its link, although `up` has lost its link from `b`. Round 2 cuts the link of `b`.
 #
 # ## Which links to remove: magnitude or relative importance
 #
@@ -411,16 +413,15 @@ print("RI\n", importance.round(decimals=2))
 
 # %% [markdown]
 # Let us compute two values by hand. The link from input 1 to output 0 has the weight 1.0. Its column sums to 1 + 4 = 5
-# and its row to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the 0.5 in the corner, the column and the row sum to 0.5, so
-# RI = 1 + 1 = 2. This is the highest possible value.
+# and its row to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the link with weight 0.5 in the corner, the column and the row
+# each sum to 0.5, so RI = 1 + 1 = 2. This is the highest possible value.
 #
-# Now remove one link. WM removes the 0.5. It is the only link of input 2 and of output 2, so both are cut off. RI
-# removes the 1.0. Each of its neurons has another link. If a link is the only link of a neuron, one of its two
-# fractions is 1, so its RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The
-# links with the lowest RI go first, so the only link of a neuron is among the last to go. (The fractions of one neuron
-# add up to
-# 1. So the RI values of a layer add up to the number of its *linked neurons*, which have at least one link. Here the
-# sum is 6.)
+# Now remove one link. WM removes the link with weight 0.5. It is the only link of input 2 and of output 2, so both are
+# cut off. RI removes the link with weight 1.0. Each of its neurons has another link. If a link is the only link of a
+# neuron, one of its two fractions is 1, so its RI is above 1. A typical link between neurons with $d$ links each has an
+# RI near $2/d$. The links with the lowest RI go first, so the only link of a neuron is among the last to go. (A
+# *linked neuron* has at least one link. The fractions of each linked neuron add up to 1, so the RI values of a layer
+# add up to the number of its linked neurons. Here the sum is 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -467,12 +468,12 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 # look at each layer separately, at 99 % sparsity.
 #
 # **Predict:** under both scores, each layer loses 30 % of its links. By how many active neurons will WM and RI differ?
-# Does percolation make many more neurons inactive than the removal itself cuts off?
+# Does percolation make many neurons inactive in addition to the neurons that the removal cuts off?
 
 
 # %% tags=["nbval-check-output"]
 def linked(masks: dict[str, torch.Tensor]) -> list[int]:
-    """Hidden neurons with links on both sides, by layer."""
+    """Number of hidden neurons with links on both sides, for each layer."""
     return [int((masks[into].any(dim=1) & masks[out_of].any(dim=0)).sum()) for into, out_of in pairwise(NAMES)]
 
 
@@ -499,9 +500,9 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # Under RI, nearly all neurons stay active. WM cuts off many neurons, because it looks at each weight in isolation: it
-# removes the only link of a neuron as often as one of many. The more neurons the removal cuts off, the more neurons
-# percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar is for a network
-# without incomplete links, and the middle bar is for a network that still has them.
+# removes the only link of a neuron as often as one of many links. The more neurons the removal cuts off, the more
+# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar is for a
+# network without incomplete links, and the middle bar is for a network that still has them.
 # </details>
 #
 # We repeat this at several sparsities, with several networks at each sparsity:
@@ -561,9 +562,9 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 #
 # <details><summary>Solution</summary>
 #
-# Column 1 sums to 8 and row 1 to 1, so the link with weight 1 has an RI of $1/8 + 1/1 = 1.125$. The link with weight 2
-# has the lowest RI, $2/5 + 2/6 = 0.73$. Its input and its output each have another link. WM would cut off output 1,
-# which has no other link.
+# Column 1 sums to 8 and row 1 sums to 1, so the link with weight 1 has an RI of $1/8 + 1/1 = 1.125$. The link with
+# weight 2 has the lowest RI, $2/5 + 2/6 = 0.73$. Its input and its output each have another link. WM would cut off
+# output 1, which has no other link.
 #
 # ```python
 # importance_of_1 = 1 / 8 + 1 / 1
@@ -603,13 +604,13 @@ exercises.check("04.break_importance", unprotected)
 # ```
 #
 # This works only if there are fewer links than linked neurons. Otherwise the mean RI is at most 1, and the lowest RI is
-# at most 1 too. This cannot be the RI of a neuron's last link. During training, a layer has far more links than
+# at most 1 too. But the last link of a neuron has an RI above 1. During training, a layer has far more links than
 # neurons, unless it is very sparse.
 # </details>
 #
 # ## Explore
 #
-# **Predict before you move a control:** what share of the links must you remove before WM leaves less than half of the
+# **Predict before you move a control:** what share of the links must you remove before WM leaves fewer than half of the
 # neurons active? Switch to relative importance at this share. How many more neurons are active then? Then step through
 # the sweeps and follow one cascade.
 
@@ -642,8 +643,8 @@ for score in ("magnitude", "relative importance"):
 # ## A network that shrinks
 #
 # Now we percolate during training. Once per epoch, CHTs removes links softly, percolates and regrows. A link that comes
-# back has its last weight again; a link that was never there starts from 0. A neuron without links has no path of three
-# links (L3), so all its missing links score 0. Link prediction gives it a link only if there are too few other
+# back starts from its last weight, and a link that was never there starts from 0. A neuron without links has no path of
+# three links (L3), so all its missing links score 0. Link prediction gives it a link only if there are too few other
 # candidates. So a lost neuron stays lost, and its links go to other neurons. For each seed, we train twice and change
 # only the removal score. WM is the score of CHTs in the table of methods, and RI is the paper's choice for
 # Fashion-MNIST.
@@ -772,7 +773,7 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 
 # %% tags=["exercise"]
 def parameters(masks: list[torch.Tensor]) -> int:
-    """Weights and biases of the compacted model; write it here."""
+    """Number of weights and biases of the compacted model; write it here."""
 
 
 # %% tags=["check"]
@@ -808,14 +809,14 @@ exercises.check("04.compacted_size", parameters)
 # of pairs `(weight, bias)` in order from the inputs. It drops every hidden neuron without incoming links. Each layer
 # except the last is followed by the activation.
 #
-# Keep the same neurons as the core. The check has one neuron that only looks connected: it is in hidden layer 2, and
-# its only incoming link comes from a lost neuron. Predict first: what does it send after the lost neuron is folded into
-# its bias?
+# Keep the same neurons as the core. The network of the check has one neuron that only looks connected: it is in hidden
+# layer 2, and its only incoming link comes from a neuron that you drop. Predict first: what does this neuron of layer 2
+# send after the constant of the dropped neuron is folded into its bias?
 
 
 # %% tags=["exercise"]
 def fold_bias(layers: list[tuple[torch.Tensor, torch.Tensor]], activation) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The layers without neurons that no link reaches, with the same outputs; write it here."""
+    """Layers with the same outputs, but without the neurons that have no incoming links; write it here."""
 
 
 # %% tags=["check"]
@@ -825,8 +826,8 @@ exercises.check("04.fold_bias", fold_bias)
 # <details><summary>Hint</summary>
 #
 # Start at the first layer. `weight.any(dim=1)` shows which neurons stay. The others send `activation(bias[lost])`, and
-# the next layer multiplies this by its columns `after[:, lost]`. Add the result to the bias of the next layer before
-# you check which of its neurons stay.
+# the next layer multiplies these values by its columns `after[:, lost]`. Add the result to the bias of the next layer
+# before you check which of its neurons stay.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -878,7 +879,8 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # 1. Is a lost neuron a loss or a gain? Name one situation for each, and say what you would measure to decide.
 # 2. The published script for LLaMA does not percolate. Its incomplete links stay and count as links. Is a comparison at
 #    equal sparsity fair to it? What would you report besides the sparsity?
-# 3. In our runs a lost neuron never comes back. How would you bring one back, and what would it have to do to stay?
+# 3. In our runs a lost neuron never comes back. How would you bring such a neuron back, and what would it need to stay
+#    active?
 #
 # ## Self-check
 #
@@ -894,9 +896,9 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # <details><summary>Answer</summary>
 #
-# In a chain, the forward sweep cuts only links that leave neurons without incoming links, so nothing in the layers
-# before changes. Across a pair, a forward cut in one branch takes the incoming links of the paired neuron in the other
-# branch. One of these links may be the last outgoing link of a neuron in the layer before.
+# In a chain, the forward sweep cuts only links that leave neurons without incoming links, so nothing changes in the
+# layers before these neurons. Across a pair, a forward cut in one branch takes the incoming links of the paired neuron
+# in the other branch. One of these links may be the last outgoing link of a neuron in the layer before.
 # </details>
 #
 # 3. A link of weight 0.01 is the only link of its output neuron. The other links of its input have weights that sum to
@@ -923,7 +925,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), both neurons must be active. A
 #   network with pairs may need more rounds.
 # - RI protects the last links of weakly connected neurons. The sparser the layer, the more RI and WM differ. The paper
-#   chooses between them by task. When the density falls, it prunes by RI.
+#   chooses between them by task. When the density falls, CHTss prunes by RI.
 # - You can remove inactive neurons from the model without changing its outputs.
 #
 # ## Further reading

@@ -71,7 +71,7 @@ hidden: int = 0  # units per hidden layer; 0: as the profile says
 settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=sparsity, seeds=seeds, hidden=hidden)
 
 # %% [markdown]
-# ## Why decay at all
+# ## Why should the density decay?
 #
 # A network that is sparse from the first step must choose its links before it has learned anything. GMP ([Zhu and
 # Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)) and
@@ -123,7 +123,7 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
     print(f"u = {u:<4} share {share:.1f}, sparsity {value}")
 
 # %% [markdown]
-# ## Two common slips
+# ## Two common mistakes
 #
 # **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ comes close to its endpoints but does not
 # reach them. At $k = 6$, $\sigma(-6) = 0.00247$ and $0.45 \cdot 0.00247 = 0.0011$. So the bare sigmoid starts at a
@@ -174,15 +174,15 @@ figures.show(
 # ## Equal training FLOPs
 #
 # The sigmoid keeps its links longer. How much more arithmetic does this need? The **excess density** $s_f - s_t$ is the
-# share of links beyond the final ones. Sum it over a window of $\Delta$ steps:
+# density minus the final density. Sum it over a window of $\Delta$ steps:
 #
 # - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
 # - sigmoid: its share is symmetric about $\tfrac12$, so for any $k$ the mean excess is $\frac{s_f - s_i}{2}$ and the
 #   sum is $\frac{s_f - s_i}{2}\,\Delta$.
 #
 # From 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and $0.45/2 \cdot 1000 = 225$ *dense steps*.
-# A dense step is the arithmetic of one step with all links. We check the two sums by the trapezoid rule: each step
-# counts with the mean of the excess at its start and at its end.
+# A dense step is the arithmetic of one step with all links. We check the two sums with the trapezoid rule. For each
+# step, it takes the mean of the excess at the start and at the end of the step.
 
 # %%
 expected = {cubic_sparsity: 112.5, sigmoid_sparsity: 225.0}
@@ -236,7 +236,7 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # <details><summary>What you should have seen</summary>
 #
 # Over the same window, the sigmoid costs 8.3 percentage points more. Its excess is larger by 8.4 % of all links. The
-# output layer is dense in all three plans. This makes the difference slightly smaller. Over half the window, the
+# output layer is dense in all three plans, so the difference in FLOPs is slightly smaller. Over half the window, the
 # sigmoid costs the same as the cubic schedule.
 # </details>
 #
@@ -263,8 +263,8 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 # test this claim on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run. Then its
 # density falls along the cubic schedule, or along the sigmoid at equal FLOPs.
 #
-# An update of CHTss has **two removals**. First it *prunes*: to lower the number of links, it removes those with the
-# lowest relative importance (stage 04). Then it *exchanges*: it removes a share of the links and regrows the same
+# An update of CHTss has **two removals**. First it *prunes*: to lower the number of links, it removes the links with
+# the lowest relative importance (stage 04). Then it *exchanges*: it removes a share of the links and regrows the same
 # number elsewhere. It removes these links softly, by weight magnitude (stage 03). To see only the pruning, we switch
 # the exchange off ($\zeta = 0$).
 
@@ -279,7 +279,7 @@ print("prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts
 
 # %% [markdown]
 # We measure the loss and the accuracy on the *validation* images just before each update and just after it. The links
-# that stay keep their weights. We give the loss of accuracy in percentage points: a fall from 90 % to 85 % is 5 points.
+# that stay keep their weights. We give the drop in accuracy in percentage points: a fall from 90 % to 85 % is 5 points.
 
 
 # %%
@@ -368,26 +368,27 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # <details><summary>What you should have seen</summary>
 #
 # The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
-# updates of the sigmoid remove few links and cost 0.06 points of accuracy together; the first three of the cubic
-# schedule cost 1.67. But the links must go at some point. Just after its steep middle, the sigmoid has by far the worst
-# update of the two schedules. It costs 23.39 points, and the worst update of the cubic schedule costs 7.22.
+# updates of the sigmoid remove few links and together cost 0.06 points of accuracy. The first three updates of the
+# cubic schedule cost 1.67 points. But the links must go at some point. Just after its steep middle, the sigmoid has by
+# far the worst update of the two schedules. It costs 23.39 points, and the worst update of the cubic schedule costs
+# 7.22 points.
 #
-# The *number* of removed links does not explain the loss. The cubic schedule removes the most links at its first update
-# and loses almost no accuracy, because half of all links are still there. The *share* of removed links (middle panel)
-# is not enough to explain it either. The cubic schedule removes nearly the same share at its first update and at its
-# worst update. The loss is large when the share is large and few links are left. (The sigmoid also has half as many
-# updates for the same fall.)
+# The *number* of removed links does not explain the drop in accuracy. The cubic schedule removes the most links at its
+# first update and loses almost no accuracy, because half of all links are still there. The *share* of removed links
+# (middle panel) is not enough to explain it either. The cubic schedule removes nearly the same share at its first
+# update and at its worst update. The drop is large when the share is large and few links are left. (The sigmoid also
+# has half as many updates for the same fall.)
 #
 # The final accuracies differ by less than their intervals, so these runs show no difference between the schedules. (The
 # sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say nothing about
 # Transformers, for which the paper reports gains.
 # </details>
 #
-# ## Decay that outlives the updates
+# ## A decay that ends after the last update
 #
-# A run has two separate end points. The density decays until the end of its window. Updates stop at another step, at 75
-# % of the run, so that the last links get trained. Pruning is part of an update. So if the window ends after the last
-# update, the rest of the decay never happens.
+# A run has two separate end points. The density decays until the end of its window. Updates stop at a different step,
+# at 75 % of the run, so that the last links get trained. Pruning is part of an update. So if the window ends after the
+# last update, the rest of the decay never happens.
 #
 # The published LLaMA setting is such a case: the window ends at step 8000, but updates stop at step 7500. Take a target
 # sparsity of 0.90. Then $u = 7500/8000 = 0.9375$ and the argument of $\sigma$ is $6 \cdot 0.875 = 5.25$:
@@ -415,18 +416,18 @@ except ValueError as error:
 
 # %% [markdown]
 # `Timeline.window` does this check. It computes the first and the last step of the window. If such a step is not an
-# update step, it takes the last update step before it.
+# update step, `Timeline.window` takes the last update step before it.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
 print("0 to 0.375 of the run:", timeline.window(0.0, 0.375))
-assert timeline.window(0.0, 0.375) == (0, 3700)  # 3750 is no update
+assert timeline.window(0.0, 0.375) == (0, 3700)  # no update comes at step 3750
 
 # %% [markdown]
 # ## The planner
 #
-# You can read all of this before a run. `chts.plan` takes the settings of the `Sparsifier` and prints the plan of the
-# run:
+# You can see all these numbers before a run. `chts.plan` takes the settings of the `Sparsifier` and prints the plan of
+# the run:
 
 # %% tags=["nbval-check-output"]
 plan = chts.plan(model, method="chtss", sparsity=0.95, total_steps=8000, update_every=100)
@@ -444,7 +445,7 @@ print(plan)
 #   nothing. Masks on dense hardware do not achieve this.
 # - **Memory** does not include activations. Here the weights are dense tensors that hold zeros, so sparsity saves no
 #   memory. *Past weights* are the last weights of removed links. The run keeps them because a link that comes back
-#   gets its last weight again.
+#   starts from its last weight.
 # - **The last lines** give advice: the window over which the cubic schedule has equal FLOPs.
 #
 # Check one entry by hand. The window ends at step 3000, so step 1500 is its middle, and the sparsity there is 0.725.
@@ -475,12 +476,12 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 # ## MEST: a little more, in stages
 #
 # MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032), the version with *elastic mutation and soft bound*) does
-# not start with half of all links. For the first 60 % of the time of updates, its density is 5 percentage points above
-# the target. After that, it is 2.5 points above the target. Each update removes the weakest links until the density
-# reaches the target. Then it regrows the extra links at random. The last update only removes links. Suppose that
-# updates end at step 750 of 1000 and the target density is 5 %. The density is 10 % until step 450, 7.5 % until step
-# 750, and then 5 %. So an update first exchanges 5 of 10 percentage points, which is half of the links. Later it
-# exchanges 2.5 of 7.5 points, which is a third. The mean density over the run is
+# not start with half of all links. For the first 60 % of the steps up to the last update, its density is 5 percentage
+# points above the target. After that, it is 2.5 points above the target. Each update removes the weakest links until
+# the density reaches the target. Then it regrows the extra links at random. The last update only removes links. Suppose
+# that updates end at step 750 of 1000 and the target density is 5 %. The density is 10 % until step 450, 7.5 % until
+# step 750, and then 5 %. So in the first stage, an update exchanges 5 of 10 percentage points, which is half of the
+# links. In the second stage, it exchanges 2.5 of 7.5 points, which is a third. The mean density over the run is
 # $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
@@ -496,9 +497,9 @@ figures.show(
 # ## Explore
 #
 # **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's.
-# Move the end of the sigmoid's window to later steps. At which end of the sigmoid's window does the cubic window reach
-# the last update? Does a larger $k$ change the cost of the run? What will the designer say when the window ends after
-# the last update?
+# Move the end of the sigmoid's window to later steps. How late can the sigmoid's window end before the cubic window
+# passes the last update? Does a larger $k$ change the cost of the run? What will the designer say when the window ends
+# after the last update?
 
 # %%
 explorer = widgets.DensityDesigner()
@@ -514,10 +515,10 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# If the sigmoid ends later than 37.5 % of the run, the cubic window would have to end later than the last update, at 75
-# %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It does change how
-# many links the steepest update removes. If the window ends after the last update, the part between the two is hatched
-# in the figure. The sentence below it gives the sparsity that the run would reach.
+# If the sigmoid's window ends later than 37.5 % of the run, the cubic window would have to end after the last update,
+# which comes at 75 %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It
+# does change how many links the steepest update removes. If the window ends after the last update, the part between the
+# two is hatched in the figure. The sentence below the figure gives the sparsity that the run would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid
@@ -622,8 +623,8 @@ exercises.check("05.exchanged", links_exchanged)
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
 # If no layer is dense, the training FLOPs as a share of the dense FLOPs equal the mean density over the run. Write a
-# function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only after steps that
-# are a multiple of `update_every`, so use the schedule at the last update.
+# function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only at steps that are
+# a multiple of `update_every`, so use the sparsity at the last update.
 #
 # Predict first: with fewer updates, does a falling density cost more or less?
 
@@ -650,7 +651,8 @@ exercises.check("05.mean_density", mean_density)
 #     return 1 - sum(held) / total_steps
 # ```
 #
-# It costs more. Links that the schedule wants to remove between two updates stay until the next update.
+# With fewer updates, a falling density costs more. Links that the schedule wants to remove between two updates stay
+# until the next update.
 # </details>
 
 # %% [markdown]
@@ -688,8 +690,8 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 # *★★★ · 25 minutes · optional · objective 2 · write code*
 #
 # The sigmoid starts gently but has the worst single update here. Design a schedule with a gentle start and no steep
-# update. `share_of_fall(u)` is the share of the fall that is complete at $u$. The cubic schedule has $1 - (1 - u)^3$.
-# Your schedule must
+# update. `share_of_fall(u)` is the share of the fall in density that is complete at $u$. For the cubic schedule, it is
+# $1 - (1 - u)^3$. Your schedule must
 #
 # - be 0 at $u = 0$ and 1 at $u = 1$, and never fall;
 # - cost the same as the cubic schedule in the same window: the mean of 1 minus the share is $\tfrac14$, to within
@@ -703,7 +705,7 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 
 # %% tags=["exercise"]
 def share_of_fall(u: float) -> float:
-    """Share of the fall that is done at u in [0, 1]; write it here."""
+    """Share of the fall that is complete at u in [0, 1]; write it here."""
 
 
 # %% tags=["check"]
@@ -731,14 +733,14 @@ exercises.check("05.own_schedule", share_of_fall)
 # </details>
 
 # %% [markdown]
-# ## Exercise: does the density arrive?
+# ## Exercise: does the density reach its target?
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# The core refuses a decay that outlives the updates. Published code does not. Write the function that its users need:
-# it returns the sparsity at the end of a run. The schedule is the sigmoid from 0.5 to `final`, from step 0 to step
-# `window_end`. An update comes every `update_every` steps, but no update comes after step `stop`. You may use
-# `sigmoid_sparsity`.
+# The core refuses a decay that ends after the last update. Published code does not. Write the function that users of
+# such code need: it returns the sparsity at the end of a run. The schedule is the sigmoid from 0.5 to `final`, from
+# step 0 to step `window_end`. An update comes every `update_every` steps, but no update comes after step `stop`. You
+# may use `sigmoid_sparsity`.
 
 
 # %% tags=["exercise"]
@@ -772,7 +774,7 @@ exercises.check("05.reached", reached_sparsity)
 # 1. The paper chooses the sigmoid for its gentle start. In our runs the sigmoid also has the worst single update. Which
 #    measurement would decide between the two schedules?
 # 2. A decay begins with half of all links, so it needs the memory for these links at the start. On which hardware is
-#    this memory the limit? Which schedule of this page would you choose there?
+#    this memory the limit? Which schedule of this notebook would you choose there?
 # 3. You compare two methods in two cases: for a phone that only runs the trained network, and for a company that pays
 #    for the training. In each case, which number do you hold equal: the final links or the training FLOPs?
 #
@@ -812,9 +814,9 @@ exercises.check("05.reached", reached_sparsity)
 # ## Key takeaways
 #
 # - The cubic schedule prunes most at the start, and the sigmoid prunes most in the middle. At equal FLOPs, the sigmoid
-#   has half the steps.
-# - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid meets both ends.
-# - On this small task, the sigmoid lost little accuracy at its start and much in its middle. The final accuracies did
+#   has half as many steps.
+# - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid reaches both end values exactly.
+# - On this small task, the sigmoid lost little accuracy at its start and a lot in its middle. The final accuracies did
 #   not show which schedule is better.
 # - A decay must end by the last update. `chts.plan` refuses any other decay before the run.
 #
