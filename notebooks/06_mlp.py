@@ -140,9 +140,10 @@ table.rename(columns={"sparsity": "number of links"})
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The
-# link from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is
-# 0.53. This is the lowest RI, although the weight is 2. The reason is that its two neurons have much stronger links.
+# The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The link
+# from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is 0.53.
+# This is the lowest RI, although the weight is 2. The reason is that the two neurons of this link have other links that
+# are much stronger.
 
 # %%
 weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
@@ -175,8 +176,8 @@ assert scores[1, 3] == scores[2, 1] == 4 == scores.sum() / 2
 assert scores[regrown].tolist() == [4]
 
 # %% [markdown]
-# Which weight does a regrown link get? It gets its last weight. This link was never there before, so it starts from 0.
-# If a later update brings back the link that we removed, that link starts from 1 again.
+# Which weight does a regrown link get? It gets its last weight. The regrown link was never there before, so it starts
+# from 0. If a later update brings back the link that we removed, that link starts from 1 again.
 
 # %%
 last = weight * ~survivors
@@ -239,7 +240,7 @@ for name, mask in sparsifier.masks.items():
 # validation images, not on the test images. Each $r$ gets the same seeds and the same number of steps.
 
 # %%
-# The paper trains on all images; to choose on validation images, some must be kept apart.
+# The paper trains on all images. We keep some apart, to choose on validation images.
 recipe = replace(images.RECIPES[settings.recipe], hidden=settings.hidden, epochs=settings.epochs, all_images=False)
 all_seeds = range(settings.seed, settings.seed + settings.seeds)
 candidates = {f"r = {r}": replace(chts.METHODS["chts"], topology=ReceptiveField(r)) for r in (0.0, 0.25, 1.0)}

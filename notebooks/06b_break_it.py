@@ -191,9 +191,9 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 #
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
 # or one update later, its momentum does not start from zero. Its first steps follow gradients of an earlier network.
-# (CHTss deliberately gives the link its last *weight*, but it does not do this for the momentum.) The loss curve does
-# not show the fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method
-# that was described. Some published code did not mask the momentum of SGD.
+# (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does not show the
+# fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method that was
+# described. Some published code did not mask the momentum of SGD.
 #
 # Remedy: whenever an update removes or regrows a link, set its optimizer state to 0. This state is its entry in every
 # tensor with the shape of the weight.
@@ -466,7 +466,7 @@ exercises.check("06b.resting_weight", resting_weight)
 # resting_weight = -0.171 / (1 - 0.9)
 # ```
 #
-# The removed link ends at −1.71, although its gradient was 0 in all these steps.
+# The weight of the removed link ends at −1.71, although its gradient was 0 in all these steps.
 # </details>
 
 # %% [markdown]
@@ -736,8 +736,8 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Look at the links first, because their number is exact. Then look at the active neurons. Compare the overlap last,
-# with the healthy run and with pure chance, 3 % (see the exercise before).
+# Look at the links first, because their number is exact. Then look at the active neurons. Last, compare the overlap
+# with the healthy run and with pure chance (3 %, see the previous exercise).
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -749,8 +749,8 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # | `"too many links"` | a little higher | as usual | above the plan, most of all after the first updates |
 # | `"removal by place"` | as by chance: a removed output has no paths, so its missing links have the score 0 | two thirds are lost | as usual |
 #
-# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions,
-# for every seed:
+# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions
+# and works for every seed:
 #
 # ```python
 # returned = sum(row["overlap"] * row["regrown"] for row in mystery) / sum(row["regrown"] for row in mystery)

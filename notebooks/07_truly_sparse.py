@@ -269,9 +269,9 @@ for cost in meter:
 # There are three lessons. First, a mask costs time and memory. Second, csr saves both. The memory falls nearly as much
 # as theory predicts, but the time of a step falls less than the number of operations. There is so little left to
 # multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
-# topology takes longer than a step. The cheaper the step, the more an update matters. The last column shows how much
-# time one update in a hundred steps adds. With one update per epoch of more than a thousand steps, as in the paper's
-# image tasks, it hardly matters.
+# topology takes longer than a step. The less time a step takes, the more an update matters. The last column shows how
+# much time one update in a hundred steps adds. In the paper's image tasks, there is one update per epoch, and an epoch
+# has more than a thousand steps. There the updates hardly matter.
 #
 # CHTss starts with half of all links, so it needs more operations. It also needs more memory, and the column *kept*
 # does not show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they

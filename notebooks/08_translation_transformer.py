@@ -119,8 +119,8 @@ if corpus.name == "number_words":  # the other data sets come already split
 # %% [markdown]
 # ## How it is trained
 #
-# A *recipe* holds every setting of a run. Some recipes are short, for a first look. One recipe takes five minutes on
-# two cores. Others follow the paper's appendix, and `profile=paper` uses these recipes.
+# A *recipe* holds every setting of a run. Some recipes are short, for a first look. One recipe is made for a run of
+# five minutes on two cores. Others follow the paper's appendix, and `profile=paper` uses these recipes.
 
 # %%
 recipe = translation.RECIPES[settings.recipe or settings.recipes[settings.dataset]]
@@ -449,7 +449,7 @@ exercises.check("08.decoder_links", decoder_links)
 # ## The schedule
 #
 # Adam's learning rate rises linearly for $w$ steps. Then it falls with the inverse square root of the step $t$. For a
-# model of width $d$ and a factor $c$, it is
+# model of width $d$ and a factor $c$, the learning rate is
 #
 # $$c \cdot d^{-1/2} \cdot \min(t^{-1/2}, \; t \cdot w^{-3/2})$$
 #
@@ -712,8 +712,8 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 #
 # A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
 # start from the same initial weights and get the same batches. The recipe is the same too, with one exception: FC has
-# its own learning rate. The method above has already run. How long will the others take? The program times a few steps
-# on a model that it then throws away:
+# its own learning rate. The method above has already run. How long will the other methods take? The program times a few
+# steps on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
