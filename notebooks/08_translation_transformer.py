@@ -232,8 +232,8 @@ figures.show(
 )
 
 # %% [markdown]
-# Values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron $j$ of
-# the values. The two layers of the feed-forward block are a chain too.
+# The values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron
+# $j$ of the values. The two layers of the feed-forward block are a chain too.
 #
 # **Predict:** the four layers of this head have 16 links. How many of them lead nowhere in the picture above, and how
 # many in the picture below?
@@ -815,9 +815,9 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 # - The intervals of all other differences from CHTs contain 0. Three seeds on an easy task can rank few methods. These
 #   runs say nothing about real translation.
 #
-# The next runs translate real sentences: Multi30k, captions of photographs. They ran on two cores. Our model has about
-# a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are runs of FC,
-# SET, CHTs and CHTss.
+# The next runs translate real sentences: captions of photographs from the data set Multi30k. They ran on two cores. Our
+# model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are
+# runs of FC, SET, CHTs and CHTss.
 
 # %%
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
