@@ -69,7 +69,7 @@ epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
 seeds: int = 0  # runs per method; 0: as the profile says
 hidden: int = 0  # units per hidden layer; 0: as the profile says
 data_dir: str = ""  # where to look for data first
-out_dir: str = ""  # where checkpoints and records go, so that a race that was cut goes on; empty: nowhere
+out_dir: str = ""  # where checkpoints and records go, so that an interrupted race can continue; empty: nowhere
 
 # %%
 settings = notebooks.start(
@@ -100,10 +100,10 @@ figures.show(figures.images(task), f"The first ten training images of {task.name
 # %% [markdown]
 # ## A method is five choices
 #
-# A method says how the network is wired at the start, which links go, which links come, how many links there are at
-# step $t$, and how many links an update exchanges. Read a row as a sentence. Compare two rows to see what a paper
-# changed. FC removes nothing and regrows nothing, so it has a dash in these columns. GMP has no turnover either, but
-# its number of links falls.
+# A method says how the network is wired at the start, which links an update removes, which links it regrows, how many
+# links there are at step $t$, and how many links an update exchanges. Read each row of the table as a sentence. Compare
+# two rows to see what a paper changed. FC removes nothing and regrows nothing, so it has a dash in the columns
+# *removal* and *regrowth*. GMP has no turnover either, but its number of links falls.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
@@ -119,8 +119,8 @@ table.rename(columns={"sparsity": "number of links"})
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
 #   links. A link that it removes keeps its last weight in memory. Each update keeps the links with the largest weights,
 #   from the network and from memory. So a removed link can return.
-# - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes on
-#   the same schedule and also exchanges links as RigL does.
+# - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes
+#   on the schedule of GMP and also exchanges links as RigL does.
 # - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), has extra
 #   links: 5 % of all possible links, and later 2.5 %. Every update removes as many of the weakest links as there are
 #   extra links, and regrows the same number at random. The last update only removes links.
@@ -140,9 +140,10 @@ table.rename(columns={"sparsity": "number of links"})
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The
-# link from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is
-# 0.53. This is the lowest RI, although the weight is 2. The reason is that its two neurons have much stronger links.
+# The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The link
+# from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is 0.53.
+# This is the lowest RI, although the weight is 2. The reason is that the two neurons of this link have other links that
+# are much stronger.
 
 # %%
 weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
@@ -154,8 +155,8 @@ assert importance[mask].min() == importance[2, 2]
 
 # %% [markdown]
 # Which score is better depends on the task. The paper removes by magnitude on MNIST and EMNIST, in translation and in
-# LLaMA, and by relative importance on Fashion-MNIST. Here CHTs removes by magnitude. The cell below uses the hard rule:
-# the weakest link goes. CHTs instead draws the links that stay, with probability ∝ $|W|^T$.
+# LLaMA, and by relative importance on Fashion-MNIST. Here CHTs removes by magnitude. The cell below uses the hard rule
+# and removes the weakest link. CHTs instead draws the links that stay, with probability ∝ $|W|^T$.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -175,8 +176,8 @@ assert scores[1, 3] == scores[2, 1] == 4 == scores.sum() / 2
 assert scores[regrown].tolist() == [4]
 
 # %% [markdown]
-# Which weight does a regrown link get? It gets its last weight. This link was never there before, so it starts from 0.
-# If a later update brings back the link that we removed, that link starts from 1 again.
+# Which weight does a regrown link get? It gets its last weight. The regrown link was never there before, so it starts
+# from 0. If a later update brings back the link that we removed, that link starts from 1 again.
 
 # %%
 last = weight * ~survivors
@@ -188,9 +189,9 @@ assert last[0, 1] == 1
 # ## Two lines in your own loop
 #
 # The `Sparsifier` attaches to a model and its optimizer as a learning-rate scheduler does. Call `sparsifier.step()`
-# after `optimizer.step()`. The run below has forty steps. An update comes every ten steps until three quarters of the
-# run, so updates are due at steps 10, 20 and 30. At step 30 the share to exchange has fallen to 0. So only two updates
-# change links:
+# after `optimizer.step()`. The run below has forty steps. Updates come every ten steps in the first three quarters of
+# the run, so they are due at steps 10, 20 and 30. At step 30 the share of links to exchange has fallen to 0. So only
+# two updates change links:
 
 # %%
 model = models.mlp(task.features, settings.hidden, task.classes, generator=generator)
@@ -216,9 +217,9 @@ history.drop(columns="seconds").round(3)
 
 # %% [markdown]
 # `overlap` is the share of regrown links that the same update had just removed. If it is near 1, the network is stuck
-# in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active now. `itop` is
-# the share of all possible links that were ever active. (The paper's ANP is a different share: the number of neurons
-# active after an update, divided by the number active before it. Stage 04 computes it.)
+# in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active after the
+# update. `itop` is the share of all possible links that were ever active. (The paper's ANP is a different share: the
+# number of neurons active after an update, divided by the number active before it. Stage 04 computes it.)
 #
 # An update may remove more links than the ζ = 30 % that it is meant to exchange. With so few links, some neurons have
 # no incoming links. They are inactive, and percolation cuts their outgoing links (stage 04).
@@ -239,7 +240,7 @@ for name, mask in sparsifier.masks.items():
 # validation images, not on the test images. Each $r$ gets the same seeds and the same number of steps.
 
 # %%
-# The paper trains on all images; to choose on validation images, some must be kept apart.
+# The paper trains on all images. We keep some apart, to choose on validation images.
 recipe = replace(images.RECIPES[settings.recipe], hidden=settings.hidden, epochs=settings.epochs, all_images=False)
 all_seeds = range(settings.seed, settings.seed + settings.seeds)
 candidates = {f"r = {r}": replace(chts.METHODS["chts"], topology=ReceptiveField(r)) for r in (0.0, 0.25, 1.0)}
@@ -260,9 +261,10 @@ print("chosen:", chosen)
 # %% [markdown]
 # The intervals are too wide to rank the three values of $r$. We did not use the test images, so the test accuracy stays
 # unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, and one setting of each
-# other method. CHTss uses the same $r$ as CHTs. The others run with the untuned settings of the table above. Not all
-# settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI (stage 01), and so does the
-# preset `chts/paper_mlp`. In RigL's paper, an update comes every 100 steps. Here every method updates once per epoch.
+# other method. CHTss uses the same $r$ as CHTs. The other methods run with the untuned settings of the table above. Not
+# all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI (stage 01), and so does
+# the preset `chts/paper_mlp`. In RigL's paper, an update comes every 100 steps. Here every method updates once per
+# epoch.
 #
 # ## The race
 #
@@ -289,12 +291,12 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# On the right, a dip marks the time when a method removes links faster than the other links can adapt. CHTss dips where
-# its sigmoid is steep. GMP dips less. MEST shows no dip, not even at its last update, because we measure the accuracy
-# just after an update. At this moment the extra links are new and have the weight 0, so they do not change the output.
-# But MEST learns slowly at the start. On the left there is no such dip, because these networks are sparse from the
-# first step. The table of differences below and the section *What did we find?* show the points that each method loses
-# against FC.
+# On the right, a dip marks the time when a method removes links faster than the remaining links can adapt. CHTss dips
+# where its sigmoid is steep. GMP dips less. MEST shows no dip, not even at its last update, because we measure the
+# accuracy just after an update. At this moment the extra links are new and have the weight 0, so they do not change the
+# output. But MEST learns slowly at the start. On the left there is no such dip, because these networks are sparse from
+# the first step. The table of differences below and the section *What did we find?* show how many points each method
+# loses against FC.
 # </details>
 #
 # ## Equal steps are not equal cost
@@ -317,15 +319,16 @@ percent = ["test accuracy", "interval", "density", "active", "itop", "FLOPs"]
 shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").format("{:.1f}", subset=["seconds"])
 
 # %% [markdown]
-# The column `seconds` shows no gain. Every method here multiplies dense matrices, even where they hold zeros, and the
-# sparse methods also update their masks.
+# The column `seconds` shows that the sparse methods are not faster. Every method here multiplies dense matrices, even
+# where they hold zeros, and the sparse methods also update their masks.
 #
 # **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and
 # their positions (csr: *compressed sparse rows*). On the CPU of our records, with 1 % of the links, a layer of 1568 ×
-# 1568 multiplies 256 samples 12 times as fast as `nn.Linear`. It is 5 times as fast with 5 % of the links, but slower
+# 1568 processes 256 samples 12 times as fast as `nn.Linear`. It is 5 times as fast with 5 % of the links, but slower
 # with 30 %. These times include the forward and the backward pass. A dense product reads whole blocks of numbers, which
-# is fast. A sparse product must look up each link. In a narrow layer, the call costs more than the product. So csr pays
-# off at a low density, in wide layers, and on a CPU. Stage 07 shows where the limit is on your machine.
+# is fast. A sparse product must look up each link. In a narrow layer, the call of the operation takes longer than the
+# product itself. So csr pays off at a low density, in wide layers, and on a CPU. Stage 07 shows where the limit is on
+# your machine.
 #
 # ## Is the difference real?
 #
@@ -340,8 +343,8 @@ for n in (2, 3, 5, 10, 1000):
     print(f"{n:>4} runs: t = {stats.t.ppf(0.975, n - 1):.2f}")
 
 # %% [markdown]
-# Runs with equal seeds share their initial weights and batches. So subtract seed by seed, and give the interval of the
-# *difference*. Luck that both runs share cancels out.
+# Runs with equal seeds share their initial weights and batches. So subtract seed by seed, and report the interval of
+# the *difference*. Luck that both runs share cancels out.
 
 # %%
 differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
@@ -356,7 +359,8 @@ pd.DataFrame(table).T
 # The numbers are percentage points of test accuracy. If an interval contains 0, these runs do not show that one of the
 # two methods is better. They do not show that the two are equal either. The table has fifteen different comparisons. A
 # 95 % interval misses the true difference in about one of twenty cases, so expect about one wrong interval here. Do not
-# expect the order of the paper's tables. Images of 8×8 pixels and layers of a few hundred links make a different task.
+# expect the same order of the methods as in the paper's tables: images of 8×8 pixels and layers of a few hundred links
+# make a different task.
 #
 # ## A small dense network
 #
@@ -364,8 +368,8 @@ pd.DataFrame(table).T
 # layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of
 # these weights than the sparse networks have links. We train it by the same recipe.
 #
-# **Predict:** how wide is this network? Check by hand; for the digits, $d = 64$. Is it better or worse than the sparse
-# networks?
+# **Predict:** how wide is this network? Compute the width by hand; for the digits, $d = 64$. Is the network better or
+# worse than the sparse networks?
 
 # %%
 links = sum(int(mask.sum()) for mask in runs[-1].last_masks.values())
@@ -420,9 +424,9 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # ## What happened to the network
 #
 # Now we look at the first hidden layer of a CHTs run, before and after training. We train the network once more and
-# keep the mask after each update. The same seed gives the same run. In the figure, what is left of the diagonal comes
-# from the initial receptive field. New links gather in a few columns, because link prediction favours inputs that are
-# already well connected.
+# keep the mask after each update. The same seed gives the same run. In the figure, the links that still lie near the
+# diagonal come from the initial receptive field. New links gather in a few columns, because link prediction favours
+# inputs that are already well connected.
 
 # %%
 played = images.train(
@@ -470,10 +474,10 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 #
 # Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or link prediction can
 # bring it back: a link with a high score before the update often has a high score after it too. At an overlap of 100 %,
-# the update would undo itself, and the network would be stuck. CHT stops for good when every layer has once been above
-# 90 %, so its curves end there. CHTs draws links instead of taking the best ones. This keeps the mean overlap over the
-# layers lower. One layer can still come near 100 %, as the first layer did above. The second measure is the share of
-# all possible links that were ever active.
+# the update would undo itself, and the network would be stuck. CHT stops for good when every layer has been above 90 %
+# at least once, so its curves end there. CHTs draws links instead of taking the best ones. This keeps the mean overlap
+# over the layers lower. One layer can still come near 100 %, as the first layer did above. The second measure is the
+# share of all possible links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -511,8 +515,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The next table has the same order and shows the cost too. The FLOPs are for the whole training, as a share of the
-# FLOPs of FC.
+# The next table has the same order and shows the cost too. The last column gives the FLOPs of the whole training as a
+# share of the FLOPs of FC.
 
 # %%
 rows = []
@@ -566,8 +570,9 @@ lines = [(row["method"], f"{row['difference']:+.1f} ± {row['interval']:.1f}", r
 pd.DataFrame(lines, columns=["method", "minus FC (points)", "seeds"]).style.hide(axis="index")
 
 # %% [markdown]
-# All eight methods are behind FC, by 0.5 to 1.4 points, and no interval contains 0. GMP is nearest to FC, and CHTss is
-# farthest. The second set has the paper's MLP, with three layers of 1568 units, on Fashion-MNIST with 1 % of the links:
+# All eight sparse methods are behind FC, by 0.5 to 1.4 points, and no interval contains 0. GMP is nearest to FC, and
+# CHTss is farthest. The second set has the paper's MLP, with three layers of 1568 units, on Fashion-MNIST with 1 % of
+# the links:
 
 # %%
 by_the_paper = [row | {"method": f"{row['method']} (*)"} for row in recorded["mlp_paper: fashion_mnist"]]
@@ -586,7 +591,7 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 #
 # ### What would change our mind?
 #
-# - **More seeds.** With the same scatter, ten seeds instead of three make an interval 3.5 times narrower:
+# - **More seeds.** With the same scatter, ten seeds instead of three divide the width of an interval by 3.5:
 #   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. If CHTs is then ahead of a rival and the interval excludes
 #   0, we will call CHTs better.
 # - **A small dense network that loses.** A sparse network is worth the effort on a task where it is ahead of a dense
@@ -629,8 +634,8 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
 # Change *one* choice of CHTs and race it against CHTs with all seeds. Does CHTs need its receptive field or its
-# regrowth more? Give `replace` a choice by the name of its field. The check trains one network for each seed, which
-# takes several seconds.
+# regrowth more? Pass the new choice to `replace` by the name of its field. The check trains one network for each seed,
+# which takes several seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -709,7 +714,7 @@ exercises.check("06.one_update", one_update)
 # </details>
 
 # %% [markdown]
-# ## Exercise: two lines in a loop of yours
+# ## Exercise: two lines in a loop of your own
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
@@ -759,7 +764,7 @@ exercises.check("06.train_sparse", train_sparse)
 
 # %% tags=["exercise"]
 def flops_share(sizes, densities):
-    """Training FLOPs over those of the dense network; write it here."""
+    """Training FLOPs divided by the FLOPs of the dense network; write it here."""
 
 
 # %% tags=["check"]
@@ -768,8 +773,8 @@ exercises.check("06.flops_share", flops_share)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the output layer. A step of the dense network
-# costs the sum of all sizes. Take the mean over the steps.
+# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the size of the output layer. A step of the
+# dense network costs the sum of all sizes. Take the mean over the steps.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -788,7 +793,7 @@ exercises.check("06.flops_share", flops_share)
 #
 # `runs` maps each setting to a list with one entry per seed. An entry is a pair of lists: validation accuracy by epoch
 # and test accuracy by epoch. Return the name of the setting that you choose, and the accuracy that you report for it.
-# Follow the rules of this stage: use the last epoch, take means over seeds, and do not choose by test images.
+# Follow the rules of this stage: use the last epoch, take means over seeds, and do not choose by the test images.
 
 
 # %% tags=["exercise"]
@@ -802,7 +807,8 @@ exercises.check("06.fair_report", fair_report)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `max(runs, key=...)` returns the name with the highest value. `course[-1]` is the last epoch in a list by epoch.
+# `max(runs, key=...)` returns the name with the highest value. If `course` lists values by epoch, `course[-1]` is the
+# value of the last epoch.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -853,7 +859,7 @@ exercises.check("06.half_width", half_width)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · write code*
 #
-# Two methods have accuracies by seed, such as `{0: 91.0, 1: 93.0}`. Some seeds have run with only one of the methods.
+# Two methods have accuracies by seed, such as `{0: 91.0, 1: 93.0}`. Some seeds were used with only one of the methods.
 # Return the mean of the paired difference, the first method minus the second, and the half-width of its 95 % confidence
 # interval. `stats.t.ppf(0.975, k)` is the factor $t_k$.
 
@@ -890,8 +896,8 @@ exercises.check("06.paired", paired)
 #    still choose a sparse network? Which measurement would support your choice?
 # 2. GraNet loses the fewest points, and RigL costs about a quarter of GraNet's FLOPs. Plan a race that is fair to both.
 #    What do you hold equal: epochs, FLOPs, or the links at the end?
-# 3. We tuned $r$ for CHTs, and no setting for the others. Who gains from this? How many runs would it take to tune one
-#    setting for each of the nine methods?
+# 3. We tuned $r$ for CHTs, and no setting for the others. Which method gains from this? How many runs would it take to
+#    tune one setting for each of the nine methods?
 #
 # ## Self-check
 #

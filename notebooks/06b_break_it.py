@@ -60,7 +60,7 @@ print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the runs are; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of the topology, and of who the mystery patient is
+seed: int = 0  # seeds the topology and the choice of the mystery patient
 sparsity: float = 0.9  # share of absent links at the end, above 0.5 since CHTss starts there
 epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
 hidden: int = 0  # units per hidden layer; 0: as the profile says
@@ -73,11 +73,11 @@ task = data.load_images(settings.dataset)
 # ## What can go wrong with a zero
 #
 # Sparse training has many parts that must agree: the mask, the weight, its gradient and the state of the optimizer. If
-# the code forgets one of them, no exception is raised. Often even the loss looks fine.
+# the code forgets one of them, Python raises no exception. Often even the loss looks fine.
 #
 # The smallest example is a single link. Its gradient is 1 in two steps, and the momentum is 0.9. The optimizer's
 # momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the second. Now we remove the link: we set
-# its weight to 0, and its gradient stays 0. We do nothing else.
+# its weight to 0, and from now on its gradient is 0. We do nothing else.
 
 # %%
 link = torch.nn.Parameter(torch.ones(1))
@@ -92,7 +92,7 @@ for gradient in (1.0, 1.0, 0.0):
 
 # %% [markdown]
 # The removed link has moved: its buffer is $0.9 \cdot 1.9 = 1.71$, and its weight is $-0.1 \cdot 1.71 = -0.171$. A
-# removed link comes back by itself, unless the code sets its buffer to 0 too or applies the mask again after every
+# removed link comes back by itself, unless the code also sets its buffer to 0 or applies the mask again after every
 # optimizer step. If the link is regrown later, its old momentum moves it.
 
 # %%
@@ -111,8 +111,8 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 #    says otherwise: in CHTs and CHTss, a link that comes back has its last weight.
 #
 # `chts.audit.audit(sparsifier)` checks the first six rules at any moment. `chts.audit.Auditor` is for checks after
-# every step. It also checks the seventh rule, because it remembers the masks from before the update. With CHTs and
-# CHTss, it checks only the optimizer state for this rule.
+# every step. It also checks the seventh rule, because it remembers the masks from before the update. For this rule, it
+# checks only the optimizer state if the method is CHTs or CHTss.
 #
 # ## A healthy run
 #
@@ -140,10 +140,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Learn what a healthy run looks like: a symptom is a difference from it. In the figures below, the healthy run is
-# dashed. At the beginning, its share of weights that are not zero looks like a comb. This is normal: a link that is
-# regrown for the first time has the weight 0 until the next optimizer step. Later, nearly all regrown links have been
-# there before, and the teeth of the comb vanish.
+# Learn what a healthy run looks like: a symptom is a difference from a healthy run. In the figures below, the dashed
+# curves show the healthy run. At the beginning, the curve of its share of weights that are not zero looks like a comb.
+# This is normal: a link that is regrown for the first time has the weight 0 until the next optimizer step. Later,
+# nearly all regrown links have been there before, and the teeth of the comb vanish.
 #
 # ## Patient 1: nothing to see
 #
@@ -158,8 +158,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the weights outside the mask are 0 at every step, and neurons are active. Which part of the optimizer
-# state has the shape of a weight? What could be wrong with it?
+# **Predict:** the weights outside the mask are 0 at every step, and about as many neurons are active as in the healthy
+# run. Which part of the optimizer state has the shape of a weight? What could be wrong with it?
 
 # %%
 name = "2.weight"
@@ -191,12 +191,12 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 #
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
 # or one update later, its momentum does not start from zero. Its first steps follow gradients of an earlier network.
-# (CHTss deliberately gives the link its last *weight*, but it does not do this for the momentum.) The loss curve does
-# not show the fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method
-# that was described. Some published code did not mask the momentum of SGD.
+# (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does not show the
+# fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method that was
+# described. Some published code did not mask the momentum of SGD.
 #
-# Remedy: whenever a link goes or comes, set its optimizer state to 0. This state is its entry in every tensor with the
-# shape of the weight.
+# Remedy: whenever an update removes or regrows a link, set its optimizer state to 0. This state is its entry in every
+# tensor with the shape of the weight.
 # </details>
 #
 # ## Patient 2: how sparse is it?
@@ -304,7 +304,7 @@ assert "never be reached" in refusal
 # To get the sick run, we switch this check off.
 #
 # **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$, which is
-# rescaled to meet both ends:
+# rescaled so that it starts at $s_i$ and ends at $s_f$:
 #
 # $$s_t = s_i + (s_f - s_i)\left[\frac12 + \frac{\tanh(3(2u-1))}{2\tanh 3}\right]$$
 #
@@ -338,9 +338,9 @@ assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay
 # <details><summary>What you should have seen</summary>
 #
 # *A decay that outlives the updates.* The density is about two points too high. The tail of a sigmoid is flat, so the
-# error is small. The loss looks no worse, because there were more links for most of the run. This makes a comparison
-# unfair. In published code, a window that ended after the last update left 1.1 % more links than a target of 10 %
-# allows (stage 05). With a target of 1 %, it left 13.5 % more.
+# error is small. The loss looks no worse, because there were more links for most of the run. But the additional links
+# make a comparison with other methods unfair. In published code, a window that ended after the last update left 1.1 %
+# more links than a target of 10 % allows (stage 05). With a target of 1 %, it left 13.5 % more.
 #
 # Remedy: end the decay at an update, and count the links of the final model.
 # </details>
@@ -355,11 +355,11 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** regrowth scores all missing links and sorts them. To regrow $n$ links, it uses the $n$-th highest score
-# as a threshold. It takes every link with at least this score. It stores scores in bfloat16, which has 8 significant
-# bits. What happens when scores are equal?
+# **Predict:** the code of this patient scores all missing links and sorts them. To regrow $n$ links, it uses the $n$-th
+# highest score as a threshold. It takes every link with at least this score. It stores scores in bfloat16, which has 8
+# significant bits. What happens when scores are equal?
 #
-# By hand: of the scores 5, 4, 4, 4, 1 we want the best two.
+# By hand: we want the best two of the scores 5, 4, 4, 4 and 1.
 
 # %%
 scores = torch.tensor([5.0, 4.0, 4.0, 4.0, 1.0])
@@ -397,8 +397,9 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # ## Patient 6: it takes two
 #
 # *Soft* regrowth draws links at random, in proportion to their scores. The code of the sixth patient claims to be soft,
-# but it takes the highest scores. Each single run passes every check. So we run it twice with different seeds of the
-# topology. Both runs have the same weights, the same batches, the same initial masks and hard removal.
+# but it takes the highest scores. Each single run passes every check. So we run the code twice with different seeds of
+# the topology. Both runs have the same initial weights, the same batches and the same initial masks, and both remove
+# links by the hard rule.
 #
 # **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain,
 # with true sampling and with the highest scores?
@@ -465,7 +466,7 @@ exercises.check("06b.resting_weight", resting_weight)
 # resting_weight = -0.171 / (1 - 0.9)
 # ```
 #
-# The removed link ends at −1.71, although its gradient was 0 in all these steps.
+# The weight of the removed link ends at −1.71, although its gradient was 0 in all these steps.
 # </details>
 
 # %% [markdown]
@@ -542,8 +543,8 @@ exercises.check("06b.drop_links", drop_links)
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
 # A student builds a model and its optimizer. Then she replaces a weight by a masked copy: `layer.weight =
-# nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so the new weight never learns. No error
-# is raised. Write a function that returns the names of the model's parameters that the optimizer does not hold.
+# nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so the new weight never learns. Python
+# raises no error. Write a function that returns the names of the model's parameters that the optimizer does not hold.
 
 
 # %% tags=["exercise"]
@@ -619,15 +620,15 @@ exercises.check("06b.first_finding", first_finding)
 #
 # Here are six recorded runs of one layer. They use CHTs at 90 % sparsity for 128 steps, with an update every 8 steps
 # until 75 % of the run. One run is healthy, and each of the others has a different fault. You have only the rows of the
-# history, no weights and no masks.
+# history, but no weights and no masks.
 #
 # | name | what happened |
 # |---|---|
 # | `"healthy"` | nothing |
-# | `"stuck"` | regrowth takes the best scores, so most links come back at once |
+# | `"stuck"` | regrowth takes the links with the best scores, so most links come back at once |
 # | `"random regrowth"` | every missing link is equally likely to be regrown |
 # | `"collapsed layer"` | a layer of this network has lost all its links |
-# | `"threshold with ties"` | regrowth takes every score that reaches the threshold |
+# | `"threshold with ties"` | regrowth takes every link whose score reaches the threshold |
 # | `"early end"` | the updates stop too early |
 
 # %%
@@ -648,8 +649,8 @@ pd.DataFrame(recorded_runs["A"])
 # Think about two questions first:
 #
 # - The last updates exchange few links. How much can you learn from one value of the overlap then?
-# - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. Which
-#   overlap does pure chance give?
+# - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. What
+#   overlap would you expect by pure chance?
 
 
 # %% tags=["exercise"]
@@ -665,8 +666,8 @@ exercises.check("06b.which_fault", which_fault)
 #
 # Ask the questions with a clear answer first. Are any neurons active at the end? Is the number of links constant? At
 # which step is the last update? Only then look at the overlap, as a share of *all* regrown links of the run:
-# $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By chance it is about $68 / (2304 - 230 + 68) = 3$
-# %.
+# $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By pure chance, this share is about
+# $68 / (2304 - 230 + 68) = 3$ %.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -694,17 +695,18 @@ exercises.check("06b.which_fault", which_fault)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · work out*
 #
-# Another run of CHTs like the six above, trained now. The seed has chosen what is wrong with it:
+# This run is like the six runs of CHTs above, but the next cell trains it now. The seed has chosen what is wrong with
+# it:
 #
 # | name | what happened |
 # |---|---|
-# | `"best scores"` | regrowth takes the best scores |
+# | `"best scores"` | regrowth takes the links with the best scores |
 # | `"random regrowth"` | every missing link is equally likely to be regrown |
-# | `"too many links"` | regrowth adds half as many links again as it should |
-# | `"removal by place"` | removal takes all links of the first outputs, whatever their weights |
+# | `"too many links"` | regrowth adds one and a half times as many links as it should |
+# | `"removal by place"` | removal takes away all links of the first outputs, whatever their weights are |
 #
-# **First on paper:** write for each name what it does to the overlap, to the active neurons and to the number of links. Two of
-# the names lower the overlap. Which curve separates these two? Then look.
+# **First on paper:** for each name, write what this fault does to the overlap, to the active neurons and to the number
+# of links. Two of the faults lower the overlap. Which curve separates these two? Then look at the figure.
 
 # %%
 mystery, healthy_run = (
@@ -734,21 +736,21 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Look at the links first, because their number is exact. Then look at the active neurons. Compare the overlap last,
-# with the healthy run and with pure chance, 3 % (see the exercise before).
+# Look at the links first, because their number is exact. Then look at the active neurons. Last, compare the overlap
+# with the healthy run and with pure chance (3 %, see the previous exercise).
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # | name | overlap | active neurons | links |
 # |---|---|---|---|
-# | `"best scores"` | far higher: the best scores are mostly those of the links just removed | as usual | as usual |
+# | `"best scores"` | far higher: most links with the best scores have just been removed | as usual | as usual |
 # | `"random regrowth"` | as by chance | as usual | as usual |
-# | `"too many links"` | a little higher | as usual | above the plan, most after the first updates |
-# | `"removal by place"` | as by chance: a removed output has no paths, so its links have no score | two thirds are lost | as usual |
+# | `"too many links"` | a little higher | as usual | above the plan, most of all after the first updates |
+# | `"removal by place"` | as by chance: a removed output has no paths, so its missing links have the score 0 | two thirds are lost | as usual |
 #
-# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions,
-# for every seed:
+# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions
+# and works for every seed:
 #
 # ```python
 # returned = sum(row["overlap"] * row["regrown"] for row in mystery) / sum(row["regrown"] for row in mystery)
@@ -763,7 +765,7 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 #
 # ## All faults in one table
 #
-# Every fault was found by its own checks and by no others:
+# Each fault triggered exactly the checks that we expected:
 
 # %%
 patients = dict(zip(injected_bugs.FAULTS, (first, second, third, fourth, fifth), strict=True))
@@ -784,17 +786,17 @@ pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # | fault | symptom | diagnostic | remedy |
 # |---|---|---|---|
-# | stale moments | none in the loss | optimizer state outside the mask | set the state of links that go or come to 0 |
+# | stale moments | none in the loss | optimizer state outside the mask | set the optimizer state of removed and regrown links to 0 |
 # | forgotten mask | between updates, far more non-zero weights than links | weights outside the mask | mask the gradient and the weight at every step |
-# | collapsed layer | loss of a blind guess, ln(classes) | product of the masks is 0 | check the planned links of every layer |
-# | outliving decay | final density a little too high | final links against the target | end the decay at an update |
-# | threshold with ties | none in the loss | links by layer and update against the plan | take a fixed number by rank, break ties at random |
+# | collapsed layer | the loss of a blind guess: ln(number of classes) | the product of the masks is 0 | check the planned links of every layer |
+# | outliving decay | final density a little too high | final number of links, compared with the target | end the decay at an update |
+# | threshold with ties | none in the loss | links by layer and update, compared with the plan | take a fixed number of links by rank, and break ties at random |
 # | regrowth that does not draw | none in one run | links gained with two seeds | draw at random, and compare masks across seeds |
 #
 # ## A value that is NaN
 #
 # One fault occurs in both dense and sparse networks: a value that is NaN or infinite. Such a value spreads. Take 32
-# images and let one pixel of one image be NaN, for example because a file was broken. How far does the NaN spread?
+# images and let one pixel of one image be NaN, for example because a file is damaged. How far does the NaN spread?
 # First it is in one pixel of an image with 64 pixels. Then it is in the values of all 32 neurons for this image, and
 # then in its 10 scores. The loss is a mean over images, so one image is enough to make it NaN.
 
@@ -817,12 +819,12 @@ for entry in contagion:
 
 # %% [markdown]
 # `find_nonfinite` lists the tensors with such values. The possible cause comes first: here it is the input of the first
-# layer, with 1 of 32 · 64 = 2,048 values. At the end of the list, every gradient is NaN. After one more step of the
-# optimizer, every weight would be NaN too. No later batch could repair this.
+# layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient is NaN. After one more step of
+# the optimizer, every weight would be NaN too. No later batch could repair this.
 #
 # So we must skip such a step. A `GradScaler` does this in any precision. If an update is due at a skipped step, the
-# `Sparsifier` postpones it and names the layers. If a weight is NaN, it refuses the update. `chts train` skips such
-# steps by itself and records them.
+# `Sparsifier` postpones the update, and its warning names the layers with such gradients. If a weight is NaN, the
+# `Sparsifier` refuses the update. `chts train` skips such steps by itself and records them.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -844,8 +846,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #    results do you still report, and what do you write about the fault?
 # 2. An audit after every step costs time. In which part of a long run would you use it? Which faults would you then
 #    miss?
-# 3. Published code forgets its mask, but it reproduces the accuracy of its paper. Is the result of the paper correct?
-#    What would you write to the authors?
+# 3. Some published code forgets to apply its mask, but it reproduces the accuracy of its paper. Is the result of the
+#    paper correct? What would you write to the authors?
 #
 # ## Self-check
 #

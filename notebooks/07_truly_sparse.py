@@ -18,7 +18,7 @@
 #
 # 1. say what a mask saves and what it does not;
 # 2. store only the links of a layer;
-# 3. predict at which densities this is faster on *your* machine;
+# 3. predict at which densities such a layer is faster on *your* machine;
 # 4. read a cost meter that compares theory with measurement.
 #
 # | | |
@@ -69,8 +69,8 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 # and an addition for each weight. The backward pass does twice as many, for the gradients with respect to the input and
 # to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
 #
-# Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations. With 1 % of the links, 300 would
-# be enough.
+# Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations. With 1 % of the links, 300
+# operations would be enough.
 
 # %%
 dense_flops, density = 6 * 100 * 50, 0.01
@@ -81,7 +81,7 @@ print(f"dense {dense_flops}, sparse {density * dense_flops:.0f} operations per s
 # its input by the full matrix, including the zeros.
 #
 # **Predict:** a layer has 1 % of its links. How long does a step take with a mask, compared with the dense layer: a
-# hundredth, half, the same, or longer?
+# hundredth of the time, half the time, the same time, or longer?
 
 # %%
 generator = torch.Generator().manual_seed(settings.seed)
@@ -99,8 +99,8 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, u
 # ## Store only the links
 #
 # Here is the mask of stage 01 again, with 5 of 12 links, and now with values. The format *compressed sparse rows* (CSR)
-# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *csr* is a layer
-# in this format.
+# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *csr* means a
+# layer in this format.
 
 # %%
 weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
@@ -236,7 +236,7 @@ print(f"updates at steps {steps}; links: { {name: int(mask.sum()) for name, mask
 #
 # Now we measure whole training steps of an MLP with three hidden layers: the forward pass, the backward pass, the
 # optimizer and the work of the `Sparsifier`. The label *in theory* marks the count of `chts.plan`: the operations of
-# the linear layers, if absent links cost nothing. Time and memory are measured.
+# the linear layers, if absent links cost nothing. We measure the time and the memory.
 
 # %%
 runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, csr": ("chts", "csr")}
@@ -269,14 +269,14 @@ for cost in meter:
 # There are three lessons. First, a mask costs time and memory. Second, csr saves both. The memory falls nearly as much
 # as theory predicts, but the time of a step falls less than the number of operations. There is so little left to
 # multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
-# topology takes longer than a step. The cheaper the step, the more an update matters. The last column shows how much
-# time one update in a hundred steps adds. With one update per epoch of more than a thousand steps, as in the paper's
-# image tasks, it hardly matters.
+# topology takes longer than a step. The less time a step takes, the more an update matters. The last column shows how
+# much time one update in a hundred steps adds. In the paper's image tasks, there is one update per epoch, and an epoch
+# has more than a thousand steps. There the updates hardly matter.
 #
 # CHTss starts with half of all links, so it needs more operations. It also needs more memory, and the column *kept*
 # does not show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they
-# removed. The position of such a link takes 8 bytes, and its weight takes 4. CHTss has removed at least all links
-# between 50 % and the final density:
+# removed. The position of such a link takes 8 bytes, and its weight takes 4. CHTss has removed at least the links that
+# it lost while its density fell from 50 % to the final value:
 
 # %%
 weights = task.features * settings.hidden + 2 * settings.hidden**2
@@ -293,10 +293,10 @@ print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter
 # are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and multiply by that matrix.
 # For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
 # multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
-# two ways take the same time at a higher density than the one where the black line and the blue line cross. The cell
-# below prints this density. On the published page it is 31 %, less than the 50 % of the first step. So auto multiplies
-# densely in the first steps and link by link after the first updates. If your machine prints more than 50 %, auto
-# multiplies link by link in all steps, and csr and auto differ only by chance.
+# two ways take the same time at a density above the crossing of the black line and the blue line. The cell below prints
+# this density. On the published page it is 31 %, less than the 50 % of the first step. So auto multiplies densely in
+# the first steps and link by link after the first updates. If your machine prints more than 50 %, auto multiplies link
+# by link in all steps, and csr and auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%}, by links below; this run begins at 50 %")
@@ -425,8 +425,8 @@ exercises.check("07.training_bytes", training_bytes)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# There is one beginning for each row and one for each column. Both lists have one more entry for the end. See *Memory,
-# by hand*.
+# There is one beginning for each row and one for each column. Each of the two lists has one more entry for the end. See
+# *Memory, by hand*.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -506,10 +506,10 @@ exercises.check("07.meeting_density", meeting_density)
 #     return min(max((dense - fixed) / slope, 0), 1)
 # ```
 #
-# From the two sparsest measurements of the published page, it predicts 33 % for 256 samples and 13 % for 32. There the
-# measured lines cross between 20 and 30 %, and between 10 and 20 %. So the first prediction is too high. Machines
-# differ too: in an earlier run of this page on another machine, the lines crossed between 30 and 50 %, and between 20
-# and 30 %.
+# From the two sparsest measurements of the published page, this function predicts 33 % for 256 samples and 13 % for 32.
+# There the measured lines cross between 20 and 30 % for 256 samples, and between 10 and 20 % for 32. So the first
+# prediction is too high. Machines differ too: in an earlier run of this page on another machine, the lines crossed
+# between 30 and 50 %, and between 20 and 30 %.
 # </details>
 
 # %% [markdown]
@@ -545,7 +545,7 @@ exercises.check("07.fixed_cost", fixed_cost)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Call it $f$. The arithmetic of the dense step takes $10 - f$.
+# Call the fixed cost $f$. The arithmetic of the dense step takes $10 - f$ milliseconds.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -575,7 +575,7 @@ exercises.check("07.fixed_cost", fixed_cost)
 
 # %% tags=["exercise"]
 def gradients(links, values, x, dy):
-    """Gradients by the values and by x; write it here."""
+    """Gradients with respect to the values and to x; write it here."""
 
 
 # %% tags=["check"]
@@ -625,7 +625,7 @@ exercises.check("07.gradients", gradients)
 # It multiplies by the full matrix, including the zeros, and it also applies the mask.
 # </details>
 #
-# 2. The operations fall to 1 %. Name two reasons why the time does not.
+# 2. The operations fall to 1 %. Name two reasons why the time does not fall as much.
 #
 # <details><summary>Answer</summary>
 #
@@ -638,9 +638,9 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Answer</summary>
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 10 % with 32 samples. Your own page may
-# show other densities. It does not save memory either: with momentum, a link takes 24 bytes, and a dense weight takes 12
-# bytes. So half of the links take as much memory as all weights.
+# is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 10 % with 32 samples. Your own run may
+# show other densities. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a
+# dense weight takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?
@@ -655,7 +655,7 @@ exercises.check("07.gradients", gradients)
 #
 # - Masks are for research. To save time and memory, store only the links.
 # - The densities at which sparse products are faster depend on the machine, the layer and the batch. Measure them.
-# - Theory, time and memory are three different figures. Report all three.
+# - The operations in theory, the time and the memory are three different figures. Report all three.
 #
 # ## Further reading
 #

@@ -65,14 +65,14 @@ profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; emp
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
 dataset: str = ""  # number_words, multi30k, iwslt14, iwslt17, wmt14 or wmt17; empty: as the profile says
-method: str = "chts"  # whose translator is looked at closely
+method: str = "chts"  # the method whose translator we look at closely
 methods: str = ""  # to race, separated by commas: fc,set,chts; empty: as the profile says
 sparsity: float = 0.9  # share of absent links, in [0.5, 1) since several methods start at 0.5
 recipe: str = ""  # multi30k_small, multi30k, ... (the names of translation.RECIPES); empty: as profile and data set say
 steps: int = 0  # of the optimizer; 0: as the recipe says
 seeds: int = 0  # runs per method; 0: as the profile says
 data_dir: str = ""  # where to look for data first
-out_dir: str = ""  # where checkpoints and records go, so that a race that was cut goes on; empty: nowhere
+out_dir: str = ""  # where checkpoints and records go, so that an interrupted race can continue; empty: nowhere
 
 # %%
 settings = notebooks.start(
@@ -93,8 +93,8 @@ settings = notebooks.start(
 # ## The task
 #
 # The model translates numbers and dates, written in words, from English to German. A program makes the sentences, so
-# nothing has to be downloaded. It is easy to see whether a translation is right. The parameter `dataset` selects larger
-# data sets.
+# you need not download anything. It is easy to see whether a translation is right. The parameter `dataset` selects
+# larger data sets.
 
 # %%
 corpus = data.load_translation(settings.dataset, data_dir)
@@ -111,7 +111,7 @@ pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(a
 # reward memorised sentences. The next cell checks this:
 
 # %%
-if corpus.name == "number_words":  # others are as their makers have split them
+if corpus.name == "number_words":  # the other data sets come already split
     english = [{source for source, _ in part} for part in (corpus.train, corpus.validation, corpus.test)]
     print([len(sentences) for sentences in english])
     assert len(set.union(*english)) == sum(map(len, english))
@@ -119,8 +119,8 @@ if corpus.name == "number_words":  # others are as their makers have split them
 # %% [markdown]
 # ## How it is trained
 #
-# A *recipe* holds every setting of a run. Some recipes are short, for a first look. One is for two cores and five
-# minutes. Others follow the paper's appendix, and `profile=paper` uses these recipes.
+# A *recipe* holds every setting of a run. Some recipes are short, for a first look. One recipe is made for a run of
+# five minutes on two cores. Others follow the paper's appendix, and `profile=paper` uses these recipes.
 
 # %%
 recipe = translation.RECIPES[settings.recipe or settings.recipes[settings.dataset]]
@@ -215,8 +215,8 @@ exercises.check("08.attend", attend)
 # ## The mask of a head
 #
 # Look at the products in a score. Neuron $j$ of a query is multiplied only by neuron $j$ of a key. So queries and keys
-# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the other side is. If we transpose
-# the mask of the keys in the drawing, the pair looks like a chain from stage 04.
+# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the value on the other side is. If
+# we transpose the mask of the keys in the drawing, the pair looks like a chain from stage 04.
 #
 # Which neurons of the head are inactive in the next picture?
 
@@ -232,8 +232,8 @@ figures.show(
 )
 
 # %% [markdown]
-# Values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron $j$ of
-# the values. The two layers of the feed-forward block are a chain too.
+# The values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron
+# $j$ of the values. The two layers of the feed-forward block are a chain too.
 #
 # **Predict:** the four layers of this head have 16 links. How many of them lead nowhere in the picture above, and how
 # many in the picture below?
@@ -262,7 +262,7 @@ assert cut == {"q": 1, "k": 2, "v": 1, "o": 1}
 #
 # Neuron 2 has two links in the keys and none in the queries. Neuron 3 has one link in the queries and none in the keys.
 # So percolation cuts three links of the pair. It cuts two links of the chain: the value link of neuron 3, which no
-# output reads, and the output link of neuron 2, because neuron 2 has no link in the values. Of the 16 links, 11 are
+# output reads, and the output link of neuron 2, because neuron 2 has no link in the values. So 11 of the 16 links are
 # left.
 # </details>
 #
@@ -361,7 +361,7 @@ print(str(plan).partition("\n\n")[2])
 
 # %% [markdown]
 # The embedding stays dense. It is a table with a row for each piece. The last layer uses the same table to score each
-# possible next piece. How many weights does the embedding have, and how many are 10 % of the other weights?
+# possible next piece. How many weights does the embedding have? How many weights are 10 % of the other weights?
 
 # %%
 sizes = {recipe.size: vocabulary.size, "multi30k": 8000, "wmt": 32_000}
@@ -378,7 +378,7 @@ pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}
 #
 # *★★☆ · 12 minutes · essential · objective 2 · write code*
 #
-# `shapes` gives the shape of each parameter of a translator by its name. The names are those of our model's
+# `shapes` gives the shape of each parameter of a translator by its name. The names come from our model's
 # `named_parameters()`: "embedding.weight", "encoder.0.attention.q_proj.weight", "encoder.0.feed_forward.0.bias", …
 # Every sparse matrix has the same sparsity. Return how many weights each parameter keeps, by name. Round each number of
 # links to the nearest integer. The embedding, the norms and the biases stay dense.
@@ -437,9 +437,9 @@ exercises.check("08.decoder_links", decoder_links)
 #
 # <details><summary>Solution</summary>
 #
-# The two feed-forward matrices are as large as four squares of width 512. So the decoder layer has 8 + 4 squares, the
-# encoder layer has 4 + 4, and the decoder layer is one and a half times as large. The core rounds each matrix
-# separately, so its number differs by a few links:
+# Together, the two feed-forward matrices are as large as four squares of width 512. So the decoder layer has 8 + 4
+# squares, the encoder layer has 4 + 4, and the decoder layer is one and a half times as large. The core rounds each
+# matrix separately, so its number differs by a few links:
 #
 # ```python
 # decoder_links = 0.05 * (8 * 512 * 512 + 2 * 512 * 1024)
@@ -449,7 +449,7 @@ exercises.check("08.decoder_links", decoder_links)
 # ## The schedule
 #
 # Adam's learning rate rises linearly for $w$ steps. Then it falls with the inverse square root of the step $t$. For a
-# model of width $d$ and a factor $c$, it is
+# model of width $d$ and a factor $c$, the learning rate is
 #
 # $$c \cdot d^{-1/2} \cdot \min(t^{-1/2}, \; t \cdot w^{-3/2})$$
 #
@@ -466,8 +466,8 @@ for step, expected in ((200, 0.0025), (400, 0.005), (1600, 0.0025)):
 # %% [markdown]
 # Every update of the topology adds new links, and Adam has no moments for them yet. The paper gives the sparse methods
 # 20 *iterative warm-up steps*, without details. We read this as follows. After an update, the learning rate starts at a
-# twentieth of the schedule. It rises linearly and reaches the schedule after 20 steps. The next cell prints the rate
-# after an update at step 400:
+# twentieth of the scheduled rate. It rises linearly and reaches the scheduled rate after 20 steps. The next cell prints
+# the rate after an update at step 400:
 
 # %%
 for step in (401, 410, 420, 421):
@@ -531,10 +531,10 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # ## Beam search and BLEU, in short
 #
-# *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings side by side
-# and returns the translation with the best score. *BLEU* is a score between 0 and 100. It measures how many of the
-# written words are in the reference (the given translation). It does the same for groups of two, three and four
-# neighbouring words. BLEU is 100 if everything is right. Stage 08b works through both by hand.
+# *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
+# translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. It
+# measures how many of the written words are in the reference (the given translation). It does the same for groups of
+# two, three and four neighbouring words. BLEU is 100 if everything is right. Stage 08b works through both by hand.
 #
 # A German number is *one* word, which is right or wrong as a whole. So BLEU says little about the numbers. Therefore we
 # also report `exact`, the share of sentences in which every letter is right.
@@ -592,10 +592,10 @@ beams.style.hide(axis="index").format("{:.1f}", subset=["BLEU", "exact (%)"])
 print(f"highest validation BLEU: beam {beams.beam[beams.BLEU.idxmax()]}; used for the test: beam {recipe.beam}")
 
 # %% [markdown]
-# At the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use 2 for
-# the test. This is the paper's beam, and the recipe sets it before the training. All methods here and all recorded runs
-# share it. So the test scores below may not be the best scores that beam search can give. A wider beam takes more time.
-# If a model is sure of each piece, greedy decoding writes the same translation.
+# With the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use 2
+# for the test. This is the paper's beam width, and the recipe sets it before the training. All methods here and all
+# recorded runs use this width. So the test scores below may not be the best scores that beam search can give. A wider
+# beam takes more time. If a model is sure of each piece, greedy decoding writes the same translation.
 #
 # BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* names these
 # choices. Scores are comparable only if their signatures are equal. The paper does not give its signature. So we show
@@ -635,15 +635,15 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The row looks at the English unit, which stands at the *end* of the number. The heads divide the work, so a single
-# head need not look where you expect. Attention shows what a head reads, not what the model does with it. After such a
-# short training, the mean over the heads may be blurred. The printed lines show how much.
+# The row of the German unit looks at the English unit, which stands at the *end* of the number. The heads divide the
+# work, so a single head need not look where you expect. Attention shows what a head reads, not what the model does with
+# it. After such a short training, the mean over the heads may be blurred. The printed lines show how much.
 # </details>
 #
 # ## The mask of a trained head
 #
 # The picture shows the links of the queries and keys of one cross-attention head after training, row by row. Row $i$ of
-# the queries meets only row $i$ of the keys, as in the example by hand.
+# the queries is paired only with row $i$ of the keys, as in the example by hand.
 
 # %%
 attention_name = f"decoder.{dimensions.layers - 1}.cross_attention"
@@ -676,7 +676,7 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 
 # %% [markdown]
 # Here `anp` is the share of all output neurons of the layer that are active. (In stage 04, we divided by the number of
-# neurons that were active before.) `itop` is the share of all possible links that have ever been used. `overlap` is the
+# neurons that were active before.) `itop` is the share of all possible links that were ever active. `overlap` is the
 # share of regrown links that the same update had removed.
 #
 # ## Try your own sentence
@@ -712,8 +712,8 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 #
 # A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
 # start from the same initial weights and get the same batches. The recipe is the same too, with one exception: FC has
-# its own learning rate. The method above has already run. How long will the others take? The program times a few steps
-# on a model that it then throws away:
+# its own learning rate. The method above has already run. How long will the other methods take? The program times a few
+# steps on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -769,7 +769,7 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU. Do not conclude that
+# With the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU. Do not conclude that
 # sparse networks translate better. The race has a single seed, so there is no interval and no ranking. It has a few
 # hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the learning rate of the
 # sparse methods. Both rates come from trials with twice as many steps and an earlier version of the methods. No trial
@@ -810,14 +810,14 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 # - **FC has the highest mean.** The other means are 0.5 to 2.2 points lower at 90 % sparsity, and 1.1 to 4.3 points
 #   lower at 95 %. At 95 %, the intervals of the differences of SET, RigL, CHT and CHTs from FC do not contain 0.
 # - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links during training, so it needs more
-#   operations. The same is true for GraNet, GMP and MEST. At 95 %, these four have the highest means of the sparse
-#   methods.
-# - The intervals of all other differences from CHTs contain 0. Three seeds on an easy task can rank few methods. They
-#   say nothing about real translation.
+#   operations. The same is true for GraNet, GMP and MEST. At 95 %, these four methods have the highest means of the
+#   sparse methods.
+# - The intervals of all other differences from CHTs contain 0. Three seeds on an easy task can rank few methods. These
+#   runs say nothing about real translation.
 #
-# The next runs translate real sentences: Multi30k, captions of photographs. They ran on two cores. Our model has about
-# a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are runs of FC,
-# SET, CHTs and CHTss.
+# The next runs translate real sentences: captions of photographs from the data set Multi30k. They ran on two cores. Our
+# model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are
+# runs of FC, SET, CHTs and CHTss.
 
 # %%
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
@@ -840,13 +840,14 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 # %% [markdown]
 # Compared with the paper's Table 1:
 #
-# - **Agrees:** SET with 5 % of the links is behind FC. In the paper it loses 2.4 BLEU, here 2.0 ± 2.1. Here its loss is
-#   higher than FC's by more than the interval.
-# - **Does not agree:** in the paper, CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here it is behind by 0.5 ±
-#   1.1 BLEU with 5 % of the links, and its loss is higher by 0.05 ± 0.04. With 10 % of the links, the two are level. In
-#   the paper, CHTs with 5 % is level with SET; here it is ahead by 1.6 ± 0.7 BLEU.
-# - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper, here 0.3 ± 1.5. In the paper, CHTss is
-#   ahead of FC by 1.5 and 0.7 BLEU at 90 and 95 %. Our intervals are wider than these leads.
+# - **Agrees:** SET with 5 % of the links is behind FC. It loses 2.4 BLEU in the paper and 2.0 ± 2.1 here. Here the
+#   validation loss of SET is higher than the loss of FC by more than the interval.
+# - **Does not agree:** in the paper, CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here CHTss is behind CHTs
+#   by 0.5 ± 1.1 BLEU with 5 % of the links, and its validation loss is higher by 0.05 ± 0.04. With 10 % of the links,
+#   the two have about the same BLEU. In the paper, CHTs and SET have about the same BLEU with 5 % of the links. Here
+#   CHTs is ahead of SET by 1.6 ± 0.7 BLEU.
+# - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper and 0.3 ± 1.5 here. In the paper, CHTss is
+#   ahead of FC by 1.5 BLEU at 90 % sparsity and by 0.7 BLEU at 95 %. Our intervals are wider than these leads.
 # - **Differs:** our model has a tenth of the weights, and it trains for a fifth of the steps. We use our own subwords
 #   and sacrebleu's signature. We chose the learning rate of FC from three rates, by validation runs of 300 steps. The
 #   sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs. FC learns more slowly at
@@ -854,8 +855,8 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 # - **Untested:** the other methods, the paper's sizes, IWSLT and WMT. The setting `profile=paper` is made for these
 #   runs.
 #
-# In the runs on Multi30k, the sparse layers stored and multiplied only the existing links (stage 07). Some runs shared
-# the machine with other work. So the table shows the training seconds of each method's fastest run:
+# In the runs on Multi30k, the sparse layers stored and multiplied only the existing links (stage 07). During some runs,
+# the machine also ran other programs. So the table shows the training seconds of each method's fastest run:
 
 # %%
 pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
@@ -895,9 +896,9 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # ```
 #
 # The lead is not 0. With eight rivals and one seed, the best rival is ahead by 1.42 standard deviations, and FC is the
-# best of all in one of nine tables. With more seeds, the lead is divided by the square root of their number. So a table
-# must say how many seeds it has and how much their scores vary. Run the winner again with new seeds before you believe
-# its lead.
+# best of all in one of nine tables. With more seeds, the lead is divided by the square root of the number of seeds. So
+# a table must say how many seeds it has and how much their scores vary. Run the winner again with new seeds before you
+# believe its lead.
 # </details>
 #
 # ## To discuss
@@ -905,7 +906,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # 1. The embedding stays dense, here and in the paper. Would you make it sparse? What would change in the column `kept`, and
 #    what might happen to rare words?
 # 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
-#    do the learning rates explain this? Which experiment would decide?
+#    do the learning rates explain this? Which experiment would decide between these two explanations?
 # 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
 #    use it?
 #
@@ -927,7 +928,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # So the model keeps many more than 5 % of *all* its weights.
 # </details>
 #
-# 3. Two papers report BLEU 30.1 and 31.0 on the same test. Why might this difference mean nothing?
+# 3. Two papers report BLEU 30.1 and 31.0 on the same test set. Why might this difference mean nothing?
 #
 # <details><summary>Answer</summary>
 #
@@ -939,13 +940,13 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # <details><summary>Answer</summary>
 #
-# Not much. The best of nine equally good methods leads too. The size of its lead depends on how much the scores vary
-# between seeds, and one seed cannot show this.
+# It does not show much. The best of nine equally good methods leads too. The size of its lead depends on how much the
+# scores vary between seeds, and one seed cannot show this.
 # </details>
 #
 # ## Key takeaways
 #
-# - Queries and keys are a pair. Values and output layer are a chain, and so are the two feed-forward layers.
+# - Queries and keys are a pair. The values and the output layer are a chain, and so are the two feed-forward layers.
 #   Percolation follows the pairs and chains.
 # - The embedding stays dense. At these sizes, it has more weights than there are links.
 # - After each update, the learning rate starts low and returns to the schedule.

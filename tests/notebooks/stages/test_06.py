@@ -178,7 +178,7 @@ def test_the_conclusion_of_stage_06_says_what_recorded_runs_say(committed: Page)
     ranked = sorted(ten, key=lambda name: -ten[name]["difference"])
     assert (ranked[0], ranked[-1]) == ("gmp", "chtss")
     first, last = (-ten[name]["difference"] for name in (ranked[0], ranked[-1]))
-    assert f"All eight methods are behind FC, by {first:.1f} to {last:.1f} points" in text
+    assert f"All eight sparse methods are behind FC, by {first:.1f} to {last:.1f} points" in text
     full = {row["method"]: row for row in results["full_size"]}
     assert full["rigl"]["mean"] - full["set"]["mean"] == pytest.approx(1, abs=0.1)
     assert {name for name, row in full.items() if row["runs"] == 1} == {
@@ -195,7 +195,7 @@ def test_ten_seeds_make_the_interval_as_much_narrower_as_stage_06_says(committed
     _, text, printed = committed("06_mlp")
     three, ten = (stats.t.ppf(0.975, n - 1) / n**0.5 for n in (3, 10))
     assert (round(three, 2), f"{2.26 / 10**0.5:.2f}", round(three / ten, 1)) == (2.48, "0.71", 3.5)
-    assert "3.5 times narrower" in text
+    assert "ten seeds instead of three divide the width of an interval by 3.5" in text
     assert "   3 runs: t = 4.30" in printed
     assert "  10 runs: t = 2.26" in printed
 
@@ -227,7 +227,7 @@ def test_stage_06_names_each_method_with_its_paper(committed: Page) -> None:
 
 def test_stage_06_says_which_share_its_column_anp_is(committed: Page) -> None:
     _, text, _ = committed("06_mlp")
-    assert "`anp` is the share of the layer's output neurons that are active now" in text
+    assert "`anp` is the share of the layer's output neurons that are active after the update" in text
     assert (
         "The paper's ANP is a different share: the number of neurons active after an update, divided by the number "
         "active before it"
