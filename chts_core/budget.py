@@ -1,5 +1,6 @@
 """How many links each layer has at every step, how many an update exchanges, and whether this can work."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,7 +20,7 @@ class Budget:
         method: gives the sparsity and the turnover.
         sparsity: the final sparsity, in [0, 1).
         timeline: the updates of the run.
-        shapes: (out_features, in_features) by layer name.
+        shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
         distribution: how the layers share the links, a name in `DISTRIBUTIONS`.
         least: the lowest sparsity of the schedule. A run that continues another run has already lost these links.
 
@@ -31,7 +32,7 @@ class Budget:
     method: Method
     sparsity: float
     timeline: Timeline
-    shapes: Mapping[str, tuple[int, int]]
+    shapes: Mapping[str, tuple[int, ...]]
     distribution: str = "uniform"
     least: float = 0.0
     # The links at the last sparsity, kept because sharing them out among many layers takes time.
@@ -53,7 +54,7 @@ class Budget:
             if final[name] == 0:
                 raise ValueError(
                     f"layer {name!r} of shape {shape} would have no link at sparsity {self.sparsity}; "
-                    f"choose a sparsity of at most {1 - 1 / (shape[0] * shape[1]):.6g} or a wider layer."
+                    f"choose a sparsity of at most {1 - 1 / math.prod(shape):.6g} or a wider layer."
                 )
         self._check_schedules()
         if self.timeline.last_update == 0 and (first != final or self.zeta(0) > 0):
@@ -142,7 +143,7 @@ class Budget:
             final = self.links(self.timeline.total_steps)
             return {name: links - final[name] for name, links in self.links(step).items()}
         zeta = self.zeta(step)
-        size = {name: out * in_ for name, (out, in_) in self.shapes.items()}
+        size = {name: math.prod(shape) for name, shape in self.shapes.items()}
         return {name: round(zeta * links) if links < size[name] else 0 for name, links in self.links(step).items()}
 
     def changes(self) -> bool:
@@ -158,4 +159,4 @@ class Budget:
     def sparse_parts(self) -> list[str]:
         """The names of the layers that are not dense at the end."""
         final = self.links(self.timeline.total_steps)
-        return [name for name, (rows, columns) in self.shapes.items() if final[name] < rows * columns]
+        return [name for name, shape in self.shapes.items() if final[name] < math.prod(shape)]

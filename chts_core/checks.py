@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 
-def check_mask(mask: object, name: str = "mask") -> None:
-    """Raise unless `mask` is a 2-D Boolean tensor, shaped like `nn.Linear.weight`."""
+def check_mask(mask: object, name: str = "mask", dimensions: int = 2) -> None:
+    """Raise unless `mask` is a Boolean tensor of this many dimensions; two for a mask like `nn.Linear.weight`."""
     if not isinstance(mask, Tensor):
         raise TypeError(
             f"{name} is a {type(mask).__name__}; expected a Boolean torch.Tensor shaped "
@@ -21,8 +21,9 @@ def check_mask(mask: object, name: str = "mask") -> None:
             f"{name} has dtype {mask.dtype}; expected torch.bool (True where a link exists). "
             f"Convert it with {name}.bool() or {name} != 0."
         )
-    if mask.ndim != 2:
-        raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected two dimensions (out_features, in_features).")
+    if mask.ndim != dimensions:
+        expected = "two dimensions (out_features, in_features)" if dimensions == 2 else f"{dimensions} dimensions"
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}; expected {expected}.")
 
 
 def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:

@@ -5,6 +5,7 @@ nowhere: they are *incomplete* and are removed too. This can make more neurons i
 the network (paper, Figure 2 c-d).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -74,20 +75,21 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
     drops outgoing links of neurons without incoming links. Sweeps repeat until nothing changes; a single chain needs
     one. The inputs and outputs of a chain are kept, because their other side is not sparse.
 
-    `masks` are Boolean (out_features, in_features) by layer name. The result has new masks, each a subset of the given
-    mask. Raises a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
+    `masks` are Boolean (out_features, in_features) by layer name, or (out_channels, in_channels, *kernel): a channel of
+    a convolution is a neuron. The result has new masks, each a subset of the given mask. Raises a ValueError if the
+    graph names a layer that has no mask, or layers that do not fit together.
     """
     for name, mask in masks.items():
-        check_mask(mask, f"mask {name!r}")
-    shapes = {name: (mask.shape[0], mask.shape[1]) for name, mask in masks.items()}
-    links = LinkLists(shapes, {name: positions(mask) for name, mask in masks.items()})
+        check_mask(mask, f"mask {name!r}", max(mask.ndim, 2))
+    shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
+    links = LinkLists(_as_matrices(shapes), {name: positions(mask) for name, mask in masks.items()})
     percolate_links(links, shapes, graph)
     return {name: mask_of(links[name], shape) for name, shape in shapes.items()}
 
 
-def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
-    """:func:`percolate` for lists of links by layer name, in place."""
-    left = _Left(links, shapes)
+def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> None:
+    """:func:`percolate` for lists of links by layer name, in place; `shapes` are those of the masks."""
+    left = _Left(links, _as_matrices(shapes))
     junctions = _junctions(shapes, graph)
     changed = True
     while changed:
@@ -95,18 +97,23 @@ def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, int]], gra
         changed = any(cuts)
 
 
-def check_graph(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
+def check_graph(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> None:
     """Raise a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
 
     Args:
-        shapes: (out_features, in_features) of each layer's mask, by name.
+        shapes: the shape of each layer's mask, by name.
     """
     _junctions(shapes, graph)
 
 
+def _as_matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """The shapes of flattened masks, (out_features, in_features)."""
+    return {name: (shape[0], math.prod(shape[1:])) for name, shape in shapes.items()}
+
+
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Active output neurons by layer name, Boolean (out_features,): linked on both sides after percolation."""
-    return {name: any_along(mask, 1) for name, mask in percolate(masks, graph).items()}
+    return {name: any_along(mask.flatten(1), 1) for name, mask in percolate(masks, graph).items()}
 
 
 class _Left:
@@ -155,7 +162,7 @@ def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
     return changed
 
 
-def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
+def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
     """Where layers meet, in the order of the graph. Raises a ValueError if the graph does not fit the layers."""
     for name in sorted(graph.layers()):
         if name not in shapes:
@@ -172,7 +179,8 @@ def _junctions(shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> list
                     "put two layers in a chain only if output i of the first is input i of the second."
                 )
             wires = torch.arange(outputs)
-            junctions.append((_Side(before, 1, wires), _Side(after, 0, wires)))
+            of_kernel = wires.repeat_interleave(math.prod(shapes[after][2:]))
+            junctions.append((_Side(before, 1, wires), _Side(after, 0, of_kernel)))
     for first, second in graph.pairs:
         if shapes[first][0] != shapes[second][0]:
             raise ValueError(
@@ -198,7 +206,7 @@ def _check_feeds(graph: LayerGraph) -> None:
             )
 
 
-def _attention_junctions(shapes: Mapping[str, tuple[int, int]], attention: Attention) -> Iterator[tuple[_Side, _Side]]:
+def _attention_junctions(shapes: Mapping[str, tuple[int, ...]], attention: Attention) -> Iterator[tuple[_Side, _Side]]:
     heads, key_heads = attention.heads, attention.key_heads
     if heads < 1 or key_heads < 1 or heads % key_heads:
         raise ValueError(

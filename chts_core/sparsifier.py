@@ -17,7 +17,7 @@ from chts_core.engine.gradients import Gradients, skip_before_updates
 from chts_core.engine.graph import find_layers
 from chts_core.engine.guard import Guard, check_dense, check_execution, check_held, few, warn_of_rounding
 from chts_core.engine.initial import first_masks, generator_of, with_correlation
-from chts_core.engine.layers import Selection, check_in_memory, frozen_layers, unwrap
+from chts_core.engine.layers import Selection, check_in_memory, unwrap
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update, from_state, to_state
@@ -136,8 +136,8 @@ class Sparsifier:
         found = find_layers(check_dense(model), self.method, include, exclude, graph, per_head)
         for note in found.notes:
             warn(note)
-        layers, parts, graph = found.layers, found.parts, found.graph
-        shapes = {name: part.shape for name, part in parts.items()}
+        layers, parts, graph = found.chosen.layers, found.parts, found.graph
+        shapes = {name: part.full_shape for name, part in parts.items()}
         budget = Budget(self.method, sparsity, self.timeline, shapes, distribution)
         weights = {part.parameter: model.get_parameter(part.parameter) for part in parts.values()}
         check_in_memory(weights)
@@ -151,16 +151,16 @@ class Sparsifier:
         sparse = list(dict.fromkeys(parts[name].parameter for name in budget.sparse_parts()))
         self.network = SparseNetwork(model, layers, parts, graph, held, sparse, ranks)
         self.progress = Progress.at_start(budget, generators, self.network)
-        self._guard = Guard(self.network, self.optimizer, frozen_layers(model, include, exclude))
+        self._guard = Guard(self.network, self.optimizer, found.chosen.frozen)
         self._gradients = Gradients(held, self.method.regrowth.needs_gradient, self._guard)
         self._regrowth_hooks: list[Callable[[str, Tensor], None]] = []
-        self._coverage = coverage(model, layers)
+        self._coverage = coverage(model, found.chosen)
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
         elif not initial_masks:
             warn_of_lost_training((held[name].dense(), masks[name]) for name in sparse)
         if sparse and include is None:
-            self._coverage.warn_if_noteworthy()
+            self._coverage.warn_if_small()
         warn_of_rounding(weights[name].dtype for name in sparse)
         self.network.clear(self.optimizer, execution)
         self._connect()

@@ -83,7 +83,7 @@ class TopologyUpdate:
         # How many links each part will have, and how many of them will be new.
         network, budget, skipped = self._network, self._progress.budget, self._skipped
         targets, exchanged = budget.links(step), budget.exchanged(step)
-        before, shapes = network.num_links(), budget.shapes
+        before, shapes = network.num_links(), {name: part.shape for name, part in network.parts.items()}
         unchanged = not any(before[name] != targets[name] or exchanged[name] for name in targets.keys() - skipped)
         if unchanged and not self._method.removal.returning:
             return Evolved({}, {}, LinkLists({}), LinkLists({}), {}, {}, skipped)
@@ -118,7 +118,7 @@ class TopologyUpdate:
             for name, part in parts:
                 started = time.perf_counter()
                 if network.is_mine(name) and name not in skipped:
-                    rows = None if gradient is None else part.rows(gradient)
+                    rows = None if gradient is None else part.matrix(gradient)
                     regrown[name] = self._regrow(name, survivors[name], targets[name], rows, past_weights)
                 seconds[name] += time.perf_counter() - started
         network.share_out(regrown)

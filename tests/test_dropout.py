@@ -7,7 +7,7 @@ from torch import nn
 
 from chts_core.engine import blocks
 from chts_core.engine.dropout import Dropout
-from chts_core.engine.layers import linear_layers
+from chts_core.engine.layers import all_layers
 from chts_core.engine.tracing import layer_graph
 
 DTYPES = [torch.float32, torch.float64]
@@ -125,7 +125,7 @@ def test_second_and_forward_derivatives_are_those_of_the_same_drop() -> None:
 
 def test_the_layer_graph_knows_it() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), Dropout(0.1), nn.Linear(3, 3), nn.Linear(3, 2))
-    graph, unknown = layer_graph(model, linear_layers(model))
+    graph, unknown = layer_graph(model, all_layers(model))
     assert graph.chains == (("0.weight", "3.weight", "4.weight"),)
     assert unknown == set()
     assert blocks.is_elementwise(Dropout(0.1))

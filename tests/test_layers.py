@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import chts_core as chts
 from chts_core.engine.forward import output_layers
-from chts_core.engine.layers import Layer, linear_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.layers import Layer, all_layers, sparse_layers, split_heads, unwrap
 
 
 def mlp() -> nn.Sequential:
@@ -133,7 +133,7 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int]]]] = 
 def test_names_and_shapes_of_all_linear_layers(kind: str) -> None:
     build, expected = SHAPES[kind]
     model = build()
-    found = linear_layers(model)
+    found = all_layers(model)
     assert shapes(found) == expected
     assert all(layer.name == name for name, layer in found.items())
 
@@ -143,7 +143,7 @@ def test_names_and_shapes_are_the_same_on_the_meta_device(kind: str) -> None:
     build, expected = SHAPES[kind]
     with torch.device("meta"):
         model = build()
-    assert shapes(linear_layers(model)) == expected
+    assert shapes(all_layers(model)) == expected
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SHAPES if kind != "one layer"])
@@ -158,7 +158,7 @@ def test_the_last_linear_layer_stays_dense_unless_told_otherwise(kind: str) -> N
 def test_rows_of_the_parameters_are_covered_once(kind: str) -> None:
     model = SHAPES[kind][0]()
     counted = {name: torch.zeros(weight.shape) for name, weight in model.named_parameters()}
-    for layer in linear_layers(model).values():
+    for layer in all_layers(model).values():
         rows = layer.rows(counted[layer.parameter])
         assert rows.shape == layer.shape
         rows += 1  # a view: the parameter changes
@@ -170,7 +170,7 @@ def test_rows_of_the_parameters_are_covered_once(kind: str) -> None:
 @pytest.mark.parametrize("name", ["c_attn.weight:k", "cross.c_attn.weight:v", "c_fc.weight"])
 def test_rows_of_a_transposed_weight_are_those_that_compute_its_outputs(name: str) -> None:
     model = transposed()
-    layer = linear_layers(model)[name]
+    layer = all_layers(model)[name]
     module = model.get_submodule(layer.parameter.removesuffix(".weight"))
     x = torch.linspace(-1, 1, 16).view(2, 8)
     torch.testing.assert_close(x @ layer.rows(module.weight).T, module(x)[:, layer.outputs])
@@ -207,7 +207,7 @@ def nameless(layer: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("kind", STRANGERS)
 def test_what_only_looks_like_a_transposed_layer_is_none(kind: str) -> None:
-    assert list(linear_layers(nn.Sequential(STRANGERS[kind](), nn.Linear(4, 4)))) == ["1.weight"]
+    assert list(all_layers(nn.Sequential(STRANGERS[kind](), nn.Linear(4, 4)))) == ["1.weight"]
 
 
 def test_another_class_of_that_name_is_no_transposed_layer() -> None:
@@ -221,19 +221,19 @@ def test_another_class_of_that_name_is_no_transposed_layer() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x @ self.weight
 
-    assert list(linear_layers(nn.Sequential(Conv1D(), nn.Linear(4, 4)))) == ["1.weight"]
+    assert list(all_layers(nn.Sequential(Conv1D(), nn.Linear(4, 4)))) == ["1.weight"]
 
 
 def test_the_class_of_transformers_is_a_transposed_layer() -> None:
     from transformers.pytorch_utils import Conv1D as Original
 
-    (layer,) = linear_layers(Original(4, 6)).values()
+    (layer,) = all_layers(Original(4, 6)).values()
     assert (layer.shape, layer.transposed) == ((4, 6), True)
 
 
 def test_rows_of_a_packed_weight_are_those_that_torch_gives_the_role() -> None:
     attention = nn.MultiheadAttention(4, 1, bias=False)
-    layers = linear_layers(attention)
+    layers = all_layers(attention)
     x = torch.linspace(-1, 1, 12).view(3, 1, 4)
     with torch.no_grad():
         for role, scale in zip("qkv", (2.0, 3.0, 5.0), strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import chts_core as chts
-from chts_core.engine.layers import linear_layers, sparse_layers
+from chts_core.engine.layers import all_layers, sparse_layers
 from chts_core.engine.tracing import layer_graph
 from chts_core.percolation import Attention, LayerGraph
 
@@ -333,7 +333,7 @@ def test_a_transformer_of_torch_is_known() -> None:
     model = nn.Transformer(8, 2, num_encoder_layers=2, num_decoder_layers=1, dim_feedforward=12, batch_first=True)
     graph, unknown = graph_of(model)
     assert not unknown
-    assert graph.layers() == linear_layers(model).keys()
+    assert graph.layers() == all_layers(model).keys()
     assert len(graph.attentions) == 4
     assert graph.chains == tuple(
         (f"{block}.linear1.weight", f"{block}.linear2.weight")

@@ -13,7 +13,8 @@ from chts_core.engine.dropout import Dropout
 from chts_core.engine.forward import (
     has_forward_of_class,
 )
-from chts_core.engine.layers import Layer, gated_feed_forward, has_linear, linear_layers
+from chts_core.engine.kinds import Layer
+from chts_core.engine.layers import all_layers, gated_experts, gated_feed_forward, has_linear
 from chts_core.engine.sharding import is_fully_sharded
 from chts_core.percolation import Attention, LayerGraph
 
@@ -67,6 +68,21 @@ _ELEMENTWISE_CALLS = {
     *("relu", "tanh", "sigmoid", "contiguous", "to", "float"),  # methods of a tensor
 }
 
+# Modules and functions that act on each channel of a convolution separately.
+_CHANNEL_MODULES = {
+    getattr(nn, f"{kind}{dims}d")
+    for kind in ("BatchNorm", "MaxPool", "AvgPool", "AdaptiveMaxPool", "AdaptiveAvgPool", "Dropout", "InstanceNorm")
+    for dims in (1, 2, 3)
+} | {nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d, nn.ReflectionPad2d}
+_CHANNEL_CALLS = {
+    *(
+        getattr(nn.functional, f"{kind}{dims}d")
+        for kind in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "dropout")
+        for dims in (1, 2, 3)
+    ),
+    nn.functional.interpolate,
+}
+
 # The names of an attention block's projections in LLaMA and similar models.
 _OUTPUTS = ("o_proj", "out_proj", "dense")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", *_OUTPUTS)
@@ -102,6 +118,18 @@ class Blocks:
     attentions: dict[str, Attention] = field(default_factory=dict)
     without_output: set[str] = field(default_factory=set)
 
+    def add_gated(self, gate: str | None, up: str | None, down: str | None, mixes: bool) -> None:
+        """Add a gated feed-forward block, by the names of its sparse layers.
+
+        Args:
+            mixes: whether anything between the layers may mix neurons.
+        """
+        if mixes:
+            self.chains += [(name,) for name in (gate, up, down) if name]
+            return
+        self.pairs += [(gate, up)] if gate and up else []
+        self.chains += [(before, down) if down else (before,) for before in (gate, up) if before]
+
     def layers(self) -> set[str]:
         """Names of all layers in them."""
         return LayerGraph(tuple(self.chains), tuple(self.pairs), tuple(self.attentions.values())).layers()
@@ -111,7 +139,7 @@ def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
     """The known blocks of a model, and how they connect its layers."""
     blocks = Blocks()
     chains = blocks.chains
-    shapes = {name: layer.shape for name, layer in linear_layers(model).items()}
+    shapes = {name: layer.shape for name, layer in all_layers(model).items()}
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
 
@@ -141,11 +169,10 @@ def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
                 blocks.without_output.add(path)
         if gated := gated_feed_forward(module):
             gate, up, down = (sparse(f"{name}.weight") for name in gated)
-            if is_altered_within(module) or not _keeps_zeros(module):
-                chains += [(name,) for name in (gate, up, down) if name]
-            else:
-                blocks.pairs += [(gate, up)] if gate and up else []
-                chains += [(before, down) if down else (before,) for before in (gate, up) if before]
+            blocks.add_gated(gate, up, down, _mixes(module))
+        for expert in range(gated_experts(module)):
+            gate, up = (sparse(f"gate_up_proj:{expert}:{role}") for role in ("gate", "up"))
+            blocks.add_gated(gate, up, sparse(f"down_proj:{expert}"), _mixes(module))
         for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             if isinstance(module, kind) and _runs_as(module, kind, "forward", "_ff_block"):
                 chain = tuple(name for name in (sparse("linear1.weight"), sparse("linear2.weight")) if name)
@@ -262,6 +289,18 @@ def is_elementwise(function: object) -> bool:
         return function in _ELEMENTWISE_CALLS
     of_torch = isinstance(function, _ELEMENTWISE_MODULES) and type(function).__module__.startswith("torch.nn")
     return (of_torch or type(function) is Dropout) and not is_altered(function)
+
+
+def keeps_channels(function: object) -> bool:
+    """Whether a function or module is known to act on each channel of a convolution separately."""
+    if not isinstance(function, nn.Module):
+        return function in _CHANNEL_CALLS
+    return type(function) in _CHANNEL_MODULES and not is_altered(function)
+
+
+def _mixes(gated: nn.Module) -> bool:
+    """Whether a neuron of a gated block may have an effect although its gate, or the factor that it gates, is zero."""
+    return is_altered_within(gated) or not _keeps_zeros(gated)
 
 
 def _keeps_zeros(gated: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""The share of a model that is in its sparse layers, and its other matrices."""
+"""The share of a model that is in its sparse layers, and why its other matrices stay dense."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,39 +7,34 @@ from math import prod
 from torch import nn
 
 from chts_core.checks import warn
-from chts_core.engine.layers import Layer, linear_layers
+from chts_core.engine.kinds import matrices
+from chts_core.engine.layers import Chosen
 
-# The Sparsifier warns if matrices that cannot be sparse hold more than this share.
-_NOTEWORTHY = 0.1
+# The Sparsifier warns if the sparse layers hold less than this share.
+_LITTLE = 0.5
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """The matrices of a model: its parameters of two dimensions or more, without embeddings.
+    """The matrices of a model: its parameters of two dimensions or more, without embeddings and biases.
 
     sparse: elements of the sparse layers.
     total: elements of all matrices.
-    foreign: by name, the elements of matrices that train but belong to no linear layer, such as convolutions, recurrent
-        layers or experts stacked into one tensor. No choice of layers makes them sparse.
+    dense: by name, the elements of the matrices that train but stay dense, and the reason.
     """
 
     sparse: int
     total: int
-    foreign: Mapping[str, int]
+    dense: Mapping[str, tuple[int, str]]
 
     @property
     def share(self) -> float:
         """Share of the elements that are in sparse layers."""
         return self.sparse / self.total
 
-    @property
-    def noteworthy(self) -> bool:
-        """Whether much of the model stays dense for any choice of layers."""
-        return sum(self.foreign.values()) > _NOTEWORTHY * self.total
-
-    def warn_if_noteworthy(self) -> None:
-        """Warn if much of the model stays dense for any choice of layers."""
-        if self.noteworthy:
+    def warn_if_small(self) -> None:
+        """Warn if less than half of the model is in sparse layers."""
+        if self.share < _LITTLE:
             warn(
                 f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all. To silence "
                 "this warning, name the layers with include."
@@ -50,34 +45,27 @@ class Coverage:
             f"the sparse layers contain {self.share:.1%} of the elements of the model's matrices, not counting "
             "embeddings"
         )
-        if not self.foreign:
-            return text
-        largest = sorted(self.foreign, key=lambda name: -self.foreign[name])
-        names = ", ".join(largest[:3]) + (f" and {len(largest) - 3} others" if len(largest) > 3 else "")
-        return f"{text}; {sum(self.foreign.values()) / self.total:.1%} are not in linear layers and stay dense: {names}"
+        by_reason: dict[str, list[str]] = {}
+        for name in sorted(self.dense, key=lambda name: -self.dense[name][0]):
+            by_reason.setdefault(self.dense[name][1], []).append(name)
+        parts = []
+        for reason, names in by_reason.items():
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
+            share = sum(self.dense[name][0] for name in names) / self.total
+            parts.append(f"{share:.1%} stay dense: {shown} ({reason})")
+        return "; ".join([text, *parts])
 
 
-def coverage(model: nn.Module, layers: Mapping[str, Layer]) -> Coverage:
-    """The share of a model that is in some of its layers.
+def coverage(model: nn.Module, chosen: Chosen) -> Coverage:
+    """The share of a model that is in its sparse layers.
 
     Args:
         model: with dense weights; call this before `execution="csr"` converts the layers.
-        layers: the sparse layers, by name.
+        chosen: the sparse layers, and why the others stay dense.
     """
-    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}
-    matrices = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.dim() > 1 and id(parameter) not in embeddings
-    }
-    # This includes the tensors of a parametrised linear layer.
-    linear = tuple(f"{layer.parameter.rpartition('.')[0]}." for layer in linear_layers(model).values())
+    sizes = {name: matrix.numel() for name, matrix in matrices(model).items()}
     return Coverage(
-        sparse=sum(prod(layer.shape) for layer in layers.values()),
-        total=sum(matrix.numel() for matrix in matrices.values()),
-        foreign={
-            name: matrix.numel()
-            for name, matrix in matrices.items()
-            if not name.startswith(linear) and matrix.requires_grad
-        },
+        sparse=sum(prod(layer.shape) for layer in chosen.layers.values()),
+        total=sum(sizes.values()),
+        dense={name: (sizes[name], why) for name, why in chosen.dense.items() if name in sizes},
     )

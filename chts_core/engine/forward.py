@@ -20,6 +20,11 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or is_transposed_linear(module)
 
 
+def is_convolution(module: nn.Module) -> bool:
+    """Whether a module is an `nn.Conv1d`, `nn.ConvTranspose2d` or the like."""
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
 def is_transposed_linear(module: nn.Module) -> bool:
     """Whether a module is the `Conv1D` of GPT-2: a linear layer with a weight of shape (in_features, out_features)."""
     for kind in type(module).__mro__:
@@ -35,6 +40,10 @@ class _Proxy(fx.Proxy):
 
     tracer: "Tracer"
 
+    def __len__(self) -> int:
+        """The length that the tracer assumes; without one, the trace ends."""
+        return super().__len__() if self.tracer.length is None else self.tracer.length
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of all tensors."""
@@ -48,13 +57,17 @@ class Tracer(fx.Tracer):
     Args:
         is_closed: whether to record only the call of a module, without looking into it.
         dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
+        length: the length that all tensors claim to have. Without one, a forward that asks for it cannot be traced.
     """
 
     proxy_buffer_attributes = True
 
-    def __init__(self, is_closed: Callable[[nn.Module], bool], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, is_closed: Callable[[nn.Module], bool], dtype: torch.dtype = torch.float32, length: int | None = None
+    ) -> None:
         super().__init__()
         self.dtype, self.asked_for_dtype = dtype, False
+        self.length = length
         self._is_closed = is_closed
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -142,11 +155,10 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
 
 
 def output_layers(model: nn.Module) -> set[str]:
-    """The linear layers that give a model's outputs, by module name: no layer with a matrix comes after them.
+    """The linear layers and convolutions that give a model's outputs, by module name: no matrix comes after them.
 
-    A model may have several, such as one for each task. It has none if its last layer is a convolution. If the forward
-    cannot be traced, the output layer is the one that `get_output_embeddings` returns, as in `transformers`, or else
-    the last registered linear layer.
+    A model may have several, such as one for each task. If the forward cannot be traced, the output layer is the one
+    that `get_output_embeddings` returns, as in `transformers`, or else the last one that is registered.
     """
     with leaving_nothing_behind(model):
         return set(_ends(model, ""))
@@ -154,11 +166,11 @@ def output_layers(model: nn.Module) -> set[str]:
 
 def _ends(module: nn.Module, path: str) -> Iterator[str]:
     """See :func:`output_layers`, for a part of a model."""
-    if is_linear(module):
+    if is_linear(module) or is_convolution(module):
         yield path
         return
     modules = dict(module.named_modules())
-    recorded = trace(module, Tracer(lambda _: True), training=False, without_labels=True)
+    recorded = trace(module, Tracer(lambda _: True, length=2), training=False, without_labels=True)
     if not recorded:
         end = _last_layer(module)
         if end is not None:
@@ -204,9 +216,9 @@ def _has_matrix(module: nn.Module) -> bool:
 
 def _last_layer(module: nn.Module) -> str | None:
     """The output layer of a module that cannot be traced."""
-    linear = [name for name, part in module.named_modules() if is_linear(part)]
+    layers = [name for name, part in module.named_modules() if is_linear(part) or is_convolution(part)]
     told = getattr(module, "get_output_embeddings", lambda: None)()
-    return next((name for name in linear if module.get_submodule(name) is told), linear[-1] if linear else None)
+    return next((name for name in layers if module.get_submodule(name) is told), layers[-1] if layers else None)
 
 
 def _join(path: str, name: str) -> str:

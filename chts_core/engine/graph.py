@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from chts_core.engine.layers import Layer, Selection, sparse_layers, split_heads
+from chts_core.engine.kinds import Layer
+from chts_core.engine.layers import Chosen, Selection, choose_layers, split_heads
 from chts_core.engine.tracing import layer_graph
 from chts_core.methods import Method
 from chts_core.percolation import LayerGraph
@@ -15,13 +16,13 @@ from chts_core.percolation import LayerGraph
 class Found(NamedTuple):
     """The layers of a model that become sparse.
 
-    layers: by name.
+    chosen: the layers, and why others stay dense.
     parts: by name, what evolves separately: the layers, or their heads.
     graph: which layers feed each other.
     notes: warnings about the graph.
     """
 
-    layers: dict[str, Layer]
+    chosen: Chosen
     parts: dict[str, Layer]
     graph: LayerGraph
     notes: list[str]
@@ -36,9 +37,10 @@ def find_layers(
     per_head: bool,
 ) -> Found:
     """The sparse layers of a model under the settings of the Sparsifier."""
-    layers = sparse_layers(model, include, exclude)
+    chosen = choose_layers(model, include, exclude)
+    layers = chosen.layers
     graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
-    return Found(layers, split_heads(layers, graph) if per_head else layers, graph, notes)
+    return Found(chosen, split_heads(layers, graph) if per_head else layers, graph, notes)
 
 
 def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> tuple[LayerGraph, list[str]]:
@@ -68,8 +70,8 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
 
 
 def kind_of(name: str) -> str:
-    """The name of a layer with * for its numbers."""
-    return re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name)
+    """The name of a layer with * for its numbers and for the gate of a recurrent layer."""
+    return re.sub(r":[ifgorzn]$", ":*", re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name))
 
 
 def label_of(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The links that a run starts from: drawn, given, or the largest weights."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
@@ -12,7 +13,7 @@ from chts_core.budget import Budget
 from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import Correlated, ScaleFree, Topology
 from chts_core.compiled.masks import count
-from chts_core.engine.layers import Layer
+from chts_core.engine.kinds import Layer
 from chts_core.engine.sharding import full_tensor
 from chts_core.engine.warm_start import largest
 from chts_core.percolation import LayerGraph, check_graph
@@ -39,7 +40,7 @@ def with_correlation(topology: Topology, correlation: Tensor | None, budget: Bud
             f"correlation is given, but the method starts from {topology!r}; leave correlation out, or use a method "
             "with topology=Correlated()."
         )
-    inputs = {columns for _, columns in budget.shapes.values()}
+    inputs = {math.prod(shape[1:]) for shape in budget.shapes.values()}
     if correlation.ndim and len(correlation) not in inputs:
         raise ValueError(
             f"correlation has {len(correlation)} features, but the sparse layers have "
@@ -76,25 +77,26 @@ def first_masks(
     given = _given(given, parts, weights, links)
     # A packed weight may have rows that belong to no sparse layer. They stay dense.
     masks = {name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device) for name, weight in weights.items()}
-    by_part = {name: part.rows(masks[part.parameter]) for name, part in parts.items()}
+    by_part = {name: part.matrix(masks[part.parameter]) for name, part in parts.items()}
     for name, here in by_part.items():
         part = parts[name]
         if name in given:
             mask, source = given[name], "initial_masks"
-            if part.transposed and name == part.parameter:  # named like the weight, so shaped like it
-                here = here.T
+            if name == part.parameter:  # named like the weight, so shaped like it
+                here = masks[name]
         else:
             mask = topology(*part.shape, links[name] / here.numel(), generator=generators[name])
             source = f"topology {budget.method.topology!r}"
-        check_mask(mask, f"initial mask of {name!r}")
+        check_mask(mask, f"initial mask of {name!r}", here.ndim)
         check_same_shape(mask, here, f"initial mask of {name!r}")
         found = count(mask)
         if found != links[name]:
             raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
         here.copy_(mask)
     if isinstance(topology, ScaleFree):
-        by_layer = {name: layer.rows(masks[layer.parameter]) for name, layer in layers.items()}
-        drawn = {name: mask for name, mask in by_part.items() if name not in given}
+        by_layer = {name: layer.matrix(masks[layer.parameter]) for name, layer in layers.items()}
+        drawn = {name: mask for name, mask in by_part.items() if name not in given and not parts[name].kernel}
+        check_graph({name: layer.full_shape for name, layer in layers.items()}, graph)
         _place(topology, drawn, by_layer, graph, generators)
     return masks
 
@@ -110,7 +112,7 @@ def _given(
         if given != "magnitude":
             raise ValueError(f"initial_masks is {given!r}; expected masks by layer name, 'magnitude' or None.")
         dense = {name: full_tensor(weight.detach()) for name, weight in weights.items()}
-        return {name: largest(part.rows(dense[part.parameter]), links[name]) for name, part in parts.items()}
+        return {name: largest(part.matrix(dense[part.parameter]), links[name]) for name, part in parts.items()}
     given = given or {}
     unknown = given.keys() - parts.keys()
     if unknown:
@@ -130,13 +132,12 @@ def _place(
 ) -> None:
     """Fit the layers of a scale-free topology to the layers that feed them, in place.
 
-    Layers that attention values feed do not change.
+    Layers that attention values feed do not change, and convolutions neither.
 
     Args:
         by_part: the masks to fit.
         by_layer: the same masks, by layer.
     """
-    check_graph({name: (mask.shape[0], mask.shape[1]) for name, mask in by_layer.items()}, graph)
     feeds = {after: before for chain in graph.chains for before, after in pairwise(chain)}
     of_values = {attention.output for attention in graph.attentions if attention.value}
     for name, here in by_part.items():

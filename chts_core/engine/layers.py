@@ -1,14 +1,15 @@
-"""Which weights of a model become sparse: its linear layers, also those that an attention block packs in one weight."""
+"""Which layers of a model become sparse, by default or as the user says."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from chts_core.engine.forward import is_transposed_linear, output_layers
+from chts_core.engine.forward import output_layers
+from chts_core.engine.kinds import Candidate, Layer, candidates, other_matrices
 from chts_core.percolation import LayerGraph
 
 # The dtypes that a weight may have. Complex numbers have no order, and integers have no gradient.
@@ -22,53 +23,22 @@ Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A bipartite network: all rows of a weight, or some rows of a weight that packs several layers.
+class Chosen:
+    """The layers that become sparse, and all others.
 
-    name: the name of the parameter, with ":q", ":k", ":v" for rows of a packed weight and ":0", ":1"... for heads.
-    parameter: the name of the parameter.
-    first_row: its first row in the parameter; its first column if the parameter is transposed.
-    shape: (out_features, in_features) of the network itself.
-    transposed: whether the parameter is (in_features, out_features), as in Hugging Face's `Conv1D`.
+    layers: by name, in the model's order.
+    frozen: weights of layers that would be sparse if they trained, by the name of the layer.
+    dense: why each other matrix that trains stays dense, by the name of the parameter.
     """
 
-    name: str
-    parameter: str
-    first_row: int
-    shape: tuple[int, int]
-    transposed: bool = False
-
-    @property
-    def outputs(self) -> slice:
-        """Which of the parameter's output neurons are this layer's."""
-        return slice(self.first_row, self.first_row + self.shape[0])
-
-    def rows(self, tensor: Tensor) -> Tensor:
-        """View of this layer's rows, (out_features, in_features), of a tensor shaped like the parameter."""
-        return (tensor.T if self.transposed else tensor)[self.outputs]
-
-    def ends(self, positions: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Output and input neurons of links, by their positions in the flattened parameter with `columns` columns.
-
-        Outputs count from this layer's first output. Outputs of other layers in the parameter are outside its range.
-        """
-        quotient, rest = positions // columns, positions % columns
-        outputs, inputs = (rest, quotient) if self.transposed else (quotient, rest)
-        return outputs - self.first_row, inputs
-
-    def in_parameter(self, links: Tensor, columns: int) -> Tensor:
-        """Positions of links in the flattened parameter with `columns` columns, by those in the flattened layer."""
-        if not self.transposed:
-            return links + self.first_row * columns
-        return links % self.shape[1] * columns + links // self.shape[1] + self.first_row
+    layers: dict[str, Layer]
+    frozen: dict[str, nn.Parameter]
+    dense: dict[str, str]
 
 
-def linear_layers(model: nn.Module) -> dict[str, Layer]:
-    """All layers of a model that could be sparse, by name.
-
-    These are linear layers, the layers inside `nn.MultiheadAttention`, and Hugging Face's `Conv1D`.
-    """
-    return {layer.name: layer for layer, _, _ in _candidates(model)}
+def all_layers(model: nn.Module) -> dict[str, Layer]:
+    """All layers of a model that could be sparse, by name (:mod:`chts_core.engine.kinds`)."""
+    return {candidate.layer.name: candidate.layer for candidate in candidates(model)}
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -82,23 +52,36 @@ def unwrap(model: nn.Module) -> nn.Module:
 def sparse_layers(
     model: nn.Module, include: Selection | None = None, exclude: Selection | None = None
 ) -> dict[str, Layer]:
-    """The layers to sparsify, by name, in the model's order.
+    """The layers of :func:`choose_layers` that become sparse."""
+    return choose_layers(model, include, exclude).layers
 
-    These are the linear layers, the `Conv1D` layers of Hugging Face, and the projections of `nn.MultiheadAttention`
-    that train. Embeddings are never sparse. The layers that give the model's outputs
-    (:func:`chts_core.engine.forward.output_layers`) and the routers of experts stay dense, unless `exclude` says
-    otherwise.
+
+def choose_layers(model: nn.Module, include: Selection | None = None, exclude: Selection | None = None) -> Chosen:
+    """The layers to sparsify, and why the others stay dense.
+
+    All kinds of layers in :mod:`chts_core.engine.kinds` become sparse if they train. Embeddings are never sparse. The
+    layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of experts and
+    depthwise convolutions stay dense, unless `exclude` says otherwise.
 
     Args:
         model: any module.
-        include: which layers to take; by default all.
-        exclude: which of them to leave out; by default the output layers and the routers.
+        include: which layers to take; by default all. A pattern that fits no layer may fit other matrices
+            (:func:`chts_core.engine.kinds.other_matrices`).
+        exclude: which of them to leave out; by default the layers named above.
 
     Raises:
         ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from others.
         TypeError: if a weight has no shape yet, or is stored as anything but real numbers.
     """
-    layers, parameters = _selected(model, include, exclude)
+    _check_initialised(model)
+    found, others = list(candidates(model)), list(other_matrices(model))
+    chosen = found if include is None else _select(found, others, include, "include")
+    if exclude is None:
+        dropped = _dense_by_default(model, found + others)
+    else:
+        dropped = {entry.layer.name: "left out by exclude" for entry in _select(found, others, exclude, "exclude")}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    layers = {entry.layer.name: entry.layer for entry in chosen if entry.layer.name not in dropped}
     for name, layer in layers.items():
         if layer.parameter not in parameters:
             raise ValueError(
@@ -106,51 +89,52 @@ def sparse_layers(
                 "as by weight_norm; remove the parametrization or exclude the layer."
             )
         _check_stored(name, parameters[layer.parameter])
-    layers = {name: layer for name, layer in layers.items() if parameters[layer.parameter].requires_grad}
-    if not layers:
-        quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
-        raise ValueError(
-            f"{type(model).__name__} has {len(linear_layers(model))} linear layers, but none is left to sparsify; "
-            "expected at least two that train. The last one is the output layer and stays dense unless you pass "
-            "exclude=()."
-            + (
-                f" {', '.join(quantised)} are quantised; sparsify the model before you quantise it."
-                if quantised
-                else ""
-            )
-        )
-    _check_shared(model, layers)
-    return layers
+    training = {name: layer for name, layer in layers.items() if parameters[layer.parameter].requires_grad}
+    if not training:
+        raise _nothing_left(model, len(found))
+    _check_shared(model, training)
+    sparse = {layer.parameter for layer in layers.values()}
+    reasons = {
+        entry.layer.parameter: dropped.get(entry.layer.name) or entry.why_dense or "not in include"
+        for entry in others + found
+    }
+    return Chosen(
+        training,
+        {name: parameters[layers[name].parameter] for name in layers.keys() - training.keys()},
+        {
+            name: why
+            for name, why in reasons.items()
+            if name not in sparse and name in parameters and parameters[name].requires_grad
+        },
+    )
 
 
-def frozen_layers(
-    model: nn.Module, include: Selection | None = None, exclude: Selection | None = None
-) -> dict[str, nn.Parameter]:
-    """The weights of the layers that :func:`sparse_layers` would take if they trained, by the name of the layer."""
-    layers, parameters = _selected(model, include, exclude)
-    weights = {name: parameters[layer.parameter] for name, layer in layers.items() if layer.parameter in parameters}
-    return {name: weight for name, weight in weights.items() if not weight.requires_grad}
+def _dense_by_default(model: nn.Module, found: list[Candidate]) -> dict[str, str]:
+    """Why layers stay dense if the user does not say which, by name."""
+    outputs = output_layers(model)
+    dense: dict[str, str] = {}
+    for entry in found:
+        name = entry.layer.name
+        if entry.path in outputs:
+            dense[name] = "gives the model's outputs"
+        elif _is_router(model, entry.path):
+            dense[name] = "chooses the experts"
+        elif entry.why_dense:
+            dense[name] = entry.why_dense
+    return dense
 
 
-def _selected(
-    model: nn.Module, include: Selection | None, exclude: Selection | None
-) -> tuple[dict[str, Layer], dict[str, nn.Parameter]]:
-    """The chosen layers, whether they train or not, and all parameters of the model by name."""
-    _check_initialised(model)
-    found = list(_candidates(model))
-    chosen = found if include is None else _select(found, include, "include")
-    if exclude is None:
-        outputs = output_layers(model)
-        dropped = [entry for entry in found if entry[1] in outputs or _is_router(model, entry[1])]
-    else:
-        dropped = _select(found, exclude, "exclude")
-    out = {layer.name for layer, _, _ in dropped}
-    layers = {layer.name: layer for layer, _, _ in chosen if layer.name not in out}
-    return layers, dict(model.named_parameters(remove_duplicate=False))
+def _nothing_left(model: nn.Module, layers: int) -> ValueError:
+    quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
+    return ValueError(
+        f"{type(model).__name__} has {layers} layers that could be sparse, but none is left to sparsify; expected at "
+        "least two that train. The last one is the output layer and stays dense unless you pass exclude=()."
+        + (f" {', '.join(quantised)} are quantised; sparsify the model before you quantise it." if quantised else "")
+    )
 
 
 def _is_router(model: nn.Module, path: str) -> bool:
-    """Whether a linear layer chooses the experts for an input: a mistake there costs a whole expert."""
+    """Whether a layer chooses the experts for an input: a mistake there costs a whole expert."""
     parent, _, name = path.rpartition(".")
     beside = {child for child, _ in model.get_submodule(parent).named_children()}
     named = "router" in path.lower() or "Router" in type(model.get_submodule(path)).__name__
@@ -165,6 +149,19 @@ def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
     if any("norm" in name for name, _ in module.named_children()):
         return None
     return next((names for names in _GATED if has_linear(module, *names)), None)
+
+
+def gated_experts(module: nn.Module) -> int:
+    """The number of experts that compute down(act(gate(x)) * up(x)) from weights of three dimensions, as in Mixtral.
+
+    It is 0 for any other module. Experts with a bias, a norm or a gate of their own do not count.
+    """
+    gate = getattr(type(module), "_apply_gate", None)
+    usual = getattr(gate, "__name__", "") == "_default_apply_gate"
+    if not usual or getattr(module, "has_bias", True) or getattr(module, "has_post_expert_norm", True):
+        return 0
+    packed = module._parameters.get("gate_up_proj")
+    return 0 if packed is None else len(packed)
 
 
 def has_linear(module: nn.Module, *names: str) -> bool:
@@ -192,67 +189,29 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
             )
         head_dim = layer.shape[0] // number
         for head in range(number):
-            part = replace(
-                layer,
-                name=name if number == 1 else f"{name}:{head}",
-                first_row=layer.first_row + head * head_dim,
-                shape=(head_dim, layer.shape[1]),
-            )
+            part = layer if number == 1 else layer.part(f"{name}:{head}", head * head_dim, head_dim)
             parts[part.name] = part
     return parts
 
 
-def _candidates(model: nn.Module) -> Iterator[tuple[Layer, str, nn.Module]]:
-    """Every layer that could be sparse, with its module's name and its module."""
-    for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
-        if isinstance(module, nn.Linear):
-            name = f"{prefix}weight"
-            yield Layer(name, name, 0, (module.out_features, module.in_features)), path, module
-        elif is_transposed_linear(module):
-            for layer in _transposed_layers(f"{prefix}weight", module):
-                yield layer, path, module
-        elif isinstance(module, nn.MultiheadAttention):
-            if module.in_proj_weight is not None:
-                packed, width = f"{prefix}in_proj_weight", module.embed_dim
-                for part, role in enumerate("qkv"):
-                    yield Layer(f"{packed}:{role}", packed, part * width, (width, width)), path, module
-            else:
-                for role in "qkv":
-                    name = f"{role}_proj_weight"
-                    out_features, in_features = getattr(module, name).shape
-                    yield Layer(prefix + name, prefix + name, 0, (out_features, in_features)), path, module
-
-
-def _transposed_layers(name: str, module: nn.Module) -> Iterator[Layer]:
-    """The layers in a transposed weight: GPT-2 packs queries, keys and values into one weight, or keys and values."""
-    in_features, out_features = (int(getattr(module, size)) for size in ("nx", "nf"))
-    packs = f".{name}".endswith(".c_attn.weight")
-    roles = {3: "qkv", 2: "kv"}.get(out_features // in_features) if packs and out_features % in_features == 0 else None
-    if roles is None:
-        yield Layer(name, name, 0, (out_features, in_features), transposed=True)
-    else:
-        for part, role in enumerate(roles):
-            yield Layer(f"{name}:{role}", name, part * in_features, (in_features, in_features), transposed=True)
-
-
-def _select(
-    found: list[tuple[Layer, str, nn.Module]], selection: Selection, argument: str
-) -> list[tuple[Layer, str, nn.Module]]:
+def _select(found: list[Candidate], others: list[Candidate], selection: Selection, argument: str) -> list[Candidate]:
+    """The candidates that a selection names; other matrices only by a pattern that fits no candidate."""
     if callable(selection):
-        return [entry for entry in found if selection(entry[1], entry[2])]
+        return [entry for entry in found if selection(entry.path, entry.module)]
     chosen = set()
     for pattern in (selection,) if isinstance(selection, str) else selection:
         fitting = {
-            layer.name for layer, path, _ in found if fnmatchcase(layer.name, pattern) or fnmatchcase(path, pattern)
-        }
+            entry.layer.name
+            for entry in found
+            if any(fnmatchcase(name, pattern) for name in (entry.layer.name, entry.layer.parameter, entry.path))
+        } or {entry.layer.name for entry in others if fnmatchcase(entry.layer.parameter, pattern)}
         if not fitting:
             raise ValueError(
-                f"{argument} has the pattern {pattern!r}, which fits no linear layer; expected a layer's or module's "
-                f"name, with * for any part of it. The layers are {', '.join(layer.name for layer, _, _ in found)}."
+                f"{argument} has the pattern {pattern!r}, which fits no layer; expected a layer's or module's name, "
+                f"with * for any part of it. The layers are {', '.join(entry.layer.name for entry in found)}."
             )
         chosen |= fitting
-    return [entry for entry in found if entry[0].name in chosen]
+    return [entry for entry in found + others if entry.layer.name in chosen]
 
 
 def check_in_memory(weights: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from chts_core.compiled.masks import LinkLists, among, count, ends, mask_of, positions
 from chts_core.engine.distributed import Ranks
-from chts_core.engine.layers import Layer
+from chts_core.engine.kinds import Layer
 from chts_core.engine.linear import SparseLinear, convertible
 from chts_core.engine.weights import LinkWeight, PastWeights, Weight, count_bits, store_links, unpack_bits
 from chts_core.percolation import LayerGraph, check_graph, percolate_links
@@ -52,7 +52,7 @@ class SparseNetwork:
         self.ranks = ranks
         self._owners = ranks.owners({name: part.shape[0] * part.shape[1] for name, part in parts.items()})
         # Refuse a graph that does not fit now, not during the run.
-        check_graph({name: layer.shape for name, layer in layers.items()}, graph)
+        check_graph({name: layer.full_shape for name, layer in layers.items()}, graph)
         if ranks.size > 1:
             ranks.check_same(self.lists())
 
@@ -62,7 +62,7 @@ class SparseNetwork:
         return {name: weight.mask for name, weight in self.weights.items()}
 
     @property
-    def shapes(self) -> dict[str, tuple[int, int]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the weights."""
         return {name: weight.shape for name, weight in self.weights.items()}
 
@@ -72,12 +72,15 @@ class SparseNetwork:
         return next(iter(self.weights.values())).parameter.device.type
 
     def by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Views of the masks of weights, by layer."""
-        return {name: layer.rows(masks[layer.parameter]) for name, layer in self.layers.items()}
+        """Views of the masks of weights, by layer, each of its full shape."""
+        return {
+            name: layer.matrix(masks[layer.parameter]).unflatten(1, layer.full_shape[1:])
+            for name, layer in self.layers.items()
+        }
 
     def by_part(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Views of the masks of weights, by part."""
-        return {name: part.rows(masks[part.parameter]) for name, part in self.parts.items()}
+        return {name: part.matrix(masks[part.parameter]) for name, part in self.parts.items()}
 
     def parts_by_weight(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
         """The parts of each weight; `parts` lists the parts of a weight one after the other."""
@@ -99,9 +102,9 @@ class SparseNetwork:
 
     def in_weight(self, parameter: str, links: Mapping[str, Tensor]) -> Tensor:
         """Links of the parts of a weight, as positions in the flattened weight, int64 in ascending order."""
-        columns, parts = self.weights[parameter].shape[1], self._parts_of(parameter)
-        whole = torch.cat([part.in_parameter(links[name], columns) for name, part in parts])
-        return whole if len(parts) == 1 and not parts[0][1].transposed else whole.sort().values
+        parts = self._parts_of(parameter)
+        whole = torch.cat([part.in_parameter(links[name]) for name, part in parts])
+        return whole if len(parts) == 1 and parts[0][1].keeps_order else whole.sort().values
 
     def gone(self, parameter: str, survivors: Mapping[str, Tensor]) -> Tensor:
         """The links of a weight that are not among the survivors, as :meth:`in_weight` gives them."""
@@ -128,7 +131,7 @@ class SparseNetwork:
                 found[parts[0][0]] = count_bits(bits)
                 continue
             mask = unpack_bits(bits, shape)
-            found |= {name: count(part.rows(mask)) for name, part in parts}
+            found |= {name: count(part.matrix(mask)) for name, part in parts}
         return found
 
     def weight_of(self, part: str) -> Weight:
@@ -187,21 +190,20 @@ class SparseNetwork:
         parts: dict[str, list[tuple[str, int]]] = {name: [] for name in self.layers}
         for name, (layer, offset) in self._places().items():
             parts[layer].append((name, offset))
-        shapes = {name: layer.shape for name, layer in self.layers.items()}
-        whole = LinkLists(shapes)
+        whole = LinkLists({name: layer.shape for name, layer in self.layers.items()})
         for layer, own in parts.items():
             whole[layer] = torch.cat([links(name) + offset for name, offset in own])
-        percolate_links(whole, shapes, self.graph)
+        percolate_links(whole, {name: layer.full_shape for name, layer in self.layers.items()}, self.graph)
         return whole
 
     def _places(self) -> dict[str, tuple[str, int]]:
         """The layer that each part is in, and where the part begins in the flattened layer."""
-        return {
-            name: (layer.name, (part.first_row - layer.first_row) * part.shape[1])
-            for name, part in self.parts.items()
-            for layer in self.layers.values()
-            if layer.parameter == part.parameter and 0 <= part.first_row - layer.first_row < layer.shape[0]
-        }
+        places = {}
+        for name, part in self.parts.items():
+            layer = self.layers.get(name) or self.layers[name.rpartition(":")[0]]  # a head has the name "layer:head"
+            rows = (part.offset - layer.offset) // layer.strides[0]
+            places[name] = layer.name, rows * part.shape[1]
+        return places
 
     def active_share(self, links: Callable[[str], Tensor]) -> dict[str, float]:
         """Share of its output neurons that are active, by part; see :meth:`active`."""
@@ -221,10 +223,8 @@ class SparseNetwork:
         """
         layer = self.parts[part]
         past = past_weights[layer.parameter]
-        outputs, inputs = layer.ends(past.positions, self.weight_of(part).shape[1])
-        where = outputs * layer.shape[1] + inputs
-        mine = (outputs >= 0) & (outputs < layer.shape[0])
-        where, order = where[mine].sort()
+        mine, where = layer.in_layer(past.positions)
+        where, order = where.sort()
         missing = ~among(where, links)
         return where[missing], past.values[mine][order][missing]
 

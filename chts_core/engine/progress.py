@@ -204,7 +204,7 @@ def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], re
             )
 
 
-def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[str, tuple[int, int]]) -> None:
+def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise unless masks, past weights and generators belong to these layers."""
     wanted: dict[str, Mapping[str, object]] = {
         "masks": shapes,
@@ -223,7 +223,7 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
             if isinstance(mask, Mapping):
                 _check_bits(mask, shapes[name], f"the saved mask {name!r}")
                 continue
-            check_mask(mask, f"saved mask {name!r}")
+            check_mask(mask, f"saved mask {name!r}", len(shapes[name]))
             check_same_shape(mask, _of_shape(shapes[name]), f"saved mask {name!r}")
     for name, past in state["past_weights"].items():
         _check_past_weights(past, shapes[name], f"the saved past weights {name!r}")
@@ -234,7 +234,7 @@ def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
     return pack_bits(mask) if isinstance(mask, Tensor) else mask["bits"].cpu().clone()
 
 
-def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> None:
+def _check_bits(mask: Mapping[str, Any], shape: tuple[int, ...], what: str) -> None:
     """Raise unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
     places, bits = math.prod(shape), mask.get("bits")
     if not (
@@ -251,7 +251,7 @@ def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> N
         )
 
 
-def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
+def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None:
     """Raise unless these are positions in a weight of this shape, in order, and the same number of values."""
     positions, values = (
         (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
@@ -263,7 +263,7 @@ def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None
         and positions.ndim == 1
         and positions.shape == values.shape
         and bool((positions.diff() > 0).all())
-        and (len(positions) == 0 or 0 <= int(positions[0]) <= int(positions[-1]) < shape[0] * shape[1])
+        and (len(positions) == 0 or 0 <= int(positions[0]) <= int(positions[-1]) < math.prod(shape))
     ):
         raise ValueError(
             f"{what} are not valid; expected positions in a weight of shape {shape}, in ascending order, with one "
@@ -271,7 +271,7 @@ def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None
         )
 
 
-def _of_shape(shape: tuple[int, int]) -> Tensor:
+def _of_shape(shape: tuple[int, ...]) -> Tensor:
     """A large mask in the memory of one element."""
     return torch.zeros((), dtype=torch.bool).expand(shape)
 

@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx, nn
 
-from chts_core.engine.blocks import is_altered, is_elementwise, known_blocks
+from chts_core.engine.blocks import is_altered, is_elementwise, keeps_channels, known_blocks
 from chts_core.engine.forward import (
     Tracer,
+    is_convolution,
     is_linear,
     is_transposed_linear,
     leaving_nothing_behind,
     trace,
 )
-from chts_core.engine.layers import Layer
+from chts_core.engine.kinds import Layer
 from chts_core.percolation import LayerGraph
 
 # Attributes and methods of a tensor that do not give its values.
@@ -79,7 +80,7 @@ def _traced(
     prefix = f"{path}." if path else ""
     if not any(name.startswith(prefix) for name in unknown):
         return
-    if is_linear(module) and not path:
+    if _is_layer(module) and not path:
         yield "weight", None  # the whole model is one layer, which feeds nothing
         return
     modes = list(_modes(module, prefix, unknown, closed))
@@ -155,10 +156,14 @@ def _first_results(node: fx.Node) -> set[fx.Node]:
 
 
 def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
-    """Module name of the only linear layer that reads a module's neurons, after elementwise operations, or ""."""
+    """Module name of the only layer that reads a module's neurons, after elementwise operations, or "".
+
+    The neurons of a convolution are its channels. Operations on each channel, such as pooling, keep them apart.
+    """
     if is_altered(source):
         return ""
     width = getattr(source, "out_features", getattr(source, "nf", None))
+    of_channels = is_convolution(source)
     derived, readers = set(sources), set[str]()
     todo = list(sources)
     for node in todo:  # this list grows
@@ -166,14 +171,15 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
             module = modules[str(user.target)] if user.op == "call_module" else None
             if user in derived or _is_metadata(user):
                 continue
-            if module is not None and is_linear(module):
-                if is_altered(module):
+            if module is not None and _is_layer(module):
+                if is_altered(module) or is_convolution(module) != of_channels:
                     return ""
                 readers.add(str(user.target))
                 continue
             # In (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
-            foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width
-            if foreign or not is_elementwise(user.target if module is None else module):
+            foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width and not of_channels
+            step = user.target if module is None else module
+            if foreign or not (is_elementwise(step) or (of_channels and keeps_channels(step))):
                 return ""
             derived.add(user)
             todo.append(user)
@@ -181,6 +187,11 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
     operands = {operand for node in derived - sources for operand in node.all_input_nodes}
     alone = all(operand in derived or _is_metadata(operand) for operand in operands)
     return readers.pop() if alone and len(readers) == 1 else ""
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether the outputs of a module are neurons, each with its own row of the weight."""
+    return is_linear(module) or (is_convolution(module) and not getattr(module, "transposed", False))
 
 
 def _is_metadata(node: fx.Node) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from chts_core.compiled import masks
-from chts_core.engine.layers import Layer
+from chts_core.engine.kinds import Layer
 from chts_core.engine.linear import SparseLinear
 from chts_core.engine.optimizer_state import first_value, moments
 from chts_core.engine.sharding import full_tensor, local_rows, local_shard
@@ -25,13 +25,13 @@ class Weight(Protocol):
         ...
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(out_features, in_features), or the shape of the parameter if it is transposed."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight, as a dense tensor."""
         ...
 
     @property
     def mask(self) -> Tensor:
-        """Boolean, of this shape; do not change it."""
+        """Boolean, contiguous, of this shape; do not change it."""
         ...
 
     def count(self, part: Layer) -> int:
@@ -108,7 +108,7 @@ class MaskedWeight:
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
         self.parameter = parameter
-        self.shape = (parameter.shape[0], parameter.shape[1])
+        self.shape = tuple(parameter.shape)
         self._mask = mask
         self._optimizer = optimizer
         self._rows = local_rows(parameter)
@@ -120,26 +120,26 @@ class MaskedWeight:
 
     @property
     def local_mask(self) -> Tensor:
-        """The mask of the rows that this rank holds."""
+        """The mask of the part that this rank holds."""
         return self._mask[self._rows]
 
     def count(self, part: Layer) -> int:
         """See :class:`Weight`."""
-        return masks.count(part.rows(self.mask))
+        return masks.count(part.matrix(self.mask))
 
     def positions(self, part: Layer) -> Tensor:
         """See :class:`Weight`."""
-        return masks.positions(part.rows(self.mask))
+        return masks.positions(part.matrix(self.mask))
 
     def links(self, part: Layer, gradients: bool) -> WeightedLinks:
         """See :class:`Weight`."""
-        outputs, inputs = masks.pairs(part.rows(self._mask))
+        outputs, inputs = masks.pairs(part.matrix(self._mask))
         gradient = self.parameter.grad if gradients else None
         return WeightedLinks(
             outputs,
             inputs,
-            part.rows(full_tensor(self.parameter.detach()))[outputs, inputs],
-            None if gradient is None else part.rows(full_tensor(gradient))[outputs, inputs],
+            part.matrix(full_tensor(self.parameter.detach()))[outputs, inputs],
+            None if gradient is None else part.matrix(full_tensor(gradient))[outputs, inputs],
             part.shape,
         )
 
@@ -161,14 +161,10 @@ class MaskedWeight:
 
     def scale(self, part: Layer, factor: float) -> None:
         """See :class:`Weight`."""
-        if part.transposed:  # inputs may be sharded, outputs are not
-            part.rows(local_shard(self.parameter.data)).mul_(factor)
-            return
-        first, end = self._rows.start, self._rows.stop
-        start = max(part.first_row, first)
-        stop = min(part.first_row + part.shape[0], end)
-        if start < stop:
-            local_shard(self.parameter.data)[start - first : stop - first].mul_(factor)
+        precise = torch.promote_types(self.parameter.dtype, torch.float32)
+        factors = torch.ones(self.shape, dtype=precise, device=self._mask.device)
+        part.matrix(factors).fill_(factor)
+        local_shard(self.parameter.data).mul_(factors[self._rows])
 
     def rewire(self, removed: Tensor, regrown: Tensor) -> None:
         """See :class:`Weight`."""
@@ -202,13 +198,13 @@ class MaskedWeight:
 
     def _is_local(self, positions: Tensor) -> Tensor:
         """Which of the links this rank holds."""
-        outputs = positions // self.shape[1]
-        return outputs.ge(self._rows.start) & outputs.lt(self._rows.stop)
+        rows = positions // math.prod(self.shape[1:])
+        return rows.ge(self._rows.start) & rows.lt(self._rows.stop)
 
-    def _local_ends(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column of the links that this rank holds, within its share of the weight."""
-        mine = positions[self._is_local(positions)]
-        return mine // self.shape[1] - self._rows.start, mine % self.shape[1]
+    def _local_ends(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """The indices of the links that this rank holds, within its share of the weight."""
+        mine = positions[self._is_local(positions)] - self._rows.start * math.prod(self.shape[1:])
+        return torch.unravel_index(mine, self.local_mask.shape)
 
     def _tensors(self) -> Iterator[Tensor]:
         """This rank's share of the weight, of its gradient if it has one, and of the optimizer's state of its shape."""
@@ -373,14 +369,15 @@ def store_links(
 
 
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:
-    """Zero a 2-D tensor in place where a mask has no link; a NaN there vanishes too.
+    """Zero a tensor in place where a mask has no link; a NaN there vanishes too.
 
     On a CPU, it runs at the speed of memory: torch's own fill by a mask takes five to fifty times as long.
     """
     if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
         from chts_core.compiled.products import zero_absent as zero_integers  # Numba takes about a second to import
 
-        zero_integers(tensor.view(_INTEGERS[tensor.dtype.itemsize]).numpy(), mask.numpy())
+        integers = tensor.view(_INTEGERS[tensor.dtype.itemsize])
+        zero_integers(integers.flatten(1).numpy(), mask.flatten(1).numpy())
     else:
         torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # in place, without a mask of absent links
 

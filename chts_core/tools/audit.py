@@ -10,6 +10,7 @@ numbers of links come from the definitions of the method's schedule and of the d
 budget. So a mistake there shows here.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -234,7 +235,7 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean (out_features, in_features): where the optimizer's state has its first value, and the weight is zero.
+    """Boolean, shaped like the weight: where the optimizer's state has its first value, and the weight is zero.
 
     If the method gives links their past weight back, only the state counts.
     """
@@ -256,16 +257,19 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
     settings = sparsifier.progress.budget
     scheduled = sparsifier.method.sparsity.at(step, sparsifier.timeline, settings.sparsity)
     density = 1 - max(scheduled, settings.least)
-    shapes = {name: mask.shape for name, mask in sparsifier.network.by_part(sparsifier.masks).items()}
+    shapes = {name: part.full_shape for name, part in sparsifier.network.parts.items()}
+    sizes = [math.prod(shape) for shape in shapes.values()]
     if settings.distribution == "uniform":
-        return {name: round(density * out * in_) for name, (out, in_) in shapes.items()}
-    sizes = [out * in_ for out, in_ in shapes.values()]
-    sums = [out + in_ for out, in_ in shapes.values()]
+        return {name: round(density * size) for name, size in zip(shapes, sizes, strict=True)}
+    if settings.distribution == "erdos_renyi":
+        sums = [(shape[0] + shape[1]) * math.prod(shape[2:]) for shape in shapes.values()]
+    else:
+        sums = [sum(shape) for shape in shapes.values()]
     return dict(zip(shapes, _erdos_renyi(sizes, sums, round(density * sum(sizes))), strict=True))
 
 
 def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
-    """The links of layers that have ε · (out + in) each, at least 1 and at most all, and together `total`."""
+    """The links of layers that have ε · sum each, at least 1 and at most all, and together `total`."""
 
     def links(epsilon: int) -> list[int]:  # in units of 2^-45, which separate the ε at which two layers gain a link
         rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)

@@ -11,7 +11,8 @@ from chts_core.budget import Budget
 from chts_core.choices import Cubic, Sigmoid
 from chts_core.engine.coverage import Coverage, coverage
 from chts_core.engine.graph import find_layers, kind_of, label_of
-from chts_core.engine.layers import Layer, Selection, linear_layers, unwrap
+from chts_core.engine.kinds import Layer
+from chts_core.engine.layers import Selection, all_layers, unwrap
 from chts_core.engine.linear import Execution, convertible
 from chts_core.link_prediction import PREDICTORS, WALKED
 from chts_core.methods import Method, get_method
@@ -59,7 +60,8 @@ class Plan:
     milestones: the steps that the text shows.
     exchanged: links that all updates together remove and regrow, without those pruned or percolated. It is an upper
         bound for a method that stops early, and a lower bound if removed links return by their weight.
-    flops: training FLOPs of all linear layers relative to dense layers, if absent links cost nothing.
+    flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
+        equally often. Convolutions use their weights more often than linear layers, and experts less often.
     memory: bytes by use, on the device of the model, without activations and without past weights of links that
         percolation removes.
     coverage: how much of the model the sparse layers are; the text shows it if other layers stay dense.
@@ -82,8 +84,8 @@ class Plan:
         return [
             {
                 "layer": name,
-                "shape": f"{shape[0]}×{shape[1]}",
-                **{f"step {step}": links[step][name] / (shape[0] * shape[1]) for step in self.milestones},
+                "shape": "×".join(map(str, shape)),
+                **{f"step {step}": links[step][name] / math.prod(shape) for step in self.milestones},
                 "links": final[name],
                 "exchanged": self.exchanged[name],
             }
@@ -111,16 +113,18 @@ class Plan:
         bound = (
             "at most " if method.turnover.early_stop is not None else "at least " if method.removal.returning else ""
         )
+        kinds = any(len(shape) > 2 for shape in budget.shapes.values()) or ".experts." in "".join(budget.shapes)
+        equally = " and all weights are used equally often" if kinds else ""
         return "\n".join(
             [
                 "Density",
                 *_aligned(table, left=2),
                 "",
                 f"Final links:     {final:,} of {size:,}, density {final / size:.4%}",
-                *([f"Coverage:        {self.coverage}"] if self.coverage.foreign else []),
+                f"Coverage:        {self.coverage}",
                 f"Updates:         {updates}",
                 f"Links exchanged: {bound}{exchanged:,}",
-                f"Training FLOPs:  {self.flops:.1%} of the dense linear layers', if absent links cost nothing",
+                f"Training FLOPs:  {self.flops:.1%} of the dense layers', if absent links cost nothing{equally}",
                 "",
                 f"Memory without activations: {_readable(sum(self.memory.values()))}",
                 *_aligned(memory, left=1),
@@ -132,7 +136,7 @@ class Plan:
     def _table_rows(self) -> list[dict[Any, Any]]:
         """The layers, or the kinds of layers if there are many, with numbers of links instead of densities."""
         shapes = self.budget.shapes
-        kinds: dict[tuple[str, tuple[int, int]], list[str]] = {}
+        kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for name, shape in shapes.items():
             kind = kind_of(name) if len(shapes) > _LONG_TABLE else name
             kinds.setdefault((kind, shape), []).append(name)
@@ -140,8 +144,8 @@ class Plan:
         return [
             {
                 "layer": label_of(names),
-                "shape": f"{shape[0]}×{shape[1]}",
-                "size": len(names) * shape[0] * shape[1],
+                "shape": "×".join(map(str, shape)),
+                "size": len(names) * math.prod(shape),
                 **{step: sum(links[step][name] for name in names) for step in self.milestones},
                 "links": sum(links[self.milestones[-1]][name] for name in names),
                 "exchanged": sum(self.exchanged[name] for name in names),
@@ -198,15 +202,15 @@ def plan(
     method = get_method(method)
     timeline = Timeline(total_steps, update_every, method.turnover.stop)
     model = unwrap(model)
-    layers, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)
-    budget = Budget(method, sparsity, timeline, {name: part.shape for name, part in parts.items()}, distribution)
-    check_graph({name: layer.shape for name, layer in layers.items()}, graph)
+    chosen, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)
+    budget = Budget(method, sparsity, timeline, {name: part.full_shape for name, part in parts.items()}, distribution)
+    check_graph({name: layer.full_shape for name, layer in chosen.layers.items()}, graph)
     updates = budget.updates()
     exchanged, flops = _costs(model, budget)
     return Plan(
         budget=budget,
         graph=graph,
-        coverage=coverage(model, layers),
+        coverage=coverage(model, chosen),
         milestones=sorted({0, *(updates[len(updates) * part // 4] for part in (1, 2, 3) if updates), total_steps}),
         exchanged=exchanged,
         flops=flops,
@@ -216,13 +220,13 @@ def plan(
 
 
 def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
-    """Links exchanged by layer, and training FLOPs of all linear layers relative to the dense model.
+    """Links exchanged by layer, and training FLOPs of all layers relative to the dense model.
 
     The forward pass, the gradient of the input and the gradient of the weight cost the same per link. A method that
     regrows by gradient needs the gradient of all weights, with or without a link, at every update.
     """
-    size = sum(out * in_ for out, in_ in budget.shapes.values())
-    everything = sum(layer.shape[0] * layer.shape[1] for layer in linear_layers(model).values())
+    size = sum(map(math.prod, budget.shapes.values()))
+    everything = max(size, sum(math.prod(layer.shape) for layer in all_layers(model).values()))
     exchanged = dict.fromkeys(budget.shapes, 0)
     flops, done, absent = 0, 0, size - sum(budget.links(0).values())
     for step in budget.updates():  # an update comes after the step's backward pass
@@ -270,7 +274,7 @@ def _memory(
     if stored:
         memory["links"] = structure
     if method.regrowth.needs_gradient:
-        memory["dense gradient"] = 4 * sum(out * in_ for out, in_ in budget.shapes.values())
+        memory["dense gradient"] = 4 * sum(map(math.prod, budget.shapes.values()))
     if method.regrowth.history:
         # A position and a value for each link that is ever removed. The links that percolation removes are not known.
         gone = dict.fromkeys(own, 0)
@@ -287,9 +291,10 @@ def _memory(
     return memory
 
 
-def _update_workspace(shape: tuple[int, int], links: int, method: Method) -> int:
+def _update_workspace(shape: tuple[int, ...], links: int, method: Method) -> int:
     """The most bytes that removal and regrowth need in one layer with `links` links at the start."""
-    size, longer = shape[0] * shape[1], max(shape)
+    size = math.prod(shape)
+    longer = max(shape[0], size // shape[0])
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
     score, soft = method.regrowth.score, method.regrowth.soft
     if score == "random":

@@ -17,7 +17,7 @@ from answers import NUMBER, Case, cases
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.engine.layers import linear_layers
+from chts_core.engine.layers import all_layers
 from chts_core.lab import models
 from chts_core.lab.notebook import checks, exercises, notebooks
 from chts_core.lab.train import images
@@ -514,7 +514,7 @@ def test_every_check_is_tested() -> None:
 def test_the_links_of_a_decoder_layer_are_those_of_the_model() -> None:
     with torch.device("meta"):
         decoder = models.Transformer(8000, models.TRANSFORMER_SIZES["multi30k"]).decoder[0]
-    shapes = [layer.shape for layer in linear_layers(decoder).values()]
+    shapes = [layer.shape for layer in all_layers(decoder).values()]
     assert len(shapes) == 10
     checks.of_stage("08")["decoder_links"](sum(chts.topology.link_count(*shape, 0.05) for shape in shapes))
 

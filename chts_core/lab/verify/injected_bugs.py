@@ -322,7 +322,7 @@ def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextM
     return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))
 
 
-def _settings(budget: Budget) -> tuple[float, Timeline, Mapping[str, tuple[int, int]], str]:
+def _settings(budget: Budget) -> tuple[float, Timeline, Mapping[str, tuple[int, ...]], str]:
     return budget.sparsity, budget.timeline, budget.shapes, budget.distribution
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import chts_core as chts
-from chts_core.engine.layers import linear_layers
+from chts_core.engine.layers import all_layers
 from chts_core.lab import models
 from chts_core.lab.models import TRANSFORMER_SIZES
 from chts_core.lab.notebook import notebooks
@@ -196,7 +196,7 @@ def test_stage_08_counts_the_matrices_of_its_drawing() -> None:
     (caption,) = (caption for caption in committed.captions("08") if "sparse matrices" in caption)
     with torch.device("meta"):
         model = models.Transformer(11, TRANSFORMER_SIZES["tiny"])
-    encoder, decoder = (len(linear_layers(layers[0])) for layers in (model.encoder, model.decoder))
+    encoder, decoder = (len(all_layers(layers[0])) for layers in (model.encoder, model.decoder))
     assert (encoder, decoder - encoder) == (6, 4)
     assert "One layer of our encoder has six sparse matrices" in caption
     assert "second attention block with four more" in caption
