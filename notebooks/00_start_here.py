@@ -94,8 +94,8 @@ Markdown(notebooks.as_markdown(costs))
 # <details><summary>What you should have seen</summary>
 #
 # The operations fall to 5 %, from 9.1 days to 0.5 days. The memory falls from 16 GB to 1.4 GB, which is almost 9 %,
-# because each link also stores its position. The numbers of days assume a machine that skips absent links. Most
-# machines cannot do this yet, as you will read below.
+# because each link also stores its position. The 0.5 days assume a machine that skips absent links. Most machines
+# cannot do this yet, as you will read below.
 # </details>
 #
 # ## Why could fewer links be enough?
@@ -184,8 +184,8 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # all weights, including the zeros. So a mask alone saves no time and no memory. Stage 07 stores only the existing links
 # and measures the savings on your CPU. GPUs are made for dense blocks of numbers. According to published reports,
 # scattered links save time on a GPU only above a sparsity of about 95 % to 98 %. We have not measured this. Some GPUs
-# accelerate one fixed pattern: two of every four weights are zero. Its sparsity is always 50 %. The numbers of days in
-# the table above assume that a machine skips every absent link. Real machines need more time.
+# accelerate one fixed pattern: two of every four weights are zero. Its sparsity is always 50 %. The 0.5 days in the
+# table above assume that the machine skips every absent link. Real machines need more time.
 #
 # ## What the brain does, and where the analogy ends
 #
@@ -196,9 +196,9 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
 # links at the start than at the end, and turnover of links.
 #
-# The analogy ends there. Our networks learn by backpropagation. An update compares all weights of a layer at a fixed
-# step. A synapse has only local information and can change at any time. A good result of CHTs says something about
-# networks. It does not say how a brain learns.
+# The analogy ends there. Our networks learn by backpropagation. An update comes at a fixed step and compares all
+# weights of a layer. A synapse has only local information and can change at any time. A good result of CHTs says
+# something about networks. It does not say how a brain learns.
 #
 # ## The map
 #
@@ -232,7 +232,8 @@ figures.show(
 
 # %% [markdown]
 # **For a lecture:** stages 02 and 03 are the heart of the method. Stage 06 is the experiment to show if there is time
-# for only one. Stage 06b suits a lab session. `chts exercises` writes all notebooks without solutions or outputs.
+# for only one. Stage 06b suits a lab session. The command `chts exercises` writes all notebooks without solutions or
+# outputs.
 #
 # ## Before you go on
 #
@@ -470,8 +471,8 @@ exercises.check("00.regrown_by", regrown_by)
 # *★★☆ · 10 minutes · optional · objective 4 · write code*
 #
 # You want to read one stage, such as the one on LLaMA. Which stages do you need before it? Each stage names the stages
-# that it builds upon, and those stages name others. Write a function that finds all of them, in the order of the
-# course.
+# that it builds upon, and those stages name others. Write a function that finds all stages that you need, in the order
+# of the course.
 
 # %%
 needs = {stage.number: stage.prerequisites for stage in stages}

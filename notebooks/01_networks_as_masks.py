@@ -144,7 +144,7 @@ print(from_core.int())
 # - output $i$ has its centre at $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$, on the diagonal of the
 #   mask;
 # - the distance of input $j$ is $|j - c_i|$ on a ring, so the last input is next to the first;
-# - an output of degree $d$ draws $d$ inputs without replacement, with probability
+# - an output of degree $d$ draws $d$ inputs without replacement, with a probability
 #   $\propto (1 + \text{distance})^{-(1-r)/r}$.
 #
 # For 4 outputs and 8 inputs the centres are 0.5, 2.5, 4.5 and 6.5. Check the first row of distances by hand.
@@ -185,7 +185,7 @@ print("how often, output 0:", [f"{share:.2f}" for share in from_core.mean(0)[0].
 
 
 # %% [markdown]
-# ## The real thing
+# ## A larger layer
 #
 # **Predict:** the next cell wires a larger layer in four ways, always with the same number of links. Where will the
 # links be at $r = 0$? What will distinguish $r = 1$ from Erdős–Rényi?
@@ -384,7 +384,7 @@ assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3
 # ## Why a receptive field?
 #
 # A receptive field prefers nearby inputs. In images, nearby pixels are related. The handwritten digits have 8×8 pixels.
-# Take the training images and correlate each pixel with every other pixel, over all images.
+# The next cell takes the training images and correlates each pixel with every other pixel, over all images.
 
 # %%
 task = data.load_images("digits")
@@ -464,7 +464,7 @@ figures.show(
 # %% [markdown]
 # **Predict:** which of the five has the neuron with the most links, and how many links will this neuron have? A network
 # is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On logarithmic axes
-# this is a straight line.
+# such a power is a straight line.
 
 # %%
 figures.show(
@@ -491,9 +491,9 @@ for name, mask in five.items():
 # ## Is it a small world?
 #
 # Two numbers describe how a network is connected. **Clustering** asks: how often does a fourth link join the two ends
-# of a path of three links? Then the four links form a cycle. (In social networks, clustering counts triangles. A layer
-# has none, because links run only between the two sides.) One 4-cycle contains four paths of three links, so the factor
-# is 4:
+# of a path of three links? If it does, the four links form a cycle. (In social networks, clustering counts triangles. A
+# layer has none, because links run only between the two sides.) One 4-cycle contains four paths of three links, so the
+# factor is 4:
 #
 # $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
 #
@@ -516,10 +516,10 @@ figures.show(
 
 # %% [markdown]
 # Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of it. So
-# the middle link between output $i$ and input $j$ gives $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links,
-# and the inputs have 2, 2, 1 and 1. We name a link by its output and then its input. The links 0–0 and 0–1 give
-# $1 \cdot 1$ path each, the links 1–0 and 1–1 give $2 \cdot 1$ paths each, and the other links give none. The sum is 6
-# paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+# the middle link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ gives $(d_i - 1)(d_j - 1)$ paths. The
+# outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by its output and then its input. The
+# links 0–0 and 0–1 give $1 \cdot 1$ path each, the links 1–0 and 1–1 give $2 \cdot 1$ paths each, and the other links
+# give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
@@ -532,8 +532,8 @@ assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% [markdown]
 # **Path length** asks: how many links apart are two neurons, on average over the pairs that a path joins? In the
-# picture, 6 pairs are 1 link apart. 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2, and
-# inputs 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is
+# picture, 6 pairs are 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2,
+# and inputs 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is
 # $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs, and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
@@ -547,8 +547,8 @@ assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 #
 # $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
 #
-# (Humphries and Gurney 2008). It is about 1 for a random network and clearly above 1 for a small world. A small world
-# is clustered like a lattice, but its paths are nearly as short as in a random network.
+# (Humphries and Gurney 2008). The value of $\sigma$ is about 1 for a random network and clearly above 1 for a small
+# world. A small world is clustered like a lattice, but its paths are nearly as short as in a random network.
 #
 # The table shows $C$ and $L$ of each network, the means of $C$ and $L$ over five Erdős–Rényi nulls, and $\sigma$ in the
 # last column.
@@ -696,8 +696,8 @@ exercises.check("01.rich", next_one, next_two)
 #
 # <details><summary>Solution</summary>
 #
-# Node 3 has three of eight entries. After the first choice it has four of ten. A node that has one link now, such as
-# node 4, has a chance of only 1/8 · 2/10 = 0.025 of being chosen twice.
+# Node 3 has three of eight entries. After the first choice it has four of ten entries. A node that has one link now,
+# such as node 4, has a chance of only 1/8 · 2/10 = 0.025 of being chosen twice.
 #
 # ```python
 # next_one = 3 / 8
@@ -858,7 +858,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Answer</summary>
 #
-# $0.01 \cdot 1000 \cdot 500 = 5000$ links, 5 per output.
+# The layer has $0.01 \cdot 1000 \cdot 500 = 5000$ links. An output has 5 links on average.
 # </details>
 #
 # 2. Two networks have the same number of links per output. One is a BRF network with $r = 0$, the other with $r = 1$.

@@ -100,7 +100,7 @@ figures.show(
 # %% [markdown]
 # The right panel shows the **local-community paradigm** (Cannistraci, Alanis-Lobato and Ravasi, 2013). A group with
 # many links inside and few links to the outside keeps its signals inside. Its neurons fire together again and again. So
-# the paradigm says: a new link is likely inside such a group.
+# the paradigm says that a new link is likely inside such a group.
 #
 # ### Plugs and sockets
 #
@@ -129,9 +129,9 @@ figures.show(
 #
 # The second reason is certain, because a layer has two sides. Every link leads from one side to the other side. So
 # every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link would be the
-# missing link itself, so the shortest path around the missing link has **three links**. A small layer shows this. A
-# *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts all walks from any
-# output to any input:
+# missing link itself, so the shortest path around the missing link has **three links**. We show this in a small layer.
+# A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts all walks from
+# any output to any input:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -328,8 +328,8 @@ assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 
 # %% [markdown]
 # The path-based scores need both nodes of a path in one term: $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
-# $z_1, z_2$. Two matrix products cannot give this. For a small network we use `einsum`, with the letter `a` for $z_1$
-# and `b` for $z_2$:
+# $z_1, z_2$. Two matrix products cannot give this sum. For a small network we use `einsum`, with the letter `a` for
+# $z_1$ and `b` for $z_2$:
 
 # %% tags=["nbval-check-output"]
 of_outputs, of_inputs = ratios(P, inside=False).sqrt(), ratios(Q, inside=False).sqrt()
@@ -341,8 +341,8 @@ assert torch.allclose(paths.double(), l3.scores(network, "ch3_l3p"))
 # %% [markdown]
 # ## Step through the paths
 #
-# This network is slightly larger: it has 5 outputs and 6 inputs. Choose a missing link and a score, and step from path
-# to path.
+# The next network is slightly larger: it has 5 outputs and 6 inputs. Choose a missing link and a score, and step from
+# path to path.
 #
 # **Predict before you move the slider:** which node contributes most to CH2-L3n of output 0 – input 4, and why? Does
 # its term change from path to path? What is the score of a missing link of output 4?
@@ -455,9 +455,9 @@ figures.show(
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
 #
 # In the network above, the number of paths and CH2-L3n agree nearly everywhere. So when does the local community
-# matter? Build a network in which they disagree: the missing link with the highest CH2-L3n is not the one with the most
-# L3 paths. Use at most 6 outputs and 6 inputs. The check shows the best link by number of paths, the best link by
-# CH2-L3n, and their communities. Use this information to improve your network.
+# matter? Build a network in which these two scores disagree: the missing link with the highest CH2-L3n is not the one
+# with the most L3 paths. Use at most 6 outputs and 6 inputs. The check shows the best link by number of paths, the best
+# link by CH2-L3n, and their communities. Use this information to improve your network.
 
 # %% tags=["exercise"]
 disagreement = None  # a list of rows of zeros and ones: a row for each output
@@ -705,7 +705,7 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # *What the test does not show.* CH2-L3n chose the new links of CHTs, so it finds them again. So the test is circular
 # for CHTs. And a link that a score finds is not always a link that helps. The three methods have the same validation
 # accuracy to within the intervals, although their AUCs range from 0.56 to 0.93. So topology predicts topology in this
-# test. Does a predicted link also lower the loss? This is a question for comparisons of methods (stage 06).
+# test. Does a predicted link also lower the loss? To answer this question, we must compare methods, as stage 06 does.
 #
 # *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within
 # one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links. (The
@@ -718,7 +718,7 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 # with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products. They cost $O(N^3)$ if the
 # matrices are dense, and less where the core uses sparse matrices. `sample_links` draws new links without computing a
 # score, as a later section explains. Here it draws a tenth as many links as the network has. The next cell shows the
-# best of five measurements, on one thread of this machine:
+# shortest of five measured times, on one thread of this machine:
 
 
 # %%
@@ -829,7 +829,7 @@ weights = [weight for weight, _ in walks]
 print(f"{len(walks)} pairs to start with; the first: weight {walks[0][0]}, ends at {walks[0][1]}")
 
 # %% [markdown]
-# A walk divides the weight of its first step equally among the links at which it can end. For each link, the sum of
+# We divide the weight of each first step equally among the links at which its walk can end. For each link, the sum of
 # these parts is exactly its score.
 
 # %% tags=["nbval-check-output"]
@@ -1062,7 +1062,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # - Muscoloni, Abdelhamid and Cannistraci, *Local-community network automata modelling based on length-three-paths for
 #   prediction of complex network structures in protein interactomes, food webs and more*, bioRxiv, 2018: CH theory on L3 paths.
 # - Zhang, Zhao, Wu, Muscoloni and Cannistraci, *Epitopological learning and Cannistraci-Hebb network shape intelligence
-#   brain-inspired theory for ultra-sparse advantage in deep learning*, ICLR, 2024: the first use for sparse training.
+#   brain-inspired theory for ultra-sparse advantage in deep learning*, ICLR, 2024: the first use of CH theory for
+#   sparse training.
 
 # %%
 records.publish(
