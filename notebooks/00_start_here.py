@@ -55,9 +55,9 @@ print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of the initial weights, the networks and the order of the images
+seed: int = 0  # seed of the initial weights, the networks and the order of the images
 sparsity: float = 0.95  # share of absent links, in [0, 1)
-epochs: int = 0  # of training; 0: as the profile says
+epochs: int = 0  # epochs of training; 0: as the profile says
 hidden: int = 0  # units per hidden layer; 0: as the profile says
 
 # %%
@@ -481,7 +481,7 @@ print("stage 09 names", *needs["09"])
 
 # %% tags=["exercise"]
 def needed(target: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
-    """All stages to read before `target`, in the order of `needs`; write it here."""
+    """All stages that you must read before `target`, in the order of `needs`; write it here."""
 
 
 # %% tags=["check"]

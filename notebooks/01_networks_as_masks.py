@@ -58,7 +58,7 @@ print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # the networks depend on it
+seed: int = 0  # seed of all random networks
 sparsity: float = 0.95  # share of absent links in the larger networks, in [0, 1)
 r: float = 0.25  # randomness of the receptive field, in [0, 1]
 
@@ -337,7 +337,7 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
     outputs, inputs = torch.randperm(3, generator=generator).tolist(), torch.randperm(5, generator=generator).tolist()
     newcomers = [*outputs[1:], *(3 + node for node in inputs[1:])]  # outputs are nodes 0 to 2, inputs 3 to 7
-    ends = [outputs[0], 3 + inputs[0]]  # two founders, linked
+    ends = [outputs[0], 3 + inputs[0]]  # a link between two founders
     for place in torch.randperm(6, generator=generator).tolist():
         ends += [newcomers[place], any_of(ends)]
     mask = torch.zeros(3, 5, dtype=torch.bool)
@@ -526,7 +526,7 @@ outputs, inputs = chts.diagnostics.degrees(small)
 paths = int((torch.outer(outputs - 1, inputs - 1) * small).sum())
 inputs_of = [set(row.nonzero()[:, 0].tolist()) for row in small]
 shared = [len(one & other) for one, other in combinations(inputs_of, 2)]  # inputs that two outputs share
-cycles = sum(p * (p - 1) // 2 for p in shared)  # p of them make p (p - 1) / 2 cycles
+cycles = sum(p * (p - 1) // 2 for p in shared)  # p shared inputs make p (p - 1) / 2 cycles
 print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 

@@ -67,11 +67,11 @@ print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # the networks and the walks depend on it
+seed: int = 0  # seed of the networks and the walks
 sparsity: float = 0.9  # share of absent links in the networks whose scores are compared, in [0, 1)
-r: float = 0.25  # randomness of the receptive fields in the first of them, in [0, 1]
-epochs: int = 0  # of training; 0: as the profile says
-seeds: int = 0  # trained networks per method; 0: as the profile says
+r: float = 0.25  # randomness of the receptive fields in the first of these networks, in [0, 1]
+epochs: int = 0  # epochs of training; 0: as the profile says
+seeds: int = 0  # number of trained networks per method; 0: as the profile says
 
 # %%
 settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sparsity, r=r, epochs=epochs, seeds=seeds)
@@ -240,7 +240,7 @@ for z in near_v:
     print(f"output {z}: i = {len((inputs_of[z] - {v}) & near_u)}, e = {len(inputs_of[z] - {v} - near_u)}")
 
 # %%
-nodes = l3.community(network, missing)  # the same, for any link
+nodes = l3.community(network, missing)  # counts the same numbers for any link
 assert [(str(z), z.inside, z.outside) for z in nodes] == [("input 1", 1, 1), ("input 2", 1, 1), ("output 2", 2, 0)]
 figures.show(
     figures.local_community(network, missing, title="output 0 – input 0"),
@@ -460,7 +460,7 @@ figures.show(
 # link by CH2-L3n, and their communities. Use this information to improve your network.
 
 # %% tags=["exercise"]
-disagreement = None  # a list of rows of zeros and ones: a row for each output
+disagreement = None  # a list with one row of zeros and ones for each output
 
 # %% tags=["check"]
 exercises.check("02.disagreement", disagreement)
@@ -516,7 +516,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def count_paths(mask: torch.Tensor, link: tuple[int, int]) -> int:
-    """Number of L3 paths of a missing link, given as (output u, input v); write it here."""
+    """The number of L3 paths of a missing link, which is given as (output u, input v); write it here."""
 
 
 # %% tags=["check"]
@@ -818,7 +818,7 @@ exercises.check("02.equal_degree", equal_degree)
 
 # %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
-walks = []  # (weight, the links where the second step ends)
+walks = []  # (weight, links at which the second step can end)
 for near, flip in zip(l3.neighbours(toy), (False, True), strict=True):
     for z, seed_node in permutations(range(len(near)), 2):
         shared, lacking = near[z] & near[seed_node], near[z] - near[seed_node]
