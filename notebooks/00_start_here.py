@@ -16,8 +16,8 @@
 #
 # **You will be able to**
 #
-# 1. compute what training costs and which part of it sparse training could save;
-# 2. tell the methods of the last decades apart by what they do with the mask;
+# 1. compute what training costs and how much of this cost sparse training could save;
+# 2. distinguish the methods of recent decades by what they do with the mask;
 # 3. count what a sparse network stores;
 # 4. choose your way through the stages.
 #
@@ -55,9 +55,9 @@ print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of the initial weights, the networks and the order of the images
+seed: int = 0  # seed of the initial weights, the networks and the order of the images
 sparsity: float = 0.95  # share of absent links, in [0, 1)
-epochs: int = 0  # of training; 0: as the profile says
+epochs: int = 0  # epochs of training; 0: as the profile says
 hidden: int = 0  # units per hidden layer; 0: as the profile says
 
 # %%
@@ -94,8 +94,8 @@ Markdown(notebooks.as_markdown(costs))
 # <details><summary>What you should have seen</summary>
 #
 # The operations fall to 5 %, from 9.1 days to 0.5 days. The memory falls from 16 GB to 1.4 GB, which is almost 9 %,
-# because each link also stores its position. The numbers of days assume a machine that skips absent links. Most
-# machines cannot do this yet, as you will read below.
+# because each link also stores its position. The 0.5 days assume a machine that skips absent links. Most machines
+# cannot do this yet, as you will read below.
 # </details>
 #
 # ## Why could fewer links be enough?
@@ -105,8 +105,8 @@ Markdown(notebooks.as_markdown(costs))
 # Trained networks have more weights than they need. In 1989, LeCun, Denker and Solla removed weights from a trained
 # network (*Optimal Brain Damage*, NeurIPS). [Han et al. (2015)](https://arxiv.org/abs/1506.02626) removed the small
 # weights and then trained the remaining weights again. [Zhu and Gupta (2017)](https://arxiv.org/abs/1710.01878) removed
-# small weights gradually during training (GMP). This is **pruning**. It makes the final network smaller. But training
-# starts with many or all links, and these cost operations and memory.
+# small weights gradually during training (GMP). All three methods are **pruning** methods. Pruning makes the final
+# network smaller. But training starts with many or all links, and these cost operations and memory.
 #
 # ### Start sparse
 #
@@ -124,12 +124,12 @@ Markdown(notebooks.as_markdown(costs))
 # - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. Its authors report a higher
 #   accuracy on ImageNet than with static masks.
 # - [MEST](https://arxiv.org/abs/2110.14032) (2021) holds more links than its target until the last update.
-# - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually and exchanges links as well.
+# - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually and also exchanges links.
 # - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. It counts short paths to predict where
 #   a missing link is likely.
 # - CHTs turns such predictions into chances and draws the new links at random. This is the *soft rule*. CHTss also lets
-#   the number of links fall along a sigmoid curve. Both come from the paper of this course ([Zhang et al., NeurIPS
-#   2025](https://arxiv.org/abs/2501.19107)).
+#   the number of links fall along a sigmoid curve. CHTs and CHTss come from the paper of this course ([Zhang et al.,
+#   NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
 
 # %%
 figures.show(
@@ -184,8 +184,8 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # all weights, including the zeros. So a mask alone saves no time and no memory. Stage 07 stores only the existing links
 # and measures the savings on your CPU. GPUs are made for dense blocks of numbers. According to published reports,
 # scattered links save time on a GPU only above a sparsity of about 95 % to 98 %. We have not measured this. Some GPUs
-# accelerate one fixed pattern: two of every four weights are zero. Its sparsity is always 50 %. The numbers of days in
-# the table above assume that a machine skips every absent link. Real machines need more time.
+# accelerate one fixed pattern: two of every four weights are zero. Its sparsity is always 50 %. The 0.5 days in the
+# table above assume that the machine skips every absent link. Real machines need more time.
 #
 # ## What the brain does, and where the analogy ends
 #
@@ -194,16 +194,17 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses still disappear
 # and new ones appear, while their density stays about the same ([Holtmaat and Svoboda,
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
-# links at the start, and turnover of links.
+# links at the start than at the end, and turnover of links.
 #
-# The analogy ends there. Our networks learn by backpropagation. An update compares all weights of a layer at a fixed
-# step. A synapse has only local information and can change at any time. A good result of CHTs says something about
-# networks. It does not say how a brain learns.
+# The analogy ends there. Our networks learn by backpropagation. An update comes at a fixed step and compares all
+# weights of a layer. A synapse has only local information and can change at any time. A good result of CHTs says
+# something about networks. It does not say how a brain learns.
 #
 # ## The map
 #
 # Each stage is a notebook. It explains one idea after another, first at a size that you can check by hand. The next
-# cell makes a table from the notebooks. The table shows the expected minutes and memory of a run at this profile.
+# cell makes a table from the notebooks. The table shows how many minutes and how much memory a run needs with this
+# profile.
 
 # %%
 stages = notebooks.overview(settings.profile)
@@ -231,14 +232,15 @@ figures.show(
 
 # %% [markdown]
 # **For a lecture:** stages 02 and 03 are the heart of the method. Stage 06 is the experiment to show if there is time
-# for only one. Stage 06b suits a lab session. `chts exercises` writes all notebooks without solutions or outputs.
+# for only one. Stage 06b suits a lab session. The command `chts exercises` writes all notebooks without solutions or
+# outputs.
 #
 # ## Before you go on
 #
-# A **profile** sets the size of a run: `ci`, `binder` and `laptop` need no GPU; `gpu` and `paper` are made for one. The
-# page [Using the notebooks](../docs/guides/using_the_notebooks.md) (in the repository:
-# `docs/guides/using_the_notebooks.md`) explains profiles, commands, the keyboard and every term; `chts glossary` prints
-# the terms.
+# A **profile** sets the size of a run. The profiles `ci`, `binder` and `laptop` need no GPU. The profiles `gpu` and
+# `paper` are made for a GPU. The page [Using the notebooks](../docs/guides/using_the_notebooks.md) (in the repository:
+# `docs/guides/using_the_notebooks.md`) explains profiles, commands, keyboard shortcuts and every term. The command
+# `chts glossary` prints the terms.
 #
 # The next cell checks your installation. You need no download: the digits come with scikit-learn.
 
@@ -251,9 +253,9 @@ print(doctor.report(places=False))
 # *★☆☆ · 2 minutes · essential · objective 3 · work out*
 #
 # All exercises look like this one. The line above says how hard the exercise is, how long it takes, how important it
-# is, and which objectives of this stage it trains. A wrong answer gets a hint, so just try.
+# is, and which objectives of this stage it practises. If your answer is wrong, you get a hint, so just try.
 #
-# A layer has sparsity 0.95. What is its density? Replace `None` and run both cells.
+# A layer has a sparsity of 0.95. What is its density? Replace `None` and run both cells.
 
 # %% tags=["exercise"]
 density = None
@@ -314,12 +316,12 @@ exercises.check("00.links", links)
 # image of the batch. Round the number of links of each layer to an integer.
 #
 # **First guess:** the sparse layers keep 1 % of their links. Does a step need 1 % of the FLOPs of the dense network, or
-# more? The check prints the share.
+# more? The check prints the exact share.
 
 
 # %% tags=["exercise"]
 def step_flops(neurons: list[int], density: float, batch: int) -> int:
-    """FLOPs of a training step; `neurons` holds the size of each layer, from the inputs on; write it here."""
+    """The FLOPs of a training step; `neurons` holds the size of each layer, inputs first; write it here."""
 
 
 # %% tags=["check"]
@@ -350,13 +352,13 @@ exercises.check("00.step_flops", step_flops)
 # *★★☆ · 8 minutes · useful · objectives 1 and 3 · write code*
 #
 # A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. The paper's
-# LLaMA-1B has 24 blocks. The attention of a block has four layers of 2048×2048. Its feed-forward part has three layers
-# of 2048×5461. Complete the function. The check prints its result for LLaMA-1B at a density of 5 %.
+# LLaMA-1B has 24 blocks. The attention of a block has four layers of 2048×2048. The feed-forward part of a block has
+# three layers of 2048×5461. Complete the function. The check prints its result for LLaMA-1B at a density of 5 %.
 
 
 # %% tags=["exercise"]
 def stored(possible: int, density: float) -> tuple[int, int]:
-    """Number of links, and the bytes of their values and positions; write it here."""
+    """The number of links, and the bytes that their values and positions take; write it here."""
 
 
 # %% tags=["check"]
@@ -365,13 +367,13 @@ exercises.check("00.stored", stored)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Round the number of links to an integer first. Then multiply it by the bytes of one link.
+# Round the number of links to an integer first. Then multiply this number by the bytes that one link takes.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# LLaMA-1B keeps 60,395,520 of 1,207,910,400 links. They take 483 MB instead of 4,832 MB: 10 % of the bytes for 5 % of
-# the links.
+# LLaMA-1B keeps 60,395,520 of 1,207,910,400 links. These links take 483 MB, and all weights would take 4,832 MB. So 5 %
+# of the links take 10 % of the bytes.
 #
 # ```python
 # def stored(possible: int, density: float) -> tuple[int, int]:
@@ -390,7 +392,7 @@ exercises.check("00.stored", stored)
 #
 # - `"static"`: the mask never changes;
 # - `"pruning"`: links disappear, and no link appears;
-# - `"dynamic"`: at some update a link appears that the previous mask did not have.
+# - `"dynamic"`: at least one update adds a link that the previous mask did not have.
 #
 # **First guess:** is it enough to count the links of each mask?
 
@@ -434,11 +436,11 @@ exercises.check("00.kind", kind)
 # | missing link | a | b | c | d | e | f |
 # |---|---|---|---|---|---|---|
 # | size of its gradient | 0.9 | 0.1 | 0.7 | 0.2 | 0.1 | 0.3 |
-# | number of short paths around it | 1 | 6 | 0 | 4 | 0 | 5 |
+# | number of short paths between its two ends | 1 | 6 | 0 | 4 | 0 | 5 |
 #
 # Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. CHT always takes the links
-# with the best scores. CHTs draws links with chances that follow the scores. Here the score is the number of short
-# paths. Which method is which?
+# with the best scores. CHTs draws links at random, and a link with a higher score has a higher chance. Here the score
+# is the number of short paths. Which method is which?
 
 # %% tags=["exercise"]
 regrown_by = {"run 1": None, "run 2": None, "run 3": None, "run 4": None}  # "SET", "RigL", "CHT" or "CHTs"
@@ -455,7 +457,8 @@ exercises.check("00.regrown_by", regrown_by)
 # <details><summary>Solution</summary>
 #
 # Links a and c have the largest gradients, so run 1 is RigL. Links b and f have the most paths, so run 2 is CHT. Only
-# SET can regrow link e. Run 3 is left for CHTs: both of its links have paths, but they are not the two best.
+# SET can regrow link e. Run 3 is left for CHTs: both of its links have paths, but they are not the two links with the
+# most paths.
 #
 # ```python
 # regrown_by = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
@@ -468,8 +471,8 @@ exercises.check("00.regrown_by", regrown_by)
 # *★★☆ · 10 minutes · optional · objective 4 · write code*
 #
 # You want to read one stage, such as the one on LLaMA. Which stages do you need before it? Each stage names the stages
-# that it builds upon, and those stages name others. Write a function that finds all of them, in the order of the
-# course.
+# that it builds upon, and those stages name others. Write a function that finds all stages that you need, in the order
+# of the course.
 
 # %%
 needs = {stage.number: stage.prerequisites for stage in stages}
@@ -478,7 +481,7 @@ print("stage 09 names", *needs["09"])
 
 # %% tags=["exercise"]
 def needed(target: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
-    """All stages to read before `target`, in the order of `needs`; write it here."""
+    """All stages that you must read before `target`, in the order of `needs`; write it here."""
 
 
 # %% tags=["check"]
@@ -487,8 +490,8 @@ exercises.check("00.needed", needed, needs=needs)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Begin with the stages that `target` names. Add the stages that these name, and repeat this until you find no new
-# stage.
+# Begin with the stages that `target` names. Add the stages that these stages name, and repeat this step until you find
+# no new stage.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -510,8 +513,8 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # - The static network did as well as CHTs on the digits. On which task would you expect a difference, and which
 #   experiment would convince you?
-# - Your computer centre offers only GPUs that are fast for dense networks. Is it still worth studying methods that save
-#   operations?
+# - Your computing centre offers only GPUs that are fast for dense networks. Is it still worth studying methods that
+#   save operations?
 # - A newspaper writes that CHTs "learns like the brain". Which parts of this sentence would you keep?
 
 # %% [markdown]
@@ -522,8 +525,8 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # <details><summary>Answer</summary>
 #
-# It has fewer links: 5 % of the possible ones in its hidden layers. The mask changes too: updates remove some links and
-# regrow others, and the number of links stays the same.
+# CHTs has fewer links: 5 % of the possible links in its hidden layers. The mask changes too: updates remove some links
+# and regrow others, and the number of links stays the same.
 # </details>
 #
 # 2. A colleague says: "sparsity 0.9, so a tenth of the links is gone." What is wrong?
@@ -545,7 +548,8 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # <details><summary>Answer</summary>
 #
-# The final network has fewer links. The training before it had all links, so pruning saves no training cost.
+# The final network has fewer links, so it needs fewer operations and less memory. But training used all links, so
+# pruning saves no training cost.
 # </details>
 #
 # ## Key takeaways
@@ -554,7 +558,7 @@ exercises.check("00.needed", needed, needs=needs)
 #   machine that skips absent links.
 # - Pruning starts with many links and only removes links. Dynamic sparse training also regrows links, while the weights
 #   learn.
-# - CHTs chooses links by network science and keeps their number fixed. CHTss lets the number fall.
+# - CHTs uses network science to choose links and keeps their number fixed. CHTss lets the number fall.
 # - Each stage starts with an idea, continues with a number that you can check by hand, and ends with larger networks.
 #
 # ## Further reading

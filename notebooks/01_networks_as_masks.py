@@ -18,7 +18,7 @@
 #
 # 1. read a sparse layer as a network;
 # 2. wire a layer in five ways: ER, BSW, BSF, BRF and CSTI;
-# 3. tell networks apart by degrees, clustering and path length;
+# 3. distinguish networks by their degrees, clustering and path length;
 # 4. wire a receptive field, and say what it is good for.
 #
 # | | |
@@ -58,7 +58,7 @@ print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # the networks depend on it
+seed: int = 0  # seed of all random networks
 sparsity: float = 0.95  # share of absent links in the larger networks, in [0, 1)
 r: float = 0.25  # randomness of the receptive field, in [0, 1]
 
@@ -100,9 +100,9 @@ figures.show(
 )
 
 # %% [markdown]
-# A sparse layer needs only its links. You can compute its output in two ways: multiply the weight by the mask, or sum
-# over the links one by one. Both give the same output. The second way does 5 multiplications instead of 12. (A mask
-# alone saves no *time* on most hardware. Stage 07 shows what saves time.)
+# Only the links of a sparse layer contribute to its output. You can compute this output in two ways: multiply the
+# weight by the mask, or sum over the links one by one. Both ways give the same output. The second way needs 5
+# multiplications instead of 12. (A mask alone saves no *time* on most hardware. Stage 07 shows what saves time.)
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -117,8 +117,8 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # %% [markdown]
 # ## Erdős–Rényi: all links equally likely
 #
-# The simplest network draws its links uniformly at random. To get *exactly* the number of links that we want, draw
-# positions until there are that many different ones. A coin toss for each link would give the right number only on
+# The simplest network draws its links uniformly at random. To get *exactly* the number of links that we want, we draw
+# positions until we have that many different ones. A coin toss for each link would give the right number only on
 # average.
 
 # %% tags=["nbval-check-output"]
@@ -136,15 +136,15 @@ print(from_core.int())
 # %% [markdown]
 # Nothing in this network is local: the inputs of an output can lie anywhere, and some inputs may have no link.
 #
-# ## A receptive field: near links first
+# ## A receptive field: nearby inputs first
 #
 # In the retina and the visual cortex, a neuron responds to a *neighbourhood*. The **bipartite receptive field** network
 # (BRF) gives each output a centre on the input side and prefers inputs near this centre:
 #
 # - output $i$ has its centre at $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$, on the diagonal of the
 #   mask;
-# - the distance of input $j$ is $|j - c_i|$ on a ring, so that the last input is next to the first;
-# - an output of degree $d$ draws $d$ inputs without replacement, with probability
+# - the distance of input $j$ is $|j - c_i|$ on a ring, so the last input is next to the first;
+# - an output of degree $d$ draws $d$ inputs without replacement, with a probability
 #   $\propto (1 + \text{distance})^{-(1-r)/r}$.
 #
 # For 4 outputs and 8 inputs the centres are 0.5, 2.5, 4.5 and 6.5. Check the first row of distances by hand.
@@ -157,8 +157,8 @@ print(distance)
 
 # %% [markdown]
 # The parameter $r$ is the randomness. The next cell prints the chance of each input in the first draw of output 0. At
-# $r = 1$ the exponent is 0, so all inputs are equally likely. At $r = 0$ we take the limit of the formula: only the
-# nearest inputs are drawn.
+# $r = 1$ the exponent is 0, so all inputs are equally likely. At $r = 0$ we take the limit of the formula, so the
+# output draws only its nearest inputs.
 
 # %% tags=["nbval-check-output"]
 for randomness in (0.1, 0.25, 0.5, 1.0):
@@ -167,9 +167,9 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
     print(f"r = {randomness:<4}", "  ".join(f"{chance:.3f}" for chance in chances))
 
 # %% [markdown]
-# How can we draw several inputs, but none twice? Here is a recipe; stage 03 shows why it works. Add random *Gumbel
-# noise* to the logarithm of each probability, and take the $d$ highest sums. The core does the same faster, but with
-# other random numbers. So we draw 4000 networks in each way and compare how often each link appears.
+# How can we draw several inputs without drawing any input twice? Here is a recipe; stage 03 shows why it works. Add
+# random *Gumbel noise* to the logarithm of each probability, and take the $d$ highest sums. The core does the same
+# faster, but with other random numbers. So we draw 4000 networks in each way and compare how often each link appears.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -185,7 +185,7 @@ print("how often, output 0:", [f"{share:.2f}" for share in from_core.mean(0)[0].
 
 
 # %% [markdown]
-# ## The real thing
+# ## A larger layer
 #
 # **Predict:** the next cell wires a larger layer in four ways, always with the same number of links. Where will the
 # links be at $r = 0$? What will distinguish $r = 1$ from Erdős–Rényi?
@@ -238,7 +238,7 @@ figures.show(
 )
 
 # %% [markdown]
-# ## Every input must be seen
+# ## The centres must cover all inputs
 #
 # When the layer is wide, the centres must be spread over the *whole* input side. Some published code rounds the step
 # from one centre to the next to an integer. Then no centre lies among the last inputs. A layer of a LLaMA with 512
@@ -251,14 +251,14 @@ print("inputs without a link:", int((~wide.any(dim=0)).sum()))
 
 # %% tags=["nbval-check-output"]
 rounded_centres = torch.arange(512) * (1376 // 512)
-windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 nearest inputs of each
+windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 nearest inputs of each centre
 print("inputs without a link, had the step been rounded:", 1376 - windows.unique().numel())
 
 # %% [markdown]
 # ## Explore
 #
-# **Predict before you move a slider:** at sparsity 0.9, does a larger $r$ make the degrees of the inputs more similar
-# or less? What does *uniform* change in the picture on the left?
+# **Predict before you move a slider:** at a sparsity of 0.9, does a larger $r$ make the degrees of the inputs more
+# similar or less similar? What does *uniform* change in the picture on the left?
 
 # %%
 explorer = widgets.ReceptiveFieldExplorer()
@@ -282,9 +282,9 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # ## Small worlds: mostly near, a few far
 #
 # Most of our friends live nearby. The few friends who live far away make the paths between all people short. The
-# **bipartite small world** (BSW) starts from nearest neighbours only and rewires a fraction $\beta$ of the links at
-# random. It is the model of Watts and Strogatz for two sides. If there are at least as many outputs as inputs, the
-# network at $\beta = 0$ is the receptive field network at $r = 0$.
+# **bipartite small world** (BSW) starts with links between nearest neighbours only and rewires a fraction $\beta$ of
+# these links at random. It adapts the model of Watts and Strogatz to networks with two sides. If there are at least as
+# many outputs as inputs, the network at $\beta = 0$ is the receptive field network at $r = 0$.
 
 # %% tags=["nbval-check-output"]
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
@@ -295,7 +295,8 @@ print(lattice.int())
 # %% [markdown]
 # Now rewire a quarter of the 16 links of this network. Choose 4 links at random and remove them. Each output that lost
 # a link draws a new input at random, from the inputs to which it has no link. So the degrees of the outputs stay the
-# same. An output may draw its old input again, so fewer than 4 links may have moved. Compare the two masks.
+# same. An output may draw its old input again, so fewer than 4 links may have moved. Compare the mask above with the
+# mask below.
 
 
 # %% tags=["nbval-check-output"]
@@ -319,14 +320,14 @@ print(from_core[0].int())
 # %% [markdown]
 # ## Scale-free: the rich get richer
 #
-# Networks of citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows hubs by the
-# model of Barabási and Albert: neurons join one after another. A newcomer links to one of the older neurons. The
-# probability of each older neuron is proportional to its degree. Keep a list of the ends of all links. A neuron with
-# three links is in it three times. So a uniform draw from this list picks a neuron with a probability proportional to
-# its degree. Sometimes a newcomer links to a neuron of its own side. A layer cannot hold such a link. In this case, we
-# replace the older neuron with a neuron of the other side, drawn from the same list. With 3 outputs, 5 inputs and 7
-# links, each newcomer brings one link. (If two links fall on the same place, one is lost here. The core draws another
-# link instead, so its hubs are a little larger.)
+# Networks of citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows hubs as in
+# the model of Barabási and Albert: neurons join one after another. A newcomer links to one of the older neurons. It
+# chooses an older neuron with a probability proportional to the degree of this neuron. Keep a list of the ends of all
+# links. A neuron with three links is in this list three times. So a uniform draw from the list picks a neuron with a
+# probability proportional to its degree. Sometimes a newcomer chooses a neuron on its own side. A layer cannot hold
+# such a link. In this case, we replace the older neuron with a neuron on the other side, which we draw from the same
+# list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (If two links fall on the same place, the
+# code below loses one of them. The core draws another link instead, so its hubs are a little larger.)
 
 
 # %%
@@ -336,7 +337,7 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
     outputs, inputs = torch.randperm(3, generator=generator).tolist(), torch.randperm(5, generator=generator).tolist()
     newcomers = [*outputs[1:], *(3 + node for node in inputs[1:])]  # outputs are nodes 0 to 2, inputs 3 to 7
-    ends = [outputs[0], 3 + inputs[0]]  # two founders, linked
+    ends = [outputs[0], 3 + inputs[0]]  # a link between two founders
     for place in torch.randperm(6, generator=generator).tolist():
         ends += [newcomers[place], any_of(ends)]
     mask = torch.zeros(3, 5, dtype=torch.bool)
@@ -348,8 +349,8 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
 
 # %% [markdown]
-# These networks are random, so we compare their hubs: we average the highest degree of an output over 1000 networks of
-# each kind.
+# These networks are random, so we compare their hubs. We average the highest degree of an output over 1000 networks
+# that we grow by hand and over 1000 networks from the core.
 
 # %% tags=["nbval-check-output"]
 by_hand = torch.stack([grown(generator).sum(1).max() for _ in range(1000)]).double()
@@ -366,7 +367,7 @@ print(networks[0].int())
 # CSTI links output $i$ to input $j$ if the features $i$ and $j$ are among the pairs that correlate most. The measure is
 # $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself. Here are five samples of four
 # features. The second feature rises with the first, and the fourth falls as the third rises. So CSTI first chooses the
-# links 0–1 and 2–3, both ways:
+# links 0–1 and 2–3, in both directions:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -383,7 +384,7 @@ assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3
 # ## Why a receptive field?
 #
 # A receptive field prefers nearby inputs. In images, nearby pixels are related. The handwritten digits have 8×8 pixels.
-# Take the training images and correlate each pixel with every other pixel, over all images.
+# The next cell takes the training images and correlates each pixel with every other pixel, over all images.
 
 # %%
 task = data.load_images("digits")
@@ -397,8 +398,8 @@ figures.show(
 )
 
 # %% [markdown]
-# A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right is 1 place further on, and the
-# pixel below is 8 places further on.
+# A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right of a pixel is 1 place further
+# on, and the pixel below it is 8 places further on.
 #
 # **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will its links
 # be, and which rows stay empty?
@@ -418,7 +419,7 @@ figures.show(
 # %% tags=["nbval-check-output"]
 place = torch.cartesian_prod(torch.arange(8), torch.arange(8)).double()
 itself = torch.eye(64, dtype=torch.bool)
-touching = (torch.cdist(place, place) < 1.5) & ~itself  # the up to eight pixels around each
+touching = (torch.cdist(place, place) < 1.5) & ~itself  # the pixels around each pixel, at most eight
 for name, mask in first_layer.items():
     near, same = ((mask & which).sum() / mask.sum() for which in (touching, itself))
     print(f"{name:<5} {near:.0%} of the links join pixels that touch, {same:.0%} a pixel and its own place")
@@ -427,21 +428,22 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CSTI found from the data that mostly nearby pixels correlate. The stripes at a distance of 8 from the diagonal link a
-# pixel to the pixels above and below. The dots next to the diagonal link it to the pixels left and right. The blocks in
-# the corners link the top of the image to its bottom: these pixels correlate as well. Pixels that hardly vary get no
-# link. BRF assumes locality and looks at no data. So it also works deep in a network, where there are no features to
-# correlate before training. But BRF knows locality only along the row of numbers: left and right, not above and below.
+# CSTI found in the data that mostly nearby pixels correlate. The stripes at a distance of 8 from the diagonal link a
+# pixel to the pixels above and below it. The dots next to the diagonal link a pixel to the pixels on its left and
+# right. The blocks in the corners link the top of the image to its bottom: these pixels correlate as well. Pixels that
+# hardly vary get no link. BRF assumes locality and does not look at the data. So it also works deep in a network, where
+# there are no features to correlate before training. But BRF knows locality only along the row of numbers: left and
+# right, not above and below.
 # </details>
 #
-# The paper uses both. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, they start from
-# BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp` starts from CSTI. It
-# needs the correlations that we called `pixels`, as `correlation=pixels`.
+# The paper uses both CSTI and BRF. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, they
+# start from BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp` starts
+# from CSTI. It needs the correlations: pass the matrix that we called `pixels` as `correlation=pixels`.
 #
 # ## Five networks side by side
 #
-# We wire one layer on the 64 pixels in five ways, each with a tenth of the possible links. If there are more than 64
-# outputs, CSTI repeats the square of correlations.
+# We take one layer with the 64 pixels as inputs and wire it in five ways, each time with a tenth of the possible links.
+# If there are more than 64 outputs, CSTI repeats the square of correlations.
 
 # %%
 size = settings.out_features, task.features
@@ -462,7 +464,7 @@ figures.show(
 # %% [markdown]
 # **Predict:** which of the five has the neuron with the most links, and how many links will this neuron have? A network
 # is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On logarithmic axes
-# this is a straight line.
+# such a power is a straight line.
 
 # %%
 figures.show(
@@ -482,15 +484,16 @@ for name, mask in five.items():
 # <details><summary>What you should have seen</summary>
 #
 # BSF has the hubs, on both sides. In BSW and BRF the degrees of the outputs are set first, so they differ by at most
-# one. The degrees of the inputs are spread nearly as widely as in ER. The tail of BSF cannot be straight to the end
-# here: no output can have more links than there are inputs.
+# one. The degrees of the inputs of these two networks are spread nearly as widely as in ER. The tail of BSF cannot be
+# straight to the end here: no output can have more links than there are inputs.
 # </details>
 #
 # ## Is it a small world?
 #
 # Two numbers describe how a network is connected. **Clustering** asks: how often does a fourth link join the two ends
-# of a path of three links? Then the four links form a cycle. (In social networks, clustering counts triangles. A layer
-# has none, because links run only between the two sides.) One 4-cycle contains four such paths, so the factor is 4:
+# of a path of three links? If it does, the four links form a cycle. (In social networks, clustering counts triangles. A
+# layer has none, because links run only between the two sides.) One 4-cycle contains four paths of three links, so the
+# factor is 4:
 #
 # $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
 #
@@ -513,24 +516,25 @@ figures.show(
 
 # %% [markdown]
 # Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of it. So
-# the middle link between output $i$ and input $j$ gives $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links,
-# and the inputs have 2, 2, 1 and 1. The links 0–0 and 0–1 give $1 \cdot 1$ each, 1–0 and 1–1 give $2 \cdot 1$ each, and
-# the others give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+# the middle link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ gives $(d_i - 1)(d_j - 1)$ paths. The
+# outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by its output and then its input. The
+# links 0–0 and 0–1 give $1 \cdot 1$ path each, the links 1–0 and 1–1 give $2 \cdot 1$ paths each, and the other links
+# give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
 paths = int((torch.outer(outputs - 1, inputs - 1) * small).sum())
 inputs_of = [set(row.nonzero()[:, 0].tolist()) for row in small]
 shared = [len(one & other) for one, other in combinations(inputs_of, 2)]  # inputs that two outputs share
-cycles = sum(p * (p - 1) // 2 for p in shared)  # p of them make p (p - 1) / 2 cycles
+cycles = sum(p * (p - 1) // 2 for p in shared)  # p shared inputs make p (p - 1) / 2 cycles
 print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% [markdown]
 # **Path length** asks: how many links apart are two neurons, on average over the pairs that a path joins? In the
-# picture, 6 pairs are 1 apart (the links), 4 pairs are 2 apart (outputs 0 and 1; inputs 0–1, 0–2 and 1–2), and 1 pair
-# is 3 apart (output 0 and input 2): $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs,
-# and a path joins 11 of them.
+# picture, 6 pairs are 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2,
+# and inputs 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is
+# $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs, and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
@@ -543,10 +547,11 @@ assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 #
 # $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
 #
-# (Humphries and Gurney 2008). It is about 1 for a random network and clearly above 1 for a small world. A small world
-# is clustered like a lattice, but its paths are nearly as short as in a random network.
+# (Humphries and Gurney 2008). The value of $\sigma$ is about 1 for a random network and clearly above 1 for a small
+# world. A small world is clustered like a lattice, but its paths are nearly as short as in a random network.
 #
-# The table shows $C$ and $L$ of each network, the means of five Erdős–Rényi nulls, and $\sigma$ in the last column.
+# The table shows $C$ and $L$ of each network, the means of $C$ and $L$ over five Erdős–Rényi nulls, and $\sigma$ in the
+# last column.
 #
 # **Predict:** order the five networks by clustering. Which of them has the longest paths?
 
@@ -587,7 +592,7 @@ figures.show(
 #
 # *★☆☆ · 4 minutes · essential · objective 1 · work out*
 #
-# A layer of 100 outputs and 40 inputs has sparsity 0.9. How many links does each output have when the degrees are
+# A layer of 100 outputs and 40 inputs has a sparsity of 0.9. How many links does each output have when the degrees are
 # fixed? Replace `None`.
 
 # %% tags=["exercise"]
@@ -599,7 +604,7 @@ exercises.check("01.links_per_output", links_per_output)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Density is 1 − sparsity, and each output has 40 possible links.
+# The density is 1 − sparsity, and each output has 40 possible links.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -640,7 +645,7 @@ exercises.check("01.small_world", small_world)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Solve the case with at least as many outputs as inputs. For the other case, transpose the mask.
+# First solve the case with at least as many outputs as inputs. For the other case, transpose the mask.
 # `argsort(1).argsort(1)` of the distances gives each input its rank among the inputs of an output: 0 is the nearest.
 # Remove all chosen links before you draw the first new one.
 # </details>
@@ -691,8 +696,8 @@ exercises.check("01.rich", next_one, next_two)
 #
 # <details><summary>Solution</summary>
 #
-# Node 3 has three of eight entries. After the first choice it has four of ten. A node that has one link now, such as
-# node 4, has a chance of only 1/8 · 2/10 = 0.025 to be chosen twice.
+# Node 3 has three of eight entries. After the first choice it has four of ten entries. A node that has one link now,
+# such as node 4, has a chance of only 1/8 · 2/10 = 0.025 of being chosen twice.
 #
 # ```python
 # next_one = 3 / 8
@@ -710,7 +715,8 @@ exercises.check("01.rich", next_one, next_two)
 # nearest to its own place *in the image*, and its own pixel is one of them. Take the Euclidean distance. The image has
 # edges, so there is no ring. Pixels and neurons are numbered line by line.
 #
-# **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three means.
+# **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three mean
+# correlations.
 
 
 # %% tags=["exercise"]
@@ -738,7 +744,7 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 #
 # The mean correlation of linked pixels is 0.26 in your layer, 0.13 in BRF and 0.11 in ER. So BRF is hardly better than
 # chance here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron related
-# inputs only if its distance fits the data.
+# inputs only if its measure of distance fits the data.
 # </details>
 
 # %% [markdown]
@@ -752,7 +758,7 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 
 # %% tags=["exercise"]
 def four_cycles(mask: torch.Tensor) -> int:
-    """Number of 4-cycles of a Boolean mask (outputs, inputs); write it here."""
+    """The number of 4-cycles of a Boolean mask (outputs, inputs); write it here."""
 
 
 # %% tags=["check"]
@@ -779,9 +785,9 @@ exercises.check("01.four_cycles", four_cycles)
 # *★★☆ · 12 minutes · essential · objective 3 · work out*
 #
 # Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and
-# CSTI. The order is unknown. The neurons of each network are shuffled, so no picture tells the networks apart. Use
-# their degrees, clustering and path lengths. The density is 0.15, and the clustering of an ER network is close to its
-# density. Give each network its name.
+# CSTI. The order is unknown. The neurons of each network are shuffled, so you cannot tell the networks apart in a
+# picture. Use their degrees, clustering and path lengths. The density is 0.15, and the clustering of an ER network is
+# close to its density. Give each network its name.
 
 # %%
 drawn = torch.Generator().manual_seed(8)
@@ -819,7 +825,8 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Which networks set the degrees of their outputs first? Which leaves neurons without links, and which has hubs?
+# Which networks set the degrees of their outputs first? Which network leaves neurons without links, and which network
+# has hubs?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -846,12 +853,12 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # %% [markdown]
 # ## Self-check
 #
-# 1. A layer of 1000 outputs and 500 inputs has sparsity 0.99. How many links does it have, and how many does an output
-#    have on average?
+# 1. A layer of 1000 outputs and 500 inputs has a sparsity of 0.99. How many links does it have, and how many does an
+#    output have on average?
 #
 # <details><summary>Answer</summary>
 #
-# $0.01 \cdot 1000 \cdot 500 = 5000$ links, 5 per output.
+# The layer has $0.01 \cdot 1000 \cdot 500 = 5000$ links. An output has 5 links on average.
 # </details>
 #
 # 2. Two networks have the same number of links per output. One is a BRF network with $r = 0$, the other with $r = 1$.
@@ -859,15 +866,17 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Answer</summary>
 #
-# Clustering does. At $r = 0$ the receptive fields of neighbouring outputs overlap, so there are many 4-cycles. Random
-# inputs give few. Path length and the spread of the inputs' degrees differ too.
+# Clustering does. At $r = 0$ the receptive fields of neighbouring outputs overlap, so there are many 4-cycles. At
+# $r = 1$ the inputs are random, so there are few 4-cycles. Path length and the spread of the inputs' degrees differ
+# too.
 # </details>
 #
-# 3. Why is the Erdős–Rényi null drawn with the same shape *and* the same number of links?
+# 3. Why do we draw the Erdős–Rényi null with the same shape *and* the same number of links?
 #
 # <details><summary>Answer</summary>
 #
-# Clustering and path length depend on both: a denser network has more clustering and shorter paths by chance alone.
+# Clustering and path length depend on the shape and on the number of links. For example, a denser network has more
+# clustering and shorter paths by chance alone.
 # </details>
 #
 # 4. CSTI needs something that BRF does not need. What is it, and where in a network is it missing?
@@ -880,12 +889,13 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # ## Key takeaways
 #
-# - A mask is a bipartite network; density, sparsity and degrees describe it.
-# - ER places links anywhere. BRF places them near the diagonal and sets the degrees of the outputs first; its $r$ goes
-#   from local (0) to random (1).
+# - A mask is a bipartite network. Density, sparsity and degrees describe it.
+# - ER places links anywhere. BRF places links near the diagonal and sets the degrees of the outputs first. Its
+#   parameter $r$ goes from local (0) to random (1).
 # - BSW rewires a few links of a lattice, BSF grows hubs, and CSTI follows the correlations of the data.
 # - Compare the clustering and the path length of a network with an Erdős–Rényi null. Look at both numbers.
-# - Each of these functions draws exactly the number of links that you ask for, for a layer of any shape.
+# - For each of the five networks, the core draws exactly the number of links that you ask for, and the layer can have
+#   any shape.
 #
 # ## Further reading
 #

@@ -16,9 +16,9 @@
 #
 # **You will be able to**
 #
-# 1. explain by paths and local communities why the existing links may show where a new link helps;
+# 1. use paths and local communities to explain why the existing links may show where a new link helps;
 # 2. count by hand what makes a missing link likely;
-# 3. turn the count into matrices;
+# 3. write this count as matrix products;
 # 4. test a score on hidden links;
 # 5. choose a score by its cost;
 # 6. draw new links without computing the score.
@@ -67,11 +67,11 @@ print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # the networks and the walks depend on it
+seed: int = 0  # seed of the networks and the walks
 sparsity: float = 0.9  # share of absent links in the networks whose scores are compared, in [0, 1)
-r: float = 0.25  # randomness of the receptive fields in the first of them, in [0, 1]
-epochs: int = 0  # of training; 0: as the profile says
-seeds: int = 0  # trained networks per method; 0: as the profile says
+r: float = 0.25  # randomness of the receptive fields in the first of these networks, in [0, 1]
+epochs: int = 0  # epochs of training; 0: as the profile says
+seeds: int = 0  # number of trained networks per method; 0: as the profile says
 
 # %%
 settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sparsity, r=r, epochs=epochs, seeds=seeds)
@@ -83,10 +83,11 @@ settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sp
 # methods of this stage look only at the **topology**. They use the existing links, but no weight, no gradient and no
 # image. Why can this work? The idea comes from the brain.
 #
-# Hebb (1949) gave a rule of learning: if one neuron often helps another neuron to fire, the link between them gets
-# stronger. A later slogan says: *cells that fire together wire together*. Most people read it as a rule for weights.
-# **Epitopological learning** reads it as a rule for links (*epi* is Greek for *upon*: learning builds upon the
-# topology). Neurons that fire together form a group, and the group learns when new links appear between its neurons.
+# Hebb (1949) proposed a learning rule: if one neuron often helps another neuron to fire, the link between them gets
+# stronger. A later slogan says: *cells that fire together wire together*. Most people read this slogan as a rule for
+# weights. **Epitopological learning** reads it as a rule for links (*epi* is Greek for *upon*, because learning builds
+# upon the topology). Neurons that fire together form a group, and the group learns when new links appear between its
+# neurons.
 
 # %%
 figures.show(
@@ -99,14 +100,15 @@ figures.show(
 # %% [markdown]
 # The right panel shows the **local-community paradigm** (Cannistraci, Alanis-Lobato and Ravasi, 2013). A group with
 # many links inside and few links to the outside keeps its signals inside. Its neurons fire together again and again. So
-# the paradigm says: a new link is likely inside such a group.
+# the paradigm says that a new link is likely inside such a group.
 #
 # ### Plugs and sockets
 #
 # Which two neurons of the group get the link? In a network of friends, two people with a common friend often become
-# friends: two links lead from one person to the other. Proteins follow another rule (Kovács et al., 2019). Two proteins
-# bind if their *interfaces* fit, as a plug fits a socket. Two proteins with a common partner have similar interfaces.
-# Similar interfaces need not fit together: two sockets do not. But a socket fits the plugs that a similar socket holds.
+# friends. A path of two links leads from one person to the other. Proteins follow another rule (Kovács et al., 2019).
+# Two proteins bind if their *interfaces* fit, as a plug fits a socket. Two proteins with a common partner have similar
+# interfaces. Similar interfaces need not fit together: two sockets do not fit together. But a socket fits the plugs
+# that a similar socket holds.
 
 # %%
 figures.show(
@@ -120,15 +122,16 @@ figures.show(
 # other. Three links lead from one protein to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
 # **Cannistraci-Hebb (CH) theory** on such paths, for proteins, food webs and other networks.
 #
-# For a layer there are two reasons to look at three links. The first reason is a hypothesis. The outputs are the
-# sockets, and the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is
-# likely to become an input of the other. Nobody has proved this. Below we test a part of it: does a score find links
-# that exist?
+# For a layer there are two reasons to look at paths of three links. The first reason is a hypothesis. The outputs are
+# the sockets, and the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is
+# likely to become an input of the other. Nobody has proved this hypothesis. Below we test a part of it: does a score
+# find links that exist?
 #
-# The second reason is certain, because a layer has two sides. Every link leads from one side to the other side. So an
-# odd number of links joins an output and an input: 1, 3, 5 and so on. A path of one link would be the missing link
-# itself, so the shortest path around it has **three links**. A small layer shows this. A *walk* may use a link twice; a
-# *path* visits each node at most once. The next cell counts all walks from any output to any input:
+# The second reason is certain, because a layer has two sides. Every link leads from one side to the other side. So
+# every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link would be the
+# missing link itself, so the shortest path around the missing link has **three links**. We show this in a small layer.
+# A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts all walks from
+# any output to any input:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -139,29 +142,30 @@ for length in (1, 2, 3, 4):
     print(f"walks of length {length} from an output to an input: {int(walks_across.sum())}")
 
 # %% [markdown]
-# The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 go back over a link.
-# Below we count only walks between the ends of a missing link. All of these walks are paths.
+# The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 use a link more than
+# once. Below we count only walks between the ends of a missing link. All of these walks are paths.
 #
 # The names of the scores have these parts:
 #
 # | Part | Meaning |
 # |---|---|
 # | CH | Cannistraci-Hebb theory |
-# | 2 or 3 | the rule: CH2 rewards links inside the local community and penalises links that lead out; CH3 only penalises |
+# | 2 or 3 | the rule: CH2 rewards links inside the local community and penalises links that lead out; CH3 only penalises links that lead out |
 # | L3 | the paths have a length of three links |
 # | n or p | node-based: a sum over the nodes of the local community; path-based: a sum over the paths |
 #
-# The 2 or 3 after CH is the number of the rule, not a length. The next sections define the words *community* and
-# *inside*, and then the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of the older CHT.
+# The number after CH, 2 or 3, is the number of the rule and not a length. The next sections define the words
+# *community* and *inside* and then give the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of
+# the older CHT.
 #
-# For a layer, the theory is an analogy and not a proof. A neuron of a layer has no interface, and no score knows the
+# For a layer, the theory is an analogy and not a proof. A neuron of a layer has no interface, and no score uses the
 # loss. Later in this stage we test the idea on trained networks.
 #
 # ## Paths around a missing link
 #
 # In this stage *likely* means that a score expects the link. It does not mean that the link lowers the loss. A link is
-# likely where a short path already joins its two ends. Here are three outputs and three inputs, and the missing link
-# from output 0 to input 0.
+# likely if a short path already joins its two ends. Here are three outputs and three inputs, and the missing link from
+# output 0 to input 0.
 
 # %%
 network = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)
@@ -189,7 +193,7 @@ figures.show(
 # *★☆☆ · 4 minutes · essential · objective 2 · work out*
 #
 # How many L3 paths does the missing link from output 0 to input 0 have? Count them in the picture and replace `None`.
-# The check explains a wrong number, so just try.
+# If your number is wrong, the check explains why, so just try.
 
 # %% tags=["exercise"]
 counted = None
@@ -221,8 +225,8 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 # - $i_z$ counts its links to other nodes of the community,
 # - $e_z$ counts its links to nodes outside the community. A link to the end $u$ or $v$ counts for neither.
 #
-# The next cell counts both numbers with sets, for the link above. Input 1 is linked to outputs 0, 1 and 2: output 0 is
-# the end, output 2 is inside, and output 1 is outside.
+# The next cell uses sets to count both numbers for the missing link above. Input 1 is linked to outputs 0, 1 and 2:
+# output 0 is an end of the missing link, output 2 is inside, and output 1 is outside.
 
 # %% tags=["nbval-check-output"]
 inputs_of = [{1, 2}, {1, 2}, {0, 1, 2}]  # of outputs 0, 1 and 2
@@ -236,7 +240,7 @@ for z in near_v:
     print(f"output {z}: i = {len((inputs_of[z] - {v}) & near_u)}, e = {len(inputs_of[z] - {v} - near_u)}")
 
 # %%
-nodes = l3.community(network, missing)  # the same, for any link
+nodes = l3.community(network, missing)  # counts the same numbers for any link
 assert [(str(z), z.inside, z.outside) for z in nodes] == [("input 1", 1, 1), ("input 2", 1, 1), ("output 2", 2, 0)]
 figures.show(
     figures.local_community(network, missing, title="output 0 – input 0"),
@@ -247,16 +251,17 @@ figures.show(
 # %% [markdown]
 # ## Four scores
 #
-# Two choices define a score. A *node-based* score (n) is a sum over the nodes $z$ of the community $C$; a *path-based*
-# score (p) is a sum over the paths. *CH2* rewards links inside and penalises links that lead out; *CH3* only penalises:
+# Two choices define a score. A *node-based* score (n) is a sum over the nodes $z$ of the community $C$. A *path-based*
+# score (p) is a sum over the paths. *CH2* rewards links inside and penalises links that lead out. *CH3* only penalises
+# links that lead out:
 #
 # $$\text{CH2-L3n} = \sum_{z \in C} \frac{1 + i_z}{1 + e_z} \qquad \text{CH3-L3n} = \sum_{z \in C} \frac{1}{1 + e_z}$$
 #
 # $$\text{CH3-L3p} = \sum_{u - z_1 - z_2 - v} \frac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}$$
 #
 # CH2-L3p also rewards links inside: $\sum \sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$. CHT,
-# the older method, always takes the best links. It regrows by CH3-L3p. In this package, CHTs and CHTss regrow by
-# CH2-L3n (paper, path-based and node-based link regrowth).
+# the older method, uses CH3-L3p and always takes the links with the best scores. In this package, CHTs and CHTss use
+# CH2-L3n (see *path-based and node-based link regrowth* in the paper).
 #
 # By hand, for output 0 – input 0: CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 + 1/2 + 1/1 = 2. Each of the two paths
 # gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p each path gives √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
@@ -275,8 +280,9 @@ for predictor, score in by_hand.items():
 # %% [markdown]
 # ## From sets to matrices
 #
-# Two outputs $z$ and $u$ share $P_{zu}$ inputs, with $P = AA^\top$; the diagonal of $P$ holds the degrees $d$. Two inputs
-# share $Q = A^\top A$ outputs.
+# Let $A$ be the mask as a matrix of zeros and ones, and let $P = AA^\top$. Two outputs $z$ and $u$ share $P_{zu}$
+# inputs, and the diagonal of $P$ holds the degrees $d$ of the outputs. In the same way, $Q = A^\top A$ counts the
+# outputs that two inputs share.
 
 # %% tags=["nbval-check-output"]
 A = network.float()
@@ -287,15 +293,15 @@ print("Q =", Q.int().tolist())
 # %% [markdown]
 # Let $z$ be an output on a path from $u$ to $v$. It shares $P_{zu}$ inputs with $u$. These inputs are inside the
 # community, so $i_z = P_{zu}$. Output $z$ is also linked to the input $v$. All its other inputs are outside, so
-# $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above: $P_{20} = 2$ and
-# $d_2 = 3$, so $i = 2$ and $1 + e = 1$, as above. So $i_z$ and $e_z$ depend on $z$ and $u$ but not on $v$. One matrix
-# for each side therefore holds all terms:
+# $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above, $P_{20} = 2$ and
+# $d_2 = 3$, so $i = 2$ and $1 + e = 1$, which agrees with the counts above. So $i_z$ and $e_z$ depend on $z$ and $u$
+# but not on $v$. One matrix for each side therefore holds all terms:
 #
 # $$R_U[z, u] = \mathbb{1}[P_{zu} > 0]\, \frac{1 + P_{zu}}{\max(d_z - P_{zu}, 1)}$$
 #
 # The matrix $R_V[z, v]$ follows from $Q$ in the same way. For CH3 the numerator is 1. If $d_z = P_{zu}$, then $u$ has
 # every input of $z$. Then no missing link of $u$ uses $z$, so the value does not matter. The maximum avoids a division
-# by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, the term of output 2 above.
+# by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, which is the term of output 2 above.
 
 
 # %% tags=["nbval-check-output"]
@@ -322,8 +328,8 @@ assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 
 # %% [markdown]
 # The path-based scores need both nodes of a path in one term: $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
-# $z_1, z_2$. Two matrix products cannot give this. For a small network we use `einsum`, with the letter `a` for $z_1$
-# and `b` for $z_2$:
+# $z_1, z_2$. Two matrix products cannot give this sum. For a small network we use `einsum`, with the letter `a` for
+# $z_1$ and `b` for $z_2$:
 
 # %% tags=["nbval-check-output"]
 of_outputs, of_inputs = ratios(P, inside=False).sqrt(), ratios(Q, inside=False).sqrt()
@@ -335,11 +341,11 @@ assert torch.allclose(paths.double(), l3.scores(network, "ch3_l3p"))
 # %% [markdown]
 # ## Step through the paths
 #
-# This network is slightly larger: it has 5 outputs and 6 inputs. Choose a missing link and a score, and step from path
-# to path.
+# The next network is slightly larger: it has 5 outputs and 6 inputs. Choose a missing link and a score, and step from
+# path to path.
 #
 # **Predict before you move the slider:** which node contributes most to CH2-L3n of output 0 – input 4, and why? Does
-# its term change from path to path? What happens for a missing link of output 4?
+# its term change from path to path? What is the score of a missing link of output 4?
 
 # %%
 explorer = widgets.LinkPredictionStepper()
@@ -355,9 +361,9 @@ figures.show(widgets.LinkPredictionStepper.figure(state), widgets.LinkPrediction
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Output 2 contributes most, 3/1: it has no link that leads out, and two links inside. For one missing link, the term of
-# a node is the same on every path. Node-based scores count this term once. Output 4 has one input, and no other output
-# shares this input. So its missing links have no L3 path, and their score is 0.
+# Output 2 contributes most, 3/1, because it has two links inside and no link that leads out. For one missing link, the
+# term of a node is the same on every path. Node-based scores count this term once. Output 4 has one input, and no other
+# output shares this input. So its missing links have no L3 path, and their score is 0.
 # </details>
 #
 # ## Exercise: your own matrices
@@ -365,12 +371,12 @@ figures.show(widgets.LinkPredictionStepper.figure(state), widgets.LinkPrediction
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
 # Write a function that computes CH3-L3n for any mask. Only the numerator differs from CH2-L3n. Return the scores of the
-# missing links, and 0 on the existing links.
+# missing links, and 0 for the existing links.
 
 
 # %% tags=["exercise"]
 def my_ch3_l3n(mask: torch.Tensor) -> torch.Tensor:
-    """Scores like `mask`, which is Boolean (outputs, inputs); write it here."""
+    """Scores in the shape of `mask`, which is Boolean (outputs, inputs); write it here."""
 
 
 # %% tags=["check"]
@@ -379,8 +385,8 @@ exercises.check("02.my_ch3_l3n", my_ch3_l3n)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Compute P and Q as above, then call `ratios(..., inside=False)`. First convert the mask to float. At the end, multiply
-# by `~mask`.
+# Convert the mask to float. Compute P and Q as above, and call `ratios(..., inside=False)` for each of them. At the
+# end, multiply by `~mask`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -412,10 +418,10 @@ figures.show(
 )
 
 # %% [markdown]
-# The scores have different scales, but regrowth needs only their order or proportions. So we compare the order of the
-# missing links that have an L3 path, by the *rank correlation*: 1 means the same order, and 0 means no relation. We add
-# two simpler numbers: the number of paths, and the product of the degrees of both ends. If a score gives the same order
-# as a simpler number, it adds nothing to this number.
+# The scores have different scales, but regrowth needs only their order or proportions. So we use the *rank correlation*
+# to compare the order of the missing links that have an L3 path. A value of 1 means the same order, and 0 means no
+# relation. We add two simpler numbers: the number of paths, and the product of the degrees of both ends. If a score
+# gives the same order as a simpler number, the score adds nothing to this number.
 
 # %%
 links = layer.float()
@@ -438,7 +444,7 @@ figures.show(
 #
 # The likely links lie where the existing links are, near the diagonal. So link prediction keeps the network local. As
 # the table shows, node-based and path-based scores put the links in nearly the same order: a link with many paths has
-# many nodes on them. So it is plausible to replace the path-based score of CHT with a node-based one, as the paper
+# many nodes on its paths. So it is plausible to replace the path-based score of CHT with a node-based one, as the paper
 # does. The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The
 # product of degrees gives a different order. But here all outputs have almost the same degree, so this network cannot
 # test the product of degrees.
@@ -449,12 +455,12 @@ figures.show(
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
 #
 # In the network above, the number of paths and CH2-L3n agree nearly everywhere. So when does the local community
-# matter? Build a network in which they disagree: the missing link with the highest CH2-L3n is not the one with the most
-# L3 paths. Use at most 6 outputs and 6 inputs. The check shows the best link of each score and its community. Use this
-# to improve your network.
+# matter? Build a network in which these two scores disagree: the missing link with the highest CH2-L3n is not the one
+# with the most L3 paths. Use at most 6 outputs and 6 inputs. The check shows the best link by number of paths, the best
+# link by CH2-L3n, and their communities. Use this information to improve your network.
 
 # %% tags=["exercise"]
-disagreement = None  # a list of rows of zeros and ones: a row for each output
+disagreement = None  # a list with one row of zeros and ones for each output
 
 # %% tags=["check"]
 exercises.check("02.disagreement", disagreement)
@@ -470,8 +476,8 @@ exercises.check("02.disagreement", disagreement)
 #
 # The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of this
 # community, so each of the two nodes gives (1 + 1)/(1 + 0), and the score is 4. Four other missing links have two paths
-# each, but links lead out of their communities, and they score 3.5. A small community without links to the outside
-# gives a higher score than a larger community with such links.
+# each, but links lead out of their communities, so their score is 3.5. Here, a small community without links to the
+# outside gives a higher score than a larger community with such links.
 #
 # ```python
 # disagreement = [
@@ -510,7 +516,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def count_paths(mask: torch.Tensor, link: tuple[int, int]) -> int:
-    """Number of L3 paths of a missing link, given as (output u, input v); write it here."""
+    """The number of L3 paths of a missing link, which is given as (output u, input v); write it here."""
 
 
 # %% tags=["check"]
@@ -536,7 +542,7 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 # each.
 # </details>
 #
-# ## How well does a score find them?
+# ## How well does a score find hidden links?
 #
 # Two numbers show how good a score is:
 #
@@ -545,10 +551,10 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 # - **AUC** (area under the ROC curve): draw one hidden link, and one missing link that was never there. How often does
 #   the hidden link score higher? Equal scores count half. An AUC of 0.5 is chance, and an AUC of 1 is perfect.
 #
-# Check by hand, with the number of paths as the score. The hidden link has 2 paths, and the two others have 1 path
-# each. So the precision and the AUC are both 1. Now hide output 1 – input 2 instead. It was the only link of input 2,
-# so no missing link has a path, and all three score 0. The precision is 1/3 and the AUC is 0.5. No score that uses
-# paths can find such a link.
+# Check by hand, with the number of paths as the score. The hidden link has 2 paths, and the other two missing links
+# have 1 path each. So the precision and the AUC are both 1. Now hide output 1 – input 2 instead. It was the only link
+# of input 2, so no missing link has a path, and all three score 0. The precision is 1/3 and the AUC is 0.5. No score
+# that uses paths can find such a link.
 
 # %% tags=["nbval-check-output"]
 for link in ((1, 0), (1, 2)):
@@ -559,8 +565,8 @@ for link in ((1, 0), (1, 2)):
     print(f"{l3.describe(link)} hidden: precision {found.precision:.3f}, AUC {found.auc:.3f}")
 
 # %% [markdown]
-# Now we test trained networks: MLPs with three hidden layers, trained on the handwritten digits. We compare three
-# methods. All remove small weights. They differ in the first links and in the rule for new links:
+# Now we test trained networks. They are MLPs with three hidden layers, trained on the handwritten digits. We compare
+# three methods. All three remove small weights. They differ in the first links and in the rule for new links:
 #
 # - SET starts with random links (Erdős–Rényi) and draws new links at random. No score chooses a link.
 # - CHTs from a random start has the same first links as SET. CH2-L3n chooses the new links.
@@ -608,7 +614,7 @@ found = {
 
 # %%
 def by_network(measure: str) -> dict[str, dict[str, list[float]]]:
-    """Precision or AUC: by network and score, one value for each seed."""
+    """The precision or the AUC, by network and score: a list with one value for each seed."""
     return {
         name: {score: [getattr(of[score], measure) for of in results] for score in results[0]}
         for name, results in found.items()
@@ -636,8 +642,8 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # The scores that use paths find many hidden links in receptive fields and in the networks that CHTs trained from them.
-# Elsewhere they find few. CH2-L3n finds about as many as the number of paths alone: the two rows look alike. The next
-# cells give the numbers.
+# Elsewhere they find few. CH2-L3n finds about as many as the number of paths alone: their two rows in the figures look
+# alike. The next cells give the numbers.
 # </details>
 
 # %%
@@ -652,10 +658,10 @@ summary.rename(columns=lambda name: name.replace("\n", " ")).round(3)
 # %% [markdown]
 # ### A fair doubt
 #
-# Do the CH scores say more than the number of paths? We make two checks. The first takes a trained network of CHTs and
-# computes the rank correlation of each score with the number of paths. It covers the missing links, hidden links
-# included. The second subtracts the AUC of two simpler scores from the AUC of CH2-L3n, seed by seed on the same hidden
-# links.
+# Do the CH scores say more than the number of paths? We make two checks. The first check takes a trained network of
+# CHTs and computes the rank correlation of each score with the number of paths. It covers all missing links that have
+# an L3 path, including hidden links. The second check subtracts the AUC of each of two simpler scores from the AUC of
+# CH2-L3n. It does this for each seed, on the same hidden links.
 
 # %%
 mask = topologies["CHTs, trained"][0]
@@ -688,18 +694,18 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 #
 # *Structure after training.* CHTs keeps this structure and adds nothing to it: CH2-L3n has an AUC of 0.93 after
 # training, and 27 % of its best missing links are hidden links (chance: 2.2 %). The trained network of SET has an AUC
-# of 0.56, more than its start, although no score chose its links. CHTs from the same random start reaches 0.61. In both
-# networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So the scores mostly show that some
-# neurons keep many links and other neurons keep few.
+# of 0.56, which is higher than before training, although no score chose its links. CHTs from the same random start
+# reaches 0.61. In both trained networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So the
+# scores mostly show that some neurons keep many links and other neurons keep few.
 #
-# *No gain over the number of paths.* The two scores put the links in nearly the same order (rank correlation 0.987), and
-# their AUC differs by at most 0.003 on every network. The factors $i$ and $e$ add very little here. Networks with
-# hubs may differ.
+# *No gain over the number of paths.* CH2-L3n and the number of paths put the links in nearly the same order (rank
+# correlation 0.987), and their AUC differs by at most 0.003 on every network. The factors $i$ and $e$ add very little
+# here. The result may be different for networks with hubs.
 #
-# *What the test does not show.* CH2-L3n chose the new links of CHTs, so it finds them again. The test is circular
-# there. And a link that a score finds is not always a link that helps. The three methods have the same validation
+# *What the test does not show.* CH2-L3n chose the new links of CHTs, so it finds them again. So the test is circular
+# for CHTs. And a link that a score finds is not always a link that helps. The three methods have the same validation
 # accuracy to within the intervals, although their AUCs range from 0.56 to 0.93. So topology predicts topology in this
-# test. Does a predicted link also lower the loss? This is a question for comparisons of methods (stage 06).
+# test. Does a predicted link also lower the loss? To answer this question, we must compare methods, as stage 06 does.
 #
 # *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within
 # one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links. (The
@@ -708,11 +714,11 @@ pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
 #
 # ## What a score costs
 #
-# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density $d$ grows
+# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density, $d$ grows
 # with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products. They cost $O(N^3)$ if the
 # matrices are dense, and less where the core uses sparse matrices. `sample_links` draws new links without computing a
 # score, as a later section explains. Here it draws a tenth as many links as the network has. The next cell shows the
-# best of five measurements, on one thread of this machine:
+# shortest of five measured times, on one thread of this machine:
 
 
 # %%
@@ -753,7 +759,7 @@ figures.show(
 # %% [markdown]
 # The measured times do not follow the powers of $N$ exactly. The core changes its algorithm at a density of 0.05 for
 # the node-based scores, and at 0.15 for the path-based score. For small layers the call itself takes most of the time.
-# If other programs run at the same time, some points lie too high. Other machines and GPUs have other times. Two
+# If other programs run at the same time, some points lie too high. On other machines and on GPUs the times differ. Two
 # results carry over to them: the order of the three methods, and the fact that density slows the path-based score most.
 #
 # ## Exercise: at which degree does the path-based score cost more?
@@ -761,9 +767,9 @@ figures.show(
 # *★★☆ · 8 minutes · useful · objective 5 · work out*
 #
 # A layer has 1000 outputs and 1000 inputs, and each neuron has $d$ links. The path-based score follows about
-# $1000\,d^3$ paths and multiplies once on each. The node-based score takes four dense products of 1000×1000 matrices:
-# $P$, $Q$ and the two products of $S$. One product of $N \times N$ matrices takes $N^3$ multiplications. At which $d$
-# do both take the same number of multiplications?
+# $1000\,d^3$ paths and does one multiplication for each path. The node-based score takes four dense products of
+# 1000×1000 matrices: $P$, $Q$ and the two products of $S$. One product of $N \times N$ matrices takes $N^3$
+# multiplications. At which $d$ do both scores take the same number of multiplications?
 
 # %% tags=["exercise"]
 equal_degree = None
@@ -780,9 +786,9 @@ exercises.check("02.equal_degree", equal_degree)
 # <details><summary>Solution</summary>
 #
 # $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, a density of 16 %. For the layers of 512×512
-# in the table above the same count gives 102 links, a density of 20 %. Yet at 14 % the node-based score is many times
-# faster in that table. A count of multiplications is not a time. A likely reason is that dense products run near the
-# limit of the processor, while a walk looks up one link after another.
+# in the table above, the same count gives 102 links, a density of 20 %. Yet at a density of 14 % the node-based score
+# is many times faster in that table. A count of multiplications is not a time. A likely reason is that dense products
+# run near the limit of the processor, while a walk looks up one link after another.
 #
 # ```python
 # equal_degree = (4 * 1000**3 / 1000) ** (1 / 3)
@@ -801,18 +807,18 @@ exercises.check("02.equal_degree", equal_degree)
 # $v$ is one of them. So the second factor is the chance of $v$ in a uniform draw from these inputs. We can draw the
 # link in two steps:
 #
-# 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (CH3: all pairs equally likely).
-#    Output $u$ must lack at least one input of $z$;
+# 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (for CH3, all pairs are equally
+#    likely). Output $u$ must lack at least one input of $z$;
 # 2. draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
 #
-# We call these two steps a *walk*: from $u$ through a shared input to $z$, and on to $v$. The other side is drawn in
-# the same way, with inputs and outputs exchanged. The next cell lists all first steps in the network of the widget, and
-# the links at which each walk can end. The first pair is $z$ = output 0, $u$ = output 1. They share inputs 1 and 3, so
-# the weight is 1 + 2 = 3. Input 0 is the only input of output 0 that output 1 lacks.
+# We call these two steps a *walk*: from $u$ through a shared input to $z$, and on to $v$. For the terms of the other
+# side, we walk in the same way, with inputs and outputs exchanged. The next cell lists all first steps in the network
+# of the widget, and the links at which each walk can end. The first pair is $z$ = output 0, $u$ = output 1. They share
+# inputs 1 and 3, so the weight is 1 + 2 = 3. Input 0 is the only input of output 0 that output 1 lacks.
 
 # %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
-walks = []  # (weight, the links where the second step ends)
+walks = []  # (weight, links at which the second step can end)
 for near, flip in zip(l3.neighbours(toy), (False, True), strict=True):
     for z, seed_node in permutations(range(len(near)), 2):
         shared, lacking = near[z] & near[seed_node], near[z] - near[seed_node]
@@ -823,8 +829,8 @@ weights = [weight for weight, _ in walks]
 print(f"{len(walks)} pairs to start with; the first: weight {walks[0][0]}, ends at {walks[0][1]}")
 
 # %% [markdown]
-# Each first step divides its weight equally among the links at which it can end. For each link, the sum of these parts
-# is exactly its score.
+# We divide the weight of each first step equally among the links at which its walk can end. For each link, the sum of
+# these parts is exactly its score.
 
 # %% tags=["nbval-check-output"]
 reached = torch.zeros(toy.shape)
@@ -835,8 +841,8 @@ assert torch.allclose(reached, ch2_l3n(toy))
 print(reached)
 
 # %% [markdown]
-# **Predict:** walk many times and count where the walks end. Output 0 – input 4 has a score of 6.5. What share of the
-# walks ends there?
+# **Predict:** we walk many times and count where the walks end. Output 0 – input 4 has a score of 6.5. What share of
+# the walks ends there?
 
 # %%
 chooser = random.Random(settings.seed)
@@ -846,7 +852,7 @@ shares = [exact[*link].item() for link in likely]
 
 
 def walk(times: int) -> list[int]:
-    """Walk so many times: how many walks ended at each of the likely links."""
+    """Walk `times` times and count how many walks end at each of the likely links."""
     starts = chooser.choices(walks, weights, k=times)
     ended = Counter(chooser.choice(ends) for _, ends in starts)
     return [ended[tuple(link)] for link in likely]
@@ -882,18 +888,19 @@ print(f"{low} of {REPEATS} have p < 0.05; chance gives {least} to {most} in 99 o
 # <details><summary>What you should have seen</summary>
 #
 # The share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives such a large difference in
-# 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions 7 have a p below 0.05. Chance alone can give
+# 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions, 7 have a p below 0.05. Chance alone can give
 # this count, so the test finds no difference between the walks and the score. (The walks are exact: a cell above
 # asserts it.)
 #
-# Our list of first steps used all $P_{zu}$. The core never computes $P$. $P_{zu}$ counts the ways $z$ – shared input –
-# $u$. So the core draws one such way, and all ways are equally likely. This draws a pair with $p \propto P_{zu}$. For
-# the summand 1, the core draws one of the pairs that share an input. All such pairs are equally likely.
+# Our list of first steps used all $P_{zu}$. The core never computes $P$. $P_{zu}$ counts the ways that lead from $z$
+# through a shared input to $u$. So the core draws one such way, and all ways are equally likely. In this way it draws a
+# pair with $p \propto P_{zu}$. For the summand 1, the core draws one of the pairs that share an input. All such pairs
+# are equally likely.
 # </details>
 #
 # If a walk ends at a link that was drawn before, we discard this walk and walk again. This is drawing without
-# replacement. The core does this in compiled code, with all walks of a round at once. The next cell measures its time
-# on a large layer:
+# replacement. The core does this in compiled code and takes many walks at once. The next cell measures how long this
+# takes on a large layer:
 
 # %%
 width = settings.width
@@ -916,7 +923,7 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 # Its `choice(items)` draws one item, and all items are equally likely. Its `choices(items, weights)[0]` draws one item
 # with $p \propto$ weight.
 #
-# **First guess:** start at a random output, step to one of its inputs, and take two more such steps. Does this walk
+# **First guess:** a walk starts at a random output, steps to one of its inputs, and takes two more such steps. Does it
 # draw all paths equally often? The check compares your draws with the exact chances by χ². It also recognises some
 # wrong walks.
 
@@ -932,8 +939,9 @@ exercises.check("02.draw_link", draw_link)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start in the middle of the path u – z₁ – z₂ – v. How many outputs u and inputs v can extend the link z₁ – z₂ at its
-# two ends? Draw the middle link with $p \propto$ this number. What do you do if u and v turn out to be linked?
+# Start in the middle of the path u – z₁ – z₂ – v. In how many ways can an output u and an input v extend the link z₁ –
+# z₂ at its two ends? Draw the middle link with $p \propto$ this number. What do you do if u and v turn out to be
+# linked?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -973,12 +981,13 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Output 3 has inputs 1, 4 and 5; input 3 has outputs 0, 1 and 2. Which of these pairs are linked?
+# Output 3 has inputs 1, 4 and 5, and input 3 has outputs 0, 1 and 2. Which of these three inputs are linked to which of
+# these three outputs?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Five of the nine pairs are linked:
+# Five of the nine pairs of an input and an output are linked:
 #
 # ```python
 # listed = [(3, 1, 0, 3), (3, 1, 1, 3), (3, 1, 2, 3), (3, 4, 2, 3), (3, 5, 1, 3)]
@@ -1000,15 +1009,15 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# Every link changes sides, and the two ends lie on different sides. So only an odd number of links leads from one end
-# to the other.
+# Every link leads from one side to the other, and the two ends lie on different sides. So every path from one end to
+# the other has an odd number of links.
 # </details>
 #
 # 2. A node of the community has $i = 3$ and $e = 0$. What does it contribute to CH2-L3n and to CH3-L3n?
 #
 # <details><summary>Answer</summary>
 #
-# (1 + 3)/(1 + 0) = 4 and 1/(1 + 0) = 1. CH3 does not reward links inside.
+# It contributes (1 + 3)/(1 + 0) = 4 to CH2-L3n and 1/(1 + 0) = 1 to CH3-L3n, because CH3 does not reward links inside.
 # </details>
 #
 # 3. In the first network, can a walk of three links from output 0 to input 0 go back to output 0?
@@ -1031,29 +1040,30 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # - CH theory looks only at the existing links: a link is likely where many L3 paths join its ends and few links lead
 #   out of its local community.
-# - The scores find hidden links where a rule put the links: in receptive fields and in networks of CHTs. The number of
-#   paths alone finds them as well. And a link that a score finds is not always a link that helps.
+# - The scores find hidden links where a rule placed the links: in receptive fields and in networks of CHTs. The number
+#   of paths alone finds about as many. And a link that a score finds is not always a link that helps.
 # - $P = AA^\top$ and $Q = A^\top A$ hold everything that the four scores need. A node-based score takes two more matrix
 #   products.
-# - Node-based scores order the links nearly as path-based scores do. They cost less, and the denser the layer, the more
-#   they save.
-# - Walks draw from the node-based scores exactly, without computing them.
+# - Node-based scores order the links nearly as path-based scores do. They cost less, and they save more in a denser
+#   layer.
+# - Walks draw links exactly in proportion to the node-based scores, without computing these scores.
 #
 # ## Further reading
 #
-# - Hebb, *The Organization of Behavior*, Wiley, 1949: the rule of learning.
+# - Hebb, *The Organization of Behavior*, Wiley, 1949: the learning rule.
 # - Cannistraci, Alanis-Lobato and Ravasi, [*From link-prediction in brain connectomes and protein interactomes to the
 #   local-community-paradigm in complex networks*](https://doi.org/10.1038/srep01613), Scientific Reports, 2013: local
 #   communities and epitopological learning.
 # - Daminelli, Thomas, Durán and Cannistraci, [*Common neighbours and the local-community-paradigm for topological link
 #   prediction in bipartite networks*](https://doi.org/10.1088/1367-2630/17/11/113037), New Journal of Physics, 2015: the
 #   same idea for networks with two sides.
-# - Kovács et al., [*Network-based prediction of protein interactions*](https://doi.org/10.1038/s41467-019-09177-y), Nature
-#   Communications, 2019: why three links predict and two links do not.
+# - Kovács et al., [*Network-based prediction of protein interactions*](https://doi.org/10.1038/s41467-019-09177-y),
+#   Nature Communications, 2019: why paths of three links predict interactions and paths of two links do not.
 # - Muscoloni, Abdelhamid and Cannistraci, *Local-community network automata modelling based on length-three-paths for
 #   prediction of complex network structures in protein interactomes, food webs and more*, bioRxiv, 2018: CH theory on L3 paths.
 # - Zhang, Zhao, Wu, Muscoloni and Cannistraci, *Epitopological learning and Cannistraci-Hebb network shape intelligence
-#   brain-inspired theory for ultra-sparse advantage in deep learning*, ICLR, 2024: the first use for sparse training.
+#   brain-inspired theory for ultra-sparse advantage in deep learning*, ICLR, 2024: the first use of CH theory for
+#   sparse training.
 
 # %%
 records.publish(

@@ -138,7 +138,11 @@ def test_the_solution_tells_what_the_solved_exercise_prints(executed: Executed) 
     assert int(possible.replace(",", "")) == 24 * (4 * 2048**2 + 3 * 2048 * 5461) == 1_207_910_400
     assert int(links.replace(",", "")) == 60_395_520
     text = text_of(PUBLISHED)
-    assert f"keeps {links} of {possible} links. They take {size} MB instead of {whole} MB: 10 % of the bytes" in text
+    assert (
+        f"keeps {links} of {possible} links. These links take {size} MB, and all weights would take {whole} MB. "
+        in text
+    )
+    assert "So 5 % of the links take 10 % of the bytes." in text
 
 
 # --- the other exercises ---
