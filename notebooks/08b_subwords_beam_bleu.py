@@ -238,8 +238,8 @@ assert next(iter(search(2))) == next(iter(search(5))) == "zwei·undvierzig"
 # </details>
 #
 # Products of many probabilities become tiny, so the search adds their logarithms. A longer translation has more
-# factors, each below 1, so its sum is usually lower. Therefore the search divides the sum by a *length penalty*. In the
-# formula, $n$ is the number of pieces, including the end:
+# factors, and no factor is above 1, so its sum is usually lower. Therefore the search divides the sum by a *length
+# penalty*. In the formula, $n$ is the number of pieces, including the end:
 #
 # $$\text{score} = \frac{\log p}{((5 + n)/6)^{0.6}}$$
 #
@@ -319,8 +319,8 @@ exercises.check("08b.beam_search", beam_search)
 # *★★☆ · 8 minutes · useful · objective 2 · work out*
 #
 # Two translations are complete. A has a log-probability of −2.0 and 4 pieces. B has a log-probability of −2.3 and 7
-# pieces. Both numbers of pieces include the end. What are their scores with the length penalty above, rounded to three
-# decimals? Which one does the search return?
+# pieces. Both numbers of pieces include the end mark. What are their scores with the length penalty above, rounded to
+# three decimals? Which one does the search return?
 
 # %% tags=["exercise"]
 score_a, score_b = None, None

@@ -184,7 +184,7 @@ assert math.isclose(math.exp(loss), 4)
 # model with this perplexity has learned nothing yet. A single token with $p = 0$ would make the perplexity infinite.
 # </details>
 #
-# Perplexities are comparable only if the tokens are the same. With longer tokens each guess is harder, although the
+# Perplexities are comparable only if the tokens are the same. With longer tokens, each guess is harder, although the
 # text is the same.
 #
 # ## What a LLaMA is made of
@@ -336,9 +336,10 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # </details>
 #
 # But an *embedding* that starts at 0.02 is too small, and the model must first enlarge it. The rescaled links of a
-# sparse model are larger, so it needs fewer steps for this. In a short run, this alone can put sparse methods ahead of
-# a dense network. The package has records of four runs of the `tiny` model on Tiny Shakespeare, with one seed and 120
-# steps each. They compare FC with an earlier version of CHTs that has a tenth of the links:
+# sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a short run, this
+# advantage alone can put sparse methods ahead of a dense network. The package has records of four runs of the `tiny`
+# model on Tiny Shakespeare, with one seed and 120 steps each. They compare FC with an earlier version of CHTs that has
+# a tenth of the links:
 
 # %%
 first_weights = [
@@ -447,9 +448,9 @@ for temperature in (0.0, 0.7, 1.0):
     print(f"--- temperature {temperature}\n{written.strip()}\n")
 
 # %% [markdown]
-# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0
-# nothing is drawn, so the same prompt always gives the same text; here it ends after a few words. Drawn tokens give
-# longer and stranger texts.
+# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0,
+# nothing is drawn, so the same prompt always gives the same text. Here this text ends after a few words. Drawn tokens
+# give longer and stranger texts.
 #
 # ## The topology of a head, and of a block
 #
@@ -534,7 +535,7 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# After so few steps, all methods are close together. At the laptop profile, CHTss and GMP are nearest to FC, 0.2 %
+# After so few steps, all methods are close together. With the profile `laptop`, CHTss and GMP are nearest to FC, 0.2 %
 # below its perplexity. GraNet is 3.6 % below, and CHT is 5.2 % above. In the paper, after a long training run, SET and
 # CHT are about a third above FC. A single seed has no interval, so there is no ranking. The longer runs below show
 # more. The sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the
@@ -731,8 +732,8 @@ exercises.check("09.queries_of", queries_of)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `divmod(neuron, width)` gives the head of the neuron and its place in this head. So `heads // key_heads` heads of
-# queries share a head of keys.
+# `divmod(neuron, width)` gives the head of the neuron and its place in this head. Exactly `heads // key_heads` heads of
+# queries share each head of keys.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -754,8 +755,8 @@ exercises.check("09.queries_of", queries_of)
 #
 # A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and down reads
 # it. Write the percolation of this block. Your function gets the masks of gate, up and down, and `at_zero`, the value
-# of the activation at 0. Return the three masks without the links that lead nowhere. For silu `at_zero` is 0, and the
-# result must equal the core's.
+# of the activation at 0. Return the three masks without the links that lead nowhere. For silu, `at_zero` is 0, and the
+# result must equal the result of the core.
 #
 # Now change the activation. An older block uses the sigmoid in place of silu, and $\text{sigmoid}(0) = 1/2$. Which
 # links lead nowhere then? The function must work for both activations. A link of the gate leads nowhere if it cannot
@@ -904,8 +905,8 @@ exercises.check("09.least_step", least_step, still_from)
 #
 # <details><summary>Solution</summary>
 #
-# From 0.25 to 0.5 half the distance is 0.25/256 = 0.00098, and from 0.5 to 1 it is 0.00195. So weights of 0.5 and more
-# stand still, and smaller weights move:
+# For weights from 0.25 to 0.5, half the distance is 0.25/256 = 0.00098. For weights from 0.5 to 1, it is 0.00195. So
+# weights of 0.5 and more stand still, and smaller weights move:
 #
 # ```python
 # def least_step(weight: float) -> float:

@@ -448,11 +448,11 @@ print(f"utilisation {dense['mfu']:.0%}, so {rate / dense['mfu'] / 1e9:.0f} billi
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
 # divide the operations by the operations per second of the dense run above. That run was one worker of the sweep, with
-# the number of threads that is printed above. The notebook itself may have another number of threads. We do not scale
-# the days by a number of threads. Other work on the same machine lowers the rate and adds days, so run this on an idle
-# machine before you use it for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations
-# per second (an H100 in bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense weights need
-# as many operations as the dense model.
+# the number of threads that is printed above. The notebook itself may have a different number of threads. We do not
+# scale the days by the number of threads. Other work on the same machine lowers the rate and adds days, so run this on
+# an idle machine before you use it for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$
+# operations per second (an H100 in bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense
+# weights need as many operations as the dense model.
 
 # %%
 rows = []
@@ -501,7 +501,7 @@ exercises.check("10.whole_gradient", whole_gradient)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The mean gradient of a part times its number of examples is the sum over its examples.
+# The mean gradient of a part, times the number of its examples, is the sum of the gradients of its examples.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -659,8 +659,8 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 #
 # Each step sets the gradients to zero first, so the trial does not need the old ones. Without the masks, the Sparsifier
 # refuses to continue. The other parts are more dangerous: the run changes, and no error is raised. Without the
-# generator the next loss differs. Without the moments or the schedule the next loss is still right, and the one after
-# it differs. (The optimizer saves the current rate, so a schedule that is left out does no harm for one step.)
+# generator, the next loss differs. Without the moments or the schedule, the next loss is still right, and the loss
+# after it differs. (The optimizer saves the current rate, so a schedule that is left out does no harm for one step.)
 # </details>
 #
 # ## Exercise: a grid in words
@@ -746,15 +746,15 @@ exercises.check("10.schedule", schedule)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Keep a list with one number for each worker: the hour in which it is free. `free.index(min(free))` is the worker that is free
-# first.
+# Keep a list with one number for each worker: the hour from which the worker is free. `free.index(min(free))` is the
+# worker that is free first.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# By hand, with FC for 3 hours, SET for 1 and CHTs for 2: FC-0 takes worker 0 until hour 3, and SET-0 and CHTs-0 take
-# worker 1 until hour 3. FC-1 would end in hour 6, so it does not start. SET-1 ends in hour 4. CHTs-1 ends in hour 5, so
-# the makespan is 5.
+# Suppose that FC takes 3 hours, SET takes 1 hour and CHTs takes 2 hours. FC-0 runs on worker 0 until hour 3, and SET-0
+# and CHTs-0 run on worker 1 until hour 3. FC-1 would end in hour 6, so it does not start. SET-1 ends in hour 4. CHTs-1
+# ends in hour 5, so the makespan is 5.
 #
 # ```python
 # def schedule(

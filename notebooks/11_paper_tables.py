@@ -121,8 +121,8 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # comparisons. Three later runs follow the paper's recipe. They are in `results/mlp_paper.jsonl`: two forms of CHTs, and
 # SET. Each of them has one seed, so we leave them out here.
 #
-# The paper's code reports the *best test epoch*, so we do the same here. By construction this number is too high (stage
-# 06), in the paper and in our runs.
+# The paper's code reports the *best test epoch*, so we do the same here. By construction, this number is too high
+# (stage 06), in the paper and in our runs.
 
 
 # %%
@@ -152,8 +152,9 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # first weights and lowers its learning rate once per epoch. Our runs did none of this. So even an equal number does not
 # prove that the experiments were equal.
 #
-# We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's, and we reported "does
-# not agree". But it was a different method: new links started from zero, and the initial network was not the paper's.
+# We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's CHTs, and we reported
+# "does not agree". But it was a different method: new links started from zero, and the initial network was not the
+# paper's.
 # </details>
 #
 # The next table shows the share of neurons that are active at the end, beside the paper's numbers:
@@ -197,11 +198,11 @@ for row in score_differences(multi30k, bleu, "fc"):
 pd.DataFrame(costs).style.hide(axis="index")
 
 # %% [markdown]
-# Here ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a thousand short
-# captions is a noisy measure and three seeds are few. If the paper's difference lies inside our interval, this does
-# *not* show that we reproduced it.
+# Here, the number after ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a
+# thousand short captions is a noisy measure and three seeds are few. If the paper's difference lies inside our
+# interval, this does *not* show that we reproduced it.
 #
-# ## Language models: the same, in nats
+# ## Language models: compare differences in nats
 #
 # For perplexities, ratios matter. So we compare their logarithms, in nats per token. The table shows the paper's 60M
 # model on OpenWebText beside our models of two sizes on the books. Each number is a loss minus the loss of SET in the
@@ -443,8 +444,8 @@ exercises.check("11.coverage", coverage)
 # minus the mean of B:
 #
 # - *paired*: the interval of the differences by seed, with $n - 1$ degrees of freedom;
-# - *unpaired*: the interval that you get if the runs of A and B are independent. The squared standard errors of the two
-#   means add up, and there are $2n - 2$ degrees of freedom.
+# - *unpaired*: the interval that you get if you treat the runs of A and B as independent. The squared standard errors
+#   of the two means add up, and there are $2n - 2$ degrees of freedom.
 #
 # Predict first: which of the two intervals contains 0?
 
@@ -500,8 +501,8 @@ exercises.check("11.same_gain", same_gain)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The loss in nats per token is the logarithm of the perplexity. Subtract the losses. Then `math.exp` gives the
-# perplexity.
+# The loss in nats per token is the logarithm of the perplexity. Subtract the paper's gain in nats from the loss of your
+# SET. Then `math.exp` gives the perplexity.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -558,7 +559,7 @@ exercises.check("11.difference_of_differences", difference_of_differences)
 # *★☆☆ · 5 minutes · useful · objective 3 · work out*
 #
 # Suppose that in all 13 comparisons above the two methods are equal, and that the comparisons are independent. Each
-# interval is a 95 % confidence interval. How probable is it that at least one comparison looks decided?
+# interval is a 95 % confidence interval. What is the probability that at least one comparison looks decided?
 
 # %% tags=["exercise"]
 by_chance = None

@@ -445,8 +445,8 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 #
 # With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows
 # whose interval contains 0 are undecided: their intervals reach beyond the margin. With nine looks, no claim is
-# decided, and no row is level. For nine looks, the half-width of three seeds becomes three times as large, and the
-# half-width of ten seeds becomes 1.6 times as large.
+# decided, and no row is level. The half-width becomes three times as large with three seeds, and 1.6 times as large
+# with ten seeds.
 # </details>
 #
 # ## Exercise: how many seeds?

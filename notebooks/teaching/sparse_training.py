@@ -146,8 +146,8 @@ def score(mask: torch.Tensor, u: int, v: int) -> float:
 # %% nbgrader={"grade": true, "grade_id": "3a-score", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 small = torch.tensor([[1, 1, 0], [1, 1, 1]], dtype=torch.bool)
 assert abs(score(small, 0, 2) - 2 * 6**0.5) < 1e-4, (
-    "two paths join output 0 and input 2: they pass through output 1 and through input 0 or 1. For each of these inputs, "
-    "i is 1. For output 1, i is 2. All e are 0, so the weight of each path is the square root of 2 · 3."
+    "two paths join output 0 and input 2: they pass through output 1 and through input 0 or 1. For each of these "
+    "inputs, i is 1. For output 1, i is 2. All e are 0, so the weight of each path is the square root of 2 · 3."
 )
 
 # %% nbgrader={"grade": true, "grade_id": "3b-score", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
@@ -356,8 +356,8 @@ half_way, three_quarters = (
 
 # %% nbgrader={"grade": true, "grade_id": "7-decay", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
 assert 0 < three_quarters < half_way < 10_000, (
-    f"half_way is {half_way} and three_quarters is {three_quarters}; the number of links falls with time, and it is less "
-    "than half of the 20,000 possible links."
+    f"half_way is {half_way} and three_quarters is {three_quarters}; the number of links falls with time, and it is "
+    "less than half of the 20,000 possible links."
 )
 ### BEGIN HIDDEN TESTS
 import math
