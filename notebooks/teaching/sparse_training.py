@@ -19,8 +19,8 @@
 # - **Your networks are your own.** The notebook makes them from your id, so your answers differ from the answers of
 #   other students.
 # - Write your code where a cell asks for it, and run the notebook from top to bottom.
-# - A check follows each question. If the check prints nothing, your answer has passed the tests in this file. After you
-#   hand in, further tests check your answers, also with other numbers.
+# - A check follows each of the questions 1 to 10. If the check prints nothing, your answer has passed the tests in this
+#   file. After you hand in, further tests check your answers, also with other numbers.
 # - Hand in this file, with your id in its name.
 
 # %%
@@ -221,8 +221,8 @@ assert torch.allclose(probabilities(drawn, 1.7), drawn**1.7 / (drawn**1.7).sum()
 # ## 5 · Which links go? (2 points)
 #
 # `weight` is a layer of your own with 10 links. An update removes the three least important links. Which links are
-# these by **magnitude**, and which are they by **relative importance**? Set two Boolean tensors of the shape of
-# `weight`. They are true at the links that go.
+# these by **magnitude**, and which are they by **relative importance**? Set `gone_by_magnitude` and
+# `gone_by_importance`, two Boolean tensors of the shape of `weight`. They are true at the links that go.
 
 # %% nbgrader={"grade": false, "grade_id": "weights", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "removal")
@@ -383,8 +383,8 @@ assert abs(three_quarters - 20_000 * (0.5 - (own_final - 0.5) * share)) <= 1, (
 # - `accuracies`: the test accuracies of each method, in the order of the seeds, as a dict
 #   `{"chts": [..., ..., ...], "set": [...]}`;
 # - `mean_difference`: the mean over the seeds of CHTs minus SET;
-# - `half_width`: the half-width of the 95 % confidence interval of this mean, $t \cdot s / \sqrt{n}$, where $s$ divides
-#   by $n - 1$. For three runs, $t$ is 4.303;
+# - `half_width`: the half-width of the 95 % confidence interval of this mean, $t \cdot s / \sqrt{n}$, where $s$ is the
+#   standard deviation of the differences (divide by $n - 1$). For three runs, $t$ is 4.303;
 # - `verdict`: the name of the better method, `"chts"` or `"set"`, if the interval does not contain 0, and otherwise
 #   `"undecided"`.
 #
