@@ -22,7 +22,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 08, whose translator uses all three; this page runs without it |
+# | Prerequisites | stage 08, whose translator uses all three tools; this page also runs without stage 08 |
 # | Time | 35 minutes to read, a few seconds to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
@@ -59,7 +59,7 @@ print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: all run the same here; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of the order of the batches
+seed: int = 0  # the order of the batches depends on it
 
 # %%
 settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
@@ -89,8 +89,8 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
     assert vocabulary.decode(tokens) == sentence
 
 # %% [markdown]
-# The first four pieces are special. They stand for padding, unknown characters, the beginning and the end of a
-# sentence. The vocabulary has no piece for *zebras*, so it spells the word with smaller pieces, if necessary letter by
+# The first four pieces are special. They stand for padding, unknown characters, the beginning of a sentence and its
+# end. The vocabulary has no piece for *zebras*, so it spells the word with smaller pieces, if necessary letter by
 # letter. A model that can *write* a word may still *translate* it badly. You can try it in the section *Try your own
 # sentence* of stage 08.
 #
@@ -98,10 +98,10 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# Write one step of BPE. The keys of `words` are words, each a tuple of its pieces. The values say how often each word
-# occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair in all words,
-# and return the new `words`. If a word has three equal letters, join the first two: ("a", "a", "a") becomes ("aa",
-# "a").
+# Write one step of BPE. Each key of `words` is a word, given as a tuple of its pieces. Its value says how often the
+# word occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair in all
+# words, and return the new `words`. If a word has three equal letters in a row, join the first two: ("a", "a", "a")
+# becomes ("aa", "a").
 
 
 # %% tags=["exercise"]
@@ -115,9 +115,10 @@ exercises.check("08b.merge", merge)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(pieces, pieces[1:])` gives the pairs of a word. A pair counts as often as its word occurs. To join, go through
-# the pieces from left to right and build a list. If the last piece of the list and the next piece are the pair, replace
-# the last piece by the joined piece. A joined piece is no longer equal to the first piece of the pair.
+# `zip(pieces, pieces[1:])` gives the pairs of a word. Count each pair as many times as its word occurs. To join, go
+# through the pieces from left to right and build a list. If the last piece of the list and the next piece are the pair,
+# replace the last piece by the joined piece. A joined piece is no longer equal to the first piece of the pair, so you
+# never join it twice.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -153,9 +154,9 @@ for name, pairing in {"as they come": ([0, 1], [2, 3]), "by length": ([0, 2], [1
     print(f"{name:<13} {places} places for {int(lengths.sum())} tokens: {1 - int(lengths.sum()) / places:.0%} padding")
 
 # %% [markdown]
-# In the given order, short sentences share a batch with long ones. So we fill each batch with pairs of about the same
-# length, up to a limit on the number of *tokens*, not of sentences. The length of a pair is the length of its longer
-# side, including the mark for its end.
+# In the given order, short sentences share a batch with long ones. So we fill each batch with sentence pairs of about
+# the same length, up to a limit on the number of *tokens*, not of sentences. The length of a pair is the length of its
+# longer side, including the mark for its end.
 
 # %%
 by_length = data.batches(task.train, recipe.batch_tokens, torch.Generator().manual_seed(settings.seed))
@@ -237,8 +238,8 @@ assert next(iter(search(2))) == next(iter(search(5))) == "zwei·undvierzig"
 # </details>
 #
 # Products of many probabilities become tiny, so the search adds their logarithms. A longer translation has more
-# factors, each below 1, so its sum is usually lower. Therefore the search divides the sum by a *length penalty*. In the
-# formula, $n$ is the number of pieces, including the end:
+# factors, and no factor is above 1, so its sum is usually lower. Therefore the search divides the sum by a *length
+# penalty*. In the formula, $n$ is the number of pieces, including the end:
 #
 # $$\text{score} = \frac{\log p}{((5 + n)/6)^{0.6}}$$
 #
@@ -309,8 +310,8 @@ exercises.check("08b.beam_search", beam_search)
 #     return list(max(ended, key=ended.__getitem__)[1:-1])
 # ```
 #
-# The search of the package refills its beam when a translation ends, and it may stop earlier. For the tables in the
-# check, both searches find the same translation.
+# The search of the package refills its beam when a translation ends, and it may stop earlier. With the tables that the
+# check uses, both searches find the same translation.
 # </details>
 #
 # ## Exercise: which one wins?
@@ -318,8 +319,8 @@ exercises.check("08b.beam_search", beam_search)
 # *★★☆ · 8 minutes · useful · objective 2 · work out*
 #
 # Two translations are complete. A has a log-probability of −2.0 and 4 pieces. B has a log-probability of −2.3 and 7
-# pieces. Both numbers of pieces include the end. What are their scores with the length penalty above, rounded to three
-# decimals? Which one does the search return?
+# pieces. Both numbers of pieces include the end mark. What are their scores with the length penalty above, rounded to
+# three decimals? Which one does the search return?
 
 # %% tags=["exercise"]
 score_a, score_b = None, None
@@ -345,10 +346,10 @@ exercises.check("08b.scores", score_a, score_b)
 #
 # ## BLEU, by hand
 #
-# BLEU counts how many of the written words are in the reference, the given translation. It also counts pairs, triples
-# and quadruples of neighbouring words. A group of $n$ neighbouring words is an *n-gram*. BLEU *clips* each count: an
-# n-gram counts at most as often as it occurs in the reference. The share of n-grams that are found is the *precision*
-# $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a word.
+# BLEU counts how many words of a model's translation are also in the *reference*, the correct translation in the data.
+# It also counts pairs, triples and quadruples of neighbouring words. A group of $n$ neighbouring words is an *n-gram*.
+# BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of n-grams that
+# are found in the reference is the *precision* $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"
@@ -356,7 +357,7 @@ wrong_month = "Montag , der dritte Mai zweitausend"
 
 
 def precision(written: str, reference: str, n: int) -> tuple[int, int]:
-    """How many n-grams of what was written the reference has as well, and how many there are."""
+    """How many n-grams of the written text the reference also has, and how many the written text has in total."""
     counts = [
         Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (written.split(), reference.split())
     ]
@@ -392,9 +393,9 @@ for written in (wrong_month, "der dritte März zweitausend", reference):
 
 # %% [markdown]
 # For a whole test, the n-grams of all sentences are counted together before the division. BLEU also depends on how
-# words are split, whether capitals count and how zeros are treated. The *signature* names these choices. Scores are
-# comparable only if their signatures are equal. The paper does not give its signature. So stage 08 shows our scores
-# *beside* the paper's scores, and does not rank them together.
+# words are split, whether capitals matter and how counts of zero are treated. The *signature* of a score names these
+# choices. Scores are comparable only if their signatures are equal. The paper does not give its signature. So stage 08
+# shows our scores *beside* the paper's scores, and does not put both into one ranking.
 #
 # **Predict:** a test has a single sentence, "zweiundvierzig", and the translation has no mistake. What is its BLEU?
 
@@ -407,22 +408,22 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # <details><summary>What you should have seen</summary>
 #
 # BLEU is 0. One word has no pairs, triples or quadruples, and their precisions count as 0. A German number is *one*
-# word, which is right or wrong as a whole, and for BLEU it is only one 1-gram. So most of the BLEU of the number words
-# comes from the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is right.
+# word, which is right or wrong as a whole, and for BLEU it is only one 1-gram. So most of the BLEU on this task comes
+# from the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is right.
 # </details>
 #
 # ## Exercise: two references
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# A sentence can have several good translations. With several references, BLEU clips an n-gram at the highest count that
-# *one* of them has. Write `clipped`. It returns how many n-grams of a translation are found in the references, and how
-# many n-grams the translation has. All sentences are lists of words.
+# A sentence can have several good translations. With several references, BLEU clips the count of an n-gram at its
+# highest count in any *one* of them. Write `clipped`. It returns how many n-grams of a translation are found in the
+# references, and how many n-grams the translation has. All sentences are lists of words.
 
 
 # %% tags=["exercise"]
 def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
-    """How many n-grams are found in the references, each clipped, and how many were written; write it here."""
+    """The clipped number of n-grams found in the references, and the number written; write it here."""
 
 
 # %% tags=["check"]
@@ -469,7 +470,7 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # <details><summary>Solution</summary>
 #
-# $B = e^{1 - 8/6} = e^{-1/3} = 0.717$. A quarter of the words is missing, and the penalty lowers the score by a little
+# $B = e^{1 - 8/6} = e^{-1/3} = 0.717$. A quarter of the words are missing, and the penalty lowers the score by a little
 # more than a quarter:
 #
 # ```python
@@ -482,8 +483,8 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # 1. The vocabulary is trained on both languages together. When would you rather train one vocabulary for each language?
 # 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores.
 #    What does this say about the score? What does it say about the model?
-# 3. A translation is right but uses other words than the reference. How would you measure its quality, and what would your
-#    measure miss?
+# 3. A translation is right but uses different words from the reference. How would you measure its quality, and what
+#    would your measure miss?
 #
 # ## Self-check
 #

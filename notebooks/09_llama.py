@@ -20,7 +20,7 @@
 # 2. compute perplexity, and compare models whose tokens differ;
 # 3. follow a mask through the gated block and the grouped heads of a LLaMA;
 # 4. plan and train a LLaMA with a tenth of its links;
-# 5. say which of its settings can favour one method over another.
+# 5. say which settings can favour one method over another.
 #
 # | | |
 # |---|---|
@@ -128,7 +128,7 @@ for text in ("The statement returns a value.", "smörgåsbord 🙂"):
     assert tokenizer.decode(tokens) == text
 
 # %% [markdown]
-# The output shows "�" for a token that is only a part of a letter. A larger vocabulary needs fewer tokens for the same
+# The output shows "�" for a token that is only part of a letter. A larger vocabulary needs fewer tokens for the same
 # text, but it makes the first and the last layer of the model larger.
 #
 # ## Packed without padding
@@ -184,14 +184,14 @@ assert math.isclose(math.exp(loss), 4)
 # model with this perplexity has learned nothing yet. A single token with $p = 0$ would make the perplexity infinite.
 # </details>
 #
-# Perplexities are comparable only if the tokens are the same. With longer tokens each guess is harder, although the
+# Perplexities are comparable only if the tokens are the same. With longer tokens, each guess is harder, although the
 # text is the same.
 #
 # ## What a LLaMA is made of
 #
 # A LLaMA is a stack of layers. Each layer has an attention block (q, k, v, o) and a *gated* feed-forward block with
-# three linear layers: gate, up and down. None of them has a bias. The gated block computes, neuron by neuron,
-# $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$ with $\text{silu}(a) = a / (1 + e^{-a})$.
+# three linear layers: gate, up and down. None of these seven layers has a bias. The gated block computes, neuron by
+# neuron, $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$ with $\text{silu}(a) = a / (1 + e^{-a})$.
 
 # %%
 figures.show(
@@ -216,8 +216,8 @@ assert torch.allclose(hidden, F.silu(gate @ x) * (up @ x))
 
 # %% [markdown]
 # Gate and up are a **pair**, as queries and keys are: neuron $j$ of the gate is multiplied by neuron $j$ of up. Since
-# $\text{silu}(0) = 0$, a neuron without links on one side outputs 0. Gate and down are a **chain**, and up and down are
-# another chain.
+# $\text{silu}(0) = 0$, a neuron without links in the gate or without links in up outputs 0. Gate and down are a
+# **chain**, and up and down are another chain.
 #
 # **Predict:** which of the eight links of gate, up and down lead nowhere?
 
@@ -240,9 +240,9 @@ assert {name: int(mask.sum()) for name, mask in left.items()} == {"gate": 1, "up
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Only neuron 0 has links on both sides. Neuron 1 has one link, in `up`, and neuron 2 has two links, both in `gate`.
-# The results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of down
-# that read these neurons. Three of the eight links are left, and the output is the same.
+# Only neuron 0 has links in both gate and up. Neuron 1 has one link, in `up`, and neuron 2 has two links, both in
+# `gate`. The results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of
+# down that read these neurons. Three of the eight links are left, and the output is the same.
 # </details>
 
 # %%
@@ -253,8 +253,8 @@ assert torch.equal((down * left["down"]) @ kept, down @ hidden)
 # ## Heads that share their keys
 #
 # Larger LLaMAs save memory with *grouped queries*: several heads of queries read one head of keys and values. The
-# example has four heads of queries and two heads of keys, with two neurons each. Heads 0 and 1 of the queries meet head
-# 0 of the keys.
+# example has four heads of queries and two heads of keys, with two neurons each. Heads 0 and 1 of the queries share
+# head 0 of the keys.
 
 # %%
 grouped = chts.Attention("q", "k", "v", "o", heads=4, key_heads=2)
@@ -266,10 +266,10 @@ print("queries that lost their links:", (~cut["q"].any(dim=1)).nonzero().flatten
 assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 
 # %% [markdown]
-# One neuron of the keys lost its links. So one neuron in *each* of the two heads of queries that read it lost its links
-# too. (A real LLaMA encodes the position of a token by a *rotation*. It turns neurons $j$ and $j + d/2$ of a head of
-# width $d$ by an angle that grows with the position. This mixes the two neurons, so a neuron counts as inactive only
-# together with its partner. The core finds the partners from the model.)
+# One neuron of the keys lost its links. So one neuron in *each* of the two heads of queries that share this head of
+# keys lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. It turns neurons $j$ and
+# $j + d/2$ of a head of width $d$ by an angle that grows with the position. This mixes the two neurons, so a neuron
+# counts as inactive only together with its partner. The core finds the partners from the model.)
 #
 # With `per_head=True`, each head evolves as a separate network with its own exact number of links. Keys and values have
 # fewer heads, so they have fewer of these networks:
@@ -318,7 +318,7 @@ print(str(plan).partition("\n\n")[2])
 # makes up for this with the factor $1/\sqrt{\text{density}}$.
 #
 # **Predict:** take width 128 and a standard deviation of 0.02. Which layer gives outputs with a standard deviation
-# nearer to 1: a dense layer, or a rescaled layer with a tenth of its links?
+# closer to 1: a dense layer, or a rescaled layer with a tenth of its links?
 
 # %%
 inputs = torch.randn(1000, 128, generator=torch.Generator().manual_seed(0))
@@ -331,14 +331,15 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# They are equally far from 1: the rescaled sparse layer gives 0.23, as the dense layer does. Each of its weights is
-# three times as large. Without rescaling, the sparse layer gives a third of this.
+# Both are equally far from 1: the rescaled sparse layer gives 0.23, and so does the dense layer. Rescaling makes each
+# weight of the sparse layer three times as large. Without rescaling, this layer gives a third of 0.23.
 # </details>
 #
 # But an *embedding* that starts at 0.02 is too small, and the model must first enlarge it. The rescaled links of a
-# sparse model are larger, so it needs fewer steps for this. In a short run, this alone can put sparse methods ahead of
-# a dense network. The package has records of four runs of the size `tiny` on Tiny Shakespeare, with one seed and 120
-# steps each. They compare FC with an earlier CHTs that has a tenth of the links:
+# sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a short run, this
+# advantage alone can put sparse methods ahead of a dense network. The package has records of four runs of the `tiny`
+# model on Tiny Shakespeare, with one seed and 120 steps each. They compare FC with an earlier version of CHTs that has
+# a tenth of the links:
 
 # %%
 first_weights = [
@@ -350,9 +351,10 @@ first_weights = [
 pd.DataFrame(first_weights).pivot(index="from", columns="method").round(2)
 
 # %% [markdown]
-# With 0.02 everywhere, FC reached 4.89 nats, and a sparse network with a tenth of the links reached 3.95. With 1 in the
-# embedding and $1/\sqrt n$ elsewhere, FC reached 3.97 and the sparse network 4.00. Our recipes for small models start
-# with the second choice, because the dense network learns faster with it. The recipes of the paper's sizes keep 0.02.
+# With $\sigma = 0.02$ everywhere, FC reached a loss of 4.89 nats, and the sparse network reached 3.95. With
+# $\sigma = 1$ in the embedding and $\sigma = 1/\sqrt n$ elsewhere, FC reached 3.97 and the sparse network reached 4.00.
+# Our recipes for small models start with the second choice, because the dense network learns faster with it. The
+# recipes of the paper's sizes keep 0.02.
 #
 # ## Sixteen bits
 #
@@ -367,10 +369,12 @@ for step in (0.1, 0.01, 0.003, 0.001):
 assert float(weight + 0.001) == 1
 
 # %% [markdown]
-# The sum is rounded to the nearest of these numbers. So a step from a weight between 1 and 2 vanishes if it is less
-# than half of 1/128, which is 1/256. How large is this limit relative to the weight? This depends on the weight.
+# The sum is rounded to the nearest of these numbers. So a step that is added to a weight between 1 and 2 vanishes if it
+# is less than half of 1/128, which is 1/256. How large is this limit relative to the weight? This depends on the
+# weight.
 #
-# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Add to each number 1/351 of itself. How many of them change?
+# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Add 1/351 of itself to each of these numbers. How many of
+# them change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -393,10 +397,11 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 # vanishes. Just above a power of two, every step below about 1/256 of the weight vanishes.
 #
 # So we keep the weights in float32, and round only the products (`precision="bfloat16"`). The published code keeps the
-# *weights* in bfloat16 (`"bfloat16_weights"` here). Then large weights no longer move, but small weights do. We do not
-# know why this hurts RigL and GraNet most. Both regrow a link at 0 and soon compare it with old, large weights. In the
-# paper's tables for the 130M model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and of 18.3
-# with weights in float32. FC with weights in float32 has 17.1.
+# *weights* in bfloat16 (`"bfloat16_weights"` here). Then small steps no longer move large weights, but they still move
+# small weights. We do not know why this hurts RigL and GraNet most. Both methods start a regrown link at the weight 0,
+# and soon compare this weight with old, large weights. In the paper's tables for the 130M model at 70 % sparsity, RigL
+# has a perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3 with weights in float32. FC with weights in
+# float32 has 17.1.
 #
 # ## Train
 #
@@ -419,9 +424,9 @@ print(f"{run.tokens:,} tokens in {run.seconds:.0f} s, {run.tokens_per_second:,.0
 print(f"{run.mfu:.0%} of the operations that one large product of matrices would do in that time")
 
 # %% [markdown]
-# The last line is the MFU of the progress bar, the *model FLOPs utilisation*. It is the number of operations that a
-# dense model of this size needs for these tokens, divided by the number that the device could do in the same time.
-# Layers with masks compute all operations of the dense model.
+# The last line gives the *model FLOPs utilisation*, which the progress bar calls MFU. It is the number of operations
+# that a dense model of this size needs for these tokens, divided by the number that the device could do in the same
+# time. Layers with masks compute all operations of the dense model.
 
 # %%
 looks = pd.DataFrame([{"step": look.step, "loss": look.loss, "perplexity": look.perplexity} for look in run.looks])
@@ -430,9 +435,10 @@ looks.style.hide(axis="index").format({"loss": "{:.3f}", "perplexity": "{:.1f}"}
 # %% [markdown]
 # ## What the model writes
 #
-# The model draws one token after another. At temperature $T$, the probability of a token is proportional to $p^{1/T}$.
-# At temperature 0, the model takes the most probable token. At temperature 1, it draws with its own probabilities. (The
-# temperature of stage 03 works the other way: there, a larger $T$ makes the draw harder.)
+# The model draws one token after another. At temperature $T$, it draws a token with a probability proportional to
+# $p^{1/T}$, where $p$ is the model's own probability of this token. At temperature 0, the model takes the most probable
+# token. At temperature 1, it draws with the probabilities $p$. (The temperature of stage 03 works the other way: there,
+# a larger $T$ makes the draw less random.)
 
 # %%
 prompt = {"python_reference": "The statement", "tinyshakespeare": "KING"}.get(task.name, "The ")
@@ -442,9 +448,9 @@ for temperature in (0.0, 0.7, 1.0):
     print(f"--- temperature {temperature}\n{written.strip()}\n")
 
 # %% [markdown]
-# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0
-# nothing is drawn, so the same prompt always gives the same text; here it ends after a few words. Drawn tokens give
-# longer and stranger texts.
+# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0,
+# nothing is drawn, so the same prompt always gives the same text. Here this text ends after a few words. Drawn tokens
+# give longer and stranger texts.
 #
 # ## The topology of a head, and of a block
 #
@@ -489,7 +495,8 @@ print(f"{each:.1f} s per run, {predicted_seconds:.0f} s for {len(names)} methods
 
 # %% [markdown]
 # **Predict:** in the paper's Table 2, the dense 60M model reaches a perplexity of 26.6. At 90 % sparsity it reaches 35
-# with SET or CHT. Which methods will be nearest to FC here? How far off will they be, in per cent of the perplexity?
+# with SET or CHT. Which methods will be nearest to FC here? How far will they be from FC, in per cent of its
+# perplexity?
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -528,7 +535,7 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# After so few steps, all methods are close together. At the laptop profile, CHTss and GMP are nearest to FC, 0.2 %
+# After so few steps, all methods are close together. With the profile `laptop`, CHTss and GMP are nearest to FC, 0.2 %
 # below its perplexity. GraNet is 3.6 % below, and CHT is 5.2 % above. In the paper, after a long training run, SET and
 # CHT are about a third above FC. A single seed has no interval, so there is no ranking. The longer runs below show
 # more. The sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the
@@ -539,8 +546,9 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 #
 # The package contains records of longer races. Each run is a line of `results/language.jsonl`, with its settings,
 # versions, device and seconds. This section trains nothing. The records contain runs of FC, SET, RigL and GraNet. We
-# ran the other methods before our versions followed the paper. Those runs are in `results/revision_1`, and they say
-# nothing about the current methods. (Three runs of CHTs on Tiny Shakespeare are in another file. Stage 12 uses them.)
+# ran the other methods when our versions of them did not yet follow the paper. Those runs are in `results/revision_1`,
+# and they say nothing about the current methods. (Three runs of CHTs on Tiny Shakespeare are in another file. Stage 12
+# uses them.)
 
 # %%
 recorded = language.recorded()
@@ -563,45 +571,46 @@ for name, rows in compared.items():
     )
 
 # %% [markdown]
-# The table shows the differences of each method from FC and from SET, which regrows at random. They are paired by seed,
-# in nats per token. A difference of 0.01 nats is about one per cent of the perplexity:
+# The table shows the differences of each method from FC and from SET, which regrows at random. The differences are
+# paired by seed and given in nats per token. A difference of 0.01 nats is about one per cent of the perplexity:
 
 # %%
 tables = {name: report.beside(rows, ("fc", "set")) for name, rows in compared.items()}
 pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.items()})
 
 # %% [markdown]
-# ± is the half-width of a 95 % confidence interval over three seeds. The models of size `tiny` trained for 200 steps,
-# about an epoch of Tiny Shakespeare. On both corpora:
+# The number after ± is the half-width of a 95 % confidence interval over three seeds. The models of size `tiny` trained
+# for 200 steps, about one epoch of Tiny Shakespeare. On both corpora:
 #
 # - **At 70 % SET is level with FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC.
-# - **At 90 and 95 % all three are behind FC**, by 0.06 to 0.10 and by 0.10 to 0.14 nats, and no interval contains 0.
+# - **At 90 and 95 % all three are behind FC**, by 0.06 to 0.10 nats at 90 % and by 0.10 to 0.14 nats at 95 %. No
+#   interval contains 0.
 # - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 % they are level.
 #
-# Compared with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
+# We compare these results with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
 #
 # - **Agrees:** FC is ahead of all three sparse methods, and RigL is the last of them.
 # - **Does not agree:** in the paper, the methods are further apart. SET is behind FC by 0.28 nats, and RigL by 0.53.
-# - **Differs:** our model has a sixtieth of the weights. It trains for 200 steps instead of 10 000, on about one epoch
-#   of a megabyte of text instead of gigabytes. Its weights are in float32, $\zeta$ starts at 0.3 instead of 0.1, and
-#   there is no warm-up after updates. Any of these may change the order.
+# - **Differs:** our model has a sixtieth of the weights. It trains for 200 steps instead of 10 000. It reads a megabyte
+#   of text about once, and the paper's model reads gigabytes. Its weights are in float32, $\zeta$ starts at 0.3 instead
+#   of 0.1, and there is no warm-up after updates. Any of these may change the order.
 # - **Untested:** CHTs, CHTss, CHT, MEST and GMP as the paper defines them, the paper's sizes, and its corpus.
 #
-# The models of size `small` have nine times as many weights in their layers. They trained for 100 steps, a third of an
-# epoch of Tiny Shakespeare. On both corpora:
+# The models of size `small` have nine times as many weights in their layers as the `tiny` models. They trained for 100
+# steps, a third of an epoch of Tiny Shakespeare. On both corpora:
 #
 # - **At 90 % the mean losses of all three are below FC's**, by 0.02 to 0.17 nats, and most intervals do not contain 0.
 #   At 70 % RigL is ahead of FC, by 0.07 to 0.15 nats.
 # - **SET has the lowest mean loss of the three at 90 and 95 %**, and RigL has the lowest at 70 %.
 #
-# Do not conclude that sparse models are better in the end. Each method used the best of its own learning rates (see
-# `results/language_rates.jsonl`), and the rates of the sparse methods are five to ten times as high as FC's rate. After
-# so few steps, the loss shows how fast a model starts to learn. The `tiny` models saw four times as many tokens. In
-# their tables, FC is ahead at 90 and 95 %.
+# Do not conclude that sparse models are better in the end. Each method used the best of the learning rates that we
+# tried for it (see `results/language_rates.jsonl`), and the rates of the sparse methods are five to ten times as high
+# as FC's rate. After so few steps, the loss shows how fast a model starts to learn. The `tiny` models saw four times as
+# many tokens. In their tables, FC is ahead at 90 and 95 %.
 #
 # The table shows the seconds of training on one core, as medians of three runs on Tiny Shakespeare. (We leave out the
-# books, because other work ran at the same time as some of their `tiny` runs.) At 90 and 95 %, SET and RigL stored and
-# multiplied only the existing links:
+# books, because other work ran at the same time as some of the `tiny` runs on them.) At 90 and 95 %, SET and RigL
+# stored and multiplied only the existing links:
 
 # %%
 shakespeare = pd.DataFrame(
@@ -626,15 +635,15 @@ medians.style.format("{:.0f}", na_rep="")
 # torchrun --nproc-per-node 8 -m chts_core.cli train 60m --dataset openwebtext --method chts/paper_llama --sparsity 0.7 --out runs/60m
 # ```
 #
-# `profile=paper` trains the paper's 60M model on OpenWebText. It streams the text, and uses T5's tokens and $\zeta$
-# from 0.1. We have not run it yet, because we have no GPU.
+# `profile=paper` trains the paper's 60M model on OpenWebText. This profile streams the text, and uses T5's tokens and a
+# $\zeta$ that starts at 0.1. We have not run it yet, because we have no GPU.
 #
 # ## Exercise: guesses
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
-# A corpus of 1030 tokens, ends counted, is packed with a context of 128. How many blocks are there, and how many guesses
-# are made in one epoch?
+# A corpus of 1030 tokens, including the end marks, is packed with a context of 128. How many blocks are there, and how
+# many guesses does the model make in one epoch?
 
 # %% tags=["exercise"]
 num_blocks, num_guesses = None, None
@@ -650,7 +659,7 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 #
 # <details><summary>Solution</summary>
 #
-# 8 · 128 + 1 = 1025 tokens fit, 9 · 128 + 1 = 1153 do not:
+# 8 · 128 + 1 = 1025 tokens fit, but 9 · 128 + 1 = 1153 tokens do not:
 #
 # ```python
 # num_blocks, num_guesses = 8, 8 * 128
@@ -665,8 +674,8 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 # loss per token in nats, the number of tokens and the number of bytes of the same text. It computes the bits per byte. A bit is
 # the loss of a token that got the probability 1/2, which is $\log 2$ nats.
 #
-# Predict first: model A has a perplexity of 20 and needs 400 tokens for 1000 bytes. Model B has 40 and needs 250 tokens.
-# Which model is better? The check prints what your function says.
+# Predict first: model A has a perplexity of 20 and needs 400 tokens for 1000 bytes. Model B has a perplexity of 40 and
+# needs 250 tokens for the same bytes. Which model is better? The check prints what your function returns for both.
 
 
 # %% tags=["exercise"]
@@ -689,7 +698,8 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 #
 # <details><summary>Solution</summary>
 #
-# Model B is better: 1.33 bits per byte, and A has 1.73. B's tokens are longer, so each of them is harder to guess.
+# Model B is better: it has 1.33 bits per byte, and A has 1.73. B's tokens are longer, so each of them is harder to
+# guess.
 #
 # ```python
 # def perplexity(chances: list[float]) -> float:
@@ -705,15 +715,15 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 #
 # *★★☆ · 10 minutes · useful · objective 3 · write code*
 #
-# Neuron `neuron` of the keys lost its links. Return the neurons of the queries that lose their links with it. There are `heads`
-# heads of queries and `key_heads` heads of keys. Each head has `width` neurons, numbered head after head. Leave the rotation of
-# positions aside. Neighbouring heads of queries share a head of keys, as in the section on shared keys, where the answer was 1
-# and 3.
+# Neuron `neuron` of the keys lost its links. Return the neurons of the queries that lose their links as a result. There
+# are `heads` heads of queries and `key_heads` heads of keys. Each head has `width` neurons. The neurons are numbered
+# head after head. Ignore the rotation of positions. Neighbouring heads of queries share a head of keys, as in the
+# section on shared keys, where the answer was 1 and 3.
 
 
 # %% tags=["exercise"]
 def queries_of(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
-    """The neurons of the queries that meet a neuron of the keys; write it here."""
+    """The neurons of the queries that share a neuron of the keys; write it here."""
 
 
 # %% tags=["check"]
@@ -722,7 +732,8 @@ exercises.check("09.queries_of", queries_of)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `divmod(neuron, width)` gives the head of the neuron, and its place there. `heads // key_heads` heads read each head of keys.
+# `divmod(neuron, width)` gives the head of the neuron and its place in this head. Exactly `heads // key_heads` heads of
+# queries share each head of keys.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -734,20 +745,22 @@ exercises.check("09.queries_of", queries_of)
 #     return [head * width + place for head in range(key_head * group, (key_head + 1) * group)]
 # ```
 #
-# So one neuron of shared keys takes several neurons of the queries with it. A small `key_heads` makes percolation cut more.
+# So when one neuron of shared keys loses its links, several neurons of the queries lose theirs too. A small `key_heads`
+# makes percolation cut more.
 # </details>
 #
 # ## Exercise: percolate a gate
 #
 # *★★★ · 20 minutes · essential · objective 3 · write code*
 #
-# A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and down reads it.
-# Write the percolation of this block. It gets the masks of gate, up and down, and `at_zero`, the value of the activation at 0.
-# Return the three masks without the links that lead nowhere. For silu `at_zero` is 0, and the result must equal the core's.
+# A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and down reads
+# it. Write the percolation of this block. Your function gets the masks of gate, up and down, and `at_zero`, the value
+# of the activation at 0. Return the three masks without the links that lead nowhere. For silu, `at_zero` is 0, and the
+# result must equal the result of the core.
 #
-# Now change the activation. An older block uses the sigmoid in place of silu, and $\text{sigmoid}(0) = 1/2$. Which links lead
-# nowhere then? The function must work for both. A link of the gate leads nowhere if it cannot change the output, whatever its
-# weight.
+# Now change the activation. An older block uses the sigmoid in place of silu, and $\text{sigmoid}(0) = 1/2$. Which
+# links lead nowhere then? The function must work for both activations. A link of the gate leads nowhere if it cannot
+# change the output, whatever its weight.
 
 
 # %% tags=["exercise"]
@@ -758,7 +771,8 @@ def percolate_gate(
 
 
 # %% [markdown]
-# The check has four neurons. One has links on all sides, and each of the others lacks the links of one side.
+# The check has four neurons. One has links in gate, up and down. Each of the others has no links in one of these three
+# layers.
 
 # %% tags=["check"]
 exercises.check("09.percolate_gate", percolate_gate)
@@ -766,13 +780,15 @@ exercises.check("09.percolate_gate", percolate_gate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First write a Boolean for each neuron: can its product be other than 0, and does down read it? A neuron without links in the
-# gate gets $\text{gate}(x)_j = 0$. A neuron of the block meets no other neuron of the block, so one pass is enough.
+# First write a Boolean for each neuron: can its product differ from 0, and does down read it? A neuron without links in
+# the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the block, so one pass is
+# enough.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# With the sigmoid, a neuron without links in the gate gives half of up. So it stays, and only up and down decide:
+# With the sigmoid, a neuron without links in the gate outputs half of the output of up. So it stays active if it has
+# links in up and down:
 #
 # ```python
 # def percolate_gate(
@@ -789,12 +805,13 @@ exercises.check("09.percolate_gate", percolate_gate)
 #
 # *★★★ · 25 minutes · essential · objective 4 · write code*
 #
-# You may use a GPU for 20 minutes. A trial of the 60M model there processed 12,000 tokens per second. Write two functions.
+# You may use a GPU for 20 minutes. In a trial, the 60M model processed 12,000 tokens per second on it. Write two
+# functions.
 #
-# `shortened` makes the paper's recipe fit. It takes as many steps as end in time; a step sees `batch` contexts of `context`
-# tokens. Keep the shape of the run: the warm-up is a tenth of the steps, and `update_every` is a hundredth of them (rounded, and
-# at least 1). Set `iterative_warmup` to 0, since its 20 steps would be longer than the time between two updates. Change nothing
-# else. Here is what the planner says if you change `steps` alone:
+# `shortened` makes the paper's recipe fit into the time. It takes as many steps as the time allows. A step sees `batch`
+# contexts of `context` tokens. Keep the shape of the run: the warm-up is a tenth of the steps, and `update_every` is a
+# hundredth of them (rounded, and at least 1). Set `iterative_warmup` to 0, since its 20 steps would be longer than the
+# time between two updates. Change nothing else. Here is what the planner says if you change only `steps`:
 
 # %%
 try:
@@ -811,13 +828,13 @@ except ValueError as refusal:
 # - `"tokens"` and `"minutes"` of the whole run;
 # - `"MiB"`: the memory without activations, in units of 2²⁰ bytes.
 #
-# `plan.budget.links(step)` has the links of each matrix after a step, `plan.budget.updates()` the steps of the updates, and
-# `plan.memory` the bytes of each part.
+# `plan.budget.links(step)` gives the number of links of each matrix after a step, `plan.budget.updates()` gives the
+# steps of the updates, and `plan.memory` has the bytes of each part.
 
 
 # %% tags=["exercise"]
 def shortened(recipe: language.Recipe, tokens_per_second: float, minutes: float) -> language.Recipe:
-    """The recipe with as many steps as fit; write it here."""
+    """The recipe with as many steps as the time allows; write it here."""
 
 
 def facts(plan, recipe: language.Recipe, tokens_per_second: float) -> dict[str, float]:
@@ -830,8 +847,8 @@ exercises.check("09.planned", shortened, facts)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `replace(recipe, steps=...)` makes a changed copy. 20 minutes at 12,000 tokens per second are 14.4 million tokens, and a step
-# has 512 · 256 = 131,072 of them.
+# `replace(recipe, steps=...)` makes a changed copy. 20 minutes at 12,000 tokens per second are 14.4 million tokens, and
+# a step sees 512 · 256 = 131,072 tokens.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -855,17 +872,18 @@ exercises.check("09.planned", shortened, facts)
 #     }
 # ```
 #
-# 109 steps fit. The paper's 10,000 steps would take 30 hours. A layer has 316,209 links, a tenth of its weights. But the memory
-# is that of the dense model and more: masks on dense weights save none.
+# 109 steps fit. The paper's 10,000 steps would take 30 hours. A layer has 316,209 links, a tenth of its weights. But
+# the run needs even more memory than the dense model: masks on dense weights save no memory.
 # </details>
 #
 # ## Exercise: the least step
 #
 # *★★☆ · 15 minutes · optional · objective 5 · write code*
 #
-# Weights are kept in bfloat16. Write a function that gives half the distance from a positive weight to the next larger number.
-# A step of less than this vanishes. Then answer: Adam takes steps of about the size of the learning rate. With steps of 0.001,
-# from which weight on do all weights stand still?
+# Weights are kept in bfloat16. Write a function that gives half the distance from a positive weight to the next larger
+# number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of the
+# learning rate. With steps of 0.001, all weights above a certain size stand still. What is the smallest of these
+# weights?
 
 
 # %% tags=["exercise"]
@@ -882,13 +900,13 @@ exercises.check("09.least_step", least_step, still_from)
 # <details><summary>Hint</summary>
 #
 # Between 1 and 2 the distance is 1/128. It doubles at each power of two. `math.floor(math.log2(weight))` gives the
-# power of two that is just below the weight.
+# exponent of the largest power of two that is not above the weight.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# From 0.25 to 0.5 half the distance is 0.25/256 = 0.00098, and from 0.5 to 1 it is 0.00195. So weights of 0.5 and more stand
-# still, and smaller weights move:
+# For weights from 0.25 to 0.5, half the distance is 0.25/256 = 0.00098. For weights from 0.5 to 1, it is 0.00195. So
+# weights of 0.5 and more stand still, and smaller weights move:
 #
 # ```python
 # def least_step(weight: float) -> float:
@@ -903,10 +921,10 @@ exercises.check("09.least_step", least_step, still_from)
 #
 # *★★☆ · 15 minutes · essential · objectives 4 and 5 · write code*
 #
-# Each method was trained with several learning rates, and `losses` has the validation losses, by method and by rate. All
-# methods have the same rates. Return two things: a dict with the method of the lowest loss at each rate, and the method of the
-# lowest loss if each method takes its own best rate. Two reports that choose different rates can name different winners from
-# the same runs.
+# Each method was trained with several learning rates, and `losses[method][rate]` is the validation loss. All methods
+# have the same rates. Return two things: a dict with the method that has the lowest loss at each rate, and the method
+# that has the lowest loss if each method takes its own best rate. Two reports that choose different rates can name
+# different winners from the same runs.
 
 
 # %% tags=["exercise"]
@@ -920,7 +938,8 @@ exercises.check("09.winners", winners)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `min(losses, key=...)` returns the method whose key is smallest. The rates are those of any method.
+# `min(losses, key=...)` returns the method whose key is smallest. All methods have the same rates, so you can take them
+# from any method.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -932,9 +951,10 @@ exercises.check("09.winners", winners)
 #     return at_each, min(losses, key=lambda name: min(losses[name].values()))
 # ```
 #
-# Something similar happens in our recorded runs of the size `small` at 90 %, 100 steps, one seed, at rates that are
-# near each other. FC has 5.12 nats at the rate 0.0032, and SET has 5.23 at 0.004: FC is ahead. SET has 5.01 at 0.008,
-# and FC has 5.52 at 0.0064: SET is ahead by half a nat. At their own best rates, FC has 5.10 and SET has 4.93.
+# Something similar happens in our recorded runs of the `small` model (90 % sparsity, 100 steps, one seed) if you
+# compare rates that are close to each other. FC has 5.12 nats at the rate 0.0032, and SET has 5.23 at 0.004, so FC is
+# ahead. SET has 5.01 at 0.008, and FC has 5.52 at 0.0064, so SET is ahead by half a nat. At their own best rates, FC
+# has 5.10 and SET has 4.93.
 # </details>
 #
 # ## To discuss

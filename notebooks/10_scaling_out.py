@@ -17,7 +17,7 @@
 # **You will be able to**
 #
 # 1. train one sparse model in several processes, and say what they must agree on;
-# 2. stop a run at any moment and continue it with another number of processes;
+# 2. stop a run at any moment and continue it with a different number of processes;
 # 3. describe a grid of runs and schedule it on workers;
 # 4. estimate what a larger model will cost before you pay for it.
 #
@@ -68,10 +68,10 @@ print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of all runs
-method: str = "chts"  # whose model is trained in two processes
+seed: int = 0  # the seed of all runs
+method: str = "chts"  # the method whose model is trained in two processes
 sparsity: float = 0.9  # share of absent links, in [0.5, 1) since several methods start at 0.5
-steps: int = 0  # of the small model that is trained here; 0: as the profile says
+steps: int = 0  # training steps of the small model; 0: as the profile says
 out_dir: str = ""  # where the runs go; empty: a folder that is deleted at the end
 
 # %%
@@ -88,10 +88,10 @@ folder.mkdir(parents=True, exist_ok=True)
 # each rank gets it. This exchange is called an *all-reduce*. The whole method is called *data parallel* training
 # (`DistributedDataParallel`, "DDP", in PyTorch).
 #
-# Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent: $w = (1, 1, 0)$.
-# The loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$. Example 0 is $(1, 2, 0)$:
-# $y = 3$, and its gradient is $(6, 12, 0)$. Example 1 is $(0, 1, 1)$: $y = 1$, and its gradient is $(0, 2, 2)$. Rank 0 has the
-# mean of these two, $(3, 7, 1)$.
+# Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent:
+# $w = (1, 1, 0)$. The loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$.
+# Example 0 is $(1, 2, 0)$. It gives $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$. It gives $y = 1$
+# and the gradient $(0, 2, 2)$. Rank 0 has the mean of these two, $(3, 7, 1)$.
 
 # %%
 weight = torch.tensor([1.0, 1, 0], requires_grad=True)
@@ -134,8 +134,8 @@ figures.show(
 # %% [markdown]
 # ## What a sparse method must not do
 #
-# RigL regrows the absent link whose gradient is largest in size. Two ranks computed these gradients of three absent
-# links:
+# RigL regrows the absent link whose gradient is largest in size (absolute value). Two ranks computed these gradients of
+# three absent links:
 #
 # | link | rank 0 | rank 1 | mean |
 # |---|---|---|---|
@@ -160,8 +160,9 @@ for name, gradient in {
 # <details><summary>What you should have seen</summary>
 #
 # Both ranks would take *a*, although its gradient over the whole batch is 0: what one half gains, the other half loses.
-# The right link is *b*. The mean of the sizes leads to *a* as well. Both mistakes have occurred in published code.
-# Another mistake is to let each rank regrow by itself. Then the copies differ, and no error appears.
+# The right link is *b*. The mean of the sizes leads to *a* as well. Both mistakes, own gradients and mean sizes, have
+# occurred in published code. Another mistake is to let each rank choose its own new links. Then the copies differ, and
+# no error appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
@@ -225,8 +226,8 @@ agreed
 # %% [markdown]
 # The masks changed in all six updates. Each time, both ranks had the same masks, although they saw different examples.
 #
-# The core does not rely on this. At each update, the ranks compare hashes of their masks, layer by layer. The seventh
-# update found the row that rank 1 had flipped:
+# The core does not rely on this agreement. At each update, the ranks compare hashes of their masks, layer by layer. At
+# the seventh update, they found the row that rank 1 had flipped:
 
 # %%
 assert done.returncode != 0
@@ -236,13 +237,13 @@ print(refusal)
 
 # %% [markdown]
 # The run stopped at that update and named the layer. Without this check, the run would have continued. At the end it
-# would have saved the model of rank 0, which was also trained with gradients of another network.
+# would have saved the model of rank 0, which was partly trained with gradients of another network.
 #
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
 # their new masks to the other ranks. The largest layer is assigned first. Each layer goes to the rank that has the
-# fewest weights so far. If two ranks have equally many, the rank with the lower number gets the layer.
+# fewest weights so far. If two ranks have equally many weights, the rank with the lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -271,8 +272,8 @@ loads = [sum(costs[name] for name in costs if owners[name] == rank) / 1e6 for ra
 print("millions of weights per rank:", [round(load) for load in loads])
 
 # %% [markdown]
-# A mask has a Boolean for each weight, which takes a byte in memory. The ranks send each Boolean as a single bit. They
-# send only masks, because each rank already has the weights.
+# A mask has a Boolean for each weight, and a Boolean takes a byte in memory. The ranks send each Boolean as a single
+# bit. They send only masks, because each rank already has the weights.
 
 # %%
 mask = torch.tensor([1, 0, 0, 1, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
@@ -315,9 +316,9 @@ killed_at = checkpoint.load(cut)["step"]
 print(f"killed; the checkpoint is of step {killed_at} of {settings.steps}")
 
 # %% [markdown]
-# The program writes a checkpoint to another file and then renames the file, so there is always one complete checkpoint.
-# The checkpoint does not store the number of ranks. The next cell resumes the run in one process. Then it trains the
-# same model again in an undisturbed run:
+# The program writes a checkpoint to a temporary file and then renames this file, so there is always one complete
+# checkpoint. The checkpoint does not store the number of ranks. The next cell resumes the run in one process. Then it
+# trains the same model again in an undisturbed run:
 
 # %%
 resumed, uncut = (
@@ -337,16 +338,17 @@ print(f"{same} of {len(masks[0])} masks are equal to the bit")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
-# Two processes add up a batch in a different order than one process does, so the last digits of the weights differ. The
-# random numbers and the batches are the same. With the *same* number of processes and threads, a resumed run ends with
-# exactly the same bits. The tests check this with twenty kills at random moments.
+# Two processes add up the examples of a batch in a different order from one process, so the last digits of the weights
+# differ. The random numbers and the batches are the same. With the *same* number of processes and threads, a resumed
+# run ends with exactly the same bits. The tests check this with twenty kills at random moments.
 #
 # ## When a model does not fit
 #
 # Data parallel training needs the whole model on each GPU: the weights, their gradients and two moments of Adam.
 # Together they take 16 bytes per weight in float32. *Fully sharded* training (`fully_shard`, "FSDP") gives each rank a
-# share of the rows of each weight matrix. When a layer is needed, its parts are put together, and this copy is deleted
-# after use. The option `--parallel fsdp` selects it. Each rank keeps the whole masks, with a byte per weight.
+# share of the rows of each weight matrix. When a rank needs a layer, it collects the parts of the layer, and it deletes
+# this copy after use. The option `--parallel fsdp` selects this form of training. Each rank keeps the whole masks,
+# which take a byte per weight.
 
 # %%
 rows = []
@@ -368,8 +370,8 @@ memory.style.hide(axis="index").format("{:.1f}", subset=list(memory.columns[1:])
 # ## A grid of runs
 #
 # Comparisons need many runs that do not depend on each other. A *sweep* is a grid of parameters, and each cell of the
-# grid is a run. Dask gives the cells to workers. Workers are processes on this machine, or on all machines of a
-# cluster.
+# grid is a run. The library Dask gives the cells to workers. Workers are processes on this machine, or on all machines
+# of a cluster.
 
 # %%
 spec = {
@@ -402,12 +404,12 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #
 # ```
 # chts sweep sweep.yaml --out runs/sweep                                        # workers on this machine
-# chts sweep sweep.yaml --out /shared/sweep --scheduler tcp://192.168.1.2:8786  # of a Dask cluster that runs already
+# chts sweep sweep.yaml --out /shared/sweep --scheduler tcp://192.168.1.2:8786  # workers of a running Dask cluster
 # ```
 #
 # ## Slurm and Kubernetes
 #
-# On Slurm, one task per node starts `torchrun`, which starts a process per GPU. If a job is preempted, Slurm puts it
+# On Slurm, one task per node starts `torchrun`, which starts one process per GPU. If a job is preempted, Slurm puts it
 # into the queue again, and the run continues:
 #
 # ```
@@ -444,13 +446,13 @@ print(f"{operations / 1e9:,.0f} billion operations in {dense['seconds']} s: {rat
 print(f"utilisation {dense['mfu']:.0%}, so {rate / dense['mfu'] / 1e9:.0f} billion at most")
 
 # %% [markdown]
-# The next table shows the paper's sizes at the paper's numbers of tokens. The column "days here" divides by the
-# operations per second of the dense run above. That run was one worker of the sweep, with the number of threads that is
-# printed above. The notebook itself may have another number of threads. We do not scale the days by a number of
-# threads. Other work on the same machine lowers the rate and adds days, so run this on an idle machine before you use
-# it for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in
-# bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense weights need as many operations as
-# the dense model.
+# The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
+# divide the operations by the operations per second of the dense run above. That run was one worker of the sweep, with
+# the number of threads that is printed above. The notebook itself may have a different number of threads. We do not
+# scale the days by the number of threads. Other work on the same machine lowers the rate and adds days, so run this on
+# an idle machine before you use it for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$
+# operations per second (an H100 in bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense
+# weights need as many operations as the dense model.
 
 # %%
 rows = []
@@ -475,8 +477,8 @@ table.style.hide(axis="index").format(
 
 # %% [markdown]
 # The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can
-# make use of this. The estimate is a lower bound, because data, checkpoints and evaluations on the validation text take
-# extra time. We took the rate from one small model on a CPU. We did not check it on a GPU.
+# save these operations. The estimate is a lower bound, because data, checkpoints and evaluations on the validation text
+# take extra time. We took the rate from one small model on a CPU. We did not check it on a GPU.
 #
 # ## Exercise: unequal halves
 #
@@ -499,13 +501,13 @@ exercises.check("10.whole_gradient", whole_gradient)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The mean gradient of a part times its number of examples is the sum over its examples.
+# The mean gradient of a part, times the number of its examples, is the sum of the gradients of its examples.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The plain mean is right only if all parts have as many examples. With parts of 3 and 1, it counts the single example three
-# times as much as each of the others.
+# The plain mean is right only if all parts have the same number of examples. With parts of 3 and 1, the plain mean
+# counts the single example three times as much as each of the others.
 #
 # ```python
 # def whole_gradient(gradients: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
@@ -529,7 +531,7 @@ def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Te
 
 
 # %% [markdown]
-# The check has 8 places and two ranks. Three places are links, with the gradient 9.
+# The check has 8 places and two ranks. Three places hold links, and the gradient of each of these links is 9.
 
 # %% tags=["check"]
 exercises.check("10.regrow", regrow)
@@ -537,8 +539,8 @@ exercises.check("10.regrow", regrow)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First the mean over the ranks, then the size. `masked_fill` gives the existing links a value that never wins, and `topk` works
-# on a flat tensor.
+# First take the mean over the ranks, and then its size. `masked_fill` gives the existing links a value that never wins,
+# and `topk` works on a flat tensor.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -556,10 +558,10 @@ exercises.check("10.regrow", regrow)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# The examples of an epoch have numbers from 0, in the order of training. Write a function that gives one rank its examples of
-# one step. Steps and ranks count from 0, and `batch` is the number of examples of all ranks together. A run may go on with
-# another number of ranks after any step. Then it must see the same batches as a run without a break. So the batch of a step
-# must not depend on the number of ranks.
+# The examples of an epoch are numbered from 0, in the order of training. Write a function that gives one rank its
+# examples of one step. Steps and ranks count from 0, and `batch` is the number of examples of all ranks together. A run
+# may continue with a different number of ranks after any step. Then it must see the same batches as a run without a
+# break. So the batch of a step must not depend on the number of ranks.
 
 
 # %% tags=["exercise"]
@@ -578,7 +580,8 @@ exercises.check("10.my_examples", my_examples)
 #
 # <details><summary>Solution</summary>
 #
-# A checkpoint keeps the number of steps, and nothing about ranks. Rank $r$ takes every `ranks`-th example of the batch:
+# A checkpoint stores the number of steps, but nothing about ranks. Rank $r$ takes every `ranks`-th example of the
+# batch:
 #
 # ```python
 # def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
@@ -590,14 +593,15 @@ exercises.check("10.my_examples", my_examples)
 #
 # *★★★ · 20 minutes · essential · objective 2 · write code*
 #
-# A trial is a small run in one process. It has `model`, `optimizer` (Adam), `schedule` (of the learning rate), `sparsifier` and
-# `generator` (which draws the batches). `trial.step()` makes one training step and returns the loss. Write a function that saves
-# a trial to a file, and one that loads the file into a fresh trial. The fresh trial has other weights, masks and random numbers
-# at first. After loading it must continue as the undisturbed run does: equal losses, to the last bit.
+# A trial is a small run in one process. It has `model`, `optimizer` (Adam), `schedule` (of the learning rate),
+# `sparsifier` and `generator` (which draws the batches). `trial.step()` makes one training step and returns the loss.
+# Write a function that saves a trial to a file, and one that loads the file into a fresh trial. At first, the fresh
+# trial has different weights, masks and random numbers. After loading, it must continue like the undisturbed run: the
+# losses must be equal to the last bit.
 #
-# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns it. All parts but the generator have
-# `state_dict()` and `load_state_dict(state)`; a generator has `get_state()` and `set_state(state)`. Load the Sparsifier last. It
-# compares its links with the weights.
+# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns it. All parts except the generator
+# have `state_dict()` and `load_state_dict(state)`; a generator has `get_state()` and `set_state(state)`. Load the
+# Sparsifier last. It compares its links with the weights.
 
 # %%
 trial = toys.Trial(seed=0)
@@ -605,14 +609,14 @@ print([round(trial.step(), 3) for _ in range(5)])
 print(sorted(trial.schedule.state_dict()))
 
 # %% [markdown]
-# Then experiment: leave out one part after the other, and see whether the losses change. The parts are `"weights"`,
-# `"gradients"`, `"moments"` (in the optimizer), `"schedule"`, `"generator"` and `"masks"` (in the Sparsifier). Which of them are
-# not needed between two steps? On paper first.
+# Then experiment: leave out one part at a time, and see whether the losses change. The parts are `"weights"`,
+# `"gradients"`, `"moments"` (in the optimizer), `"schedule"`, `"generator"` and `"masks"` (in the Sparsifier). Which of
+# them are not needed between two steps? Decide on paper first.
 
 
 # %% tags=["exercise"]
 def save_run(trial, path):
-    """Write all that the trial needs to continue; write it here."""
+    """Save all that the trial needs to continue; write it here."""
 
 
 def load_run(trial, path):
@@ -630,8 +634,8 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The state is a dict with five entries. The names of the parts are in the order of a training step, but the order of loading is
-# yours.
+# Save the states of the five attributes of the trial. The text names the attributes in the order of a training step,
+# but you may load them in a different order.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -653,18 +657,18 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # not_needed = {"gradients"}
 # ```
 #
-# Each step sets the gradients to zero first, so nobody needs the old ones. Without the masks the Sparsifier refuses to go on. The
-# other parts are more dangerous: the run changes, and no error is raised. Without the generator the next loss differs. Without
-# the moments or the schedule the next loss is still right, and the one after it differs. (The optimizer saves the current rate,
-# so a schedule that is left out does no harm for one step.)
+# Each step sets the gradients to zero first, so the trial does not need the old ones. Without the masks, the Sparsifier
+# refuses to continue. The other parts are more dangerous: the run changes, and no error is raised. Without the
+# generator, the next loss differs. Without the moments or the schedule, the next loss is still right, and the loss
+# after it differs. (The optimizer saves the current rate, so a schedule that is left out does no harm for one step.)
 # </details>
 #
 # ## Exercise: a grid in words
 #
 # *★☆☆ · 10 minutes · essential · objective 3 · write code*
 #
-# "We compare SET, RigL and CHTs with FC, at 80 and 95 % sparsity, with the seeds 0 to 4." Write the `grid` of this sweep, and
-# predict how many runs it has. The check hands your grid to `sweeps.cells`. It trains nothing.
+# "We compare SET, RigL and CHTs with FC, at 80 and 95 % sparsity, with the seeds 0 to 4." Write the `grid` of this
+# sweep, and predict how many runs it has. The check passes your grid to `sweeps.cells`. It trains nothing.
 
 # %% tags=["exercise"]
 grid = None  # a dict of lists
@@ -676,7 +680,7 @@ exercises.check("10.grid", grid, num_runs)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The sweep of the section above has such a grid. FC has no sparsity.
+# The sweep in the section *A grid of runs* has such a grid. FC has no sparsity.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -693,8 +697,8 @@ exercises.check("10.grid", grid, num_runs)
 #
 # *★★☆ · 10 minutes · essential · objective 4 · work out*
 #
-# A model with $10^9$ weights in its linear layers is trained on $2 \cdot 10^{10}$ tokens, on 8 GPUs of $10^{15}$ operations
-# per second each, at a utilisation of 30 %. Leave attention aside. How many hours?
+# A model with $10^9$ weights in its linear layers is trained on $2 \cdot 10^{10}$ tokens, on 8 GPUs of $10^{15}$
+# operations per second each, at a utilisation of 30 %. Ignore attention. How many hours does the training take?
 
 # %% tags=["exercise"]
 hours = None
@@ -705,12 +709,12 @@ exercises.check("10.hours", hours)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# $6 \cdot 10^9 \cdot 2 \cdot 10^{10} = 1.2 \cdot 10^{20}$ operations.
+# The training needs $6 \cdot 10^9 \cdot 2 \cdot 10^{10} = 1.2 \cdot 10^{20}$ operations.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# 8 GPUs do $2.4 \cdot 10^{15}$ per second, so it takes 50 000 seconds:
+# 8 GPUs do $2.4 \cdot 10^{15}$ operations per second, so the training takes 50 000 seconds:
 #
 # ```python
 # hours = 1.2e20 / (8 * 1e15 * 0.3) / 3600
@@ -721,13 +725,14 @@ exercises.check("10.hours", hours)
 #
 # *★★★ · 25 minutes · useful · objectives 3 and 4 · write code*
 #
-# A cluster gives you `workers` workers for `budget` hours. `costs` has the hours of one run, by method. Each method has
-# the seeds 0 to `seeds` - 1. Give the runs out one by one: all methods of seed 0 in the order of `costs`, then those of
-# seed 1, and so on. A run goes to the worker that is free first. If several are free in the same hour, it goes to the
-# one with the lowest number. A run that would exceed the budget does not start, but a later run may still fit.
+# A cluster gives you `workers` workers for `budget` hours. `costs[method]` is the number of hours that one run takes.
+# Each method has the seeds 0 to `seeds` - 1. Assign the runs one by one: first all methods with seed 0 in the order of
+# `costs`, then all methods with seed 1, and so on. A run goes to the worker that is free first. If several workers are
+# free at the same time, the run goes to the worker with the lowest number. A run that would exceed the budget does not
+# start, but a later run may still fit.
 #
-# Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour in which the last run ends. Check by
-# hand: runs of 3, 1 and 2 hours, two seeds, two workers and five hours.
+# Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour in which the last run ends.
+# Check this example by hand: runs of 3, 1 and 2 hours, two seeds, two workers and a budget of five hours.
 
 
 # %% tags=["exercise"]
@@ -741,15 +746,15 @@ exercises.check("10.schedule", schedule)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Keep a list with one number for each worker: the hour in which it is free. `free.index(min(free))` is the worker that is free
-# first.
+# Keep a list with one number for each worker: the hour from which the worker is free. `free.index(min(free))` is the
+# worker that is free first.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# By hand, with FC for 3 hours, SET for 1 and CHTs for 2: FC-0 takes worker 0 until hour 3, and SET-0 and CHTs-0 take worker 1
-# until hour 3. FC-1 would end in hour 6, so it does not start. SET-1 ends in hour 4 and CHTs-1 in hour 5, which is the
-# makespan.
+# Suppose that FC takes 3 hours, SET takes 1 hour and CHTs takes 2 hours. FC-0 runs on worker 0 until hour 3, and SET-0
+# and CHTs-0 run on worker 1 until hour 3. FC-1 would end in hour 6, so it does not start. SET-1 ends in hour 4. CHTs-1
+# ends in hour 5, so the makespan is 5.
 #
 # ```python
 # def schedule(
@@ -765,8 +770,8 @@ exercises.check("10.schedule", schedule)
 #     return runs, max(free)
 # ```
 #
-# Seed 1 has no run of FC now, so its other two runs have no partner there. A sweep that stops at the first seed that does not
-# fit as a whole leaves only complete comparisons.
+# Now seed 1 has no run of FC, so you cannot compare its other two runs with FC. If a sweep stops at the first seed
+# whose runs do not all fit, all comparisons are complete.
 # </details>
 #
 # ## To discuss
@@ -774,7 +779,7 @@ exercises.check("10.schedule", schedule)
 # 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
 #    compare more often?
 # 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two is easier
-#    to share over a thousand ranks, and why?
+#    to share among a thousand ranks, and why?
 # 3. Masks on dense weights cost as much as the dense model. For whom is it then worth training a sparse model?
 #
 # ## Self-check
@@ -800,8 +805,7 @@ exercises.check("10.schedule", schedule)
 # <details><summary>Answer</summary>
 #
 # Continue from the checkpoint with one process. The batches and the random numbers are the same. Sums are added in a
-# different order, so the last digits differ. Where two links have nearly the same score, a draw may choose the other
-# one.
+# different order, so the last digits differ. If two links have nearly the same score, a draw may choose the other one.
 # </details>
 #
 # 4. A sweep of 81 cells reports one failure. What happened to the other 80?

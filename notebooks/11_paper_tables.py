@@ -23,7 +23,7 @@
 # | | |
 # |---|---|
 # | Prerequisites | stages 06, 08 and 09 |
-# | Time | 40 minutes to read, less than a minute to run; it trains nothing |
+# | Time | 40 minutes to read, less than a minute to run; this stage trains nothing |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), its MLP table and Tables 1 and 2 |
 
@@ -56,8 +56,8 @@ from chts_core.lab.results.statistics import score_differences, standard_error
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # the same at all: ci, binder, laptop, gpu or paper; empty: $CHTS_PROFILE, or laptop
-comparison: str = "images: fashion_mnist"  # whose learning curves are drawn at the end
+profile: str = ""  # ci, binder, laptop, gpu or paper: all run the same here; empty: $CHTS_PROFILE, or laptop
+comparison: str = "images: fashion_mnist"  # the comparison whose learning curves are drawn at the end
 
 # %%
 notebooks.start("11_paper_tables", profile)
@@ -70,23 +70,23 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# Each row is a set of runs that can be compared. A run is one line of `results/*.jsonl`. It has the settings, every
-# evaluation on the validation data, the versions, the device, the seconds, and the SHA-256 hash of all of these. We
-# compute everything below from these lines.
+# Each row of this table is a set of runs that can be compared. A run is one line of `results/*.jsonl`. It has the
+# settings, every evaluation on the validation data, the versions, the device, the seconds, and the SHA-256 hash of all
+# of these. We compute everything below from these lines.
 #
 # ## Can the table be right?
 #
-# Before you compare your results with a number, check whether it can be right. The poster of the paper prints its Table
-# 2 with one column too few. So all numbers to the right of the missing column stand under the wrong heading. The next
-# table contains this column again. It shows the part for the 130M model. The numbers are validation perplexities, and
-# lower is better:
+# Before you compare your results with a published number, check whether this number can be right. The poster of the
+# paper prints its Table 2 with one column too few. So all numbers to the right of the missing column stand under the
+# wrong heading. The next table contains this column again. It shows the part for the 130M model. The numbers are
+# validation perplexities, and lower is better:
 
 # %%
 of_130m = pd.DataFrame(paper.PAPER_TABLE_2["130m"]).T
 of_130m.rename(columns=lambda share: f"{share:.0%}" if share else "all links").style.format("{:.2f}", na_rep="")
 
 # %% [markdown]
-# **Predict:** if a model has too few links already, fewer links should never help. Which neighbouring numbers in a row
+# **Predict:** if a model already has too few links, fewer links should never help. Which neighbouring numbers in a row
 # of this table are in the wrong order?
 
 # %%
@@ -104,7 +104,7 @@ pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
 #
 # The *standard error* of a mean is the standard deviation of the runs, divided by the square root of their number.
 # Three runs gave 90.1, 90.2 and 90.3. Their mean is 90.2 and their standard deviation is 0.1, so the standard error is
-# $0.1 / \sqrt 3 = 0.058$. A paper that reports 90.4 is 0.2 away, or 3.5 standard errors:
+# $0.1 / \sqrt 3 = 0.058$. If a paper reports 90.4, its number is 0.2 away from this mean. This is 3.5 standard errors:
 
 # %%
 runs = [90.1, 90.2, 90.3]
@@ -121,8 +121,8 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # comparisons. Three later runs follow the paper's recipe. They are in `results/mlp_paper.jsonl`: two forms of CHTs, and
 # SET. Each of them has one seed, so we leave them out here.
 #
-# The paper's code reports the *best test epoch*, so we do the same here. By construction this number is too high (stage
-# 06), in the paper and in our runs.
+# The paper's code reports the *best test epoch*, so we do the same here. By construction, this number is too high
+# (stage 06), in the paper and in our runs.
 
 
 # %%
@@ -131,8 +131,8 @@ def best_test_epoch(row: dict) -> float:
 
 
 # %% [markdown]
-# **Predict:** the network, the data, the optimizer and the number of links are the same. Will the differences be only a
-# few standard errors?
+# **Predict:** the network, the data, the optimizer and the number of links are the same. Will our accuracies differ
+# from the paper's by only a few standard errors?
 
 # %%
 fashion = recorded["images: fashion_mnist"]
@@ -144,19 +144,20 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# RigL and SET are within two standard errors. So three seeds show no clear difference from the paper. FC and GraNet ran
-# with one seed, so they have a difference but no standard error.
+# RigL and SET are within two standard errors of the paper's accuracies. So three seeds show no clear difference from
+# the paper. FC and GraNet ran with one seed, so they have a difference but no standard error.
 #
 # A standard error covers only what *seeds* change. It does not cover other differences between the experiments, and
-# here we know some of them. The paper standardises its pixels, trains on all 60,000 training images, draws other first
-# weights and lowers its learning rate once per epoch. Our runs did none of this. So even an equal number does not prove
-# that the experiments were equal.
+# here we know some of them. The paper standardises its pixels, trains on all 60,000 training images, draws different
+# first weights and lowers its learning rate once per epoch. Our runs did none of this. So even an equal number does not
+# prove that the experiments were equal.
 #
-# We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's, and we reported "does
-# not agree". But it was a different method: new links started from zero, and the initial network was not the paper's.
+# We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's CHTs, and we reported
+# "does not agree". But it was a different method: new links started from zero, and the initial network was not the
+# paper's.
 # </details>
 #
-# The next table shows the active neurons at the end, beside the paper's numbers:
+# The next table shows the share of neurons that are active at the end, beside the paper's numbers:
 
 # %%
 neurons = []
@@ -168,15 +169,15 @@ pd.DataFrame(neurons).style.hide(axis="index")
 
 # %% [markdown]
 # Our networks keep fewer neurons active. The paper reports 100 % for SET on every data set, but our SET loses a fifth
-# of its neurons. So the paper may count in another way.
+# of its neurons. So the paper may count active neurons in another way.
 #
 # We have no recorded runs on the other three data sets of the paper's table: MNIST, EMNIST and CIFAR10.
 #
 # ## Translation: compare differences
 #
 # The paper's Table 1 shows the BLEU of a Transformer, and our model has about a tenth of its weights. So we cannot
-# compare the scores themselves. With care, we can compare what sparsity *costs*. The table shows SET, CHTs and CHTss
-# minus FC of the same study, on Multi30k:
+# compare the scores themselves. With care, we can compare what sparsity *costs*. The table shows the BLEU of SET, CHTs
+# and CHTss minus the BLEU of FC in the same study, on Multi30k:
 
 # %%
 multi30k = recorded["translation: multi30k, small"]
@@ -197,11 +198,11 @@ for row in score_differences(multi30k, bleu, "fc"):
 pd.DataFrame(costs).style.hide(axis="index")
 
 # %% [markdown]
-# Here ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a thousand short
-# captions is a noisy measure and three seeds are few. If the paper's difference lies inside our interval, this does
-# *not* show that we reproduced it.
+# Here, the number after ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a
+# thousand short captions is a noisy measure and three seeds are few. If the paper's difference lies inside our
+# interval, this does *not* show that we reproduced it.
 #
-# ## Language models: the same, in nats
+# ## Language models: compare differences in nats
 #
 # For perplexities, ratios matter. So we compare their logarithms, in nats per token. The table shows the paper's 60M
 # model on OpenWebText beside our models of two sizes on the books. Each number is a loss minus the loss of SET in the
@@ -236,10 +237,10 @@ pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fill
 # %% [markdown]
 # In the paper, CHTs and CHTss are ahead of SET by 0.06 to 0.14 nats at all sparsities. On the books, we have no runs of
 # these methods as the paper defines them. On Tiny Shakespeare, we have three seeds of CHTs, which stage 12 compares
-# with SET. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no such gap. Our models have a sixtieth
-# and a sixth of the weights, and they saw one to four hundred thousand tokens instead of more than a billion. The paper
-# has numbers that explain why RigL is so far behind. They come from the same runs with weights in float32 instead of
-# bfloat16.
+# with SET. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no such gap. Our two models have a
+# sixtieth and a sixth of the weights of the paper's model, and they saw one to four hundred thousand tokens instead of
+# more than a billion. The paper has numbers that explain why RigL is so far behind. They come from runs with the same
+# settings, but with weights in float32 instead of bfloat16.
 
 # %%
 mixed, single = paper.PAPER_TABLE_2["130m"], paper.PAPER_FLOAT32
@@ -257,12 +258,13 @@ pd.DataFrame(
 #
 # A claim says that one method is ahead of another. For each task with recorded runs of both methods, we subtract the
 # scores seed by seed and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is
-# above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, the verdict is *undecided*.
-# The verdict is the same if two tasks contradict each other. So each claim has one verdict, and it is in one table
-# below. If the source is "its design", the paper has no numbers for the claim. The paper uses one variant and not the
-# other, so we read this as a claim. "Ahead by" is in points of accuracy on the digits, and in BLEU in translation.
+# above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, or if two tasks contradict each
+# other, the verdict is *undecided*. So each claim has one verdict, and it is in one table below. If the source is "its
+# design", the paper has no numbers for the claim. But the paper uses one variant and not the other, so we read this
+# choice as a claim. The numbers under "ahead by" are points of accuracy on the digits, and BLEU in translation.
 #
-# **Predict:** what share of the claims with runs will be decided, for or against, by three to ten seeds?
+# **Predict:** three to ten seeds decide some of the claims with runs, for or against the paper. What share do they
+# decide?
 
 # %%
 everything = [row for rows in recorded.values() for row in rows]
@@ -323,9 +325,9 @@ claims_that("untested")
 # ## Look at the curves
 #
 # The final score does not show how a run reached it. The figure shows the stored learning curves of one comparison. To
-# see another one, write its name from the first table into `comparison` in the cell of parameters, or call the function
+# see another one, write its name from the first table into `comparison` in the parameters cell, or call the function
 # `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts with …`. The report
-# below has tables of them.
+# at the end of this section has tables of these methods.
 
 
 # %%
@@ -368,8 +370,8 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
-# Four runs of your method gave 71, 73, 72 and 72 per cent; a paper says 74. How many standard errors is the paper above your
-# mean?
+# Four runs of your method gave 71, 73, 72 and 72 per cent. A paper reports 74 per cent. How many standard errors is the
+# paper above your mean?
 
 # %% tags=["exercise"]
 errors_away = None
@@ -380,12 +382,12 @@ exercises.check("11.errors_away", errors_away)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The variance is $2 / 3$, since one degree of freedom went into the mean.
+# The variance is $2 / 3$, since the mean takes one degree of freedom.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The standard deviation is $\sqrt{2/3} = 0.816$, the standard error half of it, 0.408, and $2 / 0.408 = 4.9$:
+# The standard deviation is $\sqrt{2/3} = 0.816$. The standard error is half of this, 0.408, and $2 / 0.408 = 4.9$:
 #
 # ```python
 # errors_away = 2 / (math.sqrt(2 / 3) / 2)
@@ -397,11 +399,11 @@ exercises.check("11.errors_away", errors_away)
 #
 # *★★☆ · 15 minutes · essential · objective 1 · write code*
 #
-# Simulate 20,000 studies of the same question. Every study has `n` runs. A run scores `shift` plus normal noise of standard
-# deviation 1, drawn by the generator. The interval of a study is its mean ± `factor` standard errors. Return the share of studies
-# whose interval contains 0, the truth. The shift is a difference in the set-up: it is the same in all runs. The check asks for
-# three cases: 3 runs with $t = 4.303$; 3 runs with 1.96; and 30 runs with $t = 2.045$ and a shift of 1. Predict the three shares
-# first.
+# Simulate 20,000 studies of the same question. Every study has `n` runs. A run scores `shift` plus normal noise of
+# standard deviation 1, which the generator draws. The interval of a study is its mean ± `factor` standard errors.
+# Return the share of studies whose interval contains 0, the true value. The shift is a difference in the set-up: it is
+# the same in all runs. The check uses three cases: 3 runs with the factor $t = 4.303$; 3 runs with the factor 1.96; and
+# 30 runs with the factor $t = 2.045$ and a shift of 1. Predict the three shares first.
 
 
 # %% tags=["exercise"]
@@ -427,9 +429,9 @@ exercises.check("11.coverage", coverage)
 #     return (runs.mean(dim=1).abs() <= factor * error).float().mean().item()
 # ```
 #
-# The shares are 95 %, 81 % and less than 1 %. With three runs, the factor 1.96, which is right for many runs, gives an
-# interval that is too narrow. In the third case the interval is right about the seeds, and wrong about the question. More
-# seeds make it narrower, so it misses more often.
+# The shares are 95 %, 81 % and less than 1 %. The factor 1.96 is right for many runs, but with three runs it gives an
+# interval that is too narrow. In the third case, the interval covers the variation between seeds, but it does not cover
+# the shift. More seeds make the interval narrower, so it misses 0 more often.
 # </details>
 
 # %% [markdown]
@@ -437,12 +439,13 @@ exercises.check("11.coverage", coverage)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# With the seeds 0 to 3 method A reached 90, 94, 98 and 92 per cent. Method B reached 88, 93, 96 and 91 with the same seeds. Is A
-# ahead? Write a function that returns the half-widths of two 95 % confidence intervals of the mean of A minus the mean of B:
+# With the seeds 0 to 3, method A reached 90, 94, 98 and 92 per cent. Method B reached 88, 93, 96 and 91 with the same
+# seeds. Is A ahead? Write a function that returns the half-widths of two 95 % confidence intervals of the mean of A
+# minus the mean of B:
 #
 # - *paired*: the interval of the differences by seed, with $n - 1$ degrees of freedom;
-# - *unpaired*: as if the seeds had nothing to do with each other. The squared standard errors of the two means add up, and there
-#   are $2n - 2$ degrees of freedom.
+# - *unpaired*: the interval that you get if you treat the runs of A and B as independent. The squared standard errors
+#   of the two means add up, and there are $2n - 2$ degrees of freedom.
 #
 # Predict first: which of the two intervals contains 0?
 
@@ -458,7 +461,8 @@ exercises.check("11.half_widths", half_widths)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `standard_error` works on a list of numbers, `math.hypot` adds squares, and `stats.t.ppf(0.975, freedom)` is the factor.
+# `standard_error` works on a list of numbers, `math.hypot` gives the root of a sum of squares, and `stats.t.ppf(0.975,
+# freedom)` is the factor.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -471,9 +475,9 @@ exercises.check("11.half_widths", half_widths)
 #     return paired, unpaired
 # ```
 #
-# The mean difference is 1.5 points. The paired half-width is 0.92, so A is ahead. The unpaired one is 5.87, and nothing could
-# be said. The scores vary by several points from seed to seed, but in the same way for A and for B. So this variation
-# cancels out in the differences.
+# The mean difference is 1.5 points. The paired half-width is 0.92, so A is ahead. The unpaired half-width is 5.87, so
+# this interval does not show which method is ahead. The scores vary by several points from seed to seed, but in the
+# same way for A and for B. So this variation cancels out in the differences.
 # </details>
 
 # %% [markdown]
@@ -481,8 +485,9 @@ exercises.check("11.half_widths", half_widths)
 #
 # *★☆☆ · 10 minutes · useful · objective 2 · write code*
 #
-# In the paper's 60M model at 90 % sparsity, CHTs has perplexity 33.03 and SET has 35.26. Your SET has perplexity 120, on other
-# data. Write a function that returns the perplexity that is as many nats ahead of your SET.
+# In the paper's 60M model at 90 % sparsity, CHTs has a perplexity of 33.03 and SET has a perplexity of 35.26. On other
+# data, your SET has a perplexity of 120. Which perplexity would be ahead of your SET by the same number of nats? Write
+# a function that returns it.
 
 
 # %% tags=["exercise"]
@@ -496,7 +501,8 @@ exercises.check("11.same_gain", same_gain)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Nats per token are the logarithm of the perplexity. Subtract there, then go back with `math.exp`.
+# The loss in nats per token is the logarithm of the perplexity. Subtract the paper's gain in nats from the loss of your
+# SET. Then `math.exp` gives the perplexity.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -506,7 +512,8 @@ exercises.check("11.same_gain", same_gain)
 #     return math.exp(math.log(our_rival) - (math.log(rival) - math.log(better)))
 # ```
 #
-# It is 112.4. The paper's gain of 2.2 points is 0.065 nats, and on your level these are 7.6 points.
+# The answer is 112.4. The paper's gain of 2.2 points is 0.065 nats. At a perplexity of 120, the same 0.065 nats are 7.6
+# points.
 # </details>
 
 # %% [markdown]
@@ -514,10 +521,11 @@ exercises.check("11.same_gain", same_gain)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A paper has
-# the same two methods on another level, each as a pair of mean and standard error; its runs are not paired. By how much is your
-# advantage over the rival larger than the paper's? Return this difference and its standard error. Squares of standard errors
-# of independent numbers add up.
+# You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A
+# paper reports the same two methods, but at a different level of scores. `paper_mine` and `paper_rival` are pairs of a
+# mean and its standard error. The runs of the paper are not paired. By how much is your advantage over the rival larger
+# than the paper's? Return this difference and its standard error. Squares of standard errors of independent numbers add
+# up.
 
 
 # %% tags=["exercise"]
@@ -531,7 +539,8 @@ exercises.check("11.difference_of_differences", difference_of_differences)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Three standard errors enter: of your differences by seed, and of the paper's two means. `standard_error` and `math.hypot` help.
+# You need three standard errors: one of your differences by seed, and two of the paper's means. `standard_error` and
+# `math.hypot` help.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -549,8 +558,8 @@ exercises.check("11.difference_of_differences", difference_of_differences)
 #
 # *★☆☆ · 5 minutes · useful · objective 3 · work out*
 #
-# Suppose that in all 13 comparisons above the two methods are equal, and that the comparisons are independent. Each interval has
-# 95 %. How probable is it that at least one comparison looks decided?
+# Suppose that in all 13 comparisons above the two methods are equal, and that the comparisons are independent. Each
+# interval is a 95 % confidence interval. What is the probability that at least one comparison looks decided?
 
 # %% tags=["exercise"]
 by_chance = None
@@ -561,7 +570,7 @@ exercises.check("11.by_chance", by_chance)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First the opposite: all 13 intervals contain 0.
+# First compute the probability of the opposite: all 13 intervals contain 0.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -570,7 +579,7 @@ exercises.check("11.by_chance", by_chance)
 # by_chance = 1 - 0.95**13  # 0.487
 # ```
 #
-# About one half. So a single decided claim among 13 comparisons is weak evidence.
+# The probability is about one half. So a single decided claim among 13 comparisons is weak evidence.
 # </details>
 
 # %% [markdown]
@@ -578,8 +587,9 @@ exercises.check("11.by_chance", by_chance)
 #
 # *★★☆ · 20 minutes · essential · objective 3 · write code*
 #
-# Write the verdict on a claim that one method is ahead. `tasks` has a list for each task: the advantages of this method, one per
-# seed. Use the 95 % confidence interval of each task. A task with one seed has no interval, so it decides nothing. Return
+# Write a function that returns the verdict on a claim that one method is ahead. `tasks` has a list for each task: the
+# advantages of this method, one per seed. Use the 95 % confidence interval of each task. A task with one seed has no
+# interval, so it decides nothing. Return
 #
 # - `"holds"` if an interval is above 0 and none is below 0;
 # - `"does not hold"` if an interval is below 0 and none is above 0;
@@ -598,8 +608,8 @@ exercises.check("11.verdict", verdict)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Leave out the tasks with fewer than two seeds first. Then collect the signs of the intervals that leave out 0. With n seeds the
-# factor is `stats.t.ppf(0.975, n - 1)`.
+# Leave out the tasks with fewer than two seeds first. Then collect the signs of the intervals that do not contain 0.
+# With n seeds, the factor is `stats.t.ppf(0.975, n - 1)`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -622,11 +632,11 @@ exercises.check("11.verdict", verdict)
 #
 # ## To discuss
 #
-# 1. A paper reports the best test epoch, and you report the last epoch. To compare the two, do you change your number
-#    or the paper's?
+# 1. A paper reports the best test epoch, and you report the last epoch. To compare the two numbers, do you change your
+#    number or the paper's?
 # 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
-# 3. A claim holds on one task, and another task does not decide it. May you say that it holds? How would you write that
-#    sentence?
+# 3. A claim holds on one task, and another task does not decide it. May you say that the claim holds? How would you
+#    write this sentence?
 #
 # ## Self-check
 #
@@ -634,8 +644,9 @@ exercises.check("11.verdict", verdict)
 #
 # <details><summary>Answer</summary>
 #
-# Not necessarily. The chance differences between seeds do not explain such a gap. But the cause may be their tuning,
-# your settings, different preprocessing, their error or your error. The standard error does not say which.
+# Not necessarily. The chance differences between seeds do not explain such a gap. But the cause may be the paper's
+# tuning, your settings, different preprocessing, an error in the paper or an error of yours. The standard error does
+# not say which.
 # </details>
 #
 # 2. Why not report the best test epoch?
@@ -665,8 +676,8 @@ exercises.check("11.verdict", verdict)
 #
 # - Check whether a printed table can be right before comparing with it.
 # - A standard error covers the variation between seeds. It does not cover differences in the set-up.
-# - Where scores cannot be compared, differences within one study sometimes can.
-# - "Undecided" is a result. So is "does not hold".
+# - Where you cannot compare scores, you can sometimes compare differences within one study.
+# - "Undecided" is a result, and "does not hold" is a result too.
 # - Do not trust a number without the record of its run.
 #
 # ## Further reading

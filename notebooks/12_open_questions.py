@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. say for each main claim of this course what the paper reports, what our records show, and how sure that is;
+# 1. say for each main claim of this course what the paper reports, what our records show, and how sure we can be;
 # 2. say what would settle an open question;
 # 3. begin a project of your own that answers one open question.
 #
@@ -78,7 +78,7 @@ all_seeds = range(seed, seed + settings.seeds)
 # ## One honest table
 #
 # Stages 06, 08, 09 and 11 each say what their runs cannot show. The next table collects these limits. The code computes
-# each of our numbers from recorded runs. An advantage is the mean difference between runs of equal seeds, with the
+# each of our numbers from recorded runs. An advantage is the mean difference between runs with equal seeds, with the
 # half-width of its 95 % interval. It is above 0 if our runs agree with the claim.
 #
 # **Predict:** for how many of the ten claims does the interval exclude 0? In how many of these cases do our runs agree
@@ -120,8 +120,8 @@ figures.show(
 # Three intervals exclude 0, and one of the three agrees with its claim. In our translator of Multi30k, CHTs is ahead of
 # SET. In the paper, the two are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits, CHTs with random
 # regrowth is ahead of CHTs with link prediction. In the translator of number words, new links that start from zero are
-# ahead of new links with their last weight. The last two intervals end close to 0, and we looked at nine intervals. So
-# chance alone may have moved one of them away from 0.
+# ahead of new links that get their last weight back. The last two intervals end close to 0, and we looked at nine
+# intervals. So chance alone may have moved one of them away from 0.
 #
 # None of this contradicts the paper. Our tasks are small, and on the digits most missing links have a score of 0 (stage
 # 06). But none of it confirms the paper either.
@@ -131,7 +131,7 @@ figures.show(
 #
 # The interval shrinks with the number of seeds $n$. Its half-width is $t_{n-1} \cdot s / \sqrt n$, where $s$ is the
 # standard deviation of the differences. Suppose that the true difference is as large as the difference that we
-# measured. How many seeds do we need until the half-width is no larger than the difference? The next cell prints the
+# measured. How many seeds do we need so that the half-width is no larger than the difference? The next cell prints the
 # factor $t_{n-1} / \sqrt n$ for each $n$:
 
 # %%
@@ -156,13 +156,13 @@ pd.DataFrame(needed).style.hide(axis="index")
 # test this.
 #
 # **Does soft sampling help at scale?** In the paper's Table 11, the gain is large for translation on two corpora. Our
-# runs on the digits cannot decide this. The published code for LLaMA has an option for soft regrowth, but this option
-# takes the links with the best scores. So we do not know how well soft regrowth works in a language model.
+# runs on the digits cannot decide this question. The published code for LLaMA has an option for soft regrowth, but this
+# option takes the links with the best scores. So we do not know how well soft regrowth works in a language model.
 #
-# **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of the links, so they compute more
-# than CHTs and SET (stage 05). The paper uses a shorter sigmoid, so that all methods with a decay have the same FLOPs.
-# But CHTs, SET and FC have different FLOPs. A dense model with the FLOPs of CHTs would train for fewer steps, or it
-# would be narrower.
+# **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of all possible links, so they
+# compute more than CHTs and SET (stage 05). In the paper, the sigmoid decay ends earlier than the cubic decay, so that
+# all methods with a decay have the same FLOPs. But CHTs, SET and FC have different FLOPs. A dense model with the FLOPs
+# of CHTs would train for fewer steps, or it would be narrower.
 #
 # **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time there. On a CPU, code
 # that stores only the links is faster. Here are two recorded benchmarks of one training step of an MLP with 1 % of its
@@ -178,8 +178,9 @@ for name, kind in kinds.items():
 
 # %% [markdown]
 # **Why are sparse networks almost as good as dense ones?** A network with a tenth of the links loses little on many
-# tasks. Perhaps large networks have many good subnetworks. Perhaps training moves along few directions anyway. Random
-# masks do well in large models (S. Liu et al., below), so the choice of links may explain only a part of this.
+# tasks. Perhaps large networks have many good subnetworks. Perhaps training changes the weights along only a few
+# directions anyway. Random masks do well in large models (S. Liu et al., below), so the choice of links may explain
+# only part of this.
 #
 # ## Project 1: shuffle the links, keep the degrees
 #
@@ -261,8 +262,8 @@ for name, scores in shuffles.items():
 # <details><summary>What you should have seen</summary>
 #
 # Compare each difference with its interval. If the interval contains 0, these seeds cannot tell the two networks apart,
-# and the question stays open. In the run that is printed here, with the profile `laptop`, both intervals contain 0.
-# The masks come from one trained network, so the interval covers new weights, not new masks.
+# and the question stays open. In the run that is printed here, with the profile `laptop`, both intervals contain 0. The
+# masks come from one trained network, so the interval covers what new weights change, but not what new masks change.
 # </details>
 #
 # **A good result** has ten trained networks, several shuffles of each, and a larger task. If the learned links are
@@ -278,7 +279,7 @@ for name, scores in shuffles.items():
 # %%
 @dataclass(frozen=True)
 class Popular:
-    """Links of the output times links of the input."""
+    """The number of links of the output times the number of links of the input."""
 
     def __call__(self, mask, gradient):  # noqa: ARG002 - every score gets it
         return torch.outer(mask.sum(dim=1), mask.sum(dim=0)).float()
@@ -300,7 +301,7 @@ print(f"popular minus SET: {gained:+.2f} ± {100 * beside_set['interval']:.2f} p
 
 # %% [markdown]
 # **A good result** is a rule that passes the command `chts conformance` and differs from SET and from CHTs by more than
-# the interval, on two tasks. A rule that is level with random regrowth is a result too.
+# the half-width of the interval, on two tasks. A rule that is level with random regrowth is a result too.
 #
 # ## Project 3: a sweep of ζ or of the temperature
 #
@@ -331,12 +332,12 @@ print(len(sweeps.cells(spec)), "runs")
 #
 # A sparse network should be better than a narrow dense network with the same number of weights. Three hidden layers of
 # width $w$ on $d$ inputs have $dw + 2w^2$ weights, so $L$ links give $w = (\sqrt{d^2 + 8L} - d) / 4$. For the digits at
-# 90 %, $d = 64$ and $L = 14746$: $w = 71.3$, so the nearest width is 71.
+# 90 % sparsity, $d = 64$ and $L = 14746$. The formula gives $w = 71.3$, so the nearest width is 71.
 
 
 # %%
 def narrow(inputs: int, links: int) -> int:
-    """The width whose weights are nearest to the links in number."""
+    """The width at which the number of weights is nearest to the number of links."""
     return round((math.sqrt(inputs**2 + 8 * links) - inputs) / 4)
 
 
@@ -361,7 +362,7 @@ print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other
 #
 # ## Project 5: your own data
 #
-# Any table of numbers with class labels can be a task. This cell takes 569 rows of 30 measurements, which come with
+# Any table of numbers with class labels can be a task. The next cell takes 569 rows of 30 measurements, which come with
 # scikit-learn. Put your own numbers in their place, and scale each column to $[0, 1]$.
 
 # %%
@@ -387,9 +388,9 @@ for row in own_rows:
 #
 # *★★☆ · 20 minutes · essential · objective 1 · write code*
 #
-# "The interval contains 0" does not mean "the two are equal". To say that two methods are level, you need a *margin*: the
-# smallest difference that matters to you. And the table has nine intervals. To be 95 % sure of all nine together, give each of
-# them 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni correction*.)
+# "The interval contains 0" does not mean "the two are equal". To say that two methods are level, you need a *margin*:
+# the smallest difference that matters to you. The table also has nine intervals. To be 95 % sure of all nine together,
+# give each interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni correction*.)
 #
 # Write a function that reads one row of the table. `looks` is the number of intervals that you read together. Return
 #
@@ -398,16 +399,17 @@ for row in own_rows:
 # - `"level"` if the interval contains 0, and both ends are nearer to 0 than the margin;
 # - `"undecided"` in all other cases.
 #
-# A row has `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds`, their number $n$. The half-width is
-# $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. For more looks only $t_{n-1}$ changes: with
-# `looks` it is `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. Here are the rows in numbers, and a margin for each unit:
+# A row has `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds` (the number of seeds, $n$). The
+# half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. With more looks, only
+# $t_{n-1}$ changes: it becomes `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. Here are the rows in numbers, and a margin
+# for each unit:
 
 # %%
 margins = {"BLEU": 0.5, "nats": 0.02, "points": 0.5}
 pd.DataFrame(claims)[["claim", "unit", "seeds", "advantage", "interval"]].style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# **On paper first:** which row is level? How many verdicts are left if you read all nine intervals together?
+# **On paper first:** which rows are level? How many verdicts are left if you read all nine intervals together?
 
 
 # %% tags=["exercise"]
@@ -441,17 +443,19 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 #     return "level" if max(-low, high) < margin else "undecided"
 # ```
 #
-# With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows whose
-# interval contains 0 are undecided: their intervals reach beyond the margin. With nine looks no claim is decided, and no row is
-# level. With three seeds the half-width grows to three times its size, with ten seeds to 1.6 times.
+# With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows
+# whose interval contains 0 are undecided: their intervals reach beyond the margin. With nine looks, no claim is
+# decided, and no row is level. The half-width becomes three times as large with three seeds, and 1.6 times as large
+# with ten seeds.
 # </details>
 #
 # ## Exercise: how many seeds?
 #
 # *★★☆ · 10 minutes · essential · objective 2 · work out*
 #
-# Four paired differences are 0, 2, 0 and 2 points. What is the smallest number of seeds whose interval has a half-width of at
-# most 1 point, if they vary in the same way? The factors are printed above.
+# Four paired differences are 0, 2, 0 and 2 points. Suppose that the differences of further seeds vary in the same way.
+# What is the smallest number of seeds whose interval has a half-width of at most 1 point? The factors are printed
+# above.
 
 # %% tags=["exercise"]
 number_of_seeds = None
@@ -462,12 +466,12 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The mean is 1, so all four deviations are 1 in size. Their squares sum to 4, and $s^2 = 4/3$.
+# The mean is 1, so each of the four deviations is 1 or −1. Their squares sum to 4, and $s^2 = 4/3$.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# $s = 1.155$. With 7 seeds the half-width is $0.92 \cdot 1.155 = 1.07$, with 8 it is $0.84 \cdot 1.155 = 0.97$:
+# $s = 1.155$. With 7 seeds, the half-width is $0.92 \cdot 1.155 = 1.07$. With 8 seeds, it is $0.84 \cdot 1.155 = 0.97$:
 #
 # ```python
 # number_of_seeds = 8
@@ -478,14 +482,14 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 #
 # *★★☆ · 15 minutes · useful · objectives 2 and 3 · write code*
 #
-# Project 1 compares a network with a shuffled one of the same degrees. Write one step of the shuffle. Links are pairs (output,
-# input). The links $(a, b)$ and $(c, d)$ of a mask become $(a, d)$ and $(c, b)$. In some cases a swap would lose a link: find
-# them, and return the mask as it was. Do not change the mask that you get.
+# Project 1 compares a network with a shuffled network of the same degrees. Write one step of the shuffle. Links are
+# pairs (output, input). The links $(a, b)$ and $(c, d)$ of a mask become $(a, d)$ and $(c, b)$. In some cases, a swap
+# would lose a link. Find these cases, and return the mask unchanged. Do not change the mask that you get.
 
 
 # %% tags=["exercise"]
 def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
-    """A mask in which two links exchanged their inputs, or the same mask; write it here."""
+    """A mask in which two links have exchanged their inputs, or the mask unchanged; write it here."""
 
 
 # %% [markdown]
@@ -497,12 +501,13 @@ exercises.check("12.swap", swap)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A mask holds a link once. What happens if $(a, d)$ is a link already? What are the new links if $a = c$?
+# A mask can hold each link only once. What happens if $(a, d)$ is already a link? What are the new links if $a = c$?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# If one of the new links exists, two links become one. If $a = c$ or $b = d$, the new links are the old ones, and they exist too:
+# If one of the new links already exists, two links become one. If $a = c$ or $b = d$, the new links are the old ones,
+# so they already exist:
 #
 # ```python
 # def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
@@ -532,7 +537,8 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Answer</summary>
 #
-# No. Our runs cannot tell the sign of the difference. The claim may be true, and more seeds or another task may show it.
+# No. Our runs do not show the sign of the difference. The claim may be true, and more seeds or another task may show
+# it.
 # </details>
 #
 # 2. Why does project 1 compare with shuffled links, and not only with random links?
@@ -547,8 +553,8 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Answer</summary>
 #
-# The layers are small, so most missing links have a score of 0, and the prediction has little to say. This is one task
-# and one of many intervals, and the interval ends close to 0.
+# The layers are small, so most missing links have a score of 0, and link prediction cannot distinguish between these
+# links. This is one task and one of many intervals, and the interval ends close to 0.
 # </details>
 #
 # ## Key takeaways
@@ -556,7 +562,7 @@ exercises.check("12.swap", swap)
 # - For each claim, ask four things: what the paper reports, what your runs show, how sure you are, and what would settle it.
 # - Most claims about half a point are open here, because our seeds are few and our tasks are small.
 # - A fair rival has the same number of weights, the same FLOPs, or the same degrees.
-# - A project begins with one cell, and with a sentence on what a good result looks like.
+# - A project begins with one cell and with a sentence on what a good result looks like.
 #
 # ## Further reading
 #

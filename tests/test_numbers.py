@@ -303,8 +303,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "FC reached {:.2f} nats, and a sparse network with a tenth of the links reached {:.2f}. With 1 in the "
-        "embedding and $1/\\sqrt n$ elsewhere, FC reached {:.2f} and the sparse network {:.2f}",
+        "FC reached a loss of {:.2f} nats, and the sparse network reached {:.2f}. With $\\sigma = 1$ in the embedding "
+        "and $\\sigma = 1/\\sqrt n$ elsewhere, FC reached {:.2f} and the sparse network reached {:.2f}",
         lambda: [first_weights(method, deviation) for deviation in (0.02, None) for method in ("fc", "chts/ri_zeros")],
     ),
     (
@@ -314,7 +314,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "all three are behind FC**, by {:.2f} to {:.2f} and by {:.2f} to {:.2f}",
+        "all three are behind FC**, by {:.2f} to {:.2f} nats at 90 % and by {:.2f} to {:.2f} nats at 95 %",
         lambda: [
             pick(mean for mean, _ in gaps("tiny", share, "fc", THREE)) for share in (0.9, 0.95) for pick in (min, max)
         ],

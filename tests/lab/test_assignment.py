@@ -118,18 +118,18 @@ GONE = "gone_by_magnitude = gone_by_importance = "
         (
             "removal",
             f"{GONE}(weight != 0) & (weight.abs() >= weight.abs().flatten().sort().values[-3])",
-            {"5a-magnitude": "nearest to 0", "5b-importance": "sum to the least"},
+            {"5a-magnitude": "nearest to 0", "5b-importance": "smallest relative importance"},
         ),
         ("removal", f"{GONE}weight", {"5a-magnitude": "true and false", "5b-importance": "true and false"}),
         (
             "percolated",
             f"{PERCOLATED}return first & second.any(0)[:, None], second",
-            {"6a-percolated": "neuron 2 hears nothing", "6b-percolated": "not what is left"},
+            {"6a-percolated": "neuron 2 has no incoming links", "6b-percolated": "not what is left"},
         ),
         (
             "percolated",
             f"{PERCOLATED}first &= second.any(0)[:, None]\n    second &= first.any(1)\n    return first, second",
-            {"6b-percolated": "masks given were changed"},
+            {"6b-percolated": "changed the masks that it was given"},
         ),
         (
             "percolated",
@@ -175,7 +175,7 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
             'mean_difference, half_width, verdict = 0.1, 0.11316, "undecided"',
-            {"8a-runs": "with your second seed", "8b-statistics": "1.96 is for many runs"},
+            {"8a-runs": "with your second seed", "8b-statistics": "right only for many runs"},
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
@@ -216,7 +216,7 @@ FIRST = f"{FREE}after.view(-1)[free[:num]] = True\n    "
         ("update", f"{ALIKE}return weight * kept, momentum * kept, after", {}),
         ("update", f"{ALIKE}return weight * after, momentum * kept, after", {"9b-update": "the weights are not"}),
         ("update", f"{ALIKE}return weight * kept, momentum, after", {"9b-update": "weight and momentum 0"}),
-        ("update", f"{FIRST}return weight * kept, momentum * kept, after", {"9b-update": "one place got it in"}),
+        ("update", f"{FIRST}return weight * kept, momentum * kept, after", {"9b-update": "one place got a link in"}),
         ("cost", "bytes_dense = bytes_links = break_even = None", {"10-cost": "set all three"}),
         (
             "cost",

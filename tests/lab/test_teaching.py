@@ -333,7 +333,7 @@ def test_a_class_is_graded(
     feedback = (course / "feedback" / "cem-2" / ASSIGNMENT / f"{ASSIGNMENT}.html").read_text("utf-8")
     assert "names student" in feedback
     assert "'cem-2' handed it in" in feedback.replace("&#39;", "'")
-    assert "the number of links is not that of your mask" in feedback
+    assert "links is not the number of links of your mask" in feedback
     assert "HIDDEN TESTS" not in feedback
     assert "own.sum()" not in feedback  # a line of a hidden test
 

@@ -86,8 +86,9 @@ def test_stage_09_shows_the_losses_from_both_first_weights() -> None:
     (table,) = (html for html in committed.shown("09", "text/html") if "0.02 everywhere" in html)
     cells = re.findall(r"<td>([\d.]+)</td>", table)
     told = re.search(
-        r"FC reached ([\d.]+) nats, and a sparse network with a tenth of the links reached ([\d.]+)\. "
-        r"With 1 in the embedding and \$1/\\sqrt n\$ elsewhere, FC reached ([\d.]+) and the sparse network ([\d.]+)\.",
+        r"FC reached a loss of ([\d.]+) nats, and the sparse network reached ([\d.]+)\. "
+        r"With \$\\sigma = 1\$ in the embedding "
+        r"and \$\\sigma = 1/\\sqrt n\$ elsewhere, FC reached ([\d.]+) and the sparse network reached ([\d.]+)\.",
         committed.words("09"),
     )
     assert told
@@ -99,7 +100,7 @@ def test_stage_09_says_what_temperature_0_wrote() -> None:
     words, printed = committed.words("09"), committed.printed("09")
     coldest = printed.partition("--- temperature 0.0\n")[2].partition("\n\n---")[0]
     assert coldest.startswith("The statement")
-    assert "here it ends after a few words" in words
+    assert "Here this text ends after a few words" in words
     assert len(coldest.split()) < 10
     assert "leads into a loop" not in words
 
@@ -139,7 +140,7 @@ def test_stage_09_explains_its_words_before_it_uses_them() -> None:
     words = committed.words("09")
     for word, explained in {
         "nats": "the loss is counted in *nats*",
-        "MFU": "the MFU of the progress bar, the *model FLOPs utilisation*",
+        "MFU": "the *model FLOPs utilisation*, which the progress bar calls MFU",
         "rotation": "encodes the position of a token by a *rotation*",
     }.items():
         assert words.index(word) > words.index(explained), word

@@ -83,7 +83,7 @@ def test_the_width_by_hand_is_that_of_the_text(committed: Any) -> None:
     assert links == 14746
     width = (math.sqrt(64**2 + 8 * links) - 64) / 4
     assert width == pytest.approx(71.3, abs=0.05)
-    assert "$d = 64$ and $L = 14746$: $w = 71.3$" in text_of(committed)
+    assert "$d = 64$ and $L = 14746$. The formula gives $w = 71.3$" in text_of(committed)
 
 
 def test_printed_differences_are_those_of_the_scores(committed: Any) -> None:
