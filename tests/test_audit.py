@@ -86,7 +86,7 @@ def test_packed_weights_and_heads_count_by_themselves(task: str, per_head: bool)
     run.train(STEPS)
     assert run.auditor.findings == []
     name, part = next(iter(run.sparsifier.network.parts.items()))
-    part.rows(run.sparsifier.masks[part.parameter])[0].logical_not_()
+    part.matrix(run.sparsifier.masks[part.parameter])[0].logical_not_()
     assert [finding.layer for finding in audit(run.sparsifier) if finding.check == "links"] == [name]
 
 

@@ -28,7 +28,7 @@ def apply(model: nn.Module, masks: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, mask in masks.items():
-            layers[name].rows(parameters[layers[name].parameter]).masked_fill_(~mask, 0)
+            layers[name].matrix(parameters[layers[name].parameter]).masked_fill_(~mask, 0)
 
 
 def random_masks(model: nn.Module, density: float, seed: int = 0, exclude: Any = ()) -> dict[str, Tensor]:

@@ -230,7 +230,7 @@ def test_a_head_of_gpt2_is_that_of_its_layers(head: int) -> None:
     with torch.no_grad():
         attention.c_attn.bias.zero_()
         values = sparsifier.network.parts[f"transformer.h.0.attn.c_attn.weight:v:{head}"]
-        values.rows(attention.c_attn.weight).zero_()
+        values.matrix(attention.c_attn.weight).zero_()
         expected = head_of(model)(inputs)
         attention.c_proj.weight[4 * head : 4 * head + 4] = 7.0
         torch.testing.assert_close(head_of(model)(inputs), expected)

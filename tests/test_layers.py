@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 import chts_core as chts
 from chts_core.engine.forward import output_layers
-from chts_core.engine.layers import Layer, all_layers, sparse_layers, split_heads, unwrap
+from chts_core.engine.kinds import Layer
+from chts_core.engine.layers import all_layers, sparse_layers, split_heads, unwrap
 
 
 def mlp() -> nn.Sequential:
@@ -130,7 +131,7 @@ SHAPES: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int, int]]]] = 
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_names_and_shapes_of_all_linear_layers(kind: str) -> None:
+def test_names_and_shapes_of_all_layers(kind: str) -> None:
     build, expected = SHAPES[kind]
     model = build()
     found = all_layers(model)
@@ -159,27 +160,24 @@ def test_rows_of_the_parameters_are_covered_once(kind: str) -> None:
     model = SHAPES[kind][0]()
     counted = {name: torch.zeros(weight.shape) for name, weight in model.named_parameters()}
     for layer in all_layers(model).values():
-        rows = layer.rows(counted[layer.parameter])
-        assert rows.shape == layer.shape
-        rows += 1  # a view: the parameter changes
+        matrix = layer.matrix(counted[layer.parameter])
+        assert matrix.shape == layer.shape
+        matrix += 1  # a view: the parameter changes
     for name, count in counted.items():
-        matrix = count.ndim == 2 and "embed" not in name
-        assert (count == float(matrix)).all(), name
+        sparse = count.ndim == 2 and "embed" not in name
+        assert (count == float(sparse)).all(), name
 
 
-@pytest.mark.parametrize("name", ["c_attn.weight:k", "cross.c_attn.weight:v", "c_fc.weight"])
-def test_rows_of_a_transposed_weight_are_those_that_compute_its_outputs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [("c_attn.weight:k", slice(8, 16)), ("cross.c_attn.weight:v", slice(8, 16)), ("c_fc.weight", slice(0, 12))],
+)
+def test_the_matrix_of_a_transposed_weight_computes_its_outputs(name: str, outputs: slice) -> None:
     model = transposed()
     layer = all_layers(model)[name]
     module = model.get_submodule(layer.parameter.removesuffix(".weight"))
     x = torch.linspace(-1, 1, 16).view(2, 8)
-    torch.testing.assert_close(x @ layer.rows(module.weight).T, module(x)[:, layer.outputs])
-    positions = torch.arange(module.weight.numel())
-    outputs, inputs = layer.ends(positions, module.weight.shape[1])
-    own = (outputs >= 0) & (outputs < layer.shape[0])
-    assert int(own.sum()) == layer.shape[0] * layer.shape[1]
-    numbered = positions.view(module.weight.shape)
-    assert torch.equal(layer.rows(numbered)[outputs[own], inputs[own]], positions[own])
+    torch.testing.assert_close(x @ layer.matrix(module.weight).T, module(x)[:, outputs])
 
 
 class Doubling(Conv1D):
@@ -191,7 +189,6 @@ STRANGERS: dict[str, Callable[[], nn.Module]] = {
     "a forward of its own": lambda: Doubling(4, 6),
     "another shape": lambda: wide(Conv1D(4, 6)),
     "no sizes": lambda: nameless(Conv1D(4, 6)),
-    "a convolution": lambda: nn.Conv1d(4, 6, 1),
 }
 
 
@@ -228,7 +225,7 @@ def test_the_class_of_transformers_is_a_transposed_layer() -> None:
     from transformers.pytorch_utils import Conv1D as Original
 
     (layer,) = all_layers(Original(4, 6)).values()
-    assert (layer.shape, layer.transposed) == ((4, 6), True)
+    assert (layer.shape, layer.strides) == ((4, 6), (1, 4))
 
 
 def test_rows_of_a_packed_weight_are_those_that_torch_gives_the_role() -> None:
@@ -237,7 +234,7 @@ def test_rows_of_a_packed_weight_are_those_that_torch_gives_the_role() -> None:
     x = torch.linspace(-1, 1, 12).view(3, 1, 4)
     with torch.no_grad():
         for role, scale in zip("qkv", (2.0, 3.0, 5.0), strict=True):
-            layers[f"in_proj_weight:{role}"].rows(attention.in_proj_weight).copy_(torch.eye(4) * scale)
+            layers[f"in_proj_weight:{role}"].matrix(attention.in_proj_weight).copy_(torch.eye(4) * scale)
         attention.out_proj.weight.copy_(torch.eye(4))
         output = attention(x, x, x)[0]
     expected = nn.functional.scaled_dot_product_attention(*(s * x.transpose(0, 1) for s in (2.0, 3.0, 5.0)))
@@ -279,7 +276,7 @@ def test_a_part_of_a_packed_weight_is_chosen_by_its_name_and_all_by_the_module()
 @pytest.mark.parametrize("argument", ["include", "exclude"])
 def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argument: str) -> None:
     message = (
-        rf"{argument} has the pattern 'encoder\.\*', which fits no linear layer; .* "
+        rf"{argument} has the pattern 'encoder\.\*', which fits no layer; .* "
         r"The layers are 0\.weight, 2\.weight, 4\.weight\."
     )
     with pytest.raises(ValueError, match=message):
@@ -288,12 +285,12 @@ def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argumen
 
 @pytest.mark.parametrize("given", [{"include": "4"}, {"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
 def test_a_choice_that_leaves_nothing_is_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="Sequential has 3 linear layers, but none is left to sparsify"):
+    with pytest.raises(ValueError, match="Sequential has 3 layers that could be sparse, but none is left to sparsify"):
         sparse_layers(mlp(), **given)
 
 
-def test_a_model_without_linear_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="ReLU has 0 linear layers, but none is left"):
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="ReLU has 0 layers that could be sparse, but none is left"):
         sparse_layers(nn.ReLU())
 
 
@@ -354,11 +351,11 @@ def test_a_weight_computed_from_others_is_refused_unless_excluded() -> None:
 
 def test_every_head_becomes_a_network_of_its_own() -> None:
     layers = {
-        "q": Layer("q", "packed", 0, (8, 5)),
-        "k": Layer("k", "packed", 8, (4, 5)),
-        "v": Layer("v", "packed", 12, (4, 5)),
-        "o": Layer("o", "o", 0, (5, 8)),
-        "mlp": Layer("mlp", "mlp", 0, (8, 5)),
+        "q": Layer("q", "packed", (8, 5), (5, 1)),
+        "k": Layer("k", "packed", (4, 5), (5, 1), offset=40),
+        "v": Layer("v", "packed", (4, 5), (5, 1), offset=60),
+        "o": Layer("o", "o", (5, 8), (8, 1)),
+        "mlp": Layer("mlp", "mlp", (8, 5), (5, 1)),
     }
     graph = chts.LayerGraph(attentions=(chts.Attention("q", "k", "v", "o", heads=4, key_heads=2),))
     parts = split_heads(layers, graph)
@@ -378,20 +375,20 @@ def test_every_head_becomes_a_network_of_its_own() -> None:
 
 
 def test_a_single_head_keeps_its_name() -> None:
-    layers = {"q": Layer("q", "q", 0, (8, 5)), "k": Layer("k", "k", 0, (4, 5))}
+    layers = {"q": Layer("q", "q", (8, 5), (5, 1)), "k": Layer("k", "k", (4, 5), (5, 1))}
     graph = chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, heads=2, key_heads=1),))
     assert list(split_heads(layers, graph)) == ["q:0", "q:1", "k"]
 
 
 def test_heads_of_layers_that_stay_dense_are_no_matter() -> None:
-    layers = {"v": Layer("v", "v", 0, (4, 5))}
+    layers = {"v": Layer("v", "v", (4, 5), (5, 1))}
     graph = chts.LayerGraph(attentions=(chts.Attention(None, None, "v", None, heads=2, key_heads=2),))
     assert list(split_heads(layers, graph)) == ["v:0", "v:1"]
 
 
 def test_heads_that_cannot_share_a_layer_are_refused() -> None:
     # No other check would see it: queries alone meet nothing in the graph.
-    layers = {"q": Layer("q", "q", 0, (8, 5))}
+    layers = {"q": Layer("q", "q", (8, 5), (5, 1))}
     graph = chts.LayerGraph(attentions=(chts.Attention("q", None, None, None, heads=3, key_heads=3),))
     with pytest.raises(ValueError, match="'q' of an attention block has 8 neurons; expected a multiple of its 3 heads"):
         split_heads(layers, graph)
@@ -601,7 +598,7 @@ class Told(Looping):
 
 
 class Convolved(nn.Module):
-    """A convolution comes after the only linear layers."""
+    """A convolution comes after the linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -621,7 +618,7 @@ OUTPUTS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "a part of a part": (Within, {"model.head"}),
     "not traced": (Looping, {"last"}),
     "not traced, but told": (Told, {"body"}),
-    "no linear layer": (Convolved, set()),
+    "a convolution": (Convolved, {"conv"}),
 }
 
 

@@ -421,7 +421,7 @@ def test_percolated_links_have_no_say_in_the_outputs(block: str, seed: int) -> N
     def run(masks: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
             for name, layer in layers.items():
-                layer.rows(parameters[layer.parameter]).copy_(weights[name] * masks[name])
+                layer.matrix(parameters[layer.parameter]).copy_(weights[name] * masks[name])
             return outputs_of(model, x)
 
     torch.testing.assert_close(run(percolated), run(masks), atol=1e-6, rtol=0)

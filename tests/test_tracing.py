@@ -87,7 +87,6 @@ def test_modules_that_keep_neurons_apart_join_layers(module: nn.Module) -> None:
         nn.GroupNorm(1, 3),
         nn.BatchNorm1d(7),  # of seven positions, not of the three neurons
         nn.MaxPool1d(1),
-        nn.Bilinear(3, 3, 3),
         nn.PReLU(3),
     ],
     ids=lambda module: type(module).__name__,
@@ -428,14 +427,15 @@ def lost_for_nothing(model: nn.Module, graph: LayerGraph, outputs: Callable[[], 
     layers = sparse_layers(model)
     generator = torch.Generator().manual_seed(0)
     parameters = dict(model.named_parameters())
-    masks = {name: torch.rand(layer.shape, generator=generator) < 0.1 for name, layer in layers.items()}
+    masks = {name: torch.rand(layer.full_shape, generator=generator) < 0.1 for name, layer in layers.items()}
     percolated = chts.percolation.percolate(masks, graph)
     found = []
     for given in (masks, percolated):
         with torch.no_grad():
             for name, layer in layers.items():
-                weight = layer.rows(parameters[layer.parameter])
-                weight.copy_(torch.randn(layer.shape, generator=torch.Generator().manual_seed(1)) * 3 * given[name])
+                weight = layer.matrix(parameters[layer.parameter])
+                values = torch.randn(layer.shape, generator=torch.Generator().manual_seed(1)) * 3
+                weight.copy_(values * given[name].flatten(1))
             found.append(outputs())
     torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=0)
     assert float(found[0].std()) > 0
@@ -527,7 +527,15 @@ FAMILIES = {
         8,
         4,
     ),
-    "Whisper": Family("Whisper", "ForConditionalGeneration", WHISPER, ("input_features", "decoder_input_ids"), 6, 4),
+    "Whisper": Family(
+        "Whisper",
+        "ForConditionalGeneration",
+        WHISPER,
+        ("input_features", "decoder_input_ids"),
+        6,
+        4,
+        unknown=("model.encoder.conv1.weight", "model.encoder.conv2.weight"),
+    ),
     "CLIP": Family(
         "CLIP",
         "Model",
@@ -535,9 +543,17 @@ FAMILIES = {
         ("input_ids", "pixel_values"),
         4,
         4,
-        unknown=("visual_projection.weight",),
+        unknown=("vision_model.embeddings.patch_embedding.weight", "visual_projection.weight"),
     ),
-    "ViT": Family("ViT", "ForImageClassification", IMAGES, ("pixel_values",), 2, 2),
+    "ViT": Family(
+        "ViT",
+        "ForImageClassification",
+        IMAGES,
+        ("pixel_values",),
+        2,
+        2,
+        unknown=("vit.embeddings.patch_embeddings.projection.weight",),
+    ),
     "GPT-2": Family("GPT2", "LMHeadModel", GPT2, ("input_ids",), 2, 2),
     "GPT-2 in float32": Family("GPT2", "LMHeadModel", GPT2 | {"reorder_and_upcast_attn": True}, ("input_ids",), 2, 2),
     "GPT-2 that decodes": Family(
@@ -698,7 +714,7 @@ def test_the_output_of_an_attention_is_traced_to_where_it_is_read(rule: str) -> 
         (nn.Tanh(), True),
         (nn.Sigmoid(), False),  # a neuron without a gate is halved
         (nn.Softplus(), False),
-        (nn.Bilinear(2, 2, 2), False),  # cannot be tried
+        (nn.PairwiseDistance(), False),  # cannot be tried
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )

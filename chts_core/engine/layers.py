@@ -77,7 +77,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     found, others = list(candidates(model)), list(other_matrices(model))
     chosen = found if include is None else _select(found, others, include, "include")
     if exclude is None:
-        dropped = _dense_by_default(model, found + others)
+        dropped = _dense_by_default(model, found, others)
     else:
         dropped = {entry.layer.name: "left out by exclude" for entry in _select(found, others, exclude, "exclude")}
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -109,9 +109,10 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     )
 
 
-def _dense_by_default(model: nn.Module, found: list[Candidate]) -> dict[str, str]:
+def _dense_by_default(model: nn.Module, found: list[Candidate], others: list[Candidate]) -> dict[str, str]:
     """Why layers stay dense if the user does not say which, by name."""
     outputs = output_layers(model)
+    routers = {entry.layer.name: "chooses the experts" for entry in others if _is_router(model, entry.path)}
     dense: dict[str, str] = {}
     for entry in found:
         name = entry.layer.name
@@ -121,7 +122,7 @@ def _dense_by_default(model: nn.Module, found: list[Candidate]) -> dict[str, str
             dense[name] = "chooses the experts"
         elif entry.why_dense:
             dense[name] = entry.why_dense
-    return dense
+    return dense | routers
 
 
 def _nothing_left(model: nn.Module, layers: int) -> ValueError:
