@@ -1,4 +1,4 @@
-"""The share of a model that is in its sparse layers, and its other matrices."""
+"""Measure the share of a model that is in its sparse layers, and find the matrices that are in no linear layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import nn
 from chts_core.checks import warn
 from chts_core.engine.layers import Layer, linear_layers
 
-# The Sparsifier warns if matrices that cannot be sparse hold more than this share.
+# The Sparsifier warns if matrices that cannot be sparse contain more than this share of the elements.
 _NOTEWORTHY = 0.1
 
 
@@ -17,10 +17,11 @@ _NOTEWORTHY = 0.1
 class Coverage:
     """The matrices of a model: its parameters of two dimensions or more, without embeddings.
 
-    sparse: elements of the sparse layers.
-    total: elements of all matrices.
-    foreign: by name, the elements of matrices that train but belong to no linear layer, such as convolutions, recurrent
-        layers or experts stacked into one tensor. No choice of layers makes them sparse.
+    sparse: number of elements of the sparse layers.
+    total: number of elements of all matrices.
+    foreign: number of elements, by name, of each matrix that trains but belongs to no linear layer, for example in a
+        convolution, a recurrent layer, or experts stacked into one tensor. These matrices stay dense, whichever layers
+        you choose.
     """
 
     sparse: int
@@ -34,11 +35,11 @@ class Coverage:
 
     @property
     def noteworthy(self) -> bool:
-        """Whether much of the model stays dense for any choice of layers."""
+        """Whether much of the model stays dense, whichever layers you choose."""
         return sum(self.foreign.values()) > _NOTEWORTHY * self.total
 
     def warn_if_noteworthy(self) -> None:
-        """Warn if much of the model stays dense for any choice of layers."""
+        """Warn if much of the model stays dense, whichever layers you choose."""
         if self.noteworthy:
             warn(
                 f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all. To silence "
@@ -58,10 +59,10 @@ class Coverage:
 
 
 def coverage(model: nn.Module, layers: Mapping[str, Layer]) -> Coverage:
-    """The share of a model that is in some of its layers.
+    """The share of a model's matrices that is in its sparse layers.
 
     Args:
-        model: with dense weights; call this before `execution="csr"` converts the layers.
+        model: a model with dense weights; call this before `execution="csr"` converts the layers.
         layers: the sparse layers, by name.
     """
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding | nn.EmbeddingBag)}

@@ -1,4 +1,7 @@
-"""Which weights of a model become sparse: its linear layers, also those that an attention block packs in one weight."""
+"""Find the layers of a model that become sparse.
+
+These are its linear layers. An attention block may pack several of them into one weight.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +20,8 @@ _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # A gate, the factor that it gates, and the projection of their product, as LLaMA and T5 name them.
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 
-# Layers by glob patterns on their names or their modules' names, or by a test on the module's name and the module.
+# A choice of layers: by glob patterns for the names of layers or modules, or by a function of a module's name and the
+# module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
@@ -25,11 +29,12 @@ Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 class Layer:
     """A bipartite network: all rows of a weight, or some rows of a weight that packs several layers.
 
-    name: the name of the parameter, with ":q", ":k", ":v" for rows of a packed weight and ":0", ":1"... for heads.
+    name: the name of the parameter, followed by ":q", ":k" or ":v" for rows of a packed weight, and by ":0", ":1"...
+        for heads.
     parameter: the name of the parameter.
-    first_row: its first row in the parameter; its first column if the parameter is transposed.
-    shape: (out_features, in_features) of the network itself.
-    transposed: whether the parameter is (in_features, out_features), as in Hugging Face's `Conv1D`.
+    first_row: the layer's first row in the parameter, or its first column if the parameter is transposed.
+    shape: (out_features, in_features) of this network.
+    transposed: whether the parameter has the shape (in_features, out_features), as in Hugging Face's `Conv1D`.
     """
 
     name: str
@@ -40,24 +45,31 @@ class Layer:
 
     @property
     def outputs(self) -> slice:
-        """Which of the parameter's output neurons are this layer's."""
+        """The range of the parameter's output neurons that belong to this layer."""
         return slice(self.first_row, self.first_row + self.shape[0])
 
     def rows(self, tensor: Tensor) -> Tensor:
-        """View of this layer's rows, (out_features, in_features), of a tensor shaped like the parameter."""
+        """A view of this layer's rows in a tensor shaped like the parameter.
+
+        Its shape is (out_features, in_features).
+        """
         return (tensor.T if self.transposed else tensor)[self.outputs]
 
     def ends(self, positions: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Output and input neurons of links, by their positions in the flattened parameter with `columns` columns.
+        """The output and input neurons of links, from their positions in the flattened parameter.
 
-        Outputs count from this layer's first output. Outputs of other layers in the parameter are outside its range.
+        The parameter has `columns` columns. Outputs are counted from this layer's first output, so outputs of other
+        layers in the parameter are negative or too large.
         """
         quotient, rest = positions // columns, positions % columns
         outputs, inputs = (rest, quotient) if self.transposed else (quotient, rest)
         return outputs - self.first_row, inputs
 
     def in_parameter(self, links: Tensor, columns: int) -> Tensor:
-        """Positions of links in the flattened parameter with `columns` columns, by those in the flattened layer."""
+        """Positions of links in the flattened parameter, from their positions in the flattened layer.
+
+        The parameter has `columns` columns.
+        """
         if not self.transposed:
             return links + self.first_row * columns
         return links % self.shape[1] * columns + links // self.shape[1] + self.first_row
@@ -72,7 +84,7 @@ def linear_layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile` and `DistributedDataParallel`, so that names stay the same."""
+    """The model without the wrappers of `torch.compile` and `DistributedDataParallel`, which change names."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return unwrap(model.module)
     inner = getattr(model, "_orig_mod", None)
@@ -91,19 +103,20 @@ def sparse_layers(
 
     Args:
         model: any module.
-        include: which layers to take; by default all.
-        exclude: which of them to leave out; by default the output layers and the routers.
+        include: which layers to take. Default: all of them.
+        exclude: which layers to leave out. Default: the output layers and the routers.
 
     Raises:
-        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from others.
-        TypeError: if a weight has no shape yet, or is stored as anything but real numbers.
+        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from other
+            parameters.
+        TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers.
     """
     layers, parameters = _selected(model, include, exclude)
     for name, layer in layers.items():
         if layer.parameter not in parameters:
             raise ValueError(
                 f"layer {name!r} has no weight parameter to make sparse: its weight is computed from other parameters, "
-                "as by weight_norm; remove the parametrization or exclude the layer."
+                "for example by weight_norm. Remove the parametrization or exclude the layer."
             )
         _check_stored(name, parameters[layer.parameter])
     layers = {name: layer for name, layer in layers.items() if parameters[layer.parameter].requires_grad}
@@ -126,7 +139,7 @@ def sparse_layers(
 def frozen_layers(
     model: nn.Module, include: Selection | None = None, exclude: Selection | None = None
 ) -> dict[str, nn.Parameter]:
-    """The weights of the layers that :func:`sparse_layers` would take if they trained, by the name of the layer."""
+    """The frozen weights, by layer. :func:`sparse_layers` would take these layers if they trained."""
     layers, parameters = _selected(model, include, exclude)
     weights = {name: parameters[layer.parameter] for name, layer in layers.items() if layer.parameter in parameters}
     return {name: weight for name, weight in weights.items() if not weight.requires_grad}
@@ -150,7 +163,7 @@ def _selected(
 
 
 def _is_router(model: nn.Module, path: str) -> bool:
-    """Whether a linear layer chooses the experts for an input: a mistake there costs a whole expert."""
+    """Whether a linear layer is a router: it chooses the experts for an input, so a mistake there is costly."""
     parent, _, name = path.rpartition(".")
     beside = {child for child, _ in model.get_submodule(parent).named_children()}
     named = "router" in path.lower() or "Router" in type(model.get_submodule(path)).__name__
@@ -158,9 +171,9 @@ def _is_router(model: nn.Module, path: str) -> bool:
 
 
 def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
-    """The names of gate, up and down in a module that computes down(act(gate(x)) * up(x)); None for any other module.
+    """The names of gate, up and down in a module that computes down(act(gate(x)) * up(x)), or None for other modules.
 
-    A module that normalises the product, as in BitNet, does not count: there each neuron changes all others.
+    A module that normalises the product, as in BitNet, does not count, because there each neuron changes all others.
     """
     if any("norm" in name for name, _ in module.named_children()):
         return None
@@ -176,7 +189,7 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
     """Each head of queries, keys and values as a separate network, and all other layers unchanged.
 
     Raises:
-        ValueError: if the heads cannot share a layer's outputs evenly.
+        ValueError: if a layer's number of outputs is not a multiple of its number of heads.
     """
     heads: dict[str | None, int] = {}
     for attention in graph.attentions:
@@ -225,7 +238,10 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Layer, str, nn.Module]]:
 
 
 def _transposed_layers(name: str, module: nn.Module) -> Iterator[Layer]:
-    """The layers in a transposed weight: GPT-2 packs queries, keys and values into one weight, or keys and values."""
+    """The layers in a transposed weight.
+
+    GPT-2 packs queries, keys and values into one weight, or only keys and values.
+    """
     in_features, out_features = (int(getattr(module, size)) for size in ("nx", "nf"))
     packs = f".{name}".endswith(".c_attn.weight")
     roles = {3: "qkv", 2: "kv"}.get(out_features // in_features) if packs and out_features % in_features == 0 else None
@@ -256,13 +272,13 @@ def _select(
 
 
 def check_in_memory(weights: Mapping[str, Tensor]) -> None:
-    """Raise if a weight is on the meta device, where it has a shape but no values."""
+    """Raise an error if a weight is on the meta device, where it has a shape but no values."""
     absent = [name for name, weight in weights.items() if weight.is_meta]
     if absent:
         raise ValueError(
             f"the weights {', '.join(absent)} are on the meta device and have no values; expected weights in memory. "
             "Call model.to_empty(device=...) and initialise or load the weights, then build the optimizer. If you "
-            "only need a plan, chts.plan takes such a model."
+            "only need a plan, chts.plan accepts such a model."
         )
 
 
@@ -285,12 +301,15 @@ def _check_stored(name: str, weight: Tensor) -> None:
 
 
 def _is_quantised(module: nn.Module) -> bool:
-    """Whether a module is a linear layer with a packed weight, as torch's quantisation makes it."""
+    """Whether a module is a linear layer with a weight that torch's quantisation has packed."""
     return "quantized" in type(module).__module__ and hasattr(module, "in_features")
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that two modules share: it cannot have two masks, or be sparse and dense."""
+    """Refuse a weight that two modules share.
+
+    It cannot have two masks, or be sparse in one module and dense in the other.
+    """
     sparse = {layer.parameter for layer in layers.values()}
     owners: dict[int, list[str]] = {}
     for path, module in model.named_modules():
