@@ -57,7 +57,7 @@ class MovedModules(MetaPathFinder, Loader):
         return spec.loader.get_code(now)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to execute."""
+        """Nothing remains to be executed."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 

@@ -1,4 +1,4 @@
-"""The `chts` command. Each command imports its modules when it runs: importing all of them takes seconds."""
+"""The `chts` command. Each command imports its modules when it runs, because importing all of them takes seconds."""
 
 import argparse
 import io
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replace_what_cannot_be_shown() -> None:
-    """Let a console that lacks a character show another one, so that the command does not fail."""
+    """If a console lacks a character, show another one, so that the command does not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -211,7 +211,7 @@ def _train(options: argparse.Namespace) -> int:
         outcome = (
             f"test accuracy {test['accuracy']:.2%} after the last epoch"
             if "accuracy" in test
-            else f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, to the letter {test['exact']} %"
+            else f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, exact translations {test['exact']} %"
         )
         print(f"{outcome}\nrecord: {options.out / 'run.json'}")
         return 0
@@ -269,7 +269,9 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _add_report(commands: Commands) -> None:
     command = commands.add_parser("report", help="write tables and learning curves of recorded runs as one page")
-    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, a sweep or a race")
+    command.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder with *.jsonl files: results, a sweep or a race"
+    )
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write the page (default: DIR/report)")
     command.set_defaults(command=_report)
 
@@ -291,7 +293,12 @@ def _add_lab(commands: Commands) -> None:
         description="JupyterLab answers only on this machine, and asks for the token that it prints.",
     )
     command.add_argument(
-        "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("chts-notebooks"),
+        metavar="DIR",
+        help="where to put the copies (default: chts-notebooks)",
     )
     command.add_argument("--no-browser", action="store_true", help="do not open a browser")
     command.set_defaults(command=_lab)
@@ -310,7 +317,9 @@ def _lab(options: argparse.Namespace) -> int:
 
 def _add_exercises(commands: Commands) -> None:
     command = commands.add_parser("exercises", help="write the notebooks for students, without outputs and solutions")
-    command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
+    command.add_argument(
+        "--out", type=Path, default=Path("exercises"), metavar="DIR", help="where to write (default: exercises)"
+    )
     command.set_defaults(command=_exercises)
 
 
@@ -325,12 +334,14 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if one fails",
+        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if a run fails",
         description="A hundred kills take about an hour on two cores.",
     )
     command.add_argument("--kills", type=int, default=100, metavar="N", help="kills in all scenarios (default: 100)")
     command.add_argument("--seed", type=int, default=0, help="seed of the times and signals of kills (default: 0)")
-    command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
+    command.add_argument(
+        "--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="where to train (default: runs/drill)"
+    )
     command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
     command.set_defaults(command=_drill)
 
@@ -363,7 +374,7 @@ def _add_conformance(commands: Commands) -> None:
         nargs="*",
         metavar="METHOD",
         help='a name, optionally with replaced choices: "set with topology=SmallWorld(0.25)" '
-        "(default: the nine of the paper, and the presets of published commands)",
+        "(default: the nine methods of the paper, and the presets of published commands)",
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
     command.set_defaults(command=_conformance)
@@ -377,9 +388,9 @@ def _conformance(options: argparse.Namespace) -> int:
     named = {name: get_method(name) for name in options.methods}
     results = conformance.conformance(named) if named else conformance.conformance()
     recorded = conformance.published(named or None)
-    print(f"Against the methods' formulas:\n\n{conformance.as_table(results)}")
+    print(f"Compared with the methods' formulas:\n\n{conformance.as_table(results)}")
     if recorded:
-        print(f"\nAgainst numbers recorded from the published commands:\n\n{conformance.as_table(recorded)}")
+        print(f"\nCompared with numbers recorded from the published commands:\n\n{conformance.as_table(recorded)}")
     if options.out is not None:
         record = {
             "schema": records.SCHEMA,
@@ -398,7 +409,9 @@ def _conformance(options: argparse.Namespace) -> int:
 def _add_bench(commands: Commands) -> None:
     command = commands.add_parser("bench", help="measure times against named rivals; exit with 1 if a benchmark failed")
     command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
-    command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="where to write (default: runs/bench)"
+    )
     command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
     command.set_defaults(command=_bench)
 
@@ -428,7 +441,9 @@ def _add_tour(commands: Commands) -> None:
     command.add_argument(
         "--profile", default="", help=f"one of {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
     )
-    command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="where to write (default: runs/tour)"
+    )
     command.set_defaults(command=_tour)
 
 

@@ -33,8 +33,8 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A shuffled network of the same shape. Every output and every input keeps its number of links.
 
     In each of 50 rounds, the links are paired at random. A pair (a, b), (c, d) becomes (a, d), (c, b) with probability
-    1/2. The pair stays if one of the new links exists, or if another pair of the round would make the same link.
-    (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks".)
+    1/2. The pair stays if one of the new links exists, or if another pair of the round would make the same link (Maslov
+    & Sneppen 2002, "Specificity and stability in topology of protein networks").
     """
     check_mask(mask)
     check_generator(generator)
@@ -56,9 +56,9 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def overlap(removed: Tensor, regrown: Tensor) -> float:
-    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none.
+    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none regrew.
 
-    Near 1 the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
+    Near 1, the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
     """
     check_mask(removed, "removed")
     check_mask(regrown, "regrown")
@@ -164,7 +164,7 @@ def _check_layer(mask: Tensor) -> None:
 class SmallWorldness:
     """A layer compared with Erdős–Rényi networks of its shape and number of links.
 
-    clustering, path_length: of the layer.
+    clustering, path_length: the values of the layer.
     null_clustering, null_path_length: means over the Erdős–Rényi networks.
     sigma: small-worldness, (clustering / null_clustering) / (path_length / null_path_length); NaN where it is not
         defined.
@@ -185,7 +185,7 @@ def small_worldness(
     σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
     network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
     be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ is NaN if no
-    null network has a 4-cycle, as in small layers with few links.
+    null network has a 4-cycle, which can happen with small layers and few links.
 
     The null networks have the layer's size and number of links but not its degrees, which matter too. Neurons without
     links raise σ: the other neurons are then denser than in the null networks. To measure only the others, pass
@@ -239,7 +239,7 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 
 
 def active_neurons_published(masks: Sequence[Tensor]) -> float:
-    """Share of active neurons as the first published code counts them in a perceptron (its `--record_anp`).
+    """Share of active neurons as the first published code counts them in a perceptron (with its option `--record_anp`).
 
     An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has one
     there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after
@@ -264,7 +264,7 @@ def active_neurons_published(masks: Sequence[Tensor]) -> float:
 class LayerPercolation:
     """How much of a layer is connected.
 
-    outputs, inputs: share of the neurons of that side that have a link.
+    outputs, inputs: share of the neurons on this side that have a link.
     largest_component: share of all neurons, of both sides, in the largest connected component.
     """
 

@@ -173,7 +173,7 @@ class Guard:
             )
 
     def check_masks(self) -> None:
-        """Raise if weights do not fit the masks."""
+        """Raise an error if weights do not fit the masks."""
         changed = self._watch.changed() & set(self._network.sparse)
         strangers = [name for name in sorted(changed) if self._has_strangers(name)]
         if strangers:

@@ -191,7 +191,7 @@ def from_state(
 
 
 def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], reschedule: bool) -> None:
-    """Raise unless a state is complete and comes from a run with these settings."""
+    """Raise an error unless a state is complete and comes from a run with these settings."""
     missing = (settings.keys() | _SAVED) - state.keys()
     if missing:
         raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
@@ -205,7 +205,7 @@ def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], re
 
 
 def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Raise unless masks, past weights and generators belong to these layers."""
+    """Raise an error unless masks, past weights and generators belong to these layers."""
     wanted: dict[str, Mapping[str, object]] = {
         "masks": shapes,
         "ever_active": shapes,
@@ -235,7 +235,7 @@ def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
 
 
 def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> None:
-    """Raise unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
+    """Raise an error unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
     places, bits = math.prod(shape), mask.get("bits")
     if not (
         isinstance(bits, Tensor)
@@ -252,7 +252,7 @@ def _check_bits(mask: Mapping[str, Any], shape: tuple[int, int], what: str) -> N
 
 
 def _check_past_weights(past: object, shape: tuple[int, int], what: str) -> None:
-    """Raise unless these are positions in a weight of this shape, in order, and the same number of values."""
+    """Raise an error unless these are positions in a weight of this shape, in order, and the same number of values."""
     positions, values = (
         (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
     )
