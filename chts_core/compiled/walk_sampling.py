@@ -35,7 +35,7 @@ _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
 def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> int:
-    """Call propose(walks, left), which returns how many links it found, until all links are found or the walks are used up.
+    """Call propose(walks, left) until all links are found or the walks are used up. It returns how many it found.
 
     Returns:
         How many links were found.

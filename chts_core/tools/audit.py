@@ -7,7 +7,7 @@
 
 Nothing is changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
 numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
-budget. So a mistake there shows here.
+budget. So the checks find a mistake in the budget.
 """
 
 from bisect import bisect_right
@@ -39,7 +39,7 @@ class Finding:
 
 
 def audit(sparsifier: Sparsifier) -> list[Finding]:
-    """All that is wrong with a run at this moment, between steps; empty if all is right.
+    """Everything that is wrong with a run at this moment, between steps. The list is empty if nothing is wrong.
 
     A layer that stores only its links has nothing outside them, so the first two checks find nothing there.
     """
@@ -56,7 +56,7 @@ class Auditor:
     It remembers the links before a step, to know which links an update has regrown.
 
     Attributes:
-        findings: all findings so far; only the first one for each check and layer.
+        findings: all findings so far, but only the first one for each check and layer.
     """
 
     def __init__(self, sparsifier: Sparsifier) -> None:
@@ -207,7 +207,7 @@ REGROWN = "regrown links"
 
 
 def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Right after an update: the regrown links that do not start from zero.
+    """Find the regrown links that do not start from zero, right after an update.
 
     Links that were absent before the update are known one by one. Links that were removed and regrown at once look as
     if they had stayed. Only their number is known, and at least this many of the links that stayed must be at zero.
@@ -234,7 +234,7 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean (out_features, in_features): where the optimizer's state has its first value, and the weight is zero.
+    """Where the optimizer's state has its first value and the weight is zero, Boolean (out_features, in_features).
 
     If the method gives links their past weight back, only the state counts.
     """
@@ -265,7 +265,7 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
 
 
 def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
-    """The links of layers that have ε · (out + in) each, at least 1 and at most all, and together `total`."""
+    """Numbers of links that add up to `total`: ε · (out + in) for each layer, at least 1 and at most all."""
 
     def links(epsilon: int) -> list[int]:  # in units of 2^-45, which separate the ε at which two layers gain a link
         rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)
