@@ -269,9 +269,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _add_report(commands: Commands) -> None:
     command = commands.add_parser("report", help="write tables and learning curves of recorded runs as one page")
-    command.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder with *.jsonl files: results, a sweep or a race"
-    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="has *.jsonl files: results, a sweep or a race")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write the page (default: DIR/report)")
     command.set_defaults(command=_report)
 
@@ -293,12 +291,7 @@ def _add_lab(commands: Commands) -> None:
         description="JupyterLab answers only on this machine, and asks for the token that it prints.",
     )
     command.add_argument(
-        "folder",
-        type=Path,
-        nargs="?",
-        default=Path("chts-notebooks"),
-        metavar="DIR",
-        help="where to put the copies (default: chts-notebooks)",
+        "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
     )
     command.add_argument("--no-browser", action="store_true", help="do not open a browser")
     command.set_defaults(command=_lab)
@@ -317,9 +310,7 @@ def _lab(options: argparse.Namespace) -> int:
 
 def _add_exercises(commands: Commands) -> None:
     command = commands.add_parser("exercises", help="write the notebooks for students, without outputs and solutions")
-    command.add_argument(
-        "--out", type=Path, default=Path("exercises"), metavar="DIR", help="where to write (default: exercises)"
-    )
+    command.add_argument("--out", type=Path, default=Path("exercises"), metavar="DIR", help="default: exercises")
     command.set_defaults(command=_exercises)
 
 
@@ -339,9 +330,7 @@ def _add_drill(commands: Commands) -> None:
     )
     command.add_argument("--kills", type=int, default=100, metavar="N", help="kills in all scenarios (default: 100)")
     command.add_argument("--seed", type=int, default=0, help="seed of the times and signals of kills (default: 0)")
-    command.add_argument(
-        "--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="where to train (default: runs/drill)"
-    )
+    command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
     command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
     command.set_defaults(command=_drill)
 
@@ -409,9 +398,7 @@ def _conformance(options: argparse.Namespace) -> int:
 def _add_bench(commands: Commands) -> None:
     command = commands.add_parser("bench", help="measure times against named rivals; exit with 1 if a benchmark failed")
     command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="where to write (default: runs/bench)"
-    )
+    command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
     command.add_argument("--list", action="store_true", help="list the benchmarks and run none")
     command.set_defaults(command=_bench)
 
@@ -441,9 +428,7 @@ def _add_tour(commands: Commands) -> None:
     command.add_argument(
         "--profile", default="", help=f"one of {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
     )
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="where to write (default: runs/tour)"
-    )
+    command.add_argument("--out", type=Path, default=Path("runs/tour"), metavar="DIR", help="default: runs/tour")
     command.set_defaults(command=_tour)
 
 

@@ -114,11 +114,10 @@ def race(  # pragma: no cover (compiled)
     """Link row i to the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
-    has an exponential distribution. Only few columns need the logarithms, because the last arrival is likely between
-    the two values times[w] of ln t, with w = windows[i]. A column with a random integer below in_by[w, 0] arrives by
-    times[w, 0]. A column with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both arrays
-    contain a bound for each column, around the ring. The exact times are computed for the columns in between, or for
-    all columns if the last arrival is outside the window.
+    is exponentially distributed. Few columns need the logarithms: the last arrival is likely between the two values
+    times[w] of ln t, w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column
+    with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both have a bound for each column,
+    around the ring. Exact times are computed for the columns in between, or for all if the last arrival is outside.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
