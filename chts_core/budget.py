@@ -97,7 +97,7 @@ class Budget:
             temperature = self._value(self.method.removal.temperature, "temperature", step)
             if not temperature >= 0:
                 raise ValueError(
-                    f"temperature is {temperature} at step {step}; expected T >= 0. T = 1 follows the scores."
+                    f"temperature is {temperature} at step {step}; expected T >= 0. With T = 1, p ∝ score."
                 )
 
     def _value(self, value: float | Schedule, name: str, step: int) -> float:

@@ -153,7 +153,7 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes links with low scores: it draws them at a temperature, or takes the lowest ones if that is None.
+    """Removes links with low scores: it draws them at `temperature`, or takes the lowest ones if that is None.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).

@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
     names = [name for name, _ in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
+        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each parameter one value.")
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     foretold = notebooks.expected(path, parameters)
@@ -328,8 +328,10 @@ def _add_drill(commands: Commands) -> None:
         help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if a run fails",
         description="A hundred kills take about an hour on two cores.",
     )
-    command.add_argument("--kills", type=int, default=100, metavar="N", help="kills in all scenarios (default: 100)")
-    command.add_argument("--seed", type=int, default=0, help="seed of the times and signals of kills (default: 0)")
+    command.add_argument(
+        "--kills", type=int, default=100, metavar="N", help="kills in all scenarios together (default: 100)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="seed for the times and signals of the kills (default: 0)")
     command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
     command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
     command.set_defaults(command=_drill)

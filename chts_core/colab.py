@@ -39,7 +39,7 @@ def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requiremen
 
 
 def prepare() -> None:
-    """Install the packages that `chts[notebooks]` lacks here.
+    """Install the packages that `chts[notebooks]` needs and that are missing here.
 
     Also print their names, packages with unexpected versions, and the GPU if there is one.
 

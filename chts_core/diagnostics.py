@@ -75,8 +75,8 @@ def itop_rate(ever_active: Tensor) -> float:
 def clustering(mask: Tensor) -> float:
     """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes to a 4-cycle.
 
-    4 · (number of 4-cycles) / (number of paths of three links), both counted exactly. The 4-cycle is the shortest cycle
-    of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
+    This is 4 · (number of 4-cycles) / (number of paths of three links), with exact numbers. The 4-cycle is the shortest
+    cycle of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
 
     It is in [0, 1]: 1 for a dense layer, 0 for a tree or a layer without a path of three links.
     """
@@ -117,8 +117,8 @@ def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Ge
     piece.
 
     Args:
-        sources: number of neurons >= 1, drawn by the generator, from which to measure the paths to all others. Default:
-            every neuron, which is exact. The time grows with sources × links.
+        sources: number of neurons, at least 1, that the generator draws. The paths from these neurons to all others are
+            measured. Default: every neuron, which is exact. The time grows with sources × links.
     """
     from scipy.sparse import csgraph
 
@@ -182,10 +182,10 @@ def small_worldness(
 ) -> SmallWorldness:
     """Small-worldness: clustered like a lattice, with paths nearly as short as in a random network.
 
-    σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
-    network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
-    be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ is NaN if no
-    null network has a 4-cycle, which can happen with small layers and few links.
+    σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`. It is near 1 for an
+    Erdős–Rényi network, and clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".)
+    A lattice can be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ
+    is NaN if no null network has a 4-cycle, which can happen with small layers and few links.
 
     The null networks have the layer's size and number of links but not its degrees, which matter too. Neurons without
     links raise σ: the other neurons are then denser than in the null networks. To measure only the others, pass
@@ -241,7 +241,7 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 def active_neurons_published(masks: Sequence[Tensor]) -> float:
     """Share of active neurons as the first published code counts them in a perceptron (with its option `--record_anp`).
 
-    An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has one
+    An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has a link
     there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after
     incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` has the
     masks of consecutive layers, from first to last.

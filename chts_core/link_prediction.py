@@ -103,7 +103,7 @@ def _node_based_dense(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _node_based_sparse(mask: Tensor, inside: bool) -> Tensor:
-    """:func:`_node_based_dense` by products of sparse matrices."""
+    """The same scores as :func:`_node_based_dense`, from products of sparse matrices."""
     links, transposed = _compressed(mask)
     of_outputs = _community_ratios(_to_dense(links @ transposed), inside)
     of_inputs = _community_ratios(_to_dense(transposed @ links), inside)
@@ -119,7 +119,7 @@ def _path_based(mask: Tensor, *, inside: bool) -> Tensor:
 
 
 def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
-    """For each output u, one matrix product sums over z1, and another over z2. Batches have many outputs."""
+    """For each output u, one matrix product sums over z1, and another over z2. A batch has many outputs."""
     links = mask.to(torch.float32)
     of_outputs = _community_ratios(links @ links.T, inside).sqrt_().T
     of_inputs = _community_ratios(links.T @ links, inside).sqrt_()
@@ -137,7 +137,7 @@ def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
-    """:func:`_path_based_dense`, path by path."""
+    """The same scores as :func:`_path_based_dense`, computed path by path."""
     from chts_core.compiled.walks import add_paths  # Numba takes about a second to import
 
     links, transposed = _compressed(mask)
@@ -199,7 +199,7 @@ def sample_links(
     """Regrow: draw exactly `num_links` missing links of `mask`, with p ∝ the predictor's score.
 
     A soft draw is without replacement; links without a positive score come last, in random order. A hard draw takes the
-    highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of the new links only, on
+    highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of only the new links, on
     the device of `mask`.
 
     Soft draws from a node-based score use random walks instead of computing the score
@@ -210,7 +210,7 @@ def sample_links(
     Args:
         num_links: at most the number of missing links.
         predictor: a name in `PREDICTORS`.
-        generator: the work happens on its device. On a CPU the draws do not depend on the number of threads.
+        generator: the work happens on its device. On a CPU, the draws do not depend on the number of threads.
 
     Raises:
         ValueError: for an unknown predictor, or more links than are missing.

@@ -89,7 +89,7 @@ class Method:
         return isinstance(self.sparsity, Dense)
 
 
-# For GMP: pruned links compete with existing ones by the weight they had, and return with it.
+# For GMP: pruned links compete with existing ones by the weight that they had, and return with it.
 RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 

@@ -86,7 +86,7 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
 
 
 def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, int]], graph: LayerGraph) -> None:
-    """:func:`percolate` for lists of links by layer name, in place."""
+    """Do what :func:`percolate` does, for lists of links by layer name, in place."""
     left = _Left(links, shapes)
     junctions = _junctions(shapes, graph)
     changed = True

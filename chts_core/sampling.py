@@ -97,7 +97,7 @@ def choose(
     """
     check_generator(generator)
     if temperature < 0 or math.isnan(temperature):
-        raise ValueError(f"temperature is {temperature}; expected T >= 0. T = 1 follows the scores.")
+        raise ValueError(f"temperature is {temperature}; expected T >= 0. With T = 1, p ∝ score.")
     _check_num(num, len(scores))
     keys = scores.detach().to(generator.device, torch.float64)
     if not bool((keys.isfinite() & (keys >= 0)).all()):

@@ -98,7 +98,7 @@ def small_world(
     1. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
     larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
     remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
-    degrees. A link may return to its old place. The model for one side forbids this. Here such a ban would bias β = 1
+    degrees. A link may return to its old place. The model for one side forbids this. Here, such a ban would bias β = 1
     in dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). For a

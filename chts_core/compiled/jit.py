@@ -18,13 +18,13 @@ from torch import Tensor
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a loop that runs without the interpreter's lock, so that plain Python threads can share the work.
 
-    Unlike Numba's own parallel loops, this is safe to call from several threads at once, and quick to compile.
+    Unlike Numba's own parallel loops, such a loop is safe to call from several threads at once, and quick to compile.
     """
     return _cached(function, nogil=True)
 
 
 def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
-    """Compile `function(threads, ...)`, which is a loop `prange(threads)` over shares of the work.
+    """Compile `function(threads, ...)`, which loops over shares of the work with `prange(threads)`.
 
     The compiled function takes tensors, and runs on as many threads as torch, or on the given `threads`. With more than
     one thread, only one caller runs at a time.

@@ -25,6 +25,6 @@ def has(bits: Any, place: int) -> Any:  # pragma: no cover (compiled)
 
 @compiled
 def set_bits(bits: Any, places: Any) -> None:  # pragma: no cover (compiled)
-    """Set bits; see :func:`has`."""
+    """Set the bits at these places; see :func:`has`."""
     for place in places:
         bits[place >> 3] |= np.uint8(128 >> (place & 7))

@@ -35,7 +35,9 @@ _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
 def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> int:
-    """Call propose(walks, left) until all links are found or the walks are used up. It returns how many it found.
+    """Call propose(walks, left) until all links are found or the walks are used up.
+
+    `propose` returns how many new links it has found in this call.
 
     Returns:
         How many links were found.

@@ -92,8 +92,8 @@ def _tensors(output: object) -> Iterator[Tensor]:
 def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwargs: Any) -> None:
     """Raise an error unless a smaller model gives the expected outputs, up to rounding."""
     why = (
-        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward of one "
-        "instance only, random numbers in evaluation mode, or weights outside the masks. Remove it, or build the "
+        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward that only "
+        "one instance has, random numbers in evaluation mode, or weights outside the masks. Remove it, or build the "
         "Sparsifier with a graph without these layers; graph=LayerGraph() names no layer."
     )
     try:

@@ -27,7 +27,7 @@ class Gradients:
     """Zeroes the gradients of absent links as soon as they are computed, and keeps a copy if an update needs them.
 
     Args:
-        weights: by the name of the parameter.
+        weights: the weights, by the name of the parameter.
         collects: whether updates use the gradient of all links.
         guard: knows whether another Sparsifier has taken over.
 
@@ -69,7 +69,7 @@ class Gradients:
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The mean over the ranks of the gradient of all links of a weight, or None. A collective operation."""
+        """The mean over the ranks of the gradient of all links of a weight, or None. This is a collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter

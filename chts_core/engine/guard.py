@@ -99,7 +99,7 @@ class Guard:
             )
 
     def calls_to_take_back(self, steps: int, updated_at: int) -> int:
-        """How many calls of `Sparsifier.step()` were counted by mistake. The optimizer's first step shows it.
+        """How many calls of `Sparsifier.step()` were counted by mistake. This is known at the optimizer's first step.
 
         Calls before that step were made during gradient accumulation. They do not count, unless one of them has already
         updated the topology.
@@ -142,9 +142,9 @@ class Guard:
         replaced = self._watch.replaced()
         if replaced:
             raise RuntimeError(
-                f"the model's parameters {few(replaced)} are not the ones that the Sparsifier was attached to, as "
-                "after load_state_dict(assign=True), or after tying or replacing a layer. Load with assign=False, or "
-                "build a new optimizer and a new Sparsifier for the present model."
+                f"the model's parameters {few(replaced)} are not the ones that the Sparsifier was attached to, "
+                "for example after load_state_dict(assign=True), or after a layer was tied or replaced. Load with "
+                "assign=False, or build a new optimizer and a new Sparsifier for the current model."
             )
         unfrozen = [name for name, parameter in self._waiting.items() if parameter.requires_grad]
         if unfrozen:
@@ -179,9 +179,9 @@ class Guard:
         strangers = [name for name in sorted(changed) if self._has_strangers(name)]
         if strangers:
             raise RuntimeError(
-                f"the model has weights outside the masks, in {few(strangers)}: weights were loaded or written that do "
-                "not fit these masks. With sparsifier.load_state_dict(), load the state that sparsifier.state_dict() "
-                "gave at the same moment; or load pretrained weights before attaching; or, to keep the masks, "
+                f"the model has weights outside the masks, in {few(strangers)}: you loaded or wrote weights that do "
+                "not fit these masks. Load the state that sparsifier.state_dict() returned at the same moment, with "
+                "sparsifier.load_state_dict(); or load pretrained weights before attaching; or, to keep the masks, "
                 "multiply each weight by its mask in sparsifier.masks."
             )
 

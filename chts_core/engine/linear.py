@@ -46,7 +46,7 @@ class SparseLinear(nn.Module):
         "auto": the faster of the two at this density, as measured for this shape on this machine
             (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
 
-    Under `torch.autocast` the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
+    Under `torch.autocast`, the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
     `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
     A state dict contains the values and the links, and loads into a layer with other links. A state dict of an
@@ -298,7 +298,7 @@ class SparseLinear(nn.Module):
     def follow(self, other: "SparseLinear") -> None:
         """Take the links of another layer of the same shape. Common links keep their values, and new links get zero.
 
-        Use it to average this layer with the other; this layer may be an earlier copy of the other.
+        Use this method to average this layer with the other; this layer may be an earlier copy of the other.
         """
         if not self._has(other.links):
             self.rewire(other.mask.to(self.values.device))

@@ -103,6 +103,6 @@ def _differentiates(*tensors: Tensor | None) -> bool:
 
 
 def _is_exporting() -> bool:
-    """Whether torch.export traces the model. PyTorch 2.6 does not know this."""
+    """Whether torch.export traces the model. PyTorch 2.6 cannot report this."""
     exporting = getattr(torch.compiler, "is_exporting", None)
     return exporting is not None and bool(exporting())

@@ -42,8 +42,8 @@ def local_rows(tensor: Tensor) -> slice:
 
     if tensor.placements != (Shard(0),):
         raise ValueError(
-            f"a weight of shape {tuple(tensor.shape)} is sharded as {tensor.placements}; expected rows shared out "
-            "among all ranks, as by fully_shard(model) with a mesh of one dimension."
+            f"a weight of shape {tuple(tensor.shape)} is sharded as {tensor.placements}; expected rows that are "
+            "distributed among all ranks, as with fully_shard(model) and a mesh of one dimension."
         )
     size = -(-len(tensor) // tensor.device_mesh.size())
     start = min(tensor.device_mesh.get_local_rank() * size, len(tensor))

@@ -66,7 +66,7 @@ class Auditor:
         self._masks = _copies(sparsifier)
 
     def check(self) -> list[Finding]:
-        """Audit the run; call it after every `sparsifier.step()`.
+        """Audit the run. Call this method after every `sparsifier.step()`.
 
         Returns:
             The findings of checks and layers that had none before.
@@ -127,8 +127,8 @@ def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
                     "absent moments",
                     name,
                     f"{count} of {int((~weight.mask).sum())} absent links have an optimizer state {key}, up to "
-                    f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. It would move a link that comes "
-                    "back: zero the optimizer's state of removed links, and the gradient of absent links.",
+                    f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. This state would move a link "
+                    "that comes back. Zero the optimizer's state of removed links, and the gradient of absent links.",
                 )
                 break  # all states of a weight go wrong together
 
@@ -154,7 +154,7 @@ def _collapse(sparsifier: Sparsifier) -> Iterator[Finding]:
         if links == 0:
             problem = f"no link is left of {mask.numel()} possible ones"
         elif not mask.any():
-            problem = f"none of its {links} links lies on a path from the inputs to the outputs, no neuron is active"
+            problem = f"none of its {links} links lies on a path from the inputs to the outputs, so no neuron is active"
         else:
             continue
         yield Finding(
@@ -228,8 +228,8 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
                 REGROWN,
                 name,
                 f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
-                f"{past} from before. Zero it for every link that an update removes or regrows, also if it comes back "
-                "at once.",
+                f"{past} from before. Zero this for every link that an update removes or regrows, also for a link that "
+                "comes back at once.",
             )
 
 

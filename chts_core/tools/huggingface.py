@@ -35,8 +35,8 @@ class SparsifierCallback(TrainerCallback):
     With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the density
     is above the requested density, because the best or last step came before the end of the schedule.
 
-    The Trainer's `log_history` has `density`, the share of active neurons `anp` and the share of links that were ever
-    active `itop` in each row.
+    Each row of the Trainer's `log_history` has the `density`, the share of active neurons (`anp`) and the share of
+    links that were ever active (`itop`).
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
@@ -91,7 +91,7 @@ class SparsifierCallback(TrainerCallback):
             if longer and "total_steps" not in self._settings:
                 warnings.warn(
                     f"training resumes from a run of {saved['total_steps']} steps but has {state.max_steps} steps. "
-                    f"From step {state.global_step} on, the schedule is that of {state.max_steps} steps, but no layer "
+                    f"From step {state.global_step} on, the schedule covers {state.max_steps} steps, but no layer "
                     f"gains links. To keep the old schedule, pass total_steps={saved['total_steps']} to the callback.",
                     UserWarning,
                     stacklevel=2,
@@ -139,7 +139,7 @@ class SparsifierCallback(TrainerCallback):
             if not path.exists():
                 warnings.warn(
                     f"the Trainer has loaded the weights of its best checkpoint, but {path} does not exist, so the "
-                    "masks are those of the last step. Save all checkpoints with this callback.",
+                    "masks are from the last step. Save all checkpoints with this callback.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -27,7 +27,7 @@ class LinkWarmup:
 
     Args:
         sparsifier: already attached to the model.
-        steps: the number of steps after which a new link takes full steps; 0 and 1 mean at once.
+        steps: the number of steps after which a new link takes full steps; with 0 and 1, it takes full steps at once.
 
     Raises:
         ValueError: for steps below 0 or above the sparsifier's `update_every`, or for weights that `fully_shard` has
