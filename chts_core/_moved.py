@@ -44,7 +44,7 @@ class MovedModules(MetaPathFinder, Loader):
         now = MOVED[spec.name]
         _warn(spec.name, now)
         module = importlib.import_module(now)
-        spec.loader_state = module.__spec__  # the import system is about to put `spec` in its place
+        spec.loader_state = module.__spec__  # the import system is about to replace it with `spec`
         return module
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -57,7 +57,7 @@ class MovedModules(MetaPathFinder, Loader):
         return spec.loader.get_code(now)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to execute."""
+        """Nothing remains to be executed."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 

@@ -1,4 +1,4 @@
-"""How many links each layer has at every step, how many an update exchanges, and whether this can work."""
+"""Compute how many links each layer has at every step and how many an update exchanges, and check these numbers."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from chts_core.schedules import Timeline
 
 @dataclass(frozen=True)
 class Budget:
-    """The exact number of links of every layer at every step, and how many an update exchanges.
+    """The exact number of links of every layer at every step, and the number of links that an update exchanges.
 
     Args:
         method: gives the sparsity and the turnover.
@@ -22,11 +22,12 @@ class Budget:
         timeline: the updates of the run.
         shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
         distribution: how the layers share the links, a name in `DISTRIBUTIONS`.
-        least: the lowest sparsity of the schedule. A run that continues another run has already lost these links.
+        least: a lower bound for the sparsity at every step. A run that continues another run has already lost these
+            links.
 
     Raises:
-        ValueError, TypeError: for a run that would gain links, empty a layer, never update, or not reach its sparsity;
-            for a schedule that leaves its range at an update, or does not give a number.
+        ValueError, TypeError: if a run would gain links, empty a layer, never update, or not reach its sparsity, or if
+            a schedule leaves its range at an update or does not give a number.
     """
 
     method: Method
@@ -35,7 +36,7 @@ class Budget:
     shapes: Mapping[str, tuple[int, ...]]
     distribution: str = "uniform"
     least: float = 0.0
-    # The links at the last sparsity, kept because sharing them out among many layers takes time.
+    # The links at the last sparsity, kept because it takes time to distribute them among many layers.
     _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class Budget:
             self._check_rise(before, after)
 
     def _check_rise(self, before: int, after: int) -> None:
-        """Raise if a layer would gain links from one step to a later one."""
+        """Raise an error if a layer would gain links from one step to a later one."""
         if self.at(after) < self.at(before):
             few, many = self.links(before), self.links(after)
             gaining = [name for name in many if many[name] > few[name]]
@@ -92,16 +93,16 @@ class Budget:
                 )
 
     def _check_temperature(self, step: int) -> None:
-        """Raise if the temperature of an update is below 0."""
+        """Raise an error if the temperature of an update is below 0."""
         if self.method.removal.temperature is not None:
             temperature = self._value(self.method.removal.temperature, "temperature", step)
             if not temperature >= 0:
                 raise ValueError(
-                    f"temperature is {temperature} at step {step}; expected T >= 0. T = 1 follows the scores."
+                    f"temperature is {temperature} at step {step}; expected T >= 0. With T = 1, p ∝ score."
                 )
 
     def _value(self, value: float | Schedule, name: str, step: int) -> float:
-        """The value of a hyperparameter at a step. Raises a TypeError unless it is or gives a number."""
+        """The value of a hyperparameter at a step. Raises a TypeError unless it is a number or gives one."""
         if not hasattr(value, "at"):
             check_number(value, name)
         found = value_at(value, step, self.timeline)
@@ -115,7 +116,10 @@ class Budget:
         return max(sparsity, self.least)
 
     def zeta(self, step: int) -> float:
-        """Share of the links that an update at this step exchanges. Raises a ValueError or TypeError outside [0, 1]."""
+        """Share of the links that an update at this step exchanges.
+
+        Raises a ValueError or TypeError if it is not a number in [0, 1].
+        """
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
             return (links - final) / links
@@ -137,7 +141,8 @@ class Budget:
     def exchanged(self, step: int) -> dict[str, int]:
         """Number of links by layer that an update at this step removes and regrows, in addition to those it prunes.
 
-        It is 0 for a full layer: removed links could only return to their places, without their weights.
+        The number is 0 for a full layer, because removed links could only return to their places, without their
+        weights.
         """
         if self.method.turnover.zeta == "excess":
             final = self.links(self.timeline.total_steps)
@@ -157,6 +162,6 @@ class Budget:
         return range(every, self.timeline.last_update + 1, every)
 
     def sparse_parts(self) -> list[str]:
-        """The names of the layers that are not dense at the end."""
+        """The names of the layers that are not dense at the end of the run."""
         final = self.links(self.timeline.total_steps)
         return [name for name, shape in self.shapes.items() if final[name] < math.prod(shape)]

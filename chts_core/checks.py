@@ -1,4 +1,4 @@
-"""Argument checks shared by the core: each says what was given, what was expected and what to do."""
+"""Argument checks that the core shares. Each message says what was given, what was expected and what to do."""
 
 import math
 import sys
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def check_mask(mask: object, name: str = "mask", dimensions: int = 2) -> None:
-    """Raise unless `mask` is a Boolean tensor of this many dimensions; two for a mask like `nn.Linear.weight`."""
+    """Raise an error unless `mask` is a Boolean tensor of this many dimensions; two for a mask like `nn.Linear.weight`."""
     if not isinstance(mask, Tensor):
         raise TypeError(
             f"{name} is a {type(mask).__name__}; expected a Boolean torch.Tensor shaped "
@@ -27,7 +27,7 @@ def check_mask(mask: object, name: str = "mask", dimensions: int = 2) -> None:
 
 
 def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:
-    """Raise unless `tensor` is a tensor shaped like `mask`."""
+    """Raise an error unless `tensor` is a tensor shaped like `mask`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch.Tensor shaped {tuple(mask.shape)}.")
     if tensor.shape != mask.shape:
@@ -38,7 +38,7 @@ def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:
 
 
 def check_generator(generator: object) -> None:
-    """Raise unless `generator` is a torch.Generator. Nothing here draws from the global random state."""
+    """Raise an error unless `generator` is a torch.Generator. Nothing here draws from the global random state."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; expected a torch.Generator. "
@@ -47,13 +47,13 @@ def check_generator(generator: object) -> None:
 
 
 def check_number(value: object, name: str) -> None:
-    """Raise unless `value` is a real number. NaN counts as one."""
+    """Raise an error unless `value` is a real number. NaN counts as a number."""
     if not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}; expected a number, such as a float.")
 
 
 def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
-    """Raise unless 0 <= sparsity < 1."""
+    """Raise an error unless 0 <= sparsity < 1."""
     check_number(sparsity, name)
     if not (math.isfinite(sparsity) and 0 <= sparsity < 1):
         raise ValueError(
@@ -63,7 +63,7 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
 
 
 def check_density(density: float, name: str = "density") -> None:
-    """Raise unless 0 <= density <= 1."""
+    """Raise an error unless 0 <= density <= 1."""
     check_number(density, name)
     if not (math.isfinite(density) and 0 <= density <= 1):
         raise ValueError(
@@ -73,7 +73,7 @@ def check_density(density: float, name: str = "density") -> None:
 
 
 def check_features(out_features: int, in_features: int) -> None:
-    """Raise unless both sides of the bipartite network have at least one node."""
+    """Raise an error unless both sides of the bipartite network have at least one node."""
     if out_features < 1 or in_features < 1:
         raise ValueError(f"the layer has {out_features} outputs and {in_features} inputs; expected at least 1 of each.")
 

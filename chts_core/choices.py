@@ -1,7 +1,7 @@
 """The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
-Each is a frozen dataclass that ties a function of the core to its settings. Write your own in the same way: a saved run
-identifies its method by the repr.
+Each is a frozen dataclass that ties a function of the core to its settings. Write your own choices in the same way,
+because a saved run identifies its method by the repr.
 """
 
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class FullyConnected:
 
 @dataclass(frozen=True)
 class ErdosRenyi:
-    """Links uniformly at random (:func:`chts_core.topology.erdos_renyi`)."""
+    """Links drawn uniformly at random (:func:`chts_core.topology.erdos_renyi`)."""
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
         return topology.erdos_renyi(out_features, in_features, density, generator=generator)
@@ -72,8 +72,8 @@ class ScaleFree:
 
     equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP, the first layer) have the same
         number of links (:func:`chts_core.topology.equal_partition`).
-    resort: whether hubs of a layer are also hubs of the layer that it feeds: always ("rigid"), more often ("soft") or
-        by chance (None). See :func:`chts_core.topology.resort`.
+    resort: whether hubs of a layer are also hubs of the layer that it feeds: always ("rigid"), more often than by
+        chance ("soft"), or only by chance (None). See :func:`chts_core.topology.resort`.
     """
 
     equal_partition: bool = False
@@ -132,7 +132,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Falls to 0 until the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
+    """Falls to 0 by the step at which the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
 
     initial: float
 
@@ -153,14 +153,15 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes links with low scores: by a soft draw at a temperature, or the lowest ones if it is None.
+    """Removes links with low scores: it draws them at `temperature`, or takes the lowest ones if that is None.
 
-    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own
+    score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).
-    percolate: also remove the links that become incomplete.
-    prune: score of the links that are pruned as the density decays; the lowest always go. None: the same as `score`.
-    returning: removed links compete by the weight they had, and return if it is larger. Allowed only with
-        :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    percolate: whether to also remove the links that become incomplete.
+    prune: the score for pruning as the density decays; the links with the lowest scores are always pruned. None: the
+        same as `score`.
+    returning: whether removed links compete by the weight that they had, and return if it is larger. This is allowed
+        only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -184,13 +185,13 @@ class Removal:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Indices of the links that an update keeps: it prunes down to `target` links, then removes `exchanged`.
+        """Indices of the links that an update keeps. It prunes to `target` links, then removes `exchanged` of them.
 
         Args:
             links: the links of a layer.
             target: number of links after the update; `exchanged` of them will be new.
             temperature: the temperature at this step; None for the hard rule.
-            past: the weights that missing links had, (missing links,), if they compete.
+            past: the weights that missing links had, of shape (missing links,), if these links compete.
         """
         if past is not None:
             score = torch.cat([scores_of(links, self.score), past.abs()])
@@ -212,8 +213,8 @@ class MissingLinkScore(Protocol):
 
     It gets the mask of a layer, Boolean (out_features, in_features), and the gradient with respect to all its weights,
     of the same shape. It returns finite scores >= 0 of that shape; the scores of existing links do not count. The
-    gradient is None unless its attribute `needs_gradient` is true. Make it a frozen dataclass: a saved run identifies
-    its method by the repr.
+    gradient is None unless the score's attribute `needs_gradient` is true. Make the score a frozen dataclass, because a
+    saved run identifies its method by the repr.
     """
 
     def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor: ...
@@ -223,10 +224,10 @@ class MissingLinkScore(Protocol):
 class Regrowth:
     """Regrows missing links by their scores.
 
-    score: "random", "gradient" (its size), "magnitude" (of the weight that a removed link had), a link predictor, or
-        your own (:class:`MissingLinkScore`).
-    soft: draw links by their scores; otherwise take the highest scores.
-    history: a link that had a weight before gets it back; otherwise every regrown link starts from zero.
+    score: "random", "gradient" (the size of the gradient), "magnitude" (of the weight that a removed link had), a link
+        predictor, or your own (:class:`MissingLinkScore`).
+    soft: whether to draw links by their scores. Otherwise, the links with the highest scores regrow.
+    history: whether a link that had a weight before gets it back. Otherwise, every regrown link starts from zero.
     """
 
     score: str | MissingLinkScore
@@ -255,8 +256,8 @@ class Regrowth:
         Args:
             links: the existing links.
             shape: the shape of the mask, (out_features, in_features).
-            gradient: with respect to all weights, of this shape, if the score needs it.
-            past: missing links that existed before, if the score needs them, and the weights they had.
+            gradient: the gradient with respect to all weights, of this shape, if the score needs it.
+            past: missing links that existed before, and the weights that they had, if the score needs them.
         """
         size = shape[0] * shape[1]
         if self.score == "random":
@@ -290,7 +291,7 @@ def _wants_gradient(score: object, *names: str) -> bool:
 
 
 class Sparsity(Protocol):
-    """How many links there are: the sparsity at a step, on the way to the final sparsity."""
+    """The sparsity at a step, on the way to the final sparsity."""
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
 
@@ -315,7 +316,7 @@ class Constant:
 class Sigmoid:
     """Sigmoid decay of the density in a window given as fractions of the run.
 
-    The default window is half as long as that of :class:`Cubic`. Both cost the same training FLOPs.
+    The default window is half as long as the window of :class:`Cubic`. Both cost the same training FLOPs.
     """
 
     initial: float = 0.5
@@ -341,9 +342,9 @@ class Cubic:
 
 @dataclass(frozen=True)
 class Staged:
-    """More links than the target in two stages, and the target from the last update on (MEST's soft bound).
+    """More links than the target in two stages, then the target itself from the last update on (MEST's soft bound).
 
-    excess: density above the target in each stage.
+    excess: how much the density exceeds the target in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.
     """
 
@@ -356,17 +357,17 @@ class Staged:
         return schedules.staged_sparsity(step, switch, end, final, self.excess)
 
 
-# --- turnover: how many are exchanged ---
+# --- turnover: how many links are exchanged ---
 
 
 @dataclass(frozen=True)
 class Turnover:
-    """Share of the links exchanged per update. No update comes after the fraction `stop` of the run.
+    """Share of the links that each update exchanges. No update comes after the fraction `stop` of the run.
 
     zeta: the share, or "excess": an update keeps only the final number of links, and exchanges all others.
-    early_stop: overlap of removed and regrown links above which a layer no longer changes, once it has its final
+    early_stop: the overlap of removed and regrown links above which a layer stops changing, once it has its final
         density.
-    together: an early stop waits until all layers have reached it.
+    together: whether an early stop waits until all layers have reached it.
     skip_optimizer: whether the optimizer skips its step before an update.
     """
 

@@ -1,4 +1,4 @@
-"""The `chts` command. Each command imports its modules when it runs: importing all of them takes seconds."""
+"""The `chts` command. Each command imports its modules when it runs, because importing all of them takes seconds."""
 
 import argparse
 import io
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replace_what_cannot_be_shown() -> None:
-    """Let a console that lacks a character show another one, so that the command does not fail."""
+    """If a console lacks a character, show another one, so that the command does not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace) -> int:
     names = [name for name, _ in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each one value.")
+        raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each parameter one value.")
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     foretold = notebooks.expected(path, parameters)
@@ -211,7 +211,7 @@ def _train(options: argparse.Namespace) -> int:
         outcome = (
             f"test accuracy {test['accuracy']:.2%} after the last epoch"
             if "accuracy" in test
-            else f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, to the letter {test['exact']} %"
+            else f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, exact translations {test['exact']} %"
         )
         print(f"{outcome}\nrecord: {options.out / 'run.json'}")
         return 0
@@ -269,7 +269,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _add_report(commands: Commands) -> None:
     command = commands.add_parser("report", help="write tables and learning curves of recorded runs as one page")
-    command.add_argument("folder", type=Path, metavar="DIR", help="with *.jsonl: results, a sweep or a race")
+    command.add_argument("folder", type=Path, metavar="DIR", help="has *.jsonl files: results, a sweep or a race")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write the page (default: DIR/report)")
     command.set_defaults(command=_report)
 
@@ -325,11 +325,13 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if one fails",
+        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if a run fails",
         description="A hundred kills take about an hour on two cores.",
     )
-    command.add_argument("--kills", type=int, default=100, metavar="N", help="kills in all scenarios (default: 100)")
-    command.add_argument("--seed", type=int, default=0, help="seed of the times and signals of kills (default: 0)")
+    command.add_argument(
+        "--kills", type=int, default=100, metavar="N", help="kills in all scenarios together (default: 100)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="seed for the times and signals of the kills (default: 0)")
     command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
     command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
     command.set_defaults(command=_drill)
@@ -363,7 +365,7 @@ def _add_conformance(commands: Commands) -> None:
         nargs="*",
         metavar="METHOD",
         help='a name, optionally with replaced choices: "set with topology=SmallWorld(0.25)" '
-        "(default: the nine of the paper, and the presets of published commands)",
+        "(default: the nine methods of the paper, and the presets of published commands)",
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
     command.set_defaults(command=_conformance)
@@ -377,9 +379,9 @@ def _conformance(options: argparse.Namespace) -> int:
     named = {name: get_method(name) for name in options.methods}
     results = conformance.conformance(named) if named else conformance.conformance()
     recorded = conformance.published(named or None)
-    print(f"Against the methods' formulas:\n\n{conformance.as_table(results)}")
+    print(f"Compared with the methods' formulas:\n\n{conformance.as_table(results)}")
     if recorded:
-        print(f"\nAgainst numbers recorded from the published commands:\n\n{conformance.as_table(recorded)}")
+        print(f"\nCompared with numbers recorded from the published commands:\n\n{conformance.as_table(recorded)}")
     if options.out is not None:
         record = {
             "schema": records.SCHEMA,

@@ -1,7 +1,7 @@
-"""Colab: install the packages that the notebooks lack there, and change no other package.
+"""Install the packages that the notebooks need and Colab lacks, and change no other package.
 
-Replacing a package breaks a running kernel, so no package is replaced. Missing packages are installed without their
-dependencies, then the missing dependencies, until nothing is missing.
+Replacing a package breaks a running kernel, so no package is replaced. The missing packages are installed without their
+dependencies. Then the missing dependencies are installed in the same way, until nothing is missing.
 """
 
 import importlib
@@ -24,7 +24,7 @@ def _version(name: str) -> str | None:
 
 
 def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requirement]:
-    """What an installed distribution and its extras require on this machine.
+    """The requirements of an installed distribution and its extras on this machine.
 
     Raises:
         importlib.metadata.PackageNotFoundError: if it is not installed.
@@ -39,12 +39,12 @@ def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requiremen
 
 
 def prepare() -> None:
-    """Install the packages that `chts[notebooks]` lacks here.
+    """Install the packages that `chts[notebooks]` needs and that are missing here.
 
-    Print them, packages with unexpected versions, and the GPU if there is one.
+    Also print their names, packages with unexpected versions, and the GPU if there is one.
 
     Raises:
-        RuntimeError: if a package could not be installed, with what pip said.
+        RuntimeError: if a package could not be installed. The message has the output of pip.
     """
     added: list[Requirement] = []
     wanted = list(needed("chts", ["notebooks"]))

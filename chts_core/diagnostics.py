@@ -33,8 +33,8 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A shuffled network of the same shape. Every output and every input keeps its number of links.
 
     In each of 50 rounds, the links are paired at random. A pair (a, b), (c, d) becomes (a, d), (c, b) with probability
-    1/2. The pair stays if one of the new links exists, or if another pair of the round would make the same link.
-    (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks".)
+    1/2. The pair stays if one of the new links exists, or if another pair of the round would make the same link (Maslov
+    & Sneppen 2002, "Specificity and stability in topology of protein networks").
     """
     check_mask(mask)
     check_generator(generator)
@@ -56,9 +56,9 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def overlap(removed: Tensor, regrown: Tensor) -> float:
-    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none.
+    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none regrew.
 
-    Near 1 the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
+    Near 1, the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
     """
     check_mask(removed, "removed")
     check_mask(regrown, "regrown")
@@ -75,8 +75,8 @@ def itop_rate(ever_active: Tensor) -> float:
 def clustering(mask: Tensor) -> float:
     """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes to a 4-cycle.
 
-    4 · (number of 4-cycles) / (number of paths of three links), both counted exactly. The 4-cycle is the shortest cycle
-    of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
+    This is 4 · (number of 4-cycles) / (number of paths of three links), with exact numbers. The 4-cycle is the shortest
+    cycle of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
 
     It is in [0, 1]: 1 for a dense layer, 0 for a tree or a layer without a path of three links.
     """
@@ -117,8 +117,8 @@ def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Ge
     piece.
 
     Args:
-        sources: number of neurons >= 1, drawn by the generator, from which to measure the paths to all others. Default:
-            every neuron, which is exact. The time grows with sources × links.
+        sources: number of neurons, at least 1, that the generator draws. The paths from these neurons to all others are
+            measured. Default: every neuron, which is exact. The time grows with sources × links.
     """
     from scipy.sparse import csgraph
 
@@ -164,7 +164,7 @@ def _check_layer(mask: Tensor) -> None:
 class SmallWorldness:
     """A layer compared with Erdős–Rényi networks of its shape and number of links.
 
-    clustering, path_length: of the layer.
+    clustering, path_length: the values of the layer.
     null_clustering, null_path_length: means over the Erdős–Rényi networks.
     sigma: small-worldness, (clustering / null_clustering) / (path_length / null_path_length); NaN where it is not
         defined.
@@ -182,10 +182,10 @@ def small_worldness(
 ) -> SmallWorldness:
     """Small-worldness: clustered like a lattice, with paths nearly as short as in a random network.
 
-    σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`: near 1 for an Erdős–Rényi
-    network, clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".) A lattice can
-    be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ is NaN if no
-    null network has a 4-cycle, as in small layers with few links.
+    σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`. It is near 1 for an
+    Erdős–Rényi network, and clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".)
+    A lattice can be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ
+    is NaN if no null network has a 4-cycle, which can happen with small layers and few links.
 
     The null networks have the layer's size and number of links but not its degrees, which matter too. Neurons without
     links raise σ: the other neurons are then denser than in the null networks. To measure only the others, pass
@@ -239,9 +239,9 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 
 
 def active_neurons_published(masks: Sequence[Tensor]) -> float:
-    """Share of active neurons as the first published code counts them in a perceptron (its `--record_anp`).
+    """Share of active neurons as the first published code counts them in a perceptron (with its option `--record_anp`).
 
-    An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has one
+    An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has a link
     there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after
     incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` has the
     masks of consecutive layers, from first to last.
@@ -264,7 +264,7 @@ def active_neurons_published(masks: Sequence[Tensor]) -> float:
 class LayerPercolation:
     """How much of a layer is connected.
 
-    outputs, inputs: share of the neurons of that side that have a link.
+    outputs, inputs: share of the neurons on this side that have a link.
     largest_component: share of all neurons, of both sides, in the largest connected component.
     """
 

@@ -2,8 +2,8 @@
 
 A distribution takes the shapes of the weights by layer name, (out_features, in_features, *kernel), and a sparsity, the
 share of absent links in the whole network, in [0, 1). It returns the exact number of links by layer name. As the
-sparsity rises, no layer gains a link. It raises a ValueError for a sparsity out of range, and for a shape with fewer
-than two dimensions or with an empty dimension.
+sparsity rises, no layer gains a link. A distribution raises a ValueError for a sparsity out of range, and for a shape
+with fewer than two dimensions or with an empty dimension.
 """
 
 import math
@@ -26,8 +26,8 @@ def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str,
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), at most 1, so that large layers are sparser.
 
-    :func:`erdos_renyi_kernel` is the same for layers without a kernel. Here the positions of a kernel do not change the
-    density. (Mocanu et al. 2018, SET.)
+    For layers without a kernel, :func:`erdos_renyi_kernel` gives the same numbers. Here, the positions of a kernel do
+    not change the density. (Mocanu et al. 2018, SET.)
     """
     return _share(shapes, sparsity, lambda shape: (shape[0] + shape[1]) * math.prod(shape[2:]))
 
@@ -64,7 +64,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
 def _share(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, weight: Callable[[tuple[int, ...]], int]
 ) -> dict[str, int]:
-    """Share out all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
+    """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
 
     Imagine one list of all links of all layers, sorted by their claim. The first link of each layer comes first. The
     others follow by weight / (i - 1/2) for the i-th link of a layer. The network has the links at the top. Integers and

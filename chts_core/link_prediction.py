@@ -18,7 +18,7 @@ With P = A Aᵀ (shared inputs of two outputs) and d = diag P (degrees), an outp
 with numerator 1 for CH3. The maximum matters only where u and v are already linked.
 
 The four scores take a mask, Boolean (out_features, in_features). They return float32 of the same shape and device, 0 on
-existing links, and raise a TypeError or ValueError for anything but a mask.
+existing links, and raise a TypeError or ValueError for anything that is not a mask.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,8 @@ Predictor = Callable[[Tensor], Tensor]
 _SPARSE_NODES_UP_TO = 0.05
 _WALKED_PATHS_UP_TO = 0.15
 
-# Elements in the largest temporary of the dense path-based score: what the caches of a CPU hold, elsewhere 256 MB.
+# Elements in the largest temporary of the dense path-based score: as much as the caches of a CPU hold, or 256 MB on
+# other devices.
 _BATCH_ON_CPU = 2**22
 _BATCH_ELSEWHERE = 2**26
 
@@ -72,9 +73,9 @@ def ch2_l3p(mask: Tensor) -> Tensor:
 
     The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
     sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d, and its
-    bits do not depend on the number of threads, torch.get_num_threads(). Elsewhere matrix products score batches of
+    bits do not depend on the number of threads, torch.get_num_threads(). Otherwise, matrix products score batches of
     outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba. The first
-    walk on a machine compiles for some seconds.
+    walk on a machine takes some seconds to compile.
     """
     return _path_based(mask, inside=True)
 
@@ -102,7 +103,7 @@ def _node_based_dense(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _node_based_sparse(mask: Tensor, inside: bool) -> Tensor:
-    """:func:`_node_based_dense` by products of sparse matrices."""
+    """The same scores as :func:`_node_based_dense`, from products of sparse matrices."""
     links, transposed = _compressed(mask)
     of_outputs = _community_ratios(_to_dense(links @ transposed), inside)
     of_inputs = _community_ratios(_to_dense(transposed @ links), inside)
@@ -118,7 +119,7 @@ def _path_based(mask: Tensor, *, inside: bool) -> Tensor:
 
 
 def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
-    """For each output u, one matrix product sums over z1, and another over z2; many outputs at a time."""
+    """For each output u, one matrix product sums over z1, and another over z2. A batch has many outputs."""
     links = mask.to(torch.float32)
     of_outputs = _community_ratios(links @ links.T, inside).sqrt_().T
     of_inputs = _community_ratios(links.T @ links, inside).sqrt_()
@@ -136,7 +137,7 @@ def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
-    """:func:`_path_based_dense`, path by path."""
+    """The same scores as :func:`_path_based_dense`, computed path by path."""
     from chts_core.compiled.walks import add_paths  # Numba takes about a second to import
 
     links, transposed = _compressed(mask)
@@ -198,7 +199,7 @@ def sample_links(
     """Regrow: draw exactly `num_links` missing links of `mask`, with p ∝ the predictor's score.
 
     A soft draw is without replacement; links without a positive score come last, in random order. A hard draw takes the
-    highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of the new links only, on
+    highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of only the new links, on
     the device of `mask`.
 
     Soft draws from a node-based score use random walks instead of computing the score
@@ -209,7 +210,7 @@ def sample_links(
     Args:
         num_links: at most the number of missing links.
         predictor: a name in `PREDICTORS`.
-        generator: the work happens on its device. On a CPU the draws do not depend on the number of threads.
+        generator: the work happens on its device. On a CPU, the draws do not depend on the number of threads.
 
     Raises:
         ValueError: for an unknown predictor, or more links than are missing.
@@ -232,7 +233,7 @@ def sample_links(
 def predicted_links(
     links: Tensor, shape: tuple[int, int], num: int, predictor: str, *, soft: bool, generator: torch.Generator
 ) -> Tensor:
-    """:func:`sample_links` for positions in the flattened mask, int64 in ascending order; returns `num` new links.
+    """Draw `num` links as :func:`sample_links` does, for positions in the flattened mask, int64 in ascending order.
 
     Args:
         links: the existing links.
@@ -250,7 +251,7 @@ def predicted_links(
     return new
 
 
-# The predictors with soft draws by walks.
+# The predictors whose soft draws use walks.
 WALKED = ("ch2_l3n", "ch3_l3n")
 
 PREDICTORS: dict[str, Predictor] = {"ch2_l3n": ch2_l3n, "ch3_l3n": ch3_l3n, "ch3_l3p": ch3_l3p, "ch2_l3p": ch2_l3p}

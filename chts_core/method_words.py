@@ -1,4 +1,4 @@
-"""Choices of a method written in words: "topology=ErdosRenyi(), turnover=Turnover(Cosine(0.1))"."""
+"""Read the choices of a method from words: "topology=ErdosRenyi(), turnover=Turnover(Cosine(0.1))"."""
 
 import ast
 import math

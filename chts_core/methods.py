@@ -4,7 +4,7 @@
     removal     which links are removed
     regrowth    which links are regrown
     sparsity    how many links there are at step t
-    turnover    how many are exchanged at step t
+    turnover    how many links are exchanged at step t
 
 `METHODS` has the nine methods of the paper. `PRESETS` has their versions by task and source. Change a choice with
 `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or by name:
@@ -89,7 +89,7 @@ class Method:
         return isinstance(self.sparsity, Dense)
 
 
-# For GMP: pruned links compete with existing ones by the weight they had, and return with it.
+# For GMP: pruned links compete with existing ones by the weight that they had, and return with it.
 RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 
@@ -121,7 +121,7 @@ _CHTS = Method(
 
 
 def _with_decay(chts: Method) -> Method:
-    """CHTss, from CHTs: the density decays, and relative importance decides which links are pruned (Section 3.3)."""
+    """CHTss from CHTs: the density decays, and relative importance decides which links are pruned (Section 3.3)."""
     return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
 
 
@@ -138,7 +138,7 @@ METHODS: dict[str, Method] = {
     "chts": _CHTS,
     "chtss": _with_decay(_CHTS),
 }
-# Increase it when a name above gets another meaning. Records contain it; a record without it has revision 1.
+# Increase this number when a name above gets another meaning. Records contain it; a record without it has revision 1.
 REVISION = 2
 
 _TENTH = Turnover(zeta=Cosine(0.1))
@@ -156,7 +156,7 @@ _RI_ZEROS = replace(
 )
 
 # The published codes start new links from zero. The codes for MLPs and LLaMA skip the optimizer's step before an
-# update. If it starts with more links than the target, the MLP script updates after each of the first 74 of 100 epochs,
+# update. If the MLP script starts with more links than the target, it updates after each of the first 74 of 100 epochs,
 # and begins its second stage after epoch 45.
 _CODE_STAGES, _CODE_EXCESS = Staged(switch=0.62), Turnover("excess", stop=0.74, skip_optimizer=True)
 # The script of the first code for Transformers.

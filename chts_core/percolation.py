@@ -19,13 +19,13 @@ from chts_core.compiled.masks import LinkLists, any_along, ends, mask_of, positi
 
 @dataclass(frozen=True)
 class Attention:
-    """The sparse layers of one attention, by name; None for a dense layer.
+    """The sparse layers of one attention block, by name; None for a dense layer.
 
     heads: number of query heads.
     key_heads: number of key and value heads. It is smaller in grouped-query attention: query head h uses key head h ·
         key_heads // heads.
-    rotary: whether the attention has rotary position embeddings. These mix neurons j and j + head_dim/2 of queries and
-        keys, so such a pair is inactive only as a whole.
+    rotary: whether the attention block has rotary position embeddings. These mix neurons j and j + head_dim/2 of
+        queries and keys, so such a pair is inactive only as a whole.
     """
 
     query: str | None
@@ -61,7 +61,7 @@ class LayerGraph:
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a layer where it meets others; `wires` gives the wire of each of its neurons."""
+    """The side of a layer on which it meets another layer. `wires` has the number of the wire of each neuron."""
 
     layer: str
     dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
@@ -73,7 +73,7 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
 
     Each sweep first goes backward and drops incoming links of neurons without outgoing links. Then it goes forward and
     drops outgoing links of neurons without incoming links. Sweeps repeat until nothing changes; a single chain needs
-    one. The inputs and outputs of a chain are kept, because their other side is not sparse.
+    one sweep. The inputs and outputs of a chain are kept, because their other side is not sparse.
 
     `masks` are Boolean (out_features, in_features) by layer name, or (out_channels, in_channels, *kernel): a channel of
     a convolution is a neuron. The result has new masks, each a subset of the given mask. Raises a ValueError if the
@@ -88,7 +88,10 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
 
 
 def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> None:
-    """:func:`percolate` for lists of links by layer name, in place; `shapes` are those of the masks."""
+    """Do what :func:`percolate` does, for lists of links by layer name, in place.
+
+    `shapes` are the shapes of the masks.
+    """
     left = _Left(links, _as_matrices(shapes))
     junctions = _junctions(shapes, graph)
     changed = True
@@ -112,7 +115,7 @@ def _as_matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, 
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
-    """Active output neurons by layer name, Boolean (out_features,): linked on both sides after percolation."""
+    """Active output neurons by layer name, Boolean (out_features,): they have links on both sides after percolation."""
     return {name: any_along(mask.flatten(1), 1) for name, mask in percolate(masks, graph).items()}
 
 
@@ -145,7 +148,7 @@ class _Left:
 
 
 def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
-    """Cut the links of neurons with a wire that is dead on some side. Return whether there were any."""
+    """Cut the links of neurons with a wire that is dead on either side. Return whether there were any such links."""
     linked = [left.linked(side) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
     alive_wires = torch.ones(num_wires, dtype=torch.bool)

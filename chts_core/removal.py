@@ -12,7 +12,7 @@ class WeightedLinks(NamedTuple):
 
     outputs, inputs: the two ends of each link, int64 (links,).
     values: their weights, (links,).
-    gradients: of the loss with respect to the values, or None.
+    gradients: the gradients of the loss with respect to the values, or None.
     shape: (out_features, in_features) of the layer.
     """
 
@@ -29,7 +29,7 @@ class WeightedLinks(NamedTuple):
 
 
 def magnitude(weight: Tensor) -> Tensor:
-    """Weight magnitude (WM), |W|. Shape and dtype of `weight`."""
+    """Weight magnitude (WM), |W|, with the shape and dtype of `weight`."""
     return weight.abs()
 
 
@@ -61,7 +61,7 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 
 
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """:func:`relative_importance` of the existing links only: float64 (links,), in time ∝ links."""
+    """:func:`relative_importance` of only the existing links, float64 (links,). Its time grows with their number."""
     return _relative_importance(links, eps, eps)
 
 
@@ -71,7 +71,7 @@ def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> 
         RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
 
     The sums include missing links, so they grow by outputs · ε and inputs · ε. Where weights are small, a link between
-    weak neurons scores lower than in :func:`relative_importance_of_links`. Float64 (links,).
+    weak neurons scores lower than in :func:`relative_importance_of_links`. The scores are float64 (links,).
     """
     outputs, inputs = links.shape
     return _relative_importance(links, outputs * eps, inputs * eps)
@@ -103,8 +103,8 @@ class LinkScore(Protocol):
     """A user's own score of links, in addition to those in `SCORES`.
 
     It gets the links of a layer and returns finite scores >= 0, (links,). Links with a low score are likely to be
-    removed. If its attribute `needs_gradient` is true, it also gets their gradients, or None if there are none yet.
-    Make it a frozen dataclass: a saved run identifies its method by the repr.
+    removed. If the score's attribute `needs_gradient` is true, it also gets their gradients, or None if there are none
+    yet. Make the score a frozen dataclass, because a saved run identifies its method by the repr.
     """
 
     def __call__(self, links: WeightedLinks, /) -> Tensor:

@@ -55,9 +55,9 @@ def draw(
     """Draw exactly `num` of the candidate links, without replacement.
 
     A soft draw is equivalent to successive draws with p ∝ score^temperature. It is done in one pass, as a Gumbel top-k
-    race, and in logs, so that score^temperature cannot underflow. Candidates with score 0 come after all others, in
-    random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num` highest scores
-    and breaks ties at random.
+    race, and with logarithms, so that score^temperature cannot underflow. Candidates with score 0 come after all
+    others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num`
+    highest scores and breaks ties at random.
 
     The work happens on the generator's device. So a CPU generator gives the same links for weights on any device.
 
@@ -93,11 +93,11 @@ def choose(
         Indices of the drawn candidates, int64 (num,), on the device of `scores`, in no particular order.
 
     Raises:
-        TypeError, ValueError: as :func:`draw`.
+        TypeError, ValueError: in the same cases as :func:`draw`.
     """
     check_generator(generator)
     if temperature < 0 or math.isnan(temperature):
-        raise ValueError(f"temperature is {temperature}; expected T >= 0. T = 1 follows the scores.")
+        raise ValueError(f"temperature is {temperature}; expected T >= 0. With T = 1, p ∝ score.")
     _check_num(num, len(scores))
     keys = scores.detach().to(generator.device, torch.float64)
     if not bool((keys.isfinite() & (keys >= 0)).all()):
@@ -127,7 +127,7 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
         Positions of the new links, int64 in ascending order, on the device of `links`.
 
     Raises:
-        TypeError, ValueError: as :func:`draw`.
+        TypeError, ValueError: in the same cases as :func:`draw`.
     """
     check_generator(generator)
     where = generator.device

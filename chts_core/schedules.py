@@ -16,7 +16,7 @@ def sigmoid_sparsity(
 
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
-    (Paper, Equation 1. It has s_i - s_f in place of s_f - s_i, which would move away from the target. The rescaling is
+    (Paper, Equation 1. It has s_i - s_f instead of s_f - s_i, which would move away from the target. The rescaling is
     from the published code: the plain sigmoid never quite reaches s_i and s_f.)
     """
     if not k > 0:
@@ -64,8 +64,8 @@ def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
 def linear_temperature(step: int, end: int, initial: float = 1.0, final: float = 3.0) -> float:
     """Temperature T >= 0 of soft removal, raised linearly from `initial` at step 0 to `final` at step `end` > 0.
 
-    The published MLP and Transformer code has T = 1 → 3 (softness δ = 0.5 → 0.75), the LLaMA code T = 1 → 9 (δ = 0.5 →
-    0.9); both raise T, not δ, linearly.
+    The published MLP and Transformer code has T = 1 → 3 (softness δ = 0.5 → 0.75), and the LLaMA code has T = 1 → 9 (δ
+    = 0.5 → 0.9). Both raise T, not δ, linearly.
     """
     if not (initial >= 0 and final >= 0):
         raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")
@@ -114,7 +114,7 @@ class Timeline:
         return self._update_before(self.stop)
 
     def is_update(self, step: int) -> bool:
-        """Whether the topology is updated after optimizer step `step` (the first is 1)."""
+        """Whether the topology is updated after optimizer step `step` (the first step is 1)."""
         return 0 < step <= self.last_update and step % self.update_every == 0
 
     def window(self, start: float, end: float) -> tuple[int, int]:

@@ -40,22 +40,23 @@ class Sparsifier:
     By default the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
     zeroed as soon as they are computed, so clipping sees the sparse gradient. After every step, the weight, gradient
     and optimizer state of absent links are zero. A regrown link starts from zeros, or from its last weight if the
-    method remembers it. With `execution="csr"` the new layers store and multiply only the existing links
-    (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding, takes a fraction of the memory,
-    and is faster if there are few links. Gradients of several backward passes per step accumulate, and methods that use
-    gradients use the sum. `torch.compile` may wrap the model before or after; all changes happen in place.
+    method remembers it. With `execution="csr"`, new layers replace the linear layers; they store and multiply only the
+    existing links (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding, takes a fraction
+    of the memory, and is faster if there are few links. Gradients of several backward passes per step accumulate, and
+    methods that use gradients use their sum. `torch.compile` may wrap the model before or after the Sparsifier is
+    attached, because all changes happen in place.
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier of the
-    same settings. They share out the layers of an update, and send each other the masks. Methods that use the gradient
-    use the mean over all processes. Each update compares the masks, and the run stops if they differ.
-    `DistributedDataParallel` may wrap the model before or after, but does not work with layers that store only their
-    links.
+    same settings. The processes divide the layers of an update among themselves and send each other the masks. Methods
+    that use the gradient use the mean over all processes. Each update compares the masks, and the run stops if they
+    differ. `DistributedDataParallel` may also wrap the model before or after, but it does not work with layers that
+    store only their links.
 
     If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is
     infinite or NaN, `step()` raises an error. An interrupted update leaves the links as they were. A layer with a
-    frozen weight (`requires_grad_(False)`) keeps its links until it trains again. `step()` raises an error after
-    weights were loaded without their masks, parameters were replaced, or another optimizer made a step. Only steps of
-    the optimizer count: `step()` without an optimizer step, as under gradient accumulation, changes nothing.
+    frozen weight (`requires_grad_(False)`) keeps its links until it trains again. `step()` also raises an error if
+    weights were loaded without their masks, if parameters were replaced, or if another optimizer made a step. Only
+    steps of the optimizer count: `step()` without an optimizer step, as in gradient accumulation, changes nothing.
 
     A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
     the Sparsifier alive. A copy of only the model (`copy.deepcopy`, `torch.save`) has no Sparsifier. To keep it, copy
@@ -71,36 +72,38 @@ class Sparsifier:
         total_steps: optimizer steps of the run.
         update_every: steps between updates of the topology (ΔT).
         seed: the only source of randomness of the topology; each layer has its own generator.
-        include: the layers to sparsify: a glob pattern on their names or their modules' ("encoder.*"), several
-            patterns, or a test on a module's name and the module. Default: all layers that train.
+        include: the layers to sparsify: a glob pattern for the names of layers or modules ("encoder.*"), several
+            patterns, or a function of a module's name and the module. Default: all layers that train.
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
             and the routers of experts. Your value replaces this default. Embeddings are never sparse.
         graph: which layers feed each other, for percolation. Default: traced from the model
             (:mod:`chts_core.engine.tracing`). Layers that could not be traced are not percolated, and a warning names
             them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
-        execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
-            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
+        execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. The weights in
+            `nn.MultiheadAttention` and `Conv1D` must stay dense tensors: "auto" leaves them dense, and "csr" raises an
+            error.
         distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
-        correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
-            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another
-            size.
+        correlation: for a method that starts from correlations (CSTI): the matrix |r| of the features of the training
+            inputs, of shape (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over
+            layers of another size.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
-            weight of this name, or (out_features, in_features) for a part of a weight. Or "magnitude": the largest
-            weights of each layer, to fine-tune a trained model. To start from all its weights, use a method with a
-            decaying density: `method="gmp with sparsity=Cubic(initial=0)"`.
-        process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
-            wrapper, or else the default group.
+            weight of this name, or (out_features, in_features) for a part of a weight. Pass "magnitude" to start from
+            the largest weights of each layer and fine-tune a trained model. To start from all weights, use a method
+            with a decaying density: `method="gmp with sparsity=Cubic(initial=0)"`.
+        process_group: the group of the processes that train the model together. Default: the group of the model's DDP
+            or FSDP wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer already have their states.
             Without it, attaching zeroes the weights outside the initial masks; load all three states afterwards.
-        reschedule: allow `resume_from` of a run with another `total_steps`, to train longer; see `load_state_dict`.
+        reschedule: whether `resume_from` may be from a run with another `total_steps`, to train longer; see
+            `load_state_dict`.
 
     Attributes:
         network: the sparse layers, read only (:class:`chts_core.engine.network.SparseNetwork`).
         progress: the state of the run, read only (:class:`chts_core.engine.progress.Progress`).
 
     Raises:
-        ValueError, TypeError: for settings that cannot work; nothing is changed then.
+        ValueError, TypeError: for settings that cannot work. Nothing is changed then.
         RuntimeError: if the processes of a group have different masks.
     """
 
@@ -184,7 +187,7 @@ class Sparsifier:
     def history(self) -> list[Update]:
         """One row per update and layer (:class:`chts_core.engine.progress.Update`).
 
-        The Sparsifier never reads it: a very long run may write it elsewhere and empty it.
+        The Sparsifier never reads this list. In a very long run, you may save it elsewhere and empty it.
         """
         return self.progress.history
 
@@ -209,15 +212,15 @@ class Sparsifier:
 
     @property
     def is_attached(self) -> bool:
-        """Whether no other Sparsifier has been attached to the model since."""
+        """Whether no other Sparsifier has been attached to the model since this one."""
         return not self._guard.superseded
 
     def density(self, *, whole_model: bool = False) -> float:
-        """Share of the links that exist, over all sparse layers.
+        """Share of all possible links that exist, over all sparse layers.
 
-        `whole_model` counts all weight matrices except embeddings; layers that are not sparse count as dense. Raises a
-        RuntimeError if the model has weights outside the masks, for example after other weights were loaded; see
-        :meth:`step`.
+        With `whole_model`, the share is over all weight matrices except embeddings, and layers that are not sparse
+        count as dense. Raises a RuntimeError if the model has weights outside the masks, for example after other
+        weights were loaded; see :meth:`step`.
         """
         self._guard.check_masks()
         density = self.network.density()
@@ -248,7 +251,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def rescale_weights(self) -> None:
-        """Divide each sparse layer's weights by √density, once, before a fresh model is trained.
+        """Divide each sparse layer's weights by √density. Call this once, before you train a fresh model.
 
         The output of a neuron with 1 % of its inputs varies only a tenth as much as the dense initialisation intends.
         After a few such layers, no signal is left. Do not use it for pretrained weights.
@@ -267,10 +270,10 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self, *, skipped: bool = False) -> None:
-        """Call once after every optimizer step. It updates the topology when due and keeps absent weights at zero.
+        """Call once after every optimizer step. It updates the topology on schedule and keeps absent weights at zero.
 
         Args:
-            skipped: count a step that was skipped on purpose, for example because the loss was not finite.
+            skipped: whether to count a step that was skipped on purpose, for example because the loss was not finite.
 
         Raises:
             RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
@@ -326,7 +329,7 @@ class Sparsifier:
                     hook(name, self.network.in_weight(name, evolved.regrown))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to continue bit for bit, together with the model's and the optimizer's states.
+        """Everything that a run needs to continue bit for bit, together with the model's and the optimizer's states.
 
         "masks" has a Boolean mask by the name of each weight. If a layer stores only its links, its mask is
         {"bits", "shape"} instead (:func:`chts_core.engine.progress.to_state`). Raises the same errors as
@@ -338,18 +341,19 @@ class Sparsifier:
     def load_state_dict(self, state: dict[str, Any], *, reschedule: bool = False) -> None:
         """Continue from `state_dict()`. After attaching, load the states of the model and the optimizer first.
 
-        Warns if the model has lost weights of the saved links, as happens if it was loaded before attaching.
+        Warns if the model has lost weights of the saved links, which happens if you loaded the weights before
+        attaching.
 
         Args:
-            state: of a run with the same settings.
+            state: the state of a run with the same settings.
             reschedule: whether that run may have had another `total_steps`. From the next step on, sparsity, turnover
-                and temperature follow this run's schedule, but no layer gains links: the sparsity stays until the
-                schedule exceeds it. To keep the old schedule, build the Sparsifier with the old `total_steps` and
+                and temperature follow this run's schedule, but no layer gains links: the sparsity stays the same until
+                the schedule exceeds it. To keep the old schedule, build the Sparsifier with the old `total_steps` and
                 continue to call `step()`: the topology does not change after its last update.
 
         Raises:
             TypeError, ValueError: if the state has other settings or layers, is incomplete, or leaves no update to
-                reach the final sparsity; nothing is changed then.
+                reach the final sparsity. Nothing is changed then.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)
@@ -369,7 +373,7 @@ class Sparsifier:
         self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:
-        """The settings that a run and the run it continues must share."""
+        """The settings that a run must share with the run that it continues."""
         return {
             "method": repr(self.method),
             "graph": repr(self.network.graph),

@@ -98,7 +98,7 @@ def small_world(
     1. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
     larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
     remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
-    degrees. A link may return to its old place. The model for one side forbids this. Here such a ban would bias β = 1
+    degrees. A link may return to its old place. The model for one side forbids this. Here, such a ban would bias β = 1
     in dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). For a
@@ -203,10 +203,10 @@ def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torc
     """The second of two layers with its inputs permuted, so that hubs of one layer are hubs of the next.
 
     The input with the most links goes to the neuron with the most links in `before`, and so on; ties are broken at
-    random. If soft, the order of the inputs is drawn without replacement, with p ∝ links, and inputs without links come
-    last. (Paper, Appendix E. The first published code, `rigid_resort` and `soft_resort`, orders the neurons of `before`
-    from few links to many. Its soft form draws inputs with many links first, so hubs tend to meet neurons with few
-    links. Here hubs meet hubs in both forms.)
+    random. If `soft` is true, the order of the inputs is drawn without replacement, with p ∝ links, and inputs without
+    links come last. (Paper, Appendix E. The first published code, `rigid_resort` and `soft_resort`, orders the neurons
+    of `before` from few links to many. Its soft form draws inputs with many links first, so hubs tend to meet neurons
+    with few links. Here hubs meet hubs in both forms.)
 
     Args:
         before: Boolean (neurons, in_features), the layer whose outputs are the inputs of `after`.
@@ -267,10 +267,10 @@ class Correlation:
     """Pearson correlation of the features of a data set, in one pass over its batches.
 
     It keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products of
-    deviations from the mean). These are features² float64 numbers, 75 MB for the 3072 features of CIFAR10, on the
-    device of the first batch. It computes deviations within each batch and merges the batches (Chan, Golub and LeVeque
-    1979), so a large mean costs no precision. It subtracts the first sample, so a constant feature has a variance of
-    exactly 0.
+    deviations from the mean). The co-moments are features² float64 numbers, 75 MB for the 3072 features of CIFAR10, on
+    the device of the first batch. The class computes deviations within each batch and merges the batches (Chan, Golub
+    and LeVeque 1979), so a large mean costs no precision. The class subtracts the first sample, so a constant feature
+    has a variance of exactly 0.
 
         correlation = Correlation()
         for images, _ in loader:

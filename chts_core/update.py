@@ -27,7 +27,7 @@ class Evolved:
     before, returned: by part, the number of links before the update, and the number of links that it both removes and
         regrows.
     survivors, regrown: by part, the links that the removal leaves, and the regrown links.
-    seconds: spent on each part; empty if no link changes.
+    seconds: the time spent on each part; empty if no link changes.
     past_weights: the weights of all links that were ever removed.
     skipped: the parts that did not change.
     """
@@ -47,7 +47,7 @@ class TopologyUpdate:
     Args:
         network: the sparse layers.
         progress: the state of the run; `apply` records the update there.
-        method: its removal, regrowth and turnover.
+        method: gives the removal, the regrowth and the turnover.
         timeline: the updates of the run.
         gradients: the gradients of this step.
     """
@@ -187,7 +187,7 @@ class TopologyUpdate:
             progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
 
     def _rewire(self, parameter: str, evolved: Evolved) -> None:
-        """Survivors keep their values and optimizer state. New links start from zero, or from a past weight if any."""
+        """Survivors keep their values and optimizer state. New links start from zero, or from a past weight."""
         network, past = self._network, self._progress.past_weights.get(parameter)
         weight, new = network.weights[parameter], network.in_weight(parameter, evolved.regrown)
         weight.rewire(network.gone(parameter, evolved.survivors), new)

@@ -338,7 +338,7 @@ def test_a_module_used_twice_is_one_layer() -> None:
 def test_a_weight_computed_from_others_is_refused_unless_excluded() -> None:
     model = mlp()
     nn.utils.parametrizations.weight_norm(model[2])
-    with pytest.raises(ValueError, match=r"'2\.weight' has no weight parameter .* weight_norm; .*exclude the layer"):
+    with pytest.raises(ValueError, match=r"'2\.weight' has no weight parameter .* weight_norm\. .*exclude the layer"):
         sparse_layers(model)
     assert list(sparse_layers(model, exclude=("2", "4"))) == ["0.weight"]
     model[2] = nn.utils.parametrizations.weight_norm(Conv1D(5, 6))

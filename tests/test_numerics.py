@@ -405,8 +405,12 @@ def shared_module() -> nn.Module:
 
 # What is not a plain layer: what is said of it, and the sparse layers when it is left out or handled.
 UNUSUAL: dict[str, tuple[Callable[[], nn.Module], str | None, list[str]]] = {
-    "weight-normalised": (weight_normed, r"'2\.weight' has no weight parameter .* as by weight_norm", ["0.weight"]),
-    "parametrised": (parametrised, r"'2\.weight' has no weight parameter .* remove the parametrization", ["0.weight"]),
+    "weight-normalised": (
+        weight_normed,
+        r"'2\.weight' has no weight parameter .* for example by weight_norm",
+        ["0.weight"],
+    ),
+    "parametrised": (parametrised, r"'2\.weight' has no weight parameter .* Remove the parametrization", ["0.weight"]),
     "pruned by torch": (pruned, r"'2\.weight' has no weight parameter .* or exclude the layer", ["0.weight"]),
     "tied": (tied, r"the layers 0\.weight and 2\.weight share one weight.* or exclude them", []),
     "frozen": (frozen, None, ["0.weight"]),

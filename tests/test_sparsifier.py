@@ -2082,7 +2082,7 @@ def test_a_newer_sparsifier_takes_over_and_the_older_one_refuses_to_step() -> No
     only_new = new.masks["0.weight"] & ~old.masks["0.weight"]
     assert bool((model[0].weight.grad[only_new] != 0).any())  # the older hook would have cleared these
     assert bool((model[0].weight.grad[~new.masks["0.weight"]] == 0).all())
-    with pytest.raises(RuntimeError, match="another Sparsifier has been attached"):
+    with pytest.raises(RuntimeError, match="a newer Sparsifier has been attached"):
         old.step()
     new.step()
     assert (old.steps, new.steps) == (0, 1)

@@ -40,7 +40,9 @@ def numbers(*shape: int) -> Tensor:
     return torch.linspace(-9, 9, torch.Size(shape).numel()).sin().view(shape) * 2
 
 
-def of(family: str, task: str, inputs: tuple[str, ...], **settings: Any) -> Callable[[], tuple[nn.Module, dict[str, Any]]]:
+def of(
+    family: str, task: str, inputs: tuple[str, ...], **settings: Any
+) -> Callable[[], tuple[nn.Module, dict[str, Any]]]:
     """A model of Hugging Face with these settings, besides the usual ones."""
 
     def build() -> tuple[nn.Module, dict[str, Any]]:
@@ -157,9 +159,7 @@ class Autoencoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.GELU(), nn.Conv2d(8, 16, 4, 2, 1), nn.GELU())
-        self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.GELU(), nn.ConvTranspose2d(8, 3, 4, 2, 1)
-        )
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.GELU(), nn.ConvTranspose2d(8, 3, 4, 2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))
@@ -295,9 +295,7 @@ ZOO: dict[str, Animal] = {
         of("T5", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **T5, feed_forward_proj="gated-gelu")
     ),
     "BART": Animal(of("Bart", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **BART)),
-    "Whisper": Animal(
-        of("Whisper", "ForConditionalGeneration", ("input_features", "decoder_input_ids"), **WHISPER)
-    ),
+    "Whisper": Animal(of("Whisper", "ForConditionalGeneration", ("input_features", "decoder_input_ids"), **WHISPER)),
     "wav2vec 2.0": Animal(
         of("Wav2Vec2", "ForCTC", ("input_values",), **WAV2VEC2),
         covers=0.7,
@@ -350,7 +348,11 @@ def output(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
     found = model(**inputs)
     if isinstance(found, Tensor):
         return found
-    return found.logits if getattr(found, "logits", None) is not None else torch.cat([found.text_embeds, found.image_embeds])
+    return (
+        found.logits
+        if getattr(found, "logits", None) is not None
+        else torch.cat([found.text_embeds, found.image_embeds])
+    )
 
 
 if __name__ == "__main__":

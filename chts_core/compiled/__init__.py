@@ -1,1 +1,1 @@
-"""Fast twins of functions in the core: loops that Numba compiles, and NumPy code. Nothing here defines a method."""
+"""Fast versions of functions of the core: loops that Numba compiles, and NumPy code. Nothing here defines a method."""

@@ -9,16 +9,16 @@ from chts_core.compiled.jit import STEP, compiled_twice, mixed
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_RUN = 64  # elements of a run: each 64 random bits decide on one element of its first half and one of its second half
+_RUN = 64  # elements of a run: 64 random bits decide on one element of the first half and one of the second half
 
 
 @compiled_twice
 def drop(threads: int, key: Any, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
-    """y = scale · x where an element is kept, and 0 elsewhere; the same key drops the same elements.
+    """y = scale · x where an element is kept, and 0 elsewhere. The same key drops the same elements.
 
     Args:
         threads: how many threads share the elements.
-        key: int64 (2,): the seed, and how many of the 2^32 values of 32 random bits mean "kept".
+        key: int64 (2,): the seed, and the number of values of 32 random bits, out of 2^32, that mean "kept".
         x, y: 1-D, of the same dtype; y is overwritten.
     """
     seed, kept = np.uint64(key[0]), np.uint64(key[1])

@@ -1,4 +1,4 @@
-"""Compiled loops: how they are compiled, and the random numbers they draw. Only their users import Numba."""
+"""Compile loops, and draw random numbers in them. Only the modules that use compiled loops import Numba."""
 
 import os
 import threading
@@ -16,23 +16,23 @@ from torch import Tensor
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile without the interpreter's lock, so that plain Python threads can share the work among them.
+    """Compile a loop that runs without the interpreter's lock, so that plain Python threads can share the work.
 
-    Unlike Numba's own parallel loops, this is safe to call from several threads at once, and quick to compile.
+    Unlike Numba's own parallel loops, such a loop is safe to call from several threads at once, and quick to compile.
     """
     return _cached(function, nogil=True)
 
 
 def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
-    """Compile a loop over shares of the work: `function(threads, ...)`, with `prange(threads)` around all of it.
+    """Compile `function(threads, ...)`, which loops over shares of the work with `prange(threads)`.
 
-    It takes tensors, and runs on as many threads as torch, or on the given `threads`. With more than one thread, only
-    one caller runs at a time.
+    The compiled function takes tensors, and runs on as many threads as torch, or on the given `threads`. With more than
+    one thread, only one caller runs at a time.
 
-    One thread runs an ordinary loop. Numba's own parallel loops start within microseconds, but starting their threads
-    changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. A forked
-    process, and one in which Numba finds no threading layer, runs the ordinary loop too. The results have the same
-    bits.
+    With one thread, it runs an ordinary loop. Numba's own parallel loops start within microseconds, but starting their
+    threads changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. A
+    forked process, and one in which Numba finds no threading layer, runs the ordinary loop too. Both loops give the
+    same bits.
 
     Sums may be reordered, so that they can use whole vector registers.
     """
@@ -69,7 +69,7 @@ _one_at_a_time = threading.Lock()
 
 @cache
 def _shares_work() -> bool:
-    """Whether Numba can share work among threads in this process; this starts the threads."""
+    """Whether Numba can share work among threads in this process. This function starts the threads."""
     threads = torch.get_num_threads()
     try:
         numba.get_num_threads()
@@ -87,7 +87,10 @@ def _shares_work() -> bool:
 
 
 def _after_fork() -> None:
-    """The threads of the parent are gone, and some threading layers end a process that starts them again."""
+    """Remember the fork.
+
+    The threads of the parent are gone, and some threading layers end a process that starts them again.
+    """
     global _forked
     _forked = True
 
@@ -112,7 +115,7 @@ STEP = np.uint64(0x9E3779B97F4A7C15)
 
 @compiled
 def mixed(z: Any) -> Any:  # pragma: no cover (compiled)
-    """64 random bits from a state of SplitMix64 (Steele, Lea and Flood 2014), uint64."""
+    """64 random bits from a uint64 state of SplitMix64 (Steele, Lea and Flood 2014)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -120,14 +123,14 @@ def mixed(z: Any) -> Any:  # pragma: no cover (compiled)
 
 @compiled
 def next_random(state: Any) -> Any:  # pragma: no cover (compiled)
-    """The next 64 random bits from a state, one uint64."""
+    """The next 64 random bits from a state, which is an array of one uint64."""
     state[0] += STEP
     return mixed(state[0])
 
 
 @compiled
 def random_below(state: Any, end: int) -> Any:  # pragma: no cover (compiled)
-    """An integer in [0, end), exactly uniform: draws from an incomplete last run of `end` are repeated."""
+    """An exactly uniform integer in [0, end). Draws from an incomplete last run of `end` numbers are repeated."""
     size = np.uint64(end)
     complete = np.uint64(0) - (np.uint64(0) - size) % size  # 2^64 - (2^64 mod end), where 0 stands for 2^64
     z = next_random(state)

@@ -9,7 +9,7 @@ from chts_core.compiled.jit import compiled
 
 @compiled
 def mark_shared(values: Any, others: Any, shared: Any) -> None:  # pragma: no cover (compiled)
-    """Mark the values that are among the others in `shared`, Boolean (values,); both lists are in ascending order."""
+    """Mark in `shared`, Boolean (values,), which values are among the others. Both lists are in ascending order."""
     at = 0
     for i in range(len(values)):
         while at < len(others) and others[at] < values[i]:
@@ -19,12 +19,12 @@ def mark_shared(values: Any, others: Any, shared: Any) -> None:  # pragma: no co
 
 @compiled
 def has(bits: Any, place: int) -> Any:  # pragma: no cover (compiled)
-    """Whether a bit is set; `bits` is uint8, eight bits in each, in the order of `numpy.packbits`."""
+    """Whether a bit is set; `bits` is uint8 with eight bits per element, in the order of `numpy.packbits`."""
     return bits[place >> 3] >> (7 - (place & 7)) & 1
 
 
 @compiled
 def set_bits(bits: Any, places: Any) -> None:  # pragma: no cover (compiled)
-    """Set bits; see :func:`has`."""
+    """Set the bits at these places; see :func:`has`."""
     for place in places:
         bits[place >> 3] |= np.uint8(128 >> (place & 7))

@@ -16,7 +16,7 @@ def count(mask: Tensor) -> int:
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Where the flattened mask is True, int64 in ascending order."""
+    """Positions where the flattened mask is True, int64 in ascending order."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.flatten().nonzero().squeeze(1)
@@ -32,7 +32,7 @@ def mask_of(links: Tensor, shape: tuple[int, ...]) -> Tensor:
 class LinkLists(MutableMapping[str, Tensor]):
     """Lists of links by name. Long lists are kept as masks.
 
-    A mask takes a byte per possible link, a list 8 bytes per link.
+    A mask takes a byte per possible link. A list takes 8 bytes per link.
 
     Args:
         shapes: (out_features, in_features) of the masks, by name.
@@ -69,7 +69,7 @@ class LinkLists(MutableMapping[str, Tensor]):
 
 
 def among(values: Tensor, others: Tensor) -> Tensor:
-    """Which of the values are among the others; both int64 in ascending order."""
+    """Which of the values are among the others. Both lists are int64 in ascending order."""
     if values.device.type == "cpu":
         from chts_core.compiled.lists import mark_shared  # Numba takes about a second to import
 
@@ -82,7 +82,10 @@ def among(values: Tensor, others: Tensor) -> Tensor:
 
 
 def merged(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two lists without common values as one, all int64 in ascending order; and which values come from `second`."""
+    """Two lists without common values as one list, and which of its values come from `second`.
+
+    All lists are int64 in ascending order.
+    """
     new = torch.zeros(len(first) + len(second), dtype=torch.bool, device=first.device)
     new[torch.searchsorted(first, second) + torch.arange(len(second), device=first.device)] = True
     both = first.new_empty(len(new))
@@ -91,7 +94,10 @@ def merged(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ends(links: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Row and column of links by their positions in the flattened mask, int64 in ascending order, without divisions."""
+    """Rows and columns of links, from their positions in the flattened mask, int64 in ascending order.
+
+    This needs no divisions.
+    """
     first = torch.arange(shape[0] + 1, device=links.device) * shape[1]
     rows = torch.repeat_interleave(torch.searchsorted(links, first).diff())
     return rows, links - rows * shape[1]

@@ -1,4 +1,4 @@
-"""The compiled loops of the initial networks, in a separate file so that only their users import Numba.
+"""The compiled loops of the initial networks, in a separate file so that Numba is imported only where they are used.
 
 Random numbers come from SplitMix64, as a function of a seed and a counter: each row has its own seed, so that threads
 can share the rows in any way, and a number can be computed again when needed.
@@ -24,12 +24,12 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
     """What :func:`race` must know about the time at which the last link of a row arrives.
 
-    (In NumPy, because torch's own threads that wait for more work would take cores from the threads of the loop.)
+    This is in NumPy, because torch's own threads that wait for more work would take cores from the threads of the loop.
 
     Returns:
-        The window of each row, one for all degrees with the same integer square root. For each window, two values of ln
-        t, float64 (windows, 2). Bounds of the random integers that mean an arrival by these times, int64 (windows, 2,
-        columns).
+        The window of each row; degrees with the same integer square root share a window. For each window, two values of
+        ln t, float64 (windows, 2). The bounds of the random integers that mean an arrival by these times, int64
+        (windows, 2, columns).
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)
@@ -51,7 +51,7 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
         too_early = 2 * arrived.sum(-1) + margin < wanted
         earliest, latest = np.where(too_early, times, earliest), np.where(too_early, latest, times)
 
-    # Two units outwards, for rounding in the probabilities.
+    # Move the bounds outwards by two units, because the probabilities are rounded.
     soon = np.floor(_arrived(times[:, 0], farther) * 2.0**BITS) - 2
     late = np.ceil(_arrived(times[:, 1], nearer) * 2.0**BITS) + 2
     bounds = np.stack([soon.clip(0), late], 1).astype(np.int64)
@@ -59,7 +59,10 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
 
 
 def _arrived(times: Any, logs: Any) -> Any:
-    """Probability that columns with exponent · ln(1 + distance) = logs have arrived by each time, in logs."""
+    """Probability that columns with exponent · ln(1 + distance) = logs have arrived by each time.
+
+    Times are given as ln t.
+    """
     # Beyond e^4, the probability is 1 to within BITS bits. The limit keeps the exponential from overflowing.
     return -np.expm1(-np.exp(np.minimum(times[..., None] - logs, 4.0)))
 
@@ -77,7 +80,8 @@ def _set_links(  # pragma: no cover (compiled)
 ) -> None:
     """Link a row to its columns with verdict 2, and to the first `needed` of `num` contenders to arrive.
 
-    Columns count from `start` on, around the ring. `last` is the time at which the last of these contenders arrives.
+    Columns are counted from `start` on, around the ring. `last` is the time at which the last of these contenders
+    arrives.
     """
     columns = len(row)
     for column in range(start, columns):
@@ -109,11 +113,11 @@ def race(  # pragma: no cover (compiled)
 ) -> None:
     """Link row i to the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
-    A column at ring distance x of the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E is
-    exponential. Few columns need the logarithms: the last arrival is likely between the two values times[w] of ln t,
-    with w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column with an
-    integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both hold a bound for each column, around the
-    ring. The times of the columns in between decide, or of all columns if the last arrival is outside the window.
+    A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
+    is exponentially distributed. Few columns need the logarithms: the last arrival is likely between the two values
+    times[w] of ln t, w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column
+    with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both have a bound for each column,
+    around the ring. Exact times are computed for the columns in between, or for all if the last arrival is outside.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
@@ -159,7 +163,7 @@ def race(  # pragma: no cover (compiled)
 
 @compiled
 def fill(first_row: int, end_row: int, seeds: Any, degrees: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Set more columns of row i, all equally likely, until there are degrees[i], for first_row <= i < end_row.
+    """Set more columns of row i, all equally likely, until degrees[i] are set, for first_row <= i < end_row.
 
     Each free column in turn is taken with probability needed / left (selection sampling; Knuth, volume 2, 3.4.2 S).
     """

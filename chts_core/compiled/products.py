@@ -1,7 +1,7 @@
-"""The compiled inner loops of sparse layers. Activations have a row per feature, a column per sample.
+"""The compiled inner loops of sparse layers. Activations have a row per feature and a column per sample.
 
-One thread computes every output in one order, so the bits do not depend on the number of threads. For this number see
-:func:`chts_core.compiled.jit.compiled_twice`.
+A single thread computes each output, always in the same order, so the bits do not depend on the number of threads. For
+the number of threads, see :func:`chts_core.compiled.jit.compiled_twice`.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def multiply(  # pragma: no cover (compiled)
     Args:
         threads: how many threads share the rows, evenly by their links.
         start, columns: row i has its links in columns[start[i] : start[i + 1]].
-        values: by link; if an `order` is given, link k has values[order[k]].
+        values: a value for each link; if an `order` is given, link k has values[order[k]].
         order: int32, or None.
         bias: (out,), or None.
         x, y: contiguous; y is overwritten.
@@ -79,7 +79,7 @@ def multiply_one(  # pragma: no cover (compiled)
 def multiply_at_links(  # pragma: no cover (compiled)
     threads: int, start: Any, columns: Any, x: Any, dy: Any, dw: Any
 ) -> None:
-    """dw = the elements of dy xᵀ at the links, one for each link; for the arguments see :func:`multiply`."""
+    """dw = the elements of dy xᵀ at the links, one for each link; for the arguments, see :func:`multiply`."""
     for share in prange(threads):
         links = start[-1]
         first = np.searchsorted(start, links * share // threads)
@@ -134,7 +134,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
 
 @compiled
 def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Zero the integers of a 2-D array where a mask has no link. NaN vanishes too: zero bits are 0.0."""
+    """Zero the integers of a 2-D array where a mask has no link. A NaN becomes zero too, because zero bits are 0.0."""
     for i in range(array.shape[0]):
         for j in range(array.shape[1]):
             array[i, j] = array[i, j] if mask[i, j] else 0

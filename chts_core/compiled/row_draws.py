@@ -1,4 +1,4 @@
-"""Rows of an initial network, shared out among threads. The plain references are in :mod:`chts_core.row_links`."""
+"""Draw the rows of an initial network in several threads. The plain references are in :mod:`chts_core.row_links`."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
-    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, in torch.get_num_threads()."""
+    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, with as many threads as torch."""
     rows, threads = mask.shape[0], torch.get_num_threads()
     seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")
     if threads == 1:  # starting a thread and waiting for it takes longer than a small mask

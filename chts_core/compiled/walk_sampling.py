@@ -1,16 +1,16 @@
-"""Soft regrowth by a node-based score, without computing the score: random walks.
+"""Soft regrowth by a node-based score: random walks draw the links, and the score is not computed.
 
 The plain reference computes the scores and calls :func:`chts_core.sampling.draw`; χ² tests check that the two agree.
 
-Insert the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. A missing link u–v gets from each
-output z that shares P_zu > 0 inputs with u, and is linked to v, (1 + P_zu) / (d_z - P_zu) for CH2. But d_z - P_zu is
-the number of inputs of z that u lacks. So drawing
+Insert the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. For CH2, each output z that shares
+P_zu > 0 inputs with u and is linked to v adds (1 + P_zu) / (d_z - P_zu) to the score of a missing link u–v. But d_z -
+P_zu is the number of inputs of z that u lacks. So drawing
 
     a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
 
 gives u–v with p ∝ S_uv. The other side works in the same way. P_zu counts the wedges z – x – u (paths of two links), so
-pairs can be drawn with integers only: first any wedge, each equally likely, or any pair that shares an input, each
-equally likely. Such pairs are found among the wedges, where one per pair counts, or among all pairs, whichever are
+integers are enough to draw pairs. Each draw takes a wedge or a pair that shares an input, all equally likely. Pairs
+that share an input are found among the wedges, where only one wedge per pair counts, or among all pairs, whichever are
 fewer. A link that was drawn before is left out, so the draws are without replacement. This needs no score, no matrix
 product and no rounding.
 """
@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from chts_core.compiled.masks import ends, mask_of, positions
 
-# Walks per wanted link, after which the rest is drawn from the scores. The two take about as much work.
+# The number of walks per wanted link after which the other links are drawn from the scores. Up to here, the walks take
+# about as much work as the scores.
 _WALKS_PER_LINK = 16
 _WALKS_AT_LEAST = 256
 _FEWEST_WALKS = 64  # of a round
@@ -34,7 +35,9 @@ _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
 def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> int:
-    """Call propose(walks, left), which returns how many links it found, until none is left or there are too many walks.
+    """Call propose(walks, left) until all links are found or the walks are used up.
+
+    `propose` returns how many new links it has found in this call.
 
     Returns:
         How many links were found.
@@ -51,12 +54,15 @@ def _walk_rounds(num_links: int, propose: Callable[[int, int], int]) -> int:
 
 
 def _num_pairs(shape: tuple[int, int]) -> int:
-    """Number of ordered pairs of different nodes of a side."""
+    """Number of ordered pairs of different nodes of the same side."""
     return sum(size * (size - 1) for size in shape)
 
 
 def _running_wedges(start: Tensor) -> Tensor:
-    """Running sum, from 0, of the ordered pairs of different nodes that each node joins; its links begin at `start`."""
+    """Running sum, from 0, of the ordered pairs of different nodes that each node joins.
+
+    The links of each node begin at `start`.
+    """
     degrees = start.diff()
     return F.pad((degrees * (degrees - 1)).cumsum(0), (1, 0))
 
@@ -64,7 +70,7 @@ def _running_wedges(start: Tensor) -> Tensor:
 def walk_compiled(
     links: Tensor, shape: tuple[int, int], num_links: int, inside: bool, generator: torch.Generator
 ) -> Tensor:
-    """Up to `num_links` missing links by walks, on a CPU.
+    """Draw up to `num_links` missing links by walks, on a CPU.
 
     Args:
         links: positions in the flattened mask, int64 in ascending order.
@@ -155,7 +161,7 @@ def walk_batched(
         link = torch.minimum(u, v) * columns + torch.maximum(u, v) - rows
         coin = torch.rand(walks, dtype=torch.float64, generator=generator, device=device)
         counts = ~mask.flatten()[link] & ~new[link] & (coin * most < _lacking_odds(degree, common))
-        if not among_all:  # of all the wedges that join a pair, one counts
+        if not among_all:  # of all wedges that join a pair, only one counts
             counts &= any_wedge | (below(common.long().clamp(min=1), walks) == 0)
 
         link = torch.where(counts, link, nowhere)
@@ -170,7 +176,7 @@ def walk_batched(
 
 
 def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of different numbers up to `others` with number `choice` < others · (others + 1)."""
+    """The pair of different numbers up to `others` that has the index `choice` < others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
@@ -182,7 +188,7 @@ def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
 
 
 def _greatest_odds(shared: list[Tensor]) -> Tensor:
-    """An upper bound of `_lacking_odds`, from the nodes that every two nodes of a side share; float64 ()."""
+    """An upper bound of `_lacking_odds`, from the number of nodes that every two nodes of a side share; float64 ()."""
     parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
     # With 2^14 neighbours, rounding to float32 could hide a thousandth of the odds.
     return 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())

@@ -45,7 +45,7 @@ def add_paths(  # pragma: no cover (compiled)
 
 @compiled
 def adjacency(outputs: Any, inputs: Any, rows: int, columns: int) -> tuple[Any, Any]:  # pragma: no cover (compiled)
-    """The neighbours of every node in ascending order, outputs first: input j is node rows + j.
+    """The neighbours of every node, in ascending order. Outputs come first, so input j is node rows + j.
 
     Args:
         outputs, inputs: the two ends of every link, sorted by outputs, then by inputs.
@@ -91,7 +91,7 @@ def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no 
 
 @compiled
 def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
-    """The pair of different numbers up to `others` with number `choice` < others · (others + 1)."""
+    """The pair of different numbers up to `others` that has the index `choice` < others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
@@ -100,7 +100,7 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links`, int64, with independent draws of missing links, p ∝ their node-based score; -1 if a draw fails.
+    """Fill `links`, int64, with independent draws of missing links, p ∝ node-based score, or with -1 if a draw fails.
 
     See :mod:`chts_core.compiled.walk_sampling` for the method. A link is its position in the flattened mask.
 
@@ -108,7 +108,7 @@ def propose_links(  # pragma: no cover (compiled)
         exists: a bit for each element of the flattened mask; `start` and `neighbours` are its :func:`adjacency`.
         shape: (outputs, inputs) of the mask.
         wedges: running sum, from 0, of the ordered pairs of different nodes that each node joins.
-        pairs: number of ordered pairs of different nodes of a side.
+        pairs: number of ordered pairs of different nodes of the same side.
         inside: True for CH2, False for CH3.
     """
     state, (rows, columns) = np.full(1, seed, np.uint64), shape
@@ -136,7 +136,7 @@ def propose_links(  # pragma: no cover (compiled)
             first, others = start[between], start[between + 1] - start[between] - 1
             z, u = ordered_pair(choice, others)
             z, u = np.int64(neighbours[first + z]), np.int64(neighbours[first + u])
-            # Of all the wedges that join a pair, one counts.
+            # Of all wedges that join a pair, only one counts.
             if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
                 continue
 

@@ -1,7 +1,7 @@
 """How a method attaches to a model. Nothing here is needed to understand a method.
 
 - `layers`, `forward`, `tracing`, `graph`, `coverage`: which layers of a model are sparse, and which feed each other.
-- `weights`, `linear`: how links are stored, as a dense weight under a mask or only the links.
+- `weights`, `linear`: how links are stored, either as a dense weight with a mask or as only the links.
 - `network`: all sparse layers together. `initial`: the links that a run starts from. `warm_start`: a start from a
   trained model.
 - `gradients`, `watch`, `guard`: they watch what happens between two steps, and raise an error if the run cannot

@@ -18,8 +18,8 @@ from chts_core.engine.layers import all_layers, gated_experts, gated_feed_forwar
 from chts_core.engine.sharding import is_fully_sharded
 from chts_core.percolation import Attention, LayerGraph
 
-# Modules and functions that act on each neuron separately, so that output j of the layer before is input j of the layer
-# after.
+# Modules and functions that act on each neuron separately, so that output j of the previous layer is input j of the
+# next layer.
 _ELEMENTWISE_MODULES = (
     nn.Identity,
     nn.ReLU,
@@ -99,7 +99,8 @@ _ROLES = (
 )
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-# The function that computes their products, and functions that would mix neurons before or after it.
+# The function that computes the products of queries, keys and values, and functions that would mix neurons before or
+# after this function.
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
 
@@ -109,8 +110,8 @@ class Blocks:
     """The blocks that are known by their type or by the names of their parts.
 
     chains, pairs: as in a :class:`LayerGraph`.
-    attentions: by the path of their module.
-    without_output: the attention blocks with an output projection in another module.
+    attentions: the attention blocks, by the path of their module.
+    without_output: the paths of the attention blocks whose output projection is in another module.
     """
 
     chains: list[tuple[str, ...]] = field(default_factory=list)
@@ -131,7 +132,7 @@ class Blocks:
         self.chains += [(before, down) if down else (before,) for before in (gate, up) if before]
 
     def layers(self) -> set[str]:
-        """Names of all layers in them."""
+        """The names of all layers in these blocks."""
         return LayerGraph(tuple(self.chains), tuple(self.pairs), tuple(self.attentions.values())).layers()
 
 
@@ -187,8 +188,8 @@ def _roles(
 ) -> tuple[tuple[str, str, str, str | None], int] | None:
     """Names of the layers of queries, keys, values and outputs in an attention block, and the number of its heads.
 
-    The attention block must leave all but the projections to Hugging Face's interface, so that no other parameter, and
-    nothing in the module's own code, mixes neurons. None for any other module.
+    The attention block must leave everything except the projections to Hugging Face's interface. Then neither another
+    parameter nor the module's own code mixes neurons. The result is None for any other module.
     """
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
     if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names) or is_altered_within(module):
@@ -218,7 +219,7 @@ def _roles(
 def _attention(
     model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
 ) -> tuple[Attention | None, list[str | None]]:
-    """An attention block with LLaMA's names, and those of its layers that must not lose links when others do.
+    """An attention block with LLaMA's names, and the layers that must not lose links when other layers do.
 
     Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
     rotated in unknown planes, a neuron without its partner still has an effect.
@@ -259,7 +260,7 @@ def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bo
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether anything but the forward of its class affects the output of a module."""
+    """Whether anything other than the forward of its class affects the output of a module."""
     if is_fully_sharded(module):  # its hooks gather weights
         return False
     everywhere = nn.modules.module
@@ -278,7 +279,7 @@ def is_altered_within(block: nn.Module) -> bool:
 
 
 def _runs_as(module: nn.Module, kind: type[nn.Module], *methods: str) -> bool:
-    """Whether a module runs these methods of a class that it is or derives from."""
+    """Whether a module runs these methods as the class `kind` defines them. The module is an instance of `kind`."""
     inherits = all(getattr(type(module), method) is getattr(kind, method) for method in methods)
     return inherits and has_forward_of_class(module)
 
@@ -304,9 +305,9 @@ def _mixes(gated: nn.Module) -> bool:
 
 
 def _keeps_zeros(gated: nn.Module) -> bool:
-    """Whether the activation of a gated block gives zero for zero, so that a neuron without a gate has no effect.
+    """Whether the activation of a gated block maps zero to zero, so that a neuron without a gate has no effect.
 
-    An activation that is not a module is assumed to do this.
+    An activation that is not a module is assumed to map zero to zero.
     """
     try:
         return not any(

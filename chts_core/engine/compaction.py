@@ -16,7 +16,7 @@ from chts_core.percolation import LayerGraph
 
 
 def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *args: Any, **kwargs: Any) -> nn.Module:
-    """A copy of the model without its inactive hidden neurons; in evaluation mode its outputs are the same.
+    """A copy of the model without its inactive hidden neurons. In evaluation mode, its outputs are the same.
 
     A hidden neuron is dropped if no output depends on it. A neuron that depends on no input always sends the same value
     (its bias, through the activation). This value is taken from an example and added to the biases of the layer that
@@ -25,20 +25,20 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
     between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
 
     Args:
-        model: not changed.
-        masks: by layer name; weights of absent links are zero. A layer without a mask is dense.
+        model: the model, which does not change.
+        masks: the masks, by layer name; weights of absent links are zero. A layer without a mask is dense.
         graph: names the layers that feed each other, sparse or dense.
         args, kwargs: an example input of the model.
 
-    The example shows whether anything else changes the neurons on their way, such as a hook: the outputs of the copy
-    are compared with the outputs of the model.
+    The outputs of the copy on the example are compared with the outputs of the model. This shows whether anything else,
+    such as a hook, changes the neurons on their way.
 
     Returns:
         The copy, in evaluation mode. Its smaller layers are still `nn.Linear`; a batch norm with no features left
         becomes `nn.Identity`.
 
     Raises:
-        ValueError: if the example does not reach a layer of the graph, or if the outputs on it would change.
+        ValueError: if the example does not reach a layer of the graph, or if the outputs on the example would change.
     """
     whole = copy.deepcopy(model).eval()
     expected = _outputs(whole, *args, **kwargs)
@@ -90,10 +90,10 @@ def _tensors(output: object) -> Iterator[Tensor]:
 
 
 def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwargs: Any) -> None:
-    """Raise unless a smaller model gives the expected outputs, up to rounding."""
+    """Raise an error unless a smaller model gives the expected outputs, up to rounding."""
     why = (
-        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward of one "
-        "instance only, random numbers in evaluation mode, or weights outside the masks. Remove it, or build the "
+        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward that only "
+        "one instance has, random numbers in evaluation mode, or weights outside the masks. Remove it, or build the "
         "Sparsifier with a graph without these layers; graph=LayerGraph() names no layer."
     )
     try:
@@ -119,7 +119,7 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
 
 
 def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
-    """The share of the largest output that rounding may change: some hundred units of the last bit of float32."""
+    """The share of the largest output that rounding may change: a few hundred units of the last bit of float32."""
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *outputs) if tensor.is_floating_point()}
     devices = {tensor.device.type for tensor in (*model.parameters(), *outputs)}
     dtypes |= {torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
@@ -232,8 +232,8 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
         if layer not in constant:
             fixed = torch.stack([outputs_of(before) for before in feeders[layer]])
             nonzero = torch.stack([(seen.outputs[before] != 0).any(dim=0) for before in feeders[layer]])
-            # Of multiplied factors, one that is always 0 is enough, if its activation keeps the 0. This shows where the
-            # product is 0 although all other factors are not.
+            # If factors are multiplied, one factor that is always 0 is enough, if its activation keeps the 0. This
+            # shows where the product is 0 although all other factors are not.
             silent = (fixed & ~nonzero).any(dim=0) & (seen.inputs[layer] == 0).all(dim=0)
             shown = nonzero.sum(dim=0) == len(nonzero) - 1
             constant[layer] = fixed.all(dim=0) | (silent & shown)

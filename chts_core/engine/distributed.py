@@ -14,13 +14,13 @@ from chts_core.engine.weights import pack_bits, unpack_bits
 
 
 class Ranks:
-    """The processes that train copies of a model, or shards of one. A process alone is the only rank.
+    """The processes that train copies of a model, or shards of one. A single process is the only rank.
 
-    Every method but `owners` is a collective operation: all ranks call it in the same order, with the same names and
+    Every method except `owners` is a collective operation: all ranks call it in the same order, with the same names and
     shapes.
 
     Args:
-        group: the group of the processes; None for this process alone.
+        group: the group of the processes; None for only this process.
         device: the device of the tensors that are sent.
 
     Attributes:
@@ -35,7 +35,7 @@ class Ranks:
         self.size = 1 if group is None else dist.get_world_size(group)
 
     def owners(self, costs: Mapping[str, int]) -> dict[str, int]:
-        """The rank of each piece of work, so that all ranks have about as much work.
+        """The rank of each piece of work, so that all ranks have about the same amount of work.
 
         The largest pieces come first. Each goes to the rank that has the least work so far.
         """
@@ -53,7 +53,7 @@ class Ranks:
             links: positions, int64, by the name of the part.
 
         Raises:
-            RuntimeError: on all ranks, naming the layers and the ranks.
+            RuntimeError: on all ranks, if links differ. The message names the layers and the ranks.
         """
         if self.size == 1:
             return
@@ -80,7 +80,7 @@ class Ranks:
             )
 
     def share(self, tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:
-        """Send each tensor from its owner to all ranks, in place; Boolean tensors are packed in bits.
+        """Send each tensor from its owner to all ranks, in place; Boolean tensors are packed into bits.
 
         Args:
             tensors: Boolean or uint8, each of the same shape on all ranks.
@@ -148,13 +148,14 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
 
 @contextlib.contextmanager
 def telling_of_lost_ranks() -> Iterator[None]:
-    """Say what happened and what to do if the connection to another rank breaks."""
+    """If the connection to another rank breaks, raise an error that says what happened and what to do."""
     try:
         yield
     except RuntimeError as error:
         if any(word in str(error).lower() for word in ("connection", "timed out", "timeout", "peer", "socket")):
             raise RuntimeError(
-                "another rank does not answer: its process has ended or hangs. Look at its own messages, then start "
-                f"all ranks again; a run with a checkpoint continues from there. ({str(error).strip().splitlines()[0]})"
+                "another rank does not answer: its process has ended or hangs. Look at the messages of that process, "
+                "then start all ranks again; a run with a checkpoint continues from it. "
+                f"({str(error).strip().splitlines()[0]})"
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""The operations of a model's forward, as `torch.fx` records them, and which layers give the model's outputs."""
+"""Record the operations of a model's forward with `torch.fx`, and find the layers that give the model's outputs."""
 
 import contextlib
 import inspect
@@ -46,16 +46,16 @@ class _Proxy(fx.Proxy):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of all tensors."""
+        """The dtype that all tensors claim to have."""
         self.tracer.asked_for_dtype = True
         return self.tracer.dtype
 
 
 class Tracer(fx.Tracer):
-    """Records the operations of a forward, also on buffers, without running them.
+    """Records the operations of a forward, including those on buffers, without running them.
 
     Args:
-        is_closed: whether to record only the call of a module, without looking into it.
+        is_closed: decides for each module whether to record only its call, without the operations inside it.
         dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
         length: the length that all tensors claim to have. Without one, a forward that asks for it cannot be traced.
     """
@@ -75,13 +75,19 @@ class Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def keys(self, obj: fx.Proxy) -> Any:
-        """For a forward that passes on its `**` keywords: one keyword that no other forward knows by name."""
+        """The keywords of a proxy.
+
+        A forward's `**` keywords count as one keyword that no other forward takes by name.
+        """
         if obj.node.op == "placeholder" and str(obj.node.target).startswith("**"):
             return [str(obj.node.target)]
         return super().keys(obj)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """Also works for a forward in a wrapper that passes on its arguments, as in Hugging Face's checkpointing."""
+        """See :class:`torch.fx.Tracer`.
+
+        This also works if a wrapper passes on the arguments of the forward, as in Hugging Face's checkpointing.
+        """
         taken = list(inspect.signature(root_fn).parameters.values())[1:]
         kinds = {argument.kind for argument in taken}
         if root_fn is inspect.unwrap(root_fn) or inspect.Parameter.VAR_POSITIONAL in kinds:
@@ -96,7 +102,7 @@ class Tracer(fx.Tracer):
         return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Also works if `fully_shard` has put its own class before torch's class."""
+        """See :class:`torch.fx.Tracer`. This also works if `fully_shard` has put its own class before torch's class."""
         if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
@@ -105,14 +111,17 @@ class Tracer(fx.Tracer):
 
 
 def has_forward_of_class(module: nn.Module) -> bool:
-    """Whether an instance runs the forward of its class, maybe wrapped, as by accelerate for mixed precision."""
+    """Whether an instance runs the forward of its class.
+
+    The forward may have a wrapper, for example the one that accelerate adds for mixed precision.
+    """
     forward = inspect.unwrap(module.forward)
     return getattr(forward, "__func__", forward) is inspect.unwrap(type(module).forward)
 
 
 @contextlib.contextmanager
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo side effects of a forward: random draws, prints, warnings, counted calls, results kept as attributes."""
+    """Undo side effects of a forward: random draws, prints, warnings, counted calls, and results kept as attributes."""
     attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
     for module in model.modules():
         if is_fully_sharded(module):  # its hooks would gather weights, but no real forward runs
@@ -133,7 +142,7 @@ def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
 
 
 def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
-    """The operations of a module in training or in evaluation; empty if it cannot be traced.
+    """The operations of a module in training or in evaluation mode. The list is empty if it cannot be traced.
 
     Args:
         without_labels: whether to leave out arguments that are None by default, such as labels.
@@ -190,9 +199,10 @@ def _ends(module: nn.Module, path: str) -> Iterator[str]:
 
 
 def _owner(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
-    """The name of the module with the matrix that an operation uses, "" for the traced module itself; or None.
+    """The name of the module with the matrix that an operation uses, or None if it uses no matrix.
 
-    A matrix may also be used without its module, as in tied autoencoders.
+    The name is "" for the traced module itself. An operation may also use a matrix without its module, as in tied
+    autoencoders.
     """
     if node.op == "call_module":
         return str(node.target) if _has_matrix(modules[str(node.target)]) else None

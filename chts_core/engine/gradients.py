@@ -27,7 +27,7 @@ class Gradients:
     """Zeroes the gradients of absent links as soon as they are computed, and keeps a copy if an update needs them.
 
     Args:
-        weights: by the name of the parameter.
+        weights: the weights, by the name of the parameter.
         collects: whether updates use the gradient of all links.
         guard: knows whether another Sparsifier has taken over.
 
@@ -69,7 +69,7 @@ class Gradients:
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The mean over the ranks of the gradient of all links of a weight, or None. A collective operation."""
+        """The mean over the ranks of the gradient of all links of a weight, or None. This is a collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
@@ -77,7 +77,7 @@ class Gradients:
         return full_from_shards(gradient, weight) if is_sharded(weight) else ranks.mean(gradient)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which has no gradients of the step and must call `listen` again."""
+        """The state for a copy, which has no gradients of the step and must call `listen` again."""
         return {**self.__dict__, "dense": {}, "_arriving": {}, "_versions": {}, "_owner": None}
 
     def _wanted(self) -> bool:
@@ -96,7 +96,7 @@ class Gradients:
             del self.dense[name]
 
     def _clear(self, name: str, parameter: Tensor) -> None:
-        """Zero the gradient of absent links by filling, so that a NaN there vanishes too.
+        """Overwrite the gradient of absent links with zeros, so that a NaN there becomes zero too.
 
         If an update needs it, the gradient of all links is kept first. It is summed over the backward passes of the
         step, as `grad` itself sums the gradient of the existing links.
@@ -116,8 +116,8 @@ class Gradients:
     def _arrive(self, name: str, layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
         """Sum up the gradient of all links of a layer that stores only its existing links.
 
-        The sum of one backward pass waits until the gradient of the existing links has arrived: `torch.autograd.grad`
-        computes a gradient that never arrives.
+        The sum of one backward pass waits until the gradient of the existing links has arrived, because a gradient that
+        `torch.autograd.grad` computes never arrives.
         """
         if not self._guard.rules(layer.values) or not self._wanted():
             return
@@ -161,10 +161,10 @@ def _dense_gradient_hook(
 
 
 def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guard: Guard) -> None:
-    """Let the optimizer do nothing in a step before an update. (It skips parameters without a gradient.)
+    """Let the optimizer do nothing in the step before an update, because it skips parameters without a gradient.
 
     Args:
-        owner: is not kept alive.
+        owner: knows when an update is due; it is not kept alive.
         guard: once another Sparsifier has taken over, no step is skipped.
     """
     me = weakref.ref(owner)

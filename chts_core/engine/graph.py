@@ -46,9 +46,9 @@ def find_layers(
 def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> tuple[LayerGraph, list[str]]:
     """The layer graph of a model, and warnings about it for a user who has given no graph.
 
-    Percolation uses only the layers that could be traced. Other layers evolve too, but their incomplete links stay. If
-    no two layers are known to feed each other, nothing percolates. A note says so. This is not an error, because the
-    rest of the method works.
+    Percolation uses only the layers that could be traced. The other layers evolve too, but their incomplete links stay.
+    If no two layers are known to feed each other, nothing percolates, and a note says so. This is not an error, because
+    the rest of the method works.
     """
     graph, unknown = layer_graph(model, layers)
     if not unknown or not method.removal.percolate:
@@ -61,7 +61,7 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
     joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
     effect = "Their links evolve, but incomplete links stay."
     if not joined and len(layers) > 1:
-        effect = "So it removes no link: no two layers of this model are known to feed each other."
+        effect = "So it removes no link, because no two layers of this model are known to feed each other."
     return graph, [
         f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layers feed each "
         "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "
@@ -75,7 +75,10 @@ def kind_of(name: str) -> str:
 
 
 def label_of(names: list[str]) -> str:
-    """A layer's name. For several layers of a kind: what their names share, * for the rest, and their number."""
+    """The name of a layer, or one label for several layers of a kind.
+
+    Such a label has the common parts of the names, * for the rest, and the number of layers.
+    """
     if len(names) == 1:
         return names[0]
     parts = zip(*(re.split(r"([.:])", name) for name in names), strict=True)

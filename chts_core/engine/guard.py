@@ -34,7 +34,7 @@ class Guard:
 
     Args:
         network: the sparse layers.
-        optimizer: trains them.
+        optimizer: the optimizer that trains them.
         waiting: parameters that were frozen when the Sparsifier was attached, by name.
 
     Attributes:
@@ -45,7 +45,7 @@ class Guard:
         self, network: SparseNetwork, optimizer: torch.optim.Optimizer, waiting: Mapping[str, nn.Parameter]
     ) -> None:
         self.superseded = False
-        # These leave the state of a link without a gradient at zero. For other optimizers this is not known.
+        # These optimizers keep a zero state at zero if a link has no gradient. We do not know this of other optimizers.
         self.keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         self._network = network
         self._optimizer = optimizer
@@ -60,7 +60,8 @@ class Guard:
         """Watch the optimizer from now on, and take over from an older Sparsifier.
 
         Args:
-            fresh: whether the run begins. Then the first steps of the optimizer show how much of them the masks undo.
+            fresh: whether the run begins. If so, the first steps of the optimizer show how much of a step the masks
+                undo.
         """
         for weight in self._network.weights.values():
             before = _RULED_BY.get(weight.parameter)
@@ -74,7 +75,7 @@ class Guard:
         self._lost = LostSteps(self._optimizer, self._network.weights) if measured else None
 
     def settle(self) -> None:
-        """Record that all is as it should be when a step begins."""
+        """Record that everything is as it should be when a step begins."""
         self._watch.settle()
 
     def rules(self, parameter: Tensor) -> bool:
@@ -98,9 +99,9 @@ class Guard:
             )
 
     def calls_to_take_back(self, steps: int, updated_at: int) -> int:
-        """How many calls of `Sparsifier.step()` were counted by mistake; known at the optimizer's first step.
+        """How many calls of `Sparsifier.step()` were counted by mistake. This is known at the optimizer's first step.
 
-        Calls before that step were made under gradient accumulation. They do not count, unless one of them has already
+        Calls before that step were made during gradient accumulation. They do not count, unless one of them has already
         updated the topology.
         """
         if self._counted or not self._watch.steps:
@@ -111,7 +112,7 @@ class Guard:
         return calls if updated_at <= steps - calls else 0
 
     def is_step(self, skipped: bool) -> bool:
-        """Whether a call of `Sparsifier.step()` counts: the optimizer has made a step, or it was skipped."""
+        """Whether a call of `Sparsifier.step()` counts: the optimizer has made a step, or its step was skipped."""
         if not self._watch.counts or self._watch.steps or skipped or self._overflows():
             return True  # after an overflow, a gradient scaler has skipped the step
         if self._counted:
@@ -121,7 +122,7 @@ class Guard:
         return True
 
     def check_optimizer(self) -> None:
-        """Warn about an optimizer that moves weights without a gradient, as Muon does. The masks undo this."""
+        """Warn about an optimizer that moves weights without a gradient, as Muon does. The masks undo these moves."""
         if self._lost is None or not self._watch.steps:
             return
         share = self._lost.share()
@@ -141,9 +142,9 @@ class Guard:
         replaced = self._watch.replaced()
         if replaced:
             raise RuntimeError(
-                f"the model's parameters {few(replaced)} are not the ones that the Sparsifier was attached to, as "
-                "after load_state_dict(assign=True), or after tying or replacing a layer. Load with assign=False, or "
-                "build a new optimizer and a new Sparsifier for the present model."
+                f"the model's parameters {few(replaced)} are not the ones that the Sparsifier was attached to, "
+                "for example after load_state_dict(assign=True), or after a layer was tied or replaced. Load with "
+                "assign=False, or build a new optimizer and a new Sparsifier for the current model."
             )
         unfrozen = [name for name, parameter in self._waiting.items() if parameter.requires_grad]
         if unfrozen:
@@ -155,7 +156,7 @@ class Guard:
             )
         if self.superseded:
             raise RuntimeError(
-                "another Sparsifier has been attached to this model since; call step() of the newer one, or build a "
+                "a newer Sparsifier has been attached to this model; call step() of the newer one, or build a "
                 "new model."
             )
         if self._watch.other is not None and not self._watch.steps:
@@ -173,14 +174,14 @@ class Guard:
             )
 
     def check_masks(self) -> None:
-        """Raise if weights do not fit the masks."""
+        """Raise an error if weights do not fit the masks."""
         changed = self._watch.changed() & set(self._network.sparse)
         strangers = [name for name in sorted(changed) if self._has_strangers(name)]
         if strangers:
             raise RuntimeError(
-                f"the model has weights outside the masks, in {few(strangers)}: weights were loaded or written that do "
-                "not fit these masks. With sparsifier.load_state_dict(), load the state that sparsifier.state_dict() "
-                "gave at the same moment; or load pretrained weights before attaching; or, to keep the masks, "
+                f"the model has weights outside the masks, in {few(strangers)}: you loaded or wrote weights that do "
+                "not fit these masks. Load the state that sparsifier.state_dict() returned at the same moment, with "
+                "sparsifier.load_state_dict(); or load pretrained weights before attaching; or, to keep the masks, "
                 "multiply each weight by its mask in sparsifier.masks."
             )
 
@@ -227,11 +228,11 @@ class Guard:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which must call `listen` again."""
+        """The state for a copy, which must call `listen` again."""
         return {**self.__dict__, "_lost": None}
 
     def _has_strangers(self, name: str) -> bool:
-        """Whether a dense weight is not zero outside its mask."""
+        """Whether a dense weight has a nonzero element outside its mask."""
         weight = self._network.weights[name]
         return isinstance(weight, MaskedWeight) and bool(
             (local_shard(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero()
@@ -256,7 +257,7 @@ def is_ruled(parameter: Tensor) -> bool:
 
 
 def check_dense(model: nn.Module) -> nn.Module:
-    """Refuse a model with layers that already store only their links; return the model."""
+    """Refuse a model with layers that already store only their links. Otherwise, return the model."""
     already = [path for path, module in model.named_modules() if isinstance(module, SparseLinear)]
     if already:
         raise ValueError(
@@ -278,7 +279,7 @@ def check_held(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) 
 
 
 def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
-    """Warn about weights in half precision, by the dtypes of all weights."""
+    """Warn about weights in half precision. `dtypes` has the dtypes of all weights."""
     low = sorted({str(dtype) for dtype in dtypes if dtype.itemsize < 4})
     if low:
         warn(
@@ -305,9 +306,9 @@ def check_execution(
     if execution == "csr" and stay:
         raise ValueError(
             f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
-            "nn.Linear layers inside the model and outside nn.MultiheadAttention, without subclass, parametrisation, "
-            "pruning, state-dict hook or forward of their own. Choose execution='auto', which leaves these weights "
-            "masked, or exclude them."
+            "nn.Linear layers inside the model and outside nn.MultiheadAttention, without a subclass, "
+            "parametrisation, pruning, state-dict hook or forward of their own. Choose execution='auto', which leaves "
+            "these weights masked, or exclude them."
         )
 
 

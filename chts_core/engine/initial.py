@@ -1,4 +1,4 @@
-"""The links that a run starts from: drawn, given, or the largest weights."""
+"""The links that a run starts from: drawn at random, given by the user, or the links with the largest weights."""
 
 import hashlib
 import math
@@ -62,16 +62,17 @@ def first_masks(
     """The masks, by weight, that a run starts from.
 
     Args:
-        given: masks by part, instead of the topology; "magnitude" for the largest weights; None for none.
+        given: masks by part, which replace those of the topology; "magnitude" for the largest weights; None to draw all
+            masks.
         topology: the method's topology, with the correlations if it needs them.
         layers, parts: the layers and parts of the model, by name.
         graph: which layers feed each other.
-        weights: by name.
+        weights: the weights, by name.
         budget: gives the number of links of each part.
-        generators: by part.
+        generators: a generator for each part, by name.
 
     Raises:
-        TypeError, ValueError: if a mask belongs to no part, or has a wrong shape or number of links.
+        TypeError, ValueError: if a mask belongs to no part, or has the wrong shape or the wrong number of links.
     """
     links = budget.links(0)
     given = _given(given, parts, weights, links)
@@ -107,7 +108,7 @@ def _given(
     weights: Mapping[str, Tensor],
     links: Mapping[str, int],
 ) -> Mapping[str, Tensor]:
-    """The masks by part that are not drawn."""
+    """The masks that are given instead of drawn, by part."""
     if isinstance(given, str):
         if given != "magnitude":
             raise ValueError(f"initial_masks is {given!r}; expected masks by layer name, 'magnitude' or None.")

@@ -1,7 +1,7 @@
 """The links of a layer in compressed form, and the three products of a linear layer with them.
 
 The plain reference is :class:`DenseKernels`, which fills in the weight and multiplies it as a whole. Tests compare the
-others with it.
+other kernels with it.
 """
 
 import threading
@@ -20,11 +20,11 @@ from chts_core.topology import erdos_renyi
 
 
 class Links(NamedTuple):
-    """The positions of the links of a layer; int32.
+    """The positions of the links of a layer, in int32.
 
-    crow_indices: output i has the links crow_indices[i] to crow_indices[i + 1].
+    crow_indices: output i has the links from crow_indices[i] up to, but not including, crow_indices[i + 1].
     col_indices: the input of each link.
-    ccol_indices, row_indices: the same by inputs, with the output of each link.
+    ccol_indices, row_indices: the same for the order by inputs, with the output of each link.
     order: for each link in the order by inputs, its index in the order by outputs.
     """
 
@@ -44,7 +44,7 @@ class Links(NamedTuple):
         return torch.repeat_interleave(self.crow_indices.diff().long())
 
     def positions(self) -> Tensor:
-        """Position of each link in the flattened weight, int64, ascending."""
+        """Position of each link in the flattened weight, int64 in ascending order."""
         return self.outputs() * self.shape[1] + self.col_indices
 
 
@@ -65,7 +65,7 @@ def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> L
 
 
 def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> str:
-    """What is wrong with the saved links of a layer (out_features, in_features), or ""."""
+    """What is wrong with the saved links of a layer (out_features, in_features), or "" for nothing."""
     out_features, in_features = shape
     if crow.shape != (out_features + 1,):
         return f"have {len(crow) - 1} outputs, but this layer has {out_features}"
@@ -84,8 +84,8 @@ def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
 class Kernels(Protocol):
     """The three products of a linear layer, with features as rows: x is (in, samples), y and dy are (out, samples).
 
-    The first two may return memory that the next product in this thread overwrites. The first does not do this for a
-    single sample.
+    `forward` and `input_gradient` may return memory that the next product in this thread overwrites. `forward` does not
+    do this for a single sample.
     """
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class DenseKernels:
         return (dy @ x.T).flatten().index_select(0, links.positions())
 
 
-# A product of a single sample with fewer links than this ends before another thread starts.
+# With fewer links than this, the product of a single sample ends before another thread starts.
 _FEW = 50_000
 
 
@@ -206,7 +206,7 @@ _LARGEST_KEPT = 2**24  # elements, 64 MB as float32
 
 
 def transposed(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The transpose of a matrix, as a new contiguous tensor, or in a given one."""
+    """The transpose of a matrix, as a new contiguous tensor or in a given tensor."""
     y = x.new_empty(x.shape[::-1]) if y is None else y
     if x.device.type != "cpu" or not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64):
         return y.copy_(x.T)
@@ -224,7 +224,7 @@ def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
 
     Raises:
         TypeError: for a dtype without sparse kernels.
-        RuntimeError: if there are none for the device.
+        RuntimeError: if there are no sparse kernels for the device.
     """
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(
@@ -241,14 +241,14 @@ def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
 
 
 def filled(links: Links, values: Tensor) -> Tensor:
-    """The dense weight."""
+    """The dense weight, with zeros where there is no link."""
     weight = values.new_zeros(links.shape[0] * links.shape[1])
     return weight.scatter_(0, links.positions(), values).view(links.shape)  # in half the time of weight[...] = values
 
 
 @cache
 def _measured_crossover(out_features: int, in_features: int, device: str, dtype: torch.dtype, _threads: int) -> float:
-    """See :func:`crossover_density`; it also depends on the number of threads."""
+    """The result of :func:`crossover_density`, which also depends on the number of threads."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_CROSSOVER_SAMPLES, in_features, generator=generator).to(device, dtype)
     dy = torch.randn(_CROSSOVER_SAMPLES, out_features, generator=generator).to(device, dtype)
@@ -270,7 +270,7 @@ def _measured_crossover(out_features: int, in_features: int, device: str, dtype:
     densities = (0.1, 0.5)
     ours = [seconds(density, sparse) for density in densities]
     rival = [seconds(density, DENSE) for density in densities]
-    # Both are nearly straight lines. Find where they meet.
+    # Both times grow nearly linearly with the density. Find where the lines meet.
     gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
     if gain[0] <= 0:
         return 0.0
@@ -287,7 +287,7 @@ def crossover_density(out_features: int, in_features: int, device: torch.device,
     """Density up to which sparse products are faster than dense products with the filled-in weight, on this machine.
 
     It is measured once per process for each shape: forward and backward of 256 samples at two densities, with at most
-    1024 features on each side. This takes some tenths of a second.
+    1024 features on each side. This takes a few tenths of a second.
     """
     sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
     return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

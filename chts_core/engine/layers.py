@@ -18,7 +18,8 @@ _REAL = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # A gate, the factor that it gates, and the projection of their product, as LLaMA and T5 name them.
 _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 
-# Layers by glob patterns on their names or their modules' names, or by a test on the module's name and the module.
+# A choice of layers: by glob patterns for the names of layers or modules, or by a function of a module's name and the
+# module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
@@ -42,7 +43,7 @@ def all_layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside `torch.compile` and `DistributedDataParallel`, so that names stay the same."""
+    """The model without the wrappers of `torch.compile` and `DistributedDataParallel`, which change names."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return unwrap(model.module)
     inner = getattr(model, "_orig_mod", None)
@@ -70,8 +71,9 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
         exclude: which of them to leave out; by default the layers named above.
 
     Raises:
-        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from others.
-        TypeError: if a weight has no shape yet, or is stored as anything but real numbers.
+        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from other
+            parameters.
+        TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers.
     """
     _check_initialised(model)
     found, others = list(candidates(model)), list(other_matrices(model))
@@ -86,7 +88,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
         if layer.parameter not in parameters:
             raise ValueError(
                 f"layer {name!r} has no weight parameter to make sparse: its weight is computed from other parameters, "
-                "as by weight_norm; remove the parametrization or exclude the layer."
+                "for example by weight_norm. Remove the parametrization or exclude the layer."
             )
         _check_stored(name, parameters[layer.parameter])
     training = {name: layer for name, layer in layers.items() if parameters[layer.parameter].requires_grad}
@@ -135,7 +137,7 @@ def _nothing_left(model: nn.Module, layers: int) -> ValueError:
 
 
 def _is_router(model: nn.Module, path: str) -> bool:
-    """Whether a layer chooses the experts for an input: a mistake there costs a whole expert."""
+    """Whether a layer is a router: it chooses the experts for an input, so a mistake there is costly."""
     parent, _, name = path.rpartition(".")
     beside = {child for child, _ in model.get_submodule(parent).named_children()}
     named = "router" in path.lower() or "Router" in type(model.get_submodule(path)).__name__
@@ -143,9 +145,9 @@ def _is_router(model: nn.Module, path: str) -> bool:
 
 
 def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
-    """The names of gate, up and down in a module that computes down(act(gate(x)) * up(x)); None for any other module.
+    """The names of gate, up and down in a module that computes down(act(gate(x)) * up(x)), or None for other modules.
 
-    A module that normalises the product, as in BitNet, does not count: there each neuron changes all others.
+    A module that normalises the product, as in BitNet, does not count, because there each neuron changes all others.
     """
     if any("norm" in name for name, _ in module.named_children()):
         return None
@@ -174,7 +176,7 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
     """Each head of queries, keys and values as a separate network, and all other layers unchanged.
 
     Raises:
-        ValueError: if the heads cannot share a layer's outputs evenly.
+        ValueError: if a layer's number of outputs is not a multiple of its number of heads.
     """
     heads: dict[str | None, int] = {}
     for attention in graph.attentions:
@@ -216,13 +218,13 @@ def _select(found: list[Candidate], others: list[Candidate], selection: Selectio
 
 
 def check_in_memory(weights: Mapping[str, Tensor]) -> None:
-    """Raise if a weight is on the meta device, where it has a shape but no values."""
+    """Raise an error if a weight is on the meta device, where it has a shape but no values."""
     absent = [name for name, weight in weights.items() if weight.is_meta]
     if absent:
         raise ValueError(
             f"the weights {', '.join(absent)} are on the meta device and have no values; expected weights in memory. "
             "Call model.to_empty(device=...) and initialise or load the weights, then build the optimizer. If you "
-            "only need a plan, chts.plan takes such a model."
+            "only need a plan, chts.plan accepts such a model."
         )
 
 
@@ -245,12 +247,15 @@ def _check_stored(name: str, weight: Tensor) -> None:
 
 
 def _is_quantised(module: nn.Module) -> bool:
-    """Whether a module is a linear layer with a packed weight, as torch's quantisation makes it."""
+    """Whether a module is a linear layer with a weight that torch's quantisation has packed."""
     return "quantized" in type(module).__module__ and hasattr(module, "in_features")
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that two modules share: it cannot have two masks, or be sparse and dense."""
+    """Refuse a weight that two modules share.
+
+    It cannot have two masks, or be sparse in one module and dense in the other.
+    """
     sparse = {layer.parameter for layer in layers.values()}
     owners: dict[int, list[str]] = {}
     for path, module in model.named_modules():

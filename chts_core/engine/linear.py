@@ -1,9 +1,9 @@
-"""Truly sparse linear layers: stored as their links, and multiplied link by link.
+"""Truly sparse linear layers, which store only their links and multiply link by link.
 
 A mask on a dense weight saves nothing: the zeros are stored, multiplied, and carried through the optimizer. A
-:class:`SparseLinear` has one value per link, and the positions of the links twice. By rows (CSR), they serve y = W x +
-b and the gradient with respect to W. By columns (CSC), with the order of the same values, they serve the gradient with
-respect to x. Both are rebuilt only when the topology changes.
+:class:`SparseLinear` has one value per link, and the positions of the links twice. The positions by rows (CSR) are used
+for y = W x + b and the gradient with respect to W. The positions by columns (CSC), with the order of the same values,
+are used for the gradient with respect to x. Both are rebuilt only when the topology changes.
 
 Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
 contiguous numbers. The result is transposed back, because code around an `nn.Linear` expects a contiguous output.
@@ -27,7 +27,7 @@ from chts_core.engine.product import REMEDY, is_transformed, product, without_au
 
 Execution = Literal["masked", "csr", "auto"]
 
-# Applied to the state of each link, such as an optimizer's moments, when the links change.
+# A function to apply to the state of each link, such as an optimizer's moments, when the links change.
 Carry = Callable[[Tensor], Tensor]
 
 
@@ -46,7 +46,7 @@ class SparseLinear(nn.Module):
         "auto": the faster of the two at this density, as measured for this shape on this machine
             (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
 
-    Under `torch.autocast` the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
+    Under `torch.autocast`, the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
     `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
     A state dict contains the values and the links, and loads into a layer with other links. A state dict of an
@@ -62,8 +62,8 @@ class SparseLinear(nn.Module):
         execution: "masked", "csr" or "auto".
 
     Attributes:
-        values: parameter, one value for each link, by rows of the mask.
-        bias: parameter, or None.
+        values: the parameter with one value for each link, by rows of the mask.
+        bias: the parameter, or None.
         dense_gradient_hook: if set, called in the backward pass with the layer and a function that computes the
             gradient with respect to all of W, (out_features, in_features); for methods that regrow by gradient.
     """
@@ -98,10 +98,10 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
-        """Make a linear layer itself sparse, if :func:`convertible` allows it; its weight becomes the values.
+        """Make a linear layer sparse in place, if :func:`convertible` allows it. Its weight becomes the values.
 
-        All that refers to the layer or its weight continues to work: other parents, hooks, an optimizer, a list of
-        parameters to clip. The gradient keeps its values at the links.
+        Everything that refers to the layer or its weight continues to work: other parents, hooks, an optimizer, a list
+        of parameters to clip. The gradient keeps its values at the links.
         """
         links = cls._checked_links(linear, mask, execution)
         weight, bias = linear._parameters["weight"], linear._parameters["bias"]
@@ -135,7 +135,7 @@ class SparseLinear(nn.Module):
                 "expected (out_features, in_features)."
             )
         if execution == "csr":
-            sparse_kernels(linear.weight.device, linear.weight.dtype)  # refused now, not in the first forward pass
+            sparse_kernels(linear.weight.device, linear.weight.dtype)  # an error now, not in the first forward pass
         return compress(mask.to(linear.weight.device))
 
     def _fill(self, links: Links, values: nn.Parameter, bias: nn.Parameter | None, execution: Execution) -> None:
@@ -155,7 +155,7 @@ class SparseLinear(nn.Module):
         self.has_trained = False  # whether a gradient has ever reached the values
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which no Sparsifier follows."""
+        """The state for a copy, which no Sparsifier follows."""
         self._check_unmixed()
         return {**self.__dict__, "dense_gradient_hook": None, "_copies": None}
 
@@ -172,7 +172,7 @@ class SparseLinear(nn.Module):
         return copied
 
     def _settle(self) -> None:
-        """Record that all values belong to the present links."""
+        """Record that all values belong to the current links."""
         self._settled = _writes(self.values)
         self._mixed_beyond: int | None = (
             None  # the number of writes to the values after which another write mixes links
@@ -205,7 +205,7 @@ class SparseLinear(nn.Module):
             self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
 
     def _has(self, links: Links) -> bool:
-        """Whether these, on any device, are its links."""
+        """Whether the layer has these links, which may be on any device."""
         crow, columns = (tensor.to(self.values.device) for tensor in (links.crow_indices, links.col_indices))
         return torch.equal(self.get_buffer("crow_indices"), crow) and torch.equal(
             self.get_buffer("col_indices"), columns
@@ -213,13 +213,13 @@ class SparseLinear(nn.Module):
 
     @property
     def links(self) -> Links:
-        """Where the links are."""
+        """The positions of the links."""
         self._check_unmixed()
         return Links._make(map(self._buffers.__getitem__, Links._fields))  # in a fifth of the time of get_buffer()
 
     @property
     def mask(self) -> Tensor:
-        """Boolean (out_features, in_features), built at each call."""
+        """The mask, Boolean (out_features, in_features), built at each call."""
         mask = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=self.values.device)
         mask[self.links.positions()] = True
         return mask.view(self.out_features, self.in_features)
@@ -234,7 +234,7 @@ class SparseLinear(nn.Module):
 
     @property
     def density(self) -> float:
-        """Share of the links that exist."""
+        """Share of all possible links that exist."""
         return len(self.values) / (self.out_features * self.in_features)
 
     def to_linear(self) -> nn.Linear:
@@ -248,7 +248,7 @@ class SparseLinear(nn.Module):
         return linear.train(self.training)
 
     def __prepare_scriptable__(self) -> nn.Linear:
-        """For `torch.jit.script`, which cannot compile sparse products: a dense layer with a copy of the values."""
+        """A dense layer with a copy of the values, for `torch.jit.script`, which cannot compile sparse products."""
         return self.to_linear()
 
     @torch.no_grad()
@@ -257,8 +257,8 @@ class SparseLinear(nn.Module):
 
         Args:
             mask: the new links.
-            survivors: the old links that keep their values if they stay. A link that goes and comes back at once starts
-                from zero. Default: all old links.
+            survivors: the old links that keep their values if they stay. A link that is removed and regrown at once
+                starts from zero. Default: all old links.
 
         Returns:
             A function to apply to other state of each link, such as an optimizer's moments. It keeps the entries of the
@@ -273,9 +273,10 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def exchange(self, removed: Tensor, regrown: Tensor) -> Carry:
-        """:meth:`rewire` by positions in the flattened weight, int64 ascending, of the removed and the regrown links.
+        """Change the links as :meth:`rewire` does, by the positions of the removed and the regrown links.
 
-        A link may be in both lists; then it starts from zero.
+        Positions are those in the flattened weight, int64 in ascending order. A link may be in both lists; then it
+        starts from zero.
         """
         before = self.links.positions()
         stays = ~among(before, removed)
@@ -295,9 +296,9 @@ class SparseLinear(nn.Module):
         return carry
 
     def follow(self, other: "SparseLinear") -> None:
-        """Take the links of another layer of the same shape: common links keep their values, new links get zero.
+        """Take the links of another layer of the same shape. Common links keep their values, and new links get zero.
 
-        Use it to average this layer with the other; this layer may be an earlier copy of the other.
+        Use this method to average this layer with the other; this layer may be an earlier copy of the other.
         """
         if not self._has(other.links):
             self.rewire(other.mask.to(self.values.device))
@@ -348,7 +349,7 @@ class SparseLinear(nn.Module):
             ) from error
 
     def extra_repr(self) -> str:
-        """Shown when the model is printed."""
+        """The text that is shown when the model is printed."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"links={len(self.values)}, execution={self.execution!r}"
@@ -405,7 +406,7 @@ def convertible(model: nn.Module, parameter: str) -> bool:
 
 
 def to_dense(model: nn.Module) -> nn.Module:
-    """Replace every :class:`SparseLinear` of a model by an `nn.Linear` with the same values. Return the model."""
+    """Replace every :class:`SparseLinear` of a model with an `nn.Linear` that has the same values. Return the model."""
     for path, module in list(model.named_modules()):
         if isinstance(module, SparseLinear):
             model.set_submodule(path, module.to_linear())

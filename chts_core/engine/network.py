@@ -16,20 +16,23 @@ from chts_core.percolation import LayerGraph, check_graph, percolate_links
 
 
 class SparseNetwork:
-    """Masks have one of three keys: a *weight*, a *layer* of the graph, or a *part* that evolves separately.
+    """The sparse layers of a model, with their weights and masks.
+
+    There is a mask for each *weight*, each *layer* of the graph, and each *part* that evolves separately.
 
     Often the three are the same. A packed weight has several layers (queries, keys and values), and if heads evolve
-    separately, a layer has several parts. The masks of layers and parts are views of those of the weights.
+    separately, a layer has several parts. The masks of layers and parts are views of the masks of weights.
 
-    An update uses lists of the positions of links, which grow with the number of links. Scores of missing links, and
+    An update uses lists of link positions, so its memory depends on the number of links. Scores of missing links, and
     training in several processes, need masks.
 
     Args:
-        model: not wrapped.
-        layers, parts: by name.
+        model: the model without wrappers.
+        layers, parts: the layers and the parts, by name.
         graph: which layers feed each other.
-        weights: by the name of the parameter; if a layer starts to store only its links, its weight is replaced here.
-        sparse: the names of the weights that are not dense at the end.
+        weights: the weights, by the name of the parameter. When a layer starts to store only its links, its weight here
+            is replaced.
+        sparse: the names of the weights that are not dense at the end of the run.
         ranks: the processes that train the model together.
     """
 
@@ -58,7 +61,7 @@ class SparseNetwork:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """The masks by weight; do not change them."""
+        """The masks, by weight; do not change them."""
         return {name: weight.mask for name, weight in self.weights.items()}
 
     @property
@@ -83,12 +86,12 @@ class SparseNetwork:
         return {name: part.matrix(masks[part.parameter]) for name, part in self.parts.items()}
 
     def parts_by_weight(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
-        """The parts of each weight; `parts` lists the parts of a weight one after the other."""
+        """The parts of each weight, which follow each other in `parts`."""
         for parameter, parts in groupby(self.parts.items(), key=lambda part: part[1].parameter):
             yield parameter, list(parts)
 
     def num_links(self) -> dict[str, int]:
-        """Number of links by part."""
+        """Number of links of each part."""
         return {name: self.weight_of(name).count(part) for name, part in self.parts.items()}
 
     def positions(self, part: str) -> Tensor:
@@ -115,15 +118,15 @@ class SparseNetwork:
         return [(name, part) for name, part in self.parts.items() if part.parameter == parameter]
 
     def density(self) -> float:
-        """Share of the links that exist."""
+        """Share of all possible links that exist."""
         return self.share(self.num_links())
 
     def share(self, counts: Mapping[str, int]) -> float:
-        """Share of all possible links, from a number of links by part."""
+        """Share of all possible links, from the number of links of each part."""
         return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
 
     def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
-        """Number of links by part, from masks of the weights packed in bits."""
+        """Number of links of each part, from the masks of the weights, packed into bits."""
         found = {}
         for parameter, parts in self.parts_by_weight():
             shape, bits = self.weights[parameter].shape, packed[parameter]
@@ -206,7 +209,7 @@ class SparseNetwork:
         return places
 
     def active_share(self, links: Callable[[str], Tensor]) -> dict[str, float]:
-        """Share of its output neurons that are active, by part; see :meth:`active`."""
+        """For each part, the share of its output neurons that are active; see :meth:`active`."""
         active = self.active(links)
         shares = {}
         for name, (layer, offset) in self._places().items():
@@ -216,7 +219,7 @@ class SparseNetwork:
         return shares
 
     def past(self, part: str, links: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
-        """The links that a part had earlier and lacks now: positions in the flattened part, and last weights.
+        """The links that a part had earlier and lacks now, as positions in the flattened part, and their last weights.
 
         Args:
             links: the existing links, as :meth:`positions` gives them.
@@ -229,7 +232,7 @@ class SparseNetwork:
         return where[missing], past.values[mine][order][missing]
 
     def empty_links(self, packed: Mapping[str, Tensor]) -> int:
-        """Number of links with a weight of exactly zero, from masks of the weights packed in bits."""
+        """Number of links with a weight of exactly zero, from the masks of the weights, packed into bits."""
         return sum(
             weight.num_zero(positions(unpack_bits(packed[name], weight.shape)).to(weight.parameter.device))
             for name, weight in self.weights.items()
@@ -240,7 +243,10 @@ class SparseNetwork:
         return {name: weight.layer for name, weight in self.weights.items() if isinstance(weight, LinkWeight)}
 
     def clear(self, optimizer: torch.optim.Optimizer, execution: str) -> None:
-        """Zero everything outside the masks; let layers store only their links if `execution` says so and they can."""
+        """Zero everything outside the masks.
+
+        If `execution` asks for it, let each layer that can do so store only its links.
+        """
         for name in self.sparse:
             weight = self.weights[name]
             if execution != "masked" and convertible(self.model, name):

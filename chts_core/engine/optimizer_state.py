@@ -11,14 +11,14 @@ from torch import Tensor, nn
 def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that does not treat every element of a weight separately.
 
-    Such an optimizer needs more than a vector of links.
+    Such an optimizer needs more than the vector of the links' weights.
 
-    A copy of the optimizer makes some steps on small matrices, and on the same numbers as vectors. Muon and Shampoo
-    need matrices. Adafactor and LARS treat matrices differently. LBFGS keeps one state for all parameters together. An
-    optimizer that cannot be copied in this way is not refused.
+    To find out, a copy of the optimizer makes some steps on small matrices, and on the same numbers as vectors. Muon
+    and Shampoo need matrices. Adafactor and LARS treat matrices differently. LBFGS keeps one state for all parameters
+    together. An optimizer that cannot be copied in this way is not refused.
 
     Raises:
-        ValueError: with the optimizer's name.
+        ValueError: if the optimizer is refused. The message has its name.
     """
     if type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return
@@ -39,7 +39,10 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
-    """Train two matrices, or the same as vectors, with a copy of an optimizer; None if its state spans both."""
+    """Train two matrices, or the same numbers as vectors, with a copy of an optimizer.
+
+    The result is None if its state spans both.
+    """
     sizes = [(4, 6), (3, 5)]
     first = optimizer.param_groups[0]["params"][0]
     device = first.device
@@ -96,7 +99,7 @@ _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
 
 
 def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Parameter) -> None:
-    """Refuse optimizer state if chts does not know how its type stores a zero.
+    """Refuse an optimizer's state if chts does not know how its type stores a zero.
 
     Raises:
         TypeError: if a state is not floating-point; the message names the optimizer and the state.

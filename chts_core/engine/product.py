@@ -85,7 +85,7 @@ def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Compute in the given dtypes."""
+    """Compute in the dtypes of the tensors, without autocast."""
     if not torch.is_autocast_enabled(device_type):  # a call for one token must be fast
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
@@ -103,6 +103,6 @@ def _differentiates(*tensors: Tensor | None) -> bool:
 
 
 def _is_exporting() -> bool:
-    """Whether torch.export traces the model; PyTorch 2.6 cannot tell."""
+    """Whether torch.export traces the model. PyTorch 2.6 cannot report this."""
     exporting = getattr(torch.compiler, "is_exporting", None)
     return exporting is not None and bool(exporting())

@@ -53,13 +53,13 @@ class Progress:
     ever_active: the links that ever existed, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
     past_weights: by weight, the past weights of all links that were ever removed, if the method needs them.
     steps: the number of steps so far.
-    updated_at: the number of links follows the schedule at this step.
-    behind: by part, the step to follow instead, if its weight was frozen at later updates.
+    updated_at: the step of the schedule that the number of links follows.
+    behind: by part, the step that its links follow instead, if its weight was frozen at later updates.
     stopped: the parts that have reached their early stop.
     postponed: the steps at which the update was postponed.
     history: one row per update and part.
-    crossovers: by weight, as measured for the layers that store only their links, so that a resumed run has the same
-        kernels.
+    crossovers: the crossover densities, by weight, as measured for the layers that store only their links, so that a
+        resumed run has the same kernels.
     """
 
     budget: Budget
@@ -104,10 +104,10 @@ class Progress:
 
 
 def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, object]) -> dict[str, Any]:
-    """All that a run needs to continue bit for bit, apart from the states of the model and the optimizer.
+    """Everything that a run needs to continue bit for bit, apart from the states of the model and the optimizer.
 
-    A mask is Boolean. If a layer stores only its links, its mask is {"bits", "shape"} instead, an eighth of the size:
-    `numpy.unpackbits(bits)[: rows * columns].reshape(shape)` gives the mask.
+    A mask is Boolean. If a layer stores only its links, its mask is {"bits", "shape"} instead, which has an eighth of
+    the size: `numpy.unpackbits(bits)[: rows * columns].reshape(shape)` gives the mask.
     """
     masks = {name: weight.bits() for name, weight in network.weights.items()}
     stored, shapes = network.stored(), network.shapes
@@ -144,10 +144,10 @@ def from_state(
     settings: Mapping[str, object],
     reschedule: bool,
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """The progress that :func:`to_state` saved, and the masks as bits by weight; nothing is changed.
+    """The progress that :func:`to_state` saved, and the masks as bits by weight. Nothing is changed.
 
     Args:
-        progress, settings: of the run that continues.
+        progress, settings: the progress and the settings of the run that continues.
         reschedule: whether the saved run may have had another `total_steps`.
 
     Raises:
@@ -191,7 +191,7 @@ def from_state(
 
 
 def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], reschedule: bool) -> None:
-    """Raise unless a state is complete and comes from a run with these settings."""
+    """Raise an error unless a state is complete and comes from a run with these settings."""
     missing = (settings.keys() | _SAVED) - state.keys()
     if missing:
         raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
@@ -205,7 +205,7 @@ def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], re
 
 
 def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise unless masks, past weights and generators belong to these layers."""
+    """Raise an error unless masks, past weights and generators belong to these layers."""
     wanted: dict[str, Mapping[str, object]] = {
         "masks": shapes,
         "ever_active": shapes,
@@ -230,12 +230,12 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
 
 
 def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
-    """A copy of a saved mask as bits, on the CPU, because the run will set more bits."""
+    """A saved mask as bits on the CPU. It is a copy, because the run will set more bits."""
     return pack_bits(mask) if isinstance(mask, Tensor) else mask["bits"].cpu().clone()
 
 
 def _check_bits(mask: Mapping[str, Any], shape: tuple[int, ...], what: str) -> None:
-    """Raise unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
+    """Raise an error unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
     places, bits = math.prod(shape), mask.get("bits")
     if not (
         isinstance(bits, Tensor)
@@ -252,7 +252,7 @@ def _check_bits(mask: Mapping[str, Any], shape: tuple[int, ...], what: str) -> N
 
 
 def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None:
-    """Raise unless these are positions in a weight of this shape, in order, and the same number of values."""
+    """Raise an error unless these are positions in a weight of this shape, in order, and the same number of values."""
     positions, values = (
         (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
     )
@@ -272,12 +272,12 @@ def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None
 
 
 def _of_shape(shape: tuple[int, ...]) -> Tensor:
-    """A large mask in the memory of one element."""
+    """A large mask that takes the memory of one element."""
     return torch.zeros((), dtype=torch.bool).expand(shape)
 
 
 def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
-    """The budget of this run, if a saved run, maybe of another length, has already lost some links."""
+    """The budget of this run, which continues a saved run that may have another length and has lost some links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
     budget = replace(saved, least=replace(saved, timeline=before).at(state["updated_at"]))
@@ -302,7 +302,7 @@ def _generators(states: Mapping[str, Tensor], ours: Mapping[str, torch.Generator
 
 
 def _past_weights(saved: Mapping[str, Mapping[str, Tensor]], ours: Mapping[str, PastWeights]) -> dict[str, PastWeights]:
-    """New past weights, on the devices and in the dtypes of ours."""
+    """New past weights with the saved values, on the devices and in the dtypes of ours."""
     loaded = {name: PastWeights(past.values.dtype, past.values.device) for name, past in ours.items()}
     for name, past in loaded.items():
         past.positions = saved[name]["positions"].to(past.positions, copy=True)

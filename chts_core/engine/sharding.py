@@ -1,4 +1,4 @@
-"""Sharded tensors: their rows are shared out among processes, as by `torch.distributed.fsdp.fully_shard`."""
+"""Sharded tensors. `torch.distributed.fsdp.fully_shard` distributes their rows among processes."""
 
 import sys
 from typing import TYPE_CHECKING, TypeGuard
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-# torch's modules for this take more than half a second to import. Before something imports them, no tensor is sharded.
+# torch's modules for this take more than half a second to import. Until something imports them, no tensor is sharded.
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -26,7 +26,7 @@ def is_fully_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """This rank's share of a tensor, which changes with the tensor; the tensor itself if it is not sharded."""
+    """This rank's share of a tensor, which changes with the tensor, or the tensor itself if it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
@@ -42,8 +42,8 @@ def local_rows(tensor: Tensor) -> slice:
 
     if tensor.placements != (Shard(0),):
         raise ValueError(
-            f"a weight of shape {tuple(tensor.shape)} is sharded as {tensor.placements}; expected rows shared out "
-            "among all ranks, as by fully_shard(model) with a mesh of one dimension."
+            f"a weight of shape {tuple(tensor.shape)} is sharded as {tensor.placements}; expected rows that are "
+            "distributed among all ranks, as with fully_shard(model) and a mesh of one dimension."
         )
     size = -(-len(tensor) // tensor.device_mesh.size())
     start = min(tensor.device_mesh.get_local_rank() * size, len(tensor))
@@ -51,7 +51,7 @@ def local_rows(tensor: Tensor) -> slice:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole tensor, on every rank: a collective operation if it is sharded, else the tensor itself."""
+    """The whole tensor, on every rank. This is a collective operation if the tensor is sharded."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
@@ -68,7 +68,7 @@ def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Shard a tensor that every rank has, like another one of its shape, without communication."""
+    """Shard a tensor that every rank has in the same way as another tensor of its shape, without communication."""
     if not is_sharded(like) or is_sharded(tensor) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor

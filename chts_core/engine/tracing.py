@@ -4,9 +4,9 @@ Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAtt
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
 layers with only elementwise operations between them form a chain.
 
-Some code may mix neurons without showing in a trace: hooks on a layer or an activation, a forward of one instance only,
-and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for one dtype. The
-layers on both sides of such code form no chain; pass `graph` if you know better.
+Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
+instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for
+one dtype. The layers on both sides of such code form no chain; pass `graph` if you know better.
 """
 
 import operator
@@ -40,9 +40,9 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
     """How the sparse layers of a model feed each other.
 
     Args:
-        model: traced in training and in evaluation mode, never run on data. If it cannot be traced, its parts are
-            traced.
-        layers: the sparse layers (:func:`chts_core.engine.layers.sparse_layers`).
+        model: any module. It is traced in training and in evaluation mode, but never run on data. If it cannot be
+            traced as a whole, its parts are traced.
+        layers: the sparse layers, by name (:func:`chts_core.engine.layers.sparse_layers`).
 
     Returns:
         The graph, and the names of the layers that could not be traced.
@@ -73,9 +73,10 @@ def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGra
 def _traced(
     module: nn.Module, path: str, unknown: Set[str], closed: Set[nn.Module]
 ) -> Iterator[tuple[str, str | None]]:
-    """Every unknown layer with surroundings that could be traced, and the unknown layer that it feeds, if any.
+    """Every unknown layer in a part that could be traced, and the unknown layer that it feeds, if any.
 
-    It also gives the closed modules in these surroundings, by their paths. A lower level may give some of them again.
+    The function also gives the closed modules in these parts, by their paths. It may give a closed module several
+    times.
     """
     prefix = f"{path}." if path else ""
     if not any(name.startswith(prefix) for name in unknown):
@@ -98,7 +99,7 @@ class _Feeds:
     """The result of a trace in one mode.
 
     next: for each unknown layer, and each closed module by its path, the unknown layer that it feeds, if any.
-    used: names of all weights in the trace, and paths of closed modules; empty without a trace.
+    used: names of all weights in the trace, and paths of closed modules; empty if there is no trace.
     """
 
     next: Mapping[str, str | None]
@@ -110,7 +111,7 @@ class _Feeds:
     ) -> "_Feeds":
         """The result of the trace of a module."""
         modules = dict(module.named_modules())
-        # A weight may also be used without its module, as in tied autoencoders.
+        # A forward may also use a weight without its module, as in tied autoencoders.
         times_used = Counter(
             str(node.target).removesuffix(".weight")
             for node in nodes
@@ -132,14 +133,17 @@ class _Feeds:
         return cls(feeds, used)
 
     def agrees(self, name: str, after: str | None) -> bool:
-        """Whether one layer feeds another here too, or neither of them is used."""
+        """Whether one layer feeds another in this trace too, or the trace uses neither of them."""
         if name in self.next:
             return self.next[name] == after
         return bool(self.used) and not {name, after} & self.used
 
 
 def _modes(module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Module]) -> Iterator[_Feeds]:
-    """The traces of a module in training and in evaluation, for each dtype if it asks for the dtype."""
+    """The traces of a module in training and in evaluation mode.
+
+    If its forward asks for the dtype, there is a trace for each dtype.
+    """
     for training in (True, False):
         for dtype in _DTYPES:
             tracer = Tracer(lambda part: part in closed or is_transposed_linear(part), dtype)
@@ -195,14 +199,14 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _is_metadata(node: fx.Node) -> bool:
-    """Whether a node asks a tensor for anything but its values."""
+    """Whether a node asks a tensor for something other than its values, such as its shape."""
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in _METADATA
     return node.op == "call_method" and node.target in _METADATA
 
 
 def _chains(feeds: Mapping[str, str | None]) -> tuple[tuple[str, ...], ...]:
-    """The longest chains of layers that each feed the next."""
+    """The longest chains of layers in which each layer feeds the next."""
     fed = set(feeds.values())
     chains = []
     for name in feeds:

@@ -1,4 +1,4 @@
-"""Sparse training of a model that is already trained: which of its weights to start with."""
+"""Sparse training of a model that is already trained: choose the weights to start with."""
 
 from collections.abc import Iterable
 
@@ -14,10 +14,10 @@ _UNLIKELY = 6.0
 
 
 def largest(weight: Tensor, num_links: int) -> Tensor:
-    """The mask of the largest weights by |W|; of equal weights, the first ones count.
+    """The mask of the weights with the largest |W|. Of equal weights, the first ones are taken.
 
     Args:
-        weight: of any shape.
+        weight: a tensor of any shape.
         num_links: the number of links.
 
     Returns:
@@ -58,7 +58,7 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 
 
 def _is_trained(squares: Tensor) -> bool:
-    """Whether the neurons of a layer differ in size more than by chance, by the squares of its weights.
+    """Whether the neurons of a layer differ in size more than by chance, judged by the squares of its weights.
 
     Initial weights are independent and have one distribution. So the mean squares of the rows vary like means of
     independent numbers. Training makes some neurons matter more than others.

@@ -24,8 +24,8 @@ class Watch:
 
     Args:
         model: the model to watch.
-        optimizer: trains the parameters.
-        weights: by the name of the parameter; the mapping may be changed until :meth:`listen`.
+        optimizer: the optimizer that trains the parameters.
+        weights: the weights, by the name of the parameter. The mapping may change until :meth:`listen` is called.
 
     Attributes:
         steps: number of optimizer steps since the last :meth:`settle`.
@@ -135,12 +135,12 @@ class Watch:
 class LostSteps:
     """Measures how much of an optimizer's step moves weights without a link. The masks undo these moves.
 
-    The first step shows whether the optimizer moves any. If so, a copy of the weights is kept to measure the second
-    step.
+    The first step shows whether the optimizer moves any such weights. If so, a copy of the weights is kept to measure
+    the second step.
 
     Args:
-        optimizer: trains the weights.
-        weights: by the name of the parameter; only dense tensors are measured.
+        optimizer: the optimizer that trains the weights.
+        weights: the weights, by the name of the parameter. Only dense tensors are measured.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:
@@ -150,9 +150,9 @@ class LostSteps:
         self._hook = optimizer.register_step_pre_hook(self._keep)
 
     def share(self) -> float | None:
-        """The share by the squared norm, or None if it is not known yet.
+        """The lost share of a step, by the squared norm, or None if it is not known yet.
 
-        Call it after each step, before the masks are applied, until it gives a number.
+        Call this method after each step, before the masks are applied, until it returns a number.
         """
         if not self._before:
             self._moves = any(bool((_now(weight) * ~weight.local_mask).count_nonzero()) for weight in self._weights)
@@ -190,7 +190,7 @@ register_optimizer_step_post_hook(_after_any)
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer that a wrapper (accelerate's, SAM, Lookahead) steps, and that holds the state of the parameters."""
+    """The optimizer inside a wrapper (accelerate's, SAM, Lookahead). It holds the state of the parameters."""
     for attribute in ("optimizer", "base_optimizer"):
         inner = getattr(optimizer, attribute, None)
         if isinstance(inner, torch.optim.Optimizer) and inner is not optimizer:
@@ -199,7 +199,7 @@ def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def is_accumulating(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether accelerate delays the step of an optimizer that it has prepared, until all gradients are there."""
+    """Whether accelerate delays the step of an optimizer that it has prepared, until all gradients have arrived."""
     state = getattr(optimizer, "gradient_state", None)
     return state is not None and not state.sync_gradients
 

@@ -1,4 +1,4 @@
-"""How the links of a weight are stored: as a dense weight under a mask, or as only the links that exist."""
+"""Two ways to store the links of a weight: a dense weight with a mask, or a list of the existing links."""
 
 import math
 from collections.abc import Iterator
@@ -35,15 +35,15 @@ class Weight(Protocol):
         ...
 
     def count(self, part: Layer) -> int:
-        """Number of links of some rows."""
+        """Number of links of a part."""
         ...
 
     def positions(self, part: Layer) -> Tensor:
-        """Positions of the links of some rows in the flattened part, int64 in ascending order."""
+        """Positions of a part's links in the flattened part, int64 in ascending order."""
         ...
 
     def links(self, part: Layer, gradients: bool) -> WeightedLinks:
-        """The links of some rows.
+        """The links of a part.
 
         Args:
             gradients: whether to include their gradients, if there are any.
@@ -51,7 +51,7 @@ class Weight(Protocol):
         ...
 
     def bits(self) -> Tensor:
-        """The mask as bits (:func:`pack_bits`)."""
+        """The mask packed into bits (:func:`pack_bits`)."""
         ...
 
     def dense(self) -> Tensor:
@@ -59,7 +59,11 @@ class Weight(Protocol):
         ...
 
     def num_zero(self, positions: Tensor) -> int:
-        """How many of these links have weight 0, by positions in the flattened weight, int64 in ascending order."""
+        """How many of the links at these positions in the flattened weight have weight 0.
+
+        Args:
+            positions: int64 in ascending order.
+        """
         ...
 
     def is_finite(self) -> bool:
@@ -67,7 +71,7 @@ class Weight(Protocol):
         ...
 
     def scale(self, part: Layer, factor: float) -> None:
-        """Multiply the weights of some rows."""
+        """Multiply the weights of a part by a factor."""
         ...
 
     def rewire(self, removed: Tensor, regrown: Tensor) -> None:
@@ -79,22 +83,22 @@ class Weight(Protocol):
         ...
 
     def weights_at(self, positions: Tensor) -> Tensor:
-        """Weights of links, by their positions in the flattened weight, int64 in ascending order."""
+        """Weights of the links at these positions in the flattened weight, int64 in ascending order."""
         ...
 
     def set_weights(self, positions: Tensor, weights: Tensor) -> None:
-        """Give links these weights, by their positions in the flattened weight."""
+        """Set the weights of the links at these positions in the flattened weight."""
         ...
 
     def load_mask(self, mask: Tensor) -> None:
-        """Change the links to those of a saved run. Its weights and optimizer state are already loaded."""
+        """Change the links to the links of a saved run. The saved weights and optimizer state are already loaded."""
         ...
 
     def clear_absent(self, keeps_zeros: bool) -> None:
         """Zero the weight and the state of absent links.
 
         Args:
-            keeps_zeros: whether the optimizer leaves the state of a link without a gradient at zero.
+            keeps_zeros: whether the optimizer keeps a zero state at zero if the link has no gradient.
         """
         ...
 
@@ -102,8 +106,8 @@ class Weight(Protocol):
 class MaskedWeight:
     """A dense weight with zeros where the mask has no link. The optimizer's state has the same zeros.
 
-    If `fully_shard` has sharded it, this rank has some of its rows, but its whole mask. Reading the whole weight is
-    then a collective operation.
+    If `fully_shard` has sharded the weight, this rank has only some of its rows, but the whole mask. Reading the whole
+    weight is then a collective operation.
     """
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -207,7 +211,7 @@ class MaskedWeight:
         return torch.unravel_index(mine, self.local_mask.shape)
 
     def _tensors(self) -> Iterator[Tensor]:
-        """This rank's share of the weight, of its gradient if it has one, and of the optimizer's state of its shape."""
+        """This rank's share of the weight, of its gradient if it has one, and of the optimizer state of its shape."""
         yield local_shard(self.parameter.data)
         if self.parameter.grad is not None:
             yield local_shard(self.parameter.grad)
@@ -317,7 +321,9 @@ class LinkWeight:
 
 
 class PastWeights:
-    """The weight that each link had when it was last removed. Memory grows with these links, not with the layer.
+    """The weight that each link had when it was last removed.
+
+    The memory depends on the number of these links, not on the size of the layer.
 
     positions: positions of the links in the flattened weight, int64 in ascending order.
     values: their weights.
@@ -328,14 +334,14 @@ class PastWeights:
         self.values = torch.empty(0, dtype=dtype, device=device)
 
     def remember(self, positions: Tensor, weights: Tensor) -> None:
-        """Keep the weights of removed links, in place of older weights of the same links."""
+        """Keep the weights of removed links. They replace older weights of the same links."""
         stays = ~masks.among(self.positions, positions)
         positions = torch.cat([self.positions[stays], positions])
         order = positions.argsort()
         self.positions, self.values = positions[order], torch.cat([self.values[stays], weights])[order]
 
     def recall(self, positions: Tensor) -> Tensor:
-        """The weights that links had; zero for a link that was never removed."""
+        """The last weights of links, with zero for a link that was never removed."""
         past = self.values.new_zeros(len(positions))
         known = masks.among(positions, self.positions)
         past[known] = self.values[torch.searchsorted(self.positions, positions[known])]
@@ -352,7 +358,7 @@ def store_links(
     """Let a linear layer of a model store only its links; the optimizer continues with the same parameter.
 
     Args:
-        parameter: name of its weight; :func:`chts_core.engine.linear.convertible` must allow it.
+        parameter: name of the layer's weight; :func:`chts_core.engine.linear.convertible` must be true for it.
         mask, execution: as in :class:`chts_core.engine.linear.SparseLinear`.
     """
     path = parameter.removesuffix(".weight")
@@ -369,9 +375,9 @@ def store_links(
 
 
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:
-    """Zero a tensor in place where a mask has no link; a NaN there vanishes too.
+    """Zero a tensor in place where a mask has no link; a NaN there becomes zero too.
 
-    On a CPU, it runs at the speed of memory: torch's own fill by a mask takes five to fifty times as long.
+    On a CPU, this is as fast as the memory allows. torch's own fill by a mask takes five to fifty times as long.
     """
     if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
         from chts_core.compiled.products import zero_absent as zero_integers  # Numba takes about a second to import
@@ -386,12 +392,12 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def pack_bits(mask: Tensor) -> Tensor:
-    """A mask as bits, uint8 on the CPU."""
+    """A mask packed into bits, as a uint8 tensor on the CPU."""
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
 
 
 def set_bits(bits: Tensor, positions: Tensor) -> None:
-    """Set bits of a packed mask, by the positions in the flattened mask."""
+    """Set the bits of a packed mask at these positions in the flattened mask."""
     from chts_core.compiled import lists  # Numba takes about a second to import
 
     lists.set_bits(bits.numpy(), positions.cpu().numpy())
@@ -406,6 +412,6 @@ _BITS_SET = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(a
 
 
 def unpack_bits(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mask, on the CPU, that :func:`pack_bits` packed."""
+    """The mask that :func:`pack_bits` packed, on the CPU."""
     count = int(np.prod(shape))
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).view(torch.bool).view(shape)

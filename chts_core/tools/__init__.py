@@ -1,1 +1,1 @@
-"""Tools that look at a run, or carry it elsewhere."""
+"""Tools that plan a run, check it, average its weights, or connect it to other libraries."""

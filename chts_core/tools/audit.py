@@ -7,7 +7,7 @@
 
 Nothing is changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
 numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
-budget. So a mistake there shows here.
+budget. So the checks find a mistake in the budget.
 """
 
 import math
@@ -40,7 +40,7 @@ class Finding:
 
 
 def audit(sparsifier: Sparsifier) -> list[Finding]:
-    """All that is wrong with a run at this moment, between steps; empty if all is right.
+    """Everything that is wrong with a run at this moment, between steps. The list is empty if nothing is wrong.
 
     A layer that stores only its links has nothing outside them, so the first two checks find nothing there.
     """
@@ -57,7 +57,7 @@ class Auditor:
     It remembers the links before a step, to know which links an update has regrown.
 
     Attributes:
-        findings: all findings so far; only the first one for each check and layer.
+        findings: all findings so far, but only the first one for each check and layer.
     """
 
     def __init__(self, sparsifier: Sparsifier) -> None:
@@ -67,7 +67,7 @@ class Auditor:
         self._masks = _copies(sparsifier)
 
     def check(self) -> list[Finding]:
-        """Audit the run; call it after every `sparsifier.step()`.
+        """Audit the run. Call this method after every `sparsifier.step()`.
 
         Returns:
             The findings of checks and layers that had none before.
@@ -128,8 +128,8 @@ def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
                     "absent moments",
                     name,
                     f"{count} of {int((~weight.mask).sum())} absent links have an optimizer state {key}, up to "
-                    f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. It would move a link that comes "
-                    "back: zero the optimizer's state of removed links, and the gradient of absent links.",
+                    f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. This state would move a link "
+                    "that comes back. Zero the optimizer's state of removed links, and the gradient of absent links.",
                 )
                 break  # all states of a weight go wrong together
 
@@ -155,7 +155,7 @@ def _collapse(sparsifier: Sparsifier) -> Iterator[Finding]:
         if links == 0:
             problem = f"no link is left of {mask.numel()} possible ones"
         elif not mask.any():
-            problem = f"none of its {links} links lies on a path from the inputs to the outputs, no neuron is active"
+            problem = f"none of its {links} links lies on a path from the inputs to the outputs, so no neuron is active"
         else:
             continue
         yield Finding(
@@ -208,7 +208,7 @@ REGROWN = "regrown links"
 
 
 def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Right after an update: the regrown links that do not start from zero.
+    """Find the regrown links that do not start from zero, right after an update.
 
     Links that were absent before the update are known one by one. Links that were removed and regrown at once look as
     if they had stayed. Only their number is known, and at least this many of the links that stayed must be at zero.
@@ -229,8 +229,8 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
                 REGROWN,
                 name,
                 f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
-                f"{past} from before. Zero it for every link that an update removes or regrows, also if it comes back "
-                "at once.",
+                f"{past} from before. Zero this for every link that an update removes or regrows, also for a link that "
+                "comes back at once.",
             )
 
 

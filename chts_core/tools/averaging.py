@@ -1,4 +1,4 @@
-"""Averages over the steps of a run, moving (EMA) or equal (SWA), of a model with links that change."""
+"""Averages of a model with changing links over the steps of a run: moving averages (EMA) or equal ones (SWA)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +20,15 @@ class AveragedModel(swa_utils.AveragedModel):
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
             average.update_parameters(model)
 
-    A removed link leaves the average too. A new link starts with the model's weight and is averaged from then on. So
-    does any link with a weight of zero in the model or the average, such as a link that was removed and regrown at
-    once. PyTorch's own class keeps removed links, so its average is denser than the model. If layers store only their
-    links (:class:`chts_core.engine.linear.SparseLinear`), it mixes values of different links, and these layers raise an
-    error.
+    A removed link leaves the average too. A new link starts with the model's weight and is averaged from then on. The
+    same is true for any link with a weight of zero in the model or the average, such as a link that was removed and
+    regrown at once. PyTorch's own class keeps removed links, so its average is denser than the model. If layers store
+    only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's class mixes values of different links,
+    and these layers raise an error.
 
-    It can be made before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` contains its links. With
-    `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With `use_buffers=True`,
-    the indices of the links are not averaged.
+    You can make the average before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` contains its links.
+    With `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With
+    `use_buffers=True`, the indices of the links are not averaged.
 
     Args:
         model, device, avg_fn, multi_avg_fn, use_buffers: as in `torch.optim.swa_utils.AveragedModel`.
@@ -67,7 +67,7 @@ def _check_alike(average: nn.Module, model: nn.Module) -> None:
     ]
     if different or len(ours) != len(theirs):
         raise ValueError(
-            f"the model has {len(theirs)} parameters, the average {len(ours)}"
+            f"the model has {len(theirs)} parameters, and the average has {len(ours)}"
             + "".join(
                 f"; {name} has another shape, or is dense although the average stores links" for name in different[:1]
             )

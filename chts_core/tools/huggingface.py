@@ -22,7 +22,7 @@ _PLACE = "chts"
 
 
 class SparsifierCallback(TrainerCallback):
-    """Attaches a :class:`chts_core.Sparsifier` when training begins, steps it, saves and resumes it.
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
 
     Every checkpoint of the Trainer has the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint` continues
     from it with the same masks. If the Trainer has more steps than the run that saved it, for example more epochs, the
@@ -30,17 +30,18 @@ class SparsifierCallback(TrainerCallback):
     keep the old schedule, pass the old number as `total_steps`.
 
     Training may begin again on the same model: in a second call of `train()`, and after each try of
-    `auto_find_batch_size`. Then a new schedule starts from the present links. They are not drawn or rescaled again.
+    `auto_find_batch_size`. Then a new schedule starts from the current links. They are not drawn or rescaled again.
 
-    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. It warns if the density is above
-    the requested density, because the best or last step came before the end of the schedule.
+    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the density
+    is above the requested density, because the best or last step came before the end of the schedule.
 
-    The Trainer's `log_history` has `density`, the share of active neurons `anp` and the share of links that were ever
-    active `itop` in each row.
+    Each row of the Trainer's `log_history` has the `density`, the share of active neurons (`anp`) and the share of
+    links that were ever active (`itop`).
 
     Args:
-        method, sparsity, settings: as in the Sparsifier; `total_steps` is the Trainer's unless given.
-        rescale: call `rescale_weights()` before a fresh model is trained; do not use it for pretrained weights.
+        method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
+        rescale: whether to call `rescale_weights()` before a fresh model is trained; do not use it for pretrained
+            weights.
         checkpoint: the folder that training resumes from, if it was moved out of the Trainer's `output_dir`.
 
     Raises:
@@ -80,7 +81,7 @@ class SparsifierCallback(TrainerCallback):
         ours = self.sparsifier is not None and self.sparsifier.network.model is unwrap(model)
         begun = self.sparsifier if ours else None
         saved = torch.load(self._find(args, state), weights_only=True) if state.global_step > 0 else None
-        # A new try after running out of memory begins from the start, but has the weights of the last try.
+        # A new try after running out of memory begins from the start, but has the weights of the previous try.
         if begun is not None and not (saved is not None and _fit(model, saved["masks"])):
             anew = {"steps": state.global_step, "stopped": [], "postponed": []}
             history = [row for row in begun.history if row["step"] <= state.global_step]
@@ -90,7 +91,7 @@ class SparsifierCallback(TrainerCallback):
             if longer and "total_steps" not in self._settings:
                 warnings.warn(
                     f"training resumes from a run of {saved['total_steps']} steps but has {state.max_steps} steps. "
-                    f"From step {state.global_step} on, the schedule is that of {state.max_steps} steps, but no layer "
+                    f"From step {state.global_step} on, the schedule covers {state.max_steps} steps, but no layer "
                     f"gains links. To keep the old schedule, pass total_steps={saved['total_steps']} to the callback.",
                     UserWarning,
                     stacklevel=2,
@@ -103,7 +104,7 @@ class SparsifierCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Step after the optimizer, while the gradients are still there."""
+        """Call the Sparsifier's `step()` after the optimizer's step, while the gradients still exist."""
         if self.sparsifier is not None:
             self.sparsifier.step()
 
@@ -112,7 +113,7 @@ class SparsifierCallback(TrainerCallback):
         _places(state)[_PLACE] = {"folder": str(_folder(args, state).resolve())}
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add to the row that the Trainer has just written."""
+        """Add these measures to the row that the Trainer has just written."""
         if self.sparsifier is not None and state.log_history:
             state.log_history[-1] |= {
                 "density": self.sparsifier.density(),
@@ -138,7 +139,7 @@ class SparsifierCallback(TrainerCallback):
             if not path.exists():
                 warnings.warn(
                     f"the Trainer has loaded the weights of its best checkpoint, but {path} does not exist, so the "
-                    "masks are those of the last step. Save all checkpoints with this callback.",
+                    "masks are from the last step. Save all checkpoints with this callback.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -15,19 +15,19 @@ class LinkWarmup:
         sparsifier = Sparsifier(model, optimizer, method="chts", sparsity=0.95, total_steps=1000)
         link_warmup = LinkWarmup(sparsifier, steps=20)  # the loop does not change
 
-    A new link has no moments yet, but Adam corrects their bias by the age of the run. So late in a run, the first step
+    A new link has no moments yet, but Adam corrects their bias by the age of the run. So, late in a run, the first step
     of a new link is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 = 0.999. With this
     class, the t-th of the `steps` steps after an update moves the new links by t / `steps` of the optimizer's step. All
     other weights take full steps. A link that an update removes and regrows at once is new, too. The optimizer keeps
     the same moments as without this class.
 
-    The cold start is described by Xiao et al. (2026), *Memory-Efficient LLM Training with Dynamic Sparsity*
-    (SMET, arXiv 2606.00888). Their remedy is different: each link has its own number of steps, with which Adam corrects
-    the bias, and a warm-up.
+    Xiao et al. (2026) describe the cold start in *Memory-Efficient LLM Training with Dynamic Sparsity* (SMET, arXiv
+    2606.00888). Their remedy is different: each link has its own number of steps, with which Adam corrects the bias,
+    and a warm-up.
 
     Args:
         sparsifier: already attached to the model.
-        steps: the number of steps after which a new link takes full steps; 0 and 1 mean at once.
+        steps: the number of steps after which a new link takes full steps; with 0 and 1, it takes full steps at once.
 
     Raises:
         ValueError: for steps below 0 or above the sparsifier's `update_every`, or for weights that `fully_shard` has
@@ -58,7 +58,7 @@ class LinkWarmup:
             sparsifier.optimizer.register_step_post_hook(self._blend)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a run needs to continue bit for bit, apart from the sparsifier's state."""
+        """Everything that a run needs to continue bit for bit, apart from the sparsifier's state."""
         return {
             "steps": self.steps,
             "updated_at": self._updated_at,

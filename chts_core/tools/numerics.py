@@ -17,7 +17,8 @@ class NonFinite:
     """A tensor that is not finite.
 
     what: the kind of tensor.
-    name: the name of the parameter or buffer, or of the module with this input or output; "" for loss and model.
+    name: the name of the parameter or buffer, or of the module with this input or output; "" for the loss and for the
+        model itself.
     count: how many of its values are infinite or NaN.
     of: how many values it has.
     """
@@ -38,7 +39,7 @@ class NonFinite:
 
 
 def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None = None) -> list[NonFinite]:
-    """The tensors of a model that are infinite or NaN; possible causes of others come first.
+    """The tensors of a model with infinite or NaN values. Possible causes come before their effects.
 
     Weights and buffers come first. If `compute_loss` is given, the modules of one forward pass follow, in the order in
     which they end, and then the loss. Each module comes once, with its input if that is not finite, or else with its
@@ -47,8 +48,9 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
         if not loss.isfinite():
             print(find_nonfinite(model, lambda: loss_of(model, batch))[0])
 
-    It changes nothing but what a forward pass changes, such as the statistics of a batch normalisation. Pass the model
-    inside `torch.compile`. If `fully_shard` has sharded the weights, it looks at those of this rank.
+    The function changes only what a forward pass changes, such as the statistics of a batch normalisation. If you use
+    `torch.compile`, pass the original model. If `fully_shard` has sharded the weights, it looks only at the rows of
+    this rank.
 
     Args:
         model: any module.

@@ -1,4 +1,4 @@
-"""Before a run: how many links each layer will have at every step, and the cost."""
+"""Plan a run: show how many links each layer will have at every step, and what the run costs."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -53,18 +53,18 @@ _BYTES_OF_A_BATCH = 3 * 4 * 2**22
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, as computed by `chts.plan` without running it. `print` shows it as text.
+    """What a run will do, as computed by `chts.plan` without running it. `print` shows the plan as text.
 
     budget: links by layer and step.
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
-    exchanged: links that all updates together remove and regrow, without those pruned or percolated. It is an upper
+    exchanged: links that all updates together remove and regrow, without pruned or percolated links. It is an upper
         bound for a method that stops early, and a lower bound if removed links return by their weight.
     flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
         equally often. Convolutions use their weights more often than linear layers, and experts less often.
     memory: bytes by use, on the device of the model, without activations and without past weights of links that
         percolation removes.
-    coverage: how much of the model the sparse layers are; the text shows it if other layers stay dense.
+    coverage: which share of the model is in its sparse layers; the text shows this if other layers stay dense.
     advice: which layers percolation leaves out, and what you may want to change.
     """
 
@@ -190,10 +190,11 @@ def plan(
     execution: Execution = "masked",
     moments: int = 2,
 ) -> Plan:
-    """What a run with these settings would do, without running it; `print` the result.
+    """Compute what a run with these settings would do, without running it. Use `print` to show the result.
 
-    It takes the settings of :class:`chts_core.Sparsifier` and refuses the same settings, as far as this is possible
-    without an optimizer and without drawing the initial network. The model may be on the meta device, without memory.
+    It takes the settings of :class:`chts_core.Sparsifier` and refuses the same invalid settings, as far as this is
+    possible without an optimizer and without drawing the initial network. The model may be on the meta device, without
+    memory.
 
     Args:
         execution: as in the Sparsifier; "auto" counts the memory of "csr".
@@ -269,7 +270,7 @@ def _memory(
         "masks": masked
         + sum(
             math.ceil(weight.numel() / 8) for weight in own.values()
-        ),  # the present mask, and all links ever active, as bits
+        ),  # the current mask, and all links that were ever active, as bits
     }
     if stored:
         memory["links"] = structure

@@ -269,7 +269,7 @@ def test_four_go_on_where_one_process_stopped(tmp_path: Path) -> None:
 def test_a_lost_rank_is_told_with_what_to_do(two: Path) -> None:
     message = (two / "lost").read_text()
     assert "another rank does not answer: its process has ended or hangs" in message
-    assert "a run with a checkpoint continues from there" in message
+    assert "a run with a checkpoint continues from it" in message
 
 
 def test_a_full_disk_stops_all_ranks_and_leaves_the_last_checkpoint_whole(two: Path) -> None:

@@ -203,7 +203,10 @@ def test_the_command_trains_a_translator(tmp_path: Path, capsys: pytest.CaptureF
     assert main(command) == 0
     test = json.loads((tmp_path / "run.json").read_text())["test"]
     printed = capsys.readouterr().out
-    assert f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, to the letter {test['exact']} %" in printed
+    assert (
+        f"test BLEU {test['bleu']}, lower-case {test['bleu_lowercase']}, exact translations {test['exact']} %"
+        in printed
+    )
     assert "10/10" in printed
     assert main([*command, "--tensorboard", str(tmp_path / "logs")]) == 2
     assert "a classifier or translator trains in one process and writes no TensorBoard logs" in capsys.readouterr().err
