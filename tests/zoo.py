@@ -48,7 +48,7 @@ def of(
     def build() -> tuple[nn.Module, dict[str, Any]]:
         import transformers
 
-        config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager")
+        config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager", experts_implementation="eager")
         model_class = family.removesuffix("Text") if family.startswith(("Gemma", "Llama4")) else family
         model: nn.Module = getattr(transformers, f"{model_class}{task}")(config)
         return model, {name: INPUTS[name] for name in inputs}
