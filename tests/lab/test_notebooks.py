@@ -339,7 +339,7 @@ def test_a_method_may_have_choices_replaced(stage: str) -> None:
 
 @pytest.mark.parametrize("words", ["fc,", "fc, chts", "fc,fc", "fc;chts", "fv"])
 def test_what_names_no_methods_is_refused(words: str) -> None:
-    with pytest.raises(ValueError, match=r"parameter methods is .* separated by commas without blanks"):
+    with pytest.raises(ValueError, match=r"parameter methods is .* separated by commas without spaces"):
         notebooks.check_value("methods", words)
 
 
@@ -436,7 +436,7 @@ def test_what_nobody_has_measured_is_reckoned(capsys: pytest.CaptureFixture[str]
     found = notebooks.expected(notebooks.find("06"), {"profile": "paper", "device": "cpu"})
     printed = capsys.readouterr().out
     assert printed == f"profile paper: {found}\n"
-    assert re.search(r"about \d+ h and \d+ MB, reckoned, not measured", printed)
+    assert re.search(r"about \d+ h and \d+ MB, estimated, not measured", printed)
 
 
 def test_a_profile_may_limit_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,10 @@ def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> 
     left = sorted(found - set(answer))
     if left:
         _, z1, _, _ = left[0]
-        complaints.append(f"you have not listed {_number(left, 'path')}; look at the paths through input {z1}.")
+        verb = "is" if len(left) == 1 else "are"
+        complaints.append(
+            f"{_number(left, 'path')} {verb} missing from your list; look at the paths through input {z1}."
+        )
     return " ".join(complaints)
 
 

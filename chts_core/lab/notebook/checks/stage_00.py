@@ -25,7 +25,9 @@ def links(links: float | None) -> None:
     assert links != possible, "this is the number of possible links; how many of them exist?"
     assert abs(links - 0.99 * possible) > 1, "this is the number of absent links; how many links exist?"
     expected = link_count(1568, 784, 0.01)
-    assert abs(links - expected) <= 0.5, f"{links} are {links / possible:.2%} of the {possible:,} possible links."
+    assert abs(links - expected) <= 0.5, (
+        f"{links} are {links / possible:.2%} of the {possible:,} possible links; expected 1 %, rounded to an integer."
+    )
 
 
 def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:

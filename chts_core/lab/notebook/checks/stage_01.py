@@ -17,9 +17,9 @@ def links_per_output(links_per_output: float | None) -> None:
     mask = topology.receptive_field(100, 40, 0.1, generator=torch.Generator().manual_seed(0))
     counted = mask.sum(dim=1).unique().tolist()
     slips = {
-        "the mean number of links of an input": 10,
-        "the number of absent links of each output": 36,
-        "the number of links of the whole layer": 400,
+        "the mean number of links of an input; give the number of each output": 10,
+        "the number of absent links of each output; give the number of its links": 36,
+        "the number of links of the whole layer; divide it by the number of outputs": 400,
     }
     refuse(links_per_output, slips, 1e-6)
     assert counted == [links_per_output], (
@@ -92,7 +92,7 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
         "links of the lattice."
     )
     moved = (lattice & ~tries).sum(dim=(1, 2))
-    assert moved.any(), f"at β = {beta} no link ever moves."
+    assert moved.any(), f"at β = {beta} no link moves; remove some links and draw new ones."
     assert int(moved.max()) <= 16 * beta, (
         f"at β = {beta} up to {int(moved.max())} of 16 links moved. Remove exactly {16 * beta:g} links; "
         "do not toss a coin for each link."
@@ -119,7 +119,7 @@ def rich(next_one: float | None, next_two: float | None) -> None:
     assert next_one is not None, "replace each None in the cell above by a number."
     assert next_two is not None, "replace each None in the cell above by a number."
     slips = {
-        "the chance if all five nodes were equally likely": 1 / 5,
+        "the chance if all five nodes were equally likely; a node with more links is likelier": 1 / 5,
         "the number of entries of node 3; divide it by the number of all entries": 3,
         "the share of the links that node 3 has; a newcomer draws from the eight ends of the links": 3 / 4,
     }
@@ -147,7 +147,7 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
         assert tuple(mask.shape) == (count, count), f"the mask has shape {tuple(mask.shape)}, not {count, count}."
         numbers = mask.bool().sum(dim=1)
         assert (numbers == degree).all(), (
-            f"a neuron has {int(numbers.min())} to {int(numbers.max())} links instead of {degree}."
+            f"your neurons have {int(numbers.min())} to {int(numbers.max())} links; each needs {degree}."
         )
         _check_nearest(mask.bool(), height, width)
     side = math.isqrt(len(pixels))

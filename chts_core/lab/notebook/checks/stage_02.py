@@ -95,8 +95,8 @@ def equal_degree(equal_degree: float | None) -> None:
     assert equal_degree is not None, "replace None in the cell above by a number of links."
     slips = {
         "a density; give the degree, a number of links": 0.159,
-        "right for one product; there are four": 100,
-        "right for two products; P and Q are products too": 126,
+        "right for one product; there are four products": 100,
+        "right for two products; P and Q are products, too": 126,
         "right if the whole layer had d³ paths; it has about 1000 d³": 1587.4,
         "the third power of d; take its cube root": 4e6,
         "the square root of d³; take the cube root": 2000,
@@ -155,7 +155,7 @@ def draw_link(
     paths = number_of_paths(network).double()
     likely = [link for link in l3.missing_links(network) if paths[link] > 0]
     strays = [link for link in came if link not in likely]
-    assert not strays, f"{l3.describe(strays[0])} was drawn, but it has no L3 path."
+    assert not strays, f"you drew {l3.describe(strays[0])}, but it has no L3 path."
     observed = [came[link] for link in likely]
     tests = {name: _fit(observed, likely, weights) for name, weights in _walks(network).items()}
     right = stats.chisquare(observed, [draws * float(paths[link] / paths.sum()) for link in likely])

@@ -68,7 +68,7 @@ def two_of_three(included: float | None) -> None:
         "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
         "twice the chance in one draw, so the link would always be drawn": 1.0,
         "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
-        "the chance that the link is *not* drawn": 0.15,
+        "the chance that the link is *not* drawn; subtract it from 1": 0.15,
         "right if the link with score 1 always comes before the link with score 2; count the other order, too": 14 / 15,
         "right if the link with score 2 always comes before the link with score 1; count the other order, too": 11 / 12,
         "the chance of the link with score 2; the strongest link has score 3": 11 / 15,
@@ -93,10 +93,10 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
         kept = torch.stack([mask.bool() for mask in tries])
         sizes = kept.sum(dim=(1, 2)).unique().tolist()
         assert sizes == [number], (
-            f"the draws kept {' or '.join(map(str, sizes))} links instead of {number}; take the links "
+            f"the draws kept {' or '.join(map(str, sizes))} links instead of {number}. Take the links "
             "with the highest keys; do not toss a coin for each link."
         )
-        assert not (kept & ~links).any(), "a place without a link was drawn; give it the key -inf before the race."
+        assert not (kept & ~links).any(), "you drew a place without a link; give it the key -inf before the race."
         if number == 1:
             often, wanted = kept.float().mean(dim=0)[links], scores**power / (scores**power).sum()
             assert often.max() < 1, "every draw is the same; add the noise before you take the highest keys."
@@ -108,7 +108,7 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
     """Any number of draws: a function that takes chances and a number of draws, and returns each link's chance.
 
-    The check compares three links with values by hand, and eight links with draws of the core.
+    The check compares three links with values computed by hand, and eight links with draws of the core.
     """
     three = [1 / 6, 2 / 6, 3 / 6]
     for chances, number, expected in (
@@ -193,7 +193,7 @@ def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
     """Fool one curve: four masks of 8 places with overlap 0. Only the first update tries a new place."""
     assert masks is not None, "replace None by four lists of eight numbers, each 0 or 1."
     assert [len(mask) for mask in masks] == [8] * 4, (
-        f"expected four lists of 8 numbers; you have lists of {' '.join(str(len(mask)) for mask in masks)}."
+        f"your lists have {' '.join(str(len(mask)) for mask in masks)} numbers; expected four lists of 8 numbers."
     )
     assert {place for mask in masks for place in mask} <= {0, 1}, "write 1 for a link and 0 for a place without one."
     course = torch.tensor(masks, dtype=torch.bool)

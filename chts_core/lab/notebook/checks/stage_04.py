@@ -113,8 +113,8 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
 
 def importance(importance: float | None, removed: tuple[int, int] | None) -> None:
     """Importance by hand: the RI of the weight 1, and the link (output, input) that RI removes."""
-    assert importance is not None, "replace each None in the cell above."
-    assert removed is not None, "replace each None in the cell above."
+    assert importance is not None, "replace each None in the cell above by an answer."
+    assert removed is not None, "replace each None in the cell above by an answer."
     weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
     scores = relative_importance(weight)
     slips = {

@@ -52,8 +52,8 @@ def links_at_step(links: float | None) -> None:
     budget = Budget(cubic, 0.9, Timeline(8000, 100, 0.75), {"layer": (200, 100)})
     right = budget.links(2000)["layer"]
     slips = {
-        "the number of absent links; how many links exist?": 20000 - right,
-        "right for step 2050 if every step were an update; when was the last update?": budget.links(2050)["layer"],
+        "the number of absent links; count the existing links": 20000 - right,
+        "right for step 2050 if every step were an update; find the last update before it": budget.links(2050)["layer"],
         "right for a straight line or a sigmoid; the cubic schedule falls faster at first": 6000,
         "the number of links at the end of the decay; step 2050 comes earlier": 2000,
         "the number of links at the start; the layer has fewer by step 2050": 10000,
@@ -76,7 +76,7 @@ def exchanged(exchanged: float | None) -> None:
         "right for step 3000; step 4000 comes later": 300,
         "a share of all places; an update exchanges a share of the *links*": 1500,
         "a share; multiply it by the number of links": 0.075,
-        "a percentage; how many links is that?": 7.5,
+        "a percentage; turn it into a number of links": 7.5,
     }
     refuse(exchanged, slips, 0.5 if exchanged > 10 else 0.004)
     assert abs(exchanged - right) < 0.5, f"{exchanged} is not right; what is the cosine of π · 4000 / 6000?"

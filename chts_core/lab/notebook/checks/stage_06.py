@@ -139,7 +139,7 @@ def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.B
 def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
     """What a run costs: training FLOPs as a share of the dense network's FLOPs.
 
-    The check compares the answer with a result by hand, and then with the plan of a run of CHTss.
+    The check compares the answer with a result computed by hand, and then with the plan of a run of CHTss.
     """
     sizes, densities = [100, 300, 50], [0.5, 0.3, 0.1, 0.1]
     mine = flops_share(sizes, densities)

@@ -30,7 +30,7 @@ def resting_weight(resting_weight: float | None) -> None:
     for _ in range(300):
         optimizer.step()
     slips = {
-        "the weight after one step; each later step is 0.9 times the step before": -0.171,
+        "the weight after one step; each later step is 0.9 times the step before it": -0.171,
         "the sum with the first term 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
         "the sum of the buffers; multiply it by the learning rate": -17.1,
         "the right distance with the wrong sign; SGD subtracts": 1.71,
@@ -64,7 +64,7 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
     """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
 
-    The layer has 8 places, and two links are removed. The check trains it by SGD with momentum and by Adam.
+    The layer has 8 places, and two links are removed. The check trains the layer by SGD with momentum and by Adam.
     """
     gone = torch.tensor([[True, False, False, False], [False, False, True, False]])
     for kind in (_momentum, torch.optim.Adam):
@@ -83,7 +83,7 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
                 "tensors in optimizer.state[weight]; Adam's `step` is a number that all links share."
             ) from error
         assert not torch.equal(weight, weights), "you changed no weight; set the weights of the removed links to 0."
-        assert not weight[gone].any(), "the weight of a removed link is not 0."
+        assert not weight[gone].any(), "the weight of a removed link is not 0; set it to 0."
         assert torch.equal(weight[~gone], weights[~gone]), "the weight of a link that stays has changed."
         state = optimizer.state[weight]
         shaped = [key for key, value in before.items() if value.shape == weight.shape]
@@ -109,7 +109,7 @@ def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | 
     found = _names(not_held, model, optimizer)
     assert found != ["0.weight"], "you looked at only one group; go through all optimizer.param_groups."
     assert found != ["1.weight", "2.weight"], "you looked at only one group of the optimizer; go through all of them."
-    assert found != ["0.weight", "1.weight", "2.weight"], "these are the parameters that the optimizer does hold."
+    assert found != ["0.weight", "1.weight", "2.weight"], "the optimizer holds these parameters; name the others."
     assert found == [], f"the optimizer holds all three weights, but you name {found}."
     layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
     found = _names(not_held, model, optimizer)

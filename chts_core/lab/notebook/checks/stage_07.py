@@ -56,11 +56,13 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
     """What a layer keeps: the bytes between two steps of a dense layer, a masked layer and a layer with only its links.
 
-    The check compares a layer of 5 × 4 with 6 links with a result by hand, and another layer with a measurement.
+    The check compares a layer of 5 × 4 with 6 links with a result computed by hand. It measures another layer.
     """
     dense = training_bytes(5, 4, 6, "dense")
     assert dense is not None, "training_bytes() returns None; return a number of bytes."
-    assert dense != 4 * 20, "80 bytes are the weights alone; training also keeps a gradient and a momentum."
+    assert dense != 4 * 20, (
+        "80 bytes are the weights alone; training also keeps a gradient and a momentum for each weight."
+    )
     assert dense == 240, (
         f"for the dense layer you return {dense} bytes; expected 3 numbers of 4 bytes for each of the 20 weights."
     )
@@ -170,8 +172,8 @@ Gradients = Callable[[Links, Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | No
 def gradients(gradients: Gradients) -> None:
     """Backward by links: the gradients with respect to the values and the inputs of a product, without the matrix.
 
-    The check compares a layer of three outputs and four inputs with a result by hand. Then it compares a layer of
-    40 × 50 with 60 links with autograd. No tensor may be as large as the matrix.
+    The check compares a layer of three outputs and four inputs with a result computed by hand. Then it compares a
+    layer of 40 × 50 with 60 links with autograd. No tensor may be as large as the matrix.
     """
     weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
     x, dy = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 10, 100]])

@@ -47,13 +47,13 @@ def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tens
         "the mixture if you divide the scores by √4; this head has 2 neurons": mixed(query, key, value, scale=0.5),
         "the mixture if the shares of each key sum to 1; the shares of each query must sum to 1": by_queries @ value,
         "the mixture by scores instead of shares; apply the softmax first": query @ key.T / math.sqrt(2) @ value,
-        "the values alone; mix them by the shares": value,
+        "the matrix of values; mix the values by the shares": value,
         "the mixture with queries and keys exchanged; swap them": mixed(key, query, value),
     }
     for slip, wrong in slips.items():
-        assert not torch.allclose(found, wrong, atol=1e-4), f"{_told(found)} is {slip}."
+        assert not torch.allclose(found, wrong, atol=1e-4), f"you return {_told(found)}. This is {slip}."
     right = mixed(query, key, value)
-    assert torch.allclose(found, right, atol=1e-4), f"you have {_told(found)}; expected {_told(right)}."
+    assert torch.allclose(found, right, atol=1e-4), f"you return {_told(found)}; expected {_told(right)}."
 
 
 def _told(mixture: Tensor) -> str:
@@ -108,7 +108,7 @@ def _compare_with_the_core(percolate_head: Callable[[dict[str, Tensor]], dict[st
     found, right = percolate_head(masks), chts.percolation.percolate(masks, _HEAD)
     different = [name for name in masks if not found[name].equal(right[name])]
     assert not different, (
-        f"in a head of 6 neurons with 6 inputs, your {' and '.join(different)} differ from the core's; "
+        f"in a head of 6 neurons with 6 inputs, your result for {' and '.join(different)} differs from the core's; "
         "a neuron is a row of q, k and v, and a column of o."
     )
 
@@ -161,8 +161,8 @@ def decoder_links(decoder_links: float | None) -> None:
     assert decoder_links is not None, "replace None in the cell above by a number of links."
     square, fed = 512 * 512, 512 * 1024
     slips = {
-        "the number of possible links; how many links exist at 95 % sparsity?": 8 * square + 2 * fed,
-        "the number of absent links; how many links exist?": 0.95 * (8 * square + 2 * fed),
+        "the number of possible links; find how many exist at 95 % sparsity": 8 * square + 2 * fed,
+        "the number of absent links; count the existing links": 0.95 * (8 * square + 2 * fed),
         "right for a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
         "right for the attention blocks; add the feed-forward block": 0.05 * 8 * square,
         "the number without one of the two layers of the feed-forward block": 0.05 * (8 * square + fed),
@@ -174,7 +174,7 @@ def decoder_links(decoder_links: float | None) -> None:
 
 
 def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> None:
-    """The rate after an update: a function that takes the step, the latest update and the steps of the return."""
+    """The rate after an update: a function that takes the step, the last update and the length of the return."""
     recipe = translation.Recipe(learning_rate=1.0, warmup=400, iterative_warmup=20)
     for step in (200, 400, 1600):
         rate, right = learning_rate(step, None, 20), translation.learning_rate_at(step, 100, recipe)
@@ -203,7 +203,7 @@ def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> Non
 
 
 def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], float]) -> None:
-    """A lead by luck: a function that draws tables of equally good methods.
+    """A lead by luck: a function that draws tables of equally good methods and returns the mean lead.
 
     With one rival the mean lead is 0. The highest of eight normal errors is on average 1.42 standard deviations above
     the mean.

@@ -37,9 +37,8 @@ def merge(merge: Callable[[Words], Words]) -> None:
         "frequent. Count every place."
     )
     assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it at both places."
-    assert twice == {("an", "an"): 2, ("n", "a"): 1}, (
-        f"for anan 2, na 1 you return {_told(twice)}; expected an an 2, n a 1."
-    )
+    right: Words = {("an", "an"): 2, ("n", "a"): 1}
+    assert twice == right, f"for anan 2, na 1 you return {_told(twice)}; expected {_told(right)}."
     three = merge({("a", "a", "a"): 1})
     assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_told(three)}; join each letter only once."
     _compare_with_the_package(merge)

@@ -35,7 +35,7 @@ def perplexity_and_bits(
 ) -> None:
     """Perplexity and bits per byte: a function of probabilities, and a function of a loss in nats."""
     mine = perplexity([1 / 2, 1 / 8])
-    assert mine is not None, "perplexity() returns None; return e to the mean of -log p."
+    assert mine is not None, "perplexity() returns None; return e to the power of the mean of -log p."
     slips = {
         "1 over the mean probability; take the mean of the logarithms": 3.2,
         "the mean of 1/p, which is an arithmetic mean; take the mean of the logarithms": 5.0,
@@ -274,7 +274,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
 
 
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
-    """The least step: half the distance to the next number in bfloat16, and the weight from which all stand still."""
+    """The least step: half the distance to the next bfloat16 number, and the smallest weight that stands still."""
     for weight, slips in (
         (1.0, {"the whole distance to the next number; half of it is enough to be rounded up": 1 / 128}),
         (

@@ -31,7 +31,7 @@ def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) 
         "the plain mean, which counts the single example as much as the other three together": [4.0, 2.0],
         "the sum of both gradients; the loss is a mean over examples": [8.0, 4.0],
         "the sum over all four examples; divide by their number": [12.0, 4.0],
-        "the sum over all four examples, divided by the number of parts": [6.0, 2.0],
+        "the sum over all four examples, divided by the number of parts; divide by the number of examples": [6.0, 2.0],
         "the mean with exchanged weights; the larger part counts more": [5.0, 3.0],
     }
     for slip, wrong in slips.items():
@@ -70,8 +70,8 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     grown = {"abcde"[place] for place, new in enumerate((mine.bool() & ~mask)[~mask].tolist()) if new}
     assert len(grown) == 2, f"your mask has {len(grown)} new links; expected 2. Choose among the places without a link."
     slips = {
-        "the gradient of rank 0 alone": "ac",
-        "the gradient of rank 1 alone": "ab",
+        "the gradient of rank 0 alone; use the mean over the ranks": "ac",
+        "the gradient of rank 1 alone; use the mean over the ranks": "ab",
         "the mean of the absolute values; take the mean first": "ae",
         "the mean itself; take its absolute value": "bd",
     }
@@ -179,7 +179,7 @@ def continued(
     unknown = sorted({*not_needed} - names)
     assert not unknown, f"there is no part {unknown[0]!r}; expected some of {', '.join(sorted(names))}."
     assert "masks" not in not_needed, (
-        "without the masks the Sparsifier refuses to continue: the weights do not fit its own masks."
+        "without the masks the Sparsifier refuses to continue, because the weights do not fit its own masks."
     )
     for name in sorted({*not_needed} & _PARTS.keys()):
         step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
@@ -237,7 +237,7 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     found = {cell.name for cell in cells}
     assert found == wanted, (
         f"your grid lacks {len(wanted - found)} runs of the sentence and has {len(found - wanted)} other runs; the "
-        f"first of all these is {min(found ^ wanted)}."
+        f"first of these runs is {min(found ^ wanted)}."
     )
     assert num_runs is not None, "replace the second None in the cell above by a number of runs."
     slips = {
@@ -331,8 +331,8 @@ def _compare_schedules(schedule: Callable[[Mapping[str, float], int, int, float]
         runs, makespan = schedule(costs, 3, workers, budget)
         right, last = _scheduled(costs, 3, workers, budget)
         given = (
-            f"for runs of {', '.join(f'{cost:g}' for cost in costs.values())} hours, 3 seeds, {workers} workers and a "
-            "budget of "
+            f"for runs of {', '.join(f'{cost:g}' for cost in costs.values())} hours, 3 seeds, {workers} "
+            f"worker{'s' if workers > 1 else ''} and a budget of "
         )
         assert list(runs) == right, (
             f"{given}{budget:g} hours, you start {len(runs)} runs; expected {len(right)} runs in the right order."

@@ -68,7 +68,7 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     assert not abs(mine - unpaired) < 0.01, f"{mine} is the unpaired half-width; return the paired one first."
     slips = {
         "the half-width of A alone; subtract seed by seed first": mean_and_interval(a)[1],
-        "the mean difference itself; how much do the differences vary?": 1.5,
+        "the mean difference itself; find how much the differences vary": 1.5,
         "the standard error; multiply it by t": error,
         "the result with the factor 1.96, which is only right for many seeds": 1.96 * error,
         "the result with the standard deviation; divide it by the square root of 4": 2 * paired,
@@ -159,7 +159,7 @@ def by_chance(by_chance: float | None) -> None:
     refuse(round(by_chance, 4), slips, 0.004)
     assert by_chance <= 1, f"{by_chance:g} is not a probability; write it as a number between 0 and 1."
     assert abs(by_chance - (1 - 0.95**13)) < 0.006, (
-        f"{by_chance:g} is not right; what is the chance that none of 13 does?"
+        f"{by_chance:g} is not right; what is the chance that none of the 13 looks decided?"
     )
 
 
