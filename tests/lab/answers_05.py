@@ -59,7 +59,7 @@ SLIPS = [
     *cases(
         "05.links_at_step",
         (17000, "17000 is the number of absent links; count the existing links."),
-        (2927, "2927 is right for step 2050 if every step were an update; when was the last update?"),
+        (2927, "2927 is right for step 2050 if every step were an update; find the last update before it."),
         (6000, "6000 is right for a straight line or a sigmoid; the cubic schedule falls faster at first."),
         (2000, "2000 is the number of links at the end of the decay; step 2050 comes earlier."),
         (10000, "10000 is the number of links at the start; the layer has fewer by step 2050."),

@@ -122,7 +122,7 @@ SLIPS = [
         "11.half_widths",
         (lambda a, b: half_widths(a, b)[::-1], "5.867 is the unpaired half-width; return the paired one first."),
         (lambda a, _: (mean_and_interval(a)[1], 5.869), "5.435 is the half-width of A alone; subtract seed by seed"),
-        (lambda *_: (1.5, 5.869), "1.5 is the mean difference itself; how much do the differences vary?"),
+        (lambda *_: (1.5, 5.869), "1.5 is the mean difference itself; find how much the differences vary."),
         (lambda a, b: (standard_error(paired(a, b)), 5.869), "0.289 is the standard error; multiply it by t."),
         (lambda *_: (0.566, 5.869), "0.566 is the result with the factor 1.96, which is only right for many seeds."),
         (

@@ -517,8 +517,8 @@ WIDGETS: dict[str, tuple[Any, list[str]]] = {
     "an output without errors": (with_widgets({"a": {"model_name": "OutputModel", "state": {"outputs": []}}}, "a"), []),
     "an error": (with_widgets({"a": FAILED_OUTPUT}, "a"), ["widget output: ZeroDivisionError: division by zero"]),
     "an error nobody saw": (with_widgets({"a": FAILED_OUTPUT}), ["widget output: ZeroDivisionError: division by zero"]),
-    "a view without state": (with_widgets({}, "abc"), ["widget abc was shown but its state is missing"]),
-    "a view and no widgets at all": (with_widgets(None, "abc"), ["widget abc was shown but its state is missing"]),
+    "a view without state": (with_widgets({}, "abc"), ["widget abc was shown, but its state is missing"]),
+    "a view and no widgets at all": (with_widgets(None, "abc"), ["widget abc was shown, but its state is missing"]),
 }
 
 

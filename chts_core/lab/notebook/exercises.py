@@ -31,9 +31,11 @@ _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 class Exercise:
     """The information below the heading of an exercise.
 
-    difficulty: 1 to 3 stars; minutes: its duration; importance: "essential", "useful" or "optional"; objectives: the
-        numbers of its objectives in the header of the notebook; writes_code: whether the learner
-        writes code. Otherwise, the answer is a number or a word.
+    difficulty: 1 to 3 stars.
+    minutes: its duration.
+    importance: "essential", "useful" or "optional".
+    objectives: the numbers of its objectives in the header of the notebook.
+    writes_code: whether the learner writes code; if not, the answer is a number or a word.
     """
 
     title: str

@@ -1,7 +1,7 @@
 """Count the L3 paths of a missing link one by one, straight from the definition, in networks small enough to draw.
 
 `chts_core.link_prediction` computes the same scores for whole layers; this module shows the paths and nodes behind a
-score, and explains a wrong count.
+score, and explains why a count is wrong.
 """
 
 import math
@@ -84,7 +84,7 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
     if not (0 <= u < len(inputs_of) and 0 <= v < len(outputs_of)):
         raise ValueError(f"the network has {len(inputs_of)} outputs and {len(outputs_of)} inputs, numbered from 0.")
     if v in inputs_of[u]:
-        raise ValueError(f"{describe(link)} is a link of the network; L3 paths are counted for missing links.")
+        raise ValueError(f"{describe(link)} is a link of the network; expected a missing link.")
     return [(u, z1, z2, v) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 in inputs_of[z2]]
 
 

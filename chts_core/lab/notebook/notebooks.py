@@ -343,11 +343,10 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_value(name: str, value: Any, stage: str = "") -> None:
-    """Refuse a value outside the limits of its parameter, in general or in a stage.
+    """Refuse a value that is outside the limits of its parameter, in general or in a stage.
 
     Raises:
-        ValueError: if it is outside; the message names the parameter, its value, the nearest known word and the
-            expected value.
+        ValueError: if it is; the message names the parameter, its value, the nearest known word and the expected value.
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):
