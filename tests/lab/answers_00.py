@@ -82,15 +82,18 @@ SLIPS = [
         "00.step_flops",
         (flops(1), "16 is the number of links; each costs 6 FLOPs."),
         (flops(2), "32 is the cost of the forward pass alone; the backward pass costs twice as much."),
-        (flops(last=False), "60 is the cost with a sparse last layer; it stays dense."),
-        (flops(sparse=False), "240 is the cost of the dense network; the density is not used."),
-        (lambda neurons, density, _: 6 * density * neurons[0] * neurons[1], "is the cost of the first layer alone."),
+        (flops(last=False), "60 is the cost with a sparse last layer; the last layer must stay dense."),
+        (flops(sparse=False), "240 is the cost of the dense network; use the density."),
+        (
+            lambda neurons, density, _: 6 * density * neurons[0] * neurons[1],
+            "48.0 is the cost of the first layer alone; add the last layer.",
+        ),
         (flops(12), "one image should cost 6 · (8 + 8) FLOPs; the function returns 192."),
-        (flops(batched=False), "ten images cost ten times as much as one; is the batch used?"),
+        (flops(batched=False), "ten images cost ten times as much as one; use the batch size."),
         (flops(rounded=False), "has 4 links, the nearest integer to 3.75; the function returns 58.5 FLOPs."),
         (
             lambda neurons, density, batch: flops(dense=len(neurons) - 2)(neurons, density, batch),
-            "with two hidden layers of 4 neurons it returns 192; only the last layer is dense.",
+            "with two hidden layers of 4 neurons, the function returns 192 FLOPs. Only the last layer is dense.",
         ),
     ),
     *cases(
@@ -117,24 +120,33 @@ SLIPS = [
     ),
     *cases(
         "00.regrown_by",
-        (named_by_run("RigL", "CHT", "CHTs", "GMP"), "'GMP' is none of the four: CHT, CHTs, RigL, SET."),
-        (named_by_run("RigL", "CHT", "CHT", "SET"), "each of the four methods has one run."),
+        (named_by_run("RigL", "CHT", "CHTs", "GMP"), "'GMP' is none of the four methods: CHT, CHTs, RigL, SET."),
+        (
+            named_by_run("RigL", "CHT", "CHT", "SET"),
+            "each of the four methods has exactly one run; you named a method more than once.",
+        ),
         ({"run 1": "SET"}, "keep the names of the runs: run 1, run 2, run 3, run 4."),
-        (named_by_run("SET", "CHT", "CHTs", "RigL"), "run 4 is not RigL: RigL regrows the two links with the largest "),
+        (
+            named_by_run("SET", "CHT", "CHTs", "RigL"),
+            "run 4 is not a run of RigL. RigL regrows the two links with the largest gradients.",
+        ),
         (
             named_by_run("RigL", "CHTs", "CHT", "SET"),
-            "run 3 is not CHT: CHT regrows the two links with the most paths.",
+            "run 3 is not a run of CHT. CHT regrows the two links with the most paths.",
         ),
         (
             named_by_run("RigL", "CHT", "SET", "CHTs"),
-            "run 4 is not CHTs: CHTs draws by the number of paths, so it draws ",
+            "run 4 is not a run of CHTs. CHTs draws links by their numbers of paths. It draws no link without a path ",
         ),
     ),
     *cases(
         "00.needed",
         (lambda target, needs: list(needs[target]), "You found ['C', 'A'] before E; look at what C names, too."),
         (lambda target, needs: [*needed(target, needs), target], "E does not come before itself."),
-        (lambda target, needs: list(needs)[: list(needs).index(target)], "before E; no stage on the way names D."),
+        (
+            lambda target, needs: list(needs)[: list(needs).index(target)],
+            "You found ['A', 'B', 'C', 'D'] before E; neither E nor a stage before it names D.",
+        ),
         (lambda target, needs: needed(target, needs)[::-1], "before E; keep the order A, B, C, D, E"),
         (lambda target, needs: [*needed(target, needs), *needs[target]], "name each stage once."),
         (lambda *_: ["A", "B", "C"], "A names no stage; return an empty list."),

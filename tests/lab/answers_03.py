@@ -120,14 +120,23 @@ SLIPS = [
     *cases(
         "03.temperature_for_bits",
         (lambda *_: -1.0, "you return T = -1; expected T >= 0. Print what your loop does."),
-        (bisected(in_nats), ": these are nats. Use log2."),
-        (softness_for_bits, ": this is the softness δ. Return T = δ / (1 - δ)."),
-        (bisected(in_bits, wrong_half=True), "bits, fewer than asked. A larger T leaves fewer bits: which half of "),
+        (
+            bisected(in_nats),
+            "Your entropy is in nats; use log2.",
+        ),
+        (softness_for_bits, "This is the softness δ; return T = δ / (1 - δ)."),
+        (
+            bisected(in_bits, wrong_half=True),
+            "which leaves 0.00 bits, fewer than required. A larger T leaves fewer bits. Which half of ",
+        ),
         (
             lambda *_: 3.0,
-            "for 0.384 bits of the scores 1 to 4 you return T = 3, which leaves 1.28 bits, more than asked",
+            "for the scores 1 to 4 and 0.384 bits, you return T = 3, which leaves 1.28 bits, more than required. A ",
         ),
-        (bisected(by_powers), "in millionths you return T = "),
+        (
+            bisected(by_powers),
+            "for the scores 1 to 4 in millionths and 0.384 bits, you return T = ",
+        ),
         (bisected(by_powers), "Powers of small scores are 0 in float32; use logarithms."),
     ),
     *cases(
@@ -135,45 +144,60 @@ SLIPS = [
         (85, "85 is not a probability; expected a number between 0 and 1."),
         (0.5, "0.5 is the chance of being drawn first; add the chance of being drawn second."),
         (0.75, "0.75 is right for two draws with replacement; here a link cannot be drawn twice."),
-        (1, "1 is twice the chance in one draw."),
+        (1, "1 is twice the chance in one draw, so the link would always be drawn."),
         (0.667, "0.667 is right for equal scores; the scores are 1, 2 and 3."),
-        (0.15, "0.15 is the chance that the link is *not* drawn."),
-        (0.933, "0.933 is what you get if the two weak links come in one order only; count both orders."),
-        (0.917, "0.917 is what you get if the two weak links come in one order only; count both."),
-        (0.733, "0.733 is the chance of the link with score 2."),
-        (0.417, "0.417 is the chance of the weakest link."),
-        (0.8, "0.8 is not right; which pair leaves the strongest link out?"),
+        (0.15, "0.15 is the chance that the link is *not* drawn; subtract it from 1."),
+        (
+            0.933,
+            "right if the link with score 1 always comes before the link with score 2; count the other order, too.",
+        ),
+        (
+            0.917,
+            "right if the link with score 2 always comes before the link with score 1; count the other order, too.",
+        ),
+        (0.733, "0.733 is the chance of the link with score 2; the strongest link has score 3."),
+        (0.417, "0.417 is the chance of the weakest link; the strongest link has score 3."),
+        (0.8, "0.8 is not right; which pairs of links leave out the strongest link?"),
     ),
     *cases(
         "03.inclusion",
-        (lambda *_: [1.0], "1 draws from 3 links: 1.000; expected 3 chances."),
+        (lambda *_: [1.0], "for 1 draws from 3 links you return 1.000; expected 3 chances."),
         (
             lambda chances, number: [1 - (1 - p) ** number for p in chances],
-            "these are draws with replacement; a link that is drawn leaves.",
+            "These are draws with replacement; a link cannot be drawn twice.",
         ),
-        (lambda chances, number: [number * p for p in chances], "these are the chances times the number of draws, "),
+        (
+            lambda chances, number: [number * p for p in chances],
+            "for 2 draws from 3 links you return 0.333 0.667 1.000. These are the chances times the number of draws. ",
+        ),
         (enumerated(combinations), "Do you count every order, and divide by the chances that are left?"),
-        (enumerated(permutations, renewed=False), "They add up to 1.222, but each time 2 are drawn."),
-        (enumerated(lambda *of: product(of[0], repeat=of[1])), "but each time 2 are drawn."),
+        (enumerated(permutations, renewed=False), "Do you count every order, and divide by the chances that are left?"),
+        (
+            enumerated(lambda *of: product(of[0], repeat=of[1])),
+            "Do you count every order, and divide by the chances that are left?",
+        ),
         (
             lambda chances, number: [number / 3] * 3 if number > 1 else chances,
-            "2 draws from 3 links: 0.667 0.667 0.667; expected 0.417 0.733 0.850.",
+            "for 2 draws from 3 links you return 0.667 0.667 0.667; expected 0.417 0.733 0.850.",
         ),
-        (shared_out, "3 draws from 8 links: 0.375 0.375 0.375 0.375 0.375 0.375 0.375 0.375; expected about 0.1"),
+        (
+            shared_out,
+            "for 3 draws from 8 links you return 0.375 0.375 0.375 0.375 0.375 0.375 0.375 0.375; expected about ",
+        ),
     ),
     *cases(
         "03.overlap_and_itop",
         (
             (overlap_of_new, itop),
-            "two links go, and one of them comes back with a new one: you find an overlap of 0, expected 0.5. A ",
+            "two links are removed, and one of them and a new link are regrown: you find an overlap of 0; expected ",
         ),
         (
             (overlap_of_removed, itop),
-            "you find an overlap of 0.5, expected 1. Divide by the number of links that were ",
+            "two links are removed, and only one of them is regrown, because the density falls: you find an overlap ",
         ),
         (
             (overlap, lambda masks: float(masks[-1].float().mean())),
-            "0.5 is the density of the last mask; a link that went away was active too.",
+            "0.5 is the density of the last mask; a link that was removed was active, too.",
         ),
         (
             (overlap, lambda masks: float(sum(mask.float().mean() for mask in masks))),
@@ -181,24 +205,27 @@ SLIPS = [
         ),
         (
             (overlap, lambda masks: float(torch.stack(masks).all(dim=0).float().mean())),
-            "0.25 is the share of the links that were active in all masks; one mask is enough.",
+            "0.25 is the share of the places that have a link in all masks; a link in one mask is enough.",
         ),
         ((overlap, lambda masks: 8 * itop(masks)), "6.0 is a number of links; divide it by the number of places."),
-        ((overlap, lambda masks: 2 * itop(masks)), "1.5 is a share of the links of one mask; divide by all places."),
-        ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6, expected 0.75."),
+        (
+            (overlap, lambda masks: 2 * itop(masks)),
+            "1.5 is a multiple of the links of one mask; divide by the number of places.",
+        ),
+        ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6; expected 0.75."),
     ),
     *cases(
         "03.fool_the_overlap",
-        (back_and_forth()[:3], "expected four lists of 8 numbers; you have lists of 8 8 8."),
-        (back_and_forth(2, 1, 0, 0, 1, 0, 0, 0), "a place is 1 for a link and 0 for none."),
-        (back_and_forth(1, 1, 0, 0, 1, 1, 1, 0), "mask 3 (from 0) has 5 links; expected 4."),
+        (back_and_forth()[:3], "your lists have 8 8 8 numbers; expected four lists of 8 numbers."),
+        (back_and_forth(2, 1, 0, 0, 1, 0, 0, 0), "write 1 for a link and 0 for a place without one."),
+        (back_and_forth(1, 1, 0, 0, 1, 1, 1, 0), "mask 3 (counted from 0) has 5 links; expected 4."),
         (
             back_and_forth(1, 1, 1, 1, 0, 0, 0, 0),
-            "update 3 exchanges 0 links; expected 2. Links that go and come back ",
+            "update 3 exchanges 0 links; expected 2. Links that are removed and regrown in the same update do not ",
         ),
         (
             back_and_forth(1, 1, 0, 0, 0, 0, 1, 1),
-            "the ITOP rate goes 0.5 0.75 0.75 1: a later update still tries a new place.",
+            "rates are 0.5 0.75 0.75 1, so a later update still tries a new place. Where else can its two links go?",
         ),
     ),
 ]

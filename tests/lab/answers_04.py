@@ -124,7 +124,10 @@ STUBS = [
     *cases("04.paths_through", (lambda _: None, "paths_through() returns None; return a list of counts, ")),
     *cases(
         "04.importance",
-        *((half, "replace both None in the cell above.") for half in ((None, None), (1.125, None), (None, (2, 0)))),
+        *(
+            (half, "replace each None in the cell above by an answer.")
+            for half in ((None, None), (1.125, None), (None, (2, 0)))
+        ),
     ),
     *cases("04.break_importance", (None, "replace None by a tensor of 3 × 3 weights, with 0 where there is no link.")),
     *cases("04.compacted_size", (lambda _: None, "parameters() returns None; return a number.")),
@@ -134,15 +137,18 @@ STUBS = [
 SLIPS = [
     *cases(
         "04.paths_through",
-        (lambda masks: paths(masks)[:1], "the shapes should be [(2, 2), (2, 2)], as in the masks."),
-        (lambda masks: paths(masks, anywhere=True), "a place without a link has no path through it; multiply by the "),
+        (lambda masks: paths(masks)[:1], "return counts in the shapes of the masks, [(2, 2), (2, 2)]."),
+        (
+            lambda masks: paths(masks, anywhere=True),
+            "no path goes through a place without a link; multiply by the mask.",
+        ),
         (
             lambda masks: paths(masks, to=False),
-            "the counts of the layers sum to [4, 2]; expected 4 in each, since every",
+            "with sizes (2, 2, 2) the counts of the layers sum to [4, 2]; expected 4 in each, because every path ",
         ),
         (
             lambda masks: paths(masks, from_it=False),
-            "the counts of the layers sum to [3, 4]; expected 4 in each, since",
+            "with sizes (2, 2, 2) the counts of the layers sum to [3, 4]; expected 4 in each, because every path ",
         ),
         (shuffled, "the links with at least one path are not the links that percolation leaves."),
     ),
@@ -150,14 +156,17 @@ SLIPS = [
         "04.importance",
         ((0.125, (2, 0)), "0.125 is the share at the input alone; add the share at the output."),
         ((1, (2, 0)), "1 is the share at the output alone; add the share at the input."),
-        ((0.111, (2, 0)), "0.111 is the weight over both sums together; divide by each sum, then add."),
+        (
+            (0.111, (2, 0)),
+            "0.111 is the weight divided by the total of both sums; divide it by each sum, then add the two shares.",
+        ),
         (
             (0.0588, (2, 0)),
             "0.0588 is the link's share of all weights of the layer; add its shares of its row and of its column.",
         ),
-        ((1 / 7, (2, 0)), "what you get if the link's own weight is left out of the sums; it belongs to them."),
+        ((1 / 7, (2, 0)), "is what you get without the link's own weight in the sums; include it."),
         ((1.2, (2, 0)), "1.2 is not right; what do column 1 and row 1 sum to?"),
-        ((1.125, (1, 1)), "(1, 1) is the smallest weight: WM removes it. Which link has the smallest RI?"),
+        ((1.125, (1, 1)), "(1, 1) has the smallest weight, so WM removes it. Which link has the smallest RI?"),
         ((1.125, (0, 2)), "(0, 2) is not a link. A link is named (output, input), row before column."),
         ((1.125, (0, 0)), "(0, 0) is not right. Compute the RI of all five links, each "),
     ),
@@ -167,27 +176,36 @@ SLIPS = [
         (links([1, 0, 0], [0, 1, 0], [0, 0, 1]), "you have 3 links; expected at least 4."),
         (
             links([3, 7, 1], [1, 1, 0], [2, 0, 4]),
-            "With 7 links and 6 linked neurons the mean RI is 0.86, and the last link of a neuron has more than 1.",
+            "Which networks have a mean RI above 1?",
         ),
         (
             links([2, 1, 0], [0, 2, 0], [0, 0, 1]),
-            "RI removes (0, 1), with RI 0.67; its neurons have other links. Make this weight larger, ",
+            "RI removes (0, 1), with RI 0.67, but both of its neurons have other links. Make this weight larger, so ",
         ),
         (
             links([1, 10, 0], [0, 1, 0], [0, 0, 1]),
-            "with RI 1.09, but another link has the same RI. Give one link the lowest.",
+            "RI removes (0, 0), with RI 1.09, but another link has the same RI. Give one link the lowest RI.",
         ),
     ),
     *cases(
         "04.compacted_size",
         (
             lambda masks: sum(mask.numel() + len(mask) for mask in masks),
-            "a small network: 54 is the whole model; leave the inactive neurons out.",
+            "a small network: 54 is the size of the whole model; leave out the inactive neurons.",
         ),
-        (lambda masks: parameters(masks, biases=0), "is right without biases; every neuron that stays has one."),
-        (lambda masks: parameters(masks, dense=False), "is the number of links, with a bias for every neuron; the mat"),
+        (
+            lambda masks: parameters(masks, biases=0),
+            "a small network: 18 is right without biases; every remaining neuron has a bias.",
+        ),
+        (
+            lambda masks: parameters(masks, dense=False),
+            "a small network: 14 is the number of links and biases; the remaining matrices are dense, so count all ",
+        ),
         (lambda masks: parameters(masks, percolated=False), "is right before the cascade; percolate first."),
-        (without_unlinked_inputs, "is what you get without the inputs that have no link; the inputs are not hidden "),
+        (
+            without_unlinked_inputs,
+            "a small network: 20 is what you get without the inputs that have no link; compaction removes only ",
+        ),
         (
             lambda masks: parameters(masks) + 1,
             "a small network: you count 25; the core's compacted model has 24 parame",
@@ -195,20 +213,23 @@ SLIPS = [
     ),
     *cases(
         "04.fold_bias",
-        (lambda layers, _: layers, "you keep 4 neurons in hidden 1; the core keeps 3. Which have no incoming link?"),
+        (
+            lambda layers, _: layers,
+            "you keep 4 neurons in hidden 1; the core keeps 3. Which neurons have no incoming links?",
+        ),
         (lambda layers, _: layers[:2], "you return 2 layers; expected 3 pairs of a weight and a bias."),
         (
             folded(cascade=False),
-            "you keep 3 neurons in hidden 2; the core keeps 2. A neuron that reads only lost neurons is lost ",
+            "you keep 3 neurons in hidden 2; the core keeps 2. A neuron with links only from lost neurons is lost, ",
         ),
-        (with_all_biases, "layer 1 has 4 biases for 3 neurons in hidden 1; drop those of lost neurons."),
-        (with_all_columns, "hidden 1 has 3 neurons but layer 2 reads 4; drop columns."),
+        (with_all_biases, "layer 1 has 4 biases for 3 neurons in hidden 1; drop the biases of lost neurons."),
+        (with_all_columns, "hidden 1 has 3 neurons, but layer 2 reads 4; drop the columns of lost neurons."),
         (
             folded(lambda _, bias: 0 * bias),
-            "you drop the neurons, but their values are missing in the next layer: add them to its biases.",
+            "you drop the neurons, but their values are missing in the next layer; add them to its biases.",
         ),
         (folded(lambda _, bias: bias), "you fold the bias itself; the neuron sends activation(bias)."),
-        (folded(weighted=False), "you add the value of a lost neuron without the weight that reads it."),
+        (folded(weighted=False), "you add the value of a lost neuron without the weight of its link."),
         (into_the_last_bias, "the outputs differ by up to 0.1. For each link from a lost neuron, add "),
     ),
 ]

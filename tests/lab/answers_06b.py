@@ -137,9 +137,12 @@ RIGHT = [
 
 STUBS = [
     *cases("06b.resting_weight", (None, NUMBER)),
-    *cases("06b.drop_links", (lambda *_: None, "the weights are as before; set the weight of the removed links to 0.")),
+    *cases("06b.drop_links", (lambda *_: None, "you changed no weight; set the weights of the removed links to 0.")),
     *cases("06b.not_held", (lambda *_: None, "not_held() returns None; return a list of names, which may be empty.")),
-    *cases("06b.first_finding", (lambda *_: None, "first_finding() made no step: call train_step(), then")),
+    *cases(
+        "06b.first_finding",
+        (lambda *_: None, "first_finding() made no step; call train_step(), then sparsifier.step()."),
+    ),
     *cases("06b.which_fault", (lambda _: None, "which_fault() returns None for patient A; return one of 'healthy', ")),
     *cases("06b.diagnosis", (None, "replace None by one of 'best scores', 'random regrowth', 'too many links', ")),
 ]
@@ -147,70 +150,90 @@ STUBS = [
 SLIPS = [
     *cases(
         "06b.resting_weight",
-        (-0.171, "-0.171 is the weight after one step; each later step adds 0.9 times the last one."),
+        (-0.171, "-0.171 is the weight after one step; each later step is 0.9 times the step before it."),
         (-1.9, "-1.9 is the sum with the first term 1.9; the buffer is multiplied by 0.9 before it moves the"),
-        (-17.1, "-17.1 is the sum of the buffers; the learning rate is 0.1."),
+        (-17.1, "-17.1 is the sum of the buffers; multiply it by the learning rate."),
         (1.71, "1.71 is the right distance with the wrong sign; SGD subtracts."),
-        (-0.71, "-0.71 is the weight before the removal moves on; the removal sets it to 0."),
-        (-1, "-1 is not right; the steps are a geometric series of ratio 0.9, and the first is -0.171."),
+        (-0.71, "-0.71 is the result if the weight continues from its old value; the removal sets it to 0."),
+        (-1, "-1 is not right; the steps are a geometric series with ratio 0.9, and the first is -0.171."),
     ),
     *cases(
         "06b.drop_links",
-        (drop(weight_too=False), "the weights are as before; set the weight of the removed links to 0."),
-        (lambda _, weight, __: weight.data[0].zero_(), "the weight of a removed link is not 0."),
+        (drop(weight_too=False), "you changed no weight; set the weights of the removed links to 0."),
+        (lambda _, weight, __: weight.data[0].zero_(), "the weight of a removed link is not 0; set it to 0."),
         (drop_all_weights, "the weight of a link that stays has changed."),
         (drop(state=False), "SGD still has a momentum_buffer for a removed link; it will move the link."),
         (drop(everywhere=True), "the momentum_buffer of a link that stays has changed."),
         (
             drop(keys=["momentum_buffer"]),
-            "with Adam it raises KeyError: 'momentum_buffer'. SGD and Adam keep",
+            "with Adam your function raises KeyError: 'momentum_buffer'. SGD and Adam keep different tensors in ",
         ),
-        (drop_and_forget, "SGD has lost its momentum_buffer; the links that stay need it."),
-        (drop_all_numbers, "Adam's step counts the steps of all links; leave it."),
+        (drop_and_forget, "SGD has lost its momentum_buffer; the remaining links need it."),
+        (drop_all_numbers, "Adam's step counts the steps of all links; leave it unchanged."),
     ),
     *cases(
         "06b.not_held",
-        (missing(slice(1)), "you looked at one group of the optimizer; go through all of them."),
-        (missing(slice(1, None)), "you looked at one group of the optimizer; go through all optimizer.param_groups."),
-        (missing(held=True), "these are the parameters that the optimizer does hold."),
-        (lambda *_: ["0.bias"], "the optimizer holds all three weights, and you name ['0.bias']."),
-        (missing(same=lambda a, b: a.shape == b.shape), "the weight 1.weight was replaced by a masked one, and you"),
-        (missing(same=torch.equal), "2.weight was replaced by a copy of the same values, and you miss it: "),
-        (by_values, "`in` and == compare the values of tensors. Compare which object it is: `is`, or id()."),
+        (missing(slice(1)), "you looked at only one group of the optimizer; go through all of them."),
+        (missing(slice(1, None)), "you looked at only one group; go through all optimizer.param_groups."),
+        (missing(held=True), "the optimizer holds these parameters; name the others."),
+        (lambda *_: ["0.bias"], "the optimizer holds all three weights, but you name ['0.bias']."),
+        (
+            missing(same=lambda a, b: a.shape == b.shape),
+            "the check replaced 1.weight by a masked weight, but you name [].",
+        ),
+        (
+            missing(same=torch.equal),
+            "the check replaced 2.weight by a copy with the same values, and you missed it. The optimizer still ",
+        ),
+        (by_values, "`in` and == compare the values of tensors. Compare the objects with `is` or id()."),
     ),
     *cases(
         "06b.first_finding",
         (at_the_end, "you found nothing. The fault comes and goes within the run, so an audit at the end is too late"),
-        (watched(what=lambda found: found), "the check is Finding(check='absent weights', layer="),
-        (watched(first=0), "12 is one too few; count the steps from 1, as sparsifier.steps does."),
+        (
+            watched(what=lambda found: found),
+            "you return the check Finding(check='absent weights', layer='0.weight', ",
+        ),
+        (watched(first=0), "12 is one too low; count the steps from 1, as sparsifier.steps does."),
         (watched(first=-2), "after step 10 nothing was wrong yet; return the step whose check found something."),
-        (late, "you found it after step 15; the auditor can find it earlier if you ask after each step."),
+        (late, "you found it after step 15; call auditor.check() after each step to find it earlier."),
         (lambda s, t, n: (watched()(s, t, n) or (0, 0))[0], "you return 13; return a step and the name of a check."),
-        (lambda s, t, n: watched()(s, t, n) or (n, ""), "in a healthy run you found (40, ''); return None there."),
-        (watched(last=20), "the healthy run ended after 20 of 40 steps; go on to the end."),
+        (lambda s, t, n: watched()(s, t, n) or (n, ""), "you found (40, '') in a healthy run; return None for it."),
+        (watched(last=20), "you ended the healthy run after 20 of 40 steps; train to the end."),
     ),
     *cases(
         "06b.which_fault",
         (lambda _: "ill", "for patient A you return 'ill'; expected one of 'healthy', 'stuck', "),
-        (lambda _: "healthy", "patient A is not 'healthy': of its 379 regrown links 2% had just been removed, and the"),
-        (classified(last_overlap=True), "patient B is not 'random regrowth': of its 379 regrown links 68% had just"),
+        (
+            lambda _: "healthy",
+            "patient A is not 'healthy': of its 379 regrown links, 2% had just been removed, and the ITOP rate goes ",
+        ),
+        (
+            classified(last_overlap=True),
+            "patient B is not 'random regrowth': of its 379 regrown links, 68% had just been removed, and the ITOP ",
+        ),
         (classified("threshold with ties"), "patient C is not 'stuck': its number of links varies from 230 to 232; "),
         (classified("early end"), "patient E is not 'healthy': its last update is at step 32 of 128; look at `step`."),
         (
             classified("collapsed layer"),
             "patient F is not 'threshold with ties': at the end 0% of its neurons are",
         ),
-        (remembered, "a run that is not on the page is not 'healthy': of its 379 regrown links 66% had just been"),
+        (
+            remembered,
+            "a run that is not on the page is not 'healthy': of its 379 regrown links, 66% had just been removed, ",
+        ),
     ),
     *cases(
         "06b.diagnosis",
         ("stuck", "you say 'stuck'; expected one of 'best scores', "),
         (
             "best scores",
-            "'best scores' does not fit: it would make the smallest share of active neurons much as in the healthy "
-            "run. Here it is 31%, and 100% in the healthy run.",
+            "Here it is 31%, and 100% in the healthy run.",
         ),
-        ("random regrowth", "'random regrowth' does not fit: it would make the smallest share of active neurons much"),
+        (
+            "random regrowth",
+            "'random regrowth' does not fit: it would make the smallest share of active neurons about the same as in ",
+        ),
         (
             "too many links",
             "'too many links' does not fit: it would make the largest number of links higher than in the healthy run. "

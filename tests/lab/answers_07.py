@@ -86,19 +86,34 @@ STUBS = [
     *cases("07.training_bytes", (lambda *_: None, "training_bytes() returns None; return a number of bytes.")),
     *cases("07.meeting_density", (lambda *_: None, "meeting_density() returns None; return a density.")),
     *cases("07.fixed_cost", (None, NUMBER.replace("number", "number of milliseconds"))),
-    *cases("07.gradients", (lambda *_: None, "gradients() returns None; return the gradient by the values and the")),
+    *cases(
+        "07.gradients",
+        (
+            lambda *_: None,
+            "gradients() returns None; return the gradient with respect to the values and the gradient with respect ",
+        ),
+    ),
 ]
 
 SLIPS = [
     *cases(
         "07.to_lists",
         (lambda _: ([0, 1, 2, 2, 3], [1, 0, 0], [6, 5, 7]), "you went through the matrix input by input; CSR goes row"),
-        (lambda _: ([0, 2, 3], [1, 3, 0], [5, 7]), "the values are [5, 7]; expected those of the three links, row by"),
+        (
+            lambda _: ([0, 2, 3], [1, 3, 0], [5, 7]),
+            "the values are [5, 7]; expected the values of the three links, row by row.",
+        ),
         (lambda _: ([0, 2, 3], [2, 4, 1], [5, 7, 6]), "the columns count from 1; Python and CSR count from 0."),
         (lambda _: ([0, 2, 3], [0, 0, 1], [5, 7, 6]), "these are the rows of the links; CSR keeps the column of each"),
         (lambda _: ([0, 2, 3], [1, 3, 1], [5, 7, 6]), "the columns are [1, 3, 1]; expected the input of each of the"),
-        (lambda m: (lists(m)[0][:-1], *lists(m)[1:]), "begins has one entry per row; a last one must say where"),
-        (lambda _: ([2, 1], [1, 3, 0], [5, 7, 6]), "begins has the number of links of each row; sum them up, from 0."),
+        (
+            lambda m: (lists(m)[0][:-1], *lists(m)[1:]),
+            "your begins has one entry per row; add a last entry for the end of the last row.",
+        ),
+        (
+            lambda _: ([2, 1], [1, 3, 0], [5, 7, 6]),
+            "your begins has the number of links of each row; add these numbers up from 0.",
+        ),
         (lambda m: (lists(m)[0][1:], *lists(m)[1:]), "begins starts with the end of the first row; the first row"),
         (lambda _: ([0, 3, 3], [1, 3, 0], [5, 7, 6]), "begins is [0, 3, 3]; row i has the links begins[i] to"),
         (
@@ -109,71 +124,131 @@ SLIPS = [
     *cases(
         "07.training_bytes",
         (otherwise("dense", 80), "80 bytes are the weights alone; training also keeps a gradient and a momentum for"),
-        (otherwise("dense", 72), "dense 72 bytes; expected 3 numbers of 4 bytes for each of the 20 weights."),
-        (otherwise("masked", 240), "masked 240 bytes: as many as dense, but the mask needs one byte for each possible"),
-        (otherwise("masked", 92), "masked 92 bytes: under a mask the absent links have a weight, a gradient and a"),
-        (otherwise("masked", 246), "masked 246 bytes; expected those of the dense layer, and one byte for each place."),
-        (otherwise("links", 72), "72 is without the places of the links, 12 bytes each, and the beginnings of the"),
-        (otherwise("links", 144), "144 is without the beginnings of rows and columns, 4 bytes each."),
-        (otherwise("links", 180), "180 is with one beginning per row and column; there is one more of each, for the"),
-        (otherwise("links", 168), "168 is with the beginnings of the rows alone; the backward pass needs those of"),
-        (otherwise("links", 200), "only the links: 200 bytes; expected 24 for each link and 4 for each beginning."),
+        (
+            otherwise("dense", 72),
+            "for the dense layer you return 72 bytes; expected 3 numbers of 4 bytes for each of the 20 weights.",
+        ),
+        (
+            otherwise("masked", 240),
+            "for the masked layer you return 240 bytes, as for the dense layer. Add one byte of the mask for each ",
+        ),
+        (
+            otherwise("masked", 92),
+            "for the masked layer you return 92 bytes. Under a mask, the absent links have a weight, a gradient and ",
+        ),
+        (
+            otherwise("masked", 246),
+            "for the masked layer you return 246 bytes; expected the bytes of the dense layer and one for each place.",
+        ),
+        (
+            otherwise("links", 72),
+            "72 is the size without the positions of the links (12 bytes each) and the beginnings of rows and ",
+        ),
+        (otherwise("links", 144), "144 is the size without the beginnings of rows and columns, 4 bytes each."),
+        (
+            otherwise("links", 180),
+            "180 is the size with one beginning per row and column; add one entry for the end of each list.",
+        ),
+        (
+            otherwise("links", 168),
+            "168 is the size without the beginnings of the columns; the backward pass needs them.",
+        ),
+        (
+            otherwise("links", 200),
+            "for only the links you return 200 bytes; expected 24 for each link and 4 for each beginning.",
+        ),
         (
             lambda o, i, n, how: 188 if how == "links" else kept(o, i, n, how),
-            "for 70 × 50 with 175 links you say 188 bytes; a SparseLinear keeps 4688.",
+            "for a layer of 70 × 50 with 175 links you return 188 bytes; a SparseLinear keeps 4688.",
         ),
     ),
     *cases(
         "07.meeting_density",
         (
             lambda first, _, dense: dense * first[0] / first[1],
-            "0.076923 is the answer without the fixed cost, from",
+            "0.076923 is what you get from the first measurement alone; find the fixed cost from both.",
         ),
-        (lambda _, second, dense: dense * second[0] / second[1], "0.2 is the answer without the fixed cost, from the"),
-        (meeting(change=lambda _, b, dense: dense / b), "0.333333 is dense time over the slope; subtract the fixed"),
-        (meeting(change=lambda a, b, dense: (dense + a) / b), "0.366667 is the fixed cost added to the dense time; "),
-        (lambda *_: 0.29, "0.29 is counted from the first measurement on; add its density."),
-        (lambda *_: 0.25, "0.25 is counted from the second measurement on; add its density."),
+        (
+            lambda _, second, dense: dense * second[0] / second[1],
+            "0.2 is what you get from the second measurement alone; find the fixed cost from both.",
+        ),
+        (
+            meeting(change=lambda _, b, dense: dense / b),
+            "0.333333 is the dense time divided by the slope; subtract the fixed cost from the dense time first.",
+        ),
+        (
+            meeting(change=lambda a, b, dense: (dense + a) / b),
+            "0.366667 is what you get if you add the fixed cost to the dense time; subtract it.",
+        ),
+        (lambda *_: 0.29, "0.29 is the distance from the first measurement; add the density of that measurement."),
+        (lambda *_: 0.25, "0.25 is the distance from the second measurement; add the density of that measurement."),
         (lambda *_: 30, "30 is a percentage; return a share between 0 and 1."),
-        (lambda *_: 0.5, "0.5 is not right: the line through the two points reaches 10 ms at 0.3."),
-        (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and dense 7 ms you predict 0.3, not 0.2."),
-        (meeting(low=-9), "a dense layer of 0.5 ms is faster than the fixed cost; return 0 there, not -0.016"),
+        (lambda *_: 0.5, "0.5 is not right; the line through the two points reaches 10 ms at 0.3."),
+        (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms you predict 0.3; expected 0.2."),
+        (
+            meeting(low=-9),
+            "a dense layer of 0.5 ms is faster than the fixed cost alone; return 0, not -0.016",
+        ),
         (
             meeting(high=9),
-            "against a dense layer of 50 ms, the csr layer is faster at every density; return 1 there, not 1.6",
+            "against a dense layer of 50 ms, the csr layer is faster at every density; return 1, not ",
         ),
     ),
     *cases(
         "07.fixed_cost",
-        (3, "3 is the time of the sparse step; a part of it is arithmetic."),
-        (2.9, "2.9 is 3 minus 0.1; the dense step pays the fixed cost too, so its arithmetic is less than 10 ms."),
-        (0.1, "0.1 is what the FLOPs suggest, 1 % of the dense step."),
-        (7.0707, "7.0707 is the arithmetic of the dense step; what is left of the 10 ms?"),
-        (7, "7 is what sparsity saved."),
+        (3, "3 is the time of the sparse step; part of it is arithmetic."),
+        (2.9, "2.9 is 3 minus 0.1; the dense step has the fixed cost, too, so its arithmetic takes less than 10 ms."),
+        (0.1, "0.1 is the time of 1 % of the FLOPs; find the time that does not depend on them."),
+        (7.0707, "7.0707 is the time of the arithmetic in the dense step; subtract it from 10 ms."),
+        (7, "7 is the time that sparsity saves; find the time that it cannot save."),
         (0.293, "0.293 is a share; give milliseconds."),
         (5, "with a fixed cost of 5 ms the step of the csr layer would take 5.05 ms instead of 3."),
     ),
     *cases(
         "07.gradients",
-        (backward(by_dy=False), "the gradient by the values is the input alone; multiply by dy too."),
-        (backward(by_input=False), "the gradient by the values is dy alone; multiply by the input too."),
-        (backward(adds=False), "input 1 has two links, and you keep one of them: an assignment overwrites, so add"),
-        (backward(by_value=False), "the gradient by x is dy alone; multiply by the value of each link."),
-        (lambda _, __, x, dy: (dy.T @ x, x), "the gradient by the values has the shape (3, 4); there are 5 links."),
-        (lambda _, v, x, __: (v, x), "the gradient by the values is [1.0, 2.0, 3.0, 4.0, 5.0]; for the link from"),
-        (lambda *a: (backward()(*a)[0], a[3]), "the gradient by x has the shape (1, 3); x has (1, 4)."),
-        (lambda *a: (backward()(*a)[0], a[2]), "the gradient by x is [[1.0, 2.0, 3.0, 4.0]]; input j sums dy[i] · val"),
-        (backward(samples=False), "for 3 samples the gradient by the values has the shape (3, 60); sum it over the"),
+        (backward(by_dy=False), "your gradient with respect to the values is the input alone; multiply it by dy."),
+        (backward(by_input=False), "your gradient with respect to the values is dy alone; multiply it by the input."),
+        (
+            backward(adds=False),
+            "input 1 has two links, but you keep only one of them. An assignment overwrites, so add with index_add_.",
+        ),
+        (
+            backward(by_value=False),
+            "your gradient with respect to x is dy alone; multiply it by the value of each link.",
+        ),
+        (
+            lambda _, __, x, dy: (dy.T @ x, x),
+            "the gradient with respect to the values has the shape (3, 4); there are 5 links.",
+        ),
+        (
+            lambda _, v, x, __: (v, x),
+            "your gradient with respect to the values is [1.0, 2.0, 3.0, 4.0, 5.0]; for the link from input j to ",
+        ),
+        (
+            lambda *a: (backward()(*a)[0], a[3]),
+            "the gradient with respect to x has the shape (1, 3); x has the shape (1, 4).",
+        ),
+        (
+            lambda *a: (backward()(*a)[0], a[2]),
+            "your gradient with respect to x is [[1.0, 2.0, 3.0, 4.0]]; for input j it is the sum of dy[i] · value ",
+        ),
+        (
+            backward(samples=False),
+            "for 3 samples the gradient with respect to the values has the shape (3, 60); sum it over the samples.",
+        ),
         (
             lambda links, v, x, dy: (
                 ((dy[:1, links.outputs()] * x[:1, links.col_indices.long()]).sum(0), x)
                 if len(x) > 1
                 else backward()(links, v, x, dy)
             ),
-            "for 3 samples the gradient by the values is not autograd's.",
+            "for 3 samples the gradient with respect to the values differs from autograd's.",
         ),
-        (backward(other=2), "for 3 samples the gradient by x is not autograd's."),
-        (backward(dense=True), "both are right, but one of your tensors has 2000 elements, as many as the matrix of"),
+        (backward(other=2), "for 3 samples the gradient with respect to x differs from autograd's."),
+        (
+            backward(dense=True),
+            "both gradients are right, but one of your tensors has 2000 elements; the matrix has 2000. Work with one ",
+        ),
     ),
 ]
 

@@ -139,27 +139,57 @@ SLIPS = [
     *cases(
         "08.attend",
         (lambda x, weights, masks: attend()(x, weights, masks).T, "the result has shape (2, 3); expected (3, 2)"),
-        (attend(masked=False), "is with the weights of absent links; multiply each weight by its mask."),
-        (attend(scale=1), "is the mixture if the scores are not divided by √2."),
-        (attend(scale=0.5), "if the scores are divided by √4; this head has 2 neurons."),
-        (attend(dim=0), "if the shares of all queries sum to 1; those of each query must."),
-        (attend(dim=None), "is the mixture by scores that no softmax has turned into shares."),
-        (lambda x, weights, masks: x @ (weights["v"] * masks["v"]).T, "is the values alone; mix them by the shares."),
-        (attend(order="kqv"), "is the mixture with queries and keys exchanged."),
+        (
+            attend(masked=False),
+            "This is the mixture with the weights of absent links; multiply each weight by its mask.",
+        ),
+        (
+            attend(scale=1),
+            "This is the mixture if you do not divide the scores by √2.",
+        ),
+        (
+            attend(scale=0.5),
+            "This is the mixture if you divide the scores by √4; this head has 2 neurons.",
+        ),
+        (
+            attend(dim=0),
+            "This is the mixture if the shares of each key sum to 1; the shares of each query must sum to 1.",
+        ),
+        (
+            attend(dim=None),
+            "This is the mixture by scores instead of shares; apply the softmax first.",
+        ),
+        (
+            lambda x, weights, masks: x @ (weights["v"] * masks["v"]).T,
+            "This is the matrix of values; mix the values by the shares.",
+        ),
+        (
+            attend(order="kqv"),
+            "This is the mixture with queries and keys exchanged; swap them.",
+        ),
         (lambda x, weights, masks: attend()(x, weights, masks) + 1, "; expected "),
     ),
     *cases(
         "08.percolate_head",
-        (in_place, "your function changed the masks that it was given; build new ones."),
+        (in_place, "your function changed the masks that it was given; build new masks."),
         (lambda masks: {"q": masks["q"]}, "return masks of q, k, v and o; you return q."),
-        (percolate_head(as_one=True), "Pair and chain are separate: a neuron without queries still has a value"),
+        (
+            percolate_head(as_one=True),
+            "you removed all neurons that are inactive in the pair or in the chain. Treat them separately: a neuron ",
+        ),
         (
             percolate_head(pair=False),
-            "nothing of q and k was cut; a neuron needs links in both the queries and the keys",
+            "you removed no link of q and k; a neuron needs links in the queries and in the keys.",
         ),
-        (percolate_head(chain=False), "nothing of v and o was cut; a neuron needs links in the values, and a reader."),
-        (percolate_head(either=True), "nothing of q and k was cut; "),
-        (q_alone, "links of k that lead nowhere are left; does the other side of the neuron have links?"),
+        (
+            percolate_head(chain=False),
+            "you removed no link of v and o; a neuron needs links in the values and in the output layer.",
+        ),
+        (
+            percolate_head(either=True),
+            "you removed no link of q and k; a neuron needs links in the queries and in the keys.",
+        ),
+        (q_alone, "you left 2 links of k that lead nowhere; does the other side of the neuron have links?"),
         (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
         (rows_of_o, "a neuron is a row of q, k and v, and a column of o."),
     ),
@@ -170,7 +200,7 @@ SLIPS = [
             lambda shapes, sparsity: {
                 name: left for name, left in weights_left()(shapes, sparsity).items() if "norm" not in name
             },
-            "5 parameters were given, you return 4; dense ones count too.",
+            "the model has 5 parameters, but you return 4; return the dense ones, too.",
         ),
         (
             weights_left(share=lambda sparsity: sparsity),
@@ -182,28 +212,52 @@ SLIPS = [
             "the feed-forward block becomes sparse.",
         ),
         (weights_left(lambda _, shape: len(shape) == 2), "the embedding is a table and stays dense."),
-        (weights_left(lambda name, _: "proj" in name or "feed" in name), "a bias stays as it is."),
-        (weights_left(lambda name, _: "embedding" not in name and "bias" not in name), "a norm stays as it is."),
-        (weights_left(share=lambda _: 0.125), "has shape (4, 4); 4 weights are left, you have 2."),
-        (weights_left(share=lambda _: 0.25), "a run at 95 % sparsity has 819; you have 4096."),
+        (
+            weights_left(lambda name, _: "proj" in name or "feed" in name),
+            "This is a quarter of the bias; a bias stays dense.",
+        ),
+        (
+            weights_left(lambda name, _: "embedding" not in name and "bias" not in name),
+            "This is a quarter of the norm; a norm stays dense.",
+        ),
+        (
+            weights_left(share=lambda _: 0.125),
+            "encoder.0.attention.q_proj.weight with shape (4, 4) keeps 4 weights; you return 2.",
+        ),
+        (
+            weights_left(share=lambda _: 0.25),
+            "% sparsity encoder.0.attention.q_proj.weight with shape (128, 128) keeps 819 weights; you return 4096.",
+        ),
     ),
     *cases(
         "08.learning_rate",
-        (rate(width=1), "This is without the width: multiply by 100^-0.5."),
+        (rate(width=1), "This is the rate without the width; multiply it by 100^-0.5."),
         (rate(choose=max), "This is the larger of the two branches; the rate is the smaller one."),
-        (rate(width=50), "at step 200, before any update, you have 0.0035; by hand it is 0.0025."),
+        (rate(width=50), "at step 200, before any update, you return 0.0035; expected 0.0025."),
         (rate(most=9), "the rate never exceeds its schedule."),
-        (rate(least=1), "you have 100% of the schedule; the return after the update is missing."),
-        (rate(late=1), "step 401 is the first of the return and has a share of 1/20 already."),
-        (rate(least=0.4), "you have 40% of the schedule; expected 5%."),
+        (rate(least=1), "the return after the update is missing."),
+        (rate(late=1), "step 401 is the first step of the return and already has a share of 1/20."),
+        (
+            rate(least=0.4),
+            "after an update at step 400 with a return over 20 steps, you return 40% of the schedule; expected 5%.",
+        ),
     ),
     *cases(
         "08.lead_by_luck",
         (lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()), "This is the mean distance; a lead has a sign."),
-        (lead(best_of_all), "This is the lead of the best of both; FC is not its own rival."),
-        (lead(lambda fc, rivals: rivals.max(dim=1).values - fc + 1), "it leads by 0 on average, you have 1.0"),
+        (lead(best_of_all), "This is the lead of the better one of FC and its rival; FC is not its own rival."),
+        (
+            lead(lambda fc, rivals: rivals.max(dim=1).values - fc + 1),
+            "one rival is as good as FC, so its mean lead is 0; you return 1.0",
+        ),
         (lead(scatter=lambda deviation, _: math.sqrt(deviation)), "a standard deviation of 2 BLEU, you return 2.0"),
-        (lead(scatter=lambda deviation, _: deviation), "as with one; take the mean over the seeds of a method first."),
-        (lead(scatter=lambda deviation, seeds: deviation / seeds), "the error of a mean of four is half as large"),
+        (
+            lead(scatter=lambda deviation, _: deviation),
+            "as with one seed; take the mean over the seeds of a method first.",
+        ),
+        (
+            lead(scatter=lambda deviation, seeds: deviation / seeds),
+            "a mean of four has half the error, so expect ",
+        ),
     ),
 ]

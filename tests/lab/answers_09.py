@@ -140,12 +140,12 @@ RIGHT = [
 STUBS = [
     *cases(
         "09.planned",
-        ((lambda *_: None, facts), "shortened() returns None; return a recipe, by replace(recipe, steps=...)."),
+        ((lambda *_: None, facts), "shortened() returns None; return a recipe with replace(recipe, steps=...)."),
         ((shortened(), lambda *_: None), "facts() returns None; return a dict with five numbers."),
     ),
     *cases(
         "09.perplexity_and_bits",
-        ((lambda _: None, lambda *_: None), "perplexity() returns None; return e to the mean of -log p."),
+        ((lambda _: None, lambda *_: None), "perplexity() returns None; return e to the power of the mean of -log p."),
         ((perplexity, lambda *_: None), "bits_per_byte() returns None; first turn nats into bits."),
     ),
     *cases("09.queries_of", (lambda *_: None, "queries_of() returns None; return a list of neurons.")),
@@ -178,18 +178,30 @@ SLIPS = [
                     shortened(tokens=lambda recipe: recipe.batch),
                     "you take 28125 steps. This is the number of steps",
                 ),
-                (shortened(seconds=1), "you take 1 steps. This is the number of steps of as many seconds"),
+                (
+                    shortened(seconds=1),
+                    "for 20 minutes at 12,000 tokens per second you take 1 steps. This is the number of steps in as "
+                    "many ",
+                ),
                 (
                     shortened(more=1),
-                    "you take 110 steps. This is one step too many: the last one",
+                    "for 20 minutes at 12,000 tokens per second you take 110 steps. This is one step too many; the "
+                    "last step ",
                 ),
                 (shortened(more=7), "you take 116 steps; a step has 131,072 tokens."),
-                (shortened(update_every=100), "you update every 100 steps, and the run has 109 steps."),
+                (
+                    shortened(update_every=100),
+                    "tokens per second you update every 100 steps, but the run has 109 steps. Take a hundredth of "
+                    "them.",
+                ),
                 (shortened(update_every=2), "you update every 2 steps; expected 1."),
-                (shortened(warmup=1000), "the warm-up has 1000 steps; the run has 109."),
+                (
+                    shortened(warmup=1000),
+                    "for 20 minutes at 12,000 tokens per second the warm-up has 1000 steps, but the run has 109.",
+                ),
                 (shortened(warmup=5), "the warm-up has 5 steps; expected 10."),
                 (shortened(iterative_warmup=20), "iterative_warmup is 20; set it to 0."),
-                (shortened(micro_batch=8, context=128), "you changed context, micro_batch; then it is another run."),
+                (shortened(micro_batch=8, context=128), "Change only steps, update_every, warmup, iterative_warmup."),
             )
         ),
         (
@@ -198,26 +210,53 @@ SLIPS = [
         ),
         (
             wrong_fact("links", lambda plan, _: layer_0(plan.budget.links(0))),
-            "1,581,056 links: this is the number at the first step",
+            "you return 1,581,056 links. This is the number at the first step; CHTss begins with half of the ",
         ),
-        (wrong_fact("links", lambda *_: 3_162_112), "3,162,112 links: this is the number of possible links."),
-        (wrong_fact("links", lambda *_: 2_529_672), "2,529,672 links: this is the number of all layers."),
+        (
+            wrong_fact("links", lambda *_: 3_162_112),
+            "you return 3,162,112 links. This is the number of possible links; count the existing links.",
+        ),
+        (
+            wrong_fact("links", lambda *_: 2_529_672),
+            "you return 2,529,672 links. This is the number of links in all layers; count one layer.",
+        ),
         (
             wrong_fact("links", lambda *_: 26_214),
-            "26,214 links: this is the number of one matrix; the layer has",
+            "you return 26,214 links. This is the number of links in one matrix; the layer has seven matrices.",
         ),
-        (wrong_fact("updates", lambda *_: 109), "109 updates: this is the number until the last step"),
-        (wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch), "55,808 tokens: this is a number of"),
-        (wrong_fact("tokens", lambda *_: 131_072), "131,072 tokens: this is the number of tokens of one step."),
-        (wrong_fact("minutes", lambda *_: 1190.57), "1,190.57 minutes: this is a number of seconds."),
-        (wrong_fact("minutes", lambda *_: 0.33071), "0.33071 minutes: this is a number of hours."),
-        (wrong_fact("MiB", lambda plan, _: sum(plan.memory.values())), "MiB: this is a number of bytes."),
-        (wrong_fact("MiB", lambda plan, _: sum(plan.memory.values()) / 1e6), "MiB: this is a number of megabytes, of"),
+        (
+            wrong_fact("updates", lambda *_: 109),
+            "you return 109 updates. This is the number if updates continued to the last step; they end earlier.",
+        ),
+        (
+            wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch),
+            "you return 55,808 tokens. This is a number of contexts; each has 256 tokens.",
+        ),
+        (
+            wrong_fact("tokens", lambda *_: 131_072),
+            "you return 131,072 tokens. This is the number of tokens of one step; count all steps.",
+        ),
+        (
+            wrong_fact("minutes", lambda *_: 1190.57),
+            "you return 1,190.57 minutes. This is a number of seconds; return minutes.",
+        ),
+        (
+            wrong_fact("minutes", lambda *_: 0.33071),
+            "you return 0.33071 minutes. This is a number of hours; return minutes.",
+        ),
+        (
+            wrong_fact("MiB", lambda plan, _: sum(plan.memory.values())),
+            "you return 1,436,917,760 MiB. This is a number of bytes; a MiB has 2²⁰ bytes.",
+        ),
+        (
+            wrong_fact("MiB", lambda plan, _: sum(plan.memory.values()) / 1e6),
+            "MiB. This is a number of megabytes of 10⁶ bytes; a MiB has 2²⁰ bytes.",
+        ),
         (
             wrong_fact("MiB", lambda plan, _: plan.memory["weights"] / 2**20),
-            "MiB: this is the memory of only the weights",
+            "MiB. This is the memory of the weights alone; add the other parts.",
         ),
-        (wrong_fact("MiB", lambda *_: 5.0), "5 MiB are not right."),
+        (wrong_fact("MiB", lambda *_: 5.0), "you return 5 MiB; this is not right."),
     ),
     *cases(
         "09.perplexity_and_bits",
@@ -229,10 +268,19 @@ SLIPS = [
                 (lambda chances: 1 / math.prod(chances), "16.0 is 1 over the product of all probabilities"),
                 (lambda chances: math.log(perplexity(chances)), "1.3863 is the mean loss in nats"),
                 (lambda chances: math.log2(perplexity(chances)), "2.0 is the mean loss in bits"),
-                (lambda chances: math.exp(math.log2(perplexity(chances))), "7.3891 is e to a loss in bits"),
-                (lambda chances: 2 ** math.log(perplexity(chances)), "2.6141 is 2 to a loss in nats: take e."),
-                (lambda chances: 1 / perplexity(chances), "0.25 is below 1: the loss is minus the logarithm."),
-                (lambda chances: 1 / math.sqrt(math.prod(chances)), "the probabilities 0.2, 0.2, 0.2 give 11.1803"),
+                (
+                    lambda chances: math.exp(math.log2(perplexity(chances))),
+                    "7.3891 is e to the power of a loss in bits; take the natural logarithm for e.",
+                ),
+                (
+                    lambda chances: 2 ** math.log(perplexity(chances)),
+                    "2.6141 is 2 to the power of a loss in nats; use e instead of 2.",
+                ),
+                (lambda chances: 1 / perplexity(chances), "0.25 is below 1; the loss is minus the logarithm."),
+                (
+                    lambda chances: 1 / math.sqrt(math.prod(chances)),
+                    "for the probabilities 0.2, 0.2, 0.2 you return 11.1803; expected 5.",
+                ),
             )
         ),
         (
@@ -241,17 +289,17 @@ SLIPS = [
         ),
         (
             bits_slip(lambda loss, *_: loss / math.log(2)),
-            "2.0 is in bits per token; spread the bits of all tokens over",
+            "2.0 is in bits per token; divide the bits of all tokens by the number of bytes.",
         ),
         (
             bits_slip(lambda loss, tokens, num_bytes: loss / math.log(2) * num_bytes / tokens),
-            "8.0 is bits times bytes per token",
+            "8.0 is the bits times the bytes per token; divide the bits by the bytes per token.",
         ),
         (
             bits_slip(lambda loss, tokens, num_bytes: loss * math.log(2) * tokens / num_bytes),
             "0.2402 is the nats times log 2",
         ),
-        (bits_slip(lambda *_: 1.0), "2 bits for each of 3 tokens, over 12 bytes, are 0.5, not 1."),
+        (bits_slip(lambda *_: 1.0), "3 tokens of 2 bits in 12 bytes have 0.5 bits per byte; you return 1."),
     ),
     *cases(
         "09.queries_of",
@@ -259,11 +307,11 @@ SLIPS = [
             lambda neuron, heads, key_heads, width: [
                 h * width + neuron % width for h in range(neuron // width, heads, key_heads)
             ],
-            "neuron 1: you found [1, 5]. Neighbouring heads share a key",
+            "for 4 heads of queries, 2 heads of keys, width 2 and neuron 1, you return [1, 5]. Neighbouring heads ",
         ),
         (
             lambda neuron, heads, key_heads, width: queries_of(neuron, heads, key_heads, width)[:1],
-            "you found [1]. 2 heads read this head of the keys, so you miss 1.",
+            "2 heads read this head of the keys, so you miss 1 of the neurons.",
         ),
         (
             lambda neuron, heads, key_heads, width: [
@@ -271,10 +319,9 @@ SLIPS = [
                 for query in queries_of(neuron, heads, key_heads, width)
                 for place in range(query // width * width, query // width * width + width)
             ],
-            "you found [0, 1, 2, 3]. In each of these heads, only the query neuron at the same place meets this key "
-            "neuron.",
+            "In each of these heads, only the query neuron at the same place meets this key neuron.",
         ),
-        (lambda *_: [0, 3], "Which head of the keys is it, which heads read it, and at which place?"),
+        (lambda *_: [0, 3], "Which head of the keys has this neuron, which heads read it, and at which place is it?"),
     ),
     *cases(
         "09.percolate_gate",
@@ -282,16 +329,31 @@ SLIPS = [
         (lambda gate, up, down, _: (gate, down, up), "return gate, up and down in this order"),
         (
             lambda gate, up, down, _: (gate, up, down),
-            "neuron 1, which has no link in the gate: its links in up lead no",
+            "with activation(0) = 0, neuron 1 has no link in the gate. Its links in up lead nowhere, but you kept ",
         ),
-        (gated(pair=False), "activation(0) = 0, neuron 1, which has no link in the gate: its links in up lead nowhere"),
-        (gated(read=False), "neuron 3, which has no link in down: its links in gate lead nowhere, but you keep"),
-        (gated(rows=False), "neuron 2, which has no link in up: its links in gate lead nowhere, but you keep them."),
-        (gated(always=True), "activation(0) = 0.5, neuron 1, which has no link in the gate: its links in up are used"),
-        (chain_once, "activation(0) = 0, neuron 1, which has no link in the gate: its links in up lead nowhere"),
+        (
+            gated(pair=False),
+            "with activation(0) = 0, neuron 1 has no link in the gate. Its links in up lead nowhere, but you kept ",
+        ),
+        (
+            gated(read=False),
+            "with activation(0) = 0, neuron 3 has no link in down. Its links in gate lead nowhere, but you kept them.",
+        ),
+        (
+            gated(rows=False),
+            "with activation(0) = 0, neuron 2 has no link in up. Its links in gate lead nowhere, but you kept them.",
+        ),
+        (
+            gated(always=True),
+            "with activation(0) = 0.5, neuron 1 has no link in the gate. Its links in up are used, but you removed ",
+        ),
+        (
+            chain_once,
+            "with activation(0) = 0, neuron 1 has no link in the gate. Its links in up lead nowhere, but you kept ",
+        ),
         (
             lambda gate, up, down, _: (gate | True, up, down),
-            "activation(0) = 0, neuron 1, which has no link in the gate: you add a link to gate.",
+            "with activation(0) = 0, neuron 1 has no link in the gate. You added a link to gate.",
         ),
         (
             lambda gate, up, down, at_zero: (
@@ -310,10 +372,13 @@ SLIPS = [
             "0.00390625 is right between 1 and 2; the distance halves below 1.",
         ),
         ((lambda weight: power_of_two(weight) / 512, 0.5), "still vanishes, so 0.001953 is too small."),
-        ((lambda weight: power_of_two(weight) / 64, 0.5), "moves it, so 0.015625 is too large."),
+        (
+            (lambda weight: power_of_two(weight) / 64, 0.5),
+            "has an effect, so 0.015625 is too large.",
+        ),
         ((least_step, 0.256), "0.256 is 256 times the step"),
         ((least_step, 0.512), "0.512 is 512 times the step"),
-        ((least_step, 0.25), "0.25 is where the step is still larger than half the distance."),
+        ((least_step, 0.25), "0.25 is a weight at which the step is still larger than half the distance."),
         ((least_step, 1.0), "1 is not right; try least_step() on both sides of each power of two."),
     ),
     *cases(
@@ -321,10 +386,13 @@ SLIPS = [
         (at_each, "return two things: a dict with a method for each rate, and a method."),
         (
             lambda losses: ({rate: max(losses, key=lambda name: losses[name][rate]) for rate in losses["fc"]}, "fc"),
-            "at the rate 0.001 the losses are fc 5.3, set 5.4, and you name set. A low loss is good.",
+            "at the rate 0.001 the losses are fc 5.3, set 5.4, but you name set. The lowest loss is best.",
         ),
         (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean over all rates."),
-        (lambda losses: (at_each(losses), by_the_count(losses)), "fc wins at the most rates."),
-        (lambda losses: (at_each(losses), "cht"), "the lowest losses are fc 4.8, set 4.9, and you name cht."),
+        (
+            lambda losses: (at_each(losses), by_the_count(losses)),
+            "fc has the lowest loss at the most rates. Compare the losses of the methods at their best rates.",
+        ),
+        (lambda losses: (at_each(losses), "cht"), "the lowest losses are fc 4.8, set 4.9, but you name cht."),
     ),
 ]

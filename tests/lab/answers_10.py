@@ -203,7 +203,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "10.whole_gradient",
-        (added_in_place, "the gradients given were changed; avoid += on them."),
+        (added_in_place, "your function changed the gradients that it was given; avoid +=."),
         (lambda parts, _: torch.stack(parts), "the gradient of two links has the shape (2,), not (2, 2)."),
         (lambda parts, _: (parts[0] + parts[1]) / 2, "[4.0, 2.0] is the plain mean, which counts the single example"),
         (lambda parts, _: parts[0] + parts[1], "[8.0, 4.0] is the sum of both gradients"),
@@ -213,47 +213,71 @@ SLIPS = [
         ),
         (
             lambda parts, sizes: whole_gradient(parts, sizes) * sum(sizes) / len(sizes),
-            "[6.0, 2.0] is the sum over all four examples, divided by the number of parts.",
+            "is the sum over all four examples, divided by the number of parts; divide by the number of examples.",
         ),
-        (lambda parts, sizes: whole_gradient(parts, sizes[::-1]), "[5.0, 3.0] is weighted the wrong way round"),
+        (
+            lambda parts, sizes: whole_gradient(parts, sizes[::-1]),
+            "[5.0, 3.0] is the mean with exchanged weights; the larger part counts more.",
+        ),
         (lambda *_: torch.zeros(2), "[0.0, 0.0] is not right; write down the sum of the gradients"),
         (
             lambda parts, sizes: whole_gradient(parts, sizes) if len(parts[0]) == 2 else torch.stack(parts).mean(dim=0),
-            "parts of [4, 5] examples give a different gradient from the whole batch of 9.",
+            "for parts of [4, 5] examples your gradient differs from the gradient of the whole batch of 9.",
         ),
     ),
     *cases(
         "10.regrow",
-        (grown_in_place, "the mask given was changed; work on a copy."),
-        (lambda _, mask, __: mask.flatten(), "the mask has the shape (2, 4), not (8,)."),
+        (grown_in_place, "your function changed the mask that it was given; work on a copy."),
+        (lambda _, mask, __: mask.flatten(), "the mask must have the shape (2, 4), not (8,)."),
         (
             lambda gradients, mask, number: regrow_by(size_of_mean)(gradients, mask, number) & ~mask,
-            "a link that exists is lost; regrowth only adds links.",
+            "your mask lost an existing link; regrowth only adds links.",
         ),
         (
             regrow_by(size_of_mean, anywhere=True),
-            "0 links are new, and 2 were asked for; choose among the places without a link.",
+            "your mask has 0 new links; expected 2. Choose among the places without a link.",
         ),
-        (regrow_by(lambda all_: all_[0].abs()), "you regrow a and c, by the gradient of rank 0 alone."),
-        (regrow_by(lambda all_: all_[1].abs()), "you regrow a and b, by the gradient of rank 1 alone."),
-        (regrow_by(lambda all_: all_.abs().mean(dim=0)), "you regrow a and e, by the mean of the sizes"),
-        (regrow_by(lambda all_: all_.mean(dim=0)), "you regrow b and d, by the mean itself"),
-        (regrow_by(lambda all_: -size_of_mean(all_)), "you regrow a and e, by the mean of the sizes"),
-        (regrow_by(lambda all_: -all_.mean(dim=0)), "you regrow c and "),
-        (only_two_ranks, "with three ranks and 4 new links the mask is not right."),
+        (
+            regrow_by(lambda all_: all_[0].abs()),
+            "You regrow a and c. You choose them by the gradient of rank 0 alone; use the mean over the ranks.",
+        ),
+        (
+            regrow_by(lambda all_: all_[1].abs()),
+            "You regrow a and b. You choose them by the gradient of rank 1 alone; use the mean over the ranks.",
+        ),
+        (
+            regrow_by(lambda all_: all_.abs().mean(dim=0)),
+            "the places without a link, row by row, are a to e. You regrow a and e. You choose them by the mean of ",
+        ),
+        (
+            regrow_by(lambda all_: all_.mean(dim=0)),
+            "the places without a link, row by row, are a to e. You regrow b and d. You choose them by the mean ",
+        ),
+        (
+            regrow_by(lambda all_: -size_of_mean(all_)),
+            "the places without a link, row by row, are a to e. You regrow a and e. You choose them by the mean of ",
+        ),
+        (
+            regrow_by(lambda all_: -all_.mean(dim=0)),
+            "the places without a link, row by row, are a to e. You regrow c and e. Write down the five means.",
+        ),
+        (only_two_ranks, "with three ranks and 4 new links your mask is not right."),
     ),
     *cases(
         "10.my_examples",
-        (a_batch_each, "step 0, ranks: 2; each rank takes 8 examples, so the batch grows with the number of ranks"),
-        (uneven, "step 0, ranks: 2; the ranks take 1, 7 examples; expected 4 each."),
-        (all_the_same, "step 0, ranks: 2; two ranks take the same example: [[0, 1, 2, 3], [0, 1, 2, 3]]."),
+        (
+            a_batch_each,
+            "in step 0 with 2 ranks, each rank takes 8 examples, so the batch grows with the number of ranks; divide ",
+        ),
+        (uneven, "in step 0 with 2 ranks, the ranks take 1, 7 examples; expected 4 each."),
+        (all_the_same, "in step 0 with 2 ranks, two ranks take the same example: [[0, 1, 2, 3], [0, 1, 2, 3]]."),
         (
             a_share_of_the_epoch,
-            "step 0, ranks: 2; together they take [0, 1, 2, 3, 12, 13, 14, 15], and one process takes",
+            "in step 0 with 2 ranks, together they take [0, 1, 2, 3, 12, 13, 14, 15], but one process takes [0, 1, ",
         ),
         (
             lambda _, batch, rank, ranks: my_examples(0, batch, rank, ranks),
-            "step 1, ranks: 1; together they take [0, 1",
+            "in step 1 with 1 rank, together they take [0, 1, 2, 3, 4, 5, 6, 7], but one process takes [8, 9, 10, ",
         ),
     ),
     *cases(
@@ -270,21 +294,24 @@ SLIPS = [
             "after load_run() the generator does not have its saved state",
         ),
         (remembered(), "after load_run() the weights are not the saved ones."),
-        ((*kept(*PARTS), set()), "one part can be left out: each step computes it again before it uses it."),
+        ((*kept(*PARTS), set()), "you can leave out one part, because each step computes it again before it uses it."),
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
         (
             (*kept(*PARTS), {"gradients", "weights"}),
-            "without the weights it is a different run: its loss differs from ",
+            "without the weights the run is different; its loss differs from step 21 on.",
         ),
         (
             (*kept(*PARTS), {"gradients", "moments"}),
-            "without the moments it is a different run: its loss differs from step 22",
+            "without the moments the run is different; its loss differs from step 22 on.",
         ),
-        ((*kept(*PARTS), {"schedule"}), "without the schedule it is a different run: its loss differs from step 22"),
-        ((*kept(*PARTS), {"generator"}), "without the generator it is a different run: its loss differs from step 21"),
+        ((*kept(*PARTS), {"schedule"}), "without the schedule the run is different; its loss differs from step 22 on."),
+        (
+            (*kept(*PARTS), {"generator"}),
+            "without the generator the run is different; its loss differs from step 21 on.",
+        ),
         (
             (*kept(*PARTS), {"masks"}),
-            "without the masks the Sparsifier refuses to continue: the weights do not fit its own masks.",
+            "without the masks the Sparsifier refuses to continue, because the weights do not fit its own masks.",
         ),
     ),
     *cases(
@@ -292,15 +319,21 @@ SLIPS = [
         (({"method": GRID["method"]}, 35), "the grid has method; the sentence names methods, sparsities and seeds"),
         (({**GRID, "sparsity": [0.2, 0.05]}, 35), "0.2 and 0.05 are densities"),
         (({**GRID, "sparsity": [80, 95]}, 35), "a sparsity is a share between 0 and 1, not a percentage."),
-        (({**GRID, "seed": [1, 2, 3, 4, 5]}, 35), "the seeds are 0 to 4."),
+        (({**GRID, "seed": [1, 2, 3, 4, 5]}, 35), "you give the seeds 1 to 5; expected 0 to 4."),
         (({**GRID, "seed": 5}, 35), "the sweep refuses this grid: grid has seed: 5; expected a list of values"),
         (({**GRID, "sparsity": 0.8}, 35), "the sweep refuses this grid: grid has sparsity: 0.8; expected a list of"),
-        (({**GRID, "method": ["set", "rigl", "chts"]}, 30), "of the runs in the sentence 5 are missing, and 0 are not"),
-        (({**GRID, "seed": [0]}, 7), "of the runs in the sentence 28 are missing"),
-        ((GRID, 40), "40 is right if FC ran at both sparsities; it has none, and runs once for each seed."),
-        ((GRID, 30), "30 is the number without FC."),
-        ((GRID, 7), "7 is the number of runs of one seed."),
-        ((GRID, 11), "11 is not right; count FC apart from the other three methods."),
+        (
+            ({**GRID, "method": ["set", "rigl", "chts"]}, 30),
+            "your grid lacks 5 runs of the sentence and has 0 other runs; the first of these runs is fc-0.",
+        ),
+        (
+            ({**GRID, "seed": [0]}, 7),
+            "your grid lacks 28 runs of the sentence and has 0 other runs; the first of these runs is chts-0.8-1.",
+        ),
+        ((GRID, 40), "40 is right if FC ran at both sparsities; FC has no sparsity and runs once for each seed."),
+        ((GRID, 30), "30 is the number without FC; add the runs of FC."),
+        ((GRID, 7), "7 is the number of runs of one seed; there are five seeds."),
+        ((GRID, 11), "11 is not right; count FC separately from the other three methods."),
     ),
     *cases(
         "10.schedule",
@@ -320,7 +353,7 @@ SLIPS = [
         ),
         (
             lambda costs, seeds, _, budget: schedule(costs, seeds, 1, budget),
-            "this is the schedule of one worker, and there are two.",
+            "this is the schedule of one worker, but there are two workers.",
         ),
         (
             lambda costs, seeds, workers, budget: schedule(costs, seeds, 1, workers * budget),
@@ -328,20 +361,23 @@ SLIPS = [
         ),
         (
             lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, turns=True),
-            "this is a schedule that deals the runs out in turn.",
+            "Give each run to the worker that is free first.",
         ),
         (
             lambda costs, seeds, *others: run(longest_first(costs, seeds), costs, *others),
             "these are the runs that fit, in another order.",
         ),
-        (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a line for each worker."),
-        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, and the last one does not end in hour 9."),
-        (off_the_toy, "3 seeds, 1 workers, budget 6: your last run ends in hour "),
+        (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a time line for each worker."),
+        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last one does not end in hour 9."),
+        (
+            off_the_toy,
+            "for runs of 0.5, 3.5, 4, 0.5 hours, 3 seeds, 1 worker and a budget of 6 hours, your last run ends in ",
+        ),
         (
             lambda costs, seeds, workers, budget: (
                 schedule(costs, seeds, workers, budget) if workers < 3 else schedule(costs, 2, workers, budget)
             ),
-            "3 seeds, 3 workers, budget 7.5: you start ",
+            "for runs of 2, 4, 4, 2.5 hours, 3 seeds, 3 workers and a budget of 7.5 hours, you start 6 runs; ",
         ),
     ),
 ]

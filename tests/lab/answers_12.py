@@ -124,18 +124,15 @@ SLIPS = [
         (lambda *_: "yes", "'yes' is not a verdict; expected one of 'holds', 'does not hold', 'level', "),
         (
             read(sign=-1),
-            "'CHTs is ahead of SET in translation', looks: 1; you say 'does not hold'. The interval goes from 0.917 to "
-            "2.383 BLEU. A claim holds if its advantage is above 0: look at the sign.",
+            "A claim holds if its advantage is above 0; look at the sign.",
         ),
         (
             read(margin_of=lambda *_: True),
-            "'CHTss is ahead of FC in translation', looks: 1; you say 'level'. The interval goes from -3.566 to 1.940 "
-            "BLEU, beyond the margin of 0.5. An interval that contains 0 does not make two methods equal.",
+            "An interval that contains 0 does not make two methods equal.",
         ),
         (
             read(margin_of=lambda *_: False),
-            "'CHTs is ahead of SET in a language model', looks: 1; you say 'undecided'. The interval goes from "
-            "-0.010 to 0.020 nats. It contains 0, and both ends are nearer to 0 than the margin of 0.02.",
+            "It contains 0, and both ends are closer to 0 than the margin of 0.02.",
         ),
         (
             read(margin_of=lambda low, high, margin: abs(low + high) / 2 < margin),
@@ -143,43 +140,48 @@ SLIPS = [
         ),
         (
             read(level_first=True),
-            "'a small and certain lead', looks: 1; you say 'level'. The interval goes from 0.100 to 0.300 points. "
-            "Both ends of the interval decide, not the mean alone, and a decided row needs no margin.",
+            "Use both ends of the interval, not only the mean. The margin matters only if the interval contains 0.",
         ),
-        (read(untested="undecided"), "looks: 1; you say 'undecided'. The row has no runs, so its advantage"),
+        (
+            read(untested="undecided"),
+            "for the row 'weights in bfloat16 make RigL fall behind' and 1 look you return 'undecided'. The row has ",
+        ),
         (
             read(factor=lambda *_: 0.0),
-            "you say 'holds'. The interval goes from -0.010 to 0.020 nats. It contains 0,",
+            "for the row 'CHTs is ahead of SET in a language model' and 1 look you return 'holds'. The interval goes ",
         ),
         (
             read(factor=lambda *_: 1.0),
-            "'a lead of three seeds', looks: 9; you say 'holds'. The interval goes from -0.572 to 1.292 points for 9 "
-            "looks. You used the interval for one look.",
+            "The interval goes from -0.572 to 1.292 points for 9 looks. You used the interval for one look.",
         ),
         (
             read(factor=by_normal),
-            "'a lead of two seeds', looks: 9; you say 'holds'. The interval goes from -10.037 to 26.037 points. "
-            "The factor depends on the number of seeds, here 2: take t with 1.",
+            "The factor depends on the number of seeds, here 2. Take t with 1 degrees of freedom.",
         ),
         (
             read(factor=lambda looks, _: looks),
-            "'a small and certain lead', looks: 9; you say 'undecided'. The interval goes from 0.054 to 0.346 "
-            "points. More looks change t, and do not multiply the half-width by 9.",
+            "More looks change t; they do not multiply the half-width by 9.",
         ),
     ),
     *cases(
         "12.swap",
-        (swapped_in_place, "the mask given was changed; work on a copy."),
-        (lambda mask, *_: mask, "the links (0, 0) and (1, 1) can be swapped, and nothing changed."),
+        (swapped_in_place, "your function changed the mask that it was given; work on a copy."),
+        (lambda mask, *_: mask, "the links (0, 0) and (1, 1) can be swapped, but you changed nothing."),
         (only_added, "the two old links are still there; remove them."),
-        (only_one_end, "(0, 0) and (1, 1) become (0, 1) and (1, 0)."),
-        (careless, "(0, 0) and (1, 1): the new link (0, 1) exists already, and you lose 1 of the 4 links."),
-        (removed_last, "(0, 0) and (0, 1): both links have the same output, and you lose 2 of the 4 links."),
+        (only_one_end, "the links (0, 0) and (1, 1) must become (0, 1) and (1, 0)."),
+        (
+            careless,
+            "0) and (1, 1), the new link (0, 1) exists already, and you lose 1 of the 4 links. Return the old mask.",
+        ),
+        (
+            removed_last,
+            "(0, 0) and (0, 1), both links have the same output, and you lose 2 of the 4 links. Return the old mask.",
+        ),
         (
             lambda mask, one, other: swap(mask, one, other) if mask.sum() == 2 else mask.roll(1, 0),
-            "(0, 0) and (1, 1): the new link (0, 1) exists already, so the mask should stay as it is.",
+            "for (0, 0) and (1, 1), the new link (0, 1) exists already, so the mask must not change.",
         ),
         (cleared_column, "some neuron has another number of links than before."),
-        (too_careful, " can be swapped, but your mask stays as it was."),
+        (too_careful, "(5, 1) and (2, 2) can be swapped, but your mask does not change."),
     ),
 ]

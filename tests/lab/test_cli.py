@@ -83,7 +83,7 @@ def test_the_doctor_says_what_to_do_without_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(records, "describe_device", lambda _: {"type": "?", "name": "some device", "threads": 1})
     assert cli.main(["doctor"]) == 0
-    assert ("no CUDA device: the ci, binder and laptop profiles" in capsys.readouterr().out) is not cuda
+    assert ("no CUDA device: use the profile ci, binder or laptop" in capsys.readouterr().out) is not cuda
 
 
 # --- glossary ---

@@ -122,10 +122,10 @@ def test_each_exercise_has_its_own_solution(notebook: Any) -> None:
 
 def test_an_exercise_without_a_solution_is_named(notebook: Any) -> None:
     del notebook.cells[5]
-    with pytest.raises(ValueError, match=r"the exercise that begins 'answer = None' has no folded solution"):
+    with pytest.raises(ValueError, match=r"the exercise that begins with 'answer = None' has no folded solution"):
         solved_version(notebook)
     twice = new_notebook(cells=[tagged("first = None", "exercise"), tagged("x = None", "exercise")])
-    with pytest.raises(ValueError, match=r"begins 'first = None'"):
+    with pytest.raises(ValueError, match=r"begins with 'first = None'"):
         solved_version(twice)
 
 
@@ -174,5 +174,5 @@ def test_the_exercises_of_a_notebook_are_listed() -> None:
     "line", ["Text.", LINE.replace("useful", "nice"), LINE.replace("code", "prose"), f"Text.\n\n{LINE}"]
 )
 def test_an_exercise_without_its_line_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match=r"^no line follows '## Exercise: add' such as '\*★★☆ · 10 minutes"):
+    with pytest.raises(ValueError, match=r"^'## Exercise: add' needs a line below it, such as '\*★★☆ · 10 minutes"):
         listed(new_notebook(cells=[new_markdown_cell(f"## Exercise: add\n\n{line}")]))

@@ -186,10 +186,10 @@ def test_what_a_stage_trains_is_added_to_what_else_it_does() -> None:
     ("found", "words"),
     [
         (Forecast(0.15, 650, measured=True), "about 0.15 min and 650 MB on 2 cores"),
-        (Forecast(12.34, 700, measured=False), "about 12 min and 700 MB, reckoned, not measured"),
+        (Forecast(12.34, 700, measured=False), "about 12 min and 700 MB, estimated, not measured"),
         (Forecast(99.7, 700, measured=True), "about 100 min and 700 MB on 2 cores"),
-        (Forecast(150.0, 700, measured=False), "about 2 h and 700 MB, reckoned, not measured"),
-        (Forecast(75_000.0, 700, measured=False), "about 1,250 h and 700 MB, reckoned, not measured"),
+        (Forecast(150.0, 700, measured=False), "about 2 h and 700 MB, estimated, not measured"),
+        (Forecast(75_000.0, 700, measured=False), "about 1,250 h and 700 MB, estimated, not measured"),
     ],
 )
 def test_a_forecast_in_words(found: Forecast, words: str) -> None:

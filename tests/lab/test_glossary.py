@@ -56,7 +56,7 @@ def test_the_rows_of_the_glossary() -> None:
     assert len(rows) == len(GLOSSARY)
     assert rows["**degree** <br> 01"] == {
         "term, stage": "**degree** <br> 01",
-        "meaning": "Number of links of a neuron. A neuron with far more than the others is a hub.",
+        "meaning": "Number of links of a neuron. A neuron with far more links than the others is a hub.",
         "formula, in the paper": r"$d_i = \sum_j A_{ij}$ <br> notation",
         "function, test": (
             "<code>diagnostics.<wbr>degrees</code> <br> "

@@ -74,10 +74,16 @@ def test_only_missing_links_have_l3_paths(link: l3.Link, message: str) -> None:
 @pytest.mark.parametrize(
     ("counted", "words"),
     [
-        (1, ["only the outputs in between are counted (output 2)"]),
-        (3, ["input 1, input 2, output 2 are the local community", "output 0 – input 0 is counted too"]),
+        (1, ["Perhaps you counted only the outputs in between (output 2)."]),
+        (
+            3,
+            [
+                "counted the nodes of the local community (input 1, input 2, output 2).",
+                "Or you counted the link output 0 – input 0, too.",
+            ],
+        ),
         (4, ["output 0 – input 1 – output 1 – input 2 – output 2 – input 0 has five links", "from both ends"]),
-        (14, ["output 0 – input 1 – output 0 – input 1 – output 2 – input 0 meets a node twice"]),
+        (14, ["output 0 – input 1 – output 0 – input 1 – output 2 – input 0 visits a node twice"]),
         (9, ["Go from the output to each of its inputs"]),
     ],
 )
@@ -135,13 +141,13 @@ def test_the_right_paths_in_any_order_need_no_explanation() -> None:
 def test_a_path_that_is_none_is_explained(wrong: Sequence[int], message: str) -> None:
     explanation = l3.explain_paths(NETWORK, (3, 3), [*RIGHT, wrong])
     assert message in explanation
-    assert "not listed" not in explanation
+    assert "missing from your list" not in explanation
 
 
 def test_what_is_listed_twice_or_not_at_all_is_told() -> None:
     explanation = l3.explain_paths(NETWORK, (3, 3), [*RIGHT[1:], RIGHT[1]])
     assert explanation == (
-        "output 3 – input 1 – output 1 – input 3 is listed twice. 1 path not listed yet; "
+        "output 3 – input 1 – output 1 – input 3 is listed twice. 1 path is missing from your list; "
         "look at the paths through input 1."
     )
 

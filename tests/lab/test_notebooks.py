@@ -339,7 +339,7 @@ def test_a_method_may_have_choices_replaced(stage: str) -> None:
 
 @pytest.mark.parametrize("words", ["fc,", "fc, chts", "fc,fc", "fc;chts", "fv"])
 def test_what_names_no_methods_is_refused(words: str) -> None:
-    with pytest.raises(ValueError, match=r"parameter methods is .* separated by commas without blanks"):
+    with pytest.raises(ValueError, match=r"parameter methods is .* separated by commas without spaces"):
         notebooks.check_value("methods", words)
 
 
@@ -436,7 +436,7 @@ def test_what_nobody_has_measured_is_reckoned(capsys: pytest.CaptureFixture[str]
     found = notebooks.expected(notebooks.find("06"), {"profile": "paper", "device": "cpu"})
     printed = capsys.readouterr().out
     assert printed == f"profile paper: {found}\n"
-    assert re.search(r"about \d+ h and \d+ MB, reckoned, not measured", printed)
+    assert re.search(r"about \d+ h and \d+ MB, estimated, not measured", printed)
 
 
 def test_a_profile_may_limit_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,8 +517,8 @@ WIDGETS: dict[str, tuple[Any, list[str]]] = {
     "an output without errors": (with_widgets({"a": {"model_name": "OutputModel", "state": {"outputs": []}}}, "a"), []),
     "an error": (with_widgets({"a": FAILED_OUTPUT}, "a"), ["widget output: ZeroDivisionError: division by zero"]),
     "an error nobody saw": (with_widgets({"a": FAILED_OUTPUT}), ["widget output: ZeroDivisionError: division by zero"]),
-    "a view without state": (with_widgets({}, "abc"), ["widget abc was shown but its state is missing"]),
-    "a view and no widgets at all": (with_widgets(None, "abc"), ["widget abc was shown but its state is missing"]),
+    "a view without state": (with_widgets({}, "abc"), ["widget abc was shown, but its state is missing"]),
+    "a view and no widgets at all": (with_widgets(None, "abc"), ["widget abc was shown, but its state is missing"]),
 }
 
 

@@ -11,14 +11,14 @@ def report(*, places: bool) -> str:
     """Versions, device, memory and data sets of this machine, as lines of text.
 
     Args:
-        places: whether to name the folders of data sets; leave them out of a page that others will read.
+        places: whether to name the folders of data sets. Leave them out of a page that others will read.
     """
     device = records.describe_device(records.choose_device())
     memory = psutil.virtual_memory()
     lines = ["Versions", *(f"  {name:<13} {version}" for name, version in records.versions().items())]
     lines += ["", "Device", f"  {device['type']}: {device['name']}, {device['threads']} threads"]
     if not torch.cuda.is_available():
-        lines.append("  no CUDA device: the ci, binder and laptop profiles are made for that")
+        lines.append("  no CUDA device: use the profile ci, binder or laptop")
     lines.append(f"  memory: {memory.available / 2**30:.1f} GB free of {memory.total / 2**30:.1f} GB")
     lines += ["", "Data sets"]
     sources: dict[str, Source[object]] = {**IMAGE_SETS, **TRANSLATION_SETS}

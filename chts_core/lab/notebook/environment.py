@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(**changes: str) -> Iterator[None]:
-    """Set some variables; at the end restore them all, even if other code changed them."""
+    """Set some variables. At the end, restore all variables, even those that other code changed."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:

@@ -31,8 +31,11 @@ _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 class Exercise:
     """The information below the heading of an exercise.
 
-    difficulty: 1 to 3 stars; minutes: its duration; importance: "essential", "useful" or "optional"; objectives: the
-        numbers of its objectives in the header of the notebook; writes_code: if not, the answer is a number or a word.
+    difficulty: 1 to 3 stars.
+    minutes: its duration.
+    importance: "essential", "useful" or "optional".
+    objectives: the numbers of its objectives in the header of the notebook.
+    writes_code: whether the learner writes code; if not, the answer is a number or a word.
     """
 
     title: str
@@ -55,7 +58,8 @@ def listed(notebook: Any) -> list[Exercise]:
     for title in re.findall(r"^## Exercise\b.*$", text, re.MULTILINE):
         if title not in [f"## Exercise: {one['title']}" for one in found]:
             raise ValueError(
-                f"no line follows {title!r} such as '*★★☆ · 10 minutes · essential · objectives 1 and 2 · write code*'."
+                f"{title!r} needs a line below it, such as '*★★☆ · 10 minutes · essential · objectives 1 and 2 · "
+                "write code*'."
             )
     return [
         Exercise(
@@ -110,7 +114,7 @@ def attempt() -> Iterator[None]:
 
 
 def student_version(notebook: Any) -> Any:
-    """The student version of a notebook. It has no outputs, solutions or answers, but it has the hints.
+    """The student version of a notebook. It has the hints, but no outputs, solutions or answers.
 
     Args:
         notebook: an nbformat notebook; not changed.
@@ -124,7 +128,7 @@ def student_version(notebook: Any) -> Any:
 
 
 def solution_version(notebook: Any) -> Any:
-    """The teacher's version of a notebook. All exercises are solved and all answers are there, but no outputs.
+    """The teacher's version of a notebook. It has all solutions and answers, but no outputs.
 
     Args:
         notebook: an nbformat notebook; not changed.
@@ -171,7 +175,7 @@ def solved_version(notebook: Any) -> Any:
                 open_exercise = None
     if open_exercise is not None:
         first_line = open_exercise.source.partition("\n")[0]
-        raise ValueError(f"the exercise that begins {first_line!r} has no folded solution in ```python after it.")
+        raise ValueError(f"the exercise that begins with {first_line!r} has no folded solution in ```python after it.")
     return solved
 
 
@@ -184,7 +188,7 @@ def write_versions(sources: Sequence[Path], out_dir: Path, version: Callable[[An
         version: :func:`student_version` or :func:`solution_version`.
 
     Raises:
-        ValueError: if it would overwrite a notebook; then nothing has been written.
+        ValueError: if it would overwrite a notebook. Then nothing is written.
     """
     for source in sources:
         if (out_dir / source.name).resolve() == source.resolve():

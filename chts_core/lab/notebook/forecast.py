@@ -1,6 +1,6 @@
 """Estimate the time and memory of a notebook's run from the values measured at its profile and from its parameters.
 
-The estimate assumes dense weights, with or without masks; storing only links takes less.
+The estimate assumes dense weights, with or without masks; storing only links takes less memory.
 """
 
 import math
@@ -11,18 +11,19 @@ from typing import Any
 from chts_core.lab.models import LLAMA_SIZES, TRANSFORMER_SIZES
 from chts_core.lab.train import images, language, translation
 
-# Operations per second of one core, from recorded runs (results/), and 40 % of the number in an H100's data sheet.
+# Operations per second of one core, from recorded runs (results/), and of a GPU: 40 % of the number in an H100's data
+# sheet.
 _CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12
-# Seconds of a pass through a small model besides the products, from recorded runs of small models.
+# Seconds of a pass through a small model that are not spent on products, from recorded runs of small models.
 _MLP_PASS, _TRANSLATOR_PASS, _LLAMA_PASS = 0.0008, 0.02, 0.01
 _LOOKS = 1.1  # factor on the training time for validating, testing and saving
 _KEPT_BYTES = 16  # bytes per weight: the weight, its gradient and two moments in float32
 # Numbers kept for the backward pass per token, layer and neuron, of an encoder and of a decoder: twice Equation 2 of
-# Korthikanti et al. (2022) without attention, since norms, gates and rotations that are not fused keep theirs.
+# Korthikanti et al. (2022) without attention, because norms, gates and rotations that are not fused keep numbers, too.
 _ACTIVATIONS = 34
 _START = 0.1  # minutes: starting a kernel, importing, figures
 
-# Training images, pixels times colours, and classes, without loading the data.
+# The number of training images, of pixels times colours and of classes, without loading the data.
 _IMAGES = {
     "digits": (1077, 64, 10),
     "fashion_mnist": (55_000, 784, 10),
@@ -40,7 +41,7 @@ class Work:
     """All training runs of a notebook together.
 
     passes: number of forward and backward passes through the model.
-    pass_seconds: least seconds of a pass, for any size of model.
+    pass_seconds: least seconds of a pass, for a model of any size.
     operations: floating-point operations of all passes.
     half: whether products use 16 bits.
     memory_mb: weights, gradients, moments, numbers kept for the backward pass, and data.
@@ -53,21 +54,21 @@ class Work:
     memory_mb: float
 
     def minutes(self, *, gpu: bool) -> float:
-        """Seconds on one core or on a GPU."""
+        """Minutes on one core or on a GPU."""
         per_second = (_GPU_16_BITS if self.half else _GPU) if gpu else _CORE
         return _LOOKS * (self.passes * self.pass_seconds + self.operations / per_second) / 60
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected time and memory of a run; `measured` if they come from a run with the same settings."""
+    """The expected time and memory of a run. `measured`: whether they come from a run with the same settings."""
 
     minutes: float
     memory_mb: int
     measured: bool
 
     def __str__(self) -> str:
-        source = " on 2 cores" if self.measured else ", reckoned, not measured"
+        source = " on 2 cores" if self.measured else ", estimated, not measured"
         return f"about {in_words(self.minutes)} and {self.memory_mb} MB{source}"
 
 
@@ -95,7 +96,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
         rest = max(measured["minutes"] - then.minutes(gpu=False), _START)
         memory = measured["memory_mb"] + max(now.memory_mb - then.memory_mb, 0)
         return Forecast(rest + now.minutes(gpu=gpu), round(memory), measured=False)
-    # The other stages have small networks: time depends on the steps, and on the weights if there are more.
+    # The other stages have small networks. Their time depends on the steps, and on additional weights.
     times = math.prod(settings[name] / measured[name] for name in ("epochs", "seeds", "steps") if name in measured)
     if "hidden" in measured:
         times *= max(settings["hidden"] / measured["hidden"], 1) ** 2
@@ -103,7 +104,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
 
 
 def image_work(settings: Mapping[str, Any]) -> Work:
-    """The training runs of stage 06: nine methods and three receptive fields, with every seed."""
+    """The training runs of stage 06: nine methods and three receptive fields, each with every seed."""
     train, features, classes = _IMAGES[settings["dataset"]]
     hidden = settings["hidden"]
     weights = features * hidden + 2 * hidden**2 + hidden * classes

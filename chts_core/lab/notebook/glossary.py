@@ -1,4 +1,4 @@
-"""The terms of the field in one table: what each means, its formula, what computes it, and a test of it."""
+"""The terms of the field in one table: for each, its meaning, its formula, the code that computes it, and a test."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ class Term:
     """One term.
 
     meaning: a sentence.
-    formula: LaTeX without dollar signs, empty where words say it all; bars are written as \\lvert, \\rvert.
-    source: where the paper, or who else, has it.
-    function: dotted path of what computes it.
+    formula: LaTeX without dollar signs, empty if words are enough; bars are written as \\lvert, \\rvert.
+    source: its place in the paper, or another source.
+    function: dotted path of the code that computes it.
     test: "file::function" below tests/ that checks it.
     stage: the notebook that teaches it.
     """
@@ -55,7 +55,7 @@ GLOSSARY = (
     ),
     Term(
         "degree",
-        "Number of links of a neuron. A neuron with far more than the others is a hub.",
+        "Number of links of a neuron. A neuron with far more links than the others is a hub.",
         r"d_i = \sum_j A_{ij}",
         "notation",
         "chts_core.diagnostics.degrees",
@@ -142,7 +142,7 @@ GLOSSARY = (
     Term(
         "CH3-L3p",
         "Path-based score of a missing link: an L3 path counts less if its nodes have links outside the local "
-        "community. Used by CHT.",
+        "community. CHT uses it.",
         r"\sum_\text{paths} \dfrac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}",
         "link regrowth",
         "chts_core.link_prediction.ch3_l3p",
@@ -160,7 +160,7 @@ GLOSSARY = (
     ),
     Term(
         "CH2-L3n",
-        "Node-based score that also rewards links within the local community. Used by CHTs and CHTss.",
+        "Node-based score that also rewards links within the local community. CHTs and CHTss use it.",
         r"\sum_z \dfrac{1 + i_z}{1 + e_z}",
         "node-based link regrowth",
         "chts_core.link_prediction.ch2_l3n",
@@ -190,7 +190,7 @@ GLOSSARY = (
     Term(
         "soft rule",
         "Draws links at random and without replacement, with chances that follow their scores. The hard rule takes "
-        "the best.",
+        "the best links.",
         r"p \propto \text{score}^T",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.keep",
@@ -199,7 +199,7 @@ GLOSSARY = (
     ),
     Term(
         "softness δ, temperature T",
-        "They say how strictly a soft draw follows the scores: T = 0 is uniform, T → ∞ takes the best.",
+        "They say how strictly a soft draw follows the scores: T = 0 is uniform, and T → ∞ takes the best links.",
         r"T = \dfrac{\delta}{1 - \delta}",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.temperature_from_softness",
@@ -218,7 +218,7 @@ GLOSSARY = (
     ),
     Term(
         "ELM overlap",
-        "Share of the regrown links that the same update had removed. Near 1, the network is stuck in an "
+        "Share of the regrown links that the same update had removed. If it is near 1, the network is stuck in an "
         "epitopological local minimum.",
         r"\dfrac{\lvert \text{removed} \cap \text{regrown} \rvert}{\lvert \text{regrown} \rvert}",
         "epitopological local minima",
@@ -284,7 +284,7 @@ GLOSSARY = (
     Term(
         "sigmoid decay",
         "Sparsity rises along a sigmoid, slowly at both ends. The curve is rescaled, so it begins exactly at the "
-        "initial value and ends exactly at the final value; u runs from 0 to 1. Used by CHTss.",
+        "initial value and ends exactly at the final value; u runs from 0 to 1. CHTss uses it.",
         r"s_i + (s_f - s_i) \left[\dfrac12 + "
         r"\dfrac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]",
         "Equation 1 (the poster has s_i − s_f)",
@@ -294,7 +294,7 @@ GLOSSARY = (
     ),
     Term(
         "cubic decay",
-        "Sparsity rises fastest at the start; u runs from 0 to 1. Used by GMP and GraNet.",
+        "Sparsity rises fastest at the start; u runs from 0 to 1. GMP and GraNet use it.",
         r"s_f + (s_i - s_f)(1 - u)^3",
         "baselines",
         "chts_core.schedules.cubic_sparsity",
@@ -303,9 +303,9 @@ GLOSSARY = (
     ),
     Term(
         "prune and remove",
-        "A link goes in an update for one of two reasons. It is pruned to lower the number of links, or it is removed "
-        "to be exchanged for a new link. Each may have its own score: CHTss prunes by relative importance and removes "
-        "by weight magnitude.",
+        "An update takes a link away for one of two reasons. It prunes the link to lower the number of links, or it "
+        "removes the link to exchange it for a new one. Each of the two may have its own score: CHTss prunes by "
+        "relative importance and removes by weight magnitude.",
         "",
         "Section 3.3",
         "chts_core.choices.Removal",
@@ -315,7 +315,7 @@ GLOSSARY = (
     Term(
         "excess, EM&S",
         "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
-        "the best links, as many as the target. It removes all others, the excess, and regrows links. Used by MEST.",
+        "the best links, as many as the target. It removes all others, the excess, and regrows links. MEST uses it.",
         "",
         "Yuan et al., 2021",
         "chts_core.schedules.staged_sparsity",
@@ -324,8 +324,8 @@ GLOSSARY = (
     ),
     Term(
         "five choices",
-        "The choices that define a method: the initial network, which links go, which links come, how many links "
-        "there are, and how many are exchanged.",
+        "The choices that define a method: the initial network, which links are removed, which are regrown, how many "
+        "links there are, and how many are exchanged.",
         "",
         "Figure 2",
         "chts_core.methods.Method",
@@ -363,8 +363,8 @@ GLOSSARY = (
     ),
     Term(
         "beam search",
-        "Keeps several beginnings of a translation in parallel instead of only the most probable one. The divisor "
-        "compensates for the lower probability of longer translations.",
+        "Keeps several beginnings of a translation in parallel instead of only the most probable one. The divisor in "
+        "the formula compensates for the lower probability of longer translations.",
         r"\dfrac{\log p}{((5 + n)/6)^{0.6}}",
         "Wu et al., 2016",
         "chts_core.lab.decoding.beam_search",
@@ -382,7 +382,7 @@ GLOSSARY = (
     ),
     Term(
         "perplexity",
-        "The number of equally likely tokens among which a guess would be as hard.",
+        "The number of equally likely tokens among which a guess would be as hard as the model's guess.",
         r"e^{-\frac{1}{n} \sum_i \log p_i}",
         "Table 2",
         "chts_core.lab.train.language.validation_loss",
@@ -424,6 +424,6 @@ def rows() -> list[dict[str, str]]:
 
 
 def _name(name: str) -> str:
-    """A name in code, which may break at its dots and underscores: a column should be no wider than a page."""
+    """A name in code, which may break at its dots and underscores, so that a column is no wider than a page."""
     breakable = re.sub("(::|[._])", r"\1<wbr>", name)
     return f"<code>{breakable}</code>"

@@ -1,7 +1,7 @@
 """Count the L3 paths of a missing link one by one, straight from the definition, in networks small enough to draw.
 
 `chts_core.link_prediction` computes the same scores for whole layers; this module shows the paths and nodes behind a
-score, and explains a wrong count.
+score, and explains why a count is wrong.
 """
 
 import math
@@ -24,7 +24,8 @@ _SIDES = ("output", "input")
 class Node:
     """A node of the local community of a missing link.
 
-    inside counts its links within the community (i_z), outside all others but the one to the seed (e_z).
+    inside is the number of its links within the community (i_z). outside is the number of its other links, without
+    the link to the seed (e_z).
     """
 
     side: str
@@ -83,12 +84,12 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
     if not (0 <= u < len(inputs_of) and 0 <= v < len(outputs_of)):
         raise ValueError(f"the network has {len(inputs_of)} outputs and {len(outputs_of)} inputs, numbered from 0.")
     if v in inputs_of[u]:
-        raise ValueError(f"{describe(link)} is a link of the network; L3 paths are counted for missing links.")
+        raise ValueError(f"{describe(link)} is a link of the network; expected a missing link.")
     return [(u, z1, z2, v) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 in inputs_of[z2]]
 
 
 def community(mask: Tensor, link: Link) -> list[Node]:
-    """The local community of a missing link, the nodes between its ends on its L3 paths: inputs first.
+    """The local community of a missing link: the nodes between its ends on its L3 paths, inputs first.
 
     It has the arguments and errors of :func:`paths`.
     """
@@ -105,7 +106,7 @@ def _inside_and_outside(others: set[int], members: set[int]) -> tuple[int, int]:
 
 
 def score(mask: Tensor, link: Link, predictor: str) -> float:
-    """The score of a missing link, summed over its nodes or paths by definition.
+    """The score of a missing link by its definition, as a sum over its nodes or paths.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -122,7 +123,7 @@ def score(mask: Tensor, link: Link, predictor: str) -> float:
 
 
 def scores(mask: Tensor, predictor: str) -> Tensor:
-    """:func:`score` of every missing link, and 0 on existing links: float64, shaped like the mask."""
+    """The :func:`score` of each missing link and 0 for each existing link, as float64, in the shape of the mask."""
     table = torch.zeros(mask.shape, dtype=torch.float64)
     for link in missing_links(mask):
         table[link] = score(mask, link, predictor)
@@ -161,8 +162,8 @@ def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
     if number == len(found):
         return ""
     there = "; ".join(map(describe, found)) or "none"
-    slips = " Or: ".join(why for result, why in _slips(mask, link, found) if result == number)
-    hint = f"This number comes out if {slips}" if slips else _HOW_TO_COUNT
+    slips = " Or you ".join(why for result, why in _slips(mask, link, found) if result == number)
+    hint = f"Perhaps you {slips}" if slips else _HOW_TO_COUNT
     return f"you counted {number}; there are {len(found)}: {there}. {hint}"
 
 
@@ -176,37 +177,37 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
     nodes = community(mask, link)
     yield (
         len(nodes),
-        f"nodes are counted: {', '.join(map(str, nodes))} are the local community, and a node can lie on many paths.",
+        f"counted the nodes of the local community ({', '.join(map(str, nodes))}). A node can lie on many paths.",
     )
     for side in _SIDES:
         members = [str(node) for node in nodes if node.side == side]
         yield (
             len(members),
-            f"only the {side}s in between are counted ({', '.join(members)}): every linked pair of an input and an "
-            "output in between is a separate path.",
+            f"counted only the {side}s in between ({', '.join(members)}). Every linked pair of an input and an output "
+            "in between is a separate path.",
         )
     yield (
         len(found) + 1,
-        f"the link {describe(link)} is counted too: it is missing, and it would be only one link long.",
+        f"counted the link {describe(link)}, too. It is missing, and it would be only one link long.",
     )
     unlinked = [(z1, z2) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 not in inputs_of[z2]]
     if unlinked:
         z1, z2 = unlinked[0]
         yield (
             len(found) + len(unlinked),
-            f"the middle link is ignored: input {z1} and output {z2} are not linked.",
+            f"ignored the middle link: input {z1} and output {z2} are not linked.",
         )
-    yield 2 * len(found), "a path is counted from both ends, but it is the same path."
+    yield 2 * len(found), "counted each path from both ends, but this is the same path."
 
     longer = [(u, a, b, c, d, v) for a, b, c, d in _between(inputs_of, outputs_of, link)]
     straight = [walk for walk in longer if len({u, walk[2], walk[4]}) == len({walk[1], walk[3], v}) == 3]
     back = [walk for walk in longer if walk not in straight]
     if straight:
-        too_long = f"longer paths are counted: {describe(straight[0])} has five links, and an L3 path has three."
+        too_long = f"counted longer paths: {describe(straight[0])} has five links, but an L3 path has three."
         yield len(straight), too_long
         yield len(found) + len(straight), too_long
     if back:
-        returns = f"walks that go back are counted: {describe(back[0])} meets a node twice, and a path never does."
+        returns = f"counted walks that go back: {describe(back[0])} visits a node twice, but a path never does."
         yield len(found) + len(back), returns
         yield len(found) + len(longer), returns
 
@@ -242,14 +243,17 @@ def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> 
     left = sorted(found - set(answer))
     if left:
         _, z1, _, _ = left[0]
-        complaints.append(f"{_number(left, 'path')} not listed yet; look at the paths through input {z1}.")
+        verb = "is" if len(left) == 1 else "are"
+        complaints.append(
+            f"{_number(left, 'path')} {verb} missing from your list; look at the paths through input {z1}."
+        )
     return " ".join(complaints)
 
 
 def _complaint(mask: Tensor, link: Link, path: tuple[int, ...]) -> str:
     u, v = link
     if len(path) != 4:
-        return f"{path} has {_number(path[1:], 'link')}; an L3 path has three, (output, input, output, input)."
+        return f"{path} has {_number(path[1:], 'link')}; an L3 path has three links: (output, input, output, input)."
     if (path[0], path[3]) != link:
         return f"{path} leads from output {path[0]} to input {path[3]}, not from output {u} to input {v}."
     if path[2] == u or path[1] == v:

@@ -44,13 +44,13 @@ def colab(notebook: str) -> str:
 
 
 def binder(notebook: str) -> str:
-    """The address at which Binder opens it."""
+    """The address at which Binder opens a notebook of the release, from its name without a suffix."""
     of_github = REPOSITORY.removeprefix("https://github.com/")
     return f"https://mybinder.org/v2/gh/{of_github}/{RELEASE}?urlpath=lab/tree/notebooks/{notebook}.ipynb"
 
 
 def badges(notebook: str) -> str:
-    """Both addresses as the usual buttons, in Markdown; "" while there is no owner, since the buttons would be dead."""
+    """Both addresses as the usual buttons, in Markdown; "" while there is no owner, because they would not work."""
     if OWNER == NOBODY:
         return ""
     return (
@@ -60,7 +60,7 @@ def badges(notebook: str) -> str:
 
 
 def with_bootstrap(source: str, notebook: str) -> str:
-    """The py:percent source of a notebook with the bootstrap cell before its first code.
+    """The py:percent source of a notebook with the bootstrap cell before its first code cell.
 
     Raises:
         ValueError: if the notebook has no code.
@@ -93,14 +93,14 @@ def with_links(source: str, notebook: str) -> str:
 
 
 def set_owner(folder: Path) -> None:
-    """Write the owner of a checkout's remote `origin` into this module and pyproject.toml there, if it is on GitHub."""
+    """Write the owner of a checkout's remote `origin` into its launch.py and pyproject.toml, if it is on GitHub."""
     command = ["git", "remote", "get-url", "origin"]
     remote = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
     found = re.search(r"github\.com[:/]([^/\s]+)/", remote)
     if not found:
         print(f"the remote origin is not on GitHub, so the owner stays {OWNER}")
         return
-    print(f"the owner is {found[1]}, by the remote origin")
+    print(f"the owner is {found[1]}, according to the remote origin")
     for name, pattern in (
         ("chts_core/lab/notebook/launch.py", '(?<=^OWNER = ")[^"]+'),
         ("pyproject.toml", "(?<=https://github.com/)[^/]+(?=/chts)"),

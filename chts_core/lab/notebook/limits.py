@@ -1,4 +1,4 @@
-"""Limits of a notebook's parameters, and values from their text."""
+"""Limits of a notebook's parameters, and the conversion of text to values."""
 
 import difflib
 import math
@@ -56,7 +56,7 @@ class Choices(Choice):
         return set(named) <= set(self.words) and len(named) == len(set(named))
 
     def __str__(self) -> str:
-        return f"some of {', '.join(self.words)}, each once, separated by commas without blanks"
+        return f"some of {', '.join(self.words)}, each once, separated by commas without spaces"
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,12 @@ class _PageExporter(HTMLExporter):
 def write_page(executed: Path) -> Path:
     """Write an executed notebook as an HTML page beside it."""
     exporter = _PageExporter(template_name="lab")
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar is its last state
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # keep the last state of a progress bar
     exporter.register_preprocessor(_PictureWithAlternative, enabled=True)
     exporter.register_preprocessor(_RecordedWidgets, enabled=True)
     page, _ = exporter.from_filename(str(executed))
     page = page.replace("</head>", f"<style>{_STYLE}</style></head>", 1)
-    page = re.sub(r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page)  # of MathJax, and widgets without a kernel
+    page = re.sub(r'<script[^>]*\ssrc="https?:[^>]*>\s*</script>', "", page)  # scripts of MathJax and widgets
     target = executed.with_suffix(".html")
     target.write_text(page, encoding="utf-8")
     return target

@@ -212,7 +212,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
         annotation = found["inferred_type_name"]
         if annotation not in types:
             raise ValueError(
-                f"{path.name} declares parameter {name} as {annotation}; annotate it as {', '.join(types)}: "
+                f"{path.name} declares parameter {name} as {annotation}; annotate it as one of {', '.join(types)}: "
                 f"{name}: int = 0."
             )
         try:
@@ -343,7 +343,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_value(name: str, value: Any, stage: str = "") -> None:
-    """Refuse a value outside the limits of its parameter, in general or in a stage.
+    """Refuse a value that is outside the limits of its parameter, in general or in a stage.
 
     Raises:
         ValueError: if it is; the message names the parameter, its value, the nearest known word and the expected value.
@@ -430,9 +430,9 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
-    """Errors inside widgets: an error inside `interact` or an Output leaves a run's exit status at 0.
+    """Errors inside widgets. The exit status of a run is 0 in spite of an error inside `interact` or an Output.
 
-    Also name widgets that were shown without saving their state, so that nobody can see them.
+    The result also names each widget whose state was not saved, because nobody can see it.
     """
     state = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
     errors = [
@@ -447,4 +447,4 @@ def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
         for output in cell.get("outputs", [])
         if WIDGET_VIEW in output.get("data", {})
     ]
-    return errors + [f"widget {model} was shown but its state is missing" for model in shown if model not in state]
+    return errors + [f"widget {model} was shown, but its state is missing" for model in shown if model not in state]

@@ -1,4 +1,4 @@
-"""The parts of pages that can be read without an internet connection."""
+"""Functions that build pages for reading without an internet connection."""
 
 import base64
 import html
@@ -48,7 +48,7 @@ def as_html(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def picture(png: bytes, description: str) -> str:
-    """An embedded picture, with a description below that is also its text alternative."""
+    """An embedded picture with a description below it. The description is also the text alternative."""
     alt = html.escape(description)
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<figure><img src="{source}" alt="{alt}"><figcaption>{alt}</figcaption></figure>'

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 
 import psutil
 
-# Variables for a process's number of threads; its libraries read them when they are imported.
+# Variables for the number of threads of a process. Its libraries read them when they are imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 _BETWEEN_LOOKS = 0.25  # seconds between two measurements of memory
 _PATIENCE = 10  # seconds for a process to handle SIGTERM
 
 
 def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM) -> None:
-    """End a process and all its descendants, also in other sessions, as torchrun, Dask and Jupyter start them.
+    """End a process and all its descendants, even in other sessions (torchrun, Dask and Jupyter start such sessions).
 
     Args:
         process: a process that was started; it may have ended already.
-        how: the first signal to all of them. Processes that are alive ten seconds later are killed.
+        how: the first signal to all of them. Processes that are still alive ten seconds later are killed.
     """
     try:
         started = psutil.Process(process.pid)

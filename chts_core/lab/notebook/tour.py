@@ -139,7 +139,7 @@ def _interrupted_when_ended() -> Iterator[None]:
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":
-    """Start `chts run --page` of a stage without the files of an earlier run; Ctrl-C does not reach it."""
+    """Delete the files of an earlier run and start `chts run --page` for a stage. Ctrl-C does not reach it."""
     for name in (path.name, f"{path.stem}.json", f"{path.stem}.html"):
         (out_dir / name).unlink(missing_ok=True)
     command = [
@@ -178,7 +178,7 @@ def _finish(stage: _Stage, status: int, out_dir: Path) -> None:
 
 
 def _read(stage: _Stage, out_dir: Path) -> dict[str, Any] | None:
-    """The record of a stage; None if there is none."""
+    """The record of a stage, or None if it has none."""
     path = out_dir / f"{stage.path.stem}.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
@@ -195,7 +195,7 @@ def _as_table(stages: Sequence[_Stage]) -> Table:
 
 
 def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A row for each method that the stages raced, ready to print, with means over seeds."""
+    """A row for each method that the stages compared, ready to print, with means over seeds."""
     return [
         {
             "method": row["method"],
@@ -211,7 +211,7 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _score(row: Mapping[str, Any]) -> str:
-    """Accuracy of images, BLEU of translations, perplexity of language models on their validation text."""
+    """Accuracy for images, BLEU for translations, and validation perplexity for language models."""
     interval = row["interval"]
     if "perplexity" in row:
         return f"perplexity {row['perplexity']:.1f}"
@@ -249,7 +249,7 @@ def _index(stages: Sequence[_Stage], records: Sequence[Mapping[str, Any]], profi
 
 
 def _card(stage: _Stage, out_dir: Path) -> str:
-    """A card with title, goal, one figure, seconds and links."""
+    """A card with the title, the goal, one figure, the seconds and links."""
     stem = stage.path.stem
     goal = notebooks.goal(stage.path)
     able = markdown_as_html(f"You will be able to {html.escape(goal, quote=False)}") if goal else ""
@@ -268,7 +268,7 @@ def _card(stage: _Stage, out_dir: Path) -> str:
 
 
 def richest_picture(notebook: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The picture of a notebook that takes the most bytes, since it shows the most: PNG in base64, and alternative."""
+    """The picture of a notebook that takes the most bytes, as a PNG in base64, and its text alternative."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     pictured = [output for output in outputs if "image/png" in output.get("data", {})]
     if not pictured:

@@ -8,7 +8,8 @@ def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
 
     Args:
         answer: the learner's answer.
-        slips: a text for each slip, and the number that the slip leads to. The text follows "... is".
+        slips: a text for each slip, and the number that the slip leads to. The text completes the
+            sentence "<answer> is ...".
         tolerance: how far an answer may be from such a number and still match it, in the unit of the answer.
 
     Raises:

@@ -15,23 +15,26 @@ def density(density: float | None) -> None:
     assert density is not None, "replace None in the cell above by a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
     assert density != 0.95, "0.95 is the share of absent links; what share is present?"
-    assert abs(density - 0.05) < 1e-9, f"{density} and a sparsity of 0.95 do not add up to 1."
+    assert abs(density - 0.05) < 1e-9, f"a density of {density} and a sparsity of 0.95 do not add up to 1."
 
 
 def links(links: float | None) -> None:
-    """Count the links: how many links the first layer of the MLP has."""
+    """Count the links: the number of links in the first layer of the MLP."""
     possible = 1568 * 784
     assert links is not None, "replace None in the cell above by a number."
     assert links != possible, "this is the number of possible links; how many of them exist?"
-    assert abs(links - 0.99 * possible) > 1, "this is the number of absent links; how many exist?"
+    assert abs(links - 0.99 * possible) > 1, "this is the number of absent links; how many links exist?"
     expected = link_count(1568, 784, 0.01)
-    assert abs(links - expected) <= 0.5, f"{links} are {links / possible:.2%} of the {possible:,} possible links."
+    assert abs(links - expected) <= 0.5, (
+        f"{links} are {links / possible:.2%} of the {possible:,} possible links; expected 1 %, rounded to an integer."
+    )
 
 
 def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:
     """What a training step costs: a function that takes the sizes of the layers, the density and the batch.
 
-    The small network has 8 inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 links, its last all 8.
+    The small network has 8 inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 possible links. Its
+    last layer has all of its 8 links.
     """
     counted = step_flops([8, 4, 2], 0.25, 1)
     assert counted is not None, "step_flops() returns None; return a number of FLOPs."
@@ -39,20 +42,20 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
     slips = {
         "the number of links; each costs 6 FLOPs": 16,
         "the cost of the forward pass alone; the backward pass costs twice as much": 32,
-        "the cost with a sparse last layer; it stays dense": 60,
-        "the cost of the dense network; the density is not used": 240,
-        "the cost of the first layer alone": 48,
+        "the cost with a sparse last layer; the last layer must stay dense": 60,
+        "the cost of the dense network; use the density": 240,
+        "the cost of the first layer alone; add the last layer": 48,
     }
     refuse(counted, slips, 1e-9)
     assert counted == 96, f"{small} one image should cost 6 · (8 + 8) FLOPs; the function returns {counted}."
-    assert step_flops([8, 4, 2], 0.25, 10) == 960, "ten images cost ten times as much as one; is the batch used?"
+    assert step_flops([8, 4, 2], 0.25, 10) == 960, "ten images cost ten times as much as one; use the batch size."
     odd = step_flops([5, 3, 2], 0.25, 1)
     assert odd == 6 * (link_count(3, 5, 0.25) + 6), (
         f"a layer of 3 × 5 at density 0.25 has 4 links, the nearest integer to 3.75; the function returns {odd} FLOPs."
     )
     deep = step_flops([8, 4, 4, 2], 0.25, 1)
     assert deep == 6 * (8 + 4 + 8), (
-        f"with two hidden layers of 4 neurons it returns {deep}; only the last layer is dense."
+        f"with two hidden layers of 4 neurons, the function returns {deep} FLOPs. Only the last layer is dense."
     )
     paper = [784, 1568, 1568, 1568, 10]
     dense = step_flops(paper, 1.0, 32)
@@ -68,7 +71,7 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
     assert links == 5, f"5 % of 100 possible links are 5; the function returns {links}."
-    assert size != 4 * links, "these are the values alone; each link has a position too."
+    assert size != 4 * links, f"{size} bytes hold only the values; each link has a position, too."
     assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function returns {size}."
     llama = LLAMA_SIZES["1b"]
     possible = llama.layers * (4 * llama.width**2 + 3 * llama.width * llama.feed_forward)
@@ -78,19 +81,19 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
 
 # For each mask of 2 × 4 places: what happens to it, the places of its links after each update, its kind, and a hint.
 _HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
-    ("never changes", [(0, 2, 5), (0, 2, 5), (0, 2, 5)], "static", "Which links change?"),
-    ("loses links twice", [(0, 2, 3, 5, 7), (0, 2, 5, 7), (0, 5)], "pruning", "Which links appear?"),
+    ("never changes", [(0, 2, 5), (0, 2, 5), (0, 2, 5)], "static", "Does any link change?"),
+    ("loses links twice", [(0, 2, 3, 5, 7), (0, 2, 5, 7), (0, 5)], "pruning", "Does any link appear?"),
     (
         "exchanges a link at every update",
         [(0, 2, 5), (0, 3, 5), (1, 3, 5)],
         "dynamic",
-        "The number of links stays the same; look at the places.",
+        "The number of links stays the same; look at their places.",
     ),
     (
         "loses two links and gains one",
         [(0, 2, 3, 5, 7), (0, 2, 4, 7), (0, 4, 7)],
         "dynamic",
-        "The number of links falls, but does no link appear?",
+        "The number of links falls, but does a link appear, too?",
     ),
     (
         "loses a link and gets it back",
@@ -125,27 +128,27 @@ def kind(kind: Callable[[list[Tensor]], str | None]) -> None:
 _AGAINST = {
     "RigL": "RigL regrows the two links with the largest gradients",
     "CHT": "CHT regrows the two links with the most paths",
-    "CHTs": "CHTs draws by the number of paths, so it draws no link without a path while others have one",
+    "CHTs": "CHTs draws links by their numbers of paths. It draws no link without a path while other links have one",
 }
 
 
 def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
-    """Who regrew these links: the method of each of four runs."""
+    """Who regrew these links: the method of each of the four runs."""
     right = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
     assert set(regrown_by) == set(right), f"keep the names of the runs: {', '.join(right)}."
     for name, method in regrown_by.items():
         assert method is not None, f"replace None by the name of a method for {name}."
-        assert method in right.values(), f"{method!r} is none of the four: {', '.join(sorted(right.values()))}."
+        assert method in right.values(), f"{method!r} is none of the four methods: {', '.join(sorted(right.values()))}."
     runs = {method: name for name, method in regrown_by.items()}
-    assert len(runs) == 4, "each of the four methods has one run."
+    assert len(runs) == 4, "each of the four methods has exactly one run; you named a method more than once."
     for method, reason in _AGAINST.items():
-        assert right[runs[method]] == method, f"{runs[method]} is not {method}: {reason}."
+        assert right[runs[method]] == method, f"{runs[method]} is not a run of {method}. {reason}."
 
 
 def needed(
     needed: Callable[[str, dict[str, tuple[str, ...]]], list[str] | None], *, needs: dict[str, tuple[str, ...]]
 ) -> None:
-    """Choose your way: a function that returns all stages before a stage. It knows the stages that each stage names."""
+    """Choose your way: a function that returns all stages before a stage. It gets the stages that each stage names."""
     small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
     answer = needed("E", small)
     toy = "E names C and A, C names B, and B and D name A."
@@ -153,10 +156,10 @@ def needed(
     found = list(answer)
     assert "E" not in found, f"{toy} E does not come before itself."
     assert "B" in found, f"{toy} You found {found} before E; look at what C names, too."
-    assert "D" not in found, f"{toy} You found {found} before E; no stage on the way names D."
+    assert "D" not in found, f"{toy} You found {found} before E; neither E nor a stage before it names D."
     assert len(set(found)) == len(found), f"{toy} You found {found} before E; name each stage once."
     assert found == ["A", "B", "C"], (
-        f"{toy} You found {found} before E; keep the order A, B, C, D, E, and leave none out."
+        f"{toy} You found {found} before E; keep the order A, B, C, D, E, and leave no stage out."
     )
     assert not needed("A", small), "A names no stage; return an empty list."
     for stage in ("03", "09"):

@@ -17,13 +17,13 @@ def links_per_output(links_per_output: float | None) -> None:
     mask = topology.receptive_field(100, 40, 0.1, generator=torch.Generator().manual_seed(0))
     counted = mask.sum(dim=1).unique().tolist()
     slips = {
-        "the mean number of links of an input": 10,
-        "the number of absent links of each output": 36,
-        "the number of links of the whole layer": 400,
+        "the mean number of links of an input; give the number of each output": 10,
+        "the number of absent links of each output; give the number of its links": 36,
+        "the number of links of the whole layer; divide it by the number of outputs": 400,
     }
     refuse(links_per_output, slips, 1e-6)
     assert counted == [links_per_output], (
-        f"{links_per_output} is not right; the core gives every output a different number."
+        f"{links_per_output} is not right; in the mask of the core, no output has {links_per_output} links."
     )
 
 
@@ -45,7 +45,8 @@ def small_world(small_world: Callable[[int, int, int, float, torch.Generator], T
     wide = small_world(4, 8, 16, 1.0, generator)
     assert wide is not None
     assert wide.sum(dim=0).unique().tolist() == [2], (
-        "for 4 outputs, 8 inputs and 16 links at β = 1, the inputs are the larger side: each keeps its 2 links."
+        "for 4 outputs, 8 inputs and 16 links at β = 1, each input must keep its 2 links, because the"
+        " inputs are the larger side."
     )
     for beta in (0.0, 0.1, 1.0):
         large = small_world(96, 64, 600, beta, generator)
@@ -62,8 +63,8 @@ def _check_lattice(mask: Tensor, links: int) -> None:
     mask = mask if side == "output" else mask.T
     shares = mask.sum(dim=1)
     assert int(shares.max() - shares.min()) <= 1, (
-        f"{where} the {side}s have {int(shares.min())} to {int(shares.max())} links. They are the larger side; their "
-        "shares differ by at most one."
+        f"{where} the {side}s have {int(shares.min())} to {int(shares.max())} links. They are the larger side, so "
+        "their numbers of links may differ by at most one."
     )
     nodes, others = mask.shape
     centres = (torch.arange(nodes) + 0.5) * others / nodes - 0.5
@@ -73,36 +74,37 @@ def _check_lattice(mask: Tensor, links: int) -> None:
         far = distance[node].masked_fill(~mask[node], -1).argmax()
         near = distance[node].masked_fill(mask[node], torch.inf).argmin()
         assert mask[node].all() or distance[node, far] <= distance[node, near] + 1e-4, (
-            f"{where} {side} {node} takes {other} {int(far)} and leaves out {other} {int(near)}, which is nearer: its "
-            f"distance from {centres[node]:g} is {distance[node, near]:g} on the ring."
+            f"{where} {side} {node} takes {other} {int(far)} and leaves out {other} {int(near)}, which is nearer: on "
+            f"the ring, its distance from position {centres[node]:g} is {distance[node, near]:g}."
         )
 
 
 def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
-    """Compare many draws of 8 × 4 with 16 links with the draws of the core: the number of links, degrees and places."""
+    """Compare many draws (8 × 4, 16 links) with draws of the core: the number of links, the degrees and the places."""
     sizes = tries.sum(dim=(1, 2)).unique().tolist()
     assert sizes == [16], (
-        f"at β = {beta} the draws have {sizes[0]} to {sizes[-1]} links instead of 16; is a link lost when its "
-        "new place already has one?"
+        f"at β = {beta} the draws have {sizes[0]} to {sizes[-1]} links instead of 16; does the function lose "
+        "a link when its new place already has one?"
     )
     degrees = tries.sum(dim=2)
     assert (degrees == lattice.sum(dim=1)).all(), (
-        f"at β = {beta} an output has {int(degrees.min())} to {int(degrees.max())} links; each keeps its own number."
+        f"at β = {beta} an output has {int(degrees.min())} to {int(degrees.max())} links; each output must keep its 2 "
+        "links of the lattice."
     )
     moved = (lattice & ~tries).sum(dim=(1, 2))
-    assert moved.any(), f"at β = {beta} no link ever moves."
+    assert moved.any(), f"at β = {beta} no link moves; remove some links and draw new ones."
     assert int(moved.max()) <= 16 * beta, (
-        f"at β = {beta} up to {int(moved.max())} of 16 links moved; exactly {16 * beta:g} must let go; "
-        "do not toss a coin for each."
+        f"at β = {beta} up to {int(moved.max())} of 16 links moved. Remove exactly {16 * beta:g} links; "
+        "do not toss a coin for each link."
     )
     stayed = 1 - moved.double().mean().item() / 16
     generator = torch.Generator().manual_seed(1)
     core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
     due = (core & lattice).double().sum().item() / (16 * len(core))
-    assert stayed > 1 - beta + 0.02, f"at β = {beta} no link comes back to its old place, but a link may do so."
+    assert stayed > 1 - beta + 0.02, f"at β = {beta} no link comes back to its old place, but a link may come back."
     assert abs(stayed - due) < 0.025, (
-        f"at β = {beta} {stayed:.0%} of the places of the lattice are in use, {due:.0%} in the core. Do all links let "
-        "go before the first new end is drawn?"
+        f"at β = {beta} your draws have a link in {stayed:.0%} of the places of the lattice, and the core's draws in "
+        f"{due:.0%}. Do you remove all chosen links before you draw the first new end?"
     )
     often, wanted = tries.double().mean(0), core.double().mean(0)
     output, source = divmod(int((often - wanted).abs().argmax()), 4)
@@ -113,26 +115,26 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
 
 
 def rich(next_one: float | None, next_two: float | None) -> None:
-    """The rich get richer: the chances that node 3 is chosen by the next newcomer, and by the next two."""
-    assert next_one is not None, "replace both None in the cell above by numbers."
-    assert next_two is not None, "replace both None in the cell above by numbers."
+    """The rich get richer: the chances that the next newcomer chooses node 3, and that the next two do."""
+    assert next_one is not None, "replace each None in the cell above by a number."
+    assert next_two is not None, "replace each None in the cell above by a number."
     slips = {
-        "the chance if all five nodes were equally likely": 1 / 5,
-        "the number of entries of node 3; divide it by all entries": 3,
-        "the number of links of node 3 over all links; a newcomer draws from the eight ends": 3 / 4,
+        "the chance if all five nodes were equally likely; a node with more links is likelier": 1 / 5,
+        "the number of entries of node 3; divide it by the number of all entries": 3,
+        "the share of the links that node 3 has; a newcomer draws from the eight ends of the links": 3 / 4,
     }
     refuse(next_one, slips, 1e-3)
     assert abs(next_one - 3 / 8) < 1e-3, f"{next_one} is not right for one newcomer; count the entries of node 3."
     slips = {
-        "the square of the first chance; but the first new link adds two entries, one of them for node 3": 9 / 64,
-        "the chance of the second newcomer alone; both choose node 3": 4 / 10,
-        "the product with 4/9; a link adds two entries": 3 / 8 * 4 / 9,
-        "the product with 3/10; node 3 has one more entry after it was chosen": 3 / 8 * 3 / 10,
-        "the sum; both newcomers choose node 3, so multiply": 3 / 8 + 4 / 10,
+        "the square of the first chance, but the first new link adds two entries, one of them for node 3": 9 / 64,
+        "the chance for the second newcomer alone; both newcomers must choose node 3": 4 / 10,
+        "the product of 3/8 and 4/9; a new link adds two entries": 3 / 8 * 4 / 9,
+        "the product of 3/8 and 3/10; node 3 has one more entry after the first newcomer chooses it": 3 / 8 * 3 / 10,
+        "the sum of the two chances; both newcomers must choose node 3, so multiply the chances": 3 / 8 + 4 / 10,
     }
     refuse(next_two, slips, 1e-3)
     assert abs(next_two - 0.15) < 1e-3, (
-        f"{next_two} is not right for two newcomers; write down the list after the first."
+        f"{next_two} is not right for two newcomers; write down the list of entries after the first."
     )
 
 
@@ -145,7 +147,7 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
         assert tuple(mask.shape) == (count, count), f"the mask has shape {tuple(mask.shape)}, not {count, count}."
         numbers = mask.bool().sum(dim=1)
         assert (numbers == degree).all(), (
-            f"a neuron has {int(numbers.min())} to {int(numbers.max())} links instead of {degree}."
+            f"your neurons have {int(numbers.min())} to {int(numbers.max())} links; each needs {degree}."
         )
         _check_nearest(mask.bool(), height, width)
     side = math.isqrt(len(pixels))
@@ -163,15 +165,15 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
 
 
 def _check_nearest(mask: Tensor, height: int, width: int) -> None:
-    """Check that each row links the nearest pixels of the image; any of several equal distances is allowed."""
+    """Check that each row links the nearest pixels of the image; among equal distances, any choice is right."""
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).tolist()
     for neuron, own in enumerate(places):
         distance = torch.tensor([math.dist(own, place) for place in places])
         far = int(distance.masked_fill(~mask[neuron], -1).argmax())
         near = int(distance.masked_fill(mask[neuron], torch.inf).argmin())
         assert distance[far] <= distance[near] + 1e-4, (
-            f"in an image of {height} lines of {width} pixels, neuron {neuron} is in line {own[0]}, column {own[1]}. "
-            f"It takes pixel {far} (line {places[far][0]}, column {places[far][1]}) and leaves out pixel {near} (line "
+            f"in an image of {height} rows of {width} pixels, neuron {neuron} is in row {own[0]}, column {own[1]}. "
+            f"It takes pixel {far} (row {places[far][0]}, column {places[far][1]}) and leaves out pixel {near} (row "
             f"{places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
         )
 
@@ -188,9 +190,9 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
         "6 is the number of links. If you counted cycles, you paired each output with itself and counted each pair in "
         "both orders."
     )
-    assert counted != 4, "each cycle has four links; count the cycle, not its links."
-    assert counted != 2, "each pair of outputs was counted in both orders."
-    assert counted == 1, f"the small mask has 1 cycle, not {counted}; do pairs of equal outputs count?"
+    assert counted != 4, "each cycle has four links; count the cycle only once."
+    assert counted != 2, "you counted each pair of outputs in both orders."
+    assert counted == 1, f"the small mask has 1 cycle, not {counted}; do you pair an output with itself?"
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
     assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9, not {four_cycles(full)}."
 
@@ -201,7 +203,7 @@ def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], fiv
     for letter, name in names.items():
         assert name is not None, f"replace None by the name of a network for {letter}."
         assert name in five, f"{name!r} is none of {', '.join(five)}."
-    assert len(set(names.values())) == len(names), "each of the names belongs to one network."
+    assert len(set(names.values())) == len(names), "each name belongs to one network; you used one twice."
     known = {_degree_lists(mask): name for name, mask in five.items()}
     for letter, mask in mystery.items():
         name = str(names[letter])
@@ -210,27 +212,27 @@ def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], fiv
 
 
 def _degree_lists(mask: Tensor) -> tuple[tuple[int, ...], ...]:
-    """The degrees of both sides in order, which no shuffling changes."""
+    """The sorted degrees of both sides. No shuffling changes them."""
     return tuple(tuple(side.sort().values.tolist()) for side in degrees(mask))
 
 
 def _why_not(name: str, mask: Tensor) -> str:
-    """How a network differs from the network of this name."""
+    """Say how a network differs from the network with this name."""
     outputs, inputs = degrees(mask)
     low, high = int(outputs.min()), int(outputs.max())
     if (high - low <= 1) != (name in ("BSW", "BRF")):
         rule = (
-            "at most one link apart in BSW and BRF"
+            "in BSW and BRF, these numbers differ by at most one"
             if high - low > 1
-            else "fixed in advance, and therefore nearly equal, only in BSW and BRF"
+            else "only BSW and BRF fix the degrees, so that they are nearly equal"
         )
-        return f"its outputs have {low} to {high} links; degrees are {rule}"
+        return f"its outputs have {low} to {high} links; {rule}"
     empty = int((outputs == 0).sum() + (inputs == 0).sum())
     own, density = clustering(mask), mask.float().mean().item()
     return {
         "CSTI": f"{empty} of its neurons have no link; CSTI leaves more neurons without links",
         "BSF": f"no neuron has more than {max(high, int(inputs.max()))} links; the hubs of BSF have more",
-        "ER": f"its clustering is {own:.2f}; that of ER is near the density, {density:.2f}",
-        "BSW": f"its clustering is {own:.2f}, and that of BSW is lower; compare the two networks with even degrees",
-        "BRF": f"its clustering is {own:.2f}, and that of BRF is higher; compare the two networks with even degrees",
+        "ER": f"its clustering is {own:.2f}, but the clustering of ER is near the density, {density:.2f}",
+        "BSW": f"its clustering is {own:.2f}; BSW is less clustered. Compare the two networks with similar degrees",
+        "BRF": f"its clustering is {own:.2f}; BRF is more clustered. Compare the two networks with similar degrees",
     }[name]

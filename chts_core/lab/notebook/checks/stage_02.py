@@ -27,19 +27,21 @@ def my_ch3_l3n(my_ch3_l3n: Callable[[Tensor], Tensor]) -> None:
         mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(trial)) < 0.4
         mine, wanted = my_ch3_l3n(mask), ch3_l3n(mask)
         assert mine is not None, "my_ch3_l3n() returns None; return a matrix of scores."
-        assert mine.shape == mask.shape, f"the scores have shape {tuple(mine.shape)}; the mask has {tuple(mask.shape)}."
+        assert mine.shape == mask.shape, (
+            f"the scores have shape {tuple(mine.shape)}, but the mask has shape {tuple(mask.shape)}."
+        )
         for output, source in (~((mine - wanted).abs() <= 1e-5)).nonzero().tolist()[:1]:
             got, due = mine[output, source].item(), wanted[output, source].item()
             where = (
-                f"{l3.describe((output, source))} of random mask {trial}: you have {got:.3f}, it should be {due:.3f}."
+                f"{l3.describe((output, source))} of random mask {trial}: your score is {got:.3f}; expected {due:.3f}."
             )
-            raise AssertionError(f"{where} Look: {_why(mask, (output, source))}.")
+            raise AssertionError(f"{where} Hint: {_why(mask, (output, source))}.")
 
 
 def _why(mask: Tensor, link: l3.Link) -> str:
-    """What decides about the score of a link."""
+    """What determines the score of a link."""
     if mask[link]:
-        return "existing links score 0"
+        return "an existing link has the score 0"
     return f"its local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
 
 
@@ -47,14 +49,16 @@ def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
     """More paths, lower score: a network in which CH2-L3n and the number of L3 paths disagree."""
     assert disagreement is not None, "replace None by a list of rows of zeros and ones."
     numbers = torch.as_tensor(disagreement)
-    assert numbers.ndim == 2, "give a list of rows, each a list of zeros and ones."
+    assert numbers.ndim == 2, "give a list of rows; each row is a list of zeros and ones."
     assert max(numbers.shape) <= 6, (
-        f"the network has {numbers.shape[0]} outputs and {numbers.shape[1]} inputs; 6 are enough."
+        f"the network has {numbers.shape[0]} outputs and {numbers.shape[1]} inputs; use at most 6 of each."
     )
-    assert ((numbers == 0) | (numbers == 1)).all(), "each entry is 0, a missing link, or 1, an existing link."
+    assert ((numbers == 0) | (numbers == 1)).all(), "each entry must be 0 (a missing link) or 1 (an existing link)."
     mask = numbers.bool()
     paths, scores = number_of_paths(mask), ch2_l3n(mask)
-    assert paths.max() > 0, "no missing link has an L3 path; start with a path of three links around a missing link."
+    assert paths.max() > 0, (
+        "no missing link has an L3 path; start with three links that form a path between the ends of a missing link."
+    )
     with_most = scores.masked_fill(paths < paths.max(), -1.0)
     best, most = (_place(table == table.max()) for table in (scores, with_most))
     found = [
@@ -63,8 +67,8 @@ def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
         for link in (best, most)
     ]
     assert paths[best] < paths.max() - 0.5, (
-        f"both are highest for the same missing link: {found[0]}. Make links lead out of this community, or give "
-        "another link a community that no link leaves."
+        f"CH2-L3n and the number of L3 paths are highest for the same missing link: {found[0]}. Add links that leave "
+        "this community, or give another missing link a community that no link leaves."
     )
     assert scores[best] > scores[most] + 1e-4, f"both links have the same score: {'; '.join(found)}."
     print("; ".join(found))
@@ -87,20 +91,20 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
 
 
 def equal_degree(equal_degree: float | None) -> None:
-    """At which degree the path-based score costs more: the d at which paths take as many steps as four products."""
+    """At which degree the path-based score costs more: the d at which the paths cost as much as four products."""
     assert equal_degree is not None, "replace None in the cell above by a number of links."
     slips = {
         "a density; give the degree, a number of links": 0.159,
-        "right for one product; there are four": 100,
-        "right for two products; P and Q are products too": 126,
+        "right for one product; there are four products": 100,
+        "right for two products; P and Q are products, too": 126,
         "right if the whole layer had d³ paths; it has about 1000 d³": 1587.4,
-        "the third power of d": 4e6,
-        "the square root; d has the power 3": 2000,
+        "the third power of d; take its cube root": 4e6,
+        "the square root of d³; take the cube root": 2000,
     }
     refuse(equal_degree, slips, 0.6)
     assert abs(equal_degree - 4e6 ** (1 / 3)) < 0.6, (
-        f"{equal_degree} is not right: it means {1000 * equal_degree**3:.2g} paths, and four products take 4e+09 "
-        "multiplications."
+        f"{equal_degree} is not right: at this degree there are {1000 * equal_degree**3:.2g} paths, but four products "
+        "take 4e+09 multiplications."
     )
 
 
@@ -112,7 +116,7 @@ _UNEVEN = torch.tensor(
 
 
 class _Counted(random.Random):
-    """Random numbers that stop a loop that would run forever."""
+    """A random generator that stops an endless loop."""
 
     asked = 0
 
@@ -146,12 +150,12 @@ def draw_link(
         output, source = link
         assert output < len(inputs_of), f"there is no output {output}; return (output, input) in this order."
         assert source < len(outputs_of), f"there is no input {source}; return (output, input) in this order."
-        assert not network[link], f"{l3.describe(link)} is an existing link; reject the walk that ends there."
+        assert not network[link], f"{l3.describe(link)} is an existing link; reject this walk."
         came[link] += 1
     paths = number_of_paths(network).double()
     likely = [link for link in l3.missing_links(network) if paths[link] > 0]
     strays = [link for link in came if link not in likely]
-    assert not strays, f"{l3.describe(strays[0])} was drawn, but it has no L3 path."
+    assert not strays, f"you drew {l3.describe(strays[0])}, but it has no L3 path."
     observed = [came[link] for link in likely]
     tests = {name: _fit(observed, likely, weights) for name, weights in _walks(network).items()}
     right = stats.chisquare(observed, [draws * float(paths[link] / paths.sum()) for link in likely])
@@ -159,9 +163,9 @@ def draw_link(
         guess = max(tests, key=lambda name: tests[name])
         unlike = max(likely, key=lambda link: abs(came[link] / draws - float(paths[link] / paths.sum())))
         raise AssertionError(
-            f"{l3.describe(unlike)} came in {came[unlike] / draws:.1%} of the draws, expected "
+            f"{l3.describe(unlike)} came up in {came[unlike] / draws:.1%} of the draws; expected "
             f"{float(paths[unlike] / paths.sum()):.1%}. "
-            + (guess if tests[guess] > 1e-4 else "Which walks come too often?")
+            + (guess if tests[guess] > 1e-4 else "Which walks does your function choose too often?")
         )
     print(f"{draws} draws, {len(likely)} links: χ² = {right.statistic:.1f}, p = {right.pvalue:.2f}")
 
@@ -173,18 +177,21 @@ def _fit(observed: list[int], likely: list[l3.Link], weights: Tensor) -> float:
 
 
 def _walks(mask: Tensor) -> dict[str, Tensor]:
-    """A hint for each kind of wrong walk, and the weights of the missing links under it, in the shape of the mask."""
+    """A hint for each kind of wrong walk, and the weight that it gives each missing link, in the shape of the mask."""
     links = mask.double()
     of_output, of_input = (1 / links.sum(side).clamp(min=1) for side in (1, 0))
-    back = links @ (of_input[:, None] * links.T)  # from u over z1 to z2, a step to each output of z1 equally likely
+    back = links @ (of_input[:, None] * links.T)  # from u over z1 to z2; each output of z1 is equally likely
     ahead = of_output[:, None] * links  # from z2 to v
-    one_end = "This happens if the middle link is drawn only by the links of its {}. A walk goes on from both ends."
+    one_end = (
+        "This happens if the chance of a middle link depends only on the links of its {}. A walk continues from both "
+        "ends of the middle link."
+    )
     return {
-        "This happens if a walk starts at a random output and all its steps are equally likely. Then it takes a path "
-        "of neurons with few links too often.": of_output[:, None] * (back @ ahead),
+        "This happens if a walk starts at a random output and all its steps are equally likely. Then it "
+        "chooses paths through neurons with few links too often.": of_output[:, None] * (back @ ahead),
         "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
         "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),
-        "These are the chances by CH2-L3n, not by the number of paths.": ch2_l3n(mask).double(),
+        "These chances follow CH2-L3n, not the number of paths.": ch2_l3n(mask).double(),
         one_end.format("input"): links @ links.T @ ahead,
         one_end.format("output"): back @ links,
     }

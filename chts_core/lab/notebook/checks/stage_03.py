@@ -16,11 +16,11 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
     """Temperature and softness: T as a function of δ, and δ as a function of T."""
     for d in (0.0, 0.5, 0.75, 0.9):
         mine, right = temperature(d), temperature_from_softness(d)
-        assert mine is not None, "temperature() returns None; replace it by a formula."
-        assert math.isclose(mine, right, abs_tol=1e-9), f"δ = {d} gives T = {mine:g}; by hand δ / (1 - δ) is {right:g}."
+        assert mine is not None, "temperature() returns None; return a formula for T."
+        assert math.isclose(mine, right, abs_tol=1e-9), f"you find T = {mine:g} for δ = {d}; expected {right:g}."
         back = softness(right)
         assert back is not None, "softness() returns None; solve T = δ / (1 - δ) for δ."
-        assert math.isclose(back, d, abs_tol=1e-9), f"T = {right:g} gives δ = {back:g}, but this T comes from δ = {d}."
+        assert math.isclose(back, d, abs_tol=1e-9), f"you find δ = {back:g} for T = {right:g}; expected {d}."
 
 
 def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
@@ -37,20 +37,20 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
     ):
         answer = temperature_for_bits(scores, bits)
         assert answer is not None, "temperature_for_bits() returns None; return a temperature T."
-        asked = f"for {bits:g} bits of the scores {name} you return T = {answer:g}"
+        asked = f"for the scores {name} and {bits:g} bits, you return T = {answer:g}"
         small = "Powers of small scores are 0 in float32; use logarithms. " if scores.max() < 1 else ""
         assert 0 <= answer < math.inf, f"{asked}; expected T >= 0. {small}Print what your loop does."
         left = _bits(scores, answer)
         if abs(left - bits) <= 0.01:
             continue
-        assert abs(_bits(scores, answer) * math.log(2) - bits) > 0.01, f"{asked}: these are nats. Use log2."
+        assert abs(_bits(scores, answer) * math.log(2) - bits) > 0.01, f"{asked}. Your entropy is in nats; use log2."
         assert answer >= 1 or abs(_bits(scores, answer / (1 - answer)) - bits) > 0.01, (
-            f"{asked}: this is the softness δ. Return T = δ / (1 - δ)."
+            f"{asked}. This is the softness δ; return T = δ / (1 - δ)."
         )
         more = "more" if left > bits else "fewer"
         raise AssertionError(
-            f"{asked}, which leaves {left:.2f} bits, {more} than asked. {small}A larger T leaves fewer bits: "
-            "which half of the interval do you keep?"
+            f"{asked}, which leaves {left:.2f} bits, {more} than required. {small}A larger T leaves fewer bits. "
+            "Which half of the interval do you keep?"
         )
 
 
@@ -60,22 +60,22 @@ def _bits(scores: Tensor, temperature: float) -> float:
 
 
 def two_of_three(included: float | None) -> None:
-    """Two of three links: of the scores 1, 2 and 3, the strongest link's chance of being among two that are drawn."""
+    """Two of three links: the chance that the link with score 3 is among two links drawn from scores 1, 2 and 3."""
     assert included is not None, "replace None in the cell above by a number."
     assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
         "the chance of being drawn first; add the chance of being drawn second": 1 / 2,
         "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
-        "twice the chance in one draw. Then the link would always be drawn, and it is not": 1.0,
+        "twice the chance in one draw, so the link would always be drawn": 1.0,
         "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
-        "the chance that the link is *not* drawn": 0.15,
-        "what you get if the two weak links come in one order only; count both orders": 14 / 15,
-        "what you get if the two weak links come in one order only; count both": 11 / 12,
-        "the chance of the link with score 2": 11 / 15,
-        "the chance of the weakest link": 5 / 12,
+        "the chance that the link is *not* drawn; subtract it from 1": 0.15,
+        "right if the link with score 1 always comes before the link with score 2; count the other order, too": 14 / 15,
+        "right if the link with score 2 always comes before the link with score 1; count the other order, too": 11 / 12,
+        "the chance of the link with score 2; the strongest link has score 3": 11 / 15,
+        "the chance of the weakest link; the strongest link has score 3": 5 / 12,
     }
     refuse(included, slips, 0.002)
-    assert abs(included - 0.85) < 0.006, f"{included} is not right; which pair leaves the strongest link out?"
+    assert abs(included - 0.85) < 0.006, f"{included} is not right; which pairs of links leave out the strongest link?"
 
 
 def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator], Tensor]) -> None:
@@ -93,21 +93,22 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
         kept = torch.stack([mask.bool() for mask in tries])
         sizes = kept.sum(dim=(1, 2)).unique().tolist()
         assert sizes == [number], (
-            f"the draws kept {' or '.join(map(str, sizes))} links instead of {number}; take the top k, not a coin."
+            f"the draws kept {' or '.join(map(str, sizes))} links instead of {number}. Take the links "
+            "with the highest keys; do not toss a coin for each link."
         )
-        assert not (kept & ~links).any(), "a place without a link was drawn; give it the key -inf before the race."
+        assert not (kept & ~links).any(), "you drew a place without a link; give it the key -inf before the race."
         if number == 1:
             often, wanted = kept.float().mean(dim=0)[links], scores**power / (scores**power).sum()
-            assert often.max() < 1, "every draw is the same; add the noise before you take the highest."
+            assert often.max() < 1, "every draw is the same; add the noise before you take the highest keys."
             came, due = (" ".join(f"{share:.2f}" for share in shares) for shares in (often, wanted))
-            message = f"at T = {power:g} the scores 1 to 4 came with shares {came}, expected about {due}"
-            assert torch.allclose(often, wanted, atol=0.06), f"{message}; does T multiply the logarithm, not the noise?"
+            message = f"at T = {power:g} the links with scores 1 to 4 came up with shares {came}; expected about {due}"
+            assert torch.allclose(often, wanted, atol=0.06), f"{message}. Multiply the logarithm by T, not the noise."
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
-    """Any number of draws: each link's chance of being drawn, from the chances and the number of draws.
+    """Any number of draws: a function that takes chances and a number of draws, and returns each link's chance.
 
-    Three links by hand, then eight links against draws of the core.
+    The check compares three links with values computed by hand, and eight links with draws of the core.
     """
     three = [1 / 6, 2 / 6, 3 / 6]
     for chances, number, expected in (
@@ -119,18 +120,18 @@ def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
         answer = inclusion(list(chances), number)
         assert answer is not None, "inclusion() returns None; return a list with a chance for each link."
         found = [float(share) for share in answer]
-        said = f"{number} draws from {len(chances)} links: {' '.join(f'{share:.3f}' for share in found)}"
+        said = f"for {number} draws from {len(chances)} links you return {' '.join(f'{share:.3f}' for share in found)}"
         assert len(found) == len(chances), f"{said}; expected {len(chances)} chances."
         for slip, wrong in {
-            "these are draws with replacement; a link that is drawn leaves": [1 - (1 - p) ** number for p in chances],
-            "these are the chances times the number of draws, and such a product may exceed 1": [
+            "These are draws with replacement; a link cannot be drawn twice": [1 - (1 - p) ** number for p in chances],
+            "These are the chances times the number of draws. Such a product may exceed 1": [
                 number * p for p in chances
             ],
         }.items():
-            assert number == 1 or not _alike(found, wrong, 1e-6), f"{said}; {slip}."
+            assert number == 1 or not _alike(found, wrong, 1e-6), f"{said}. {slip}."
         assert abs(sum(found) - number) < 1e-6, (
-            f"{said}. They add up to {sum(found):.3f}, but each time {number} are drawn. Do you count every order, and "
-            "divide by the chances that are left?"
+            f"{said}. They add up to {sum(found):.3f}, but must add up to {number}, the number of links drawn. Do you "
+            "count every order, and divide by the chances that are left?"
         )
         due, tolerance = (expected, 1e-6) if expected else (_drawn_by_core(len(chances), number), 0.05)
         wanted = " ".join(f"{share:.3f}" for share in due)
@@ -157,31 +158,31 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
     """
     before, kept = _layer("11110000"), _layer("11000000")
     for after, wanted, case in (
-        (_layer("11101000"), 0.5, "two links go, and one of them comes back with a new one"),
-        (_layer("11110000"), 1.0, "two links go and the same two come back"),
-        (_layer("11001100"), 0.0, "two links go and two new ones come"),
-        (_layer("11100000"), 1.0, "two links go and one of them comes back, as the density falls"),
+        (_layer("11101000"), 0.5, "two links are removed, and one of them and a new link are regrown"),
+        (_layer("11110000"), 1.0, "two links are removed, and the same two are regrown"),
+        (_layer("11001100"), 0.0, "two links are removed, and two new links are regrown"),
+        (_layer("11100000"), 1.0, "two links are removed, and only one of them is regrown, because the density falls"),
     ):
         answer = overlap(before, kept, after)
         assert answer is not None, "overlap() returns None; return a number."
         core = diagnostics.overlap(before & ~kept, after & ~kept)
         assert core == wanted
-        said = f"{case}: you find an overlap of {float(answer):g}, expected {core:g}"
-        assert answer != 0 or core == 0, f"{said}. A link that comes back is regrown too: compare `after` with `kept`."
+        said = f"{case}: you find an overlap of {float(answer):g}; expected {core:g}"
+        assert answer != 0 or core == 0, f"{said}. A returning link is regrown, too. Compare `after` with `kept`."
         assert abs(float(answer) - core) < 1e-6, f"{said}. Divide by the number of links that were *regrown*."
     run = [before, _layer("11101000"), _layer("11001100"), before]
     answer = itop(run)
     assert answer is not None, "itop() returns None; return a number."
     ever = diagnostics.itop_rate(torch.stack(run).any(dim=0))
     slips = {
-        "the density of the last mask; a link that went away was active too": 0.5,
+        "the density of the last mask; a link that was removed was active, too": 0.5,
         "the sum of the densities; count each place once": 2.0,
-        "the share of the links that were active in all masks; one mask is enough": 0.25,
+        "the share of the places that have a link in all masks; a link in one mask is enough": 0.25,
         "a number of links; divide it by the number of places": 6.0,
-        "a share of the links of one mask; divide by all places": 1.5,
+        "a multiple of the links of one mask; divide by the number of places": 1.5,
     }
     refuse(float(answer), slips, 1e-6)
-    assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}, expected {ever:g}."
+    assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}; expected {ever:g}."
 
 
 def _layer(links: str) -> Tensor:
@@ -189,23 +190,23 @@ def _layer(links: str) -> Tensor:
 
 
 def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
-    """Fool one curve: four masks of 8 places with overlap 0, which try no new place after the first update."""
+    """Fool one curve: four masks of 8 places with overlap 0. Only the first update tries a new place."""
     assert masks is not None, "replace None by four lists of eight numbers, each 0 or 1."
     assert [len(mask) for mask in masks] == [8] * 4, (
-        f"expected four lists of 8 numbers; you have lists of {' '.join(str(len(mask)) for mask in masks)}."
+        f"your lists have {' '.join(str(len(mask)) for mask in masks)} numbers; expected four lists of 8 numbers."
     )
-    assert {place for mask in masks for place in mask} <= {0, 1}, "a place is 1 for a link and 0 for none."
+    assert {place for mask in masks for place in mask} <= {0, 1}, "write 1 for a link and 0 for a place without one."
     course = torch.tensor(masks, dtype=torch.bool)
     for number, links in enumerate(course.sum(dim=1).tolist()):
-        assert links == 4, f"mask {number} (from 0) has {links} links; expected 4."
+        assert links == 4, f"mask {number} (counted from 0) has {links} links; expected 4."
     for number, (before, after) in enumerate(pairwise(course), start=1):
         exchanged = int((before & ~after).sum())
         assert exchanged == 2, (
-            f"update {number} exchanges {exchanged} links; expected 2. Links that go and come back in one update do "
-            "not count as exchanged."
+            f"update {number} exchanges {exchanged} links; expected 2. Links that are removed and regrown in the same "
+            "update do not count."
         )
     rates = [diagnostics.itop_rate(course[: end + 1].any(dim=0)[None]) for end in range(4)]
     said = " ".join(f"{rate:g}" for rate in rates)
     assert rates[1] == rates[3], (
-        f"the ITOP rate goes {said}: a later update still tries a new place. Where else may its two links go?"
+        f"the ITOP rates are {said}, so a later update still tries a new place. Where else can its two links go?"
     )

@@ -24,15 +24,15 @@ def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Te
             hears, is_read = puzzle[incoming][neuron].any(), puzzle[outgoing][:, neuron].any()
             active, named = bool(solved[incoming][neuron].any()), neuron in inactive[side]
             assert not (named and active), (
-                f"neuron {neuron} of {side} is active: it lies on a path from an input to an output. One incomplete "
-                "link does not make a neuron inactive while it has another."
+                f"neuron {neuron} of {side} is active: it lies on a path from an input to an output. An active "
+                "neuron may have incomplete links, too."
             )
             assert active or named or (hears and is_read), (
                 f"you missed neuron {neuron} of {side}: it has no {'outgoing' if hears else 'incoming'} link."
             )
             assert active or named, (
-                f"you missed neuron {neuron} of {side}: it has links on both sides now, but all of one side are "
-                "incomplete, since they end at inactive neurons. Cut those, then look again."
+                f"you missed neuron {neuron} of {side}: it has links on both sides, but all links on one side "
+                "are incomplete because they end at inactive neurons. Remove these links and look again."
             )
         unknown = set(inactive[side]) - set(range(4))
         assert not unknown, f"{side} has neurons 0 to 3; you named {sorted(unknown)}."
@@ -46,11 +46,11 @@ def backward(backward: Callable[[list[Tensor]], list[Tensor]]) -> None:
         given = [torch.rand(shape, generator=generator) < 0.25 for shape in shapes]
         copies = [mask.clone() for mask in given]
         once = backward(given)
-        assert once is not None, "return a list of masks instead of None."
+        assert once is not None, "backward() returns None; return a list of masks."
         assert all(map(torch.equal, given, copies)), (
             "your function changed the masks that it was given; work on copies, or use & instead of &=."
         )
-        assert [tuple(mask.shape) for mask in once] == shapes, f"the shapes should be {shapes}, in the order given."
+        assert [tuple(mask.shape) for mask in once] == shapes, f"return masks of the shapes {shapes}, in this order."
         _compare_one_sweep(given, once)
         _compare_both_sweeps(sizes, given, backward([mask.T for mask in reversed(once)]))
 
@@ -59,12 +59,12 @@ def _compare_one_sweep(given: list[Tensor], once: list[Tensor]) -> None:
     for number, (mask, after) in enumerate(pairwise(once), start=1):
         astray = int((mask & ~after.any(dim=0)[:, None]).sum())
         assert not astray, (
-            f"{astray} links of mask {number} of {len(once)} still lead to neurons without outgoing links. Does each "
-            "step look at the *swept* mask after it, and do you begin at the outputs?"
+            f"{astray} links of mask {number} of {len(once)} still lead to neurons without outgoing links. Begin at "
+            "the outputs, and compare each mask with the *swept* mask after it."
         )
     exact = [mask & after.any(dim=0)[:, None] for mask, after in zip(given[:-1], once[1:], strict=True)]
     assert all(map(torch.equal, once, [*exact, given[-1]])), (
-        "cut the rows of neurons that are not read, and nothing else; the last mask stays as it is."
+        "remove only the links to neurons without outgoing links; the last mask stays as it is."
     )
 
 
@@ -74,12 +74,12 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
     expected = percolate(start, LayerGraph(chains=(tuple(both),)))
     assert all(torch.equal(both[name], expected[name]) for name in both), (
         f"with sizes {sizes} the two sweeps leave {sum(int(m.sum()) for m in both.values())} links; the core leaves "
-        f"{sum(int(m.sum()) for m in expected.values())}. Cut rows of neurons that are not read, and nothing else."
+        f"{sum(int(m.sum()) for m in expected.values())}. Remove only the links to neurons without outgoing links."
     )
 
 
 def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
-    """Paths through a link: a function that takes a list of masks and counts the paths through every link."""
+    """Count the paths: a function that takes a list of masks and returns the number of paths through each link."""
     generator = torch.Generator().manual_seed(8)
     for sizes in ((2, 2, 2), (6, 5, 4), (8, 7, 6, 5)):
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
@@ -89,17 +89,20 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
         answer = paths_through([mask.clone() for mask in masks])
         assert answer is not None, "paths_through() returns None; return a list of counts, one tensor for each mask."
         found = [torch.as_tensor(counts).long() for counts in answer]
-        assert [tuple(counts.shape) for counts in found] == shapes, f"the shapes should be {shapes}, as in the masks."
+        assert [tuple(counts.shape) for counts in found] == shapes, (
+            f"return counts in the shapes of the masks, {shapes}."
+        )
         assert not any(bool(counts[~mask].any()) for counts, mask in zip(found, masks, strict=True)), (
-            "a place without a link has no path through it; multiply by the mask."
+            "no path goes through a place without a link; multiply by the mask."
         )
         totals = [int(counts.sum()) for counts in found]
         every = masks[0].long()
         for mask in masks[1:]:
             every = mask.long() @ every
         assert totals == [int(every.sum())] * len(masks), (
-            f"with sizes {sizes} the counts of the layers sum to {totals}; expected {int(every.sum())} in each, since "
-            "every path uses one link of each layer. Multiply the ways to the link by the ways from it."
+            f"with sizes {sizes} the counts of the layers sum to {totals}; expected {int(every.sum())} in each, "
+            "because every path uses one link of each layer. Multiply the number of ways to a link by the number of "
+            "ways from it."
         )
         names = [str(number) for number in range(len(masks))]
         left = percolate(dict(zip(names, masks, strict=True)), LayerGraph(chains=(tuple(names),)))
@@ -109,22 +112,22 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
 
 
 def importance(importance: float | None, removed: tuple[int, int] | None) -> None:
-    """Importance by hand: the RI of the weight 1, and the link (output, input) that a removal by RI takes."""
-    assert importance is not None, "replace both None in the cell above."
-    assert removed is not None, "replace both None in the cell above."
+    """Importance by hand: the RI of the weight 1, and the link (output, input) that RI removes."""
+    assert importance is not None, "replace each None in the cell above by an answer."
+    assert removed is not None, "replace each None in the cell above by an answer."
     weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
     scores = relative_importance(weight)
     slips = {
         "the share at the input alone; add the share at the output": 1 / 8,
         "the share at the output alone; add the share at the input": 1.0,
-        "the weight over both sums together; divide by each sum, then add": 1 / 9,
+        "the weight divided by the total of both sums; divide it by each sum, then add the two shares": 1 / 9,
         "the link's share of all weights of the layer; add its shares of its row and of its column": 1 / 17,
-        "what you get if the link's own weight is left out of the sums; it belongs to them": 1 / 7,
+        "what you get without the link's own weight in the sums; include it": 1 / 7,
     }
     refuse(importance, slips, 0.001)
     right = float(scores[1, 1])
     assert abs(importance - right) < 0.006, f"{importance} is not right; what do column 1 and row 1 sum to?"
-    assert tuple(removed) != (1, 1), "(1, 1) is the smallest weight: WM removes it. Which link has the smallest RI?"
+    assert tuple(removed) != (1, 1), "(1, 1) has the smallest weight, so WM removes it. Which link has the smallest RI?"
     assert tuple(removed) != (0, 2), "(0, 2) is not a link. A link is named (output, input), row before column."
     lowest = divmod(int(scores.where(weight > 0, 9.0).argmin()), 3)
     assert tuple(removed) == lowest, (
@@ -147,17 +150,19 @@ def break_importance(weight: Tensor | None) -> None:
     said = f"RI removes ({output}, {source}), with RI {lowest:.2f}"
     if sides[0][output] > 1 and sides[1][source] > 1:
         assert links < neurons, (
-            f"{said}; its neurons have other links. With {links} links and {neurons} linked neurons the mean RI is "
-            f"{neurons / links:.2f}, and the last link of a neuron has more than 1. Which networks have a mean above 1?"
+            f"{said}, but both of its neurons have other links. With {links} links and {neurons} linked neurons the "
+            f"mean RI is {neurons / links:.2f}, and the last link of a neuron has an RI above 1. Which networks have a "
+            "mean RI above 1?"
         )
         raise AssertionError(
-            f"{said}; its neurons have other links. Make this weight larger, so that it has most of both sums."
+            f"{said}, but both of its neurons have other links. Make this weight larger, so that it makes up most of "
+            "both sums."
         )
-    assert second - lowest > 1e-3, f"{said}, but another link has the same RI. Give one link the lowest."
+    assert second - lowest > 1e-3, f"{said}, but another link has the same RI. Give one link the lowest RI."
 
 
 def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
-    """Size of the compacted model: a function that takes a list of masks and returns the number of parameters."""
+    """How small does it get: a function that takes a list of masks and returns the number of parameters."""
     small_one = (
         [[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
         [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
@@ -173,13 +178,15 @@ def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
         alive = [len(weight) for weight in small]
         read = [int(weight.any(dim=0).sum()) for weight in small]
         slips = {
-            "the whole model; leave the inactive neurons out": _parameters([*_ends(masks, [len(m) for m in masks])]),
-            "right without biases; every neuron that stays has one": sum(weight.numel() for weight in small),
-            "the number of links, with a bias for every neuron; the matrices that are left are dense": sum(
+            "the size of the whole model; leave out the inactive neurons": _parameters(
+                [*_ends(masks, [len(m) for m in masks])]
+            ),
+            "right without biases; every remaining neuron has a bias": sum(weight.numel() for weight in small),
+            "the number of links and biases; the remaining matrices are dense, so count all of their weights": sum(
                 int((weight != 0).sum()) + len(weight) for weight in small
             ),
             "right before the cascade; percolate first": _parameters(_ends(masks, linked)),
-            "what you get without the inputs that have no link; the inputs are not hidden neurons": _parameters(
+            "what you get without the inputs that have no link; compaction removes only hidden neurons": _parameters(
                 [read[0], *alive]
             ),
         }
@@ -218,7 +225,7 @@ def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn
 
 
 def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
-    """Fold a bias: a function that drops the neurons without incoming links from layers."""
+    """Fold a bias: a function that removes the neurons without incoming links from the layers."""
     masks = [
         torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0,
         torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]) > 0,
@@ -242,7 +249,7 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             assert torch.allclose(found, expected, atol=1e-5) or not torch.allclose(found, wrong, atol=1e-5), slip
         assert torch.allclose(found, expected, atol=1e-5), (
             f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. For each link from a "
-            "lost neuron, add the lost neuron's value times the weight to the bias of the neuron that reads it."
+            "lost neuron, add the lost neuron's value times the weight to the bias of the next neuron."
         )
 
 
@@ -252,12 +259,17 @@ def _compare_widths(layers: Layers, answer: Layers) -> None:
     for number, ((weight, bias), due) in enumerate(zip(answer, expected, strict=True), start=1):
         kind = "outputs" if number == 3 else f"neurons in hidden {number}"
         assert len(weight) == due, f"you keep {len(weight)} {kind}; the core keeps {due}. " + (
-            "A neuron that reads only lost neurons is lost too." if number == 2 else "Which have no incoming link?"
+            "A neuron with links only from lost neurons is lost, too."
+            if number == 2
+            else "Which neurons have no incoming links?"
         )
-        assert len(bias) == due, f"layer {number} has {len(bias)} biases for {due} {kind}; drop those of lost neurons."
+        assert len(bias) == due, (
+            f"layer {number} has {len(bias)} biases for {due} {kind}; drop the biases of lost neurons."
+        )
     for number, ((weight, _), (after, _)) in enumerate(pairwise(answer), start=1):
         assert after.shape[1] == len(weight), (
-            f"hidden {number} has {len(weight)} neurons but layer {number + 1} reads {after.shape[1]}; drop columns."
+            f"hidden {number} has {len(weight)} neurons, but layer {number + 1} reads {after.shape[1]}; drop the "
+            "columns of lost neurons."
         )
 
 
@@ -268,7 +280,7 @@ def _forward(layers: Layers, activation: Callable[[Tensor], Tensor], values: Ten
 
 
 def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -> Layers:
-    """The fold of a bias with a slip in what a lost neuron sends."""
+    """Fold the biases with a slip in what a lost neuron sends."""
     folded = list(layers)
     for at in range(len(layers) - 1):
         (weight, bias), (after, after_bias) = folded[at], folded[at + 1]
@@ -281,7 +293,7 @@ def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -
 
 
 _FOLDING_SLIPS = {
-    "you drop the neurons, but their values are missing in the next layer: add them to its biases.": "nothing",
+    "you drop the neurons, but their values are missing in the next layer; add them to its biases.": "nothing",
     "you fold the bias itself; the neuron sends activation(bias).": "bias",
-    "you add the value of a lost neuron without the weight that reads it.": "bare",
+    "you add the value of a lost neuron without the weight of its link.": "bare",
 }

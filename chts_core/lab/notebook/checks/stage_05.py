@@ -17,10 +17,12 @@ def exact_sigmoid(exact_sigmoid: Callable[[float, float, float, float], float]) 
     answers = [exact_sigmoid(u, 0.5, 0.9, k) for u, k in points]
     for reason, slip in _SIGMOID_SLIPS.items():
         wrong = all(math.isclose(a, 0.5 + 0.4 * slip(*at), abs_tol=1e-9) for a, at in zip(answers, points, strict=True))
-        assert not wrong, f"at u = 0 it gives {answers[0]:.4f}, at u = 1 {answers[10]:.4f}; {reason}."
+        assert not wrong, f"your function gives {answers[0]:.4f} at u = 0 and {answers[10]:.4f} at u = 1; {reason}."
     for (u, k), answer in zip(points, answers, strict=True):
         right = sigmoid_sparsity(round(10 * u), 0, 10, 0.5, 0.9, k)
-        assert math.isclose(answer, right, abs_tol=1e-9), f"at u = {u}, k = {k:g} it gives {answer}; expected {right}."
+        assert math.isclose(answer, right, abs_tol=1e-9), (
+            f"at u = {u} and k = {k:g} your function gives {answer}; expected {right}."
+        )
 
 
 def _sigma(x: float) -> float:
@@ -33,32 +35,34 @@ def _share(exponent: float, k: float) -> float:
 
 
 _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
-    "its exponent k·u is never negative, and nothing rescales it; centre it first": lambda u, k: _sigma(k * u),
-    "you have the bare sigmoid, which misses both ends: rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
-    "the sign is flipped, so the network would grow": lambda u, k: -_share(k * (2 * u - 1), k),
-    "the exponent is k·u, which is never negative: centre it with 2u - 1": lambda u, k: _share(k * u, k),
+    "its exponent k·u is never negative. Centre the exponent first, then rescale the result": lambda u, k: _sigma(
+        k * u
+    ),
+    "the bare sigmoid misses both ends, so rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
+    "the sign is wrong, so the network would grow": lambda u, k: -_share(k * (2 * u - 1), k),
+    "the exponent k·u is never negative, so centre it with 2u - 1": lambda u, k: _share(k * u, k),
     "the exponent is k(u - 1/2), half of what it should be": lambda u, k: _share(k * (u - 0.5), k),
 }
 
 
 def links_at_step(links: float | None) -> None:
-    """Links at a step: how many links a layer of 200 × 100 has at step 2050 of a cubic decay."""
+    """Links at a step: the number of links of a 200 × 100 layer at step 2050 of a cubic decay."""
     assert links is not None, "replace None in the cell above by a number of links."
     cubic = replace(METHODS["chtss"], sparsity=Cubic(0.5, end=0.5))
     budget = Budget(cubic, 0.9, Timeline(8000, 100, 0.75), {"layer": (200, 100)})
     right = budget.links(2000)["layer"]
     slips = {
-        "the number of absent links; how many are there?": 20000 - right,
-        "right for step 2050 if every step were an update; when was the last update?": budget.links(2050)["layer"],
-        "right for a straight line or a sigmoid; the cubic schedule is past its middle by then": 6000,
-        "the number of links at the end": 2000,
-        "the number of links at the start": 10000,
-        "what you get from the density alone, without the places of the layer": 0.15,
+        "the number of absent links; count the existing links": 20000 - right,
+        "right for step 2050 if every step were an update; find the last update before it": budget.links(2050)["layer"],
+        "right for a straight line or a sigmoid; the cubic schedule falls faster at first": 6000,
+        "the number of links at the end of the decay; step 2050 comes earlier": 2000,
+        "the number of links at the start; the layer has fewer by step 2050": 10000,
+        "a density; multiply it by the number of places of the layer": 0.15,
         "right for the next update, at step 2100; step 2050 comes before it": budget.links(2100)["layer"],
         "what you get with the wrong sign: (1 - u)³ multiplies s_i - s_f, which is negative": 1000,
     }
     refuse(links, slips, 0.5 if links > 1 else 0.005)
-    assert abs(links - right) < 0.5, f"{links} is not right; what is u at the last update?"
+    assert abs(links - right) < 0.5, f"{links} is not right; what is u at the last update before step 2050?"
 
 
 def exchanged(exchanged: float | None) -> None:
@@ -66,20 +70,20 @@ def exchanged(exchanged: float | None) -> None:
     assert exchanged is not None, "replace None in the cell above by a number of links."
     right = cosine_turnover(4000, 6000, 0.3) * 2000
     slips = {
-        "right if ζ did not fall": 600,
-        "right for step 2000, whose cosine is +1/2": 450,
-        "right for a straight line from ζ to 0": 200,
-        "right for the middle, step 3000": 300,
+        "right if ζ stayed constant; it falls with a cosine": 600,
+        "right for step 2000; at step 4000 the cosine is negative": 450,
+        "right for a straight line from ζ to 0; ζ falls with a cosine": 200,
+        "right for step 3000; step 4000 comes later": 300,
         "a share of all places; an update exchanges a share of the *links*": 1500,
-        "a share; multiply it by the links": 0.075,
-        "a percentage; how many links is it?": 7.5,
+        "a share; multiply it by the number of links": 0.075,
+        "a percentage; turn it into a number of links": 7.5,
     }
     refuse(exchanged, slips, 0.5 if exchanged > 10 else 0.004)
-    assert abs(exchanged - right) < 0.5, f"{exchanged} is not right; which angle is π · 4000 / 6000?"
+    assert abs(exchanged - right) < 0.5, f"{exchanged} is not right; what is the cosine of π · 4000 / 6000?"
 
 
 def mean_density(mean_density: Callable[[Callable[[int], float], int, int], float]) -> None:
-    """Density over a run: a function that takes a schedule and returns its mean density over the run."""
+    """Mean density of a run: a function that takes a schedule and returns its mean density over the run."""
     for every, sparsity in ((250, Cubic(0.5, end=0.75)), (100, Sigmoid(0.5, end=0.3)), (1, Cubic(0.5, end=0.75))):
         budget = Budget(
             replace(METHODS["chtss"], sparsity=sparsity), 0.9, Timeline(1000, every, 0.75), {"layer": (200, 100)}
@@ -90,21 +94,21 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
         right = sum(1 - budget.at(step // every * every) for step in steps) / 1000
         said = f"with an update every {every} steps you find {answer:.5f}"
         slips = {
-            "this is the mean sparsity; a density is 1 minus it": 1 - right,
-            "here the density falls at every step. It stays the same between two updates": sum(
+            "This is the mean sparsity; subtract it from 1": 1 - right,
+            "Your density falls at every step, but it must stay the same between two updates": sum(
                 1 - budget.at(step) for step in steps
             )
             / 1000,
-            "you use the update that comes next. A step has the links of the last update": sum(
+            "You use the next update, but a step has the links of the last update": sum(
                 1 - budget.at(-(-(step + 1) // every) * every) for step in steps
             )
             / 1000,
-            "this is a sum over the steps; divide by their number": right * 1000,
-            "this is the mean of the densities at start and end": (0.5 + 0.1) / 2,
+            "This is a sum over the steps; divide it by their number": right * 1000,
+            "This is the mean of the densities at the start and at the end; average over all steps": (0.5 + 0.1) / 2,
         }
         for slip, wrong in slips.items():
-            assert abs(answer - right) < 1e-5 or abs(answer - wrong) > 1e-6, f"{said}; {slip}."
-        assert abs(answer - right) < 1e-5, f"{said}, expected {right:.5f}. Do you begin at step 0?"
+            assert abs(answer - right) < 1e-5 or abs(answer - wrong) > 1e-6, f"{said}. {slip}."
+        assert abs(answer - right) < 1e-5, f"{said}; expected {right:.5f}. Do you begin at step 0?"
 
 
 def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid], float]) -> None:
@@ -112,11 +116,14 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
     assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
     assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
     cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
-    compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, the cubic decay {rival:.2%}"
-    assert sigmoid_end != 0.35, f"{compared}: you halved the end. Halve the window instead, 0.1 to 0.7."
-    assert sigmoid_end != 0.7, f"{compared}: over the same window the sigmoid has twice the excess."
-    assert abs(cost - rival) < 1e-3, f"{compared}: {'end earlier' if cost > rival else 'end later'}."
-    assert abs(sigmoid_end - 0.4) < 0.005, f"{compared}, since a window ends at an update: halve 0.1 to 0.7 exactly."
+    compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, and the cubic decay costs {rival:.2%}"
+    assert sigmoid_end != 0.35, f"{compared}. You halved the end; halve the window from 0.1 to 0.7."
+    assert sigmoid_end != 0.7, f"{compared}. Over the same window the sigmoid has twice the excess."
+    assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
+    assert abs(sigmoid_end - 0.4) < 0.005, (
+        f"{compared}. Your end is close only because a window ends at an update; "
+        "halve the window from 0.1 to 0.7 exactly."
+    )
 
 
 def own_schedule(share: Callable[[float], float]) -> None:
@@ -124,34 +131,36 @@ def own_schedule(share: Callable[[float], float]) -> None:
     courses = [share(number / 1000) for number in range(1001)]
     assert None not in courses, "share_of_fall() returns None; return a number from 0 to 1."
     assert abs(courses[0]) < 1e-9, (
-        f"share_of_fall(0) is {courses[0]:g}: the network must begin at the initial sparsity."
+        f"share_of_fall(0) is {courses[0]:g}; the network must begin at the initial sparsity."
     )
-    assert abs(courses[-1] - 1) < 1e-9, f"share_of_fall(1) is {courses[-1]:g}: the density would not reach its end."
+    assert abs(courses[-1] - 1) < 1e-9, (
+        f"share_of_fall(1) is {courses[-1]:g}; the density would not reach its final value."
+    )
     falls = [number / 1000 for number, (one, other) in enumerate(pairwise(courses)) if other < one - 1e-9]
-    assert not falls, f"your share falls at u = {falls[0]:g}: the network would grow."
+    assert not falls, f"your share falls at u = {falls[0]:g}, so the network would grow."
     mean = sum(1 - value for value in courses[:-1]) / 1000 - 0.0005
     cubic = sum(0.95 - cubic_sparsity(step, 0, 1000) for step in range(1000)) / 450 - 0.0005
     squeezed = _steepest([_share(6.0 * (2 * min(2 * number / 1000, 1) - 1), 6.0) for number in range(1001)])
-    cost = f"the mean of 1 - share is {mean:.3f}; the cubic schedule has {cubic:.3f}"
-    more = "more" if mean > cubic else "less"
-    assert abs(mean - cubic) < 0.005, f"{cost}: you would train {more} links for the same steps."
+    cost = f"the mean of 1 - share is {mean:.3f}, and it is {cubic:.3f} for the cubic schedule"
+    more = "more" if mean > cubic else "fewer"
+    assert abs(mean - cubic) < 0.005, f"{cost}. You would train {more} links in the same number of steps."
     assert courses[100] <= 0.03, (
-        f"at u = 0.1 the share is {courses[100]:.3f}, expected at most 0.03: the first tenth should be gentle."
+        f"at u = 0.1 the share is {courses[100]:.3f}; expected at most 0.03. Make the first tenth gentler."
     )
     steep = _steepest(courses)
     assert steep <= 0.04, (
-        f"one update of 100 takes {steep:.1%} of the fall, expected at most 4 %. (A sigmoid over half the window takes "
-        f"{squeezed:.1%}.) Spread the fall more evenly between its start and its end."
+        f"one of 100 updates takes {steep:.1%} of the fall; expected at most 4 %. (A sigmoid over half the window "
+        f"takes {squeezed:.1%}.) Spread the fall more evenly between its start and its end."
     )
 
 
 def _steepest(course: list[float]) -> float:
-    """The most that a hundredth of the window adds to a share, which is given at 1001 points."""
+    """The largest rise of a share in a hundredth of the window. The share is given at 1001 points."""
     return max(course[number + 10] - course[number] for number in range(0, 1000, 10))
 
 
 def reached(reached: Callable[[float, int, int, int], float]) -> None:
-    """Does it arrive: a function that returns the sparsity at the end of a run."""
+    """Does the density arrive: a function that returns the sparsity at the end of a run."""
     for final, window_end, stop, every in (
         (0.9, 8000, 7500, 100),
         (0.9, 8000, 7500, 200),
@@ -163,8 +172,8 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
         last = Timeline(10_000, every, stop / 10_000).last_update
         right = sigmoid_sparsity(last, 0, window_end, 0.5, final)
         said = (
-            f"window to step {window_end}, updates every {every} steps until step {stop}: you say {answer:.5f}, "
-            f"expected {right:.5f}"
+            f"for a window to step {window_end} and updates every {every} steps until step {stop}, you return "
+            f"{answer:.5f}; expected {right:.5f}"
         )
         late = sigmoid_sparsity(stop, 0, window_end, 0.5, final)
         assert answer <= final + 1e-9, f"{said}. After the window the sparsity stays at {final}."
@@ -172,6 +181,6 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
             f"{said}. The window ends after the last update, so the rest of the decay never happens."
         )
         assert abs(answer - right) < 1e-6 or abs(answer - late) > 1e-6, (
-            f"{said}. Step {stop} is not an update. The last one is at step {last}."
+            f"{said}. Step {stop} is not an update. The last update is at step {last}."
         )
         assert abs(answer - right) < 1e-6, f"{said}. What is the sparsity at the last update?"

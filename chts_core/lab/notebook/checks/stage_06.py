@@ -33,12 +33,12 @@ def mine(
 ) -> None:
     """Mix a method of your own: a method that differs from CHTs in one choice.
 
-    It is trained as the notebook trained `chts`, and compared with the runs of "chts" among `runs`.
+    The check trains it as the notebook trained `chts`, and compares it with the runs of "chts" among `runs`.
     """
     changed = [choice for choice, value in vars(mine).items() if value != getattr(chts, choice)]
-    assert changed, "mine is CHTs as it was; give replace() a choice, such as topology=..., regrowth=... or removal=..."
+    assert changed, "mine is still CHTs; give replace() a choice, such as topology=..., regrowth=... or removal=..."
     assert len(changed) == 1, (
-        f"{' and '.join(changed)} differ: change one, or you will not know which of them mattered."
+        f"you changed {' and '.join(changed)}. Change only one, or you will not know which of them mattered."
     )
     rivals = [run for run in runs if run.method == "chts"]
     seeds = [run.seed for run in rivals]
@@ -63,15 +63,17 @@ def one_update(
     weights, masks = (torch.stack([pair[part] for pair in tries if pair is not None]) for part in (0, 1))
     masks = masks.bool()
     sizes = masks.sum(dim=(1, 2)).unique().tolist()
-    assert sizes != [6], "6 links after the update: absent places have |w| = 0, but they are not the weakest links."
-    assert sizes != [2], "2 links after the update: the two removed links are gone, and no link was regrown."
+    assert sizes != [6], (
+        "the mask has 6 links after the update. Places without a link have |w| = 0; do not remove them."
+    )
+    assert sizes != [2], "the mask has 2 links after the update; you removed two links, but regrew none."
     found = " or ".join(map(str, sizes))
-    assert sizes == [4], f"{found} links after the update instead of 4; does it regrow a link that exists?"
+    assert sizes == [4], f"the mask has {found} links after the update instead of 4; do you regrow a link that exists?"
     often = masks.float().mean(dim=0)
     assert often[0, 0] == 1 or often[1, 3] < 1, (
-        "the link of weight -4 was removed; its magnitude is the largest, so compare |w|."
+        "you removed the link with weight -4; its magnitude is the largest, so compare |w|."
     )
-    assert often[strong].min() == 1, "the links of weight -4 and 3 are the two strongest; the update must keep both."
+    assert often[strong].min() == 1, "the links with weights -4 and 3 are the two strongest; the update must keep both."
     assert not weights[~masks].any(), "a removed link still has a weight; set the weight outside the new mask to 0."
     came = (weights != 0) & weak & mask & masks
     assert not came.any(), "a link that was removed and came back has its old weight; in SET it starts from 0."
@@ -79,7 +81,7 @@ def one_update(
     free = often[~strong]
     assert free.max() < 1, "every update regrows the same links; draw them with the generator."
     assert free[weak[~strong] & mask[~strong]].min() > 0, (
-        "a removed link never comes back; its place is free after the removal, and may be drawn like the others."
+        "a removed link never comes back; its place is free after the removal, so you may draw it like any free place."
     )
     assert torch.allclose(free, torch.full((6,), 1 / 3), atol=0.08), (
         f"the six free places were regrown with shares {' '.join(f'{share:.2f}' for share in free)}; expected 1/3 each."
@@ -87,7 +89,7 @@ def one_update(
 
 
 def train_sparse(train_sparse: Train) -> None:
-    """Two lines in your own loop: a function that trains a model by a method, with an update every ten steps.
+    """Two lines in a loop of yours: a function that trains a model by a method, with an update every ten steps.
 
     The model is a toy of 8 inputs and two sparse layers; each step must see the gradient of its own batch alone.
     """
@@ -98,8 +100,8 @@ def train_sparse(train_sparse: Train) -> None:
         sparsifier = train_sparse(model, optimizer, batches, "set", 0.75)
     assert sparsifier is not None, "train_sparse() returns None; return the Sparsifier at the end."
     assert len(right) == 40, f"the optimizer made {len(right)} steps; there are 40 batches, and each needs a step."
-    assert sparsifier.method == METHODS["set"], "the Sparsifier does not run the method that was given; hand it on."
-    assert sparsifier.sparsity == 0.75, f"the Sparsifier has sparsity {sparsifier.sparsity}; 0.75 was given."
+    assert sparsifier.method == METHODS["set"], "the Sparsifier does not use the given method; pass it on."
+    assert sparsifier.sparsity == 0.75, f"the Sparsifier has sparsity {sparsifier.sparsity}; expected 0.75."
     assert sparsifier.timeline.total_steps == 40, (
         f"total_steps is {sparsifier.timeline.total_steps}; the run has as many steps as batches, here 40."
     )
@@ -108,12 +110,13 @@ def train_sparse(train_sparse: Train) -> None:
         f"the Sparsifier counted {sparsifier.steps} of 40 steps; call sparsifier.step() after each optimizer.step()."
     )
     assert all(right), (
-        f"at step {1 + right.index(False)} the gradient does not come from the batch of this step; is "
-        "the loss F.cross_entropy, and "
-        "does optimizer.zero_grad() clear the last gradient?"
+        f"at step {1 + right.index(False)} the gradient does not come from the batch of this step. Do "
+        "you use F.cross_entropy, and do you clear the last gradient with optimizer.zero_grad()?"
     )
     updates = sorted({row["step"] for row in sparsifier.history})
-    assert updates == [10, 20], f"updates at the steps {updates}; with update_every=10 they are at 10 and 20."
+    assert updates == [10, 20], (
+        f"the updates are at the steps {updates}; with update_every=10 they must be at 10 and 20."
+    )
     for name, mask in sparsifier.masks.items():
         links, wanted = int(mask.sum()), round(0.25 * mask.numel())
         assert links == wanted, f"layer {name} has {links} links; 25 % of {mask.numel()} are {wanted}."
@@ -136,32 +139,31 @@ def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.B
 def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
     """What a run costs: training FLOPs as a share of the dense network's FLOPs.
 
-    The answer is checked by hand, and then against the plan of a run of CHTss.
+    The check compares the answer with a result computed by hand, and then with the plan of a run of CHTss.
     """
     sizes, densities = [100, 300, 50], [0.5, 0.3, 0.1, 0.1]
     mine = flops_share(sizes, densities)
     assert mine is not None, "flops_share() returns None; return a share between 0 and 1."
     right = (0.25 * 400 + 50) / 450
     slips = {
-        "the mean density: the output layer is dense, so it costs 50 of 450 at every step": 0.25,
-        "the share of the sparse layers alone; the output layer costs too, in the sparse run and in the dense one": 100
-        / 450,
+        "the mean density; the output layer is dense, so it costs 50 of 450 at every step": 0.25,
+        "the share of the sparse layers alone; add the output layer to the sparse run and to the dense run": 100 / 450,
         "the cost of the last step; take the mean over all steps": (0.1 * 400 + 50) / 450,
         "the cost of the first step; take the mean over all steps": (0.5 * 400 + 50) / 450,
         "a mean over layers; weight each layer by its size": (2 * 0.25 + 1) / 3,
-        "a sum over the steps; the dense network makes the same number of steps": 4 * right,
-        "the saving; what is left to pay?": 1 - right,
+        "a sum over the steps; divide it by the number of steps": 4 * right,
+        "the share that is saved; subtract it from 1": 1 - right,
     }
     mine = round(mine, 4)
     refuse(mine, slips, 1e-3)
-    assert abs(mine - right) < 1e-3, f"{mine} is not right: a step at density 0.25 costs 0.25 · 400 + 50 of 450."
+    assert abs(mine - right) < 1e-3, f"{mine} is not right; a step at density 0.25 costs 0.25 · 400 + 50 of 450."
     assert math.isclose(flops_share([8, 2], [1.0]), 1), "a run with all links at every step must cost 1."
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     planned = plan(model, "chtss", 0.9, total_steps=80, update_every=10)
     by_step = [1 - planned.budget.at(step // 10 * 10) for step in range(80)]
     share = flops_share([64 * 64, 64 * 32, 320], by_step)
     assert abs(share - planned.flops) < 0.005, (
-        f"for a run of CHTss it gives {share:.3f}; chts.plan says {planned.flops:.3f}."
+        f"for a run of CHTss your function gives {share:.3f}, but chts.plan gives {planned.flops:.3f}."
     )
 
 
@@ -180,14 +182,14 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
     assert answer is not None, "fair_report() returns None; return the name of the setting and an accuracy."
     chosen, accuracy = answer
     wrong = {
-        "B": "B is chosen by its test accuracy; the test images must not choose.",
+        "B": "you chose B by its test accuracy; choose by the validation accuracy.",
         "C": "C has the best single run on validation, 0.98; take the mean over seeds.",
         "D": "D is best at an early epoch; choose by the validation accuracy of the last epoch.",
     }
     assert chosen not in wrong, wrong[chosen]
     assert chosen == "A", f"{chosen!r} is not the name of a setting; the names are the keys of `runs`."
     slips = {
-        "the validation accuracy of A; the number to report comes from the test images": 0.90,
+        "the validation accuracy of A; report the test accuracy": 0.90,
         "the mean of the best test epochs of A; report the last epoch": 0.885,
         "the test accuracy of the better seed; report the mean over seeds": 0.88,
         "a percentage; return a share between 0 and 1": 87,
@@ -196,20 +198,20 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
     assert abs(accuracy - 0.87) < 1e-3, f"{accuracy:g} is not right; A ended at 0.86 and 0.88 on the test images."
     turned = {name: [(test, validation) for validation, test in of_seeds] for name, of_seeds in runs.items()}
     again = fair_report(turned)
-    assert again is not None, "with other runs fair_report() returns None."
-    assert again[0] == "B", f"with other runs it chooses {again[0]} instead of B; compute the means, do not name A."
+    assert again is not None, "with other runs fair_report() returns None; return a name and an accuracy."
+    assert again[0] == "B", f"with other runs you choose {again[0]} instead of B; compute the means."
 
 
 def half_width(half_width: float | None) -> None:
     """An interval by hand: the half-width of the interval in percentage points."""
     assert half_width is not None, "replace None in the cell above by a number of percentage points."
-    assert half_width >= 0.1, f"{half_width} looks like a fraction: give percentage points."
+    assert half_width >= 0.1, f"{half_width} looks like a fraction; give percentage points."
     slips = {
-        "the standard error: multiply it by t": 2 / 3**0.5,
-        "t·s, the scatter of single runs: the mean of n runs varies less, so divide by √n": 4.303 * 2,
-        "1.96·s/√n, which is right for many runs: for three, t is 4.30": 1.96 * 2 / 3**0.5,
-        "the result if you divide the squares by n: s divides them by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
-        "the whole width, from end to end: give half of it": 2 * 4.303 * 2 / 3**0.5,
+        "the standard error; multiply it by t": 2 / 3**0.5,
+        "t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n": 4.303 * 2,
+        "1.96·s/√n, which is right for many runs; for three runs t is 4.30": 1.96 * 2 / 3**0.5,
+        "the result with the squares divided by n; divide them by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
+        "the whole width, from end to end; give half of it": 2 * 4.303 * 2 / 3**0.5,
     }
     refuse(half_width, slips, 0.06)
     expected = statistics.mean_and_interval([90.0, 92.0, 94.0])[1]
@@ -223,24 +225,24 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
     assert answer is not None, "paired() returns None; return the mean difference and the half-width."
     mean, half = (round(float(number), 3) for number in answer)
     assert mean != -5.75, (
-        "-5.75 is the difference of the means of four; leave out seeds 5 and 7, which have no partner."
+        "-5.75 is the difference of the means of all four runs; leave out seeds 5 and 7, which have no partner."
     )
-    assert mean != -2, "-2 is minus the difference: the first method minus the second."
+    assert mean != -2, "-2 has the wrong sign; subtract the second method from the first."
     right_mean, right_half = statistics.mean_and_interval([1.0, 2.0, 3.0])
-    assert abs(mean - right_mean) < 0.01, f"the mean is {mean}; by seed the differences are 1, 2 and 3."
+    assert abs(mean - right_mean) < 0.01, f"your mean is {mean}; by seed, the differences are 1, 2 and 3."
     of_mine, of_theirs = ([91.0, 93.0, 98.0], [90.0, 91.0, 95.0])
     apart = math.hypot(*(statistics.standard_error(values) for values in (of_mine, of_theirs)))
     by_position = [91 - 95, 93 - 90, 98 - 91]
     slips = {
         "the standard error; multiply it by t": 1 / math.sqrt(3),
         "1.96 standard errors; for three differences t is 4.30": 1.96 / math.sqrt(3),
-        "3.18 standard errors, the t of four values; three differences have t = 4.30": 3.182 / math.sqrt(3),
-        "t times the standard deviation; divide by the root of the number of seeds": 4.303,
+        "3.18 standard errors, with the t of four values; for three differences t is 4.30": 3.182 / math.sqrt(3),
+        "t times the standard deviation; divide by the square root of the number of seeds": 4.303,
         "the result with the squares divided by n; divide them by n − 1": right_half * math.sqrt(2 / 3),
-        "an interval that is not paired; subtract first, then take the deviation of the differences": 4.303 * apart,
-        "an interval with four degrees of freedom that is not paired; subtract first": 2.776 * apart,
+        "an unpaired interval; subtract first, then take the standard deviation of the differences": 4.303 * apart,
+        "an unpaired interval with four degrees of freedom; subtract first": 2.776 * apart,
         "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
         "the whole width; give half of it": 2 * right_half,
     }
     refuse(half, slips, 0.01)
-    assert abs(half - right_half) < 0.01, f"the half-width is {half}; the three differences have s = 1."
+    assert abs(half - right_half) < 0.01, f"your half-width is {half}; the three differences have s = 1."

@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def resting_weight(resting_weight: float | None) -> None:
-    """Where does it stop: the weight at which the momentum leaves a removed link."""
+    """Where does it stop: the last weight that the momentum gives a removed link."""
     assert resting_weight is not None, "replace None in the cell above by a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
@@ -30,15 +30,15 @@ def resting_weight(resting_weight: float | None) -> None:
     for _ in range(300):
         optimizer.step()
     slips = {
-        "the weight after one step; each later step adds 0.9 times the last one": -0.171,
+        "the weight after one step; each later step is 0.9 times the step before it": -0.171,
         "the sum with the first term 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
-        "the sum of the buffers; the learning rate is 0.1": -17.1,
+        "the sum of the buffers; multiply it by the learning rate": -17.1,
         "the right distance with the wrong sign; SGD subtracts": 1.71,
-        "the weight before the removal moves on; the removal sets it to 0": -0.71,
+        "the result if the weight continues from its old value; the removal sets it to 0": -0.71,
     }
     refuse(resting_weight, slips, 1e-6)
     assert abs(resting_weight - link.item()) < 0.005, (
-        f"{resting_weight} is not right; the steps are a geometric series of ratio 0.9, and the first is -0.171."
+        f"{resting_weight} is not right; the steps are a geometric series with ratio 0.9, and the first is -0.171."
     )
 
 
@@ -47,11 +47,11 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
     toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
     toy_mask = torch.tensor([[True, False, False], [False, True, True]])
     count = absent_weights(toy, toy_mask)
-    assert count is not None, "return a number instead of None."
+    assert count is not None, "absent_weights() returns None; return a number."
     assert count != 3, "3 is the number of absent links; count only the links whose weight is not zero."
-    assert count != 1, "1: one of 0.5 and NaN is not counted. NaN > 0 is False; compare with != 0."
-    assert count == 2, f"{count}: outside the mask are 0.5, 0 and NaN, of which 2 are not zero."
-    assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "a full mask has no absent link."
+    assert count != 1, "you counted only one of 0.5 and NaN. NaN > 0 is False; compare with != 0."
+    assert count == 2, f"you counted {count}; of the weights 0.5, 0 and NaN outside the mask, 2 are not zero."
+    assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "count no link for a full mask; it has no absent links."
     for finding in audit(patient.sparsifier):
         if finding.check == "absent weights":
             key = finding.layer
@@ -64,7 +64,7 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
     """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
 
-    The layer has 8 places, of which two links go. It is trained by SGD with momentum, and by Adam.
+    The layer has 8 places, and two links are removed. The check trains the layer by SGD with momentum and by Adam.
     """
     gone = torch.tensor([[True, False, False, False], [False, False, True, False]])
     for kind in (_momentum, torch.optim.Adam):
@@ -79,20 +79,20 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
             drop_links(optimizer, weight, gone)
         except (AttributeError, IndexError, KeyError, RuntimeError) as error:
             raise AssertionError(
-                f"with {name} it raises {type(error).__name__}: {error}. SGD and Adam keep different tensors in "
-                "optimizer.state[weight]; Adam's `step` is a number that all links share."
+                f"with {name} your function raises {type(error).__name__}: {error}. SGD and Adam keep different "
+                "tensors in optimizer.state[weight]; Adam's `step` is a number that all links share."
             ) from error
-        assert not torch.equal(weight, weights), "the weights are as before; set the weight of the removed links to 0."
-        assert not weight[gone].any(), "the weight of a removed link is not 0."
+        assert not torch.equal(weight, weights), "you changed no weight; set the weights of the removed links to 0."
+        assert not weight[gone].any(), "the weight of a removed link is not 0; set it to 0."
         assert torch.equal(weight[~gone], weights[~gone]), "the weight of a link that stays has changed."
         state = optimizer.state[weight]
         shaped = [key for key, value in before.items() if value.shape == weight.shape]
         for key in shaped:
-            assert key in state, f"{name} has lost its {key}; the links that stay need it."
+            assert key in state, f"{name} has lost its {key}; the remaining links need it."
             assert torch.equal(state[key][~gone], before[key][~gone]), f"the {key} of a link that stays has changed."
             assert not state[key][gone].any(), f"{name} still has a {key} for a removed link; it will move the link."
         for key in before.keys() - shaped:
-            assert state[key] == before[key], f"{name}'s {key} counts the steps of all links; leave it."
+            assert state[key] == before[key], f"{name}'s {key} counts the steps of all links; leave it unchanged."
 
 
 def _momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -107,17 +107,17 @@ def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | 
     groups: list[dict[str, Any]] = [{"params": [first]}, {"params": rest}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
     found = _names(not_held, model, optimizer)
-    assert found != ["0.weight"], "you looked at one group of the optimizer; go through all optimizer.param_groups."
-    assert found != ["1.weight", "2.weight"], "you looked at one group of the optimizer; go through all of them."
-    assert found != ["0.weight", "1.weight", "2.weight"], "these are the parameters that the optimizer does hold."
-    assert found == [], f"the optimizer holds all three weights, and you name {found}."
+    assert found != ["0.weight"], "you looked at only one group; go through all optimizer.param_groups."
+    assert found != ["1.weight", "2.weight"], "you looked at only one group of the optimizer; go through all of them."
+    assert found != ["0.weight", "1.weight", "2.weight"], "the optimizer holds these parameters; name the others."
+    assert found == [], f"the optimizer holds all three weights, but you name {found}."
     layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
     found = _names(not_held, model, optimizer)
-    assert found == ["1.weight"], f"the weight 1.weight was replaced by a masked one, and you name {found}."
+    assert found == ["1.weight"], f"the check replaced 1.weight by a masked weight, but you name {found}."
     layers[2].weight = nn.Parameter(layers[2].weight.detach().clone())
     assert _names(not_held, model, optimizer) == ["1.weight", "2.weight"], (
-        "2.weight was replaced by a copy of the same values, and you miss it: the optimizer holds another tensor. "
-        "Compare which object it is, not what it holds."
+        "the check replaced 2.weight by a copy with the same values, and you missed it. The optimizer still holds the "
+        "old tensor. Compare the objects, not their values."
     )
 
 
@@ -130,7 +130,7 @@ def _names(
         found = not_held(model, optimizer)
     except RuntimeError as error:
         raise AssertionError(
-            f"{error}: `in` and == compare the values of tensors. Compare which object it is: `is`, or id()."
+            f"{error}: `in` and == compare the values of tensors. Compare the objects with `is` or id()."
         ) from error
     assert found is not None, "not_held() returns None; return a list of names, which may be empty."
     return sorted(found)
@@ -142,29 +142,29 @@ FirstFinding = Callable[[Sparsifier, Callable[[], None], int], tuple[int, str] |
 def first_finding(first_finding: FirstFinding) -> None:
     """Let an auditor watch: a function that trains and says after which step an auditor first found something.
 
-    In a first run the mask is forgotten during a few steps only. A second run is healthy.
+    In the first run, a few steps do not apply the mask. The second run is healthy.
     """
     sparsifier, train_step = _trial(ill=range(13, 18))
     found = first_finding(sparsifier, train_step, 40)
-    assert sparsifier.steps != 0, "first_finding() made no step: call train_step(), then sparsifier.step()."
+    assert sparsifier.steps != 0, "first_finding() made no step; call train_step(), then sparsifier.step()."
     assert found is not None, (
-        "you found nothing. The fault comes and goes within the run, so an audit at the end is too late: call "
+        "you found nothing. The fault comes and goes within the run, so an audit at the end is too late. Call "
         "auditor.check() after each step."
     )
     assert isinstance(found, tuple), f"you return {found!r}; return a step and the name of a check."
     step, check = found
-    assert step != 12, "12 is one too few; count the steps from 1, as sparsifier.steps does."
-    assert step < 14, f"you found it after step {step}; the auditor can find it earlier if you ask after each step."
+    assert step != 12, "12 is one too low; count the steps from 1, as sparsifier.steps does."
+    assert step < 14, f"you found it after step {step}; call auditor.check() after each step to find it earlier."
     assert step == 13, f"after step {step} nothing was wrong yet; return the step whose check found something."
-    assert check == "absent weights", f"the check is {check!r}; take the `check` of its first finding."
+    assert check == "absent weights", f"you return the check {check!r}; return the `check` of the first finding."
     sparsifier, train_step = _trial(ill=range(0))
     found = first_finding(sparsifier, train_step, 40)
-    assert found is None, f"in a healthy run you found {found}; return None there."
-    assert sparsifier.steps == 40, f"the healthy run ended after {sparsifier.steps} of 40 steps; go on to the end."
+    assert found is None, f"you found {found} in a healthy run; return None for it."
+    assert sparsifier.steps == 40, f"you ended the healthy run after {sparsifier.steps} of 40 steps; train to the end."
 
 
 def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
-    """A toy run by CHTs, and its training step without the Sparsifier's; the mask is forgotten in the steps `ill`."""
+    """A toy run of CHTs, and its training step without sparsifier.step(). The steps `ill` do not apply the mask."""
     model, optimizer, batches = toys.training()
     sparsifier = Sparsifier(model, optimizer, "chts", 0.75, total_steps=40, update_every=10)
     fault, steps = ExitStack(), iter(range(1, 41))
@@ -201,28 +201,29 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
     """The evidence for a fault in the rows of a run, without the name of the fault."""
     regrown = sum(row["regrown"] for row in rows)
     returned = sum(row["overlap"] * row["regrown"] for row in rows) / max(regrown, 1)
-    of_all = f"of its {regrown} regrown links {returned:.0%} had just been removed"
+    of_all = f"of its {regrown} regrown links, {returned:.0%} had just been removed"
     links = sorted({int(row["links"]) for row in rows})
     rise = f"the ITOP rate goes from {rows[0]['itop']:.1%} to {rows[-1]['itop']:.1%}"
     return {
-        "collapsed layer": f"at the end {rows[-1]['anp']:.0%} of its neurons are active; no other curve counts then.",
+        "collapsed layer": f"at the end {rows[-1]['anp']:.0%} of its neurons are active. Then no other curve matters.",
         "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
-        "stuck": f"{of_all}, and {rise}. A single update says little: the last one regrows {rows[-1]['regrown']}.",
-        "random regrowth": f"{of_all}, and {rise}; which overlap would pure chance give?",
+        "stuck": f"{of_all}, and {rise}. One update says little: the last one regrows {rows[-1]['regrown']} links.",
+        "random regrowth": f"{of_all}, and {rise}. Which overlap would pure chance give?",
         "healthy": f"{of_all}, {rise}, and its last update is at step {rows[-1]['step']} of {update_curves.STEPS}.",
     }[name]
 
 
-# Each curve in words, how its number is shown, and between which multiples of the healthy run's number it is the same:
-# the overlap of healthy runs differs by a few per cent, and their active neurons by one or two neurons.
+# Each curve in words, the format of its number, and the lowest and highest multiple of the healthy run's number that
+# count as the same. The overlap of healthy runs differs by a few per cent, and their active neurons differ by one or
+# two neurons.
 _CURVES = {
     "links": ("the largest number of links", ".0f", 1.0, 1.0),
     "anp": ("the smallest share of active neurons", ".0%", 0.8, 2.0),
     "overlap": ("the share of all regrown links that had just been removed", ".0%", 0.5, 3.0),
 }
-_SAYS = {"fewer": "much lower than", "more": "higher than", "same": "much as"}
-# What each diagnosis says of these three curves beside a healthy run.
+_SAYS = {"fewer": "much lower than", "more": "higher than", "same": "about the same as"}
+# What each diagnosis predicts for these three curves, compared with a healthy run.
 _CLAIMS = {
     "best scores": ("same", "same", "more"),
     "random regrowth": ("same", "same", "fewer"),
@@ -232,7 +233,7 @@ _CLAIMS = {
 
 
 def diagnosis(diagnosis: str | None, *, patient: Sequence[Row], healthy: Sequence[Row]) -> None:
-    """The mystery patient: the name of what is wrong with it, by three curves beside those of a healthy run."""
+    """The mystery patient: the name of its fault, from three curves compared with a healthy run."""
     assert diagnosis is not None, f"replace None by one of {', '.join(map(repr, _CLAIMS))}."
     assert diagnosis in _CLAIMS, f"you say {diagnosis!r}; expected one of {', '.join(map(repr, _CLAIMS))}."
     for (curve, (name, shown, low, high)), claimed in zip(_CURVES.items(), _CLAIMS[diagnosis], strict=True):

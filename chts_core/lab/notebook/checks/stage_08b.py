@@ -16,28 +16,31 @@ def merge(merge: Callable[[Words], Words]) -> None:
     numbers: Words = {tuple("ein"): 4, tuple("drei"): 3, tuple("zehn"): 5}
     given = dict(numbers)
     found = merge(numbers)
-    assert found is not None, "merge() returns None; return a dictionary of words, as the one it takes."
+    assert found is not None, "merge() returns None; return a dictionary of words, like the one that it takes."
     assert numbers == given, "your function changed the dictionary that it was given; build a new one."
-    assert found != numbers, "nothing was joined; e and i are neighbours 4 + 3 = 7 times."
-    assert sum(found.values()) == 12, f"the words count {sum(found.values())} together, expected 12; keep each count."
-    assert ("ei", "n") in found, f"in ein 4, drei 3, zehn 5 you have {_told(found)}; which pair is there 7 times?"
+    assert found != numbers, "you joined nothing; e and i are neighbours 4 + 3 = 7 times."
+    assert sum(found.values()) == 12, (
+        f"the counts of your words sum to {sum(found.values())}; expected 12. Keep each count."
+    )
+    assert ("ei", "n") in found, f"for ein 4, drei 3, zehn 5 you return {_told(found)}; which pair occurs 7 times?"
     assert found == {("ei", "n"): 4, ("d", "r", "ei"): 3, tuple("zehn"): 5}, (
-        f"in ein 4, drei 3, zehn 5 you have {_told(found)}; join the pair in every word, and nothing else."
+        f"for ein 4, drei 3, zehn 5 you return {_told(found)}; join the pair in every word, and nothing else."
     )
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
-        f"sechs, sechzig and acht are there once, zu 9 times; you have {_told(merge(rare))}. "
+        f"sechs, sechzig and acht occur once, and zu occurs 9 times; you return {_told(merge(rare))}. "
         "A pair counts as often as its word."
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
-        "in anan 2, na 1 you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
-        "frequent: count every place."
+        "for anan 2, na 1 you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
+        "frequent. Count every place."
     )
-    assert ("an", "a", "n") not in twice, "in anan the pair is there twice; join it at both places."
-    assert twice == {("an", "an"): 2, ("n", "a"): 1}, f"in anan 2, na 1 you have {_told(twice)}."
+    assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it at both places."
+    right: Words = {("an", "an"): 2, ("n", "a"): 1}
+    assert twice == right, f"for anan 2, na 1 you return {_told(twice)}; expected {_told(right)}."
     three = merge({("a", "a", "a"): 1})
-    assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_told(three)}; a letter is joined once."
+    assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_told(three)}; join each letter only once."
     _compare_with_the_package(merge)
 
 
@@ -48,7 +51,7 @@ def _compare_with_the_package(merge: Callable[[Words], Words]) -> None:
     (theirs,) = (piece for piece in trained.pieces(range(4, trained.size)) if len(piece) > 1)
     words: Words = {tuple("▁drei"): 4, tuple("▁zwei"): 2, tuple("▁ein"): 1}
     mine = {piece for pieces in merge(words) for piece in pieces if len(piece) > 1}
-    assert mine == {theirs}, f"of {text!r} the package joins {theirs}, you joined {' '.join(sorted(mine))}."
+    assert mine == {theirs}, f"in {text!r} the package joins {theirs}, but you join {' '.join(sorted(mine))}."
 
 
 def _told(words: Words) -> str:
@@ -61,12 +64,12 @@ def padding_share(padding_share: float | None) -> None:
     places = len(tokens) * max(tokens)
     padding = places - sum(tokens)
     assert padding_share is not None, "replace None in the cell above by a number between 0 and 1."
-    assert padding_share != padding, f"{padding} is the number of padded places; divide it by all places."
+    assert padding_share != padding, f"{padding} is the number of padded places; divide it by the number of all places."
     slips = {
-        "per cent: give a share between 0 and 1": 100 * padding / places,
+        "a percentage; give a share between 0 and 1": 100 * padding / places,
         "the share of the tokens; the rest is padding": 1 - padding / places,
-        "padding over tokens: divide by all places, padding included": padding / sum(tokens),
-        "right for two batches of two; here all four are in one batch": 1 - 27 / (2 * 6 + 2 * 10),
+        "the padding divided by the tokens; divide it by all places, with the padding": padding / sum(tokens),
+        "right for two batches of two; here all four sentences are in one batch": 1 - 27 / (2 * 6 + 2 * 10),
     }
     refuse(padding_share, slips, 0.005)
     right = padding / places
@@ -79,9 +82,10 @@ NUMBERS: Following = {
     "zwei": {"·undvierzig": 0.9, "·tausend": 0.1},
     **{leaf: {"</s>": 1.0} for leaf in ("·hundert", "·zig", "·tausend", "·undvierzig")},
 }
-# "a" is likelier than "b c d e", which scores better; with .6 and .4 only its mean per piece is better.
+# With .52 and .48, "a" is likelier, but "b c d e" has the better score. With .6 and .4, only the mean per piece of
+# "b c d e" is better.
 LONG: Following = {"a": {"</s>": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}, "d": {"e": 1.0}, "e": {"</s>": 1.0}}
-# The likeliest, "z z1", begins third.
+# The likeliest translation, "z z1", has only the third-likeliest beginning.
 WIDE: Following = {
     "<s>": {"x": 0.4, "y": 0.35, "z": 0.25},
     "x": {"x1": 0.6, "x2": 0.4},
@@ -97,26 +101,27 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     assert found is not None, "beam_search() returns None; return a list of pieces."
     assert not {"<s>", "</s>"} & set(found), f"you return {found}; leave out the marks of the beginning and the end."
     assert found != ["zwei", "·undvierzig"], (
-        "a beam of 1 found zwei ·undvierzig, whose beginning is second; keep only the `beam` likeliest of each step."
+        "a beam of 1 found zwei ·undvierzig, which has only the second-likeliest beginning; keep only the `beam` "
+        "likeliest beginnings at each step."
     )
     _expect(beam_search, NUMBERS, 1)
     assert beam_search(NUMBERS, 2) != ["vier", "·hundert"], (
-        "a beam of 2 found vier ·hundert, which greedy decoding finds as well; did both beginnings go on?"
+        "a beam of 2 found vier ·hundert, which greedy decoding finds as well; did you continue both beginnings?"
     )
     _expect(beam_search, NUMBERS, 2)
     near = {"<s>": {"a": 0.52, "b": 0.48}, **LONG}
     assert beam_search(near, 2) != ["a"], (
-        "with chances of .52 for a and .48 for b c d e you return a, the likelier one; which has the better score? "
+        "with chances of .52 for a and .48 for b c d e you return a, which is likelier; which has the better score? "
         "Do not stop at the first translation that ends."
     )
     _expect(beam_search, near, 2)
     far = {"<s>": {"a": 0.6, "b": 0.4}, **LONG}
     assert beam_search(far, 2) == ["a"], (
-        "with chances of .6 for a and .4 for b c d e the scores are -0.47 and -0.67, and you return the lower one; "
-        "the penalty grows more slowly than the number of pieces."
+        "with chances of .6 for a and .4 for b c d e the scores are -0.47 and -0.67, but you return the one with the "
+        "lower score. The penalty grows more slowly than the number of pieces."
     )
     assert beam_search(WIDE, 2) != ["z", "z1"], (
-        "a beam of 2 found z z1, whose beginning is third; how many beginnings did you keep?"
+        "a beam of 2 found z z1, which has only the third-likeliest beginning; how many beginnings did you keep?"
     )
     _expect(beam_search, WIDE, 2)
     _expect(beam_search, WIDE, 3)
@@ -125,33 +130,33 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
 def _expect(
     beam_search: Callable[[Following, int], list[str]], following: Mapping[str, dict[str, float]], beam: int
 ) -> None:
-    """The search of the package finds the same."""
+    """Check that the search of the package finds the same translation."""
     found, (wanted, _) = beam_search(dict(following), beam), next_pieces.search(following, beam)
     first = ", ".join(f"{piece} {chance:g}" for piece, chance in following["<s>"].items())
     assert list(found) == wanted, (
-        f"where a translation begins with {first}, a beam of {beam} finds {' '.join(wanted)}; you have "
+        f"if a translation begins with {first}, a beam of {beam} finds {' '.join(wanted)}; you return "
         f"{' '.join(found)}."
     )
 
 
 def scores(score_a: float | None, score_b: float | None) -> None:
-    """Which one wins: the scores of the hypotheses A and B. The check prints the hypothesis that is returned."""
-    stubs = "replace both None in the cell above by scores."
+    """Which one wins: the scores of the hypotheses A and B. The check prints the hypothesis that the search returns."""
+    stubs = "replace each None in the cell above by a score."
     assert score_a is not None, stubs
     assert score_b is not None, stubs
-    assert max(score_a, score_b) < 0, "a score has the sign of its log-probability: negative."
+    assert max(score_a, score_b) < 0, "a score is negative, like its log-probability."
     for answer, pieces, log in ((score_a, 4, -2.0), (score_b, 7, -2.3)):
         slips = {
             "the log-probability per piece; the penalty grows more slowly": log / pieces,
-            "the score without the exponent 0.6": log / ((5 + pieces) / 6),
-            "the log-probability times the penalty: divide": log * ((5 + pieces) / 6) ** 0.6,
-            "the score with one piece too many: the end is counted already": log / ((6 + pieces) / 6) ** 0.6,
+            "the score without the exponent 0.6 of the penalty": log / ((5 + pieces) / 6),
+            "the log-probability times the penalty; divide it by the penalty": log * ((5 + pieces) / 6) ** 0.6,
+            "the score with one piece too many; n already counts the end": log / ((6 + pieces) / 6) ** 0.6,
         }
         refuse(answer, slips, 0.002)
     for name, answer, pieces, log in (("A", score_a, 4, -2.0), ("B", score_b, 7, -2.3)):
         right = log / ((5 + pieces) / 6) ** 0.6
         assert abs(answer - right) < 0.002, f"{answer} is not right for {name}, which has n = {pieces}."
-    print("the higher score is returned:", "B" if score_b > score_a else "A")
+    print("the search returns the hypothesis", "B" if score_b > score_a else "A")
 
 
 def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]]) -> None:
@@ -160,24 +165,26 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
     found = clipped(["the"] * 7, references, 1)
     assert found is not None, "clipped() returns None; return two numbers."
     hits, count = found
-    assert count == 7, f"seven words were written, you counted {count}."
+    assert count == 7, f"the hypothesis has seven words, but you counted {count}."
     slips = {
         "the number of words that occur in a reference; clip each count": 7,
-        "the sum over both references; take the higher count of one": 3,
-        "the count of the last reference; take the higher count of one": 1,
+        "the sum over both references; take the higher of the two counts": 3,
+        "the count of the last reference; take the higher of the two counts": 1,
     }
     for slip, wrong in slips.items():
         assert hits != wrong, f"of 7 times 'the' you found {hits}. This is {slip}."
-    assert hits == 2, f"of 7 times 'the' you found {hits}; the first reference has it twice, the second once."
+    assert hits == 2, (
+        f"of 7 times 'the' you found {hits}; the first reference has it twice, and the second has it once."
+    )
     swapped = clipped(["the"] * 7, references[::-1], 1)
-    assert swapped == (2, 7), f"with the references swapped you have {swapped}; all of them count, in any order."
+    assert swapped == (2, 7), f"with the references swapped you return {swapped}; use all references, in any order."
     _compare_with_sacrebleu(clipped, references)
 
 
 def _compare_with_sacrebleu(
     clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]], references: list[list[str]]
 ) -> None:
-    """The counts of the package that scores stage 08."""
+    """Compare with the counts of the package that scores stage 08."""
     from sacrebleu.metrics.bleu import BLEU  # it takes a quarter of a second to import
 
     written = ["there", "is", "the", "cat", "on", "the", "mat", "there"]
@@ -185,7 +192,7 @@ def _compare_with_sacrebleu(
     for n, (hits, count) in enumerate(zip(theirs.counts, theirs.totals, strict=True), start=1):
         mine = clipped(written, references, n)
         assert mine == (hits, count), (
-            f"of {' '.join(written)!r} {hits} of {count} {n}-grams are found; you have {mine}."
+            f"the references contain {hits} of {count} {n}-grams of {' '.join(written)!r}; you return {mine}."
         )
 
 
@@ -193,11 +200,11 @@ def bleu_of_six(bleu_of_six: float | None) -> None:
     """Too short: the BLEU of the first six words of a reference of eight."""
     assert bleu_of_six is not None, "replace None in the cell above by a BLEU between 0 and 100."
     slips = {
-        "the brevity penalty: BLEU is 100 times as large": math.exp(1 - 8 / 6),
+        "the brevity penalty; BLEU is 100 times as large": math.exp(1 - 8 / 6),
         "the share of the words; the penalty is an exponential": 75,
-        "above 100: the exponent is 1 - r/c with r words in the reference": 100 * math.exp(1 - 6 / 8),
+        "above 100; the exponent is 1 - r/c with r words in the reference": 100 * math.exp(1 - 6 / 8),
         "right for the exponent -r/c; it is 1 - r/c": 100 * math.exp(-8 / 6),
-        "right without a brevity penalty": 100,
+        "right without a brevity penalty; this translation is too short": 100,
         "right if the penalty had an exponent of 1/4; only the precisions have it": 100 * math.exp((1 - 8 / 6) / 4),
     }
     refuse(bleu_of_six, slips, 0.004)

@@ -15,50 +15,56 @@ from chts_core.tools.planner import Plan
 
 
 def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
-    """Guesses: how many blocks there are, and how many guesses in one epoch."""
-    stubs = "replace both None in the cell above by numbers."
+    """Guesses: the number of blocks, and the number of guesses in one epoch."""
+    stubs = "replace each None in the cell above by a number."
     assert num_blocks is not None, stubs
     assert num_guesses is not None, stubs
     assert num_blocks != 1030 // 129, (
-        f"{num_blocks} is right for blocks of 129 that share no token; here they share one."
+        f"{num_blocks} is right for blocks of 129 that share no token; here neighbouring blocks share one token."
     )
-    assert num_blocks != 9, "the ninth block would need 1153 tokens; the tokens left fill no block."
-    assert num_blocks == 1029 // 128, f"{num_blocks} blocks are not right; nothing comes before the first token."
+    assert num_blocks != 9, "the ninth block would need 1153 tokens; the remaining tokens do not fill a block."
+    assert num_blocks == 1029 // 128, (
+        f"{num_blocks} blocks are not right; the first token is no guess, because no token comes before it."
+    )
     assert num_guesses != num_blocks * 129, "a block of 129 tokens makes 128 guesses."
-    assert num_guesses == num_blocks * 128, f"{num_guesses} is not right; each block makes 128."
+    assert num_guesses == num_blocks * 128, f"{num_guesses} is not right; each block makes 128 guesses."
 
 
 def perplexity_and_bits(
     perplexity: Callable[[list[float]], float], bits_per_byte: Callable[[float, int, int], float]
 ) -> None:
-    """Perplexity and bits per byte: a function of probabilities, and one of a loss in nats."""
+    """Perplexity and bits per byte: a function of probabilities, and a function of a loss in nats."""
     mine = perplexity([1 / 2, 1 / 8])
-    assert mine is not None, "perplexity() returns None; return e to the mean of -log p."
+    assert mine is not None, "perplexity() returns None; return e to the power of the mean of -log p."
     slips = {
         "1 over the mean probability; take the mean of the logarithms": 3.2,
         "the mean of 1/p, which is an arithmetic mean; take the mean of the logarithms": 5.0,
-        "1 over the product of all probabilities: divide the sum of the logarithms by their number": 16.0,
-        "the mean loss in nats; the perplexity is e to it": 2 * math.log(2),
-        "the mean loss in bits; the perplexity is 2 to it": 2.0,
-        "e to a loss in bits: take the natural logarithm for e": math.exp(2),
-        "2 to a loss in nats: take e": 2 ** (2 * math.log(2)),
-        "below 1: the loss is minus the logarithm": 0.25,
+        "1 over the product of all probabilities; divide the sum of the logarithms by their number": 16.0,
+        "the mean loss in nats; the perplexity is e to the power of this loss": 2 * math.log(2),
+        "the mean loss in bits; the perplexity is 2 to the power of this loss": 2.0,
+        "e to the power of a loss in bits; take the natural logarithm for e": math.exp(2),
+        "2 to the power of a loss in nats; use e instead of 2": 2 ** (2 * math.log(2)),
+        "below 1; the loss is minus the logarithm": 0.25,
     }
     refuse(round(mine, 4), slips, 1e-3)
     for chances, right in (([1 / 2, 1 / 8], 4.0), ([0.2, 0.2, 0.2], 5.0), ([1.0, 1 / 8, 1.0], 2.0)):
         mine = perplexity(chances)
         listed = ", ".join(f"{p:g}" for p in chances)
-        assert math.isclose(mine, right, rel_tol=1e-6), f"the probabilities {listed} give {mine:g}; expected {right:g}."
+        assert math.isclose(mine, right, rel_tol=1e-6), (
+            f"for the probabilities {listed} you return {mine:g}; expected {right:g}."
+        )
     mine = bits_per_byte(2 * math.log(2), 3, 12)
     assert mine is not None, "bits_per_byte() returns None; first turn nats into bits."
     slips = {
         "in nats per byte; a bit is log 2 nats": math.log(2) / 2,
-        "in bits per token; spread the bits of all tokens over the bytes": 2.0,
-        "bits times bytes per token: a token of more bytes has fewer bits for each of them": 8.0,
-        "the nats times log 2: there are fewer nats than bits, so divide": math.log(2) ** 2 / 2,
+        "in bits per token; divide the bits of all tokens by the number of bytes": 2.0,
+        "the bits times the bytes per token; divide the bits by the bytes per token": 8.0,
+        "the nats times log 2; there are fewer nats than bits, so divide": math.log(2) ** 2 / 2,
     }
     refuse(round(mine, 4), slips, 1e-3)
-    assert math.isclose(mine, 0.5, rel_tol=1e-6), f"2 bits for each of 3 tokens, over 12 bytes, are 0.5, not {mine:g}."
+    assert math.isclose(mine, 0.5, rel_tol=1e-6), (
+        f"3 tokens of 2 bits in 12 bytes have 0.5 bits per byte; you return {mine:g}."
+    )
     for name, value, tokens in (("A", 20, 400), ("B", 40, 250)):
         bits = bits_per_byte(math.log(value), tokens, 1000)
         print(f"model {name}: perplexity {value}, {tokens} tokens for 1000 bytes: {bits:.2f} bits per byte")
@@ -73,21 +79,29 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
         if mine == right:
             continue
         head, within = divmod(neuron, width)
-        where = f"{heads} heads of queries, {key_heads} of keys, width {width}, neuron {neuron}: you found {mine}."
+        where = (
+            f"for {heads} heads of queries, {key_heads} heads of keys, width {width} and neuron {neuron}, you return "
+            f"{mine}."
+        )
         apart = [other * width + within for other in range(head, heads, key_heads)]
-        assert mine != apart, f"{where} Neighbouring heads share a key: with 4 and 2 these are heads 0 and 1."
+        assert mine != apart, (
+            f"{where} Neighbouring heads share a key: with 4 heads and 2 keys, heads 0 and 1 share one."
+        )
         assert set(mine) > set(right) or not set(right) > set(mine), (
-            f"{where} {len(right)} heads read this head of the keys, so you miss {len(right) - len(mine)}."
+            f"{where} {len(right)} heads read this head of the keys, so you miss {len(right) - len(mine)} of the "
+            "neurons."
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
         assert mine != sorted(everything), (
             f"{where} In each of these heads, only the query neuron at the same place meets this key neuron."
         )
-        raise AssertionError(f"{where} Which head of the keys is it, which heads read it, and at which place?")
+        raise AssertionError(
+            f"{where} Which head of the keys has this neuron, which heads read it, and at which place is it?"
+        )
 
 
 def _lost(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
-    """The queries that lose their links in the core if the neuron of the keys has none."""
+    """The queries that lose their links in the core if the neuron of the keys has no links."""
     sizes = {"q": heads * width, "k": key_heads * width, "v": key_heads * width}
     masks = {name: torch.ones(size, 3, dtype=torch.bool) for name, size in sizes.items()}
     masks["o"] = torch.ones(3, heads * width, dtype=torch.bool)
@@ -98,7 +112,7 @@ def _lost(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
 
 
 _NEURONS = (
-    "has a link on all sides",
+    "has links on all sides",
     "has no link in the gate",
     "has no link in up",
     "has no link in down",
@@ -108,7 +122,7 @@ _NEURONS = (
 def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
     """Percolate a gate: the masks of gate, up and down without the links that lead nowhere.
 
-    Four neurons: one has links on all sides, and each of the others lacks those of one side.
+    One of the four neurons has links on all sides. Each of the others has no links on one side.
     """
     gate = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)
     up = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1]], dtype=torch.bool)
@@ -121,7 +135,7 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
             "your function changed the masks that it was given; use & instead of &=."
         )
         assert [mask.shape for mask in left] == [mask.shape for mask in copies], (
-            "return gate, up and down in this order, each in the shape that it had."
+            "return gate, up and down in this order, each in its old shape."
         )
         for neuron, words in enumerate(_NEURONS):
             kept = {
@@ -131,10 +145,10 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
             }
             for name, (mine, before) in kept.items():
                 expected = before & (neuron in alive)
-                begins = f"activation(0) = {at_zero:g}, neuron {neuron}, which {words}: "
-                assert not (mine & ~before).any(), f"{begins}you add a link to {name}."
-                assert not (expected & ~mine).any(), f"{begins}its links in {name} are used, but you cut them."
-                assert not (mine & ~expected).any(), f"{begins}its links in {name} lead nowhere, but you keep them."
+                begins = f"with activation(0) = {at_zero:g}, neuron {neuron} {words}. "
+                assert not (mine & ~before).any(), f"{begins}You added a link to {name}."
+                assert not (expected & ~mine).any(), f"{begins}Its links in {name} are used, but you removed them."
+                assert not (mine & ~expected).any(), f"{begins}Its links in {name} lead nowhere, but you kept them."
     _compare_gates(percolate_gate)
 
 
@@ -160,10 +174,10 @@ Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
 
 
 def planned(shortened: Shortened, facts: Facts) -> None:
-    """Plan the 60M model: a recipe that fits into some minutes, and a function that reads its plan."""
+    """Plan the 60M model: a recipe that fits into the given minutes, and a function that reads its plan."""
     for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
         recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
-        assert recipe is not None, "shortened() returns None; return a recipe, by replace(recipe, steps=...)."
+        assert recipe is not None, "shortened() returns None; return a recipe with replace(recipe, steps=...)."
         _check_recipe(recipe, tokens_per_second, minutes)
         try:
             plan = language.plan_run("chtss", 0.9, recipe)
@@ -181,26 +195,28 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     budget, of_step = tokens_per_second * 60 * minutes, paper.batch * paper.context
     slips = {
         "the number of tokens of the whole run; divide by the tokens of a step": int(budget),
-        "the number of steps if a step had one context; it has a batch of them": int(budget // paper.context),
-        "the number of steps if a context had one token; it has 256": int(budget // paper.batch),
-        "the number of steps of as many seconds; a minute has 60": int(budget // of_step // 60),
-        "one step too many: the last one would not end in time": int(budget // of_step) + 1,
+        "the number of steps if a step had one context; a step has a batch of contexts": int(budget // paper.context),
+        "the number of steps if a context had one token; a context has 256 tokens": int(budget // paper.batch),
+        "the number of steps in as many seconds; a minute has 60 seconds": int(budget // of_step // 60),
+        "one step too many; the last step would not end in time": int(budget // of_step) + 1,
     }
     for slip, wrong in slips.items():
         assert recipe.steps != wrong, f"{given} you take {recipe.steps} steps. This is {slip}."
     assert recipe.steps == budget // of_step, f"{given} you take {recipe.steps} steps; a step has {of_step:,} tokens."
     right = max(round(recipe.steps / 100), 1)
     assert recipe.update_every != 100, (
-        f"{given} you update every 100 steps, and the run has {recipe.steps} steps. Take a hundredth of them."
+        f"{given} you update every 100 steps, but the run has {recipe.steps} steps. Take a hundredth of them."
     )
     assert recipe.update_every == right, f"{given} you update every {recipe.update_every} steps; expected {right}."
     right = max(recipe.steps // 10, 1)
-    assert recipe.warmup != paper.warmup, f"{given} the warm-up has {paper.warmup} steps; the run has {recipe.steps}."
+    assert recipe.warmup != paper.warmup, (
+        f"{given} the warm-up has {paper.warmup} steps, but the run has {recipe.steps}."
+    )
     assert abs(recipe.warmup - right) <= 1, f"{given} the warm-up has {recipe.warmup} steps; expected {right}."
     assert recipe.iterative_warmup == 0, f"iterative_warmup is {recipe.iterative_warmup}; set it to 0."
     ours = ("steps", "update_every", "warmup", "iterative_warmup")
     changed = [name for name, value in asdict(recipe).items() if name not in ours and value != getattr(paper, name)]
-    assert not changed, f"you changed {', '.join(changed)}; then it is another run. Leave it as it was."
+    assert not changed, f"you changed {', '.join(changed)}, so this is another run. Change only {', '.join(ours)}."
 
 
 def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe, tokens_per_second: float) -> None:
@@ -220,39 +236,50 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
     }
     slips: dict[str, dict[str, float]] = {
         "links": {
-            "the number at the first step; CHTss begins with half of the links and loses most": sum(at_first.values()),
-            "the number of possible links": sum(math.prod(plan.budget.shapes[name]) for name in of_layer),
-            "the number of all layers": sum(plan.budget.links(recipe.steps).values()),
-            "the number of one matrix; the layer has seven": of_layer[next(iter(of_layer))],
+            "the number at the first step; CHTss begins with half of the possible links and loses most of them": sum(
+                at_first.values()
+            ),
+            "the number of possible links; count the existing links": sum(
+                math.prod(plan.budget.shapes[name]) for name in of_layer
+            ),
+            "the number of links in all layers; count one layer": sum(plan.budget.links(recipe.steps).values()),
+            "the number of links in one matrix; the layer has seven matrices": of_layer[next(iter(of_layer))],
         },
         "updates": {
-            "the number until the last step; the topology rests at the end": recipe.steps // recipe.update_every
+            "the number if updates continued to the last step; they end earlier": recipe.steps // recipe.update_every
         },
         "tokens": {
             "a number of contexts; each has 256 tokens": recipe.steps * recipe.batch,
-            "the number of tokens of one step": recipe.batch * recipe.context,
+            "the number of tokens of one step; count all steps": recipe.batch * recipe.context,
         },
-        "minutes": {"a number of seconds": seconds, "a number of hours": seconds / 3600},
+        "minutes": {
+            "a number of seconds; return minutes": seconds,
+            "a number of hours; return minutes": seconds / 3600,
+        },
         "MiB": {
-            "a number of bytes": size,
-            "a number of megabytes, of 10⁶ bytes": size / 1e6,
-            "the memory of only the weights": plan.memory["weights"] / 2**20,
+            "a number of bytes; a MiB has 2²⁰ bytes": size,
+            "a number of megabytes of 10⁶ bytes; a MiB has 2²⁰ bytes": size / 1e6,
+            "the memory of the weights alone; add the other parts": plan.memory["weights"] / 2**20,
         },
     }
     for name, value in right.items():
         assert name in found, f"{name!r} is missing; you return {', '.join(map(repr, found))}."
         for slip, wrong in slips[name].items():
-            assert not math.isclose(found[name], wrong, rel_tol=1e-3), f"{found[name]:,.10g} {name}: this is {slip}."
-        assert math.isclose(found[name], value, rel_tol=1e-3), f"{found[name]:,.10g} {name} are not right."
+            assert not math.isclose(found[name], wrong, rel_tol=1e-3), (
+                f"you return {found[name]:,.10g} {name}. This is {slip}."
+            )
+        assert math.isclose(found[name], value, rel_tol=1e-3), (
+            f"you return {found[name]:,.10g} {name}; this is not right."
+        )
 
 
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
-    """The least step: half the distance of two numbers in bfloat16, and the weights that no longer move."""
+    """The least step: half the distance to the next bfloat16 number, and the smallest weight that stands still."""
     for weight, slips in (
         (1.0, {"the whole distance to the next number; half of it is enough to be rounded up": 1 / 128}),
         (
             1.9921875,
-            {"1/256 of the weight; the distance is the same for all weights from 1 to below 2": 1.9921875 / 256},
+            {"1/256 of the weight; the distance is the same for all weights from 1 up to 2": 1.9921875 / 256},
         ),
         (2.0, {"right between 1 and 2; the distance doubles at 2": 1 / 256}),
         (0.3125, {"right between 1 and 2; the distance halves below 1": 1 / 256}),
@@ -263,20 +290,20 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
         refuse(mine, slips, 1e-9)
         start = torch.tensor(weight)
         less, more = ((start + share * mine).bfloat16() != start for share in (0.98, 1.02))
-        assert more, f"weight {weight:g}: a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
-        assert not less, f"weight {weight:g}: a step of {0.98 * mine:.6f} moves it, so {mine:.6f} is too large."
+        assert more, f"at weight {weight:g} a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
+        assert not less, f"at weight {weight:g} a step of {0.98 * mine:.6f} has an effect, so {mine:.6f} is too large."
     assert still_from is not None, "replace None in the last line of the cell above by a weight."
     slips = {
         "256 times the step; the distance changes only at powers of two": 0.256,
         "512 times the step; the distance changes only at powers of two": 0.512,
-        "where the step is still larger than half the distance": 0.25,
+        "a weight at which the step is still larger than half the distance": 0.25,
     }
     refuse(still_from, slips, 1e-9)
     assert still_from == 0.5, f"{still_from:g} is not right; try least_step() on both sides of each power of two."
 
 
 def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[float, str], str]]) -> None:
-    """One rate for all: which method has the lowest loss at each learning rate, and which at its own best rate."""
+    """One rate for all: the best method at each learning rate, and the best method if each has its own best rate."""
     dense, sparse = {0.001: 5.3, 0.002: 4.8, 0.004: 5.5}, {0.001: 5.4, 0.002: 5.2, 0.004: 4.9}
     for losses, best in (
         ({"fc": dense, "set": sparse}, "fc"),
@@ -292,15 +319,15 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
             right = min(losses, key=lambda name: losses[name][rate])
             mine = at_each.get(rate)
             assert mine == right, (
-                f"at the rate {rate:g} the losses are {shown}, and you name {mine}. A low loss is good."
+                f"at the rate {rate:g} the losses are {shown}, but you name {mine}. The lowest loss is best."
             )
         means = {name: sum(found.values()) / len(found) for name, found in losses.items()}
         assert own == best or own != min(means, key=lambda name: means[name]), (
-            f"{own} has the lowest mean over all rates. Take the best rate of each method, and compare these losses."
+            f"{own} has the lowest mean over all rates. Compare the losses of the methods at their best rates."
         )
         often = list(at_each.values())
         assert own == best or own != max(losses, key=often.count), (
-            f"{own} wins at the most rates. Take the best rate of each method, and compare these losses."
+            f"{own} has the lowest loss at the most rates. Compare the losses of the methods at their best rates."
         )
         lowest = ", ".join(f"{name} {min(found.values()):g}" for name, found in losses.items())
-        assert own == best, f"the lowest losses are {lowest}, and you name {own}."
+        assert own == best, f"the lowest losses are {lowest}, but you name {own}."

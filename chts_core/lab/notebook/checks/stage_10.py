@@ -25,14 +25,14 @@ def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) 
     copies = [part.clone() for part in parts]
     mine = whole_gradient(copies, sizes)
     assert mine is not None, "whole_gradient() returns None; return a tensor of the shape of one gradient."
-    assert all(map(torch.equal, copies, parts)), "the gradients given were changed; avoid += on them."
+    assert all(map(torch.equal, copies, parts)), "your function changed the gradients that it was given; avoid +=."
     assert mine.shape == (2,), f"the gradient of two links has the shape (2,), not {tuple(mine.shape)}."
     slips = {
-        "the plain mean, which counts the single example as much as the other three": [4.0, 2.0],
+        "the plain mean, which counts the single example as much as the other three together": [4.0, 2.0],
         "the sum of both gradients; the loss is a mean over examples": [8.0, 4.0],
         "the sum over all four examples; divide by their number": [12.0, 4.0],
-        "the sum over all four examples, divided by the number of parts": [6.0, 2.0],
-        "weighted the wrong way round: the larger part counts more": [5.0, 3.0],
+        "the sum over all four examples, divided by the number of parts; divide by the number of examples": [6.0, 2.0],
+        "the mean with exchanged weights; the larger part counts more": [5.0, 3.0],
     }
     for slip, wrong in slips.items():
         assert not torch.allclose(mine, torch.tensor(wrong)), f"{mine.tolist()} is {slip}."
@@ -50,42 +50,42 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
     for sizes in ([4, 5], [2, 3, 4], [9]):
         parts = [torch.autograd.grad((part @ weight).square().mean(), weight)[0] for part in x.split(sizes)]
         assert torch.allclose(whole_gradient(parts, sizes), right, atol=1e-5), (
-            f"parts of {sizes} examples give a different gradient from the whole batch of 9."
+            f"for parts of {sizes} examples your gradient differs from the gradient of the whole batch of 9."
         )
 
 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """Regrow alike: the mask that every rank makes from the gradients of all ranks.
+    """Regrow the same links: the mask that every rank makes from the gradients of all ranks.
 
-    The layer has 8 places. Three are links, whose gradients are 9, so the check notices a choice among them.
+    The layer has 8 places. Three places have links, with the gradient 9, so the check notices if you choose them.
     """
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
     gradients = torch.tensor([[[9.0, 5, 1, -4], [0.5, 9, 3.5, 9]], [[9.0, -5, 4, -2], [1.5, 9, -3.5, 9]]])
     given = mask.clone()
     mine = regrow(gradients, given, 2)
     assert mine is not None, "regrow() returns None; return a Boolean mask."
-    assert torch.equal(given, mask), "the mask given was changed; work on a copy."
-    assert mine.shape == mask.shape, f"the mask has the shape (2, 4), not {tuple(mine.shape)}."
-    assert (mine.bool() & mask).sum() == 3, "a link that exists is lost; regrowth only adds links."
+    assert torch.equal(given, mask), "your function changed the mask that it was given; work on a copy."
+    assert mine.shape == mask.shape, f"the mask must have the shape (2, 4), not {tuple(mine.shape)}."
+    assert (mine.bool() & mask).sum() == 3, "your mask lost an existing link; regrowth only adds links."
     grown = {"abcde"[place] for place, new in enumerate((mine.bool() & ~mask)[~mask].tolist()) if new}
-    assert len(grown) == 2, f"{len(grown)} links are new, and 2 were asked for; choose among the places without a link."
+    assert len(grown) == 2, f"your mask has {len(grown)} new links; expected 2. Choose among the places without a link."
     slips = {
-        "the gradient of rank 0 alone": "ac",
-        "the gradient of rank 1 alone": "ab",
-        "the mean of the sizes: take the mean before the size": "ae",
-        "the mean itself: a large negative gradient counts as well": "bd",
+        "the gradient of rank 0 alone; use the mean over the ranks": "ac",
+        "the gradient of rank 1 alone; use the mean over the ranks": "ab",
+        "the mean of the absolute values; take the mean first": "ae",
+        "the mean itself; take its absolute value": "bd",
     }
     chosen = "".join(sorted(grown))
-    begins = f"the absent places, row by row, are a to e, and you regrow {chosen[0]} and {chosen[1]}"
+    begins = f"the places without a link, row by row, are a to e. You regrow {chosen[0]} and {chosen[1]}"
     for slip, wrong in slips.items():
-        assert chosen != wrong, f"{begins}, by {slip}."
-    assert chosen == "bc", f"{begins}; write down the five means."
+        assert chosen != wrong, f"{begins}. You choose them by {slip}."
+    assert chosen == "bc", f"{begins}. Write down the five means."
     generator = torch.Generator().manual_seed(10)
     mask, gradients = torch.eye(5, 6, dtype=torch.bool), torch.randn(3, 5, 6, generator=generator)
     means = gradients.mean(dim=0).abs().masked_fill(mask, 0).flatten()
     expected = mask.flatten().index_fill(0, means.topk(4).indices, True).view_as(mask)
     assert torch.equal(regrow(gradients, mask.clone(), 4).bool(), expected), (
-        "with three ranks and 4 new links the mask is not right."
+        "with three ranks and 4 new links your mask is not right."
     )
 
 
@@ -97,7 +97,7 @@ def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> N
         for number in (1, 2, 4):
             shares = [my_examples(step, batch, rank, number) for rank in range(number)]
             assert all(share is not None for share in shares), "my_examples() returns None; return a list of numbers."
-            where = f"step {step}, ranks: {number}; "
+            where = f"in step {step} with {number} rank{'s' if number > 1 else ''}, "
             together = [example for share in shares for example in share]
             assert len(together) != batch * number or number == 1, (
                 f"{where}each rank takes {batch} examples, so the batch grows with the number of ranks; divide the "
@@ -109,20 +109,20 @@ def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> N
             )
             assert len(set(together)) == len(together), f"{where}two ranks take the same example: {shares}."
             assert sorted(together) == whole, (
-                f"{where}together they take {sorted(together)}, and one process takes {whole}. A run that goes on with "
-                "another number of ranks would see some examples twice and others never."
+                f"{where}together they take {sorted(together)}, but one process takes {whole}. A run that continues "
+                "with another number of ranks would see some examples twice and others never."
             )
 
 
 Part = tuple[Callable[[toys.Trial], Any], Callable[[toys.Trial, Any], object], str]
 
 # The parts of a run: how to read and to load the state of each, and what happens without it. The masks come last, as
-# `Sparsifier.load_state_dict` asks for.
+# `Sparsifier.load_state_dict` requires.
 _PARTS: Mapping[str, Part] = {
     "weights": (
         lambda trial: trial.model.state_dict(),
         lambda trial, state: trial.model.load_state_dict(state),
-        "the weights are not the saved ones. Save `model.state_dict()`, and load it.",
+        "the weights are not the saved ones. Save and load `model.state_dict()`.",
     ),
     "moments": (
         lambda trial: trial.optimizer.state_dict()["state"],
@@ -169,7 +169,7 @@ def continued(
     for name, (read, _, without) in _PARTS.items():
         try:
             found = read(fresh)
-        except RuntimeError:  # the Sparsifier refuses weights that are not those of its masks
+        except RuntimeError:  # the Sparsifier refuses weights that do not fit its masks
             found = None
         assert _equal(found, saved[name]), f"after load_run() {without}"
     losses = [fresh.step() for _ in range(20)]
@@ -179,19 +179,21 @@ def continued(
     unknown = sorted({*not_needed} - names)
     assert not unknown, f"there is no part {unknown[0]!r}; expected some of {', '.join(sorted(names))}."
     assert "masks" not in not_needed, (
-        "without the masks the Sparsifier refuses to continue: the weights do not fit its own masks."
+        "without the masks the Sparsifier refuses to continue, because the weights do not fit its own masks."
     )
     for name in sorted({*not_needed} & _PARTS.keys()):
         step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
-        raise AssertionError(f"without the {name} it is a different run: its loss differs from step {step} on.")
-    assert _DISPENSABLE in not_needed, "one part can be left out: each step computes it again before it uses it."
+        raise AssertionError(f"without the {name} the run is different; its loss differs from step {step} on.")
+    assert _DISPENSABLE in not_needed, (
+        "you can leave out one part, because each step computes it again before it uses it."
+    )
 
 
 def _without(left_out: str, saved: Mapping[str, Any]) -> list[float]:
     """The losses of a fresh run that has loaded all parts but one."""
     fresh = toys.Trial(seed=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the Sparsifier misses the weights of its links
+        warnings.simplefilter("ignore")  # the Sparsifier warns about missing weights
         for name, (_, load, _) in _PARTS.items():
             if name != left_out:
                 load(fresh, copy.deepcopy(saved[name]))
@@ -209,16 +211,18 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
-    """A grid in words: the grid of a sweep, and how many runs it has."""
+    """A grid in words: the grid of a sweep, and its number of runs."""
     assert grid is not None, "replace the first None in the cell above by a dict of lists."
     assert set(grid) == {"method", "sparsity", "seed"}, (
         f"the grid has {', '.join(grid) or 'nothing'}; the sentence names methods, sparsities and seeds, so the "
         "keys are method, sparsity and seed."
     )
     values = grid["sparsity"] if isinstance(grid["sparsity"], list) else []
-    assert not any(value in (0.2, 0.05) for value in values), "0.2 and 0.05 are densities: the share that exists."
+    assert not any(value in (0.2, 0.05) for value in values), (
+        "0.2 and 0.05 are densities; a sparsity is the share of absent links."
+    )
     assert not any(value in (80, 95) for value in values), "a sparsity is a share between 0 and 1, not a percentage."
-    assert grid["seed"] != [1, 2, 3, 4, 5], "the seeds are 0 to 4."
+    assert grid["seed"] != [1, 2, 3, 4, 5], "you give the seeds 1 to 5; expected 0 to 4."
     try:
         cells = sweeps.cells({"train": "tiny_ci", "parameters": {"dataset": "python_reference"}, "grid": grid})
     except ValueError as error:
@@ -232,17 +236,17 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     }
     found = {cell.name for cell in cells}
     assert found == wanted, (
-        f"of the runs in the sentence {len(wanted - found)} are missing, and {len(found - wanted)} are not asked for; "
-        f"the first of these is {min(found ^ wanted)}."
+        f"your grid lacks {len(wanted - found)} runs of the sentence and has {len(found - wanted)} other runs; the "
+        f"first of these runs is {min(found ^ wanted)}."
     )
     assert num_runs is not None, "replace the second None in the cell above by a number of runs."
     slips = {
-        "right if FC ran at both sparsities; it has none, and runs once for each seed": 40,
-        "the number without FC": 30,
-        "the number of runs of one seed": 7,
+        "right if FC ran at both sparsities; FC has no sparsity and runs once for each seed": 40,
+        "the number without FC; add the runs of FC": 30,
+        "the number of runs of one seed; there are five seeds": 7,
     }
     refuse(num_runs, slips, 0)
-    assert num_runs == len(found), f"{num_runs} is not right; count FC apart from the other three methods."
+    assert num_runs == len(found), f"{num_runs} is not right; count FC separately from the other three methods."
 
 
 def hours(hours: float | None) -> None:
@@ -250,10 +254,10 @@ def hours(hours: float | None) -> None:
     assert hours is not None, "replace None in the cell above by a number of hours."
     right = 6e9 * 2e10 / (8 * 1e15 * 0.3) / 3600
     slips = {
-        "a third of it: a backward pass costs twice a forward one": right / 3,
-        "right for one GPU; here are eight": right * 8,
-        "the time without the utilisation": right * 0.3,
-        "in seconds": right * 3600,
+        "a third of the time; a backward pass costs twice as much as a forward pass": right / 3,
+        "right for one GPU; there are eight GPUs": right * 8,
+        "the time at full utilisation; divide it by the utilisation": right * 0.3,
+        "the time in seconds; give hours": right * 3600,
     }
     refuse(hours, slips, 0.01 * right)
     assert abs(hours - right) < 0.02 * right, f"{hours} is not right; count 6 operations for each weight and token."
@@ -275,7 +279,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
     runs, makespan = list(answer[0]), answer[1]
     begins = [("fc", 0), ("set", 0), ("chts", 0)]
     slips: dict[str, _Runs] = {
-        "one method after the other. Take all methods of seed 0 first, then those of seed 1": [
+        "one method after the other. Take all methods of seed 0 first, then all methods of seed 1": [
             ("fc", 0),
             ("fc", 1),
             ("set", 0),
@@ -288,20 +292,23 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
             ("set", 1),
             ("chts", 1),
         ],
-        "the schedule of one worker, and there are two": [("fc", 0), ("set", 0), ("set", 1)],
+        "the schedule of one worker, but there are two workers": [("fc", 0), ("set", 0), ("set", 1)],
         "what fits into 2 · 5 hours in all. Each worker has its own five hours": [*begins, ("fc", 1), ("set", 1)],
-        "a schedule that deals the runs out in turn. A run goes to the worker that is free first": [*begins, ("fc", 1)],
+        "a schedule that gives the runs to the workers in turn. Give each run to the worker that is free first": [
+            *begins,
+            ("fc", 1),
+        ],
     }
     for slip, wrong in slips.items():
         assert runs != wrong, f"this is {slip}."
     right, last = _scheduled(costs, 2, 2, 5.0)
     assert runs == right or sorted(runs) != sorted(right), (
-        "these are the runs that fit, in another order. List them in the order in which they are given out."
+        "these are the runs that fit, in another order. List them in the order in which they start."
     )
     assert runs == right, (
-        f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a line for each worker."
+        f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a time line for each worker."
     )
-    assert makespan == last, f"the runs are right, and the last one does not end in hour {makespan:g}."
+    assert makespan == last, f"the runs are right, but the last one does not end in hour {makespan:g}."
     _compare_schedules(schedule)
 
 
@@ -324,7 +331,10 @@ def _compare_schedules(schedule: Callable[[Mapping[str, float], int, int, float]
         runs, makespan = schedule(costs, 3, workers, budget)
         right, last = _scheduled(costs, 3, workers, budget)
         given = (
-            f"runs of {', '.join(f'{cost:g}' for cost in costs.values())} hours, 3 seeds, {workers} workers, budget "
+            f"for runs of {', '.join(f'{cost:g}' for cost in costs.values())} hours, 3 seeds, {workers} "
+            f"worker{'s' if workers > 1 else ''} and a budget of "
         )
-        assert list(runs) == right, f"{given}{budget:g}: you start {len(runs)} runs; expected {len(right)}, in order."
-        assert makespan == last, f"{given}{budget:g}: your last run ends in hour {makespan:g}, not {last:g}."
+        assert list(runs) == right, (
+            f"{given}{budget:g} hours, you start {len(runs)} runs; expected {len(right)} runs in the right order."
+        )
+        assert makespan == last, f"{given}{budget:g} hours, your last run ends in hour {makespan:g}, not {last:g}."

@@ -40,14 +40,15 @@ def read_row(
             right = _verdict(row["advantage"], half, margin)
             if said != right:
                 raise AssertionError(
-                    f"{row['claim']!r}, looks: {looks}; you say {said!r}. {_why(said, row, margin, looks)}"
+                    f"for the row {row['claim']!r} and {looks} look{'s' if looks > 1 else ''} you return {said!r}. "
+                    f"{_why(said, row, margin, looks)}"
                 )
     print("with one look:", _counted(read_row, claims, margins, 1))
     print("with nine looks:", _counted(read_row, claims, margins, 9))
 
 
 def _wider(seeds: int, looks: int) -> float:
-    """By what the half-width at 95 % grows for a number of looks."""
+    """The factor by which the half-width at 95 % grows for a number of looks."""
     return float(stats.t.ppf(1 - 0.05 / looks / 2, seeds - 1) / stats.t.ppf(1 - 0.05 / 2, seeds - 1))
 
 
@@ -60,7 +61,7 @@ def _verdict(advantage: float | None, half: float | None, margin: float) -> str:
 
 
 def _why(said: str, row: Row, margin: float, looks: int) -> str:
-    """What speaks against a wrong verdict on a row, by the slip that leads to it."""
+    """Say what speaks against a wrong verdict on a row, and name the slip that leads to it."""
     mean, half, unit = row["advantage"], row["interval"], row["unit"]
     if mean is None:
         return "The row has no runs, so its advantage is None."
@@ -68,21 +69,24 @@ def _why(said: str, row: Row, margin: float, looks: int) -> str:
     ends = f"The interval goes from {mean - wide:.3f} to {mean + wide:.3f} {unit}"
     right = _verdict(mean, wide, margin)
     if {said, right} == {"holds", "does not hold"}:
-        return f"{ends}. A claim holds if its advantage is above 0: look at the sign."
+        return f"{ends}. A claim holds if its advantage is above 0; look at the sign."
     if said == "level" and right == "undecided" and said != _verdict(mean, half, margin):
         return f"{ends}, beyond the margin of {margin:g}. An interval that contains 0 does not make two methods equal."
     normal = NormalDist().inv_cdf
     if looks > 1 and said == _verdict(mean, half * normal(1 - 0.05 / looks / 2) / normal(1 - 0.05 / 2), margin):
         return (
-            f"{ends}. The factor depends on the number of seeds, here {row['seeds']}: take t with {row['seeds'] - 1}."
+            f"{ends}. The factor depends on the number of seeds, here {row['seeds']}. Take t with "
+            f"{row['seeds'] - 1} degrees of freedom."
         )
     if looks > 1 and said == _verdict(mean, half, margin):
         return f"{ends} for {looks} looks. You used the interval for one look."
     if looks > 1 and said == _verdict(mean, half * looks, margin):
-        return f"{ends}. More looks change t, and do not multiply the half-width by {looks}."
+        return f"{ends}. More looks change t; they do not multiply the half-width by {looks}."
     if right == "level":
-        return f"{ends}. It contains 0, and both ends are nearer to 0 than the margin of {margin:g}."
-    return f"{ends}. Both ends of the interval decide, not the mean alone, and a decided row needs no margin."
+        return f"{ends}. It contains 0, and both ends are closer to 0 than the margin of {margin:g}."
+    return (
+        f"{ends}. Use both ends of the interval, not only the mean. The margin matters only if the interval contains 0."
+    )
 
 
 def _counted(
@@ -93,30 +97,30 @@ def _counted(
 
 
 def number_of_seeds(number_of_seeds: int | None) -> None:
-    """How many seeds: the number that makes the half-width 1 for the differences 0, 2, 0 and 2."""
+    """How many seeds: the number of seeds for a half-width of 1, if the differences are 0, 2, 0 and 2."""
     assert number_of_seeds is not None, "replace None in the cell above by a number of seeds."
     slips = {
-        "right for a deviation of 1; it is the root of 4/3, since the mean uses one degree of freedom": 7.0,
-        "right for the factor 1.96, which is for many seeds": 6.0,
+        "right for a standard deviation of 1; it is √(4/3), because the mean uses one degree of freedom": 7.0,
+        "right for the factor 1.96; for few seeds t is larger": 6.0,
     }
     refuse(number_of_seeds, slips, 0)
     needed = seeds_needed([0.0, 2.0, 0.0, 2.0], 1.0)
-    assert number_of_seeds == needed, f"{number_of_seeds} is not right; multiply the deviation by each factor."
+    assert number_of_seeds == needed, f"{number_of_seeds} is not right; multiply the standard deviation by each factor."
 
 
 _Link = tuple[int, int]
 
 
 def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """Swap two links: a mask in which two links exchanged their inputs, or the mask as it was if one would be lost."""
+    """Swap two links: a mask in which two links exchange their inputs, or the old mask if a link would be lost."""
     diagonal = torch.eye(2, dtype=torch.bool)
     given = diagonal.clone()
     mine = swap(given, (0, 0), (1, 1))
     assert mine is not None, "swap() returns None; return a mask."
-    assert torch.equal(given, diagonal), "the mask given was changed; work on a copy."
-    assert not torch.equal(mine, diagonal), "the links (0, 0) and (1, 1) can be swapped, and nothing changed."
+    assert torch.equal(given, diagonal), "your function changed the mask that it was given; work on a copy."
+    assert not torch.equal(mine, diagonal), "the links (0, 0) and (1, 1) can be swapped, but you changed nothing."
     assert int(mine.sum()) <= 2, "the two old links are still there; remove them."
-    assert torch.equal(mine, diagonal.flip(0)), "(0, 0) and (1, 1) become (0, 1) and (1, 0)."
+    assert torch.equal(mine, diagonal.flip(0)), "the links (0, 0) and (1, 1) must become (0, 1) and (1, 0)."
     crowded = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
     for one, other, why in (
         ((0, 0), (1, 1), "the new link (0, 1) exists already"),
@@ -124,10 +128,10 @@ def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
         ((0, 0), (0, 1), "both links have the same output"),
         ((0, 1), (1, 1), "both links have the same input"),
     ):
-        mine, begins = swap(crowded.clone(), one, other), f"{one} and {other}: "
+        mine, begins = swap(crowded.clone(), one, other), f"for {one} and {other}, "
         lost = 4 - int(mine.sum())
-        assert not lost, f"{begins}{why}, and you lose {lost} of the 4 links. Return the mask as it was."
-        assert torch.equal(mine, crowded), f"{begins}{why}, so the mask should stay as it is."
+        assert not lost, f"{begins}{why}, and you lose {lost} of the 4 links. Return the old mask."
+        assert torch.equal(mine, crowded), f"{begins}{why}, so the mask must not change."
     _walk(swap)
 
 
@@ -142,10 +146,10 @@ def _walk(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
         allowed = not (mask[a, d] or mask[c, b])
         after = swap(mask.clone(), (a, b), (c, d))
         assert all(map(torch.equal, degrees(after), degrees(start))), (
-            f"{(a, b)} and {(c, d)}: some neuron has another number of links than before."
+            f"after the swap of {(a, b)} and {(c, d)}, some neuron has another number of links than before."
         )
         assert torch.equal(after, mask) != allowed, (
             f"{(a, b)} and {(c, d)} {'can' if allowed else 'cannot'} be swapped, but your mask "
-            f"{'stays as it was' if allowed else 'changes'}."
+            f"{'does not change' if allowed else 'changes'}."
         )
         mask = after

@@ -10,7 +10,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def training() -> tuple[nn.Module, torch.optim.Optimizer, Batches]:
-    """A classifier of 8 inputs, two hidden layers and two classes; its optimizer; and 40 batches of four samples."""
+    """A classifier with 8 inputs, two hidden layers and two classes, its optimizer, and 40 batches of four samples."""
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
@@ -19,9 +19,9 @@ def training() -> tuple[nn.Module, torch.optim.Optimizer, Batches]:
 
 
 class Trial:
-    """A small run by CHTs whose parts all have a state.
+    """A small run of CHTs in which every part has a state.
 
-    The learning rate rises over 30 steps. Each batch is drawn by the generator.
+    The learning rate rises over 30 steps. The generator draws each batch.
     """
 
     def __init__(self, seed: int) -> None:
@@ -36,7 +36,7 @@ class Trial:
         )
 
     def step(self) -> float:
-        """One step of training: its loss."""
+        """Take one training step and return its loss."""
         xs = torch.randn(8, 8, generator=self.generator)
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.model(xs), (xs[:, 0] > 0).long())
