@@ -82,7 +82,7 @@ def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int,
         drop_long: whether to leave out and count pairs with a longer sentence; otherwise such a pair is an error.
 
     Raises:
-        ValueError: if a sentence is longer; the message has its number.
+        ValueError: if a sentence is longer than `max_length`; the message says in which pair it is.
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; expected at least 1 subword.")
@@ -125,10 +125,10 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 
 
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """Put every pair into one batch, with pairs of about its length.
+    """Put each pair into a batch with other pairs of about the same length.
 
-    A batch of n pairs takes n times the length of its longest sentence, with END but without BEGIN, since shorter ones
-    are padded.
+    A batch of n pairs takes n times the length of its longest sentence, because shorter sentences are padded. The
+    length includes END but not BEGIN.
 
     Args:
         encoded: the pairs.

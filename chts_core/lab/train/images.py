@@ -65,7 +65,7 @@ class Run(runs.Run):
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first.
+        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first update.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.
@@ -309,8 +309,9 @@ def had_more_links(run: Run) -> bool:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval,
-    None for a single run."""
+    """One row per method, with means over its runs; `interval` is the half-width of the 95 % confidence interval, None
+    for a single run.
+    """
     return summarise_by(runs, "accuracy", attrgetter("test_accuracy"))
 
 
@@ -331,7 +332,7 @@ def as_row(run: Run) -> dict[str, Any]:
 
 
 def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run; see :func:`chts_core.lab.train.runs.as_record`."""
     steps, chosen = _steps_per_epoch(data, recipe), run.chosen_test_accuracy
     return runs.as_record(
         run,

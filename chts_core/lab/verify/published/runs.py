@@ -71,7 +71,7 @@ def stops_together(method: Method) -> Outcome:
     went_on = {layer for step, layer, *_ in stopped["updates"] if step == 4}
     together = bool(signalled) and went_on.issuperset(signalled)
     if method.turnover.early_stop is None or method.turnover.together != together:
-        return False, "a layer stops alone, or never; recorded: all layers stop together"
+        return False, "a layer stops alone or never; in the recording, all layers stop together"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
@@ -85,7 +85,7 @@ def excess(method: Method) -> Outcome:
         ours, theirs = budget.exchanged(step)[str(layer)], after - before + removed
         above = budget.links(step)[str(layer)] - budget.links(budget.timeline.total_steps)[str(layer)]
         if not ours == above == theirs:
-            return False, f"{ours} links of layer {layer} come at step {step}; recorded {theirs}"
+            return False, f"{ours} links of layer {layer} are regrown at step {step}; recorded {theirs}"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
@@ -118,8 +118,9 @@ def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tenso
 
 
 def returns(method: Method) -> Outcome:
-    """The same links as in the LLaMA script with `--gmp`, until the first links return; recorded with a history of
-    earlier links. In the script they return as 0, here with their last weight (paper, Appendix G.2)."""
+    """Our run has the same links as the LLaMA script with `--gmp` and a history of earlier links, until the first links
+    return. They return with weight 0 in the script, and with their last weight here (paper, Appendix G.2).
+    """
     run = recorded("gmp")["history of links that were"]
     alive = mask_of(run["initial"])
     for (before, mask, after), (step, their_before, rows, _) in zip(
