@@ -37,7 +37,7 @@ def cached(
     except ValueError as error:
         warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=3)
     except OSError:
-        pass  # it does not exist, or it cannot be read: then the writing below fails too and warns
+        pass  # it does not exist, or it cannot be read; in that case, writing fails below too, with a warning
     thing = make()
     try:
         _write(path, write(thing))

@@ -274,7 +274,7 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
     def __iter__(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
         worker = get_worker_info()
         lanes = self._all if worker is None else self._all[worker.id :: worker.num_workers]
-        # `datasets` must not know of the workers: it would divide each lane among them once more.
+        # `datasets` must not know of the workers: it would divide each lane among them again.
         torch_worker._worker_info = None
         sources = [lane.blocks() for lane in lanes]
         for turn in count():

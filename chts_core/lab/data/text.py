@@ -17,7 +17,7 @@ from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, digest_of
 
 _LENGTH = re.compile(r"[0-9]{1,12}")
 _DEFAULT = "python_reference"
-# The digest and the tokenizer use these many documents of a stream; a whole stream would take too long.
+# The digest and the tokenizer use this many documents of a stream; a whole stream would take too long.
 _FIRST = 100_000
 _HELD_OUT = 2000  # validation documents, for a stream that has no validation split
 _BETWEEN_BOOKS = "\n\n\n"

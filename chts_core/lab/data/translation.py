@@ -28,7 +28,7 @@ from chts_core.lab.data.sources import (
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
 _LONGEST_LINE = 2**20  # bytes; the longest sentences have a few thousand
-# The digest and the vocabulary use these many training pairs; a whole stream would take too long.
+# The digest and the vocabulary use this many training pairs; a whole stream would take too long.
 _FIRST = 1_000_000
 
 

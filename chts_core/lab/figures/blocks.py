@@ -44,7 +44,7 @@ class _Layer:
     chains: tuple[tuple[str, str], ...]
 
 
-_MIDDLE = 1.15  # height of the main way of the data
+_MIDDLE = 1.15  # height of the main path of the data
 _ATTENTION = {
     "embedding": _Box("embedding", 0.53, _MIDDLE, 0.94, "dense"),
     "norm": _Box("norm", 1.65, _MIDDLE, 0.56, "dense"),

@@ -17,7 +17,7 @@ from chts_core.lab.figures.style import (
 )
 from chts_core.lab.verify.injected_bugs import Patient
 
-_SMOOTHED = 10  # steps that a point of the loss curve is the mean of
+_SMOOTHED = 10  # number of steps whose mean is a point of the loss curve
 
 
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:

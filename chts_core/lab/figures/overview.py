@@ -40,7 +40,7 @@ def stages(overview: Sequence[Stage]) -> Figure:
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all that a stage builds upon, directly or not
-    before: dict[str, list[str]] = {}  # without those that it reaches by way of another
+    before: dict[str, list[str]] = {}  # without those that it reaches through another stage
     depth: dict[str, int] = {}
     for number, stage in known.items():  # in order: what a stage builds upon comes before it
         direct = {other for other in stage.prerequisites if other in depth}

@@ -26,7 +26,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for what stands in the background
 PALE = "#C0C0C0"  # curves behind those that a panel is about
-# The colour and the marker that a thing has in every figure. Those of the methods differ under all kinds of sight.
+# The colour and the marker that a thing has in every figure. The looks of methods differ under all kinds of sight.
 LOOKS = {
     "fc": (BLACK, "s"),
     "set": (ORANGE, "^"),
@@ -61,9 +61,9 @@ LOOKS = {
     "sparsity 95 %": (VERMILION, "D"),
     "sparsity 99 %": (BROWN, "s"),
 }
-# Of methods of one's own, unlike all of those above.
+# For a user's own methods, unlike all of those above.
 OTHER_LOOK = "#882255", "*"
-# Of things that are in one figure only.
+# For things that are in only one figure.
 _SERIES = ((BLUE, "o"), (VERMILION, "^"), (GREEN, "s"), (ORANGE, "v"), (BLACK, "D"), (PURPLE, "P"), (SKY, "X"))
 # What became of a link.
 KEPT, REMOVED, REGROWN = GREY, VERMILION, BLUE

@@ -261,7 +261,7 @@ def _graded(grader: Any, folder: Path, student: str, notebook: Path) -> Graded:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(notebook, target)
     try:
-        with environment(**{GRADED: student}):  # the kernel reads there whose notebook it runs
+        with environment(**{GRADED: student}):  # the kernel reads this name to know whose notebook it runs
             _succeeded(grader.autograde(ASSIGNMENT, student))
         _succeeded(grader.generate_feedback(ASSIGNMENT, student))
     except ValueError as error:

@@ -11,7 +11,7 @@ from chts_core.lab.notebook import l3
 from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
 from chts_core.link_prediction import PREDICTORS
 
-# 5 outputs and 6 inputs. Output 4 and input 2 are linked to each other alone, so that some links have no L3 path.
+# 5 outputs and 6 inputs. Output 4 and input 2 are linked only to each other, so that some links have no L3 path.
 NETWORK = torch.tensor(
     [
         [1, 1, 0, 1, 0, 0],
