@@ -21,7 +21,9 @@ _WARM_UP = 3
 
 
 def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine affects all."""
+    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine affects all of
+    them.
+    """
     for action in actions.values():
         for _ in range(_WARM_UP):
             action()

@@ -23,8 +23,8 @@ class Hypothesis:
     tokens: the tokens without BEGIN and END.
     log_probability: log-probability of the tokens and the END after them, in nats.
     score: the log-probability divided by the length penalty; higher is better.
-    finished: whether the model ended it by itself. Otherwise it reached the largest number of tokens, and END was not
-        the likeliest next token.
+    finished: whether the model ended the translation by itself. Otherwise the translation reached the largest number of
+        tokens, and END was not the likeliest next token.
     """
 
     tokens: list[int]
@@ -34,9 +34,7 @@ class Hypothesis:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
-    """A translation of each row of `source` from the likeliest token at each place, which is beam search with a beam of
-    1.
-    """
+    """Translate each row of `source` with the likeliest token at each place: beam search with a beam of 1."""
     return beam_search(model, source, 1, max_length)
 
 
@@ -58,7 +56,7 @@ def beam_search(
     Args:
         model: translates in evaluation mode, without dropout; the function restores its mode.
         source: (n, S) int64 tokens, padded at the end with PAD. The other sentences of a batch do not matter.
-        beam: number of beginnings; may exceed the vocabulary.
+        beam: number of beginnings; it may exceed the vocabulary.
         max_length: the largest number of tokens in a translation, without END.
         length_penalty: 0 uses only the log-probability; a higher penalty favours longer translations.
 

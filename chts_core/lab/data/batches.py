@@ -132,12 +132,12 @@ def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator
 
     Args:
         encoded: the pairs.
-        batch_tokens: the most tokens that a batch may take.
+        batch_tokens: the largest number of tokens that a batch may take.
         generator: draws the order of pairs of equal length, then the order of the batches; None keeps the order of the
             pairs and sorts the batches by length.
 
     Returns:
-        For each batch the numbers of its pairs, int64 (n,).
+        For each batch, the numbers of its pairs, int64 (n,).
 
     Raises:
         ValueError: if a pair alone takes more than `batch_tokens`.

@@ -38,8 +38,8 @@ class Split:
 
     pixels: a row for each image, uint8 or float32 (n, features).
     labels: int64 (n,).
-    scalings: pairs of values that turn pixels into features, in this order. Subtract the first value of a pair, then
-        divide by the second. They are float32 of shape (features,) or ().
+    scalings: pairs of values that turn pixels into features, one pair after the other. Subtract the first value of a
+        pair, then divide by the second. They are float32 of shape (features,) or ().
     """
 
     pixels: Tensor
@@ -68,7 +68,7 @@ class Split:
         return replace(self, scalings=(*self.scalings, (mean, deviation)))
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same on another device."""
+        """The same split on another device."""
         scalings = tuple((mean.to(device), deviation.to(device)) for mean, deviation in self.scalings)
         return Split(self.pixels.to(device), self.labels.to(device), scalings)
 
@@ -140,7 +140,7 @@ class ImageData:
         return replace(self, train=replace(self.train, pixels=pixels, labels=labels), validation=none)
 
     def to(self, device: torch.device | str) -> "ImageData":
-        """The same on another device."""
+        """The same task on another device."""
         return ImageData(
             self.name,
             self.train.to(device),
@@ -153,8 +153,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class _Part:
-    """Images (n, *image_shape) and labels (n,) as the bytes that were found; place: where they were found, for
-    messages."""
+    """Images (n, *image_shape) and labels (n,) as bytes; for messages, `place` says where they were found."""
 
     place: str
     images: NDArray[np.uint8]

@@ -143,7 +143,7 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
         default: a data set that needs no download, for the message.
 
     Raises:
-        DataNotFoundError: if no read succeeds; the message says what was tried and how to get the data.
+        DataNotFoundError: if the data cannot be read; the message says what was tried and how to get the data.
     """
     tried = [str(place) for place in places(source, data_dir)]
     if source.hub is not None:

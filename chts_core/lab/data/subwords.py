@@ -113,7 +113,7 @@ def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = N
     Args:
         data: the task; a stream gives its first million pairs.
         size: number of subwords, including the special ones.
-        cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
         ValueError: if there are more different characters than subwords.

@@ -75,7 +75,7 @@ class TextStream:
 class TextData:
     """A corpus. Choose settings on `validation`.
 
-    train: documents: a list, or a stream that starts again at each pass.
+    train: the documents, as a list, or as a stream that starts again at each pass.
     """
 
     name: str

@@ -94,10 +94,10 @@ def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | 
         size: number of tokens, including the end token; for a tokenizer with a name, the largest number that it may
             have.
         name: "", or a path to a tokenizer.json, or a name on the Hugging Face hub ("t5-base").
-        cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if there are fewer tokens than bytes, or the tokenizer with that name has too many.
+        ValueError: if there are fewer tokens than bytes, or the tokenizer with that name has too many tokens.
         DataNotFoundError: if the tokenizer is not on this machine and cannot be fetched from the hub.
     """
     if not name:

@@ -57,7 +57,7 @@ class PairStream:
 class TranslationData:
     """A translation task. Choose settings on `validation`; use `test` only for the final number.
 
-    languages: the languages of source and target.
+    languages: the languages of the source and the target.
     train: a list, or a stream that starts again at each pass.
     skipped: the number of rows of the hub that were left out because a side had no text; a stream counts its own.
     """
@@ -100,8 +100,8 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
     """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line do not count.
 
     Raises:
-        ValueError: if a line is empty, is not UTF-8 or has a zero byte; the message names the line. Also if one file
-            has more lines than the other.
+        ValueError: if one file has more lines than the other, or if a line is empty, is not UTF-8 or has a zero byte;
+            the message names the line.
     """
     number = 0
     # Close both files, even if one of them is refused while the other one is open.

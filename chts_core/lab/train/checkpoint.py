@@ -170,7 +170,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
 
 @contextmanager
 def _refusing_forgeries(path: Path) -> Iterator[None]:
-    """Refuse any error in a file whose checksum is right: somebody has made this file by hand."""
+    """Refuse a file that causes any error although its checksum is right: somebody has made this file by hand."""
     try:
         yield
     except Exception as error:

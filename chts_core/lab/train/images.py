@@ -41,8 +41,9 @@ class Run(runs.Run):
     """The result of one training run. Accuracies are fractions.
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
-    validation_accuracy: after each epoch; empty if all images were trained on.
-    test_by_epoch: kept to show the effect of choosing by the test images; chts chooses nothing by them.
+    validation_accuracy: the accuracy on the validation images after each epoch; empty if all images were trained on.
+    test_by_epoch: the accuracy on the test images after each epoch. It shows the effect of choosing by the test images;
+        chts chooses nothing by them.
     snapshots: the masks after each update by the name of the weight, as bits; empty if the run was trained without
         snapshots.
     """
@@ -282,7 +283,7 @@ def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
     test.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
-    the runs with a best test epoch before their number of links reached its final value.
+    the runs whose best test epoch came before their number of links reached its final value.
     """
     rows = []
     for method in dict.fromkeys(run.method for run in runs):

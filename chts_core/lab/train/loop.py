@@ -259,7 +259,7 @@ def train(
         begin: creates the learner.
         seed: seeds torch's global generators, which are restored afterwards.
         device: the device of the run.
-        save_to: a checkpoint to continue from, if it exists, and to save to.
+        save_to: the file of the checkpoint. The run continues from it if it exists, and saves to it.
         save_every: steps between two checkpoints.
         progress: a bar to advance.
         look_on: called after each measurement.
@@ -344,7 +344,7 @@ class Skips:
         Args:
             step: the step; call the method once for each, in order.
             value: the loss, or the norm of all gradients.
-            compute_loss: computes the loss of the batch again, see :func:`chts_core.tools.numerics.find_nonfinite`.
+            compute_loss: computes the loss of the batch again; see :func:`chts_core.tools.numerics.find_nonfinite`.
 
         Raises:
             RuntimeError: if the last few steps were skipped too, so that a single batch is not the cause.

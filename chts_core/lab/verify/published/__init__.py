@@ -155,7 +155,7 @@ def _removal(method: Method, command: Command) -> Outcome:
 
 
 def _percolation(method: Method, command: Command) -> Outcome:
-    """The same incomplete links are removed, or none."""
+    """The method removes the same incomplete links as the command, or none if the command removes none."""
     if command.regrowth is None:
         return None, "not recorded"
     if method.removal.percolate != command.percolates:

@@ -1,4 +1,4 @@
-"""Compare the numbers of removed and regrown links in our runs with those of the MLP script and of `--gmp`."""
+"""Compare the numbers of removed and regrown links in our runs with the numbers of the MLP script and of `--gmp`."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ def _of_mlp(method: Method) -> tuple[dict[str, Any], Budget]:
 
 
 def same_counts(method: Method, name: str) -> Outcome:
-    """Our run removes and regrows as many links of each layer at each update as the MLP script."""
+    """At each update, our run removes and regrows as many links of each layer as the MLP script."""
     content, budget = _of_mlp(method)
     run = content[name]
     ours = [(row["step"], row["removed"], row["regrown"], row["links"]) for row in _run_of(method).history]
@@ -56,7 +56,8 @@ def _run_of(method: Method) -> Sparsifier:
 
 def stops_together(method: Method) -> Outcome:
     """The method removes by scores as many links as the MLP script for CHT, which rounds down. A layer that has reached
-    the overlap continues until all have reached it."""
+    the overlap continues until all layers have reached it.
+    """
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
     for step, layer, before, planned, removed, regrown, after in run["updates"]:
