@@ -1,4 +1,4 @@
-"""Run the benchmarks. Each gives the speed as a multiple of a named rival's, both timed in the same run."""
+"""Run the benchmarks. Each compares our speed with the speed of a named rival in the same run, and gives the ratio."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ _PACKAGE = "chts_benchmarks"
 
 
 def folder() -> Path:
-    """The folder of benchmarks: in the installed package, or in the checkout that this package runs from."""
+    """The folder with the benchmarks: in the installed package, or in the checkout that this package runs from."""
     package = Path(__file__).parents[1]
     installed = package / "benchmarks"
     return installed if installed.is_dir() else package.parent / "benchmarks"
@@ -32,15 +32,16 @@ def topics() -> dict[str, str]:
 
 
 def bench(names: Sequence[str], out_dir: Path) -> bool:
-    """Run the named benchmarks, or all; print a table row by row, and write `out_dir`/TOPIC.json for each.
+    """Run the named benchmarks, or all of them. Print a table row by row, and write `out_dir`/TOPIC.json for each
+    topic.
 
-    If a topic raises, its rows so far are kept, the error is reported, and the other topics still run.
+    If a topic raises an error, the function reports it, keeps the topic's rows so far, and runs the other topics.
 
     Returns:
         Whether all topics finished.
 
     Raises:
-        ValueError: for an unknown topic; then nothing has run.
+        ValueError: if a topic is unknown; in this case no benchmark runs.
     """
     known = topics()
     unknown = [name for name in names if name not in known]

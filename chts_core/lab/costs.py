@@ -21,7 +21,9 @@ _WARM_UP = 3
 
 
 def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine affects all."""
+    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine affects all of
+    them.
+    """
     for action in actions.values():
         for _ in range(_WARM_UP):
             action()
@@ -50,7 +52,7 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of :func:`forward_and_backward` at one density: dense, under a mask, and with only the links."""
+    """Seconds of :func:`forward_and_backward` for three kinds of layer: dense, masked, and with only the links."""
 
     density: float
     dense: float
@@ -98,10 +100,10 @@ class TrainingCost:
 
     name: name of the row.
     flops: theoretical training FLOPs as a share of the dense model's.
-    step: seconds of an optimizer step without an update: medians between updates, averaged over the run.
+    step: seconds of an optimizer step without an update: the average of the medians between two updates.
     update: seconds of the last update of the topology; 0 without an update.
-    memory: bytes of everything except the data that a run keeps between steps: weights, gradients, moments, masks.
-    course: median seconds of a step between updates, and the density there, from the start of the run.
+    memory: bytes of what a run keeps between steps, without the data set: weights, gradients, moments and masks.
+    course: the median seconds of a step and the density, for each time between two updates, from the start of the run.
     """
 
     name: str

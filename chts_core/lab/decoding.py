@@ -23,8 +23,8 @@ class Hypothesis:
     tokens: the tokens without BEGIN and END.
     log_probability: log-probability of the tokens and the END after them, in nats.
     score: the log-probability divided by the length penalty; higher is better.
-    finished: whether the model ended it by itself. Otherwise it reached the largest number of tokens, and END was not
-        the likeliest next token.
+    finished: whether the model ended the translation by itself. Otherwise the translation reached the largest number of
+        tokens, and END was not the likeliest next token.
     """
 
     tokens: list[int]
@@ -34,7 +34,7 @@ class Hypothesis:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
-    """A translation of each row of `source` by the likeliest token at each place: beam search with a beam of 1."""
+    """Translate each row of `source` with the likeliest token at each place: beam search with a beam of 1."""
     return beam_search(model, source, 1, max_length)
 
 
@@ -49,14 +49,15 @@ def beam_search(
     if it has `beam` hypotheses and the best of them scores at least as high as the likeliest beginning would if it
     ended here at no cost. Without this condition, hypotheses that break off early could crowd out the complete one,
     because END is often a distant second choice. At `max_length` tokens only END may follow. A hypothesis of `length`
-    tokens, including END, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Among equals,
-    the lower token of the better beginning comes first. The search never produces PAD or BEGIN.
+    tokens, including END, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Among equal
+    scores, the better beginning comes first, and then the token with the lower number. The search never produces PAD or
+    BEGIN.
 
     Args:
         model: translates in evaluation mode, without dropout; the function restores its mode.
         source: (n, S) int64 tokens, padded at the end with PAD. The other sentences of a batch do not matter.
-        beam: number of beginnings; may exceed the vocabulary.
-        max_length: the most tokens of a translation, without END.
+        beam: number of beginnings; it may exceed the vocabulary.
+        max_length: the largest number of tokens in a translation, without END.
         length_penalty: 0 uses only the log-probability; a higher penalty favours longer translations.
 
     Returns:
@@ -146,7 +147,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """The largest values of each row, in descending order, and their places; among equals, the first.
 
-    `torch.topk` takes any of equal values, and sorting a whole vocabulary takes long.
+    `torch.topk` takes any among equal values, and sorting a whole vocabulary takes long.
     """
     least = values.topk(number, dim=1).values[:, -1:]
     above, equal = values > least, values == least
@@ -170,9 +171,9 @@ def generate(
 
     Args:
         model: a language model.
-        tokenizer: its tokens.
+        tokenizer: the tokenizer of that model.
         prompt: the beginning; "" for the beginning of a document.
-        num_tokens: most tokens to add; the document may end earlier.
+        num_tokens: the largest number of tokens to add; the document may end earlier.
         temperature: 0 takes the likeliest token; a higher value draws one by probability ** (1 / temperature).
         generator: a generator of the CPU.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
     """An MLP with `layers` hidden layers of `hidden` ReLU units and an output layer, as in the paper's image tasks.
 
-    Weights are drawn by He et al. (2015) only from the generator; biases start at zero.
+    The weights are drawn as in He et al. (2015), only from the generator; the biases start at zero.
     """
     sizes = [in_features, *[hidden] * layers, classes]
     modules: list[nn.Module] = []
@@ -35,8 +35,8 @@ def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generat
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """Width of the model and of its feed-forward blocks; layers of the encoder, and equally many of the decoder;
-    heads."""
+    """The width of the model and of its feed-forward blocks, the number of layers in the encoder and again in the
+    decoder, and the number of heads."""
 
     width: int
     feed_forward: int
@@ -116,7 +116,7 @@ class Transformer(nn.Module):
         return self.encoder_norm(hidden)  # type: ignore[no-any-return]
 
     def start(self, source: Tensor) -> "DecoderState":
-        """The initial state to decode a source (n, S), one row per sentence."""
+        """The initial state for decoding a source (n, S), one row per sentence."""
         memory = self.encode(source)
         return DecoderState(
             _attended(source),
@@ -209,7 +209,7 @@ class _Attention(nn.Module):
         """(n, Q, width) from queries (n, Q, width) and the places that they attend to, (n, K, width).
 
         Args:
-            there: Boolean (n, 1, 1, K), the keys that count; None: each query sees the keys up to its own place.
+            there: Boolean (n, 1, 1, K), the keys that count; with None, each query sees the keys up to its own place.
         """
         return self.attend(queries, self.keys_and_values(memory), there, causal=there is None)
 
@@ -313,7 +313,8 @@ def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class LlamaSize:
-    """Width of the model and of its gated feed-forward blocks; layers; heads of queries, and of keys and values.
+    """The width of the model and of its gated feed-forward blocks, the number of layers, the number of heads of
+    queries, and the number of heads of keys and values.
 
     Raises:
         ValueError: if the heads cannot share the width evenly, or the heads of queries cannot share those of keys
@@ -362,7 +363,7 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
     Args:
         vocabulary_size: number of tokens.
         size: size of the layers.
-        context: most tokens that the model sees at once.
+        context: the largest number of tokens that the model sees at once.
     """
     from transformers import LlamaConfig, LlamaForCausalLM  # the import takes a second
 
@@ -396,9 +397,9 @@ def initialise_llama(
         model: a whole model, or one divided by `fully_shard`.
         device: the device to move the model to.
         generator: a generator of the CPU.
-        deviation: standard deviation of all weights; LLaMA has 0.02 at any width. None: a signal keeps its size at any
-            width and depth. Then embeddings have 1, linear layers inputs^-½, and layers that add to the residual stream
-            (2 · layers)^-½ times that.
+        deviation: standard deviation of all weights; LLaMA has 0.02 at any width. With None, a signal keeps its size at
+            any width and depth: the deviation is 1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½
+            times that for layers that add to the residual stream.
     """
     model.to_empty(device=device)
     # Buffers have computed values, not learned ones, and "meta" tensors do not have them yet.

@@ -46,7 +46,7 @@ def search(
         following: by piece, the chance of each piece that may come next; a translation begins after "<s>" and ends
             with "</s>".
         beam: number of beginnings.
-        max_length: most pieces of a translation.
+        max_length: the largest number of pieces in a translation.
 
     Returns:
         The pieces that were found, and their log-probability and score.

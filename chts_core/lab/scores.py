@@ -25,7 +25,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: boo
             before scoring.
 
     Raises:
-        TypeError, ValueError: if these are not two lists of equally many strings, at least one.
+        TypeError, ValueError: if these are not two lists of strings with the same length, at least 1.
     """
     from sacrebleu.metrics.bleu import BLEU  # the import takes a quarter of a second
 

@@ -18,7 +18,7 @@ _SIDE_BY_SIDE = 64
 class Translator:
     """A trained model with its vocabulary of subwords.
 
-    max_length: most tokens of a sentence and of its translation.
+    max_length: the largest number of tokens in a sentence, and in its translation.
     """
 
     model: Transformer
@@ -75,7 +75,7 @@ class Translator:
         """Translate a sentence, and return the attention of each token of the translation.
 
         Raises:
-            ValueError: if it is empty or too long.
+            ValueError: if the sentence is empty or too long.
         """
         source = self.as_source(self.encode([sentence]))
         tokens = beam_search(self.model, source, beam, self.max_length)[0].tokens

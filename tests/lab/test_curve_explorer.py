@@ -65,8 +65,8 @@ def test_what_is_not_stored_is_said_with_what_there_is() -> None:
     result = compute(CurveState("language: books, tiny", 0.9, "chts", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "language: books, tiny, 90% sparse: no runs are stored of both CHTs and SET; there are FC, SET, RigL, GraNet, "
-        "at 70%, 90%, 95%."
+        "language: books, tiny, 90% sparse: there are no stored runs of both CHTs and SET; there are runs of FC, SET, "
+        "RigL, GraNet, at 70%, 90%, 95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 
@@ -75,7 +75,7 @@ def test_a_method_beside_itself() -> None:
     result = compute(CurveState(method="set", rival="set"))
     assert list(result.courses) == ["set"]
     assert set(result.differences.values()) == {0.0}
-    assert "SET beside itself; choose two methods to compare" in result.description
+    assert "both methods are SET; choose two different ones to compare" in result.description
 
 
 def test_the_picture_has_a_dot_for_each_seed_and_the_interval_beside_the_curves() -> None:
@@ -105,7 +105,7 @@ def test_one_seed_has_no_band() -> None:
 def test_nothing_stored_is_a_picture_that_says_so() -> None:
     state = CurveState("language: books, tiny", 0.99)
     (axes,) = CurveExplorer.draw(state, compute(state)).axes
-    assert "no runs are stored of both methods" in axes.texts[0].get_text()
+    assert "no stored runs of both methods" in axes.texts[0].get_text()
 
 
 def test_its_menus_have_all_there_is() -> None:

@@ -97,14 +97,14 @@ def test_the_sentence_tells_what_is_computed() -> None:
     before = 500_000 - sum(result.removed[: result.removed.index(steepest)])
     assert f"removes {steepest:,} of {before:,} links" in result.description
     assert f"takes {result.flops:.1%} of the dense" in result.description
-    assert "(5.0% if it were as sparse" in result.description
+    assert "(5.0% with the final sparsity" in result.description
     assert "would end at 75 %, no later than the last update at 75 %" in result.description
     assert re.search(r"at 18\.75 %, removes", result.description)  # the middle of 0 to 37.5 %
 
 
 def test_a_rival_that_comes_too_late_is_told() -> None:
     result = compute(DensityState(end=0.5))
-    assert "would end at 100 %, after the last update at 75 %: no cubic decay" in result.description
+    assert "would end at 100 %, after the last update at 75 %, so no cubic decay" in result.description
     assert result.conflict is None
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_is_explained_and_hatched(
     state: DensityState, told: tuple[str, ...], where: tuple[float, float]
 ) -> None:
     result = compute(state)
-    assert result.description.startswith("No such run: ")
+    assert result.description.startswith("This run is impossible: ")
     for part in told:
         assert part in result.description
     assert result.other is None

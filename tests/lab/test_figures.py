@@ -243,7 +243,7 @@ def test_differences_are_ranked_with_their_intervals() -> None:
     np.testing.assert_allclose(bars[2], [[-1.15, 2], [3.65, 2]])
 
 
-@pytest.mark.parametrize(("other", "told"), [("1a", "equal: the run goes on"), ("2b", "not equal: the run stops")])
+@pytest.mark.parametrize(("other", "told"), [("1a", "equal: the run continues"), ("2b", "not equal: the run stops")])
 def test_ranks_are_drawn_with_what_they_have(other: str, told: str) -> None:
     left, right = figures.RankStep("one", [3.0, 7.0], "1a"), figures.RankStep("two", [6.0, 2.0], other)
     (axes,) = figures.ranks(left, right, [4.5, 4.5]).axes

@@ -382,7 +382,7 @@ def test_a_log_for_tensorboard_is_written(task: Task, tmp_path: Path) -> None:
 
 def test_without_tensorboard_it_is_named(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ValueError, match=r"TensorBoard is not installed; `pip install tensorboard`"):
+    with pytest.raises(ValueError, match=r"TensorBoard is not installed; run `pip install tensorboard`"):
         language.train(task, "set", 0.8, RECIPE, log_to=tmp_path)
 
 

@@ -216,7 +216,7 @@ def test_numbers_that_do_not_divide_each_other_are_refused(lanes: int, ranks: in
 
 def test_a_state_of_other_lanes_is_refused() -> None:
     state = feed_of(lanes=2).state_dict()
-    with pytest.raises(ValueError, match=r"the saved state has 2 lanes, this feed has 4; continue with the same"):
+    with pytest.raises(ValueError, match=r"the saved state has 2 lanes, and this feed has 4; continue with the same"):
         feed_of().load_state_dict(state)
 
 

@@ -99,8 +99,9 @@ def test_the_description_counts_what_is_there() -> None:
         for state in (PercolationState(step=1), PercolationState(step=0))
     ]
     assert result.description == (
-        f"Step 1: links removed, sparsity 0.65: of 61 links 18 removed by magnitude, 0 cut by percolation, 43 left, "
-        f"{links(incomplete)} of them incomplete. Inactive neurons: {int(inactive[1].sum())} of 8 in hidden layer 1, "
+        "Step 1: links removed. The sparsity is 0.65. Of 61 links, the removal by magnitude took 18, percolation cut "
+        f"0, and 43 are left; {links(incomplete)} of these are incomplete. Inactive neurons: "
+        f"{int(inactive[1].sum())} of 8 in hidden layer 1, "
         f"{int(inactive[2].sum())} of 8 in hidden layer 2; once no link is incomplete, "
         f"ANP is {active[0]} / {active[1]} = {active[0] / active[1]:.2f}."
     )
@@ -112,7 +113,7 @@ def test_the_description_counts_what_is_there() -> None:
 @pytest.mark.parametrize("step", range(4))
 def test_extremes_of_the_controls_can_be_drawn(sparsity: float, removed: float, step: int) -> None:
     state = PercolationState(sparsity=sparsity, removed=removed, step=step)
-    assert f"sparsity {sparsity:.2f}" in PercolationSandbox.compute(state).description
+    assert f"sparsity is {sparsity:.2f}" in PercolationSandbox.compute(state).description
     assert isinstance(PercolationSandbox.figure(state), Figure)
 
 

@@ -11,8 +11,8 @@ def test_the_description_counts_what_is_there() -> None:
     assert torch.equal(result.mask, expected)
     outputs, inputs = result.mask.sum(dim=1), result.mask.sum(dim=0)
     assert result.description == (
-        "BRF network of 20 inputs and 12 outputs with 60 links (sparsity 0.75, r = 0.40): "
-        f"{outputs.min()} to {outputs.max()} links per output, {inputs.min()} to {inputs.max()} per input."
+        "A BRF network of 20 inputs and 12 outputs with 60 links (sparsity 0.75, r = 0.40). It has "
+        f"{outputs.min()} to {outputs.max()} links per output, and {inputs.min()} to {inputs.max()} per input."
     )
 
 

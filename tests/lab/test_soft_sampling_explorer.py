@@ -114,7 +114,9 @@ def test_a_share_of_less_than_half_a_link_is_told() -> None:
     result = compute(SoftSamplingState(sparsity=0.99, zeta=0.05))
     assert result.links == 9
     assert not result.removed.any()
-    assert result.description.endswith("A share ζ = 0.05 of so few links is less than half a link: none is removed.")
+    assert result.description.endswith(
+        "A share ζ = 0.05 of so few links is less than half a link, so no link is removed."
+    )
 
 
 def test_the_hard_rule_and_the_draw_are_marked() -> None:

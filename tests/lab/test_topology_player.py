@@ -85,9 +85,9 @@ def test_links_so_far_are_all_that_were_ever_active(run: Run) -> None:
 def test_the_sentence_has_the_numbers_of_the_update(run: Run) -> None:
     said = TopologyPlayer.compute(TopologyPlayerState(1, run=run)).description
     assert said == (
-        "Update 1 of 2, step 10, layer 0.weight: 2 links removed and 2 regrown, 1 of them the same (overlap 50%), "
-        "3 links after it; 66.7% of all possible links were ever active (ITOP) and 50% of the output neurons are "
-        "active. Drawn by the masks before and after: a link that is back at once counts as kept."
+        "Update 1 of 2, step 10, layer 0.weight: it removed 2 links and regrew 2, 1 of them the same (overlap 50%). "
+        "The layer now has 3 links. 66.7% of all possible links were ever active (ITOP), and 50% of the output neurons "
+        "are active. The picture compares the masks before and after: a link that is back at once counts as kept."
     )
     said = TopologyPlayer.compute(TopologyPlayerState(2, view="links so far", run=run)).description
     assert said.startswith("Update 2 of 2, step 20")
@@ -98,7 +98,10 @@ def test_before_the_first_update_nothing_has_changed(run: Run) -> None:
     result = TopologyPlayer.compute(TopologyPlayerState(0, run=run))
     assert {name: int(mask.sum()) for name, mask in result.links.items()} == {"kept": 3, "removed": 0, "new": 0}
     assert result.updates == []
-    assert "before the first update: 3 links, 50.0% of all possible ones" in result.description
+    assert (
+        "Before the first update, layer 0.weight has 3 links, which are 50.0% of all possible ones"
+        in result.description
+    )
 
 
 def test_the_picture_shows_the_links_and_the_curves_up_to_now(run: Run) -> None:

@@ -53,15 +53,16 @@ def test_each_attention_is_labelled_by_its_own_pieces(state: TranslationState, a
     }
     assert (result.keys, result.queries) == expected[attention]
     query, key = divmod(int(result.weights.argmax()), len(result.keys))
-    assert f'that of "{result.queries[query]}" at "{result.keys[key]}"' in result.description
+    assert f'from "{result.queries[query]}" to "{result.keys[key]}"' in result.description
     assert f"{attention}, head {head}" in result.description
 
 
 def test_the_sentence_says_what_was_read_and_written(state: TranslationState) -> None:
     result = TranslationExplorer.compute(replace(state, sentence="  a \n cat ", beam=3))
     pieces = len(state.translator.vocabulary.encode(["a cat"])[0])
-    assert result.description.startswith(f'"a cat" is read as {pieces} pieces and translated, with a beam of 3, to "')
-    assert f'"{result.translation}", written as {len(result.queries) - 1}.' in result.description
+    read = f'The translator reads "a cat" as {pieces} pieces. With a beam of 3, its translation is "'
+    assert result.description.startswith(read)
+    assert f'"{result.translation}", written as {len(result.queries) - 1} pieces.' in result.description
 
 
 def test_unknown_characters_are_named(state: TranslationState) -> None:

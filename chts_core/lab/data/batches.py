@@ -82,7 +82,7 @@ def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int,
         drop_long: whether to leave out and count pairs with a longer sentence; otherwise such a pair is an error.
 
     Raises:
-        ValueError: if a sentence is longer; the message has its number.
+        ValueError: if a sentence is longer than `max_length`; the message says in which pair it is.
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; expected at least 1 subword.")
@@ -125,19 +125,19 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 
 
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
-    """Put every pair into one batch, with pairs of about its length.
+    """Put each pair into a batch with other pairs of about the same length.
 
-    A batch of n pairs takes n times the length of its longest sentence, with END but without BEGIN, since shorter ones
-    are padded.
+    A batch of n pairs takes n times the length of its longest sentence, because shorter sentences are padded. The
+    length includes END but not BEGIN.
 
     Args:
         encoded: the pairs.
-        batch_tokens: the most tokens that a batch may take.
+        batch_tokens: the largest number of tokens that a batch may take.
         generator: draws the order of pairs of equal length, then the order of the batches; None keeps the order of the
             pairs and sorts the batches by length.
 
     Returns:
-        For each batch the numbers of its pairs, int64 (n,).
+        For each batch, the numbers of its pairs, int64 (n,).
 
     Raises:
         ValueError: if a pair alone takes more than `batch_tokens`.

@@ -1,5 +1,6 @@
-"""A folder keeps results that take long to compute from a corpus, under a key made from everything that they depend
-on."""
+"""A folder for results that take long to compute from a corpus. A result's key depends on all that the result depends
+on.
+"""
 
 import os
 import warnings
@@ -20,14 +21,15 @@ def cached(
 ) -> T:
     """Read a value from the cache, or make it and keep it there.
 
-    The function replaces a damaged file, and goes on without a file that it cannot write; it warns of both.
+    The function replaces a damaged file. If it cannot write a file, it returns the value all the same. It warns in both
+    cases.
 
     Args:
         name: the name of the file.
         read: turns a text into the value; raises ValueError for a damaged text.
         make: makes the value, which takes a long time.
         write: turns the value into a text.
-        cache_dir: by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        cache_dir: by default `$CHTS_CACHE`, or `chts` in the user's cache folder if that is not set.
     """
     path = (cache_dir or _cache_folder()) / name
     try:
@@ -35,7 +37,7 @@ def cached(
     except ValueError as error:
         warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=3)
     except OSError:
-        pass  # it does not exist, or it cannot be read: then the writing below fails too and warns
+        pass  # it does not exist, or it cannot be read; in that case, writing fails below too, with a warning
     thing = make()
     try:
         _write(path, write(thing))

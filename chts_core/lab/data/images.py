@@ -38,8 +38,8 @@ class Split:
 
     pixels: a row for each image, uint8 or float32 (n, features).
     labels: int64 (n,).
-    scalings: how pixels become features, one pair after the other: what to subtract, and what to divide by afterwards,
-        float32 of shape (features,) or ().
+    scalings: pairs of values that turn pixels into features, one pair after the other. Subtract the first value of a
+        pair, then divide by the second. They are float32 of shape (features,) or ().
     """
 
     pixels: Tensor
@@ -59,7 +59,7 @@ class Split:
         return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
 
     def chunks(self, size: int = 1024) -> Iterator["Split"]:
-        """All images in order, `size` at a time; an empty set gives one chunk."""
+        """All images in order, `size` at a time; an empty set gives one empty chunk."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield replace(self, pixels=pixels, labels=labels)
 
@@ -68,7 +68,7 @@ class Split:
         return replace(self, scalings=(*self.scalings, (mean, deviation)))
 
     def to(self, device: torch.device | str) -> "Split":
-        """The same on another device."""
+        """The same split on another device."""
         scalings = tuple((mean.to(device), deviation.to(device)) for mean, deviation in self.scalings)
         return Split(self.pixels.to(device), self.labels.to(device), scalings)
 
@@ -140,7 +140,7 @@ class ImageData:
         return replace(self, train=replace(self.train, pixels=pixels, labels=labels), validation=none)
 
     def to(self, device: torch.device | str) -> "ImageData":
-        """The same on another device."""
+        """The same task on another device."""
         return ImageData(
             self.name,
             self.train.to(device),
@@ -153,8 +153,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class _Part:
-    """Images (n, *image_shape) and labels (n,) as the bytes that were found; place: where they were found, for
-    messages."""
+    """Images (n, *image_shape) and labels (n,) as bytes; for messages, `place` says where they were found."""
 
     place: str
     images: NDArray[np.uint8]
@@ -238,8 +237,8 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
     wrong = part.labels[(part.labels < 0) | (part.labels >= classes)]
     if len(wrong):
         raise ValueError(
-            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. It is a different data "
-            "set or damaged: fetch it again."
+            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. The data "
+            "set is a different one, or it is damaged: fetch it again."
         )
 
 
@@ -254,7 +253,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read a gzipped IDX file of unsigned bytes (the format of MNIST).
 
     Raises:
-        ValueError: if the file, which the message names, is not gzip, not IDX of bytes, or cut short.
+        ValueError: if the file is not gzip, is not an IDX file of bytes, or is cut short; the message names it.
     """
     content = read_whole(path)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
@@ -296,17 +295,17 @@ def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read a file of the binary version of CIFAR-10: for each image one byte of label and 3·32·32 bytes of pixels.
 
     Returns:
-        Images (n, 3, 32, 32), their channels red, green and blue; labels (n,).
+        Images (n, 3, 32, 32), with the channels red, green and blue, and labels (n,).
 
     Raises:
-        ValueError: if the file, which the message names, does not hold a whole number of images or is far too large.
+        ValueError: if the file does not hold a whole number of images or is far too large; the message names it.
     """
     content = np.frombuffer(read_whole(path), np.uint8)
     record = 1 + 3 * 32 * 32
     if not len(content) or len(content) % record:
         raise ValueError(
-            f"{path} holds {len(content)} bytes; expected {record} for each image. It is cut short or not the binary "
-            "version: fetch it again."
+            f"{path} holds {len(content)} bytes; expected {record} for each image. It is cut short, or it is not "
+            "the binary version: fetch it again."
         )
     records = content.reshape(-1, record)
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
@@ -327,7 +326,7 @@ def _from_hub(place: str, rows: Any, column: str) -> _Part:
 IMAGE_SETS: dict[str, Source[ImageData]] = {
     "digits": Source(
         "Handwritten digits",
-        "1,797 images of 8×8, carried by scikit-learn",
+        "1,797 images of 8×8",
         _load_digits,
         remedy="comes with scikit-learn",
     ),
@@ -340,8 +339,9 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         hub=Hub("zalando-datasets/fashion_mnist", column="image"),
         sha256="0fec06c6c1b29063f0b63a37971ab5673947b32e9a0668fd22938a7150dfc109",
         remedy=(
-            "on Debian or Ubuntu `sudo apt-get install dataset-fashion-mnist`; elsewhere `pip install datasets`, which "
-            "fetches it from the Hugging Face hub; or put its four .gz files into $CHTS_DATA/fashion-mnist."
+            "on Debian or Ubuntu, run `sudo apt-get install dataset-fashion-mnist`; elsewhere, run `pip install "
+            "datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
+            "$CHTS_DATA/fashion-mnist."
         ),
     ),
     "mnist": Source(
@@ -352,7 +352,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         files=_MNIST_FILES,
         hub=Hub("ylecun/mnist", column="image"),
         remedy=(
-            "`pip install datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
+            "run `pip install datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
             "$CHTS_DATA/mnist."
         ),
     ),
@@ -369,7 +369,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
             "emnist-balanced-test-labels-idx1-ubyte.gz",
         ),
         remedy=(
-            "from https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip unpack the four files "
+            "download https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip and unpack its four files "
             "emnist-balanced-*-ubyte.gz into $CHTS_DATA/emnist."
         ),
     ),
@@ -381,7 +381,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         files=(*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
         hub=Hub("uoft-cs/cifar10", column="img"),
         remedy=(
-            "`pip install datasets`, which fetches it from the Hugging Face hub; or unpack "
+            "run `pip install datasets`, which fetches it from the Hugging Face hub; or unpack "
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz into $CHTS_DATA."
         ),
     ),

@@ -56,7 +56,7 @@ def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, mo
 class MemoryFeed:
     """Batches of blocks that are all in memory, epoch after epoch; the seed decides the order of each epoch.
 
-    The batches do not depend on how many ranks share them; rank r of n has the rows r, r + n, r + 2n ... of each.
+    The batches do not depend on how many ranks share them; rank r of n has the rows r, r + n, r + 2n ... of each batch.
 
     Args:
         blocks: int (n, context + 1).
@@ -65,7 +65,7 @@ class MemoryFeed:
         rank, ranks: the number of this process, and how many processes there are.
 
     Raises:
-        ValueError: if there are fewer blocks than a batch needs, or ranks cannot share a batch evenly.
+        ValueError: if there are fewer blocks than a batch needs, or if the ranks cannot share a batch evenly.
     """
 
     def __init__(self, blocks: Tensor, batch: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
@@ -87,7 +87,7 @@ class MemoryFeed:
         return self._blocks[[self._block(place) for place in places]].long()
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of this rank, which is the same on all ranks."""
+        """The number of batches so far, which is the same on all ranks."""
         return {"batches": self._batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class MemoryFeed:
         self._batches = state["batches"]
 
     def _block(self, place: int) -> int:
-        """Number of the block at a place in the sequence of all epochs."""
+        """The number of the block at a place in the sequence of all epochs."""
         epoch, within = divmod(place, len(self._blocks))
         return int(_order(len(self._blocks), self._seed, epoch)[within])
 
@@ -108,9 +108,9 @@ def _order(size: int, seed: int, epoch: int) -> Tensor:
 class StreamFeed:
     """Batches of blocks from a stream, which is read in parallel lanes.
 
-    Row j of every batch comes from lane j modulo `lanes`: an endless sequence of blocks from its own share of the
-    documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and workers
-    share the lanes. Four numbers and the place in its data set give the position of a lane. (The shuffling of the
+    Row j of every batch comes from lane j modulo `lanes`. A lane is an endless sequence of blocks from its own share of
+    the documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and
+    workers share the lanes. A lane's position is its place in the data set and three numbers. (The shuffling of the
     `datasets` library loses its buffer when it continues from a state.)
 
     Args:
@@ -125,7 +125,8 @@ class StreamFeed:
         workers: processes that read ahead; with 0, a block is read when it is needed.
 
     Raises:
-        ValueError: if these numbers do not divide each other, or a lane has no document.
+        ValueError: if `lanes` does not divide `batch` or is not a multiple of ranks times workers, or if a lane has no
+            document.
     """
 
     def __init__(
@@ -185,8 +186,8 @@ class StreamFeed:
         """
         if len(state["lanes"]) != self._lanes:
             raise ValueError(
-                f"the saved state has {len(state['lanes'])} lanes, this feed has {self._lanes}; continue with the same "
-                "number."
+                f"the saved state has {len(state['lanes'])} lanes, and this feed has {self._lanes}; continue with the "
+                "same number."
             )
         self._states = {number: state["lanes"][str(number)] for number in self._own}
         self._reader = None
@@ -234,7 +235,7 @@ class _Lane:
                 yield torch.from_numpy(block), {**begun, "offset": len(fresh) - len(tokens)}
 
     def _documents(self, state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each document, beginning with the document of a state, and the state at its beginning."""
+        """Each document with the state at its beginning; the first is the document where `state` is."""
         buffers, first, place = max(state["buffers"] - 1, 0), max(state["document"], 0), state["dataset"]
         while True:
             dataset = self._stream.lane(self.number, self._lanes)
@@ -273,7 +274,7 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
     def __iter__(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
         worker = get_worker_info()
         lanes = self._all if worker is None else self._all[worker.id :: worker.num_workers]
-        # `datasets` must not know of the workers: it would divide each lane among them once more.
+        # `datasets` must not know of the workers: it would divide each lane among them again.
         torch_worker._worker_info = None
         sources = [lane.blocks() for lane in lanes]
         for turn in count():

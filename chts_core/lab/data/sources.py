@@ -28,8 +28,8 @@ class Hub:
     column: the column with the images, or with both sides of a translation; "" if each side has its own column.
     config: the name of one of the repository's data sets.
     folder: the folder of the files in the repository, if there is no config.
-    revision: a branch of the repository. Some data sets were published as a program, which chts never runs. The hub has
-        converted them itself, and they are read from its branch `refs/convert/parquet`.
+    revision: a branch of the repository. Some data sets were published as a program, which chts never runs. The hub
+        converts such a data set itself, and chts reads it from the branch `refs/convert/parquet`.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Hub:
         return f"the hub ({', '.join(part for part in parts if part)})"
 
     def open(self, **options: Any) -> Any:
-        """The result of `datasets.load_dataset` for it.
+        """The result of `datasets.load_dataset` for this data set.
 
         Raises:
             ImportError: if the `datasets` package is not installed.
-            Exception: of any kind, because the connection, the hub and the package raise many.
+            Exception: of any kind, because the connection, the hub and the package raise many kinds.
         """
         import datasets
 
@@ -60,8 +60,8 @@ class Source(Generic[T_co]):
     """Where a data set comes from.
 
     folder: its name below `data_dir`, `$CHTS_DATA` and the system's folders; None if a package contains it.
-    files: the names of the files in that folder; endings: possible endings of each name; the first that exists is
-        taken.
+    files: the names of the files in that folder.
+    endings: the possible endings of each name; the first that exists is taken.
     hub: None if the hub has no such data set.
     remedy: what to do if it is missing; if a package contains it, the name of the package.
     sha256: digest of the data set of the recorded runs; "" if there are no such runs.
@@ -86,8 +86,8 @@ def read_whole(path: Path) -> bytes:
     """The whole content of a file, unpacked if its name ends in .gz.
 
     Raises:
-        ValueError: if the file, which the message names, is not an intact gzip file or is far too large: a small
-            archive may unpack to more than the memory holds.
+        ValueError: if the file is not an intact gzip file or is far too large, because a small archive may unpack to
+            more than fits in memory; the message names the file.
     """
     try:
         with open_unpacked(path) as file:
@@ -143,7 +143,7 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
         default: a data set that needs no download, for the message.
 
     Raises:
-        DataNotFoundError: if no read succeeds; the message says what was tried and how to get the data.
+        DataNotFoundError: if the data cannot be read; the message says what was tried and how to get the data.
     """
     tried = [str(place) for place in places(source, data_dir)]
     if source.hub is not None:

@@ -1,7 +1,7 @@
-"""Subwords shared by both languages, from byte pair encoding (Sennrich et al. 2016).
+"""Subwords that both languages share, from byte pair encoding (Sennrich et al. 2016).
 
-A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Pieces that
-are often neighbours in the training split are then joined; the most frequent pair is the first.
+A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Then pieces
+that are often neighbours in the training split are joined; the most frequent pair is joined first.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ class Vocabulary:
             ) from error
         if not whole:
             raise ValueError(
-                "the vocabulary is damaged or of another version: its digest does not match its subwords; make it "
+                "the vocabulary is damaged, or it is another version: its digest does not match its subwords; make it "
                 "again with load_vocabulary."
             )
         if corpus is not None and corpus != vocabulary.corpus:
@@ -113,7 +113,7 @@ def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = N
     Args:
         data: the task; a stream gives its first million pairs.
         size: number of subwords, including the special ones.
-        cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
         ValueError: if there are more different characters than subwords.

@@ -17,7 +17,7 @@ from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, digest_of
 
 _LENGTH = re.compile(r"[0-9]{1,12}")
 _DEFAULT = "python_reference"
-# The digest and the tokenizer use these many documents of a stream; a whole stream would take too long.
+# The digest and the tokenizer use this many documents of a stream; a whole stream would take too long.
 _FIRST = 100_000
 _HELD_OUT = 2000  # validation documents, for a stream that has no validation split
 _BETWEEN_BOOKS = "\n\n\n"
@@ -48,7 +48,7 @@ class TextStream:
 
         Raises:
             ValueError: for a row without a text.
-            DataNotFoundError: if the source breaks off; the message says what to do.
+            DataNotFoundError: if the connection to the source breaks; the message says what to do.
         """
         iterator = iter(rows)
         for number in range(1, 2**63):
@@ -75,7 +75,7 @@ class TextStream:
 class TextData:
     """A corpus. Choose settings on `validation`.
 
-    train: documents: a list, or a stream that starts again at each pass.
+    train: the documents, as a list, or as a stream that starts again at each pass.
     """
 
     name: str
@@ -153,8 +153,8 @@ def _cut(text: str, lengths: list[int], path: Path, table: Path) -> list[str]:
     if not books or _BETWEEN_BOOKS.join(books) != text:
         raise ValueError(
             f"{path} has {len(text):,} characters and {table} lists {len(lengths)} books of {sum(lengths):,}; "
-            "expected these, with two empty lines between them. One file is cut short or of another version: fetch "
-            "both again."
+            "expected these, with two empty lines between them. One file is cut short, or it is another version: "
+            "fetch both again."
         )
     return books
 
@@ -176,8 +176,8 @@ def _read_text(path: Path) -> str:
     """The whole text of a file, plain or gzipped.
 
     Raises:
-        ValueError: if the file, which the message names, is empty, not UTF-8, has zero bytes or is not an intact gzip
-            file.
+        ValueError: if the file is empty, is not UTF-8, has zero bytes or is not an intact gzip file; the message names
+            it.
     """
     content = read_whole(path)
     try:
@@ -206,7 +206,11 @@ def _load_stream(name: str, data_dir: str | None) -> TextData:
 
     hub, rows = fetch(source, data_dir, read, _DEFAULT)
 
-    stream = TextStream(source.title, source.remedy, partial(_open_training, hub, 0 if has_validation else _HELD_OUT))
+    stream = TextStream(
+        source.title,
+        f"use dataset={_DEFAULT!r}, which needs no download.",
+        partial(_open_training, hub, 0 if has_validation else _HELD_OUT),
+    )
     return TextData(name, stream, list(stream.read(rows)))
 
 
@@ -220,7 +224,7 @@ def _streamed(name: str, title: str, size: str, hub: Hub) -> Source[TextData]:
         size,
         partial(_load_stream, name),
         hub=hub,
-        remedy="`pip install datasets`, which streams it from the Hugging Face hub.",
+        remedy="run `pip install datasets`, which streams it from the Hugging Face hub.",
     )
 
 

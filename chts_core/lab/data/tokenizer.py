@@ -1,4 +1,4 @@
-"""Text as tokens, from byte pair encoding over bytes (Radford et al., 2019): it can encode any text and decode it
+"""Text as tokens, by byte pair encoding over bytes (Radford et al., 2019), which can encode any text and decode it
 again.
 """
 
@@ -59,8 +59,7 @@ class TextTokenizer:
         return [found.ids for found in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens without special ones; "�" for bytes that are not a character, such as part of a cut
-        one."""
+        """The text of some tokens without special ones; "�" stands for bytes that are not a whole character."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -95,11 +94,11 @@ def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | 
         size: number of tokens, including the end token; for a tokenizer with a name, the largest number that it may
             have.
         name: "", or a path to a tokenizer.json, or a name on the Hugging Face hub ("t5-base").
-        cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, else `chts` in the user's cache folder.
+        cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if there are fewer tokens than bytes, or the tokenizer with that name has too many.
-        DataNotFoundError: if the machine does not have it and the hub does not give it.
+        ValueError: if there are fewer tokens than bytes, or the tokenizer with that name has too many tokens.
+        DataNotFoundError: if the tokenizer is not on this machine and cannot be fetched from the hub.
     """
     if not name:
         key = hashlib.sha256(f"{_END} {size} {data.digest}".encode()).hexdigest()

@@ -28,7 +28,7 @@ from chts_core.lab.data.sources import (
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
 _LONGEST_LINE = 2**20  # bytes; the longest sentences have a few thousand
-# The digest and the vocabulary use these many training pairs; a whole stream would take too long.
+# The digest and the vocabulary use this many training pairs; a whole stream would take too long.
 _FIRST = 1_000_000
 
 
@@ -57,7 +57,7 @@ class PairStream:
 class TranslationData:
     """A translation task. Choose settings on `validation`; use `test` only for the final number.
 
-    languages: the languages of source and target.
+    languages: the languages of the source and the target.
     train: a list, or a stream that starts again at each pass.
     skipped: the number of rows of the hub that were left out because a side had no text; a stream counts its own.
     """
@@ -100,8 +100,8 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
     """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line do not count.
 
     Raises:
-        ValueError: if a line, which the message names, is empty, not UTF-8 or has a zero byte, or if one file has more
-            lines than the other.
+        ValueError: if one file has more lines than the other, or if a line is empty, is not UTF-8 or has a zero byte;
+            the message names the line.
     """
     number = 0
     # Close both files, even if one of them is refused while the other one is open.
@@ -114,8 +114,8 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
                 ]
                 raise ValueError(
                     f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected equally many, since "
-                    "line n of one translates line n of the other. One file is cut short or of another version: fetch "
-                    "both again."
+                    "line n of one translates line n of the other. One file is cut short, or it is another version: "
+                    "fetch both again."
                 )
             for path, line in ((source, english), (target, german)):
                 if not line:
@@ -201,8 +201,8 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
     except Exception as error:  # the message must show any error of the connection or the hub
         raise DataNotFoundError(
             f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
-            f"Nothing that was trained or stored is lost. Try again, or work without an internet "
-            f"connection: {source.remedy}"
+            f"Nothing that was trained or stored is lost. Try again, or get the data in another "
+            f"way: {source.remedy}"
         ) from error
 
 
@@ -242,8 +242,8 @@ def _source(
         hub=hub,
         sha256=sha256,
         remedy=(
-            f"`pip install datasets`, which fetches it from the Hugging Face hub; or put {', '.join(files)}, plain or "
-            f"as .gz, into $CHTS_DATA/{name}."
+            f"run `pip install datasets`, which fetches it from the Hugging Face hub; or put {', '.join(files)}, plain "
+            f"or as .gz, into $CHTS_DATA/{name}."
         ),
     )
 

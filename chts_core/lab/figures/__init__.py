@@ -1,6 +1,7 @@
 """Figures in one style: colour-blind safe, labelled axes, readable in print.
 
-Each returns a matplotlib Figure: `show` puts it on a page, and `figure.savefig("name.pdf")` writes it as vectors.
+Each function returns a matplotlib Figure. `show` puts it on a page, and `figure.savefig("name.pdf")` writes it as
+vectors.
 """
 
 from chts_core.lab.figures.blocks import blocks

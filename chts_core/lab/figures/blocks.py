@@ -33,7 +33,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A drawing: boxes by name, the ways of the data, the pairs, and the chains."""
+    """A drawing: boxes by name, the paths of the data, the pairs, and the chains."""
 
     title: str
     note: str
@@ -44,7 +44,7 @@ class _Layer:
     chains: tuple[tuple[str, str], ...]
 
 
-_MIDDLE = 1.15  # height of the main way of the data
+_MIDDLE = 1.15  # height of the main path of the data
 _ATTENTION = {
     "embedding": _Box("embedding", 0.53, _MIDDLE, 0.94, "dense"),
     "norm": _Box("norm", 1.65, _MIDDLE, 0.56, "dense"),
@@ -113,11 +113,11 @@ _LAYERS = {
 def blocks(names: Sequence[Literal["transformer", "llama"]]) -> Figure:
     """One layer of each model as boxes, one drawing above the other, with the relations that percolation uses.
 
-    Sparse matrices are blue boxes. Embedding, norms and output layer are white: they stay dense. A red line joins a
-    pair, a blue arrow leads from a layer of a chain to the next.
+    Sparse matrices are blue boxes. The embedding, the norms and the output layer are white: they stay dense. A red line
+    joins a pair, and a blue arrow leads from one layer of a chain to the next.
 
     Args:
-        names: of the models, from the top.
+        names: the names of the models, from the top.
     """
     with new_figure(_WIDTH, _HEIGHT * len(names) + 0.55, rows=len(names)) as (figure, panels):
         for axes, name in zip(panels, names, strict=True):
@@ -166,7 +166,7 @@ def _draw(axes: Axes, layer: _Layer) -> None:
 
 
 def _around(before: _Box, after: _Box) -> list[tuple[float, float]]:
-    """The corners of a way from one box to another that passes what stands between them."""
+    """The corners of a path from one box to another, around the boxes between them."""
     if before.y == after.y:
         below = before.y - _TALL / 2
         return [(before.x, below), (before.x, below - 0.3), (after.x, below - 0.3), (after.x, below)]

@@ -1,4 +1,4 @@
-"""What sparse training costs: time by density, and a meter of theory beside measurement."""
+"""What sparse training costs: time by density, and theory beside measurement."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,8 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
     """Milliseconds of a layer's training step by density, on logarithmic axes.
 
     Args:
-        times: of `costs.time_layers`, by ascending density.
-        crossover: density to mark, where storing the links stops to pay.
+        times: the results of `costs.time_layers`, by ascending density.
+        crossover: a density to mark, above which it no longer pays to store only the links.
     """
     lines = (("dense", "dense"), ("masked", "masked"), ("links", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):
@@ -50,7 +50,7 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
 
 
 def step_course(costs: Sequence[TrainingCost]) -> Figure:
-    """Milliseconds of a step, from each update to the next, by the density then: a run that gets sparser goes right."""
+    """Milliseconds of a step by density, between any two updates. A run that gets sparser moves to the right."""
     with new_figure(6.8, 3.6) as (figure, (axes,)):
         for cost, (colour, marker, _) in zip(costs, looks(cost.name for cost in costs).values(), strict=True):
             seconds, density = zip(*cost.course, strict=True)
@@ -66,7 +66,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
 
 
 def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
-    """FLOPs in theory, time and memory as measured, of each run in per cent of the first, which is the dense one."""
+    """Theoretical FLOPs, measured time and measured memory of each run, in per cent of the first, dense run."""
     rival = costs[0]
     meters = (
         ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "D"),

@@ -1,4 +1,4 @@
-"""Densities that fall during a run: schedules, what they cost, and what their pruning steps destroy."""
+"""Densities that fall during a run: schedules, their costs, and the accuracy that their pruning steps lose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,12 +44,12 @@ class PruningStep:
 
     @property
     def share(self) -> float:
-        """Those, as a share of the links that there were."""
+        """These links as a share of the links before the update."""
         return self.removed / self.before
 
     @property
     def drop(self) -> float:
-        """Accuracy that the update cost, in percentage points; negative where it gained."""
+        """Accuracy that the update cost, in percentage points; negative if the accuracy rose."""
         return 100 * (self.accuracy[0] - self.accuracy[1])
 
     @property
@@ -59,7 +59,7 @@ class PruningStep:
 
 
 def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsity") -> Figure:
-    """Courses over a window or a run, each a sequence of equally spaced values from its beginning to its end."""
+    """Curves over a window or a run; each is a sequence of equally spaced values from the beginning to the end."""
     with new_figure(7, 3.4) as (figure, (axes,)):
         for name, (colour, _, style) in looks(named).items():
             places = np.linspace(0, 1, len(named[name]))
@@ -73,10 +73,10 @@ def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsit
 
 
 def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure:
-    """Densities over a run, one panel each on equal axes, with the area above the final density shaded and measured.
+    """Densities over a run, one panel for each, on equal axes. The area above the final density is shaded and measured.
 
     Args:
-        named: densities in [0, 1] from step to step, equally spaced over the run.
+        named: by name, the densities during a run, in [0, 1], at equally spaced steps.
         final: the final density.
     """
     with new_figure(4.2 * len(named), 3, columns=len(named)) as (figure, panels):
@@ -97,11 +97,11 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
 
 
 def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
-    """Links removed per update, their share of those there were, and the accuracy lost at once.
+    """The links that each update removes, their share of the links before it, and the accuracy lost at once.
 
     Args:
         named: by schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
-            Accuracies are means over the seeds with a small mark for each of them.
+            Accuracies are means over the seeds, with a small mark for each seed.
     """
     with new_figure(9.5, 3.3, columns=3) as (figure, (removed, share, lost)):
         for name, (colour, marker, style) in looks(named).items():
@@ -121,7 +121,7 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
             lost.plot(at, drops.T, color=colour, linestyle="", marker=marker, markersize=2.5, alpha=0.6)
         lost.axhline(0, color=GREY, linewidth=1)
         removed.set_ylabel("links removed by the update")
-        share.set_ylabel("links removed by the update\n(% of those there were)")
+        share.set_ylabel("links removed by the update\n(% of the links before it)")
         lost.set_ylabel("validation accuracy lost\nby the update (percentage points)")
         for axes in (removed, share):
             axes.set_ylim(bottom=0)
@@ -133,7 +133,9 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
 
 @dataclass(frozen=True)
 class DensityCourse:
-    """The density of a run from update to update: `density[j]` from share `shares[j]` of the run to the next."""
+    """The density of a run from update to update: it is `density[j]` from the share `shares[j]` of the run to the next
+    share.
+    """
 
     name: str
     shares: Sequence[float]
@@ -147,15 +149,15 @@ def decay_design(
     stop: float,
     conflict: tuple[float, float] | None = None,
 ) -> Figure:
-    """A decay of the density over the run, its cost shaded, and the links that each update removes.
+    """A density that falls over the run, with its cost shaded (left), and the links that each update removes (right).
 
     Args:
         chosen: the decay that is designed.
-        other: one to compare with, or None.
+        other: a decay to compare it with, or None.
         final: the final density, which a constant schedule has throughout.
         stop: where the updates stop, as a share of the run.
-        conflict: the part of the run, as shares of it, that makes such a run impossible: it is hatched and no cost is
-            shaded.
+        conflict: the part of the run, from one share to another, that makes such a run impossible. The figure hatches
+            this part and shades no cost.
     """
     with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
         courses = {course.name: course for course in (chosen, other) if course is not None}

@@ -1,4 +1,4 @@
-"""The health of a run: what would be noted at its bed, beside that of a healthy one."""
+"""The health of a run: its curves beside the curves of a healthy run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +17,15 @@ from chts_core.lab.figures.style import (
 )
 from chts_core.lab.verify.injected_bugs import Patient
 
-_SMOOTHED = 10  # steps that a point of the loss curve is the mean of
+_SMOOTHED = 10  # number of steps whose mean is a point of the loss curve
 
 
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:
-    """Loss, weights that are not zero, and active neurons by step. The healthy run is dashed, the patient is solid.
+    """Loss, weights that are not zero, and active neurons by step. The healthy run has dashed lines, and the patient
+    has solid ones.
 
     The loss is a mean over 10 steps. The active neurons are those of the layer that has the smallest share of them;
-    where this share hardly moves in both runs, its first and last value stand as numbers.
+    if this share hardly changes in both runs, the figure shows its first and last values as numbers.
     """
     with new_figure(11, 3.3, columns=3) as (figure, (loss, weights, neurons)):
         courses: dict[str, tuple[str, list[float]]] = {}
@@ -55,12 +56,13 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
 
 
 def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Overlap (above) and ITOP rate (below) of one layer after each update, a column for each patient.
+    """Overlap (above) and ITOP rate (below) of one layer after each update, with a column for each patient.
 
-    The other patients are grey behind. The active neurons stand above, at the first and at the last update.
+    In each column, the curves of the other patients are grey. Its title gives the active neurons at the first and at
+    the last update.
 
     Args:
-        patients: by name; rows with step, overlap, itop and anp, as in `Sparsifier.history`.
+        patients: by name, rows with step, overlap, itop and anp, as in `Sparsifier.history`.
     """
     columns = {"overlap": "regrown links that were\njust removed (%)", "itop": "links ever active (%)"}
     highest = {"overlap": 100, "itop": 100 * max(row["itop"] for rows in patients.values() for row in rows)}

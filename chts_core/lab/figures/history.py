@@ -19,9 +19,9 @@ LANES = (
 class Work:
     """One publication.
 
-    name: of the idea, or of one of the nine methods, as `chts_core.METHODS` has it.
-    year: of its publication.
-    lane: which of `LANES` it belongs to.
+    name: the name of the idea, or of one of the nine methods as in `chts_core.METHODS`.
+    year: the year of its publication.
+    lane: the number of its row in `LANES`.
     """
 
     name: str

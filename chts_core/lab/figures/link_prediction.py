@@ -1,4 +1,4 @@
-"""Link prediction: the paths of a missing link, what scores prefer, what they cost, and walks against scores."""
+"""Link prediction: the paths of a missing link, what scores prefer and cost, and random walks compared with scores."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,13 +29,13 @@ _LINK = "#B3B3B3"  # a grey that no score has
 
 
 def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, title: str = "") -> Figure:
-    """A small network with a missing link, its L3 paths and its local community, one path on top.
+    """A small network with a missing link, its L3 paths and its local community, with one path highlighted.
 
     Args:
         mask: Boolean (out_features, in_features).
         link: (output, input), a missing link.
         path: the path to highlight.
-        title: above the picture.
+        title: the title above the picture.
     """
     on_paths, present, missing = (torch.zeros_like(mask) for _ in range(3))
     missing[link] = True
@@ -76,7 +76,7 @@ def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, ti
 
 
 def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
-    """A mask and, as heat maps, the scores of its missing links; each map has a scale of its own. Links are grey."""
+    """A mask and, as heat maps, the scores of its missing links; each map has its own scale. Links are grey."""
     shades = LinearSegmentedColormap.from_list("scores", ["white", SKY, BLUE, BLACK]).with_extremes(bad=_LINK)
     links = mask.cpu().numpy()
     with new_figure(9.6, 5.2, rows=2, columns=2) as (figure, (first, *panels)):
@@ -94,12 +94,12 @@ def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
 
 
 def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) -> Figure:
-    """Scores of the same links against each other. A mark is a link, and the axes are logarithmic.
+    """Scores of the same links against each other. Each mark is a link, and the axes are logarithmic.
 
     Args:
         reference: positive scores, 1-D.
         others: scores of the same links, by name.
-        name: what the reference is called.
+        name: the name of the reference.
     """
     with new_figure(8.4, 3.2, columns=len(others)) as (figure, panels):
         for axes, (other, score) in zip(panels, others.items(), strict=True):
@@ -115,7 +115,7 @@ def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
 
     Args:
         rows: each with size, density and milliseconds by name of the function. The left panel shows the density that
-            most sizes have, the right panel the size that most densities have.
+            has the most sizes, and the right panel shows the size that has the most densities.
     """
     names = [name for name in rows[0] if name not in ("size", "density")]
     with new_figure(9, 3.5, columns=2) as (figure, (left, right)):
@@ -151,12 +151,12 @@ def _draw_times(axes: Axes, rows: Sequence[Mapping[str, float]], over: str, name
 
 
 def walk_frequencies(links: Sequence[l3.Link], expected: Sequence[float], observed: Sequence[float]) -> Figure:
-    """How often walks end at each missing link, beside what its score says.
+    """How often walks end at each missing link, beside the number that its score predicts.
 
     Args:
         links: (output, input) pairs.
-        expected: S / ΣS of each times the number of walks.
-        observed: number of walks that ended there.
+        expected: S / ΣS of each link, times the number of walks.
+        observed: the number of walks that ended there.
     """
     places = np.arange(len(links))
     with new_figure(8.4, 3.2) as (figure, (axes,)):

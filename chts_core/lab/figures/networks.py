@@ -30,7 +30,7 @@ from chts_core.lab.figures.style import (
 
 
 def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
-    """Draw one mask. A mark is a link from an input (column) to an output (row)."""
+    """Draw one mask. Each mark is a link from an input (column) to an output (row)."""
     _draw_links(axes, mask, BLUE, _mark_size(mask))
     axes.set_title(title)
     axes.set_xlabel("input neuron")
@@ -38,7 +38,7 @@ def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
 
 
 def _mark_size(mask: Tensor) -> float:
-    """Points of a mark: it fills its cell where the cell is large, and is larger where there are few links to see."""
+    """The size of a mark in points. It fills its cell if the cell is large, and it is larger if there are few links."""
     density = max(float(mask.double().mean()), 1e-4)
     return max(170 / max(mask.shape), 1.5, min(0.3 / math.sqrt(density), 4))
 
@@ -85,7 +85,7 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
 
 
 def degree_tails(named: Mapping[str, Tensor]) -> Figure:
-    """Share of the neurons that have at least so many links, on logarithmic axes. Hubs are the tail on the right.
+    """Share of the neurons that have at least k links, by k, on logarithmic axes. Hubs are the tail on the right.
 
     Outputs on the left, inputs on the right; neurons without links count in the share.
     """
@@ -134,12 +134,12 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
 
 
 def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel: tuple[int, int]) -> Figure:
-    """How pixels correlate: |r| of one with all others as a picture (left), and the mean |r| by distance (right).
+    """How pixels correlate: |r| of one pixel with all others as a picture (left), and the mean |r| by distance (right).
 
     Args:
         correlation: |r| of all pairs of pixels, (pixels, pixels), 0 on the diagonal and for constant pixels.
         image_shape: rows and columns.
-        pixel: row and column of the one.
+        pixel: row and column of this one pixel.
     """
     rows, columns = image_shape
     row, column = pixel
@@ -178,7 +178,7 @@ def mask_and_degrees(mask: Tensor, title: str) -> Figure:
 
 
 def topology_change(first: Tensor, last: Tensor) -> Figure:
-    """A layer before and after training, and which links stayed, went and came."""
+    """A layer before and after training, and which links were kept, removed and added."""
     with new_figure(11, 3.6, columns=3) as (figure, (left, middle, right)):
         draw_mask(left, first, f"before: {int(first.sum())} links")
         draw_mask(middle, last, f"after: {int(last.sum())} links")
@@ -211,10 +211,10 @@ def draw_network(
     """Draw a small network as nodes and links, from the inputs on the left to the outputs on the right.
 
     Args:
-        axes: to draw on.
+        axes: the axes to draw on.
         groups: the links, later ones on top; each has a mask for every layer.
-        sides: what the nodes of each side are called, one more than there are layers ("inputs", "outputs").
-        inactive: for each side the neurons to draw hollow and crossed out, Boolean (features,).
+        sides: the names of the nodes of each side ("inputs", "outputs"), one more than there are layers.
+        inactive: for each side, the neurons to draw hollow and crossed out, Boolean (features,).
     """
     shapes = [mask.shape for mask in groups[0].masks]
     sizes = [shapes[0][1], *(out_features for out_features, _ in shapes)]

@@ -1,4 +1,4 @@
-"""The first page: dense beside sparse, and which stage leads to which."""
+"""The first page: a dense run beside a sparse one, and which stage leads to which."""
 
 import textwrap
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
 
 
 def stages(overview: Sequence[Stage]) -> Figure:
-    """Which stage leads to which, from the first on the left; arrows go from a stage to those that build upon it.
+    """Which stage leads to which, from left to right. An arrow goes from a stage to each stage that builds on it.
 
-    Prerequisites that are reached by way of another are left out, and so are stages that do not exist.
+    The figure leaves out stages that do not exist, and prerequisites that another prerequisite already includes.
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all that a stage builds upon, directly or not
-    before: dict[str, list[str]] = {}  # without those that it reaches by way of another
+    before: dict[str, list[str]] = {}  # without those that it reaches through another stage
     depth: dict[str, int] = {}
     for number, stage in known.items():  # in order: what a stage builds upon comes before it
         direct = {other for other in stage.prerequisites if other in depth}

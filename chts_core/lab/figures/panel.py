@@ -32,7 +32,7 @@ def evolution(history: Sequence[Update]) -> pd.DataFrame:
         Columns step, layer, links, removed, regrown, overlap, anp, itop and seconds, as :class:`Update` describes them.
 
     Raises:
-        ValueError: if a row lacks one of them.
+        ValueError: if a row lacks one of these columns.
     """
     columns = list(Update.__annotations__)
     for number, row in enumerate(history):
@@ -45,12 +45,13 @@ def evolution(history: Sequence[Update]) -> pd.DataFrame:
 def plot_evolution(frame: pd.DataFrame) -> Figure:
     """Active neurons, links ever active, overlap and links over the training steps; one line per layer.
 
-    The first five layers have colours, the others are grey. Where the active neurons of up to five layers hardly move,
-    their first and last shares stand as numbers. The dotted line at 90 % overlap is where CHT takes a layer to be in an
-    epitopological local minimum (ELM). An update that regrew nothing has no overlap to show.
+    The first five layers have colours, and the others are grey. If there are at most five layers and their active
+    neurons hardly change, the figure shows the first and last shares as numbers. The dotted line at 90 % overlap marks
+    where CHT considers a layer to be in an epitopological local minimum (ELM). An update that regrew nothing has no
+    overlap to show.
 
     Args:
-        frame: of :func:`evolution`. Of a model with many layers, pass the rows of those to look at, as in
+        frame: the result of :func:`evolution`. For a model with many layers, pass only the rows of some layers, as in
             ``frame[frame.layer.str.contains("q_proj")]``.
     """
     shown = frame.assign(

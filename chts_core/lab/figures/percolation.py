@@ -16,14 +16,14 @@ _HATCHES = ("", "//", "xx")
 
 
 def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Hidden neurons that lack links on one side right now, and the links that they still have on the other.
+    """Hidden neurons that have no links on one side, and the links that they still have on the other side.
 
     Args:
         masks: Boolean (out_features, in_features) of the layers of a chain, from the inputs on.
 
     Returns:
-        For each side of the network the inactive neurons, Boolean (features,), none among inputs and outputs; and for
-        each layer the incomplete links, shaped like its mask.
+        For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs have none. And for
+        each layer, its incomplete links, in the shape of its mask.
     """
     hidden = [~(before.any(dim=1) & after.any(dim=0)) for before, after in pairwise(masks)]
     inputs, outputs = masks[0].new_zeros(masks[0].shape[1]), masks[-1].new_zeros(masks[-1].shape[0])
@@ -37,13 +37,12 @@ def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 def percolating_network(
     present: Sequence[Tensor], sides: Sequence[str], removed: Sequence[Tensor] = (), cut: Sequence[Tensor] = ()
 ) -> Figure:
-    """A small network in the midst of percolation, with a legend that counts its links.
+    """A small network during percolation, with a legend that counts its links.
 
     Args:
-        present: the links there are, Boolean (out_features, in_features) by layer; those of inactive neurons are
-            dashed.
-        sides: what the neurons of each side are called, one more than there are layers.
-        removed, cut: the links that the removal took, and those that percolation has cut since; by layer.
+        present: the present links, Boolean (out_features, in_features) by layer; links of inactive neurons are dashed.
+        sides: the names of the neurons of each side, one more than there are layers.
+        removed, cut: the links that the removal took, and the links that percolation has cut since then; by layer.
     """
     inactive, incomplete = dead_ends(present)
     complete = [mask & ~ends for mask, ends in zip(present, incomplete, strict=True)]
@@ -69,10 +68,11 @@ def percolating_network(
 
 
 def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> Figure:
-    """Active neurons after percolation against sparsity, by removal score: the mean, in a band from lowest to highest.
+    """Active neurons after percolation against sparsity, by removal score: the mean, in a band from the lowest to the
+    highest.
 
     Args:
-        anp: by score, fractions (seeds, sparsities).
+        anp: by score, the shares of active neurons as fractions, (seeds, sparsities).
         sparsities: shares of absent links, in [0, 1).
     """
     x = 100 * np.asarray(sparsities)
@@ -89,7 +89,7 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
 
 
 def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figure:
-    """Active neurons of each hidden layer, a panel by removal score and a bar by stage of the update.
+    """Active neurons of each hidden layer, with a panel for each removal score and a bar for each stage of the update.
 
     Args:
         counts: by score and stage, the number of active neurons by hidden layer.
@@ -118,7 +118,7 @@ def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Active neurons by epoch and removal score, with a line for each seed.
 
     Args:
-        courses: by score, for each seed the share of active neurons at first and after each epoch, as fractions.
+        courses: by score, for each seed the share of active neurons at the start and after each epoch, as fractions.
     """
     with new_figure(6.5, 3.2) as (figure, (axes,)):
         for name, (colour, marker, style) in looks(courses).items():

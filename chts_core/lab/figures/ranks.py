@@ -17,9 +17,9 @@ _ROWS = (5.1, 3.6, 2.1, 0.6)  # from the batch down to the mask
 class RankStep:
     """What one rank has in a step.
 
-    examples: of its part of the batch, in words.
-    gradient: from these examples alone, one number for each link.
-    fingerprint: hash of its masks after the step.
+    examples: the examples of its part of the batch, in words.
+    gradient: the gradient from only these examples, one number for each link.
+    fingerprint: the hash of its masks after the step.
     """
 
     examples: str
@@ -46,7 +46,8 @@ def ranks(left: RankStep, right: RankStep, mean: Sequence[float]) -> Figure:
             columns.append([_box(axes, x, y, text, BLUE) for y, text in zip(_ROWS, words, strict=True)])
         reduce = _box(axes, _MIDDLE, 2.85, f"all-reduce: the mean\n{_in_words(mean)}", GREEN)
         same = left.fingerprint == right.fingerprint
-        verdict = _box(axes, _MIDDLE, _ROWS[3], "equal: the run goes on" if same else "not equal: the run stops", GREY)
+        words = "equal: the run continues" if same else "not equal: the run stops"
+        verdict = _box(axes, _MIDDLE, _ROWS[3], words, GREY)
         for batch, gradient, mean_again, fingerprint in columns:
             for start, end in ((batch, gradient), (gradient, reduce), (reduce, mean_again), (mean_again, fingerprint)):
                 _join(axes, start, end, "->", "-")

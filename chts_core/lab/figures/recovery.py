@@ -1,4 +1,4 @@
-"""Why topology may know where a link helps, in two drawings; and how well scores find hidden links."""
+"""Two drawings of why topology may know where a link helps, and how well scores find hidden links."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -36,7 +36,7 @@ def _nodes(axes: Axes, places: Places, colour: str, marker: str, label: str) -> 
 
 
 def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: _Place, columns: int) -> None:
-    """Make panels drawings without scales, with one legend for all."""
+    """Turn panels into drawings without scales, with one legend for all of them."""
     entries: dict[str, Any] = {}
     for axes in panels:
         entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -75,7 +75,9 @@ def learning_by_links() -> Figure:
 
 
 def similar_partners() -> Figure:
-    """Plugs and sockets: two of a kind share a partner and do not fit (left); three links lead to a partner (right)."""
+    """Plugs and sockets. Two sockets share a plug and do not fit each other (left). A socket and a plug that are three
+    links apart fit (right).
+    """
     places: Places = {"u": (0, 1), "z₂": (1, 1), "z₁": (0, 0), "v": (1, 0)}
     sockets, plugs = {name: places[name] for name in ("u", "z₂")}, {name: places[name] for name in ("z₁", "v")}
     with new_figure(9.6, 3.2, columns=2) as (figure, (left, right)):
@@ -105,9 +107,9 @@ def hidden_links_found(
     """How well each score finds the hidden links of each network: dots with 95 % confidence intervals.
 
     Args:
-        measured: by network, at most five, and score: one value for each seed.
-        axis: what the values are, fractions.
-        chance: a value to mark by a dotted line, under the words for the legend.
+        measured: one value for each seed, by network (at most five) and by score.
+        axis: what the values are; they are fractions.
+        chance: the words for the legend, with the value that a dotted line marks.
     """
     shift = 0.8 / len(measured)
     with new_figure(8.6, 4.2) as (figure, (axes,)):

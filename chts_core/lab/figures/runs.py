@@ -47,10 +47,10 @@ Course = list[tuple[float, float]]
 def race(runs: Sequence[Run]) -> Figure:
     """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
 
-    If a run has none, since it learnt from all images, the test accuracy of all is drawn, and the axis says so.
-    More than four methods are drawn in two panels, by whether they keep their number of links or lower it. Dense
-    methods, to compare with, are in both. These panels have no bands, which would hide each other: see
-    :func:`differences_ranked`.
+    If a run has no validation accuracy because it learnt from all images, the figure shows the test accuracy of all
+    runs, and the axis says so. More than four methods get two panels: one for methods that keep their number of links,
+    and one for methods that lower it. Dense methods are in both panels, to compare with. These panels have no bands,
+    because the bands would hide each other; :func:`differences_ranked` shows the intervals.
     """
 
     validated = all(run.validation_accuracy for run in runs)
@@ -77,7 +77,7 @@ def draw_race(
         course: returns the points (x, y) of a run's line; x is the same for all runs of a method.
         xlabel, ylabel: labels of the axes.
         highest: where the y axis ends.
-        margin: how far below the lowest line it begins, but not below 0; 3 is for values up to 100.
+        margin: how far below the lowest line the y axis begins, but never below 0; the default suits values up to 100.
     """
     by_method: dict[str, list[RunT]] = {}
     for run in runs:
@@ -103,11 +103,11 @@ def draw_race(
 
 
 def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
-    """How far each method ended from a rival: dots with 95 % confidence intervals. The best method is on top.
+    """How far each method ended above or below a rival: dots with 95 % confidence intervals. The best method is on top.
 
     Args:
         rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.
-        rival: what the methods are compared with, as the axis names it.
+        rival: the name, on the axis, of what the methods are compared with.
     """
     ranked = sorted(rows, key=lambda row: float(row["difference"]))
     with new_figure(7, 0.9 + 0.36 * len(ranked)) as (figure, (axes,)):
@@ -129,10 +129,10 @@ def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
 def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Figure:
     """A validation score by step: the mean over seeds, in a band from the lowest seed to the highest.
 
-    Variants of a method ("chts/paper_l3p") have its colour, broken.
+    Variants of a method ("chts/paper_l3p") have its colour and a broken line.
 
     Args:
-        courses: by method, for each seed the places (step, score) of its line, at the same steps.
+        courses: by method, for each seed the points (step, score) of its line; all have the same steps.
         ylabel: the score and its unit.
     """
     with new_figure(9.2, 4.4) as (figure, (axes,)):
@@ -143,13 +143,13 @@ def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Fig
 def two_compared(
     courses: Mapping[str, Sequence[Course]], ylabel: str, differences: Mapping[int, float], xlabel: str, title: str
 ) -> Figure:
-    """The learning curves of two methods beside how far apart each seed left them.
+    """The learning curves of two methods, beside the difference of their last scores for each seed.
 
     Args:
-        courses, ylabel: of :func:`learning_curves`.
-        differences: of their last scores, by seed.
-        xlabel: of the differences.
-        title: of the figure.
+        courses, ylabel: as in :func:`learning_curves`.
+        differences: the differences of their last scores, by seed.
+        xlabel: the label of the differences.
+        title: the title of the figure.
     """
     with new_figure(9.2, 4.0, columns=2) as (figure, (left, right)):
         _draw_learning_curves(left, courses, ylabel)
@@ -193,7 +193,7 @@ def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], y
 
 
 def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:
-    """The methods that keep their number of links, and those that lower it; dense ones in both."""
+    """The methods that keep their number of links, and those that lower it; dense methods are in both."""
     links = {
         method: [sum(int(mask.sum()) for mask in masks.values()) for masks in (run.first_masks, run.last_masks)]
         for method, (run, *_) in by_method.items()
@@ -290,9 +290,9 @@ def topology_update(links: Mapping[str, Tensor], updates: Sequence[Update], titl
 
     Args:
         links: Boolean masks of one shape under some of the names "kept", "removed", "new", "active" and "gone".
-        updates: of this layer, the present one last; none before the first.
-        title: of the left panel.
-        last_step: of the run, where the axis of the steps ends.
+        updates: the updates of this layer so far, with the present one last; empty before the first update.
+        title: the title of the left panel.
+        last_step: the last step of the run, where the axis of the steps ends.
     """
     with new_figure(8.6, 3.5, columns=2) as (figure, (left, right)):
         draw_mask(left, torch.zeros_like(next(iter(links.values()))), title)

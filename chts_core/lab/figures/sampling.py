@@ -1,4 +1,4 @@
-"""Soft sampling: how a softness spreads the chances, and whether the topology moves on."""
+"""Soft sampling: how softness spreads the chances, and whether the topology keeps changing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from chts_core.schedules import linear_temperature
 def chances_and_entropy(
     scores: Tensor, chances: Mapping[str, Tensor], softness: Sequence[float], entropy: Sequence[float]
 ) -> Figure:
-    """The chance of each score at several softnesses (left), and the entropy of such a draw by softness (right).
+    """The chance of each score at several softnesses (left), and the entropy of the first draw by softness (right).
 
     Args:
         scores: (candidates,).
@@ -72,10 +72,12 @@ def _entropy_axis(axes: Axes, highest: float) -> None:
 
 
 def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Updates of one small layer, side by side: which links stayed, went, came, or went and came back at once.
+    """Updates of one small layer, side by side: which links were kept, removed, regrown, or removed and regrown at
+    once.
 
     Args:
-        steps: by title the links before, those removed and those regrown; Boolean (out_features, in_features) each.
+        steps: by title, the links before the update, the removed links and the regrown links; each Boolean
+            (out_features, in_features).
     """
     with new_figure(3.5 * len(steps), 3.7, columns=len(steps)) as (figure, panels):
         for axes, (title, (before, removed, regrown)) in zip(panels, steps.items(), strict=True):
@@ -132,11 +134,11 @@ def overlap_by_rule(runs: Sequence[Run]) -> Figure:
 
 
 def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Figure:
-    """Temperatures that rise linearly until step `end` (left), and the softness δ = T / (1 + T) they mean (right).
+    """Temperatures that rise linearly until step `end` (left), and the softness δ = T / (1 + T) that they give (right).
 
     Args:
-        ramps: first and last temperature by label.
-        end: step at which the last one is reached.
+        ramps: the first and the last temperature, by label.
+        end: the step at which the last temperature is reached.
     """
     steps = np.arange(end + 1)
     with new_figure(8.5, 3.0, columns=2) as (figure, (left, right)):
@@ -158,14 +160,15 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
 def removal_chances(
     chances: Tensor, removed: Tensor, softness: float, curve_softness: Sequence[float], curves: Mapping[str, Tensor]
 ) -> Figure:
-    """How a soft removal treats each link (left), and how the softness moves it from random to hard (right).
+    """The chance of each link in a soft removal (left), and how softness leads from the random rule to the hard one
+    (right).
 
     Args:
-        chances: chance of each link to be removed, in [0, 1], from the weakest link to the strongest; (links,).
-        removed: which of them one draw removed, Boolean (links,).
-        softness: δ of that draw.
+        chances: each link's chance of being removed, in [0, 1], from the weakest link to the strongest; (links,).
+        removed: which links one draw removed, Boolean (links,).
+        softness: the softness δ of that draw.
         curve_softness: where the curves on the right are measured.
-        curves: by label shares in [0, 1], each (len(curve_softness),).
+        curves: by label, shares in [0, 1], each (len(curve_softness),).
     """
     rank = torch.arange(1, len(chances) + 1)
     with new_figure(9, 3.6, columns=2) as (figure, (left, right)):
@@ -181,7 +184,7 @@ def removal_chances(
         for label, which, colour, marker in marks:
             left.plot(rank[which], chances[which] * 100, color=colour, marker=marker, linestyle="", label=label)
         left.set_xlabel("link, from the weakest to the strongest")
-        left.set_ylabel("chance to be removed (%)")
+        left.set_ylabel("chance of being removed (%)")
         use_percent_axis(left)
         left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         left.legend(loc="upper right", fontsize=9)

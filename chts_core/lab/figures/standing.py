@@ -16,7 +16,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: with claim, advantage, interval and verdict, as :func:`chts_core.lab.results.standing.standing` has them;
-            those without runs are left out.
+            rows without runs are left out.
     """
     shown = [row for row in rows if row["advantage"] is not None]
     with new_figure(8.5, 1.3 + 0.45 * len(shown)) as (figure, (axes,)):

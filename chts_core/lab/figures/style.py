@@ -26,7 +26,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for what stands in the background
 PALE = "#C0C0C0"  # curves behind those that a panel is about
-# The colour and the marker that a thing has in every figure. Those of the methods differ under all kinds of sight.
+# The colour and the marker that a thing has in every figure. The looks of methods differ under all kinds of sight.
 LOOKS = {
     "fc": (BLACK, "s"),
     "set": (ORANGE, "^"),
@@ -61,9 +61,9 @@ LOOKS = {
     "sparsity 95 %": (VERMILION, "D"),
     "sparsity 99 %": (BROWN, "s"),
 }
-# Of methods of one's own, unlike all of those above.
+# For a user's own methods, unlike all of those above.
 OTHER_LOOK = "#882255", "*"
-# Of things that are in one figure only.
+# For things that are in only one figure.
 _SERIES = ((BLUE, "o"), (VERMILION, "^"), (GREEN, "s"), (ORANGE, "v"), (BLACK, "D"), (PURPLE, "P"), (SKY, "X"))
 # What became of a link.
 KEPT, REMOVED, REGROWN = GREY, VERMILION, BLUE
@@ -89,19 +89,20 @@ EARLIER_LABELS = {
 
 
 def method_label(name: str) -> str:
-    """What a method is called on a page: its name, where it is none of the nine."""
+    """The label of a method on a page; a method that is not one of the nine keeps its own name."""
     return METHOD_LABELS.get(name, name)
 
 
 def method_look(name: str) -> tuple[str, str]:
-    """The colour and the marker of a method; all methods of a user's own look the same."""
+    """The colour and the marker of a method; all of a user's own methods look the same."""
     return LOOKS[name] if name in METHOD_LABELS else OTHER_LOOK
 
 
 def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line style of each curve of a figure: as `LOOKS` has them by the label or its first word.
+    """Colour, marker and line style of each curve of a figure.
 
-    A label that is not there, or whose look another one has already, gets the next free look.
+    `LOOKS` has a look for some labels, or for their first words. Every other label gets the next free look, and so does
+    a label whose look is already taken.
     """
     table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}
     labels = list(labels)
@@ -137,7 +138,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """An empty figure of the house style and its axes, for as long as it is drawn on."""
+    """An empty figure in the house style and its axes, to draw on inside a `with` block."""
     # Figure objects of our own, outside pyplot, are never shown twice nor kept in memory.
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
@@ -166,7 +167,7 @@ def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
 
 
 def use_percent_axis(axes: Axes) -> None:
-    """Let the y axis of shares go from 0 to 100 %; markers at its ends are drawn whole.
+    """Let the y axis of shares go from 0 to 100 %; markers at its ends are drawn whole, not cut off.
 
     Call it after the lines are drawn.
     """
@@ -211,19 +212,19 @@ def name_ends(axes: Axes) -> None:
 
 
 def write_below(axes: Axes, x: float, words: str) -> None:
-    """Write words below a drawing, under the place x."""
+    """Write words below a drawing, at the horizontal place x."""
     axes.annotate(
         words, (x, 0), (0, -4), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="top"
     )
 
 
 def is_flat(per_cent: Sequence[float]) -> bool:
-    """Whether a curve of shares in per cent hardly moves: its first and its last value say it all."""
+    """Whether a curve of shares in per cent hardly changes, so that its first and its last value are enough."""
     return len(per_cent) > 1 and max(per_cent) - min(per_cent) < _FLAT
 
 
 def before_and_after(axes: Axes, title: str, changes: Mapping[str, tuple[str, float, float]]) -> None:
-    """Write numbers instead of curves that hardly move: the colour, the first and the last value of each, by name."""
+    """Write numbers instead of curves that hardly change. Each name has a colour, a first value and a last value."""
     axes.clear()
     axes.set_axis_off()
     axes.text(0.5, 0.95, title, ha="center", va="top", transform=axes.transAxes)
@@ -250,7 +251,7 @@ def to_png(figure: Figure, scale: float = 1.0) -> bytes:
 
 
 def show(figure: Figure, description: str) -> None:
-    """Show a figure in a notebook, with a description below it that also serves who cannot see it."""
+    """Show a figure in a notebook, with a description below it, also for readers who cannot see the figure."""
     from IPython.display import display
 
     picture = base64.b64encode(to_png(figure, _PRINT)).decode()

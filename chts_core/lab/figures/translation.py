@@ -39,7 +39,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
         weights: in [0, 1], (queries, keys), or (heads, queries, keys).
         source: the pieces that are attended to, one for each key.
         target: the pieces that attend, one for each query.
-        title: above all panels.
+        title: the title above all panels.
     """
     heads = weights.cpu() if weights.ndim == 3 else weights.cpu()[None]
     columns = min(len(heads), _MOST_IN_A_ROW if len(source) <= _MANY_PIECES else _MOST_IN_A_ROW // 2)
@@ -77,13 +77,13 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
 def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
     """The rows of one head in the masks of queries and keys, and how many links each of them has.
 
-    Row i of the queries is only ever multiplied by row i of the keys: where one has no links, the other's are of no
-    use. Such pairs are marked.
+    Row i of the queries is only ever multiplied by row i of the keys. If one of them has no links, the links of the
+    other are of no use. Such pairs are marked.
 
     Args:
         query, key: masks of both projections, Boolean (out_features, in_features) each.
-        heads: which share the rows evenly.
-        head: the one to show, from 0.
+        heads: the number of heads, which share the rows evenly.
+        head: the number of the head to show, from 0.
     """
     parts = [mask.view(heads, -1, mask.shape[1])[head] for mask in (query, key)]
     with new_figure(_WIDEST, 3.4, columns=3) as (figure, (left, middle, right)):
@@ -111,9 +111,9 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
     """The learning rate by step, with and without coming back slowly after each update of the topology.
 
     Args:
-        recipe: its number of steps and schedule.
-        width: of the model.
-        update_steps: steps that an update follows, ascending.
+        recipe: gives the number of steps and the schedule.
+        width: the width of the model.
+        update_steps: the steps after which there is an update, in ascending order.
     """
     steps = range(1, recipe.steps + 1)
     # The update after step 100 is first felt in step 101.
@@ -137,9 +137,9 @@ def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Fi
     """Tokens and padding of each batch, one panel for each way to make batches, on equal axes.
 
     Args:
-        lengths: tokens of each pair, int (pairs,), as of `EncodedPairs.lengths`.
-        named: batches by how they were made; each the numbers of its pairs, int (n,). In a batch all pairs are padded
-            to the longest.
+        lengths: the number of tokens of each pair, int (pairs,), as in `EncodedPairs.lengths`.
+        named: the batches by the way in which they were made; a batch is the numbers of its pairs, int (n,). In a
+            batch, all pairs are padded to the longest.
     """
     with new_figure(_WIDEST, 3.4, columns=len(named)) as (figure, panels):
         highest = 0
@@ -176,13 +176,14 @@ def scores_by_method(
     paper: Mapping[str, Mapping[float, tuple[float, float | None]]] | None = None,
     xlabel: str = "BLEU on the test pairs",
 ) -> Figure:
-    """What each method reached at each sparsity, with FC as a line; beside it, if given, what the paper reports.
+    """What each method reached at each sparsity, with FC as a line; if `paper` is given, the paper's results are beside
+    it.
 
     Args:
         rows: "method", "sparsity" (of "fc" it does not count), "mean" and "interval", the half-width of its 95 %
             confidence interval or None.
         paper: mean and ± by method and sparsity, as in `PAPER_TABLE_1`.
-        xlabel: of the scores.
+        xlabel: the label of the scores.
     """
     panels = {"measured here (bars: 95 % confidence)": rows}
     if paper is not None:

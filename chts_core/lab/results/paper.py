@@ -168,8 +168,8 @@ def out_of_order(
 def beside(rows: Sequence[Row], reported: Mapping[str, float], score: Callable[[Row], float]) -> list[dict[str, Any]]:
     """Recorded runs next to the paper's numbers, by method, in the paper's order.
 
-    "difference" is our mean minus the paper's; "standard_errors" is the same in standard errors of our mean. These
-    reflect only the seeds, not how the configurations differ. Missing values are None.
+    "difference" is our mean minus the paper's; "standard_errors" is this difference in standard errors of our mean.
+    Standard errors reflect only the seeds, not how the configurations differ. Missing values are None.
 
     Args:
         rows: recorded runs of one comparison, at one sparsity.
@@ -217,7 +217,7 @@ class Claim:
     differs: str = ""
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
-        """The lead of the better method for each seed that both have; below 0 it is behind.
+        """The lead of the method `better` for each seed that both methods have; below 0, this method is behind.
 
         Raises:
             ValueError: if two runs that should be equal differ.
@@ -232,7 +232,7 @@ class Claim:
                 value = _ADVANTAGE[self.task](row)
                 if scores[row["method"]].setdefault(row["seed"], value) != value:
                     raise ValueError(
-                        f"two runs of {row['method']} with seed {row['seed']} differ; give those of one recipe."
+                        f"two runs of {row['method']} with seed {row['seed']} differ; give only runs of one recipe."
                     )
         return [
             scores[self.better][seed] - scores[self.worse][seed]
@@ -289,7 +289,7 @@ def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
     """One verdict for each claim, from all its comparisons: rows with claim, source, verdict and comparisons.
 
     A claim holds, or does not hold, if at least one comparison says so and none says the opposite. If two contradict
-    each other, or if none decides, the verdict is "undecided". A claim is untested if all its comparisons are.
+    each other, or if none decides, the verdict is "undecided". A claim is untested if all its comparisons are untested.
 
     Args:
         weighed: rows of :func:`weigh`; the rows of one claim have the same text.
@@ -327,9 +327,9 @@ _MULTI30K: dict[str, Any] = {
     "sparsity": 0.95,
     "differs": "a tenth of the weights and a fifth of the steps",
 }
-_TO_COME = "by the method as published it has not been run yet"
-_ONE_SEED = "by the paper's recipe there is one seed of CHTs and SET, and no run of the others"
-_TINY_ALONE = "by the method as published it has been run at a tiny size alone, see stage 12"
+_TO_COME = "the method as published has not been run yet"
+_ONE_SEED = "with the paper's recipe there is one seed of CHTs and SET, and no run of the others"
+_TINY_ALONE = "the method as published has been run only at a tiny size; see stage 12"
 _RI_TO_3 = "Removal('relative_importance', temperature=Ramp(1.0, 3.0), percolate=True)"
 
 CLAIMS = (
@@ -387,7 +387,7 @@ CLAIMS = (
     Claim("CHTss is ahead of GraNet on Multi30k", "Table 1", differs=_TO_COME),
     Claim("CHTs is ahead of SET and RigL in LLaMA at 90 %", "Table 2", differs=_TINY_ALONE),
     Claim("CHTss is ahead of CHTs in LLaMA at 90 %", "Table 2", differs=_TO_COME),
-    Claim("IWSLT14 and WMT17", "Table 1", differs="no GPU, and no way to the corpora, so far"),
+    Claim("IWSLT14 and WMT17", "Table 1", differs="no GPU and no access to the corpora so far"),
     Claim("MNIST, EMNIST and CIFAR10", "MLP table", differs=_TO_COME),
     Claim("CHTs with 30 % of the links is level with FC at 1B", "Table 2", differs="no GPU so far"),
     Claim("weights in bfloat16 make RigL and GraNet collapse", "Table 2", differs="no GPU so far"),

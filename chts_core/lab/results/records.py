@@ -207,12 +207,12 @@ def now() -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file as a whole or not at all."""
     _write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines, whole or not at all. Each row has the SHA-256 of its other values."""
+    """Write a file of JSON lines as a whole or not at all. Each row has the SHA-256 of its other values."""
     _write_whole(path, "".join(_as_line(row) + "\n" for row in rows))
 
 
@@ -256,14 +256,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def check_run(row: Mapping[str, Any], place: str) -> None:
-    """Refuse a row that is not a record of a training run by `run.schema.json`.
+    """Refuse a row that is not a record of a training run according to `run.schema.json`.
 
     Args:
         row: a row of `read_lines`.
         place: where the row is, for the message.
 
     Raises:
-        ValueError: if it is not; the message names the place and the error there.
+        ValueError: if it is not such a record; the message names the place and the error there.
     """
     written = hash(json.dumps(row))
     if written in _FITTING:
@@ -306,8 +306,8 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run, with today's name of its method.
 
-    A record without a revision of the methods has revision 1. There, some names meant another method: "chts" removed
-    links by relative importance and started new links from zero; this is "chts/ri_zeros" now.
+    A record without a revision of the methods has revision 1. In that revision, some names meant another method: "chts"
+    removed links by relative importance and started new links from zero; this is "chts/ri_zeros" now.
     """
     if row.get("methods", 1) != 1:
         return dict(row)

@@ -30,9 +30,9 @@ _ONCE = {
 class Score:
     """The score by which runs of a task are compared.
 
-    of: gives its value from a record.
-    course: gives the points (step, value) of the score on the validation data from a record; course_name: its name
-        there.
+    of: gives the value of the score from a record.
+    course: gives the points (step, value) of the score on the validation data from a record.
+    course_name: the name of the score on the validation data.
     digits: number of digits after the point.
     """
 
@@ -90,7 +90,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
         folder: files of JSON lines, from `results`, `chts sweep` or a race.
 
     Raises:
-        FileNotFoundError: if there are none.
+        FileNotFoundError: if the folder has no recorded runs.
         ValueError: if a line is damaged, was changed, or lacks a value that its task needs; the message names the line.
     """
     found: dict[str, list[dict[str, Any]]] = {}
@@ -155,7 +155,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Each run with the rival's run of its seed: the run with the same settings, or the only one."""
+    """Each run with the rival's run of the same seed: the one with the same settings, or the only one."""
     pairs = []
     for row in mine:
         theirs = [
@@ -232,7 +232,7 @@ def write(folder: Path, out_dir: Path) -> Path:
         out_dir: folder for the page.
 
     Raises:
-        FileNotFoundError, ValueError: as in :func:`read`; then nothing is written.
+        FileNotFoundError, ValueError: as in :func:`read`; in this case nothing is written.
     """
     comparisons = read(folder)
     parts = [
@@ -254,7 +254,7 @@ def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[f
     """The learning curves of a comparison at a sparsity and of FC, as `figures.learning_curves` draws them.
 
     With several recipes, it draws the recipe of each method's first run. It leaves out runs without validation data,
-    and methods in words: their names would leave no room for lines, and the table shows them.
+    and methods that are described in words: their names would leave no room for lines, and the table shows them.
     """
     settings = _varying(rows)
     score = SCORES[rows[0]["task"]]
@@ -279,7 +279,7 @@ def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
     return picture(
         figures.to_png(figure),
         f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(drawn)} by step; the line is the mean "
-        "over seeds, the band goes from the lowest to the highest.",
+        "over seeds, and the band goes from the lowest to the highest.",
     )
 
 

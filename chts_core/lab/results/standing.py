@@ -92,7 +92,7 @@ def _between_choices() -> list[dict[str, Any]]:
         ),
         _row(
             "link prediction is ahead of random regrowth",
-            "its tables have no row that changes this choice alone",
+            "the paper's tables have no row that changes only this choice",
             "CHTs with random regrowth, at the paper's sizes",
             (_DIGITS, "points"),
             ahead_of("regrowth=Regrowth('random', history=True)"),
@@ -127,7 +127,7 @@ def _between_networks() -> list[dict[str, Any]]:
     return [
         _row(
             "a sparse network is ahead of a dense one with as few weights",
-            "its tables have no such rival",
+            "the paper's tables have no such rival",
             "a narrow dense rival on every task of the paper",
             (_DIGITS, "points"),
             tables.differences(tables.of_method(digits, "chts", 0.95), tables.small_dense(0.95)),

@@ -18,7 +18,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean: the standard deviation over the root of the number of values.
+    """Standard error of the mean: the standard deviation divided by the square root of the number of values.
 
     Raises:
         ValueError: for fewer than two values.
@@ -31,7 +31,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def seeds_needed(values: Sequence[float], effect: float) -> int:
-    """The smallest number of seeds with a 95 % interval as narrow as an effect, if they vary as these values do.
+    """The smallest number of seeds that makes the 95 % interval as narrow as an effect, if all vary as these values do.
 
     Args:
         values: paired differences of the available seeds.
@@ -55,8 +55,8 @@ Row = Mapping[str, Any]
 
 
 def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict[str, Any]]:
-    """Recorded runs by method and sparsity, in the order of their first run. "mean" is the mean of a score, "interval"
-    the half-width of its 95 % confidence interval (None for a single run).
+    """Recorded runs by method and sparsity, in the order of their first run. "mean" is the mean of a score, and
+    "interval" is the half-width of its 95 % confidence interval (None for a single run).
 
     Args:
         rows: rows of `as_record`.
@@ -87,9 +87,10 @@ def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable
 
 
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
-    """A score of recorded runs (as in `mean_scores`) minus a rival's with the same seed, by method and sparsity.
+    """A score of recorded runs (as in `mean_scores`) minus the rival's score at the same seed, by method and sparsity.
 
-    The rival "fc" has no sparsity, so it is compared with all. Seeds that only one of the two has are left out.
+    The rival "fc" has no sparsity, so it is compared with all sparsities. Seeds that only one of the two methods has
+    are left out.
     """
     found = []
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
@@ -126,11 +127,11 @@ SeededT = TypeVar("SeededT", bound=Seeded)
 
 
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
-    """A measure minus a rival's with the same seed, one row per other method.
+    """A measure of each other method minus the rival's at the same seed, one row per method.
 
-    Equal seeds share their initial weights and batches, so much of the random variation cancels. `difference` is the
-    mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, None for a single
-    seed.
+    Runs with equal seeds share their initial weights and batches, so much of the random variation cancels. `difference`
+    is the mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, None for a
+    single seed.
 
     Args:
         runs: runs of the rival and of other methods.
@@ -138,7 +139,7 @@ def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_
         measure: an attribute of a run; the accuracy of images is a fraction.
 
     Raises:
-        ValueError: if a method and the rival were not run with the same seeds, once each.
+        ValueError: if a method and the rival do not have the same seeds, with one run for each.
     """
     rivals = [run for run in runs if run.method == rival]
     theirs = {run.seed: getattr(run, measure) for run in rivals}
@@ -171,8 +172,9 @@ def summarise_by(
     **others: Callable[[SeededT], float],
 ) -> list[dict[str, Any]]:
     """One row per method: the mean of a score over its runs, under the score's name, with the half-width of its 95 %
-    confidence interval (None for a single run). The row also has the means of other measures and of those that all runs
-    have."""
+    confidence interval (None for a single run). The row also has the means of the other measures, and of those that
+    every run has (such as its density).
+    """
     measures = others | {shared: attrgetter(shared) for shared in ("density", "active_neurons", "itop", "seconds")}
     rows = []
     for method in dict.fromkeys(run.method for run in runs):

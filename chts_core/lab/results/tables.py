@@ -30,7 +30,7 @@ _DIGITS_AT = (0.9, 0.95, 0.97)
 
 @cache
 def runs(name: str) -> tuple[Row, ...]:
-    """The recorded runs of a file in `results`, by its stem."""
+    """The recorded runs of a file in `results`, by the file's name without its ending."""
     return tuple(records.read_runs(records.results_folder() / f"{name}.jsonl"))
 
 
@@ -47,7 +47,7 @@ def score(row: Row) -> float:
 
 
 def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -> list[Row]:
-    """The runs of a method at a sparsity, or at any for None; FC has no sparsity."""
+    """The runs of a method at one sparsity, or at all sparsities for None; FC has no sparsity."""
     return [row for row in rows if row["method"] == method and sparsity in (None, row["sparsity"])]
 
 
@@ -178,7 +178,7 @@ def ablations() -> str:
 
 
 def number_words() -> str:
-    """The score that removes links, and the weight with which they come back, in a small translator."""
+    """A small translator by the score that removes links, and by the weight with which links come back."""
     rows = [*runs("number_words"), *(row for row in runs("translation") if row["dataset"] == "number_words")]
     lines = []
     for variant in dict.fromkeys(("chts", *(row["method"] for row in runs("number_words")))):
@@ -285,7 +285,9 @@ def first_weights() -> str:
 
 
 def _times(row: Row) -> str:
-    """How many times as fast, to two digits: in bold if it is slower, and with the aim if it misses the aim."""
+    """How many times as fast, to two digits. The number is bold if it shows a slowdown, and has the aim if it misses
+    the aim.
+    """
     ratio, aim = row["times_faster"], row.get("aim", 0)
     written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     if float(written) >= aim > ratio:
@@ -325,7 +327,7 @@ def layers() -> str:
 
 
 def steps() -> str:
-    """Whole training steps against fully connected ones."""
+    """Whole training steps of sparse models against steps of fully connected ones."""
     lines = []
     for (comparison, rival), row in benchmark("step").items():
         if rival == "FC":

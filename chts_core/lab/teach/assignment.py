@@ -11,7 +11,7 @@ GRADED = "CHTS_STUDENT"  # set in a grader's kernels: the student who handed the
 def generator_of(student: str, question: str) -> torch.Generator:
     """A generator that depends only on the student and the question; two calls give the same numbers.
 
-    During grading, the student is the person who handed the notebook in, whatever it says.
+    During grading, the student is the person who handed the notebook in, whatever name the notebook has.
 
     Args:
         student: an id; surrounding blanks and upper case do not matter.

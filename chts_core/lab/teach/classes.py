@@ -51,10 +51,11 @@ _LARGEST = 20 * 2**20  # bytes of a submission
 
 
 def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
-    """Write a course: source and student version of the assignment, stages with and without solutions, and plans.
+    """Write a course: the source and the student version of the assignment, stages with and without solutions, and
+    plans.
 
-    The function keeps existing files that a teacher may have edited, nbgrader_config.py and the source of the
-    assignment; it makes all others again.
+    The function keeps the existing files that a teacher may have edited: nbgrader_config.py and the source of the
+    assignment. It makes all other files again.
 
     Args:
         folder: folder of the course.
@@ -141,8 +142,9 @@ class Graded:
 class HandedIn:
     """The content of a folder of submissions.
 
-    notebooks: the notebook to grade, by student; faults: why there is no notebook to grade, by student; strays: files
-        that belong to no student, and why.
+    notebooks: by student, the notebook to grade.
+    faults: by student, why there is no notebook to grade.
+    strays: files that belong to no student, and why.
     """
 
     notebooks: dict[str, Path]
@@ -153,8 +155,8 @@ class HandedIn:
 def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
     """The notebook of each student in a folder of submissions, as learning platforms export it.
 
-    An entry belongs to the student whose id is its name, or whose id stands in its name between characters other than
-    letters and digits: `anna7.ipynb`, `Anna Adams_anna7_file/x.ipynb`.
+    An entry belongs to a student if its name is the student's id, or contains the id between characters other than
+    letters and digits, as in `anna7.ipynb` and `Anna Adams_anna7_file/x.ipynb`.
 
     Args:
         folder: notebooks, or folders with one notebook each.
@@ -259,7 +261,7 @@ def _graded(grader: Any, folder: Path, student: str, notebook: Path) -> Graded:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(notebook, target)
     try:
-        with environment(**{GRADED: student}):  # the kernel reads there whose notebook it runs
+        with environment(**{GRADED: student}):  # the kernel reads this name to know whose notebook it runs
             _succeeded(grader.autograde(ASSIGNMENT, student))
         _succeeded(grader.generate_feedback(ASSIGNMENT, student))
     except ValueError as error:

@@ -9,7 +9,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_teach(commands: Commands) -> None:
-    """Add `teach` and its subcommands to the commands."""
+    """Add the command `teach` and its subcommands."""
     parser = commands.add_parser("teach", help="a course to teach: assignment, grades of a class, slides")
     inner = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_course, _add_grade, _add_slides):

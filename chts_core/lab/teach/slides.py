@@ -1,8 +1,8 @@
 """Slides of an executed notebook: one page that needs no internet connection, shown by reveal.js.
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
-slides, and a section begins a column. A piece of text is a slide, with the code and the figure that follow it unless it
-is long; an answer appears when you press the next key. The slides leave out parameters, versions, checks, hints,
+slides, and a section begins a column. A slide has a piece of text and, unless the text is long, the code and the figure
+that follow it. An answer appears when you press the next key. The slides leave out parameters, versions, checks, hints,
 solutions, widgets, records, and long code and tables.
 """
 
@@ -92,7 +92,7 @@ def write_slides(executed: Path, out_dir: Path) -> Path:
     """Write the slides of an executed notebook to a folder, as NAME.html; return the path.
 
     Raises:
-        ValueError: if it has no outputs, or lacks a figure that its deck shows.
+        ValueError: if the notebook has no outputs, or lacks a figure that its deck shows.
     """
     notebook = nbformat.read(executed, as_version=4)
     if not any(cell.get("outputs") for cell in notebook.cells):
@@ -196,7 +196,7 @@ def _pictures(cell: Any) -> Iterator[tuple[str, str]]:
 
 
 def _code(cell: Any) -> Iterator[str]:
-    """Code that is short enough, with its printed output, and tables."""
+    """The code if it is short enough, its printed output, and its tables."""
     if any(kind in output.get("data", {}) for output in cell.outputs for kind in _OF_NOTEBOOKS):
         return
     if len(cell.source.splitlines()) <= _LONGEST:

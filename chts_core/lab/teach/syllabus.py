@@ -13,7 +13,7 @@ _PROFILES = ("binder", "laptop")
 
 @dataclass(frozen=True)
 class Part:
-    """Some minutes of class; `stage` is the number of the open notebook, or ""."""
+    """A part of a class, with its length in minutes; `stage` is the number of the open notebook, or ""."""
 
     minutes: int
     what: str
@@ -29,13 +29,13 @@ class Session:
 
     @property
     def minutes(self) -> int:
-        """Minutes of class."""
+        """The minutes of the session."""
         return sum(part.minutes for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A syllabus: `name` is the name of its file, `audience` the people it is for."""
+    """A syllabus: `name` is the name of its file, and `audience` is the people that it is for."""
 
     name: str
     title: str

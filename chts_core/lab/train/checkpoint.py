@@ -60,7 +60,7 @@ _EXPECTED = (
 def save(path: Path, state: Any) -> None:
     """Write a state to a file, completely or not at all. If this fails, the file at this path stays as it was.
 
-    If it works, the file that was there before is at `previous_of` that path.
+    If it succeeds, the earlier file is kept at `previous_of(path)`.
 
     Args:
         path: the path of the file; missing folders are made.
@@ -123,7 +123,7 @@ def _give_second_name(path: Path, name: Path) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:
-    """The state that `save` wrote, equal to the bit; every tensor has memory of its own on `device`.
+    """The state that `save` wrote, bit for bit; every tensor has its own memory on `device`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -170,7 +170,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
 
 @contextmanager
 def _refusing_forgeries(path: Path) -> Iterator[None]:
-    """Refuse any error in a file whose checksum is right: somebody has made this file by hand."""
+    """Refuse a file that causes any error although its checksum is right: somebody has made this file by hand."""
     try:
         yield
     except Exception as error:
@@ -180,8 +180,8 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON; its tensors go into `tensors` under their place. Types are exact, since a subclass would not
-    come back."""
+    """The value as JSON; its tensors go into `tensors` under the name of their place. Types must be exact, because a
+    subclass could not be restored."""
     kind = type(value)
     if isinstance(value, Tensor):
         return _pack_tensor(value, place, tensors)

@@ -41,8 +41,9 @@ class Run(runs.Run):
     """The result of one training run. Accuracies are fractions.
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
-    validation_accuracy: after each epoch; empty if all images were trained on.
-    test_by_epoch: kept to show the effect of choosing by the test images; chts chooses nothing by them.
+    validation_accuracy: the accuracy on the validation images after each epoch; empty if all images were trained on.
+    test_by_epoch: the accuracy on the test images after each epoch. It shows the effect of choosing by the test images;
+        chts chooses nothing by them.
     snapshots: the masks after each update by the name of the weight, as bits; empty if the run was trained without
         snapshots.
     """
@@ -65,7 +66,7 @@ class Run(runs.Run):
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first.
+        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first update.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.
@@ -282,7 +283,7 @@ def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
     test.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
-    the runs with a best test epoch before their number of links reached its final value.
+    the runs whose best test epoch came before their number of links reached its final value.
     """
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
@@ -309,8 +310,9 @@ def had_more_links(run: Run) -> bool:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, means over its runs; `interval` is the half-width of the 95 % confidence interval,
-    None for a single run."""
+    """One row per method, with means over its runs; `interval` is the half-width of the 95 % confidence interval, None
+    for a single run.
+    """
     return summarise_by(runs, "accuracy", attrgetter("test_accuracy"))
 
 
@@ -331,7 +333,7 @@ def as_row(run: Run) -> dict[str, Any]:
 
 
 def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run; see :func:`chts_core.lab.train.runs.as_record`."""
     steps, chosen = _steps_per_epoch(data, recipe), run.chosen_test_accuracy
     return runs.as_record(
         run,

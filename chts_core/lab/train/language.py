@@ -108,8 +108,9 @@ class Run(runs.Run):
     looks: measurements on the validation tokens.
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
-    mfu: operations per second that a dense model would need, as a share of those of one large matrix product on this
-        device, in the recipe's precision. A value above the dense run's means that sparsity saved time.
+    mfu: the operations per second that a dense model would need, as a share of the operations per second of one large
+        matrix product on this device, in the recipe's precision. A value above that of the dense run means that
+        sparsity saved time.
     ranks: number of processes that trained together.
     """
 
@@ -140,10 +141,10 @@ class Run(runs.Run):
 def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
 
-    After each update of the topology it rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
+    After each update of the topology, it rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
 
     Args:
-        step: the step, from 1; recipe: gives the schedule.
+        step, recipe: the step, from 1, and the recipe, which gives the schedule.
         last_update: the step before the latest update of the topology; None before the first update.
     """
     back = loop.share_after_update(step, last_update, recipe.iterative_warmup)
@@ -333,7 +334,7 @@ def train(
         label: name of the run; by default the name of the method.
         seed, device, save_to, save_every, progress: arguments of the loop.
         log_to: a folder for TensorBoard.
-        parallel: "ddp", every rank has a copy of the model; "fsdp", every rank has a share of each weight.
+        parallel: with "ddp", every rank has a copy of the model; with "fsdp", every rank has a share of each weight.
 
     Raises:
         ValueError: if the settings do not fit together, or the checkpoint is damaged or from another run.
@@ -412,7 +413,7 @@ def plan_run(method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run; see :func:`chts_core.lab.train.runs.as_record`."""
     return runs.as_record(
         run,
         "language",
@@ -439,8 +440,8 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, means over its runs: loss on the validation tokens with `interval`, the half-width of its
-    95 % confidence interval (None for a single run), and perplexity."""
+    """One row per method, with means over its runs: the perplexity, and the loss on the validation tokens with
+    `interval`, the half-width of its 95 % confidence interval (None for a single run)."""
     return summarise_by(runs, "validation_loss", attrgetter("validation_loss"), perplexity=attrgetter("perplexity"))
 
 

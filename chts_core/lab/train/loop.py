@@ -37,14 +37,16 @@ class Learner(Protocol):
     """The part of one run that depends on the kind of model.
 
     kind: the kind of run in words, such as "a translator's training".
-    model: the model to train; replica: the module to call in its place, for many processes or compiled.
+    model: the model to train.
+    replica: the module to call in its place, which is the model for several processes, or the compiled model.
     device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
     settings: the settings of the run; it can continue only from checkpoints with the same settings.
     train_loss: the training losses that are kept.
     seconds: the time of training, without measurements.
-    look_every: steps between two measurements; bar_every: steps that a progress bar counts as one.
-    clip: largest norm of the gradient; None: no limit.
+    look_every: steps between two measurements.
+    bar_every: steps that a progress bar counts as one.
+    clip: the largest norm of the gradient; None for no limit.
     scaler: scales the loss, if gradients are in float16.
     """
 
@@ -160,8 +162,8 @@ class Training(Generic[LearnerT]):
         return float(total)
 
     def _size(self, loss: Tensor) -> float:
-        """A value that is finite in a sound step: the norm of the gradient over all ranks, so that all ranks decide
-        alike.
+        """A value that is finite in a sound step: the norm of the gradient over all ranks, so that all ranks make the
+        same decision.
 
         With a scaled loss the value is the loss: gradients may overflow until the scale is small enough.
         """
@@ -198,7 +200,7 @@ class Training(Generic[LearnerT]):
         """Write a checkpoint; a collective operation in which the first rank writes.
 
         Raises:
-            OSError: on all ranks, if it cannot be written; the previous checkpoint stays intact.
+            OSError: on all ranks, if the checkpoint cannot be written; the previous checkpoint stays intact.
         """
         state = self.state()
         error = None
@@ -219,7 +221,8 @@ class Training(Generic[LearnerT]):
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: if it is damaged, or from a run with other settings; then nothing is changed.
+            ValueError: if the checkpoint is damaged, or from a run with other settings; in this case nothing is
+                changed.
         """
         learner = self.learner
         state = load_state(path, self.state().keys(), learner.settings, learner.kind)
@@ -249,14 +252,14 @@ def train(
 ) -> Training[LearnerT]:
     """Train one run to its end.
 
-    An interrupted run continues from its last checkpoint. Its result has the same bits on the same kind of device with
-    equally many ranks and threads, and otherwise differs only by rounding.
+    An interrupted run continues from its last checkpoint. On the same kind of device, with the same number of ranks and
+    threads, its result has the same bits as that of an undisturbed run; otherwise it differs only by rounding.
 
     Args:
         begin: creates the learner.
         seed: seeds torch's global generators, which are restored afterwards.
         device: the device of the run.
-        save_to: a checkpoint to continue from, if it exists, and to save to.
+        save_to: the file of the checkpoint. The run continues from it if it exists, and saves to it.
         save_every: steps between two checkpoints.
         progress: a bar to advance.
         look_on: called after each measurement.
@@ -320,7 +323,7 @@ def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """Root of the sum of all squared gradients; infinite or NaN if one of them is, or if the sum is too large."""
+    """Root of the sum of all squared gradients. It is infinite or NaN if a gradient is, or if the sum is too large."""
     return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]).item()
 
 
@@ -341,7 +344,7 @@ class Skips:
         Args:
             step: the step; call the method once for each, in order.
             value: the loss, or the norm of all gradients.
-            compute_loss: computes the loss of the batch again, see :func:`chts_core.tools.numerics.find_nonfinite`.
+            compute_loss: computes the loss of the batch again; see :func:`chts_core.tools.numerics.find_nonfinite`.
 
         Raises:
             RuntimeError: if the last few steps were skipped too, so that a single batch is not the cause.
@@ -368,7 +371,7 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
     """Refuse a method that starts from the correlations of its inputs, before anything is trained.
 
     Raises:
-        ValueError: if it does; the message names the method and the kind of inputs.
+        ValueError: if the method does so; the message names the method and the kind of inputs.
     """
     if isinstance(get_method(method).topology, Correlated):
         raise ValueError(
@@ -383,14 +386,14 @@ def last_update(sparsifier: Sparsifier) -> int | None:
 
 
 def share_after_update(step: int, last_update: int | None, steps: int) -> float:
-    """Share of its schedule that the learning rate reaches: it rises again after each update (paper, Tables 5 and 6).
+    """The factor of the learning rate after an update of the topology, which rises to 1 again (paper, Tables 5 and 6).
 
     New links have no moments yet, so Adam would take full steps at once.
 
     Args:
         step: counted from 1.
         last_update: the step before the latest update; None before the first.
-        steps: the number of steps of the rise; with 0 the rate stays.
+        steps: the number of steps of the rise; with 0 there is no rise.
     """
     return 1.0 if last_update is None else min(1.0, (step - last_update) / max(steps, 1))
 
@@ -405,7 +408,7 @@ def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: st
         kind: the kind of run in words, such as "a translator's training".
 
     Raises:
-        ValueError: if it is damaged, or from a run of another kind or with other settings.
+        ValueError: if the checkpoint is damaged, or from a run of another kind or with other settings.
     """
     state = checkpoint.load(path)
     theirs = state["settings"] if isinstance(state, dict) and state.keys() == keys else None

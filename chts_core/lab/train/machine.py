@@ -32,7 +32,7 @@ def forget_memory_peak(device: torch.device) -> None:
 
 
 def memory_mb(device: torch.device) -> int:
-    """Memory in use now: main memory of this process, or a GPU's memory of tensors."""
+    """The memory in use now: the main memory of this process, or the memory of the tensors on a GPU."""
     if device.type == "cuda":
         return round(torch.cuda.memory_allocated(device) / 2**20)
     return round(psutil.Process().memory_info().rss / 2**20)
@@ -50,7 +50,7 @@ def peak_memory_mb(device: torch.device) -> int | None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Compute products in a 16-bit precision; "float32" changes nothing."""
+    """Compute matrix products in a 16-bit precision; "float32" changes nothing."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 

@@ -43,17 +43,17 @@ def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """How to train an MLP: SGD with a learning rate that falls linearly to a hundredth, as in the paper's Table.
+    """How to train an MLP: SGD with a learning rate that falls linearly to a hundredth, as in the paper.
 
     The topology is updated once per epoch. `execution` says how to store and multiply sparse layers.
 
     standardise: whether pixels have mean 0 and standard deviation 1 over the training images; otherwise they are from 0
         to 1.
-    first_weights: "by_links": He's initialisation for a neuron's mean number of links; "published": the published
-        code's, which is normal with variance 2 / (density · outputs) for methods that predict links and 2 / inputs for
-        the others, with PyTorch's defaults in the last layer and for biases.
-    epochs_of_decay: share of the epochs over which the learning rate falls, once after each epoch; None: it falls at
-        every step.
+    first_weights: "by_links" is He's initialisation for a neuron's mean number of links. "published" is the published
+        code's initialisation: normal with variance 2 / (density · outputs) for methods that predict links, and 2 /
+        inputs for the others. The last layer and the biases have PyTorch's defaults.
+    epochs_of_decay: share of the epochs over which the learning rate falls, once after each epoch; with None, it falls
+        at every step.
     all_images: whether to train on all training images, as the published code does. Then there are no validation images
         and no validation accuracy.
     """
@@ -105,20 +105,21 @@ class TranslationRecipe:
 
     size: a name in `TRANSFORMER_SIZES`.
     vocabulary: number of subwords, shared by both languages.
-    max_length: most tokens of a sentence; longer training pairs are left out, and longer translations are cut off.
+    max_length: the largest number of tokens in a sentence; longer training pairs are left out, and longer translations
+        are cut off.
     steps: steps of the optimizer.
     batch_tokens: tokens in a step, counted on the longer side, including padding.
-    accumulate: number of parts in which a batch goes through the model; the gradient is the same, and it takes less
-        memory.
-    learning_rate: factor of the schedule, see `learning_rate_at`.
-    dense_learning_rate: the factor for a dense network; None: the same.
+    accumulate: number of parts in which a batch goes through the model; the gradient stays the same, and training takes
+        less memory.
+    learning_rate: factor of the schedule; see `learning_rate_at`.
+    dense_learning_rate: the factor for a dense network; None for the same factor.
     warmup: steps until the schedule's peak.
     iterative_warmup: steps in which the learning rate rises again after each change of the topology.
     update_every: steps between updates of the topology.
     validate_every: steps between measurements on the validation pairs.
     beam: number of hypotheses of the beam search when the final network translates.
-    test_best: whether the network with the highest validation BLEU, the first if several are equal, translates the test
-        sentences too; the paper reports this one.
+    test_best: whether the network with the highest validation BLEU, the first if several are equal, also translates the
+        test sentences; the paper reports the score of this network.
     precision: the precision of matrix products; weights stay float32.
     """
 
@@ -234,26 +235,28 @@ class LanguageRecipe:
 
     size: a name in `LLAMA_SIZES`.
     vocabulary: number of tokens.
-    tokenizer: a path to a tokenizer.json or a name on the hub; "": train one on the corpus.
+    tokenizer: a path to a tokenizer.json or a name on the hub; "" to train one on the corpus.
     context: tokens that the model sees at a time, packed without padding.
     steps: steps of the optimizer.
     batch: contexts in a step, over all ranks.
-    micro_batch: most contexts that go through a model at once; the gradient is the same, and it takes less memory.
+    micro_batch: the largest number of contexts that go through a model at once. A smaller number takes less memory, and
+        the gradient stays the same.
     learning_rate: the peak of the schedule.
-    dense_learning_rate: the peak for a dense network; None: the same.
+    dense_learning_rate: the peak for a dense network; None for the same peak.
     warmup: steps until the peak.
-    iterative_warmup: steps in which the learning rate rises again after each change of the topology; 0: none.
-    link_warmup: steps after each change of the topology in which new links move less, and all others as usual; 0: none.
+    iterative_warmup: steps in which the learning rate rises again after each change of the topology; 0 for none.
+    link_warmup: steps after each change of the topology in which new links move less, and all others move as usual; 0
+        for none.
         See :class:`chts_core.tools.link_warmup.LinkWarmup`.
-    watch_updates: whether to measure the loss around each change of the topology, see `language.UpdateLoss`; this
+    watch_updates: whether to measure the loss around each change of the topology (see `language.UpdateLoss`). This
         changes no bit of the run.
-    clip: largest norm of the gradient.
+    clip: the largest norm of the gradient.
     update_every: steps between updates of the topology.
     validate_every: steps between measurements on the validation tokens.
     validation_tokens: number of validation tokens, always the same ones; fewer if the corpus has fewer.
-    precision: "float32"; "bfloat16": products in bfloat16, weights in float32; "bfloat16_weights": all in bfloat16, as
-        in the published code, which loses small changes by rounding.
-    deviation: standard deviation of the first weights, see :func:`chts_core.lab.models.initialise_llama`.
+    precision: "float32", or "bfloat16" (products in bfloat16, weights in float32), or "bfloat16_weights" (everything in
+        bfloat16, as in the published code, which loses small changes by rounding).
+    deviation: standard deviation of the first weights; see :func:`chts_core.lab.models.initialise_llama`.
     per_head: whether each head of queries, keys and values has its own number of links.
     compile: whether `torch.compile` makes the model faster, after a minute or more.
     lanes: number of parallel streams for a corpus that is too large for the memory; this number, not the number of

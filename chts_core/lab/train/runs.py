@@ -49,12 +49,12 @@ class Run:
 def outcome(
     training: Training[LearnerT], method: str | Method, sparsity: float, seed: int, label: str | None
 ) -> dict[str, Any]:
-    """The fields of `Run` for a finished training.
+    """The fields of `Run` for a finished training run.
 
     Args:
         training: the run.
         method, sparsity, seed: settings of the training.
-        label: its name; by default the name of the method.
+        label: the name of the run; by default the name of the method.
     """
     sparsifier = training.learner.sparsifier
     return {
@@ -82,7 +82,7 @@ def as_record(run: Run, task: str, data: Any, recipe: Any, device: torch.device 
         task: "images", "translation" or "language".
         data: the training data, with name and digest.
         recipe, device: how it was trained.
-        own: further entries of such a run.
+        own: further entries for this kind of run.
     """
     return {
         "schema": records.SCHEMA,
@@ -145,17 +145,17 @@ class Trainer(Generic[DataT, RunT]):
         device: torch.device | str = "cpu",
         folder: Path | None = None,
     ) -> list[RunT]:
-        """Train every method with every seed for an equal number of steps, with one progress bar for all.
+        """Train every method with every seed for an equal number of steps, with one progress bar for all runs.
 
         Args:
             task, sparsity, recipe, device: as in `train`.
-            methods: names, or methods by a name to show.
+            methods: names of methods, or methods by the name to show.
             seeds: each method runs once with each seed.
-            folder: for one checkpoint of each run, and `runs.jsonl` with the records of finished runs; an interrupted
+            folder: holds one checkpoint of each run, and `runs.jsonl` with the records of finished runs; an interrupted
                 race continues from there.
 
         Raises:
-            ValueError: if the settings do not fit one of the methods; then nothing has been trained.
+            ValueError: if the settings do not fit one of the methods; in this case nothing is trained.
         """
         named = methods if isinstance(methods, Mapping) else {name: name for name in methods}
         for method in named.values():
@@ -189,11 +189,11 @@ class Trainer(Generic[DataT, RunT]):
         show: bool = True,
         **given: Any,
     ) -> dict[str, Any] | None:
-        """Train one run with a checkpoint in a folder, and write its record there, `run.json`.
+        """Train one run with a checkpoint in a folder, and write its record to `run.json` in this folder.
 
         Args:
             task, method, sparsity, recipe, device: as in `train`.
-            folder: for checkpoint and record; an interrupted run continues from its checkpoint.
+            folder: the folder for the checkpoint and the record; an interrupted run continues from its checkpoint.
             show: whether to show a progress bar of steps or epochs.
             given: further arguments of `train`: seed, and save_every for translators and language models.
 

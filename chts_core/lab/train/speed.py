@@ -12,10 +12,10 @@ _PRODUCTS_TIMED = 5
 
 
 def operations_per_token(recipe: LanguageRecipe) -> float:
-    """Floating-point operations per token to train a dense model (Chowdhery et al., 2022, appendix B).
+    """Floating-point operations per token for training a dense model (Chowdhery et al., 2022, appendix B).
 
-    They are six for each weight of the linear layers (a product and a sum, forward and twice backward), and twelve for
-    each neuron and each token that its attention uses.
+    There are six operations for each weight of the linear layers (a product and a sum, once forward and twice
+    backward), and twelve for each neuron and each token that its attention uses.
     """
     size = LLAMA_SIZES[recipe.size]
     head_dim = size.width // size.heads
@@ -38,7 +38,8 @@ def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def mfu(recipe: LanguageRecipe, tokens_per_second: float, device: torch.device) -> float:
-    """The operations per second that a dense model would need, as a share of those of one large matrix product.
+    """The operations per second that a dense model would need, as a share of the operations per second of a large
+    matrix product.
 
     Args:
         recipe: the recipe of the run; the product uses its precision.

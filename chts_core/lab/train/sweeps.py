@@ -37,7 +37,7 @@ _MOST_CELLS = 100_000
 class Cell:
     """One run of a sweep.
 
-    name: its values in the grid, joined by "-"; also the name of its folder.
+    name: the run's values in the grid, joined by "-"; also the name of its folder.
     kind: the kind of run, a key of `_KINDS`.
     subject: the notebook or the recipe.
     parameters: all parameters of the run.
@@ -168,9 +168,9 @@ def sweep(
 
     Args:
         spec: as in `cells`.
-        out_dir: for all folders; with a scheduler, its workers must see it under the same name.
+        out_dir: the folder for all cells; the workers of a scheduler must see it under the same name.
         workers: processes on this machine; by default one for each physical core. They share its cores evenly.
-        scheduler: address of a Dask scheduler; then its workers run the cells.
+        scheduler: the address of a Dask scheduler whose workers run the cells.
 
     Returns:
         One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
@@ -314,7 +314,7 @@ def _cores() -> int:
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """The variables that divide the cores among workers; if one of them is set already, its number holds for all.
+    """The variables that divide the cores among workers; if one of them is already set, its number applies to all.
 
     They must be set before torch is imported: workers that all use all cores are slower than one.
     """

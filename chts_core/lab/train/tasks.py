@@ -38,7 +38,7 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
 
     Args:
         name: a key of `RECIPES`.
-        changes: values by the name of the setting, or their text.
+        changes: values by the name of the setting, or the values as text.
 
     Raises:
         ValueError: for an unknown recipe or setting, or a value that it cannot have.
@@ -116,7 +116,7 @@ def train(
 
     Args:
         recipe, parameters: as in `checked`.
-        folder: for checkpoint and record; an interrupted run continues from its checkpoint.
+        folder: the folder for the checkpoint and the record; an interrupted run continues from its checkpoint.
         save_every: steps between two checkpoints of a translator or language model.
         show: whether to show a progress bar; the bars of several parallel runs would mix.
 

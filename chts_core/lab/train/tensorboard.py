@@ -18,8 +18,8 @@ class Log:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ValueError(
-                    f"log_to is {folder}, but TensorBoard is not installed; `pip install tensorboard`, or leave log_to "
-                    "out."
+                    f"log_to is {folder}, but TensorBoard is not installed; run `pip install tensorboard`, or leave "
+                    "out log_to."
                 ) from error
             self._writer = SummaryWriter(str(folder))
 

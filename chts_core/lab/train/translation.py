@@ -64,7 +64,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
     """Train or fetch the subwords of a corpus and encode it.
 
     Raises:
-        ValueError: if all training pairs are longer than the recipe allows, or if one validation or test pair is.
+        ValueError: if all training pairs are longer than the recipe allows, or if any validation or test pair is.
     """
     vocabulary = load_vocabulary(data, recipe.vocabulary, cache_dir)
     train = encode_pairs(data.train, vocabulary, recipe.max_length, drop_long=True)
@@ -104,9 +104,9 @@ class Run(runs.Run):
 
     train_loss: (step, loss per token in nats, with label smoothing), every few steps.
     looks: measurements on the validation pairs; nothing is chosen on the test pairs.
-    test: scores of the last network's translations, by beam search: "bleu" (standard), "bleu_lowercase", "chrf" and
-        "exact", the percentage of sentences that match their reference exactly.
-    best: None if the recipe does not ask for it.
+    test: scores of the last network's translations by beam search. They are "bleu" (standard), "bleu_lowercase", "chrf"
+        and "exact", the percentage of sentences that match their reference exactly.
+    best: the best network of the run; None if the recipe does not ask for it.
     signatures: sacrebleu's signature of each score.
     tokens: the number of target tokens seen in training.
     """
@@ -340,7 +340,7 @@ def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) 
 
 
 def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """The record of a run, see :func:`chts_core.lab.train.runs.as_record`."""
+    """The record of a run; see :func:`chts_core.lab.train.runs.as_record`."""
     best = {} if run.best is None else {"best": {**asdict(run.best), "test": _rounded(run.best.test)}}
     return runs.as_record(
         run,
@@ -365,8 +365,9 @@ def _rounded(test: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, means over its runs: standard BLEU on the test pairs with `interval`, the half-width of its
-    95 % confidence interval (None for a single run), percentage of exact translations, loss on the validation pairs."""
+    """One row per method, with means over its runs: the standard BLEU on the test pairs with `interval`, the half-width
+    of its 95 % confidence interval (None for a single run), the percentage of exact translations, and the loss on the
+    validation pairs."""
     return summarise_by(
         runs,
         "bleu",

@@ -145,7 +145,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
-    """Check the first update. Among equal scores, any link may go."""
+    """Check the first update. Among equal scores, any link may be removed."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     run.backward_and_step(EVERY)
@@ -190,7 +190,7 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
             if not torch.equal(mask.cpu(), expected):
                 return False, f"the links of {name} are not those of the largest weights at step {step}"
             returned += int((mask & ~old[name]).sum())
-    return returned > 0, f"the largest weights survive, {returned} links came back"
+    return returned > 0, f"the largest weights survive, and {returned} links came back"
 
 
 def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
@@ -246,7 +246,7 @@ def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
-    """Check the first update. Among equal scores, any link may come."""
+    """Check the first update. Among equal scores, any link may be regrown."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
@@ -305,7 +305,7 @@ def _own_scores(score: MissingLinkScore) -> Outcome:
 
 
 def _resume(method: Method, spec: Spec, device: str) -> Outcome:
-    """A run that is interrupted anywhere and resumed in a fresh model equals the undisturbed run to the bit."""
+    """A run that is interrupted anywhere and resumed in a fresh model equals the undisturbed run, bit for bit."""
     uncut, saved = Run(method, device=device), Run(method, device=device)
     uncut.train(1, STEPS)
     files = {cut: io.BytesIO() for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1)}
@@ -324,7 +324,7 @@ def _resume(method: Method, spec: Spec, device: str) -> Outcome:
         weights = zip(uncut.model.parameters(), resumed.model.parameters(), strict=True)
         same &= all(torch.equal(one, two) for one, two in weights)
         if not same:
-            return False, f"a run cut at step {cut} goes on differently"
+            return False, f"a run that is interrupted at step {cut} continues differently"
     return True, "5 cuts"
 
 
@@ -346,7 +346,7 @@ def _devices(method: Method, spec: Spec, device: str) -> Outcome:
     if not torch.cuda.is_available():
         return None, "no CUDA device"
     if isinstance(method.topology, Correlated):
-        return None, "no inputs to start from the correlations of"
+        return None, "no inputs with correlations to start from"
     masks = []
     for place in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)

@@ -53,7 +53,7 @@ def published(names: Collection[str] | None = None) -> list[Check]:
     """Check the presets of the published commands against the numbers recorded from these commands.
 
     Args:
-        names: the presets to check; presets without a recording are left out. None: all.
+        names: the presets to check; presets without a recording are left out. None checks all presets.
     """
     known = METHODS | PRESETS
     chosen = [name for name in COMMANDS if names is None or name in names]

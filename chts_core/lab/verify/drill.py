@@ -1,7 +1,7 @@
 """Deliberate faults: runs that are killed, that cannot write, or whose clock jumps must end like undisturbed runs.
 
 Each drill trains once undisturbed, with the usual command, and again with faults. It compares the records of both, and
-their checkpoints to the bit. Times and memory may differ.
+their checkpoints bit for bit. Times and memory may differ.
 """
 
 import ctypes
@@ -153,7 +153,8 @@ def drill(
     unknown = sorted(set(names) - set(SCENARIOS))
     if kills < 0 or unknown:
         raise ValueError(
-            f"{kills} kills of {', '.join(unknown or names)}; expected a number from 0 up, of {', '.join(SCENARIOS)}."
+            f"kills is {kills}, and names has {', '.join(unknown or names)}; expected a number from 0 up, and names "
+            f"from {', '.join(SCENARIOS)}."
         )
     chance = random.Random(seed)
     about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
@@ -186,8 +187,9 @@ def survived(row: Mapping[str, Any]) -> bool:
 def _killed(
     scenario: Scenario, folder: Path, kills: int, seconds: float, chance: random.Random
 ) -> Iterator[dict[str, Any]]:
-    """Kill a run several times and start it again after each kill; then let it end. A run that ends early starts
-    again."""
+    """Kill a run several times and start it again after each kill; then let it end. If a run ends before it is killed,
+    the function starts it again from the beginning.
+    """
     done = 0
     while done < kills:
         how = chance.choice(_SIGNALS)
@@ -259,7 +261,7 @@ def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, An
 
 
 def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """A run with a clock that jumps back and forth by a day, in all its processes."""
+    """Run with a clock that jumps back and forth by a day, in all processes."""
     clock = folder.with_name(f"{folder.name}.clock")
     clock.mkdir()
     (clock / "sitecustomize.py").write_text(_JUMPING_CLOCK, "utf-8")
@@ -352,7 +354,7 @@ def _reached(folder: Path) -> int:
     """The progress of a killed run that will continue: steps, epochs or cells.
 
     Raises:
-        ValueError: if a file that it has left is damaged.
+        ValueError: if a file that the run has left is damaged.
     """
     path = folder / "checkpoint.safetensors"
     if path.exists():

@@ -65,7 +65,7 @@ def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
-    """The mask is applied only at updates: between them, the gradient revives the weights of absent links.
+    """The mask is applied only at updates. Between them, the gradient revives the weights of absent links.
 
     Raises:
         ValueError: for a layer that stores only its links.
@@ -134,15 +134,15 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
-    """Regrowth takes every link with a CH2-L3n score of at least the last wanted link's; in bfloat16 many scores
-    tie."""
+    """Regrowth takes every link whose CH2-L3n score is at least the score of the last wanted link. In bfloat16, many
+    scores tie."""
     with _regrowing(sparsifier, _ThresholdWithTies):
         yield
 
 
 @contextmanager
 def top_regrowth(sparsifier: Sparsifier) -> Iterator[None]:
-    """Soft regrowth in fact takes the highest CH2-L3n scores: the regrown links do not depend on the seed."""
+    """Regrowth that should be soft takes the highest CH2-L3n scores, so the regrown links do not depend on the seed."""
     with _regrowing(sparsifier, _Top):
         yield
 
@@ -175,9 +175,9 @@ class Patient:
     """A run in its state after the last step, and the values noted during it.
 
     loss: the loss by step.
-    nonzero: share of nonzero weights in the sparse layers by step, just before the model computes.
-    density: share of possible links that the masks have by step, at the same time.
-    findings: findings of an Auditor that checked after every step.
+    nonzero: by step, the share of nonzero weights in the sparse layers just before the forward pass.
+    density: by step, the share of the possible links that the masks have at that moment.
+    findings: the findings of an Auditor that checks the run after every step.
     """
 
     model: nn.Sequential
@@ -316,7 +316,7 @@ class _Top(Regrowth):
 
 
 def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextManager[object]:
-    """Regrow by another rule for a while."""
+    """Regrow by another rule inside the block."""
     regrowth = sparsifier.method.regrowth
     wrong = rule(regrowth.score, regrowth.soft, regrowth.history)
     return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))

@@ -19,14 +19,16 @@ class Spec:
     """The specification of a method: a row of the paper's table in the plainest form.
 
     sparsity: the sparsity at a step.
-    zeta: share exchanged at the first update, which then falls as a cosine; or the share at a step; or "excess": all
-        links above the final number.
-    removal: the score, by name or custom; temperature: its value at a step, None for a hard removal.
-    prune: the score by which links are pruned when the density falls; None: the score of the removal.
+    zeta: the share that the first update exchanges, which then falls as a cosine; or a function that gives the share at
+        a step; or "excess" for all links above the final number.
+    removal: the score, by name or custom.
+    temperature: the temperature of the removal at a step; None for a hard removal.
+    prune: the score by which links are pruned when the density falls; None for the score of the removal.
     regrowth: the score, by name or custom, or "random" or "gradient".
     history: whether a link that comes back starts from its last weight.
     returning: whether pruned links come back if they are among the largest.
-    early_stop: overlap above which a layer stops; together: layers stop only once all have reached it.
+    early_stop: the overlap above which a layer stops.
+    together: whether layers stop only when all of them have reached this overlap.
     stop: the step of the last update.
     shows: whether a small run must show links that come back and incomplete links that are removed.
     """
@@ -115,7 +117,7 @@ def of_choices(method: Method) -> Spec:
 
 
 def links_at(spec: Spec, step: int, size: int) -> int:
-    """The number of links that a layer with so many places has after a step."""
+    """The number of links that a layer with `size` possible links has after a step."""
     return round((1 - spec.sparsity(min(step // EVERY * EVERY, spec.stop))) * size)
 
 

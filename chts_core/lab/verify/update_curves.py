@@ -49,7 +49,7 @@ _LAYERS = ("2.weight", "4.weight")
 
 
 def observed(name: str, seed: int, data: ImageData) -> dict[str, list[Row]]:
-    """Train one of `NAMES` on the digits again: its rows of `Sparsifier.history`, without times, by layer."""
+    """Train one of `NAMES` on the digits again; return its rows of `Sparsifier.history`, without times, by layer."""
     method, fault = _RUNS[name]
     return _rows_of(injected_bugs.run(data, method, 0.9, fault, hidden=48, epochs=4, seed=seed))
 
@@ -88,7 +88,7 @@ def everyone() -> list[tuple[str, list[Row]]]:
 
 @dataclass(frozen=True)
 class _TooMany(Regrowth):
-    """Regrowth of half as many links again as it should add."""
+    """Regrowth of one and a half times as many links as it should add."""
 
     def __call__(self, links: Tensor, shape: tuple[int, int], num: int, *given: Any, **named: Any) -> Tensor:
         return super().__call__(links, shape, num * 3 // 2, *given, **named)
@@ -113,7 +113,7 @@ MYSTERIES = tuple(_MYSTERIES)
 
 
 def mystery(name: str, seed: int, data: ImageData) -> list[Row]:
-    """Train one of `MYSTERIES` on the digits: the rows of its second layer."""
+    """Train one of `MYSTERIES` on the digits; return the rows of its second layer."""
     return _rows_of(injected_bugs.run(data, _MYSTERIES[name], 0.9, hidden=48, epochs=4, seed=seed))["2.weight"]
 
 

@@ -1,4 +1,4 @@
-"""Stored learning curves of two methods, and how far apart equal seeds left them."""
+"""Stored learning curves of two methods, and the difference of their last scores for each seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from chts_core.methods import METHODS
 def stored() -> dict[str, list[Row]]:
     """The recorded runs of the nine methods by their comparison.
 
-    Variants have tables instead, and so have trials of several settings with one seed and runs without validation.
+    Variants, trials of several settings with one seed, and runs without validation are shown in tables instead.
     """
     found: dict[str, list[Row]] = {}
     for name, rows in report.read(records.results_folder()).items():
@@ -43,9 +43,9 @@ class CurveState:
 
 @dataclass(frozen=True)
 class CurveResult:
-    """Curves by method, of FC too; differences of the last score by seed; the sentence that tells them.
+    """The curves by method, with FC; the differences of the last scores by seed; and the sentence that describes them.
 
-    Both are empty where there are no such runs.
+    Without such runs, there are no curves and no differences.
     """
 
     courses: dict[str, list[list[tuple[float, float]]]]
@@ -65,7 +65,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
     @staticmethod
     def compute(state: CurveState) -> CurveResult:
-        """The curves of a state, or which there are instead."""
+        """The curves of a state; without them, the sentence says which curves there are."""
         rows = stored()[state.comparison]
         mine, theirs = (_of(rows, method, state.sparsity) for method in (state.method, state.rival))
         pair = f"{method_label(state.method)} and {method_label(state.rival)}"
@@ -76,8 +76,8 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult(
                 {},
                 {},
-                f"{place}: no runs are stored of both {pair}; there are {', '.join(map(method_label, methods))}, "
-                f"at {', '.join(f'{share:.0%}' for share in shares)}.",
+                f"{place}: there are no stored runs of both {pair}; there are runs of "
+                f"{', '.join(map(method_label, methods))}, at {', '.join(f'{share:.0%}' for share in shares)}.",
             )
         score = report.SCORES[rows[0]["task"]]
         found = seed_differences(mine, theirs, score.of)
@@ -87,7 +87,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             for method in dict.fromkeys((state.method, state.rival, "fc"))
         }
         if state.method == state.rival:
-            told = f"{place}: {method_label(state.method)} beside itself; choose two methods to compare."
+            told = f"{place}: both methods are {method_label(state.method)}; choose two different ones to compare."
             return CurveResult({state.method: [score.course(row) for row in mine]}, found, told)
         told = f"{mean:+.{score.digits}f}"
         if len(found) > 1:
@@ -102,10 +102,10 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
     @staticmethod
     def draw(state: CurveState, result: CurveResult) -> Figure:
-        """The curves beside the differences; an empty picture where there are none."""
+        """The curves beside the differences; an empty picture if there are none."""
         title = f"{state.comparison}, {state.sparsity:.0%} sparse"
         if not result.courses:
-            return figures.empty(f"{title}:\nno runs are stored of both methods", "step", "score")
+            return figures.empty(f"{title}:\nno stored runs of both methods", "step", "score")
         score = report.SCORES[stored()[state.comparison][0]["task"]]
         difference = f"{method_label(state.method)} minus {method_label(state.rival)}\n{score.name}"
         return figures.two_compared(result.courses, score.course_name, result.differences, difference, title)

@@ -19,10 +19,10 @@ Schedule = Literal["sigmoid", "cubic"]
 class DensityState:
     """What the density designer shows.
 
-    start, end: of the window, as shares of the run.
-    stop: share of the run after which no update comes.
-    updates: how many a run would have if they never stopped.
-    layer: its (out_features, in_features).
+    start, end: the start and the end of the window, as shares of the run.
+    stop: the share of the run after which there is no update.
+    updates: the number of updates that a run would have if they never stopped.
+    layer: the (out_features, in_features) of the layer.
     """
 
     schedule: Schedule = "sigmoid"
@@ -41,10 +41,11 @@ class DensityResult:
     """Two courses of the density, the cost of the first, and the sentence that describes it.
 
     flops: training FLOPs as a share of the dense layer's, if absent links cost nothing.
-    other: the other schedule at equal FLOPs; None where the run is impossible.
-    other_end: where its window ends, as a share of the run, which may be too late.
-    removed: links that each update removes.
-    conflict: the part of the run, as shares of it, where the settings conflict; None for a run that can be.
+    other: the other schedule at equal FLOPs; None if the run is impossible.
+    other_end: the end of the other schedule's window, as a share of the run; it may be too late.
+    removed: the number of links that each update removes.
+    conflict: the part of the run where the settings conflict, from one share of the run to another; None for a possible
+        run.
     """
 
     chosen: DensityCourse
@@ -69,7 +70,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
 
     @staticmethod
     def compute(state: DensityState) -> DensityResult:
-        """The course of a state, or why there is none."""
+        """The course of a state, or the reason why there is none."""
         problem = _problem(state)
         chosen = _course(state, state.schedule, state.end, state.stop)
         links = [link_count(*state.layer, density) for density in chosen.density]
@@ -84,21 +85,21 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
         conflict = None
         if problem:
             conflict, reason = problem
-            description = f"No such run: {reason}"
+            description = f"This run is impossible: {reason}"
         else:
             steepest = max(range(state.updates), key=lambda update: removed[update])
             constant = link_count(*state.layer, 1 - state.final) / possible
             too_late = (
-                f", after the last update at {_percent(state.stop)}: no {name} decay from this start costs as much"
+                f", after the last update at {_percent(state.stop)}, so no {name} decay from this start costs as much"
                 if other_end > state.stop
                 else f", no later than the last update at {_percent(state.stop)}"
             )
             description = (
-                f"A {chosen.name} decay of the sparsity from {state.initial:.2f} to {state.final:.2f} "
-                f"between {_percent(state.start)} and {_percent(state.end)} of the run takes {flops:.1%} of the dense "
-                f"layer's training FLOPs ({constant:.1%} if it were as sparse from the first step on). A "
-                f"{_named(state, name)} one of equal FLOPs would end at {_percent(other_end)}{too_late}. The steepest "
-                f"update, at {_percent(chosen.shares[steepest + 1])}, removes {removed[steepest]:,} of "
+                f"A {chosen.name} decay of the density, with a sparsity from {state.initial:.2f} to {state.final:.2f} "
+                f"between {_percent(state.start)} and {_percent(state.end)} of the run, takes {flops:.1%} of the dense "
+                f"layer's training FLOPs ({constant:.1%} with the final sparsity from the first step on). A "
+                f"{_named(state, name)} decay with equal FLOPs would end at {_percent(other_end)}{too_late}. The "
+                f"steepest update, at {_percent(chosen.shares[steepest + 1])}, removes {removed[steepest]:,} of "
                 f"{links[steepest]:,} links."
             )
         return DensityResult(chosen, flops, other, other_end, removed, conflict, description)
@@ -130,15 +131,15 @@ def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
         )
     if state.final < state.initial:
         return (state.start, state.end), (
-            f"the sparsity would fall from {state.initial:.2f} to {state.final:.2f}, so links would have to come, not "
-            f"go. Choose a final sparsity of at least {state.initial:.2f}."
+            f"the sparsity would fall from {state.initial:.2f} to {state.final:.2f}, so links would have to be "
+            f"added, not removed. Choose a final sparsity of at least {state.initial:.2f}."
         )
     if state.end > state.stop:
         reached = _course(state, state.schedule, state.end, state.stop).density[-1]
         return (state.stop, state.end), (
             f"the {state.schedule} decay would end at {_percent(state.end)} of the run but updates stop at "
             f"{_percent(state.stop)}, so the sparsity would stay at {1 - reached:.4f} and never reach "
-            f"{state.final:.2f}. End the window earlier or let the updates go on."
+            f"{state.final:.2f}. End the window earlier or let the updates stop later."
         )
     return None
 

@@ -1,7 +1,7 @@
 """What all widgets share: a state, a pure `compute`, a picture with a sentence, and controls that connect them.
 
 They use only what ipywidgets 7.7 and 8 share. A picture is an <img> in an HTML widget, so that it has a text
-alternative and that an error in a callback is an error, not a line in a hidden output area.
+alternative, and so that an error in a callback is raised and does not end in a hidden output area.
 """
 
 import base64
@@ -43,11 +43,12 @@ class Explorer(ABC, Generic[StateT, ResultT]):
     `chts-NAME-FIELD`, and the picture `chts-NAME-picture`.
 
     Attributes:
-        recorded: the values that a page without a kernel offers, by field (recording.py); the others stay as at first.
-        played: the field that a Play button moves, "" if there is none.
+        recorded: the values that a page without a kernel offers, by field (recording.py); the other fields keep their
+            first values.
+        played: the field that a Play button moves; "" if there is none.
 
     Args:
-        state: where to begin; by default the state's own defaults.
+        state: the first state; by default, a state with its own defaults.
     """
 
     name: ClassVar[str]
@@ -69,7 +70,7 @@ class Explorer(ABC, Generic[StateT, ResultT]):
     @staticmethod
     @abstractmethod
     def compute(state: Any) -> Any:
-        """What a state amounts to: the same state gives the same result."""
+        """The result of a state; the same state always gives the same result."""
 
     @staticmethod
     @abstractmethod
@@ -113,20 +114,20 @@ class Explorer(ABC, Generic[StateT, ResultT]):
 
 
 def slider(label: str, value: float, low: float, high: float, step: float) -> Any:
-    """A slider over real numbers; its range is widened to hold the value it begins at."""
+    """A slider over real numbers; its range is widened so that it has the first value."""
     return ipywidgets.FloatSlider(
         value=value,
         min=min(low, value),
         max=max(high, value),
         step=step,
         description=label,
-        continuous_update=False,  # a redraw for where the slider is let go of, not for all it passes
+        continuous_update=False,  # redraw where the slider is released, not at every value that it passes
         **_look(),
     )
 
 
 def whole_slider(label: str, value: int, low: int, high: int, step: int = 1) -> Any:
-    """A slider over whole numbers; its range is widened to hold the value it begins at."""
+    """A slider over whole numbers; its range is widened so that it has the first value."""
     return ipywidgets.IntSlider(
         value=value,
         min=min(low, value),
@@ -144,7 +145,7 @@ def menu(label: str, value: Any, options: Sequence[Any]) -> Any:
 
 
 def text(label: str, value: str) -> Any:
-    """A line of text, taken when Enter is pressed or another place is clicked."""
+    """A line of text; the widget reads it when the reader presses Enter or clicks another place."""
     return ipywidgets.Text(value=value, description=label, continuous_update=False, **_look())
 
 

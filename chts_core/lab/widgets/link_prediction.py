@@ -11,7 +11,7 @@ from chts_core.lab.notebook import l3
 from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
 from chts_core.link_prediction import PREDICTORS
 
-# 5 outputs and 6 inputs. Output 4 and input 2 are linked to each other alone, so that some links have no L3 path.
+# 5 outputs and 6 inputs. Output 4 and input 2 are linked only to each other, so that some links have no L3 path.
 NETWORK = torch.tensor(
     [
         [1, 1, 0, 1, 0, 0],
@@ -29,7 +29,7 @@ NAMES = {"ch3_l3p": "CH3-L3p", "ch3_l3n": "CH3-L3n", "ch2_l3n": "CH2-L3n", "ch2_
 
 @dataclass(frozen=True)
 class LinkPredictionState:
-    """What the stepper shows: a missing link (output, input), a predictor, and a path by number, 0 for all."""
+    """What the stepper shows: a missing link (output, input), a predictor, and the number of a path, or 0 for all."""
 
     link: l3.Link = (0, 4)
     predictor: str = "ch2_l3n"
@@ -38,7 +38,7 @@ class LinkPredictionState:
 
 @dataclass(frozen=True)
 class LinkPredictionResult:
-    """The path to highlight, None if there is none; the score of the link, and the sentence that explains it."""
+    """The path to highlight (None if there is none), the score of the link, and the sentence that explains it."""
 
     path: l3.Path | None
     score: float
@@ -79,12 +79,12 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
             next(node for node in nodes if (node.side, node.number) == wanted)
             for wanted in (("input", path[1]), ("output", path[2]))
         )
-        terms = f"{first} has {_ratio(first, state.predictor)} and {second} {_ratio(second, state.predictor)}"
+        terms = f"{first} has {_ratio(first, state.predictor)} and {second} has {_ratio(second, state.predictor)}"
         if state.predictor.endswith("p"):
-            term = f"{terms}: the path adds {_path_term(first, second, state.predictor)}."
+            term = f"{terms}, so the path adds {_path_term(first, second, state.predictor)}."
         else:
-            term = f"{terms}, each counted once however many paths it is on."
-        description = f"Path {state.path} of {len(paths)}: {l3.describe(path)}. There {term} {total}"
+            term = f"{terms}. Each node counts once, even if it is on several paths."
+        description = f"Path {state.path} of {len(paths)}: {l3.describe(path)}. On this path, {term} {total}"
         return LinkPredictionResult(path, score, description)
 
     @staticmethod
@@ -97,7 +97,7 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
         return figures.local_community(NETWORK, state.link, result.path, title)
 
     def make_controls(self, state: LinkPredictionState) -> dict[str, Any]:
-        """Menus of missing links and predictors, a slider over as many paths as any link has."""
+        """Menus of missing links and predictors, and a slider of path numbers up to the largest that a link has."""
         links = [(l3.describe(link), link) for link in l3.missing_links(NETWORK)]
         return {
             "link": menu("missing link", state.link, links),

@@ -1,4 +1,4 @@
-"""Mix a method of five choices and train it beside one of the nine."""
+"""Mix a method from five choices and train it beside one of the nine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ _TITLES = {"sparsity": "number of links"}  # of the fields that a menu names oth
 
 
 def in_words(method: Method) -> dict[str, str]:
-    """The five choices of a method in the words of `CHOICES`; of one that is not there, its repr."""
+    """The five choices of a method in the words of `CHOICES`; a choice that is not there is shown by its repr."""
     return {
         field: next((words for words, choice in choices.items() if choice == getattr(method, field)), None)
         or repr(getattr(method, field))
@@ -111,7 +111,7 @@ class MethodMixerResult:
 
 
 class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
-    """Mix a method of five choices and train it beside one of the nine, on the handwritten digits."""
+    """Mix a method from five choices and train it beside one of the nine, on the handwritten digits."""
 
     name = "method-mixer"
     State = MethodMixerState
@@ -123,7 +123,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
     @staticmethod
     def compute(state: MethodMixerState) -> MethodMixerResult:
-        """One short run of the mix and one of its rival; either is trained once and then remembered."""
+        """One short run of the mix and one of its rival; each is trained once and then remembered."""
         mix = Method(**{field: choices[getattr(state, field)] for field, choices in CHOICES.items()})
         name = METHOD_LABELS[state.rival]
         theirs = _trained(METHODS[state.rival], state.rival)
@@ -134,13 +134,14 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
             said = f"This mix of {differing} cannot work: {error} Choose another topology or number of links."
             return MethodMixerResult([theirs], said)
         accuracies = (
-            f"after {_RECIPE.epochs} epochs the mix has {mine.validation_accuracy[-1]:.1%} validation accuracy with "
-            f"{mine.density:.0%} of the links, {name} {theirs.validation_accuracy[-1]:.1%} with {theirs.density:.0%}"
+            f"After {_RECIPE.epochs} epochs, the mix has {mine.validation_accuracy[-1]:.1%} validation accuracy with "
+            f"{mine.density:.0%} of the links, and {name} has {theirs.validation_accuracy[-1]:.1%} with "
+            f"{theirs.density:.0%}."
         )
         return MethodMixerResult(
             [theirs, mine],
-            f"The mix differs from {name} in {differing}: {accuracies}. It is one run each with the same seed: "
-            "that proves nothing.",
+            f"The mix differs from {name} in {differing}. {accuracies} There is only one run of each, with the "
+            "same seed, so this proves nothing.",
         )
 
     @staticmethod
@@ -149,7 +150,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
         return figures.race(result.runs)
 
     def make_controls(self, state: MethodMixerState) -> dict[str, Any]:
-        """A menu of each choice, and one of the methods to compare with."""
+        """A menu for each choice, and a menu of the methods to compare with."""
         menus = {
             field: menu(_TITLES.get(field, field), getattr(state, field), list(choices))
             for field, choices in CHOICES.items()

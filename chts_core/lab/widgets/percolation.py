@@ -17,14 +17,14 @@ from chts_core.sampling import keep
 from chts_core.topology import erdos_renyi
 
 _SCORES = {"magnitude": magnitude, "relative importance": relative_importance}
-_STEPS = ("0: at first", "1: links removed", "2: swept backward", "3: swept forward")
+_STEPS = ("0: at the start", "1: links removed", "2: swept backward", "3: swept forward")
 
 
 @dataclass(frozen=True)
 class PercolationState:
     """What the percolation sandbox shows.
 
-    step: 0 the network at first, 1 after the removal, 2 after the sweep backward, 3 after the sweep forward.
+    step: 0 for the network at the start, 1 after the removal, 2 after the sweep backward, 3 after the sweep forward.
     """
 
     sparsity: float = 0.65
@@ -39,8 +39,8 @@ class PercolationState:
 class PercolationResult:
     """A network at one step of an update, and the sentence that describes it.
 
-    present: the links there are, Boolean (out_features, in_features) by layer.
-    removed, cut: those that the removal took, and those that percolation has cut so far.
+    present: the present links, Boolean (out_features, in_features) by layer.
+    removed, cut: the links that the removal took, and the links that percolation has cut so far.
     """
 
     present: list[Tensor]
@@ -90,7 +90,7 @@ class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
         )
 
     def make_controls(self, state: PercolationState) -> dict[str, Any]:
-        """Sliders of the sparsity, the share removed and the seed; menus of the score and the step."""
+        """Sliders of the sparsity, the share removed and the seed, and menus of the score and the step."""
         return {
             "sparsity": slider("sparsity", state.sparsity, 0.3, 0.95, 0.05),
             "removed": slider("share removed ζ", state.removed, 0, 0.9, 0.1),
@@ -136,9 +136,9 @@ def _describe(
         else "no neuron was ever active"
     )
     return (
-        f"Step {_STEPS[state.step]}, sparsity {state.sparsity:.2f}: of {_count(first)} links {_count(removed)} removed "
-        f"by {state.score}, {_count(cut)} cut by percolation, {_count(present)} left, {_count(incomplete)} of them "
-        f"incomplete. Inactive neurons: {per_layer}; {anp}."
+        f"Step {_STEPS[state.step]}. The sparsity is {state.sparsity:.2f}. Of {_count(first)} links, the removal by "
+        f"{state.score} took {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are left; "
+        f"{_count(incomplete)} of these are incomplete. Inactive neurons: {per_layer}; {anp}."
     )
 
 

@@ -57,9 +57,9 @@ class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]
         )
         outputs, inputs = degrees(mask)
         description = (
-            f"BRF network of {state.in_features} inputs and {state.out_features} outputs with {int(mask.sum())} links "
-            f"(sparsity {state.sparsity:.2f}, r = {state.r:.2f}): {int(outputs.min())} to {int(outputs.max())} links "
-            f"per output, {int(inputs.min())} to {int(inputs.max())} per input."
+            f"A BRF network of {state.in_features} inputs and {state.out_features} outputs with {int(mask.sum())} "
+            f"links (sparsity {state.sparsity:.2f}, r = {state.r:.2f}). It has {int(outputs.min())} to "
+            f"{int(outputs.max())} links per output, and {int(inputs.min())} to {int(inputs.max())} per input."
         )
         return ReceptiveFieldResult(mask, description)
 
@@ -69,7 +69,7 @@ class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]
         return figures.mask_and_degrees(result.mask, f"r = {state.r:.2f}, sparsity {state.sparsity:.2f}")
 
     def make_controls(self, state: ReceptiveFieldState) -> dict[str, Any]:
-        """Sliders of r and the sparsity, a menu of degree rules."""
+        """Sliders of r and the sparsity, and a menu of degree rules."""
         return {
             "r": slider("r", state.r, 0, 1, 0.05),
             "sparsity": slider("sparsity", state.sparsity, 0.5, 0.99, 0.01),

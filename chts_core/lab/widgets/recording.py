@@ -1,4 +1,6 @@
-"""Recordings of widgets: on a page without a kernel, controls of plain HTML choose among pictures drawn beforehand."""
+"""Recordings of widgets: on a page without a kernel, controls of plain HTML choose among pictures that were drawn
+before.
+"""
 
 import base64
 import hashlib
@@ -45,7 +47,7 @@ def recording(explorer: type[Explorer[Any, Any]]) -> str:
 
 
 def _digest() -> str:
-    """Changes with everything that a recording depends on."""
+    """A digest that changes with everything that a recording depends on."""
     digest = hashlib.sha256(" ".join(metadata.version(library) for library in _LIBRARIES).encode())
     sources = (path for kind in ("*.py", "*.js") for path in sorted(_PACKAGE.rglob(kind)))
     for path in (*sources, *sorted(records.results_folder().glob("*.jsonl"))):
@@ -92,7 +94,7 @@ def _labels(control: Any, values: Sequence[Any]) -> list[str]:
 
 
 def _control(control: Any, labels: Sequence[str], index: int, *, plays: bool) -> str:
-    """A slider for numbers, else a menu; both choose by position. `plays` adds a button that moves it."""
+    """A slider for numbers, otherwise a menu; both choose by position. `plays` adds a button that moves the slider."""
     name = html.escape(control.description)
     if hasattr(control, "min"):
         chosen = html.escape(labels[index])
@@ -111,7 +113,7 @@ def _control(control: Any, labels: Sequence[str], index: int, *, plays: bool) ->
 
 
 def _sheets(pictures: Sequence[Image.Image], shown: int, alternative: str) -> str:
-    """The pictures below each other on as few images as WebP allows; only the picture `shown` is visible.
+    """The pictures, one below the other, on as few images as WebP allows; only the picture `shown` is visible.
 
     Neighbours are nearly equal, so that on a sheet each picture takes only a few kilobytes.
     """

@@ -1,4 +1,4 @@
-"""Move the softness of a removal and see which links of a layer go."""
+"""Move the softness of a removal and see which links of a layer are removed."""
 
 import math
 from dataclasses import dataclass
@@ -36,11 +36,11 @@ class SoftSamplingResult:
     """A removal and the sentence that describes it.
 
     links: number of links before the removal.
-    removed: which of them this draw removes, from the weakest to the strongest; Boolean (links,).
-    chances: how often each is removed over many draws, (links,).
-    entropy: bits of the draw of the first survivor.
-    curve_entropy, curve_agreement: against softness, the entropy as a share of its maximum, and the share of the
-        removed links that the hard rule would remove too.
+    removed: which links this draw removes, from the weakest to the strongest; Boolean (links,).
+    chances: how often each link is removed in many draws, (links,).
+    entropy: the entropy of the draw of the first survivor, in bits.
+    curve_entropy, curve_agreement: by softness, the entropy as a share of its maximum, and the share of the removed
+        links that the hard rule would remove too.
     """
 
     links: int
@@ -53,7 +53,7 @@ class SoftSamplingResult:
 
 
 class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
-    """Move the softness of a removal and see which links of a layer go."""
+    """Move the softness of a removal and see which links of a layer are removed."""
 
     name = "soft-sampling"
     State = SoftSamplingState
@@ -97,13 +97,13 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
     def draw(state: SoftSamplingState, result: SoftSamplingResult) -> Figure:
         """The chance of each link beside what the softness does on average."""
         curves = {
-            "removed links that the hard rule removes": result.curve_agreement,
-            "entropy, of its maximum": result.curve_entropy,
+            "removed links that the hard rule removes too": result.curve_agreement,
+            "entropy as a share of its maximum": result.curve_entropy,
         }
         return figures.removal_chances(result.chances, result.removed, state.softness, _CURVE, curves)
 
     def make_controls(self, state: SoftSamplingState) -> dict[str, Any]:
-        """Sliders of δ, ζ and the sparsity, a menu of scores."""
+        """Sliders of δ, ζ and the sparsity, and a menu of scores."""
         scores = [("relative importance", "relative_importance"), ("magnitude", "magnitude")]
         return {
             "softness": slider("softness δ", state.softness, 0, 0.95, 0.05),
@@ -123,7 +123,9 @@ def _sorted_scores(state: SoftSamplingState, generator: torch.Generator) -> Tens
 
 
 def _removal_chances(scores: Tensor, temperature: float, num_removed: int, noise: Tensor) -> Tensor:
-    """Share of the races, one per row of the noise, in which each link is among the last `num_removed`."""
+    """For each link, the share of the races in which it is among the last `num_removed`; each row of the noise is a
+    race.
+    """
     last = (temperature * scores.log() + noise).topk(num_removed, largest=False, sorted=False).indices
     return torch.bincount(last.flatten(), minlength=len(scores)) / len(noise)
 
@@ -141,11 +143,14 @@ def _describe(state: SoftSamplingState, removed: Tensor, entropy: float, orders:
     ratio = f"{10**orders:,.0f}" if orders < 6 else f"10^{orders:.0f}"
     sentence = (
         f"Softness δ = {state.softness:.2f}, T = {temperature_from_softness(state.softness):.2f}: the first survivor "
-        f"of {links} links is drawn with an entropy of {entropy:.2f} bits, {entropy / highest:.0%} of the "
-        f"{highest:.2f} bits of equal chances; the strongest link is {ratio} times as likely as the weakest."
+        f"of {links} links is drawn with an entropy of {entropy:.2f} bits, which is {entropy / highest:.0%} of the "
+        f"{highest:.2f} bits of equal chances. The strongest link is {ratio} times as likely to be drawn as the "
+        "weakest."
     )
     if num_removed == 0:
-        return f"{sentence} A share ζ = {state.zeta:.2f} of so few links is less than half a link: none is removed."
+        return (
+            f"{sentence} A share ζ = {state.zeta:.2f} of so few links is less than half a link, so no link is removed."
+        )
     return (
         f"{sentence} Of the {num_removed} links removed here, {differ} are not among the {num_removed} weakest, which "
         "the hard rule would remove."

@@ -27,7 +27,7 @@ def example_run() -> Run:
 
 @dataclass(frozen=True)
 class TopologyPlayerState:
-    """What the topology player shows. `update` counts from 1; 0 is the network before the first."""
+    """What the topology player shows. `update` counts from 1; 0 is the network before the first update."""
 
     update: int = 6
     layer: str = "0.weight"
@@ -37,9 +37,9 @@ class TopologyPlayerState:
 
 @dataclass(frozen=True)
 class TopologyPlayerResult:
-    """The links of a layer by what became of them, its updates up to now, and the sentence.
+    """The links of a layer by what became of them, its updates up to now, and the sentence that describes them.
 
-    links: "kept", "removed" and "new", by the masks before and after; or those "active" now and those "gone".
+    links: "kept", "removed" and "new", from the masks before and after the update; or "active" now and "gone".
     """
 
     links: dict[str, Tensor]
@@ -108,7 +108,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
         )
 
     def make_controls(self, state: TopologyPlayerState) -> dict[str, Any]:
-        """A slider of the updates, menus of layers and views."""
+        """A slider of the updates, and menus of layers and views."""
         return {
             "update": whole_slider("update", state.update, 0, len(state.run.snapshots)),
             "layer": menu("layer", state.layer, list(state.run.first_masks)),
@@ -116,7 +116,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
         }
 
     def arrange(self) -> Any:
-        """A Play button that moves the slider, in the browser, above the controls and the picture."""
+        """A Play button that moves the slider (in the browser), above the controls and the picture."""
         slider = self.controls["update"]
         play = ipywidgets.Play(
             value=slider.value, min=slider.min, max=slider.max, interval=_MILLISECONDS, description="play"
@@ -130,16 +130,16 @@ def _sentence(state: TopologyPlayerState, now: Tensor, links: dict[str, Tensor],
     total = f"{int(now.sum())} links"
     if not updates:
         share = f"{int(now.sum()) / now.numel():.1%}"
-        said = f"Layer {state.layer} before the first update: {total}, {share} of all possible ones"
+        said = f"Before the first update, layer {state.layer} has {total}, which are {share} of all possible ones"
     else:
         row = updates[-1]
         back = row["removed"] - int((state.run.mask_after(state.update - 1, state.layer) & ~now).sum())
         said = (
             f"Update {state.update} of {len(state.run.snapshots)}, step {row['step']}, layer {state.layer}: "
-            f"{row['removed']} links removed and {row['regrown']} regrown, {back} of them the same (overlap "
-            f"{row['overlap']:.0%}), {total} after it; {row['itop']:.1%} of all possible links were ever active (ITOP) "
-            f"and {row['anp']:.0%} of the output neurons are active"
+            f"it removed {row['removed']} links and regrew {row['regrown']}, {back} of them the same (overlap "
+            f"{row['overlap']:.0%}). The layer now has {total}. {row['itop']:.1%} of all possible links were ever "
+            f"active (ITOP), and {row['anp']:.0%} of the output neurons are active"
         )
     if state.view == "what changed":
-        return f"{said}. Drawn by the masks before and after: a link that is back at once counts as kept."
+        return f"{said}. The picture compares the masks before and after: a link that is back at once counts as kept."
     return f"{said}. {int(links['gone'].sum())} links were active earlier and are gone."

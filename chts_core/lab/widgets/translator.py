@@ -21,7 +21,7 @@ _UNKNOWN_SHOWN = 5
 
 @cache
 def example_translator() -> Translator:
-    """English number words and dates into German, by a tenth of the links; it takes some seconds to train."""
+    """A translator of English number words and dates into German, with a tenth of the links. It trains in seconds."""
     recipe = translation.RECIPES["number_words_short"]
     recipe = replace(recipe, validate_every=recipe.steps)
     task = translation.prepare(load_translation("number_words"), recipe)
@@ -34,9 +34,9 @@ def example_translator() -> Translator:
 class TranslationState:
     """What the translation explorer shows.
 
-    beam: hypotheses kept side by side; 1 is greedy.
-    attention: by the name that `Transformer.attention` gives it.
-    head: from 0; -1 for the mean of all.
+    beam: the number of hypotheses kept side by side; 1 is greedy.
+    attention: the name of an attention, as in `Transformer.attention`.
+    head: the number of the head, from 0; -1 for the mean of all heads.
     """
 
     sentence: str = "two thousand, three hundred and forty-five"
@@ -48,10 +48,10 @@ class TranslationState:
 
 @dataclass(frozen=True)
 class TranslationResult:
-    """A translation, where it looked, and the sentence that tells both.
+    """A translation, where it looked, and the sentence that describes both.
 
-    keys, queries: the pieces that are attended to and those that attend; none where nothing could be translated.
-    weights: how much, (queries, keys).
+    keys, queries: the pieces that are attended to, and the pieces that attend; none if nothing could be translated.
+    weights: how much each query attends to each key, (queries, keys).
     """
 
     translation: str
@@ -102,23 +102,23 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
             keys = [*translator.vocabulary.pieces([BEGIN]), *queries[:-1]]
         query, key = divmod(int(weights.argmax()), len(keys))
         description = (
-            f'"{sentence}" is read as {len(tokens)} pieces and translated, with a beam of {state.beam}, to '
-            f'"{attended.translation}", written as {len(attended.target) - 1}. The strongest look in '
-            f'{state.attention}, {_head(state.head)}, is that of "{queries[query]}" at "{keys[key]}", with '
+            f'The translator reads "{sentence}" as {len(tokens)} pieces. With a beam of {state.beam}, its translation '
+            f'is "{attended.translation}", written as {len(attended.target) - 1} pieces. In {state.attention}, '
+            f'{_head(state.head)}, the strongest attention goes from "{queries[query]}" to "{keys[key]}": '
             f"{float(weights[query, key]):.0%} of its attention.{_unknown(sentence, tokens, translator.vocabulary)}"
         )
         return TranslationResult(attended.translation, keys, queries, weights, description)
 
     @staticmethod
     def draw(state: TranslationState, result: TranslationResult) -> Figure:
-        """The attention between the pieces; an empty picture where nothing could be translated."""
+        """The attention between the pieces; an empty picture if nothing could be translated."""
         if result.weights is None:
             return figures.empty("nothing is translated", "piece attended to", "piece that attends")
         title = f"{state.attention}, {_head(state.head)}, beam {state.beam}"
         return figures.attention_map(result.weights, result.keys, result.queries, title)
 
     def make_controls(self, state: TranslationState) -> dict[str, Any]:
-        """A line for the sentence, a slider of the beam, menus of attentions and heads."""
+        """A line for the sentence, a slider of the beam, and menus of attentions and heads."""
         model, source = state.translator.model, state.translator.as_source([[]])
         weights = model.attention(source, torch.full_like(source, BEGIN))
         heads = range(_MEAN, next(iter(weights.values())).shape[1])
@@ -135,11 +135,11 @@ def _head(head: int) -> str:
 
 
 def _unknown(sentence: str, tokens: list[int], vocabulary: Vocabulary) -> str:
-    """Which characters the vocabulary has no piece for; nothing if it knows them all."""
+    """A sentence that says for which characters the vocabulary has no piece; "" if it has pieces for all."""
     if UNKNOWN not in tokens:
         return ""
     characters = dict.fromkeys(unicodedata.normalize("NFC", "".join(sentence.split())))
     unknown = [character for character in characters if UNKNOWN in vocabulary.encode([character])[0]]
     shown = ", ".join(f'"{character}"' for character in unknown[:_UNKNOWN_SHOWN])
     more = ", and others" if len(unknown) > _UNKNOWN_SHOWN else ""
-    return f" Unknown to the vocabulary, so read as <unk>: {shown}{more}."
+    return f" The vocabulary has no piece for {shown}{more}, so the translator reads <unk> there."

@@ -32,12 +32,13 @@ class Command:
 
     counts: compares the numbers of removed and regrown links at each update, and the steps that the optimizer skips.
     removal: recorded scores by which links are removed.
-    odds: recorded probabilities with which links stay in a soft removal; None: the removal is hard.
-    prune: recorded scores by which links are pruned when the density falls; None: `removal`.
+    odds: recorded probabilities with which links stay in a soft removal; None for a hard removal.
+    prune: recorded scores by which links are pruned when the density falls; None for the scores of `removal`.
     percolates: whether incomplete links are removed.
-    regrowth: recorded scores of missing links; "random"; None: no new links.
-    sampled: whether links are drawn by these scores; otherwise the highest are taken. None: the command does not run.
-    csti: whether it starts from the correlations of its inputs.
+    regrowth: recorded scores of missing links, or "random"; None if there are no new links.
+    sampled: whether links are drawn by these scores; otherwise the highest are taken. It is None if the command does
+        not run.
+    csti: whether the command starts from the correlations of its inputs.
     """
 
     counts: Callable[[Method], Outcome]
@@ -86,7 +87,7 @@ def _of_llama(method: Method, name: str) -> Outcome:
         if not (0 <= pruned - after <= 1 and 0 <= links - after <= 2):
             return False, f"layer {layer} has {links} links after step {step}; recorded {after}"
         if pruned - kept != math.floor(budget.zeta(step) * pruned) or not 0 <= exchanged - (pruned - kept) <= 1:
-            return False, f"{exchanged} links of layer {layer} go at step {step}; recorded {pruned - kept}"
+            return False, f"{exchanged} links of layer {layer} are removed at step {step}; recorded {pruned - kept}"
     wrong = wrong_skips(method, budget, content["optimizer skips"])
     return wrong is None, wrong or f"{len(content['updates'])} updates"
 
@@ -94,7 +95,7 @@ def _of_llama(method: Method, name: str) -> Outcome:
 def _counts(method: Method, command: Command) -> Outcome:
     """Compare the numbers of removed and regrown links at every update, unless the command stops early."""
     if method.turnover.early_stop is not None and command.counts is not stops_together:
-        return False, "layers may stop early; recorded to the last update"
+        return False, "layers may stop early; the recording goes to the last update"
     return command.counts(method)
 
 
@@ -102,7 +103,7 @@ def _counts(method: Method, command: Command) -> Outcome:
 
 
 def temperature_of(method: Method, step: int, end: int) -> float | None:
-    """The temperature of the removal if the turnover ends at a step; None: the removal is hard."""
+    """The temperature of the removal if the turnover ends at a step; None for a hard removal."""
     given = method.removal.temperature
     return None if given is None else value_at(given, step, Timeline(end, 1, 1.0))
 
@@ -131,7 +132,7 @@ def _removal(method: Method, command: Command) -> Outcome:
             return False, f"{score} differs from the recorded {recording}"
     if command.odds is None:
         soft = method.removal.temperature is not None
-        return not soft, "links go softly; recorded hard" if soft else "scores"
+        return not soft, "the removal is soft; it is hard in the recording" if soft else "scores"
     content = recorded("removal")
     weight = torch.tensor(content["weights"][0])
     asked: list[tuple[float | None, float, Any]]  # our temperature, the recorded one, and recorded probabilities
@@ -154,7 +155,7 @@ def _removal(method: Method, command: Command) -> Outcome:
 
 
 def _percolation(method: Method, command: Command) -> Outcome:
-    """The same incomplete links are removed, or none."""
+    """The method removes the same incomplete links as the command, or none if the command removes none."""
     if command.regrowth is None:
         return None, "not recorded"
     if method.removal.percolate != command.percolates:
@@ -210,7 +211,7 @@ def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
 
 
 def _regrowth(method: Method, command: Command) -> Outcome:
-    """Missing links have the recorded scores; they are drawn by them, or the highest are taken."""
+    """Missing links have the recorded scores. Links are drawn by these scores, or the highest scores are taken."""
     if command.regrowth in (None, "random"):
         if command.regrowth is None:
             return None, "not recorded"
@@ -225,7 +226,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
     if command.sampled is None:
         return not method.regrowth.soft, "scores; the command itself does not run"
     if method.regrowth.soft != command.sampled:
-        return False, "the highest scores come" if command.sampled else "links are drawn; recorded are the highest"
+        return False, "the highest scores are taken" if command.sampled else "links are drawn, not the highest scores"
     if command.sampled:
         counts = recorded("draws")[f"regrowth {command.regrowth.split()[1]}"]
         survivors = torch.tensor(recorded("draws")["eleven"]) > 0.5
@@ -240,7 +241,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
 
 
 def _weights(method: Method, command: Command) -> Outcome:
-    """Regrown links start from the weights that they have without `--history_weights`, which no command passes.
+    """Regrown links start from the weights that the code gives them without `--history_weights`; no command passes it.
 
     For links that one update removes and regrows, see `tests/test_published.py`.
     """
@@ -256,7 +257,7 @@ def _weights(method: Method, command: Command) -> Outcome:
         if not method.regrowth.history:
             ours = torch.zeros_like(ours)
         if not torch.equal(ours, torch.tensor(update["weights after"])[come]):
-            return False, "links come back with their last weight; recorded from zero"
+            return False, "links come back with their last weight; in the recording, from zero"
         came += len(ours)
     return True, f"{came} links from zero"
 
@@ -273,7 +274,9 @@ def correlations() -> Tensor:
 
 
 def _first_network(method: Method, command: Command) -> Outcome:
-    """The network has the links between the most correlated inputs; the MLP script takes one too many, and its ties."""
+    """The network has the links between the most correlated inputs; the MLP script takes one link too many, and its
+    ties.
+    """
     if isinstance(method.topology, Correlated) != command.csti:
         return False, f"starts from {method.topology}"
     if not command.csti:

@@ -37,13 +37,13 @@ def links_of(weight: Tensor, gradient: Tensor | None = None) -> removal.Weighted
 
 
 def budget_of(method: Method, shapes: Sequence[Sequence[int]], steps: int, every: int) -> Budget:
-    """Our plan of a recorded run at 90 % sparsity; layers have their numbers as names."""
+    """Our plan of a recorded run at 90 % sparsity; the names of the layers are their numbers."""
     sizes = {str(layer): (rows, columns) for layer, (rows, columns) in enumerate(shapes)}
     return Budget(method, 0.9, Timeline(steps, every, method.turnover.stop), sizes)
 
 
 def wrong_skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str | None:
-    """The error in the steps that the optimizer skips; one more step is right if no link is left to exchange."""
+    """The error in the steps that the optimizer skips; one more is right if no link is left to exchange."""
     if not method.turnover.skip_optimizer:
         return "the optimizer skips no step before an update"
     ours = [step for step in budget.updates() if budget.zeta(step) > 0 or step in skipped]

@@ -1,4 +1,4 @@
-"""Compare the numbers of removed and regrown links in our runs with those of the MLP script and of `--gmp`."""
+"""Compare the numbers of removed and regrown links in our runs with the numbers of the MLP script and of `--gmp`."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ def _of_mlp(method: Method) -> tuple[dict[str, Any], Budget]:
 
 
 def same_counts(method: Method, name: str) -> Outcome:
-    """Our run removes and regrows as many links of each layer at each update as the MLP script."""
+    """At each update, our run removes and regrows as many links of each layer as the MLP script."""
     content, budget = _of_mlp(method)
     run = content[name]
     ours = [(row["step"], row["removed"], row["regrown"], row["links"]) for row in _run_of(method).history]
@@ -56,7 +56,8 @@ def _run_of(method: Method) -> Sparsifier:
 
 def stops_together(method: Method) -> Outcome:
     """The method removes by scores as many links as the MLP script for CHT, which rounds down. A layer that has reached
-    the overlap continues until all have reached it."""
+    the overlap continues until all layers have reached it.
+    """
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
     for step, layer, before, planned, removed, regrown, after in run["updates"]:
@@ -71,7 +72,7 @@ def stops_together(method: Method) -> Outcome:
     went_on = {layer for step, layer, *_ in stopped["updates"] if step == 4}
     together = bool(signalled) and went_on.issuperset(signalled)
     if method.turnover.early_stop is None or method.turnover.together != together:
-        return False, "a layer stops alone, or never; recorded: all layers stop together"
+        return False, "a layer stops alone or never; in the recording, all layers stop together"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
@@ -85,7 +86,7 @@ def excess(method: Method) -> Outcome:
         ours, theirs = budget.exchanged(step)[str(layer)], after - before + removed
         above = budget.links(step)[str(layer)] - budget.links(budget.timeline.total_steps)[str(layer)]
         if not ours == above == theirs:
-            return False, f"{ours} links of layer {layer} come at step {step}; recorded {theirs}"
+            return False, f"{ours} links of layer {layer} are regrown at step {step}; recorded {theirs}"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
@@ -118,8 +119,9 @@ def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tenso
 
 
 def returns(method: Method) -> Outcome:
-    """The same links as in the LLaMA script with `--gmp`, until the first links return; recorded with a history of
-    earlier links. In the script they return as 0, here with their last weight (paper, Appendix G.2)."""
+    """Our run has the same links as the LLaMA script with `--gmp` and a history of earlier links, until the first links
+    return. They return with weight 0 in the script, and with their last weight here (paper, Appendix G.2).
+    """
     run = recorded("gmp")["history of links that were"]
     alive = mask_of(run["initial"])
     for (before, mask, after), (step, their_before, rows, _) in zip(

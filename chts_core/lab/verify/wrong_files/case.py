@@ -23,7 +23,7 @@ class Case:
 
     files: the contents by name.
     says: a regular expression for the message of the ValueError.
-    read: reads them in their folder.
+    read: reads the files in their folder.
     """
 
     files: Mapping[str, bytes]

@@ -22,9 +22,9 @@ def _forged(state: Any = None, *, entry: bytes | None = None, **tensors: tuple[s
     """A checkpoint made by hand with the right checksum.
 
     Args:
-        state: packed as by :mod:`chts_core.lab.train.checkpoint`.
+        state: packed as in :mod:`chts_core.lab.train.checkpoint`.
         entry: the whole entry, instead of one with that state.
-        tensors: type and shape of each, and the end of its bytes.
+        tensors: the type and the shape of each tensor, and the end of its bytes.
     """
     none = "0" * 64
     text = json.dumps({"format": 1, "sha256": none, "state": state}, separators=(",", ":")).encode()
@@ -79,7 +79,7 @@ CHECKPOINTS = {
     "tensors on each other": _checkpoint("chts did not write", _forged({"tensor": "t"}, t=_FOUR, u=_FOUR)),
     "an unknown kind": _checkpoint("chts did not write", _forged({"call": "print"})),
     "keys that are lists": _checkpoint("chts did not write", _forged({"dict": [[[1], 2]]})),
-    "a float that is none": _checkpoint("chts did not write", _forged({"float": "zz"})),
+    "a float that is not a number": _checkpoint("chts did not write", _forged({"float": "zz"})),
 }
 
 
