@@ -64,7 +64,8 @@ class Sparsifier:
     averages the weights over steps.
 
     Args:
-        model: any module with linear layers; those inside `nn.MultiheadAttention` and GPT-2's `Conv1D` count too.
+        model: any module. Its linear layers, attention projections, convolutions, recurrent layers, bilinear layers
+            and experts can be sparse (:mod:`chts_core.engine.kinds`).
         optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever their name.
         method: a `Method`, or a name in `METHODS` or `PRESETS`, optionally with replaced choices
             (:func:`chts_core.methods.get_method`).
@@ -75,13 +76,14 @@ class Sparsifier:
         include: the layers to sparsify: a glob pattern for the names of layers or modules ("encoder.*"), several
             patterns, or a function of a module's name and the module. Default: all layers that train.
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
-            and the routers of experts. Your value replaces this default. Embeddings are never sparse.
+            the routers of experts, and depthwise convolutions. Your value replaces this default. Embeddings are never
+            sparse.
         graph: which layers feed each other, for percolation. Default: traced from the model
             (:mod:`chts_core.engine.tracing`). Layers that could not be traced are not percolated, and a warning names
             them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
-        execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. The weights in
-            `nn.MultiheadAttention` and `Conv1D` must stay dense tensors: "auto" leaves them dense, and "csr" raises an
+        execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. All weights
+            but those of plain `nn.Linear` layers must stay dense tensors: "auto" leaves them dense, and "csr" raises an
             error.
         distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         correlation: for a method that starts from correlations (CSTI): the matrix |r| of the features of the training

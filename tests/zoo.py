@@ -1,12 +1,8 @@
-"""Small random models of many kinds, to try methods on. Nothing is downloaded.
+"""Small random models of many kinds, to try methods on. Nothing is downloaded."""
 
-`python tests/zoo.py docs/guides/models.md` writes the table of the guide.
-"""
-
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,16 +16,15 @@ class Animal:
 
     build: gives the model and its inputs by name.
     include: what the user must name; None for nothing.
-    covers: the least share of the matrices that is sparse, and why if it is less than 85 %.
-    keeps_dead: whether percolation may keep dead links: ReLU, a maximum or a router can silence a living neuron.
+    why: why less than 85 % of its matrices other than the output layers are sparse; empty if they are.
+    finds_all: whether percolation finds every link without an effect in the layers that it knows. It cannot if ReLU
+        silences a neuron that has links, or if layers meet where no trace shows it.
     """
 
     build: Callable[[], tuple[nn.Module, dict[str, Any]]]
     include: list[str] | None = None
-    covers: float = 0.85
     why: str = ""
-    keeps_dead: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    finds_all: bool = True
 
 
 def tokens(*shape: int) -> Tensor:
@@ -48,7 +43,9 @@ def of(
     def build() -> tuple[nn.Module, dict[str, Any]]:
         import transformers
 
-        config = getattr(transformers, f"{family}Config")(**settings, attn_implementation="eager", experts_implementation="eager")
+        config = getattr(transformers, f"{family}Config")(
+            **settings, attn_implementation="eager", experts_implementation="eager"
+        )
         model_class = family.removesuffix("Text") if family.startswith(("Gemma", "Llama4")) else family
         model: nn.Module = getattr(transformers, f"{model_class}{task}")(config)
         return model, {name: INPUTS[name] for name in inputs}
@@ -90,7 +87,6 @@ FALCON |= {"mamba_d_state": 4, "mamba_chunk_size": 4, "mamba_expand": 2, "head_d
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12, "head_dim": 4}
 GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 4, "layer_types": ["full_attention"] * 2}
 SCOUT = {"intermediate_size_mlp": 24, "head_dim": 4, "num_local_experts": 2, "interleave_moe_layer_step": 2}
-ROUTED = "A router sends no token of the example to some experts."
 
 
 # --- models in plain PyTorch ---
@@ -255,7 +251,7 @@ def plain(model: Callable[[], nn.Module], **inputs: Tensor) -> Callable[[], tupl
 
 def mlp() -> nn.Module:
     sizes = (8, 24, 24, 24, 5)
-    layers = [layer for pair in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(*pair), nn.GELU())]
+    layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.GELU())]
     return nn.Sequential(*layers[:-1])
 
 
@@ -265,10 +261,10 @@ EDGES = torch.stack([torch.arange(40) * 7 % 12, torch.arange(40) * 5 % 12])
 ZOO: dict[str, Animal] = {
     "MLP": Animal(plain(mlp, input=numbers(6, 8))),
     "MLP-Mixer": Animal(plain(Mixer, x=PIXELS)),
-    "ResNet": Animal(plain(ResNet, x=PIXELS), keeps_dead=True),
-    "U-Net": Animal(plain(lambda: UNet(nn.GELU), x=PIXELS)),
-    "U-Net with time": Animal(plain(TimedUNet, x=PIXELS)),
-    "convolutional autoencoder": Animal(plain(Autoencoder, x=PIXELS)),
+    "ResNet": Animal(plain(ResNet, x=PIXELS), finds_all=False),
+    "U-Net": Animal(plain(lambda: UNet(nn.GELU), x=PIXELS), finds_all=False),
+    "U-Net with time": Animal(plain(TimedUNet, x=PIXELS), finds_all=False),
+    "convolutional autoencoder": Animal(plain(Autoencoder, x=PIXELS), finds_all=False),
     "RNN": Animal(plain(lambda: Recurrent(nn.RNN), input_ids=tokens(2, 9))),
     "LSTM": Animal(plain(lambda: Recurrent(nn.LSTM, num_layers=2), input_ids=tokens(2, 9))),
     "bidirectional LSTM with a projection": Animal(
@@ -276,7 +272,7 @@ ZOO: dict[str, Animal] = {
     ),
     "GRU": Animal(plain(lambda: Recurrent(nn.GRU), input_ids=tokens(2, 9))),
     "Transformer decoder": Animal(plain(Decoder, input_ids=tokens(2, 9), memory=numbers(2, 5, 16))),
-    "graph network": Animal(plain(Graph, x=numbers(12, 6), edges=EDGES)),
+    "graph network": Animal(plain(Graph, x=numbers(12, 6), edges=EDGES), finds_all=False),
     "bilinear": Animal(plain(Pairs, x=numbers(6, 8))),
     "raw parameters": Animal(plain(Raw, x=numbers(6, 8)), include=["first", "into", "out"]),
     "BERT": Animal(of("Bert", "ForMaskedLM", ("input_ids",), **BERT)),
@@ -287,19 +283,18 @@ ZOO: dict[str, Animal] = {
             "ForSequenceClassification",
             ("input_ids",),
             **{"vocab_size": 64, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "num_labels": 3},
-        ),
-        keeps_dead=True,
+        )
     ),
-    "T5": Animal(of("T5", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **T5), keeps_dead=True),
+    "T5": Animal(of("T5", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **T5)),
     "gated T5": Animal(
         of("T5", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **T5, feed_forward_proj="gated-gelu")
     ),
-    "BART": Animal(of("Bart", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **BART)),
+    "BART": Animal(of("Bart", "ForConditionalGeneration", ("input_ids", "decoder_input_ids"), **BART), finds_all=False),
     "Whisper": Animal(of("Whisper", "ForConditionalGeneration", ("input_features", "decoder_input_ids"), **WHISPER)),
     "wav2vec 2.0": Animal(
         of("Wav2Vec2", "ForCTC", ("input_values",), **WAV2VEC2),
-        covers=0.7,
-        why="the weight of its convolution over positions is computed from others (weight norm)",
+        why="the weight of its convolution over positions is computed from other parameters (weight norm)",
+        finds_all=False,
     ),
     "CLIP": Animal(of("CLIP", "Model", ("input_ids", "pixel_values"), **CLIP)),
     "ViT": Animal(of("ViT", "ForImageClassification", ("pixel_values",), **IMAGES)),
@@ -319,20 +314,17 @@ ZOO: dict[str, Animal] = {
             ("pixel_values",),
             **{"num_stages": 2, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 5},
         ),
-        covers=0.75,
         why="its depthwise convolutions stay dense",
     ),
     "GPT-2": Animal(of("GPT2", "LMHeadModel", ("input_ids",), **GPT2)),
     "GPT-NeoX": Animal(of("GPTNeoX", "ForCausalLM", ("input_ids",), **BERT, max_position_embeddings=32)),
-    "LLaMA": Animal(of("Llama", "ForCausalLM", ("input_ids",), **LLAMA), covers=0.75, why="its output layer is large"),
+    "LLaMA": Animal(of("Llama", "ForCausalLM", ("input_ids",), **LLAMA)),
     "Gemma 3": Animal(of("Gemma3Text", "ForCausalLM", ("input_ids",), **LLAMA, head_dim=4)),
-    "Mixtral": Animal(of("Mixtral", "ForCausalLM", ("input_ids",), **LLAMA, num_local_experts=4), keeps_dead=True),
-    "Qwen3-MoE": Animal(of("Qwen3Moe", "ForCausalLM", ("input_ids",), **LLAMA, **MOE), keeps_dead=True),
-    "Llama 4": Animal(of("Llama4Text", "ForCausalLM", ("input_ids",), **LLAMA, **SCOUT), keeps_dead=True),
-    "gpt-oss": Animal(of("GptOss", "ForCausalLM", ("input_ids",), **LLAMA, **GPT_OSS), keeps_dead=True),
-    "Mamba 2": Animal(
-        of("Mamba2", "ForCausalLM", ("input_ids",), **MAMBA2), covers=0.75, why="its output layer is large"
-    ),
+    "Mixtral": Animal(of("Mixtral", "ForCausalLM", ("input_ids",), **LLAMA, num_local_experts=4)),
+    "Qwen3-MoE": Animal(of("Qwen3Moe", "ForCausalLM", ("input_ids",), **LLAMA, **MOE)),
+    "Llama 4": Animal(of("Llama4Text", "ForCausalLM", ("input_ids",), **LLAMA, **SCOUT)),
+    "gpt-oss": Animal(of("GptOss", "ForCausalLM", ("input_ids",), **LLAMA, **GPT_OSS)),
+    "Mamba 2": Animal(of("Mamba2", "ForCausalLM", ("input_ids",), **MAMBA2)),
     "Falcon-H1": Animal(of("FalconH1", "ForCausalLM", ("input_ids",), **LLAMA, **FALCON)),
 }
 
@@ -353,7 +345,3 @@ def output(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         if getattr(found, "logits", None) is not None
         else torch.cat([found.text_embeds, found.image_embeds])
     )
-
-
-if __name__ == "__main__":
-    print(sys.argv, Path())

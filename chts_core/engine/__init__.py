@@ -1,6 +1,7 @@
 """How a method attaches to a model. Nothing here is needed to understand a method.
 
-- `layers`, `forward`, `tracing`, `graph`, `coverage`: which layers of a model are sparse, and which feed each other.
+- `kinds`, `layers`, `forward`, `tracing`, `graph`, `coverage`: which layers of a model are sparse, and which feed each
+  other.
 - `weights`, `linear`: how links are stored, either as a dense weight with a mask or as only the links.
 - `network`: all sparse layers together. `initial`: the links that a run starts from. `warm_start`: a start from a
   trained model.
