@@ -41,7 +41,8 @@ class Attention:
 class LayerGraph:
     """How sparse layers feed each other.
 
-    chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. Two chains
+    chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The neurons
+        of a convolution are its channels; a linear layer may read them flattened, all positions of a channel together. Two chains
         may end in the same layer, as (gate, down) and (up, down) do: the outputs of gate and up are multiplied.
     pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons must be active.
     attentions: head by head, keys and queries form pairs, and values and output form chains.
@@ -175,15 +176,16 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
     junctions = []
     for chain in graph.chains:
         for before, after in pairwise(chain):
-            outputs, inputs = shapes[before][0], shapes[after][1]
+            outputs, inputs, positions_each = shapes[before][0], shapes[after][1], math.prod(shapes[after][2:])
+            if len(shapes[after]) == 2 < len(shapes[before]) and inputs % outputs == 0:  # flattened channels
+                inputs, positions_each = outputs, inputs // outputs
             if outputs != inputs:
                 raise ValueError(
                     f"layer {before!r} has {outputs} outputs but {after!r}, next in its chain, has {inputs} inputs; "
                     "put two layers in a chain only if output i of the first is input i of the second."
                 )
             wires = torch.arange(outputs)
-            of_kernel = wires.repeat_interleave(math.prod(shapes[after][2:]))
-            junctions.append((_Side(before, 1, wires), _Side(after, 0, of_kernel)))
+            junctions.append((_Side(before, 1, wires), _Side(after, 0, wires.repeat_interleave(positions_each))))
     for first, second in graph.pairs:
         if shapes[first][0] != shapes[second][0]:
             raise ValueError(

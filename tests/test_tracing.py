@@ -1027,3 +1027,48 @@ def test_a_block_of_torch_that_mixes_neurons_is_no_chain(way: str) -> None:
         layer.dropout.register_forward_hook(lambda _, __, result: mixed(result))
     graph, _ = graph_of(nn.ModuleDict({"layer": layer}))
     assert ("layer.linear1.weight", "layer.linear2.weight") not in graph.chains
+
+
+# --- convolutions ---
+
+
+class Branches(nn.Module):
+    """Two convolutions that feed a third through an operation that a test chooses."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], after: nn.Module) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 4, 3, padding=1), after
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.between(self.before(x)))
+
+
+CONV, WIDE, MEANS = (lambda: nn.Conv2d(4, 5, 3)), (lambda: nn.Linear(64, 5)), (lambda: nn.Linear(4, 5))
+BETWEEN: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[], nn.Module], bool]] = {
+    "nothing": (lambda x: x, CONV, True),
+    "an activation": (functional.relu, CONV, True),
+    "a pool": (lambda x: functional.max_pool2d(x.relu(), 2), CONV, True),
+    "another size": (lambda x: functional.interpolate(x, scale_factor=2), CONV, True),
+    "a norm over batches": (nn.BatchNorm2d(4), CONV, True),
+    "a norm over channels": (nn.GroupNorm(1, 4), CONV, False),
+    "a residual": (lambda x: x + x.flip(1), CONV, False),
+    "channels in another order": (lambda x: x.roll(1, 1), CONV, False),
+    "flattened": (lambda x: functional.avg_pool2d(x, 2).flatten(1), WIDE, True),
+    "flattened by a module": (nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.ReLU()), WIDE, True),
+    "flattened from another dimension": (lambda x: x.flatten(2).transpose(1, 2), MEANS, False),
+    "the mean of each channel": (lambda x: x.relu().mean((2, 3)), MEANS, True),
+    "the mean over channels": (lambda x: x.mean((1, 2)), lambda: nn.Linear(8, 5), False),
+    "the last dimension": (functional.relu, lambda: nn.Linear(8, 5), False),
+    "a transposed convolution": (functional.relu, lambda: nn.ConvTranspose2d(4, 5, 2), False),
+    "groups": (functional.relu, lambda: nn.Conv2d(4, 6, 3, groups=2), False),
+}
+
+
+@pytest.mark.parametrize("kind", BETWEEN)
+def test_channels_form_a_chain_if_nothing_mixes_them(kind: str) -> None:
+    between, after, joined = BETWEEN[kind]
+    model = Branches(between, after())
+    model(torch.randn(2, 3, 8, 8))
+    graph, _ = graph_of(model)
+    assert (("before.weight", "after.weight") in graph.chains) == joined

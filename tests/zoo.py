@@ -121,6 +121,11 @@ class ResNet(nn.Module):
         return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
 
 
+def lenet() -> nn.Module:
+    features = [nn.Conv2d(3, 6, 5), nn.GELU(), nn.AvgPool2d(2), nn.Conv2d(6, 8, 3), nn.GELU(), nn.AvgPool2d(2)]
+    return nn.Sequential(*features, nn.Flatten(), nn.Linear(32, 24), nn.GELU(), nn.Linear(24, 5))
+
+
 class UNet(nn.Module):
     def __init__(self, act: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
@@ -262,6 +267,7 @@ ZOO: dict[str, Animal] = {
     "MLP": Animal(plain(mlp, input=numbers(6, 8))),
     "MLP-Mixer": Animal(plain(Mixer, x=PIXELS)),
     "ResNet": Animal(plain(ResNet, x=PIXELS), finds_all=False),
+    "LeNet": Animal(plain(lenet, input=PIXELS)),
     "U-Net": Animal(plain(lambda: UNet(nn.GELU), x=PIXELS), finds_all=False),
     "U-Net with time": Animal(plain(TimedUNet, x=PIXELS), finds_all=False),
     "convolutional autoencoder": Animal(plain(Autoencoder, x=PIXELS), finds_all=False),

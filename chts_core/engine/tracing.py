@@ -2,7 +2,8 @@
 
 Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
-layers with only elementwise operations between them form a chain.
+layers with only elementwise operations between them form a chain. Convolutions form a chain if only operations on each
+channel are between them, and a linear layer may read their channels flattened. This supposes that inputs are batches.
 
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
 instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for
@@ -169,6 +170,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
     width = getattr(source, "out_features", getattr(source, "nf", None))
     of_channels = is_convolution(source)
     derived, readers = set(sources), set[str]()
+    flat = set[fx.Node]()  # where the positions of a channel are separate inputs, or one mean
     todo = list(sources)
     for node in todo:  # this list grows
         for user in node.users:
@@ -176,21 +178,36 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
             if user in derived or _is_metadata(user):
                 continue
             if module is not None and _is_layer(module):
-                if is_altered(module) or is_convolution(module) != of_channels:
+                if is_altered(module) or is_convolution(module) != (of_channels and node not in flat):
                     return ""
                 readers.add(str(user.target))
                 continue
             # In (batch, positions, neurons), a BatchNorm1d would take the positions as its features.
             foreign = isinstance(module, nn.BatchNorm1d) and module.num_features != width and not of_channels
             step = user.target if module is None else module
-            if foreign or not (is_elementwise(step) or (of_channels and keeps_channels(step))):
+            by_channel = of_channels and node not in flat
+            flattens = by_channel and _flattens(user, module)
+            if foreign or not (flattens or is_elementwise(step) or (by_channel and keeps_channels(step))):
                 return ""
+            if flattens or node in flat:
+                flat.add(user)
             derived.add(user)
             todo.append(user)
     # Nothing else may change a neuron on its way.
     operands = {operand for node in derived - sources for operand in node.all_input_nodes}
     alone = all(operand in derived or _is_metadata(operand) for operand in operands)
     return readers.pop() if alone and len(readers) == 1 else ""
+
+
+def _flattens(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation flattens (batch, channels, ...) to (batch, channels · positions), or takes a mean."""
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if node.target in (torch.flatten, "flatten"):
+        return node.args[1:] == (1,) and not node.kwargs
+    if node.target in (torch.mean, "mean"):
+        return node.args[1:] in (((2, 3),), ((-2, -1),), ([2, 3],), ([-2, -1],)) and not node.kwargs
+    return False
 
 
 def _is_layer(module: nn.Module) -> bool:
