@@ -17,6 +17,7 @@ from conv1d import Conv1D
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import chts_core as chts
@@ -264,6 +265,12 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(TypeError, match=r"_extra_state is a int; expected a dense torch\.Tensor"):
         save_links(Counting(2, 2), tmp_path / "file")
+
+
+def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2, 2)}, path := tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors was not written by save_links; load it with safetensors"):
+        load_links(path)
 
 
 # --- the guide ---

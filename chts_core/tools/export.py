@@ -73,7 +73,9 @@ def load_links(path: str | Path) -> dict[str, Tensor]:
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:start])
     data = torch.frombuffer(file, dtype=torch.uint8)[start:]
-    metadata = header.pop("__metadata__")
+    metadata = header.pop("__metadata__", {})
+    if "shapes" not in metadata:
+        raise ValueError(f"{path} was not written by save_links; load it with safetensors.")
     state = {
         name: data[slice(*part["data_offsets"])].clone().view(DTYPES[part["dtype"]]).view(part["shape"])
         for name, part in header.items()
