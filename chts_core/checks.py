@@ -4,6 +4,7 @@ import math
 import sys
 import warnings
 from numbers import Real
+from types import FrameType
 
 import torch
 from torch import Tensor
@@ -87,3 +88,11 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("chts_core", "torch"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def is_called_by(function: str) -> bool:
+    """Whether a function of this name is running: the caller's caller, or one further up."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None

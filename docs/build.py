@@ -34,6 +34,7 @@ from chts_core.lab.teach import slides, syllabus
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "runs" / "site"
 SOURCE = OUT / "source"
+EXPORTED = ROOT / "benchmarks" / "results" / "export.json"
 
 
 def to_file(words: str, path: str) -> str:
@@ -305,6 +306,38 @@ def write_growth() -> None:
     page.write_text(text, "utf-8")
 
 
+def write_exported() -> None:
+    """Formats of exported models, their files and their speed, into the page on them."""
+    rows = {row["comparison"]: row for row in json.loads(EXPORTED.read_text("utf-8"))["rows"]}
+    who = {
+        "links": "torch, the loader below, the code of the model",
+        "links, int8": "torch, the loader below, the code of the model",
+        "csr layers": "`chts_core`, the code of the model",
+        "torch CSR": "torch, the code of the model",
+        "torchao int8": "torch and torchao, the code of the model",
+        "compacted, dense": "torch, code for the new sizes",
+        "torch.export, compacted": "torch",
+        "ONNX, compacted": "an ONNX runtime",
+    }
+    as_dense, dense = ("1×", "1×"), rows["load links"]["rival_bytes"]
+    lines = [_format("dense with zeros", dense, dense, "torch, the code of the model", as_dense)]
+    for name, needed in who.items():
+        if name.startswith("links"):
+            lines.append(_format(name, rows[f"load {name}"]["bytes"], dense, needed, as_dense))
+        else:
+            both = [rows[f"{name}, {samples} samples"] for samples in (1, 256)]
+            speeds = tuple(f"{_digits(row['times_faster'])}×" for row in both)
+            lines.append(_format(name, both[0]["bytes"], dense, needed, speeds))
+    page = SOURCE / "guides" / "ship_it.md"
+    page.write_text(page.read_text("utf-8").replace("{exported}", as_markdown(lines)), "utf-8")
+
+
+def _format(name: str, size: int, dense: int, needed: str, speeds: tuple[str, ...]) -> dict[str, str]:
+    one, many = speeds
+    file = f"{size / 1e6:.2f} MB ({size / dense:.0%})"
+    return {"format": name, "file": file, "to load it": needed, "speed, 1 sample": one, "speed, 256 samples": many}
+
+
 def _digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
@@ -371,6 +404,7 @@ def main() -> None:
     write_promises()
     write_twins()
     write_growth()
+    write_exported()
     write_timings()
     write_plans()
     write_list_of_slides()

@@ -315,6 +315,20 @@ def test_to_dense_replaces_all_sparse_layers_of_a_model() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
+def test_to_dense_keeps_a_layer_with_two_paths_one_layer() -> None:
+    layer = sparse()
+    model = linear.to_dense(nn.ModuleList([layer, nn.Identity(), layer]))
+    assert type(model[0]) is nn.Linear
+    assert model[0] is model[2]
+
+
+def test_to_dense_of_a_model_that_is_one_sparse_layer() -> None:
+    layer = sparse()
+    found = linear.to_dense(layer)
+    assert type(found) is nn.Linear
+    assert torch.equal(found.weight, layer.weight)
+
+
 def test_a_state_dict_brings_its_links() -> None:
     saved, other = sparse(), sparse(mask=random_mask((2, 4), 0.9, 5))
     assert len(saved.values) != len(other.values)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from chts_core.checks import check_mask
+from chts_core.checks import check_mask, is_called_by
 from chts_core.compiled.masks import among, ends, merged, positions
 from chts_core.engine.kernels import DENSE, Kernels, Links, compress_pairs, damage_of, sparse_kernels
 from chts_core.engine.kernels import compress as compress
@@ -50,7 +50,8 @@ class SparseLinear(nn.Module):
     `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
     A state dict contains the values and the links, and loads into a layer with other links. A state dict of an
-    `nn.Linear` loads too: the layer takes its weights at the links.
+    `nn.Linear` loads too: the layer takes its weights at the links. Hugging Face's `save_pretrained` writes the dense
+    weight, so that `from_pretrained` finds it.
 
     A copy (`copy.deepcopy`) does not follow the links of its original. Averaging the two, as
     `torch.optim.swa_utils.AveragedModel` does, would mix values of different links. The copy then refuses to work;
@@ -379,9 +380,12 @@ class SparseLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._settle()
 
-    def _save_to_state_dict(self, *args: Any) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         self._check_unmixed()
-        super()._save_to_state_dict(*args)
+        if is_called_by("save_pretrained"):  # `from_pretrained` would initialise a weight that it does not find
+            self.to_linear()._save_to_state_dict(destination, prefix, keep_vars)
+        else:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
 def convertible(model: nn.Module, parameter: str) -> bool:
@@ -406,10 +410,18 @@ def convertible(model: nn.Module, parameter: str) -> bool:
 
 
 def to_dense(model: nn.Module) -> nn.Module:
-    """Replace every :class:`SparseLinear` of a model with an `nn.Linear` that has the same values. Return the model."""
-    for path, module in list(model.named_modules()):
+    """Replace every :class:`SparseLinear` of a model with an `nn.Linear` that has the same values.
+
+    Return the model, or the new layer if the model itself is a sparse layer.
+    """
+    if isinstance(model, SparseLinear):
+        return model.to_linear()
+    dense: dict[SparseLinear, nn.Linear] = {}  # a layer may have several paths
+    for path, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, SparseLinear):
-            model.set_submodule(path, module.to_linear())
+            if module not in dense:
+                dense[module] = module.to_linear()
+            model.set_submodule(path, dense[module])
     return model
 
 

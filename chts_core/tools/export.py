@@ -1,0 +1,144 @@
+"""Models for programs without `chts_core`: dense copies, and small files that torch alone can load."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from chts_core.engine.forward import is_convolution
+from chts_core.engine.layers import check_in_memory, unwrap
+from chts_core.engine.linear import to_dense
+from chts_core.engine.weights import pack_bits
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
+DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
+
+
+def dense_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model with an `nn.Linear` for each layer that stores only its links, and without a Sparsifier.
+
+    Absent links have weight 0. The outputs are the same, up to rounding. Hooks on the replaced layers are left out.
+    """
+    return to_dense(copy.deepcopy(unwrap(model)))
+
+
+def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> None:
+    """Save the state dict of :func:`dense_copy` as a safetensors file in which absent links take almost no space.
+
+    A tensor with many zeros is stored as its other values and their places: one bit for each element, or 32 bits for
+    each value, whichever is smaller. :func:`load_links` fills in the zeros. Links with weight 0 count as absent.
+
+    Args:
+        model: any module; a Sparsifier may be attached to it.
+        path: the file to write.
+        int8: store each weight of two dimensions or more as 8-bit integers and one scale for each row of the last
+            dimension, or for each filter of a convolution. A weight changes by at most half its scale: the largest |W|
+            of the row is 127 scales. Zeros stay zeros.
+
+    Raises:
+        TypeError, ValueError: for tensors that the file cannot hold; then nothing is written.
+    """
+    _check(unwrap(model).state_dict())
+    dense = dense_copy(model)
+    filters = {f"{name}.weight" for name, module in dense.named_modules() if is_convolution(module)}
+    parts: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}  # of the tensors that are stored in a flat form
+    shared: dict[str, str] = {}  # names of the same tensor
+    names: dict[tuple[object, ...], str] = {}
+    for name, tensor in dense.state_dict().items():
+        first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name) if tensor.numel() else name
+        if first != name:
+            shared[name] = first
+            continue
+        if int8 and tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel():
+            tensor, parts[f"{name}.scale"] = _rounded(name, tensor, by_filter=name in filters)
+            shapes[name] = list(tensor.shape)
+        links = _links(tensor)
+        if links is not None:
+            parts[f"{name}.links"] = links
+            shapes[name] = list(tensor.shape)
+            tensor = tensor[tensor != 0]
+        parts[name] = tensor.flatten() if name in shapes else tensor
+    _write(Path(path), parts, {"shapes": json.dumps(shapes), "shared": json.dumps(shared)})
+
+
+def load_links(path: str | Path) -> dict[str, Tensor]:
+    """The state dict, with dense weights, in a file that `save_links` has written."""
+    file = bytearray(Path(path).read_bytes())
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:start])
+    data = torch.frombuffer(file, dtype=torch.uint8)[start:]
+    metadata = header.pop("__metadata__", {})
+    if "shapes" not in metadata:
+        raise ValueError(f"{path} was not written by save_links; load it with safetensors.")
+    state = {
+        name: data[slice(*part["data_offsets"])].clone().view(DTYPES[part["dtype"]]).view(part["shape"])
+        for name, part in header.items()
+    }
+    for name, shape in json.loads(metadata["shapes"]).items():
+        weight = state[name]
+        links = state.pop(f"{name}.links", None)
+        if links is not None:
+            if links.dtype == torch.uint8:  # one bit for each element
+                bits = links[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8) & 1
+                links = bits.flatten()[: math.prod(shape)].bool()
+            weight = torch.zeros(math.prod(shape), dtype=weight.dtype)
+            weight[links] = state[name]
+        state[name] = weight.view(shape)
+        if f"{name}.scale" in state:  # the weight is stored as 8-bit integers
+            state[name] = state[name] * state.pop(f"{name}.scale")
+    return state | {name: state[first] for name, first in json.loads(metadata["shared"]).items()}
+
+
+def _check(state: dict[str, Any]) -> None:
+    for name, tensor in state.items():
+        if type(tensor) is not Tensor or tensor.layout != torch.strided or tensor.dtype not in DTYPES.values():
+            kind = f" of {tensor.dtype} in {tensor.layout}" if isinstance(tensor, Tensor) else ""
+            raise TypeError(
+                f"{name} is a {type(tensor).__name__}{kind}; expected a dense torch.Tensor of "
+                f"{', '.join(map(str, DTYPES.values()))}. Save the model before you quantise, shard or convert it."
+            )
+    check_in_memory(state)
+
+
+def _links(tensor: Tensor) -> Tensor | None:
+    """Where a tensor is not zero: bits, uint8, or positions in the flattened tensor, int32; None to store it whole."""
+    links = int(tensor.count_nonzero())
+    bits, positions = math.ceil(tensor.numel() / 8), 4 * links
+    if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):
+        return None
+    if bits <= positions or tensor.numel() > 2**31:
+        return pack_bits(tensor != 0)
+    return tensor.flatten().nonzero().squeeze(1).int()
+
+
+def _rounded(name: str, weight: Tensor, by_filter: bool) -> tuple[Tensor, Tensor]:
+    """A weight as 8-bit integers and the scale to multiply them by; both have the same number of dimensions."""
+    if not weight.isfinite().all():
+        raise ValueError(f"{name} has infinite or NaN weights, which int8 cannot hold; save the model without int8.")
+    dims = tuple(range(1, weight.dim())) if by_filter else (-1,)
+    scale = weight.abs().amax(dims, keepdim=True) / 127
+    scale[scale == 0] = 1
+    return (weight.double() / scale.double()).round().clamp(-127, 127).to(torch.int8), scale
+
+
+def _write(path: Path, parts: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file."""
+    kinds = {dtype: kind for kind, dtype in DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": metadata}
+    ordered = dict(sorted(parts.items(), key=lambda part: -part[1].itemsize))  # which aligns all of them
+    end = 0
+    for name, tensor in ordered.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in ordered.values():
+            file.write(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
