@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def check_mask(mask: object, name: str = "mask", dimensions: int = 2) -> None:
-    """Raise an error unless `mask` is a Boolean tensor of this many dimensions; two for a mask like `nn.Linear.weight`."""
+    """Raise an error unless `mask` is a Boolean tensor of this many dimensions."""
     if not isinstance(mask, Tensor):
         raise TypeError(
             f"{name} is a {type(mask).__name__}; expected a Boolean torch.Tensor shaped "

@@ -114,7 +114,7 @@ class Correlated:
 
 
 class Schedule(Protocol):
-    """A value at a step of a run."""
+    """A value that changes during a run; `at` gives the value at a step."""
 
     def at(self, step: int, timeline: Timeline) -> float: ...
 
@@ -367,7 +367,7 @@ class Turnover:
     zeta: the share, or "excess": an update keeps only the final number of links, and exchanges all others.
     early_stop: the overlap of removed and regrown links above which a layer stops changing, once it has its final
         density.
-    together: whether an early stop waits until all layers have reached it.
+    together: whether layers stop early only once the overlap of every layer has exceeded `early_stop`.
     skip_optimizer: whether the optimizer skips its step before an update.
     """
 

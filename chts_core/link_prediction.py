@@ -72,10 +72,10 @@ def ch2_l3p(mask: Tensor) -> Tensor:
     Michieli and Cannistraci, "Adaptive network automata modelling of complex networks", CH2-L3).
 
     The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
-    sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d, and its
-    bits do not depend on the number of threads, torch.get_num_threads(). Otherwise, matrix products score batches of
-    outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba. The first
-    walk on a machine takes some seconds to compile.
+    sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The scores
+    are the same, bit for bit, for any number of threads (torch.get_num_threads()). Otherwise, matrix products score
+    batches of outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba.
+    The first walk on a machine takes some seconds to compile.
     """
     return _path_based(mask, inside=True)
 
@@ -233,7 +233,9 @@ def sample_links(
 def predicted_links(
     links: Tensor, shape: tuple[int, int], num: int, predictor: str, *, soft: bool, generator: torch.Generator
 ) -> Tensor:
-    """Draw `num` links as :func:`sample_links` does, for positions in the flattened mask, int64 in ascending order.
+    """Draw `num` links as :func:`sample_links` does, but from a list of links instead of a mask.
+
+    The existing links and the result are positions in the flattened mask, int64 in ascending order.
 
     Args:
         links: the existing links.

@@ -277,8 +277,9 @@ class Sparsifier:
 
         Raises:
             RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
-                optimizer has stepped, or weights do not fit the masks. When an update is due, also if the method needs
-                gradients and there are none, or if a link's weight is infinite or NaN. Nothing is changed then.
+                optimizer has stepped, or weights do not fit the masks. When an update is due, it is also raised if the
+                method needs gradients and there are none, or if a link's weight is infinite or NaN. Nothing is changed
+                then.
         """
         guard, progress = self._guard, self.progress
         guard.check_attached(self.update_due)

@@ -89,7 +89,8 @@ def _shares_work() -> bool:
 def _after_fork() -> None:
     """Remember the fork.
 
-    The threads of the parent are gone, and some threading layers end a process that starts them again.
+    In the child process, the parent's threads no longer exist, and some of Numba's threading layers kill a process that
+    starts them again.
     """
     global _forked
     _forked = True

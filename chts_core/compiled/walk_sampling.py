@@ -118,9 +118,9 @@ def walk_batched(
 ) -> Tensor:
     """Like :func:`walk_compiled`, but with all walks of a round at the same time, on any device.
 
-    A matrix product first counts the nodes that every pair shares, so a walk needs no second try. It ends at any of the
-    d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that neighbour. The device does not have to
-    wait during a round.
+    A matrix product first counts how many neighbours each pair of nodes shares, so no walk needs a second try. It ends
+    at any of the d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that neighbour. The device does
+    not have to wait during a round.
     """
     device, (rows, columns), mask = links.device, shape, mask_of(links, shape)
     by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]

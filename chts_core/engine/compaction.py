@@ -101,7 +101,7 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
     except RuntimeError as error:
         raise ValueError(f"the model without its inactive neurons does not run: {error}. {why}") from error
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
-        raise ValueError(f"the model without its inactive neurons gives outputs of other shapes. {why}")
+        raise ValueError(f"the shapes of the outputs change without the inactive neurons. {why}")
     tolerance = _tolerance(smaller, expected)
     for ours, theirs in zip(found, expected, strict=True):
         if not theirs.is_floating_point():

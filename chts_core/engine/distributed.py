@@ -75,8 +75,8 @@ class Ranks:
         if different:
             raise RuntimeError(
                 f"the masks of these layers are not those of rank 0: {'; '.join(different)}. Build the Sparsifier with "
-                "the same seed and settings on every rank, load the same checkpoint everywhere, and change no mask in "
-                "between. Continue from the last checkpoint."
+                "the same seed and settings on every rank, load the same checkpoint everywhere, and do not change a "
+                "mask yourself. Continue from the last checkpoint."
             )
 
     def share(self, tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:

@@ -47,7 +47,7 @@ class Gradients:
         self._versions: dict[str, int] = {}
 
     def listen(self, names: list[str], owner: Scheduled) -> None:
-        """Watch the gradients of some weights for an owner. This does not keep the owner alive."""
+        """Watch the gradients of some weights on behalf of `owner`. This does not keep `owner` alive."""
         self._owner = weakref.ref(owner)
         me = weakref.ref(self)
         for name in names:

@@ -193,7 +193,7 @@ def _convolution(module: nn.Module, prefix: str) -> Found:
 
 
 def _recurrent(module: nn.Module, prefix: str) -> Found:
-    """A network for each gate, from the inputs or from the last hidden state."""
+    """A network for each gate, from the inputs or from the previous hidden state."""
     gates = next((gates for kinds, gates in _GATES if isinstance(module, kinds)), "")
     for name, weight in module._parameters.items():
         if weight is None or not re.fullmatch(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?", name):

@@ -181,8 +181,9 @@ class SparseLinear(nn.Module):
     def _origin_changes(self) -> None:
         """Record that the original of this copy gets other links.
 
-        Code that has written values here before, without training them, would now mix values of different links.
-        Code that averages weights begins with a copy. So if its first write comes after this call, it mixes nothing.
+        If code has already written values into this copy without training them, its next write will mix values of
+        different links. Code that averages weights begins with a copy. So if its first write comes after this call, it
+        mixes nothing.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)

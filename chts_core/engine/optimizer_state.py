@@ -18,7 +18,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
     together. An optimizer that cannot be copied in this way is not refused.
 
     Raises:
-        ValueError: if the optimizer is refused. The message has its name.
+        ValueError: if the optimizer is refused. The message names the optimizer.
     """
     if type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return

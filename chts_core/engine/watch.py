@@ -29,7 +29,7 @@ class Watch:
 
     Attributes:
         steps: number of optimizer steps since the last :meth:`settle`.
-        counts: whether the steps can be counted, because the optimizer calls hooks.
+        counts: whether the steps can be counted. For this, the optimizer must call hooks.
         other: the type of another optimizer that has changed the weights since then.
     """
 

@@ -211,7 +211,7 @@ class MaskedWeight:
         return torch.unravel_index(mine, self.local_mask.shape)
 
     def _tensors(self) -> Iterator[Tensor]:
-        """This rank's share of the weight, of its gradient if it has one, and of the optimizer state of its shape."""
+        """This rank's share of the weight, of its gradient if any, and of each optimizer state of the same shape."""
         yield local_shard(self.parameter.data)
         if self.parameter.grad is not None:
             yield local_shard(self.parameter.grad)

@@ -27,8 +27,8 @@ class AveragedModel(swa_utils.AveragedModel):
     and these layers raise an error.
 
     You can make the average before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` contains its links.
-    With `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With
-    `use_buffers=True`, the indices of the links are not averaged.
+    With `execution="csr"`, load this state into an average that was made or updated after the Sparsifier was built.
+    With `use_buffers=True`, the indices of the links are not averaged.
 
     Args:
         model, device, avg_fn, multi_avg_fn, use_buffers: as in `torch.optim.swa_utils.AveragedModel`.

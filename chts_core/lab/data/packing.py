@@ -110,8 +110,9 @@ class StreamFeed:
 
     Row j of every batch comes from lane j modulo `lanes`. A lane is an endless sequence of blocks from its own share of
     the documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and
-    workers share the lanes. A lane's position is its place in the data set and three numbers. (The shuffling of the
-    `datasets` library loses its buffer when it continues from a state.)
+    workers share the lanes. A lane's position is the place in the data set where its buffer begins, together with three
+    numbers: how many buffers have begun, the number of the current document in the buffer, and how many of its tokens
+    have been read. (The shuffling of the `datasets` library loses its buffer when it continues from a state.)
 
     Args:
         stream: the documents.

@@ -96,8 +96,8 @@ def read_whole(path: Path) -> bytes:
         raise ValueError(f"{path} is not an intact gzip file ({error}); fetch it again.") from error
     if len(content) > LARGEST:
         raise ValueError(
-            f"{path} holds more than {LARGEST // 2**20} MiB; no data set here has such a file. Its content does not "
-            "match its name: fetch it again."
+            f"{path} holds more than {LARGEST // 2**20} MiB; no data set of chts has such a large file. Its content "
+            "does not match its name: fetch it again."
         )
     return content
 

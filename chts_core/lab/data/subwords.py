@@ -116,7 +116,7 @@ def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = N
         cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if there are more different characters than subwords.
+        ValueError: if the number of distinct characters is larger than the number of subwords.
     """
     key = hashlib.sha256(f"{_VERSION} {size} {data.digest}".encode()).hexdigest()
     return cached(
@@ -132,7 +132,7 @@ def train_vocabulary(data: TranslationData, size: int) -> Vocabulary:
     """Train a vocabulary on the training split of a task; the same pairs give the same vocabulary.
 
     Raises:
-        ValueError: if there are more different characters than subwords.
+        ValueError: if the number of distinct characters is larger than the number of subwords.
     """
     tokenizer = _tokenizer(models.BPE(unk_token=_SPECIAL[UNKNOWN]))
     trainer = trainers.BpeTrainer(vocab_size=max(size, 0), special_tokens=list(_SPECIAL), show_progress=False)

@@ -150,7 +150,7 @@ class TranslationRecipe:
         if self.batch_tokens <= self.max_length:
             raise ValueError(
                 f"batch_tokens is {self.batch_tokens} and max_length {self.max_length}; "
-                "expected batches that hold the longest sentence and its end."
+                "expected batch_tokens above max_length, so that a batch holds the longest sentence and its end mark."
             )
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision is {self.precision!r}; expected 'float32', 'bfloat16' or 'float16'.")

@@ -74,7 +74,7 @@ _DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # codes of prctl, and the capab
 class Scenario:
     """A command that trains: its arguments without the output folder, and the number of processes under torchrun.
 
-    sweep: the content of a sweep.
+    sweep: the content of the sweep's YAML file, if the command is a sweep.
     """
 
     arguments: tuple[str, ...]

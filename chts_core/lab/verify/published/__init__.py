@@ -71,7 +71,7 @@ def _of_transformer(method: Method) -> Outcome:
     if steps != {step for step, *_ in content["updates"]}:
         return False, f"updates at {sorted(steps)}"
     if method.turnover.skip_optimizer:
-        return False, "the optimizer skips a step; the script gives it a learning rate of 0 instead"
+        return False, "the optimizer skips a step; the script takes this step with a learning rate of 0"
     return True, f"{len(content['updates'])} updates"
 
 

@@ -66,7 +66,7 @@ IMAGES = {
     "fewer labels than images": _images(r"labels of \(23,\).* do not belong together", labels=_idx(23)),
     "a label too high": _images("has the label 10; expected labels from 0 to 9", labels=_idx(24, fill=10)),
     "no images": _images("has no images", images=_idx(0, 28, 28), labels=_idx(0)),
-    "a bomb": _images("holds more than 1 MiB; no data set here", images=_idx(2**21), limit=2**20),
+    "a bomb": _images("holds more than 1 MiB; no data set of chts", images=_idx(2**21), limit=2**20),
     "CIFAR-10 cut short": _cifar("test_batch.bin holds 3072 bytes; expected 3073 for each image", bytes(3072)),
     "CIFAR-10, empty": _cifar("holds 0 bytes; expected 3073", b""),
     "CIFAR-10, a label too high": _cifar("has the label 99; expected labels from 0 to 9", b"c" + bytes(3072)),

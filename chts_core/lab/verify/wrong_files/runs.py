@@ -66,7 +66,7 @@ CHECKPOINTS = {
         _forged(entry=b'{"format":1,"sha256":"SHA","state":' + b"[" * 900 + b"]" * 900 + b"}"),
     ),
     "no such tensor": _checkpoint(r"chts did not write \(KeyError\)", _forged({"tensor": "none"}, t=_FOUR)),
-    "a function for a type": _checkpoint(
+    "a function instead of a type": _checkpoint(
         "chts did not write", _forged({"tensor": "t", "dtype": "load", "shape": [1]}, t=_FOUR)
     ),
     "an unknown type": _checkpoint(
