@@ -1,9 +1,9 @@
 """Scores of missing links from the topology only, and regrowth drawn from these scores.
 
-The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps,
-u – z1 – z2 – v. The nodes on such paths are the *local community* of u–v. Cannistraci-Hebb theory scores a link by how
-much its local community links within itself rather than outside. Node z has i_z links inside the local community and
-e_z links outside it. The link to the seed u or v does not count.
+The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps, u – z1 – z2 – v.
+The nodes on such paths are the *local community* of u–v. In Cannistraci-Hebb theory, a missing link scores high if the
+nodes of its local community link to each other rather than to other nodes. Node z has i_z links inside the local
+community and e_z links outside it. A link from z to u or v does not count.
 
 |             | sum over                        | CH2: rewards links inside     | CH3: only penalises links outside |
 |-------------|---------------------------------|-------------------------------|-----------------------------------|
@@ -42,8 +42,8 @@ Predictor = Callable[[Tensor], Tensor]
 _SPARSE_NODES_UP_TO = 0.05
 _WALKED_PATHS_UP_TO = 0.15
 
-# Elements in the largest temporary of the dense path-based score: as much as the caches of a CPU hold, or 256 MB on
-# other devices.
+# Elements in the largest temporary tensor of the dense path-based score: as many as the caches of a CPU hold, or 256 MB
+# on other devices.
 _BATCH_ON_CPU = 2**22
 _BATCH_ELSEWHERE = 2**26
 
@@ -145,7 +145,8 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
     of_inputs = _community_ratios(_to_dense(transposed @ links), inside).sqrt_().numpy()
     scores = np.zeros(mask.shape, dtype=np.float32)
     threads = torch.get_num_threads()
-    batch = max(1, mask.shape[0] // (8 * threads))  # several batches per thread, since some outputs have more paths
+    # Several batches per thread, since some outputs have more paths than others.
+    batch = max(1, mask.shape[0] // (8 * threads))
 
     def score(first: int) -> None:
         add_paths(
@@ -166,7 +167,7 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _community_ratios(shared: Tensor, inside: bool) -> Tensor:
-    """R from the module's docstring, [node, seed], from the numbers of neighbours that two nodes of one side share."""
+    """Compute R_U or R_V of the module's docstring from the numbers of neighbours that two nodes of a side share."""
     outside = (shared.diagonal()[:, None] - shared).clamp_min_(1.0)
     ratios = (shared + 1.0).div_(outside) if inside else outside.reciprocal_()
     return ratios.masked_fill_(shared == 0, 0.0)
@@ -177,7 +178,10 @@ def _is_sparse(mask: Tensor, density: float) -> bool:
 
 
 def _compressed(mask: Tensor) -> tuple[Any, Any]:
-    """The links as a SciPy CSR array of float32 ones, and its transpose. SciPy is fast and does not warn."""
+    """The links as a SciPy CSR array of float32 ones, and its transpose.
+
+    SciPy's sparse products are fast and, unlike torch's, give no warning.
+    """
     from scipy.sparse import csr_array  # not needed to import chts_core
 
     links = csr_array(mask.numpy(), dtype=np.float32)

@@ -41,7 +41,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
     """Train two matrices, or the same numbers as vectors, with a copy of an optimizer.
 
-    The result is None if its state spans both.
+    The result is None if the optimizer has one state for both matrices.
     """
     sizes = [(4, 6), (3, 5)]
     first = optimizer.param_groups[0]["params"][0]

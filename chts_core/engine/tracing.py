@@ -6,7 +6,7 @@ layers with only elementwise operations between them form a chain.
 
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
 instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for
-one dtype. The layers on both sides of such code form no chain; pass `graph` if you know better.
+one dtype. The layers on both sides of such code form no chain; pass `graph` if you know that they feed each other.
 """
 
 import operator

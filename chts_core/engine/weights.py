@@ -31,7 +31,7 @@ class Weight(Protocol):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean, contiguous, of this shape; do not change it."""
+        """The mask, Boolean, contiguous and of this shape; do not change it."""
         ...
 
     def count(self, part: Layer) -> int:
@@ -220,7 +220,7 @@ class MaskedWeight:
 
 
 class LinkWeight:
-    """A layer that stores only its links (:class:`chts_core.engine.linear.SparseLinear`)."""
+    """The weight of a layer that stores only its links (:class:`chts_core.engine.linear.SparseLinear`)."""
 
     def __init__(self, layer: SparseLinear, optimizer: torch.optim.Optimizer) -> None:
         self.layer = layer

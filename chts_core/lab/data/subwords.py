@@ -26,7 +26,7 @@ class Vocabulary:
     Args:
         pieces: all subwords in order of their numbers.
         merges: the pairs of pieces that are joined, in order.
-        corpus: digest of the data that it was trained on.
+        corpus: digest of the data that the vocabulary was trained on.
     """
 
     def __init__(self, pieces: Sequence[str], merges: Iterable[tuple[str, str]], corpus: str) -> None:
@@ -55,7 +55,8 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to END, without special subwords.
 
-        The inverse of `encode` for a text in NFC with single spaces between its words and no unknown characters.
+        This is the inverse of `encode` for a text in NFC with single spaces between its words and no unknown
+        characters.
         """
         text: str = self._tokenizer.decode(list(_before_end(ids)), skip_special_tokens=True)
         return text
@@ -81,7 +82,7 @@ class Vocabulary:
 
         Args:
             text: the text of the vocabulary.
-            corpus: digest of the data to use it with; None accepts any data.
+            corpus: digest of the data that the vocabulary is used with; None accepts any data.
 
         Raises:
             ValueError: if the text is damaged, or the vocabulary was trained on another corpus.
@@ -96,7 +97,7 @@ class Vocabulary:
             ) from error
         if not whole:
             raise ValueError(
-                "the vocabulary is damaged, or it is another version: its digest does not match its subwords; make it "
+                "the vocabulary is damaged or of a different version: its digest does not match its subwords; make it "
                 "again with load_vocabulary."
             )
         if corpus is not None and corpus != vocabulary.corpus:

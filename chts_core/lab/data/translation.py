@@ -1,7 +1,7 @@
 """Translation tasks, from English to German: pairs of sentences, split into train, validation and test.
 
-Number words are made here, so they are always available. Large tasks are streamed: each pass reads the training pairs
-again, and memory never holds them all.
+The module itself makes the number words, so they are always available. Large tasks are streamed: each pass reads the
+training pairs again, and memory never holds all of them.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
