@@ -22,8 +22,8 @@ class Budget:
         timeline: the updates of the run.
         shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
         distribution: how the layers share the links, a name in `DISTRIBUTIONS`.
-        least: a lower bound for the sparsity at every step. A run that continues another run has already lost these
-            links.
+        least: a lower bound for the sparsity at every step. A run that continues another run begins with the links that
+            are left, and no layer gains links.
 
     Raises:
         ValueError, TypeError: if a run would gain links, empty a layer, never update, or not reach its sparsity, or if

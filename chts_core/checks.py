@@ -42,7 +42,7 @@ def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:
 
 
 def check_generator(generator: object) -> None:
-    """Raise an error unless `generator` is a torch.Generator. Nothing here draws from the global random state."""
+    """Raise an error unless `generator` is a torch.Generator. The core never draws from the global random state."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(
             f"generator is a {type(generator).__name__}; expected a torch.Generator. "

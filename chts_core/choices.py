@@ -1,7 +1,7 @@
 """The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
-Each is a frozen dataclass that ties a function of the core to its settings. Write your own choices in the same way,
-because a saved run identifies its method by the repr.
+Each choice is a frozen dataclass that ties a function of the core to its settings. Write your own choices in the same
+way, because a saved run identifies its method by the repr.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from chts_core.schedules import Timeline
 
 
 class Topology(Protocol):
-    """The initial mask of a layer: exactly `topology.link_count(...)` links, on the generator's device."""
+    """Makes the initial mask of a layer, with exactly `topology.link_count(...)` links, on the generator's device."""
 
     def __call__(
         self, out_features: int, in_features: int, density: float, *, generator: torch.Generator
@@ -114,14 +114,14 @@ class Correlated:
 
 
 class Schedule(Protocol):
-    """A value at a step of a run."""
+    """A value that changes during a run; `at` gives the value at a step."""
 
     def at(self, step: int, timeline: Timeline) -> float: ...
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """Rises linearly until the turnover stops (:func:`chts_core.schedules.linear_temperature`)."""
+    """A value that rises linearly until the turnover stops (:func:`chts_core.schedules.linear_temperature`)."""
 
     initial: float
     final: float
@@ -132,7 +132,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Falls to 0 by the step at which the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
+    """A value that falls to 0 by the step at which the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
 
     initial: float
 
@@ -153,15 +153,15 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes links with low scores: it draws them at `temperature`, or takes the lowest ones if that is None.
+    """Removes links with low scores. `temperature` decides how they are drawn; None takes the lowest scores.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).
     percolate: whether to also remove the links that become incomplete.
     prune: the score for pruning as the density decays; the links with the lowest scores are always pruned. None: the
         same as `score`.
-    returning: whether removed links compete by the weight that they had, and return if it is larger. This is allowed
-        only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    returning: whether removed links compete with the existing links by the weight that they had, and return if it is
+        larger. This is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -172,7 +172,7 @@ class Removal:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether one of its scores uses the gradient of the links."""
+        """Whether the score for removal or for pruning uses the gradient of the links."""
         return _wants_gradient(self.score, *GRADIENT_SCORES) or _wants_gradient(self.prune, *GRADIENT_SCORES)
 
     def __call__(
@@ -185,7 +185,9 @@ class Removal:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Indices of the links that an update keeps. It prunes to `target` links, then removes `exchanged` of them.
+        """Indices of the links that an update keeps.
+
+        The update prunes to `target` links, then removes `exchanged` of them.
 
         Args:
             links: the links of a layer.
@@ -224,8 +226,8 @@ class MissingLinkScore(Protocol):
 class Regrowth:
     """Regrows missing links by their scores.
 
-    score: "random", "gradient" (the size of the gradient), "magnitude" (of the weight that a removed link had), a link
-        predictor, or your own (:class:`MissingLinkScore`).
+    score: "random", "gradient" (the size of the gradient), "magnitude" (of the weight that a removed link had), the
+        name of a link predictor, or your own score (:class:`MissingLinkScore`).
     soft: whether to draw links by their scores. Otherwise, the links with the highest scores regrow.
     history: whether a link that had a weight before gets it back. Otherwise, every regrown link starts from zero.
     """
@@ -265,7 +267,8 @@ class Regrowth:
         if isinstance(self.score, str) and self.score in PREDICTORS:
             return predicted_links(links, shape, num, self.score, soft=self.soft, generator=generator)
         mask = mask_of(links, shape)
-        # Draw none or all: a layer that stays dense has no gradient for missing links.
+        # If no link or all missing links are wanted, no scores are needed. A layer that stays dense has no gradient for
+        # missing links.
         if self.needs_gradient and num in (0, size - len(links)):
             return positions(~mask) if num else links[:0]
         if self.score == "gradient":
@@ -291,14 +294,14 @@ def _wants_gradient(score: object, *names: str) -> bool:
 
 
 class Sparsity(Protocol):
-    """The sparsity at a step, on the way to the final sparsity."""
+    """Gives the sparsity at each step of a run, up to the final sparsity."""
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
 
 
 @dataclass(frozen=True)
 class Dense:
-    """All links; the final sparsity is ignored."""
+    """Keeps all links, and ignores the final sparsity."""
 
     def at(self, step: int, timeline: Timeline, final: float) -> float:
         return 0.0
@@ -306,7 +309,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Constant:
-    """The final number of links from the first step on."""
+    """Keeps the final number of links from the first step on."""
 
     def at(self, step: int, timeline: Timeline, final: float) -> float:
         return final
@@ -367,7 +370,7 @@ class Turnover:
     zeta: the share, or "excess": an update keeps only the final number of links, and exchanges all others.
     early_stop: the overlap of removed and regrown links above which a layer stops changing, once it has its final
         density.
-    together: whether an early stop waits until all layers have reached it.
+    together: whether layers stop early only once the overlap of every layer has exceeded `early_stop`.
     skip_optimizer: whether the optimizer skips its step before an update.
     """
 

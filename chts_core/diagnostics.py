@@ -33,8 +33,8 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A shuffled network of the same shape. Every output and every input keeps its number of links.
 
     In each of 50 rounds, the links are paired at random. A pair (a, b), (c, d) becomes (a, d), (c, b) with probability
-    1/2. The pair stays if one of the new links exists, or if another pair of the round would make the same link (Maslov
-    & Sneppen 2002, "Specificity and stability in topology of protein networks").
+    1/2. The pair stays as it is if one of the new links already exists, or if another pair of the round would make the
+    same link (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks").
     """
     check_mask(mask)
     check_generator(generator)
@@ -58,7 +58,8 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 def overlap(removed: Tensor, regrown: Tensor) -> float:
     """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none regrew.
 
-    Near 1, the network is in an *epitopological local minimum* (ELM): updates no longer change it (paper, ELM).
+    If the overlap is near 1, the network is in an *epitopological local minimum* (ELM): updates no longer change it
+    (paper, ELM).
     """
     check_mask(removed, "removed")
     check_mask(regrown, "regrown")
@@ -188,8 +189,8 @@ def small_worldness(
     is NaN if no null network has a 4-cycle, which can happen with small layers and few links.
 
     The null networks have the layer's size and number of links but not its degrees, which matter too. Neurons without
-    links raise σ: the other neurons are then denser than in the null networks. To measure only the others, pass
-    ``mask[mask.any(1)][:, mask.any(0)]``. Small degrees that are all equal lower σ.
+    links raise σ: the other neurons are then denser than in the null networks. To measure only the neurons with links,
+    pass ``mask[mask.any(1)][:, mask.any(0)]``. Small degrees that are all equal lower σ.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.

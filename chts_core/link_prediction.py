@@ -1,9 +1,9 @@
 """Scores of missing links from the topology only, and regrowth drawn from these scores.
 
-The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps,
-u – z1 – z2 – v. The nodes on such paths are the *local community* of u–v. Cannistraci-Hebb theory scores a link by how
-much its local community links within itself rather than outside. Node z has i_z links inside the local community and
-e_z links outside it. The link to the seed u or v does not count.
+The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps, u – z1 – z2 – v.
+The nodes on such paths are the *local community* of u–v. In Cannistraci-Hebb theory, a missing link scores high if the
+nodes of its local community link to each other rather than to other nodes. Node z has i_z links inside the local
+community and e_z links outside it. A link from z to u or v does not count.
 
 |             | sum over                        | CH2: rewards links inside     | CH3: only penalises links outside |
 |-------------|---------------------------------|-------------------------------|-----------------------------------|
@@ -42,8 +42,8 @@ Predictor = Callable[[Tensor], Tensor]
 _SPARSE_NODES_UP_TO = 0.05
 _WALKED_PATHS_UP_TO = 0.15
 
-# Elements in the largest temporary of the dense path-based score: as much as the caches of a CPU hold, or 256 MB on
-# other devices.
+# Elements in the largest temporary tensor of the dense path-based score: as many as the caches of a CPU hold, or 256 MB
+# on other devices.
 _BATCH_ON_CPU = 2**22
 _BATCH_ELSEWHERE = 2**26
 
@@ -72,10 +72,10 @@ def ch2_l3p(mask: Tensor) -> Tensor:
     Michieli and Cannistraci, "Adaptive network automata modelling of complex networks", CH2-L3).
 
     The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
-    sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d, and its
-    bits do not depend on the number of threads, torch.get_num_threads(). Otherwise, matrix products score batches of
-    outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba. The first
-    walk on a machine takes some seconds to compile.
+    sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The scores
+    are the same, bit for bit, for any number of threads (torch.get_num_threads()). Otherwise, matrix products score
+    batches of outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba.
+    The first walk on a machine takes some seconds to compile.
     """
     return _path_based(mask, inside=True)
 
@@ -145,7 +145,8 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
     of_inputs = _community_ratios(_to_dense(transposed @ links), inside).sqrt_().numpy()
     scores = np.zeros(mask.shape, dtype=np.float32)
     threads = torch.get_num_threads()
-    batch = max(1, mask.shape[0] // (8 * threads))  # several batches per thread, since some outputs have more paths
+    # Several batches per thread, since some outputs have more paths than others.
+    batch = max(1, mask.shape[0] // (8 * threads))
 
     def score(first: int) -> None:
         add_paths(
@@ -166,7 +167,7 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _community_ratios(shared: Tensor, inside: bool) -> Tensor:
-    """R from the module's docstring, [node, seed], from the numbers of neighbours that two nodes of one side share."""
+    """Compute R_U or R_V of the module's docstring from the numbers of neighbours that two nodes of a side share."""
     outside = (shared.diagonal()[:, None] - shared).clamp_min_(1.0)
     ratios = (shared + 1.0).div_(outside) if inside else outside.reciprocal_()
     return ratios.masked_fill_(shared == 0, 0.0)
@@ -177,7 +178,10 @@ def _is_sparse(mask: Tensor, density: float) -> bool:
 
 
 def _compressed(mask: Tensor) -> tuple[Any, Any]:
-    """The links as a SciPy CSR array of float32 ones, and its transpose. SciPy is fast and does not warn."""
+    """The links as a SciPy CSR array of float32 ones, and its transpose.
+
+    SciPy's sparse products are fast and, unlike torch's, give no warning.
+    """
     from scipy.sparse import csr_array  # not needed to import chts_core
 
     links = csr_array(mask.numpy(), dtype=np.float32)
@@ -233,7 +237,9 @@ def sample_links(
 def predicted_links(
     links: Tensor, shape: tuple[int, int], num: int, predictor: str, *, soft: bool, generator: torch.Generator
 ) -> Tensor:
-    """Draw `num` links as :func:`sample_links` does, for positions in the flattened mask, int64 in ascending order.
+    """Draw `num` links as :func:`sample_links` does, but from a list of links instead of a mask.
+
+    The existing links and the result are positions in the flattened mask, int64 in ascending order.
 
     Args:
         links: the existing links.

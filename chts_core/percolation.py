@@ -42,10 +42,11 @@ class LayerGraph:
     """How sparse layers feed each other.
 
     chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The neurons
-        of a convolution are its channels; a linear layer may read them flattened, all positions of a channel together. Two chains
-        may end in the same layer, as (gate, down) and (up, down) do: the outputs of gate and up are multiplied.
+        of a convolution are its channels. A linear layer may read them flattened, with all positions of a channel
+        together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the outputs of
+        `gate` and `up` are multiplied.
     pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons must be active.
-    attentions: head by head, keys and queries form pairs, and values and output form chains.
+    attentions: the attention blocks. In each head, keys and queries form pairs, and values and output form chains.
     """
 
     chains: tuple[tuple[str, ...], ...] = ()
@@ -70,7 +71,7 @@ class _Side:
 
 
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
-    """Remove the incomplete links of inactive neurons, until none is left.
+    """Remove the incomplete links of inactive neurons, until no incomplete link is left.
 
     Each sweep first goes backward and drops incoming links of neurons without outgoing links. Then it goes forward and
     drops outgoing links of neurons without incoming links. Sweeps repeat until nothing changes; a single chain needs

@@ -34,7 +34,7 @@ def magnitude(weight: Tensor) -> Tensor:
 
 
 def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """Relative importance (RI): the link's share of its input's links plus its share of its output's links.
+    """Relative importance (RI): a link's share of all |W| at its input, plus its share of all |W| at its output.
 
         RI_ij = |W_ij| / (Σ_k |W_kj| + ε) + |W_ij| / (Σ_k |W_ik| + ε)
 
@@ -49,10 +49,10 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
-    """|W| + 0.01 · |∂L/∂W|: keeps small weights with large gradients (Yuan et al., 2021; coefficient of the CHT code).
+    """|W| + 0.01 · |∂L/∂W|: keeps small weights with large gradients (Yuan et al., 2021).
 
-    The scores have the shape of `weight` and `gradient`, and are at least float32. A sum in bfloat16 would lose a
-    hundredth of a gradient next to a weight.
+    The coefficient is from the CHT code. The scores have the shape of `weight` and `gradient` and are at least float32.
+    A sum in bfloat16 would lose a hundredth of a gradient next to a weight.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:
@@ -61,7 +61,10 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 
 
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """:func:`relative_importance` of only the existing links, float64 (links,). Its time grows with their number."""
+    """:func:`relative_importance` of only the existing links, float64 (links,).
+
+    The time grows with the number of links.
+    """
     return _relative_importance(links, eps, eps)
 
 
@@ -88,7 +91,7 @@ def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tenso
     """Sum of the sizes of the links of each node, always added in the same order."""
     if size.device.type == "cpu":
         return torch.bincount(nodes, size, minlength=links.shape[1 - dim])
-    # Elsewhere bincount adds in any order, so the last bits would differ from run to run.
+    # On other devices, bincount adds in any order, so the last bits would differ from run to run.
     dense = size.new_zeros(links.shape)
     dense[links.outputs, links.inputs] = size
     return dense.sum(dim)

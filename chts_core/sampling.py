@@ -33,7 +33,10 @@ def temperature_from_softness(softness: float) -> float:
 
 
 def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise, float64, finite. The k highest of log p + noise are k draws without replacement."""
+    """Standard Gumbel noise, float64, finite.
+
+    The k elements with the highest log p + noise are k draws without replacement.
+    """
     return _as_gumbel(torch.rand(shape, dtype=torch.float64, device=generator.device, generator=generator))
 
 
@@ -87,7 +90,7 @@ def draw(
 def choose(
     scores: Tensor, num: int, *, temperature: float = 1.0, soft: bool = True, generator: torch.Generator
 ) -> Tensor:
-    """Draw exactly `num` candidates by their scores, (candidates,); see :func:`draw`.
+    """Draw exactly `num` candidates by their scores, a tensor of shape (candidates,). See :func:`draw`.
 
     Returns:
         Indices of the drawn candidates, int64 (num,), on the device of `scores`, in no particular order.

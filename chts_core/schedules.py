@@ -65,7 +65,7 @@ def linear_temperature(step: int, end: int, initial: float = 1.0, final: float =
     """Temperature T >= 0 of soft removal, raised linearly from `initial` at step 0 to `final` at step `end` > 0.
 
     The published MLP and Transformer code has T = 1 → 3 (softness δ = 0.5 → 0.75), and the LLaMA code has T = 1 → 9 (δ
-    = 0.5 → 0.9). Both raise T, not δ, linearly.
+    = 0.5 → 0.9). Both codes raise T linearly, not δ.
     """
     if not (initial >= 0 and final >= 0):
         raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")

@@ -41,16 +41,16 @@ class Sparsifier:
     zeroed as soon as they are computed, so clipping sees the sparse gradient. After every step, the weight, gradient
     and optimizer state of absent links are zero. A regrown link starts from zeros, or from its last weight if the
     method remembers it. With `execution="csr"`, new layers replace the linear layers; they store and multiply only the
-    existing links (:class:`chts_core.engine.linear.SparseLinear`). The run is the same up to rounding, takes a fraction
-    of the memory, and is faster if there are few links. Gradients of several backward passes per step accumulate, and
-    methods that use gradients use their sum. `torch.compile` may wrap the model before or after the Sparsifier is
-    attached, because all changes happen in place.
+    existing links (:class:`chts_core.engine.linear.SparseLinear`). The run is the same as with dense tensors up to
+    rounding, takes a fraction of their memory, and is faster if there are few links. Gradients of several backward
+    passes per step accumulate, and methods that use gradients use their sum. `torch.compile` may wrap the model before
+    or after the Sparsifier is attached, because all changes happen in place.
 
-    Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier of the
-    same settings. The processes divide the layers of an update among themselves and send each other the masks. Methods
-    that use the gradient use the mean over all processes. Each update compares the masks, and the run stops if they
-    differ. `DistributedDataParallel` may also wrap the model before or after, but it does not work with layers that
-    store only their links.
+    Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
+    has the same settings. The processes divide the layers of an update among themselves and send each other the masks.
+    Methods that use the gradient use the mean over all processes. Each update compares the masks, and the run stops if
+    they differ. `DistributedDataParallel` may wrap the model before or after the Sparsifier is attached, but it does
+    not work with layers that store only their links.
 
     If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is
     infinite or NaN, `step()` raises an error. An interrupted update leaves the links as they were. A layer with a
@@ -73,8 +73,8 @@ class Sparsifier:
         total_steps: optimizer steps of the run.
         update_every: steps between updates of the topology (ΔT).
         seed: the only source of randomness of the topology; each layer has its own generator.
-        include: the layers to sparsify: a glob pattern for the names of layers or modules ("encoder.*"), several
-            patterns, or a function of a module's name and the module. Default: all layers that train.
+        include: the layers to sparsify, given as a glob pattern for the names of layers or modules ("encoder.*"),
+            several patterns, or a function of a module's name and the module. Default: all layers that train.
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
             the routers of experts, and depthwise convolutions. Your value replaces this default. Embeddings are never
             sparse.
@@ -88,7 +88,7 @@ class Sparsifier:
         distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
         correlation: for a method that starts from correlations (CSTI): the matrix |r| of the features of the training
             inputs, of shape (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over
-            layers of another size.
+            layers of a different size.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
             weight of this name, or (out_features, in_features) for a part of a weight. Pass "magnitude" to start from
             the largest weights of each layer and fine-tune a trained model. To start from all weights, use a method
@@ -97,7 +97,7 @@ class Sparsifier:
             or FSDP wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer already have their states.
             Without it, attaching zeroes the weights outside the initial masks; load all three states afterwards.
-        reschedule: whether `resume_from` may be from a run with another `total_steps`, to train longer; see
+        reschedule: whether `resume_from` may be from a run with a different `total_steps`, to train longer; see
             `load_state_dict`.
 
     Attributes:
@@ -172,7 +172,7 @@ class Sparsifier:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Boolean mask by the name of the weight ("0.weight"), shaped like it; read only."""
+        """Boolean masks by the name of the weight ("0.weight"), each shaped like its weight; read only."""
         return self.network.masks
 
     @property
@@ -279,8 +279,9 @@ class Sparsifier:
 
         Raises:
             RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
-                optimizer has stepped, or weights do not fit the masks. When an update is due, also if the method needs
-                gradients and there are none, or if a link's weight is infinite or NaN. Nothing is changed then.
+                optimizer has stepped, or weights do not fit the masks. When an update is due, it is also raised if the
+                method needs gradients and there are none, or if a link's weight is infinite or NaN. Nothing is changed
+                then.
         """
         guard, progress = self._guard, self.progress
         guard.check_attached(self.update_due)
@@ -348,13 +349,13 @@ class Sparsifier:
 
         Args:
             state: the state of a run with the same settings.
-            reschedule: whether that run may have had another `total_steps`. From the next step on, sparsity, turnover
-                and temperature follow this run's schedule, but no layer gains links: the sparsity stays the same until
-                the schedule exceeds it. To keep the old schedule, build the Sparsifier with the old `total_steps` and
-                continue to call `step()`: the topology does not change after its last update.
+            reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
+                turnover and temperature follow this run's schedule, but no layer gains links: the sparsity stays the
+                same until the schedule exceeds it. To keep the old schedule, build the Sparsifier with the old
+                `total_steps` and continue to call `step()`: the topology does not change after its last update.
 
         Raises:
-            TypeError, ValueError: if the state has other settings or layers, is incomplete, or leaves no update to
+            TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update to
                 reach the final sparsity. Nothing is changed then.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)

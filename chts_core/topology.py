@@ -1,9 +1,9 @@
 """Initial bipartite networks: which links a layer starts with.
 
-`erdos_renyi`, `receptive_field`, `small_world`, `scale_free` and `correlated` work for any rectangle. They take the
-sizes of the two sides, the density, a random generator and a device (default: the generator's). They return a Boolean
-mask shaped like `nn.Linear.weight`, (out_features, in_features), on this device, with exactly link_count(out_features,
-in_features, density) links. They raise a TypeError or ValueError for an invalid setting.
+`erdos_renyi`, `receptive_field`, `small_world`, `scale_free` and `correlated` work for any numbers of outputs and
+inputs. They take the sizes of the two sides, the density, a random generator and a device (default: the generator's).
+They return a Boolean mask shaped like `nn.Linear.weight`, (out_features, in_features), on this device, with exactly
+link_count(out_features, in_features, density) links. They raise a TypeError or ValueError for an invalid setting.
 """
 
 import torch
@@ -50,14 +50,14 @@ def receptive_field(
 ) -> Tensor:
     """Bipartite receptive field network (BRF): outputs prefer the inputs near them.
 
-    The centre of output i is position (i + 1/2) · in/out - 1/2 on the ring of inputs, along the diagonal of the mask
-    (within half a column if all degrees are equal). An output of degree d draws d inputs without replacement, with
-    probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs. r = 1 draws uniformly, which is ER with
-    these output degrees. (Paper, "Bipartite receptive field network modelling". The published code rounds in/out to an
-    integer, which leaves part of a longer input side without links.)
+    The inputs form a ring. The centre of output i is at position (i + 1/2) · in/out - 1/2 of this ring, which is on the
+    diagonal of the mask (or up to half a column beside it, if all degrees are equal). An output of degree d draws d
+    inputs without replacement, with probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs. r = 1
+    draws uniformly, which is ER with these output degrees. (Paper, "Bipartite receptive field network modelling". The
+    published code rounds in/out to an integer, which leaves part of a longer input side without links.)
 
-    With at least as many links as inputs, r = 0 reaches every input. With at least as many links as outputs, every
-    output has a link, at any r. Neither is guaranteed for degrees given as a tensor.
+    With at least as many links as inputs, every input has a link at r = 0. With at least as many links as outputs,
+    every output has a link at any r. Neither is guaranteed for degrees given as a tensor.
 
     Args:
         r: randomness in [0, 1].
@@ -101,10 +101,10 @@ def small_world(
     degrees. A link may return to its old place. The model for one side forbids this. Here, such a ban would bias β = 1
     in dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
 
-    For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). For a
-    longer input side, it gives the transpose of that network for (in_features, out_features). With at least as many
-    links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the other side
-    has a link too.
+    For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
+    input side is longer, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
+    many links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the other
+    side has a link too.
     """
     check_generator(generator)
     if not 0 <= beta <= 1:
@@ -141,7 +141,7 @@ def scale_free(
     3. Double links become one. To restore the number of links, absent links are drawn without replacement, with
        probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0 come last.
 
-    Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales the degrees of a side by the same
+    Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales all degrees of a side by the same
     factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
     2.76). Degrees cannot exceed the size of the other side. This cuts off the tails, almost completely in dense layers.
     With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and Brandes
@@ -179,7 +179,7 @@ def scale_free(
 
 
 def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A network with the same output degrees in which all inputs have the same number of links (within 1).
+    """A network with the output degrees of `mask`, in which all inputs have the same number of links (within 1).
 
     Use it for the first layer of a scale-free network. In such a network, chance decides which inputs are hubs, so
     some pixels would count far more than others. One output after the other takes as many inputs as it has links. It
@@ -245,7 +245,7 @@ def _barabasi_albert(
     joining = torch.cat([outputs[1:], inputs[1:]])
     joining = joining[torch.randperm(joining.numel(), generator=generator, device=where)]
 
-    # Link 0 joins the first two nodes. Each new node brings a run of the other links.
+    # Link 0 joins the first two nodes. Each new node brings its share of the other links, one after the other.
     newcomer = torch.arange(links - 1, device=where) * joining.numel() // max(links - 1, 1)
     newer = torch.cat([outputs[:1], joining[newcomer]])
     links_before = 1 + torch.searchsorted(newcomer, newcomer)

@@ -862,8 +862,8 @@ exercises.check("03.fool_the_overlap", course)
 #
 # <details><summary>Answer</summary>
 #
-# No. If the overlap is 1, the update regrew only links that it had just removed. So no link is active for the first
-# time.
+# No. If the overlap is 1, the update regrew only links that it had just removed. So no link becomes active for the
+# first time.
 # </details>
 #
 # ## Key takeaways

@@ -151,8 +151,8 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # of hidden layer 2 are still active.
 # </details>
 #
-# The core does both sweeps for any model. It needs a `LayerGraph`, a list of the layers that feed each other. An MLP is
-# one *chain*.
+# The core does both sweeps for any model. It needs a `LayerGraph`, which says which layer feeds which. An MLP is one
+# *chain*.
 
 # %% tags=["nbval-check-output"]
 chain = chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))
@@ -896,9 +896,9 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # <details><summary>Answer</summary>
 #
-# In a chain, the forward sweep cuts only links that leave neurons without incoming links, so nothing changes in the
-# layers before these neurons. Across a pair, a forward cut in one branch takes the incoming links of the paired neuron
-# in the other branch. One of these links may be the last outgoing link of a neuron in the layer before.
+# In a chain, the forward sweep cuts only the outgoing links of neurons without incoming links, so nothing changes in
+# the layers before these neurons. Across a pair, a forward cut in one branch takes the incoming links of the paired
+# neuron in the other branch. One of these links may be the last outgoing link of a neuron in the layer before.
 # </details>
 #
 # 3. A link of weight 0.01 is the only link of its output neuron. The other links of its input have weights that sum to

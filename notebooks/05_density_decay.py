@@ -515,10 +515,10 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# If the sigmoid's window ends later than 37.5 % of the run, the cubic window would have to end after the last update,
-# which comes at 75 %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It
-# does change how many links the steepest update removes. If the window ends after the last update, the part between the
-# two is hatched in the figure. The sentence below the figure gives the sparsity that the run would reach.
+# If the sigmoid's window ended after 37.5 % of the run, the cubic window would have to end after the last update, which
+# comes at 75 %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It does
+# change how many links the steepest update removes. If the window ends after the last update, the part between the two
+# is hatched in the figure. The sentence below the figure gives the sparsity that the run would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid

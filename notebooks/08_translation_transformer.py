@@ -895,10 +895,10 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #     return float((best - fc).mean())
 # ```
 #
-# The lead is not 0. With eight rivals and one seed, the best rival is ahead by 1.42 standard deviations, and FC is the
-# best of all in one of nine tables. With more seeds, the lead is divided by the square root of the number of seeds. So
-# a table must say how many seeds it has and how much their scores vary. Run the winner again with new seeds before you
-# believe its lead.
+# The lead is not 0. With eight rivals and one seed, the best rival is ahead by 1.42 standard deviations on average, and
+# FC is the best of all in only one table out of nine. With more seeds, the lead is divided by the square root of the
+# number of seeds. So a table must say how many seeds it has and how much their scores vary. Run the winner again with
+# new seeds before you believe its lead.
 # </details>
 #
 # ## To discuss

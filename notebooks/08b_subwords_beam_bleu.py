@@ -310,8 +310,8 @@ exercises.check("08b.beam_search", beam_search)
 #     return list(max(ended, key=ended.__getitem__)[1:-1])
 # ```
 #
-# The search of the package refills its beam when a translation ends, and it may stop earlier. With the tables that the
-# check uses, both searches find the same translation.
+# The package has its own beam search. It refills its beam when a translation ends, and it may stop earlier. With the
+# tables that the check uses, both searches find the same translation.
 # </details>
 #
 # ## Exercise: which one wins?
@@ -508,7 +508,7 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # <details><summary>Answer</summary>
 #
-# BLEU stays high. Each number is only one wrong 1-gram, and nearly all n-grams come from the dates. `exact` is the
+# BLEU stays high. Each number adds only one wrong 1-gram, and nearly all n-grams come from the dates. `exact` is the
 # share of dates in the test.
 # </details>
 #

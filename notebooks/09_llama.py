@@ -112,8 +112,8 @@ print(corpus.validation[0][:400])
 # ## Tokens from bytes
 #
 # Stage 08 joined letters into subwords, and it lost any letter that was not in the training text. Here the smallest
-# pieces are the 256 *bytes* in which every text is stored. So every text can be turned into tokens, and the tokens give
-# the text back exactly.
+# pieces are *bytes*: every text is stored as a sequence of bytes, and a byte has one of 256 values. So every text can
+# be turned into tokens, and the tokens give the text back exactly.
 
 # %%
 chosen = settings.recipe or settings.recipes[settings.dataset]
@@ -215,11 +215,11 @@ print("product", hidden, "output", down @ hidden)
 assert torch.allclose(hidden, F.silu(gate @ x) * (up @ x))
 
 # %% [markdown]
-# Gate and up are a **pair**, as queries and keys are: neuron $j$ of the gate is multiplied by neuron $j$ of up. Since
-# $\text{silu}(0) = 0$, a neuron without links in the gate or without links in up outputs 0. Gate and down are a
-# **chain**, and up and down are another chain.
+# The gate layer and the up layer are a **pair**, as queries and keys are: neuron $j$ of the gate layer is multiplied by
+# neuron $j$ of the up layer. Since $\text{silu}(0) = 0$, a neuron without links in one of these two layers outputs 0.
+# The layers `gate` and `down` are a **chain**, and `up` and `down` are another chain.
 #
-# **Predict:** which of the eight links of gate, up and down lead nowhere?
+# **Predict:** which of the eight links of `gate`, `up` and `down` lead nowhere?
 
 # %%
 masks = {"gate": gate != 0, "up": up != 0, "down": down != 0}
@@ -240,9 +240,9 @@ assert {name: int(mask.sum()) for name, mask in left.items()} == {"gate": 1, "up
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Only neuron 0 has links in both gate and up. Neuron 1 has one link, in `up`, and neuron 2 has two links, both in
+# Only neuron 0 has links in both `gate` and `up`. Neuron 1 has one link, in `up`, and neuron 2 has two links, both in
 # `gate`. The results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of
-# down that read these neurons. Three of the eight links are left, and the output is the same.
+# `down` that read these neurons. Three of the eight links are left, and the output is the same.
 # </details>
 
 # %%
@@ -398,9 +398,9 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 #
 # So we keep the weights in float32, and round only the products (`precision="bfloat16"`). The published code keeps the
 # *weights* in bfloat16 (`"bfloat16_weights"` here). Then small steps no longer move large weights, but they still move
-# small weights. We do not know why this hurts RigL and GraNet most. Both methods start a regrown link at the weight 0,
-# and soon compare this weight with old, large weights. In the paper's tables for the 130M model at 70 % sparsity, RigL
-# has a perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3 with weights in float32. FC with weights in
+# small weights. We do not know why this hurts RigL and GraNet most. Both methods start a regrown link from weight 0 and
+# soon compare its weight with old, large weights. In the paper's tables for the 130M model at 70 % sparsity, RigL has a
+# perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3 with weights in float32. FC with weights in
 # float32 has 17.1.
 #
 # ## Train
@@ -771,8 +771,8 @@ def percolate_gate(
 
 
 # %% [markdown]
-# The check has four neurons. One has links in gate, up and down. Each of the others has no links in one of these three
-# layers.
+# The check has four neurons. One has links in `gate`, `up` and `down`. Each of the others has no links in one of these
+# three layers.
 
 # %% tags=["check"]
 exercises.check("09.percolate_gate", percolate_gate)
@@ -780,15 +780,15 @@ exercises.check("09.percolate_gate", percolate_gate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First write a Boolean for each neuron: can its product differ from 0, and does down read it? A neuron without links in
-# the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the block, so one pass is
-# enough.
+# First write a Boolean for each neuron: can its product differ from 0, and does the down layer read it? A neuron
+# without links in the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the block, so
+# one pass is enough.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# With the sigmoid, a neuron without links in the gate outputs half of the output of up. So it stays active if it has
-# links in up and down:
+# With the sigmoid, a neuron without links in `gate` outputs half of its output of `up`. So it stays active if it has
+# links in `up` and `down`:
 #
 # ```python
 # def percolate_gate(
@@ -977,13 +977,13 @@ exercises.check("09.winners", winners)
 # losses per *byte* of the same text.
 # </details>
 #
-# 2. Neuron 7 of a gated block has fifty links in the gate and none in up. What does the neuron output, and what does
-#    percolation do?
+# 2. Neuron 7 of a gated block has fifty links in the gate layer and none in the up layer. What does the neuron output,
+#    and what does percolation do?
 #
 # <details><summary>Answer</summary>
 #
-# It outputs 0 for every input, because up gives 0 and so the product is 0. Percolation cuts the fifty links, and the
-# links of down that read the neuron.
+# It outputs 0 for every input, because the up layer gives 0, so the product is 0. Percolation cuts the fifty links, and
+# also the links of the down layer that read this neuron.
 # </details>
 #
 # 3. A paper reports that a sparse method beats a dense network after 500 steps. What would you ask first?
@@ -1006,7 +1006,8 @@ exercises.check("09.winners", winners)
 #
 # - With bytes, every text can be turned into tokens. Packing needs no padding.
 # - Perplexity is $e$ to the power of the mean loss. It is comparable only for the same tokens.
-# - Gate and up are a pair. Each of them forms a chain with down. Heads of queries may share their keys.
+# - The layers `gate` and `up` are a pair. Each of them forms a chain with `down`. Heads of queries may share their
+#   keys.
 # - First weights, learning rates and precision can decide a race before the topology has an effect.
 #
 # ## Further reading

@@ -238,7 +238,7 @@ pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fill
 # In the paper, CHTs and CHTss are ahead of SET by 0.06 to 0.14 nats at all sparsities. On the books, we have no runs of
 # these methods as the paper defines them. On Tiny Shakespeare, we have three seeds of CHTs, which stage 12 compares
 # with SET. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no such gap. Our two models have a
-# sixtieth and a sixth of the weights of the paper's model, and they saw one to four hundred thousand tokens instead of
+# sixtieth and a sixth of the weights of the paper's model, and they saw about 410,000 and 102,000 tokens instead of
 # more than a billion. The paper has numbers that explain why RigL is so far behind. They come from runs with the same
 # settings, but with weights in float32 instead of bfloat16.
 
@@ -371,7 +371,7 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
 # Four runs of your method gave 71, 73, 72 and 72 per cent. A paper reports 74 per cent. How many standard errors is the
-# paper above your mean?
+# paper's result above your mean?
 
 # %% tags=["exercise"]
 errors_away = None
@@ -608,7 +608,7 @@ exercises.check("11.verdict", verdict)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Leave out the tasks with fewer than two seeds first. Then collect the signs of the intervals that do not contain 0.
+# First leave out the tasks with fewer than two seeds. Then collect the signs of the intervals that do not contain 0.
 # With n seeds, the factor is `stats.t.ppf(0.975, n - 1)`.
 # </details>
 #

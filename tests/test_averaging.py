@@ -322,18 +322,18 @@ def densified(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("execution", "other", "said"),
     [
-        ("masked", narrower, "has 6 parameters, and the average has 6; 2.weight has another shape"),
+        ("masked", narrower, "has 6 parameters, and the average has 6; 2.weight has a different shape"),
         ("masked", longer, "has 8 parameters, and the average has 6. Expected"),
         ("masked", shorter, "has 4 parameters, and the average has 6. Expected"),
         (
             "csr",
             narrower,
-            "has 6 parameters, and the average has 6; 0.weight has another shape, or is dense although the average",
+            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense although the average",
         ),
         (
             "csr",
             densified,
-            "has 6 parameters, and the average has 6; 0.weight has another shape, or is dense although the average",
+            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense although the average",
         ),
     ],
 )

@@ -653,7 +653,7 @@ class Mixing(nn.Module):
     [
         ("evaluation", r"would differ by up to .* of .* on the example, which is more than rounding.*a hook"),
         ("random", "would differ by up to"),
-        ("wide", "gives outputs of other shapes"),
+        ("wide", "the shapes of the outputs change"),
         ("fixed width", "does not run"),
         ("hook", "would differ by up to"),
         ("weights outside the masks", "would differ by up to"),

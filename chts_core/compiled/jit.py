@@ -30,9 +30,9 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     one thread, only one caller runs at a time.
 
     With one thread, it runs an ordinary loop. Numba's own parallel loops start within microseconds, but starting their
-    threads changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. A
-    forked process, and one in which Numba finds no threading layer, runs the ordinary loop too. Both loops give the
-    same bits.
+    threads changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. The
+    ordinary loop also runs in a forked process, and in a process in which Numba finds no threading layer. Both loops
+    give the same results, bit for bit.
 
     Sums may be reordered, so that they can use whole vector registers.
     """
@@ -89,7 +89,8 @@ def _shares_work() -> bool:
 def _after_fork() -> None:
     """Remember the fork.
 
-    The threads of the parent are gone, and some threading layers end a process that starts them again.
+    In the child process, the parent's threads no longer exist, and some of Numba's threading layers kill a process that
+    starts them again.
     """
     global _forked
     _forked = True

@@ -64,7 +64,7 @@ class LinkLists(MutableMapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Memory of all lists."""
+        """Bytes that all lists take."""
         return sum(kept.nbytes for kept in self._kept.values())
 
 
@@ -82,7 +82,7 @@ def among(values: Tensor, others: Tensor) -> Tensor:
 
 
 def merged(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two lists without common values as one list, and which of its values come from `second`.
+    """Merge two lists without common values. Return the merged list, and which of its values come from `second`.
 
     All lists are int64 in ascending order.
     """
@@ -96,7 +96,7 @@ def merged(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def ends(links: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Rows and columns of links, from their positions in the flattened mask, int64 in ascending order.
 
-    This needs no divisions.
+    The function needs no divisions.
     """
     first = torch.arange(shape[0] + 1, device=links.device) * shape[1]
     rows = torch.repeat_interleave(torch.searchsorted(links, first).diff())

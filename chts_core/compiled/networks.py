@@ -22,9 +22,10 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
 
 
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
-    """What :func:`race` must know about the time at which the last link of a row arrives.
+    """Compute what :func:`race` must know about the time at which the last link of a row arrives.
 
-    This is in NumPy, because torch's own threads that wait for more work would take cores from the threads of the loop.
+    This function uses NumPy, because torch's threads, which wait for more work, would take cores from the threads of
+    the loop.
 
     Returns:
         The window of each row; degrees with the same integer square root share a window. For each window, two values of
@@ -116,8 +117,9 @@ def race(  # pragma: no cover (compiled)
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
     is exponentially distributed. Few columns need the logarithms: the last arrival is likely between the two values
     times[w] of ln t, w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column
-    with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both have a bound for each column,
-    around the ring. Exact times are computed for the columns in between, or for all if the last arrival is outside.
+    with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Both in_by[w, 0] and in_by[w, 1] have a
+    bound for each column, around the ring. Exact times are computed for the columns in between, or for all columns if
+    the last arrival is outside the two times.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)

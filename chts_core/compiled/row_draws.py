@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """:func:`chts_core.row_links.race` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    """:func:`chts_core.row_links.race` in compiled code, on a CPU.
+
+    The result is the same, bit for bit, for any number of threads.
+    """
     from chts_core.compiled import networks  # Numba takes a third of a second to import
 
     windows = networks.windows(degrees.numpy(), mask.shape[1], exponent)
@@ -16,7 +19,10 @@ def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, genera
 
 
 def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
-    """:func:`chts_core.row_links.fill` in compiled code, on a CPU; its bits do not depend on the number of threads."""
+    """:func:`chts_core.row_links.fill` in compiled code, on a CPU.
+
+    The result is the same, bit for bit, for any number of threads.
+    """
     from chts_core.compiled import networks
 
     _run_rows(networks.fill, mask, generator, degrees.numpy())

@@ -2,9 +2,9 @@
 
 The plain reference computes the scores and calls :func:`chts_core.sampling.draw`; χ² tests check that the two agree.
 
-Insert the definition of R into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v]. For CH2, each output z that shares
-P_zu > 0 inputs with u and is linked to v adds (1 + P_zu) / (d_z - P_zu) to the score of a missing link u–v. But d_z -
-P_zu is the number of inputs of z that u lacks. So drawing
+Insert the definition of R (:mod:`chts_core.link_prediction`) into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v].
+For CH2, each output z that shares P_zu > 0 inputs with u and is linked to v adds (1 + P_zu) / (d_z - P_zu) to the score
+of a missing link u–v. But d_z - P_zu is the number of inputs of z that u lacks. So drawing
 
     a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
 
@@ -30,7 +30,7 @@ from chts_core.compiled.masks import ends, mask_of, positions
 # about as much work as the scores.
 _WALKS_PER_LINK = 16
 _WALKS_AT_LEAST = 256
-_FEWEST_WALKS = 64  # of a round
+_FEWEST_WALKS = 64  # in a round
 _WALKS_AT_A_TIME = 2**14  # with one seed, in one thread
 
 
@@ -118,9 +118,9 @@ def walk_batched(
 ) -> Tensor:
     """Like :func:`walk_compiled`, but with all walks of a round at the same time, on any device.
 
-    A matrix product first counts the nodes that every pair shares, so a walk needs no second try. It ends at any of the
-    d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that neighbour. The device does not have to
-    wait during a round.
+    A matrix product first counts how many neighbours each pair of nodes shares, so no walk needs a second try. It ends
+    at any of the d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that neighbour. The device does
+    not have to wait during a round.
     """
     device, (rows, columns), mask = links.device, shape, mask_of(links, shape)
     by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]

@@ -7,7 +7,7 @@ import numpy as np
 from chts_core.compiled.jit import compiled, random_below
 from chts_core.compiled.lists import has
 
-# Random tries for a walk's last node before it looks at all candidates.
+# How often a walk tries to find its last node at random before it looks at all candidates.
 _TRIES = 8
 _ALL = 2**62
 
@@ -24,7 +24,7 @@ def add_paths(  # pragma: no cover (compiled)
     of_inputs: Any,
     scores: Any,
 ) -> None:
-    """Sum of_outputs[u, z2] * of_inputs[z1, v] over the paths u – z1 – z2 – v into scores[u, v].
+    """Set scores[u, v] to the sum of of_outputs[u, z2] * of_inputs[z1, v] over the paths u – z1 – z2 – v.
 
     u runs over first_output <= u < end_output. Only this call writes these rows of `scores`. The inputs of output u are
     inputs[inputs_start[u] : inputs_start[u + 1]]. The outputs of an input are found in the same way.

@@ -248,7 +248,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether an attention block's rotary positions mix neurons j and j + head_dim/2; None if they mix others."""
+    """Whether rotary positions mix neurons j and j + head_dim/2 of an attention block; None if they mix others."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):
@@ -260,7 +260,7 @@ def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bo
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether anything other than the forward of its class affects the output of a module."""
+    """Whether anything other than the `forward` method of its class affects the output of a module."""
     if is_fully_sharded(module):  # its hooks gather weights
         return False
     everywhere = nn.modules.module
@@ -300,7 +300,7 @@ def keeps_channels(function: object) -> bool:
 
 
 def _mixes(gated: nn.Module) -> bool:
-    """Whether a neuron of a gated block may have an effect although its gate, or the factor that it gates, is zero."""
+    """Whether a neuron of a gated block may have an effect even if its gate, or the factor that it gates, is zero."""
     return is_altered_within(gated) or not _keeps_zeros(gated)
 
 

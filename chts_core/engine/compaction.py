@@ -101,7 +101,7 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
     except RuntimeError as error:
         raise ValueError(f"the model without its inactive neurons does not run: {error}. {why}") from error
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
-        raise ValueError(f"the model without its inactive neurons gives outputs of other shapes. {why}")
+        raise ValueError(f"the shapes of the outputs change without the inactive neurons. {why}")
     tolerance = _tolerance(smaller, expected)
     for ours, theirs in zip(found, expected, strict=True):
         if not theirs.is_floating_point():
@@ -133,7 +133,7 @@ def _junctions(
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The links of all layers between which neurons may be dropped, and the layers that feed each of them.
 
-    If one factor of a product is dense, the graph does not name it, but it loses the same neurons.
+    If one factor of a product is dense, the graph does not name it, but it loses the same neurons as the other factor.
     """
     feeders: dict[str, list[str]] = {}
     # Layers packed into an attention block are not modules, and stay.
@@ -221,7 +221,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
 
 
 def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[str]], seen: _Seen) -> dict[str, Tensor]:
-    """Which of the neurons that reach each fed layer depend on no input of the model; (in_features,) Boolean."""
+    """For each layer that others feed, which of its inputs depend on no input of the model; Boolean (in_features,)."""
     constant: dict[str, Tensor] = {}
 
     def outputs_of(layer: str) -> Tensor:
@@ -247,7 +247,7 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
 def _useful_neurons(
     links: Mapping[str, Tensor], feeders: Mapping[str, list[str]], constant: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Which of the neurons that reach each fed layer vary and have a link to a neuron that stays; Boolean."""
+    """For each layer that others feed, which of its inputs vary and have a link to a neuron that stays; Boolean."""
     fed_by = {before: after for after, befores in feeders.items() for before in befores}
     useful: dict[str, Tensor] = {}
 

@@ -75,8 +75,8 @@ class Ranks:
         if different:
             raise RuntimeError(
                 f"the masks of these layers are not those of rank 0: {'; '.join(different)}. Build the Sparsifier with "
-                "the same seed and settings on every rank, load the same checkpoint everywhere, and change no mask in "
-                "between. Continue from the last checkpoint."
+                "the same seed and settings on every rank, load the same checkpoint everywhere, and do not change a "
+                "mask yourself. Continue from the last checkpoint."
             )
 
     def share(self, tensors: Mapping[str, Tensor], owners: Mapping[str, int]) -> None:
@@ -133,8 +133,8 @@ class Ranks:
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     """The ranks that train a model together.
 
-    They are the ranks of a given group. Without one, a model with `DistributedDataParallel` or `fully_shard` has the
-    ranks of its own group, and any other model has all ranks.
+    If a group is given, they are the ranks of this group. Without a group, a model with `DistributedDataParallel` or
+    `fully_shard` has the ranks of its own group, and any other model has all ranks.
     """
     weight = next(model.parameters())
     if group is None and isinstance(model, nn.parallel.DistributedDataParallel):

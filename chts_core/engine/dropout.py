@@ -11,7 +11,7 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` that draws on as many threads as torch has, and keeps a seed, not a mask.
 
     On most processors, torch draws on one thread. This takes a quarter of a training step of a sparse Transformer, and
-    the dropped elements depend on the maker of the processor. Here they depend only on the seed
+    the dropped elements depend on the maker of the processor. With this class, they depend only on the seed
     (:mod:`chts_core.compiled.dropout`). An element is dropped with a probability within 2^-33 of `p`.
 
     On other devices, and if torch traces or transforms the model, it works like `nn.Dropout`.

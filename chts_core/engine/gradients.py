@@ -47,7 +47,7 @@ class Gradients:
         self._versions: dict[str, int] = {}
 
     def listen(self, names: list[str], owner: Scheduled) -> None:
-        """Watch the gradients of some weights for an owner. This does not keep the owner alive."""
+        """Watch the gradients of some weights on behalf of `owner`. This does not keep `owner` alive."""
         self._owner = weakref.ref(owner)
         me = weakref.ref(self)
         for name in names:
@@ -69,7 +69,7 @@ class Gradients:
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The mean over the ranks of the gradient of all links of a weight, or None. This is a collective operation."""
+        """The gradient of all links of a weight, as the mean over the ranks, or None; a collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
@@ -161,7 +161,7 @@ def _dense_gradient_hook(
 
 
 def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guard: Guard) -> None:
-    """Let the optimizer do nothing in the step before an update, because it skips parameters without a gradient.
+    """Hide the gradients from the optimizer in the step before an update, so that it skips all parameters.
 
     Args:
         owner: knows when an update is due; it is not kept alive.

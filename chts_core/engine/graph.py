@@ -17,7 +17,7 @@ class Found(NamedTuple):
     """The layers of a model that become sparse.
 
     chosen: the layers, and why others stay dense.
-    parts: by name, what evolves separately: the layers, or their heads.
+    parts: the networks that evolve separately, by name. They are the layers or their heads.
     graph: which layers feed each other.
     notes: warnings about the graph.
     """

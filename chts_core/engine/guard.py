@@ -208,13 +208,13 @@ class Guard:
         without = [name for name in training if method.regrowth.needs_gradient and name not in dense]
         if without:
             raise RuntimeError(
-                f"the method regrows by gradient, but none was computed for {', '.join(without)} since the last step; "
-                "call backward() before every step(), and exclude layers that the loss does not use."
+                f"the method regrows by gradient, but no gradient was computed for {', '.join(without)} since the last "
+                "step; call backward() before every step(), and exclude layers that the loss does not use."
             )
         without = [name for name in training if method.removal.needs_gradient and weights[name].parameter.grad is None]
         if without:
             raise RuntimeError(
-                f"the method removes by gradient, but {', '.join(without)} has none; "
+                f"the method removes by gradient, but {', '.join(without)} has no gradient; "
                 "call sparsifier.step() before optimizer.zero_grad(), and exclude layers that the loss does not use."
             )
 

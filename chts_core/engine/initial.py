@@ -133,7 +133,7 @@ def _place(
 ) -> None:
     """Fit the layers of a scale-free topology to the layers that feed them, in place.
 
-    Layers that attention values feed do not change, and convolutions neither.
+    Layers that attention values feed do not change, and neither do convolutions.
 
     Args:
         by_part: the masks to fit.

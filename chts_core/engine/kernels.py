@@ -65,7 +65,7 @@ def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> L
 
 
 def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> str:
-    """What is wrong with the saved links of a layer (out_features, in_features), or "" for nothing."""
+    """What is wrong with the saved links of a layer (out_features, in_features), or "" if nothing is wrong."""
     out_features, in_features = shape
     if crow.shape != (out_features + 1,):
         return f"have {len(crow) - 1} outputs, but this layer has {out_features}"
@@ -102,7 +102,7 @@ class Kernels(Protocol):
 
 
 class DenseKernels:
-    """Dense products with a weight that is filled in from the links: "masked" execution."""
+    """Dense products with a weight that is filled in from the links, for "masked" execution."""
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """W x + b."""
@@ -180,7 +180,7 @@ class TorchKernels:
 
 
 def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():  # torch warns that these are in beta state
+    with warnings.catch_warnings():  # torch warns that its sparse tensors are in beta state
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
 
@@ -286,8 +286,8 @@ _CROSSOVER_SIZE = 1024  # larger layers are measured at this size
 def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
     """Density up to which sparse products are faster than dense products with the filled-in weight, on this machine.
 
-    It is measured once per process for each shape: forward and backward of 256 samples at two densities, with at most
-    1024 features on each side. This takes a few tenths of a second.
+    It is measured once per process for each shape, by forward and backward passes of 256 samples at two densities, with
+    at most 1024 features on each side. The measurement takes a few tenths of a second.
     """
     sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
     return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

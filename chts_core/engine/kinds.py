@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def first_row(self) -> int:
-        """Its first row in the parameter, if it is some rows of a matrix."""
+        """The first row of this layer in the parameter, if the layer consists of rows of a matrix."""
         return self.offset // self.strides[0]
 
     @property
@@ -58,7 +58,7 @@ class Layer:
         return flat.as_strided(self.shape, self.strides, flat.storage_offset() + self.offset)
 
     def part(self, name: str, first: int, rows: int) -> "Layer":
-        """Some of its rows as a separate network."""
+        """Some rows of this layer as a separate network."""
         offset = self.offset + first * self.strides[0]
         return replace(self, name=name, shape=(rows, self.shape[1]), offset=offset)
 
@@ -83,7 +83,7 @@ class Layer:
 class Candidate:
     """A layer that could be sparse.
 
-    path, module: the module that has the parameter, and its name.
+    path, module: the name of the module that has the parameter, and the module.
     why_dense: why it stays dense unless the user names it; None for most layers.
     """
 
@@ -147,7 +147,7 @@ def _whole(name: str, rows: int, columns: int) -> Layer:
 
 
 def _transposed_linear(module: nn.Module, prefix: str) -> Found:
-    """GPT-2 packs queries, keys and values into one weight, or keys and values."""
+    """GPT-2 packs queries, keys and values into one weight, or only keys and values."""
     name = f"{prefix}weight"
     rows, columns = (int(getattr(module, size)) for size in ("nx", "nf"))
     packs = f".{name}".endswith(".c_attn.weight")
@@ -193,7 +193,7 @@ def _convolution(module: nn.Module, prefix: str) -> Found:
 
 
 def _recurrent(module: nn.Module, prefix: str) -> Found:
-    """A network for each gate, from the inputs or from the last hidden state."""
+    """A network for each gate, from the inputs or from the previous hidden state."""
     gates = next((gates for kinds, gates in _GATES if isinstance(module, kinds)), "")
     for name, weight in module._parameters.items():
         if weight is None or not re.fullmatch(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?", name):
@@ -207,7 +207,8 @@ def _recurrent(module: nn.Module, prefix: str) -> Found:
             yield whole.part(f"{prefix}{name}:{gate}", part * (rows // len(gates)), rows // len(gates)), None
 
 
-# As PyTorch stores them: input, forget, cell and output gate; reset, update and new gate.
+# The gates in the order in which PyTorch stores them: input, forget, cell and output gate of an LSTM; reset, update and
+# new gate of a GRU.
 _GATES = (((nn.LSTM, nn.LSTMCell), "ifgo"), ((nn.GRU, nn.GRUCell), "rzn"))
 
 
@@ -220,7 +221,7 @@ def _bilinear(module: nn.Module, prefix: str) -> Found:
 def _experts(module: nn.Module, prefix: str) -> Found:
     """A network for each matrix of each expert, from weights (experts, out, in) or (experts, in, out).
 
-    A weight that packs the gate and up matrices gives two networks for each expert.
+    A weight that packs the matrices `gate` and `up` gives two networks for each expert.
     """
     for name, weight in module._parameters.items():
         if weight is None or weight.dim() != 3:

@@ -112,7 +112,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
 
 
 def _dense_by_default(model: nn.Module, found: list[Candidate], others: list[Candidate]) -> dict[str, str]:
-    """Why layers stay dense if the user does not say which, by name."""
+    """By name, the layers that stay dense unless the user chooses otherwise, each with the reason."""
     outputs = output_layers(model)
     routers = {entry.layer.name: "chooses the experts" for entry in others if _is_router(model, entry.path)}
     dense: dict[str, str] = {}
@@ -145,7 +145,7 @@ def _is_router(model: nn.Module, path: str) -> bool:
 
 
 def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
-    """The names of gate, up and down in a module that computes down(act(gate(x)) * up(x)), or None for other modules.
+    """The names of `gate`, `up` and `down` in a module that computes down(act(gate(x)) * up(x)), or None otherwise.
 
     A module that normalises the product, as in BitNet, does not count, because there each neuron changes all others.
     """
@@ -157,7 +157,7 @@ def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
 def gated_experts(module: nn.Module) -> int:
     """The number of experts that compute down(act(gate(x)) * up(x)) from weights of three dimensions, as in Mixtral.
 
-    It is 0 for any other module. Experts with a bias, a norm or a gate of their own do not count.
+    The number is 0 for any other module. Experts with a bias, a norm or a gate of their own do not count.
     """
     gate = getattr(type(module), "_apply_gate", None)
     usual = getattr(gate, "__name__", "") == "_default_apply_gate"
@@ -168,7 +168,7 @@ def gated_experts(module: nn.Module) -> int:
 
 
 def has_linear(module: nn.Module, *names: str) -> bool:
-    """Whether a module has linear layers of all these names."""
+    """Whether a module has linear layers with all these names."""
     return all(isinstance(getattr(module, name, None), nn.Linear) for name in names)
 
 
@@ -254,7 +254,7 @@ def _is_quantised(module: nn.Module) -> bool:
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
     """Refuse a weight that two modules share.
 
-    It cannot have two masks, or be sparse in one module and dense in the other.
+    Such a weight cannot have two masks, or be sparse in one module and dense in the other.
     """
     sparse = {layer.parameter for layer in layers.values()}
     owners: dict[int, list[str]] = {}

@@ -3,7 +3,7 @@
 A mask on a dense weight saves nothing: the zeros are stored, multiplied, and carried through the optimizer. A
 :class:`SparseLinear` has one value per link, and the positions of the links twice. The positions by rows (CSR) are used
 for y = W x + b and the gradient with respect to W. The positions by columns (CSC), with the order of the same values,
-are used for the gradient with respect to x. Both are rebuilt only when the topology changes.
+are used for the gradient with respect to x. Both lists of positions are rebuilt only when the topology changes.
 
 Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
 contiguous numbers. The result is transposed back, because code around an `nn.Linear` expects a contiguous output.
@@ -34,22 +34,24 @@ Carry = Callable[[Tensor], Tensor]
 class SparseLinear(nn.Module):
     """A linear layer that stores only its links; a drop-in replacement for `nn.Linear` with a known mask.
 
-    It needs memory for the values, their gradient and the optimizer's moments, and 12 bytes per link and 4 per neuron
-    for the structure. It accepts inputs with any number of dimensions. It has first derivatives, but no higher ones.
+    It needs memory for the values, their gradient and the optimizer's moments. The positions of the links take 12 bytes
+    per link and 4 bytes per neuron. It accepts inputs with any number of dimensions. It has first derivatives, but no
+    higher ones.
 
     execution:
         "csr": the cost of the products grows with the number of links; for float32 and float64. A CPU uses compiled
             loops. CUDA uses torch's sparse products, which are faster than dense products only at the highest
             sparsities.
-        "masked": the weight is filled in for each product, and the products are dense. They are the reference, and
-            faster if there are many links.
+        "masked": the weight is filled in for each product, and the products are dense. These products are the
+            reference, and they are faster than sparse products if there are many links.
         "auto": the faster of the two at this density, as measured for this shape on this machine
-            (:func:`crossover_density`). The two differ in rounding, so bits may depend on the measurement.
+            (:func:`crossover_density`). The two differ in rounding, so the last bits of a result may depend on the
+            measurement.
 
     Under `torch.autocast`, the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
     `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
-    A state dict contains the values and the links, and loads into a layer with other links. A state dict of an
+    A state dict contains the values and the links, and loads into a layer with different links. A state dict of an
     `nn.Linear` loads too: the layer takes its weights at the links. Hugging Face's `save_pretrained` writes the dense
     weight, so that `from_pretrained` finds it.
 
@@ -180,10 +182,11 @@ class SparseLinear(nn.Module):
         )
 
     def _origin_changes(self) -> None:
-        """Record that the original of this copy gets other links.
+        """Record that the original of this copy gets different links.
 
-        Code that has written values here before, without training them, would now mix values of different links.
-        Code that averages weights begins with a copy. So if its first write comes after this call, it mixes nothing.
+        If code has already written values into this copy without training them, its next write will mix values of
+        different links. Code that averages weights begins with a copy. So if its first write comes after this call, it
+        mixes nothing.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)
@@ -202,7 +205,7 @@ class SparseLinear(nn.Module):
             for copied in list(self._copies):
                 copied._origin_changes()
         for name, tensor in links._asdict().items():
-            # The others follow from the first two and are not saved.
+            # The other tensors follow from these two and are not saved.
             self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
 
     def _has(self, links: Links) -> bool:
@@ -391,9 +394,9 @@ class SparseLinear(nn.Module):
 def convertible(model: nn.Module, parameter: str) -> bool:
     """Whether the layer that has this weight can become a :class:`SparseLinear`.
 
-    Layers inside `nn.MultiheadAttention` cannot, because it reads the weights of its parts itself. Layers that are more
-    than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own `forward` or with
-    state-dict hooks, which look for a weight.
+    Layers inside `nn.MultiheadAttention` cannot, because this module reads the weights of its parts itself. Layers that
+    are more than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own
+    `forward` or with state-dict hooks, which look for a weight.
     """
     path, _, name = parameter.rpartition(".")
     if name != "weight" or not path:
@@ -431,7 +434,7 @@ def _writes(tensor: Tensor) -> int:
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
-    """Give a parameter new data, maybe of another length.
+    """Give a parameter new data, maybe of a different length.
 
     Autograd remembers the shape of a parameter while a graph that uses it is alive. A change of dtype makes it forget.
     """

@@ -54,7 +54,7 @@ class SparseNetwork:
         self.sparse = sparse
         self.ranks = ranks
         self._owners = ranks.owners({name: part.shape[0] * part.shape[1] for name, part in parts.items()})
-        # Refuse a graph that does not fit now, not during the run.
+        # Refuse a graph that does not fit. Do this here, not later during the run.
         check_graph({name: layer.full_shape for name, layer in layers.items()}, graph)
         if ranks.size > 1:
             ranks.check_same(self.lists())
@@ -122,7 +122,7 @@ class SparseNetwork:
         return self.share(self.num_links())
 
     def share(self, counts: Mapping[str, int]) -> float:
-        """Share of all possible links, from the number of links of each part."""
+        """Share of all possible links that exist, from the number of links of each part."""
         return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
 
     def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:

@@ -18,7 +18,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
     together. An optimizer that cannot be copied in this way is not refused.
 
     Raises:
-        ValueError: if the optimizer is refused. The message has its name.
+        ValueError: if the optimizer is refused. The message names the optimizer.
     """
     if type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return
@@ -41,7 +41,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
     """Train two matrices, or the same numbers as vectors, with a copy of an optimizer.
 
-    The result is None if its state spans both.
+    The result is None if the optimizer has one state for both matrices.
     """
     sizes = [(4, 6), (3, 5)]
     first = optimizer.param_groups[0]["params"][0]

@@ -54,12 +54,12 @@ class Progress:
     past_weights: by weight, the past weights of all links that were ever removed, if the method needs them.
     steps: the number of steps so far.
     updated_at: the step of the schedule that the number of links follows.
-    behind: by part, the step that its links follow instead, if its weight was frozen at later updates.
+    behind: by part, the step that the links follow instead if the weight was frozen at later updates.
     stopped: the parts that have reached their early stop.
     postponed: the steps at which the update was postponed.
     history: one row per update and part.
     crossovers: the crossover densities, by weight, as measured for the layers that store only their links, so that a
-        resumed run has the same kernels.
+        resumed run uses the same kernels.
     """
 
     budget: Budget
@@ -272,12 +272,12 @@ def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None
 
 
 def _of_shape(shape: tuple[int, ...]) -> Tensor:
-    """A large mask that takes the memory of one element."""
+    """An empty mask of this shape, which takes the memory of one element."""
     return torch.zeros((), dtype=torch.bool).expand(shape)
 
 
 def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
-    """The budget of this run, which continues a saved run that may have another length and has lost some links."""
+    """The budget of this run, which continues a saved run that may have a different length and has lost some links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
     budget = replace(saved, least=replace(saved, timeline=before).at(state["updated_at"]))

@@ -34,7 +34,7 @@ def local_rows(tensor: Tensor) -> slice:
     """Which rows of a tensor are this rank's share.
 
     Raises:
-        ValueError: if it is sharded in any other way than by rows among all ranks.
+        ValueError: if the tensor is sharded in any other way than by rows among all ranks.
     """
     if not is_sharded(tensor):
         return slice(0, len(tensor))
@@ -56,7 +56,10 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor, sharded like `like`, from the rows of each rank; a collective operation."""
+    """The whole tensor, from the rows that each rank holds of it; a collective operation.
+
+    The tensor is sharded in the same way as `like`.
+    """
     if not is_sharded(like):
         return part
     from torch.distributed.tensor import DTensor
@@ -68,7 +71,10 @@ def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Shard a tensor that every rank has in the same way as another tensor of its shape, without communication."""
+    """Shard a tensor in the same way as `like`, a tensor of its shape.
+
+    Every rank must have the whole tensor, so this needs no communication.
+    """
     if not is_sharded(like) or is_sharded(tensor) or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor

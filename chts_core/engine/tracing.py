@@ -7,7 +7,7 @@ channel are between them, and a linear layer may read their channels flattened. 
 
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
 instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for
-one dtype. The layers on both sides of such code form no chain; pass `graph` if you know better.
+one dtype. The layers on both sides of such code form no chain; pass `graph` if you know that they feed each other.
 """
 
 import operator

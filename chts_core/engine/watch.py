@@ -29,8 +29,8 @@ class Watch:
 
     Attributes:
         steps: number of optimizer steps since the last :meth:`settle`.
-        counts: whether the steps can be counted, because the optimizer calls hooks.
-        other: the type of another optimizer that has changed the weights since then.
+        counts: whether the steps can be counted. For this, the optimizer must call hooks.
+        other: the type of another optimizer that has changed the weights since the last :meth:`settle`.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, weights: Mapping[str, Weight]) -> None:

@@ -31,7 +31,7 @@ class Weight(Protocol):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean, contiguous, of this shape; do not change it."""
+        """The mask, Boolean, contiguous and of this shape; do not change it."""
         ...
 
     def count(self, part: Layer) -> int:
@@ -211,7 +211,7 @@ class MaskedWeight:
         return torch.unravel_index(mine, self.local_mask.shape)
 
     def _tensors(self) -> Iterator[Tensor]:
-        """This rank's share of the weight, of its gradient if it has one, and of the optimizer state of its shape."""
+        """This rank's share of the weight, of its gradient if any, and of each optimizer state of the same shape."""
         yield local_shard(self.parameter.data)
         if self.parameter.grad is not None:
             yield local_shard(self.parameter.grad)
@@ -220,7 +220,7 @@ class MaskedWeight:
 
 
 class LinkWeight:
-    """A layer that stores only its links (:class:`chts_core.engine.linear.SparseLinear`)."""
+    """The weight of a layer that stores only its links (:class:`chts_core.engine.linear.SparseLinear`)."""
 
     def __init__(self, layer: SparseLinear, optimizer: torch.optim.Optimizer) -> None:
         self.layer = layer

@@ -103,7 +103,8 @@ class TrainingCost:
     step: seconds of an optimizer step without an update: the average of the medians between two updates.
     update: seconds of the last update of the topology; 0 without an update.
     memory: bytes of what a run keeps between steps, without the data set: weights, gradients, moments and masks.
-    course: the median seconds of a step and the density, for each time between two updates, from the start of the run.
+    course: for each interval between two updates, from the start of the run, the median seconds of a step and the
+        density.
     """
 
     name: str

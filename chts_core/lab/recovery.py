@@ -1,7 +1,8 @@
 """Find hidden links again: the usual test of link prediction, on the mask of a layer.
 
-The test hides some links of a network. A score ranks all missing links of the rest, including the hidden ones. A good
-score ranks the hidden links high (Lü & Zhou 2011, "Link prediction in complex networks: a survey").
+The test hides some links of a network. A score then ranks all links that are missing from the remaining network,
+including the hidden ones. A good score ranks the hidden links high (Lü & Zhou 2011, "Link prediction in complex
+networks: a survey").
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@
 
 Nothing is changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
 numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
-budget. So the checks find a mistake in the budget.
+budget. So the checks can also find a mistake in the budget.
 """
 
 import math
@@ -269,7 +269,7 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
 
 
 def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
-    """The links of layers that have ε · sum each, at least 1 and at most all, and together `total`."""
+    """The links of each layer: ε · sum, at least 1 and at most all, where ε makes them add up to `total`."""
 
     def links(epsilon: int) -> list[int]:  # in units of 2^-45, which separate the ε at which two layers gain a link
         rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)

@@ -1,4 +1,4 @@
-"""Averages of a model with changing links over the steps of a run: moving averages (EMA) or equal ones (SWA)."""
+"""Averages of a model with changing links over steps: moving averages (EMA) or averages with equal weights (SWA)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +26,9 @@ class AveragedModel(swa_utils.AveragedModel):
     only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's class mixes values of different links,
     and these layers raise an error.
 
-    You can make the average before or after the :class:`chts_core.Sparsifier`. Its `state_dict()` contains its links.
-    With `execution="csr"`, load it into an average that was made or updated after the Sparsifier. With
-    `use_buffers=True`, the indices of the links are not averaged.
+    You can make the average before or after the :class:`chts_core.Sparsifier`. The `state_dict()` of the average
+    contains its links. With `execution="csr"`, load this state into an average that was made or updated after the
+    Sparsifier was built. With `use_buffers=True`, the indices of the links are not averaged.
 
     Args:
         model, device, avg_fn, multi_avg_fn, use_buffers: as in `torch.optim.swa_utils.AveragedModel`.
@@ -69,7 +69,8 @@ def _check_alike(average: nn.Module, model: nn.Module) -> None:
         raise ValueError(
             f"the model has {len(theirs)} parameters, and the average has {len(ours)}"
             + "".join(
-                f"; {name} has another shape, or is dense although the average stores links" for name in different[:1]
+                f"; {name} has a different shape, or is dense although the average stores links"
+                for name in different[:1]
             )
             + ". Expected the model that the average was made from; make a new AveragedModel of this model."
         )

@@ -113,7 +113,7 @@ class SparsifierCallback(TrainerCallback):
         _places(state)[_PLACE] = {"folder": str(_folder(args, state).resolve())}
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add these measures to the row that the Trainer has just written."""
+        """Add `density`, `anp` and `itop` to the row that the Trainer has just written."""
         if self.sparsifier is not None and state.log_history:
             state.log_history[-1] |= {
                 "density": self.sparsifier.density(),

@@ -69,7 +69,7 @@ class LinkWarmup:
         """Continue from `state_dict()`; load the sparsifier's state first.
 
         Raises:
-            ValueError: if the state has another number of steps or other links; nothing is changed then.
+            ValueError: if the state has a different number of steps or different links; nothing is changed then.
         """
         if state["steps"] != self.steps:
             raise ValueError(

@@ -49,8 +49,8 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
             print(find_nonfinite(model, lambda: loss_of(model, batch))[0])
 
     The function changes only what a forward pass changes, such as the statistics of a batch normalisation. If you use
-    `torch.compile`, pass the original model. If `fully_shard` has sharded the weights, it looks only at the rows of
-    this rank.
+    `torch.compile`, pass the original model. If `fully_shard` has sharded the weights, the function looks only at the
+    rows of this rank.
 
     Args:
         model: any module.

@@ -23,12 +23,12 @@ from chts_core.schedules import Timeline
 # Tables longer than this have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Bytes of an update. It keeps several lists of links of all layers: 8 bytes per link, or a byte per weight if that is
-# less. Six lists are an upper bound for the resident memory of 12 and 24 layers of 768×768 at 50 and 95 % sparsity. The
-# rest is the work on one layer: for each candidate of a draw (score, key, noise, temporaries), and for each weight if
-# missing links are scored (masks). The bytes that torch allocated at the same time were measured, per weight of a
-# 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. The numbers here
-# are upper bounds from 50 % sparsity on, and up to twice too high.
+# Bytes that an update takes. An update keeps several lists of links of all layers: 8 bytes per link, or a byte per
+# weight if that is less. Six lists are an upper bound for the resident memory of 12 and 24 layers of 768×768 at 50 and
+# 95 % sparsity. The rest is the work on one layer: for each candidate of a draw (score, key, noise, temporaries), and
+# for each weight if missing links are scored (masks). The bytes that torch allocated at the same time were measured,
+# per weight of a 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7.
+# The numbers here are upper bounds from 50 % sparsity on, and up to twice the measured ones.
 _LISTS = 6
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 44
@@ -192,9 +192,9 @@ def plan(
 ) -> Plan:
     """Compute what a run with these settings would do, without running it. Use `print` to show the result.
 
-    It takes the settings of :class:`chts_core.Sparsifier` and refuses the same invalid settings, as far as this is
-    possible without an optimizer and without drawing the initial network. The model may be on the meta device, without
-    memory.
+    The function takes the settings of :class:`chts_core.Sparsifier` and refuses the same invalid settings, as far as
+    this is possible without an optimizer and without drawing the initial network. The model may be on the meta device,
+    without memory.
 
     Args:
         execution: as in the Sparsifier; "auto" counts the memory of "csr".

@@ -226,7 +226,7 @@ SLIPS = [
         (with_all_columns, "hidden 1 has 3 neurons, but layer 2 reads 4; drop the columns of lost neurons."),
         (
             folded(lambda _, bias: 0 * bias),
-            "you drop the neurons, but their values are missing in the next layer; add them to its biases.",
+            "you drop the neurons, but their values are then missing from the next layer; add them to its biases.",
         ),
         (folded(lambda _, bias: bias), "you fold the bias itself; the neuron sends activation(bias)."),
         (folded(weighted=False), "you add the value of a lost neuron without the weight of its link."),

@@ -329,31 +329,31 @@ SLIPS = [
         (lambda gate, up, down, _: (gate, down, up), "return gate, up and down in this order"),
         (
             lambda gate, up, down, _: (gate, up, down),
-            "with activation(0) = 0, neuron 1 has no link in the gate. Its links in up lead nowhere, but you kept ",
+            "with activation(0) = 0, neuron 1 has no link in `gate`. Its links in `up` lead nowhere, but you kept ",
         ),
         (
             gated(pair=False),
-            "with activation(0) = 0, neuron 1 has no link in the gate. Its links in up lead nowhere, but you kept ",
+            "with activation(0) = 0, neuron 1 has no link in `gate`. Its links in `up` lead nowhere, but you kept ",
         ),
         (
             gated(read=False),
-            "with activation(0) = 0, neuron 3 has no link in down. Its links in gate lead nowhere, but you kept them.",
+            "with activation(0) = 0, neuron 3 has no link in `down`. Its links in `gate` lead nowhere, but you kept ",
         ),
         (
             gated(rows=False),
-            "with activation(0) = 0, neuron 2 has no link in up. Its links in gate lead nowhere, but you kept them.",
+            "with activation(0) = 0, neuron 2 has no link in `up`. Its links in `gate` lead nowhere, but you kept ",
         ),
         (
             gated(always=True),
-            "with activation(0) = 0.5, neuron 1 has no link in the gate. Its links in up are used, but you removed ",
+            "with activation(0) = 0.5, neuron 1 has no link in `gate`. Its links in `up` are used, but you removed ",
         ),
         (
             chain_once,
-            "with activation(0) = 0, neuron 1 has no link in the gate. Its links in up lead nowhere, but you kept ",
+            "with activation(0) = 0, neuron 1 has no link in `gate`. Its links in `up` lead nowhere, but you kept ",
         ),
         (
             lambda gate, up, down, _: (gate | True, up, down),
-            "with activation(0) = 0, neuron 1 has no link in the gate. You added a link to gate.",
+            "with activation(0) = 0, neuron 1 has no link in `gate`. You added a link to `gate`.",
         ),
         (
             lambda gate, up, down, at_zero: (

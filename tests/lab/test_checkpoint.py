@@ -385,7 +385,7 @@ def test_a_newer_format_asks_for_a_newer_chts(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*/state; give the path of one, or start"):
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*/state; give the path of an existing "):
         checkpoint.load(tmp_path / "state")
 
 

@@ -125,7 +125,10 @@ def broken(folder: Path) -> None:
     ("damage", "message"),
     [
         (cut_short, r"books.train.txt has 9 characters and .*books.tsv lists 2 books of 35; expected these"),
-        (of_another_version, r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7; expected"),
+        (
+            of_another_version,
+            r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7 characters; expected",
+        ),
         (not_utf8, r"books.train.txt is not UTF-8 in line 2 .*iconv"),
         (empty, r"books.valid.txt has no text; fetch it again"),
         (broken, r"books.train.txt.gz is not an intact gzip file .*fetch it again"),

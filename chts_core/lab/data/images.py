@@ -55,7 +55,7 @@ class Split:
         return found
 
     def take(self, rows: Tensor) -> "Split":
-        """The images of these rows, int64."""
+        """The images of these rows; `rows` is int64."""
         return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
 
     def chunks(self, size: int = 1024) -> Iterator["Split"]:
@@ -200,8 +200,9 @@ def _load(
     classes: int,
     data_dir: str | None,
 ) -> ImageData:
-    """A task from files or the hub: the last part has the test images, and a twelfth of the others is for
-    validation."""
+    """A task from files or the hub: the last part has the test images, and a twelfth of the other images is for
+    validation.
+    """
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
     parts = _fetch(source, data_dir) if folder is None else read(folder, source.files)
@@ -253,7 +254,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """Read a gzipped IDX file of unsigned bytes (the format of MNIST).
 
     Raises:
-        ValueError: if the file is not gzip, is not an IDX file of bytes, or is cut short; the message names it.
+        ValueError: if the file is not gzip, is not an IDX file of bytes, or is cut short; the message names the file.
     """
     content = read_whole(path)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
@@ -292,13 +293,13 @@ def _read_cifar10(folder: Path, files: tuple[str, ...]) -> list[_Part]:
 
 
 def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read a file of the binary version of CIFAR-10: for each image one byte of label and 3·32·32 bytes of pixels.
+    """Read a file of the binary version of CIFAR-10: for each image, a byte of label and 3·32·32 bytes of pixels.
 
     Returns:
         Images (n, 3, 32, 32), with the channels red, green and blue, and labels (n,).
 
     Raises:
-        ValueError: if the file does not hold a whole number of images or is far too large; the message names it.
+        ValueError: if the file does not hold a whole number of images or is far too large; the message names the file.
     """
     content = np.frombuffer(read_whole(path), np.uint8)
     record = 1 + 3 * 32 * 32

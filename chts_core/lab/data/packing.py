@@ -28,7 +28,7 @@ def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, mo
         documents: the texts.
         tokenizer: gives their tokens.
         context: the number of tokens that a block predicts.
-        most: the number of blocks to stop after; None for all.
+        most: the largest number of blocks; None for no limit.
 
     Returns:
         int32 (n, context + 1).
@@ -110,8 +110,9 @@ class StreamFeed:
 
     Row j of every batch comes from lane j modulo `lanes`. A lane is an endless sequence of blocks from its own share of
     the documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and
-    workers share the lanes. A lane's position is its place in the data set and three numbers. (The shuffling of the
-    `datasets` library loses its buffer when it continues from a state.)
+    workers share the lanes. A lane's position is the place in the data set where its buffer begins, together with three
+    numbers: how many buffers have begun, the number of the current document in the buffer, and how many of its tokens
+    have been read. (The shuffling of the `datasets` library loses its buffer when it continues from a state.)
 
     Args:
         stream: the documents.
@@ -274,7 +275,7 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
     def __iter__(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
         worker = get_worker_info()
         lanes = self._all if worker is None else self._all[worker.id :: worker.num_workers]
-        # `datasets` must not know of the workers: it would divide each lane among them again.
+        # The `datasets` library must not know of the workers, or it would divide each lane among them again.
         torch_worker._worker_info = None
         sources = [lane.blocks() for lane in lanes]
         for turn in count():
@@ -285,4 +286,4 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
 
 def _check_shares(batch: int, ranks: int) -> None:
     if batch < 1 or batch % ranks:
-        raise ValueError(f"batch is {batch}, for {ranks} ranks; expected a multiple of their number.")
+        raise ValueError(f"batch is {batch}, for {ranks} ranks; expected a multiple of the number of ranks.")

@@ -96,8 +96,8 @@ def read_whole(path: Path) -> bytes:
         raise ValueError(f"{path} is not an intact gzip file ({error}); fetch it again.") from error
     if len(content) > LARGEST:
         raise ValueError(
-            f"{path} holds more than {LARGEST // 2**20} MiB; no data set here has such a file. Its content does not "
-            "match its name: fetch it again."
+            f"{path} holds more than {LARGEST // 2**20} MiB; no data set of chts has such a large file. Its content "
+            "does not match its name: fetch it again."
         )
     return content
 
@@ -127,8 +127,8 @@ def compare(source: Source[object], place: object, sha256: str) -> None:
     """Warn if the data set that was fetched differs from the data set of the recorded runs."""
     if source.sha256 and sha256 != source.sha256:
         warnings.warn(
-            f"{source.title} from {place} has the SHA-256 {sha256[:16]}…, and the recorded runs' data set "
-            f"{source.sha256[:16]}…: it is a different version, so do not compare scores with theirs.",
+            f"{source.title} from {place} has the SHA-256 {sha256[:16]}…, but the data set of the recorded runs has "
+            f"{source.sha256[:16]}…. It is a different version, so do not compare scores with the recorded scores.",
             RuntimeWarning,
             stacklevel=2,
         )

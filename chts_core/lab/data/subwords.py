@@ -26,7 +26,7 @@ class Vocabulary:
     Args:
         pieces: all subwords in order of their numbers.
         merges: the pairs of pieces that are joined, in order.
-        corpus: digest of the data that it was trained on.
+        corpus: digest of the data that the vocabulary was trained on.
     """
 
     def __init__(self, pieces: Sequence[str], merges: Iterable[tuple[str, str]], corpus: str) -> None:
@@ -55,7 +55,8 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text up to END, without special subwords.
 
-        The inverse of `encode` for a text in NFC with single spaces between its words and no unknown characters.
+        This is the inverse of `encode` for a text in NFC with single spaces between its words and no unknown
+        characters.
         """
         text: str = self._tokenizer.decode(list(_before_end(ids)), skip_special_tokens=True)
         return text
@@ -81,7 +82,7 @@ class Vocabulary:
 
         Args:
             text: the text of the vocabulary.
-            corpus: digest of the data to use it with; None accepts any data.
+            corpus: digest of the data that the vocabulary is used with; None accepts any data.
 
         Raises:
             ValueError: if the text is damaged, or the vocabulary was trained on another corpus.
@@ -96,7 +97,7 @@ class Vocabulary:
             ) from error
         if not whole:
             raise ValueError(
-                "the vocabulary is damaged, or it is another version: its digest does not match its subwords; make it "
+                "the vocabulary is damaged or of a different version: its digest does not match its subwords; make it "
                 "again with load_vocabulary."
             )
         if corpus is not None and corpus != vocabulary.corpus:
@@ -116,7 +117,7 @@ def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = N
         cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if there are more different characters than subwords.
+        ValueError: if the number of distinct characters is larger than the number of subwords.
     """
     key = hashlib.sha256(f"{_VERSION} {size} {data.digest}".encode()).hexdigest()
     return cached(
@@ -132,7 +133,7 @@ def train_vocabulary(data: TranslationData, size: int) -> Vocabulary:
     """Train a vocabulary on the training split of a task; the same pairs give the same vocabulary.
 
     Raises:
-        ValueError: if there are more different characters than subwords.
+        ValueError: if the number of distinct characters is larger than the number of subwords.
     """
     tokenizer = _tokenizer(models.BPE(unk_token=_SPECIAL[UNKNOWN]))
     trainer = trainers.BpeTrainer(vocab_size=max(size, 0), special_tokens=list(_SPECIAL), show_progress=False)

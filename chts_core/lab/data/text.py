@@ -152,9 +152,9 @@ def _cut(text: str, lengths: list[int], path: Path, table: Path) -> list[str]:
         start += length + len(_BETWEEN_BOOKS)
     if not books or _BETWEEN_BOOKS.join(books) != text:
         raise ValueError(
-            f"{path} has {len(text):,} characters and {table} lists {len(lengths)} books of {sum(lengths):,}; "
-            "expected these, with two empty lines between them. One file is cut short, or it is another version: "
-            "fetch both again."
+            f"{path} has {len(text):,} characters and {table} lists {len(lengths)} books of {sum(lengths):,} "
+            "characters; expected these books, with two empty lines between them. One file was cut short, or the two "
+            "files are from different versions: fetch both again."
         )
     return books
 
@@ -176,8 +176,8 @@ def _read_text(path: Path) -> str:
     """The whole text of a file, plain or gzipped.
 
     Raises:
-        ValueError: if the file is empty, is not UTF-8, has zero bytes or is not an intact gzip file; the message names
-            it.
+        ValueError: if the file is empty, is not UTF-8, contains a zero byte or is not an intact gzip file; the message
+            names the file.
     """
     content = read_whole(path)
     try:

@@ -1,7 +1,7 @@
 """Translation tasks, from English to German: pairs of sentences, split into train, validation and test.
 
-Number words are made here, so they are always available. Large tasks are streamed: each pass reads the training pairs
-again, and memory never holds them all.
+The module itself makes the number words, so they are always available. Large tasks are streamed: each pass reads the
+training pairs again, and memory never holds all of them.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -114,8 +114,8 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
                 ]
                 raise ValueError(
                     f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected equally many, since "
-                    "line n of one translates line n of the other. One file is cut short, or it is another version: "
-                    "fetch both again."
+                    "line n of one translates line n of the other. One file was cut short, or the two files are from "
+                    "different versions: fetch both again."
                 )
             for path, line in ((source, english), (target, german)):
                 if not line:

@@ -97,7 +97,7 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
 
 
 def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
-    """The links that each update removes, their share of the links before it, and the accuracy lost at once.
+    """The links that each update removes, their share of the links before it, and the accuracy that the update loses.
 
     Args:
         named: by schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.

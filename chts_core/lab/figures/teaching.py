@@ -10,7 +10,7 @@ from chts_core.lab.figures.style import BLUE, new_figure
 
 
 def class_points(totals: Sequence[float], most: float) -> Figure:
-    """The number of students by their points out of `most`, in ten steps."""
+    """A histogram of the students' points, in ten bins from 0 to `most`."""
     with new_figure(6, 2.8) as (figure, (axes,)):
         edges = np.linspace(0, most, 11).tolist()
         axes.hist(totals, bins=edges, color=BLUE, edgecolor="white")

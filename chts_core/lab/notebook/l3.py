@@ -77,7 +77,7 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
         link: (output u, input v), a missing link.
 
     Raises:
-        ValueError: if the network has no such place, or the link exists.
+        ValueError: if `link` lies outside the network, or already exists.
     """
     inputs_of, outputs_of = neighbours(mask)
     u, v = link

@@ -45,7 +45,7 @@ class _Stage:
 
 
 def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
-    """Run stages at a profile, two at a time with one thread each; write their pages and an index.
+    """Run stages with a profile, two at a time and with one thread each; write their pages and an index.
 
     A stage that fails does not stop the others. The stages with the longest expected time start first.
 

@@ -52,7 +52,7 @@ def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -
 
 
 def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], float] = score) -> list[float]:
-    """A score of some runs minus the score of others with the same seed."""
+    """For each seed that both sides have, the score of `mine` minus the score of `theirs`."""
     return list(seed_differences(mine, theirs, of).values())
 
 

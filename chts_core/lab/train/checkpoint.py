@@ -1,7 +1,7 @@
 """The state of a run as one safetensors file: written whole or not at all, and refused if a byte of it has changed.
 
-The previous checkpoint stays next to it as `NAME.previous.safetensors`, in case a disk loses data that it has
-confirmed.
+The previous checkpoint stays next to it as `NAME.previous.safetensors`, in case a disk loses data after it has
+confirmed the writing.
 
 The format comes from https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a pickle,
 it executes nothing.
@@ -134,7 +134,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         state = _load(path, device)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no checkpoint {path}; give the path of one, or start the run again."
+            f"there is no checkpoint {path}; give the path of an existing checkpoint, or start the run again."
         ) from None
     except ValueError as error:
         previous = previous_of(path)
@@ -205,7 +205,7 @@ def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict
         kind = "quantized" if tensor.is_quantized else f"{tensor.layout}"
         raise TypeError(f"{place} is a tensor on {tensor.device} that is {kind}; {_EXPECTED}.")
     described: dict[str, Any] = {"tensor": place}
-    # To the CPU first, so that no copy takes a GPU's memory. Conjugation and negation may be pending flags.
+    # Move it to the CPU first, so that no copy takes a GPU's memory. Conjugation and negation may be pending flags.
     tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype not in _STORED_TYPES:
         described |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
@@ -215,7 +215,7 @@ def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors; a tensor that shares memory with an earlier one is copied, since safetensors refuses it."""
+    """The tensors; a tensor that shares memory with an earlier one is copied, because safetensors refuses it."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

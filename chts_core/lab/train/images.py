@@ -205,7 +205,7 @@ def train(
         recipe: sizes and optimizer.
         label: name of the run; by default the name of the method.
         snapshots: whether to keep the masks after each update.
-        seed, device, save_to, progress: arguments of the loop; it saves a checkpoint every five epochs.
+        seed, device, save_to, progress: arguments of the loop, which saves a checkpoint every five epochs.
 
     Raises:
         ValueError: if the training set is smaller than a batch, the settings do not fit together, or the checkpoint is

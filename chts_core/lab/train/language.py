@@ -58,10 +58,10 @@ class Task:
 
 
 def prepare(data: TextData, recipe: Recipe, cache_dir: Path | None = None) -> Task:
-    """Train or fetch the tokenizer of a corpus and pack it.
+    """Train or fetch the tokenizer of a corpus, and pack the corpus.
 
     Raises:
-        ValueError: if a named tokenizer has more tokens than the recipe, or the corpus is shorter than a batch.
+        ValueError: if a named tokenizer has more tokens than the recipe allows, or the corpus is shorter than a batch.
     """
     tokenizer = load_tokenizer(data, recipe.vocabulary, recipe.tokenizer, cache_dir)
     train = data.train if isinstance(data.train, TextStream) else pack(data.train, tokenizer, recipe.context)
@@ -90,8 +90,8 @@ class UpdateLoss:
     """Loss per token in nats around a change of the topology, always on the same validation contexts.
 
     step: the step before the update.
-    before, after: just before it and just after it; the weights that survive are the same.
-    next: after one more step of the optimizer, the first step of the new links; None if there was none.
+    before, after: the loss just before the update and just after it; the weights that survive are the same.
+    next: the loss after one more step of the optimizer, the first step of the new links; None without such a step.
     """
 
     step: int
@@ -109,7 +109,7 @@ class Run(runs.Run):
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
     mfu: the operations per second that a dense model would need, as a share of the operations per second of one large
-        matrix product on this device, in the recipe's precision. A value above that of the dense run means that
+        matrix product on this device, in the recipe's precision. A value above the value of the dense run means that
         sparsity saved time.
     ranks: number of processes that trained together.
     """
@@ -141,7 +141,8 @@ class Run(runs.Run):
 def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
 
-    After each update of the topology, it rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
+    After each update of the topology, the learning rate rises again in equal parts over `iterative_warmup` steps
+    (paper, Table 6).
 
     Args:
         step, recipe: the step, from 1, and the recipe, which gives the schedule.
@@ -396,7 +397,8 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
     model.eval()
     parts = validation.split(recipe.micro_batch)
     total = 0.0
-    # If ranks divide the weights, each one takes part in the others' computation: all do the same number of parts.
+    # If ranks divide the weights, each rank takes part in the others' computation, so all ranks do the same number of
+    # parts.
     for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
         part = parts[min(number, len(parts) - 1)]
         loss = float(_loss(model, part.to(device, torch.int64), recipe))

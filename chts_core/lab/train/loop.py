@@ -38,7 +38,7 @@ class Learner(Protocol):
 
     kind: the kind of run in words, such as "a translator's training".
     model: the model to train.
-    replica: the module to call in its place, which is the model for several processes, or the compiled model.
+    replica: the module to call instead of the model: the model for several processes, or the compiled model.
     device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
     settings: the settings of the run; it can continue only from checkpoints with the same settings.
@@ -221,7 +221,7 @@ class Training(Generic[LearnerT]):
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is damaged, or from a run with other settings; in this case nothing is
+            ValueError: if the checkpoint is damaged, or from a run with different settings; in this case nothing is
                 changed.
         """
         learner = self.learner
@@ -253,7 +253,8 @@ def train(
     """Train one run to its end.
 
     An interrupted run continues from its last checkpoint. On the same kind of device, with the same number of ranks and
-    threads, its result has the same bits as that of an undisturbed run; otherwise it differs only by rounding.
+    threads, its result is the same, bit for bit, as the result of an undisturbed run. Otherwise, it differs only by
+    rounding.
 
     Args:
         begin: creates the learner.
@@ -408,7 +409,7 @@ def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: st
         kind: the kind of run in words, such as "a translator's training".
 
     Raises:
-        ValueError: if the checkpoint is damaged, or from a run of another kind or with other settings.
+        ValueError: if the checkpoint is damaged, or from a run of a different kind or with different settings.
     """
     state = checkpoint.load(path)
     theirs = state["settings"] if isinstance(state, dict) and state.keys() == keys else None

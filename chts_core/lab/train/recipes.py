@@ -22,7 +22,7 @@ def check_iterative_warmup(steps: int) -> None:
     """Refuse a number of steps below 0.
 
     Raises:
-        ValueError: if it is below 0; the message names the setting.
+        ValueError: if the number is below 0; the message names the setting.
     """
     if steps < 0:
         raise ValueError(f"iterative_warmup is {steps}; expected a number of steps, or 0 for none.")
@@ -150,7 +150,7 @@ class TranslationRecipe:
         if self.batch_tokens <= self.max_length:
             raise ValueError(
                 f"batch_tokens is {self.batch_tokens} and max_length {self.max_length}; "
-                "expected batches that hold the longest sentence and its end."
+                "expected batch_tokens above max_length, so that a batch holds the longest sentence and its end mark."
             )
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision is {self.precision!r}; expected 'float32', 'bfloat16' or 'float16'.")
@@ -330,7 +330,8 @@ _PAPER = LanguageRecipe(
     lanes=64,
 )
 LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
-    # The learning rates were chosen by the validation loss of a seed that no race uses; "small" has 128/320 of them.
+    # The learning rates were chosen by the validation loss of a seed that no race uses; "small" has 128/320 of the
+    # rates of "tiny".
     "tiny_ci": LanguageRecipe(steps=60, batch=8, warmup=10, update_every=5, validate_every=20, validation_tokens=5000),
     "tiny_short": LanguageRecipe(steps=100, batch=8, update_every=5, validate_every=10),
     "tiny": LanguageRecipe(steps=200),
@@ -344,7 +345,7 @@ LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
         warmup=100,
         update_every=25,
     ),
-    # The paper's recipes, except 350m and 7b, which it does not have; the micro-batches are ours.
+    # The paper's recipes, except 350m and 7b, which the paper does not have; the micro-batches are ours.
     "60m": _PAPER,
     "130m": replace(_PAPER, size="130m", steps=30_000, warmup=10_000, micro_batch=32),
     "350m": replace(_PAPER, size="350m", steps=60_000, warmup=6000, micro_batch=16),

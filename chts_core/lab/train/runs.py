@@ -214,9 +214,9 @@ class Trainer(Generic[DataT, RunT]):
     def predict_seconds(
         self, task: DataT, method: str | Method, sparsity: float, recipe: Any, *, device: torch.device | str = "cpu"
     ) -> float:
-        """Seconds that the training of a run will take here, estimated from a few steps of a model that is thrown away.
+        """Seconds that the training of a run will take on this machine, estimated from a few steps.
 
-        Validation and testing take additional time.
+        The function throws away the model of these steps. Validation and testing take additional time.
         """
         device = torch.device(device)
         with own_randomness(0, device):

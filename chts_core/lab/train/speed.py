@@ -26,7 +26,7 @@ def operations_per_token(recipe: LanguageRecipe) -> float:
 
 @functools.cache
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of one large matrix product on this device, the best of a few."""
+    """Floating-point operations per second of a large matrix product on this device: the fastest of a few runs."""
     width = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(width, width, device=device, dtype=dtype)
     seconds = []

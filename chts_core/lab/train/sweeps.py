@@ -205,7 +205,7 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method of an earlier revision's record is a different one today; unknown for a notebook's record."""
+    """Whether the method name of an older record means a different method today, or may do so (a notebook's record)."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 

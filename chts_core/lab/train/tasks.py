@@ -20,7 +20,8 @@ _SETS: Mapping[type, Mapping[str, Any]] = {
     translation.Recipe: TRANSLATION_SETS,
     language.Recipe: TEXT_SETS,
 }
-# Data sets of the recipes that were made for one; the other recipes use the first of their kind, which needs no files.
+# The data sets of recipes that were made for one data set. Any other recipe uses the first data set of its kind, which
+# needs no files.
 _OWN_SETS = {"multi30k_small": "multi30k", "multi30k": "multi30k", "iwslt": "iwslt14", "wmt": "wmt17"}
 # Parameters of a run besides the settings of its recipe, which have their own names.
 DEFAULTS: Mapping[str, Any] = {
@@ -41,7 +42,7 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
         changes: values by the name of the setting, or the values as text.
 
     Raises:
-        ValueError: for an unknown recipe or setting, or a value that it cannot have.
+        ValueError: for an unknown recipe or setting, or a value that the setting cannot have.
     """
     if name not in RECIPES:
         raise ValueError(f"recipe is {name!r}; expected one of {', '.join(RECIPES)}.")

@@ -61,7 +61,7 @@ class Task:
 
 
 def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None) -> Task:
-    """Train or fetch the subwords of a corpus and encode it.
+    """Train or fetch the subwords of a corpus, and encode the corpus.
 
     Raises:
         ValueError: if all training pairs are longer than the recipe allows, or if any validation or test pair is.

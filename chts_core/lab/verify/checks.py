@@ -91,8 +91,9 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
-    """An update removes and regrows as many links as the turnover says, more with percolation or if pruned links
-    return, and none after the stop."""
+    """An update removes and regrows as many links as the turnover says. The number is larger with percolation or if
+    pruned links return, and 0 after the turnover has stopped.
+    """
     run = Run(method, device=device)
     run.train(1, STEPS)
     shapes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
@@ -168,12 +169,12 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
         if (survivors & ~possible).any() or (
             not spec.percolate and (int(survivors.sum()) != kept or (certain & ~survivors).any())
         ):
-            return False, f"the survivors in {name} are not those of the highest scores"
-    return True, "the highest scores survive"
+            return False, f"the survivors in {name} are not those with the highest scores"
+    return True, "the links with the highest scores survive"
 
 
 def _returning(method: Method, spec: Spec, device: str) -> Outcome:
-    """After every update, the links have the largest weights among the links before it and all earlier links."""
+    """After every update, the links have the largest weights of all links that existed before the update or earlier."""
     run = Run(method, device=device)
     past = {name: torch.zeros(mask.shape, device=device) for name, mask in run.sparsifier.masks.items()}
     returned = 0
@@ -188,7 +189,7 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
         for name, mask in run.sparsifier.masks.items():
             expected = best(past[name].abs(), past[name] != 0, links_at(spec, step, mask.numel()))
             if not torch.equal(mask.cpu(), expected):
-                return False, f"the links of {name} are not those of the largest weights at step {step}"
+                return False, f"the links of {name} are not those with the largest weights at step {step}"
             returned += int((mask & ~old[name]).sum())
     return returned > 0, f"the largest weights survive, and {returned} links came back"
 
@@ -242,7 +243,7 @@ def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
         taken = sorted((float(scores[link]) for link in regrown), reverse=True)
         if taken != highest:
             return False, f"scores taken {taken}, highest scores {highest}"
-    return True, "the highest scores come"
+    return True, "the links with the highest scores are regrown"
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
@@ -262,8 +263,8 @@ def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
         possible, come = at_least(scores, ~survivors, num), mask & ~survivors
         certain = possible & (scores > scores[possible].min()) if num else possible
         if (come & ~possible).any() or (certain & ~come).any() or int(come.sum()) != num:
-            return False, f"the links regrown in {name} are not those of the largest gradients"
-    return True, "the largest gradients come"
+            return False, f"the links regrown in {name} are not those with the largest gradients"
+    return True, "the links with the largest gradients are regrown"
 
 
 def _scores(method: Method, spec: Spec, device: str) -> Outcome:

@@ -31,7 +31,7 @@ KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 _AT_ANY_MOMENT = 0.2  # share of kills; the others come some time after a run has written a file
 _LONGEST_DELAY = 1.5  # seconds after that
-_PATIENCE = 600  # seconds with a run
+_PATIENCE = 600  # seconds to wait for a run
 
 # Entries that differ between two equal runs: date, duration and memory.
 _OF_TIME = frozenset(
@@ -74,7 +74,7 @@ _DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # codes of prctl, and the capab
 class Scenario:
     """A command that trains: its arguments without the output folder, and the number of processes under torchrun.
 
-    sweep: the content of a sweep.
+    sweep: the content of the sweep's YAML file, if the command is a sweep.
     """
 
     arguments: tuple[str, ...]
@@ -83,8 +83,9 @@ class Scenario:
 
     @property
     def refusals(self) -> tuple[int, ...]:
-        """The exit status of a run that cannot write: torchrun has one for all errors, and a sweep has 1 if its cells
-        fail."""
+        """The exit status of a run that cannot write: torchrun has one status for all errors, and a sweep has 1 if its
+        cells fail.
+        """
         if self.processes > 1:
             return (1,)
         return (2,) if self.sweep is None else (1, 2)
@@ -133,7 +134,7 @@ def drill(
     faults: tuple[str, ...] = ("no space", "full disk", "read-only", "clock"),
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Kill runs of each scenario, then let them end, and compare; cause each other fault once.
+    """Kill runs of each scenario, let them end, and compare them with undisturbed runs. Cause every other fault once.
 
     Args:
         kills: number of kills, over all scenarios.
@@ -315,7 +316,7 @@ def _obey_permissions() -> None:
 
 
 def _mount(place: Path, options: str) -> bool:
-    """A disk in main memory; this needs root."""
+    """Mount a disk in main memory, which needs root. Return whether this worked."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -78,7 +78,7 @@ def wants_gradient(score: str | MissingLinkScore) -> bool:
 def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[int, int]]], float]) -> Tensor:
     """Score each missing link from its L3 paths; `score` gets one list with (i, e) of both inner nodes of every path,
     and one with (i, e) of every node that is on any path. i is the number of a node's links inside the local community.
-    e is the number of its links to nodes outside it, except the ends of the missing link.
+    e is the number of a node's links to nodes outside the local community, except the ends of the missing link.
     """
     outputs, inputs = range(mask.shape[0]), range(mask.shape[1])
     inputs_of = {u: {v for v in inputs if mask[u, v]} for u in outputs}

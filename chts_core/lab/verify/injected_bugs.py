@@ -157,7 +157,7 @@ FAULTS: Mapping[str, Fault] = {
     "threshold with ties": threshold_with_ties,
 }
 
-# All checks that find a fault; no other check finds it.
+# For each fault, the checks that find it. No other check finds it.
 SIGNATURES: Mapping[str, frozenset[str]] = {
     "stale moments": frozenset({"absent moments", REGROWN}),
     "forgotten mask": frozenset({"absent weights", "absent moments"}),

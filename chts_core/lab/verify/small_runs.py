@@ -83,7 +83,7 @@ class Run:
             self.sparsifier.step()
 
     def masks(self) -> dict[str, Tensor]:
-        """Copies: the masks themselves change in place."""
+        """Copies of the masks, because the masks themselves change in place."""
         return {name: mask.clone() for name, mask in self.sparsifier.masks.items()}
 
 

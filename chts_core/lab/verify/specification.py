@@ -1,4 +1,4 @@
-"""Specifications of methods: the nine of the paper as written here, and any other from its own choices."""
+"""Specifications of the paper's nine methods, written here, and of any other method, from its own choices."""
 
 import math
 from collections.abc import Callable

@@ -96,7 +96,7 @@ class _TooMany(Regrowth):
 
 @dataclass(frozen=True)
 class _Place:
-    """The number of the output as the score of its links, so that removal takes all links of the first outputs."""
+    """A score: the number of a link's output. So removal takes all links of the first outputs."""
 
     def __call__(self, links: WeightedLinks) -> Tensor:
         return links.outputs.float()

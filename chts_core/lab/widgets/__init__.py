@@ -1,4 +1,4 @@
-"""Widgets to explore with: when you move a control, the picture and the sentence change.
+"""Widgets to explore with: when you move a control, the picture and its description change.
 
 `EXPLORERS` holds all of them by name.
 """

@@ -95,7 +95,7 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
 
     @staticmethod
     def draw(state: SoftSamplingState, result: SoftSamplingResult) -> Figure:
-        """The chance of each link beside what the softness does on average."""
+        """Each link's chance of being removed, and the average effect of the softness."""
         curves = {
             "removed links that the hard rule removes too": result.curve_agreement,
             "entropy as a share of its maximum": result.curve_entropy,

@@ -10,7 +10,7 @@ def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
         answer: the learner's answer.
         slips: a text for each slip, and the number that the slip leads to. The text completes the
             sentence "<answer> is ...".
-        tolerance: how far an answer may be from such a number and still match it, in the unit of the answer.
+        tolerance: how far an answer may be from the number of a slip and still match it, in the unit of the answer.
 
     Raises:
         AssertionError: if a slip fits; the message names the first one.

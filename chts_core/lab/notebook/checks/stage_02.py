@@ -67,8 +67,8 @@ def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
         for link in (best, most)
     ]
     assert paths[best] < paths.max() - 0.5, (
-        f"CH2-L3n and the number of L3 paths are highest for the same missing link: {found[0]}. Add links that leave "
-        "this community, or give another missing link a community that no link leaves."
+        f"CH2-L3n and the number of L3 paths are highest for the same missing link: {found[0]}. Add links from "
+        "this community to the outside, or build another missing link whose community has no links to the outside."
     )
     assert scores[best] > scores[most] + 1e-4, f"both links have the same score: {'; '.join(found)}."
     print("; ".join(found))

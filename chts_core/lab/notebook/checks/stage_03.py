@@ -24,7 +24,7 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
 
 
 def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
-    """A draw of so many bits: a function that takes scores and a number of bits, and returns the temperature T.
+    """A draw with a given entropy: a function that takes scores and a number of bits, and returns the temperature T.
 
     The check uses four scores, eight scores, and the four scores a million times smaller in float32.
     """

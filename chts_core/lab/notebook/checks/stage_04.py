@@ -225,7 +225,7 @@ def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn
 
 
 def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
-    """Fold a bias: a function that removes the neurons without incoming links from the layers."""
+    """Fold a bias: a function that drops every hidden neuron without incoming links."""
     masks = [
         torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0,
         torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]) > 0,
@@ -293,7 +293,7 @@ def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -
 
 
 _FOLDING_SLIPS = {
-    "you drop the neurons, but their values are missing in the next layer; add them to its biases.": "nothing",
+    "you drop the neurons, but their values are then missing from the next layer; add them to its biases.": "nothing",
     "you fold the bias itself; the neuron sends activation(bias).": "bias",
     "you add the value of a lost neuron without the weight of its link.": "bare",
 }

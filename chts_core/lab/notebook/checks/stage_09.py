@@ -113,14 +113,14 @@ def _lost(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
 
 _NEURONS = (
     "has links on all sides",
-    "has no link in the gate",
-    "has no link in up",
-    "has no link in down",
+    "has no link in `gate`",
+    "has no link in `up`",
+    "has no link in `down`",
 )
 
 
 def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Percolate a gate: the masks of gate, up and down without the links that lead nowhere.
+    """Percolate a gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
 
     One of the four neurons has links on all sides. Each of the others has no links on one side.
     """
@@ -146,14 +146,14 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
             for name, (mine, before) in kept.items():
                 expected = before & (neuron in alive)
                 begins = f"with activation(0) = {at_zero:g}, neuron {neuron} {words}. "
-                assert not (mine & ~before).any(), f"{begins}You added a link to {name}."
-                assert not (expected & ~mine).any(), f"{begins}Its links in {name} are used, but you removed them."
-                assert not (mine & ~expected).any(), f"{begins}Its links in {name} lead nowhere, but you kept them."
+                assert not (mine & ~before).any(), f"{begins}You added a link to `{name}`."
+                assert not (expected & ~mine).any(), f"{begins}Its links in `{name}` are used, but you removed them."
+                assert not (mine & ~expected).any(), f"{begins}Its links in `{name}` lead nowhere, but you kept them."
     _compare_gates(percolate_gate)
 
 
 def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Compare with the core on random masks. The core pairs gate and up only for activation(0) = 0."""
+    """Compare with the core on random masks. The core pairs `gate` and `up` only for activation(0) = 0."""
     generator = torch.Generator().manual_seed(9)
     chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
     for _ in range(5):
@@ -195,8 +195,12 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     budget, of_step = tokens_per_second * 60 * minutes, paper.batch * paper.context
     slips = {
         "the number of tokens of the whole run; divide by the tokens of a step": int(budget),
-        "the number of steps if a step had one context; a step has a batch of contexts": int(budget // paper.context),
-        "the number of steps if a context had one token; a context has 256 tokens": int(budget // paper.batch),
+        "the number of steps that one context per step would give; a step has a batch of contexts": int(
+            budget // paper.context
+        ),
+        "the number of steps that one token per context would give; a context has 256 tokens": int(
+            budget // paper.batch
+        ),
         "the number of steps in as many seconds; a minute has 60 seconds": int(budget // of_step // 60),
         "one step too many; the last step would not end in time": int(budget // of_step) + 1,
     }

@@ -17,12 +17,12 @@ Row = Mapping[str, Any]
 _WORDS = ("holds", "does not hold", "level", "undecided", "untested")
 # More rows, in points. Each of them shows a slip that the rows of the table do not show.
 _MORE_ROWS: Sequence[Row] = (
-    {"claim": "a lead of three seeds", "unit": "points", "advantage": 0.36, "interval": 0.3, "seeds": 3},
+    {"claim": "a lead measured with three seeds", "unit": "points", "advantage": 0.36, "interval": 0.3, "seeds": 3},
     {"claim": "a small and certain lead", "unit": "points", "advantage": 0.2, "interval": 0.1, "seeds": 30},
     {"claim": "a small lead, which is not certain", "unit": "points", "advantage": 0.1, "interval": 0.2, "seeds": 30},
     {"claim": "a mean of 0 with a wide interval", "unit": "points", "advantage": 0.0, "interval": 3.0, "seeds": 3},
-    {"claim": "a lead of many seeds", "unit": "points", "advantage": 1.0, "interval": 0.5, "seeds": 100},
-    {"claim": "a lead of two seeds", "unit": "points", "advantage": 8.0, "interval": 2.0, "seeds": 2},
+    {"claim": "a lead measured with many seeds", "unit": "points", "advantage": 1.0, "interval": 0.5, "seeds": 100},
+    {"claim": "a lead measured with two seeds", "unit": "points", "advantage": 8.0, "interval": 2.0, "seeds": 2},
 )
 
 

@@ -57,8 +57,8 @@ class Command:
 def _of_transformer(method: Method) -> Outcome:
     """The method has as many links as the Transformer script.
 
-    The script has one fewer if a product of floats is just below a whole number. Its soft regrowth draws at least one
-    link, so a layer gains one if it should exchange none.
+    The script has one link fewer if a product of floats is just below a whole number. Its soft regrowth draws at least
+    one link, so a layer gains one if it should exchange none.
     """
     content = recorded("transformer")
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
@@ -71,7 +71,7 @@ def _of_transformer(method: Method) -> Outcome:
     if steps != {step for step, *_ in content["updates"]}:
         return False, f"updates at {sorted(steps)}"
     if method.turnover.skip_optimizer:
-        return False, "the optimizer skips a step; the script gives it a learning rate of 0 instead"
+        return False, "the optimizer skips a step; the script takes this step with a learning rate of 0"
     return True, f"{len(content['updates'])} updates"
 
 
@@ -274,8 +274,8 @@ def correlations() -> Tensor:
 
 
 def _first_network(method: Method, command: Command) -> Outcome:
-    """The network has the links between the most correlated inputs; the MLP script takes one link too many, and its
-    ties.
+    """The network has the links between the most correlated inputs. The MLP script takes one link too many, and all
+    links that tie with it.
     """
     if isinstance(method.topology, Correlated) != command.csti:
         return False, f"starts from {method.topology}"

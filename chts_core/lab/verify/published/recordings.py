@@ -43,7 +43,7 @@ def budget_of(method: Method, shapes: Sequence[Sequence[int]], steps: int, every
 
 
 def wrong_skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str | None:
-    """The error in the steps that the optimizer skips; one more is right if no link is left to exchange."""
+    """The error in the steps that the optimizer skips; one more is right if there are no more links to exchange."""
     if not method.turnover.skip_optimizer:
         return "the optimizer skips no step before an update"
     ours = [step for step in budget.updates() if budget.zeta(step) > 0 or step in skipped]
