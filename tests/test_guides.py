@@ -1,7 +1,9 @@
 """The guides of the site: their Python runs, from top to bottom, as it stands."""
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,7 +24,15 @@ def test_the_code_of_a_guide_runs(guide: Path) -> None:
 
 
 def test_there_are_the_guides_that_are_promised() -> None:
-    with_code = ["add_a_method", "cluster", "methods", "methods_by_source", "ship_it", "your_model"]
+    with_code = [
+        "add_a_method",
+        "cluster",
+        "methods",
+        "methods_by_source",
+        "ship_it",
+        "training_loops",
+        "your_model",
+    ]
     without = [
         "cheat_sheet",
         "exercises",
@@ -36,6 +46,22 @@ def test_there_are_the_guides_that_are_promised() -> None:
     ]
     assert [guide.stem for guide in GUIDES] == sorted([*with_code, *without])
     assert [guide.stem for guide in GUIDES if code_of(guide)] == with_code
+
+
+def test_the_line_for_weights_and_biases_logs_what_the_history_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in: wandb is not installed."""
+    logged: list[tuple[dict[str, float], int]] = []
+
+    class Run:
+        def log(self, values: dict[str, float], step: int) -> None:
+            logged.append((values, step))
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: Run()))
+    guide = (GUIDES[0].parent / "training_loops.md").read_text("utf-8")
+    (code,) = (code for code in re.findall(r"^```py\n(.*?)^```", guide, re.DOTALL | re.MULTILINE) if "wandb" in code)
+    row = {"layer": "0.weight", "step": 20, "links": 128, "anp": 0.5, "itop": 0.2}
+    exec(compile(code, "training_loops.md", "exec"), {"sparsifier": SimpleNamespace(history=[row])})
+    assert logged == [({"0.weight/links": 128, "0.weight/anp": 0.5}, 20)]
 
 
 # --- using the notebooks ---

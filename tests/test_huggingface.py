@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 import chts_core as chts
+from chts_core.engine.linear import SparseLinear
 from chts_core.tools.huggingface import FILE_NAME, SparsifierCallback
 
 STEPS, EVERY = 12, 2
@@ -78,22 +80,35 @@ def test_a_trainer_trains_sparsely_and_exactly(method: str, tmp_path: Path) -> N
     assert run.model.lm_head.weight.all()
 
 
-@pytest.mark.parametrize("method", ["rigl", "chtss"])
-def test_a_resumed_trainer_ends_at_the_same_bits(method: str, tmp_path: Path) -> None:
-    uncut = SparsifierCallback(method, 0.9, update_every=EVERY)
-    whole = trainer(tmp_path, uncut)
+@pytest.mark.promise("resume the Trainer with `csr`, in a new process or with the same model", "followed")
+@pytest.mark.parametrize(
+    ("method", "execution"),
+    [("rigl", "masked"), ("chtss", "masked"), ("rigl", "csr"), ("chtss", "csr"), ("chtss", "auto")],
+)
+def test_a_resumed_trainer_ends_at_the_same_bits(method: str, execution: Any, tmp_path: Path) -> None:
+    """With accumulation, bf16, and clipping that matters."""
+    settings: dict[str, Any] = {"gradient_accumulation_steps": 2, "bf16": True, "max_grad_norm": 0.1}
+    uncut = SparsifierCallback(method, 0.9, update_every=EVERY, execution=execution)
+    whole = trainer(tmp_path, uncut, **settings)
     train(whole)
     assert (tmp_path / "checkpoint-5" / FILE_NAME).exists()
-    resumed = SparsifierCallback(method, 0.9, update_every=EVERY)
-    rest = trainer(tmp_path, resumed, seed=1)
-    train(rest, resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert isinstance(whole.model.model.layers[0].mlp.up_proj, SparseLinear) == (execution != "masked")
     assert uncut.sparsifier is not None
-    assert resumed.sparsifier is not None
-    assert resumed.sparsifier.steps == STEPS
-    for name, mask in uncut.sparsifier.masks.items():
-        assert torch.equal(resumed.sparsifier.masks[name], mask)
-    for one, other in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert chts.audit.audit(uncut.sparsifier) == []
+    assert [int(mask.sum()) for mask in uncut.sparsifier.masks.values()] == [102, 51, 51, 102, 77, 77, 77]
+
+    resumed = SparsifierCallback(method, 0.9, update_every=EVERY, execution=execution)
+    rest = trainer(tmp_path, resumed, seed=1, **settings)
+    for _ in range(2):  # in a new process, and once more with the same model
+        train(rest, resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+        assert resumed.sparsifier is not None
+        assert resumed.sparsifier.steps == STEPS
+        for name, mask in uncut.sparsifier.masks.items():
+            assert torch.equal(resumed.sparsifier.masks[name], mask)
+        for one, other in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
+            assert torch.equal(one, other)
+            ours, theirs = uncut.sparsifier.optimizer.state[one], resumed.sparsifier.optimizer.state[other]
+            assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 def test_resuming_without_the_file_is_refused(tmp_path: Path) -> None:
@@ -103,6 +118,16 @@ def test_resuming_without_the_file_is_refused(tmp_path: Path) -> None:
     again = trainer(tmp_path, SparsifierCallback("set", 0.9, update_every=EVERY), max_steps=6)
     with pytest.raises(FileNotFoundError, match=r"resumes at step 5 but .*sparsifier\.pt does not exist"):
         train(again, resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+
+
+def test_a_model_that_the_callback_has_not_seen_cannot_resume_with_csr(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"update_every": EVERY, "execution": "csr"}
+    train(trainer(tmp_path, SparsifierCallback("set", 0.9, **settings), max_steps=5))
+    late = trainer(tmp_path, SparsifierCallback("set", 0.9, **settings), max_steps=6)
+    late.model = tiny.llama(1)
+    late.model_wrapped = late.model
+    with pytest.raises(ValueError, match=r"without this callback; expected Trainer\(model, callbacks=\["):
+        train(late, resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
 def test_settings_are_passed_on(tmp_path: Path) -> None:
@@ -117,13 +142,6 @@ def test_settings_are_passed_on(tmp_path: Path) -> None:
     assert all(".mlp." in name for name in callback.sparsifier.masks)
     for name, mask in callback.sparsifier.masks.items():
         torch.testing.assert_close(run.model.get_parameter(name).detach(), dense[name] * mask * 2)
-
-
-def test_only_masked_layers_can_be_resumed_by_the_trainer() -> None:
-    with pytest.raises(
-        ValueError, match=r"execution is 'csr'; expected 'masked'\. The Trainer loads its checkpoints before"
-    ):
-        SparsifierCallback("chts", 0.9, execution="csr")
 
 
 # --- training that begins anew, elsewhere, or for longer ---
@@ -168,7 +186,7 @@ def net_trainer(folder: Path, callback: SparsifierCallback, model: Net | None = 
 def consistent(callback: SparsifierCallback, model: nn.Module) -> chts.Sparsifier:
     assert callback.sparsifier is not None
     for name, mask in callback.sparsifier.masks.items():
-        assert not model.get_parameter(name)[~mask].any()
+        assert not model.get_submodule(name.removesuffix(".weight")).weight[~mask].any()
     assert not chts.audit.audit(callback.sparsifier)
     return callback.sparsifier
 
@@ -197,12 +215,15 @@ def test_a_try_after_running_out_of_memory_keeps_the_links(
     assert float(weights[weights != 0].abs().max()) <= 12**0.5 / 2 * 1.05 * before * initial**-0.5
 
 
+@pytest.mark.parametrize("execution", ["masked", "csr"])
 @pytest.mark.parametrize("method", ["set", "chtss"])
-def test_a_try_after_running_out_of_memory_in_a_resumed_run_keeps_the_links(method: str, tmp_path: Path) -> None:
+def test_a_try_after_running_out_of_memory_in_a_resumed_run_keeps_the_links(
+    method: str, execution: Any, tmp_path: Path
+) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 6, "auto_find_batch_size": True}
-    first = SparsifierCallback(method, 0.9, update_every=2)
+    first = SparsifierCallback(method, 0.9, update_every=2, execution=execution)
     train(net_trainer(tmp_path, first, **settings | {"max_steps": 20}))
-    callback, model = SparsifierCallback(method, 0.9, update_every=2), Net()
+    callback, model = SparsifierCallback(method, 0.9, update_every=2, execution=execution), Net()
     runs_out_of_memory(model, 99, 8)  # after updates that the checkpoint does not know
     run = net_trainer(tmp_path, callback, model, **settings)
     train(run, resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
@@ -214,9 +235,10 @@ def test_a_try_after_running_out_of_memory_in_a_resumed_run_keeps_the_links(meth
 
 
 @pytest.mark.promise("call `train()` of the Trainer twice", "followed")
+@pytest.mark.parametrize("execution", ["masked", "csr"])
 @pytest.mark.parametrize("method", ["chtss", "rigl"])
-def test_training_again_goes_on_from_the_links_there_are(method: str, tmp_path: Path) -> None:
-    callback = SparsifierCallback(method, 0.9, update_every=2, rescale=True)
+def test_training_again_goes_on_from_the_links_there_are(method: str, execution: Any, tmp_path: Path) -> None:
+    callback = SparsifierCallback(method, 0.9, update_every=2, rescale=True, execution=execution)
     run = net_trainer(tmp_path, callback)
     train(run)
     links, weights = consistent(callback, run.model).masks["b.weight"].clone(), run.model.b.weight.detach().clone()
@@ -299,9 +321,10 @@ def test_more_epochs_go_on_with_a_longer_schedule(method: str, at: int, tmp_path
 @pytest.mark.promise(
     "load the Trainer's best checkpoint", "followed, with its masks; a warning if it was before the final sparsity"
 )
-def test_the_best_checkpoint_comes_with_its_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_the_best_checkpoint_comes_with_its_masks(execution: Any, tmp_path: Path) -> None:
     def run_to(greater: bool) -> tuple[SparsifierCallback, Trainer]:
-        callback = SparsifierCallback("chtss", 0.9, update_every=2)
+        callback = SparsifierCallback("chtss", 0.9, update_every=2, execution=execution)
         every_five = {f"{what}_strategy": "steps" for what in ("save", "eval", "logging")} | dict.fromkeys(
             ("save_steps", "eval_steps", "logging_steps"), 5
         )
@@ -310,16 +333,26 @@ def test_the_best_checkpoint_comes_with_its_masks(tmp_path: Path) -> None:
         return callback, run
 
     callback, run = run_to(greater=True)  # the first, as the loss falls
+    run.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
     with pytest.warns(
         UserWarning, match=r"best checkpoint was saved at step 5, before .* density is 0\.\d+ but 0\.0996"
     ):
         train(run)
     sparsifier = consistent(callback, run.model)
+    assert run.state.global_step == 15
     assert sparsifier.steps == 5
     assert sparsifier.density() > 0.12
+    saved = load_file(tmp_path / "True" / "checkpoint-5" / "model.safetensors")
+    assert all(torch.equal(value, saved[name]) for name, value in run.model.state_dict().items())
     rows = run.state.log_history
     assert all({"density", "anp", "itop"} <= row.keys() for row in rows)
     assert rows[0]["density"] > rows[-1]["density"] == pytest.approx(0.1, abs=1e-3)
+
+    # Training continues with the weights and links of the best step.
+    run.args.load_best_model_at_end = False
+    run.args.max_steps = 25
+    train(run)
+    assert consistent(callback, run.model).density() == pytest.approx(0.1, abs=1e-3)
 
     callback, run = run_to(greater=False)
     train(run)

@@ -498,3 +498,21 @@ def test_on_cuda_it_is_what_it_is_on_the_cpu(execution: str) -> None:
 
 def test_it_is_in_the_contract() -> None:
     assert chts.linear.SparseLinear is SparseLinear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_that_gives_its_links_back_is_the_linear_layer_it_was(bias: bool) -> None:
+    layer = nn.Linear(4, 2, bias)
+    weight, before = layer.weight, layer.weight.detach().clone()
+    attributes, names = set(vars(layer)), set(layer._parameters)
+    taken = SparseLinear.take_over(layer, MASK)
+    taken(torch.ones(1, 4)).sum().backward()
+    taken.give_back()
+    assert type(layer) is nn.Linear
+    assert layer.weight is weight
+    assert torch.equal(weight.detach(), before * MASK)
+    assert weight.grad is None
+    assert (set(vars(layer)), set(layer._parameters)) == (attributes, names)
+    assert not layer._buffers
+    assert linear.convertible(nn.Sequential(layer), "0.weight")
+    assert layer(torch.ones(1, 4)).requires_grad

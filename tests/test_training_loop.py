@@ -1,10 +1,11 @@
-"""What a training loop does besides: compiling, autocast, loss scaling, accumulation, groups and schedulers."""
+"""What else a training loop does: compiling, autocast, loss scaling, accumulation, groups, schedulers, accelerate."""
 
 import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import accelerate
 import pytest
 import tiny
 import torch
@@ -331,3 +332,85 @@ def test_evaluation_between_steps_changes_nothing(method: str) -> None:
         copy.deepcopy(model)
         sparsifier.density(), sparsifier.active_neurons(), sparsifier.itop_rate()
         assert_same(masks, expected[number])
+
+
+# --- accelerate ---
+
+
+class Accelerated:
+    """A loop with accelerate: accumulation, bf16, and clipping that matters."""
+
+    def __init__(self, execution: Any, seed: int = 0) -> None:
+        self.accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2, mixed_precision="bf16")
+        model = tiny.mlp(seed=seed)
+        self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(model.parameters(), 1e-2))
+        self.sparsifier = chts.Sparsifier(self.model, self.optimizer, "chtss", execution=execution, **SETTINGS)
+        self.accelerator.register_for_checkpointing(self.sparsifier)
+
+    def train(self, first: int, last: int) -> None:
+        for batch in range(2 * first, 2 * last):
+            with self.accelerator.accumulate(self.model):
+                self.accelerator.backward(tiny.loss_of_mlp(self.model, batch))
+                if self.accelerator.sync_gradients:
+                    assert self.accelerator.clip_grad_norm_(self.model.parameters(), 0.1) > 0.1
+                self.optimizer.step()
+                self.sparsifier.step()
+                self.optimizer.zero_grad()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+
+@pytest.fixture
+def _new_accelerator() -> Iterator[None]:
+    """Accelerators share their settings; no other test gets these."""
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.GradientState._reset_state()
+
+
+@pytest.mark.usefixtures("_new_accelerator")
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_accelerate_does_what_the_plain_loop_does(execution: Any) -> None:
+    run = Accelerated(execution)
+    run.train(0, STEPS)
+    model = tiny.mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    sparsifier = chts.Sparsifier(model, optimizer, "chtss", execution=execution, **SETTINGS)
+    for step in range(STEPS):
+        for batch in (2 * step, 2 * step + 1):
+            x, y = tiny.rows_and_classes(batch)
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = model(x)
+            (nn.functional.cross_entropy(outputs.float(), y) / 2).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        sparsifier.step()
+        optimizer.zero_grad()
+    assert_same(run.weights(), model.state_dict())
+    assert_same(copies(run.sparsifier), copies(sparsifier))
+    assert run.sparsifier.steps == STEPS
+    assert chts.audit.audit(run.sparsifier) == []
+
+
+@pytest.mark.usefixtures("_new_accelerator")
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_accelerate_goes_back_to_a_saved_state_and_ends_at_the_same_bits(execution: Any, tmp_path: Any) -> None:
+    run = Accelerated(execution)
+    run.train(0, 5)
+    run.accelerator.save_state(tmp_path)
+    saved, masks = run.weights(), copies(run.sparsifier)
+    run.train(5, STEPS)
+    end = run.weights(), copies(run.sparsifier)
+    # as after early stopping: back to the best weights, with their masks
+    run.accelerator.load_state(tmp_path)
+    assert_same(run.weights(), saved)
+    assert_same(copies(run.sparsifier), masks)
+    assert chts.audit.audit(run.sparsifier) == []
+    other = Accelerated(execution, seed=1)  # as in a new process
+    other.accelerator.load_state(tmp_path)
+    for again in (run, other):
+        again.train(5, STEPS)
+        assert_same(again.weights(), end[0])
+        assert_same(copies(again.sparsifier), end[1])

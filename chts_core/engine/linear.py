@@ -27,6 +27,9 @@ from chts_core.engine.product import REMEDY, is_transformed, product, without_au
 
 Execution = Literal["masked", "csr", "auto"]
 
+# The attributes that a layer has only while it stores its links.
+_OWN = ("execution", "dense_gradient_hook", "crossover", "has_trained", "_copies", "_settled", "_mixed_beyond")
+
 # A function to apply to the state of each link, such as an optimizer's moments, when the links change.
 Carry = Callable[[Tensor], Tensor]
 
@@ -118,6 +121,22 @@ class SparseLinear(nn.Module):
         assert isinstance(linear, cls)
         linear._fill(links, weight, bias, execution)
         return linear
+
+    def give_back(self) -> None:
+        """Undo :meth:`take_over`: become an `nn.Linear`; the values become its weight, with zeros between the links.
+
+        The gradient is dropped. All that refers to the layer or its values continues to work.
+        """
+        values, bias, weight = self.values, self.bias, self.weight.detach()
+        values.grad = None
+        _set_data(values, weight)
+        for own in (self._parameters, self._buffers, self._non_persistent_buffers_set):
+            own.clear()
+        for name in _OWN:
+            delattr(self, name)
+        vars(self).pop("bias", None)  # where a layer without a bias has it
+        self.__class__ = nn.Linear  # type: ignore[assignment]
+        self._parameters.update(weight=values, bias=bias)
 
     def _fill_from(self, linear: nn.Linear, mask: Tensor, execution: Execution) -> None:
         links = self._checked_links(linear, mask, execution)

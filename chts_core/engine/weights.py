@@ -1,7 +1,7 @@
 """Two ways to store the links of a weight: a dense weight with a mask, or a list of the existing links."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -372,6 +372,23 @@ def store_links(
             for key, value in optimizer.state[held].items()
         }
     return LinkWeight(layer, optimizer)
+
+
+def store_densely(model: nn.Module, optimizer: torch.optim.Optimizer, links: Mapping[str, Tensor]) -> None:
+    """Undo :func:`store_links` in all layers of a model, before another Sparsifier is attached.
+
+    Args:
+        links: by weight, the mask that the optimizer's state belongs to. Default: the present links of the layer.
+    """
+    for path, layer in model.named_modules():
+        if not isinstance(layer, SparseLinear):
+            continue
+        held, mask = layer.values, links.get(f"{path}.weight", layer.mask).to(layer.values.device)
+        layer.give_back()
+        state = optimizer.state.get(held, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == (masks.count(mask),):
+                state[key] = value.new_zeros(mask.shape).masked_scatter_(mask, value)
 
 
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Sparse training in a Hugging Face `Trainer`: `Trainer(..., callbacks=[SparsifierCallback("chts", 0.9)])`."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +9,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from chts_core.checks import warn
 from chts_core.engine.layers import unwrap
-from chts_core.engine.sharding import full_tensor
 from chts_core.methods import Method
 from chts_core.sparsifier import Sparsifier
+from chts_core.tools import callbacks
 
 FILE_NAME = "sparsifier.pt"
 
@@ -38,6 +38,11 @@ class SparsifierCallback(TrainerCallback):
     Each row of the Trainer's `log_history` has the `density`, the share of active neurons (`anp`) and the share of
     links that were ever active (`itop`).
 
+    With `execution="csr"` or `"auto"`, a checkpoint has the links of a layer and their values, but no dense weight. To
+    resume, the Trainer must get the model itself and this callback when it is built. After the best checkpoint is
+    loaded, the optimizer has no state for these layers. Before you save a model for others, call
+    :func:`chts_core.engine.linear.to_dense`.
+
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
         rescale: whether to call `rescale_weights()` before a fresh model is trained; do not use it for pretrained
@@ -45,7 +50,7 @@ class SparsifierCallback(TrainerCallback):
         checkpoint: the folder that training resumes from, if it was moved out of the Trainer's `output_dir`.
 
     Raises:
-        ValueError: for an execution other than "masked".
+        ValueError: when training resumes with layers that store only their links in a model from `model_init`.
 
     Attributes:
         sparsifier: the Sparsifier, once training has begun.
@@ -60,15 +65,16 @@ class SparsifierCallback(TrainerCallback):
         checkpoint: str | Path | None = None,
         **settings: Any,
     ) -> None:
-        if settings.get("execution", "masked") != "masked":
-            raise ValueError(
-                f"execution is {settings['execution']!r}; expected 'masked'. The Trainer loads its checkpoints before "
-                "there are layers that store only their links."
-            )
         self.sparsifier: Sparsifier | None = None
         self._settings = {"method": method, "sparsity": sparsity, **settings}
         self._rescale = rescale
         self._checkpoint = checkpoint
+        self._known: nn.Module | None = None
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Let a dense model load a checkpoint with layers that store only their links."""
+        self._known = kwargs["model"]
+        self._known.register_load_state_dict_pre_hook(callbacks.make_dense)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -77,29 +83,25 @@ class SparsifierCallback(TrainerCallback):
         model: nn.Module = kwargs["model"]
         # Accelerate's wrapper hides the type of the optimizer.
         optimizer: torch.optim.Optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
-        settings = {"total_steps": state.max_steps} | self._settings
-        ours = self.sparsifier is not None and self.sparsifier.network.model is unwrap(model)
-        begun = self.sparsifier if ours else None
         saved = torch.load(self._find(args, state), weights_only=True) if state.global_step > 0 else None
-        # A new try after running out of memory begins from the start, but has the weights of the previous try.
-        if begun is not None and not (saved is not None and _fit(model, saved["masks"])):
-            anew = {"steps": state.global_step, "stopped": [], "postponed": []}
-            history = [row for row in begun.history if row["step"] <= state.global_step]
-            settings |= {"resume_from": begun.state_dict() | anew | {"history": history}, "reschedule": True}
-        elif saved is not None:
-            longer = saved["total_steps"] != settings["total_steps"]
-            if longer and "total_steps" not in self._settings:
-                warnings.warn(
-                    f"training resumes from a run of {saved['total_steps']} steps but has {state.max_steps} steps. "
-                    f"From step {state.global_step} on, the schedule covers {state.max_steps} steps, but no layer "
-                    f"gains links. To keep the old schedule, pass total_steps={saved['total_steps']} to the callback.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            settings |= {"resume_from": saved, "reschedule": longer}
-        self.sparsifier = Sparsifier(model, optimizer, **settings)
-        if self._rescale and state.global_step == 0 and begun is None:
-            self.sparsifier.rescale_weights()
+        stored = saved is not None and any(isinstance(mask, Mapping) for mask in saved["masks"].values())
+        seen = self._known, self.sparsifier and self.sparsifier.network.model
+        if stored and not any(unwrap(model) is one for one in seen):
+            raise ValueError(
+                "training resumes with layers that store only their links, but the Trainer has built or loaded the "
+                "model without this callback; expected Trainer(model, callbacks=[SparsifierCallback(...)]). Use this "
+                "instead of model_init or add_callback()."
+            )
+        self.sparsifier = callbacks.begin(
+            model,
+            optimizer,
+            self._settings,
+            state.max_steps,
+            state.global_step,
+            self.sparsifier,
+            saved,
+            rescale=self._rescale,
+        )
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -115,11 +117,7 @@ class SparsifierCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add `density`, `anp` and `itop` to the row that the Trainer has just written."""
         if self.sparsifier is not None and state.log_history:
-            state.log_history[-1] |= {
-                "density": self.sparsifier.density(),
-                "anp": self.sparsifier.active_neurons(),
-                "itop": self.sparsifier.itop_rate(),
-            }
+            state.log_history[-1] |= callbacks.measures(self.sparsifier)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save the state next to the model and the optimizer."""
@@ -137,26 +135,17 @@ class SparsifierCallback(TrainerCallback):
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             path = Path(state.best_model_checkpoint) / FILE_NAME
             if not path.exists():
-                warnings.warn(
+                warn(
                     f"the Trainer has loaded the weights of its best checkpoint, but {path} does not exist, so the "
                     "masks are from the last step. Save all checkpoints with this callback.",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
                 return
-            saved = torch.load(path, weights_only=True)
-            sparsifier.load_state_dict(saved, reschedule=saved["total_steps"] != sparsifier.timeline.total_steps)
+            callbacks.follow(sparsifier, torch.load(path, weights_only=True))
+            for layer in sparsifier.network.stored().values():
+                sparsifier.optimizer.state.pop(layer.values, None)  # of the links of the last step
             which = "the best checkpoint was saved"
-        final = sum(sparsifier.progress.budget.links(sparsifier.timeline.total_steps).values())
-        found = sum(int(mask.count_nonzero()) for mask in sparsifier.network.by_part(sparsifier.masks).values())
-        if found > final:
-            warnings.warn(
-                f"{which} at step {sparsifier.steps}, before the final sparsity was reached: the density is "
-                f"{sparsifier.density():.4g} but {sparsifier.density() * final / found:.4g} was requested. Train to "
-                f"step {sparsifier.timeline.last_update}, and choose the best checkpoint from there on.",
-                UserWarning,
-                stacklevel=2,
-            )
+        callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
         """The file of the checkpoint that training resumes from. The Trainer itself does not provide it."""
@@ -170,16 +159,6 @@ class SparsifierCallback(TrainerCallback):
             "checkpoint that was saved with this callback. If it was moved, pass its folder as "
             "SparsifierCallback(checkpoint=...) too."
         )
-
-
-def _fit(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a model has no weight outside the masks that fit its layers."""
-    weights = {name: full_tensor(parameter.detach()).cpu() for name, parameter in unwrap(model).named_parameters()}
-    return not any(
-        bool((weights[name] * ~mask).count_nonzero())
-        for name, mask in masks.items()
-        if name in weights and weights[name].shape == mask.shape
-    )
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -1,0 +1,132 @@
+"""Sparse training in a Lightning `Trainer`: `Trainer(..., callbacks=[SparsifierCallback("chts", 0.9)])`.
+
+It works with the package `lightning` or `pytorch_lightning`, version 2.
+"""
+
+from typing import Any
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+
+from chts_core.methods import Method
+from chts_core.sparsifier import Sparsifier
+from chts_core.tools import callbacks
+
+
+class SparsifierCallback(Callback):  # type: ignore[misc]
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, steps it, saves and resumes it.
+
+    Every checkpoint has the Sparsifier's state. `fit(..., ckpt_path=...)` continues from it with the same masks. If the
+    Trainer has more steps than the run that saved it, the schedule from there on covers all steps, but no layer gains
+    links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as
+    `total_steps`. A second `fit` of the same module starts a new schedule from the present links.
+
+    `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if the
+    density is above the requested density, because the best or last step came before the end of the schedule.
+
+    At the end of each epoch, the callback logs `density`, the share of active neurons `anp` and the share of links that
+    were ever active `itop`.
+
+    With `execution="csr"` or `"auto"`, a checkpoint has the links of a layer and their values, but no dense weight.
+    Such a checkpoint loads into a new model if the Trainer has this callback. `load_from_checkpoint` refuses it. Before
+    you save a model for others, call :func:`chts_core.engine.linear.to_dense`.
+
+    Args:
+        method, sparsity, settings: as in the Sparsifier; `total_steps` is the Trainer's unless given. The names of
+            layers begin with the attribute of the module, as in "model.0.weight".
+        rescale: call `rescale_weights()` before a fresh model is trained; do not use it for pretrained weights.
+
+    Raises:
+        ValueError: when training begins, if the module optimizes by hand, the Trainer has no last step, or the
+            checkpoint was saved without this callback.
+
+    Attributes:
+        sparsifier: the Sparsifier, once training has begun.
+    """
+
+    def __init__(
+        self, method: str | Method = "chts", sparsity: float = 0.9, *, rescale: bool = False, **settings: Any
+    ) -> None:
+        self.sparsifier: Sparsifier | None = None
+        self._settings = {"method": method, "sparsity": sparsity, **settings}
+        self._rescale = rescale
+        self._saved: dict[str, Any] | None = None
+        self._seen = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the last checkpoint, and let a dense model load the layers of a checkpoint that stores only links."""
+        if stage == "fit" and not pl_module.automatic_optimization:
+            raise ValueError(
+                "automatic_optimization is False; expected True, because the callback steps once per optimizer step of "
+                "the Trainer. Build a Sparsifier in your module instead, and call its step() after each step of the "
+                "optimizer."
+            )
+        self._saved = None
+        self._loads = pl_module.register_load_state_dict_pre_hook(callbacks.make_dense)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Undo `setup`."""
+        self._loads.remove()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the state until training begins. Outside of training, let the Sparsifier follow the weights at once."""
+        self._saved = checkpoint["callbacks"].get(self.state_key)
+        sparsifier = self.sparsifier
+        if (
+            self._saved is not None
+            and not trainer.training
+            and sparsifier is not None
+            and sparsifier.network.model is pl_module
+        ):
+            callbacks.follow(sparsifier, self._saved)
+            callbacks.warn_if_dense(sparsifier, "this checkpoint was saved")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach to the module and its optimizer, which have loaded the checkpoint if there is one."""
+        begun = self.sparsifier is not None and self.sparsifier.network.model is pl_module
+        if trainer.global_step > 0 and self._saved is None and not begun:
+            raise ValueError(
+                f"training resumes at step {trainer.global_step} but the checkpoint has no state of this callback; "
+                "resume from a checkpoint that was saved with this callback."
+            )
+        total_steps = trainer.estimated_stepping_batches
+        if "total_steps" not in self._settings and not 0 < total_steps < float("inf"):
+            raise ValueError(
+                "the Trainer has no last step, so the schedule has no end; give the Trainer max_steps, or the callback "
+                "total_steps."
+            )
+        self._seen = trainer.global_step
+        self.sparsifier = callbacks.begin(
+            pl_module,
+            trainer.optimizers[0],
+            self._settings,
+            total_steps,
+            trainer.global_step,
+            self.sparsifier,
+            self._saved,
+            rescale=self._rescale,
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Step after the optimizer, while the gradients are still there. Micro-batches do not count."""
+        if self.sparsifier is not None and trainer.global_step > self._seen:
+            self._seen = trainer.global_step
+            self.sparsifier.step()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log."""
+        if self.sparsifier is not None:
+            pl_module.log_dict(callbacks.measures(self.sparsifier))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if training ended early."""
+        if self.sparsifier is not None:
+            callbacks.warn_if_dense(self.sparsifier, "training ended")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The Sparsifier's state, which the Trainer saves in its checkpoints."""
+        return {} if self.sparsifier is None else self.sparsifier.state_dict()
