@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from chts_core.lab.arena.commands import add_arena
 from chts_core.lab.data import IMAGE_SETS, TEXT_SETS, TRANSLATION_SETS
 from chts_core.lab.notebook import notebooks
 from chts_core.lab.teach.commands import Commands, add_teach
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         add_teach,
         _add_drill,
         _add_conformance,
+        add_arena,
         _add_bench,
         _add_tour,
     ):  # in the order of the help

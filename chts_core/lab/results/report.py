@@ -34,6 +34,7 @@ class Score:
     course: gives the points (step, value) of the score on the validation data from a record.
     course_name: the name of the score on the validation data.
     digits: number of digits after the point.
+    higher_is_better: whether a higher score is better; a loss should be low.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Score:
     course: Callable[[Row], list[tuple[float, float]]]
     course_name: str
     digits: int
+    higher_is_better: bool = True
 
 
 def _look(name: str, factor: float = 1.0) -> Callable[[Row], list[tuple[float, float]]]:
@@ -68,6 +70,7 @@ SCORES: dict[str, Score] = {
         _look("loss"),
         "validation loss (nats per token)",
         3,
+        higher_is_better=False,
     ),
 }
 # Other scores, shown next to the first; None if a run has no such score.
@@ -185,6 +188,15 @@ def _recipe(row: Row) -> dict[str, Any]:
     return {**_ONCE.get(row["task"], {}), **row["recipe"]}
 
 
+def has_recipe(row: Row, recipe: Any) -> bool:
+    """Whether a recorded run has a recipe, apart from settings that change only its computation."""
+    found, expected = (
+        {name: value for name, value in settings.items() if name not in _HOW}
+        for settings in (_recipe(row), asdict(recipe))
+    )
+    return found == expected
+
+
 def _same(one: Row, other: Row, settings: Sequence[str]) -> bool:
     return all(_recipe(one).get(name) == _recipe(other).get(name) for name in settings)
 
@@ -242,8 +254,8 @@ def write(folder: Path, out_dir: Path) -> Path:
     ]
     for name, rows in comparisons.items():
         parts.append(f"<h2>{html.escape(name)}</h2>{as_html(table(rows))}")
-        parts += [_curves(name, sparsity, rows) for sparsity in sorted({row["sparsity"] for row in rows})]
-        parts.append(f"<p><small>{html.escape(_origin(rows))}</small></p>")
+        parts += [curves(name, sparsity, rows) for sparsity in sorted({row["sparsity"] for row in rows})]
+        parts.append(f"<p><small>{html.escape(origin(rows))}</small></p>")
     out_dir.mkdir(parents=True, exist_ok=True)
     page = out_dir / "index.html"
     page.write_text(document("chts: recorded runs", "".join(parts)), encoding="utf-8")
@@ -270,7 +282,8 @@ def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[f
     return found
 
 
-def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
+def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
+    """The learning curves of `courses` as a picture of a page; empty if there are none but FC's."""
     drawn = courses(rows, sparsity)
     if set(drawn) <= {"fc"}:
         return ""
@@ -283,7 +296,7 @@ def _curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
     )
 
 
-def _origin(rows: Sequence[Row]) -> str:
+def origin(rows: Sequence[Row]) -> str:
     """The devices, versions and dates of a comparison's runs."""
     devices = sorted({f"{row['device']['name']} ({row['device']['threads']} threads)" for row in rows})
     revisions = sorted({row["git"][:12] for row in rows})

@@ -357,5 +357,5 @@ def as_record(run: Run, data: ImageData, recipe: Recipe, device: torch.device | 
     )
 
 
-_TRAINER = runs.Trainer("images", "epoch", plan_run, _Learner, train, as_record)
-race, train_and_record, recorded = _TRAINER.race, _TRAINER.train_and_record, _TRAINER.recorded
+TRAINER = runs.Trainer("images", "epoch", plan_run, _Learner, train, as_record)
+race, train_and_record, recorded = TRAINER.race, TRAINER.train_and_record, TRAINER.recorded

@@ -447,6 +447,6 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return summarise_by(runs, "validation_loss", attrgetter("validation_loss"), perplexity=attrgetter("perplexity"))
 
 
-_TRAINER = runs.Trainer("language", "step", lambda _, *given: plan_run(*given), _Learner, train, as_record)
-race, train_and_record, recorded = _TRAINER.race, _TRAINER.train_and_record, _TRAINER.recorded
-predict_seconds = _TRAINER.predict_seconds
+TRAINER = runs.Trainer("language", "step", lambda _, *given: plan_run(*given), _Learner, train, as_record)
+race, train_and_record, recorded = TRAINER.race, TRAINER.train_and_record, TRAINER.recorded
+predict_seconds = TRAINER.predict_seconds

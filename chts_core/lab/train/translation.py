@@ -396,6 +396,6 @@ def _score(score: str, row: Mapping[str, Any]) -> float:
     return float(row["validation"][-1]["loss"] if score == "validation_loss" else row["test"][score])
 
 
-_TRAINER = runs.Trainer("translation", "step", plan_run, _Learner, train, as_record)
-race, train_and_record, recorded = _TRAINER.race, _TRAINER.train_and_record, _TRAINER.recorded
-predict_seconds = _TRAINER.predict_seconds
+TRAINER = runs.Trainer("translation", "step", plan_run, _Learner, train, as_record)
+race, train_and_record, recorded = TRAINER.race, TRAINER.train_and_record, TRAINER.recorded
+predict_seconds = TRAINER.predict_seconds

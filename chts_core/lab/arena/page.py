@@ -1,0 +1,119 @@
+"""The results of the arena as text and as a page to share, with the limits of what they show."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from chts_core.lab.notebook.pages import as_html, document
+from chts_core.lab.notebook.tour import as_text
+from chts_core.lab.results.report import SCORES, Row, as_difference, as_mean, curves, origin
+from chts_core.lab.results.statistics import mean_and_interval, seed_differences
+from chts_core.lab.verify.conformance import Check
+from chts_core.methods import METHODS, Method
+
+_HOW_TO_READ = (
+    "The tables have means ± standard errors, and mean differences ± the half-width of their 95 % interval. Each "
+    "difference is between runs with the same seed. If the interval contains 0, the race leaves open which method is "
+    "better."
+)
+
+
+def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
+    """A line for the user's method and for each of the nine, ready to print.
+
+    Args:
+        name: the user's method.
+        rows: the runs of one task.
+    """
+    score = SCORES[rows[0]["task"]]
+    mine = [row for row in rows if row["method"] == name]
+    lines = []
+    for method in (name, *METHODS):
+        theirs = [row for row in rows if row["method"] == method]
+        differences = [] if method == name else list(seed_differences(mine, theirs, score.of).values())
+        line = {"method": method, "runs": str(len(theirs))}
+        line[score.name] = as_mean([score.of(row) for row in theirs], score.digits) if theirs else ""
+        line[f"{name} minus it"] = as_difference(differences, score.digits) if differences else ""
+        line[f"{name} is"] = standing(differences, higher_is_better=score.higher_is_better)
+        line["links"] = f"{theirs[0]['links']:,}" if theirs else ""
+        lines.append(line)
+    return lines
+
+
+def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
+    """ "ahead", "behind" or "undecided", from the 95 % interval of paired differences; "" for less than two."""
+    if len(differences) < 2:
+        return ""
+    mean, half = mean_and_interval(differences)
+    if abs(mean) <= half:
+        return "undecided"
+    return "ahead" if (mean > 0) == higher_is_better else "behind"
+
+
+def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
+    """A paragraph on what these results cannot show."""
+    tables = {title: table(name, rows) for title, rows in results.items()}
+    intervals = sum(line[f"{name} is"] != "" for lines in tables.values() for line in lines)
+    seeds = ", ".join(f"{lines[0]['runs']} ({title})" for title, lines in tables.items())
+    return (
+        "The tasks are small. With large models and long runs, the order of the methods may differ. "
+        f"There are few seeds: {seeds}. With three seeds, the half-width of an interval is 4.3 standard errors, so the "
+        "race can only decide large differences. Undecided does not mean equal. "
+        f"The tables have {intervals} intervals of 95 %. If all methods were equally good, about "
+        f"{intervals / 20:.1f} of these intervals would still not contain 0, by chance. All intervals use the same "
+        f"runs of {name}, so they are not independent. "
+        "All sparse methods have the same learning rate, and another rate may suit some of them better. "
+        "The budget is equal in steps, batches and links at the end. It is not equal in time, and some methods, for "
+        "example gmp and granet, have more links during the training. "
+        "The records come from other machines and versions. Their runs differ from new runs by rounding, and such "
+        "differences grow during the training. "
+        "The scores of digits and translation come from the test data. If you change your method after you saw these "
+        "scores, use new data for your final comparison."
+    )
+
+
+def text(name: str, results: Mapping[str, Sequence[Row]], left_out: Sequence[str]) -> str:
+    """The tables, what was left out, and the limits, for a console."""
+    parts = [_HOW_TO_READ, *(f"{title}\n{as_text(table(name, rows))}" for title, rows in results.items())]
+    if left_out:
+        parts.append("Left out:\n" + "\n".join(left_out))
+    return "\n\n".join([*parts, f"What this cannot show: {limits(name, results)}"])
+
+
+def write(
+    name: str,
+    method: Method,
+    checks: Sequence[Check],
+    results: Mapping[str, Sequence[Row]],
+    left_out: Sequence[str],
+    folder: Path,
+) -> Path:
+    """Write the page, `index.html`, which needs no other file; return its path.
+
+    Args:
+        name, method: the user's method.
+        checks: the outcome of its checks.
+        results: the runs of each task, by the title of the task.
+        left_out: reasons for what was left out.
+        folder: folder for the page.
+    """
+    passed = ", ".join(check.check for check in checks if check.passed)
+    parts = [
+        f"<p>{html.escape(name)} is this method:</p><p><code>{html.escape(repr(method))}</code></p>",
+        f"<p>It passed these checks: {html.escape(passed)}. All methods have an equal number of steps and batches, and "
+        f"an equal number of links at the end, except fc, which has all links. {_HOW_TO_READ}</p>",
+    ]
+    for title, rows in results.items():
+        (sparsity,) = {row["sparsity"] for row in rows if row["method"] == name}
+        parts.append(f"<h2>{html.escape(title)}, {sparsity:.0%} sparsity</h2>{as_html(table(name, rows))}")
+        parts.append(curves(title, sparsity, rows))
+        parts.append(f"<p><small>{html.escape(origin(rows))}</small></p>")
+    if left_out:
+        # The first line has the reason; the others may name folders of this machine.
+        items = "".join(f"<li>{html.escape(reason.partition(chr(10))[0])}</li>" for reason in left_out)
+        parts.append(f"<h2>What was left out</h2><ul>{items}</ul>")
+    parts.append(f"<h2>What this page cannot show</h2><p>{html.escape(limits(name, results))}</p>")
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    page.write_text(document(f"chts arena: {name} and the nine methods", "".join(parts)), encoding="utf-8")
+    return page

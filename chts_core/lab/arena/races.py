@@ -1,0 +1,114 @@
+"""The tasks of the arena: recorded runs of the nine where they match, and new runs where they do not."""
+
+import hashlib
+import linecache
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from chts_core.lab.data import load_images, load_text, load_translation
+from chts_core.lab.results import records
+from chts_core.lab.results.report import Row, has_recipe
+from chts_core.lab.train import images, language, translation
+from chts_core.lab.train.runs import Trainer
+from chts_core.lab.train.tasks import Recipe
+from chts_core.methods import METHODS, Method
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the arena: each method trains with each of the seeds 0, 1, ..., `seeds` - 1."""
+
+    title: str
+    dataset: str
+    recipe: Recipe
+    sparsity: float
+    seeds: int
+
+
+# Most of the nine have recorded runs with these recipes and seeds.
+TASKS = (
+    Task("Handwritten digits", "digits", images.RECIPES["mlp"], 0.95, seeds=10),
+    Task("Translation of number words", "number_words", translation.RECIPES["number_words"], 0.95, seeds=3),
+    Task("A tiny LLaMA on Tiny Shakespeare", "tinyshakespeare", language.RECIPES["tiny"], 0.9, seeds=3),
+)
+
+
+@dataclass(frozen=True)
+class Race:
+    """A task with its data and its trainer."""
+
+    task: Task
+    data: Any
+    trainer: Trainer[Any, Any]
+
+    def matching(self, rows: Iterable[Row], methods: Iterable[str]) -> list[Row]:
+        """The recorded runs of some methods with this data, recipe, sparsity and seeds: the first of each seed."""
+        expected = (self.trainer.task, self.task.dataset, self.data.digest)
+        found: dict[tuple[str, int], Row] = {}
+        for row in rows:
+            if (
+                row["method"] in methods
+                and (row["task"], row["dataset"], row["data"]) == expected
+                and (row["sparsity"] == self.task.sparsity or row["method"] == "fc")  # FC has no sparsity
+                and row["seed"] in range(self.task.seeds)
+                and has_recipe(row, self.task.recipe)
+            ):
+                found.setdefault((row["method"], row["seed"]), row)
+        return list(found.values())
+
+    def lacking(self, rows: Sequence[Row], method: str) -> list[int]:
+        """The seeds with which a method has no run."""
+        return sorted(set(range(self.task.seeds)) - {row["seed"] for row in rows if row["method"] == method})
+
+    def train(self, name: str, method: str | Method, seeds: Sequence[int], folder: Path) -> None:
+        """Train a method with some seeds; the folder gets checkpoints and `runs.jsonl`."""
+        self.trainer.race(self.data, {name: method}, self.task.sparsity, self.task.recipe, seeds=seeds, folder=folder)
+
+
+def prepared(task: Task) -> Race:
+    """A task with its data.
+
+    Raises:
+        DataNotFoundError, ValueError: if the data is missing or damaged.
+    """
+    recipe = task.recipe
+    if isinstance(recipe, images.Recipe):
+        return Race(task, load_images(task.dataset), images.TRAINER)
+    if isinstance(recipe, translation.Recipe):
+        return Race(task, translation.prepare(load_translation(task.dataset), recipe), translation.TRAINER)
+    return Race(task, language.prepare(load_text(task.dataset), recipe), language.TRAINER)
+
+
+def recorded() -> list[Row]:
+    """The recorded runs of the nine that come with the package."""
+    rows = [row for path in sorted(records.results_folder().glob("*.jsonl")) for row in records.read_lines(path)]
+    named = [records.as_named_today(row) for row in rows if "fault" not in row]
+    return [row for row in named if row["method"] in METHODS]
+
+
+def finished(folder: Path) -> list[Row]:
+    """The runs that have finished in a folder."""
+    path = folder / "runs.jsonl"
+    return list(records.read_lines(path)) if path.exists() else []
+
+
+def fingerprint(method: Method) -> str:
+    """A digest of a method's text and of the files or cells that define its own choices.
+
+    A changed method has another digest, so its earlier runs do not count as its runs.
+    """
+    parts = [repr(method), *("".join(linecache.getlines(path)) for path in sorted(set(_files(method))))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _files(choice: Any) -> Iterator[str]:
+    """The files, or the cells of a notebook, with the code of choices that do not come from chts."""
+    code = getattr(type(choice).__call__, "__code__", None)
+    if code is not None and not type(choice).__module__.startswith("chts_core."):
+        linecache.checkcache(code.co_filename)
+        yield code.co_filename
+    if is_dataclass(choice):
+        for field in fields(choice):
+            yield from _files(getattr(choice, field.name))
