@@ -39,6 +39,7 @@ def test_there_are_the_guides_that_are_promised() -> None:
         "fast_and_plain",
         "followed",
         "growth",
+        "models",
         "runs",
         "speed",
         "teach",
