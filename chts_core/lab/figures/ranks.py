@@ -46,8 +46,8 @@ def ranks(left: RankStep, right: RankStep, mean: Sequence[float]) -> Figure:
             columns.append([_box(axes, x, y, text, BLUE) for y, text in zip(_ROWS, words, strict=True)])
         reduce = _box(axes, _MIDDLE, 2.85, f"all-reduce: the mean\n{_in_words(mean)}", GREEN)
         same = left.fingerprint == right.fingerprint
-        words = "equal: the run continues" if same else "not equal: the run stops"
-        verdict = _box(axes, _MIDDLE, _ROWS[3], words, GREY)
+        effect = "equal: the run continues" if same else "not equal: the run stops"
+        verdict = _box(axes, _MIDDLE, _ROWS[3], effect, GREY)
         for batch, gradient, mean_again, fingerprint in columns:
             for start, end in ((batch, gradient), (gradient, reduce), (reduce, mean_again), (mean_again, fingerprint)):
                 _join(axes, start, end, "->", "-")
