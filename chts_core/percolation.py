@@ -82,7 +82,7 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
     graph names a layer that has no mask, or layers that do not fit together.
     """
     for name, mask in masks.items():
-        check_mask(mask, f"mask {name!r}", max(mask.ndim, 2))
+        check_mask(mask, f"mask {name!r}", max(2, mask.ndim) if isinstance(mask, Tensor) else 2)
     shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
     links = LinkLists(_as_matrices(shapes), {name: positions(mask) for name, mask in masks.items()})
     percolate_links(links, shapes, graph)

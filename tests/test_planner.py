@@ -419,9 +419,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
     ),
     "stop": ({"method": replace(METHODS["set"], turnover=Turnover(0.3, stop=0.0))}, r"updates stop at 0\.0 of the run"),
     "early stop": ({"method": replace(METHODS["set"], turnover=Turnover(0.3, early_stop=2))}, "early_stop is 2"),
-    "include": ({"include": "encoder.*"}, r"include has the pattern 'encoder\.\*', which fits no linear layer"),
-    "exclude": ({"exclude": "encoder.*"}, r"exclude has the pattern 'encoder\.\*', which fits no linear layer"),
-    "nothing left": ({"exclude": "*"}, "Sequential has 3 linear layers, but none is left to sparsify"),
+    "include": ({"include": "encoder.*"}, r"include has the pattern 'encoder\.\*', which fits no layer"),
+    "exclude": ({"exclude": "encoder.*"}, r"exclude has the pattern 'encoder\.\*', which fits no layer"),
+    "nothing left": ({"exclude": "*"}, "Sequential has 3 layers that could be sparse, but none is left to sparsify"),
     "graph of unknown layers": (
         {"graph": chts.LayerGraph((("0.weight", "9.weight"),))},
         r"the graph names layer '9\.weight', which has no mask; the masks are 0\.weight, 2\.weight",
@@ -626,7 +626,7 @@ Density
 Final links:     35 of 352, density 9.9432%
 Updates:         7, every 10 steps, the last at step 70 of 100
 Links exchanged: 74
-Training FLOPs:  25.6% of the dense linear layers', if absent links cost nothing
+Training FLOPs:  25.6% of the dense layers' FLOPs, if absent links cost nothing
 
 Memory without activations: 17.7 KiB
   weights       1.6 KiB

@@ -1825,7 +1825,7 @@ def test_the_layers_that_were_chosen_are_sparse_and_no_other_weight_is_touched(s
 
 
 def test_an_embedding_is_no_layer_to_choose() -> None:
-    with pytest.raises(ValueError, match=r"include has the pattern 'embedding', which fits no linear layer"):
+    with pytest.raises(ValueError, match=r"include has the pattern 'embedding', which fits no layer"):
         attach(Stack(), include="embedding")
 
 

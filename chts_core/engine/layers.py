@@ -23,6 +23,10 @@ _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
+# Why a matrix stays dense if the user has said so.
+LEFT_OUT = ("left out by exclude", "not in include")
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The layers that become sparse, and all others.
@@ -81,7 +85,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     if exclude is None:
         dropped = _dense_by_default(model, found, others)
     else:
-        dropped = {entry.layer.name: "left out by exclude" for entry in _select(found, others, exclude, "exclude")}
+        dropped = {entry.layer.name: LEFT_OUT[0] for entry in _select(found, others, exclude, "exclude")}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layers = {entry.layer.name: entry.layer for entry in chosen if entry.layer.name not in dropped}
     for name, layer in layers.items():
@@ -97,7 +101,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     _check_shared(model, training)
     sparse = {layer.parameter for layer in layers.values()}
     reasons = {
-        entry.layer.parameter: dropped.get(entry.layer.name) or entry.why_dense or "not in include"
+        entry.layer.parameter: dropped.get(entry.layer.name) or entry.why_dense or LEFT_OUT[1]
         for entry in others + found
     }
     return Chosen(

@@ -124,7 +124,7 @@ class Plan:
                 f"Coverage:        {self.coverage}",
                 f"Updates:         {updates}",
                 f"Links exchanged: {bound}{exchanged:,}",
-                f"Training FLOPs:  {self.flops:.1%} of the dense layers', if absent links cost nothing{equally}",
+                f"Training FLOPs:  {self.flops:.1%} of the dense layers' FLOPs, if absent links cost nothing{equally}",
                 "",
                 f"Memory without activations: {_readable(sum(self.memory.values()))}",
                 *_aligned(memory, left=1),
