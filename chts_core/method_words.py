@@ -22,7 +22,16 @@ _CHOICES: dict[str, tuple[type, ...]] = {
     ),
     "removal": (choices.Removal,),
     "regrowth": (choices.Regrowth,),
-    "sparsity": (choices.Dense, choices.Constant, choices.Sigmoid, choices.Cubic, choices.Staged),
+    "sparsity": (
+        choices.Dense,
+        choices.Constant,
+        choices.Sigmoid,
+        choices.Cubic,
+        choices.Exponential,
+        choices.Cycling,
+        choices.DenseEnd,
+        choices.Staged,
+    ),
     "turnover": (choices.Turnover,),
 }
 _WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (choices.Ramp, choices.Cosine)) for kind in kinds}

@@ -14,6 +14,7 @@
 from dataclasses import dataclass, replace
 
 from chts_core import removal
+from chts_core.checks import check_repr
 from chts_core.choices import (
     RAMP_TO_3,
     RAMP_TO_9,
@@ -21,8 +22,11 @@ from chts_core.choices import (
     Correlated,
     Cosine,
     Cubic,
+    Cycling,
     Dense,
+    DenseEnd,
     ErdosRenyi,
+    Exponential,
     FullyConnected,
     Ramp,
     ReceptiveField,
@@ -52,8 +56,11 @@ __all__ = [
     "Correlated",
     "Cosine",
     "Cubic",
+    "Cycling",
     "Dense",
+    "DenseEnd",
     "ErdosRenyi",
+    "Exponential",
     "FullyConnected",
     "Method",
     "Ramp",
@@ -250,11 +257,7 @@ def get_method(method: str | Method) -> Method:
     prune = removal.score if removal.prune is None else removal.prune
     for score, scores in ((removal.score, REMOVAL_SCORES), (prune, REMOVAL_SCORES), (regrowth.score, REGROWTH_SCORES)):
         if callable(score):
-            if " at 0x" in repr(score):
-                raise ValueError(
-                    f"the method has a score with repr {score!r}, which differs in each process, so a saved run could "
-                    "not identify it. Make it a frozen dataclass with __call__."
-                )
+            check_repr(score, "the method's score")
         elif score not in scores:
             raise ValueError(
                 f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}, or a callable score "

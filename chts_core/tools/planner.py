@@ -1,7 +1,7 @@
 """Before a run: how many links each layer will have at every step, and the cost."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from chts_core.budget import Budget
 from chts_core.choices import Cubic, Sigmoid
+from chts_core.distributions import Shares
 from chts_core.engine.coverage import Coverage, coverage
 from chts_core.engine.graph import find_layers, kind_of, label_of
 from chts_core.engine.kinds import Layer
@@ -103,9 +104,10 @@ class Plan:
         memory = [[name, _readable(size)] for name, size in self.memory.items()]
         exchanged = sum(self.exchanged.values())
         if budget.changes():
+            every = timeline.update_every
             updates = (
-                f"{len(budget.updates()):,}, every {timeline.update_every:,} steps, the last at step "
-                f"{timeline.last_update:,} of {timeline.total_steps:,}"
+                f"{len(budget.updates()):,}, {'' if isinstance(every, Sequence) else f'every {every:,} steps, '}"
+                f"the last at step {timeline.last_update:,} of {timeline.total_steps:,}"
             )
         else:
             updates = "none that changes a link"
@@ -181,12 +183,12 @@ def plan(
     sparsity: float = 0.9,
     *,
     total_steps: int,
-    update_every: int = 100,
+    update_every: int | Sequence[int] = 100,
     include: Selection | None = None,
     exclude: Selection | None = None,
     graph: LayerGraph | None = None,
     per_head: bool = False,
-    distribution: str = "uniform",
+    distribution: Shares = "uniform",
     execution: Execution = "masked",
     moments: int = 2,
 ) -> Plan:
@@ -248,7 +250,7 @@ def _memory(
     execution: Execution,
     moments: int,
 ) -> dict[str, int]:
-    method, links = budget.method, budget.links(0)  # never more links than at the start
+    method, (_, links) = budget.method, budget.bounds()
     parameters = dict(model.named_parameters())
     own = {part.parameter: parameters[part.parameter] for part in parts.values()}
     # Weights that are stored as only their links.
@@ -325,7 +327,7 @@ def _advice(budget: Budget) -> list[str]:
             f"The cubic decay over {sparsity.end - sparsity.start:.3g} of the run costs the same training FLOPs as a "
             f"sigmoid decay over half this window (end={end:.3g}): compare these two."
         )
-    if last > 0 and timeline.total_steps - last < timeline.update_every:
+    if last > 0 and timeline.total_steps - last < timeline.shortest_gap:
         advice.append(
             f"The last update comes {timeline.total_steps - last} steps before the end, so its regrown links hardly "
             "train."

@@ -122,9 +122,10 @@ def links_at(spec: Spec, step: int, size: int) -> int:
 def exchanged_at(spec: Spec, step: int, size: int) -> int:
     """The number of links that an update removes and regrows by scores; 0 for a full layer."""
     target = links_at(spec, step, size)
+    there = min(target, links_at(spec, step - EVERY, size))  # fewer than the target if the layer gains links
     if spec.zeta == "excess":
-        return target - links_at(spec, spec.stop, size)
+        return max(there - links_at(spec, spec.stop, size), 0)
     if step > spec.stop or target == size:
         return 0
     share = spec.zeta(step) if callable(spec.zeta) else spec.zeta / 2 * (1 + math.cos(math.pi * step / STOP))
-    return round(share * target)
+    return round(share * there)
