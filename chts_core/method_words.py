@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from chts_core import choices
+from chts_core import balance, choices
 from chts_core.schedules import Timeline
 
 # The possible values of each choice.
@@ -19,9 +19,10 @@ _CHOICES: dict[str, tuple[type, ...]] = {
         choices.SmallWorld,
         choices.ScaleFree,
         choices.Correlated,
+        balance.Balanced,
     ),
-    "removal": (choices.Removal,),
-    "regrowth": (choices.Regrowth,),
+    "removal": (choices.Removal, balance.BalancedRemoval),
+    "regrowth": (choices.Regrowth, balance.BalancedRegrowth),
     "sparsity": (
         choices.Dense,
         choices.Constant,

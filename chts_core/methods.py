@@ -14,6 +14,7 @@
 from dataclasses import dataclass, replace
 
 from chts_core import removal
+from chts_core.balance import Balanced, BalancedRegrowth, BalancedRemoval
 from chts_core.checks import check_repr
 from chts_core.choices import (
     RAMP_TO_3,
@@ -52,6 +53,9 @@ __all__ = [
     "RAMP_TO_9",
     "REGROWTH_SCORES",
     "REMOVAL_SCORES",
+    "Balanced",
+    "BalancedRegrowth",
+    "BalancedRemoval",
     "Constant",
     "Correlated",
     "Cosine",
@@ -275,6 +279,12 @@ def get_method(method: str | Method) -> Method:
         raise ValueError(
             f"removal.returning is True with {removal}, {regrowth} and zeta {zeta}; expected {RETURNING}, {RETURNS} "
             "and zeta 0, because other choices would have no effect."
+        )
+    blocks = [choice.block for choice in (removal, regrowth) if isinstance(choice, BalancedRemoval | BalancedRegrowth)]
+    if len(blocks) == 1 or len(set(blocks)) == 2:
+        raise ValueError(
+            f"the method has {removal} and {regrowth}; expected BalancedRemoval and BalancedRegrowth of the same "
+            "block: regrowth cannot balance blocks that the removal leaves too full."
         )
     if method.turnover.together and early_stop is None:
         raise ValueError("together is True but early_stop is None; give the overlap at which the layers stop.")

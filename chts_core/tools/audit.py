@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chts_core.balance import Balanced, BalancedRegrowth
 from chts_core.distributions import sparsities_by_layer
 from chts_core.engine import optimizer_state
 from chts_core.engine.optimizer_state import first_value
@@ -196,10 +197,26 @@ def _finite(sparsifier: Sparsifier) -> Iterator[Finding]:
             )
 
 
+def _balance(sparsifier: Sparsifier) -> Iterator[Finding]:
+    method = sparsifier.method
+    if not (isinstance(method.topology, Balanced) and isinstance(method.regrowth, BalancedRegrowth)):
+        return
+    for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
+        links = mask.reshape(-1, method.regrowth.block or mask.shape[1]).sum(1)
+        if links.max() - links.min() > 1:
+            yield Finding(
+                "balance",
+                name,
+                f"blocks have {int(links.min())} to {int(links.max())} links after step {sparsifier.steps}; expected "
+                f"the same number in each, or one more in some, by {method.regrowth}. Do not change the masks by hand.",
+            )
+
+
 CHECKS: Mapping[str, Callable[[Sparsifier], Iterator[Finding]]] = {
     "absent weights": _absent_weights,
     "absent moments": _absent_moments,
     "links": _number_of_links,
+    "balance": _balance,
     "collapse": _collapse,
     "density": _density,
     "finite": _finite,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from chts_core.balance import BalancedRegrowth, BalancedRemoval, quotas
 from chts_core.choices import MissingLinkScore, value_at
 from chts_core.methods import Method
 from chts_core.removal import LinkScore
@@ -28,6 +29,8 @@ class Spec:
     returning: whether pruned links come back if they are among the largest.
     early_stop: overlap above which a layer stops; together: layers stop only once all have reached it.
     stop: the step of the last update.
+    shares: how many links each of several equal blocks of a layer has, from their number and the shape of the layer.
+    removes_by_block: whether a removal takes links from all blocks equally.
     shows: whether a small run must show links that come back and incomplete links that are removed.
     """
 
@@ -44,6 +47,8 @@ class Spec:
     early_stop: float | None = None
     together: bool = True
     stop: int = STOP
+    shares: Callable[[int, tuple[int, int]], list[int]] = lambda total, _: [total]
+    removes_by_block: bool = False
     shows: bool = True
 
 
@@ -110,6 +115,12 @@ def of_choices(method: Method) -> Spec:
         early_stop=turnover.early_stop,
         together=turnover.together,
         stop=timeline.last_update,
+        shares=(
+            (lambda total, shape: quotas(total, shape, regrowth.block).tolist())
+            if isinstance(regrowth, BalancedRegrowth)
+            else Spec.shares
+        ),
+        removes_by_block=isinstance(removal, BalancedRemoval) and removal.by_block,
         shows=False,
     )
 
