@@ -1,15 +1,17 @@
 """Compute how many links each layer has at every step and how many an update exchanges, and check these numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from chts_core.checks import check_number, check_sparsity
+from chts_core.balance import Balanced, BalancedRegrowth, check_blocks
+from chts_core.checks import check_number, check_repr, check_sparsity
 from chts_core.choices import Schedule, value_at
-from chts_core.distributions import DISTRIBUTIONS
+from chts_core.distributions import DISTRIBUTIONS, Shares, check_links, sparsities_by_layer
 from chts_core.methods import Method
 from chts_core.schedules import Timeline
+from chts_core.topology import link_count
 
 
 @dataclass(frozen=True)
@@ -17,44 +19,60 @@ class Budget:
     """The exact number of links of every layer at every step, and the number of links that an update exchanges.
 
     Args:
-        method: gives the sparsity and the turnover.
+        method: gives the sparsity and the turnover. A layer gains links only if the sparsity has a true attribute
+            `gains`.
         sparsity: the final sparsity, in [0, 1).
         timeline: the updates of the run.
         shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
-        distribution: how the layers share the links, a name in `DISTRIBUTIONS`.
-        least: a lower bound for the sparsity at every step. A run that continues another run begins with the links that
-            are left, and no layer gains links.
+        distribution: how the layers share the links: a name in `DISTRIBUTIONS`; final sparsities by patterns of layer
+            names (:func:`chts_core.distributions.sparsities_by_layer`), each of them with the schedule of the method;
+            or a :class:`chts_core.distributions.Distribution` of your own, which gets the sparsity of each step.
+        least: the lowest sparsity of the schedule. A run that continues another run has already lost these links.
 
     Raises:
-        ValueError, TypeError: if a run would gain links, empty a layer, never update, or not reach its sparsity, or if
-            a schedule leaves its range at an update or does not give a number.
+        ValueError, TypeError: for a run that would gain links, empty a layer, never update, or not reach its sparsity;
+            for a schedule that leaves its range at an update, or does not give a number; for a wrong distribution.
     """
 
     method: Method
     sparsity: float
     timeline: Timeline
     shapes: Mapping[str, tuple[int, ...]]
-    distribution: str = "uniform"
+    distribution: Shares = "uniform"
     least: float = 0.0
-    # The links at the last sparsity, kept because it takes time to distribute them among many layers.
+    # The final sparsity of each layer, if the distribution gives sparsities by layer.
+    _finals: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # The links at the last sparsity, kept because sharing them out among many layers takes time.
     _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_sparsity(self.sparsity)
-        if self.distribution not in DISTRIBUTIONS:
+        if isinstance(self.distribution, Mapping):
+            self._finals.update(sparsities_by_layer(self.distribution, self.shapes, self.sparsity))
+        elif callable(self.distribution):
+            check_repr(self.distribution, "distribution")
+        elif self.distribution not in DISTRIBUTIONS:
             raise ValueError(
-                f"distribution is {self.distribution!r}; expected one of {', '.join(map(repr, DISTRIBUTIONS))}."
+                f"distribution is {self.distribution!r}; expected one of {', '.join(map(repr, DISTRIBUTIONS))}, "
+                "sparsities by patterns of layer names, or a function of the shapes and the sparsity."
             )
         if not hasattr(self.method.sparsity, "at"):
             raise TypeError(
                 f"the method's sparsity is {self.method.sparsity!r}; expected a schedule with at(step, timeline, "
                 "final), such as Constant(). Pass the final sparsity as the argument `sparsity`."
             )
+        for choice in (self.method.topology, self.method.regrowth):
+            if isinstance(choice, Balanced | BalancedRegrowth):
+                check_blocks(self.shapes, choice.block)
         first, final = self.links(0), self.links(self.timeline.total_steps)
+        fewest, _ = self.bounds()
         for name, shape in self.shapes.items():
-            if final[name] == 0:
+            if fewest[name] == 0:
+                sparsity = self._finals.get(name, self.sparsity)
+                if self.gains:
+                    sparsity = max(self.at(step, sparsity) for step in self._stages())
                 raise ValueError(
-                    f"layer {name!r} of shape {shape} would have no link at sparsity {self.sparsity}; "
+                    f"layer {name!r} of shape {shape} would have no link at sparsity {sparsity}; "
                     f"choose a sparsity of at most {1 - 1 / math.prod(shape):.6g} or a wider layer."
                 )
         self._check_schedules()
@@ -81,16 +99,32 @@ class Budget:
             self._check_rise(before, after)
 
     def _check_rise(self, before: int, after: int) -> None:
-        """Raise an error if a layer would gain links from one step to a later one."""
-        if self.at(after) < self.at(before):
-            few, many = self.links(before), self.links(after)
-            gaining = [name for name in many if many[name] > few[name]]
-            if gaining:
-                raise ValueError(
-                    f"the sparsity would fall from {self.at(before)} at step {before} to {self.at(after)} at step "
-                    f"{after}, and layer {gaining[0]!r} would gain links; choose a final sparsity above the initial "
-                    "one, or replace the method's sparsity with a schedule that never falls."
-                )
+        """Raise an error if a layer would gain links from one step to a later one, unless the schedule says that it may."""
+        # Sharing out the links takes time. With a distribution by name, no layer gains links as the sparsity rises.
+        rises = isinstance(self.distribution, str) and self.at(after) >= self.at(before)
+        if self.gains or rises:
+            return
+        few, many = self.links(before), self.links(after)
+        gaining = [name for name in many if many[name] > few[name]]
+        if gaining:
+            name = gaining[0]
+            first, last = (self.at(step, self._finals.get(name)) for step in (before, after))
+            raise ValueError(
+                f"the sparsity would fall from {first} at step {before} to {last} at step "
+                f"{after}, and layer {name!r} would gain links; choose a final sparsity above the initial "
+                "one, or replace the method's sparsity with a schedule that never falls. If layers may gain links, "
+                "give the schedule an attribute gains = True."
+            )
+
+    @property
+    def gains(self) -> bool:
+        """Whether the schedule says that layers may gain links."""
+        return bool(getattr(self.method.sparsity, "gains", False))
+
+    def _stages(self) -> Sequence[int]:
+        """Steps at which each layer once has its fewest and its most links."""
+        ends = (0, self.timeline.total_steps)
+        return (*ends, *self.updates()) if self.gains else ends
 
     def _check_temperature(self, step: int) -> None:
         """Raise an error if the temperature of an update is below 0."""
@@ -109,11 +143,23 @@ class Budget:
         check_number(found, f"{name} at step {step}")
         return found
 
-    def at(self, step: int) -> float:
-        """Scheduled sparsity at a step. Raises a ValueError or TypeError unless it is a number in [0, 1)."""
-        sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity)
+    def at(self, step: int, final: float | None = None) -> float:
+        """Scheduled sparsity at a step. Raises a ValueError or TypeError unless it is a number in [0, 1).
+
+        Args:
+            final: the sparsity at the end; None for the sparsity of the network.
+        """
+        sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity if final is None else final)
         check_sparsity(sparsity, f"scheduled sparsity at step {step}")
         return max(sparsity, self.least)
+
+    @property
+    def final_sparsity(self) -> float:
+        """Share of absent links at the end of the run."""
+        if isinstance(self.distribution, str):
+            return self.at(self.timeline.total_steps)
+        links = self.links(self.timeline.total_steps).values()
+        return 1 - sum(links) / sum(map(math.prod, self.shapes.values()))
 
     def zeta(self, step: int) -> float:
         """Share of the links that an update at this step exchanges.
@@ -122,7 +168,7 @@ class Budget:
         """
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
-            return (links - final) / links
+            return max(links - final, 0) / links
         zeta = self._value(self.method.turnover.zeta, "zeta", step)
         if not 0 <= zeta <= 1:
             raise ValueError(
@@ -131,37 +177,66 @@ class Budget:
         return zeta
 
     def links(self, step: int) -> dict[str, int]:
-        """Number of links by layer after an update at this step."""
+        """Number of links by layer after an update at this step. Raises an error as :func:`check_links` does."""
+        if isinstance(self.distribution, Mapping):
+            scheduled = {final: self.at(step, final) for final in set(self._finals.values())}
+            return {
+                name: link_count(shape[0], math.prod(shape[1:]), 1 - scheduled[self._finals[name]])
+                for name, shape in self.shapes.items()
+            }
         sparsity = self.at(step)
         if sparsity not in self._shared:
             self._shared.clear()
-            self._shared[sparsity] = DISTRIBUTIONS[self.distribution](self.shapes, sparsity)
+            if isinstance(self.distribution, str):
+                shared = DISTRIBUTIONS[self.distribution](self.shapes, sparsity)
+            else:
+                shared = self.distribution(self.shapes, sparsity)
+                check_links(shared, self.shapes, self.distribution)
+            self._shared[sparsity] = shared
         return self._shared[sparsity].copy()
 
-    def exchanged(self, step: int) -> dict[str, int]:
+    def exchanged(self, step: int, before: Mapping[str, int] | None = None) -> dict[str, int]:
         """Number of links by layer that an update at this step removes and regrows, in addition to those it prunes.
 
-        The number is 0 for a full layer, because removed links could only return to their places, without their
-        weights.
+        It is a share of the links that are there before and after the update. It is 0 for a full layer: removed links
+        could only return to their places, without their weights.
+
+        Args:
+            before: the number of links before the update; None for the number in the schedule.
         """
+        links = self.links(step)
+        full = {name for name, shape in self.shapes.items() if links[name] == math.prod(shape)}
+        if self.gains:
+            earlier = self.links(self.timeline.update_before(step - 1)) if before is None else before
+            links = {name: min(links[name], earlier[name]) for name in links}
         if self.method.turnover.zeta == "excess":
             final = self.links(self.timeline.total_steps)
-            return {name: links - final[name] for name, links in self.links(step).items()}
+            return {name: max(links[name] - final[name], 0) for name in links}
         zeta = self.zeta(step)
-        size = {name: math.prod(shape) for name, shape in self.shapes.items()}
-        return {name: round(zeta * links) if links < size[name] else 0 for name, links in self.links(step).items()}
+        return {name: 0 if name in full else round(zeta * links[name]) for name in links}
+
+    def bounds(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The fewest and the most links that each layer has during the run."""
+        stages = [self.links(step) for step in self._stages()]
+        fewest, most = ({name: pick(links[name] for links in stages) for name in self.shapes} for pick in (min, max))
+        return fewest, most
+
+    def is_final(self, step: int) -> bool:
+        """Whether layers have their final number of links after an update at this step, and keep it."""
+        later = [at for at in self.updates() if at > step] if self.gains else []
+        final = self.links(self.timeline.total_steps)
+        return all(self.links(at) == final for at in (step, *later))
 
     def changes(self) -> bool:
         """Whether any update changes a link."""
-        decays = self.links(0) != self.links(self.timeline.total_steps)
-        return decays or any(any(self.exchanged(step).values()) for step in self.updates())
+        fewest, most = self.bounds()
+        return fewest != most or any(any(self.exchanged(step).values()) for step in self.updates())
 
-    def updates(self) -> range:
+    def updates(self) -> Sequence[int]:
         """The steps of all updates."""
-        every = self.timeline.update_every
-        return range(every, self.timeline.last_update + 1, every)
+        return self.timeline.updates
 
     def sparse_parts(self) -> list[str]:
-        """The names of the layers that are not dense at the end of the run."""
-        final = self.links(self.timeline.total_steps)
-        return [name for name, shape in self.shapes.items() if final[name] < math.prod(shape)]
+        """The names of the layers that are not dense throughout the run."""
+        fewest, _ = self.bounds()
+        return [name for name, shape in self.shapes.items() if fewest[name] < math.prod(shape)]

@@ -82,6 +82,15 @@ def check_features(out_features: int, in_features: int) -> None:
         raise ValueError(f"the layer has {out_features} outputs and {in_features} inputs; expected at least 1 of each.")
 
 
+def check_repr(value: object, name: str) -> None:
+    """Raise unless the repr of a user's own choice is the same in each process."""
+    if " at 0x" in repr(value):
+        raise ValueError(
+            f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. Make "
+            "it a frozen dataclass with __call__."
+        )
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the nearest calling line outside this package and PyTorch."""
     frame, level = sys._getframe(1), 2

@@ -4,9 +4,10 @@ Each choice is a frozen dataclass that ties a function of the core to its settin
 way, because a saved run identifies its method by the repr.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -191,13 +192,14 @@ class Removal:
 
         Args:
             links: the links of a layer.
-            target: number of links after the update; `exchanged` of them will be new.
+            target: number of links after the update. If there are fewer now, the layer gains links.
+            exchanged: number of links to remove, at most `target` and the number of links.
             temperature: the temperature at this step; None for the hard rule.
             past: the weights that missing links had, of shape (missing links,), if these links compete.
         """
         if past is not None:
             score = torch.cat([scores_of(links, self.score), past.abs()])
-            kept = choose(score, target, soft=False, generator=generator)
+            kept = choose(score, min(target, len(score)), soft=False, generator=generator)
             return kept[kept < len(links.values)]
         pruned = None
         if target < len(links.values):
@@ -206,7 +208,8 @@ class Removal:
             links = links.only(pruned)
         soft, exponent = temperature is not None, 1.0 if temperature is None else temperature
         score = scores_of(links, self.score)
-        kept = choose(score, target - exchanged, temperature=exponent, soft=soft, generator=generator)
+        num = min(target, len(links.values)) - exchanged
+        kept = choose(score, num, temperature=exponent, soft=soft, generator=generator)
         return kept if pruned is None else pruned[kept]
 
 
@@ -271,18 +274,22 @@ class Regrowth:
         # missing links.
         if self.needs_gradient and num in (0, size - len(links)):
             return positions(~mask) if num else links[:0]
+        return positions(draw(self.scores(mask, gradient, past), ~mask, num, soft=self.soft, generator=generator))
+
+    def scores(self, mask: Tensor, gradient: Tensor | None, past: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The scores of all links, shaped like the mask; those of existing links do not count."""
+        if self.score == "random":
+            return torch.ones_like(mask, dtype=torch.float32)
         if self.score == "gradient":
             assert gradient is not None
-            scores = gradient.abs()
-        elif self.score == "magnitude":
+            return gradient.abs()
+        if self.score == "magnitude":
             assert past is not None
             where, weights = past
             scores = torch.zeros_like(mask, dtype=torch.float32)
             scores.view(-1)[where] = weights.abs().float()
-        else:
-            assert callable(self.score)
-            scores = self.score(mask, gradient)
-        return positions(draw(scores, ~mask, num, soft=self.soft, generator=generator))
+            return scores
+        return PREDICTORS[self.score](mask) if isinstance(self.score, str) else self.score(mask, gradient)
 
 
 def _wants_gradient(score: object, *names: str) -> bool:
@@ -294,7 +301,11 @@ def _wants_gradient(score: object, *names: str) -> bool:
 
 
 class Sparsity(Protocol):
-    """Gives the sparsity at each step of a run, up to the final sparsity."""
+    """How many links there are: the sparsity at a step, on the way to the final sparsity.
+
+    If it may fall, so that layers gain links, it needs an attribute `gains = True`. Otherwise a run refuses to gain
+    links. An update regrows the links that a layer gains together with those that it exchanges.
+    """
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
 
@@ -341,6 +352,56 @@ class Cubic:
 
     def at(self, step: int, timeline: Timeline, final: float) -> float:
         return schedules.cubic_sparsity(step, *timeline.window(self.start, self.end), self.initial, final)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Decay of the density by the same factor in each step of a window given as fractions of the run.
+
+    See :func:`chts_core.schedules.exponential_sparsity`.
+    """
+
+    initial: float = 0.5
+    start: float = 0.0
+    end: float = 0.75
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        window = timeline.window(self.start, self.end)
+        return schedules.exponential_sparsity(step, *window, self.initial, final)
+
+
+@dataclass(frozen=True)
+class Cycling:
+    """The next of some sparsities after each update, from the first one again after the last one.
+
+    The last update brings the final sparsity.
+    """
+
+    values: tuple[float, ...]
+    gains: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("values is empty; expected the sparsities to go through, such as (0.8, 0.5).")
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        if step >= timeline.last_update:
+            return final
+        return self.values[bisect_right(timeline.updates, step) % len(self.values)]
+
+
+@dataclass(frozen=True)
+class DenseEnd:
+    """Another schedule, and all links from the last update on.
+
+    The turnover's `stop` says when the last update comes. The sparsity that a run is given is the one before.
+    """
+
+    before: Sparsity = Constant()
+    gains: ClassVar[bool] = True
+
+    def at(self, step: int, timeline: Timeline, final: float) -> float:
+        return 0.0 if step >= timeline.last_update else self.before.at(step, timeline, final)
 
 
 @dataclass(frozen=True)

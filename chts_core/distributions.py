@@ -7,13 +7,16 @@ with fewer than two dimensions or with an empty dimension.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from fractions import Fraction
 
 from chts_core.checks import check_sparsity
 from chts_core.topology import link_count
 
 Distribution = Callable[[Mapping[str, tuple[int, ...]], float], dict[str, int]]
+# A name in `DISTRIBUTIONS`, final sparsities by patterns of layer names, or a user's own distribution.
+Shares = str | Mapping[str, float] | Distribution
 
 
 def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
@@ -50,6 +53,47 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "erdos_renyi": erdos_renyi,
     "erdos_renyi_kernel": erdos_renyi_kernel,
 }
+
+
+def sparsities_by_layer(patterns: Mapping[str, float], layers: Iterable[str], default: float) -> dict[str, float]:
+    """The sparsity of each layer: that of the first pattern that fits, or the default if none fits.
+
+    A glob pattern fits the name of a layer, of its weight, or of its module: "0.weight:q", "0.weight" and "0".
+
+    Raises:
+        TypeError, ValueError: for a sparsity that is not a number in [0, 1), and for a pattern that decides about no
+            layer.
+    """
+    found = {}
+    for pattern, sparsity in patterns.items():
+        check_sparsity(sparsity, f"sparsity of {pattern!r}")
+    for layer in layers:
+        weight = layer.partition(":")[0]
+        names = (layer, weight, weight.rpartition(".")[0])
+        found[layer] = next((one for one in patterns if any(fnmatchcase(name, one) for name in names)), None)
+    for pattern in patterns:
+        if pattern not in found.values():
+            raise ValueError(
+                f"distribution has the pattern {pattern!r}, which fits no layer that an earlier pattern has not taken; "
+                f"expected a layer's or module's name, with * for any part of it. The layers are {', '.join(found)}."
+            )
+    return {layer: default if pattern is None else patterns[pattern] for layer, pattern in found.items()}
+
+
+def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], distribution: object) -> None:
+    """Raise unless a user's own distribution returned a possible number of links for each layer."""
+    if not isinstance(links, Mapping):
+        raise TypeError(f"{distribution!r} returned {links!r}; expected the number of links by layer name.")
+    if links.keys() != shapes.keys():
+        raise ValueError(
+            f"{distribution!r} returned links of {', '.join(links)}; expected exactly the layers {', '.join(shapes)}."
+        )
+    for name, shape in shapes.items():
+        if not isinstance(links[name], int) or not 0 <= links[name] <= math.prod(shape):
+            raise ValueError(
+                f"{distribution!r} gave layer {name!r} of shape {shape} {links[name]!r} links; expected a whole number "
+                f"in [0, {math.prod(shape)}]."
+            )
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:

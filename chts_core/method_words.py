@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from chts_core import choices
+from chts_core import balance, choices
 from chts_core.schedules import Timeline
 
 # The possible values of each choice.
@@ -19,10 +19,20 @@ _CHOICES: dict[str, tuple[type, ...]] = {
         choices.SmallWorld,
         choices.ScaleFree,
         choices.Correlated,
+        balance.Balanced,
     ),
-    "removal": (choices.Removal,),
-    "regrowth": (choices.Regrowth,),
-    "sparsity": (choices.Dense, choices.Constant, choices.Sigmoid, choices.Cubic, choices.Staged),
+    "removal": (choices.Removal, balance.BalancedRemoval),
+    "regrowth": (choices.Regrowth, balance.BalancedRegrowth),
+    "sparsity": (
+        choices.Dense,
+        choices.Constant,
+        choices.Sigmoid,
+        choices.Cubic,
+        choices.Exponential,
+        choices.Cycling,
+        choices.DenseEnd,
+        choices.Staged,
+    ),
     "turnover": (choices.Turnover,),
 }
 _WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (choices.Ramp, choices.Cosine)) for kind in kinds}

@@ -14,6 +14,8 @@
 from dataclasses import dataclass, replace
 
 from chts_core import removal
+from chts_core.balance import Balanced, BalancedRegrowth, BalancedRemoval
+from chts_core.checks import check_repr
 from chts_core.choices import (
     RAMP_TO_3,
     RAMP_TO_9,
@@ -21,8 +23,11 @@ from chts_core.choices import (
     Correlated,
     Cosine,
     Cubic,
+    Cycling,
     Dense,
+    DenseEnd,
     ErdosRenyi,
+    Exponential,
     FullyConnected,
     Ramp,
     ReceptiveField,
@@ -48,12 +53,18 @@ __all__ = [
     "RAMP_TO_9",
     "REGROWTH_SCORES",
     "REMOVAL_SCORES",
+    "Balanced",
+    "BalancedRegrowth",
+    "BalancedRemoval",
     "Constant",
     "Correlated",
     "Cosine",
     "Cubic",
+    "Cycling",
     "Dense",
+    "DenseEnd",
     "ErdosRenyi",
+    "Exponential",
     "FullyConnected",
     "Method",
     "Ramp",
@@ -250,11 +261,7 @@ def get_method(method: str | Method) -> Method:
     prune = removal.score if removal.prune is None else removal.prune
     for score, scores in ((removal.score, REMOVAL_SCORES), (prune, REMOVAL_SCORES), (regrowth.score, REGROWTH_SCORES)):
         if callable(score):
-            if " at 0x" in repr(score):
-                raise ValueError(
-                    f"the method has a score with repr {score!r}, which differs in each process, so a saved run could "
-                    "not identify it. Make it a frozen dataclass with __call__."
-                )
+            check_repr(score, "the method's score")
         elif score not in scores:
             raise ValueError(
                 f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}, or a callable score "
@@ -272,6 +279,12 @@ def get_method(method: str | Method) -> Method:
         raise ValueError(
             f"removal.returning is True with {removal}, {regrowth} and zeta {zeta}; expected {RETURNING}, {RETURNS} "
             "and zeta 0, because other choices would have no effect."
+        )
+    blocks = [choice.block for choice in (removal, regrowth) if isinstance(choice, BalancedRemoval | BalancedRegrowth)]
+    if len(blocks) == 1 or len(set(blocks)) == 2:
+        raise ValueError(
+            f"the method has {removal} and {regrowth}; expected BalancedRemoval and BalancedRegrowth of the same "
+            "block: regrowth cannot balance blocks that the removal leaves too full."
         )
     if method.turnover.together and early_stop is None:
         raise ValueError("together is True but early_stop is None; give the overlap at which the layers stop.")

@@ -99,18 +99,56 @@ def choose(
         TypeError, ValueError: in the same cases as :func:`draw`.
     """
     check_generator(generator)
+    _check_num(num, len(scores))
+    return _highest(_keys(scores, temperature, soft, generator), num, generator).to(scores.device)
+
+
+def choose_in_blocks(
+    scores: Tensor,
+    blocks: Tensor,
+    nums: Tensor,
+    *,
+    temperature: float = 1.0,
+    soft: bool = True,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw exactly nums[b] of the candidates of each block b; see :func:`choose`.
+
+    Args:
+        scores: of the candidates, (candidates,).
+        blocks: the block of each candidate, int64 (candidates,).
+        nums: int64 (number of blocks,), each at least 0 and at most the number of candidates of its block.
+    """
+    check_generator(generator)
+    where = generator.device
+    keys, blocks, nums = _keys(scores, temperature, soft, generator), blocks.to(where), nums.to(where)
+    sizes = torch.bincount(blocks, minlength=len(nums))
+    wrong = positions((nums < 0) | (nums > sizes))
+    if len(wrong):
+        block = int(wrong[0])
+        raise ValueError(
+            f"{int(nums[block])} links were asked for in block {block}, which has {int(sizes[block])} candidates; ask "
+            "for a number between 0 and the number of candidates."
+        )
+    # By block, then by key, and equal keys in random order.
+    order = torch.randperm(len(keys), generator=generator, device=where)
+    order = order[keys[order].argsort(descending=True, stable=True)]
+    order = order[blocks[order].argsort(stable=True)]
+    rank = torch.arange(len(order), device=where) - (sizes.cumsum(0) - sizes)[blocks[order]]
+    return order[rank < nums[blocks[order]]].to(scores.device)
+
+
+def _keys(scores: Tensor, temperature: float, soft: bool, generator: torch.Generator) -> Tensor:
+    """Keys of candidates, float64 on the generator's device: those with the highest keys are drawn."""
     if temperature < 0 or math.isnan(temperature):
         raise ValueError(f"temperature is {temperature}; expected T >= 0. With T = 1, p ∝ score.")
-    _check_num(num, len(scores))
     keys = scores.detach().to(generator.device, torch.float64)
     if not bool((keys.isfinite() & (keys >= 0)).all()):
         raise ValueError(
             "scores contain a negative, infinite or NaN value at a candidate link; expected finite scores >= 0. Check "
             "the weights for divergence, or take the absolute value."
         )
-    if soft and temperature != math.inf:
-        keys = _race_keys(keys, temperature, generator)
-    return _highest(keys, num, generator).to(scores.device)
+    return _race_keys(keys, temperature, generator) if soft and temperature != math.inf else keys
 
 
 def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generator) -> Tensor:

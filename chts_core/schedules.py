@@ -4,7 +4,10 @@ The functions raise a ValueError for an empty window, a sparsity outside [0, 1),
 """
 
 import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from chts_core.checks import check_sparsity
 
@@ -32,6 +35,13 @@ def cubic_sparsity(step: int, start: int, end: int, initial: float = 0.5, final:
     """Sparsity of gradual magnitude pruning at a step: s_t = s_f + (s_i - s_f)(1 - u)³ (Zhu and Gupta, 2017)."""
     u = _progress(step, start, end)
     return _between(initial, final, 1 - (1 - u) ** 3)
+
+
+def exponential_sparsity(step: int, start: int, end: int, initial: float = 0.5, final: float = 0.95) -> float:
+    """Sparsity at a step if the density falls by the same factor in each step: d_t = d_i · (d_f / d_i)^u."""
+    u = _progress(step, start, end)
+    log_ratio = math.log1p(-final) - math.log1p(-initial) if 0 <= initial < 1 and 0 <= final < 1 else 0.0
+    return _between(initial, final, math.expm1(u * log_ratio) / math.expm1(log_ratio) if log_ratio else u)
 
 
 def staged_sparsity(
@@ -89,19 +99,38 @@ def _between(initial: float, final: float, share: float) -> float:
 
 @dataclass(frozen=True)
 class Timeline:
-    """When a run updates its topology: every `update_every` steps, up to the fraction `stop` of `total_steps`."""
+    """When a run updates its topology, up to the fraction `stop` of `total_steps`.
+
+    update_every: the steps from one update to the next, or the steps of all updates in ascending order.
+    """
 
     total_steps: int
-    update_every: int
+    update_every: int | Sequence[int]
     stop: float
 
     def __post_init__(self) -> None:
         if self.total_steps <= 0:
             raise ValueError(f"total_steps is {self.total_steps}; expected the number of optimizer steps of the run.")
-        if self.update_every <= 0:
-            raise ValueError(f"update_every is {self.update_every}; expected a number of optimizer steps above 0.")
         if not 0 < self.stop <= 1:
             raise ValueError(f"updates stop at {self.stop} of the run; expected a fraction in (0, 1].")
+        if isinstance(self.update_every, Iterable):
+            object.__setattr__(self, "update_every", self._checked(tuple(self.update_every)))
+        elif self.update_every <= 0:
+            raise ValueError(f"update_every is {self.update_every}; expected a number of optimizer steps above 0.")
+
+    def _checked(self, steps: tuple[int, ...]) -> tuple[int, ...]:
+        """The given steps of all updates. Raises a ValueError unless the run can update at each of them."""
+        rises = all(before < after for before, after in pairwise((0, *steps)))
+        if not (steps and all(isinstance(step, int) for step in steps) and rises):
+            raise ValueError(
+                f"update_every is {steps}; expected the steps of the updates, whole numbers above 0 in ascending order."
+            )
+        if steps[-1] > self._step_at(self.stop):
+            raise ValueError(
+                f"update_every has an update at step {steps[-1]}, but updates stop at step {self._step_at(self.stop)} "
+                f"of {self.total_steps}; leave out the later updates, or let the turnover stop later."
+            )
+        return steps
 
     @property
     def stop_step(self) -> int:
@@ -109,13 +138,33 @@ class Timeline:
         return round(self.stop * self.total_steps)
 
     @property
+    def updates(self) -> Sequence[int]:
+        """The steps of all updates."""
+        if isinstance(self.update_every, Sequence):
+            return self.update_every
+        return range(self.update_every, self._step_at(self.stop) + 1, self.update_every)
+
+    @property
+    def shortest_gap(self) -> int:
+        """The fewest steps from one update to the next, or to the end if there is only one update."""
+        if not isinstance(self.update_every, Sequence):
+            return self.update_every
+        gaps = (after - before for before, after in pairwise(self.updates))
+        return min(gaps, default=self.total_steps - self.last_update)
+
+    @property
     def last_update(self) -> int:
         """Step of the last update; 0 when there is none."""
-        return self._update_before(self.stop)
+        return self.updates[-1] if self.updates else 0
 
     def is_update(self, step: int) -> bool:
-        """Whether the topology is updated after optimizer step `step` (the first step is 1)."""
-        return 0 < step <= self.last_update and step % self.update_every == 0
+        """Whether the topology is updated after optimizer step `step` (the first is 1)."""
+        return step in self.updates
+
+    def update_before(self, step: int) -> int:
+        """Step of the last update up to this step; 0 when there is none."""
+        earlier = bisect_right(self.updates, step)
+        return self.updates[earlier - 1] if earlier else 0
 
     def window(self, start: float, end: float) -> tuple[int, int]:
         """First and last step of a decay given as fractions of the run, each moved back to an update.
@@ -130,14 +179,16 @@ class Timeline:
                 f"{self.stop_step}, so the final density would never be reached; "
                 "end the decay earlier or let the turnover stop later."
             )
-        steps = self._update_before(start), self._update_before(end)
+        steps = self.update_before(self._step_at(start)), self.update_before(self._step_at(end))
         if steps[0] == steps[1]:
+            given = isinstance(self.update_every, Sequence)
+            updates = f"they come at {self.update_every}" if given else f"with one every {self.update_every} steps"
             raise ValueError(
                 f"the density decay from step {round(start * self.total_steps)} to {round(end * self.total_steps)} "
-                f"contains no update, with one every {self.update_every} steps; update more often or train longer."
+                f"contains no update, {updates}; update more often or train longer."
             )
         return steps
 
-    def _update_before(self, fraction: float) -> int:
+    def _step_at(self, fraction: float) -> int:
         # A fraction such as 0.29 of 100 steps is meant to be step 29, not 28.999...
-        return math.floor(round(fraction * self.total_steps, 6)) // self.update_every * self.update_every
+        return math.floor(round(fraction * self.total_steps, 6))

@@ -1,6 +1,6 @@
 """Attach a method to a model and its optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chts_core.budget import Budget
 from chts_core.checks import warn
 from chts_core.compiled.masks import count
+from chts_core.distributions import Shares
 from chts_core.engine.compaction import compact
 from chts_core.engine.coverage import coverage
 from chts_core.engine.distributed import ranks_of
@@ -71,7 +72,7 @@ class Sparsifier:
             (:func:`chts_core.methods.get_method`).
         sparsity: final share of absent links, in [0, 1).
         total_steps: optimizer steps of the run.
-        update_every: steps between updates of the topology (ΔT).
+        update_every: steps between updates of the topology (ΔT), or the steps of all updates.
         seed: the only source of randomness of the topology; each layer has its own generator.
         include: the layers to sparsify, given as a glob pattern for the names of layers or modules ("encoder.*"),
             several patterns, or a function of a module's name and the module. Default: all layers that train.
@@ -82,13 +83,14 @@ class Sparsifier:
             (:mod:`chts_core.engine.tracing`). Layers that could not be traced are not percolated, and a warning names
             them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
-        execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. All weights
-            but those of plain `nn.Linear` layers must stay dense tensors: "auto" leaves them dense, and "csr" raises an
-            error.
-        distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel".
-        correlation: for a method that starts from correlations (CSTI): the matrix |r| of the features of the training
-            inputs, of shape (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over
-            layers of a different size.
+        execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
+            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
+        distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel". Or final
+            sparsities by glob patterns on the names of layers or modules, {"encoder.*": 0.8}; the other layers have
+            `sparsity`. Or your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__.
+        correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
+            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another
+            size.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
             weight of this name, or (out_features, in_features) for a part of a weight. Pass "magnitude" to start from
             the largest weights of each layer and fine-tune a trained model. To start from all weights, use a method
@@ -117,13 +119,13 @@ class Sparsifier:
         sparsity: float = 0.9,
         *,
         total_steps: int,
-        update_every: int = 100,
+        update_every: int | Sequence[int] = 100,
         seed: int = 0,
         include: Selection | None = None,
         exclude: Selection | None = None,
         graph: LayerGraph | None = None,
         per_head: bool = False,
-        distribution: str = "uniform",
+        distribution: Shares = "uniform",
         execution: Execution = "masked",
         correlation: Tensor | None = None,
         initial_masks: Mapping[str, Tensor] | Literal["magnitude"] | None = None,
@@ -178,7 +180,7 @@ class Sparsifier:
     @property
     def sparsity(self) -> float:
         """Share of absent links at the end of the run."""
-        return self.progress.budget.sparsity
+        return self.progress.budget.final_sparsity
 
     @property
     def steps(self) -> int:
@@ -376,12 +378,13 @@ class Sparsifier:
         self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:
-        """The settings that a run must share with the run that it continues."""
+        """The settings that a run and the run it continues must share."""
+        budget = self.progress.budget
         return {
             "method": repr(self.method),
             "graph": repr(self.network.graph),
-            "sparsity": self.sparsity,
-            "distribution": self.progress.budget.distribution,
+            "sparsity": budget.sparsity,
+            "distribution": repr(budget.distribution) if callable(budget.distribution) else budget.distribution,
             "execution": self.execution,
             "total_steps": self.timeline.total_steps,
             "update_every": self.timeline.update_every,

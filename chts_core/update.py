@@ -82,8 +82,8 @@ class TopologyUpdate:
     def _evolved(self, step: int) -> Evolved:
         # How many links each part will have, and how many of them will be new.
         network, budget, skipped = self._network, self._progress.budget, self._skipped
-        targets, exchanged = budget.links(step), budget.exchanged(step)
         before, shapes = network.num_links(), {name: part.shape for name, part in network.parts.items()}
+        targets, exchanged = budget.links(step), budget.exchanged(step, before)
         unchanged = not any(before[name] != targets[name] or exchanged[name] for name in targets.keys() - skipped)
         if unchanged and not self._method.removal.returning:
             return Evolved({}, {}, LinkLists({}), LinkLists({}), {}, {}, skipped)
@@ -181,8 +181,8 @@ class TopologyUpdate:
             self._rewire(parameter, evolved)
             rows[parts[-1][0]]["seconds"] += time.perf_counter() - started
         progress.history += rows.values()
-        early_stop, budget = self._method.turnover.early_stop, progress.budget
-        if early_stop is not None and budget.links(progress.steps) == budget.links(self._timeline.total_steps):
+        early_stop = self._method.turnover.early_stop
+        if early_stop is not None and progress.budget.is_final(progress.steps):
             evolving = rows.keys() - evolved.skipped
             progress.stopped |= {name for name in evolving if rows[name]["overlap"] > early_stop}
 

@@ -1,7 +1,12 @@
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
+import tiny
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,3 +176,115 @@ def test_shapes_that_are_no_layers_are_refused(rule: chts.distributions.Distribu
 def test_sparsities_out_of_range_are_refused(rule: chts.distributions.Distribution, sparsity: float) -> None:
     with pytest.raises(ValueError, match=r"sparsity is .*; expected a fraction in \[0, 1\)"):
         rule({"layer": (2, 3)}, sparsity)
+
+
+# --- sparsities by layer, and distributions of one's own ---
+
+SHAPES: dict[str, tuple[int, ...]] = {"a.q.weight": (4, 5), "a.in_proj_weight:k": (10, 4), "b.0.weight": (2, 2, 3)}
+
+
+def test_the_first_pattern_that_fits_a_layer_its_weight_or_its_module_decides() -> None:
+    by_layer = chts.distributions.sparsities_by_layer
+    assert by_layer({"a.q": 0.5, "a*": 0.75}, SHAPES, 0.9) == dict(zip(SHAPES, (0.5, 0.75, 0.9), strict=True))
+    assert by_layer({"a.in_proj_weight": 0.0, "*": 0.5}, SHAPES, 0.9) == dict(zip(SHAPES, (0.5, 0.0, 0.5), strict=True))
+    assert by_layer({}, SHAPES, 0.9) == dict.fromkeys(SHAPES, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        ({"c.*": 0.5}, r"pattern 'c\.\*', which fits no layer .* The layers are a\.q\.weight, "),
+        ({"*": 0.5, "a.q": 0.8}, r"pattern 'a\.q', which fits no layer that an earlier pattern has not taken"),
+        ({"a.q": 1.0}, r"sparsity of 'a\.q' is 1\.0; expected a fraction"),
+    ],
+)
+def test_patterns_that_decide_nothing_are_refused(patterns: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chts.distributions.sparsities_by_layer(patterns, SHAPES, 0.9)
+
+
+@dataclass(frozen=True)
+class Half:
+    """Half of the links to the first layer, the rest to the others; or a wrong answer."""
+
+    wrong: str = ""
+
+    def __call__(self, shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> Any:
+        total = round((1 - sparsity) * sum(map(math.prod, shapes.values())))
+        first, *others = shapes
+        links: dict[str, Any] = {first: total // 2} | {name: (total - total // 2) // len(others) for name in others}
+        match self.wrong:
+            case "a list":
+                return list(links.values())
+            case "another layer":
+                return links | {"c": 1}
+            case "too many":
+                return links | {first: 10**6}
+            case "no whole number":
+                return links | {first: 2.5}
+            case "gains":
+                return links | {first: round(sparsity * 100)}
+        return links
+
+
+class Run:
+    def __init__(self, distribution: Any, method: str = "set", execution: Any = "masked", **settings: Any) -> None:
+        self.model = tiny.mlp((16, 20, 10, 3))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        settings = {"total_steps": 24, "update_every": 3, "distribution": distribution} | settings
+        self.plan = chts.plan(tiny.mlp((16, 20, 10, 3)), method, 0.9, **settings)
+        self.sparsifier = chts.Sparsifier(self.model, self.optimizer, method, 0.9, execution=execution, **settings)
+
+    def links_after(self, steps: int) -> list[int]:
+        for step in range(steps):
+            self.optimizer.zero_grad()
+            tiny.loss_of_mlp(self.model, step).backward()
+            self.optimizer.step()
+            self.sparsifier.step()
+            assert chts.audit.audit(self.sparsifier) == []
+        return [int(mask.sum()) for mask in self.sparsifier.masks.values()]
+
+
+@pytest.mark.parametrize("execution", ["masked", "csr"])
+def test_each_layer_follows_the_schedule_to_its_own_sparsity(execution: str) -> None:
+    run = Run({"2.*": 0.75}, "granet", execution)
+    # From half of 320 and 200 links to 10 % and 25 %. At step 9, halfway, an eighth of the way is left.
+    assert run.links_after(0) == [160, 100]
+    assert run.links_after(9) == [48, 56]
+    assert run.links_after(15) == [32, 50] == list(run.plan.budget.links(24).values())
+    assert run.sparsifier.sparsity == pytest.approx(1 - 82 / 520)
+    assert "82 of 520, density 15.7692%" in str(run.plan)
+
+
+def test_a_distribution_of_ones_own_gives_the_links() -> None:
+    run = Run(Half(), "granet")
+    assert run.links_after(24) == [26, 26]
+    assert run.sparsifier.state_dict()["distribution"] == "Half(wrong='')"
+    run.sparsifier.load_state_dict(run.sparsifier.state_dict())
+    with pytest.raises(ValueError, match=r"has distribution .* but this Sparsifier has"):
+        Run({"2.*": 0.75}, "granet").sparsifier.load_state_dict(run.sparsifier.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("distribution", "method", "error", "message"),
+    [
+        (Half("a list"), "set", TypeError, r"returned \[26, 26\]; expected the number of links by layer name"),
+        (Half("another layer"), "set", ValueError, r"links of 0.weight, 2.weight, c; expected exactly the layers"),
+        (Half("too many"), "set", ValueError, r"'0.weight' of shape \(20, 16\) 1000000 links; expected a whole number"),
+        (Half("no whole number"), "set", ValueError, r"2\.5 links; expected a whole number in \[0, 320\]"),
+        (Half("gains"), "granet", ValueError, r"layer '0.weight' would gain links"),
+        ({"2.*": 0.3}, "granet", ValueError, r"fall from 0\.5 at step 0 to 0\.3 at step 24, and layer '2.weight'"),
+        ({"2.*": 0.999}, "set", ValueError, r"layer '2.weight' .* would have no link at sparsity 0\.999;"),
+        (lambda *_: {}, "set", ValueError, "repr .* differs in each process"),
+        (0.5, "set", ValueError, "distribution is 0.5; expected one of 'uniform'"),
+    ],
+)
+def test_wrong_distributions_are_refused(distribution: Any, method: str, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Run(distribution, method)
+
+
+def test_sparsities_by_layer_are_not_rescheduled() -> None:
+    run, longer = Run({"2.*": 0.75}), Run({"2.*": 0.75}, total_steps=48)
+    with pytest.raises(ValueError, match=r"reschedule=True needs .* a distribution by name; this run has"):
+        longer.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)

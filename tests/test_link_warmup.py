@@ -225,7 +225,7 @@ def test_what_is_loaded_is_not_shared_with_the_saved_state() -> None:
 
 @pytest.mark.parametrize("steps", [-1, 4])
 def test_a_warmup_that_cannot_be_is_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"link_warmup is {steps} steps; expected 0 for none, or at most update_every"):
+    with pytest.raises(ValueError, match=f"link_warmup is {steps} steps; expected 0 for none, or at most"):
         Run("set", steps, "masked")
 
 

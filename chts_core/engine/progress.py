@@ -165,6 +165,11 @@ def from_state(
             "continue with its total_steps until they have been updated."
         )
     saved = progress.budget
+    if reschedule and (saved.gains or not isinstance(saved.distribution, str)):
+        raise ValueError(
+            f"reschedule=True needs a sparsity that never falls and a distribution by name; this run has "
+            f"{saved.method.sparsity} and {saved.distribution!r}. Continue with the saved total_steps."
+        )
     if state.get("least_sparsity", 0.0) != saved.least:
         saved = replace(saved, least=state.get("least_sparsity", 0.0))
     loaded = Progress(

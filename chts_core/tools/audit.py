@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chts_core.balance import Balanced, BalancedRegrowth
+from chts_core.distributions import sparsities_by_layer
 from chts_core.engine import optimizer_state
 from chts_core.engine.optimizer_state import first_value
 from chts_core.engine.weights import LinkWeight, Weight
@@ -195,10 +197,26 @@ def _finite(sparsifier: Sparsifier) -> Iterator[Finding]:
             )
 
 
+def _balance(sparsifier: Sparsifier) -> Iterator[Finding]:
+    method = sparsifier.method
+    if not (isinstance(method.topology, Balanced) and isinstance(method.regrowth, BalancedRegrowth)):
+        return
+    for name, mask in sparsifier.network.by_part(sparsifier.masks).items():
+        links = mask.reshape(-1, method.regrowth.block or mask.shape[1]).sum(1)
+        if links.max() - links.min() > 1:
+            yield Finding(
+                "balance",
+                name,
+                f"blocks have {int(links.min())} to {int(links.max())} links after step {sparsifier.steps}; expected "
+                f"the same number in each, or one more in some, by {method.regrowth}. Do not change the masks by hand.",
+            )
+
+
 CHECKS: Mapping[str, Callable[[Sparsifier], Iterator[Finding]]] = {
     "absent weights": _absent_weights,
     "absent moments": _absent_moments,
     "links": _number_of_links,
+    "balance": _balance,
     "collapse": _collapse,
     "density": _density,
     "finite": _finite,
@@ -255,10 +273,18 @@ def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
 def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
     """The number of links that each part must have after an update at a step."""
     settings = sparsifier.progress.budget
-    scheduled = sparsifier.method.sparsity.at(step, sparsifier.timeline, settings.sparsity)
-    density = 1 - max(scheduled, settings.least)
+
+    def scheduled(final: float) -> float:
+        return max(sparsifier.method.sparsity.at(step, sparsifier.timeline, final), settings.least)
+
+    density = 1 - scheduled(settings.sparsity)
     shapes = {name: part.full_shape for name, part in sparsifier.network.parts.items()}
     sizes = [math.prod(shape) for shape in shapes.values()]
+    if isinstance(settings.distribution, Mapping):
+        finals = sparsities_by_layer(settings.distribution, shapes, settings.sparsity)
+        return {name: round((1 - scheduled(finals[name])) * math.prod(shape)) for name, shape in shapes.items()}
+    if callable(settings.distribution):
+        return settings.distribution(shapes, scheduled(settings.sparsity))
     if settings.distribution == "uniform":
         return {name: round(density * size) for name, size in zip(shapes, sizes, strict=True)}
     if settings.distribution == "erdos_renyi":

@@ -30,15 +30,16 @@ class LinkWarmup:
         steps: the number of steps after which a new link takes full steps; with 0 and 1, it takes full steps at once.
 
     Raises:
-        ValueError: for steps below 0 or above the sparsifier's `update_every`, or for weights that `fully_shard` has
-            sharded.
+        ValueError: for steps below 0 or more than the fewest steps between two updates, or for weights that
+            `fully_shard` has sharded.
     """
 
     def __init__(self, sparsifier: Sparsifier, steps: int) -> None:
-        longest = sparsifier.timeline.update_every
+        longest = sparsifier.timeline.shortest_gap
         if not 0 <= steps <= longest:
             raise ValueError(
-                f"link_warmup is {steps} steps; expected 0 for none, or at most update_every, which is {longest}."
+                f"link_warmup is {steps} steps; expected 0 for none, or at most {longest}, the fewest steps from one "
+                "update to the next."
             )
         self._weights = sparsifier.network.weights
         if steps and any(is_sharded(weight.parameter) for weight in self._weights.values()):

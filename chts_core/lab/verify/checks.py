@@ -12,17 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from chts_core import link_prediction, sampling
-from chts_core.choices import Constant, Correlated, MissingLinkScore, Removal
+from chts_core.choices import Constant, Correlated, MissingLinkScore
 from chts_core.lab.verify.formulas import (
     DEFINITIONS,
-    at_least,
     best,
     fits,
     links_of,
     mask_of,
     missing_scores,
+    ranked,
     removal_scores,
     successive,
+    successive_in_blocks,
     wants_gradient,
 )
 from chts_core.lab.verify.published.recordings import Outcome
@@ -109,6 +110,7 @@ def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
             row = rows.get((step, name))
             removed, regrown = (row["removed"], row["regrown"]) if row else (0, 0)
             pruned = links_at(spec, step - EVERY, size) - target
+            expected += max(-pruned, 0)  # what the layer gains
             more = spec.percolate or spec.returning
             if removed - regrown != pruned or regrown < expected or (regrown > expected and not more):
                 return (
@@ -138,6 +140,8 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
         passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False), device)
         if not passed:
             return passed, f"pruning: {detail}"
+    if spec.removes_by_block:
+        return None, "no second formula of a soft removal by blocks"
     scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
     exponent = spec.temperature(EVERY)
     odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
@@ -154,16 +158,17 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
     trained = {name: (run.weight(name).detach().clone(), run.gradient(name).clone()) for name in old}
     run.sparsifier.step()
     for name, mask in old.items():
-        target = min(links_at(spec, EVERY, mask.numel()), int(mask.sum()))
-        kept = target - exchanged_at(spec, EVERY, mask.numel())
-        possible = mask
-        if target < int(mask.sum()):
-            possible = at_least(removal_scores(spec.prune or spec.removal, *trained[name], mask), mask, target)
+        rows, columns = mask.shape
+        shares = spec.shares(links_at(spec, EVERY, mask.numel()), (rows, columns))
+        there = mask.reshape(len(shares), -1).sum(1).tolist()
+        nums = list(map(min, shares, there))
+        possible, _ = ranked(removal_scores(spec.prune or spec.removal, *trained[name], mask), mask, nums)
+        kept = sum(nums) - exchanged_at(spec, EVERY, mask.numel())
         certain = torch.zeros_like(mask)
-        if int(possible.sum()) == target:  # pruning is deterministic
+        if int(possible.sum()) == sum(nums):  # pruning is deterministic
             scores = removal_scores(spec.removal, *trained[name], possible)
-            possible = at_least(scores, possible, kept)
-            certain = possible & (scores > scores[possible].min()) if kept else certain
+            by_block = list(map(min, spec.shares(kept, (rows, columns)), nums)) if spec.removes_by_block else [kept]
+            possible, certain = ranked(scores, possible, by_block)
         survivors = mask & (run.weight(name).detach() != 0)
         # Percolation removes more links and never adds any.
         if (survivors & ~possible).any() or (
@@ -188,7 +193,7 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
             continue
         for name, mask in run.sparsifier.masks.items():
             expected = best(past[name].abs(), past[name] != 0, links_at(spec, step, mask.numel()))
-            if not torch.equal(mask.cpu(), expected):
+            if (expected & ~mask.cpu()).any():
                 return False, f"the links of {name} are not those with the largest weights at step {step}"
             returned += int((mask & ~old[name]).sum())
     return returned > 0, f"the largest weights survive, and {returned} links came back"
@@ -227,23 +232,27 @@ def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
     if not spec.soft and wants_gradient(spec.regrowth):
         return _regrowth_by_gradient(method, spec, device)
     # A hard removal leaves the same survivors every time.
-    outcomes = small_updates(replace(method, removal=Removal("magnitude")), device)
+    hard = replace(method.removal, score="magnitude", temperature=None, percolate=False, prune=None)
+    outcomes = small_updates(replace(method, removal=hard), device)
     (survivors,) = {survivors for survivors, _ in outcomes}
     alive = mask_of(survivors, SMALL_MASK.shape)
-    candidates = links_of(~alive)
     scores = missing_scores(spec.regrowth, alive, SMALL_GRADIENT)
-    num = len(links_of(SMALL_MASK)) - len(survivors)
+    nums = _regrown(spec, int(SMALL_MASK.sum()), alive)
     if spec.soft:
-        return fits(
-            Counter(regrown for _, regrown in outcomes),
-            successive({link: float(scores[link]) for link in candidates}, num),
-        )
-    highest = sorted((float(scores[link]) for link in candidates), reverse=True)[:num]
+        return fits(Counter(regrown for _, regrown in outcomes), successive_in_blocks(scores, ~alive, nums))
+    possible, certain = ranked(scores, ~alive, nums)
     for _, regrown in outcomes:
-        taken = sorted((float(scores[link]) for link in regrown), reverse=True)
-        if taken != highest:
-            return False, f"scores taken {taken}, highest scores {highest}"
+        if not links_of(certain) <= regrown <= links_of(possible) or len(regrown) != sum(nums):
+            return False, f"the links {sorted(regrown)} were regrown; {sorted(links_of(possible))} have the highest scores"
     return True, "the links with the highest scores are regrown"
+
+
+def _regrown(spec: Spec, total: int, survivors: Tensor) -> list[int]:
+    """The number of links that each block regrows."""
+    rows, columns = survivors.shape
+    shares = spec.shares(total, (rows, columns))
+    there = survivors.reshape(len(shares), -1).sum(1).tolist()
+    return [share - links for share, links in zip(shares, there, strict=True)]
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
@@ -258,11 +267,10 @@ def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
         gradient = dense.get_parameter(name).grad
         assert gradient is not None
         survivors = mask & (run.weight(name).detach() != 0)
-        num = links_at(spec, EVERY, mask.numel()) - int(survivors.sum())
-        scores = missing_scores(spec.regrowth, survivors, gradient)
-        possible, come = at_least(scores, ~survivors, num), mask & ~survivors
-        certain = possible & (scores > scores[possible].min()) if num else possible
-        if (come & ~possible).any() or (certain & ~come).any() or int(come.sum()) != num:
+        nums = _regrown(spec, links_at(spec, EVERY, mask.numel()), survivors)
+        scores, come = missing_scores(spec.regrowth, survivors, gradient), mask & ~survivors
+        possible, certain = ranked(scores, ~survivors, nums)
+        if (come & ~possible).any() or (certain & ~come).any() or int(come.sum()) != sum(nums):
             return False, f"the links regrown in {name} are not those with the largest gradients"
     return True, "the links with the largest gradients are regrown"
 

@@ -36,11 +36,18 @@ def best(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
     return mask_of(frozenset(ranked[:num]), candidates.shape)
 
 
-def at_least(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
-    """The candidates that may be among the `num` with the highest scores: more than `num` if scores are equal."""
-    if num == 0:
-        return torch.zeros_like(candidates)
-    return candidates & (scores >= scores[candidates].sort(descending=True).values[num - 1])
+def ranked(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The candidates that may be among those with the highest scores, and those that must be among them.
+
+    Equal scores are the difference. `nums` are the numbers of links of equal blocks of the flattened mask.
+    """
+    parts = zip(scores.reshape(len(nums), -1), candidates.reshape(len(nums), -1), nums, strict=True)
+    possible, certain = [], []
+    for score, candidate, num in parts:
+        lowest = score[candidate].sort(descending=True).values[num - 1] if num else math.inf
+        possible.append(candidate & (score >= lowest))
+        certain.append(possible[-1] & ((score > lowest) | (possible[-1].sum() == num)))
+    return torch.stack(possible).view_as(candidates), torch.stack(certain).view_as(candidates)
 
 
 def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
@@ -125,11 +132,24 @@ def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, f
     return {links: probability for links, probability in probabilities.items() if probability > 0}
 
 
+def successive_in_blocks(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> dict[Links, float]:
+    """:func:`successive` in each of several equal blocks of the flattened mask, which draw `nums` links."""
+    block = torch.arange(candidates.numel()).view_as(candidates) // (candidates.numel() // len(nums))
+    probabilities: dict[Links, float] = {frozenset(): 1.0}
+    for number, num in enumerate(nums):
+        odds = {link: float(scores[link]) for link in links_of(candidates & (block == number))}
+        here = successive(odds, num)
+        probabilities = {one | two: p * q for one, p in probabilities.items() for two, q in here.items()}
+    return probabilities
+
+
 def fits(counts: Counter[Links], probabilities: Mapping[Links, float]) -> Outcome:
     """Chi-square test of counted outcomes; outcomes expected fewer than five times form one group."""
     impossible = counts.keys() - probabilities.keys()
     if impossible:
         return False, f"{sum(counts[links] for links in impossible)} of {counts.total()} outcomes are impossible"
+    if len(probabilities) == 1:
+        return True, "only one outcome is possible"
     common = [links for links, probability in probabilities.items() if probability * counts.total() >= 5]
     observed = [counts[links] for links in common]
     expected = [probabilities[links] * counts.total() for links in common]

@@ -21,6 +21,7 @@ from chts_core import schedules
 from chts_core.budget import Budget
 from chts_core.choices import Regrowth
 from chts_core.compiled.masks import mask_of, positions
+from chts_core.distributions import Shares
 from chts_core.engine.weights import MaskedWeight, zero_absent
 from chts_core.lab.data import ImageData
 from chts_core.lab.models import mlp
@@ -322,7 +323,7 @@ def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextM
     return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))
 
 
-def _settings(budget: Budget) -> tuple[float, Timeline, Mapping[str, tuple[int, ...]], str]:
+def _settings(budget: Budget) -> tuple[float, Timeline, Mapping[str, tuple[int, ...]], Shares]:
     return budget.sparsity, budget.timeline, budget.shapes, budget.distribution
 
 

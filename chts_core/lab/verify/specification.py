@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from chts_core.balance import BalancedRegrowth, BalancedRemoval, quotas
 from chts_core.choices import MissingLinkScore, value_at
 from chts_core.methods import Method
 from chts_core.removal import LinkScore
@@ -30,6 +31,8 @@ class Spec:
     early_stop: the overlap above which a layer stops.
     together: whether layers stop only when all of them have reached this overlap.
     stop: the step of the last update.
+    shares: how many links each of several equal blocks of a layer has, from their number and the shape of the layer.
+    removes_by_block: whether a removal takes links from all blocks equally.
     shows: whether a small run must show links that come back and incomplete links that are removed.
     """
 
@@ -46,6 +49,8 @@ class Spec:
     early_stop: float | None = None
     together: bool = True
     stop: int = STOP
+    shares: Callable[[int, tuple[int, int]], list[int]] = lambda total, _: [total]
+    removes_by_block: bool = False
     shows: bool = True
 
 
@@ -112,6 +117,12 @@ def of_choices(method: Method) -> Spec:
         early_stop=turnover.early_stop,
         together=turnover.together,
         stop=timeline.last_update,
+        shares=(
+            (lambda total, shape: quotas(total, shape, regrowth.block).tolist())
+            if isinstance(regrowth, BalancedRegrowth)
+            else Spec.shares
+        ),
+        removes_by_block=isinstance(removal, BalancedRemoval) and removal.by_block,
         shows=False,
     )
 
@@ -124,9 +135,10 @@ def links_at(spec: Spec, step: int, size: int) -> int:
 def exchanged_at(spec: Spec, step: int, size: int) -> int:
     """The number of links that an update removes and regrows by scores; 0 for a full layer."""
     target = links_at(spec, step, size)
+    there = min(target, links_at(spec, step - EVERY, size))  # fewer than the target if the layer gains links
     if spec.zeta == "excess":
-        return target - links_at(spec, spec.stop, size)
+        return max(there - links_at(spec, spec.stop, size), 0)
     if step > spec.stop or target == size:
         return 0
     share = spec.zeta(step) if callable(spec.zeta) else spec.zeta / 2 * (1 + math.cos(math.pi * step / STOP))
-    return round(share * target)
+    return round(share * there)
