@@ -21,7 +21,7 @@ def test_the_code_of_a_guide_runs(guide: Path) -> None:
 
 
 def test_there_are_the_guides_that_are_promised() -> None:
-    with_code = ["add_a_method", "cluster", "methods", "methods_by_source", "your_model"]
+    with_code = ["add_a_method", "cluster", "methods", "methods_by_source", "trained_model", "your_model"]
     without = [
         "cheat_sheet",
         "exercises",

@@ -77,7 +77,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     found, others = list(candidates(model)), list(other_matrices(model))
     chosen = found if include is None else _select(found, others, include, "include")
     if exclude is None:
-        dropped = _dense_by_default(model, found + others)
+        dropped = _dense_by_default(model, found)
     else:
         dropped = {entry.layer.name: "left out by exclude" for entry in _select(found, others, exclude, "exclude")}
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -7,6 +7,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from torch.nn import functional as F
 
 from chts_core.engine.warm_start import Start
 from chts_core.lab.data.images import ImageData, Split, load_images
+from chts_core.lab.figures.style import METHOD_LABELS
+from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.results import records
+from chts_core.lab.results.report import as_mean
 from chts_core.methods import REVISION
 from chts_core.sparsifier import Sparsifier
 
@@ -119,6 +123,21 @@ def recorded(seeds: int) -> Iterator[dict[str, Any]]:
         for seed in range(seeds):
             for run in runs(name, seed, data):
                 yield {**settings, **run, "sparsity": SPARSITY, "recipe": RECIPE, **place, "finished": records.now()}
+
+
+def table() -> str:
+    """Accuracies in per cent, by model, method and start: mean ± standard error over the seeds."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in records.read_lines(records.results_folder() / "trained_models.jsonl"):
+        groups.setdefault((row["model"], row["method"], row["start"]), []).append(row)
+    lines = []
+    for (model, method, start), rows in groups.items():
+        line = {"model": model, "method": METHOD_LABELS[method], "start": "–" if method == "fc" else f"`{start}`"}
+        line["links at the start"] = f"{fmean(row['density']['attached'] for row in rows):.0%}"
+        for title, when in (("before", "before"), ("after attaching", "attached"), ("after fine-tuning", "tuned")):
+            line[title] = as_mean([100 * row["accuracy"][when] for row in rows], 1)
+        lines.append(line)
+    return as_markdown(lines)
 
 
 if __name__ == "__main__":
