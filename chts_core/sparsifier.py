@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ from chts_core.engine.layers import Selection, check_in_memory, unwrap
 from chts_core.engine.linear import Execution
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.progress import Progress, Update, from_state, to_state
-from chts_core.engine.warm_start import warn_of_lost_training
+from chts_core.engine.warm_start import Start, method_from, warn_of_lost_training
 from chts_core.engine.watch import inner_optimizer, is_accumulating, undisturbed
 from chts_core.engine.weights import MaskedWeight, Weight, unpack_bits
-from chts_core.methods import Method, get_method
+from chts_core.methods import Method
 from chts_core.percolation import LayerGraph
 from chts_core.schedules import Timeline
 from chts_core.update import TopologyUpdate
@@ -91,12 +91,13 @@ class Sparsifier:
         correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
             (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another
             size.
+        start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
+            weights of each layer. "dense": with all weights; the density decays to the final one, for most methods by
+            :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
-            weight of this name, or (out_features, in_features) for a part of a weight. Pass "magnitude" to start from
-            the largest weights of each layer and fine-tune a trained model. To start from all weights, use a method
-            with a decaying density: `method="gmp with sparsity=Cubic(initial=0)"`.
-        process_group: the group of the processes that train the model together. Default: the group of the model's DDP
-            or FSDP wrapper, or else the default group.
+            weight of this name, or (out_features, in_features) for a part of a weight.
+        process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
+            wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer already have their states.
             Without it, attaching zeroes the weights outside the initial masks; load all three states afterwards.
         reschedule: whether `resume_from` may be from a run with a different `total_steps`, to train longer; see
@@ -128,12 +129,13 @@ class Sparsifier:
         distribution: Shares = "uniform",
         execution: Execution = "masked",
         correlation: Tensor | None = None,
-        initial_masks: Mapping[str, Tensor] | Literal["magnitude"] | None = None,
+        start: Start = "method",
+        initial_masks: Mapping[str, Tensor] | None = None,
         process_group: torch.distributed.ProcessGroup | None = None,
         resume_from: dict[str, Any] | None = None,
         reschedule: bool = False,
     ) -> None:
-        self.method = get_method(method)
+        self.method = method_from(start, method)
         self.timeline = Timeline(total_steps, update_every, self.method.turnover.stop)
         self.execution = execution
         self._given_optimizer = optimizer
@@ -150,10 +152,9 @@ class Sparsifier:
         check_in_memory(weights)
         check_held(weights, self.optimizer)
         check_execution(execution, model, list(weights), self.optimizer, ranks)
-
         generators = {name: generator_of(seed, name, weights[part.parameter].device) for name, part in parts.items()}
-        topology = with_correlation(self.method.topology, correlation, budget)
-        masks = first_masks(initial_masks, topology, layers, parts, graph, weights, budget, generators)
+        topology = with_correlation(self.method.topology, correlation, budget, start)
+        masks = first_masks(start, initial_masks, topology, layers, parts, graph, weights, budget, generators)
         held: dict[str, Weight] = {name: MaskedWeight(weights[name], masks[name], self.optimizer) for name in weights}
         sparse = list(dict.fromkeys(parts[name].parameter for name in budget.sparse_parts()))
         self.network = SparseNetwork(model, layers, parts, graph, held, sparse, ranks)
@@ -164,8 +165,8 @@ class Sparsifier:
         self._coverage = coverage(model, found.chosen)
         if resume_from is not None:
             self.load_state_dict(resume_from, reschedule=reschedule)
-        elif not initial_masks:
-            warn_of_lost_training((held[name].dense(), masks[name]) for name in sparse)
+        elif start == "method" and not initial_masks:
+            warn_of_lost_training(self.network.with_weights(masks))
         if sparse and include is None:
             self._coverage.warn_if_small()
         warn_of_rounding(weights[name].dtype for name in sparse)

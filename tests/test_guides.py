@@ -30,6 +30,7 @@ def test_there_are_the_guides_that_are_promised() -> None:
         "methods",
         "methods_by_source",
         "ship_it",
+        "trained_model",
         "training_loops",
         "your_model",
     ]

@@ -273,6 +273,13 @@ def test_a_part_of_a_packed_weight_is_chosen_by_its_name_and_all_by_the_module()
     assert "attention.in_proj_weight:k" not in sparse_layers(packed(), exclude=("*:k", "head"))
 
 
+def test_a_parameter_of_your_own_is_sparse_if_include_names_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    model.register_parameter("mix", nn.Parameter(torch.zeros(2, 5, 5)))
+    assert list(sparse_layers(model)) == ["0.weight"]
+    assert list(sparse_layers(model, include=["0", "mix"])) == ["0.weight", "mix:0", "mix:1"]
+
+
 @pytest.mark.parametrize("argument", ["include", "exclude"])
 def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argument: str) -> None:
     message = (

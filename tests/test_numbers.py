@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import chts_core as chts
-from chts_core.lab.results import paper, tables
+from chts_core.lab.results import paper, records, tables
 from chts_core.lab.results.statistics import mean_and_interval, standard_error
 from chts_core.lab.results.tables import Row, best_test_epoch, differences, of_method, runs, score
 from chts_core.methods import METHODS
@@ -19,6 +19,7 @@ from chts_core.methods import METHODS
 ROOT = Path(__file__).parents[1]
 README, RESULTS = "README.md", "results/README.md"
 SPEED, RUNS = "docs/guides/speed.md", "docs/guides/runs.md"
+TRAINED = "docs/guides/trained_model.md"
 STAGE_06 = "notebooks/06_mlp.py"
 STAGE_08, STAGE_09 = "notebooks/08_translation_transformer.py", "notebooks/09_llama.py"
 SPARSE = [method for method in METHODS if method != "fc"]
@@ -51,6 +52,7 @@ FASHION = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
 DIGITS = [row for row in runs("images") if row["dataset"] == "digits"]
 MULTI30K = [row for row in runs("translation") if row["dataset"] == "multi30k"]
 NUMBER_WORDS = [row for row in runs("translation") if row["dataset"] == "number_words"]
+TRAINED_MODELS = records.read_lines(records.results_folder() / "trained_models.jsonl")
 
 
 def language(size: str, dataset: str) -> list[Row]:
@@ -128,6 +130,20 @@ def first_weights(method: str, deviation: float | None) -> float:
     return last_loss(row)
 
 
+def starts(model: str, method: str, start: str, rival: str) -> tuple[float, float]:
+    """Mean and interval of the accuracy after fine-tuning from a start minus the one from another start, in points."""
+    mine, theirs = (
+        {
+            row["seed"]: 100 * row["accuracy"]["tuned"]
+            for row in TRAINED_MODELS
+            if (row["model"], row["method"], row["start"]) == (model, method, name)
+        }
+        for name in (start, rival)
+    )
+    assert mine.keys() == theirs.keys() == {0, 1, 2}
+    return mean_and_interval([mine[seed] - theirs[seed] for seed in mine])
+
+
 def seconds(method: str, sparsity: float | None = None) -> float:
     """Of a run on Multi30k, the median."""
     return median(row["seconds"] for row in of_method(MULTI30K, method, sparsity))
@@ -203,6 +219,13 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
                 for share in (70, 95)
                 for key, unit in (("seconds", 1), ("peak_bytes", 1e6))
             ),
+        ],
+    ),
+    (
+        TRAINED,
+        "by {:.2f} ± {:.2f} points in the MLP and {:.2f} ± {:.2f} points in the convolutional network from",
+        lambda: [
+            abs(value) for model in ("MLP", "convolutional") for value in starts(model, "chts", "method", "dense")
         ],
     ),
     (
@@ -482,6 +505,28 @@ def test_what_stage_08_says_of_multi30k() -> None:
     assert mean > interval
 
 
+def test_what_the_guide_says_of_trained_models() -> None:
+    models, methods = ("MLP", "convolutional"), ("gmp", "chtss", "chts")
+    for model in models:
+        for method in methods:
+            assert includes_zero(starts(model, method, "magnitude", "dense"))
+            for rival in ("magnitude", "dense"):
+                found = starts(model, method, "method", rival)
+                assert includes_zero(found) == (method != "chts")
+                assert found[0] < 0 or method != "chts"
+    lost: dict[tuple[str, str, str], list[float]] = {}
+    for row in TRAINED_MODELS:
+        scores = row["accuracy"]
+        lost.setdefault((row["model"], row["method"], row["start"]), []).append(scores["before"] - scores["attached"])
+    means = {place: 100 * fmean(found) for place, found in lost.items()}
+    for model, many in zip(models, (3, 20), strict=True):
+        for method in ("gmp", "chtss"):
+            assert means[model, method, "magnitude"] < 1.5
+            assert means[model, method, "method"] > many
+        assert means[model, "chts", "magnitude"] > 15
+        assert all(means[model, method, "dense"] == 0 for method in methods)
+
+
 def test_what_stage_09_says_of_its_records() -> None:
     assert {row["method"] for row in runs("language")} == {"fc", *THREE}
     assert all(map(includes_zero, gaps("tiny", 0.7, "fc", ["set"])))
@@ -522,7 +567,7 @@ def test_what_stage_11_says_of_fashion_mnist() -> None:
 # --- tables ---
 
 
-@pytest.mark.parametrize("file", [README, RESULTS, SPEED, RUNS])
+@pytest.mark.parametrize("file", [README, RESULTS, SPEED, RUNS, TRAINED])
 def test_tables_are_those_of_the_records(file: str) -> None:
     written = (ROOT / file).read_text("utf-8")
     assert tables.BLOCK.search(written)
@@ -530,7 +575,7 @@ def test_tables_are_those_of_the_records(file: str) -> None:
 
 
 def test_every_table_has_its_place() -> None:
-    files = (README, RESULTS, SPEED, RUNS)
+    files = (README, RESULTS, SPEED, RUNS, TRAINED)
     assert {name for file in files for name in tables.BLOCK.findall((ROOT / file).read_text("utf-8"))} == {
         *tables.TABLES
     }
@@ -542,6 +587,7 @@ def test_every_table_has_its_place() -> None:
 NO_RESULTS = {
     README: ["arXiv 2501.19107", "Python 3.11", "and 7.7.1"],
     SPEED: ["PyTorch 2.13"],
+    TRAINED: [],
     RESULTS: [
         "then 0.9 ",
         "then 0.95",
@@ -578,7 +624,7 @@ def unproven(file: str) -> Iterator[str]:
         yield found[max(number.start() - 40, 0) : number.end() + 20]
 
 
-@pytest.mark.parametrize("file", [README, RESULTS, SPEED])
+@pytest.mark.parametrize("file", [README, RESULTS, SPEED, TRAINED])
 def test_every_result_names_its_record(file: str) -> None:
     assert list(unproven(file)) == []
 

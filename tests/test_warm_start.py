@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from conv1d import Conv1D
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.engine.warm_start import largest, loses_training
+from chts_core.choices import Constant, Cubic, Schedule, Sigmoid
+from chts_core.engine.warm_start import largest, loses_training, method_from
+from chts_core.methods import get_method
 
 SETTINGS: dict[str, Any] = {"total_steps": 100, "update_every": 10}
 
@@ -45,8 +48,14 @@ def attach(model: nn.Module, method: str = "set", **settings: Any) -> chts.Spars
     "model", [lambda: trained(), lambda: trained(optimizer=torch.optim.SGD, lr=1.0), lambda: trained(steps=300)]
 )
 def test_a_trained_model_that_loses_much_is_warned_of(model: Any) -> None:
-    with pytest.warns(UserWarning, match=r"looks trained, and the initial masks drop .* initial_masks=\"magnitude\""):
+    with pytest.warns(UserWarning, match=r"looks trained, and the initial masks drop .* start=\"magnitude\""):
         attach(model())
+
+
+@pytest.mark.parametrize("method", ["gmp", "chtss", "granet"])
+def test_half_of_the_links_by_chance_are_not_enough(method: str) -> None:
+    with pytest.warns(UserWarning, match="looks trained"):
+        attach(trained(), method)
 
 
 INITIAL = {
@@ -76,18 +85,50 @@ def test_a_fresh_model_is_not(name: str, width: int) -> None:
             chts.Sparsifier(model, torch.optim.Adam(model.parameters()), "set", 0.7, **SETTINGS)
 
 
+def other_kinds() -> nn.Module:
+    return nn.ModuleDict(
+        {
+            "convolution": nn.Conv2d(8, 32, 3),
+            "groups": nn.Conv2d(32, 32, 3, groups=4),
+            "recurrent": nn.LSTM(32, 32),
+            "attention": nn.MultiheadAttention(32, 4),
+        }
+    )
+
+
+@pytest.mark.parametrize("sparsity", [0.2, 0.9])
+def test_fresh_convolutions_gates_and_attention_are_not_either(sparsity: float) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = other_kinds()
+        with torch.no_grad():  # a model may begin with gates of different sizes
+            model["recurrent"].weight_ih_l0[32:64] *= 3
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            chts.Sparsifier(model, torch.optim.Adam(model.parameters()), "set", sparsity, exclude=(), **SETTINGS)
+
+
+def test_a_trained_convolution_is() -> None:
+    model = other_kinds()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight[::4] *= 3
+    with pytest.warns(UserWarning, match="looks trained"):
+        chts.Sparsifier(model, torch.optim.Adam(model.parameters()), "set", 0.5, exclude=(), **SETTINGS)
+
+
 def test_little_that_is_lost_is_not_worth_a_word() -> None:
     weight = trained()[2].weight.detach()
     assert loses_training([(weight, largest(weight, 48 * 48 // 10))])  # 36 % of the squared norm
     assert not loses_training([(weight, largest(weight, 48 * 48 // 2))])  # 91 %
 
 
-@pytest.mark.promise("start from the largest weights of a trained model", 'followed with `initial_masks="magnitude"`')
+@pytest.mark.promise("start from the largest weights of a trained model", 'followed with `start="magnitude"`')
 @pytest.mark.parametrize("method", ["set", "gmp", "chts", "chtss", "mest"])
 def test_it_starts_from_the_largest_weights(method: str) -> None:
     model = trained()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    sparsifier = attach(model, method, initial_masks="magnitude")
+    sparsifier = attach(model, method, start="magnitude")
     for name, mask in sparsifier.masks.items():
         size = before[name].abs()
         assert size[mask].min() >= size[~mask].max()
@@ -103,23 +144,106 @@ def test_each_head_keeps_its_largest() -> None:
         "set",
         0.5,
         per_head=True,
-        initial_masks="magnitude",
+        start="magnitude",
         **SETTINGS,
     ).masks
     assert [int(mask.sum()) for mask in masks["1.in_proj_weight"].split(4)] == [16] * 6
 
 
-@pytest.mark.parametrize("method", ["gmp", "chtss", "granet"])
+def test_convolutions_and_transposed_weights_keep_their_largest() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 2), Conv1D(6, 5))
+    before = [layer.weight.detach().abs() for layer in model]
+    sparsifier = chts.Sparsifier(
+        model, torch.optim.Adam(model.parameters()), "set", 0.5, exclude=(), start="magnitude", **SETTINGS
+    )
+    for size, mask in zip(before, sparsifier.masks.values(), strict=True):
+        assert mask.sum() == mask.numel() // 2
+        assert size[mask].min() > size[~mask].max()
+
+
+@pytest.mark.promise("start from all weights of a trained model", 'followed with `start="dense"`')
+@pytest.mark.parametrize("method", ["gmp", "chtss", "granet", "set", "rigl", "chts", "cht", "chts/paper_mlp"])
 def test_it_starts_from_all_weights(method: str) -> None:
     model = trained()
     x = torch.randn(8, 16)
     expected: Tensor = model(x)
-    decay = {"gmp": "Cubic", "granet": "Cubic", "chtss": "Sigmoid"}[method]
-    sparsifier = attach(model, f"{method} with sparsity={decay}(initial=0)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = torch.optim.Adam(model.parameters())
+        sparsifier = chts.Sparsifier(model, optimizer, method, 0.9, **SETTINGS, start="dense")
     assert torch.equal(model(x), expected)
     assert sparsifier.density() == 1
+    links = []
+    for _ in range(SETTINGS["total_steps"]):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+        sparsifier.step()
+        links.append(int(sparsifier.masks["2.weight"].sum()))
+    assert links == sorted(links, reverse=True)
+    percolates = sparsifier.method.removal.percolate
+    assert links[-1] < round(0.1 * 48 * 48) + 1 if percolates else links[-1] == round(0.1 * 48 * 48)
 
 
-def test_another_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="initial_masks is 'largest'; expected masks by layer name"):
-        attach(trained(), initial_masks="largest")
+@pytest.mark.parametrize(
+    ("method", "decay"),
+    [
+        ("set", Cubic(initial=0.0, end=0.75)),
+        ("chts with turnover=Turnover(0.3, stop=0.5)", Cubic(initial=0.0, end=0.5)),
+        ("set/mlp_code", Cubic(initial=0.0, end=0.75)),  # it updates up to 0.99 of the run
+        ("gmp with sparsity=Cubic(initial=0.7, start=0.1, end=0.6)", Cubic(initial=0.0, start=0.1, end=0.6)),
+        ("chtss", Sigmoid(initial=0.0, end=0.375)),
+        ("fc", get_method("fc").sparsity),
+    ],
+)
+def test_the_decay_from_all_weights(method: str, decay: Schedule) -> None:
+    found = method_from("dense", method)
+    assert found.sparsity == decay
+    unchanged = get_method(method)
+    assert (found.topology, found.removal, found.regrowth, found.turnover) == (
+        unchanged.topology,
+        unchanged.removal,
+        unchanged.regrowth,
+        unchanged.turnover,
+    )
+
+
+@pytest.mark.parametrize("start", ["method", "magnitude"])
+def test_other_starts_leave_the_method(start: Any) -> None:
+    assert method_from(start, "chts") == get_method("chts")
+    assert isinstance(method_from(start, "set").sparsity, Constant)
+
+
+@pytest.mark.parametrize("start", ["magnitude", "dense"])
+def test_a_plan_has_the_same_links(start: Any) -> None:
+    model = trained()
+    planned = chts.plan(model, "gmp", 0.9, **SETTINGS, start=start).budget.links(0)
+    masks = attach(model, "gmp", start=start).masks
+    assert {name: int(mask.sum()) for name, mask in masks.items()} == planned
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start": "largest"}, "start is 'largest'; expected one of 'method', 'magnitude', 'dense'"),
+        ({"start": "dense", "method": "mest"}, r"start is \"dense\", but the sparsity follows Staged\("),
+        ({"start": "dense", "initial_masks": {}}, "start is 'dense' and initial_masks is given"),
+        (
+            {"start": "magnitude", "method": "chts/paper_mlp", "correlation": torch.eye(16)},
+            "correlation is given, but start is 'magnitude'",
+        ),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:
+    model = trained()
+    before = [weight.clone() for weight in model.parameters()]
+    with pytest.raises(ValueError, match=message):
+        attach(model, **settings)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_a_word_is_no_mask() -> None:
+    with pytest.raises(TypeError, match=r"initial_masks is 'magnitude'; expected masks .* start=\"magnitude\""):
+        attach(trained(), initial_masks="magnitude")

@@ -16,7 +16,7 @@ from chts_core.choices import Correlated, ScaleFree, Topology
 from chts_core.compiled.masks import count
 from chts_core.engine.kinds import Layer
 from chts_core.engine.sharding import full_tensor
-from chts_core.engine.warm_start import largest
+from chts_core.engine.warm_start import Start, largest
 from chts_core.percolation import LayerGraph, check_graph
 from chts_core.topology import correlated
 
@@ -28,14 +28,17 @@ def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
     return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget) -> Topology:
+def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget, start: Start) -> Topology:
     """A topology, with the correlations of the inputs if it starts from them.
 
     Raises:
-        ValueError: if the topology does not start from correlations, or if they fit the inputs of no sparse layer.
+        ValueError: if the run or the topology does not start from correlations, or if they fit the inputs of no sparse
+            layer.
     """
     if correlation is None:
         return topology
+    if start != "method":
+        raise ValueError(f"correlation is given, but start is {start!r}; leave one of them out.")
     if not isinstance(topology, Correlated):
         raise ValueError(
             f"correlation is given, but the method starts from {topology!r}; leave correlation out, or use a method "
@@ -51,7 +54,8 @@ def with_correlation(topology: Topology, correlation: Tensor | None, budget: Bud
 
 
 def first_masks(
-    given: Mapping[str, Tensor] | str | None,
+    start: Start,
+    given: Mapping[str, Tensor] | None,
     topology: Topology,
     layers: Mapping[str, Layer],
     parts: Mapping[str, Layer],
@@ -63,8 +67,8 @@ def first_masks(
     """The masks, by weight, that a run starts from.
 
     Args:
-        given: masks by part, which replace those of the topology; "magnitude" for the largest weights; None to draw all
-            masks.
+        start: "method" for the topology, "magnitude" for the largest weights, "dense" for all weights.
+        given: masks by part, instead of the topology.
         topology: the method's topology, with the correlations if it needs them.
         layers, parts: the layers and parts of the model, by name.
         graph: which layers feed each other.
@@ -73,16 +77,21 @@ def first_masks(
         generators: a generator for each part, by name.
 
     Raises:
-        TypeError, ValueError: if a mask belongs to no part, or has the wrong shape or the wrong number of links.
+        TypeError, ValueError: if a mask belongs to no part, or has a wrong shape or number of links; if masks are given
+            with a start that makes its own.
     """
     links = budget.links(0)
-    given = _given(given, parts, weights, links)
+    _check_given(start, given, parts)
+    given = given or {}
+    trained = {name: full_tensor(weight.detach()) for name, weight in weights.items() if start != "method"}
     # A packed weight may have rows that belong to no sparse layer. They stay dense.
     masks = {name: torch.ones(weight.shape, dtype=torch.bool, device=weight.device) for name, weight in weights.items()}
     by_part = {name: part.matrix(masks[part.parameter]) for name, part in parts.items()}
     for name, here in by_part.items():
         part = parts[name]
-        if name in given:
+        if start != "method":
+            mask, source = largest(part.matrix(trained[part.parameter]), links[name]), f"start {start!r}"
+        elif name in given:
             mask, source = given[name], "initial_masks"
             if name == part.parameter:  # named like the weight, so shaped like it
                 here = masks[name]
@@ -97,7 +106,7 @@ def first_masks(
         if isinstance(topology, Balanced):
             topology.check(mask.reshape(part.shape), f"the initial mask of {name!r}")
         here.copy_(mask)
-    if isinstance(topology, ScaleFree):
+    if start == "method" and isinstance(topology, ScaleFree):
         by_layer = {name: layer.matrix(masks[layer.parameter]) for name, layer in layers.items()}
         drawn = {name: mask for name, mask in by_part.items() if name not in given and not parts[name].kernel}
         check_graph({name: layer.full_shape for name, layer in layers.items()}, graph)
@@ -105,26 +114,20 @@ def first_masks(
     return masks
 
 
-def _given(
-    given: Mapping[str, Tensor] | str | None,
-    parts: Mapping[str, Layer],
-    weights: Mapping[str, Tensor],
-    links: Mapping[str, int],
-) -> Mapping[str, Tensor]:
-    """The masks that are given instead of drawn, by part."""
-    if isinstance(given, str):
-        if given != "magnitude":
-            raise ValueError(f"initial_masks is {given!r}; expected masks by layer name, 'magnitude' or None.")
-        dense = {name: full_tensor(weight.detach()) for name, weight in weights.items()}
-        return {name: largest(part.matrix(dense[part.parameter]), links[name]) for name, part in parts.items()}
-    given = given or {}
-    unknown = given.keys() - parts.keys()
+def _check_given(start: Start, given: Mapping[str, Tensor] | None, parts: Mapping[str, Layer]) -> None:
+    if not isinstance(given, Mapping | None):
+        raise TypeError(
+            f"initial_masks is {given!r}; expected masks by layer name. For the largest weights, pass "
+            'start="magnitude".'
+        )
+    if start != "method" and given is not None:
+        raise ValueError(f"start is {start!r} and initial_masks is given; leave one of them out.")
+    unknown = (given or {}).keys() - parts.keys()
     if unknown:
         raise ValueError(
             f"initial_masks has {', '.join(sorted(unknown))}, which is not a sparse layer; expected names among "
             f"{', '.join(parts)}."
         )
-    return given
 
 
 def _place(

@@ -85,6 +85,14 @@ class SparseNetwork:
         """Views of the masks of weights, by part."""
         return {name: part.matrix(masks[part.parameter]) for name, part in self.parts.items()}
 
+    def with_weights(self, masks: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The weight and the mask of each part of the sparse weights, (out_features, in_features)."""
+        for parameter, parts in self.parts_by_weight():
+            if parameter in self.sparse:
+                weight = self.weights[parameter].dense()
+                for _, part in parts:
+                    yield part.matrix(weight), part.matrix(masks[parameter])
+
     def parts_by_weight(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
         """The parts of each weight, which follow each other in `parts`."""
         for parameter, parts in groupby(self.parts.items(), key=lambda part: part[1].parameter):

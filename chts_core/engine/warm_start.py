@@ -1,16 +1,50 @@
 """Sparse training of a model that is already trained: choose the weights to start with."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from chts_core.checks import warn
+from chts_core.choices import Constant, Cubic, Dense, Sigmoid
+from chts_core.methods import Method, get_method
 
-# Share of the squared norm of the weights that may be lost without a warning.
-_MUCH = 0.5
+# The method's topology, the largest weights, or all weights with a density that decays.
+Start = Literal["method", "magnitude", "dense"]
+
+# Share of the squared norm of the weights that may be lost without a warning. GMP and CHTss begin with half of the
+# links, so half of the norm would not catch them.
+_MUCH = 0.1
 # How many standard deviations the variation of neuron sizes must be above chance.
 _UNLIKELY = 6.0
+
+
+def method_from(start: Start, method: str | Method) -> Method:
+    """The method that a run follows: for "dense", with a density that decays from all links.
+
+    A sigmoid or cubic decay then begins at sparsity 0. A constant sparsity becomes a cubic decay.
+
+    Raises:
+        ValueError: for an unknown start, or "dense" with a schedule of another kind that does not begin at sparsity 0.
+    """
+    method = get_method(method)
+    if start not in get_args(Start):
+        raise ValueError(f"start is {start!r}; expected one of {', '.join(map(repr, get_args(Start)))}.")
+    if start != "dense":
+        return method
+    match method.sparsity:
+        case Constant():
+            return replace(method, sparsity=Cubic(initial=0.0, end=min(Cubic.end, method.turnover.stop)))
+        case Sigmoid() | Cubic() as decay:
+            return replace(method, sparsity=replace(decay, initial=0.0))
+        case Dense():
+            return method
+    raise ValueError(
+        f'start is "dense", but the sparsity follows {method.sparsity!r}, which does not say how to begin with all '
+        'links; choose a decay, as in method="mest/exchange with sparsity=Cubic(initial=0)", and leave start out.'
+    )
 
 
 def largest(weight: Tensor, num_links: int) -> Tensor:
@@ -33,15 +67,14 @@ def warn_of_lost_training(layers: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Warn if :func:`loses_training` is true."""
     if loses_training(layers):
         warn(
-            "the model looks trained, and the initial masks drop more than half of the squared norm of its weights. To "
-            'keep the largest weights, pass initial_masks="magnitude". To start from all weights, use a method with a '
-            'decaying density, such as method="gmp with sparsity=Cubic(initial=0)". To silence this warning, pass your '
-            "own masks."
+            "the model looks trained, and the initial masks drop more than a tenth of the squared norm of its weights. "
+            'To begin with all weights and lose links gradually, pass start="dense". To begin with the largest '
+            'weights, pass start="magnitude". To silence this warning, pass your own masks.'
         )
 
 
 def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
-    """Whether masks drop more than half of the squared norm of weights that are already trained.
+    """Whether masks drop more than a tenth of the squared norm of weights that are already trained.
 
     Args:
         layers: the weight of each layer, (out_features, in_features), and its mask, Boolean of the same shape. They are

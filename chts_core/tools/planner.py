@@ -16,8 +16,9 @@ from chts_core.engine.graph import find_layers, kind_of, label_of
 from chts_core.engine.kinds import Layer
 from chts_core.engine.layers import Selection, all_layers, unwrap
 from chts_core.engine.linear import Execution, convertible
+from chts_core.engine.warm_start import Start, method_from
 from chts_core.link_prediction import PREDICTORS, WALKED
-from chts_core.methods import Method, get_method
+from chts_core.methods import Method
 from chts_core.percolation import LayerGraph, check_graph
 from chts_core.sampling import BLOCK
 from chts_core.schedules import Timeline
@@ -193,6 +194,7 @@ def plan(
     per_head: bool = False,
     distribution: Shares = "uniform",
     execution: Execution = "masked",
+    start: Start = "method",
     moments: int = 2,
 ) -> Plan:
     """Compute what a run with these settings would do, without running it. Use `print` to show the result.
@@ -205,7 +207,7 @@ def plan(
         execution: as in the Sparsifier; "auto" counts the memory of "csr".
         moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
     """
-    method = get_method(method)
+    method = method_from(start, method)
     timeline = Timeline(total_steps, update_every, method.turnover.stop)
     model = unwrap(model)
     chosen, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)

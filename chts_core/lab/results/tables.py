@@ -15,7 +15,7 @@ from typing import Any
 from chts_core.lab import bench
 from chts_core.lab.figures.style import EARLIER_LABELS, METHOD_LABELS
 from chts_core.lab.notebook.notebooks import as_markdown
-from chts_core.lab.results import records
+from chts_core.lab.results import records, trained_models
 from chts_core.lab.results.paper import PAPER_MLP
 from chts_core.lab.results.report import SCORES, as_difference, as_mean
 from chts_core.lab.results.statistics import seed_differences
@@ -423,6 +423,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rates_small": lambda: _rates("small", ("fc", *EARLIER_LABELS, "set", "rigl", "granet")),
     "first_weights": first_weights,
     "faults": faults,
+    "trained_models": trained_models.table,
     "inputs": inputs,
     "regrowth": regrowth,
     "layers": layers,
