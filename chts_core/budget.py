@@ -99,7 +99,7 @@ class Budget:
             self._check_rise(before, after)
 
     def _check_rise(self, before: int, after: int) -> None:
-        """Raise an error if a layer would gain links from one step to a later one, unless the schedule says that it may."""
+        """Raise an error if a layer would gain links between two steps, unless the schedule says that it may."""
         # Sharing out the links takes time. With a distribution by name, no layer gains links as the sparsity rises.
         rises = isinstance(self.distribution, str) and self.at(after) >= self.at(before)
         if self.gains or rises:

@@ -43,8 +43,8 @@ class LayerGraph:
 
     chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The
         neurons of a convolution are its channels. A linear layer may read them flattened, with all positions of a
-        channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the outputs of
-        `gate` and `up` are multiplied.
+        channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the
+        outputs of `gate` and `up` are multiplied.
     pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons must be active.
     attentions: the attention blocks. In each head, keys and queries form pairs, and values and output form chains.
     """

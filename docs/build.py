@@ -127,7 +127,8 @@ def write_reference() -> None:
         page = f"# {short}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
         (SOURCE / "api" / f"{short}.md").write_text(page, "utf-8")
     listed = "\n".join(name.removeprefix("chts_core.") for name in modules)
-    contents = f"# The core\n\nFrom the bottom up, as its files import each other.\n\n```{{toctree}}\n{listed}\n```\n"
+    order = "The list goes from the bottom up: later modules import earlier ones."
+    contents = f"# The core\n\n{order}\n\n```{{toctree}}\n{listed}\n```\n"
     (SOURCE / "api" / "index.md").write_text(contents, "utf-8")
 
 
@@ -198,18 +199,24 @@ def write_conformance() -> None:
             row[result["check"]] = marks[result["passed"]]
         tables.append(as_markdown(list(found.values())))
     text = (
-        "# Conformance\n\nEach method is run and compared with a second, plain implementation of what it must do. "
-        "`chts conformance` does so on your machine. A dash: the method has no such part, or there was no such device. "
-        f"Recorded with torch {record['versions']['torch']} on {record['device']['name']}.\n\n{tables[0]}\n\n"
-        "The presets of the published commands are compared with numbers that were recorded from those commands. "
-        "A dash: nothing was recorded.\n\n"
+        "# Conformance\n\nWe run each method and compare it with a second, plain implementation of what it must do. "
+        "`chts conformance` does this on your machine. A dash means that the method has no such part, or that there "
+        f"was no such device. We recorded the results with torch {record['versions']['torch']} on "
+        f"{record['device']['name']}.\n\n{tables[0]}\n\n"
+        "We compare the presets of the published commands with numbers that we recorded from these commands. A dash "
+        "means that nothing was recorded.\n\n"
     )
     (SOURCE / "conformance.md").write_text(f"{text}{tables[1]}\n", "utf-8")
 
 
 def write_promises() -> None:
     """What users do after attaching, and what happens then: what the tests with the mark `promise` say."""
-    kinds = {"followed": "Followed", "a warning": "A warning tells", "refused": "Refused", "nothing": "Nothing is said"}
+    kinds = {
+        "followed": "The library follows",
+        "a warning": "The library warns",
+        "refused": "The library refuses",
+        "nothing": "The library says nothing",
+    }
     rows: dict[str, list[dict[str, str]]] = {heading: [] for heading in kinds.values()}
     for path in sorted((ROOT / "tests").glob("test_*.py")):
         for test in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -243,7 +250,7 @@ def write_twins() -> None:
 
 
 def write_timings() -> None:
-    """What the stages take, into the page for teachers."""
+    """Write the time and the memory of each stage into the page for teachers."""
     rows = [
         {
             "stage": f"{stage.number} {stage.title}",
@@ -255,7 +262,8 @@ def write_timings() -> None:
         for stage in notebooks.overview("laptop")
     ]
     page = SOURCE / "guides" / "teach.md"
-    text = f"## What a stage takes\n\nMeasured on two cores, with the profile `laptop`.\n\n{as_markdown(rows)}"
+    measured = "We measured them on two cores, with the profile `laptop`."
+    text = f"## Time and memory of each stage\n\n{measured}\n\n{as_markdown(rows)}"
     page.write_text(page.read_text("utf-8").replace("{timings}", text), "utf-8")
 
 
@@ -276,12 +284,12 @@ def write_growth() -> None:
         for (key, name), axis in zip((("seconds", "time"), ("extra_bytes", "memory")), axes, strict=True):
             first, last = mine[min(mine)], mine[max(mine)]
             power = math.log(last[key] / first[key]) / math.log(last["links"] / first["links"])
-            line[f"power of the links, {name}"] = f"{power:.2f}"
+            line[f"exponent of the {name}"] = f"{power:.2f}"
             unit = 1 if key == "seconds" else 2**20
             axis.loglog(list(mine), [row[key] / unit for row in mine.values()], marker=marker, label=work)
         lines.append(line)
-    axes[1].loglog(sizes, [4 * size**2 / 2**20 for size in sizes], "k:", label="the dense weight alone")
-    for axis, title in zip(axes, ("seconds", "memory beyond the model's (MB)"), strict=True):
+    axes[1].loglog(sizes, [4 * size**2 / 2**20 for size in sizes], "k:", label="the dense weight")
+    for axis, title in zip(axes, ("seconds", "additional memory (MB)"), strict=True):
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axis.set_xlabel("inputs and outputs of the layer, which keeps 1 % of its links")
@@ -349,7 +357,7 @@ def write_plans() -> None:
 
 
 def write_list_of_slides() -> None:
-    """What leads to the slides, into the page for teachers; they are no pages of Sphinx."""
+    """What leads to the slides, into the page for teachers; they are not pages of Sphinx."""
     page = SOURCE / "guides" / "teach.md"
     listed = "".join(
         f'<li><a href="../slides/{path.stem}.html">{notebooks.title(path)}</a></li>' for path in notebooks.stages()
@@ -366,7 +374,7 @@ def write_all_slides() -> None:
 def draw_card() -> None:
     """The picture of the first page, which is also what a shared link shows."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 6.3))
-    wirings = {"at random": 1.0, "receptive fields": 0.25, "the nearest": 0.0}
+    wirings = {"at random": 1.0, "receptive fields": 0.25, "nearest inputs": 0.0}
     for axis, (title, r) in zip(axes, wirings.items(), strict=True):
         mask = topology.receptive_field(24, 24, 0.15, r, generator=torch.Generator().manual_seed(0))
         axis.imshow(mask, cmap="Greys", interpolation="nearest")
@@ -374,7 +382,7 @@ def draw_card() -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     figure.suptitle("chts: brain-inspired sparse training", fontsize=28)
-    figure.text(0.5, 0.05, "86 of 576 links, three ways to wire a layer at first", ha="center", fontsize=18)
+    figure.text(0.5, 0.05, "86 of 576 links: three initial wirings of a layer", ha="center", fontsize=18)
     figure.savefig(SOURCE / "_static" / "card.png", dpi=100)
 
 

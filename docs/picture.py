@@ -1,4 +1,4 @@
-"""Make the moving picture of the README and the site's first page from a training run: python docs/picture.py."""
+"""Make the animation of the README and the site's first page from a training run: python docs/picture.py."""
 
 import io
 import math

@@ -29,7 +29,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the whole paper at a glance |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -54,11 +55,11 @@ from chts_core.lab.train import images
 print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # seed of the initial weights, the networks and the order of the images
 sparsity: float = 0.95  # share of absent links, in [0, 1)
-epochs: int = 0  # epochs of training; 0: as the profile says
-hidden: int = 0  # units per hidden layer; 0: as the profile says
+epochs: int = 0  # epochs of training; 0 means the value of the profile
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
 
 # %%
 settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsity, epochs=epochs, hidden=hidden)
@@ -134,8 +135,8 @@ Markdown(notebooks.as_markdown(costs))
 # %%
 figures.show(
     figures.timeline(),
-    "The choice of links moved from the end of training into training. Since 2017 all works but the lottery ticket "
-    "choose links while the weights learn.",
+    "The choice of links moved from the end of training into training. Since 2017, all methods except the lottery "
+    "ticket choose links while the weights learn.",
 )
 
 # %% [markdown]
@@ -157,14 +158,14 @@ sparse = images.train(task, "chts", settings.sparsity, recipe, seed=settings.see
 static = images.train(task, "chts with turnover=Turnover(zeta=0.0)", settings.sparsity, recipe, seed=settings.seed)
 figures.show(
     figures.dense_and_sparse(dense, sparse),
-    "CHTs comes close to the dense network with few links (left). Right: these are the links of its first hidden "
-    "layer after training; absent links are white.",
+    "With few links, CHTs comes close to the dense network (left). The picture on the right shows the links of its "
+    "first hidden layer after training. Absent links are white.",
 )
 
 # %%
 for name, run in (("dense", dense), ("CHTs", sparse), ("static", static)):
     links = sum(int(mask.sum()) for mask in run.last_masks.values())
-    print(f"{name:<6} {links:>7,} links in the hidden layers, {run.validation_accuracy[-1]:.1%} of validation images")
+    print(f"{name:<6} {links:>7,} links in the hidden layers, validation accuracy {run.validation_accuracy[-1]:.1%}")
 print(f"CHTs loses {100 * (dense.validation_accuracy[-1] - sparse.validation_accuracy[-1]):.1f} points")
 print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tried {sparse.itop:.1%} in total")
 
@@ -321,7 +322,7 @@ exercises.check("00.links", links)
 
 # %% tags=["exercise"]
 def step_flops(neurons: list[int], density: float, batch: int) -> int:
-    """The FLOPs of a training step; `neurons` holds the size of each layer, inputs first; write it here."""
+    """The FLOPs of a training step; `neurons` holds the size of each layer, inputs first. Write this function."""
 
 
 # %% tags=["check"]
@@ -358,7 +359,7 @@ exercises.check("00.step_flops", step_flops)
 
 # %% tags=["exercise"]
 def stored(possible: int, density: float) -> tuple[int, int]:
-    """The number of links, and the bytes that their values and positions take; write it here."""
+    """The number of links, and the bytes that their values and positions take. Write this function."""
 
 
 # %% tags=["check"]
@@ -399,7 +400,7 @@ exercises.check("00.stored", stored)
 
 # %% tags=["exercise"]
 def kind(masks: list[torch.Tensor]) -> str:
-    """The kind of training that made these Boolean masks, "static", "pruning" or "dynamic"; write it here."""
+    """The kind of training that made these Boolean masks, "static", "pruning" or "dynamic". Write this function."""
 
 
 # %% tags=["check"]
@@ -481,7 +482,7 @@ print("stage 09 names", *needs["09"])
 
 # %% tags=["exercise"]
 def needed(target: str, needs: dict[str, tuple[str, ...]]) -> list[str]:
-    """All stages that you must read before `target`, in the order of `needs`; write it here."""
+    """All stages that you must read before `target`, in the order of `needs`. Write this function."""
 
 
 # %% tags=["check"]

@@ -29,7 +29,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on initial networks and bipartite receptive field network modelling |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -57,7 +58,7 @@ from chts_core.lab.results import records
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # seed of all random networks
 sparsity: float = 0.95  # share of absent links in the larger networks, in [0, 1)
 r: float = 0.25  # randomness of the receptive field, in [0, 1]
@@ -209,8 +210,8 @@ compared = {
 }
 figures.show(
     figures.masks(compared),
-    "The links leave the diagonal as r grows. At r = 0 all lie on it; at r = 1 they are everywhere, as in the "
-    "Erdős–Rényi network. All four networks have the same number of links.",
+    "The links leave the diagonal as r grows. At r = 0 all lie on the diagonal. At r = 1 they are everywhere, as "
+    "in the Erdős–Rényi network. All four networks have the same number of links.",
 )
 
 # %% [markdown]
@@ -232,9 +233,9 @@ figures.show(
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
 figures.show(
     figures.degree_histograms(by_degree),
-    "The rule of the degrees shows in the outputs (left): all have equally many links when fixed, from few to many "
-    "when uniform, and the Erdős–Rényi network has a bell shape. The inputs (right) differ little. All networks have "
-    "r = 1.",
+    "The rule of the degrees shows in the outputs (left). With fixed degrees, all outputs have equally many links. "
+    "With uniform degrees, they have few to many links. The degrees of the Erdős–Rényi network form a bell shape. "
+    "The inputs (right) differ little. Both BRF networks have r = 1.",
 )
 
 # %% [markdown]
@@ -252,7 +253,7 @@ print("inputs without a link:", int((~wide.any(dim=0)).sum()))
 # %% tags=["nbval-check-output"]
 rounded_centres = torch.arange(512) * (1376 // 512)
 windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 nearest inputs of each centre
-print("inputs without a link, had the step been rounded:", 1376 - windows.unique().numel())
+print("inputs without a link, if the step were rounded:", 1376 - windows.unique().numel())
 
 # %% [markdown]
 # ## Explore
@@ -394,7 +395,7 @@ pixels = correlation.matrix()
 figures.show(
     figures.pixel_correlations(pixels, task.image_shape, (4, 3)),
     "Pixels that touch correlate more than twice as strongly, on average, as pixels two or more apart (right). So "
-    "the darkest squares on the left touch the pixel that is marked by a star.",
+    "the darkest squares on the left touch the pixel that is marked with a star.",
 )
 
 # %% [markdown]
@@ -412,8 +413,8 @@ first_layer = {
 }
 figures.show(
     figures.masks(first_layer),
-    "CSTI draws short stripes along the diagonal and parallel to it, 8 pixels off; BRF keeps to the diagonal; ER is "
-    "everywhere. Each network links 64 pixels to 64 neurons.",
+    "CSTI draws short stripes along the diagonal and parallel to it, at a distance of 8 pixels. The links of BRF "
+    "stay near the diagonal, and the links of ER are everywhere. Each network links 64 pixels to 64 neurons.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -422,7 +423,7 @@ itself = torch.eye(64, dtype=torch.bool)
 touching = (torch.cdist(place, place) < 1.5) & ~itself  # the pixels around each pixel, at most eight
 for name, mask in first_layer.items():
     near, same = ((mask & which).sum() / mask.sum() for which in (touching, itself))
-    print(f"{name:<5} {near:.0%} of the links join pixels that touch, {same:.0%} a pixel and its own place")
+    print(f"{name:<5} {near:.0%} of the links join pixels that touch, {same:.0%} join a pixel to its own place")
 print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0)).sum()))
 
 # %% [markdown]
@@ -456,9 +457,9 @@ five = {
 }
 figures.show(
     figures.masks(five),
-    "ER has no pattern; BSW is a diagonal with scattered links; BSF has crowded rows and columns, its hubs; BRF is a "
-    "blurred diagonal; CSTI has stripes, and gaps where pixels do not vary. All five networks have a tenth of the "
-    "links.",
+    "ER has no pattern. BSW is a diagonal with scattered links. BSF has crowded rows and columns, which are its "
+    "hubs. BRF is a blurred diagonal. CSTI has stripes, and it has gaps where pixels do not vary. All five "
+    "networks have a tenth of the possible links.",
 )
 
 # %% [markdown]
@@ -469,9 +470,9 @@ figures.show(
 # %%
 figures.show(
     figures.degree_tails(five),
-    "BSF has few hubs with many links: its curve reaches far to the right of all others. Left: BSW and BRF set the "
-    "degrees of the outputs, so their curves lie on each other and drop at once. A curve is the share of neurons "
-    "with at least k links.",
+    "BSF has a few hubs with many links, so its curve reaches far to the right of all other curves. BSW and BRF "
+    "set the degrees of the outputs, so their curves on the left lie on each other and drop at once. A curve shows "
+    "the share of neurons with at least k links.",
 )
 
 # %%
@@ -538,7 +539,7 @@ assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
-print(f"mean {length.mean:.3f}, reachable {length.reachable:.3f}")
+print(f"mean length {length.mean:.3f}, share of reachable pairs {length.reachable:.3f}")
 assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 
 # %% [markdown]
@@ -572,8 +573,9 @@ pd.DataFrame({name: asdict(of) for name, of in measured.items()}).T.rename(colum
 # %%
 figures.show(
     figures.small_worlds(measured),
-    "All networks but ER are more clustered than an Erdős–Rényi network of their size. ER is where the dotted lines "
-    "cross. Clustering goes up, path length to the right; both are multiples of the Erdős–Rényi nulls.",
+    "All networks except ER are more clustered than an Erdős–Rényi network of their size. ER lies where the dotted "
+    "lines cross. Clustering rises from the bottom up, and path length rises to the right. Both are multiples of "
+    "the values of the Erdős–Rényi nulls.",
 )
 
 # %% [markdown]
@@ -636,7 +638,7 @@ exercises.check("01.links_per_output", links_per_output)
 
 # %% tags=["exercise"]
 def small_world(outputs: int, inputs: int, links: int, beta: float, generator: torch.Generator) -> torch.Tensor:
-    """A Boolean mask (outputs, inputs) with exactly `links` links; write it here."""
+    """A Boolean mask (outputs, inputs) with exactly `links` links. Write this function."""
 
 
 # %% tags=["check"]
@@ -721,7 +723,7 @@ exercises.check("01.rich", next_one, next_two)
 
 # %% tags=["exercise"]
 def image_field(height: int, width: int, degree: int) -> torch.Tensor:
-    """A Boolean mask (pixels, pixels) with `degree` links in each row; write it here."""
+    """A Boolean mask (pixels, pixels) with `degree` links in each row. Write this function."""
 
 
 # %% tags=["check"]
@@ -758,7 +760,7 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 
 # %% tags=["exercise"]
 def four_cycles(mask: torch.Tensor) -> int:
-    """The number of 4-cycles of a Boolean mask (outputs, inputs); write it here."""
+    """The number of 4-cycles of a Boolean mask (outputs, inputs). Write this function."""
 
 
 # %% tags=["check"]

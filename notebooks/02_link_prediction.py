@@ -31,7 +31,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on path-based and node-based link regrowth |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -66,12 +67,12 @@ from chts_core.link_prediction import ch2_l3n, ch2_l3p, ch3_l3n, ch3_l3p, sample
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # seed of the networks and the walks
 sparsity: float = 0.9  # share of absent links in the networks whose scores are compared, in [0, 1)
 r: float = 0.25  # randomness of the receptive fields in the first of these networks, in [0, 1]
-epochs: int = 0  # epochs of training; 0: as the profile says
-seeds: int = 0  # number of trained networks per method; 0: as the profile says
+epochs: int = 0  # epochs of training; 0 means the value of the profile
+seeds: int = 0  # number of trained networks per method; 0 means the value of the profile
 
 # %%
 settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sparsity, r=r, epochs=epochs, seeds=seeds)
@@ -244,8 +245,8 @@ nodes = l3.community(network, missing)  # counts the same numbers for any link
 assert [(str(z), z.inside, z.outside) for z in nodes] == [("input 1", 1, 1), ("input 2", 1, 1), ("output 2", 2, 0)]
 figures.show(
     figures.local_community(network, missing, title="output 0 – input 0"),
-    "The missing link has two L3 paths, which are dashed. Its local community is inputs 1 and 2 and output 2, which "
-    "have rings. The thin links lead out.",
+    "The missing link has two L3 paths, which are dashed. Its local community consists of inputs 1 and 2 and "
+    "output 2, which have rings. The thin links lead out of the community.",
 )
 
 # %% [markdown]
@@ -376,7 +377,7 @@ figures.show(widgets.LinkPredictionStepper.figure(state), widgets.LinkPrediction
 
 # %% tags=["exercise"]
 def my_ch3_l3n(mask: torch.Tensor) -> torch.Tensor:
-    """Scores in the shape of `mask`, which is Boolean (outputs, inputs); write it here."""
+    """Scores in the shape of `mask`, which is Boolean (outputs, inputs). Write this function."""
 
 
 # %% tags=["check"]
@@ -413,8 +414,8 @@ layer = chts.topology.receptive_field(48, 64, 1 - settings.sparsity, settings.r,
 scores = {"CH3-L3p": ch3_l3p(layer), "CH3-L3n": ch3_l3n(layer), "CH2-L3n": ch2_l3n(layer)}
 figures.show(
     figures.score_maps(layer, scores),
-    "The three scores of missing links agree: all are highest on both sides of the diagonal, beside the existing "
-    "links. Existing links are grey, since only missing links compete.",
+    "The three scores of missing links agree: all three are highest on both sides of the diagonal, beside the "
+    "existing links. Existing links are grey, because only missing links compete for regrowth.",
 )
 
 # %% [markdown]
@@ -502,7 +503,7 @@ seen = whole & ~hidden
 groups = [figures.Links("link", [seen]), figures.Links("missing link", [~seen], style=":")]
 figures.show(
     figures.network(groups, ("inputs", "outputs")),
-    "One of the three missing links of the toy is the hidden link. Six links are left.",
+    "One of the three missing links of the toy network is the hidden link. Six links are left.",
 )
 
 # %% [markdown]
@@ -516,7 +517,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def count_paths(mask: torch.Tensor, link: tuple[int, int]) -> int:
-    """The number of L3 paths of a missing link, which is given as (output u, input v); write it here."""
+    """The number of L3 paths of a missing link, which is given as (output u, input v). Write this function."""
 
 
 # %% tags=["check"]
@@ -624,8 +625,9 @@ def by_network(measure: str) -> dict[str, dict[str, list[float]]]:
 aucs, precisions = by_network("auc"), by_network("precision")
 figures.show(
     figures.hidden_links_found(aucs, "AUC (fraction)", {"chance": 0.5}),
-    "In receptive fields and in networks of CHTs all scores of paths find hidden links; in a random start no score "
-    f"does. AUC of six scores on five networks: means of {settings.seeds} seeds with 95 % confidence intervals.",
+    "In receptive fields and in networks of CHTs, all scores that use paths find hidden links. In a random start, "
+    "no score does. The figure shows the AUC of six scores on five networks. The values are means of "
+    f"{settings.seeds} seeds with 95 % confidence intervals.",
 )
 
 # %%
@@ -633,9 +635,9 @@ links_hidden = round(SHARE * int(topologies["random start"][0].sum()))
 by_chance = links_hidden / (int((~topologies["random start"][0]).sum()) + links_hidden)
 figures.show(
     figures.hidden_links_found(precisions, "precision (fraction)", {"chance": by_chance}),
-    f"Scores of paths are far above chance, {by_chance:.1%}, in receptive fields and in networks of CHTs. Precision "
-    f"is the share of hidden links among the best {links_hidden} missing links. The order of the networks is the "
-    "order by AUC.",
+    f"In receptive fields and in networks of CHTs, scores that use paths are far above chance ({by_chance:.1%}). "
+    f"Precision is the share of hidden links among the best {links_hidden} missing links. The networks have the "
+    "same order as in the figure of the AUC.",
 )
 
 # %% [markdown]
@@ -683,7 +685,9 @@ for name, of in aucs.items():
         gain, half = statistics.mean_and_interval(differences)
         row = {"network": name.replace("\n", " "), "minus": simpler, "AUC gain": gain}
         gains.append(row | {"interval": None if math.isnan(half) else half})
-pd.DataFrame(gains).style.hide(axis="index").format(precision=4)
+pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC gain of CH2-L3n"}).style.hide(
+    axis="index"
+).format(precision=4)
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -752,8 +756,8 @@ pd.DataFrame(measured).round(2)
 # %%
 figures.show(
     figures.regrowth_costs(measured),
-    "Drawing links by walks takes the least time. The path-based score takes the most where the network is large (left, at "
-    "density 0.04) or dense (right). Both axes are logarithmic.",
+    "Drawing links by walks takes the least time. The path-based score takes the most time where the network is "
+    "large (left, at density 0.04) or dense (right). Both axes are logarithmic.",
 )
 
 # %% [markdown]
@@ -826,7 +830,7 @@ for near, flip in zip(l3.neighbours(toy), (False, True), strict=True):
             ends = [(end, seed_node) if flip else (seed_node, end) for end in sorted(lacking)]
             walks.append((1 + len(shared), ends))
 weights = [weight for weight, _ in walks]
-print(f"{len(walks)} pairs to start with; the first: weight {walks[0][0]}, ends at {walks[0][1]}")
+print(f"{len(walks)} pairs to start with; the first has weight {walks[0][0]} and ends at {walks[0][1]}")
 
 # %% [markdown]
 # We divide the weight of each first step equally among the links at which its walk can end. For each link, the sum of
@@ -867,8 +871,8 @@ counted_share = observed[likely.index([0, 4])] / settings.walks
 print(f"output 0 – input 4: {6.5 / reached.sum():.3f} expected, {counted_share:.3f} counted")
 figures.show(
     figures.walk_frequencies(likely, expected, observed),
-    f"{settings.walks} walks ended about as often at each link as the scores say. Chance alone makes the bars differ "
-    f"at least this much in {chi_square.pvalue:.0%} of such runs.",
+    f"{settings.walks} walks ended about as often at each link as the scores predict. Chance alone makes the bars "
+    f"differ at least this much in {chi_square.pvalue:.0%} of such runs.",
 )
 
 # %% [markdown]
@@ -882,7 +886,7 @@ fewer = settings.walks // 10
 p_values = [stats.chisquare(walk(fewer), [fewer * share for share in shares]).pvalue for _ in range(REPEATS)]
 low = sum(float(p) < 0.05 for p in p_values)
 least, most = map(int, stats.binom.interval(0.99, REPEATS, 0.05))
-print(f"{low} of {REPEATS} have p < 0.05; chance gives {least} to {most} in 99 of 100 cases")
+print(f"{low} of {REPEATS} repetitions have p < 0.05; chance gives {least} to {most} in 99 of 100 cases")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -910,7 +914,7 @@ new = sample_links(large, wanted, "ch2_l3n", generator=generator)
 assert int(new.sum()) == wanted
 assert not (new & large).any()
 drawing = milliseconds(lambda: sample_links(large, wanted, generator=generator))
-print(f"{width} × {width}: {wanted} new links in {drawing:.1f} ms; their scores alone take ", end="")
+print(f"{width} × {width}: {wanted} new links in {drawing:.1f} ms; a matrix of all scores takes ", end="")
 print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2**20:.0f} MB")
 
 # %% [markdown]
@@ -930,7 +934,7 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 
 # %% tags=["exercise"]
 def draw_link(inputs_of: list[list[int]], outputs_of: list[list[int]], chooser: random.Random) -> tuple[int, int]:
-    """A missing link (output u, input v), drawn with p ∝ its number of L3 paths; write it here."""
+    """A missing link (output u, input v), drawn with p ∝ its number of L3 paths. Write this function."""
 
 
 # %% tags=["check"]

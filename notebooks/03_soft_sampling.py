@@ -28,7 +28,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), sections on soft removal and regrowth and on epitopological local minima (ELM, explained below) |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -59,12 +60,12 @@ from chts_core.lab.train import images
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of the draws, and the first seed of the training runs
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
+seed: int = 0  # seed of the draws, and the first seed of the training runs
 sparsity: float = 0.95  # share of absent links in the trained networks, in [0, 1)
-epochs: int = 0  # of training, at least 2; 0: as the profile says
-seeds: int = 0  # runs per rule; 0: as the profile says
-hidden: int = 0  # units per hidden layer; 0: as the profile says
+epochs: int = 0  # epochs of training, at least 2; 0 means the value of the profile
+seeds: int = 0  # number of runs per rule; 0 means the value of the profile
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
 
 # %%
 settings = notebooks.start(
@@ -136,8 +137,8 @@ grid = [step / 100 for step in range(100)]
 named = {name: row for name, row in table.items() if "0.9" not in name}
 figures.show(
     figures.chances_and_entropy(scores, named, grid, [entropy(chances(d)) for d in grid]),
-    "The softness leads from equal chances to certainty (left). The entropy falls slowly at first (right): at δ = "
-    "0.5 nearly all the choice is left, and most of it goes beyond δ = 0.75.",
+    "As the softness rises, equal chances become certainty (left). The entropy falls slowly at first (right): at δ "
+    "= 0.5 it is still near its maximum, and most of the fall comes after δ = 0.75.",
 )
 
 # %% [markdown]
@@ -157,8 +158,8 @@ halfway = chts.schedules.linear_temperature(STOP // 2, STOP, *RAMPS["T = 1 → 3
 print(f"halfway: T = {halfway:g}")
 figures.show(
     figures.temperature_ramps(RAMPS, STOP),
-    "The temperature rises on a straight line; the softness rises quickly at first, then slowly. Both schedules are "
-    "published.",
+    "The temperature rises on a straight line. The softness rises quickly at first and then slowly. Both schedules "
+    "have been published.",
 )
 
 # %% [markdown]
@@ -260,7 +261,7 @@ for temperature in (1.0, 3.0, 9.0):
     floored = (weight.abs() ** temperature).clamp_min(1e-12).flatten()
     drawn = floored.multinomial(num_keep, generator=generator)
     not_links = int((~mask.flatten()[drawn]).sum())
-    print(f"T = {temperature:g}: {not_links} of {num_keep} drawn are no links")
+    print(f"T = {temperature:g}: {not_links} of {num_keep} drawn are not links")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -280,8 +281,8 @@ everywhere = torch.ones(1, 6, dtype=torch.bool)
 print("powers:", (tiny**9).tolist()[0])
 by_powers = [(tiny**9).multinomial(3, generator=generator).sort().values.tolist()[0] for _ in range(1000)]
 drawn = sum(chts.sampling.draw(tiny, everywhere, 3, temperature=9.0, generator=generator).int() for _ in range(1000))
-print("times drawn, by powers:", [sum(link in row for row in by_powers) for link in range(6)])
-print("times drawn, by core:  ", drawn.tolist()[0])
+print("times drawn with powers:  ", [sum(link in row for row in by_powers) for link in range(6)])
+print("times drawn by the core:  ", drawn.tolist()[0])
 assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three strongest come most often
 
 # %% [markdown]
@@ -343,8 +344,8 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 hard = evolve(start, 2, soft_removal=False, soft_regrowth=False, updates=3)
 figures.show(
     figures.updates({f"update {number}": step for number, step in enumerate(hard, start=1)}),
-    "Hard updates soon repeat themselves. The first exchanges two links; the second and the third remove the two "
-    "that came last and regrow the same two again.",
+    "Hard updates soon repeat themselves. The first exchanges two links. The second and the third remove the two "
+    "links that came last and then regrow the same two links.",
 )
 
 # %% [markdown]
@@ -432,9 +433,10 @@ runs = [
 # %%
 figures.show(
     figures.overlap_by_rule(runs),
-    "With hard regrowth the same links come back: after the first update both curves run high on the left, and "
-    "hardly rise on the right. Left: the share of regrown links that the same update had removed. Right: the share "
-    "of all possible links that were ever active. Means over layers and seeds.",
+    "With hard regrowth, the same links come back: after the first update, both of its curves run high in the left "
+    "panel and hardly rise in the right panel. The left panel shows the share of regrown links that the same "
+    "update had removed. The right panel shows the share of all possible links that were ever active. The curves "
+    "are means over layers and seeds.",
 )
 
 # %% [markdown]
@@ -456,7 +458,7 @@ for rule in rules:
         {
             "rule": rule,
             "runs": len(mine),
-            "end overlap": sum(last) / len(last),
+            "last overlap": sum(last) / len(last),
             "itop": sum(run.itop for run in mine) / len(mine),
             "validation accuracy": accuracy,
             "interval": None if math.isnan(interval) else interval,
@@ -539,11 +541,11 @@ for score in ("relative_importance", "magnitude"):
 
 # %% tags=["exercise"]
 def temperature(softness: float) -> float:
-    """The temperature T for a softness δ; write it here."""
+    """The temperature T for a softness δ. Write this function."""
 
 
 def softness(temperature: float) -> float:
-    """The softness δ for a temperature T; write it here."""
+    """The softness δ for a temperature T. Write this function."""
 
 
 # %% tags=["check"]
@@ -584,7 +586,7 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 
 # %% tags=["exercise"]
 def temperature_for_bits(scores: torch.Tensor, bits: float) -> float:
-    """The T at which the entropy of the first draw is `bits`; write it here."""
+    """The T at which the entropy of the first draw is `bits`. Write this function."""
 
 
 # %% tags=["check"]
@@ -658,7 +660,7 @@ exercises.check("03.two_of_three", chance_of_3)
 def keep_links(
     scores: torch.Tensor, mask: torch.Tensor, num_keep: int, temperature: float, generator: torch.Generator
 ) -> torch.Tensor:
-    """Exactly `num_keep` links of `mask`, drawn without replacement with p ∝ score^T; write it here."""
+    """Exactly `num_keep` links of `mask`, drawn without replacement with p ∝ score^T. Write this function."""
 
 
 # %% [markdown]
@@ -706,7 +708,7 @@ exercises.check("03.keep_links", keep_links)
 
 # %% tags=["exercise"]
 def inclusion(chances: list[float], number: int) -> list[float]:
-    """Probability that each link is among `number` links drawn without replacement; write it here."""
+    """Probability that each link is among `number` links drawn without replacement. Write this function."""
 
 
 # %% tags=["check"]
@@ -756,11 +758,11 @@ exercises.check("03.inclusion", inclusion)
 
 # %% tags=["exercise"]
 def overlap(before: torch.Tensor, kept: torch.Tensor, after: torch.Tensor) -> float:
-    """Share of the regrown links that the same update removed; write it here."""
+    """Share of the regrown links that the same update removed. Write this function."""
 
 
 def itop(masks: list[torch.Tensor]) -> float:
-    """Share of all places that held a link in at least one mask; write it here."""
+    """Share of all places that held a link in at least one mask. Write this function."""
 
 
 # %% tags=["check"]

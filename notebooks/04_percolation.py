@@ -29,7 +29,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), the section on link removal (relative importance), and the ANP column of the MLP table |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -58,12 +59,12 @@ from chts_core.lab.results import records
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the networks and of the training runs
 sparsity: float = 0.99  # share of absent links in the network that is trained, in [0, 1)
-hidden: int = 0  # units per hidden layer; 0: as the profile says
-epochs: int = 0  # of the training runs; 0: as the profile says
-seeds: int = 0  # networks and training runs per removal score; 0: as the profile says
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
+epochs: int = 0  # epochs of the training runs; 0 means the value of the profile
+seeds: int = 0  # number of networks and training runs per removal score; 0 means the value of the profile
 
 # %%
 settings = notebooks.start(
@@ -127,7 +128,7 @@ swept = {name: mask.clone() for name, mask in masks.items()}
 for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
     has_outgoing = swept[after_it].any(dim=0)
     swept[before_it] &= has_outgoing[:, None]
-    print(f"{before_it}, once neurons without links to {after_it} are cut:\n{swept[before_it].int()}")
+    print(f"{before_it} after the cut at neurons without links to {after_it}:\n{swept[before_it].int()}")
 
 # %% [markdown]
 # First, neuron 2 of hidden layer 2 loses its incoming link. This link was the only outgoing link of neuron 3 of hidden
@@ -140,7 +141,7 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
 for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
     has_incoming = swept[before_it].any(dim=1)
     swept[after_it] &= has_incoming
-    print(f"{after_it}, once neurons without links from {before_it} are cut:\n{swept[after_it].int()}")
+    print(f"{after_it} after the cut at neurons without links from {before_it}:\n{swept[after_it].int()}")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -164,8 +165,8 @@ print("links:", {name: f"{int(masks[name].sum())} -> {int(percolated[name].sum()
 cut = [masks[name] & ~percolated[name] for name in masks]
 figures.show(
     figures.percolating_network(list(percolated.values()), sides, removed=lost, cut=cut),
-    "Both sweeps leave 7 links, all of them on a path from an input to an output. Four of the seven hidden neurons "
-    "are inactive.",
+    "Together, both sweeps leave 7 links. Each of these links is on a path from an input to an output. Four of the "
+    "seven hidden neurons are inactive.",
 )
 
 # %% [markdown]
@@ -195,8 +196,8 @@ puzzle = {
 }
 figures.show(
     figures.network([figures.Links("links", list(puzzle.values()))], sides),
-    "The network of the exercise: 5 inputs, 4 and 4 hidden neurons and 2 outputs, "
-    f"{sum(int(mask.sum()) for mask in puzzle.values())} links, nothing crossed out yet.",
+    "The network of the exercise has 5 inputs, two hidden layers of 4 neurons each, 2 outputs and "
+    f"{sum(int(mask.sum()) for mask in puzzle.values())} links. Nothing is crossed out yet.",
 )
 
 # %% tags=["exercise"]
@@ -240,7 +241,7 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 
 # %% tags=["exercise"]
 def backward(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The masks after the backward sweep, which cuts the links to neurons without outgoing links; write it here."""
+    """The masks after the backward sweep, which cuts the links to neurons without outgoing links. Write this function."""
 
 
 # %% tags=["check"]
@@ -278,7 +279,7 @@ exercises.check("04.backward", backward)
 
 # %% tags=["exercise"]
 def paths_through(masks: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Number of paths from an input to an output through each link, shaped like the masks; write it here."""
+    """Number of paths from an input to an output through each link, shaped like the masks. Write this function."""
 
 
 # %% tags=["check"]
@@ -323,8 +324,9 @@ exercises.check("04.paths_through", paths_through)
 # %%
 figures.show(
     figures.blocks(["transformer", "llama"]),
-    "One layer of a Transformer and one of a LLaMA. Both attention blocks have a pair (q, k) and a chain (v, o). The "
-    "feed-forward block is one chain (w1, w2); the gated block has a pair (gate, up) and two chains that end in down.",
+    "Both models have a pair (q, k) and a chain (v, o) in their attention block. The feed-forward block of the "
+    "Transformer is one chain (w1, w2). The gated block of the LLaMA has a pair (gate, up) and two chains that end "
+    "in down. Each drawing shows one layer.",
 )
 
 # %% [markdown]
@@ -360,7 +362,7 @@ for name, mask in complete.items():
 
 # %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
-print("neurons that live:", lives.int().tolist())
+print("active neurons:", lives.int().tolist())
 for name, mask in complete.items():
     assert torch.equal(mask, gated[name] & (lives if name == "down" else lives[:, None]))
 
@@ -491,9 +493,9 @@ for score in SCORES:
 # %%
 figures.show(
     figures.neurons_by_layer(counts),
-    "Percolation takes further neurons beyond the neurons that the removal cut off, and more under WM (left) than "
-    f"under RI (right). Active neurons of three hidden layers of {WIDTH} at 99 % sparsity, before and after removing "
-    "30 % of the links.",
+    "Percolation makes neurons inactive in addition to the neurons that the removal cut off. It makes more neurons "
+    "inactive under WM (left) than under RI (right). The bars show the active neurons of three hidden layers of "
+    f"{WIDTH} neurons at 99 % sparsity, before and after the removal of 30 % of the links.",
 )
 
 # %% [markdown]
@@ -524,8 +526,8 @@ pd.DataFrame({score: curve.mean(dim=0).numpy() for score, curve in curves.items(
 # %%
 figures.show(
     figures.anp_by_sparsity(curves, SPARSITIES),
-    "If every neuron has many links, the score does not matter. If neurons have few links, WM loses neurons. The line "
-    f"is the mean ANP of {settings.seeds} networks, and the band reaches from the lowest to the highest.",
+    "If every neuron has many links, the score does not matter. If neurons have few links, WM loses neurons. The "
+    f"line is the mean ANP of {settings.seeds} networks, and the band reaches from the lowest to the highest ANP.",
 )
 
 # %% [markdown]
@@ -697,9 +699,9 @@ for name, course in courses.items():
 # %%
 figures.show(
     figures.anp_by_epoch(courses),
-    "Most of the lost neurons are lost at the first updates. A line is the share of active neurons of one run at "
-    f"{settings.sparsity:.0%} sparsity, before training and after each update. Updates end after three quarters of "
-    "the training.",
+    "Most of the lost neurons become inactive at the first updates. A line shows the share of active neurons of "
+    f"one run at {settings.sparsity:.0%} sparsity, before training and after each update. Updates end after three "
+    "quarters of the training.",
 )
 
 # %% [markdown]
@@ -773,7 +775,7 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 
 # %% tags=["exercise"]
 def parameters(masks: list[torch.Tensor]) -> int:
-    """Number of weights and biases of the compacted model; write it here."""
+    """Number of weights and biases of the compacted model. Write this function."""
 
 
 # %% tags=["check"]
@@ -816,7 +818,7 @@ exercises.check("04.compacted_size", parameters)
 
 # %% tags=["exercise"]
 def fold_bias(layers: list[tuple[torch.Tensor, torch.Tensor]], activation) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Layers with the same outputs, but without the neurons that have no incoming links; write it here."""
+    """Layers with the same outputs, but without the neurons that have no incoming links. Write this function."""
 
 
 # %% tags=["check"]
@@ -862,7 +864,7 @@ exercises.check("04.fold_bias", fold_bias)
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
 result = chts.percolation.percolate(ends, chts.LayerGraph(chains=(("fc1", "fc2"),)))
 assert all(torch.equal(result[name], ends[name]) for name in ends)
-print("input 1 has no link, neuron 1 has none on either side: nothing to cut")
+print("input 1 has no link, and neuron 1 has no link on either side, so there is nothing to cut")
 
 # %% [markdown]
 # Not every published run percolates. In the paper, CHT, CHTs and CHTss do so. The published script for LLaMA leaves

@@ -28,7 +28,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Equation 1 and the section on sigmoid gradual density decay |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -61,11 +62,11 @@ from chts_core.schedules import Timeline, cosine_turnover, cubic_sparsity, sigmo
 print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the runs
-sparsity: float = 0.95  # of the trained network at the end, in [0.5, 1) since the decay starts at 0.5
-seeds: int = 0  # runs per schedule; 0: as the profile says
-hidden: int = 0  # units per hidden layer; 0: as the profile says
+sparsity: float = 0.95  # sparsity of the trained network at the end, in [0.5, 1) because the decay starts at 0.5
+seeds: int = 0  # number of runs per schedule; 0 means the value of the profile
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
 
 # %%
 settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=sparsity, seeds=seeds, hidden=hidden)
@@ -134,7 +135,7 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 missed = 0.45 * sigma(-6)
 print(f"bare sigmoid: from {0.5 + missed:.4f} to {0.95 - missed:.4f}")
 surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topology.link_count(1000, 1000, 0.05)
-print(f"links too many at the end: {surplus:,} on top of 50,000")
+print(f"surplus links at the end: {surplus:,} more than 50,000")
 
 # %% [markdown]
 # **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What would this
@@ -146,7 +147,7 @@ print(f"links too many at the end: {surplus:,} on top of 50,000")
 # %% tags=["nbval-check-output"]
 share_at_the_end = 1.0
 literal = 0.5 + (0.5 - 0.95) * share_at_the_end
-print(f"literal reading: sparsity {literal:.2f}, density {1 - literal:.2f}")
+print(f"with the sign as printed: sparsity {literal:.2f}, density {1 - literal:.2f}")
 
 # %%
 window = [step / 100 for step in range(101)]
@@ -275,7 +276,7 @@ contenders = {
     name: replace(chts.METHODS["chtss"], sparsity=schedule, turnover=Turnover(zeta=0.0))
     for name, schedule in schedules.items()
 }
-print("prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts.METHODS["chtss"].removal.score)
+print("CHTss prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts.METHODS["chtss"].removal.score)
 
 # %% [markdown]
 # We measure the loss and the accuracy on the *validation* images just before each update and just after it. The links
@@ -335,9 +336,9 @@ steps = {name: [found for found, _ in results] for name, results in runs.items()
 # %%
 figures.show(
     figures.pruning_steps(steps),
-    "At its steepest updates the sigmoid removes many more links than the cubic schedule ever does (left), and a "
-    "larger share of the existing links (middle). Right: validation accuracy lost at the update. The line is the mean "
-    "over seeds, and each small mark is one seed.",
+    "At its steepest updates, the sigmoid removes many more links than the cubic schedule at any update (left). It "
+    "also removes a larger share of the existing links (middle). The right panel shows the validation accuracy "
+    "that each update loses. The line is the mean over seeds, and each small mark is one seed.",
 )
 
 # %%
@@ -351,15 +352,15 @@ for name, results in runs.items():
         {
             "schedule": name,
             "links removed by the first three updates": sum(step.removed for step in one[:3]),
-            "accuracy lost by them (points)": round(sum(drops[:3]), 2),
+            "accuracy lost by the first three updates (points)": round(sum(drops[:3]), 2),
             "accuracy lost by the worst update (points)": round(max(drops), 2),
-            "the worst update, at step": one[drops.index(max(drops))].at,
-            "loss added by the update that adds most": round(max(rises), 2),
-            "most links removed, at step": max(one, key=lambda step: step.removed).at,
-            "largest share of the links removed (%)": round(100 * max(step.share for step in one), 1),
-            "largest share removed, at step": max(one, key=lambda step: step.share).at,
+            "step of the worst update": one[drops.index(max(drops))].at,
+            "largest rise of the loss at one update": round(max(rises), 2),
+            "step that removes most links": max(one, key=lambda step: step.removed).at,
+            "largest share of the links removed by one update (%)": round(100 * max(step.share for step in one), 1),
+            "step that removes the largest share": max(one, key=lambda step: step.share).at,
             "final accuracy (%)": round(accuracy, 2),
-            "its 95 % interval (±)": None if math.isnan(interval) else round(interval, 2),
+            "95 % interval of the final accuracy (±)": None if math.isnan(interval) else round(interval, 2),
         }
     )
 pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one run")
@@ -398,7 +399,7 @@ share = 0.5 + (sigma(5.25) - 0.5) / (sigma(6) - sigma(-6))
 reached = sigmoid_sparsity(7500, 0, 8000, initial=0.5, final=0.90)
 assert math.isclose(reached, 0.5 + 0.4 * share)
 print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
-print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than asked for")
+print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than the target allows")
 
 # %% [markdown]
 # Such a run raises no error. Its report says 90 % sparsity, but the model has 1.1 % more links than it should. With the
@@ -489,8 +490,8 @@ staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in rang
 assert math.isclose(sum(staged[:1000]) / 1000, 0.08, abs_tol=1e-6)
 figures.show(
     figures.excess_density({"MEST": staged, "cubic to 75 %": densities["cubic to 75 %"]}, final=0.05),
-    "MEST carries 3 % of all links beyond the final ones, averaged over the run, the cubic decay 8.4 %. MEST falls "
-    "in two stages.",
+    "MEST has 3 % of all links in addition to the final ones, averaged over the run. The cubic decay has 8.4 %. "
+    "The density of MEST falls in two stages.",
 )
 
 # %% [markdown]
@@ -631,7 +632,7 @@ exercises.check("05.exchanged", links_exchanged)
 
 # %% tags=["exercise"]
 def mean_density(sparsity_at, total_steps: int, update_every: int) -> float:
-    """Mean density over the steps 0, 1, ..., total_steps - 1; write it here."""
+    """Mean density over the steps 0, 1, ..., total_steps - 1. Write this function."""
 
 
 # %% tags=["check"]
@@ -705,7 +706,7 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 
 # %% tags=["exercise"]
 def share_of_fall(u: float) -> float:
-    """Share of the fall that is complete at u in [0, 1]; write it here."""
+    """Share of the fall that is complete at u in [0, 1]. Write this function."""
 
 
 # %% tags=["check"]
@@ -745,7 +746,7 @@ exercises.check("05.own_schedule", share_of_fall)
 
 # %% tags=["exercise"]
 def reached_sparsity(final: float, window_end: int, stop: int, update_every: int) -> float:
-    """Sparsity at the end of the run; write it here."""
+    """Sparsity at the end of the run. Write this function."""
 
 
 # %% tags=["check"]

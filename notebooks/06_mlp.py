@@ -28,7 +28,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2, Equation 1 and the MLP table |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -60,16 +61,16 @@ from chts_core.methods import Constant, ErdosRenyi, ReceptiveField, Regrowth, Re
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
-dataset: str = ""  # digits, fashion_mnist, mnist, emnist or cifar10; empty: as the profile says
-sparsity: float = 0.99  # share of absent links, in [0.5, 1) since several methods start at 0.5
-epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
-seeds: int = 0  # runs per method; 0: as the profile says
-hidden: int = 0  # units per hidden layer; 0: as the profile says
-data_dir: str = ""  # where to look for data first
-out_dir: str = ""  # where checkpoints and records go, so that an interrupted race can continue; empty: nowhere
+dataset: str = ""  # digits, fashion_mnist, mnist, emnist or cifar10; empty means the choice of the profile
+sparsity: float = 0.99  # share of absent links, in [0.5, 1) because several methods start at 0.5
+epochs: int = 0  # epochs, at least 3 so that CHTss can decay; 0 means the value of the profile
+seeds: int = 0  # number of runs per method; 0 means the value of the profile
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
+data_dir: str = ""  # folder in which we look for data first
+out_dir: str = ""  # folder of checkpoints and records, so that an interrupted race can continue; empty means none
 
 # %%
 settings = notebooks.start(
@@ -95,7 +96,7 @@ settings = notebooks.start(
 task = data.load_images(settings.dataset, data_dir)
 sizes = {part: len(getattr(task, part).labels) for part in ("train", "validation", "test")}
 print(sizes)
-figures.show(figures.images(task), f"The first ten training images of {task.name}, with their classes.")
+figures.show(figures.images(task), f"These are the first ten training images of {task.name}, with their classes.")
 
 # %% [markdown]
 # ## A method is five choices
@@ -283,9 +284,9 @@ runs = images.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=sett
 # %%
 figures.show(
     figures.race(runs),
-    "Methods that lower their number of links may fall while many links go (right). Left: the methods that keep "
-    "their number of links. FC is in both. A line is the mean validation accuracy over seeds; the section *What did "
-    "we find?* has the intervals.",
+    "Methods that lower their number of links may lose accuracy while they remove many links (right). The methods "
+    "on the left keep their number of links. FC is in both panels. A line is the mean validation accuracy over "
+    "seeds. The section *What did we find?* has the intervals.",
 )
 
 # %% [markdown]
@@ -385,11 +386,13 @@ small = images.race(
 )
 mean, interval = statistics.mean_and_interval([run.test_accuracy for run in small])
 beside = statistics.paired_differences([*small, *runs], "small")
-print(f"{links} links; width {width}: {task.features * width + 2 * width**2} weights")
+print(f"{links} links; a dense network of width {width} has {task.features * width + 2 * width**2} weights")
 print(f"small dense network: {mean:.1%}" + ("" if interval is None else f" ± {interval:.1%}"))
 beside_small = pd.DataFrame(beside).set_index("method")[["difference", "interval"]]
 percents = {"difference": "{:+.1%}", "interval": "{:.1%}"}
-beside_small.style.format(percents, na_rep="–").set_caption("Test accuracy minus that of the small network.")
+beside_small.style.format(percents, na_rep="–").set_caption(
+    "Test accuracy minus the test accuracy of the small network."
+)
 
 # %% [markdown]
 # If a sparse method is behind this network, then its sparse network has no advantage here over a narrow dense network.
@@ -440,8 +443,9 @@ first = next(iter(played.first_masks))
 exchanged = int((played.first_masks[first] & ~played.last_masks[first]).sum())
 figures.show(
     figures.topology_change(played.first_masks[first], played.last_masks[first]),
-    f"Training exchanged {exchanged} of the {int(played.first_masks[first].sum())} links of layer {first} in the CHTs "
-    f"run with seed {played.seed}: the links before it, after it, and what changed.",
+    f"Training exchanged {exchanged} of the {int(played.first_masks[first].sum())} links of layer {first} in the "
+    f"CHTs run with seed {played.seed}. The panels show the links before training, the links after it, and the "
+    "changes.",
 )
 
 # %% [markdown]
@@ -484,7 +488,8 @@ exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts",
 figures.show(
     figures.overlap_and_itop(exploring),
     "CHT regrows more and more of the links that it just removed (left). CHTss has the most links that were ever "
-    "active, since it begins with half of all links (right, logarithmic axis). Means over layers and seeds.",
+    "active, because it begins with half of all links (right, logarithmic axis). The lines are means over layers "
+    "and seeds.",
 )
 
 # %% [markdown]
@@ -684,7 +689,7 @@ exercises.check(
 
 # %% tags=["exercise"]
 def one_update(weight, mask, num, generator):
-    """Weight and mask after an update that exchanges `num` links; write it here."""
+    """Weight and mask after an update that exchanges `num` links. Write this function."""
 
 
 # %% tags=["check"]
@@ -725,7 +730,7 @@ exercises.check("06.one_update", one_update)
 
 # %% tags=["exercise"]
 def train_sparse(model, optimizer, batches, method, sparsity):
-    """The Sparsifier after one step for each batch; write it here."""
+    """The Sparsifier after one step for each batch. Write this function."""
 
 
 # %% tags=["check"]
@@ -764,7 +769,7 @@ exercises.check("06.train_sparse", train_sparse)
 
 # %% tags=["exercise"]
 def flops_share(sizes, densities):
-    """Training FLOPs divided by the FLOPs of the dense network; write it here."""
+    """Training FLOPs divided by the FLOPs of the dense network. Write this function."""
 
 
 # %% tags=["check"]
@@ -798,7 +803,7 @@ exercises.check("06.flops_share", flops_share)
 
 # %% tags=["exercise"]
 def fair_report(runs):
-    """The chosen setting and the accuracy to report; write it here."""
+    """The chosen setting and the accuracy to report. Write this function."""
 
 
 # %% tags=["check"]
@@ -866,7 +871,7 @@ exercises.check("06.half_width", half_width)
 
 # %% tags=["exercise"]
 def paired(mine, theirs):
-    """Mean and half-width of the paired difference; write it here."""
+    """Mean and half-width of the paired difference. Write this function."""
 
 
 # %% tags=["check"]

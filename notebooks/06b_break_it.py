@@ -28,7 +28,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (one update) and Equation 1 (decay of the density) |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -59,11 +60,11 @@ from chts_core.methods import Removal, Sigmoid
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the runs are; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # seeds the topology and the choice of the mystery patient
-sparsity: float = 0.9  # share of absent links at the end, above 0.5 since CHTss starts there
-epochs: int = 0  # at least 3, for CHTss to decay; 0: as the profile says
-hidden: int = 0  # units per hidden layer; 0: as the profile says
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the runs; empty means $CHTS_PROFILE, or laptop
+seed: int = 0  # seed of the topology and of the choice of the mystery patient
+sparsity: float = 0.9  # share of absent links at the end, above 0.5 because CHTss starts there
+epochs: int = 0  # epochs, at least 3 so that CHTss can decay; 0 means the value of the profile
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
 
 # %%
 settings = notebooks.start("06b_break_it", profile, seed=seed, sparsity=sparsity, epochs=epochs, hidden=hidden)
@@ -135,8 +136,8 @@ assert healthy.findings == []
 evolution = panel.evolution(healthy.sparsifier.history)
 figures.show(
     panel.plot_evolution(evolution),
-    "The healthy run: nearly all neurons stay active. The links of each layer fall along the sigmoid and then stay "
-    "constant. The overlap stays below the ELM line.",
+    "In the healthy run, nearly all neurons stay active. The links of each layer fall along the sigmoid and then "
+    "stay constant. The overlap stays below the ELM line.",
 )
 
 # %% [markdown]
@@ -208,8 +209,8 @@ second = admit("forgotten mask")
 print(f"density of the masks after the run: {second.sparsifier.density():.2%}")
 figures.show(
     figures.vital_signs(healthy, second),
-    "Patient 2: between updates most weights are not zero, though the masks are as sparse as those of the healthy run; "
-    "at each update the share drops to the density for one step.",
+    "Patient 2: between updates, most weights are not zero, although the masks are as sparse as the masks of the "
+    "healthy run. At each update, the share drops to the density for one step.",
 )
 
 # %% [markdown]
@@ -322,8 +323,8 @@ figures.show(
 # %%
 share = 1 / 2 + math.tanh(3 * (2 * 0.75 - 1)) / (2 * math.tanh(3))
 by_formula = 1 - (0.5 + (settings.sparsity - 0.5) * share)
-print(f"promised {1 - settings.sparsity:.2%}, by the formula {by_formula:.2%}")
-print(f"in the masks {fourth.sparsifier.density():.2%}")
+print(f"promised density {1 - settings.sparsity:.2%}, density by the formula {by_formula:.2%}")
+print(f"density of the masks {fourth.sparsifier.density():.2%}")
 
 # %%
 print(fourth.findings[0].message)
@@ -364,7 +365,7 @@ figures.show(
 # %%
 scores = torch.tensor([5.0, 4.0, 4.0, 4.0, 1.0])
 threshold = scores.topk(2).values[-1]
-print("by threshold:", int((scores >= threshold).sum()), "by rank:", len(scores.topk(2).indices))
+print("links by threshold:", int((scores >= threshold).sum()), "links by rank:", len(scores.topk(2).indices))
 
 # %% [markdown]
 # The diagnosis compares the history, row by row, with the plan. A sum over all layers could hide the fault.
@@ -374,7 +375,10 @@ plan = chts.plan(model, "chtss", settings.sparsity, **times)
 updates = panel.evolution(fifth.sparsifier.history)
 updates["planned"] = [plan.budget.links(row.step)[row.layer] for row in updates.itertuples()]
 wrong = updates[updates.links != updates.planned]
-print(f"{len(wrong)} of {len(updates)} rows are off, by up to {(wrong.links - wrong.planned).max()} links")
+print(
+    f"{len(wrong)} of {len(updates)} rows have a wrong number of links, by up to "
+    f"{(wrong.links - wrong.planned).max()} links"
+)
 wrong[["step", "layer", "links", "planned"]].head()
 
 # %%
@@ -511,7 +515,7 @@ exercises.check("06b.absent_weights", absent_weights, patient=second)
 
 # %% tags=["exercise"]
 def drop_links(optimizer, weight, gone):
-    """Remove links from a weight and from the optimizer's state; write it here."""
+    """Remove links from a weight and from the optimizer's state. Write this function."""
 
 
 # %% tags=["check"]
@@ -549,7 +553,7 @@ exercises.check("06b.drop_links", drop_links)
 
 # %% tags=["exercise"]
 def not_held(model, optimizer):
-    """Names of the parameters that the optimizer does not train; write it here."""
+    """Names of the parameters that the optimizer does not train. Write this function."""
 
 
 # %% tags=["check"]
@@ -586,7 +590,7 @@ exercises.check("06b.not_held", not_held)
 
 # %% tags=["exercise"]
 def first_finding(sparsifier, train_step, steps):
-    """Step and check of the first finding, or None; write it here."""
+    """Step and check of the first finding, or None. Write this function."""
 
 
 # %% tags=["check"]
@@ -635,9 +639,9 @@ exercises.check("06b.first_finding", first_finding)
 recorded_runs = update_curves.patients()
 figures.show(
     figures.update_courses(recorded_runs),
-    "The six runs differ in the links that come back, in the links that were ever active, and in the active neurons. "
-    "Each column shows one run in blue and the others in grey. Above it stand the active neurons after the first and "
-    "the last update.",
+    "The six runs differ in the links that come back, in the links that were ever active, and in the active "
+    "neurons. Each column shows one run in blue and the others in grey. The title of each column gives the active "
+    "neurons after the first and the last update.",
 )
 
 # %%
@@ -655,7 +659,7 @@ pd.DataFrame(recorded_runs["A"])
 
 # %% tags=["exercise"]
 def which_fault(rows):
-    """The name of the fault of a run, from the rows of its history; write it here."""
+    """The name of the fault of a run, from the rows of its history. Write this function."""
 
 
 # %% tags=["check"]
@@ -718,11 +722,12 @@ both = pd.DataFrame(
 )
 figures.show(
     panel.plot_evolution(both),
-    "The mystery patient and a healthy run of the same layer, after each update: active neurons, ITOP rate, overlap and links.",
+    "The panels compare the mystery patient with a healthy run of the same layer after each update: the active "
+    "neurons, the ITOP rate, the overlap and the links.",
 )
 
 # %%
-print("of the regrown links had just been removed:")
+print("share of the regrown links that had just been removed:")
 for who, rows in {"healthy": healthy_run, "mystery": mystery}.items():
     returned = sum(row["overlap"] * row["regrown"] for row in rows) / sum(row["regrown"] for row in rows)
     print(f"{who}: {returned:.0%}")
@@ -835,7 +840,7 @@ for batch in (spoilt, images):
     scaler.step(optimizer)
     scaler.update()
     changed = not all(map(torch.equal, before, network.parameters()))
-    print(f"{int(batch.isnan().sum())} of the pixels NaN: the step was {'taken' if changed else 'left out'}")
+    print(f"{int(batch.isnan().sum())} NaN pixels: the step was {'taken' if changed else 'skipped'}")
 assert str(contagion[0]) == f"the input of 0 (1 of {32 * task.features} values)"
 assert chts.numerics.find_nonfinite(network) == []
 

@@ -29,7 +29,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the discussion of training cost; the paper itself trains with masks |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -54,10 +55,10 @@ from chts_core.lab.results import records
 print(records.environment_line(records.choose_device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # of networks, weights and batches
-sparsity: float = 0.99  # share of absent links in the runs, in [0.5, 1) since CHTss starts at 0.5
-hidden: int = 0  # units per hidden layer; 0: as the profile says
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
+seed: int = 0  # seed of networks, weights and batches
+sparsity: float = 0.99  # share of absent links in the runs, in [0.5, 1) because CHTss starts at 0.5
+hidden: int = 0  # units per hidden layer; 0 means the value of the profile
 
 # %%
 settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=sparsity, hidden=hidden)
@@ -87,7 +88,7 @@ print(f"dense {dense_flops}, sparse {density * dense_flops:.0f} operations per s
 generator = torch.Generator().manual_seed(settings.seed)
 shape = settings.hidden, settings.hidden
 (alone,) = costs.time_layers(*shape, 256, [0.01], repeats=settings.repeats, generator=generator)
-print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, under a mask {alone.masked * 1e3:.1f} ms")
+print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, with a mask {alone.masked * 1e3:.1f} ms")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -167,9 +168,9 @@ many = costs.time_layers(*shape, 256, densities, repeats=settings.repeats, gener
 crossover = chts.linear.crossover_density(*shape, torch.device("cpu"), torch.float32)
 figures.show(
     figures.layer_times(many, crossover),
-    "csr takes less time if fewer links exist. Dense and masked do not depend on the number of links. At the dotted "
-    "line, the two ways of `SparseLinear` take the same time. The time is for a training step of a layer of "
-    f"{shape[0]}×{shape[1]} with 256 samples.",
+    "csr takes less time if fewer links exist. The times of dense and masked do not depend on the number of links. "
+    "At the dotted line, the two ways of `SparseLinear` take the same time. The time is for a training step of a "
+    f"layer of {shape[0]}×{shape[1]} with 256 samples.",
 )
 
 # %%
@@ -184,7 +185,10 @@ figures.show(
 for name, times in (("256 samples", many), ("32 samples", few)):
     won = [row.density for row in times if row.links < row.dense]
     gain = times[0].dense / times[0].links
-    print(f"{name}: csr is faster up to {max(won, default=0):.0%} density; at 1 % {gain:.1f} times as fast")
+    print(
+        f"{name}: csr is faster up to {max(won, default=0):.0%} density; at 1 % density it is {gain:.1f} times as "
+        "fast as dense"
+    )
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
@@ -251,10 +255,10 @@ meter = [
 # %%
 figures.show(
     figures.cost_meter(meter),
-    f"csr saves time and memory; a mask saves neither. An MLP of 3×{settings.hidden}, batch 32, sparsity "
-    f"{settings.sparsity:g}, in per cent of the dense model (dotted line), on a logarithmic axis. Memory is what is "
-    "kept between steps at the end of the run: weights, gradients, momentum, links; the last weights of removed "
-    "links come on top.",
+    f"csr saves time and memory, and a mask saves neither. The values are for an MLP of 3×{settings.hidden} with "
+    f"batch size 32 and sparsity {settings.sparsity:g}, in per cent of the dense model (dotted line), on a "
+    "logarithmic axis. Memory counts what is kept between steps at the end of the run: weights, gradients, "
+    "momentum and links. It does not count the last weights of removed links.",
 )
 
 # %%
@@ -281,7 +285,10 @@ for cost in meter:
 # %%
 weights = task.features * settings.hidden + 2 * settings.hidden**2
 remembered = 12 * max(0.5 - (1 - settings.sparsity), 0) * weights
-print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter[-1].memory / 2**20:.1f} MiB above")
+print(
+    f"CHTss remembers at least {remembered / 2**20:.1f} MiB, in addition to the {meter[-1].memory / 2**20:.1f} MiB "
+    "above"
+)
 
 # %% [markdown]
 # CHTs remembers fewer links, but their number grows with the updates. `chtss with regrowth=Regrowth('ch2_l3n')` starts
@@ -299,7 +306,7 @@ print(f"CHTss remembers at least {remembered / 2**20:.1f} MiB, beside the {meter
 # by link in all steps, and csr and auto differ only by chance.
 
 # %%
-print(f"auto multiplies densely above {crossover:.0%}, by links below; this run begins at 50 %")
+print(f"auto multiplies densely above {crossover:.0%} density and link by link below; this run begins at 50% density")
 decay = [
     costs.measure_training(
         task,
@@ -319,8 +326,8 @@ decay = [
 # %%
 figures.show(
     figures.step_course(decay),
-    "Masked steps take as long at the end as at the beginning; csr and auto get faster while the density falls. Time "
-    "of a CHTss step with 256 samples, by execution; the run goes from left to right.",
+    "Masked steps take as long at the end as at the beginning, but csr and auto get faster while the density "
+    "falls. The lines show the time of a CHTss step with 256 samples by execution. The run goes from left to right.",
 )
 
 # %% [markdown]
@@ -337,7 +344,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def to_lists(matrix):
-    """Beginnings of the rows, columns and values; write it here."""
+    """Beginnings of the rows, columns and values. Write this function."""
 
 
 # %% tags=["check"]
@@ -416,7 +423,7 @@ exercises.check("07.multiply", multiply)
 
 # %% tags=["exercise"]
 def training_bytes(outputs, inputs, links, execution):
-    """Bytes that a layer keeps while it trains; write it here."""
+    """Bytes that a layer keeps while it trains. Write this function."""
 
 
 # %% tags=["check"]
@@ -484,7 +491,7 @@ exercises.check("07.break_even", break_even)
 
 # %% tags=["exercise"]
 def meeting_density(first, second, dense):
-    """Density at which csr takes as long as the dense layer; write it here."""
+    """Density at which csr takes as long as the dense layer. Write this function."""
 
 
 # %% tags=["check"]
@@ -575,7 +582,7 @@ exercises.check("07.fixed_cost", fixed_cost)
 
 # %% tags=["exercise"]
 def gradients(links, values, x, dy):
-    """Gradients with respect to the values and to x; write it here."""
+    """Gradients with respect to the values and to x. Write this function."""
 
 
 # %% tags=["check"]

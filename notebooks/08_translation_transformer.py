@@ -29,7 +29,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -61,18 +62,18 @@ from chts_core.lab.train import translation
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
-dataset: str = ""  # number_words, multi30k, iwslt14, iwslt17, wmt14 or wmt17; empty: as the profile says
+dataset: str = ""  # number_words, multi30k, iwslt14, iwslt17, wmt14 or wmt17; empty means the choice of the profile
 method: str = "chts"  # the method whose translator we look at closely
-methods: str = ""  # to race, separated by commas: fc,set,chts; empty: as the profile says
-sparsity: float = 0.9  # share of absent links, in [0.5, 1) since several methods start at 0.5
-recipe: str = ""  # multi30k_small, multi30k, ... (the names of translation.RECIPES); empty: as profile and data set say
-steps: int = 0  # of the optimizer; 0: as the recipe says
-seeds: int = 0  # runs per method; 0: as the profile says
-data_dir: str = ""  # where to look for data first
-out_dir: str = ""  # where checkpoints and records go, so that an interrupted race can continue; empty: nowhere
+methods: str = ""  # methods to race, separated by commas: fc,set,chts; empty means the choice of the profile
+sparsity: float = 0.9  # share of absent links, in [0.5, 1) because several methods start at 0.5
+recipe: str = ""  # multi30k_small, multi30k, ... (translation.RECIPES); if empty, profile and data set decide
+steps: int = 0  # steps of the optimizer; 0 means the value of the recipe
+seeds: int = 0  # number of runs per method; 0 means the value of the profile
+data_dir: str = ""  # folder in which we look for data first
+out_dir: str = ""  # folder of checkpoints and records, so that an interrupted race can continue; empty means none
 
 # %%
 settings = notebooks.start(
@@ -165,7 +166,7 @@ attention_scores = query @ key.T / math.sqrt(4)
 print(attention_scores)
 exponentials = [math.exp(float(score)) for score in attention_scores[0]]
 shares = [exponential / sum(exponentials) for exponential in exponentials]
-print("forty looks at forty, - and two by", [round(share, 3) for share in shares])
+print("attention shares of forty, - and two in the row of forty:", [round(share, 3) for share in shares])
 
 # %% [markdown]
 # For *forty*, the head returns the *mixture* of the three values: their mean, weighted by these shares. PyTorch
@@ -189,7 +190,7 @@ assert torch.allclose(by_torch[0], mixture)
 
 # %% tags=["exercise"]
 def attend(x: torch.Tensor, weights: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The mixture of values (tokens, neurons) for tokens x (tokens, inputs); write it here."""
+    """The mixture of values (tokens, neurons) for tokens x (tokens, inputs). Write this function."""
 
 
 # %% tags=["check"]
@@ -227,8 +228,8 @@ figures.show(
     figures.percolating_network(
         [masks["q"], masks["k"].T], ("read by\nqueries", "neurons\nof the head", "read by\nkeys")
     ),
-    "Two neurons of the head are of no use: neuron 2 has no link in the queries (left), neuron 3 has none in the "
-    "keys (right). Both are crossed out, and what the other side still has is dashed.",
+    "Two neurons of the head are of no use: neuron 2 has no link in the queries (left), and neuron 3 has no link "
+    "in the keys (right). Both are crossed out. Dashed lines are their links on the other side.",
 )
 
 # %% [markdown]
@@ -243,8 +244,8 @@ figures.show(
     figures.percolating_network(
         [masks["v"], masks["o"]], ("read by\nvalues", "neurons\nof the head", "outputs of\nthe attention")
     ),
-    "Neuron 2 says nothing but is read once; neuron 3 says something and is not read. Left: links of the values. "
-    "Right: links of the output layer.",
+    "Neuron 2 has no incoming link but one outgoing link. Neuron 3 has an incoming link but no outgoing link. The "
+    "links of the values are on the left, and the links of the output layer are on the right.",
 )
 
 # %% [markdown]
@@ -290,7 +291,7 @@ assert torch.allclose(after, by_torch @ w_output.T)
 
 # %% tags=["exercise"]
 def percolate_head(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The masks of q, k, v and o without the links of inactive neurons; write it here."""
+    """The masks of q, k, v and o without the links of inactive neurons. Write this function."""
 
 
 # %% tags=["check"]
@@ -334,8 +335,9 @@ exercises.check("08.percolate_head", percolate_head)
 # %%
 figures.show(
     figures.blocks(["transformer"]),
-    "One layer of our encoder has six sparse matrices. A layer of the decoder has a second attention block with four more, "
-    "whose keys and values read the output of the encoder. Embedding, norms and output layer stay dense.",
+    "One layer of our encoder has six sparse matrices. A layer of the decoder has a second attention block with "
+    "four more, whose keys and values read the output of the encoder. The embedding, the norms and the output "
+    "layer stay dense.",
 )
 
 # %% [markdown]
@@ -386,7 +388,7 @@ pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}
 
 # %% tags=["exercise"]
 def weights_left(shapes: dict[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """How many weights each parameter keeps, by name; write it here."""
+    """How many weights each parameter keeps, by name. Write this function."""
 
 
 # %% tags=["check"]
@@ -489,8 +491,8 @@ for name, used in {"paper": translation.RECIPES["multi30k"], "this run": recipe}
 updates = list(plan.budget.updates())
 figures.show(
     figures.learning_rates(recipe, dimensions.width, updates),
-    f"The learning rate falls after each of the {len(updates)} updates of the topology, and comes back in "
-    f"{recipe.iterative_warmup} steps. The dashed line is the schedule without that.",
+    f"The learning rate falls after each of the {len(updates)} updates of the topology and returns to the schedule "
+    f"in {recipe.iterative_warmup} steps. The dashed line is the schedule without these drops.",
 )
 
 # %% [markdown]
@@ -505,7 +507,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def learning_rate(step: int, last_update: int | None, steps: int) -> float:
-    """The learning rate of a step; write it here."""
+    """The learning rate of a step. Write this function."""
 
 
 # %% tags=["check"]
@@ -558,7 +560,9 @@ mine = translation.race(
     task, [settings.method], sparsity, recipe, seeds=all_seeds, device=settings.device, folder=folder
 )
 run = mine[0]
-print(f"{run.tokens:,} German tokens in {run.seconds:.0f} s; guessing would cost {math.log(vocabulary.size):.2f}")
+print(
+    f"{run.tokens:,} German tokens in {run.seconds:.0f} s; a uniform guess has the loss {math.log(vocabulary.size):.2f}"
+)
 
 # %%
 looks = pd.DataFrame([asdict(look) | {"right piece by geometric mean": math.exp(-look.loss)} for look in run.looks])
@@ -624,7 +628,8 @@ cross = attended.weights[f"decoder.{dimensions.layers - 1}.cross_attention"]
 print(f"{sentence} -> {attended.translation}")
 figures.show(
     figures.attention_map(cross, attended.source, attended.target),
-    f"The heads of the last decoder layer look at different pieces of “{sentence}”. Dark: much of the cross-attention.",
+    f"The heads of the last decoder layer look at different pieces of “{sentence}”. Dark cells show strong "
+    "cross-attention.",
 )
 
 # %%
@@ -650,8 +655,8 @@ attention_name = f"decoder.{dimensions.layers - 1}.cross_attention"
 last_query, last_key = (run.last_masks[f"{attention_name}.{part}_proj.weight"] for part in "qk")
 figures.show(
     figures.attention_head(last_query, last_key, dimensions.heads, 0),
-    f"Head 0 of {attention_name}: links of its queries and keys, and how many each row has. A row that has links on one "
-    "side alone would be marked.",
+    f"In head 0 of {attention_name}, each row of the queries is paired with the same row of the keys. The right "
+    "panel shows how many links each row has. A red mark would show a row that has links on only one side.",
 )
 
 # %%
@@ -660,7 +665,7 @@ exchanged = int((run.first_masks[changed] & ~run.last_masks[changed]).sum())
 figures.show(
     figures.topology_change(run.first_masks[changed], run.last_masks[changed]),
     f"Training exchanged {exchanged} of the {int(run.first_masks[changed].sum())} links of layer {changed} in the "
-    f"{run.method} run: the links before it, after it, and what changed.",
+    f"{run.method} run. The panels show the links before training, the links after it, and the changes.",
 )
 
 # %% [markdown]
@@ -735,8 +740,9 @@ others = translation.race(task, rivals, sparsity, recipe, seeds=all_seeds, devic
 runs = sorted([*mine, *others], key=lambda run: (names.index(run.method), run.seed))
 figures.show(
     figures.translation_race(runs),
-    "All methods get better at the validation pairs during training: BLEU of greedy translations by training step. "
-    "Left, the methods that keep their number of links; right, those that lower it. FC is in both.",
+    "All methods get better at the validation pairs during training. The lines show the BLEU of greedy "
+    "translations by training step. The methods on the left keep their number of links, and the methods on the "
+    "right lower it. FC is in both panels.",
 )
 
 # %%
@@ -795,10 +801,10 @@ print({name: sum(row["dataset"] == name for row in recorded) for name in data.TR
 of_number_words = [row for row in recorded if row["dataset"] == "number_words"]
 figures.show(
     figures.scores_by_method(
-        translation.mean_scores(of_number_words, "exact"), xlabel="test sentences right to the letter (%)"
+        translation.mean_scores(of_number_words, "exact"), xlabel="test sentences that are exactly right (%)"
     ),
-    "With more links the methods translate more number words exactly: mean share of each method's recorded runs at "
-    "each sparsity, with 95 % confidence intervals. The dashed line and its band are FC.",
+    "With more links, the methods translate more number words exactly. A mark is the mean share over the recorded "
+    "runs of a method at one sparsity, with its 95 % confidence interval. The dashed line and its band show FC.",
 )
 
 # %%
@@ -823,8 +829,9 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
 figures.show(
     figures.scores_by_method(translation.mean_scores(of_multi30k, "bleu"), paper.PAPER_TABLE_1["multi30k"]),
-    "Our small model has lower BLEU than the paper's larger one, which was trained longer. Left: means of the "
-    "recorded runs on Multi30k. Right: the paper's Table 1. Each side has its own axis.",
+    "Our small model has a lower BLEU than the paper's larger model, which was trained longer. The left panel "
+    "shows means of the recorded runs on Multi30k, and the right panel shows the paper's Table 1. Each panel has "
+    "its own axis.",
 )
 
 # %%
@@ -874,7 +881,7 @@ pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
 
 # %% tags=["exercise"]
 def lead_by_luck(rivals: int, seeds: int, deviation: float, generator: torch.Generator) -> float:
-    """Mean lead of the best of `rivals` methods over FC, in BLEU, if all are equally good; write it here."""
+    """Mean lead of the best of `rivals` methods over FC, in BLEU, if all are equally good. Write this function."""
 
 
 # %% tags=["check"]

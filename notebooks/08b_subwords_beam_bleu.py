@@ -31,7 +31,8 @@
 # that it reads and writes, the search for its best translation, and the score of its translations.
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -58,8 +59,8 @@ from chts_core.lab.train import translation
 print(records.environment_line(torch.device("cpu")))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: all run the same here; empty: $CHTS_PROFILE, or laptop
-seed: int = 0  # the order of the batches depends on it
+profile: str = ""  # ci, binder, laptop, gpu or paper, which are all the same here; empty means $CHTS_PROFILE, or laptop
+seed: int = 0  # seed of the order of the batches
 
 # %%
 settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
@@ -106,7 +107,7 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
 
 # %% tags=["exercise"]
 def merge(words: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:
-    """The words after the most frequent pair of neighbours has been joined; write it here."""
+    """The words after the most frequent pair of neighbours has been joined. Write this function."""
 
 
 # %% tags=["check"]
@@ -164,9 +165,10 @@ pairs_each = round(len(task.train) / len(by_length))
 at_random = list(torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0)).split(pairs_each))
 figures.show(
     figures.length_buckets(task.train.lengths, {"at random": at_random, "by length": by_length}),
-    "Batches by length have hardly any padding (right); batches drawn at random have much (left). Each bar is a "
-    f"batch of the training pairs, its padding on top. Left: {pairs_each} pairs each. Right: pairs of about the same "
-    f"length, at most {recipe.batch_tokens} places together.",
+    "Batches by length have hardly any padding (right), but batches drawn at random have a lot of padding (left). "
+    "Each bar is a batch of the training pairs, and the upper part of the bar is padding. Each batch on the left "
+    f"has {pairs_each} pairs. Each batch on the right has pairs of about the same length and at most "
+    f"{recipe.batch_tokens} places.",
 )
 
 # %% [markdown]
@@ -278,7 +280,7 @@ assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 
 # %% tags=["exercise"]
 def beam_search(following: dict[str, dict[str, float]], beam: int) -> list[str]:
-    """The pieces of the translation that scores best; write it here."""
+    """The pieces of the translation that scores best. Write this function."""
 
 
 # %% tags=["check"]
@@ -423,7 +425,7 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 
 # %% tags=["exercise"]
 def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
-    """The clipped number of n-grams found in the references, and the number written; write it here."""
+    """The clipped number of n-grams found in the references, and the number written. Write this function."""
 
 
 # %% tags=["check"]

@@ -30,7 +30,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 2 and the hyperparameters of its appendix |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -63,18 +64,18 @@ from chts_core.lab.train import language
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of the race
 device: str = "auto"  # auto, cpu or cuda
-dataset: str = ""  # python_reference, tinyshakespeare, books, openwebtext or c4; empty: as the profile says
-method: str = ""  # whose model is looked at closely; empty: as the profile says
-methods: str = ""  # to race, separated by commas: fc,set,chts; empty: as the profile says
-sparsity: float = 0.9  # share of absent links, in [0.5, 1) since several methods start at 0.5
-recipe: str = ""  # tiny, small, 60m, ... (the names of language.RECIPES); empty: as the profile says
-steps: int = 0  # of the optimizer; 0: as the recipe says
-seeds: int = 0  # runs per method; 0: as the profile says
-data_dir: str = ""  # where to look for data first
-out_dir: str = ""  # where checkpoints and records go, so that a race that was cut goes on; empty: nowhere
+dataset: str = ""  # python_reference, tinyshakespeare, books, openwebtext or c4; empty means the choice of the profile
+method: str = ""  # method whose model we look at closely; empty means the choice of the profile
+methods: str = ""  # methods to race, separated by commas: fc,set,chts; empty means the choice of the profile
+sparsity: float = 0.9  # share of absent links, in [0.5, 1) because several methods start at 0.5
+recipe: str = ""  # tiny, small, 60m, ... (the names of language.RECIPES); empty means the choice of the profile
+steps: int = 0  # steps of the optimizer; 0 means the value of the recipe
+seeds: int = 0  # number of runs per method; 0 means the value of the profile
+data_dir: str = ""  # folder in which we look for data first
+out_dir: str = ""  # folder of checkpoints and records, so that an interrupted race can continue; empty means none
 
 # %%
 settings = notebooks.start(
@@ -99,7 +100,7 @@ settings = notebooks.start(
 
 # %%
 corpus = data.load_text(settings.dataset, data_dir)
-print(f"{corpus.name}: {len(corpus.validation)} documents to validate with, the first begins:\n")
+print(f"{corpus.name}: {len(corpus.validation)} documents for validation; the first document begins:\n")
 print(corpus.validation[0][:400])
 
 # %% [markdown]
@@ -173,7 +174,7 @@ chances = [1 / 2, 1 / 4, 1 / 4, 1 / 8]
 loss = sum(-math.log(p) for p in chances) / 4
 print(f"mean loss {loss:.3f}, perplexity {math.exp(loss):.3f}")
 uniform = -math.log(1 / recipe.vocabulary)
-print(f"all alike: loss {uniform:.3f}, perplexity {math.exp(uniform):.0f}")
+print(f"equally likely tokens: loss {uniform:.3f}, perplexity {math.exp(uniform):.0f}")
 assert math.isclose(math.exp(loss), 4)
 
 # %% [markdown]
@@ -196,8 +197,8 @@ assert math.isclose(math.exp(loss), 4)
 # %%
 figures.show(
     figures.blocks(["llama"]),
-    "One layer of a LLaMA has seven sparse matrices. Percolation uses two pairs, (q, k) and (gate, up), and three chains: "
-    "(v, o), (gate, down) and (up, down). Embedding, norms and output layer stay dense.",
+    "One layer of a LLaMA has seven sparse matrices. Percolation uses two pairs, (q, k) and (gate, up), and three "
+    "chains: (v, o), (gate, down) and (up, down). The embedding, the norms and the output layer stay dense.",
 )
 
 # %% [markdown]
@@ -227,8 +228,8 @@ figures.show(
     figures.percolating_network(
         [masks["gate"], masks["up"].T], ("read by\nthe gate", "neurons\nof the block", "read by\nup")
     ),
-    "Two neurons of the block are of no use: neuron 1 has no link in the gate (left), neuron 2 has none in up "
-    "(right, turned around).",
+    "Two neurons of the block are of no use: neuron 1 has no link in the gate (left), and neuron 2 has no link in "
+    "up (right). The mask of up is transposed.",
 )
 
 # %%
@@ -462,7 +463,8 @@ last = f"model.layers.{dimensions.layers - 1}"
 query, key = (run.last_masks[f"{last}.self_attn.{part}_proj.weight"] for part in "qk")
 figures.show(
     figures.attention_head(query, key, dimensions.heads, 0),
-    f"Head 0 of the last layer of the {run.method} model: links of its queries and keys, and how many each row has.",
+    f"In head 0 of the last layer of the {run.method} model, each row of the queries is paired with the same row of "
+    "the keys. The right panel shows how many links each row has.",
 )
 
 # %%
@@ -471,7 +473,7 @@ exchanged = int((run.first_masks[gate_name] & ~run.last_masks[gate_name]).sum())
 figures.show(
     figures.topology_change(run.first_masks[gate_name], run.last_masks[gate_name]),
     f"Training exchanged {exchanged} of the {int(run.first_masks[gate_name].sum())} links of the gate of the last "
-    "layer: the links before it, after it, and what changed.",
+    "layer. The panels show the links before training, the links after it, and the changes.",
 )
 
 # %%
@@ -504,8 +506,8 @@ others = language.race(task, rivals, settings.sparsity, recipe, seeds=all_seeds,
 runs = sorted([*mine, *others], key=lambda run: (names.index(run.method), run.seed))
 figures.show(
     figures.loss_race(runs),
-    "The loss on the validation tokens falls for all methods; lower is better. Left, the methods that keep their "
-    "number of links; right, those that lower it. FC is in both.",
+    "The loss on the validation tokens falls for all methods, and lower is better. The methods on the left keep "
+    "their number of links, and the methods on the right lower it. FC is in both panels.",
 )
 
 # %%
@@ -566,8 +568,8 @@ def perplexity(row: dict) -> float:
 for name, rows in compared.items():
     figures.show(
         figures.scores_by_method(mean_scores(rows, perplexity), xlabel="validation perplexity (lower is better)"),
-        f"{name}: mean perplexity of each method's recorded runs at each sparsity, with 95 % confidence intervals; the dashed "
-        "line and its band are FC.",
+        f"{name}: a mark is the mean perplexity over the recorded runs of a method at one sparsity, with its 95 % "
+        "confidence interval. The dashed line and its band show FC.",
     )
 
 # %% [markdown]
@@ -680,11 +682,11 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 
 # %% tags=["exercise"]
 def perplexity(chances: list[float]) -> float:
-    """The perplexity of tokens that got these probabilities; write it here."""
+    """The perplexity of tokens that got these probabilities. Write this function."""
 
 
 def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
-    """Bits per byte of a text, from the loss per token in nats; write it here."""
+    """Bits per byte of a text, from the loss per token in nats. Write this function."""
 
 
 # %% tags=["check"]
@@ -723,7 +725,7 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 
 # %% tags=["exercise"]
 def queries_of(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
-    """The neurons of the queries that share a neuron of the keys; write it here."""
+    """The neurons of the queries that share a neuron of the keys. Write this function."""
 
 
 # %% tags=["check"]
@@ -767,7 +769,7 @@ exercises.check("09.queries_of", queries_of)
 def percolate_gate(
     gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, at_zero: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Masks of gate, up (neurons, inputs) and down (outputs, neurons) without incomplete links; write it here."""
+    """Masks of gate, up (neurons, inputs) and down (outputs, neurons) without incomplete links. Write this function."""
 
 
 # %% [markdown]
@@ -834,11 +836,11 @@ except ValueError as refusal:
 
 # %% tags=["exercise"]
 def shortened(recipe: language.Recipe, tokens_per_second: float, minutes: float) -> language.Recipe:
-    """The recipe with as many steps as the time allows; write it here."""
+    """The recipe with as many steps as the time allows. Write this function."""
 
 
 def facts(plan, recipe: language.Recipe, tokens_per_second: float) -> dict[str, float]:
-    """Links of layer 0, updates, tokens, minutes and MiB of a run; write it here."""
+    """Links of layer 0, updates, tokens, minutes and MiB of a run. Write this function."""
 
 
 # %% tags=["check"]
@@ -888,7 +890,7 @@ exercises.check("09.planned", shortened, facts)
 
 # %% tags=["exercise"]
 def least_step(weight: float) -> float:
-    """Half the distance from a weight in bfloat16 to the next larger number; write it here."""
+    """Half the distance from a weight in bfloat16 to the next larger number. Write this function."""
 
 
 still_from = None  # the smallest such weight
@@ -929,7 +931,7 @@ exercises.check("09.least_step", least_step, still_from)
 
 # %% tags=["exercise"]
 def winners(losses: dict[str, dict[float, float]]) -> tuple[dict[float, str], str]:
-    """The best method at each learning rate, and the best one at its own rate; write it here."""
+    """The best method at each learning rate, and the best one at its own rate. Write this function."""
 
 
 # %% tags=["check"]

@@ -29,7 +29,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), the sizes of its Table 2 |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -67,12 +68,12 @@ from chts_core.lab.train import checkpoint, language, sweeps, tasks
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the run is; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the run; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the seed of all runs
 method: str = "chts"  # the method whose model is trained in two processes
-sparsity: float = 0.9  # share of absent links, in [0.5, 1) since several methods start at 0.5
-steps: int = 0  # training steps of the small model; 0: as the profile says
-out_dir: str = ""  # where the runs go; empty: a folder that is deleted at the end
+sparsity: float = 0.9  # share of absent links, in [0.5, 1) because several methods start at 0.5
+steps: int = 0  # training steps of the small model; 0 means the value of the profile
+out_dir: str = ""  # folder of the runs; empty means a folder that is deleted at the end
 
 # %%
 settings = notebooks.start("10_scaling_out", profile, seed=seed, method=method, sparsity=sparsity, steps=steps)
@@ -127,8 +128,8 @@ assert fingerprint(masks_of_ranks[0]) == fingerprint(masks_of_ranks[1]) != finge
 # %%
 figures.show(
     figures.ranks(*steps_of_ranks, mean.tolist()),
-    "After the all-reduce both ranks have the same mean, and the hashes of their masks are equal, though their own "
-    "gradients differ. The drawing is one step of two ranks.",
+    "After the all-reduce, both ranks have the same mean, and the hashes of their masks are equal, although their "
+    "own gradients differ. The drawing shows one step of two ranks.",
 )
 
 # %% [markdown]
@@ -313,7 +314,7 @@ while not cut.exists() and process.poll() is None:
 os.killpg(process.pid, signal.SIGKILL)
 process.wait()
 killed_at = checkpoint.load(cut)["step"]
-print(f"killed; the checkpoint is of step {killed_at} of {settings.steps}")
+print(f"killed; the checkpoint was saved after step {killed_at} of {settings.steps}")
 
 # %% [markdown]
 # The program writes a checkpoint to a temporary file and then renames this file, so there is always one complete
@@ -334,7 +335,7 @@ pd.DataFrame(rows).style.hide(axis="index").format({"loss": "{:.4f}", "perplexit
 ends = [checkpoint.load(folder / name / "checkpoint.safetensors") for name in ("cut", "uncut")]
 masks = [end["sparsifier"]["masks"] for end in ends]
 same = sum(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
-print(f"{same} of {len(masks[0])} masks are equal to the bit")
+print(f"{same} of {len(masks[0])} masks are exactly equal")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
@@ -443,7 +444,7 @@ operations = dense["tokens"] * language.operations_per_token(recipe)
 rate = operations / dense["seconds"]
 print(f"throughput: {dense['tokens'] / dense['seconds']:,.0f} tokens per second, threads: {dense['device']['threads']}")
 print(f"{operations / 1e9:,.0f} billion operations in {dense['seconds']} s: {rate / 1e9:.1f} billion per second")
-print(f"utilisation {dense['mfu']:.0%}, so {rate / dense['mfu'] / 1e9:.0f} billion at most")
+print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense['mfu'] / 1e9:.0f} billion per second")
 
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
@@ -492,7 +493,7 @@ table.style.hide(axis="index").format(
 
 # %% tags=["exercise"]
 def whole_gradient(gradients: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
-    """The gradient of the whole batch from the mean gradients of its parts; write it here."""
+    """The gradient of the whole batch from the mean gradients of its parts. Write this function."""
 
 
 # %% tags=["check"]
@@ -527,7 +528,7 @@ exercises.check("10.whole_gradient", whole_gradient)
 
 # %% tags=["exercise"]
 def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
-    """A mask with `number` more links, from gradients (ranks, outputs, inputs); write it here."""
+    """A mask with `number` more links, from gradients (ranks, outputs, inputs). Write this function."""
 
 
 # %% [markdown]
@@ -566,7 +567,7 @@ exercises.check("10.regrow", regrow)
 
 # %% tags=["exercise"]
 def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
-    """The numbers of the examples of a rank in a step; write it here."""
+    """The numbers of the examples of a rank in a step. Write this function."""
 
 
 # %% tags=["check"]
@@ -616,11 +617,11 @@ print(sorted(trial.schedule.state_dict()))
 
 # %% tags=["exercise"]
 def save_run(trial, path):
-    """Save all that the trial needs to continue; write it here."""
+    """Save all that the trial needs to continue. Write this function."""
 
 
 def load_run(trial, path):
-    """Load the file into a fresh trial; write it here."""
+    """Load the file into a fresh trial. Write this function."""
 
 
 not_needed = None  # a set of names
@@ -737,7 +738,7 @@ exercises.check("10.hours", hours)
 
 # %% tags=["exercise"]
 def schedule(costs: dict[str, float], seeds: int, workers: int, budget: float) -> tuple[list[tuple[str, int]], float]:
-    """The runs that fit into the budget, as (method, seed), and the makespan in hours; write it here."""
+    """The runs that fit into the budget, as (method, seed), and the makespan in hours. Write this function."""
 
 
 # %% tags=["check"]

@@ -28,7 +28,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), its MLP table and Tables 1 and 2 |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -56,7 +57,7 @@ from chts_core.lab.results.statistics import score_differences, standard_error
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: all run the same here; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper, which are all the same here; empty means $CHTS_PROFILE, or laptop
 comparison: str = "images: fashion_mnist"  # the comparison whose learning curves are drawn at the end
 
 # %%
@@ -289,7 +290,7 @@ def claims_that(verdict: str) -> pd.DataFrame:
             "claim": row["claim"],
             "source": row["source"],
             "ahead by": "; ".join(map(ahead, row["comparisons"])),
-            "ours differ": "; ".join(comparison["differs"] for comparison in row["comparisons"]),
+            "how our runs differ": "; ".join(comparison["differs"] for comparison in row["comparisons"]),
         }
         for row in claims
         if row["verdict"] == verdict
@@ -335,7 +336,8 @@ def curves(name: str, sparsity: float) -> None:
     score = report.SCORES[recorded[name][0]["task"]].course_name
     figures.show(
         figures.learning_curves(report.courses(recorded[name], sparsity), score),
-        f"{name}, {sparsity:.0%} sparse: {score} by step, the mean over seeds in a band from the lowest to the highest.",
+        f"{name}, {sparsity:.0%} sparse: a line shows the {score} by step as the mean over seeds, and its band "
+        "reaches from the lowest seed to the highest.",
     )
 
 
@@ -408,7 +410,7 @@ exercises.check("11.errors_away", errors_away)
 
 # %% tags=["exercise"]
 def coverage(n, factor, shift, generator):
-    """Share of simulated studies whose interval contains 0; write it here."""
+    """Share of simulated studies whose interval contains 0. Write this function."""
 
 
 # %% tags=["check"]
@@ -452,7 +454,7 @@ exercises.check("11.coverage", coverage)
 
 # %% tags=["exercise"]
 def half_widths(a, b):
-    """Half-width of the paired and of the unpaired interval; write it here."""
+    """Half-width of the paired and of the unpaired interval. Write this function."""
 
 
 # %% tags=["check"]
@@ -492,7 +494,7 @@ exercises.check("11.half_widths", half_widths)
 
 # %% tags=["exercise"]
 def same_gain(rival, better, our_rival):
-    """Perplexity that is as many nats below `our_rival` as `better` is below `rival`; write it here."""
+    """Perplexity that is as many nats below `our_rival` as `better` is below `rival`. Write this function."""
 
 
 # %% tags=["check"]
@@ -530,7 +532,7 @@ exercises.check("11.same_gain", same_gain)
 
 # %% tags=["exercise"]
 def difference_of_differences(mine, rival, paper_mine, paper_rival):
-    """Our advantage minus the paper's, and its standard error; write it here."""
+    """Our advantage minus the paper's, and its standard error. Write this function."""
 
 
 # %% tags=["check"]
@@ -599,7 +601,7 @@ exercises.check("11.by_chance", by_chance)
 
 # %% tags=["exercise"]
 def verdict(tasks):
-    """The verdict on a claim, from its advantages by task and seed; write it here."""
+    """The verdict on a claim, from its advantages by task and seed. Write this function."""
 
 
 # %% tags=["check"]

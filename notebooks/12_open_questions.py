@@ -28,7 +28,8 @@
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Tables 1, 2, 8, 9, 11 and 13, Appendix J |
 
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys
@@ -64,7 +65,7 @@ from chts_core.methods import Regrowth, Turnover
 print(records.environment_line(records.choose_device()))
 
 # %% tags=["parameters"]
-profile: str = ""  # ci, binder, laptop, gpu or paper: how large the runs are; empty: $CHTS_PROFILE, or laptop
+profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the runs; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # the first seed of all runs
 sparsity: float = 0.9  # share of absent links in the projects, in [0.5, 1)
 
@@ -110,8 +111,9 @@ print(verdicts.to_string())
 # %%
 figures.show(
     figures.verdicts(claims),
-    f"{verdicts['undecided']} of the {len(claims)} claims lie in the grey band, where our runs cannot tell the sign; "
-    f"{verdicts['holds']} lies to the right of it and {verdicts['does not hold']} lie to the left.",
+    f"{verdicts['undecided']} of the {len(claims)} claims lie in the grey band, where our runs do not show whether "
+    f"the advantage is above or below 0; {verdicts['holds']} lies to the right of the band, and "
+    f"{verdicts['does not hold']} lie to the left.",
 )
 
 # %% [markdown]
@@ -255,7 +257,7 @@ shuffles = {name: [retrained(masks, number) for number in all_seeds] for name, m
 # %%
 for name, scores in shuffles.items():
     mean, half = mean_and_interval([score - other for score, other in zip(scores, shuffles["learned"], strict=True)])
-    beside = "" if name == "learned" else f", minus learned: {mean:+.2f} ± {half:.2f} points"
+    beside = "" if name == "learned" else f"; difference from learned: {mean:+.2f} ± {half:.2f} points"
     print(f"{name:<13} {sum(scores) / len(scores):.2f} %{beside}")
 
 # %% [markdown]
@@ -414,7 +416,7 @@ pd.DataFrame(claims)[["claim", "unit", "seeds", "advantage", "interval"]].style.
 
 # %% tags=["exercise"]
 def read_row(row: dict, margin: float, looks: int) -> str:
-    """The verdict on a row of the table of claims; write it here."""
+    """The verdict on a row of the table of claims. Write this function."""
 
 
 # %% tags=["check"]
@@ -489,7 +491,7 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 
 # %% tags=["exercise"]
 def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
-    """A mask in which two links have exchanged their inputs, or the mask unchanged; write it here."""
+    """A mask in which two links have exchanged their inputs, or the mask unchanged. Write this function."""
 
 
 # %% [markdown]

@@ -206,7 +206,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
         SPEED,
         "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %). The record of all links that ever existed takes another "
         "{:.1f} MB. The last weights of removed links take more memory, which a plan counts. An update of "
-        "this MLP takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of memory beyond the model's at "
+        "this MLP takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of additional memory at "
         "70 % sparsity, and {:.1f} s and {:.0f} MB at 95 %",
         lambda: [
             bench("epoch", "links alone")["state_bytes"] / 1e6,
@@ -308,7 +308,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         RESULTS,
-        "CHTs by CH3-L3p stays {:.2f} points below the paper's accuracy, and SET stays {:.2f} points below",
+        "CHTs with CH3-L3p stays {:.2f} points below the paper's accuracy, and SET stays {:.2f} points below",
         lambda: [
             paper.PAPER_MLP["fashion_mnist"][key][0] - best_test_epoch(*of_method(runs("mlp_paper"), method))
             for method, key in (("chts/paper_mlp_fashion_l3p", "chts/paper_mlp_l3p"), ("set", "set"))

@@ -36,7 +36,7 @@ def test_the_difference_is_that_of_the_records(comparison: str) -> None:
         assert len(result.differences) == row["seeds"]
         told = f" is {row['difference']:+.{score.digits}f}"
         if row["interval"] is not None:
-            zero = "contains" if abs(row["difference"]) <= row["interval"] else "leaves out"
+            zero = "contains" if abs(row["difference"]) <= row["interval"] else "excludes"
             told += f" ± {row['interval']:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
         seeds = "1 seed." if row["seeds"] == 1 else f"{row['seeds']} seeds."
         assert result.description.endswith(f"{told}, over {seeds}")
@@ -65,8 +65,8 @@ def test_what_is_not_stored_is_said_with_what_there_is() -> None:
     result = compute(CurveState("language: books, tiny", 0.9, "chts", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "language: books, tiny, 90% sparse: there are no stored runs of both CHTs and SET; there are runs of FC, SET, "
-        "RigL, GraNet, at 70%, 90%, 95%."
+        "language: books, tiny, 90% sparse: there are no stored runs of both CHTs and SET. The stored runs are of FC, "
+        "SET, RigL, GraNet, at 70%, 90%, 95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 

@@ -51,8 +51,8 @@ def test_the_first_mix_differs_from_chts_in_one_choice() -> None:
     assert result.description == (
         "The mix differs from CHTs in topology (Erdős–Rényi). After 8 epochs, the mix has "
         f"{mine.validation_accuracy[-1]:.1%} validation accuracy with 10% of the links, and CHTs "
-        f"has {theirs.validation_accuracy[-1]:.1%} with 10%. There is only one run of each, with the same seed, so "
-        "this proves nothing."
+        f"has {theirs.validation_accuracy[-1]:.1%} with 10%. Each method has only one run, and both runs have the "
+        "same seed, so this proves nothing."
     )
     assert theirs.validation_accuracy != mine.validation_accuracy
 
@@ -82,7 +82,7 @@ def test_all_that_differs_is_named() -> None:
 def test_a_mix_that_cannot_work_is_explained_and_only_that() -> None:
     for topology, sparsity in product(CHOICES["topology"], CHOICES["sparsity"]):
         result = MethodMixer.compute(MethodMixerState(topology=topology, sparsity=sparsity))
-        fits = topology != "all links" or sparsity == "all, always"
+        fits = topology != "all links" or sparsity == "all links"
         assert len(result.runs) == (2 if fits else 1)
         assert ("cannot work" in result.description) == (not fits)
         assert len(result.description.split()) <= 90

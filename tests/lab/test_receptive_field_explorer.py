@@ -11,13 +11,13 @@ def test_the_description_counts_what_is_there() -> None:
     assert torch.equal(result.mask, expected)
     outputs, inputs = result.mask.sum(dim=1), result.mask.sum(dim=0)
     assert result.description == (
-        "A BRF network of 20 inputs and 12 outputs with 60 links (sparsity 0.75, r = 0.40). It has "
-        f"{outputs.min()} to {outputs.max()} links per output, and {inputs.min()} to {inputs.max()} per input."
+        "This BRF network of 20 inputs and 12 outputs has 60 links (sparsity 0.75, r = 0.40). It has "
+        f"{outputs.min()} to {outputs.max()} links per output, and {inputs.min()} to {inputs.max()} links per input."
     )
 
 
 def test_it_begins_with_a_tenth_of_48_times_96_links() -> None:
-    assert "with 461 links" in ReceptiveFieldExplorer.compute(ReceptiveFieldState()).description
+    assert "has 461 links" in ReceptiveFieldExplorer.compute(ReceptiveFieldState()).description
 
 
 def test_the_network_depends_on_the_seed() -> None:

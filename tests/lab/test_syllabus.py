@@ -41,8 +41,8 @@ def test_a_page_has_the_clock_and_what_was_measured() -> None:
         "",
         "For those who tell.",
         "",
-        "Runs were measured on two cores, with the profiles `binder` and `laptop`; a notebook is started before its "
-        "part and has finished when it is needed.",
+        "We measured the runs on two cores, with the profiles `binder` and `laptop`. Start each notebook before its "
+        "part, so that it has finished when you need it.",
         "",
         "## 1 · One",
         "",

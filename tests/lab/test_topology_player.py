@@ -85,9 +85,11 @@ def test_links_so_far_are_all_that_were_ever_active(run: Run) -> None:
 def test_the_sentence_has_the_numbers_of_the_update(run: Run) -> None:
     said = TopologyPlayer.compute(TopologyPlayerState(1, run=run)).description
     assert said == (
-        "Update 1 of 2, step 10, layer 0.weight: it removed 2 links and regrew 2, 1 of them the same (overlap 50%). "
+        "Update 1 of 2, step 10, layer 0.weight: it removed 2 links and regrew 2 links, of which 1 had just been "
+        "removed (overlap 50%). "
         "The layer now has 3 links. 66.7% of all possible links were ever active (ITOP), and 50% of the output neurons "
-        "are active. The picture compares the masks before and after: a link that is back at once counts as kept."
+        "are active. The picture compares the masks before and after the update, so a link that is back at once "
+        "counts as kept."
     )
     said = TopologyPlayer.compute(TopologyPlayerState(2, view="links so far", run=run)).description
     assert said.startswith("Update 2 of 2, step 20")

@@ -78,10 +78,10 @@ def test_what_cannot_be_translated_is_told_and_not_raised(state: TranslationStat
     told = replace(state, sentence=sentence)
     result = TranslationExplorer.compute(told)
     assert (result.translation, result.keys, result.queries, result.weights) == ("", [], [], None)
-    assert result.description.startswith("Nothing is translated: ")
+    assert result.description.startswith("The translator cannot read this sentence: ")
     assert reason in result.description
     (axes,) = TranslationExplorer.draw(told, result).axes
-    assert [text.get_text() for text in axes.texts] == ["nothing is translated"]
+    assert [text.get_text() for text in axes.texts] == ["no translation"]
 
 
 def test_a_sentence_is_text_and_no_markup(state: TranslationState) -> None:

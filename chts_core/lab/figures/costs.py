@@ -45,7 +45,7 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
                 va="bottom",
             )
         axes.set_xlabel("links that exist (% of all possible)")
-        axes.set_ylabel("forward and backward (ms)")
+        axes.set_ylabel("forward and backward pass (ms)")
     return figure
 
 

@@ -111,7 +111,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
             axes.set_xlim(0.9, 1.1 * others)
             axes.set_ylim(80 / neurons, 100)
             use_log_scale(axes, "x", "y")
-            axes.set_xlabel(f"links k of an {name} neuron")
+            axes.set_xlabel(f"links per {name} neuron (k)")
             axes.set_ylabel(f"{name} neurons with\nat least k links (%)")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(named))
     return figure
@@ -128,8 +128,8 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
             axes.plot(*place, color=colour, marker=marker, markersize=10, linestyle="", label=title)
             axes.annotate(title, place, (7, 5), textcoords="offset points")
         axes.margins(0.2)
-        axes.set_xlabel("mean path length, times that of Erdős–Rényi")
-        axes.set_ylabel("clustering,\ntimes that of Erdős–Rényi")
+        axes.set_xlabel("mean path length (multiples of Erdős–Rényi)")
+        axes.set_ylabel("clustering\n(multiples of Erdős–Rényi)")
     return figure
 
 
@@ -182,7 +182,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
     with new_figure(11, 3.6, columns=3) as (figure, (left, middle, right)):
         draw_mask(left, first, f"before: {int(first.sum())} links")
         draw_mask(middle, last, f"after: {int(last.sum())} links")
-        draw_mask(right, torch.zeros_like(first), "what changed")
+        draw_mask(right, torch.zeros_like(first), "changes")
         kinds = (("kept", first & last, KEPT), ("removed", first & ~last, REMOVED), ("regrown", last & ~first, REGROWN))
         for name, links, colour in kinds:
             _draw_links(right, links, colour, _mark_size(first))

@@ -92,7 +92,7 @@ def similar_partners() -> Figure:
         for axes, title, below in zip(
             (left, right),
             ("two links apart", "three links apart"),
-            ("sockets u and z₂ share plug z₁", "socket z₂ holds plug v: so can u"),
+            ("sockets u and z₂ share plug z₁", "z₂ holds plug v, so u fits v too"),
             strict=True,
         ):
             axes.set_title(title)

@@ -83,8 +83,8 @@ EARLIER_LABELS = {
     "mest/exchange": "MEST, exchange",
     "gmp/no_return": "GMP, no return",
     "cht/by_layer": "CHT, by layer",
-    "chts/ri_zeros": "CHTs, RI, zeros",
-    "chtss/ri_zeros": "CHTss, RI, zeros",
+    "chts/ri_zeros": "CHTs by RI, links from 0",
+    "chtss/ri_zeros": "CHTss by RI, links from 0",
 }
 
 

@@ -96,7 +96,7 @@ def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
             right.plot(links, numbers, color=colour, marker=marker, markersize=5, linestyle="", label=name)
         for row in ((by_row[0] == 0) != (by_row[1] == 0)).nonzero().flatten().tolist():
             right.axhspan(row - 0.5, row + 0.5, color=VERMILION, alpha=0.25, linewidth=0)
-        right.plot([], [], marker="s", color=VERMILION, alpha=0.4, linestyle="", label="one side alone")
+        right.plot([], [], marker="s", color=VERMILION, alpha=0.4, linestyle="", label="links on only one side")
         right.set_ylim(left.get_ylim())
         right.set_xlim(left=-0.5)
         right.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -18,7 +18,8 @@ RELEASE = "v0.1.0"  # the tag that Colab and Binder use, so that notebooks and p
 
 _BOOTSTRAP = f"""\
 # %% tags=["bootstrap"]
-# Only on Colab: adds chts and what it lacks there. What is there stays as it is, and nothing needs a restart.
+# This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
+# changes no package that Colab has, and you need no restart.
 import importlib.util
 import subprocess
 import sys

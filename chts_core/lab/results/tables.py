@@ -26,6 +26,7 @@ Row = Mapping[str, Any]
 _NAMES = METHOD_LABELS | EARLIER_LABELS
 _OLD_CHTS = "chts/ri_zeros"
 _DIGITS_AT = (0.9, 0.95, 0.97)
+_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
 
 
 @cache
@@ -81,16 +82,22 @@ def mlp_paper() -> str:
     """The paper's MLP on Fashion-MNIST with the paper's recipe, next to the paper's figures; a line for each run."""
     published = PAPER_MLP["fashion_mnist"]
     beside = {
-        "chts/paper_mlp_fashion": ("CHTs by CH2-L3n", *published["chts"]),
-        "chts/paper_mlp_fashion_l3p": ("CHTs by CH3-L3p", *published["chts/paper_mlp_l3p"]),
+        "chts/paper_mlp_fashion": ("CHTs with CH2-L3n", *published["chts"]),
+        "chts/paper_mlp_fashion_l3p": ("CHTs with CH3-L3p", *published["chts/paper_mlp_l3p"]),
         "set": ("SET", *published["set"]),
     }
     lines = []
     for row in runs("mlp_paper"):
         name, best, active = beside[row["method"]]
-        line = {"": name, "paper, best epoch": f"{best:.2f} %", "here, best epoch": f"{best_test_epoch(row):.2f} %"}
-        line |= {"here, last epoch": f"{score(row):.2f} %", "active neurons, paper": f"{active:.0f} %"}
-        lines.append(line | {"here, as the paper counts": f"{100 * row['active_neurons_published']:.0f} %"})
+        line = {
+            "": name,
+            "best epoch in the paper": f"{best:.2f} %",
+            "best epoch here": f"{best_test_epoch(row):.2f} %",
+        }
+        line |= {"last epoch here": f"{score(row):.2f} %", "active neurons in the paper": f"{active:.0f} %"}
+        lines.append(
+            line | {"active neurons here, counted as in the paper": f"{100 * row['active_neurons_published']:.0f} %"}
+        )
     return as_markdown(lines)
 
 
@@ -106,14 +113,14 @@ def digits() -> str:
         for rival in ("set", "fc"):
             theirs = of_method(rows, rival, 0.0 if rival == "fc" else 0.97)
             pairs = [] if method in ("fc", rival) else differences(found[0.97], theirs)
-            line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2) if pairs else ""
+            line[f"difference from {METHOD_LABELS[rival]} at 97%"] = as_difference(pairs, 2) if pairs else ""
         lines.append(line)
     found = {share: small_dense(share) for share in _DIGITS_AT}
-    line = {"": "FC, as few weights"}
+    line = {"": "FC with as few weights as the sparse networks"}
     line |= {f"{share:.0%}": as_mean(list(map(score, mine)), 2) for share, mine in found.items()}
     for rival, sparsity in (("set", 0.97), ("fc", None)):
         pairs = differences(found[0.97], of_method(rows, rival, sparsity))
-        line[f"minus {METHOD_LABELS[rival]}"] = as_difference(pairs, 2)
+        line[f"difference from {METHOD_LABELS[rival]} at 97%"] = as_difference(pairs, 2)
     return as_markdown([*lines, line])
 
 
@@ -186,10 +193,10 @@ def number_words() -> str:
         for sparsity in (0.9, 0.95):
             mine, base = of_method(rows, variant, sparsity), of_method(rows, "chts", sparsity)
             line[f"loss at {sparsity:.0%}"] = as_mean(list(map(last_loss, mine)), 4)
-            line[f"minus CHTs, {sparsity:.0%}"] = (
+            line[f"loss difference from CHTs at {sparsity:.0%}"] = (
                 "" if variant == "chts" else as_difference(differences(mine, base, last_loss), 4)
             )
-            line[f"exact at {sparsity:.0%}"] = as_mean([row["test"]["exact"] for row in mine], 2)
+            line[f"exactly right (%) at {sparsity:.0%}"] = as_mean([row["test"]["exact"] for row in mine], 2)
         lines.append(line)
     return as_markdown(lines)
 
@@ -231,8 +238,8 @@ def update_warmup(rows: Sequence[Row]) -> str:
             {
                 "turnover": _TURNOVERS.get(method, f"`{method}`"),
                 "warm-up": warmup,
-                "jump of the loss by an update": as_mean([jump(row, "after") for row in mine], 4),
-                "one step later": as_mean([jump(row, "next") for row in mine], 4),
+                "rise of the loss by an update": as_mean([jump(row, "after") for row in mine], 4),
+                "rise one step later": as_mean([jump(row, "next") for row in mine], 4),
                 "validation loss": as_mean(list(map(last_loss, mine)), 3),
             }
         )
@@ -358,12 +365,10 @@ def updates() -> str:
     """Updates of one large layer on one thread."""
     lines = []
     for (comparison, _), row in benchmark("update").items():
-        line = {"on one thread": comparison, "ms": _milliseconds(row["seconds"])}
-        line["takes as long as this many steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
-        line["memory beyond the model's"] = (
-            "–" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.0f} MB"
-        )
-        lines.append(line | {"the dense weight alone": f"{row['dense_bytes'] / 2**20:.0f} MB"})
+        line = {"update on one thread": comparison, "ms": _milliseconds(row["seconds"])}
+        line["time in training steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
+        line["additional memory"] = "–" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.0f} MB"
+        lines.append(line | {"memory of the dense weight": f"{row['dense_bytes'] / 2**20:.0f} MB"})
     return as_markdown(lines)
 
 
@@ -388,11 +393,11 @@ def faults() -> str:
         "clock jumps": "clock",
     }
     for scenario, rows in found.items():
-        line = {"training": scenario}
+        line = {"training": _SCENARIOS.get(scenario, scenario)}
         for name, fault in columns.items():
             of = [row for row in rows if row["fault"] == fault]
             line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"
-        line["hours jumped"] = f"{sum(row.get('hours', 0) for row in rows):,}"
+        line["clock jumps (hours)"] = f"{sum(row.get('hours', 0) for row in rows):,}"
         lines.append(line)
     return as_markdown(lines)
 

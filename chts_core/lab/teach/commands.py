@@ -42,7 +42,7 @@ def _add_grade(commands: Commands) -> None:
     command = commands.add_parser(
         "grade",
         help="run and grade the submissions, and report on the class; exit status 1 if some could not be graded",
-        description="This runs the code of your students with all rights of your account: run it in a container.",
+        description="This runs the code of your students with all permissions of your account. Use a container.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="the course")
     command.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="a folder with a notebook per student")

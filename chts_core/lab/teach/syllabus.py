@@ -65,8 +65,8 @@ def as_page(plan: Plan) -> str:
     lines = [
         f"# {plan.title}\n",
         f"For {plan.audience}.\n",
-        f"Runs were measured on two cores, with the profiles `{'` and `'.join(_PROFILES)}`; a notebook is started "
-        "before its part and has finished when it is needed.\n",
+        f"We measured the runs on two cores, with the profiles `{'` and `'.join(_PROFILES)}`. Start each notebook "
+        "before its part, so that it has finished when you need it.\n",
     ]
     for session in plan.sessions:
         lines.append(f"## {session.title}\n")

@@ -243,7 +243,10 @@ def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
     possible, certain = ranked(scores, ~alive, nums)
     for _, regrown in outcomes:
         if not links_of(certain) <= regrown <= links_of(possible) or len(regrown) != sum(nums):
-            return False, f"the links {sorted(regrown)} were regrown; {sorted(links_of(possible))} have the highest scores"
+            return (
+                False,
+                f"the links {sorted(regrown)} were regrown; {sorted(links_of(possible))} have the highest scores",
+            )
     return True, "the links with the highest scores are regrown"
 
 

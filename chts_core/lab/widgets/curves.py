@@ -76,7 +76,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult(
                 {},
                 {},
-                f"{place}: there are no stored runs of both {pair}; there are runs of "
+                f"{place}: there are no stored runs of both {pair}. The stored runs are of "
                 f"{', '.join(map(method_label, methods))}, at {', '.join(f'{share:.0%}' for share in shares)}.",
             )
         score = report.SCORES[rows[0]["task"]]
@@ -91,7 +91,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult({state.method: [score.course(row) for row in mine]}, found, told)
         told = f"{mean:+.{score.digits}f}"
         if len(found) > 1:
-            zero = "contains" if abs(mean) <= interval else "leaves out"
+            zero = "contains" if abs(mean) <= interval else "excludes"
             told += f" ± {interval:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
         return CurveResult(
             {method: lines for method, lines in courses.items() if lines},

@@ -45,7 +45,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "smallest": Removal("magnitude"),
         "smallest, percolate": Removal("magnitude", percolate=True),
         "smallest, soft, percolate": Removal("magnitude", temperature=RAMP_TO_3, percolate=True),
-        "the same, prune the unimportant": Removal(
+        "smallest, soft, percolate, prune unimportant": Removal(
             "magnitude", temperature=RAMP_TO_3, percolate=True, prune="relative_importance"
         ),
         "smallest, may return": RETURNING,
@@ -63,7 +63,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "largest last weight": RETURNS,
     },
     "sparsity": {
-        "all, always": Dense(),
+        "all links": Dense(),
         "constant": Constant(),
         "fall in two stages": Staged(),
         "cubic fall from half": Cubic(initial=0.5),
@@ -72,7 +72,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "turnover": {
         "none": Turnover(zeta=0.0),
         "30 % → 0": Turnover(zeta=Cosine(0.3)),
-        "30 % → 0, until all are stuck": Turnover(zeta=Cosine(0.3), early_stop=0.9, together=True),
+        "30 % → 0, until all layers are stuck": Turnover(zeta=Cosine(0.3), early_stop=0.9, together=True),
         "all extra links": Turnover(zeta="excess"),
     },
 }
@@ -138,10 +138,11 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
             f"{mine.density:.0%} of the links, and {name} has {theirs.validation_accuracy[-1]:.1%} with "
             f"{theirs.density:.0%}."
         )
+        comparison = f"The mix differs from {name} in {differing}." if differing else f"The mix is equal to {name}."
         return MethodMixerResult(
             [theirs, mine],
-            f"The mix differs from {name} in {differing}. {accuracies} There is only one run of each, with the "
-            "same seed, so this proves nothing.",
+            f"{comparison} {accuracies} Each method has only one run, and both runs have the same seed, so this proves "
+            "nothing.",
         )
 
     @staticmethod
@@ -165,4 +166,4 @@ def _trained(method: Method, label: str) -> Run:
 
 def _differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
     names = [f"{_TITLES.get(field, field)} ({mine[field]})" for field in mine if mine[field] != theirs[field]]
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "nothing"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -137,8 +137,8 @@ def _describe(
     )
     return (
         f"Step {_STEPS[state.step]}. The sparsity is {state.sparsity:.2f}. Of {_count(first)} links, the removal by "
-        f"{state.score} took {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are left; "
-        f"{_count(incomplete)} of these are incomplete. Inactive neurons: {per_layer}; {anp}."
+        f"{state.score} took {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are left "
+        f"({_count(incomplete)} incomplete). Inactive neurons: {per_layer}; {anp}."
     )
 
 

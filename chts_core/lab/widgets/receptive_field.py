@@ -57,9 +57,9 @@ class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]
         )
         outputs, inputs = degrees(mask)
         description = (
-            f"A BRF network of {state.in_features} inputs and {state.out_features} outputs with {int(mask.sum())} "
+            f"This BRF network of {state.in_features} inputs and {state.out_features} outputs has {int(mask.sum())} "
             f"links (sparsity {state.sparsity:.2f}, r = {state.r:.2f}). It has {int(outputs.min())} to "
-            f"{int(outputs.max())} links per output, and {int(inputs.min())} to {int(inputs.max())} per input."
+            f"{int(outputs.max())} links per output, and {int(inputs.min())} to {int(inputs.max())} links per input."
         )
         return ReceptiveFieldResult(mask, description)
 

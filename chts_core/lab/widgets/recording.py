@@ -75,8 +75,8 @@ def _record(explorer: type[Explorer[Any, Any]]) -> str:
     width, height = pictures[0].size
     return (
         f'<div class="chts-recording" data-widget="{explorer.name}"><style>{_STYLE}</style>'
-        f"<p><small>A recording of {len(pictures)} states of the widget, with a small example of its own: it does not "
-        "show the runs of this page. In a running notebook, you can choose any state.</small></p>"
+        f"<p><small>This is a recording of {len(pictures)} states of the widget. It shows a small example of its own, "
+        "not the runs of this page. In a running notebook, you can choose any state.</small></p>"
         f'<div class="controls">{controls}</div>'
         f'<div class="frame" style="max-width: {width}px; aspect-ratio: {width} / {height}">'
         f"{_sheets(pictures, shown, html.escape(sentences[shown]))}</div>"

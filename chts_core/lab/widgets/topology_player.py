@@ -130,16 +130,19 @@ def _sentence(state: TopologyPlayerState, now: Tensor, links: dict[str, Tensor],
     total = f"{int(now.sum())} links"
     if not updates:
         share = f"{int(now.sum()) / now.numel():.1%}"
-        said = f"Before the first update, layer {state.layer} has {total}, which are {share} of all possible ones"
+        said = f"Before the first update, layer {state.layer} has {total}, which are {share} of all possible links"
     else:
         row = updates[-1]
         back = row["removed"] - int((state.run.mask_after(state.update - 1, state.layer) & ~now).sum())
         said = (
             f"Update {state.update} of {len(state.run.snapshots)}, step {row['step']}, layer {state.layer}: "
-            f"it removed {row['removed']} links and regrew {row['regrown']}, {back} of them the same (overlap "
-            f"{row['overlap']:.0%}). The layer now has {total}. {row['itop']:.1%} of all possible links were ever "
-            f"active (ITOP), and {row['anp']:.0%} of the output neurons are active"
+            f"it removed {row['removed']} links and regrew {row['regrown']} links, of which {back} had just been "
+            f"removed (overlap {row['overlap']:.0%}). The layer now has {total}. {row['itop']:.1%} of all possible "
+            f"links were ever active (ITOP), and {row['anp']:.0%} of the output neurons are active"
         )
     if state.view == "what changed":
-        return f"{said}. The picture compares the masks before and after: a link that is back at once counts as kept."
+        return (
+            f"{said}. The picture compares the masks before and after the update, so a link that is back at once "
+            "counts as kept."
+        )
     return f"{said}. {int(links['gone'].sum())} links were active earlier and are gone."

@@ -91,7 +91,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
         try:
             (tokens,) = translator.encode([sentence])
         except ValueError as error:
-            return TranslationResult("", [], [], None, f"Nothing is translated: {error}")
+            return TranslationResult("", [], [], None, f"The translator cannot read this sentence: {error}")
         attended = translator.attention(sentence, beam=state.beam)
         of_heads = attended.weights[state.attention]
         weights = of_heads.mean(dim=0) if state.head == _MEAN else of_heads[state.head]
@@ -104,8 +104,8 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
         description = (
             f'The translator reads "{sentence}" as {len(tokens)} pieces. With a beam of {state.beam}, its translation '
             f'is "{attended.translation}", written as {len(attended.target) - 1} pieces. In {state.attention}, '
-            f'{_head(state.head)}, the strongest attention goes from "{queries[query]}" to "{keys[key]}": '
-            f"{float(weights[query, key]):.0%} of its attention.{_unknown(sentence, tokens, translator.vocabulary)}"
+            f'{_head(state.head)}, the strongest attention goes from "{queries[query]}" to "{keys[key]}" '
+            f"({float(weights[query, key]):.0%}).{_unknown(sentence, tokens, translator.vocabulary)}"
         )
         return TranslationResult(attended.translation, keys, queries, weights, description)
 
@@ -113,7 +113,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
     def draw(state: TranslationState, result: TranslationResult) -> Figure:
         """The attention between the pieces; an empty picture if nothing could be translated."""
         if result.weights is None:
-            return figures.empty("nothing is translated", "piece attended to", "piece that attends")
+            return figures.empty("no translation", "piece attended to", "piece that attends")
         title = f"{state.attention}, {_head(state.head)}, beam {state.beam}"
         return figures.attention_map(result.weights, result.keys, result.queries, title)
 
@@ -131,7 +131,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
 
 def _head(head: int) -> str:
-    return "mean of heads" if head == _MEAN else f"head {head}"
+    return "mean of all heads" if head == _MEAN else f"head {head}"
 
 
 def _unknown(sentence: str, tokens: list[int], vocabulary: Vocabulary) -> str:

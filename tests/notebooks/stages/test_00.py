@@ -33,7 +33,7 @@ def text_of(notebook: Any) -> str:
 
 def accuracies(notebook: Any) -> dict[str, float]:
     """Percent of the validation images by network, as printed."""
-    found = re.findall(r"^(\w+) +[\d,]+ links .*?, ([\d.]+)% of validation images$", printed(notebook), re.MULTILINE)
+    found = re.findall(r"^(\w+) +[\d,]+ links .*?, validation accuracy ([\d.]+)%$", printed(notebook), re.MULTILINE)
     return {name: float(percent) for name, percent in found}
 
 

@@ -60,7 +60,7 @@ def test_the_committed_stage_02_says_no_more_of_its_walks_than_its_p_value() -> 
     assert f"p = {p:.2f}" in text
     assert f"at least this much in {p:.0%} of such runs" in text
     assert "agree up to chance" not in text
-    (count,) = re.findall(r"^(\d+) of 200 have p < 0.05", text, re.MULTILINE)
+    (count,) = re.findall(r"^(\d+) of 200 repetitions have p < 0.05", text, re.MULTILINE)
     assert int(count) == results["low_p"]["count"]
 
 

@@ -29,8 +29,8 @@ def test_in_stage_03_hard_regrowth_is_stuck_and_soft_regrowth_is_not(executed: E
         assert (row["links ever active"] > 1000) != stuck  # 410 of the start and 123 new ones, else
     for row in results["rules"]:
         stuck = "hard regrowth" in row["rule"]
-        assert (row["end overlap"] > 0.8) == stuck
-        assert (row["end overlap"] < 0.4) != stuck
+        assert (row["last overlap"] > 0.8) == stuck
+        assert (row["last overlap"] < 0.4) != stuck
         assert (row["itop"] > 0.09) != stuck  # 0.05 at the start
 
 

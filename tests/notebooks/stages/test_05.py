@@ -52,11 +52,14 @@ def test_the_two_decays_of_stage_05_prune_alike_in_number_and_unlike_in_time(exe
     first_three = 0.9 * half * (1 - (1 - 3 / 20) ** 3)
     assert cubic["links removed by the first three updates"] == pytest.approx(first_three, abs=4)
     assert sigmoid["links removed by the first three updates"] < first_three / 4
-    assert cubic["most links removed, at step"] == settings["steps"] // 4 + 20
-    assert sigmoid["largest share of the links removed (%)"] > cubic["largest share of the links removed (%)"]
+    assert cubic["step that removes most links"] == settings["steps"] // 4 + 20
+    assert (
+        sigmoid["largest share of the links removed by one update (%)"]
+        > cubic["largest share of the links removed by one update (%)"]
+    )
     for row in rows.values():
         assert row["final accuracy (%)"] > 85  # chance is 10
-        assert row["its 95 % interval (±)"] > 0
+        assert row["95 % interval of the final accuracy (±)"] > 0
 
 
 def test_the_exercises_of_stage_05_are_solved_by_their_solutions(executed: Executed) -> None:
@@ -77,14 +80,17 @@ def test_stage_05_prints_the_cosine_of_the_turnover(committed: Page) -> None:
 def test_the_text_of_stage_05_has_the_losses_that_it_measured(committed: Page) -> None:
     results, text, _ = committed("05_density_decay")
     cubic, sigmoid = results["pruning"]
-    lost, worst = "accuracy lost by them (points)", "accuracy lost by the worst update (points)"
+    lost, worst = "accuracy lost by the first three updates (points)", "accuracy lost by the worst update (points)"
     first = f"cost {sigmoid[lost]:.2f} points of accuracy together; the first three of the cubic schedule"
     assert f"{first} cost {cubic[lost]:.2f}" in text
     assert (
         f"It costs {sigmoid[worst]:.2f} points, and the worst update of the cubic schedule costs {cubic[worst]:.2f}."
         in text
     )
-    assert abs(cubic["final accuracy (%)"] - sigmoid["final accuracy (%)"]) < cubic["its 95 % interval (±)"]
+    assert (
+        abs(cubic["final accuracy (%)"] - sigmoid["final accuracy (%)"])
+        < cubic["95 % interval of the final accuracy (±)"]
+    )
 
 
 def test_the_glossary_has_the_formulas_of_stage_05(committed: Page) -> None:

@@ -26,7 +26,7 @@ def test_stage_07_measures_layers_and_training(executed: Executed) -> None:
 
 def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: Page) -> None:
     results, text, printed = committed("07_truly_sparse")
-    assert f"auto multiplies densely above {results['crossover']:.0%}, by links below" in printed
+    assert f"auto multiplies densely above {results['crossover']:.0%} density and link by link below" in printed
     assert (
         f"On the published page it is {100 * results['crossover']:.0f} %, less than the 50 % of the first step" in text
     )

@@ -92,7 +92,7 @@ def test_printed_differences_are_those_of_the_scores(committed: Any) -> None:
     for name in ("same degrees", "random"):
         pairs = zip(shuffles[name], shuffles["learned"], strict=True)
         mean, half = mean_and_interval([score - other for score, other in pairs])
-        assert f"minus learned: {mean:+.2f} ± {half:.2f} points" in printed
+        assert f"difference from learned: {mean:+.2f} ± {half:.2f} points" in printed
         assert abs(mean) < half
     assert "with the profile `laptop`, both intervals contain 0" in text_of(committed)
 
