@@ -271,9 +271,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _add_report(commands: Commands) -> None:
     command = commands.add_parser("report", help="write tables and learning curves of recorded runs as one page")
-    command.add_argument(
-        "folder", type=Path, metavar="DIR", help="folder with the *.jsonl files of results, a sweep or a race"
-    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="folder of *.jsonl files: results, a sweep or a race")
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write the page (default: DIR/report)")
     command.set_defaults(command=_report)
 

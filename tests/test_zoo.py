@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from zoo import ZOO, built, output
 
 import chts_core as chts
+from chts_core.engine.kinds import convertible
 from chts_core.engine.layers import sparse_layers
-from chts_core.engine.linear import convertible
 from chts_core.percolation import percolate
 from chts_core.tools.audit import audit
 

@@ -10,7 +10,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from chts_core.checks import warn
 from chts_core.engine.distributed import Ranks
-from chts_core.engine.linear import SparseLinear, convertible
+from chts_core.engine.kinds import convertible
+from chts_core.engine.linear import SparseLinear
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.optimizer_state import check_elementwise, check_moments
 from chts_core.engine.sharding import local_shard

@@ -134,6 +134,27 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def convertible(model: nn.Module, parameter: str) -> bool:
+    """Whether the layer that has this weight can become a :class:`chts_core.engine.linear.SparseLinear`.
+
+    Layers inside `nn.MultiheadAttention` cannot, because this module reads the weights of its parts itself. Layers that
+    are more than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own
+    `forward` or with state-dict hooks, which look for a weight.
+    """
+    path, _, name = parameter.rpartition(".")
+    if name != "weight" or not path:
+        return False
+    module = model.get_submodule(path)
+    hooks = (module._state_dict_hooks, module._state_dict_pre_hooks, module._load_state_dict_pre_hooks)
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter
+        and module._parameters.keys() == {"weight", "bias"}
+        and not (module._buffers or module._modules or "forward" in vars(module) or any(hooks))
+        and not module._load_state_dict_post_hooks
+    )
+
+
 Found = Iterator[tuple[Layer, str | None]]
 
 

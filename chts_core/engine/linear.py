@@ -104,7 +104,9 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
-        """Make a linear layer sparse in place, if :func:`convertible` allows it. Its weight becomes the values.
+        """Make a linear layer sparse in place. Its weight becomes the values.
+
+        :func:`chts_core.engine.kinds.convertible` must allow it.
 
         Everything that refers to the layer or its weight continues to work: other parents, hooks, an optimizer, a list
         of parameters to clip. The gradient keeps its values at the links.
@@ -408,27 +410,6 @@ class SparseLinear(nn.Module):
             self.to_linear()._save_to_state_dict(destination, prefix, keep_vars)
         else:
             super()._save_to_state_dict(destination, prefix, keep_vars)
-
-
-def convertible(model: nn.Module, parameter: str) -> bool:
-    """Whether the layer that has this weight can become a :class:`SparseLinear`.
-
-    Layers inside `nn.MultiheadAttention` cannot, because this module reads the weights of its parts itself. Layers that
-    are more than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own
-    `forward` or with state-dict hooks, which look for a weight.
-    """
-    path, _, name = parameter.rpartition(".")
-    if name != "weight" or not path:
-        return False
-    module = model.get_submodule(path)
-    hooks = (module._state_dict_hooks, module._state_dict_pre_hooks, module._load_state_dict_pre_hooks)
-    return (
-        type(module) is nn.Linear
-        and type(module.weight) is nn.Parameter
-        and module._parameters.keys() == {"weight", "bias"}
-        and not (module._buffers or module._modules or "forward" in vars(module) or any(hooks))
-        and not module._load_state_dict_post_hooks
-    )
 
 
 def to_dense(model: nn.Module) -> nn.Module:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from chts_core.compiled.masks import LinkLists, among, count, ends, mask_of, positions
 from chts_core.engine.distributed import Ranks
-from chts_core.engine.kinds import Layer
-from chts_core.engine.linear import SparseLinear, convertible
+from chts_core.engine.kinds import Layer, convertible
+from chts_core.engine.linear import SparseLinear
 from chts_core.engine.weights import LinkWeight, PastWeights, Weight, count_bits, store_links, unpack_bits
 from chts_core.percolation import LayerGraph, check_graph, percolate_links
 

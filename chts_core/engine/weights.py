@@ -358,7 +358,7 @@ def store_links(
     """Let a linear layer of a model store only its links; the optimizer continues with the same parameter.
 
     Args:
-        parameter: name of the layer's weight; :func:`chts_core.engine.linear.convertible` must be true for it.
+        parameter: name of the layer's weight; :func:`chts_core.engine.kinds.convertible` must be true for it.
         mask, execution: as in :class:`chts_core.engine.linear.SparseLinear`.
     """
     path = parameter.removesuffix(".weight")

@@ -13,9 +13,9 @@ from chts_core.choices import Cubic, Sigmoid
 from chts_core.distributions import Shares
 from chts_core.engine.coverage import Coverage, coverage
 from chts_core.engine.graph import find_layers, kind_of, label_of
-from chts_core.engine.kinds import Layer
+from chts_core.engine.kinds import Layer, convertible
 from chts_core.engine.layers import Selection, all_layers, unwrap
-from chts_core.engine.linear import Execution, convertible
+from chts_core.engine.linear import Execution
 from chts_core.engine.warm_start import Start, method_from
 from chts_core.link_prediction import PREDICTORS, WALKED
 from chts_core.methods import Method

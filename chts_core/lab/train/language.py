@@ -108,9 +108,8 @@ class Run(runs.Run):
     looks: measurements on the validation tokens.
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
-    mfu: the operations per second that a dense model would need, as a share of the operations per second of one large
-        matrix product on this device, in the recipe's precision. A value above the value of the dense run means that
-        sparsity saved time.
+    mfu: the operations per second that a dense model would need, as a share of the operations per second of a matrix
+        product on this device, in the recipe's precision. A value above that of the dense run: sparsity saved time.
     ranks: number of processes that trained together.
     """
 
@@ -397,8 +396,7 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
     model.eval()
     parts = validation.split(recipe.micro_batch)
     total = 0.0
-    # If ranks divide the weights, each rank takes part in the others' computation, so all ranks do the same number of
-    # parts.
+    # If ranks divide the weights, each takes part in the others' computation. So all do the same number of parts.
     for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
         part = parts[min(number, len(parts) - 1)]
         loss = float(_loss(model, part.to(device, torch.int64), recipe))
