@@ -182,7 +182,7 @@ networks = [chts.topology.receptive_field(4, 8, density=0.25, r=0.25, generator=
 from_core = torch.stack(networks).float()
 assert torch.allclose(by_hand.mean(0), from_core.mean(0), atol=0.05)
 print(networks[0].int())
-print("how often, output 0:", [f"{share:.2f}" for share in from_core.mean(0)[0].tolist()])
+print("share of the networks with each link of output 0:", [f"{share:.2f}" for share in from_core.mean(0)[0].tolist()])
 
 
 # %% [markdown]
@@ -476,7 +476,7 @@ figures.show(
 )
 
 # %%
-print("highest degree, outputs and inputs:")
+print("highest degree of the outputs and of the inputs:")
 for name, mask in five.items():
     outputs, inputs = chts.diagnostics.degrees(mask)
     print(f"  {name:<5} {int(outputs.max()):>3} of {len(inputs)}   {int(inputs.max()):>3} of {len(outputs)}")

@@ -421,7 +421,7 @@ except ValueError as error:
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
-print("0 to 0.375 of the run:", timeline.window(0.0, 0.375))
+print("steps from 0 to 0.375 of the run:", timeline.window(0.0, 0.375))
 assert timeline.window(0.0, 0.375) == (0, 3700)  # no update comes at step 3750
 
 # %% [markdown]

@@ -112,7 +112,7 @@ pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(a
 # reward memorised sentences. The next cell checks this:
 
 # %%
-if corpus.name == "number_words":  # the other data sets come already split
+if corpus.name == "number_words":  # the other data sets are already split
     english = [{source for source, _ in part} for part in (corpus.train, corpus.validation, corpus.test)]
     print([len(sentences) for sentences in english])
     assert len(set.union(*english)) == sum(map(len, english))

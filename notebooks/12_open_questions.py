@@ -174,7 +174,7 @@ pd.DataFrame(needed).style.hide(axis="index")
 steps = {
     comparison: row["times_faster"] for (comparison, rival), row in tables.benchmark("step").items() if rival == "FC"
 }
-kinds = {"masks on dense matrices": "masked step of CHTs", "only the links stored": "step of CHTs"}
+kinds = {"dense layers with masks": "masked step of CHTs", "layers that store only the links": "step of CHTs"}
 for name, kind in kinds.items():
     print(f"{name}: {steps[f'{kind}, MLP 3×1568 at 99 %, batch 32']:.2f} times as fast as FC")
 
@@ -283,7 +283,7 @@ for name, scores in shuffles.items():
 class Popular:
     """The number of links of the output times the number of links of the input."""
 
-    def __call__(self, mask, gradient):  # noqa: ARG002 - every score gets it
+    def __call__(self, mask, gradient):  # noqa: ARG002 - every score gets the gradient
         return torch.outer(mask.sum(dim=1), mask.sum(dim=0)).float()
 
 

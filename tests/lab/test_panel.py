@@ -117,7 +117,7 @@ def test_evolution_is_drawn_layer_by_layer() -> None:
         (anp, "active output neurons (%)"),
         (itop, "ITOP (%)"),
         (overlap, "overlap (%)"),
-        (links, "links (number)"),
+        (links, "number of links"),
     ):
         assert name in axes.get_ylabel()
         assert axes.get_xlabel() == "training step"

@@ -101,7 +101,7 @@ def test_before_the_first_update_nothing_has_changed(run: Run) -> None:
     assert {name: int(mask.sum()) for name, mask in result.links.items()} == {"kept": 3, "removed": 0, "new": 0}
     assert result.updates == []
     assert (
-        "Before the first update, layer 0.weight has 3 links, which are 50.0% of all possible ones"
+        "Before the first update, layer 0.weight has 3 links, which are 50.0% of all possible links"
         in result.description
     )
 

@@ -10,7 +10,7 @@ from chts_core.lab.figures.style import BLACK, GREY, METHOD_LABELS, method_label
 LANES = (
     "after training",
     "before training,\nnever changed",
-    "during training,\nfewer and fewer",
+    "during training,\nfewer links over time",
     "during training,\nconstant number",
 )
 

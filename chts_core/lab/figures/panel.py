@@ -63,7 +63,7 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
         "anp": "active output neurons (%)",
         "itop": "links ever active,\nITOP (%)",
         "overlap": "regrown links that were\njust removed, overlap (%)",
-        "links": "links (number)",
+        "links": "number of links",
     }
     layers = {str(layer): rows for layer, rows in shown.groupby("layer", sort=False)}
     named = looks(list(layers)[:_NAMED])

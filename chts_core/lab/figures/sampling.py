@@ -54,7 +54,7 @@ def chances_and_entropy(
             )
         left.set_ylim(0, 1)
         left.set_xlabel("score of the link")
-        left.set_ylabel("chance of the first draw")
+        left.set_ylabel("chance to be drawn first")
         left.set_xticks(scores.tolist())
         name_ends(left)
         right.plot(softness, entropy, color=BLUE)

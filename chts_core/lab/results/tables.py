@@ -89,15 +89,11 @@ def mlp_paper() -> str:
     lines = []
     for row in runs("mlp_paper"):
         name, best, active = beside[row["method"]]
-        line = {
-            "": name,
-            "best epoch in the paper": f"{best:.2f} %",
-            "best epoch here": f"{best_test_epoch(row):.2f} %",
-        }
-        line |= {"last epoch here": f"{score(row):.2f} %", "active neurons in the paper": f"{active:.0f} %"}
-        lines.append(
-            line | {"active neurons here, counted as in the paper": f"{100 * row['active_neurons_published']:.0f} %"}
-        )
+        line = {"": name, "best epoch in the paper": f"{best:.2f} %"}
+        line |= {"best epoch here": f"{best_test_epoch(row):.2f} %", "last epoch here": f"{score(row):.2f} %"}
+        line |= {"active neurons in the paper": f"{active:.0f} %"}
+        counted = f"{100 * row['active_neurons_published']:.0f} %"
+        lines.append(line | {"active neurons here, counted as in the paper": counted})
     return as_markdown(lines)
 
 
@@ -238,7 +234,7 @@ def update_warmup(rows: Sequence[Row]) -> str:
             {
                 "turnover": _TURNOVERS.get(method, f"`{method}`"),
                 "warm-up": warmup,
-                "rise of the loss by an update": as_mean([jump(row, "after") for row in mine], 4),
+                "rise of the loss at an update": as_mean([jump(row, "after") for row in mine], 4),
                 "rise one step later": as_mean([jump(row, "next") for row in mine], 4),
                 "validation loss": as_mean(list(map(last_loss, mine)), 3),
             }
