@@ -141,8 +141,7 @@ class Run(runs.Run):
 def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
 
-    After each update of the topology, the learning rate rises again in equal parts over `iterative_warmup` steps
-    (paper, Table 6).
+    After an update of the topology, the rate rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
 
     Args:
         step, recipe: the step, from 1, and the recipe, which gives the schedule.
@@ -397,8 +396,7 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
     model.eval()
     parts = validation.split(recipe.micro_batch)
     total = 0.0
-    # If ranks divide the weights, each rank takes part in the others' computation, so all ranks do the same number of
-    # parts.
+    # If ranks divide the weights, each takes part in the computation of the others, so all do equally many parts.
     for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
         part = parts[min(number, len(parts) - 1)]
         loss = float(_loss(model, part.to(device, torch.int64), recipe))
