@@ -594,7 +594,7 @@ NO_RESULTS = {
         "r = 0.1, uniform",
         "the factor 0.5 for FC",
         "the rate 0.008 for FC and the rate 0.02 for all sparse methods.",
-        "usually have the standard deviation 0.02",
+        "usually have a standard deviation of 0.02",
         "With 0.02 everywhere",
         "a turnover ζ that starts at 0.1",
         "ζ from 0.1",

@@ -142,7 +142,7 @@ def test_other_data_than_that_of_the_recorded_runs_are_told_apart(monkeypatch: p
     monkeypatch.delenv("CHTS_DATA", raising=False)
     expected = (
         r"Multi30k from the hub \(bentrevett/multi30k\) has the SHA-256 \w{16}…, "
-        r"and the recorded runs' data set dc7654c"
+        r"but the data set of the recorded runs has dc7654c"
     )
     with pytest.warns(RuntimeWarning, match=expected):
         loaded = load_translation("multi30k")

@@ -140,8 +140,7 @@ class Run(runs.Run):
 def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
 
-    After each update of the topology, the learning rate rises again in equal parts over `iterative_warmup` steps
-    (paper, Table 6).
+    After an update of the topology, the rate rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
 
     Args:
         step, recipe: the step, from 1, and the recipe, which gives the schedule.

@@ -43,7 +43,7 @@ def _read_images(name: str, limit: int, folder: Path) -> Any:
 
 _FASHION = data.IMAGE_SETS["fashion_mnist"].files
 IMAGES = {
-    "not gzip": _images(r"train-images-idx3-ubyte\.gz is not an intact gzip file .*; fetch it again", images=PNG),
+    "no gzip": _images(r"train-images-idx3-ubyte\.gz is not an intact gzip file .*; fetch it again", images=PNG),
     "a pickle": _images("is not an intact gzip file", images=PICKLE),
     "a zip archive": _images("is not an intact gzip file", images=ZIP),
     "gzip cut short": _images("is not an intact gzip file", images=_idx(24, 28, 28)[:-9]),
@@ -98,7 +98,7 @@ PAIRS = {
     "a character cut short": _pairs("is not UTF-8 in line 1, at byte 2", b"a\xe2\x82"),
     "a pickle": _pairs("has 5 lines and", PICKLE.replace(b"(", b"\n(", 1), b"a\n"),
     "zero bytes": _pairs("train.en has a zero byte in line 1, .* damaged", bytes(100) + b"\n"),
-    "not gzip": _pairs(r"train.en.gz is not an intact gzip file", b"a\n", gzip.compress(b"a\n"), ".gz"),
+    "no gzip": _pairs(r"train.en.gz is not an intact gzip file", b"a\n", gzip.compress(b"a\n"), ".gz"),
     "gzip cut short": _pairs("is not an intact gzip file", gzip.compress(b"a\n")[:-4], gzip.compress(b"a\n"), ".gz"),
     "a tar archive": _pairs("has more than 1,000 bytes in line 1", TAR_GZ, gzip.compress(b"a\n"), ".gz"),
     "a line without an end": _pairs("has more than 1,000 bytes in line 1; expected a sentence", b"a" * 1001),
@@ -126,13 +126,13 @@ TEXTS = {
     "UTF-16": _text("is not UTF-8 in line 1", "a\n\n".encode("utf-16") * 9),
     "zero bytes": _text("has a zero byte in line 3, which no text has", b"a\n\n\0\n\n" * 9),
     "one speech": _text("has no blank line in its first nine tenths", b"abc" * 99),
-    "not gzip": _text(r"tinyshakespeare\.txt\.gz is not an intact gzip file", b"a\n\n" * 9, ".gz"),
+    "no gzip": _text(r"tinyshakespeare\.txt\.gz is not an intact gzip file", b"a\n\n" * 9, ".gz"),
     "a tar archive": _text("has a zero byte in line 1", TAR_GZ, ".gz"),
     "a bomb": _text("holds more than 1 MiB", gzip.compress(b"a" * 2**21), ".gz", 2**20),
-    "books longer than listed": _books(
+    "books longer than told": _books(
         "has 3 characters and .*lists 1 books of 2", b"abc", b"train\t\t\t2\nvalid\t\t\t2"
     ),
-    "no books listed": _books("lists 0 books of 0", b"ab", b""),
+    "no books told": _books("lists 0 books of 0", b"ab", b""),
     "a length below zero": _books("lists 0 books", b"ab", b"train\t\t\t-2\nvalid\t\t\t2"),
     "a length of 5,000 digits": _books("lists 0 books", b"ab", b"train\t\t\t" + b"9" * 5000),
 }
@@ -157,7 +157,7 @@ def _bpe(**model: Any) -> bytes:
 
 TOKENIZERS = {
     "empty": _tokenizer("tokenizer.json: it is not a tokenizer .*EOF", b""),
-    "not JSON": _tokenizer("it is not a tokenizer .* Give a tokenizer.json", b"hello"),
+    "no JSON": _tokenizer("it is not a tokenizer .* Give a tokenizer.json", b"hello"),
     "nested": _tokenizer("it is not a tokenizer", NESTED),
     "nothing in it": _tokenizer("it is not a tokenizer .*Model missing", b"{}"),
     "a pickle": _tokenizer("it is not a tokenizer", PICKLE),

@@ -66,7 +66,7 @@ CHECKPOINTS = {
         _forged(entry=b'{"format":1,"sha256":"SHA","state":' + b"[" * 900 + b"]" * 900 + b"}"),
     ),
     "no such tensor": _checkpoint(r"chts did not write \(KeyError\)", _forged({"tensor": "none"}, t=_FOUR)),
-    "a function instead of a type": _checkpoint(
+    "a function for a type": _checkpoint(
         "chts did not write", _forged({"tensor": "t", "dtype": "load", "shape": [1]}, t=_FOUR)
     ),
     "an unknown type": _checkpoint(
@@ -76,10 +76,10 @@ CHECKPOINTS = {
         "chts did not write", _forged({"tensor": "t", "dtype": "uint8", "shape": [2**62]}, t=_FOUR)
     ),
     "bytes past the end": _checkpoint("chts did not write", _forged({"tensor": "t"}, t=("U8", [400], 400))),
-    "overlapping tensors": _checkpoint("chts did not write", _forged({"tensor": "t"}, t=_FOUR, u=_FOUR)),
+    "tensors on each other": _checkpoint("chts did not write", _forged({"tensor": "t"}, t=_FOUR, u=_FOUR)),
     "an unknown kind": _checkpoint("chts did not write", _forged({"call": "print"})),
     "keys that are lists": _checkpoint("chts did not write", _forged({"dict": [[[1], 2]]})),
-    "a float that is not a number": _checkpoint("chts did not write", _forged({"float": "zz"})),
+    "a float that is none": _checkpoint("chts did not write", _forged({"float": "zz"})),
 }
 
 
@@ -96,7 +96,7 @@ def _line(**row: Any) -> bytes:
 
 
 RECORDS = {
-    "not JSON": _record("runs.jsonl, line 1 is not JSON .*restore the file, or delete the line", b"hello\n"),
+    "no JSON": _record("runs.jsonl, line 1 is not JSON .*restore the file, or delete the line", b"hello\n"),
     "cut short": _record("line 2 is not JSON|line 1 is not JSON", _line(schema=1)[:-9]),
     "an empty line": _record("line 1 is not JSON", b"\n"),
     "zero bytes": _record("line 1 is not JSON", bytes(64)),
@@ -187,13 +187,13 @@ def _cells(*sources: str, **given: Any) -> bytes:
 
 NOTEBOOKS = {
     "empty": _notebook("mine.ipynb cannot be read as a notebook .*; give one that Jupyter wrote", b""),
-    "not JSON": _notebook("cannot be read as a notebook", b"import os"),
+    "no JSON": _notebook("cannot be read as a notebook", b"import os"),
     "a list": _notebook("cannot be read as a notebook", b"[]"),
     "no cells": _notebook("cannot be read as a notebook", b"{}"),
     "nested": _notebook("cannot be read as a notebook", NESTED),
     "not UTF-8": _notebook("cannot be read as a notebook", b"\xff"),
-    "of a future format": _notebook("cannot be read as a notebook", _cells(nbformat=99)),
-    "cells of an unknown type": _notebook("cannot be read as a notebook", _cells(cells=[{"cell_type": "shell"}])),
+    "of a format to come": _notebook("cannot be read as a notebook", _cells(nbformat=99)),
+    "cells that are none": _notebook("cannot be read as a notebook", _cells(cells=[{"cell_type": "shell"}])),
     "no such parameter": _notebook("mine has no parameter 'seed'", _cells()),
     "a default that is code": _notebook(
         "gives parameter seed the default .*; expected a literal", _cells("seed: int = exit()")
