@@ -255,8 +255,8 @@ meter = [
 # %%
 figures.show(
     figures.cost_meter(meter),
-    f"csr saves time and memory, and a mask saves neither. The values are for an MLP of 3×{settings.hidden} with "
-    f"batch size 32 and sparsity {settings.sparsity:g}, in per cent of the dense model (dotted line), on a "
+    f"csr saves time and memory, and a mask saves neither. The values are for an MLP of 3×{settings.hidden} units "
+    f"with batch size 32 and sparsity {settings.sparsity:g}, in per cent of the dense model (dotted line), on a "
     "logarithmic axis. Memory counts what is kept between steps at the end of the run: weights, gradients, "
     "momentum and links. It does not count the last weights of removed links.",
 )
