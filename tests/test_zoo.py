@@ -19,6 +19,7 @@ from chts_core.engine.kinds import convertible
 from chts_core.engine.layers import sparse_layers
 from chts_core.percolation import percolate
 from chts_core.tools.audit import audit
+from chts_core.tools.export import load_links, save_links
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "models.md"
 SETTINGS: dict[str, Any] = {"sparsity": 0.8, "total_steps": 8, "update_every": 2}
@@ -46,7 +47,7 @@ def trained(name: str, method: str, execution: str = "masked") -> tuple[chts.Spa
 
 @pytest.mark.parametrize("method", ["set", "rigl", "chts"])
 @pytest.mark.parametrize("name", ZOO)
-def test_links_are_exact_and_the_smaller_copy_is_equal(name: str, method: str) -> None:
+def test_links_are_exact_and_copies_are_equal(name: str, method: str, tmp_path: Path) -> None:
     sparsifier, inputs = trained(name, method)
     network = sparsifier.network
     assert audit(sparsifier) == []
@@ -58,6 +59,10 @@ def test_links_are_exact_and_the_smaller_copy_is_equal(name: str, method: str) -
         smaller = sparsifier.compact(**inputs)
         expected = output(network.model, inputs).detach()
         torch.testing.assert_close(output(smaller, inputs), expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+        save_links(network.model, tmp_path / "links.safetensors")
+        loaded, _ = built(name)
+        loaded.load_state_dict(load_links(tmp_path / "links.safetensors"))
+        torch.testing.assert_close(output(loaded.eval(), inputs), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", ZOO)

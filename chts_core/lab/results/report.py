@@ -99,7 +99,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for number, row in enumerate(records.read_lines(path), start=1):
-            if "fault" in row or "start" in row:  # a row of a drill, or of a trained model that was made sparse
+            if "fault" in row or "start" in row:  # a row of a drill, or of a trained model that became sparse
                 continue
             run = row["record"] if "cell" in row else row  # a row of a sweep
             if run is None or "notebook" in run:  # a failed cell, or a notebook with other results
