@@ -65,6 +65,7 @@ class Budget:
             if isinstance(choice, Balanced | BalancedRegrowth):
                 check_blocks(self.shapes, choice.block)
         first, final = self.links(0), self.links(self.timeline.total_steps)
+        self._check_schedules()
         fewest, _ = self.bounds()
         for name, shape in self.shapes.items():
             if fewest[name] == 0:
@@ -75,7 +76,6 @@ class Budget:
                     f"layer {name!r} of shape {shape} would have no link at sparsity {sparsity}; "
                     f"choose a sparsity of at most {1 - 1 / math.prod(shape):.6g} or a wider layer."
                 )
-        self._check_schedules()
         if self.timeline.last_update == 0 and (first != final or self.zeta(0) > 0):
             raise ValueError(
                 f"with an update every {self.timeline.update_every} steps and none after step "

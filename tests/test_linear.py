@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import chts_core as chts
-from chts_core.engine import kernels, linear
+from chts_core.engine import kernels, kinds, linear
 from chts_core.engine.kernels import COMPILED, DENSE, TORCH
 from chts_core.engine.linear import SparseLinear
 
@@ -514,5 +514,5 @@ def test_a_layer_that_gives_its_links_back_is_the_linear_layer_it_was(bias: bool
     assert weight.grad is None
     assert (set(vars(layer)), set(layer._parameters)) == (attributes, names)
     assert not layer._buffers
-    assert linear.convertible(nn.Sequential(layer), "0.weight")
+    assert kinds.convertible(nn.Sequential(layer), "0.weight")
     assert layer(torch.ones(1, 4)).requires_grad

@@ -624,6 +624,8 @@ Density
   2.weight  12×16  50.00%   14.58%    9.90%    9.90%     9.90%     19         41
 
 Final links:     35 of 352, density 9.9432%
+Coverage:        the sparse layers contain 90.7% of the elements of the model's matrices, not counting embeddings; \
+9.3% stay dense: 4.weight (gives the model's outputs)
 Updates:         7, every 10 steps, the last at step 70 of 100
 Links exchanged: 74
 Training FLOPs:  25.6% of the dense layers' FLOPs, if absent links cost nothing

@@ -100,8 +100,12 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
         raise _nothing_left(model, len(found))
     _check_shared(model, training)
     sparse = {layer.parameter for layer in layers.values()}
+    of_modules = {entry.path: dropped[entry.layer.name] for entry in found if entry.layer.name in dropped}
     reasons = {
-        entry.layer.parameter: dropped.get(entry.layer.name) or entry.why_dense or LEFT_OUT[1]
+        entry.layer.parameter: dropped.get(entry.layer.name)
+        or of_modules.get(entry.path.partition(".parametrizations.")[0])
+        or entry.why_dense
+        or LEFT_OUT[1]
         for entry in others + found
     }
     return Chosen(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from chts_core.checks import warn
-from chts_core.engine.kernels import damage_of
+from chts_core.engine.kernels import compress, damage_of
 from chts_core.engine.layers import unwrap
+from chts_core.engine.linear import SparseLinear
 from chts_core.engine.sharding import full_tensor
 from chts_core.engine.watch import inner_optimizer
 from chts_core.engine.weights import store_densely, unpack_bits
@@ -92,14 +93,24 @@ def measures(sparsifier: Sparsifier) -> dict[str, float]:
     }
 
 
-def make_dense(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A pre-hook of `load_state_dict`: layers that are still dense load a dense weight in place of links and values.
+def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """A pre-hook of `load_state_dict`: a layer can load what it saved when it stored its weight in the other way.
+
+    A dense layer loads a dense weight in place of links and values. A layer that stores only its links takes the links
+    and values of a dense weight with zeros, as `save_pretrained` writes it.
 
     Raises:
         ValueError: if the saved links are incomplete, damaged, or of another shape.
     """
     for path, layer in module.named_modules():
         names = [f"{prefix}{path}.{key}" for key in ("crow_indices", "col_indices", "values")]
+        weight = state_dict.get(f"{prefix}{path}.weight")
+        if isinstance(layer, SparseLinear) and weight is not None and bool((weight == 0).any()):
+            links = compress(weight != 0)
+            found = links.crow_indices, links.col_indices, weight[weight != 0]
+            state_dict.update(zip(names, found, strict=True))
+            del state_dict[f"{prefix}{path}.weight"]
+            continue
         if type(layer) is not nn.Linear or not any(name in state_dict for name in names):
             continue
         missing = [name for name in names if name not in state_dict]

@@ -74,7 +74,7 @@ class SparsifierCallback(TrainerCallback):
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Let a dense model load a checkpoint with layers that store only their links."""
         self._known = kwargs["model"]
-        self._known.register_load_state_dict_pre_hook(callbacks.make_dense)
+        self._known.register_load_state_dict_pre_hook(callbacks.fit_checkpoint)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -64,7 +64,7 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
                 "optimizer."
             )
         self._saved = None
-        self._loads = pl_module.register_load_state_dict_pre_hook(callbacks.make_dense)
+        self._loads = pl_module.register_load_state_dict_pre_hook(callbacks.fit_checkpoint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Undo `setup`."""
