@@ -1,9 +1,9 @@
 """Choices that give all blocks of a layer the same number of links: constant fan-in, and N:M masks.
 
-A block is a row of the mask, the inputs of one neuron, or a given number of consecutive inputs of a neuron. If the
+A block is a row of the mask (all inputs of one neuron), or a given number of consecutive inputs of a neuron. If the
 links of a layer cannot be shared out equally, some blocks have one link more than the others.
 
-    block=None, all sparsities: constant fan-in (SRigL; RigL with balanced output groups).
+    block=None, any sparsity: constant fan-in (SRigL; RigL with balanced output groups).
     block=4, sparsity 0.5: 2:4 masks. An N:M mask has block=M and sparsity 1 - N/M.
 """
 
@@ -34,9 +34,10 @@ def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> No
 
 
 def quotas(links: int, shape: tuple[int, int], block: int | None) -> Tensor:
-    """The links of each block, int64 (blocks,): equal, or some have one more. With more links, no block has fewer.
+    """The number of links in each block, int64 (blocks,). Some blocks may have one link more than the others.
 
-    The order in which blocks get one more link is fixed, and spreads these blocks over the layer.
+    If `links` rises, no block loses links. The order in which blocks get one more link is fixed. It spreads these
+    blocks over the layer.
     """
     blocks = shape[0] * shape[1] // (block or shape[1])
     spread = torch.arange(blocks, dtype=torch.float64) * ((3 - 5**0.5) / 2) % 1
@@ -45,7 +46,7 @@ def quotas(links: int, shape: tuple[int, int], block: int | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Links uniformly at random, with the same number in each block."""
+    """Links drawn uniformly at random, with the same number in each block."""
 
     block: int | None = None
 
@@ -58,7 +59,7 @@ class Balanced:
         return mask_of(choose_in_blocks(torch.ones_like(blocks), blocks, nums, generator=generator), shape)
 
     def check(self, mask: Tensor, source: str) -> None:
-        """Raise unless the numbers of links in two blocks of a mask differ by at most one."""
+        """Raise a ValueError if the numbers of links in two blocks of a mask differ by more than one."""
         links = mask.reshape(-1, self.block or mask.shape[1]).sum(1)
         if int(links.max() - links.min()) > 1:
             raise ValueError(
@@ -72,8 +73,9 @@ class Balanced:
 class BalancedRemoval(Removal):
     """Prunes each block to its share of the links, then removes the links to be exchanged.
 
-    by_block: remove them from all blocks equally, as RigL with balanced groups does; otherwise those with the lowest
-        scores in the layer go, as in SRigL. :class:`BalancedRegrowth` restores the balance in both cases.
+    by_block: whether each block loses the same number of links, as in RigL with balanced groups. Otherwise, the links
+        with the lowest scores in the layer are removed, as in SRigL. In both cases, :class:`BalancedRegrowth` restores
+        the balance.
     """
 
     block: int | None = None

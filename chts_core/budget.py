@@ -24,10 +24,12 @@ class Budget:
         sparsity: the final sparsity, in [0, 1).
         timeline: the updates of the run.
         shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
-        distribution: how the layers share the links: a name in `DISTRIBUTIONS`; final sparsities by patterns of layer
-            names (:func:`chts_core.distributions.sparsities_by_layer`), each of them with the schedule of the method;
-            or a :class:`chts_core.distributions.Distribution` of your own, which gets the sparsity of each step.
-        least: the lowest sparsity of the schedule. A run that continues another run has already lost these links.
+        distribution: how the layers share the links. It is a name in `DISTRIBUTIONS`, final sparsities by patterns of
+            layer names (:func:`chts_core.distributions.sparsities_by_layer`), or your own
+            :class:`chts_core.distributions.Distribution`. With patterns, each layer follows the schedule of the method
+            to its own final sparsity. Your own distribution gets the sparsity of each step.
+        least: the lowest sparsity of the schedule. If this run continues another run, the links that the other run has
+            lost do not come back.
 
     Raises:
         ValueError, TypeError: for a run that would gain links, empty a layer, never update, or not reach its sparsity;
@@ -122,7 +124,7 @@ class Budget:
         return bool(getattr(self.method.sparsity, "gains", False))
 
     def _stages(self) -> Sequence[int]:
-        """Steps at which each layer once has its fewest and its most links."""
+        """Some steps of the run, among which each layer has its fewest and its most links."""
         ends = (0, self.timeline.total_steps)
         return (*ends, *self.updates()) if self.gains else ends
 
@@ -136,7 +138,7 @@ class Budget:
                 )
 
     def _value(self, value: float | Schedule, name: str, step: int) -> float:
-        """The value of a hyperparameter at a step. Raises a TypeError unless it is a number or gives one."""
+        """The value of a hyperparameter at a step. Raises a TypeError if the value is not a number."""
         if not hasattr(value, "at"):
             check_number(value, name)
         found = value_at(value, step, self.timeline)
@@ -198,8 +200,8 @@ class Budget:
     def exchanged(self, step: int, before: Mapping[str, int] | None = None) -> dict[str, int]:
         """Number of links by layer that an update at this step removes and regrows, in addition to those it prunes.
 
-        It is a share of the links that are there before and after the update. It is 0 for a full layer: removed links
-        could only return to their places, without their weights.
+        This number is a share of the links that a layer has both before and after the update. It is 0 for a full layer,
+        because removed links could only return to their places, without their weights.
 
         Args:
             before: the number of links before the update; None for the number in the schedule.

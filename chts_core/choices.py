@@ -161,8 +161,8 @@ class Removal:
     percolate: whether to also remove the links that become incomplete.
     prune: the score for pruning as the density decays; the links with the lowest scores are always pruned. None: the
         same as `score`.
-    returning: whether removed links compete with the existing links by the weight that they had, and return if it is
-        larger. This is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    returning: whether removed links compete with the existing links by the weight that they had, and return if this
+        weight is larger. This is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -277,7 +277,7 @@ class Regrowth:
         return positions(draw(self.scores(mask, gradient, past), ~mask, num, soft=self.soft, generator=generator))
 
     def scores(self, mask: Tensor, gradient: Tensor | None, past: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The scores of all links, shaped like the mask; those of existing links do not count."""
+        """The scores of all links, shaped like the mask. The scores of existing links do not count."""
         if self.score == "random":
             return torch.ones_like(mask, dtype=torch.float32)
         if self.score == "gradient":
@@ -304,7 +304,7 @@ class Sparsity(Protocol):
     """How many links there are: the sparsity at a step, on the way to the final sparsity.
 
     If it may fall, so that layers gain links, it needs an attribute `gains = True`. Otherwise a run refuses to gain
-    links. An update regrows the links that a layer gains together with those that it exchanges.
+    links. An update regrows the links that a layer gains together with the links that it exchanges.
     """
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
@@ -372,7 +372,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Cycling:
-    """The next of some sparsities after each update, from the first one again after the last one.
+    """Takes the next of the given sparsities after each update, and the first one again after the last one.
 
     The last update brings the final sparsity.
     """
@@ -392,9 +392,10 @@ class Cycling:
 
 @dataclass(frozen=True)
 class DenseEnd:
-    """Another schedule, and all links from the last update on.
+    """Follows another schedule until the last update, and then has all links.
 
-    The turnover's `stop` says when the last update comes. The sparsity that a run is given is the one before.
+    The turnover's `stop` says when the last update comes. The run's sparsity is the final sparsity of the other
+    schedule.
     """
 
     before: Sparsity = Constant()

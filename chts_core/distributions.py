@@ -56,13 +56,14 @@ DISTRIBUTIONS: dict[str, Distribution] = {
 
 
 def sparsities_by_layer(patterns: Mapping[str, float], layers: Iterable[str], default: float) -> dict[str, float]:
-    """The sparsity of each layer: that of the first pattern that fits, or the default if none fits.
+    """The sparsity of each layer, from the first pattern that fits it, or the default if no pattern fits.
 
-    A glob pattern fits the name of a layer, of its weight, or of its module: "0.weight:q", "0.weight" and "0".
+    A glob pattern may fit the name of a layer, of its weight or of its module, for example "0.weight:q", "0.weight" or
+    "0".
 
     Raises:
-        TypeError, ValueError: for a sparsity that is not a number in [0, 1), and for a pattern that decides about no
-            layer.
+        TypeError, ValueError: for a sparsity that is not a number in [0, 1), and for a pattern that decides the
+            sparsity of no layer.
     """
     found = {}
     for pattern, sparsity in patterns.items():
@@ -81,7 +82,7 @@ def sparsities_by_layer(patterns: Mapping[str, float], layers: Iterable[str], de
 
 
 def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], distribution: object) -> None:
-    """Raise unless a user's own distribution returned a possible number of links for each layer."""
+    """Raise an error unless a user's own distribution returned a possible number of links for each layer."""
     if not isinstance(links, Mapping):
         raise TypeError(f"{distribution!r} returned {links!r}; expected the number of links by layer name.")
     if links.keys() != shapes.keys():

@@ -72,7 +72,7 @@ def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
 
 
 def linear_temperature(step: int, end: int, initial: float = 1.0, final: float = 3.0) -> float:
-    """Temperature T >= 0 of soft removal, raised linearly from `initial` at step 0 to `final` at step `end` > 0.
+    """Temperature T >= 0 of soft removal. It rises linearly from `initial` at step 0 to `final` at step `end` > 0.
 
     The published MLP and Transformer code has T = 1 → 3 (softness δ = 0.5 → 0.75), and the LLaMA code has T = 1 → 9 (δ
     = 0.5 → 0.9). Both codes raise T linearly, not δ.
@@ -182,7 +182,9 @@ class Timeline:
         steps = self.update_before(self._step_at(start)), self.update_before(self._step_at(end))
         if steps[0] == steps[1]:
             given = isinstance(self.update_every, Sequence)
-            updates = f"they come at {self.update_every}" if given else f"with one every {self.update_every} steps"
+            updates = (
+                f"because updates come at {self.update_every}" if given else f"with one every {self.update_every} steps"
+            )
             raise ValueError(
                 f"the density decay from step {round(start * self.total_steps)} to {round(end * self.total_steps)} "
                 f"contains no update, {updates}; update more often or train longer."
@@ -190,5 +192,5 @@ class Timeline:
         return steps
 
     def _step_at(self, fraction: float) -> int:
-        # A fraction such as 0.29 of 100 steps is meant to be step 29, not 28.999...
+        # For example, the fraction 0.29 of 100 steps means step 29, not 28.999...
         return math.floor(round(fraction * self.total_steps, 6))

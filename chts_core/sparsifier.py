@@ -85,15 +85,16 @@ class Sparsifier:
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
         execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
             dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
-        distribution: how the layers share the links: "uniform", "erdos_renyi" or "erdos_renyi_kernel". Or final
-            sparsities by glob patterns on the names of layers or modules, {"encoder.*": 0.8}; the other layers have
-            `sparsity`. Or your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__.
+        distribution: how the layers share the links. It is "uniform", "erdos_renyi" or "erdos_renyi_kernel", or a
+            dictionary of final sparsities by glob patterns on the names of layers or modules, {"encoder.*": 0.8}, or
+            your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__. Layers that no
+            pattern fits have `sparsity`.
         correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
             (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another
             size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
-            weights of each layer. "dense": with all weights; the density decays to the final one, for most methods by
-            :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
+            weights of each layer. "dense": with all weights; the density decays to the final density, for most
+            methods by :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
             weight of this name, or (out_features, in_features) for a part of a weight.
         process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
@@ -275,7 +276,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def step(self, *, skipped: bool = False) -> None:
-        """Call once after every optimizer step. It updates the topology on schedule and keeps absent weights at zero.
+        """Update the topology on schedule, and keep absent weights at zero. Call this once after each optimizer step.
 
         Args:
             skipped: whether to count a step that was skipped on purpose, for example because the loss was not finite.

@@ -182,7 +182,9 @@ def test_a_timeline_of_given_steps() -> None:
     assert (timeline.last_update, timeline.shortest_gap) == (13, 5)
     assert Timeline(20, (3,), 0.75).shortest_gap == 17
     assert timeline.window(0.2, 0.7) == (3, 13)
-    with pytest.raises(ValueError, match=r"contains no update, they come at \(3, 8, 13\); update more often"):
+    with pytest.raises(
+        ValueError, match=r"contains no update, because updates come at \(3, 8, 13\); update more often"
+    ):
         timeline.window(0.2, 0.3)
 
 

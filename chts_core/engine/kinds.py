@@ -50,9 +50,9 @@ class Layer:
         return self.strides[0] >= self.strides[1]
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        """This layer's matrix, (out_features, in_features), of a tensor shaped like the parameter.
+        """This layer's part of a tensor shaped like the parameter, as a matrix (out_features, in_features).
 
-        It is a view if the tensor is contiguous.
+        The matrix is a view if the tensor is contiguous.
         """
         flat = tensor.reshape(-1)
         return flat.as_strided(self.shape, self.strides, flat.storage_offset() + self.offset)
@@ -63,12 +63,12 @@ class Layer:
         return replace(self, name=name, shape=(rows, self.shape[1]), offset=offset)
 
     def in_parameter(self, links: Tensor) -> Tensor:
-        """Positions of links in the flattened parameter, by their positions in the flattened layer."""
+        """Positions of links in the flattened parameter, from their positions in the flattened layer."""
         outputs, inputs = links // self.shape[1], links % self.shape[1]
         return self.offset + outputs * self.strides[0] + inputs * self.strides[1]
 
     def in_layer(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Which positions in the flattened parameter are in this layer, Boolean; and where they are in it."""
+        """Which positions of the flattened parameter are in this layer (Boolean), and their positions in the layer."""
         # If both strides are 1, one side has a single neuron.
         wide = 0 if (self.strides[0], self.shape[0]) >= (self.strides[1], self.shape[1]) else 1
         rest = (positions - self.offset) % self.strides[wide]
@@ -83,7 +83,7 @@ class Layer:
 class Candidate:
     """A layer that could be sparse.
 
-    path, module: the name of the module that has the parameter, and the module.
+    path, module: the name of the module that has the parameter, and the module itself.
     why_dense: why it stays dense unless the user names it; None for most layers.
     """
 
@@ -199,7 +199,7 @@ def _convolution(module: nn.Module, prefix: str) -> Found:
     """
     assert isinstance(module, nn.modules.conv._ConvNd)
     name, groups, kernel = f"{prefix}weight", module.groups, tuple(module.kernel_size)
-    if "weight" not in module._parameters:  # it is computed from other parameters, as by weight_norm
+    if "weight" not in module._parameters:  # it is computed from other parameters, for example by weight_norm
         return
     depthwise = groups > 1 and module.in_channels == groups
     rows, others = module.out_channels, module.in_channels // groups

@@ -1,4 +1,4 @@
-"""Which layers of a model become sparse, by default or as the user says."""
+"""Which layers of a model become sparse, by default or by the user's choice."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
-# Why a matrix stays dense if the user has said so.
+# The reasons why a matrix stays dense if the user has chosen this.
 LEFT_OUT = ("left out by exclude", "not in include")
 
 
@@ -206,7 +206,7 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
 
 
 def _select(found: list[Candidate], others: list[Candidate], selection: Selection, argument: str) -> list[Candidate]:
-    """The candidates that a selection names; other matrices only by a pattern that fits no candidate."""
+    """The candidates that a selection names. A pattern names other matrices only if it fits no candidate."""
     if callable(selection):
         return [entry for entry in found if selection(entry.path, entry.module)]
     chosen = set()

@@ -15,14 +15,14 @@ from chts_core.methods import Method, get_method
 Start = Literal["method", "magnitude", "dense"]
 
 # Share of the squared norm of the weights that may be lost without a warning. GMP and CHTss begin with half of the
-# links, so half of the norm would not catch them.
+# links, so a limit of half the norm would not find their losses.
 _MUCH = 0.1
 # How many standard deviations the variation of neuron sizes must be above chance.
 _UNLIKELY = 6.0
 
 
 def method_from(start: Start, method: str | Method) -> Method:
-    """The method that a run follows: for "dense", with a density that decays from all links.
+    """The method that a run follows. For the start "dense", its density decays from all links.
 
     A sigmoid or cubic decay then begins at sparsity 0. A constant sparsity becomes a cubic decay.
 
@@ -48,7 +48,7 @@ def method_from(start: Start, method: str | Method) -> Method:
 
 
 def largest(weight: Tensor, num_links: int) -> Tensor:
-    """The mask of the weights with the largest |W|. Of equal weights, the first ones are taken.
+    """The mask of the weights with the largest |W|. If weights are equal, the first ones get links.
 
     Args:
         weight: a tensor of any shape.

@@ -27,12 +27,12 @@ def begin(
     *,
     rescale: bool,
 ) -> Sparsifier:
-    """Attach a Sparsifier when training begins, maybe again, or in the middle of a run.
+    """Attach a Sparsifier when training begins, begins again or resumes.
 
     Args:
-        model, optimizer: have loaded the checkpoint, if training resumes.
-        given: settings of the user, with or without `total_steps`.
-        total_steps, step: the optimizer steps of the whole run, and so far.
+        model, optimizer: if training resumes, they have already loaded the checkpoint.
+        given: the user's settings, with or without `total_steps`.
+        total_steps, step: the number of optimizer steps in the whole run, and the number so far.
         before: the Sparsifier of the callback, if training has begun before.
         saved: the state of the Sparsifier in the checkpoint, if training resumes.
         rescale: whether to call `rescale_weights()` if this is a fresh model.
@@ -41,7 +41,7 @@ def begin(
     settings = {"total_steps": total_steps, **given}
     begun = before if before is not None and before.network.model is model else None
     links = {} if saved is None else {name: _mask_of(mask) for name, mask in saved["masks"].items()}
-    # A new try after running out of memory begins from the start, but has the weights of the last try.
+    # After the memory ran out, a new try begins from the first step, but has the weights of the last try.
     if begun is not None and not (saved is not None and _fit(model, links)):
         anew = {"steps": step, "stopped": [], "postponed": []}
         history = [row for row in begun.history if row["step"] <= step]
@@ -51,7 +51,7 @@ def begin(
         if longer and "total_steps" not in given:
             warn(
                 f"training resumes from a run of {saved['total_steps']} steps but has {total_steps} steps. From step "
-                f"{step} on, the schedule is that of {total_steps} steps, but no layer gains links. To keep the old "
+                f"{step} on, it follows the schedule of {total_steps} steps, but no layer gains links. To keep the old "
                 f"schedule, pass total_steps={saved['total_steps']} to the callback."
             )
         settings |= {"resume_from": saved, "reschedule": longer}
@@ -72,7 +72,7 @@ def warn_if_dense(sparsifier: Sparsifier, which: str) -> None:
     """Warn if there are more links than were requested for the end of the run.
 
     Args:
-        which: "training ended" or "the best checkpoint was saved".
+        which: the first words of the warning, for example "training ended".
     """
     final = sum(sparsifier.progress.budget.links(sparsifier.timeline.total_steps).values())
     found = sum(sparsifier.network.num_links().values())
@@ -94,10 +94,10 @@ def measures(sparsifier: Sparsifier) -> dict[str, float]:
 
 
 def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """A pre-hook of `load_state_dict`: a layer can load what it saved when it stored its weight in the other way.
+    """A pre-hook of `load_state_dict`, which converts saved weights to the form in which each layer stores its weight.
 
-    A dense layer loads a dense weight in place of links and values. A layer that stores only its links takes the links
-    and values of a dense weight with zeros, as `save_pretrained` writes it.
+    For a dense layer, it converts saved links and values to a dense weight. For a layer that stores only its links, it
+    converts a saved dense weight with zeros, as `save_pretrained` writes it, to links and values.
 
     Raises:
         ValueError: if the saved links are incomplete, damaged, or of another shape.
@@ -129,7 +129,7 @@ def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
 
 
 def _mask_of(saved: Tensor | Mapping[str, Any]) -> Tensor:
-    """A mask of a saved state. Layers that store only their links save it as bits."""
+    """A mask of a saved state. Layers that store only their links save their masks as bits."""
     return saved if isinstance(saved, Tensor) else unpack_bits(saved["bits"].cpu(), tuple(saved["shape"]))
 
 
@@ -137,7 +137,7 @@ def _fit(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
     """Whether a model has no weight outside the masks that fit its layers."""
     for name, mask in masks.items():
         path, _, last = name.rpartition(".")
-        weight = getattr(model.get_submodule(path), last)  # of a layer that stores only its links, too
+        weight = getattr(model.get_submodule(path), last)  # works for a layer that stores only its links, too
         if weight.shape == mask.shape and bool((full_tensor(weight.detach()).cpu() * ~mask.cpu()).count_nonzero()):
             return False
     return True

@@ -30,25 +30,26 @@ def dense_copy(model: nn.Module) -> nn.Module:
 def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> None:
     """Save the state dict of :func:`dense_copy` as a safetensors file in which absent links take almost no space.
 
-    A tensor with many zeros is stored as its other values and their places: one bit for each element, or 32 bits for
-    each value, whichever is smaller. :func:`load_links` fills in the zeros. Links with weight 0 count as absent.
+    A tensor with many zeros is stored as its nonzero values and their places. The places take one bit for each element,
+    or 32 bits for each nonzero value, whichever is smaller. :func:`load_links` fills in the zeros. Links with weight 0
+    count as absent.
 
     Args:
         model: any module; a Sparsifier may be attached to it.
         path: the file to write.
-        int8: store each weight of two dimensions or more as 8-bit integers and one scale for each row of the last
-            dimension, or for each filter of a convolution. A weight changes by at most half its scale: the largest |W|
-            of the row is 127 scales. Zeros stay zeros.
+        int8: whether to store each weight of two dimensions or more as 8-bit integers, with one scale for each row
+            along the last dimension, or for each filter of a convolution. The scale is the largest |W| of the row or
+            filter, divided by 127. A weight changes by at most half its scale. Zeros stay zeros.
 
     Raises:
-        TypeError, ValueError: for tensors that the file cannot hold; then nothing is written.
+        TypeError, ValueError: for tensors that the file cannot hold. Nothing is written then.
     """
     _check(unwrap(model).state_dict())
     dense = dense_copy(model)
     filters = {f"{name}.weight" for name, module in dense.named_modules() if is_convolution(module)}
     parts: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}  # of the tensors that are stored in a flat form
-    shared: dict[str, str] = {}  # names of the same tensor
+    shared: dict[str, str] = {}  # another name of a tensor, and its first name
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in dense.state_dict().items():
         first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name) if tensor.numel() else name
@@ -68,7 +69,7 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
 
 
 def load_links(path: str | Path) -> dict[str, Tensor]:
-    """The state dict, with dense weights, in a file that `save_links` has written."""
+    """The state dict, with dense weights, from a file that `save_links` has written."""
     file = bytearray(Path(path).read_bytes())
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[8:start])
@@ -107,7 +108,7 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def _links(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not zero: bits, uint8, or positions in the flattened tensor, int32; None to store it whole."""
+    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if zeros take less space."""
     links = int(tensor.count_nonzero())
     bits, positions = math.ceil(tensor.numel() / 8), 4 * links
     if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):
@@ -118,7 +119,7 @@ def _links(tensor: Tensor) -> Tensor | None:
 
 
 def _rounded(name: str, weight: Tensor, by_filter: bool) -> tuple[Tensor, Tensor]:
-    """A weight as 8-bit integers and the scale to multiply them by; both have the same number of dimensions."""
+    """A weight as 8-bit integers, and the scale to multiply them by. Both have the same number of dimensions."""
     if not weight.isfinite().all():
         raise ValueError(f"{name} has infinite or NaN weights, which int8 cannot hold; save the model without int8.")
     dims = tuple(range(1, weight.dim())) if by_filter else (-1,)
@@ -131,7 +132,7 @@ def _write(path: Path, parts: dict[str, Tensor], metadata: dict[str, str]) -> No
     """Write a safetensors file."""
     kinds = {dtype: kind for kind, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": metadata}
-    ordered = dict(sorted(parts.items(), key=lambda part: -part[1].itemsize))  # which aligns all of them
+    ordered = dict(sorted(parts.items(), key=lambda part: -part[1].itemsize))  # so that all are aligned
     end = 0
     for name, tensor in ordered.items():
         start, end = end, end + tensor.nbytes

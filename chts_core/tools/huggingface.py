@@ -17,7 +17,7 @@ from chts_core.tools import callbacks
 
 FILE_NAME = "sparsifier.pt"
 
-# The Trainer's state has the folder of a checkpoint under this name. The Trainer saves and loads this state.
+# The Trainer's state, which the Trainer saves and loads, has the folder of a checkpoint under this name.
 _PLACE = "chts"
 
 
@@ -25,12 +25,12 @@ class SparsifierCallback(TrainerCallback):
     """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
 
     Every checkpoint of the Trainer has the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint` continues
-    from it with the same masks. If the Trainer has more steps than the run that saved it, for example more epochs, the
-    schedule from there on covers all steps, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To
-    keep the old schedule, pass the old number as `total_steps`.
+    from it with the same masks. If the Trainer has more steps than the run that saved the checkpoint, for example
+    more epochs, the run follows the schedule for the new number of steps from there on, but no layer gains links
+    (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as `total_steps`.
 
     Training may begin again on the same model: in a second call of `train()`, and after each try of
-    `auto_find_batch_size`. Then a new schedule starts from the current links. They are not drawn or rescaled again.
+    `auto_find_batch_size`. Then a new schedule starts from the current links. Links are not drawn or rescaled again.
 
     With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the density
     is above the requested density, because the best or last step came before the end of the schedule.
@@ -38,9 +38,10 @@ class SparsifierCallback(TrainerCallback):
     Each row of the Trainer's `log_history` has the `density`, the share of active neurons (`anp`) and the share of
     links that were ever active (`itop`).
 
-    With `execution="csr"` or `"auto"`, a checkpoint has the links of a layer and their values, but no dense weight. To
-    resume, the Trainer must get the model itself and this callback when it is built. After the best checkpoint is
-    loaded, the optimizer has no state for these layers. Before you save a model for others, call
+    With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model has dense weights with zeros, because
+    `save_pretrained` writes it. A checkpoint of another model has only the links of a layer and their values. To be
+    able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is loaded,
+    the optimizer has no state for the layers that store only their links. Before you save a state dict for others, call
     :func:`chts_core.engine.linear.to_dense`.
 
     Args:
@@ -143,7 +144,7 @@ class SparsifierCallback(TrainerCallback):
                 return
             callbacks.follow(sparsifier, torch.load(path, weights_only=True))
             for layer in sparsifier.network.stored().values():
-                sparsifier.optimizer.state.pop(layer.values, None)  # of the links of the last step
+                sparsifier.optimizer.state.pop(layer.values, None)  # it belongs to the links of the last step
             which = "the best checkpoint was saved"
         callbacks.warn_if_dense(sparsifier, which)
 

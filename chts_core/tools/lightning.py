@@ -16,12 +16,13 @@ from chts_core.tools import callbacks
 
 
 class SparsifierCallback(Callback):  # type: ignore[misc]
-    """Attaches a :class:`chts_core.Sparsifier` when training begins, steps it, saves and resumes it.
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
 
     Every checkpoint has the Sparsifier's state. `fit(..., ckpt_path=...)` continues from it with the same masks. If the
-    Trainer has more steps than the run that saved it, the schedule from there on covers all steps, but no layer gains
-    links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as
-    `total_steps`. A second `fit` of the same module starts a new schedule from the present links.
+    Trainer has more steps than the run that saved the checkpoint, the run follows the schedule for the new number of
+    steps from there on, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old
+    schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from the
+    current links.
 
     `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if the
     density is above the requested density, because the best or last step came before the end of the schedule.
@@ -34,13 +35,14 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     you save a model for others, call :func:`chts_core.engine.linear.to_dense`.
 
     Args:
-        method, sparsity, settings: as in the Sparsifier; `total_steps` is the Trainer's unless given. The names of
-            layers begin with the attribute of the module, as in "model.0.weight".
-        rescale: call `rescale_weights()` before a fresh model is trained; do not use it for pretrained weights.
+        method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
+            The names of layers begin with the name of the module's attribute, as in "model.0.weight".
+        rescale: whether to call `rescale_weights()` before a fresh model is trained; do not use it for pretrained
+            weights.
 
     Raises:
-        ValueError: when training begins, if the module optimizes by hand, the Trainer has no last step, or the
-            checkpoint was saved without this callback.
+        ValueError: when training begins, if the module has manual optimization, the Trainer has no last step, or
+            the checkpoint was saved without this callback.
 
     Attributes:
         sparsifier: the Sparsifier, once training has begun.
@@ -71,7 +73,7 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
         self._loads.remove()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the state until training begins. Outside of training, let the Sparsifier follow the weights at once."""
+        """Keep the state until training begins. Outside training, the Sparsifier takes over the state immediately."""
         self._saved = checkpoint["callbacks"].get(self.state_key)
         sparsifier = self.sparsifier
         if (
@@ -112,13 +114,13 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Step after the optimizer, while the gradients are still there. Micro-batches do not count."""
+        """Call the Sparsifier's `step()` after each optimizer step, while the gradients still exist."""
         if self.sparsifier is not None and trainer.global_step > self._seen:
             self._seen = trainer.global_step
             self.sparsifier.step()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log."""
+        """Log the density, `anp` and `itop`."""
         if self.sparsifier is not None:
             pl_module.log_dict(callbacks.measures(self.sparsifier))
 

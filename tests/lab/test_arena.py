@@ -113,14 +113,15 @@ def test_the_table_by_hand() -> None:
         "method": "MINE",
         "runs": "2",
         ACCURACY: "62.50 ± 12.50",
-        "MINE minus it": "",
+        "MINE minus this method": "",
         "MINE is": "",
         "links": "1,234",
     }
-    assert (lines["set"]["MINE minus it"], lines["set"]["MINE is"]) == ("+25.00 ± 0.00", "ahead")
+    assert (lines["set"]["MINE minus this method"], lines["set"]["MINE is"]) == ("+25.00 ± 0.00", "ahead")
     # The differences are 25 and 0, with the standard error 12.5; t is 12.7062 with one degree of freedom.
-    assert (lines["chts"]["MINE minus it"], lines["chts"]["MINE is"]) == ("+12.50 ± 158.83", "undecided")
-    assert (lines["rigl"]["MINE minus it"], lines["rigl"]["MINE is"]) == ("+0.00", "")  # one seed has no interval
+    assert (lines["chts"]["MINE minus this method"], lines["chts"]["MINE is"]) == ("+12.50 ± 158.83", "undecided")
+    # One seed has no interval.
+    assert (lines["rigl"]["MINE minus this method"], lines["rigl"]["MINE is"]) == ("+0.00", "")
     assert set(lines["gmp"].values()) == {"gmp", "0", ""}
 
 
@@ -244,7 +245,7 @@ def test_a_method_that_fails_a_check_does_not_race(
 
 @pytest.mark.parametrize("name", ["chts", "my idea", ""])
 def test_a_name_that_would_mislead_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"name is '{name}'; expected a Python name, like MY_METHOD, and none of"):
+    with pytest.raises(ValueError, match=f"name is '{name}'; expected a Python name that none of the nine has"):
         contest.run(name, MINE, tmp_path, tasks=[TASK])
 
 

@@ -1,1 +1,1 @@
-"""An arena for ideas: your own method is checked, and then raced against the nine."""
+"""An arena for ideas. It checks your own method and races it against the nine methods of the paper."""

@@ -14,13 +14,14 @@ def add_arena(commands: Commands) -> None:
     command = commands.add_parser(
         "arena",
         help="check your own method and race it against the nine; exit with 1 if it fails a check",
-        description="The nine have recorded runs, so mostly your method trains. The import of MODULE runs its code.",
+        description="The nine methods of the paper have recorded runs, so usually only your method trains. "
+        "Importing MODULE runs its code.",
     )
     command.add_argument(
         "method", metavar="MODULE:NAME", help="my_module:MY_METHOD, a Method in my_module.py of this folder"
     )
     command.add_argument(
-        "--minutes", type=float, default=10.0, help="the nine train only if these are enough (default: 10)"
+        "--minutes", type=float, default=10.0, help="the nine train only within this time (default: 10)"
     )
     help_of_out = "where to write; an interrupted arena continues there (default: runs/arena)"
     command.add_argument("--out", type=Path, default=Path("runs/arena"), metavar="DIR", help=help_of_out)
@@ -40,7 +41,7 @@ def _arena(options: argparse.Namespace) -> int:
 
 
 def find_method(place: str) -> Method:
-    """The method at a place, MODULE:NAME; the folder of work is searched too.
+    """The method at a place, MODULE:NAME. The module may be in the current folder.
 
     Raises:
         ValueError: if there is no such module or name, or if it is not a method.

@@ -16,15 +16,15 @@ def run(
 ) -> bool:
     """Check a method, race it against the nine, print the results, and write them as a page, `index.html`.
 
-    The nine have recorded runs. Your method always trains. One of the nine without matching records trains only if the
-    time is enough. A second call with the same folder continues. If you change the method, only its own runs start
-    again.
+    The nine have recorded runs. Your method always trains. One of the nine without matching records trains only if
+    there is enough time. A second call with the same folder continues. If you change the method, only its own runs
+    start again.
 
     Args:
         name: the name of your method on the page.
         method: your method.
         folder: for the page, records and checkpoints.
-        minutes: no run of the nine starts if it would probably end later.
+        minutes: no run of the nine starts if it would probably end after this time.
         tasks: the tasks of the races.
 
     Returns:
@@ -35,7 +35,7 @@ def run(
     """
     end = time.perf_counter() + 60 * minutes
     if not name.isidentifier() or name in METHODS:
-        raise ValueError(f"name is {name!r}; expected a Python name, like MY_METHOD, and none of the nine methods'.")
+        raise ValueError(f"name is {name!r}; expected a Python name that none of the nine has, like MY_METHOD.")
     print(f"Checking {name} against its own choices ...", flush=True)
     checks = conformance.conformance({name: method})
     print(conformance.as_table(checks))
@@ -80,7 +80,7 @@ def _enter(method: Method, tasks: Sequence[races.Task]) -> tuple[list[races.Race
 def _train_lacking(
     race: races.Race, recorded: Sequence[Row], folder: Path, end: float, seconds_per_run: float
 ) -> list[str]:
-    """Train the nine with the seeds that no record has, if the time is enough; a reason for each method left out."""
+    """Train the nine with the seeds that no record has, if there is time. Return why a method is left out."""
     place = folder / race.task.dataset
     known = race.matching([*recorded, *races.finished(place)], METHODS)
     left_out = []
@@ -92,6 +92,6 @@ def _train_lacking(
                 "there was no time to train it. Run the arena again with the same folder, or with more minutes."
             )
         elif seeds:
-            print(f"\n{race.task.title}: {len(seeds)} runs of {method}, which no record has", flush=True)
+            print(f"\n{race.task.title}: {len(seeds)} runs of {method} that are not recorded", flush=True)
             race.train(method, method, seeds, place)
     return left_out

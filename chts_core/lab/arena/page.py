@@ -33,7 +33,7 @@ def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
         differences = [] if method == name else list(seed_differences(mine, theirs, score.of).values())
         line = {"method": method, "runs": str(len(theirs))}
         line[score.name] = as_mean([score.of(row) for row in theirs], score.digits) if theirs else ""
-        line[f"{name} minus it"] = as_difference(differences, score.digits) if differences else ""
+        line[f"{name} minus this method"] = as_difference(differences, score.digits) if differences else ""
         line[f"{name} is"] = standing(differences, higher_is_better=score.higher_is_better)
         line["links"] = f"{theirs[0]['links']:,}" if theirs else ""
         lines.append(line)
@@ -41,7 +41,7 @@ def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
-    """ "ahead", "behind" or "undecided", from the 95 % interval of paired differences; "" for less than two."""
+    """ "ahead", "behind" or "undecided", from the 95 % interval of paired differences; "" for fewer than two."""
     if len(differences) < 2:
         return ""
     mean, half = mean_and_interval(differences)
@@ -58,17 +58,17 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
     return (
         "The tasks are small. With large models and long runs, the order of the methods may differ. "
         f"There are few seeds: {seeds}. With three seeds, the half-width of an interval is 4.3 standard errors, so the "
-        "race can only decide large differences. Undecided does not mean equal. "
+        "race can only detect large differences. Undecided does not mean equal. "
         f"The tables have {intervals} intervals of 95 %. If all methods were equally good, about "
         f"{intervals / 20:.1f} of these intervals would still not contain 0, by chance. All intervals use the same "
         f"runs of {name}, so they are not independent. "
         "All sparse methods have the same learning rate, and another rate may suit some of them better. "
         "The budget is equal in steps, batches and links at the end. It is not equal in time, and some methods, for "
         "example gmp and granet, have more links during the training. "
-        "The records come from other machines and versions. Their runs differ from new runs by rounding, and such "
-        "differences grow during the training. "
-        "The scores of digits and translation come from the test data. If you change your method after you saw these "
-        "scores, use new data for your final comparison."
+        "The records come from other machines and versions. Because of rounding, their runs differ from new runs, and "
+        "such differences grow during the training. "
+        "The scores of digits and translation come from the test data. If you change your method after you have seen "
+        "these scores, use new data for your final comparison."
     )
 
 

@@ -44,7 +44,7 @@ class Race:
     trainer: Trainer[Any, Any]
 
     def matching(self, rows: Iterable[Row], methods: Iterable[str]) -> list[Row]:
-        """The recorded runs of some methods with this data, recipe, sparsity and seeds: the first of each seed."""
+        """The recorded runs of some methods with this data, recipe and sparsity; for each seed, the first run."""
         expected = (self.trainer.task, self.task.dataset, self.data.digest)
         found: dict[tuple[str, int], Row] = {}
         for row in rows:
@@ -97,7 +97,7 @@ def finished(folder: Path) -> list[Row]:
 def fingerprint(method: Method) -> str:
     """A digest of a method's text and of the files or cells that define its own choices.
 
-    A changed method has another digest, so its earlier runs do not count as its runs.
+    A changed method has another digest, so the runs from before the change do not count.
     """
     parts = [repr(method), *("".join(linecache.getlines(path)) for path in sorted(set(_files(method))))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
