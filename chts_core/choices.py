@@ -407,7 +407,7 @@ class DenseEnd:
 
 @dataclass(frozen=True)
 class Staged:
-    """More links than the target in two stages, then the target itself from the last update on (MEST's soft bound).
+    """Has more links than the target in two stages, and the target from the last update on (MEST's soft bound).
 
     excess: how much the density exceeds the target in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.
@@ -429,7 +429,7 @@ class Staged:
 class Turnover:
     """Share of the links that each update exchanges. No update comes after the fraction `stop` of the run.
 
-    zeta: the share, or "excess": an update keeps only the final number of links, and exchanges all others.
+    zeta: the share. With "excess", an update keeps only the final number of links and exchanges all others.
     early_stop: the overlap of removed and regrown links above which a layer stops changing, once it has its final
         density.
     together: whether layers stop early only once the overlap of every layer has exceeded `early_stop`.

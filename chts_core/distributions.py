@@ -29,7 +29,7 @@ def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str,
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), at most 1, so that large layers are sparser.
 
-    For layers without a kernel, :func:`erdos_renyi_kernel` gives the same numbers. Here, the positions of a kernel do
+    For layers without a kernel, :func:`erdos_renyi_kernel` gives the same numbers. In ER, the positions of a kernel do
     not change the density. (Mocanu et al. 2018, SET.)
     """
     return _share(shapes, sparsity, lambda shape: (shape[0] + shape[1]) * math.prod(shape[2:]))
@@ -125,7 +125,7 @@ def _share(
     def claim(name: str, i: int) -> tuple[bool, Fraction, int]:
         return i == 1, Fraction(2 * weights[name], 2 * i - 1), -order[name]
 
-    # Rounding ε · weight takes all claims of at least 1 / ε. This is correct within one link per layer.
+    # Rounding ε · weight takes all links with a claim of at least 1 / ε. Each layer is then at most one link off.
     epsilon = _fill(sizes, weights, total)
     links = {name: max(1, min(sizes[name], math.floor(epsilon * weights[name] + Fraction(1, 2)))) for name in shapes}
     while sum(links.values()) < total:

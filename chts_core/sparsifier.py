@@ -210,7 +210,7 @@ class Sparsifier:
 
     @property
     def graph(self) -> LayerGraph:
-        """Which layers feed each other, as far as known."""
+        """Which layers feed each other, as far as the Sparsifier knows."""
         return self.network.graph
 
     # The old name, which users' programs still read; remove it with the next release.

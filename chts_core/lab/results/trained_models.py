@@ -73,7 +73,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Split) -> float:
-    """Share of images with the right class."""
+    """Share of the images that the model classifies correctly."""
     return float((model(images.images).argmax(1) == images.labels).double().mean())
 
 
