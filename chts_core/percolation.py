@@ -25,7 +25,7 @@ class Attention:
     key_heads: number of key and value heads. It is smaller in grouped-query attention: query head h uses key head h ·
         key_heads // heads.
     rotary: whether the attention block has rotary position embeddings. These mix neurons j and j + head_dim/2 of
-        queries and keys, so such a pair is inactive only as a whole.
+        queries and keys, so the two neurons of a pair can only be inactive together.
     """
 
     query: str | None

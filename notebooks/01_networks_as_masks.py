@@ -885,8 +885,8 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Answer</summary>
 #
-# CSTI needs data to correlate the features. The inputs of deeper layers are not features of the data, and before
-# training their activations mean nothing yet.
+# CSTI needs data to correlate the features. The inputs of deeper layers are not features of the data. They are
+# activations, which mean nothing before training.
 # </details>
 #
 # ## Key takeaways

@@ -236,9 +236,9 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Over the same window, the sigmoid costs 8.3 percentage points more. Its excess is larger by 8.4 % of all links. The
-# output layer is dense in all three plans, so the difference in FLOPs is slightly smaller. Over half the window, the
-# sigmoid costs the same as the cubic schedule.
+# Over the same window, the sigmoid costs 8.3 percentage points more than the cubic schedule. The sigmoid's excess is
+# larger by 8.4 % of all links. The output layer is dense in all three plans, so the difference in FLOPs is slightly
+# smaller. Over half the window, the sigmoid costs the same as the cubic schedule.
 # </details>
 #
 # ## The exchange falls too

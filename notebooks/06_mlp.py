@@ -367,7 +367,7 @@ pd.DataFrame(table).T
 #
 # A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. Three hidden
 # layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of
-# these weights than the sparse networks have links. We train it by the same recipe.
+# these weights than the sparse networks have links. We train it with the same recipe.
 #
 # **Predict:** how wide is this network? Compute the width by hand; for the digits, $d = 64$. Is the network better or
 # worse than the sparse networks?
@@ -603,8 +603,8 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 #   network with as many weights.
 # - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
 #   paths of three links, and such a layer has almost none.
-# - **Equal FLOPs.** With the FLOPs of GraNet, SET and CHTs could train more than four times as long. We have not tried
-#   this.
+# - **Equal FLOPs.** If SET and CHTs could use as many FLOPs as GraNet, they could train more than four times as long.
+#   We have not tried this.
 
 # %% [markdown]
 # ## Mix a method

@@ -76,9 +76,9 @@ task = data.load_images(settings.dataset)
 # Sparse training has many parts that must agree: the mask, the weight, its gradient and the state of the optimizer. If
 # the code forgets one of them, Python raises no exception. Often even the loss looks fine.
 #
-# The smallest example is a single link. Its gradient is 1 in two steps, and the momentum is 0.9. The optimizer's
-# momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the second. Now we remove the link: we set
-# its weight to 0, and from now on its gradient is 0. We do nothing else.
+# The smallest example is a single link. Its gradient is 1 in each of the first two steps, and the momentum is 0.9. The
+# optimizer's momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the second. Now we remove the
+# link: we set its weight to 0, and from now on its gradient is 0. We do nothing else.
 
 # %%
 link = torch.nn.Parameter(torch.ones(1))
@@ -196,8 +196,8 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method that was
 # described. Some published code did not mask the momentum of SGD.
 #
-# Remedy: whenever an update removes or regrows a link, set its optimizer state to 0. This state is its entry in every
-# tensor with the shape of the weight.
+# Remedy: whenever an update removes or regrows a link, set its optimizer state to 0. The optimizer keeps one or more
+# tensors with the shape of the weight. In each of them, one entry belongs to the link.
 # </details>
 #
 # ## Patient 2: how sparse is it?

@@ -608,9 +608,9 @@ exercises.check("07.gradients", gradients)
 #     return by_values, by_x
 # ```
 #
-# This function transposes nothing: the same list of links works for both directions. But `SparseLinear` also keeps a
-# second order of the links, by inputs. With this order, each input sums over its own links, so two threads never write
-# to the same place.
+# This function transposes nothing: the same list of links works for both directions. But `SparseLinear` also keeps the
+# links in another order, sorted by input. With this order, each input sums over its own links, so two threads never
+# write to the same place.
 # </details>
 #
 # ## To discuss
@@ -662,7 +662,7 @@ exercises.check("07.gradients", gradients)
 #
 # - Masks are for research. To save time and memory, store only the links.
 # - The densities at which sparse products are faster depend on the machine, the layer and the batch. Measure them.
-# - The operations in theory, the time and the memory are three different figures. Report all three.
+# - The theoretical number of operations, the time and the memory are three different figures. Report all three.
 #
 # ## Further reading
 #

@@ -341,7 +341,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The table uses the names of the model. Its `feed_forward.0` is `w1` of the picture, and its `feed_forward.3` is `w2`:
+# The table uses the names that the layers have in the model. `feed_forward.0` is `w1` in the picture, and
+# `feed_forward.3` is `w2`:
 
 # %%
 dimensions = models.TRANSFORMER_SIZES[recipe.size]
@@ -501,8 +502,8 @@ figures.show(
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
 # Write the learning rate of a step $t$, counted from 1. Use the schedule above with $c = 1$, $d = 100$ and $w = 400$.
-# After an update of the topology, the rate returns linearly to the schedule over `steps` steps. `last_update` is the
-# step after which the latest update came. It is None before the first update.
+# After an update of the topology, the rate returns linearly to the schedule over `steps` steps. The latest update came
+# after step `last_update`. Before the first update, `last_update` is None.
 
 
 # %% tags=["exercise"]

@@ -115,10 +115,11 @@ def race(  # pragma: no cover (compiled)
     """Link row i to the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
-    is exponentially distributed. Few columns need the logarithms: the last arrival is likely between the two values
-    times[w] of ln t, w = windows[i]. A column with a random integer below in_by[w, 0] arrives by times[w, 0]. A column
-    with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Each column has its own bounds. Exact
-    times are computed for the columns in between, or for all columns if the last arrival is outside.
+    is exponentially distributed. Few columns need the logarithms. For w = windows[i], the last of the row's links
+    probably arrives while ln t is between times[w, 0] and times[w, 1]. A column with a random integer below in_by[w, 0]
+    arrives by times[w, 0]. A column with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Each
+    column has its own bounds. The function computes exact times for the columns in between, or for all columns if the
+    last arrival is not between the two times.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)

@@ -142,7 +142,7 @@ def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
 
 
 def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
-    """The operations of a module in training or in evaluation mode. The list is empty if it cannot be traced.
+    """The operations of a module in training or in evaluation mode. The list is empty if the module cannot be traced.
 
     Args:
         without_labels: whether to leave out arguments that are None by default, such as labels.

@@ -175,7 +175,7 @@ def generate(
         prompt: the beginning; "" for the beginning of a document.
         num_tokens: the largest number of tokens to add; the document may end earlier.
         temperature: 0 takes the likeliest token; a higher value draws one by probability ** (1 / temperature).
-        generator: a generator of the CPU.
+        generator: a generator on the CPU.
 
     Returns:
         The prompt and its continuation.

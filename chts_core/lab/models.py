@@ -394,11 +394,11 @@ def initialise_llama(
     They depend only on the generator, not on the device or the division among GPUs.
 
     Args:
-        model: a whole model, or one divided by `fully_shard`.
+        model: a whole model, or one that `fully_shard` has divided among GPUs.
         device: the device to move the model to.
-        generator: a generator of the CPU.
-        deviation: standard deviation of all weights; LLaMA has 0.02 at any width. With None, a signal keeps its size at
-            any width and depth: the deviation is 1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½
+        generator: a generator on the CPU.
+        deviation: standard deviation of all weights; LLaMA uses 0.02 at any width. With None, a signal keeps its size
+            at any width and depth: the deviation is 1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½
             times that for layers that add to the residual stream.
     """
     model.to_empty(device=device)

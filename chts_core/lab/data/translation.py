@@ -129,7 +129,10 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
 
 
 def _read_lines(path: Path) -> Generator[str, None, None]:
-    """The lines without blanks around them. Only a line feed ends a line: sentences contain other separators."""
+    """The lines of a file, each without the blanks at its beginning and end.
+
+    Only a line feed ends a line, because sentences contain other separators.
+    """
     try:
         with open_unpacked(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):

@@ -288,8 +288,9 @@ def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
 def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
     """One verdict for each claim, from all its comparisons: rows with claim, source, verdict and comparisons.
 
-    A claim holds, or does not hold, if at least one comparison says so and none says the opposite. If two contradict
-    each other, or if none decides, the verdict is "undecided". A claim is untested if all its comparisons are untested.
+    The verdict is "holds" or "does not hold" if at least one comparison has this verdict and none has the opposite one.
+    If two comparisons contradict each other, or if none decides, the verdict is "undecided". A claim is untested if all
+    its comparisons are untested.
 
     Args:
         weighed: rows of :func:`weigh`; the rows of one claim have the same text.

@@ -292,7 +292,7 @@ def _run_schema() -> "Draft202012Validator":
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """The training runs of a file of JSON lines, checked, with today's names of the methods.
+    """Read and check the training runs in a file of JSON lines. Their methods have today's names.
 
     Raises:
         ValueError: if a line is damaged, was changed, or is not a record of a run; the message names the line.

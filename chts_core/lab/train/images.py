@@ -81,7 +81,7 @@ class Run(runs.Run):
 
 
 class _Learner(loop.Learner):
-    """An MLP that learns to classify images by SGD with momentum; it measures its scores at the end of each epoch."""
+    """An MLP that learns to classify images. It is trained with SGD and momentum, and measured after each epoch."""
 
     kind = "a classifier's training"
 
