@@ -67,17 +67,9 @@ class Budget:
             if isinstance(choice, Balanced | BalancedRegrowth):
                 check_blocks(self.shapes, choice.block)
         first, final = self.links(0), self.links(self.timeline.total_steps)
+        self._check_links(final)
         self._check_schedules()
-        fewest, _ = self.bounds()
-        for name, shape in self.shapes.items():
-            if fewest[name] == 0:
-                sparsity = self._finals.get(name, self.sparsity)
-                if self.gains:
-                    sparsity = max(self.at(step, sparsity) for step in self._stages())
-                raise ValueError(
-                    f"layer {name!r} of shape {shape} would have no link at sparsity {sparsity}; "
-                    f"choose a sparsity of at most {1 - 1 / math.prod(shape):.6g} or a wider layer."
-                )
+        self._check_links(self.bounds()[0])
         if self.timeline.last_update == 0 and (first != final or self.zeta(0) > 0):
             raise ValueError(
                 f"with an update every {self.timeline.update_every} steps and none after step "
@@ -90,6 +82,18 @@ class Budget:
                 f"{self.timeline.last_update}, and would never reach {self.at(self.timeline.total_steps)}; "
                 "end its schedule earlier or let the turnover stop later."
             )
+
+    def _check_links(self, links: Mapping[str, int]) -> None:
+        """Raise an error if a layer has no link."""
+        for name, shape in self.shapes.items():
+            if links[name] == 0:
+                sparsity = self._finals.get(name, self.sparsity)
+                if self.gains:
+                    sparsity = max(self.at(step, sparsity) for step in self._stages())
+                raise ValueError(
+                    f"layer {name!r} of shape {shape} would have no link at sparsity {sparsity}; "
+                    f"choose a sparsity of at most {1 - 1 / math.prod(shape):.6g} or a wider layer."
+                )
 
     def _check_schedules(self) -> None:
         """Refuse settings that would fail at a later update."""
@@ -170,7 +174,7 @@ class Budget:
         """
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
-            return max(links - final, 0) / links
+            return max(links - final, 0) / links if links else 0.0
         zeta = self._value(self.method.turnover.zeta, "zeta", step)
         if not 0 <= zeta <= 1:
             raise ValueError(

@@ -301,7 +301,7 @@ print(
 # For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
 # multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
 # two ways take the same time at a density above the crossing of the black line and the blue line. The cell below prints
-# this density. On the published page it is 31 %, less than the 50 % of the first step. So auto multiplies densely in
+# this density. On the published page it is 30 %, less than the 50 % of the first step. So auto multiplies densely in
 # the first steps and link by link after the first updates. If your machine prints more than 50 %, auto multiplies link
 # by link in all steps, and csr and auto differ only by chance.
 
@@ -513,10 +513,11 @@ exercises.check("07.meeting_density", meeting_density)
 #     return min(max((dense - fixed) / slope, 0), 1)
 # ```
 #
-# From the two sparsest measurements of the published page, this function predicts 33 % for 256 samples and 13 % for 32.
-# There the measured lines cross between 20 and 30 % for 256 samples, and between 10 and 20 % for 32. So the first
-# prediction is too high. Machines differ too: in an earlier run of this page on another machine, the lines crossed
-# between 30 and 50 %, and between 20 and 30 %.
+# From the two sparsest measurements of the published page, this function predicts 24 % for 256 samples and 12 % for 32.
+# There the measured lines cross between 20 and 30 % for 256 samples, and between 10 and 20 % for 32. So both
+# predictions fit. In an earlier run on the same kind of machine, the first prediction was 33 %, which was too high: the
+# two sparsest measurements are short, so chance matters. Machines differ too: in a run on another machine, the lines
+# crossed between 30 and 50 %, and between 20 and 30 %.
 # </details>
 
 # %% [markdown]

@@ -8,7 +8,7 @@ from torch import nn
 
 from chts_core.checks import warn
 from chts_core.engine.kinds import matrices
-from chts_core.engine.layers import LEFT_OUT, Chosen
+from chts_core.engine.layers import LEFT_OUT, OF_OUTPUTS, Chosen
 
 # The Sparsifier warns if the sparse layers hold less than this share.
 _LITTLE = 0.5
@@ -33,8 +33,11 @@ class Coverage:
         return self.sparse / self.total
 
     def warn_if_small(self) -> None:
-        """Warn if less than half of the model is in sparse layers, not counting what is frozen or left out by name."""
-        dense = sum(size for size, why in self.dense.values() if why not in LEFT_OUT)
+        """Warn if less than half of the model is in sparse layers.
+
+        Output layers do not count, and neither does what is frozen or left out by name.
+        """
+        dense = sum(size for size, why in self.dense.values() if why not in (*LEFT_OUT, OF_OUTPUTS))
         if self.sparse < _LITTLE * (self.sparse + dense):
             warn(
                 f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all. To silence "

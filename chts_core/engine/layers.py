@@ -23,7 +23,8 @@ _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
-# The reasons why a matrix stays dense if the user has chosen this.
+# Why a matrix stays dense.
+OF_OUTPUTS = "gives the model's outputs"
 LEFT_OUT = ("left out by exclude", "not in include")
 
 
@@ -110,7 +111,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     }
     return Chosen(
         training,
-        {name: parameters[layers[name].parameter] for name in layers.keys() - training.keys()},
+        {name: parameters[layer.parameter] for name, layer in layers.items() if name not in training},
         {
             name: why
             for name, why in reasons.items()
@@ -127,7 +128,7 @@ def _dense_by_default(model: nn.Module, found: list[Candidate], others: list[Can
     for entry in found:
         name = entry.layer.name
         if entry.path in outputs:
-            dense[name] = "gives the model's outputs"
+            dense[name] = OF_OUTPUTS
         elif _is_router(model, entry.path):
             dense[name] = "chooses the experts"
         elif entry.why_dense:

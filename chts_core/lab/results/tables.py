@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 _NAMES = METHOD_LABELS | EARLIER_LABELS
 _OLD_CHTS = "chts/ri_zeros"
 _DIGITS_AT = (0.9, 0.95, 0.97)
-_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
+SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
 
 
 @cache
@@ -389,7 +389,7 @@ def faults() -> str:
         "clock jumps": "clock",
     }
     for scenario, rows in found.items():
-        line = {"training": _SCENARIOS.get(scenario, scenario)}
+        line = {"training": SCENARIOS.get(scenario, scenario)}
         for name, fault in columns.items():
             of = [row for row in rows if row["fault"] == fault]
             line[name] = f"{sum(map(drill.survived, of))} of {len(of)}" if of else "–"

@@ -81,8 +81,8 @@ def test_the_text_of_stage_05_has_the_losses_that_it_measured(committed: Page) -
     results, text, _ = committed("05_density_decay")
     cubic, sigmoid = results["pruning"]
     lost, worst = "accuracy lost by the first three updates (points)", "accuracy lost by the worst update (points)"
-    first = f"cost {sigmoid[lost]:.2f} points of accuracy together; the first three of the cubic schedule"
-    assert f"{first} cost {cubic[lost]:.2f}" in text
+    first = f"together cost {sigmoid[lost]:.2f} points of accuracy. The first three updates of the cubic schedule"
+    assert f"{first} cost {cubic[lost]:.2f} points" in text
     assert (
         f"It costs {sigmoid[worst]:.2f} points, and the worst update of the cubic schedule costs {cubic[worst]:.2f}."
         in text
