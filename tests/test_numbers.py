@@ -223,7 +223,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         TRAINED,
-        "by {:.2f} ± {:.2f} points in the MLP and {:.2f} ± {:.2f} points in the convolutional network from",
+        "by {:.2f} ± {:.2f} points in the MLP and by {:.2f} ± {:.2f} points in the convolutional network.",
         lambda: [
             abs(value) for model in ("MLP", "convolutional") for value in starts(model, "chts", "method", "dense")
         ],

@@ -81,8 +81,7 @@ def _set_links(  # pragma: no cover (compiled)
 ) -> None:
     """Link a row to its columns with verdict 2, and to the first `needed` of `num` contenders to arrive.
 
-    Columns are counted from `start` on, around the ring. `last` is the time at which the last of these contenders
-    arrives.
+    Columns are counted from `start` on, around the ring. `last` is the time at which the last contender arrives.
     """
     columns = len(row)
     for column in range(start, columns):
@@ -117,9 +116,8 @@ def race(  # pragma: no cover (compiled)
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
     is exponentially distributed. Few columns need the logarithms. For w = windows[i], the last of the row's links
     probably arrives while ln t is between times[w, 0] and times[w, 1]. A column with a random integer below in_by[w, 0]
-    arrives by times[w, 0]. A column with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Each
-    column has its own bounds. The function computes exact times for the columns in between, or for all columns if the
-    last arrival is not between the two times.
+    arrives by times[w, 0]. A column with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Exact
+    times are computed for the columns in between, or for all columns if the last arrival is not between the two times.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
