@@ -58,7 +58,11 @@ class Balanced:
         nums = quotas(link_count(*shape, density), shape, self.block)
         return mask_of(choose_in_blocks(torch.ones_like(blocks), blocks, nums, generator=generator), shape)
 
-    def check(self, mask: Tensor, source: str) -> None:
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise an error unless the inputs of all layers can be divided into blocks."""
+        check_blocks(shapes, self.block)
+
+    def check_mask(self, mask: Tensor, source: str) -> None:
         """Raise a ValueError if the numbers of links in two blocks of a mask differ by more than one."""
         links = mask.reshape(-1, self.block or mask.shape[1]).sum(1)
         if int(links.max() - links.min()) > 1:
@@ -117,6 +121,10 @@ class BalancedRegrowth(Regrowth):
     """Regrows missing links by their scores until each block has its share of the links."""
 
     block: int | None = None
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise an error unless the inputs of all layers can be divided into blocks."""
+        check_blocks(shapes, self.block)
 
     def __call__(
         self,

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from chts_core.balance import Balanced, BalancedRegrowth, check_blocks
 from chts_core.checks import check_number, check_repr, check_sparsity
 from chts_core.choices import Schedule, value_at
 from chts_core.distributions import DISTRIBUTIONS, Shares, check_links, sparsities_by_layer
@@ -63,9 +62,9 @@ class Budget:
                 f"the method's sparsity is {self.method.sparsity!r}; expected a schedule with at(step, timeline, "
                 "final), such as Constant(). Pass the final sparsity as the argument `sparsity`."
             )
-        for choice in (self.method.topology, self.method.regrowth):
-            if isinstance(choice, Balanced | BalancedRegrowth):
-                check_blocks(self.shapes, choice.block)
+        for choice in (self.method.topology, self.method.removal, self.method.regrowth):
+            if hasattr(choice, "check_shapes"):
+                choice.check_shapes(self.shapes)
         first, final = self.links(0), self.links(self.timeline.total_steps)
         self._check_links(final)
         self._check_schedules()

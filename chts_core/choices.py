@@ -1,7 +1,9 @@
 """The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
 Each choice is a frozen dataclass that ties a function of the core to its settings. Write your own choices in the same
-way, because a saved run identifies its method by the repr.
+way, because a saved run identifies its method by the repr. A topology, removal or regrowth that does not work with all
+layers may have a method `check_shapes(shapes)`, which raises an error. A topology may also have
+`check_mask(mask, source)`, for masks that do not come from it.
 """
 
 from bisect import bisect_right

@@ -126,8 +126,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"parameter {', '.join(twice)} is given more than once; give each parameter one value.")
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    foretold = notebooks.expected(path, parameters)
-    print(f"expected to take {foretold}" if foretold else "expected time unknown: this is not a stage", flush=True)
+    estimate = notebooks.expected(path, parameters)
+    print(f"expected to take {estimate}" if estimate else "expected time unknown: this is not a stage", flush=True)
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:

@@ -645,7 +645,7 @@ figures.show(
 #
 # The scores that use paths find many hidden links in receptive fields and in the networks that CHTs trained from them.
 # Elsewhere they find few. CH2-L3n finds about as many as the number of paths alone: their two rows in the figures look
-# alike. The next cells give the numbers.
+# the same. The next cells give the numbers.
 # </details>
 
 # %%

@@ -107,7 +107,9 @@ def test_more_than_2_to_the_24_candidates() -> None:
 
 @pytest.mark.parametrize("density", [1 / 3, 2 / 3])
 @pytest.mark.parametrize("block", [1, row_links._BLOCK])
-def test_erdos_renyi_draws_every_network_alike(block: int, density: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erdos_renyi_draws_every_network_equally_often(
+    block: int, density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(row_links, "_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     counts = Counter(

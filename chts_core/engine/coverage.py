@@ -8,10 +8,12 @@ from torch import nn
 
 from chts_core.checks import warn
 from chts_core.engine.kinds import matrices
-from chts_core.engine.layers import LEFT_OUT, OF_OUTPUTS, Chosen
+from chts_core.engine.layers import EXCLUDED, NOT_INCLUDED, OF_OUTPUTS, Chosen
 
 # The Sparsifier warns if the sparse layers hold less than this share.
 _LITTLE = 0.5
+# Matrices that stay dense for these reasons surprise nobody, so they do not count for the warning.
+_EXPECTED = (EXCLUDED, NOT_INCLUDED, OF_OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Coverage:
 
         Output layers do not count, and neither does what is frozen or left out by name.
         """
-        dense = sum(size for size, why in self.dense.values() if why not in (*LEFT_OUT, OF_OUTPUTS))
+        dense = sum(size for size, why in self.dense.values() if why not in _EXPECTED)
         if self.sparse < _LITTLE * (self.sparse + dense):
             warn(
                 f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all. To silence "

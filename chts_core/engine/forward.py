@@ -227,8 +227,8 @@ def _has_matrix(module: nn.Module) -> bool:
 def _last_layer(module: nn.Module) -> str | None:
     """The output layer of a module that cannot be traced."""
     layers = [name for name, part in module.named_modules() if is_linear(part) or is_convolution(part)]
-    told = getattr(module, "get_output_embeddings", lambda: None)()
-    return next((name for name in layers if module.get_submodule(name) is told), layers[-1] if layers else None)
+    named = getattr(module, "get_output_embeddings", lambda: None)()
+    return next((name for name in layers if module.get_submodule(name) is named), layers[-1] if layers else None)
 
 
 def _join(path: str, name: str) -> str:

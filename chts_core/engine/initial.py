@@ -9,7 +9,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from chts_core.balance import Balanced
 from chts_core.budget import Budget
 from chts_core.checks import check_mask, check_same_shape
 from chts_core.choices import Correlated, ScaleFree, Topology
@@ -103,8 +102,8 @@ def first_masks(
         found = count(mask)
         if found != links[name]:
             raise ValueError(f"{source} gave layer {name!r} {found} links; expected exactly {links[name]}.")
-        if isinstance(topology, Balanced):
-            topology.check(mask.reshape(part.shape), f"the initial mask of {name!r}")
+        if hasattr(topology, "check_mask"):
+            topology.check_mask(mask.reshape(part.shape), f"the initial mask of {name!r}")
         here.copy_(mask)
     if start == "method" and isinstance(topology, ScaleFree):
         by_layer = {name: layer.matrix(masks[layer.parameter]) for name, layer in layers.items()}

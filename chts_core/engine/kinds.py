@@ -99,8 +99,8 @@ def candidates(model: nn.Module) -> Iterator[Candidate]:
         prefix = f"{path}." if path else ""
         for kind, layers_of in _KINDS:
             if kind(module):
-                for layer, why_dense in layers_of(module, prefix):
-                    yield Candidate(layer, path, module, why_dense)
+                why_dense = "a depthwise convolution" if _is_depthwise(module) else None
+                yield from (Candidate(layer, path, module, why_dense) for layer in layers_of(module, prefix))
                 break
 
 
@@ -155,44 +155,41 @@ def convertible(model: nn.Module, parameter: str) -> bool:
     )
 
 
-Found = Iterator[tuple[Layer, str | None]]
-
-
-def _linear(module: nn.Module, prefix: str) -> Found:
+def _linear(module: nn.Module, prefix: str) -> Iterator[Layer]:
     assert isinstance(module, nn.Linear)
-    yield _whole(f"{prefix}weight", module.out_features, module.in_features), None
+    yield _whole(f"{prefix}weight", module.out_features, module.in_features)
 
 
 def _whole(name: str, rows: int, columns: int) -> Layer:
     return Layer(name, name, (rows, columns), (columns, 1))
 
 
-def _transposed_linear(module: nn.Module, prefix: str) -> Found:
+def _transposed_linear(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """GPT-2 packs queries, keys and values into one weight, or only keys and values."""
     name = f"{prefix}weight"
     rows, columns = (int(getattr(module, size)) for size in ("nx", "nf"))
     packs = f".{name}".endswith(".c_attn.weight")
     roles = {3: "qkv", 2: "kv"}.get(columns // rows) if packs and columns % rows == 0 else None
     if roles is None:
-        yield Layer(name, name, (columns, rows), (1, columns)), None
+        yield Layer(name, name, (columns, rows), (1, columns))
     else:
         for part, role in enumerate(roles):
-            yield Layer(f"{name}:{role}", name, (rows, rows), (1, columns), part * rows), None
+            yield Layer(f"{name}:{role}", name, (rows, rows), (1, columns), part * rows)
 
 
-def _attention(module: nn.Module, prefix: str) -> Found:
+def _attention(module: nn.Module, prefix: str) -> Iterator[Layer]:
     assert isinstance(module, nn.MultiheadAttention)
     if module.in_proj_weight is not None:
         packed, width = f"{prefix}in_proj_weight", module.embed_dim
         for part, role in enumerate("qkv"):
-            yield _whole(packed, 3 * width, width).part(f"{packed}:{role}", part * width, width), None
+            yield _whole(packed, 3 * width, width).part(f"{packed}:{role}", part * width, width)
     else:
         for role in "qkv":
             name = f"{role}_proj_weight"
-            yield _whole(prefix + name, *getattr(module, name).shape), None
+            yield _whole(prefix + name, *getattr(module, name).shape)
 
 
-def _convolution(module: nn.Module, prefix: str) -> Found:
+def _convolution(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network from all positions of the kernel to the output channels; one network for each group.
 
     The rows of a transposed convolution are its input channels, because its weight is stored in this way.
@@ -201,19 +198,23 @@ def _convolution(module: nn.Module, prefix: str) -> Found:
     name, groups, kernel = f"{prefix}weight", module.groups, tuple(module.kernel_size)
     if "weight" not in module._parameters:  # it is computed from other parameters, for example by weight_norm
         return
-    depthwise = groups > 1 and module.in_channels == groups
     rows, others = module.out_channels, module.in_channels // groups
     if module.transposed:
         rows, others = module.in_channels, module.out_channels // groups
     whole = replace(_whole(name, rows, others * math.prod(kernel)), kernel=kernel)
-    if groups == 1 or depthwise:
-        yield whole, "a depthwise convolution" if depthwise else None
+    if groups == 1 or _is_depthwise(module):
+        yield whole
         return
     for group in range(groups):
-        yield whole.part(f"{name}:{group}", group * (rows // groups), rows // groups), None
+        yield whole.part(f"{name}:{group}", group * (rows // groups), rows // groups)
 
 
-def _recurrent(module: nn.Module, prefix: str) -> Found:
+def _is_depthwise(module: nn.Module) -> bool:
+    """Whether a module is a convolution in which each channel has its own kernel."""
+    return isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups == module.in_channels
+
+
+def _recurrent(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network for each gate, from the inputs or from the previous hidden state."""
     gates = next((gates for kinds, gates in _GATES if isinstance(module, kinds)), "")
     for name, weight in module._parameters.items():
@@ -222,10 +223,10 @@ def _recurrent(module: nn.Module, prefix: str) -> Found:
         rows, columns = weight.shape
         whole = _whole(prefix + name, rows, columns)
         if name.startswith("weight_hr") or not gates:  # the projection of an LSTM
-            yield whole, None
+            yield whole
             continue
         for part, gate in enumerate(gates):
-            yield whole.part(f"{prefix}{name}:{gate}", part * (rows // len(gates)), rows // len(gates)), None
+            yield whole.part(f"{prefix}{name}:{gate}", part * (rows // len(gates)), rows // len(gates))
 
 
 # The gates in the order in which PyTorch stores them: input, forget, cell and output gate of an LSTM; reset, update and
@@ -233,13 +234,13 @@ def _recurrent(module: nn.Module, prefix: str) -> Found:
 _GATES = (((nn.LSTM, nn.LSTMCell), "ifgo"), ((nn.GRU, nn.GRUCell), "rzn"))
 
 
-def _bilinear(module: nn.Module, prefix: str) -> Found:
+def _bilinear(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network from all pairs of inputs to the outputs."""
     assert isinstance(module, nn.Bilinear)
-    yield _whole(f"{prefix}weight", module.out_features, module.in1_features * module.in2_features), None
+    yield _whole(f"{prefix}weight", module.out_features, module.in1_features * module.in2_features)
 
 
-def _experts(module: nn.Module, prefix: str) -> Found:
+def _experts(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network for each matrix of each expert, from weights (experts, out, in) or (experts, in, out).
 
     A weight that packs the matrices `gate` and `up` gives two networks for each expert.
@@ -257,20 +258,17 @@ def _experts(module: nn.Module, prefix: str) -> Found:
             start = expert * rows * columns
             whole = Layer(f"{prefix}{name}:{expert}", prefix + name, (outputs, inputs), strides, start)
             if not packs:
-                yield whole, None
+                yield whole
                 continue
             for half, role in enumerate(("gate", "up")):
                 first = half * outputs // 2 if side_by_side else half
                 step = strides[0] if side_by_side else 2 * strides[0]
-                yield (
-                    replace(
-                        whole,
-                        name=f"{whole.name}:{role}",
-                        shape=(outputs // 2, inputs),
-                        strides=(step, strides[1]),
-                        offset=start + first * strides[0],
-                    ),
-                    None,
+                yield replace(
+                    whole,
+                    name=f"{whole.name}:{role}",
+                    shape=(outputs // 2, inputs),
+                    strides=(step, strides[1]),
+                    offset=start + first * strides[0],
                 )
 
 
@@ -288,7 +286,7 @@ def _is_experts(module: nn.Module) -> bool:
     return "Experts" in type(module).__name__ and not type(module).__module__.startswith("torch.")
 
 
-_KINDS: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module, str], Found]], ...] = (
+_KINDS: tuple[tuple[Callable[[nn.Module], bool], Callable[[nn.Module, str], Iterator[Layer]]], ...] = (
     (lambda module: isinstance(module, nn.Linear), _linear),
     (is_transposed_linear, _transposed_linear),
     (lambda module: isinstance(module, nn.MultiheadAttention), _attention),

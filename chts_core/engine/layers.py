@@ -22,10 +22,10 @@ _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 # module.
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
-
 # Why a matrix stays dense.
 OF_OUTPUTS = "gives the model's outputs"
-LEFT_OUT = ("left out by exclude", "not in include")
+EXCLUDED = "left out by exclude"
+NOT_INCLUDED = "not in include"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     if exclude is None:
         dropped = _dense_by_default(model, found, others)
     else:
-        dropped = {entry.layer.name: LEFT_OUT[0] for entry in _select(found, others, exclude, "exclude")}
+        dropped = {entry.layer.name: EXCLUDED for entry in _select(found, others, exclude, "exclude")}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layers = {entry.layer.name: entry.layer for entry in chosen if entry.layer.name not in dropped}
     for name, layer in layers.items():
@@ -106,7 +106,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
         entry.layer.parameter: dropped.get(entry.layer.name)
         or of_modules.get(entry.path.partition(".parametrizations.")[0])
         or entry.why_dense
-        or LEFT_OUT[1]
+        or NOT_INCLUDED
         for entry in others + found
     }
     return Chosen(

@@ -41,7 +41,7 @@ class AveragedModel(swa_utils.AveragedModel):
         Raises:
             ValueError: if the model does not have the parameters of the average; nothing is changed then.
         """
-        _check_alike(self.module, model)
+        _check_same_model(self.module, model)
         _follow(self.module, model)
         stored = _layers_of_links(model)
         for mine, theirs in zip(self.module.parameters(), model.parameters(), strict=True):
@@ -58,7 +58,7 @@ def _layers_of_links(model: nn.Module) -> dict[nn.Parameter, SparseLinear]:
     return {layer.values: layer for layer in model.modules() if isinstance(layer, SparseLinear)}
 
 
-def _check_alike(average: nn.Module, model: nn.Module) -> None:
+def _check_same_model(average: nn.Module, model: nn.Module) -> None:
     ours, theirs = _kinds(average), _kinds(model)
     different = [
         name

@@ -119,8 +119,8 @@ class Plan:
         bound = (
             "at most " if method.turnover.early_stop is not None else "at least " if method.removal.returning else ""
         )
-        kinds = any(len(shape) > 2 for shape in budget.shapes.values()) or ".experts." in "".join(budget.shapes)
-        equally = " and all weights are used equally often" if kinds else ""
+        uneven = any(len(shape) > 2 or "experts" in name for name, shape in budget.shapes.items())
+        equally = " and all weights are used equally often" if uneven else ""
         return "\n".join(
             [
                 "Density",

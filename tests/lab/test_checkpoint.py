@@ -385,7 +385,9 @@ def test_a_newer_format_asks_for_a_newer_chts(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*/state; give the path of an existing "):
+    with pytest.raises(
+        FileNotFoundError, match=r"the checkpoint .*/state does not exist; give the path of an existing "
+    ):
         checkpoint.load(tmp_path / "state")
 
 

@@ -75,7 +75,7 @@ def test_a_method_beside_itself() -> None:
     result = compute(CurveState(method="set", rival="set"))
     assert list(result.courses) == ["set"]
     assert set(result.differences.values()) == {0.0}
-    assert "both methods are SET; choose two different ones to compare" in result.description
+    assert "both methods are SET; choose two different methods" in result.description
 
 
 def test_the_picture_has_a_dot_for_each_seed_and_the_interval_beside_the_curves() -> None:

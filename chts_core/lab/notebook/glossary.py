@@ -68,7 +68,7 @@ GLOSSARY = (
         "",
         "initial networks",
         "chts_core.topology.erdos_renyi",
-        "test_topology.py::test_erdos_renyi_draws_every_network_alike",
+        "test_topology.py::test_erdos_renyi_draws_every_network_equally_often",
         "01",
     ),
     Term(

@@ -175,7 +175,7 @@ def overview(profile: str) -> list[Stage]:
         header = cells[0].source
         number, _, name = (_title(cells) or path.stem).partition(" · ")
         table = dict(re.findall(r"^\| (\w+) \| (.+) \|$", header, re.MULTILINE))
-        foretold = _forecast(path.stem, profile, {})
+        estimate = _forecast(path.stem, profile, {})
         found.append(
             Stage(
                 number,
@@ -183,8 +183,8 @@ def overview(profile: str) -> list[Stage]:
                 "; ".join(objectives(header)),
                 table.get("Difficulty", ""),
                 tuple(re.findall(r"\b\d\d[a-z]?\b", table.get("Prerequisites", ""))),
-                foretold.minutes,
-                foretold.memory_mb,
+                estimate.minutes,
+                estimate.memory_mb,
                 path.name,
             )
         )
@@ -379,7 +379,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     device = records.describe_device(records.choose_device(settled.get("device", "auto")))
     out_dir.mkdir(parents=True, exist_ok=True)
     started, clock = records.now(), time.perf_counter()
-    foretold = expected(path, given)
+    estimate = expected(path, given)
     error, memory = _execute(path, executed_path, given)
     seconds = time.perf_counter() - clock
     executed = nbformat.read(executed_path, as_version=4)
@@ -396,7 +396,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         "methods": REVISION,
         "versions": records.versions(),
         "device": device,
-        "expected": None if foretold is None else asdict(foretold),
+        "expected": None if estimate is None else asdict(estimate),
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(memory / 2**20),
         "started": started,

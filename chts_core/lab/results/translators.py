@@ -63,8 +63,8 @@ def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> li
     for rival in ("fc", "chts"):
         for row in translation.score_differences(rows, score, rival):
             if row["method"] != "fc":
-                told = _spread(row["difference"], row["interval"], "+", digits)
-                table[row["method"], row["sparsity"]][f"minus {rival}"] = told
+                cell = _spread(row["difference"], row["interval"], "+", digits)
+                table[row["method"], row["sparsity"]][f"minus {rival}"] = cell
     return list(table.values())
 
 

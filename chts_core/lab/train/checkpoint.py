@@ -134,7 +134,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
         state = _load(path, device)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no checkpoint {path}; give the path of an existing checkpoint, or start the run again."
+            f"the checkpoint {path} does not exist; give the path of an existing checkpoint, or start a new run."
         ) from None
     except ValueError as error:
         previous = previous_of(path)

@@ -238,7 +238,7 @@ class _Learner(loop.Learner):
         """See :class:`Run`."""
         return speed.mfu(self.recipe, self.tokens_per_second / self.ranks.size, self.device)
 
-    def told(self) -> str:
+    def status(self) -> str:
         if not self.looks or self.step % _BETWEEN_SHOWN:
             return ""
         return (

@@ -98,7 +98,7 @@ class Learner(Protocol):
             (mean,) = self.ranks.sum([float(loss) / self.ranks.size])
             self.train_loss.append((self.step, mean))
 
-    def told(self) -> str:
+    def status(self) -> str:
         """The text that a progress bar shows of the run; "" leaves its text as it is."""
         return ""
 
@@ -291,8 +291,8 @@ def train(
                 training.save(save_to)
             if progress is not None and training.step % learner.bar_every == 0:
                 progress.update()
-                if told := learner.told():
-                    progress.set_postfix_str(told, refresh=False)
+                if status := learner.status():
+                    progress.set_postfix_str(status, refresh=False)
     return training
 
 

@@ -306,8 +306,8 @@ class LanguageRecipe:
     @property
     def topology(self) -> dict[str, Any]:
         """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
-        told = {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
-        return {**told, "per_head": self.per_head}
+        settings = {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
+        return {**settings, "per_head": self.per_head}
 
 
 _PAPER = LanguageRecipe(

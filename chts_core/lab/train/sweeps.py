@@ -223,13 +223,13 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
             lost = future.exception()  # its worker was lost, and then another one
             row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
             failed += row["status"] == "failed"
-            progress.write(_told(row, width))
+            progress.write(_line(row, width))
             progress.update()
             progress.set_postfix_str(f"{failed} failed" if failed else "")
             yield cell, row
 
 
-def _told(row: Mapping[str, Any], width: int) -> str:
+def _line(row: Mapping[str, Any], width: int) -> str:
     """A line of the table: status of a cell, its name, seconds, and its score or error."""
     from chts_core.lab.results import report  # imports plotting, which workers do not need
 

@@ -197,7 +197,7 @@ class _Learner(loop.Learner):
         loss = validation_loss(self.model, self.task, self.recipe)
         self.looks.append(Look(self.step, loss, bleu.value))
 
-    def told(self) -> str:
+    def status(self) -> str:
         speed = self.tokens / max(self.seconds, 1e-9)
         return f"{speed:,.0f} tokens/s, BLEU {self.looks[-1].bleu:.1f}" if self.looks else ""
 

@@ -192,8 +192,10 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
         if step % EVERY or step > spec.stop:
             continue
         for name, mask in run.sparsifier.masks.items():
-            expected = best(past[name].abs(), past[name] != 0, links_at(spec, step, mask.numel()))
-            if (expected & ~mask.cpu()).any():
+            num = links_at(spec, step, mask.numel())
+            expected = best(past[name].abs(), past[name] != 0, num)
+            new = mask.cpu() & ~expected  # only a layer that gains links needs links that never existed
+            if (expected & ~mask.cpu()).any() or int(new.sum()) != num - int(expected.sum()):
                 return False, f"the links of {name} are not those with the largest weights at step {step}"
             returned += int((mask & ~old[name]).sum())
     return returned > 0, f"the largest weights survive, and {returned} links came back"

@@ -107,7 +107,7 @@ class Scenario:
 _LANGUAGE = ("train", "tiny_ci", "--method", "chts", "--sparsity", "0.9", "-s", "steps", "40", "--save-every", "2")
 SCENARIOS: dict[str, Scenario] = {
     "classifier": Scenario(("train", "mlp", "--sparsity", "0.95", "-s", "epochs", "40", "-s", "hidden", "64")),
-    "classifier, links alone": Scenario(
+    "classifier that stores only the links": Scenario(
         ("train", "mlp", "--method", "chtss", "--sparsity", "0.95", "-s", "epochs", "20", "-s", "execution", "csr")
     ),
     "translator": Scenario(

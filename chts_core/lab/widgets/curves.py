@@ -87,16 +87,16 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             for method in dict.fromkeys((state.method, state.rival, "fc"))
         }
         if state.method == state.rival:
-            told = f"{place}: both methods are {method_label(state.method)}; choose two different ones to compare."
-            return CurveResult({state.method: [score.course(row) for row in mine]}, found, told)
-        told = f"{mean:+.{score.digits}f}"
+            refusal = f"{place}: both methods are {method_label(state.method)}; choose two different methods."
+            return CurveResult({state.method: [score.course(row) for row in mine]}, found, refusal)
+        gap = f"{mean:+.{score.digits}f}"
         if len(found) > 1:
             zero = "contains" if abs(mean) <= interval else "excludes"
-            told += f" ± {interval:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
+            gap += f" ± {interval:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
         return CurveResult(
             {method: lines for method, lines in courses.items() if lines},
             found,
-            f"{place}: in {score.name}, {method_label(state.method)} minus {method_label(state.rival)} is {told}, over "
+            f"{place}: in {score.name}, {method_label(state.method)} minus {method_label(state.rival)} is {gap}, over "
             f"{len(found)} {'seed' if len(found) == 1 else 'seeds'}.",
         )
 

@@ -128,17 +128,17 @@ def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
                 number * p for p in chances
             ],
         }.items():
-            assert number == 1 or not _alike(found, wrong, 1e-6), f"{said}. {slip}."
+            assert number == 1 or not _close(found, wrong, 1e-6), f"{said}. {slip}."
         assert abs(sum(found) - number) < 1e-6, (
             f"{said}. They add up to {sum(found):.3f}, but must add up to {number}, the number of links drawn. Do you "
             "count every order, and divide by the chances that are left?"
         )
         due, tolerance = (expected, 1e-6) if expected else (_drawn_by_core(len(chances), number), 0.05)
         wanted = " ".join(f"{share:.3f}" for share in due)
-        assert _alike(found, due, tolerance), f"{said}; expected {'about ' if not expected else ''}{wanted}."
+        assert _close(found, due, tolerance), f"{said}; expected {'about ' if not expected else ''}{wanted}."
 
 
-def _alike(some: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+def _close(some: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
     return all(abs(one - other) <= tolerance for one, other in zip(some, others, strict=True))
 
 

@@ -226,8 +226,8 @@ def _compare_with_autograd(gradients: Gradients) -> None:
         f"for 3 samples the gradient with respect to the values has the shape {tuple(dvalues.shape)}; sum it over the "
         "samples."
     )
-    alike = torch.allclose(dvalues, by_weight[mask], atol=1e-5)
-    assert alike, "for 3 samples the gradient with respect to the values differs from autograd's."
+    equal = torch.allclose(dvalues, by_weight[mask], atol=1e-5)
+    assert equal, "for 3 samples the gradient with respect to the values differs from autograd's."
     assert torch.allclose(dx, by_x, atol=1e-5), "for 3 samples the gradient with respect to x differs from autograd's."
     assert sizes.largest < mask.numel(), (
         f"both gradients are right, but one of your tensors has {sizes.largest} elements; the matrix has "

@@ -51,12 +51,12 @@ def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tens
         "the mixture with queries and keys exchanged; swap them": mixed(key, query, value),
     }
     for slip, wrong in slips.items():
-        assert not torch.allclose(found, wrong, atol=1e-4), f"you return {_told(found)}. This is {slip}."
+        assert not torch.allclose(found, wrong, atol=1e-4), f"you return {_shown(found)}. This is {slip}."
     right = mixed(query, key, value)
-    assert torch.allclose(found, right, atol=1e-4), f"you return {_told(found)}; expected {_told(right)}."
+    assert torch.allclose(found, right, atol=1e-4), f"you return {_shown(found)}; expected {_shown(right)}."
 
 
-def _told(mixture: Tensor) -> str:
+def _shown(mixture: Tensor) -> str:
     return "; ".join(" ".join(f"{value:.3f}" for value in row) for row in mixture.tolist())
 
 

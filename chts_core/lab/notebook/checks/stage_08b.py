@@ -22,13 +22,13 @@ def merge(merge: Callable[[Words], Words]) -> None:
     assert sum(found.values()) == 12, (
         f"the counts of your words sum to {sum(found.values())}; expected 12. Keep each count."
     )
-    assert ("ei", "n") in found, f"for ein 4, drei 3, zehn 5 you return {_told(found)}; which pair occurs 7 times?"
+    assert ("ei", "n") in found, f"for ein 4, drei 3, zehn 5 you return {_shown(found)}; which pair occurs 7 times?"
     assert found == {("ei", "n"): 4, ("d", "r", "ei"): 3, tuple("zehn"): 5}, (
-        f"for ein 4, drei 3, zehn 5 you return {_told(found)}; join the pair in every word, and nothing else."
+        f"for ein 4, drei 3, zehn 5 you return {_shown(found)}; join the pair in every word, and nothing else."
     )
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
-        f"sechs, sechzig and acht occur once, and zu occurs 9 times; you return {_told(merge(rare))}. "
+        f"sechs, sechzig and acht occur once, and zu occurs 9 times; you return {_shown(merge(rare))}. "
         "A pair counts as often as its word."
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
@@ -38,9 +38,9 @@ def merge(merge: Callable[[Words], Words]) -> None:
     )
     assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it at both places."
     right: Words = {("an", "an"): 2, ("n", "a"): 1}
-    assert twice == right, f"for anan 2, na 1 you return {_told(twice)}; expected {_told(right)}."
+    assert twice == right, f"for anan 2, na 1 you return {_shown(twice)}; expected {_shown(right)}."
     three = merge({("a", "a", "a"): 1})
-    assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_told(three)}; join each letter only once."
+    assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_shown(three)}; join each letter only once."
     _compare_with_the_package(merge)
 
 
@@ -54,7 +54,7 @@ def _compare_with_the_package(merge: Callable[[Words], Words]) -> None:
     assert mine == {theirs}, f"in {text!r} the package joins {theirs}, but you join {' '.join(sorted(mine))}."
 
 
-def _told(words: Words) -> str:
+def _shown(words: Words) -> str:
     return ", ".join(f"{' '.join(pieces)} {count}" for pieces, count in words.items())
 
 
