@@ -33,15 +33,24 @@ multiprocessing.set_forkserver_preload(
     ["torch._dynamo", "torch.distributed.fsdp", "chts_core", "chts_core.compiled.products"]
 )
 FEWER = [("rigl", "ddp"), ("mest", "fsdp"), ("granet", "ddp"), ("chts", "fsdp")]  # with four ranks
-TRANSPOSED = [("rigl", "fsdp"), ("gmp", "fsdp"), ("chts", "fsdp"), ("chts", "ddp")]
+# Layers with other weights than a linear layer, and what trains them.
+OTHERS = [
+    (kind, *case)
+    for kind in ("transposed", "convolutions")
+    for case in (("rigl", "fsdp"), ("gmp", "fsdp"), ("chts", "fsdp"), ("chts", "ddp"))
+]
 
 
-def build(transposed: bool = False) -> nn.Module:
+def build(kind: str = "linear") -> nn.Module:
     torch.manual_seed(0)
-    layers = [module for a, b in itertools.pairwise(WIDTHS) for module in (nn.Linear(a, b), nn.ReLU())]
-    if transposed:
+    layers = [module for a, b in itertools.pairwise(WIDTHS) for module in (nn.Linear(a, b), nn.ReLU())][:-1]
+    if kind == "transposed":
         layers = [conv1d.transposed(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
-    return nn.Sequential(*layers[:-1])
+    if kind == "convolutions":  # the last layer reads the channels, flattened
+        layers[0] = nn.Conv2d(WIDTHS[0], WIDTHS[1], (2, 1), padding=(1, 0))
+        layers[2] = nn.Conv2d(WIDTHS[1], WIDTHS[2], (2, 1))
+        layers = [nn.Unflatten(1, (WIDTHS[0], 1, 1)), *layers[:-1], nn.Flatten(), layers[-1]]
+    return nn.Sequential(*layers)
 
 
 def wrap(model: nn.Module, way: str) -> nn.Module:
@@ -49,21 +58,21 @@ def wrap(model: nn.Module, way: str) -> nn.Module:
         return DistributedDataParallel(model)
     if way == "fsdp":
         for module in model:
-            if not isinstance(module, nn.ReLU):
+            if list(module.parameters()):
                 fully_shard(module)
         fully_shard(model)
     return model
 
 
-def train(method: str, way: str, rank: int, ranks: int, *, parts: int = 1, transposed: bool = False) -> dict[str, Any]:
+def train(method: str, way: str, rank: int, ranks: int, *, parts: int = 1, kind: str = "linear") -> dict[str, Any]:
     """A short run on this rank's share of the batches; what it gave, whole."""
-    model = build(transposed)
+    model = build(kind)
     replica = wrap(model, way)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     sparsifier = chts.Sparsifier(
         replica, optimizer, method, 0.7, total_steps=STEPS, update_every=EVERY, seed=1, process_group=None
     )
-    if transposed:
+    if kind != "linear":
         sparsifier.rescale_weights()
     masks = []
     generator = torch.Generator().manual_seed(2)
@@ -197,8 +206,8 @@ def work(rank: int, ranks: int, folder: Path) -> None:
         found[f"{method} {way}"] = train(method, way, rank, ranks)
     for method in ("rigl", "mest"):
         found[f"{method} in parts"] = train(method, "ddp", rank, ranks, parts=2)
-    for method, way in TRANSPOSED if ranks == 2 else ():
-        found[f"{method} {way} transposed"] = train(method, way, rank, ranks, transposed=True)
+    for kind, method, way in OTHERS if ranks == 2 else ():
+        found[f"{method} {way} {kind}"] = train(method, way, rank, ranks, kind=kind)
     for scene in SINGLE:
         found[scene.__name__] = scene(rank, ranks)
     torch.save(found, folder / f"{rank}.pt")
@@ -268,13 +277,13 @@ def test_ranks_end_equal_and_as_one_process_does(
             torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("method", "way"), TRANSPOSED)
-def test_ranks_train_transposed_layers_as_one_process_does(
-    of: Callable[[int], list[dict[str, Any]]], method: str, way: str
+@pytest.mark.parametrize(("kind", "method", "way"), OTHERS)
+def test_ranks_train_other_layers_as_one_process_does(
+    of: Callable[[int], list[dict[str, Any]]], kind: str, method: str, way: str
 ) -> None:
-    first, second = (rank[f"{method} {way} transposed"] for rank in of(2))
+    first, second = (rank[f"{method} {way} {kind}"] for rank in of(2))
     assert_equal(first, second)
-    single = train(method, "alone", 0, 1, transposed=True)
+    single = train(method, "alone", 0, 1, kind=kind)
     assert_equal(first["masks"], single["masks"])
     for name, weight in single["weights"].items():
         torch.testing.assert_close(first["weights"][name], weight, rtol=1e-4, atol=1e-6)

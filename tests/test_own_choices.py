@@ -1,6 +1,7 @@
 """Scores of one's own: which links go and which come, in everything that takes a method."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import chts_core as chts
 from chts_core.engine.linear import Execution
-from chts_core.methods import Method, Regrowth, Removal, get_method
+from chts_core.methods import METHODS, Method, Regrowth, Removal, Turnover, get_method
 from chts_core.removal import WeightedLinks
 from chts_core.tools.audit import audit
 
@@ -185,3 +186,35 @@ class Wrong:
         if self.how == "of another shape":
             return torch.ones(3, 3)
         return torch.full(mask.shape, -1.0 if self.how == "negative" else torch.nan)
+
+
+@dataclass(frozen=True)
+class OneToOne:
+    """As many links as neurons, each from an input of its own; it needs square layers."""
+
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        assert density == 1 / out_features
+        return torch.eye(out_features, in_features, dtype=torch.bool, device=generator.device)
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        for name, shape in shapes.items():
+            if len(set(shape)) > 1:
+                raise ValueError(f"layer {name!r} is not square.")
+
+    def check_mask(self, mask: Tensor, source: str) -> None:
+        if (mask.sum(0) != 1).any() or (mask.sum(1) != 1).any():
+            raise ValueError(f"{source} has a neuron without exactly one link.")
+
+
+def test_a_topology_may_refuse_shapes_and_masks() -> None:
+    method = replace(METHODS["set"], topology=OneToOne(), turnover=Turnover(0.0))
+    settings: dict[str, Any] = {"total_steps": 10, "update_every": 2, "sparsity": 1 - 1 / 8}
+    model = tiny.mlp((8, 8, 8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    assert chts.Sparsifier(model, optimizer, method, **settings).density() == 1 / 8
+    with pytest.raises(ValueError, match=r"layer '0\.weight' is not square"):
+        chts.plan(tiny.mlp((4, 8, 3)), method, **settings)
+    crowded = torch.zeros(8, 8, dtype=torch.bool)
+    crowded[0] = True
+    with pytest.raises(ValueError, match=r"the initial mask of '0\.weight' has a neuron without exactly one link"):
+        chts.Sparsifier(model, optimizer, method, **settings, initial_masks={"0.weight": crowded})

@@ -3,7 +3,6 @@
 `python tests/test_zoo.py` prints the table of docs/guides/models.md.
 """
 
-import copy
 import math
 import warnings
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 from zoo import ZOO, built, output
 
 import chts_core as chts
@@ -151,11 +149,29 @@ def test_most_of_each_model_is_sparse_and_the_guide_says_how_much(name: str) -> 
     assert f"| {' | '.join(cells)} |" in GUIDE.read_text(encoding="utf-8")
 
 
-def test_a_copy_of_a_trained_model_is_independent() -> None:
-    sparsifier, inputs = trained("ResNet", "chts")
-    copied: nn.Module = copy.deepcopy(sparsifier.network.model)
-    expected: Tensor = output(sparsifier.network.model, inputs)
-    torch.testing.assert_close(output(copied, inputs), expected, atol=0, rtol=0)
+@pytest.mark.promise("train convolutions in torch.channels_last", "followed: the same links")
+@pytest.mark.parametrize("method", ["rigl", "chts", "gmp"])
+def test_the_memory_format_does_not_change_a_run(method: str) -> None:
+    runs = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model, inputs = built("ResNet")
+        model = model.double().to(memory_format=memory_format)
+        images = inputs["x"].double().to(memory_format=memory_format)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        sparsifier = chts.Sparsifier(model, optimizer, method, **SETTINGS)
+        sparsifier.rescale_weights()
+        for _ in range(8):
+            model(images).square().mean().backward()
+            optimizer.step()
+            sparsifier.step()
+            optimizer.zero_grad()
+        assert audit(sparsifier) == []
+        assert model.stem.weight.is_contiguous(memory_format=memory_format)
+        runs.append(sparsifier)
+    for name, mask in runs[0].masks.items():
+        assert torch.equal(runs[1].masks[name], mask)
+        weights = (run.network.model.get_parameter(name).detach() for run in runs)
+        torch.testing.assert_close(*weights, atol=1e-9, rtol=1e-6)
 
 
 if __name__ == "__main__":
