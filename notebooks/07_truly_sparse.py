@@ -301,7 +301,7 @@ print(
 # For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
 # multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
 # two ways take the same time at a density above the crossing of the black line and the blue line. The cell below prints
-# this density. On the published page it is 30 %, less than the 50 % of the first step. So auto multiplies densely in
+# this density. On the published page it is 35 %, less than the 50 % of the first step. So auto multiplies densely in
 # the first steps and link by link after the first updates. If your machine prints more than 50 %, auto multiplies link
 # by link in all steps, and csr and auto differ only by chance.
 
@@ -513,10 +513,10 @@ exercises.check("07.meeting_density", meeting_density)
 #     return min(max((dense - fixed) / slope, 0), 1)
 # ```
 #
-# From the two sparsest measurements of the published page, this function predicts 24 % for 256 samples and 12 % for 32.
-# There the measured lines cross between 20 and 30 % for 256 samples, and between 10 and 20 % for 32. So both
-# predictions fit. In an earlier run on the same kind of machine, the first prediction was 33 %, which was too high: the
-# two sparsest measurements are short, so chance matters. Machines differ too: in a run on another machine, the lines
+# From the two sparsest measurements of the published page, this function predicts 29 % for 256 samples and 22 % for 32.
+# There the measured lines cross between 20 and 30 % for both. So both predictions fit. Timings change from run to run:
+# in two earlier runs on machines of the same kind, the lines for 32 samples crossed between 10 and 20 %, and one
+# prediction for 256 samples was 33 %, which was too high. Machines differ too: in a run on another machine, the lines
 # crossed between 30 and 50 %, and between 20 and 30 %.
 # </details>
 
@@ -646,7 +646,7 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Answer</summary>
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 10 % with 32 samples. Your own run may
+# is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 20 % with 32 samples. Your own run may
 # show other densities. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a
 # dense weight takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
 # </details>

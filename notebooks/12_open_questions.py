@@ -113,7 +113,7 @@ figures.show(
     figures.verdicts(claims),
     f"{verdicts['undecided']} of the {len(claims)} claims lie in the grey band, where our runs do not show whether "
     f"the advantage is above or below 0; {verdicts['holds']} lies to the right of the band, and "
-    f"{verdicts['does not hold']} lie to the left.",
+    f"{verdicts['does not hold']} lie to the left. {verdicts['untested']} has no runs of ours and is not shown.",
 )
 
 # %% [markdown]
