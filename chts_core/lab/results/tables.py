@@ -377,10 +377,6 @@ def _milliseconds(seconds: float) -> str:
 def faults() -> str:
     """How often runs of each scenario were killed or otherwise disturbed, and how many ended like an undisturbed
     run."""
-    found: dict[str, list[Row]] = {}
-    for row in recorded_faults():
-        if row["fault"] != "input":
-            found.setdefault(row["scenario"], []).append(row)
     lines = []
     columns = {
         "killed": "killed",
@@ -389,7 +385,7 @@ def faults() -> str:
         "read-only folder": "read-only",
         "clock jumps": "clock",
     }
-    for scenario, rows in found.items():
+    for scenario, rows in recorded_faults(of_inputs=False).items():
         line = {"training": scenario}
         for name, fault in columns.items():
             of = [row for row in rows if row["fault"] == fault]
@@ -401,18 +397,19 @@ def faults() -> str:
 
 def inputs() -> str:
     """How many wrong or damaged files were refused, by the kind of file."""
-    found: dict[str, list[Row]] = {}
-    for row in recorded_faults():
-        if row["fault"] == "input":
-            found.setdefault(row["scenario"], []).append(row)
-    counts = {kind: f"{sum(map(drill.survived, rows))} of {len(rows)}" for kind, rows in found.items()}
+    found = recorded_faults(of_inputs=True).items()
+    counts = {kind: f"{sum(map(drill.survived, rows))} of {len(rows)}" for kind, rows in found}
     return as_markdown([{"files": "refused"} | counts])
 
 
-def recorded_faults() -> list[Row]:
-    """The recorded drill, with the names that scenarios have today."""
-    rows = records.read_lines(records.results_folder() / "faults.jsonl")
-    return [row | {"scenario": _EARLIER_SCENARIOS.get(row["scenario"], row["scenario"])} for row in rows]
+def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
+    """The recorded drill by scenario, with today's names: the damaged files, or the disturbed runs."""
+    found: dict[str, list[Row]] = {}
+    for row in records.read_lines(records.results_folder() / "faults.jsonl"):
+        if (row["fault"] == "input") == of_inputs:
+            name = _EARLIER_SCENARIOS.get(row["scenario"], row["scenario"])
+            found.setdefault(name, []).append(row | {"scenario": name})
+    return found
 
 
 TABLES: dict[str, Callable[[], str]] = {
