@@ -1,6 +1,7 @@
 """The arena: which records count, what trains, and what the page says; the races here are tiny."""
 
 import linecache
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -48,23 +49,17 @@ def row(method: str, seed: int, accuracy: float, **given: Any) -> dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("task", "trainer", "methods"),
-    [
-        (races.TASKS[0], images.TRAINER, set(METHODS)),
-        (races.TASKS[1], translation.TRAINER, set(METHODS)),
-        (races.TASKS[2], language.TRAINER, {"fc", "set", "rigl", "granet", "chts"}),
-    ],
+    ("task", "trainer"),
+    list(zip(races.TASKS, (images.TRAINER, translation.TRAINER, language.TRAINER), strict=True)),
     ids=["digits", "number_words", "tinyshakespeare"],
 )
-def test_the_recorded_runs_of_the_nine_are_used(
-    task: races.Task, trainer: Trainer[Any, Any], methods: set[str]
-) -> None:
+def test_the_recorded_runs_of_the_nine_are_used(task: races.Task, trainer: Trainer[Any, Any]) -> None:
     rows = races.recorded()
     (digest,) = {row["data"] for row in rows if row["dataset"] == task.dataset}
     race = races.Race(task, SimpleNamespace(digest=digest), trainer)
     found = race.matching(rows, METHODS)
-    assert {(row["method"], row["seed"]) for row in found} == {(m, seed) for m in methods for seed in range(task.seeds)}
-    assert len(found) == len(methods) * task.seeds
+    assert {(row["method"], row["seed"]) for row in found} == {(m, seed) for m in METHODS for seed in range(task.seeds)}
+    assert len(found) == len(METHODS) * task.seeds
     assert race.lacking(found, "set") == []
     assert race.lacking(found[1:], found[0]["method"]) == [found[0]["seed"]]
 
@@ -123,6 +118,15 @@ def test_the_table_by_hand() -> None:
     # One seed has no interval.
     assert (lines["rigl"]["MINE minus this method"], lines["rigl"]["MINE is"]) == ("+0.00", "")
     assert set(lines["gmp"].values()) == {"gmp", "0", ""}
+
+
+def test_the_picture_counts_the_standings() -> None:
+    rows = [row("MINE", 0, 0.5), row("MINE", 1, 0.75), row("set", 0, 0.25), row("set", 1, 0.5), row("rigl", 0, 0.5)]
+    rows += [row("chts", 0, 0.25), row("chts", 1, 0.75)]
+    shown = page.drawn("MINE", rows)
+    assert "MINE is ahead of 1 of these methods and behind 0; 2 are undecided." in shown  # one pair has no interval
+    assert "MINE is better than a method whose dot is right of 0." in shown
+    assert page.drawn("MINE", rows[:2]) == ""
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,10 @@ def test_the_page_stands_alone_and_states_its_limits(tmp_path: Path, capsys: pyt
     assert 'src="http' not in shown
     assert "<link" not in shown
     assert "a &lt;fast&gt; one" in shown
+    # The new runs and the records of a method differ by equal amounts or by chance, so only the sum is known.
+    standings = re.search(r"MINE is ahead of (\d) of these methods and behind (\d); (\d) are undecided\.", shown)
+    assert standings is not None
+    assert sum(map(int, standings.groups())) == 9
     # SET has one pair, and each of the other eight has two.
     limits = "There are few seeds: 2 (Tiny digits)."
     assert limits in shown

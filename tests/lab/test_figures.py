@@ -90,6 +90,9 @@ FIGURES: dict[str, Callable[[list[Run], ImageData], Figure]] = {
     "differences_ranked": lambda _, __: figures.differences_ranked(
         [{"method": "set", "difference": -0.02, "interval": 0.01}], "FC"
     ),
+    "draw_differences": lambda _, __: figures.draw_differences(
+        [{"method": "set", "difference": -0.02, "interval": 0.01}], "loss: mine minus this method", 3, False
+    ),
     "topology_change": lambda _, __: figures.topology_change(MASK, OTHER),
     "images": lambda _, data: figures.images(data),
     "verdicts": lambda _, __: figures.verdicts(
@@ -241,6 +244,9 @@ def test_differences_are_ranked_with_their_intervals() -> None:
     bars = [bar.get_segments()[0] for bar in axes.collections]
     np.testing.assert_allclose(bars[0], [[-14.9, 0], [-1.7, 0]])
     np.testing.assert_allclose(bars[2], [[-1.15, 2], [3.65, 2]])
+    (axes,) = figures.draw_differences(rows, "nats", 3, higher_is_better=False).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["GMP", "mine", "SET"]  # the smallest on top
+    assert [text.get_text() for text in axes.texts] == ["+0.013 ± 0.024", "-0.020", "-0.083 ± 0.066"]
 
 
 @pytest.mark.parametrize(("other", "told"), [("1a", "equal: the run continues"), ("2b", "not equal: the run stops")])

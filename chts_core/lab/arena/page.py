@@ -1,12 +1,15 @@
 """The results of the arena as text and as a page to share, with the limits of what they show."""
 
 import html
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from chts_core.lab.notebook.pages import as_html, document
+from chts_core.lab import figures
+from chts_core.lab.notebook.pages import as_html, document, picture
 from chts_core.lab.notebook.tour import as_text
-from chts_core.lab.results.report import SCORES, Row, as_difference, as_mean, curves, origin
+from chts_core.lab.results.report import SCORES, Row, as_difference, as_mean, origin
 from chts_core.lab.results.statistics import mean_and_interval, seed_differences
 from chts_core.lab.verify.conformance import Check
 from chts_core.methods import METHODS, Method
@@ -26,11 +29,10 @@ def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
         rows: the runs of one task.
     """
     score = SCORES[rows[0]["task"]]
-    mine = [row for row in rows if row["method"] == name]
     lines = []
     for method in (name, *METHODS):
         theirs = [row for row in rows if row["method"] == method]
-        differences = [] if method == name else list(seed_differences(mine, theirs, score.of).values())
+        differences = _differences(name, method, rows, score.of)
         line = {"method": method, "runs": str(len(theirs))}
         line[score.name] = as_mean([score.of(row) for row in theirs], score.digits) if theirs else ""
         line[f"{name} minus this method"] = as_difference(differences, score.digits) if differences else ""
@@ -38,6 +40,41 @@ def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
         line["links"] = f"{theirs[0]['links']:,}" if theirs else ""
         lines.append(line)
     return lines
+
+
+def drawn(name: str, rows: Sequence[Row]) -> str:
+    """The differences of the table as a picture of the page; empty if no method of the nine has runs.
+
+    Args:
+        name: the user's method.
+        rows: the runs of one task.
+    """
+    score = SCORES[rows[0]["task"]]
+    points, found = [], Counter[str]()
+    for method in METHODS:
+        differences = _differences(name, method, rows, score.of)
+        if differences:
+            mean, half = mean_and_interval(differences)
+            points.append({"method": method, "difference": mean, "interval": None if math.isnan(half) else half})
+            found[standing(differences, higher_is_better=score.higher_is_better)] += 1
+    if not points:
+        return ""
+    figure = figures.draw_differences(
+        points, f"{score.name}: {name} minus this method", score.digits, score.higher_is_better
+    )
+    undecided = len(points) - found["ahead"] - found["behind"]
+    return picture(
+        figures.to_png(figure),
+        f"{name} is ahead of {found['ahead']} of these methods and behind {found['behind']}; {undecided} are "
+        f"undecided. Bars are 95 % intervals. {name} is better than a method whose dot is "
+        f"{'right' if score.higher_is_better else 'left'} of 0.",
+    )
+
+
+def _differences(name: str, method: str, rows: Sequence[Row], of: Callable[[Row], float]) -> list[float]:
+    """The scores of the user's method minus the scores of another method with equal seeds."""
+    mine, theirs = ([row for row in rows if row["method"] == one] for one in (name, method))
+    return [] if method == name else list(seed_differences(mine, theirs, of).values())
 
 
 def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
@@ -106,7 +143,7 @@ def write(
     for title, rows in results.items():
         (sparsity,) = {row["sparsity"] for row in rows if row["method"] == name}
         parts.append(f"<h2>{html.escape(title)}, {sparsity:.0%} sparsity</h2>{as_html(table(name, rows))}")
-        parts.append(curves(title, sparsity, rows))
+        parts.append(drawn(name, rows))
         parts.append(f"<p><small>{html.escape(origin(rows))}</small></p>")
     if left_out:
         # The first line has the reason; the others may name folders of this machine.

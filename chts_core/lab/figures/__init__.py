@@ -41,6 +41,7 @@ from chts_core.lab.figures.ranks import RankStep, ranks
 from chts_core.lab.figures.recovery import hidden_links_found, learning_by_links, similar_partners
 from chts_core.lab.figures.runs import (
     differences_ranked,
+    draw_differences,
     images,
     learning_curves,
     overlap_and_itop,
@@ -85,6 +86,7 @@ __all__ = [
     "degree_tails",
     "dense_and_sparse",
     "differences_ranked",
+    "draw_differences",
     "empty",
     "excess_density",
     "hidden_links_found",

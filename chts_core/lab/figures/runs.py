@@ -109,19 +109,37 @@ def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
         rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.
         rival: the name, on the axis, of what the methods are compared with.
     """
-    ranked = sorted(rows, key=lambda row: float(row["difference"]))
+    points = [
+        {**row} | {name: None if row[name] is None else 100 * row[name] for name in ("difference", "interval")}
+        for row in rows
+    ]
+    return draw_differences(points, f"test accuracy minus {rival} (percentage points)", 1)
+
+
+def draw_differences(
+    rows: Sequence[Mapping[str, Any]], xlabel: str, digits: int, higher_is_better: bool = True
+) -> Figure:
+    """Differences of any score, drawn as by :func:`differences_ranked`.
+
+    Args:
+        rows: "method", "difference" and "interval" (None for a single run), in the unit of the axis.
+        xlabel: the label of the axis.
+        digits: the number of digits after the point.
+        higher_is_better: whether the largest difference is on top; otherwise the smallest.
+    """
+    ranked = sorted(rows, key=lambda row: float(row["difference"]), reverse=not higher_is_better)
     with new_figure(7, 0.9 + 0.36 * len(ranked)) as (figure, (axes,)):
         axes.axvline(0, color=GREY, linewidth=1)
         for place, row in enumerate(ranked):
             colour, marker = method_look(row["method"])
-            mean, interval = 100 * row["difference"], 100 * (row["interval"] or 0)
+            mean, interval = row["difference"], row["interval"] or 0
             axes.errorbar(mean, place, xerr=interval, color=colour, marker=marker, markersize=7, elinewidth=1.6)
-            written = f"{mean:+.1f}" + (f" ± {interval:.1f}" if row["interval"] is not None else "")
+            written = f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if row["interval"] is not None else "")
             axes.annotate(
                 written, (1.02, place), xycoords=("axes fraction", "data"), va="center", annotation_clip=False
             )
         axes.set_yticks(range(len(ranked)), [method_label(row["method"]) for row in ranked])
-        axes.set_xlabel(f"test accuracy minus {rival} (percentage points)")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel("method")
     return figure
 
