@@ -144,6 +144,11 @@ def test_depthwise_and_computed_convolutions_stay_dense_and_say_why() -> None:
     assert "0.1.weight" in choose_layers(model, exclude="3").layers
 
 
+def test_a_convolution_of_one_channel_is_not_depthwise() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Flatten(), nn.Linear(96, 2))
+    assert list(choose_layers(model).layers) == ["0.weight"]
+
+
 # --- recurrent layers ---
 
 

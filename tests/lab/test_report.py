@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chts_core.cli import main
+from chts_core.lab import figures
 from chts_core.lab.results import records, report
 
 SHA = "ab" * 32
@@ -314,5 +315,23 @@ def test_the_recorded_runs_make_a_report(
     for method in methods:
         assert f"<td>{html.escape(method)}</td>" in page
     (caption,) = re.findall(r"<figcaption>ablations: digits, 95% sparsity: (.*?)</figcaption>", page)
-    assert "of chts, chts/paper_mlp, chts/paper_mlp_fashion, " in caption
-    assert " with " not in caption
+    assert caption.startswith("mean differences from CHTs over runs with equal seeds")
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_many_curves_give_way_to_differences(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    rows = [run("rigl", 0, 0.25), run("set", 0, 0.5), run("set", 1, 0.5), run("fc", 0, 0.75)]
+    drawn: list[Any] = []
+    monkeypatch.setattr(report, "_MOST_CURVES", most)
+    draw = figures.draw_differences
+    monkeypatch.setattr(figures, "draw_differences", lambda *given: drawn.append(given) or draw(*given))
+    shown = report.curves("one", 0.9, rows)
+    assert ("the line is the mean" in shown) == (most == 3)
+    if most == 2:
+        ((points, xlabel, digits, higher_is_better),) = drawn
+        assert [(point["method"], point["difference"], point["interval"]) for point in points] == [
+            ("rigl", -25, None),
+            ("fc", 25, None),
+        ]
+        assert (xlabel, digits, higher_is_better) == ("test accuracy of the last epoch (%) minus SET", 2, True)
+        assert "mean differences from SET over runs with equal seeds" in shown

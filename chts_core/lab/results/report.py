@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from chts_core.lab import figures
+from chts_core.lab.figures.style import method_label
 from chts_core.lab.notebook.pages import as_html, document, picture
 from chts_core.lab.results import records
 from chts_core.lab.results.statistics import mean_and_interval, score_differences, standard_error
@@ -83,6 +84,8 @@ _ALSO: dict[str, dict[str, Callable[[Row], float | None]]] = {
     "language": {"perplexity": lambda row: row["validation"][-1]["perplexity"]},
 }
 _RIVALS = ("fc", "set")
+# More learning curves than this cannot be read in one figure.
+_MOST_CURVES = 5
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -265,34 +268,56 @@ def write(folder: Path, out_dir: Path) -> Path:
 def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[float, float]]]]:
     """The learning curves of a comparison at a sparsity and of FC, as `figures.learning_curves` draws them.
 
-    With several recipes, it draws the recipe of each method's first run. It leaves out runs without validation data,
-    and methods that are described in words: their names would leave no room for lines, and the table shows them.
+    With several recipes, it draws the recipe of each method's first run at this sparsity. It leaves out runs without
+    validation data, and methods that are described in words: their names would leave no room for lines, and the table
+    shows them.
     """
+    course = SCORES[rows[0]["task"]].course
+    return {line: list(map(course, mine)) for line, mine in _shown(rows, sparsity).items()}
+
+
+def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
+    """The runs that `courses` draws, by the name of their line."""
     settings = _varying(rows)
-    score = SCORES[rows[0]["task"]]
-    found: dict[str, list[list[tuple[float, float]]]] = {}
-    firsts: dict[str, Row] = {}
+    found: dict[str, list[Row]] = {}
     for row in rows:
         if " with " in row["method"] or not row["validation"]:
             continue
         line = ", ".join([row["method"], *(setting for setting in settings if _recipe(row).get(setting) is True)])
-        first = firsts.setdefault(line, row)
-        if _same(row, first, settings) and (row["sparsity"] == sparsity or row["method"] == "fc"):
-            found.setdefault(line, []).append(score.course(row))
+        if row["sparsity"] == sparsity or row["method"] == "fc":
+            mine = found.setdefault(line, [])
+            if not mine or _same(row, mine[0], settings):
+                mine.append(row)
     return found
 
 
 def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
-    """The learning curves of `courses` as a picture of a page; empty if there are none but FC's."""
-    drawn = courses(rows, sparsity)
-    if set(drawn) <= {"fc"}:
+    """The learning curves of `courses` as a picture of a page; empty if there are none but FC's.
+
+    More than five curves hide each other. Then the picture shows how far the last scores are from the scores of SET, or
+    of the first method if SET has no runs.
+    """
+    shown = _shown(rows, sparsity)
+    if set(shown) <= {"fc"}:
         return ""
     score = SCORES[rows[0]["task"]]
-    figure = figures.learning_curves(drawn, score.course_name)
+    if len(shown) <= _MOST_CURVES:
+        figure = figures.learning_curves(courses(rows, sparsity), score.course_name)
+        return picture(
+            figures.to_png(figure),
+            f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(shown)} by step; the line is the mean "
+            "over seeds, and the band goes from the lowest to the highest.",
+        )
+    rival = "set" if "set" in shown else next(iter(shown))
+    lines = [{**row, "method": line, "sparsity": sparsity} for line, mine in shown.items() for row in mine]
+    found = score_differences(lines, score.of, rival)
+    name_of_rival = method_label(rival)
+    xlabel = f"{score.name} minus {name_of_rival}"
+    figure = figures.draw_differences(found, xlabel, score.digits, score.higher_is_better)
     return picture(
         figures.to_png(figure),
-        f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(drawn)} by step; the line is the mean "
-        "over seeds, and the band goes from the lowest to the highest.",
+        f"{name}, {sparsity:.0%} sparsity: mean differences from {name_of_rival} over runs with equal seeds, with 95 % "
+        "intervals. The best method is on top.",
     )
 
 
