@@ -290,6 +290,22 @@ def test_other_matrices_are_sparse_only_if_the_user_names_them() -> None:
         choose_layers(model, include="table")
 
 
+class TopKRouter(nn.Module):
+    """A router with its own parameter, as in Mixtral."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 4))
+
+
+def test_a_router_without_a_linear_layer_stays_dense_even_if_all_matrices_are_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), TopKRouter(), nn.Linear(4, 2))
+    for include in (None, ["0", "1.weight"]):
+        chosen = choose_layers(model, include=include)
+        assert list(chosen.layers) == ["0.weight"]
+        assert chosen.dense["1.weight"] == "chooses the experts"
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "convolutions": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=2)),
     "LSTM": lambda: nn.LSTM(3, 4, 2),
