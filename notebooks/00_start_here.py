@@ -18,7 +18,7 @@
 #
 # 1. compute what training costs and how much of this cost sparse training could save;
 # 2. distinguish the methods of recent decades by what they do with the mask;
-# 3. count what a sparse network stores;
+# 3. count the links and the bytes that a sparse network stores;
 # 4. choose your way through the stages.
 #
 # | | |
@@ -68,15 +68,16 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 # ## What does training cost?
 #
 # Take a language model with a billion weights. For each token of text, the forward pass multiplies and adds once per
-# weight. The backward pass takes twice as many operations. So training takes about 6 operations (FLOPs) per weight and
-# token ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam needs four numbers of 4 bytes for
-# each weight: the weight, its gradient and the two moments of Adam. The paper trains such a model for 100,000 steps,
-# each on 512 sequences of 256 tokens.
+# weight. The backward pass takes twice as many operations as the forward pass. So training takes about 6 operations
+# (FLOPs) per weight and token ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam needs four
+# numbers of 4 bytes for each weight: the weight, its gradient and the two moments of Adam. The paper trains such a
+# model for 100,000 steps, each on 512 sequences of 256 tokens.
 #
-# Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A link also needs its position.
-# During training this package stores 12 bytes for the position (stage 07 says why). A file needs only 4 bytes for it.
+# Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A sparse model must also store
+# the position of each link. During training, this package stores 12 bytes for the position of a link (stage 07 explains
+# why). In a file, the position needs only 4 bytes.
 #
-# **Predict:** does the sparse model need 5 % of the operations? Does it need 5 % of the memory?
+# **Predict:** does the sparse model need 5 % of the operations? Does this model need 5 % of the memory?
 
 # %%
 TOKENS = 100_000 * 512 * 256
@@ -94,9 +95,9 @@ Markdown(notebooks.as_markdown(costs))
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The operations fall to 5 %, from 9.1 days to 0.5 days. The memory falls from 16 GB to 1.4 GB, which is almost 9 %,
-# because each link also stores its position. The 0.5 days assume a machine that skips absent links. Most machines
-# cannot do this yet, as you will read below.
+# The number of operations falls to 5 %, so the training time falls from 9.1 days to 0.5 days. The memory falls from 16
+# GB to 1.4 GB, which is almost 9 %, because each link also stores its position. The time of 0.5 days assumes a machine
+# that skips absent links. Most machines cannot skip absent links yet, as you will read below.
 # </details>
 #
 # ## Why could fewer links be enough?
@@ -107,30 +108,30 @@ Markdown(notebooks.as_markdown(costs))
 # network (*Optimal Brain Damage*, NeurIPS). [Han et al. (2015)](https://arxiv.org/abs/1506.02626) removed the small
 # weights and then trained the remaining weights again. [Zhu and Gupta (2017)](https://arxiv.org/abs/1710.01878) removed
 # small weights gradually during training (GMP). All three methods are **pruning** methods. Pruning makes the final
-# network smaller. But training starts with many or all links, and these cost operations and memory.
+# network smaller. But training starts with many or all links, and these links cost operations and memory.
 #
 # ### Start sparse
 #
-# A **mask** says which links exist. Can we choose it before training? In the *lottery ticket* experiments of [Frankle
-# and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense one. But these
-# masks came from a dense network that had already been trained. A mask that never changes is **static**. If a static
-# mask lacks a useful link, training cannot add it.
+# A **mask** says which links exist. Can we choose the mask before training? In the *lottery ticket* experiments of
+# [Frankle and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense one.
+# But the masks of these networks came from a dense network that had already been trained. A mask that never changes is
+# **static**. If a static mask lacks a useful link, training cannot add this link.
 #
 # ### Change the mask
 #
-# **Dynamic sparse training** changes the mask during training. It removes some links, and it regrows others elsewhere.
-# So it can try many more links than it holds at any time.
+# **Dynamic sparse training** changes the mask during training. It removes some links and regrows other links elsewhere.
+# So the network can try many more links in total than it holds at any one time.
 #
 # - [SET](https://arxiv.org/abs/1707.04780) (2018) removes small weights and regrows links at random.
-# - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. Its authors report a higher
-#   accuracy on ImageNet than with static masks.
-# - [MEST](https://arxiv.org/abs/2110.14032) (2021) holds more links than its target until the last update.
-# - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually and also exchanges links.
-# - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. It counts short paths to predict where
-#   a missing link is likely.
-# - CHTs turns such predictions into chances and draws the new links at random. This is the *soft rule*. CHTss also lets
-#   the number of links fall along a sigmoid curve. CHTs and CHTss come from the paper of this course ([Zhang et al.,
-#   NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
+# - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. The authors of RigL
+#   report a higher accuracy on ImageNet than static masks reach.
+# - [MEST](https://arxiv.org/abs/2110.14032) (2021) holds more links than its target number until the last update.
+# - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually, and it also replaces some links with new ones.
+# - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. CHT counts short paths to predict
+#   which missing links are likely.
+# - CHTs turns such predictions into chances and draws the new links at random. This random choice is called the *soft
+#   rule*. CHTss also lets the number of links fall along a sigmoid curve. CHTs and CHTss come from the paper of this
+#   course ([Zhang et al., NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
 
 # %%
 figures.show(
@@ -142,13 +143,13 @@ figures.show(
 # %% [markdown]
 # ## See it work
 #
-# Three networks learn to read handwritten digits of 8×8 pixels. They have the same neurons, and they see the same
-# images in the same number of steps. The dense network (FC, fully connected) has all links. The other two have 5 % of
-# the links in their hidden layers. CHTs changes its mask during training. The static network keeps the first mask of
-# CHTs.
+# Three networks learn to read handwritten digits of 8×8 pixels. The networks have the same number of neurons, and they
+# see the same images in the same number of steps. The dense network (FC, fully connected) has all possible links. The
+# other two networks have 5 % of the possible links in their hidden layers. CHTs changes its mask during training. The
+# static network keeps the initial mask of CHTs.
 #
 # **Predict:** how many percentage points of accuracy does CHTs lose compared with the dense network? Does the static
-# network lose more? Write down two numbers, then run the next two cells.
+# network lose more than CHTs? Write down two numbers, then run the next two cells.
 
 # %%
 task = data.load_images("digits")
@@ -172,40 +173,41 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CHTs loses 0.6 points with the profile `laptop`, although only one in twenty possible links existed at any time. At
-# `ci` it loses more, because it trains for only 4 epochs. The static network does about as well as CHTs. So this small
-# task does not show that a dynamic mask is better. For digits of 8×8 pixels, the first mask of CHTs is good enough. One
-# run of each network cannot prove a ranking either. Stage 06 compares methods over several seeds, with intervals, and
-# on test images.
+# CHTs loses 0.6 percentage points with the profile `laptop`, although only one in twenty possible links existed at any
+# time. With the profile `ci`, CHTs loses more, because it trains for only 4 epochs. The static network does about as
+# well as CHTs. So this small task does not show that a dynamic mask is better. For digits of 8×8 pixels, the initial
+# mask of CHTs is good enough. And one run of each network cannot prove a ranking. Stage 06 compares methods on test
+# images, over several seeds and with confidence intervals.
 # </details>
 #
 # ## What hardware cannot do yet
 #
-# Most programs store a mask as a matrix of zeros and ones. They multiply the weights by it, and then they compute with
-# all weights, including the zeros. So a mask alone saves no time and no memory. Stage 07 stores only the existing links
-# and measures the savings on your CPU. GPUs are made for dense blocks of numbers. According to published reports,
-# scattered links save time on a GPU only above a sparsity of about 95 % to 98 %. We have not measured this. Some GPUs
-# accelerate one fixed pattern: two of every four weights are zero. Its sparsity is always 50 %. The 0.5 days in the
-# table above assume that the machine skips every absent link. Real machines need more time.
+# Most programs store a mask as a matrix of zeros and ones. They multiply the weights by this matrix, and then they
+# compute with all weights, including the zeros. So a mask alone saves no time and no memory. Stage 07 stores only the
+# existing links and measures the savings on your CPU. GPUs are made for dense blocks of numbers. According to published
+# reports, scattered links save time on a GPU only above a sparsity of about 95 % to 98 %. We have not measured this
+# limit ourselves. Some GPUs accelerate one fixed pattern: two of every four weights are zero. This pattern always has a
+# sparsity of 50 %. The time of 0.5 days in the table above assumes that the machine skips every absent link. Real
+# machines need more time.
 #
 # ## What the brain does, and where the analogy ends
 #
-# In the human frontal cortex, the density of synapses is highest at an age of one to two years. It is then about 50 %
-# above the adult value. It falls until the age of about 16 years ([Huttenlocher,
+# In the human frontal cortex, the density of synapses is highest at an age of one to two years. At this age, the
+# density is about 50 % above the adult value. It then falls until the age of about 16 years ([Huttenlocher,
 # 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses still disappear
 # and new ones appear, while their density stays about the same ([Holtmaat and Svoboda,
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
 # links at the start than at the end, and turnover of links.
 #
-# The analogy ends there. Our networks learn by backpropagation. An update comes at a fixed step and compares all
-# weights of a layer. A synapse has only local information and can change at any time. A good result of CHTs says
-# something about networks. It does not say how a brain learns.
+# The analogy ends there. Our networks learn by backpropagation. An update of the mask happens at a fixed step and
+# compares all weights of a layer. A synapse has only local information and can change at any time. A good result of
+# CHTs says something about networks. Such a result does not say how a brain learns.
 #
 # ## The map
 #
-# Each stage is a notebook. It explains one idea after another, first at a size that you can check by hand. The next
-# cell makes a table from the notebooks. The table shows how many minutes and how much memory a run needs with this
-# profile.
+# Each stage is a notebook. A stage explains one idea after another, first with an example that is small enough to check
+# by hand. The next cell makes a table of all stages. The table shows how many minutes and how much memory each stage
+# needs with this profile.
 
 # %%
 stages = notebooks.overview(settings.profile)
@@ -232,16 +234,16 @@ figures.show(
 )
 
 # %% [markdown]
-# **For a lecture:** stages 02 and 03 are the heart of the method. Stage 06 is the experiment to show if there is time
-# for only one. Stage 06b suits a lab session. The command `chts exercises` writes all notebooks without solutions or
+# **For a lecture:** stages 02 and 03 are the heart of the method. If you have time to show only one experiment, show
+# stage 06. Stage 06b suits a lab session. The command `chts exercises` writes all notebooks without solutions or
 # outputs.
 #
 # ## Before you go on
 #
 # A **profile** sets the size of a run. The profiles `ci`, `binder` and `laptop` need no GPU. The profiles `gpu` and
 # `paper` are made for a GPU. The page [Using the notebooks](../docs/guides/using_the_notebooks.md) (in the repository:
-# `docs/guides/using_the_notebooks.md`) explains profiles, commands, keyboard shortcuts and every term. The command
-# `chts glossary` prints the terms.
+# `docs/guides/using_the_notebooks.md`) explains profiles, commands, keyboard shortcuts and every term of the course.
+# The command `chts glossary` prints the explanations of the terms.
 #
 # The next cell checks your installation. You need no download: the digits come with scikit-learn.
 
@@ -256,7 +258,7 @@ print(doctor.report(places=False))
 # All exercises look like this one. The line above says how hard the exercise is, how long it takes, how important it
 # is, and which objectives of this stage it practises. If your answer is wrong, you get a hint, so just try.
 #
-# A layer has a sparsity of 0.95. What is its density? Replace `None` and run both cells.
+# A layer has a sparsity of 0.95. What is its density? Replace `None` with your answer, and run the next two cells.
 
 # %% tags=["exercise"]
 density = None
@@ -282,8 +284,8 @@ exercises.check("00.density", density)
 #
 # *★☆☆ · 4 minutes · essential · objective 3 · work out*
 #
-# The first layer of the paper's MLP for MNIST has 1568 outputs and 784 inputs, at a sparsity of 99 %. How many links
-# does it have? Round to the nearest integer, as the core does. (The *core* is the package `chts_core`, which all
+# The first layer of the paper's MLP for MNIST has 1568 outputs, 784 inputs and a sparsity of 99 %. How many links does
+# this layer have? Round to the nearest integer, as the core does. (The *core* is the package `chts_core`, which all
 # notebooks use.)
 
 # %% tags=["exercise"]
@@ -295,7 +297,7 @@ exercises.check("00.links", links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The number of possible links is outputs times inputs. Multiply it by the density.
+# The number of possible links is outputs times inputs. Multiply this number by the density.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -331,13 +333,14 @@ exercises.check("00.step_flops", step_flops)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(neurons, neurons[1:])` gives the inputs and the outputs of each layer. Treat the last pair separately.
+# `zip(neurons, neurons[1:])` gives the number of inputs and the number of outputs of each layer. Treat the last pair
+# separately.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# At a density of 1 %, a step needs 1.25 % of the FLOPs of the dense network. At 0.1 % it would need 0.35 %, because the
-# dense last layer of ten neurons then costs more than all other layers together.
+# At a density of 1 %, a step needs 1.25 % of the FLOPs of the dense network. At a density of 0.1 %, a step would need
+# 0.35 %, because the dense last layer of ten neurons then costs more than all other layers together.
 #
 # ```python
 # def step_flops(neurons: list[int], density: float, batch: int) -> int:
@@ -354,7 +357,8 @@ exercises.check("00.step_flops", step_flops)
 #
 # A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. The paper's
 # LLaMA-1B has 24 blocks. The attention of a block has four layers of 2048×2048. The feed-forward part of a block has
-# three layers of 2048×5461. Complete the function. The check prints its result for LLaMA-1B at a density of 5 %.
+# three layers of 2048×5461. Complete the function. The check prints the result of your function for LLaMA-1B at a
+# density of 5 %.
 
 
 # %% tags=["exercise"]
@@ -368,7 +372,7 @@ exercises.check("00.stored", stored)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Round the number of links to an integer first. Then multiply this number by the bytes that one link takes.
+# Round the number of links to an integer first. Then multiply this number by the number of bytes that one link takes.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -458,8 +462,8 @@ exercises.check("00.regrown_by", regrown_by)
 # <details><summary>Solution</summary>
 #
 # Links a and c have the largest gradients, so run 1 is RigL. Links b and f have the most paths, so run 2 is CHT. Only
-# SET can regrow link e. Run 3 is left for CHTs: both of its links have paths, but they are not the two links with the
-# most paths.
+# SET can regrow link e, so run 4 is SET. The remaining run 3 is CHTs: both links of this run have paths, but they are
+# not the two links with the most paths.
 #
 # ```python
 # regrown_by = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
@@ -471,9 +475,9 @@ exercises.check("00.regrown_by", regrown_by)
 #
 # *★★☆ · 10 minutes · optional · objective 4 · write code*
 #
-# You want to read one stage, such as the one on LLaMA. Which stages do you need before it? Each stage names the stages
-# that it builds upon, and those stages name others. Write a function that finds all stages that you need, in the order
-# of the course.
+# You want to read one stage, such as stage 09 on LLaMA. Which stages must you read before it? Each stage names the
+# stages that it builds upon, and those stages name other stages. Write a function that returns all stages that you
+# need, in the order of the course.
 
 # %%
 needs = {stage.number: stage.prerequisites for stage in stages}
@@ -521,12 +525,12 @@ exercises.check("00.needed", needed, needs=needs)
 # %% [markdown]
 # ## Self-check
 #
-# 1. All three networks have the same neurons. What does CHTs have fewer of, and what changes during its training
-#    besides the weights?
+# 1. All three networks of this stage have the same number of neurons. What does CHTs have fewer of than the dense
+#    network? And what changes during the training of CHTs besides the weights?
 #
 # <details><summary>Answer</summary>
 #
-# CHTs has fewer links: 5 % of the possible links in its hidden layers. The mask changes too: updates remove some links
+# CHTs has fewer links: 5 % of the possible links in its hidden layers. The mask also changes: updates remove some links
 # and regrow others, and the number of links stays the same.
 # </details>
 #
@@ -537,12 +541,12 @@ exercises.check("00.needed", needed, needs=needs)
 # Sparsity is the share of *absent* links: nine tenths are gone, and one tenth is left.
 # </details>
 #
-# 3. A network trains with a mask that keeps 5 % of its links. Why is its training not twenty times as fast?
+# 3. A mask keeps 5 % of the links of a network. Why does the network not train twenty times as fast as a dense network?
 #
 # <details><summary>Answer</summary>
 #
-# The program still computes with all weights, including the zeros. To save time, it must store only the existing links,
-# and the machine must multiply them fast.
+# The program still computes with all weights, including the zeros. To save time, the program must store only the
+# existing links, and the machine must compute with them fast.
 # </details>
 #
 # 4. What does pruning after training save, and what does it not save?
@@ -557,9 +561,9 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # - A billion weights are expensive to train. With 5 % of the links, training would need 5 % of the operations on a
 #   machine that skips absent links.
-# - Pruning starts with many links and only removes links. Dynamic sparse training also regrows links, while the weights
+# - Pruning starts with many links and only removes links. Dynamic sparse training also regrows links while the weights
 #   learn.
-# - CHTs uses network science to choose links and keeps their number fixed. CHTss lets the number fall.
+# - CHTs uses network science to choose links and keeps their number fixed. CHTss lets the number of links fall.
 # - Each stage starts with an idea, continues with a number that you can check by hand, and ends with larger networks.
 #
 # ## Further reading

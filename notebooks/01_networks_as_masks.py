@@ -70,8 +70,8 @@ settings = notebooks.start("01_networks_as_masks", profile, seed=seed, sparsity=
 # ## A layer is a bipartite network
 #
 # A linear layer computes $y = Wx$. Think of each input and each output as a node, and of each weight as a link between
-# two nodes. Links run only between the two sides, so the network is *bipartite*. A **mask** says which links exist. It
-# has the shape of the weight, `(out_features, in_features)`: one row per output and one column per input.
+# two nodes. Links run only between the two sides, so the network is *bipartite*. A **mask** says which links exist. The
+# mask has the shape of the weight, `(out_features, in_features)`: one row per output and one column per input.
 
 # %% tags=["nbval-check-output"]
 mask = torch.tensor(
@@ -118,9 +118,9 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # %% [markdown]
 # ## Erdős–Rényi: all links equally likely
 #
-# The simplest network draws its links uniformly at random. To get *exactly* the number of links that we want, we draw
-# positions until we have that many different ones. A coin toss for each link would give the right number only on
-# average.
+# The simplest method draws the links uniformly at random. To get *exactly* the number of links that we want, we draw
+# positions at random until we have that many different positions. A coin toss for each link would give the right number
+# only on average.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -139,16 +139,17 @@ print(from_core.int())
 #
 # ## A receptive field: nearby inputs first
 #
-# In the retina and the visual cortex, a neuron responds to a *neighbourhood*. The **bipartite receptive field** network
-# (BRF) gives each output a centre on the input side and prefers inputs near this centre:
+# In the retina and the visual cortex, a neuron responds to a small *neighbourhood* of the visual field. The **bipartite
+# receptive field** network (BRF) gives each output a centre on the input side and prefers inputs near this centre:
 #
 # - output $i$ has its centre at $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$, on the diagonal of the
 #   mask;
-# - the distance of input $j$ is $|j - c_i|$ on a ring, so the last input is next to the first;
+# - the distance of input $j$ from this centre is $|j - c_i|$, measured on a ring, so the last input is next to the
+#   first;
 # - an output of degree $d$ draws $d$ inputs without replacement, with a probability
 #   $\propto (1 + \text{distance})^{-(1-r)/r}$.
 #
-# For 4 outputs and 8 inputs the centres are 0.5, 2.5, 4.5 and 6.5. Check the first row of distances by hand.
+# For 4 outputs and 8 inputs, the centres are 0.5, 2.5, 4.5 and 6.5. Check the first row of distances by hand.
 
 # %% tags=["nbval-check-output"]
 centres = (torch.arange(4) + 0.5) * 8 / 4 - 0.5
@@ -157,8 +158,8 @@ distance = torch.minimum(apart, 8 - apart)
 print(distance)
 
 # %% [markdown]
-# The parameter $r$ is the randomness. The next cell prints the chance of each input in the first draw of output 0. At
-# $r = 1$ the exponent is 0, so all inputs are equally likely. At $r = 0$ we take the limit of the formula, so the
+# The parameter $r$ sets the randomness. The next cell prints the chance of each input in the first draw of output 0. At
+# $r = 1$, the exponent is 0, so all inputs are equally likely. At $r = 0$, we take the limit of the formula, so the
 # output draws only its nearest inputs.
 
 # %% tags=["nbval-check-output"]
@@ -168,9 +169,10 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
     print(f"r = {randomness:<4}", "  ".join(f"{chance:.3f}" for chance in chances))
 
 # %% [markdown]
-# How can we draw several inputs without drawing any input twice? Here is a recipe; stage 03 shows why it works. Add
-# random *Gumbel noise* to the logarithm of each probability, and take the $d$ highest sums. The core does the same
-# faster, but with other random numbers. So we draw 4000 networks in each way and compare how often each link appears.
+# How can we draw several inputs without drawing any input twice? Here is one method. Add random *Gumbel noise* to the
+# logarithm of each probability, and take the $d$ inputs with the highest sums. Stage 03 shows why this method works.
+# The core draws with the same probabilities in a faster way, but with other random numbers. So we draw 4000 networks by
+# hand and 4000 networks with the core, and we compare how often each link appears.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -189,7 +191,7 @@ print("share of the networks with each link of output 0:", [f"{share:.2f}" for s
 # ## A larger layer
 #
 # **Predict:** the next cell wires a larger layer in four ways, always with the same number of links. Where will the
-# links be at $r = 0$? What will distinguish $r = 1$ from Erdős–Rényi?
+# links be at $r = 0$? What will distinguish the network with $r = 1$ from the Erdős–Rényi network?
 
 
 # %%
@@ -217,17 +219,17 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $r = 0$ all links lie on the diagonal. At $r = 1$ they are everywhere. (The dots in two corners come from the ring:
-# the last input is next to the first.) The picture does not distinguish $r = 1$ from Erdős–Rényi. The degrees of the
-# outputs do, as the next section shows.
+# At $r = 0$, all links lie on the diagonal. At $r = 1$, the links are everywhere. (The dots in two corners come from
+# the ring: the last input is next to the first.) The picture does not distinguish the network with $r = 1$ from the
+# Erdős–Rényi network. The degrees of the outputs distinguish the two networks, as the next section shows.
 # </details>
 #
 # ## Degrees: who is a hub?
 #
 # A BRF network with $r = 1$ looks like an Erdős–Rényi network, but its *degrees* differ. BRF first sets the degree of
 # each output and then draws that many links. **Fixed** degrees are the same for every output, to within one link.
-# **Uniform** degrees are spread evenly from few links to many. Then some outputs become *hubs*: they have far more
-# links than the others. The degrees of the inputs are left to chance.
+# **Uniform** degrees are spread evenly from few links to many. With uniform degrees, some outputs become *hubs*: they
+# have far more links than other outputs. The degrees of the inputs are left to chance.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
@@ -242,8 +244,9 @@ figures.show(
 # ## The centres must cover all inputs
 #
 # When the layer is wide, the centres must be spread over the *whole* input side. Some published code rounds the step
-# from one centre to the next to an integer. Then no centre lies among the last inputs. A layer of a LLaMA with 512
-# outputs and 1376 inputs has a step of 2.6875. If you round it down to 2, the last centre is input 1022 of 1376.
+# from one centre to the next to an integer. Then no centre lies among the last inputs. For example, in a LLaMA layer
+# with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the last centre is input 1022
+# of 1376.
 
 # %% tags=["nbval-check-output"]
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
@@ -259,7 +262,7 @@ print("inputs without a link, if the step were rounded:", 1376 - windows.unique(
 # ## Explore
 #
 # **Predict before you move a slider:** at a sparsity of 0.9, does a larger $r$ make the degrees of the inputs more
-# similar or less similar? What does *uniform* change in the picture on the left?
+# similar or less similar? What do *uniform* degrees change in the picture on the left?
 
 # %%
 explorer = widgets.ReceptiveFieldExplorer()
@@ -275,16 +278,16 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $r = 0$ every input has nearly the same degree, because the receptive fields cover the input side evenly. A larger
-# $r$ makes the degrees of the inputs less similar. At $r = 1$ only chance decides them. *Uniform* degrees give some
-# rows many links and other rows few. The links stay near the diagonal.
+# At $r = 0$, every input has nearly the same degree, because the receptive fields cover the input side evenly. A larger
+# $r$ makes the degrees of the inputs less similar. At $r = 1$, the degrees of the inputs depend only on chance.
+# *Uniform* degrees give some rows many links and other rows few links. The links still lie near the diagonal.
 # </details>
 #
 # ## Small worlds: mostly near, a few far
 #
 # Most of our friends live nearby. The few friends who live far away make the paths between all people short. The
 # **bipartite small world** (BSW) starts with links between nearest neighbours only and rewires a fraction $\beta$ of
-# these links at random. It adapts the model of Watts and Strogatz to networks with two sides. If there are at least as
+# these links at random. BSW adapts the model of Watts and Strogatz to networks with two sides. If there are at least as
 # many outputs as inputs, the network at $\beta = 0$ is the receptive field network at $r = 0$.
 
 # %% tags=["nbval-check-output"]
@@ -322,13 +325,14 @@ print(from_core[0].int())
 # ## Scale-free: the rich get richer
 #
 # Networks of citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows hubs as in
-# the model of Barabási and Albert: neurons join one after another. A newcomer links to one of the older neurons. It
-# chooses an older neuron with a probability proportional to the degree of this neuron. Keep a list of the ends of all
-# links. A neuron with three links is in this list three times. So a uniform draw from the list picks a neuron with a
-# probability proportional to its degree. Sometimes a newcomer chooses a neuron on its own side. A layer cannot hold
-# such a link. In this case, we replace the older neuron with a neuron on the other side, which we draw from the same
-# list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (If two links fall on the same place, the
-# code below loses one of them. The core draws another link instead, so its hubs are a little larger.)
+# the model of Barabási and Albert: neurons join one after another. A newcomer links to one of the older neurons. The
+# newcomer chooses each older neuron with a probability proportional to the degree of that neuron. Keep a list of the
+# ends of all links. A neuron with three links is in this list three times. So a uniform draw from the list picks a
+# neuron with a probability proportional to its degree. Sometimes a newcomer chooses a neuron on its own side. A layer
+# cannot hold such a link. In this case, we replace the older neuron with a neuron on the opposite side, which we draw
+# from the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (If two links have the same
+# two ends, the code below keeps only one of them. The core draws another link instead, so the hubs of its networks are
+# a little larger.)
 
 
 # %%
@@ -350,8 +354,8 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
 
 # %% [markdown]
-# These networks are random, so we compare their hubs. We average the highest degree of an output over 1000 networks
-# that we grow by hand and over 1000 networks from the core.
+# These networks are random, so we compare only the mean size of their hubs. We average the highest degree of an output
+# over 1000 networks that we grow by hand and over 1000 networks from the core.
 
 # %% tags=["nbval-check-output"]
 by_hand = torch.stack([grown(generator).sum(1).max() for _ in range(1000)]).double()
@@ -365,10 +369,10 @@ print(networks[0].int())
 # ## CSTI: what the data says
 #
 # **Correlated sparse topological initialisation** (CSTI) looks at the data first. Output $i$ stands for feature $i$.
-# CSTI links output $i$ to input $j$ if the features $i$ and $j$ are among the pairs that correlate most. The measure is
-# $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself. Here are five samples of four
-# features. The second feature rises with the first, and the fourth falls as the third rises. So CSTI first chooses the
-# links 0–1 and 2–3, in both directions:
+# CSTI links output $i$ to input $j$ if the features $i$ and $j$ are among the pairs that correlate most. The strength
+# of a correlation is $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself. Here are
+# five samples of four features. The second feature rises with the first, and the fourth falls as the third rises. So
+# CSTI first chooses the links 0–1 and 2–3, in both directions:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -385,7 +389,7 @@ assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3
 # ## Why a receptive field?
 #
 # A receptive field prefers nearby inputs. In images, nearby pixels are related. The handwritten digits have 8×8 pixels.
-# The next cell takes the training images and correlates each pixel with every other pixel, over all images.
+# The next cell computes the correlation of each pixel with every other pixel over all training images.
 
 # %%
 task = data.load_images("digits")
@@ -402,8 +406,8 @@ figures.show(
 # A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right of a pixel is 1 place further
 # on, and the pixel below it is 8 places further on.
 #
-# **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will its links
-# be, and which rows stay empty?
+# **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will the
+# links of CSTI be, and which rows will stay empty?
 
 # %%
 first_layer = {
@@ -432,19 +436,19 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # CSTI found in the data that mostly nearby pixels correlate. The stripes at a distance of 8 from the diagonal link a
 # pixel to the pixels above and below it. The dots next to the diagonal link a pixel to the pixels on its left and
 # right. The blocks in the corners link the top of the image to its bottom: these pixels correlate as well. Pixels that
-# hardly vary get no link. BRF assumes locality and does not look at the data. So it also works deep in a network, where
-# there are no features to correlate before training. But BRF knows locality only along the row of numbers: left and
-# right, not above and below.
+# hardly vary get no link. BRF assumes locality and does not look at the data. So BRF also works deep in a network,
+# where there are no features to correlate before training. But for BRF, only neighbours in the row of numbers are near:
+# the pixels on the left and right, and not the pixels above and below.
 # </details>
 #
-# The paper uses both CSTI and BRF. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, they
-# start from BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp` starts
-# from CSTI. It needs the correlations: pass the matrix that we called `pixels` as `correlation=pixels`.
+# The paper uses both CSTI and BRF. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, these
+# methods start from BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp`
+# starts from CSTI. This method needs the correlations: pass the matrix that we called `pixels` as `correlation=pixels`.
 #
 # ## Five networks side by side
 #
 # We take one layer with the 64 pixels as inputs and wire it in five ways, each time with a tenth of the possible links.
-# If there are more than 64 outputs, CSTI repeats the square of correlations.
+# If there are more than 64 outputs, CSTI repeats the 64×64 matrix of correlations to cover the layer.
 
 # %%
 size = settings.out_features, task.features
@@ -463,9 +467,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** which of the five has the neuron with the most links, and how many links will this neuron have? A network
-# is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On logarithmic axes
-# such a power is a straight line.
+# **Predict:** which of the five networks has the neuron with the most links, and how many links will this neuron have?
+# A network is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On
+# logarithmic axes, such a power is a straight line.
 
 # %%
 figures.show(
@@ -484,22 +488,22 @@ for name, mask in five.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BSF has the hubs, on both sides. In BSW and BRF the degrees of the outputs are set first, so they differ by at most
-# one. The degrees of the inputs of these two networks are spread nearly as widely as in ER. The tail of BSF cannot be
-# straight to the end here: no output can have more links than there are inputs.
+# BSF has the largest hubs, among the outputs and among the inputs. BSW and BRF first set the degrees of the outputs, so
+# these degrees differ by at most one. The degrees of the inputs of these two networks are spread nearly as widely as in
+# ER. The curve of BSF cannot be straight to its end, because no output can have more links than there are inputs.
 # </details>
 #
 # ## Is it a small world?
 #
 # Two numbers describe how a network is connected. **Clustering** asks: how often does a fourth link join the two ends
-# of a path of three links? If it does, the four links form a cycle. (In social networks, clustering counts triangles. A
-# layer has none, because links run only between the two sides.) One 4-cycle contains four paths of three links, so the
-# factor is 4:
+# of a path of three links? If there is such a fourth link, the four links form a cycle. (In social networks, clustering
+# counts triangles. A layer has no triangles, because links run only between the two sides.) One 4-cycle contains four
+# paths of three links, so the formula has the factor 4:
 #
 # $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
 #
-# (Robins and Alexander 2004). Stage 02 uses the same paths to predict the missing fourth link. Take the mask from above
-# and add a link from input 0 to output 1.
+# (Robins and Alexander 2004). Stage 02 uses the same paths to predict the missing fourth link. Take the first mask of
+# this stage, and add a link from input 0 to output 1.
 
 # %%
 small = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=torch.bool)
@@ -516,11 +520,11 @@ figures.show(
 )
 
 # %% [markdown]
-# Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of it. So
-# the middle link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ gives $(d_i - 1)(d_j - 1)$ paths. The
-# outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by its output and then its input. The
-# links 0–0 and 0–1 give $1 \cdot 1$ path each, the links 1–0 and 1–1 give $2 \cdot 1$ paths each, and the other links
-# give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+# Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of the
+# middle link. So the middle link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ gives
+# $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by
+# its output and then its input. The links 0–0 and 0–1 give $1 \cdot 1$ path each, the links 1–0 and 1–1 give
+# $2 \cdot 1$ paths each, and the other links give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
@@ -532,10 +536,10 @@ print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% [markdown]
-# **Path length** asks: how many links apart are two neurons, on average over the pairs that a path joins? In the
-# picture, 6 pairs are 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2,
-# and inputs 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is
-# $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs, and a path joins 11 of them.
+# **Path length** asks: on average, how many links apart are two neurons that a path joins? In the picture, 6 pairs are
+# 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2, and inputs 1 and 2.
+# Output 0 and input 2 are 3 links apart. So the mean is $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7
+# neurons form 21 pairs, and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
@@ -543,18 +547,18 @@ print(f"mean length {length.mean:.3f}, share of reachable pairs {length.reachabl
 assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 
 # %% [markdown]
-# A value alone says little: dense networks have high clustering and short paths anyway. So we compare with a *null
-# model*: Erdős–Rényi networks of the same shape and the same number of links. **Small-worldness** is
+# A single value says little: dense networks have high clustering and short paths anyway. So we compare each network
+# with a *null model*: Erdős–Rényi networks with the same shape and the same number of links. **Small-worldness** is
 #
 # $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
 #
 # (Humphries and Gurney 2008). The value of $\sigma$ is about 1 for a random network and clearly above 1 for a small
 # world. A small world is clustered like a lattice, but its paths are nearly as short as in a random network.
 #
-# The table shows $C$ and $L$ of each network, the means of $C$ and $L$ over five Erdős–Rényi nulls, and $\sigma$ in the
-# last column.
+# The table shows $C$ and $L$ of each network, the means of $C$ and $L$ over five Erdős–Rényi networks, and $\sigma$ in
+# the last column.
 #
-# **Predict:** order the five networks by clustering. Which of them has the longest paths?
+# **Predict:** order the five networks by clustering. Which network has the longest paths?
 
 # %%
 measured = {
@@ -581,12 +585,12 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BRF is local by design. It is highly clustered, but it has the longest paths. BSW is the compromise that its name
+# BRF is local by design. So BRF is highly clustered, but it has the longest paths. BSW is the compromise that its name
 # promises: it is clustered, and its paths are nearly as short as in ER. BSF is clustered too, because of its hubs, and
-# it has the *shortest* paths: every neuron is near a hub. CSTI is clustered like a local network. But read its numbers
-# with care, because it leaves neurons without links. So the other neurons form a denser network than the null model,
-# and a denser network is more clustered by chance. $\sigma$ is above 1 for four of the five networks. It is also above
-# 1 for a pure lattice. So look at both ratios: clustering and path length.
+# it has the *shortest* paths: every neuron is near a hub. CSTI is clustered like a local network. But read the numbers
+# of CSTI with care, because CSTI leaves some neurons without links. So the other neurons form a denser network than the
+# null model, and a denser network is more clustered by chance. $\sigma$ is above 1 for four of the five networks. For a
+# pure lattice, $\sigma$ is also above 1. So look at both ratios: $C / C_\text{ER}$ and $L / L_\text{ER}$.
 # </details>
 
 # %% [markdown]
@@ -611,7 +615,7 @@ exercises.check("01.links_per_output", links_per_output)
 #
 # <details><summary>Solution</summary>
 #
-# The density is 0.1, and each output has 40 possible links:
+# The density is 0.1, and each output has 40 possible links. So each output has $0.1 \cdot 40 = 4$ links:
 #
 # ```python
 # links_per_output = 4
@@ -628,12 +632,13 @@ exercises.check("01.links_per_output", links_per_output)
 # 1. The nodes of the larger side share the links evenly: their degrees differ by at most one. If both sides have the
 #    same size, the outputs are the larger side.
 # 2. Node $i$ of the $n$ nodes of the larger side has its centre at position $(i + \tfrac12) m / n - \tfrac12$ on the
-#    smaller side, which has $m$ nodes. It is linked to the nearest nodes there. Distances are measured on a ring. This
-#    is the lattice.
-# 3. Choose exactly round(β · links) links at random. Remove all of them. Then each node of the larger side draws as
-#    many new links as it lost, to nodes to which it has no link. A link may return to its old place.
+#    smaller side, which has $m$ nodes. This node is linked to the nearest nodes of the smaller side. Distances are
+#    measured on a ring. The result is the lattice.
+# 3. Choose exactly round(β · links) links at random. Remove all chosen links. Then each node of the larger side draws
+#    as many new links as it lost, to nodes to which it has no link. A link may return to its old place.
 #
-# The check compares your networks with those of the core. Then it prints what β does to a larger layer.
+# The check compares your networks with the networks of the core. Then it prints how β changes the clustering and the
+# path length of a larger layer.
 
 
 # %% tags=["exercise"]
@@ -670,8 +675,8 @@ exercises.check("01.small_world", small_world)
 #     return mask
 # ```
 #
-# At β = 0.1 the paths are nearly as short as at β = 1, and more than half of the clustering is left. So this network is
-# a small world.
+# At β = 0.1, the paths are nearly as short as at β = 1, and more than half of the clustering of the lattice is left. So
+# this network is a small world.
 # </details>
 
 # %% [markdown]
@@ -679,9 +684,9 @@ exercises.check("01.small_world", small_world)
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# A scale-free network grows as above. Its list of ends is now `[0, 3, 1, 3, 4, 0, 2, 3]`. These are four links, and the
-# newer end of each link comes first. Each newcomer brings one link. What is the chance that the next newcomer chooses
-# node 3? What is the chance that the next *two* newcomers both choose it?
+# A scale-free network grows as described above. Its list of ends is now `[0, 3, 1, 3, 4, 0, 2, 3]`. The list holds four
+# links, and the newer end of each link comes first. Each newcomer brings one link. What is the chance that the next
+# newcomer chooses node 3? What is the chance that the next *two* newcomers both choose node 3?
 
 # %% tags=["exercise"]
 next_one = None
@@ -693,13 +698,13 @@ exercises.check("01.rich", next_one, next_two)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A newcomer draws one entry of the list. Then its link adds two entries.
+# A newcomer draws one entry of the list. Then the new link adds two entries to the list.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Node 3 has three of eight entries. After the first choice it has four of ten entries. A node that has one link now,
-# such as node 4, has a chance of only 1/8 · 2/10 = 0.025 of being chosen twice.
+# Node 3 has three of eight entries. After the first choice, node 3 has four of ten entries. A node that has one link
+# now, such as node 4, has a chance of only 1/8 · 2/10 = 0.025 of being chosen by both newcomers.
 #
 # ```python
 # next_one = 3 / 8
@@ -712,10 +717,10 @@ exercises.check("01.rich", next_one, next_two)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 4 · write code*
 #
-# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below. Wire a layer that knows all
-# neighbours. It has one neuron for each pixel of an image. Each neuron is linked to the `degree` pixels that are
-# nearest to its own place *in the image*, and its own pixel is one of them. Take the Euclidean distance. The image has
-# edges, so there is no ring. Pixels and neurons are numbered line by line.
+# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below it. Wire a layer that knows
+# the neighbours in all directions. The layer has one neuron for each pixel of an image. Each neuron is linked to the
+# `degree` pixels that are nearest to its own place *in the image*, and its own pixel is one of them. Use the Euclidean
+# distance. The image has edges, so do not measure distances on a ring. Pixels and neurons are numbered line by line.
 #
 # **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three mean
 # correlations.
@@ -732,7 +737,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.cartesian_prod` gives the row and the column of each pixel, as above. `torch.cdist` gives all distances.
+# `torch.cartesian_prod` gives the row and the column of each pixel. A code cell above uses this function in the same
+# way. `torch.cdist` gives all distances.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -745,8 +751,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 # ```
 #
 # The mean correlation of linked pixels is 0.26 in your layer, 0.13 in BRF and 0.11 in ER. So BRF is hardly better than
-# chance here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron related
-# inputs only if its measure of distance fits the data.
+# random links here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron
+# related inputs only if its measure of distance fits the data.
 # </details>
 
 # %% [markdown]
@@ -754,8 +760,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 #
 # *★★☆ · 10 minutes · useful · objectives 1 and 3 · write code*
 #
-# Write a function that returns the number of 4-cycles of any mask. The idea is above: two outputs that share $p$ inputs
-# lie together on $p(p-1)/2$ cycles.
+# Write a function that returns the number of 4-cycles of any mask. The code of the section *Is it a small world?* uses
+# the same idea: two outputs that share $p$ inputs lie together on $p(p-1)/2$ cycles.
 
 
 # %% tags=["exercise"]
@@ -788,8 +794,8 @@ exercises.check("01.four_cycles", four_cycles)
 #
 # Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and
 # CSTI. The order is unknown. The neurons of each network are shuffled, so you cannot tell the networks apart in a
-# picture. Use their degrees, clustering and path lengths. The density is 0.15, and the clustering of an ER network is
-# close to its density. Give each network its name.
+# picture. Use the degrees, the clustering and the path lengths of the networks. The density is 0.15, and the clustering
+# of an ER network is close to its density. Give each network its name.
 
 # %%
 drawn = torch.Generator().manual_seed(8)
@@ -833,9 +839,9 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Solution</summary>
 #
-# In two networks the degrees of the outputs differ by at most one: BSW and BRF. BRF has more clustering and longer
-# paths than BSW. Among the other three, CSTI has inputs and outputs without any link. BSF has the hubs and the shortest
-# paths. ER has the least clustering.
+# In two networks, BSW and BRF, the degrees of the outputs differ by at most one. BRF is more clustered than BSW and has
+# longer paths. Among the other three networks, CSTI has inputs and outputs without any link. BSF has the hubs and the
+# shortest paths. ER is the least clustered network.
 #
 # ```python
 # names = {"A": "ER", "B": "BRF", "C": "BSW", "D": "BSF", "E": "CSTI"}
@@ -848,32 +854,33 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # - CSTI looks at the data, and BRF assumes that nearby inputs are related. Take a layer inside a Transformer. Does
 #   "near" mean anything there? How would you find out?
-# - $\sigma$ is above 1 for a pure lattice too. Would you report it in a paper? Which other numbers and which null would you
-#   report?
-# - A BSF layer has hubs before training. When would you want hubs in a layer? Which experiment would show that they help?
+# - $\sigma$ is above 1 for a pure lattice too. Would you report $\sigma$ in a paper? Which other numbers and which null
+#   model would you report?
+# - A BSF layer has hubs before training. When would you want hubs in a layer? Which experiment would show that hubs
+#   help?
 
 # %% [markdown]
 # ## Self-check
 #
-# 1. A layer of 1000 outputs and 500 inputs has a sparsity of 0.99. How many links does it have, and how many does an
-#    output have on average?
+# 1. A layer of 1000 outputs and 500 inputs has a sparsity of 0.99. How many links does the layer have, and how many
+#    links does an output have on average?
 #
 # <details><summary>Answer</summary>
 #
 # The layer has $0.01 \cdot 1000 \cdot 500 = 5000$ links. An output has 5 links on average.
 # </details>
 #
-# 2. Two networks have the same number of links per output. One is a BRF network with $r = 0$, the other with $r = 1$.
-#    You do not see the masks. Which number distinguishes the two networks?
+# 2. Two BRF networks have the same number of links per output. One network has $r = 0$, and the other has $r = 1$. You
+#    do not see the masks. Which number distinguishes the two networks?
 #
 # <details><summary>Answer</summary>
 #
-# Clustering does. At $r = 0$ the receptive fields of neighbouring outputs overlap, so there are many 4-cycles. At
-# $r = 1$ the inputs are random, so there are few 4-cycles. Path length and the spread of the inputs' degrees differ
-# too.
+# The clustering distinguishes the two networks. At $r = 0$, the receptive fields of neighbouring outputs overlap, so
+# there are many 4-cycles. At $r = 1$, the inputs are random, so there are few 4-cycles. The path length and the spread
+# of the inputs' degrees also differ.
 # </details>
 #
-# 3. Why do we draw the Erdős–Rényi null with the same shape *and* the same number of links?
+# 3. Why do we draw the Erdős–Rényi networks of the null model with the same shape *and* the same number of links?
 #
 # <details><summary>Answer</summary>
 #
@@ -881,34 +888,35 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # clustering and shorter paths by chance alone.
 # </details>
 #
-# 4. CSTI needs something that BRF does not need. What is it, and where in a network is it missing?
+# 4. What does CSTI need that BRF does not need, and where in a network is it missing?
 #
 # <details><summary>Answer</summary>
 #
-# CSTI needs data to correlate the features. The inputs of deeper layers are not features of the data. They are
-# activations, which mean nothing before training.
+# CSTI needs data, because it computes the correlations of the features. The inputs of deeper layers are not features of
+# the data. They are activations, which mean nothing before training.
 # </details>
 #
 # ## Key takeaways
 #
-# - A mask is a bipartite network. Density, sparsity and degrees describe it.
-# - ER places links anywhere. BRF places links near the diagonal and sets the degrees of the outputs first. Its
-#   parameter $r$ goes from local (0) to random (1).
+# - A mask is a bipartite network. Density, sparsity and degrees describe this network.
+# - ER places links anywhere. BRF places links near the diagonal and sets the degrees of the outputs first. The
+#   parameter $r$ of BRF sets how random the links are, from local (0) to random (1).
 # - BSW rewires a few links of a lattice, BSF grows hubs, and CSTI follows the correlations of the data.
-# - Compare the clustering and the path length of a network with an Erdős–Rényi null. Look at both numbers.
+# - Compare the clustering and the path length of a network with the values of Erdős–Rényi networks of the same shape
+#   and density. Look at both numbers.
 # - For each of the five networks, the core draws exactly the number of links that you ask for, and the layer can have
 #   any shape.
 #
 # ## Further reading
 #
-# - Watts and Strogatz (1998), [*Collective dynamics of 'small-world' networks*](https://doi.org/10.1038/30918): a
-#   lattice with a few random links, in two pages.
+# - Watts and Strogatz (1998), [*Collective dynamics of 'small-world' networks*](https://doi.org/10.1038/30918): a short
+#   paper on lattices with a few random links.
 # - Barabási and Albert (1999), [*Emergence of scaling in random
 #   networks*](https://doi.org/10.1126/science.286.5439.509): growth and hubs.
 # - Newman (2003), [*The structure and function of complex networks*](https://arxiv.org/abs/cond-mat/0303516): a survey of
 #   degrees, clustering, path lengths and random networks.
-# - Robins and Alexander, *Small worlds among interlocking directors*, Computational and Mathematical Organization Theory,
-#   2004: the clustering by 4-cycles.
+# - Robins and Alexander, *Small worlds among interlocking directors*, Computational and Mathematical Organization
+#   Theory, 2004: clustering measured with 4-cycles.
 # - Humphries and Gurney (2008), [*Network 'small-world-ness'*](https://doi.org/10.1371/journal.pone.0002051): the number
 #   $\sigma$ and its limits.
 # - Hubel and Wiesel (1962), [on the cat's visual cortex](https://doi.org/10.1113/jphysiol.1962.sp006837): the receptive

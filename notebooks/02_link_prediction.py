@@ -17,8 +17,8 @@
 # **You will be able to**
 #
 # 1. use paths and local communities to explain why the existing links may show where a new link helps;
-# 2. count by hand what makes a missing link likely;
-# 3. write this count as matrix products;
+# 2. count by hand the paths and links that make a missing link likely;
+# 3. write these counts as matrix products;
 # 4. test a score on hidden links;
 # 5. choose a score by its cost;
 # 6. draw new links without computing the score.
@@ -84,11 +84,11 @@ settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sp
 # methods of this stage look only at the **topology**. They use the existing links, but no weight, no gradient and no
 # image. Why can this work? The idea comes from the brain.
 #
-# Hebb (1949) proposed a learning rule: if one neuron often helps another neuron to fire, the link between them gets
-# stronger. A later slogan says: *cells that fire together wire together*. Most people read this slogan as a rule for
-# weights. **Epitopological learning** reads it as a rule for links (*epi* is Greek for *upon*, because learning builds
-# upon the topology). Neurons that fire together form a group, and the group learns when new links appear between its
-# neurons.
+# Hebb (1949) proposed a learning rule: if one neuron often helps another neuron to fire, the link between the two
+# neurons gets stronger. A later slogan says: *cells that fire together wire together*. Most people read this slogan as
+# a rule for weights. **Epitopological learning** reads the slogan as a rule for links. (The Greek word *epi* means
+# *upon*: learning builds upon the topology.) Neurons that fire together form a group, and the group learns when new
+# links appear between its neurons.
 
 # %%
 figures.show(
@@ -100,16 +100,16 @@ figures.show(
 
 # %% [markdown]
 # The right panel shows the **local-community paradigm** (Cannistraci, Alanis-Lobato and Ravasi, 2013). A group with
-# many links inside and few links to the outside keeps its signals inside. Its neurons fire together again and again. So
-# the paradigm says that a new link is likely inside such a group.
+# many links inside and few links to the outside keeps its signals inside. The neurons of such a group fire together
+# again and again. So the paradigm says that a new link is likely inside such a group.
 #
 # ### Plugs and sockets
 #
-# Which two neurons of the group get the link? In a network of friends, two people with a common friend often become
+# Which two neurons of the group get the new link? In a network of friends, two people with a common friend often become
 # friends. A path of two links leads from one person to the other. Proteins follow another rule (Kovács et al., 2019).
 # Two proteins bind if their *interfaces* fit, as a plug fits a socket. Two proteins with a common partner have similar
-# interfaces. Similar interfaces need not fit together: two sockets do not fit together. But a socket fits the plugs
-# that a similar socket holds.
+# interfaces. Similar interfaces need not fit together: for example, two sockets do not fit together. But a socket fits
+# the plugs that a similar socket holds.
 
 # %%
 figures.show(
@@ -120,19 +120,19 @@ figures.show(
 
 # %% [markdown]
 # So two proteins bind because *one is similar to the partners of the other*, and not because they are similar to each
-# other. Three links lead from one protein to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
+# other. A path of three links leads from one protein to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
 # **Cannistraci-Hebb (CH) theory** on such paths, for proteins, food webs and other networks.
 #
-# For a layer there are two reasons to look at paths of three links. The first reason is a hypothesis. The outputs are
-# the sockets, and the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one is
-# likely to become an input of the other. Nobody has proved this hypothesis. Below we test a part of it: does a score
-# find links that exist?
+# For a layer, there are two reasons to look at paths of three links. The first reason is a hypothesis. The outputs are
+# the sockets, and the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one
+# output is likely to become an input of the other output. Nobody has proved this hypothesis. Later in this stage, we
+# test a part of the hypothesis: does a score find links that exist but are hidden?
 #
 # The second reason is certain, because a layer has two sides. Every link leads from one side to the other side. So
 # every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link would be the
-# missing link itself, so the shortest path around the missing link has **three links**. We show this in a small layer.
-# A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts all walks from
-# any output to any input:
+# missing link itself, so the shortest path around the missing link has **three links**. We show this fact in a small
+# layer. A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts all walks
+# from any output to any input:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -144,7 +144,7 @@ for length in (1, 2, 3, 4):
 
 # %% [markdown]
 # The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 use a link more than
-# once. Below we count only walks between the ends of a missing link. All of these walks are paths.
+# once. Below, we count only walks between the ends of a missing link. All of these walks are paths.
 #
 # The names of the scores have these parts:
 #
@@ -153,20 +153,20 @@ for length in (1, 2, 3, 4):
 # | CH | Cannistraci-Hebb theory |
 # | 2 or 3 | the rule: CH2 rewards links inside the local community and penalises links that lead out; CH3 only penalises links that lead out |
 # | L3 | the paths have a length of three links |
-# | n or p | node-based: a sum over the nodes of the local community; path-based: a sum over the paths |
+# | n or p | n: node-based, a sum over the nodes of the local community; p: path-based, a sum over the paths |
 #
 # The number after CH, 2 or 3, is the number of the rule and not a length. The next sections define the words
 # *community* and *inside* and then give the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of
 # the older CHT.
 #
 # For a layer, the theory is an analogy and not a proof. A neuron of a layer has no interface, and no score uses the
-# loss. Later in this stage we test the idea on trained networks.
+# loss. Later in this stage, we test the idea on trained networks.
 #
 # ## Paths around a missing link
 #
-# In this stage *likely* means that a score expects the link. It does not mean that the link lowers the loss. A link is
-# likely if a short path already joins its two ends. Here are three outputs and three inputs, and the missing link from
-# output 0 to input 0.
+# In this stage, *likely* means that a score expects the link. The word does not mean that the link lowers the loss. A
+# link is likely if a short path already joins its two ends. Here are three outputs and three inputs, and the missing
+# link from output 0 to input 0.
 
 # %%
 network = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)
@@ -187,14 +187,15 @@ figures.show(
 # $$u - z_1 - z_2 - v$$
 #
 # Here $z_1$ is an input that is linked to output $u$, and $z_2$ is an output that is linked to input $v$. A link joins
-# $z_1$ and $z_2$. This is an **L3 path**. One L3 path in this layer is output 0 – input 1 – output 2 – input 0.
+# $z_1$ and $z_2$. Such a path is called an **L3 path**. One L3 path in this layer is output 0 – input 1 – output 2 –
+# input 0.
 #
 # ## Exercise: count the paths
 #
 # *★☆☆ · 4 minutes · essential · objective 2 · work out*
 #
-# How many L3 paths does the missing link from output 0 to input 0 have? Count them in the picture and replace `None`.
-# If your number is wrong, the check explains why, so just try.
+# How many L3 paths does the missing link from output 0 to input 0 have? Count the paths in the picture, and replace
+# `None` with your answer. If your number is wrong, the check explains why, so just try.
 
 # %% tags=["exercise"]
 counted = None
@@ -210,7 +211,8 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 #
 # <details><summary>Solution</summary>
 #
-# Input 0 is linked only to output 2, and output 2 shares inputs 1 and 2 with output 0:
+# Input 0 is linked only to output 2, and output 2 shares inputs 1 and 2 with output 0. So one path leads through input
+# 1, and one path leads through input 2:
 #
 # ```python
 # counted = 2
@@ -219,15 +221,16 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 #
 # ## The local community
 #
-# Take one missing link. The nodes between its two ends, on all its L3 paths, are its **local community**. CH theory
-# says: the link is likely if these nodes have many links to each other and few links to other nodes. For a node $z$ of
-# the community,
+# Take one missing link. The nodes on its L3 paths, except its two ends, form its **local community**. CH theory says
+# that the missing link is likely if these nodes have many links to each other and few links to other nodes. For a node
+# $z$ of the community,
 #
-# - $i_z$ counts its links to other nodes of the community,
-# - $e_z$ counts its links to nodes outside the community. A link to the end $u$ or $v$ counts for neither.
+# - $i_z$ counts the links of $z$ to other nodes of the community,
+# - $e_z$ counts the links of $z$ to nodes outside the community. A link to one of the two ends, $u$ or $v$, counts in
+#   neither number.
 #
 # The next cell uses sets to count both numbers for the missing link above. Input 1 is linked to outputs 0, 1 and 2:
-# output 0 is an end of the missing link, output 2 is inside, and output 1 is outside.
+# output 0 is an end of the missing link, output 2 is inside the community, and output 1 is outside the community.
 
 # %% tags=["nbval-check-output"]
 inputs_of = [{1, 2}, {1, 2}, {0, 1, 2}]  # of outputs 0, 1 and 2
@@ -253,19 +256,20 @@ figures.show(
 # ## Four scores
 #
 # Two choices define a score. A *node-based* score (n) is a sum over the nodes $z$ of the community $C$. A *path-based*
-# score (p) is a sum over the paths. *CH2* rewards links inside and penalises links that lead out. *CH3* only penalises
-# links that lead out:
+# score (p) is a sum over the paths. *CH2* rewards links inside the community and penalises links that lead out of the
+# community. *CH3* only penalises links that lead out:
 #
 # $$\text{CH2-L3n} = \sum_{z \in C} \frac{1 + i_z}{1 + e_z} \qquad \text{CH3-L3n} = \sum_{z \in C} \frac{1}{1 + e_z}$$
 #
 # $$\text{CH3-L3p} = \sum_{u - z_1 - z_2 - v} \frac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}$$
 #
-# CH2-L3p also rewards links inside: $\sum \sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$. CHT,
-# the older method, uses CH3-L3p and always takes the links with the best scores. In this package, CHTs and CHTss use
-# CH2-L3n (see *path-based and node-based link regrowth* in the paper).
+# CH2-L3p also rewards links inside the community:
+# $\sum \sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$. CHT, the older method, uses CH3-L3p and
+# always takes the links with the best scores. In this package, CHTs and CHTss use CH2-L3n (see *path-based and
+# node-based link regrowth* in the paper).
 #
 # By hand, for output 0 – input 0: CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 + 1/2 + 1/1 = 2. Each of the two paths
-# gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p each path gives √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
+# gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p, each path gives √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
 
 # %% tags=["nbval-check-output"]
 by_hand = {ch2_l3n: 5, ch3_l3n: 2, ch3_l3p: 2**0.5, ch2_l3p: 2 * 3**0.5}
@@ -292,17 +296,18 @@ print("P =", P.int().tolist())
 print("Q =", Q.int().tolist())
 
 # %% [markdown]
-# Let $z$ be an output on a path from $u$ to $v$. It shares $P_{zu}$ inputs with $u$. These inputs are inside the
-# community, so $i_z = P_{zu}$. Output $z$ is also linked to the input $v$. All its other inputs are outside, so
-# $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above, $P_{20} = 2$ and
-# $d_2 = 3$, so $i = 2$ and $1 + e = 1$, which agrees with the counts above. So $i_z$ and $e_z$ depend on $z$ and $u$
-# but not on $v$. One matrix for each side therefore holds all terms:
+# Let $z$ be an output on a path from $u$ to $v$. This output shares $P_{zu}$ inputs with $u$. These inputs are inside
+# the community, so $i_z = P_{zu}$. Output $z$ is also linked to the input $v$. All other inputs of $z$ are outside the
+# community, so $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above,
+# $P_{20} = 2$ and $d_2 = 3$, so $i = 2$ and $1 + e = 1$, which agrees with the counts above. So $i_z$ and $e_z$ depend
+# on $z$ and $u$ but not on $v$. One matrix for each side therefore holds all terms:
 #
 # $$R_U[z, u] = \mathbb{1}[P_{zu} > 0]\, \frac{1 + P_{zu}}{\max(d_z - P_{zu}, 1)}$$
 #
-# The matrix $R_V[z, v]$ follows from $Q$ in the same way. For CH3 the numerator is 1. If $d_z = P_{zu}$, then $u$ has
-# every input of $z$. Then no missing link of $u$ uses $z$, so the value does not matter. The maximum avoids a division
-# by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, which is the term of output 2 above.
+# The matrix $R_V[z, v]$ follows from $Q$ in the same way. For CH3, the numerator is 1. If $d_z = P_{zu}$, then $u$ is
+# linked to every input of $z$. Then no L3 path of a missing link of $u$ goes through $z$, so the value of $R_U[z, u]$
+# does not matter. The maximum avoids a division by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, which is the term of
+# output 2 above.
 
 
 # %% tags=["nbval-check-output"]
@@ -329,7 +334,7 @@ assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 
 # %% [markdown]
 # The path-based scores need both nodes of a path in one term: $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
-# $z_1, z_2$. Two matrix products cannot give this sum. For a small network we use `einsum`, with the letter `a` for
+# $z_1, z_2$. Two matrix products cannot give this sum. For a small network, we use `einsum`, with the letter `a` for
 # $z_1$ and `b` for $z_2$:
 
 # %% tags=["nbval-check-output"]
@@ -346,7 +351,7 @@ assert torch.allclose(paths.double(), l3.scores(network, "ch3_l3p"))
 # path to path.
 #
 # **Predict before you move the slider:** which node contributes most to CH2-L3n of output 0 – input 4, and why? Does
-# its term change from path to path? What is the score of a missing link of output 4?
+# the term of this node change from path to path? What is the score of a missing link of output 4?
 
 # %%
 explorer = widgets.LinkPredictionStepper()
@@ -362,9 +367,10 @@ figures.show(widgets.LinkPredictionStepper.figure(state), widgets.LinkPrediction
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Output 2 contributes most, 3/1, because it has two links inside and no link that leads out. For one missing link, the
-# term of a node is the same on every path. Node-based scores count this term once. Output 4 has one input, and no other
-# output shares this input. So its missing links have no L3 path, and their score is 0.
+# Output 2 contributes most (3/1), because it has two links inside the community and no link that leads out of the
+# community. For one missing link, the term of a node is the same on every path. Node-based scores count this term once.
+# Output 4 has one input, and no other output shares this input. So the missing links of output 4 have no L3 path, and
+# their score is 0.
 # </details>
 #
 # ## Exercise: your own matrices
@@ -419,10 +425,11 @@ figures.show(
 )
 
 # %% [markdown]
-# The scores have different scales, but regrowth needs only their order or proportions. So we use the *rank correlation*
-# to compare the order of the missing links that have an L3 path. A value of 1 means the same order, and 0 means no
-# relation. We add two simpler numbers: the number of paths, and the product of the degrees of both ends. If a score
-# gives the same order as a simpler number, the score adds nothing to this number.
+# The scores have different scales, but regrowth needs only the order or the proportions of the scores. So we use the
+# *rank correlation* to compare the order of the missing links that have an L3 path. A value of 1 means the same order,
+# and 0 means no relation. For comparison, we add two simpler numbers: the number of paths, and the product of the
+# degrees of both ends. If a score gives the same order as a simpler number, the score adds no information to this
+# number.
 
 # %%
 links = layer.float()
@@ -445,10 +452,10 @@ figures.show(
 #
 # The likely links lie where the existing links are, near the diagonal. So link prediction keeps the network local. As
 # the table shows, node-based and path-based scores put the links in nearly the same order: a link with many paths has
-# many nodes on its paths. So it is plausible to replace the path-based score of CHT with a node-based one, as the paper
-# does. The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular network. The
-# product of degrees gives a different order. But here all outputs have almost the same degree, so this network cannot
-# test the product of degrees.
+# many nodes on its paths. So it is plausible to replace the path-based score of CHT with a node-based score, as the
+# paper does. The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular
+# network. The product of degrees gives a different order. But here all outputs have almost the same degree, so this
+# network cannot test the product of degrees.
 # </details>
 #
 # ## Exercise: more paths, lower score
@@ -456,9 +463,10 @@ figures.show(
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
 #
 # In the network above, the number of paths and CH2-L3n agree nearly everywhere. So when does the local community
-# matter? Build a network in which these two scores disagree: the missing link with the highest CH2-L3n is not the one
-# with the most L3 paths. Use at most 6 outputs and 6 inputs. The check shows the best link by number of paths, the best
-# link by CH2-L3n, and their communities. Use this information to improve your network.
+# matter? Build a network in which these two scores disagree: the missing link with the highest CH2-L3n is not the
+# missing link with the most L3 paths. Use at most 6 outputs and 6 inputs. The check shows the missing link with the
+# most paths, the missing link with the highest CH2-L3n, and the communities of both links. Use this information to
+# improve your network.
 
 # %% tags=["exercise"]
 disagreement = None  # a list with one row of zeros and ones for each output
@@ -477,8 +485,8 @@ exercises.check("02.disagreement", disagreement)
 #
 # The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of this
 # community, so each of the two nodes gives (1 + 1)/(1 + 0), and the score is 4. Four other missing links have two paths
-# each, but links lead out of their communities, so their score is 3.5. Here, a small community without links to the
-# outside gives a higher score than a larger community with such links.
+# each, but links lead out of their communities, so each of these missing links has a score of only 3.5. Here, a small
+# community without links to the outside gives a higher score than a larger community with such links.
 #
 # ```python
 # disagreement = [
@@ -492,8 +500,9 @@ exercises.check("02.disagreement", disagreement)
 #
 # ## A test: find hidden links
 #
-# The usual test of a score hides some links of a network. The score sees the rest and ranks all missing links. A good
-# score ranks the hidden links high. We begin with a toy network of six neurons. It has seven links, and we hide one.
+# The usual test of a score hides some links of a network. The score uses only the remaining links, and it ranks all
+# missing links, including the hidden links. A good score ranks the hidden links high. We begin with a toy network of
+# six neurons. The network has seven links, and we hide one of them.
 
 # %%
 whole = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
@@ -512,7 +521,7 @@ figures.show(
 # *★☆☆ · 10 minutes · essential · objectives 2 and 4 · write code*
 #
 # Write a function that counts the L3 paths of a missing link. Use loops and no matrix product. The check calls your
-# function for each missing link of the toy network. The link with the most paths should be the hidden one.
+# function for each missing link of the toy network. The missing link with the most paths should be the hidden link.
 
 
 # %% tags=["exercise"]
@@ -539,23 +548,24 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 #     return sum(int(mask[u, z1] & mask[z2, z1] & mask[z2, v]) for z1 in inputs for z2 in outputs)
 # ```
 #
-# The hidden link output 1 – input 0 has two paths, through outputs 0 and 2. The other two missing links have one path
-# each.
+# The hidden link output 1 – input 0 has two paths: one leads through output 0, and the other leads through output 2.
+# The other two missing links have one path each.
 # </details>
 #
 # ## How well does a score find hidden links?
 #
 # Two numbers show how good a score is:
 #
-# - **precision**: hide $k$ links, and take the $k$ missing links with the best scores. What share of them are hidden
-#   links?
-# - **AUC** (area under the ROC curve): draw one hidden link, and one missing link that was never there. How often does
-#   the hidden link score higher? Equal scores count half. An AUC of 0.5 is chance, and an AUC of 1 is perfect.
+# - **precision**: hide $k$ links, and take the $k$ missing links with the best scores. What share of these $k$ links
+#   are hidden links?
+# - **AUC** (area under the ROC curve): draw one hidden link and one other missing link, which never existed. How often
+#   does the hidden link have the higher score? Equal scores count as one half. An AUC of 0.5 is chance, and an AUC of 1
+#   is perfect.
 #
 # Check by hand, with the number of paths as the score. The hidden link has 2 paths, and the other two missing links
-# have 1 path each. So the precision and the AUC are both 1. Now hide output 1 – input 2 instead. It was the only link
-# of input 2, so no missing link has a path, and all three score 0. The precision is 1/3 and the AUC is 0.5. No score
-# that uses paths can find such a link.
+# have 1 path each. So the precision and the AUC are both 1. Now hide the link output 1 – input 2 instead. This link was
+# the only link of input 2, so no missing link has a path, and all three missing links have the score 0. The precision
+# is 1/3, and the AUC is 0.5. No score that uses paths can find such a link.
 
 # %% tags=["nbval-check-output"]
 for link in ((1, 0), (1, 2)):
@@ -566,17 +576,18 @@ for link in ((1, 0), (1, 2)):
     print(f"{l3.describe(link)} hidden: precision {found.precision:.3f}, AUC {found.auc:.3f}")
 
 # %% [markdown]
-# Now we test trained networks. They are MLPs with three hidden layers, trained on the handwritten digits. We compare
-# three methods. All three remove small weights. They differ in the first links and in the rule for new links:
+# Now we test trained networks. The networks are MLPs with three hidden layers, and they learn to read the handwritten
+# digits. We compare three methods. All three methods remove links with small weights. The methods differ in the initial
+# links and in the rule for new links:
 #
 # - SET starts with random links (Erdős–Rényi) and draws new links at random. No score chooses a link.
-# - CHTs from a random start has the same first links as SET. CH2-L3n chooses the new links.
+# - CHTs from a random start has the same initial links as SET. CH2-L3n chooses the new links.
 # - CHTs starts with receptive fields. CH2-L3n chooses the new links.
 #
-# We take the layer between the first two hidden layers, before and after training.
+# We test the mask between the first and the second hidden layer, before and after training.
 #
-# **Predict:** in which of these networks can a score find hidden links? Does CH2-L3n find more than the number of paths
-# alone?
+# **Predict:** in which of these networks can a score find hidden links? Does CH2-L3n find more hidden links than the
+# number of paths alone?
 
 # %%
 chts_method = chts.METHODS["chts"]
@@ -643,9 +654,10 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The scores that use paths find many hidden links in receptive fields and in the networks that CHTs trained from them.
-# Elsewhere they find few. CH2-L3n finds about as many as the number of paths alone: their two rows in the figures look
-# the same. The next cells give the numbers.
+# The scores that use paths find many hidden links in receptive fields and in the networks that CHTs trained from
+# receptive fields. In the other networks, these scores find few hidden links. CH2-L3n finds about as many hidden links
+# as the number of paths alone: the rows of these two scores look the same in the figures. The next cells give the
+# numbers.
 # </details>
 
 # %%
@@ -661,9 +673,9 @@ summary.rename(columns=lambda name: name.replace("\n", " ")).round(3)
 # ### A fair doubt
 #
 # Do the CH scores say more than the number of paths? We make two checks. The first check takes a trained network of
-# CHTs and computes the rank correlation of each score with the number of paths. It covers all missing links that have
-# an L3 path, including hidden links. The second check subtracts the AUC of each of two simpler scores from the AUC of
-# CH2-L3n. It does this for each seed, on the same hidden links.
+# CHTs and computes the rank correlation of each score with the number of paths. This check uses all missing links that
+# have an L3 path, including hidden links. The second check subtracts the AUC of each of two simpler scores from the AUC
+# of CH2-L3n. It compares the scores for each seed separately, on the same hidden links.
 
 # %%
 mask = topologies["CHTs, trained"][0]
@@ -692,37 +704,38 @@ pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC g
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Structure before training.* In a random start no score does better than chance: no rule decided where the links are.
-# In receptive fields the scores that use paths have an AUC of 0.94 before any training, because neighbouring outputs
-# share inputs there.
+# *Structure before training.* In a random start, no score does better than chance, because no rule decided where the
+# links are. In receptive fields, the scores that use paths have an AUC of 0.94 before any training, because
+# neighbouring outputs share inputs there.
 #
 # *Structure after training.* CHTs keeps this structure and adds nothing to it: CH2-L3n has an AUC of 0.93 after
-# training, and 27 % of its best missing links are hidden links (chance: 2.2 %). The trained network of SET has an AUC
-# of 0.56, which is higher than before training, although no score chose its links. CHTs from the same random start
-# reaches 0.61. In both trained networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So the
-# scores mostly show that some neurons keep many links and other neurons keep few.
+# training, and 27 % of the missing links with the best scores are hidden links (chance: 2.2 %). The trained network of
+# SET has an AUC of 0.56, which is higher than before training, although no score chose its links. CHTs from the same
+# random start reaches an AUC of 0.61. In these two trained networks, the product of degrees has the same AUC as
+# CH2-L3n, to within 0.01. So the scores mostly show that some neurons keep many links and other neurons keep few links.
 #
 # *No gain over the number of paths.* CH2-L3n and the number of paths put the links in nearly the same order (rank
-# correlation 0.987), and their AUC differs by at most 0.003 on every network. The factors $i$ and $e$ add very little
-# here. The result may be different for networks with hubs.
+# correlation 0.987), and the AUC of these two scores differs by at most 0.003 on every network. The factors $i$ and $e$
+# add very little here. The result may be different for networks with hubs.
 #
-# *What the test does not show.* CH2-L3n chose the new links of CHTs, so it finds them again. So the test is circular
-# for CHTs. And a link that a score finds is not always a link that helps. The three methods have the same validation
-# accuracy to within the intervals, although their AUCs range from 0.56 to 0.93. So topology predicts topology in this
-# test. Does a predicted link also lower the loss? To answer this question, we must compare methods, as stage 06 does.
+# *What the test does not show.* CH2-L3n chose the new links of CHTs, so CH2-L3n finds these links again. For CHTs, the
+# test is therefore circular. And a link that a score finds is not always a link that helps. The validation accuracies
+# of the three methods have overlapping confidence intervals, although the AUCs of CH2-L3n range from 0.56 to 0.93. So
+# in this test, the topology predicts only the topology. Does a predicted link also lower the loss? To answer this
+# question, we must compare methods, as stage 06 does.
 #
-# *A trap.* In receptive fields the product of degrees is worse than chance. All outputs had the same degree to within
-# one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links. (The
-# numbers come from the laptop profile with seed 0.)
+# *A trap.* In receptive fields, the product of degrees is worse than chance. All outputs had the same degree to within
+# one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links than for
+# other missing links. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## What a score costs
 #
 # With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density, $d$ grows
-# with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products. They cost $O(N^3)$ if the
-# matrices are dense, and less where the core uses sparse matrices. `sample_links` draws new links without computing a
-# score, as a later section explains. Here it draws a tenth as many links as the network has. The next cell shows the
-# shortest of five measured times, on one thread of this machine:
+# with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products. These products cost
+# $O(N^3)$ operations if the matrices are dense, and less where the core uses sparse matrices. `sample_links` draws new
+# links without computing a score, as a later section explains. Here, `sample_links` draws a tenth as many links as the
+# network has. The next cell shows the shortest of five measured times, on one thread of this machine:
 
 
 # %%
@@ -762,9 +775,10 @@ figures.show(
 
 # %% [markdown]
 # The measured times do not follow the powers of $N$ exactly. The core changes its algorithm at a density of 0.05 for
-# the node-based scores, and at 0.15 for the path-based score. For small layers the call itself takes most of the time.
-# If other programs run at the same time, some points lie too high. On other machines and on GPUs the times differ. Two
-# results carry over to them: the order of the three methods, and the fact that density slows the path-based score most.
+# the node-based scores, and at 0.15 for the path-based score. For small layers, the overhead of the function call takes
+# most of the time. If other programs run at the same time, some measured times are too long. On other machines and on
+# GPUs, the times differ. Two results also hold on these devices: the order of the three methods, and the fact that
+# density slows the path-based score most.
 #
 # ## Exercise: at which degree does the path-based score cost more?
 #
@@ -784,15 +798,15 @@ exercises.check("02.equal_degree", equal_degree)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Write down both numbers, set them equal, and solve for $d^3$.
+# Write down both numbers of multiplications, set them equal, and solve for $d^3$.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, a density of 16 %. For the layers of 512×512
 # in the table above, the same count gives 102 links, a density of 20 %. Yet at a density of 14 % the node-based score
-# is many times faster in that table. A count of multiplications is not a time. A likely reason is that dense products
-# run near the limit of the processor, while a walk looks up one link after another.
+# is many times faster in that table. The number of multiplications alone does not determine the time. A likely reason
+# is that dense products run near the limit of the processor, while a walk looks up one link after another.
 #
 # ```python
 # equal_degree = (4 * 1000**3 / 1000) ** (1 / 3)
@@ -806,19 +820,20 @@ exercises.check("02.equal_degree", equal_degree)
 # $$S_{uv} = \sum_{z} \frac{1 + P_{zu}}{d_z - P_{zu}}\, A_{zv} + \dots$$
 #
 # The sum runs over the outputs $z$ that share an input with $u$. The dots stand for the corresponding terms of the
-# other side. Take one term. It is a product of two factors. The first is $1 + P_{zu}$, a weight of the pair $(z, u)$.
-# The second is $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not have, and
-# $v$ is one of them. So the second factor is the chance of $v$ in a uniform draw from these inputs. We can draw the
-# link in two steps:
+# other side. Each term is a product of two factors. The first factor is $1 + P_{zu}$, a weight of the pair $(z, u)$.
+# The second factor is $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not
+# have, and $v$ is one of these inputs. So the second factor is the chance of $v$ in a uniform draw from these inputs.
+# We can draw the link in two steps:
 #
 # 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (for CH3, all pairs are equally
 #    likely). Output $u$ must lack at least one input of $z$;
 # 2. draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
 #
-# We call these two steps a *walk*: from $u$ through a shared input to $z$, and on to $v$. For the terms of the other
+# We call these two steps a *walk*: from $u$ through a shared input to $z$, and then to $v$. For the terms of the other
 # side, we walk in the same way, with inputs and outputs exchanged. The next cell lists all first steps in the network
-# of the widget, and the links at which each walk can end. The first pair is $z$ = output 0, $u$ = output 1. They share
-# inputs 1 and 3, so the weight is 1 + 2 = 3. Input 0 is the only input of output 0 that output 1 lacks.
+# of the widget, and the links at which each walk can end. The first pair is $z$ = output 0, $u$ = output 1. These two
+# outputs share inputs 1 and 3, so the weight of the pair is 1 + 2 = 3. Input 0 is the only input of output 0 that
+# output 1 lacks.
 
 # %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
@@ -846,7 +861,7 @@ print(reached)
 
 # %% [markdown]
 # **Predict:** we walk many times and count where the walks end. Output 0 – input 4 has a score of 6.5. What share of
-# the walks ends there?
+# the walks ends at this link?
 
 # %%
 chooser = random.Random(settings.seed)
@@ -877,8 +892,9 @@ figures.show(
 
 # %% [markdown]
 # χ² is the sum of (counted − expected)²/expected over the links. The p-value p says how often chance alone gives a χ²
-# at least as large. A single p decides nothing: an exact sampler gets a p below 0.05 in one run of twenty. So we repeat
-# the test 200 times with new walks. If the walks follow the score, about 10 of the 200 have a p below 0.05.
+# at least as large as the measured χ². A single p decides nothing: on average, an exact sampler gets a p below 0.05 in
+# one of twenty runs. So we repeat the test 200 times with new walks. If the walks follow the score, about 10 of the 200
+# repetitions have a p below 0.05.
 
 # %%
 REPEATS = 200
@@ -891,20 +907,20 @@ print(f"{low} of {REPEATS} repetitions have p < 0.05; chance gives {least} to {m
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives such a large difference in
-# 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions, 7 have a p below 0.05. Chance alone can give
-# this count, so the test finds no difference between the walks and the score. (The walks are exact: a cell above
-# asserts it.)
+# The expected share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives such a large
+# difference in 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions, 7 have a p below 0.05. Chance
+# alone can give this count, so the test finds no difference between the walks and the score. (The walks are exact: the
+# assertion in a cell above checks this.)
 #
-# Our list of first steps used all $P_{zu}$. The core never computes $P$. $P_{zu}$ counts the ways that lead from $z$
-# through a shared input to $u$. So the core draws one such way, and all ways are equally likely. In this way it draws a
-# pair with $p \propto P_{zu}$. For the summand 1, the core draws one of the pairs that share an input. All such pairs
-# are equally likely.
+# Our list of first steps used all values $P_{zu}$. The core never computes $P$. $P_{zu}$ counts the ways that lead from
+# $z$ through a shared input to $u$. So the core draws one such way at random, and all ways are equally likely. This
+# means that it draws a pair with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws one of the pairs
+# that share an input. All such pairs are equally likely.
 # </details>
 #
-# If a walk ends at a link that was drawn before, we discard this walk and walk again. This is drawing without
-# replacement. The core does this in compiled code and takes many walks at once. The next cell measures how long this
-# takes on a large layer:
+# If a walk ends at a link that was drawn before, we discard this walk and walk again. So we draw links without
+# replacement. The core walks in compiled code and takes many walks at once. The next cell measures how long the core
+# needs for a large layer:
 
 # %%
 width = settings.width
@@ -922,14 +938,14 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 #
 # *★★★ · 25 minutes · essential · objective 6 · write code*
 #
-# Draw a missing link with $p \propto$ its number of L3 paths. Do not compute this number for any link, and do not list
-# the paths. You get a list of the inputs of each output, a list of the outputs of each input, and a `random.Random`.
-# Its `choice(items)` draws one item, and all items are equally likely. Its `choices(items, weights)[0]` draws one item
-# with $p \propto$ weight.
+# Write a function that draws a missing link with $p \propto$ its number of L3 paths. Do not compute this number for any
+# link, and do not list the paths. Your function receives a list of the inputs of each output, a list of the outputs of
+# each input, and a random generator `chooser` (`random.Random`). The call `chooser.choice(items)` draws one item, and
+# all items are equally likely. The call `chooser.choices(items, weights)[0]` draws one item with $p \propto$ weight.
 #
-# **First guess:** a walk starts at a random output, steps to one of its inputs, and takes two more such steps. Does it
-# draw all paths equally often? The check compares your draws with the exact chances by χ². It also recognises some
-# wrong walks.
+# **First guess:** a walk starts at a random output, steps to one of its inputs, and takes two more such steps. Does
+# this walk draw all paths equally often? The check uses a χ² test to compare your draws with the exact chances. It also
+# recognises some wrong walks.
 
 
 # %% tags=["exercise"]
@@ -950,10 +966,10 @@ exercises.check("02.draw_link", draw_link)
 #
 # <details><summary>Solution</summary>
 #
-# A middle link with $a$ outputs on its input and $b$ inputs on its output lies on $ab$ walks of three links. Draw it
-# with $p \propto ab$, and then its two ends with the chances $1/a$ and $1/b$. Then all walks are equally likely. If u
-# and v are linked, reject the whole walk and begin again. (Then u is z₂, or v is z₁, or a fourth link closes a cycle.)
-# The walks that are left are the L3 paths of missing links.
+# If the input of a middle link has $a$ outputs and the output of this link has $b$ inputs, the link lies on $ab$ walks
+# of three links. Draw the middle link with $p \propto ab$, and then draw the two ends of the walk with the chances
+# $1/a$ and $1/b$. Then all walks are equally likely. If u and v are linked, reject the whole walk and begin again.
+# (Then u is z₂, or v is z₁, or a fourth link closes a cycle.) The remaining walks are the L3 paths of missing links.
 #
 # ```python
 # def draw_link(inputs_of: list[list[int]], outputs_of: list[list[int]], chooser: random.Random) -> tuple[int, int]:
@@ -1002,10 +1018,10 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # 1. CH theory was developed for networks that grew by themselves, such as networks of neurons or proteins. A layer is
 #    trained to lower a loss. Which part of the theory carries over to a layer, and which part does not?
-# 2. A score finds the hidden links of a network. Is it then a good score for regrowth? Give an example of a network in
-#    which the answer is no.
-# 3. The number of paths is simpler than CH2-L3n and nearly as good here. On which network do you expect a difference?
-#    How would you test it?
+# 2. A score finds the hidden links of a network. Is this score then a good score for regrowth? Give an example of a
+#    network in which the answer is no.
+# 3. The number of paths is simpler than CH2-L3n and nearly as good here. On which network do you expect a difference
+#    between the two scores? How would you test your answer?
 #
 # ## Self-check
 #
@@ -1013,31 +1029,32 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# Every link leads from one side to the other, and the two ends lie on different sides. So every path from one end to
-# the other has an odd number of links.
+# Every link leads from one side of the layer to the other side, and the two ends lie on different sides. So every path
+# from one end to the other end has an odd number of links.
 # </details>
 #
-# 2. A node of the community has $i = 3$ and $e = 0$. What does it contribute to CH2-L3n and to CH3-L3n?
+# 2. A node of the community has $i = 3$ and $e = 0$. What does this node contribute to CH2-L3n and to CH3-L3n?
 #
 # <details><summary>Answer</summary>
 #
-# It contributes (1 + 3)/(1 + 0) = 4 to CH2-L3n and 1/(1 + 0) = 1 to CH3-L3n, because CH3 does not reward links inside.
+# The node contributes (1 + 3)/(1 + 0) = 4 to CH2-L3n and 1/(1 + 0) = 1 to CH3-L3n, because CH3 does not reward links
+# inside.
 # </details>
 #
-# 3. In the first network, can a walk of three links from output 0 to input 0 go back to output 0?
+# 3. In the first network of this stage, can a walk of three links from output 0 to input 0 go back to output 0?
 #
 # <details><summary>Answer</summary>
 #
-# No. It would have to end with the link from output 0 to input 0, which is missing. So $AA^\top A$ counts the L3 paths of
-# missing links, without any correction.
+# No. Such a walk would have to end with the link from output 0 to input 0, which is missing. So $AA^\top A$ counts the
+# L3 paths of missing links, without any correction.
 # </details>
 #
 # 4. Why does the first step of a walk not need the degrees $d_z$?
 #
 # <details><summary>Answer</summary>
 #
-# The denominator $d_z - P_{zu}$ is the number of places where the second step can end. A uniform draw of one of them
-# divides by this number.
+# The denominator $d_z - P_{zu}$ is the number of places where the second step can end. A uniform draw of one of these
+# places divides by this number.
 # </details>
 #
 # ## Key takeaways
@@ -1045,26 +1062,27 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # - CH theory looks only at the existing links: a link is likely where many L3 paths join its ends and few links lead
 #   out of its local community.
 # - The scores find hidden links where a rule placed the links: in receptive fields and in networks of CHTs. The number
-#   of paths alone finds about as many. And a link that a score finds is not always a link that helps.
+#   of paths alone finds about as many hidden links. And a link that a score finds is not always a link that helps.
 # - $P = AA^\top$ and $Q = A^\top A$ hold everything that the four scores need. A node-based score takes two more matrix
 #   products.
-# - Node-based scores order the links nearly as path-based scores do. They cost less, and they save more in a denser
-#   layer.
+# - Node-based scores put the links in nearly the same order as path-based scores. Node-based scores cost less, and they
+#   save more time in a denser layer.
 # - Walks draw links exactly in proportion to the node-based scores, without computing these scores.
 #
 # ## Further reading
 #
-# - Hebb, *The Organization of Behavior*, Wiley, 1949: the learning rule.
+# - Hebb, *The Organization of Behavior*, Wiley, 1949: Hebb's learning rule.
 # - Cannistraci, Alanis-Lobato and Ravasi, [*From link-prediction in brain connectomes and protein interactomes to the
 #   local-community-paradigm in complex networks*](https://doi.org/10.1038/srep01613), Scientific Reports, 2013: local
 #   communities and epitopological learning.
 # - Daminelli, Thomas, Durán and Cannistraci, [*Common neighbours and the local-community-paradigm for topological link
-#   prediction in bipartite networks*](https://doi.org/10.1088/1367-2630/17/11/113037), New Journal of Physics, 2015: the
-#   same idea for networks with two sides.
+#   prediction in bipartite networks*](https://doi.org/10.1088/1367-2630/17/11/113037), New Journal of Physics, 2015:
+#   local communities in networks with two sides.
 # - Kovács et al., [*Network-based prediction of protein interactions*](https://doi.org/10.1038/s41467-019-09177-y),
 #   Nature Communications, 2019: why paths of three links predict interactions and paths of two links do not.
 # - Muscoloni, Abdelhamid and Cannistraci, *Local-community network automata modelling based on length-three-paths for
-#   prediction of complex network structures in protein interactomes, food webs and more*, bioRxiv, 2018: CH theory on L3 paths.
+#   prediction of complex network structures in protein interactomes, food webs and more*, bioRxiv, 2018: CH theory,
+#   based on L3 paths.
 # - Zhang, Zhao, Wu, Muscoloni and Cannistraci, *Epitopological learning and Cannistraci-Hebb network shape intelligence
 #   brain-inspired theory for ultra-sparse advantage in deep learning*, ICLR, 2024: the first use of CH theory for
 #   sparse training.

@@ -51,7 +51,7 @@ def test_the_published_costs_are_those_of_the_formula_and_of_the_text() -> None:
         assert float(memory) == pytest.approx(count * size / 1e9)
     (_, _, days, memory), (_, _, fewer_days, less_memory) = rows
     text = text_of(PUBLISHED)
-    assert f"fall to 5 %, from {days} days to {fewer_days} days" in text
+    assert f"falls to 5 %, so the training time falls from {days} days to {fewer_days} days" in text
     assert f"from {float(memory):g} GB to {less_memory} GB, which is almost 9 %" in text
     assert 0.085 < float(less_memory) / float(memory) < 0.09
 
@@ -90,9 +90,9 @@ def test_the_text_on_the_three_networks_holds(executed: Executed) -> None:
         assert float(points) == pytest.approx(found["dense"] - found["CHTs"], abs=0.11)
         lost[profile] = float(points)
     assert "static network does about as well as CHTs" in text
-    assert f"CHTs loses {lost['laptop']} points with the profile `laptop`" in text
+    assert f"CHTs loses {lost['laptop']} percentage points with the profile `laptop`" in text
     epochs = notebooks.profile_settings("00_start_here", "ci")["epochs"]
-    assert f"At `ci` it loses more, because it trains for only {epochs} epochs." in text
+    assert f"With the profile `ci`, CHTs loses more, because it trains for only {epochs} epochs." in text
     assert lost["laptop"] < lost["ci"]
     assert epochs < notebooks.profile_settings("00_start_here", "laptop")["epochs"]
 
@@ -159,7 +159,7 @@ def test_the_solution_tells_the_share_of_a_step_that_the_solved_exercise_prints(
     text = text_of(PUBLISHED)
     assert [f"{float(density):g}" for density, _ in shares] == ["1", "0.1"]
     assert f"At a density of 1 %, a step needs {shares[0][1]} % of the FLOPs" in text
-    assert f"At 0.1 % it would need {shares[1][1]} %" in text
+    assert f"At a density of 0.1 %, a step would need {shares[1][1]} %" in text
     assert last > 0.001 * sparse  # the dense last layer costs more than the others
 
 

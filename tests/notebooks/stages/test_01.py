@@ -45,7 +45,8 @@ def printed(notebook: Any) -> str:
 
 
 def test_the_solution_says_what_beta_does(executed: Executed) -> None:
-    # "At β = 0.1 the paths are nearly as short as at β = 1, and more than half of the clustering is left."
+    # "At β = 0.1, the paths are nearly as short as at β = 1,
+    # and more than half of the clustering of the lattice is left."
     line = r"^96 × 64, 600 links, β = ([\d.]+): clustering ([\d.]+), path length ([\d.]+)$"
     rows = re.findall(line, printed(executed("01")[1]), re.MULTILINE)
     assert [beta for beta, _, _ in rows] == ["0.0", "0.1", "1.0"]

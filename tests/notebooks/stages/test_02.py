@@ -121,7 +121,7 @@ def test_the_committed_stage_02_finds_hidden_links_where_its_text_says() -> None
     assert f"an AUC of {auc[chts_trained]['CH2-L3n']:.2f} after training" in text
     assert f"and {precision[chts_trained]['CH2-L3n']:.0%} of".replace("%", " %") in text
     assert f"SET has an AUC of {auc['SET, trained']['CH2-L3n']:.2f}, which is higher than before" in text
-    assert f"same random start reaches {auc[from_random]['CH2-L3n']:.2f}" in text
+    assert f"same random start reaches an AUC of {auc[from_random]['CH2-L3n']:.2f}" in text
     assert f"rank correlation {results['correlation_with_paths']['CH2-L3n']:.3f}" in text
     gains = {(row["network"], row["minus"]): row["AUC gain"] for row in results["gains"]}
     assert all(abs(gains[network, "degree product"]) < 0.01 for network in ("SET, trained", from_random))
