@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. turn scores into draws of any softness;
+# 1. turn scores into random draws, and choose how closely the draws follow the scores;
 # 2. draw an exact number of links without replacement in one pass;
 # 3. tell from two curves whether a topology is stuck.
 #
@@ -75,20 +75,22 @@ settings = notebooks.start(
 # %% [markdown]
 # ## From a score to a chance
 #
-# If an update always takes the best links, the network can get stuck: it regrows the links that it has just removed. A
-# random draw avoids this, as the second half of this stage shows. The first half shows how to draw.
+# If an update always takes the best links, the network can get stuck: it regrows the links that it has just removed.
+# Random draws prevent this repetition, as the second half of this stage shows. The first half shows how to draw links
+# at random.
 #
 # An update makes two choices: which links to keep, and which links to regrow. Each candidate has a score. The **hard**
 # rule takes the candidates with the highest scores. The **soft** rule draws candidates at random, with a chance that
-# follows the score $s_i$ (paper, soft removal):
+# depends on the score $s_i$ (see the paper's section on soft removal):
 #
 # $$p_i = \frac{s_i^T}{\sum_k s_k^T}, \qquad T = \frac{\delta}{1 - \delta}$$
 #
-# $T$ is the *temperature* and $\delta$ the *softness*. Both words can mislead. Unlike in physics, a larger $T$ makes
-# the draw harder: it comes closer to the hard rule. A larger $\delta$ does the same. $T = 0$ ignores the scores,
-# $T = 1$ follows them, and $T = \infty$ is the hard rule.
+# $T$ is the *temperature* and $\delta$ the *softness*. Both names can be misleading. Unlike in physics, a larger $T$
+# makes the draw harder: it comes closer to the hard rule. A larger $\delta$ also makes the draw harder. At $T = 0$ the
+# draw ignores the scores, at $T = 1$ the chances are proportional to the scores, and at $T = \infty$ the draw is the
+# hard rule.
 #
-# Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the denominator is 10; at $T = 3$ it is
+# Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the denominator is 10, and at $T = 3$ it is
 # $1 + 8 + 27 + 64 = 100$.
 #
 # **Predict:** how large is the chance of the strongest link at $T = 0$, $T = 1$ and $T = 3$?
@@ -113,12 +115,13 @@ pd.DataFrame({name: row.tolist() for name, row in table.items()}, index=scores.t
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The chances are 1/4, 4/10 and 64/100. At $T = 9$ the chance is $262144 / 282340 = 0.9285$, because $4^9 = 262144$ and
-# $1 + 512 + 19683 + 262144 = 282340$. So even then the strongest link is not certain.
+# The chances are 1/4, 4/10 and 64/100. At $T = 9$ the chance of the strongest link is $262144 / 282340 = 0.9285$,
+# because $4^9 = 262144$ and $1 + 512 + 19683 + 262144 = 282340$. So even at $T = 9$ the draw does not always choose the
+# strongest link.
 # </details>
 #
-# How much choice is left? The **entropy** of the draw measures it in bits, $H = -\sum_i p_i \log_2 p_i$. Check by hand:
-# four equal chances give $\log_2 4 = 2$ bits, and a certain outcome gives 0.
+# How random is a draw? The **entropy** of a draw measures its randomness in bits: $H = -\sum_i p_i \log_2 p_i$. Check
+# by hand: four equal chances give $\log_2 4 = 2$ bits, and a certain outcome gives 0 bits.
 
 
 # %% tags=["nbval-check-output"]
@@ -144,12 +147,12 @@ figures.show(
 # %% [markdown]
 # ## The softness over a run
 #
-# Early in training the weights say little, so the draw should be soft. Later, the weights say more, and the draw can be
-# harder. The sources disagree about the schedule. The paper's text lets $\delta$ rise from 0.5 to 0.75 in one place and
-# from 0.5 to 0.9 in another. The paper's published code for MLPs and Transformers raises $T$ from 1 to 3
-# ($\delta = 0.75$). The published script for LLaMA raises $T$ from 1 to 9 ($\delta = 0.9$). In both programs, it is $T$
-# that rises linearly, not $\delta$. The presets of this package also raise $T$ linearly, until the updates stop at 75 %
-# of the run.
+# Early in training, the weights say little about which links are useful, so the draw should be soft. Later, the weights
+# say more, and the draw can be harder. The sources disagree about the schedule of the softness. The paper's text lets
+# $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. The paper's published code for MLPs and
+# Transformers raises $T$ from 1 to 3, so $\delta$ ends at 0.75. The published script for LLaMA raises $T$ from 1 to 9,
+# so $\delta$ ends at 0.9. In both programs, it is $T$ that rises linearly, not $\delta$. The presets of this package
+# also raise $T$ linearly, until the updates stop at 75 % of the run.
 
 # %%
 RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
@@ -163,14 +166,14 @@ figures.show(
 )
 
 # %% [markdown]
-# Check by hand: $T = 2$ lies halfway between 1 and 3, so $\delta = 2/3$. The value halfway between 0.5 and 0.75 would
-# be 0.625.
+# Check by hand: $T = 2$ lies halfway between 1 and 3, so $\delta = 2/3$. If $\delta$ itself rose linearly from 0.5 to
+# 0.75, it would be 0.625 halfway.
 #
 # ## Several draws without repetition
 #
-# An update draws many links, but no link twice. It draws one link and takes it out. Then it divides the chances of the
-# other links by their sum, and draws again. Take links 2 and 3 of our four links (counted from 0) at $T = 1$. Their
-# chances are 0.3 and 0.4. The two links can come in either order:
+# An update draws many links, but no link twice. The update draws one link and takes this link out of the candidates.
+# Then it divides the chances of the remaining links by their sum, and draws again. Take links 2 and 3 of our four links
+# (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. The two links can be drawn in either order:
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
 
@@ -184,14 +187,14 @@ assert math.isclose(sum(included), 2, rel_tol=1e-5)  # two links are drawn
 assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
 
 # %% [markdown]
-# In one draw, the strongest link has 4 times the chance of the weakest. In two draws the factor is smaller, because no
-# link can be drawn twice.
+# In one draw, the strongest link is 4 times as likely to be drawn as the weakest. If we draw two links, this factor is
+# smaller, because no link can be drawn twice.
 #
-# Drawing links one by one is slow if there are millions of links. A **race** draws them in one pass. Link $i$ gets the
-# arrival time $E_i / p_i$, where $E_i$ is a random number from the exponential distribution with mean 1. A large $p_i$
-# makes the time short. The first $k$ links to arrive are drawn.
+# Drawing links one by one is slow if there are millions of links. A **race** draws all links in one pass. Link $i$ gets
+# the arrival time $E_i / p_i$, where $E_i$ is a random number from the exponential distribution with mean 1. If $p_i$
+# is large, the arrival time tends to be short. The first $k$ links to arrive are drawn.
 #
-# Why is this right? Link $i$ arrives first with probability $p_i$. For two links,
+# Why does a race draw with the right chances? Link $i$ arrives first with probability $p_i$. For two links,
 # $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times have the same
 # distribution as at the start. So the second arrival is a new draw among the remaining links.
 
@@ -207,10 +210,10 @@ winners = (clock / p).topk(2, largest=False).indices
 race = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, winners, True)
 
 # %% [markdown]
-# Take the negative logarithm of the arrival times. This reverses the order, and $-\log(E_i / p_i) = \log p_i + g_i$
-# with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So we get the same winners if we add Gumbel noise to
-# $\log p_i$ and take the $k$ highest sums. This method is called **Gumbel top-k**. The core uses it, because logarithms
-# neither underflow nor overflow.
+# Take the negative logarithm of the arrival times. The negative logarithm reverses the order of the times, and
+# $-\log(E_i / p_i) = \log p_i + g_i$ with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So we get the same
+# winners if we add Gumbel noise to $\log p_i$ and take the $k$ highest sums. This method is called **Gumbel top-k**.
+# The core uses Gumbel top-k, because logarithms neither underflow nor overflow.
 
 # %%
 gumbel_noise = -clock.log()
@@ -220,9 +223,9 @@ all_four = torch.ones(1, 4, dtype=torch.bool)
 core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=generator) for _ in range(DRAWS)])
 
 # %% [markdown]
-# Do the three ways of drawing agree with the enumeration? A χ² test answers with a p-value. It is the probability that
-# chance alone gives counts at least as far from the expected counts as ours. Only a p-value below 0.0001 would make us
-# doubt our draws.
+# Do the three ways of drawing agree with the exact probabilities of the six pairs? A χ² test answers this question with
+# a p-value. The p-value is the probability that chance alone gives counts at least as far from the expected counts as
+# our counts. Only a p-value below 0.0001 would make us doubt our draws.
 
 # %%
 counted = {"one by one": one_by_one, "race": race, "core": core}
@@ -233,8 +236,8 @@ print({name: round(value, 3) for name, value in p_values.items()})
 pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist(), **counts}).style.hide(axis="index")
 
 # %% [markdown]
-# In a layer, `keep` draws the links that survive a removal. It draws exactly the given number of links, and only
-# existing links. The score here is the **weight magnitude** (WM), $|W|$.
+# The function `keep` draws the links of a layer that survive a removal. The function draws exactly the given number of
+# links, and only existing links. The score here is the **weight magnitude** (WM), $|W|$.
 
 # %% tags=["nbval-check-output"]
 mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
@@ -251,10 +254,12 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 # Three mistakes occur in code that was published with papers in this field.
 #
 # **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. Entries without a link would
-# have the chance 0, so the code raises them to a floor such as $10^{-12}$. But a typical weight of our layer is 0.05,
-# and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many links of our layer lie below the floor.
+# have the chance 0, so the code raises every smaller value of $|W|^T$ to a floor such as $10^{-12}$. But a typical
+# weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many links of our layer have
+# values below the floor.
 #
-# **Predict:** this draw "keeps" 144 entries. How many of them are links?
+# **Predict:** at each of three temperatures, the next cell draws 144 entries to keep. How many of these entries are
+# links?
 
 # %% tags=["nbval-check-output"]
 for temperature in (1.0, 3.0, 9.0):
@@ -266,14 +271,15 @@ for temperature in (1.0, 3.0, 9.0):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $T = 1$ and $T = 3$ all of them are links. So a test at a low temperature would not find the mistake. At $T = 9$
-# most of them are not links.
+# At $T = 1$ and $T = 3$ all drawn entries are links. So a test at a low temperature would not find the mistake. At
+# $T = 9$ most of the drawn entries are not links.
 # </details>
 #
 # **Powers that underflow.** In float32 any number below about $10^{-45}$ is 0, and
-# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. Here one link is strong and five are weak. The powers of the weak
-# links are all 0. `multinomial` then fills the remaining places with weak links, in an order that ignores the scores.
-# Here the order is the same every time. With logarithms, the weak links still compete by their scores.
+# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. In the next cell, one link is strong and five links are weak. The
+# powers of the weak links are all 0. `multinomial` then fills the remaining places with weak links, in an order that
+# ignores the scores. In this example, `multinomial` takes the same weak links every time. With logarithms, the scores
+# of the weak links still decide how often each weak link is drawn.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -283,11 +289,11 @@ by_powers = [(tiny**9).multinomial(3, generator=generator).sort().values.tolist(
 drawn = sum(chts.sampling.draw(tiny, everywhere, 3, temperature=9.0, generator=generator).int() for _ in range(1000))
 print("times drawn with powers:  ", [sum(link in row for row in by_powers) for link in range(6)])
 print("times drawn by the core:  ", drawn.tolist()[0])
-assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three strongest come most often
+assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three strongest are drawn most often
 
 # %% [markdown]
-# **Top-k by another name.** In some code, an option called "soft" takes the $k$ highest scores. Then every seed gives
-# the same links. Two seeds are enough to find this mistake.
+# **A hard rule with the name "soft".** In some code, an option called "soft" takes the links with the $k$ highest
+# scores. Then every seed gives the same links. Two seeds are enough to find this mistake.
 
 # %% tags=["nbval-check-output"]
 for soft in (False, True):
@@ -302,8 +308,8 @@ for soft in (False, True):
 #
 # Why draw at all, if the hard rule takes the best links? Watch the hard rule over several updates. Our layer has 4
 # outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy
-# example, a regrown link always starts from weight 0, and nothing is trained. (In CHTs, a link that comes back starts
-# from its last weight, as in the training below.)
+# example, a regrown link always starts from weight 0, and nothing is trained. (In CHTs, a regrown link starts from the
+# last weight that it had, as in the training below.)
 
 
 # %%
@@ -311,7 +317,7 @@ start = torch.tensor([[1.0, 0, 10, 0, 0], [9, 2, 0, 5, 0], [8, 6, 3, 0, 4], [7, 
 
 
 def evolve(weight: torch.Tensor, num: int, soft_removal: bool, soft_regrowth: bool, updates: int) -> list[tuple]:
-    """Run updates that each exchange `num` links; list the old mask, the removed and the regrown links of each."""
+    """Run updates that each exchange `num` links; list each update's old mask, removed links and regrown links."""
     generator = torch.Generator().manual_seed(settings.seed)
     mask, steps = weight > 0, []
     for _ in range(updates):
@@ -324,7 +330,8 @@ def evolve(weight: torch.Tensor, num: int, soft_removal: bool, soft_regrowth: bo
 
 
 # %% [markdown]
-# The hard rule first removes the weights 1 and 2. Link prediction (CH2-L3n, stage 02) scores the missing links:
+# The hard rule first removes the links with the weights 1 and 2. Link prediction (CH2-L3n, stage 02) scores the missing
+# links:
 
 # %% tags=["nbval-check-output"]
 kept = start > 2
@@ -333,12 +340,14 @@ print(predicted.round(decimals=2))
 assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 
 # %% [markdown]
-# Check the link from input 3 to output 2. One path joins them: input 3 – output 1 – input 0 – output 2. Output 1 has
-# one link inside the community and none outside. It contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside and one
-# outside, to output 3. It contributes $(1+1)/(1+1) = 1$. The sum is 3. The link from input 3 to output 3 has the same
-# score, and all other missing links score lower. So the hard rule regrows these two links.
+# Check the score of the link from input 3 to output 2 by hand. One path joins this input and this output: input 3 –
+# output 1 – input 0 – output 2. Output 1 has one link inside the community and none outside. So output 1 contributes
+# $(1+1)/(1+0) = 2$. Input 0 has one link inside the community, and one link to output 3, outside the community. So
+# input 0 contributes $(1+1)/(1+1) = 1$. The sum of the two contributions is the score, 3. The link from input 3 to
+# output 3 has the same score, and all other missing links score lower. So the hard rule regrows the links from input 3
+# to outputs 2 and 3.
 #
-# **Predict:** which two links go in the second update, and which come?
+# **Predict:** which two links does the second update remove, and which two does it regrow?
 
 # %%
 hard = evolve(start, 2, soft_removal=False, soft_regrowth=False, updates=3)
@@ -351,24 +360,25 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The two new links have weight 0, so they are the weakest and go. The remaining network is the same as before, so it
-# predicts the same two links. In every further update, the regrowth undoes the removal.
+# The two new links have weight 0, so they are the weakest links, and the update removes them. The remaining network is
+# the same as in the first update, so link prediction chooses the same two links again. In every further update, the
+# regrowth undoes the removal.
 # </details>
 #
-# The paper calls this an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
-# (stage 02), and here it has stopped. The word *minimum* is an analogy: nothing is minimised, but the mask does not
-# change any more. Two measures show this. The **overlap** is the share of the regrown links that the same update had
-# removed:
+# The paper calls this state an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
+# (stage 02), and here this learning has stopped. The word *minimum* is an analogy: nothing is minimised, but the mask
+# does not change any more. Two measures show whether a network is stuck. The **overlap** is the share of the regrown
+# links that the same update had removed:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
-# The mask stops moving when the overlap is near 1. The **ITOP rate** is the share of all possible links that were ever
-# active (ITOP: in-time over-parameterization, the idea that a sparse network tries many links over time). The ITOP rate
-# stops rising when updates try no new links.
+# The mask hardly changes when the overlap is near 1. The **ITOP rate** is the share of all possible links that have
+# been active at least once (ITOP: in-time over-parameterization, the idea that a sparse network tries many links over
+# time). The ITOP rate stops rising when the updates try no new links.
 #
-# Removal and regrowth can each be hard or soft ($T = 1$). We run all four combinations, with 30 updates each. The layer
-# is larger than before, so that few scores are equal. It has 64 × 64 places and 410 links. Each update exchanges 123
-# links, which is 30 %. We also count the links that were ever active.
+# Removal and regrowth can each be hard, or soft with $T = 1$. We run all four combinations, with 30 updates each. For
+# this comparison, we use a larger layer, so that few scores are equal. The layer has 64 × 64 places and 410 links. Each
+# update exchanges 123 links, which is 30 % of the links. We also count the links that have been active at least once.
 
 # %%
 WORDS = {False: "hard", True: "soft"}
@@ -377,7 +387,7 @@ size = torch.randn(64, 64, generator=generator).abs() * larger
 
 
 def measure(soft_removal: bool, soft_regrowth: bool) -> dict[str, str | float]:
-    """First and last overlap of 30 updates, and the number of links that were ever active."""
+    """First and last overlap of 30 updates, and the number of links that were active at least once."""
     steps = evolve(size, 123, soft_removal, soft_regrowth, updates=30)
     overlaps = [chts.diagnostics.overlap(removed, regrown) for _, removed, regrown in steps]
     return {
@@ -395,17 +405,18 @@ toy.style.hide(axis="index").format(precision=2)
 # %% [markdown]
 # With hard regrowth the layer tries at most about 410 + 123 links: the links at the start and the links that the first
 # update regrows. With soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep
-# changing. A new link has weight 0, so its chance of being kept is 0 while other links are left. The next removal takes
-# all new links. In this toy example their weights stay 0, because nothing is trained. So the example says nothing about
-# soft removal in training.
+# changing. A new link has weight 0, so its chance of being kept is 0 while other links are left. So the next update
+# removes all new links. In this toy example, the weights of new links stay 0, because nothing is trained. So the
+# example says nothing about soft removal in training.
 #
-# ## The same with training
+# ## The same rules with training
 #
-# Now we train. Four methods learn the handwritten digits. They differ in two settings: removal by weight magnitude is
-# hard or soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four methods, a link that comes back
-# starts from its last weight, and a link that was never there starts from 0. *Soft, soft* is CHTs with one change: the
-# share $\zeta = 0.3$ of exchanged links stays constant. All four methods have this change. In CHTs itself, the share
-# falls to 0. A falling share would also lower the curves and hide the effect of the rules.
+# Now we train networks to classify handwritten digits, with four methods. The methods differ in two settings: removal
+# by weight magnitude is hard or soft ($T = 1 \to 3$), and regrowth by CH2-L3n is hard or soft. In all four methods, a
+# regrown link starts from the last weight that it had, or from 0 if it never existed before. The method with soft
+# removal and soft regrowth is CHTs with one change: the share $\zeta = 0.3$ of exchanged links stays constant. The
+# other three methods also keep this share constant. In CHTs itself, the share falls to 0. A falling share would also
+# lower the curves and hide the effect of the rules.
 
 # %%
 base = replace(chts.METHODS["chts"], turnover=chts.choices.Turnover(zeta=0.3))
@@ -419,7 +430,7 @@ rules = {
 }
 
 # %% [markdown]
-# **Predict:** which of the four methods will get stuck? Will the stuck methods classify worse?
+# **Predict:** which of the four methods will get stuck? Will the methods that get stuck classify worse than the others?
 
 # %%
 task = data.load_images("digits")
@@ -440,13 +451,13 @@ figures.show(
 )
 
 # %% [markdown]
-# How large is the overlap if an update regrows at random? At a sparsity of 0.95, 95 % of all places are empty. An
-# update removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So 96.5 % are free, and 0.015 / 0.965 = 1.6 % of the regrown
-# links return to a place from which a link was just removed.
+# How large is the overlap if an update regrows links at random? At a sparsity of 0.95, 95 % of all places are empty. An
+# update removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So after the removal, 96.5 % of all places are empty, and
+# 0.015 / 0.965 = 1.6 % of the regrown links return to a place from which a link was just removed.
 #
 # The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
-# compare rules here, so the test images stay unused. `interval` is the half-width of the 95 % confidence interval over
-# seeds.
+# compare rules here, so we do not use the test images. `interval` is the half-width of the 95 % confidence interval
+# over seeds.
 
 # %%
 compared = []
@@ -469,16 +480,18 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *The run shows* that hard regrowth brings most removed links back at once. At the end, the overlap is 99 % with hard
-# removal and 88 % with soft removal. These two rules try few links that the initial network did not have. Soft removal
-# delays the high overlap but does not prevent it. With soft regrowth the overlap stays near 19 %. This is well above
-# chance, because link prediction scores the removed links higher than most other missing links. About twice as many
-# different links were ever active as with hard regrowth.
+# *The run shows* that hard regrowth immediately regrows most of the removed links. At the end, the overlap with hard
+# regrowth is 99 % if the removal is hard, and 88 % if the removal is soft. The two methods with hard regrowth try few
+# links that the initial network did not have. Soft removal delays the high overlap but does not prevent it. With soft
+# regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link prediction
+# scores the removed links higher than most other missing links. With soft regrowth, about twice as many different links
+# have been active at least once as with hard regrowth.
 #
 # *The run does not show* a gain in accuracy. The differences between the rules are no larger than the intervals. A few
 # seeds on an easy task cannot distinguish the rules. The paper claims that more exploration helps on larger tasks. This
-# run does not show it. The curve of soft removal with hard regrowth climbs. Two causes are possible: the temperature
-# rises, and the weights grow. This run cannot tell them apart. (The numbers come from the laptop profile with seed 0.)
+# run shows no such advantage. With soft removal and hard regrowth, the overlap rises during training. Two causes are
+# possible: the temperature rises, and the weights grow. This run cannot show which of the two is the cause. (The
+# numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore
@@ -491,14 +504,15 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # By hand: a link has the weight 0.1. The magnitudes of all weights at its input sum to 1, and at its output they sum to
 # 0.2. Then $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. If both sums are 1, a link of weight 0.1 has an RI of only 0.2. So
-# under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this matters.
+# under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this property of RI
+# matters.
 #
-# The explorer starts with RI. The left panel shows all links from the weakest to the strongest. For each link, it shows
-# how often the link is removed in many draws. It also marks the links that one draw removed. The right panel shows how
-# the entropy and the agreement with the hard rule depend on $\delta$.
+# The explorer starts with RI as the score. The left panel shows all links from the weakest to the strongest. For each
+# link, this panel shows how often the link is removed in many draws. The panel also marks the links that one draw
+# removed. The right panel shows how the entropy and the agreement with the hard rule depend on $\delta$.
 #
 # **Predict before you move a slider:** at $\delta = 0$, how many of the removed links would the hard rule remove too?
-# Does the entropy fall early or late?
+# As $\delta$ rises, does the entropy fall early or late?
 
 # %%
 explorer = widgets.SoftSamplingExplorer()
@@ -524,12 +538,13 @@ for score in ("relative_importance", "magnitude"):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, a share $\zeta$ of all. A random
-# draw takes the same share $\zeta$ of its links from this group. So the line of agreement begins at $\zeta$ and rises
-# towards 1. The entropy stays high over a wide range: at $\delta = 0.5$ it is still close to its maximum, although the
-# strongest link is many times as likely as the weakest. Yet most weak links are removed. The update draws many
-# survivors, and a weak link loses most of these draws. Under relative importance, the weakest link is more likely to
-# survive, and the entropy is slightly larger.
+# At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, which are a share $\zeta$ of all
+# links. If links are removed at random, on average the same share $\zeta$ of the removed links belongs to the weakest
+# links. So the line of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range:
+# at $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
+# the weakest. Yet the update removes most weak links. The update draws many survivors, and a weak link loses most of
+# these draws. Under relative importance, the weakest link is more likely to survive than under WM, and the entropy is
+# slightly larger.
 # </details>
 #
 # ## Exercise: temperature and softness
@@ -576,12 +591,13 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · write code*
 #
-# The same $T$ leaves more choice in one layer and less in another, because their scores differ. Write a function that
-# finds the $T$ at which the entropy of the first draw is `bits`. The scores are above 0 and not all equal, and `bits`
-# is below $\log_2$ of their number. The entropy at your $T$ may differ from `bits` by at most 0.01.
+# The same $T$ makes the draw more random in one layer than in another, because the scores of the layers differ. Write a
+# function that finds the $T$ at which the entropy of the first draw is `bits`. The scores are above 0 and not all
+# equal, and `bits` is below $\log_2$ of the number of scores. The entropy at your $T$ may differ from `bits` by at most
+# 0.01.
 #
-# The check also tries the scores 1 to 4 divided by a million. Predict before you run it: is their $T$ different?
-# (Self-check 2 gives the reason.) You may use `entropy` from above.
+# The check also tries the scores 1, 2, 3 and 4, each divided by a million. Predict before you run the check: do the
+# divided scores need a different $T$? (Self-check 2 gives the reason.) You may use `entropy` from above.
 
 
 # %% tags=["exercise"]
@@ -595,8 +611,9 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The entropy falls as $T$ rises, so halve an interval: begin with 0 and 100, look at the middle, and keep the half that holds
-# your $T$. The function `chances` above shows how to get chances from logarithms.
+# The entropy falls as $T$ rises, so you can halve an interval again and again. Begin with the interval from 0 to 100,
+# compute the entropy at its middle, and keep the half that contains your $T$. The function `chances` above shows how to
+# compute chances from logarithms.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -611,8 +628,8 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 #     return low
 # ```
 #
-# A common factor of the scores changes nothing, so the divided scores have the same $T$. In float32, the powers of the
-# divided scores would all be 0 at $T = 9$, and the chances would be NaN.
+# A common factor of all scores does not change the chances, so the divided scores have the same $T$. In float32, the
+# powers of the divided scores would all be 0 at $T = 9$, and the chances would be NaN.
 # </details>
 
 # %% [markdown]
@@ -632,14 +649,16 @@ exercises.check("03.two_of_three", chance_of_3)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Compute the probability of the other case: you draw the links with the scores 1 and 2. They can come in two orders.
+# Compute the probability of the other case: you draw the links with the scores 1 and 2. These two links can be drawn in
+# two orders.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The link is left out if the scores come in the order 1, 2, with probability $\tfrac16 \cdot \tfrac25 = \tfrac1{15}$, or in the
-# order 2, 1, with probability $\tfrac26 \cdot \tfrac14 = \tfrac1{12}$. The sum is 0.15. Draws with replacement would leave it out
-# more often, with probability $\tfrac12 \cdot \tfrac12 = 0.25$.
+# The link with score 3 is left out if the other two scores are drawn in the order 1, 2, with probability
+# $\tfrac16 \cdot \tfrac25 = \tfrac1{15}$, or in the order 2, 1, with probability
+# $\tfrac26 \cdot \tfrac14 = \tfrac1{12}$. The sum is 0.15. Two draws with replacement would leave out this link more
+# often, with probability $\tfrac12 \cdot \tfrac12 = 0.25$.
 #
 # ```python
 # chance_of_3 = 1 - (1 / 15 + 1 / 12)  # 0.85
@@ -665,7 +684,7 @@ def keep_links(
 
 # %% [markdown]
 # The check uses a layer of 8 places. Four places hold links with the scores 1, 2, 3 and 4. The four places without a
-# link have the score 9. So the check notices a draw that ignores the mask.
+# link have the score 9. So the check detects a draw that ignores the mask.
 
 # %% tags=["check"]
 exercises.check("03.keep_links", keep_links)
@@ -674,7 +693,7 @@ exercises.check("03.keep_links", keep_links)
 # <details><summary>Hint</summary>
 #
 # Compute the sum $T \log s + g$ for each place, and take the highest sums at places with a link. `topk` works on a flat
-# tensor; `mask.flatten()` shows where the links are.
+# tensor. `mask.flatten()` shows where the links are.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -698,12 +717,12 @@ exercises.check("03.keep_links", keep_links)
 #
 # *★★★ · 20 minutes · optional · objective 2 · write code*
 #
-# Two draws from four links have 12 possible orders. They fit on paper. Let the computer list the orders in larger
-# cases. Write a function that takes the chances $p_i$ and the number of draws. For each link, it returns the exact
-# probability that the link is drawn. Use no random numbers.
+# Two draws from four links have 12 possible orders. You can list them on paper. Let the computer list the orders in
+# larger cases. Write a function that takes the chances $p_i$ and the number of draws. For each link, the function
+# returns the exact probability that the link is drawn. Use no random numbers.
 #
-# The check compares your numbers with a calculation by hand for three links, and with 2000 draws of the core from eight
-# links.
+# The check compares your numbers with a calculation by hand for three links, and with 2000 draws that the core makes
+# from eight links.
 
 
 # %% tags=["exercise"]
@@ -717,8 +736,8 @@ exercises.check("03.inclusion", inclusion)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. In one order,
-# each chance is divided by the sum of the chances of the links that are left at that moment.
+# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. For each order,
+# divide the chance of each link by the sum of the chances of the links that are left when this link is drawn.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -739,8 +758,8 @@ exercises.check("03.inclusion", inclusion)
 #     return shares
 # ```
 #
-# Three draws from 8 links have 336 orders. A layer has far too many orders to list. The race needs one pass for any
-# number of draws.
+# Three draws from 8 links have 336 orders. A layer has far too many orders to list. The race needs only one pass for
+# any number of draws.
 # </details>
 
 # %% [markdown]
@@ -752,8 +771,8 @@ exercises.check("03.inclusion", inclusion)
 # before the update, `kept` is the mask after its removal, and `after` is the mask after its regrowth. A run has a list
 # of masks: the mask at the start and the mask after each update.
 #
-# Predict first: two links go and the same two come back. So the masks before and after the update are equal. Is the overlap 0
-# or 1?
+# Predict first: an update removes two links and regrows the same two links. So the masks before and after the update
+# are equal. Is the overlap 0 or 1?
 
 
 # %% tags=["exercise"]
@@ -771,8 +790,8 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Regrown links are in `after` and not in `kept`; removed links are in `before` and not in `kept`. For ITOP, stack the
-# masks.
+# Regrown links are in `after` but not in `kept`. Removed links are in `before` but not in `kept`. For the ITOP rate,
+# stack the masks.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -787,8 +806,8 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #     return float(torch.stack(masks).any(dim=0).float().mean())
 # ```
 #
-# The overlap is 1. The masks before and after an update do not show the overlap: you need the mask between removal and
-# regrowth.
+# The overlap is 1. The masks before and after an update do not show the overlap. You also need the mask between removal
+# and regrowth.
 # </details>
 
 # %% [markdown]
@@ -796,10 +815,10 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #
 # *★★☆ · 10 minutes · useful · objective 3 · work out*
 #
-# The overlap sees only one update at a time. Find a run that fools it. A layer has 8 places and 4 links. Write its
-# masks at the start and after each of three updates, as lists of eight zeros and ones. Every update must exchange two
-# links and have an overlap of 0. But after the first update, no update may try a new place, so the ITOP rate must stop
-# rising.
+# The overlap compares only the links of a single update. Find a run in which a low overlap is misleading. A layer has 8
+# places and 4 links. Write the masks of this layer at the start and after each of three updates, as lists of eight
+# zeros and ones. Every update must exchange two links and have an overlap of 0. But after the first update, no update
+# may try a new place, so the ITOP rate must stop rising.
 
 # %% tags=["exercise"]
 course = None  # [[1, 1, 1, 1, 0, 0, 0, 0], ...]
@@ -811,29 +830,29 @@ exercises.check("03.fool_the_overlap", course)
 # <details><summary>Hint</summary>
 #
 # After the first update, 6 places have been tried. The second update has to regrow its two links in two of these
-# places. Which of them are free?
+# places. Which of these 6 places are free?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The second update regrows what the first one removed:
+# The second update regrows the links that the first update removed:
 #
 # ```python
 # course = [[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 1, 1, 0, 0]] * 2
 # ```
 #
 # So the network goes back and forth between two masks. The overlap is 0 and the ITOP rate stays at 0.75. Read both
-# curves: a topology moves only if the overlap is low *and* the ITOP rate rises. (The ITOP rate also stops rising at 1,
-# when all places have been tried.)
+# curves: a network tries new links only if the overlap is low *and* the ITOP rate rises. (The ITOP rate also stops
+# rising at 1, when all places have been tried.)
 # </details>
 
 # %% [markdown]
 # ## To discuss
 #
-# 1. Soft removal may take the strongest link of a layer. At which moments of a run would you accept this, and at which
-#    would you not? How would you choose the schedule of $T$ for a task that you do not know?
-# 2. In our runs, soft regrowth tries about twice as many links, but the accuracy shows no difference. Which experiment
-#    would show whether exploration helps? What would you keep the same in all its runs?
+# 1. Soft removal may take the strongest link of a layer. At which moments of a run would you accept such a removal, and
+#    at which moments would you not accept it? How would you choose the schedule of $T$ for a task that you do not know?
+# 2. In our runs, soft regrowth tries about twice as many links as hard regrowth, but the accuracies do not differ
+#    clearly. Which experiment would show whether exploration helps? What would you keep the same in all its runs?
 # 3. Two published implementations and the paper's text disagree about $T$. What would you write in a paper so that a
 #    reader can repeat a soft removal exactly?
 #
@@ -843,21 +862,22 @@ exercises.check("03.fool_the_overlap", course)
 #
 # <details><summary>Answer</summary>
 #
-# 2/4 = 0.5 and 4/6 ≈ 0.667.
+# The chance is 2/4 = 0.5 at $T = 1$, and 4/6 ≈ 0.667 at $T = 2$.
 # </details>
 #
 # 2. All scores are multiplied by 1000. What changes in the draw?
 #
 # <details><summary>Answer</summary>
 #
-# Nothing changes: $1000^T$ cancels. In Gumbel top-k, $T \log 1000$ shifts all sums by the same amount.
+# Nothing changes, because the factor $1000^T$ cancels. In Gumbel top-k, $T \log 1000$ shifts all sums by the same
+# amount.
 # </details>
 #
 # 3. Why does the race draw each link at most once?
 #
 # <details><summary>Answer</summary>
 #
-# Each link runs once and arrives once; the first $k$ to arrive are $k$ different links.
+# Each link takes part in the race once and arrives once. So the first $k$ links to arrive are $k$ different links.
 # </details>
 #
 # 4. Can one update have an overlap of 1 and also raise the ITOP rate?
@@ -871,11 +891,12 @@ exercises.check("03.fool_the_overlap", course)
 # ## Key takeaways
 #
 # - $p \propto$ score$^T$ with $T = \delta / (1 - \delta)$ covers all rules from random to hard. The entropy measures
-#   how much choice is left.
+#   how random the draw is.
 # - Gumbel top-k draws an exact number of existing links without replacement, in one pass and with logarithms.
-# - Hard regrowth soon undoes most of each removal, whether the removal is hard or soft. Soft regrowth kept the topology
-#   moving here. Measure the overlap and the ITOP rate together.
-# - A network whose mask changes more does not always classify better. You need runs and intervals to show that it does.
+# - Hard regrowth soon undoes most of each removal, whether the removal is hard or soft. In our runs, soft regrowth kept
+#   the mask changing. Measure the overlap and the ITOP rate together.
+# - A network whose mask changes more does not always classify better. You need several runs and confidence intervals to
+#   show a better accuracy.
 #
 # ## Further reading
 #

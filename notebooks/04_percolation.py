@@ -17,7 +17,7 @@
 # **You will be able to**
 #
 # 1. find by hand which neurons a removal cuts off;
-# 2. write the two sweeps that cut their remaining links;
+# 2. write the two sweeps that cut the remaining links of inactive neurons;
 # 3. compute relative importance by hand, and explain why it keeps more neurons active than weight magnitude does;
 # 4. build a smaller dense model without the inactive neurons.
 #
@@ -75,15 +75,16 @@ settings = notebooks.start(
 # ## Inactive neurons
 #
 # A hidden neuron receives values through its incoming links and sends its own value through its outgoing links. If a
-# removal takes all links on one side, the neuron is **inactive**. Without incoming links, its value is the same for
-# every image. Without outgoing links, no other neuron uses its value. The links that remain on its other side are
-# **incomplete**.
+# removal takes all incoming links or all outgoing links of a neuron, the neuron is **inactive**. If a neuron has no
+# incoming links, its value is the same for every image. If a neuron has no outgoing links, no other neuron uses its
+# value. The links that an inactive neuron still has on its other side are **incomplete**.
 #
-# Why should we cut them? The number of links is fixed. An incomplete link does nothing, but it takes the place of a
-# useful link. **Percolation** cuts the incomplete links. Regrowth then adds the same number of links elsewhere.
+# Why should we cut the incomplete links? The total number of links is fixed. An incomplete link does nothing, but it
+# takes the place of a useful link. **Percolation** cuts the incomplete links. Regrowth then adds the same number of
+# links elsewhere.
 #
-# The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. It has just lost 3 of its 15
-# links:
+# The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. A removal has just taken 3 of the
+# network's 15 links:
 
 # %%
 before = {
@@ -105,8 +106,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The masks also show these neurons. If a row of `fc1` has no links, the matching neuron of hidden layer 1 has no
-# incoming links. If a column of `fc2` has no links, the matching neuron of hidden layer 1 has no outgoing links.
+# The masks also show which neurons are inactive. If a row of `fc1` has no links, the matching neuron of hidden layer 1
+# has no incoming links. If a column of `fc2` has no links, the matching neuron of hidden layer 1 has no outgoing links.
 
 # %% tags=["nbval-check-output"]
 for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), start=1):
@@ -121,7 +122,8 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
 # ## One sweep backward, one sweep forward
 #
 # The *backward* sweep goes from the outputs to the inputs: a neuron without outgoing links loses its incoming links. In
-# terms of masks, a row of one layer's mask stays only if the matching column of the next layer's mask has a link.
+# terms of masks, a row of one layer's mask keeps its links only if the matching column of the next layer's mask has a
+# link.
 
 # %% tags=["nbval-check-output"]
 swept = {name: mask.clone() for name, mask in masks.items()}
@@ -132,8 +134,8 @@ for before_it, after_it in (("fc2", "fc3"), ("fc1", "fc2")):
 
 # %% [markdown]
 # First, neuron 2 of hidden layer 2 loses its incoming link. This link was the only outgoing link of neuron 3 of hidden
-# layer 1. So when the sweep reaches hidden layer 1, it also cuts the two incoming links of neuron 3. This is a
-# *cascade*.
+# layer 1. So when the sweep reaches hidden layer 1, it also cuts the two incoming links of neuron 3. Such a series of
+# cuts is called a *cascade*.
 #
 # The *forward* sweep goes from the inputs to the outputs: a neuron without incoming links loses its outgoing links.
 
@@ -152,8 +154,8 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # of hidden layer 2 are still active.
 # </details>
 #
-# The core does both sweeps for any model. It needs a `LayerGraph`, which says which layer feeds which. An MLP is one
-# *chain*.
+# The core runs both sweeps for any model. To do so, the core needs a `LayerGraph`, which says which layer feeds which.
+# An MLP is one *chain*.
 
 # %% tags=["nbval-check-output"]
 chain = chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))
@@ -174,12 +176,12 @@ figures.show(
 # also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. So no neuron
 # with incoming links loses an outgoing link, and a second backward sweep would cut nothing.
 #
-# The links that remain are exactly the links on a path from an input to an output.
+# The links that remain after both sweeps are exactly the links on a path from an input to an output.
 #
 # **One word, two meanings.** In network science, the *percolation threshold* is the share of links at which a giant
-# connected component appears. Here, percolation is not a threshold. It is a rule that cuts every link that lies on no
-# path from an input to an output. Both meanings concern the same question: which parts of a network stay connected
-# after some links are removed?
+# connected component appears. Here, percolation is not a threshold but a rule that cuts every link that lies on no path
+# from an input to an output. Both meanings concern the same question: which parts of a network stay connected after
+# some links are removed?
 #
 # ## Exercise: find the inactive neurons by hand
 #
@@ -209,17 +211,17 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then look at the neurons
-# at the other end of their links: which links do these neurons have left?
+# Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then follow the
+# remaining links of these two neurons. Which links do the neurons at the other end of these links have left?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Neuron 2 of hidden layer 2 has no outgoing link. The only outgoing link of neuron 1 of hidden layer 1 leads to it, so
-# neuron 1 of hidden layer 1 is inactive too. Neuron 3 of hidden layer 1 has no incoming link. The only incoming link of
-# neuron 1 of hidden layer 2 comes from it, so neuron 1 of hidden layer 2 is inactive too. Neuron 0 of hidden layer 2
-# also has a link from neuron 0 of hidden layer 1, so it stays active. Inputs 3 and 4 have no links, but inputs are not
-# hidden neurons.
+# Neuron 2 of hidden layer 2 has no outgoing link. The only outgoing link of neuron 1 of hidden layer 1 leads to neuron
+# 2 of hidden layer 2, so neuron 1 of hidden layer 1 is inactive too. Neuron 3 of hidden layer 1 has no incoming link.
+# The only incoming link of neuron 1 of hidden layer 2 comes from neuron 3 of hidden layer 1, so neuron 1 of hidden
+# layer 2 is inactive too. Neuron 0 of hidden layer 2 also has a link from neuron 0 of hidden layer 1, so it stays
+# active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
 #
 # ```python
 # inactive = {"hidden 1": {1, 3}, "hidden 2": {1, 2}}
@@ -232,11 +234,11 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
 # Write the backward sweep for a chain of any length. `masks` is a list of masks in order from the inputs, each of shape
-# `(out_features, in_features)`. Return new masks; do not change the given masks.
+# `(out_features, in_features)`. Return new masks, and do not change the given masks.
 #
 # A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward,
-# and then undo both changes. The check does this with your function on random networks. The two sweeps together must
-# leave the same links as the core.
+# and then undo both changes. The check uses your function for both sweeps, on random networks. The two sweeps together
+# must leave the same links as the core's `percolate`.
 
 
 # %% tags=["exercise"]
@@ -250,8 +252,8 @@ exercises.check("04.backward", backward)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the layers from the second-to-last layer back to the first. `after.any(dim=0)` says which neurons have
-# outgoing links. Use this vector to select *rows* of the mask of the layer before.
+# Go through the layers from the second-to-last layer back to the first. `after.any(dim=0)` shows which neurons have
+# outgoing links. Use this vector to select *rows* of the previous layer's mask.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -289,8 +291,8 @@ exercises.check("04.paths_through", paths_through)
 # <details><summary>Hint</summary>
 #
 # Count the ways from the inputs to the source of a link, and the ways from its target to the outputs. The number of
-# paths through the link is the product of these two numbers. Each input starts with one way. The number of ways to a
-# neuron is the sum of the numbers of all neurons that link to it: `mask.long() @ ways`.
+# paths through the link is the product of these two numbers. Begin with one way to each input. The number of ways to a
+# neuron is the sum of the numbers of ways to all neurons that link to it: `mask.long() @ ways`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -307,7 +309,7 @@ exercises.check("04.paths_through", paths_through)
 # ```
 #
 # All layers have the same sum, the number of paths in the network, because every path uses one link of each layer. As
-# with the sweeps, one pass goes forward and one goes backward.
+# with the sweeps, one pass goes forward through the layers and another pass goes backward.
 # </details>
 #
 # ## Pairs: two layers that need each other
@@ -318,8 +320,8 @@ exercises.check("04.paths_through", paths_through)
 # | layers | how they meet | consequence |
 # |---|---|---|
 # | `w1` → `w2`, `v` → `o` | chain: output $j$ of the first layer is input $j$ of the second | as in the MLP above |
-# | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | if $q_j$ is always 0, nothing depends on $k_j$ |
-# | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | if one factor is always 0, so is the product |
+# | `q` and `k` | pair: a score is $\sum_j q_j k_j$ | if $q_j$ is always 0, $k_j$ has no effect |
+# | `gate` and `up` | pair: $\mathrm{silu}(g_j)\, u_j$, and both feed `down` | if one factor is always 0, the product is always 0 |
 
 # %%
 figures.show(
@@ -330,11 +332,11 @@ figures.show(
 )
 
 # %% [markdown]
-# (In LLaMA these layers have no biases, so the value of a neuron without incoming links is 0.) In an attention head,
-# `q` and `k` form a pair, and `v` and `o` form a chain. LLaMA encodes the position of a token by a *rotation*. In a
-# head of width $d$, it rotates neurons $j$ and $j + d/2$ by an angle that grows with the position. The rotation mixes
-# the two neurons, so either both are inactive or neither is. The core's `Attention` takes heads and rotation into
-# account.
+# (In LLaMA, the layers of these blocks have no biases, so the value of a neuron without incoming links is 0.) In an
+# attention head, `q` and `k` form a pair, and `v` and `o` form a chain. LLaMA encodes the position of a token by a
+# *rotation*. In a head of width $d$, LLaMA rotates neurons $j$ and $j + d/2$ by an angle that grows with the position.
+# The rotation mixes the two neurons, so they can only be inactive together. The core's `Attention` takes the heads and
+# the rotation into account.
 #
 # **Predict:** the block below has three gated neurons. Row 1 of `gate` has no links, and column 2 of
 # `down` has no links. Which rows of `up` does percolation cut?
@@ -353,9 +355,9 @@ for name, mask in complete.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Percolation cuts rows 1 and 2 of `up`. In row 1, the gate is always 0, because silu(0) = 0. The value of `up` is
-# multiplied by this 0, so it has no effect. Percolation also cuts the link of `down` from neuron 1. Neuron 2 has no
-# link to `down`, so `gate` loses its row 2 too.
+# Percolation cuts rows 1 and 2 of `up`. The gate of neuron 1 is always 0, because silu(0) = 0. The value of `up` for
+# neuron 1 is multiplied by this 0, so this value has no effect. Percolation also cuts the link of `down` from neuron 1.
+# Neuron 2 has no link to `down`, so percolation cuts row 2 of `gate` too.
 # </details>
 #
 # By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has a link in column $j$.
@@ -370,11 +372,11 @@ for name, mask in complete.items():
 # ## When one round is not enough
 #
 # With a pair, a cut can move *forward* along one branch, across the pair, and *backward* along the other branch. But
-# the backward sweep has already passed the other branch. The two sweeps together are one *round*. The core repeats
-# rounds until nothing changes.
+# the backward sweep has already passed the other branch. The two sweeps together are called one *round*. The core
+# repeats rounds until nothing changes.
 #
-# Here is a small case. `a` feeds `gate`, `b` feeds `up`, and each layer has one neuron. `a` has lost its link. Two
-# layers *meet* in a chain or in a pair. A round goes through the list of meetings from last to first, and then from
+# Here is a small example. `a` feeds `gate`, `b` feeds `up`, and each layer has one neuron. Layer `a` has lost its link.
+# Two layers *meet* in a chain or in a pair. A round goes through the list of meetings from last to first, and then from
 # first to last. In the list below, the pair comes last.
 
 # %% tags=["nbval-check-output"]
@@ -397,15 +399,15 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 #
 # ## Which links to remove: magnitude or relative importance
 #
-# Percolation cuts the links that a removal has made incomplete. Their number depends on the removal score. **Weight
-# magnitude** (WM) is $|W_{ij}|$. **Relative importance** (RI), which you met in stage 03, measures how much a link
-# matters to its two neurons (see the paper's section on link removal):
+# Percolation cuts the links that a removal has made incomplete. The number of incomplete links depends on the removal
+# score. **Weight magnitude** (WM) is $|W_{ij}|$. **Relative importance** (RI), which you met in stage 03, measures how
+# much a link matters to its two neurons (see the paper's section on link removal):
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The first term is the link's share of all weights at input $j$ (its column). The second term is its share of all
-# weights at output $i$ (its row). The core adds 1e-5 to both sums, so that it never divides by 0. Our example has three
-# outputs, three inputs and five links:
+# The first term is the link's share of all weights at input $j$ (its column). The second term is the link's share of
+# all weights at output $i$ (its row). The core adds 1e-5 to both sums, so that it never divides by 0. Our example has
+# three outputs, three inputs and five links:
 
 # %% tags=["nbval-check-output"]
 weight = torch.tensor([[3.0, 1.0, 0.0], [2.0, 4.0, 0.0], [0.0, 0.0, 0.5]])
@@ -414,16 +416,17 @@ print("WM\n", chts.removal.magnitude(weight))
 print("RI\n", importance.round(decimals=2))
 
 # %% [markdown]
-# Let us compute two values by hand. The link from input 1 to output 0 has the weight 1.0. Its column sums to 1 + 4 = 5
-# and its row to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the link with weight 0.5 in the corner, the column and the row
-# each sum to 0.5, so RI = 1 + 1 = 2. This is the highest possible value.
+# Let us compute two values by hand. The link from input 1 to output 0 has the weight 1.0. The column of this link sums
+# to 1 + 4 = 5, and its row sums to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the link with weight 0.5 in the corner, the
+# column and the row each sum to 0.5, so RI = 1 + 1 = 2. The value 2 is the highest possible RI.
 #
-# Now remove one link. WM removes the link with weight 0.5. It is the only link of input 2 and of output 2, so both are
-# cut off. RI removes the link with weight 1.0. Each of its neurons has another link. If a link is the only link of a
-# neuron, one of its two fractions is 1, so its RI is above 1. A typical link between neurons with $d$ links each has an
-# RI near $2/d$. The links with the lowest RI go first, so the only link of a neuron is among the last to go. (A
-# *linked neuron* has at least one link. The fractions of each linked neuron add up to 1, so the RI values of a layer
-# add up to the number of its linked neurons. Here the sum is 6.)
+# Now remove one link. WM removes the link with weight 0.5. This link is the only link of input 2 and of output 2, so
+# this input and this output are both cut off. RI removes the link with weight 1.0. Both neurons of this link have
+# another link. If a link is the only link of a neuron, one of the two fractions in its RI is 1, so its RI is above 1. A
+# typical link between neurons with $d$ links each has an RI near $2/d$. The links with the lowest RI are removed first,
+# so the only link of a neuron is among the last to be removed. (A *linked neuron* has at least one link. At each linked
+# neuron, the fractions of its links add up to 1, so the RI values of a layer add up to the number of its linked
+# neurons. In our example, the sum is 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -434,9 +437,9 @@ weakest = {"WM": weight.where(weight > 0, 9.0).argmin(), "RI": importance.where(
 print("removed first, as (output, input):", {name: divmod(int(at), 3) for name, at in weakest.items()})
 
 # %% [markdown]
-# Now take a chain of four Erdős–Rényi layers with random weights. We remove ζ = 30 % of the links of each layer, lowest
-# scores first, and percolate. (CHTs removes softly, as stage 03 explains. Hard removal shows the difference between the
-# scores most clearly.)
+# Now take a chain of four Erdős–Rényi layers with random weights. In each layer, we remove the links with the lowest
+# scores, which are a share ζ = 30 % of the layer's links. Then we percolate. (CHTs removes links softly, as stage 03
+# explains. Hard removal shows the difference between the scores most clearly.)
 
 
 # %%
@@ -461,7 +464,7 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 
 
 # %% [markdown]
-# The paper measures the share of neurons that stay active. It calls this share **ANP**, the *active neuron
+# The paper measures the share of neurons that stay active. The paper calls this share **ANP**, the *active neuron
 # post-percolation* rate:
 #
 # $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
@@ -469,8 +472,9 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 # Here we count the active neurons of the three hidden layers, before and after one removal with percolation. First we
 # look at each layer separately, at 99 % sparsity.
 #
-# **Predict:** under both scores, each layer loses 30 % of its links. By how many active neurons will WM and RI differ?
-# Does percolation make many neurons inactive in addition to the neurons that the removal cuts off?
+# **Predict:** under both scores, each layer loses 30 % of its links. How much will the numbers of active neurons under
+# WM and under RI differ? Does percolation make many neurons inactive in addition to the neurons that the removal cuts
+# off?
 
 
 # %% tags=["nbval-check-output"]
@@ -501,13 +505,13 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Under RI, nearly all neurons stay active. WM cuts off many neurons, because it looks at each weight in isolation: it
+# Under RI, nearly all neurons stay active. WM cuts off many neurons, because WM looks at each weight in isolation: it
 # removes the only link of a neuron as often as one of many links. The more neurons the removal cuts off, the more
-# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar is for a
-# network without incomplete links, and the middle bar is for a network that still has them.
+# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar shows a
+# network without incomplete links, and the middle bar shows a network that still has incomplete links.
 # </details>
 #
-# We repeat this at several sparsities, with several networks at each sparsity:
+# We repeat this measurement at several sparsities, with several networks at each sparsity:
 
 # %%
 SPARSITIES = (0.90, 0.94, 0.96, 0.97, 0.98, 0.985, 0.99)
@@ -531,11 +535,11 @@ figures.show(
 )
 
 # %% [markdown]
-# Neither score is always better. The paper finds that percolation is faster under WM: fewer neurons stay active. The
-# paper chooses the score by task. CHTs removes by RI on Fashion-MNIST, and by WM on MNIST and EMNIST, in translation
-# and in LLaMA. CHTss needs two scores. It *exchanges* links by the score of the task, as CHTs does. It also *prunes*
-# links, because its density falls (stage 05). It prunes by RI on every task. A lost neuron is lost capacity. It is also
-# a neuron that the computer can skip.
+# Neither removal score is always better than the other. The paper finds that percolation makes neurons inactive faster
+# under WM, so fewer neurons stay active. The paper chooses the score for each task. CHTs removes links by RI on
+# Fashion-MNIST, and by WM on MNIST and EMNIST, in translation and in LLaMA. CHTss needs two scores. CHTss *exchanges*
+# links by the score of the task, as CHTs does. CHTss also *prunes* links, because its density falls (stage 05). CHTss
+# prunes by RI on every task. An inactive neuron reduces the capacity of the network, but the computer can skip it.
 #
 # ## Exercise: importance by hand
 #
@@ -545,8 +549,8 @@ figures.show(
 #
 # $$W = \begin{pmatrix} 3 & 7 & 0 \\ 0 & 1 & 0 \\ 2 & 0 & 4 \end{pmatrix}$$
 #
-# Compute the RI of the link with weight 1. Then find the link that a removal by RI takes: the link with the lowest RI.
-# WM would remove the link with weight 1. Which neuron would this cut off?
+# Compute the RI of the link with weight 1. Then find the link that a removal by RI takes first, which is the link with
+# the lowest RI. A removal by WM would take the link with weight 1. Which neuron would WM cut off?
 
 # %% tags=["exercise"]
 importance_of_1 = None  # the RI of the link with weight 1
@@ -558,15 +562,15 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Write the sum of each row beside it, and the sum of each column below it. Each sum includes the weight of the link
-# itself.
+# Write the sum of each row beside the row, and the sum of each column below the column. Each sum includes the weight of
+# the link itself.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # Column 1 sums to 8 and row 1 sums to 1, so the link with weight 1 has an RI of $1/8 + 1/1 = 1.125$. The link with
-# weight 2 has the lowest RI, $2/5 + 2/6 = 0.73$. Its input and its output each have another link. WM would cut off
-# output 1, which has no other link.
+# weight 2 has the lowest RI, $2/5 + 2/6 = 0.73$. The input and the output of this link each have another link. WM would
+# cut off output 1, which has no other link.
 #
 # ```python
 # importance_of_1 = 1 / 8 + 1 / 1
@@ -598,23 +602,24 @@ exercises.check("04.break_importance", unprotected)
 #
 # <details><summary>Solution</summary>
 #
-# Output 0 has links from inputs 0 and 1. Its link from input 1 makes up most of the row sum and most of the column sum.
-# The last link of input 0 has an RI of $1/1 + 1/11 = 1.09$, and the strong link has an RI of $10/12 + 10/11 = 1.74$:
+# Output 0 has links from inputs 0 and 1. The link from input 1 to output 0 makes up most of the sum of its row and most
+# of the sum of its column. The last link of input 0 has an RI of $1/1 + 1/11 = 1.09$, and the strong link has an RI of
+# $10/12 + 10/11 = 1.74$:
 #
 # ```python
 # unprotected = torch.tensor([[1.0, 10.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 # ```
 #
-# This works only if there are fewer links than linked neurons. Otherwise the mean RI is at most 1, and the lowest RI is
-# at most 1 too. But the last link of a neuron has an RI above 1. During training, a layer has far more links than
+# RI can fail only if a layer has fewer links than linked neurons. Otherwise the mean RI is at most 1, and the lowest RI
+# is at most 1 too. But the last link of a neuron has an RI above 1. During training, a layer has far more links than
 # neurons, unless it is very sparse.
 # </details>
 #
 # ## Explore
 #
 # **Predict before you move a control:** what share of the links must you remove before WM leaves fewer than half of the
-# neurons active? Switch to relative importance at this share. How many more neurons are active then? Then step through
-# the sweeps and follow one cascade.
+# neurons active? Switch to relative importance at this share. How many more neurons does relative importance leave
+# active? Then step through the sweeps and follow one cascade.
 
 # %%
 sandbox = widgets.PercolationSandbox()
@@ -637,19 +642,19 @@ for score in ("magnitude", "relative importance"):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# In the first network, WM leaves 9 of 15 neurons active after a removal of 30 %, 8 after 40 % and 4 after 50 %. RI
-# leaves 15, 13 and 11. The backward sweep cuts the dashed links of step 1. After this sweep, other neurons have lost
-# their last link on one side, so other links are incomplete.
+# In the first network, WM leaves 9 of 15 neurons active after a removal of 30 %, 8 after 40 % and 4 after 50 %. After
+# the same removals, RI leaves 15, 13 and 11 neurons active. The backward sweep cuts the dashed links of step 1. After
+# this sweep, other neurons have lost their last link on one side, so now other links are incomplete.
 # </details>
 #
 # ## A network that shrinks
 #
-# Now we percolate during training. Once per epoch, CHTs removes links softly, percolates and regrows. A link that comes
-# back starts from its last weight, and a link that was never there starts from 0. A neuron without links has no path of
-# three links (L3), so all its missing links score 0. Link prediction gives it a link only if there are too few other
-# candidates. So a lost neuron stays lost, and its links go to other neurons. For each seed, we train twice and change
-# only the removal score. WM is the score of CHTs in the table of methods, and RI is the paper's choice for
-# Fashion-MNIST.
+# Now we percolate during training. Once per epoch, CHTs removes links softly, percolates and regrows links. A regrown
+# link starts from the last weight that it had, or from 0 if it never existed before. A neuron without links has no path
+# of three links (L3), so all its missing links score 0. Link prediction adds a link to such a neuron only if there are
+# too few other candidates. So a lost neuron stays lost, and regrowth adds links to other neurons instead. For each
+# seed, we train two networks that differ only in the removal score. WM is the score of CHTs in the table
+# `chts.METHODS`, and RI is the paper's choice for Fashion-MNIST.
 
 
 # %%
@@ -682,9 +687,9 @@ started_with, trained = {}, {}
 runs = {(score, number): train(score, number) for score in LABELS for number in chosen[:2]}
 
 # %% [markdown]
-# The history of a `Sparsifier` has a value `anp` for each update and layer. It is the share of *all* output neurons of
-# the layer that are active after the update and its regrowth. (The ANP above divides by the neurons that were active
-# before.) Here is the mean over the layers:
+# The history of a `Sparsifier` has a value `anp` for each update and layer. This value is the share of *all* output
+# neurons of the layer that are active after the update and its regrowth. (The ANP above divides by the neurons that
+# were active before.) The next cell computes the mean of this share over the layers:
 
 # %%
 courses: dict[str, list[list[float]]] = {"WM": [], "RI": []}
@@ -705,15 +710,16 @@ figures.show(
 )
 
 # %% [markdown]
-# Here RI keeps slightly more neurons active than WM. Its lead is far smaller than after the single removal above.
-# Removal is soft now, so it can take the last link of a neuron under RI too. Removal is also repeated, and lost neurons
-# stay lost. Most of the loss occurs in the first two updates. Two runs per score cannot show which score trains better.
+# In these runs, RI keeps slightly more neurons active than WM. The lead of RI is far smaller than after the single
+# removal above. The removal is soft now, so it can take the last link of a neuron under RI too. The removal is also
+# repeated, and lost neurons stay lost. Most of the lost neurons become inactive in the first two updates. Two runs per
+# score cannot show which score leads to a better accuracy.
 #
 # Inactive neurons still cost time and memory as long as the matrices are dense. `sparsifier.compact(example)` returns a
-# smaller model without them. It drops neurons without outgoing links. A neuron without incoming links sends a constant,
-# which depends only on its bias. `compact` moves the effect of this constant into the biases of the next layer. So the
-# outputs stay the same, up to rounding. The third hidden layer keeps its width, because it feeds the output layer. The
-# output layer is dense and not part of the chain.
+# smaller model without the inactive neurons. `compact` drops neurons without outgoing links. A neuron without incoming
+# links sends a constant, which depends only on its bias. `compact` moves the effect of this constant into the biases of
+# the next layer. So the outputs of the model stay the same, up to rounding. The third hidden layer keeps its width,
+# because it feeds the output layer. The output layer is dense and not part of the chain.
 
 # %%
 small, rows = {}, []
@@ -740,8 +746,8 @@ for (score, number), sparsifier in runs.items():
 pd.DataFrame(rows)
 
 # %% [markdown]
-# **Predict:** the compacted model has far fewer parameters. Will a forward pass on the validation images be faster by the
-# same factor?
+# **Predict:** the compacted model has far fewer parameters than the whole model. Will the time of a forward pass on the
+# validation images fall by the same factor as the number of parameters?
 
 # %%
 key = ("magnitude", settings.seed)
@@ -758,19 +764,19 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The pass is faster. These matrices are small, so part of the time goes into calling the layers. This part is the same
-# for both models. So the time falls by a smaller factor than the number of parameters. The times also vary from run to
-# run and between machines. This gain needs no sparse software. The smaller matrices are ordinary dense matrices,
-# although most of their entries are still zero.
+# The forward pass is faster. These matrices are small, so part of the time is spent on calling the layers. This part of
+# the time is the same for both models. So the time falls by a smaller factor than the number of parameters. The times
+# also vary from run to run and between machines. This gain in speed needs no software for sparse matrices. The smaller
+# matrices are ordinary dense matrices, although most of their entries are still zero.
 # </details>
 #
 # ## Exercise: how small does it get?
 #
 # *★★☆ · 10 minutes · useful · objective 4 · write code*
 #
-# Write a function that takes the masks of an MLP and returns the number of parameters of the compacted model. Here all
-# layers are sparse, and each has a bias. The compacted matrices are dense. All inputs and outputs stay. You may use
-# `chts.percolation.percolate`.
+# Write a function that takes the masks of an MLP and returns the number of parameters of the compacted model. In this
+# exercise, all layers are sparse, and each layer has a bias. The compacted matrices are dense. The compacted model
+# keeps all inputs and outputs. You may use `chts.percolation.percolate`.
 
 
 # %% tags=["exercise"]
@@ -807,13 +813,13 @@ exercises.check("04.compacted_size", parameters)
 # *★★★ · 25 minutes · useful · objective 4 · write code*
 #
 # Write the part of `compact` that handles constants. A neuron that has lost all its incoming links still sends
-# `activation(bias)`. You want to drop it without changing any output. Your function takes the layers of an MLP, a list
-# of pairs `(weight, bias)` in order from the inputs. It drops every hidden neuron without incoming links. Each layer
-# except the last is followed by the activation.
+# `activation(bias)`. You want to drop such a neuron without changing any output of the network. Your function takes the
+# layers of an MLP, a list of pairs `(weight, bias)` in order from the inputs. The function drops every hidden neuron
+# without incoming links. Each layer except the last is followed by the activation.
 #
-# Keep the same neurons as the core. The network of the check has one neuron that only looks connected: it is in hidden
-# layer 2, and its only incoming link comes from a neuron that you drop. Predict first: what does this neuron of layer 2
-# send after the constant of the dropped neuron is folded into its bias?
+# Keep the same neurons as the core's `compact`. The network of the check has one neuron that only looks connected: it
+# is in hidden layer 2, and its only incoming link comes from a neuron that you drop. Predict first: what does this
+# neuron of layer 2 send after the constant of the dropped neuron is folded into its bias?
 
 
 # %% tags=["exercise"]
@@ -827,9 +833,9 @@ exercises.check("04.fold_bias", fold_bias)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start at the first layer. `weight.any(dim=1)` shows which neurons stay. The others send `activation(bias[lost])`, and
-# the next layer multiplies these values by its columns `after[:, lost]`. Add the result to the bias of the next layer
-# before you check which of its neurons stay.
+# Start at the first layer. `weight.any(dim=1)` shows which neurons stay. The other neurons send
+# `activation(bias[lost])`, and the next layer multiplies these values by its columns `after[:, lost]`. Add the result
+# to the bias of the next layer before you check which of its neurons stay.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -847,18 +853,18 @@ exercises.check("04.fold_bias", fold_bias)
 # ```
 #
 # The neuron of hidden layer 2 has no incoming link left, so it sends a constant too. The next pass of the loop drops
-# it.
+# this neuron.
 #
-# During training, percolation does not fold biases. It cuts the links of such a neuron, so the next layer no longer
-# receives the constant. The next layer can learn this constant again in its biases.
+# During training, percolation does not fold biases. Percolation cuts the outgoing links of a neuron without incoming
+# links, so the next layer no longer receives the constant. The next layer can learn this constant again in its biases.
 # </details>
 #
 # ## Where percolation stops
 #
 # Percolation does not cut at the two ends of a chain. An input without links is not an inactive neuron, because inputs
-# never have incoming links. Here, the outputs of the last sparse layer feed a dense layer, which uses all of them. In a
-# Transformer, a chain ends wherever its values are added to the residual stream. Many layers read this stream, so no
-# single layer can decide that a neuron is not needed.
+# never have incoming links. In our MLP, the outputs of the last sparse layer feed a dense layer, which uses all of
+# these outputs. In a Transformer, a chain ends wherever its values are added to the residual stream. Many layers read
+# this stream, so no single layer can decide that a neuron is not needed.
 
 # %% tags=["nbval-check-output"]
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
@@ -867,8 +873,8 @@ assert all(torch.equal(result[name], ends[name]) for name in ends)
 print("input 1 has no link, and neuron 1 has no link on either side, so there is nothing to cut")
 
 # %% [markdown]
-# Not every published run percolates. In the paper, CHT, CHTs and CHTss do so. The published script for LLaMA leaves
-# percolation off, and so does our preset of that script, `chts/llama_code`.
+# Not every published run percolates. In the paper, CHT, CHTs and CHTss percolate. The published script for LLaMA does
+# not percolate, and our preset of that script, `chts/llama_code`, does not percolate either.
 
 # %%
 for name, method in {**chts.METHODS, **chts.PRESETS}.items():
@@ -879,10 +885,10 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # ## To discuss
 #
 # 1. Is a lost neuron a loss or a gain? Name one situation for each, and say what you would measure to decide.
-# 2. The published script for LLaMA does not percolate. Its incomplete links stay and count as links. Is a comparison at
-#    equal sparsity fair to it? What would you report besides the sparsity?
-# 3. In our runs a lost neuron never comes back. How would you bring such a neuron back, and what would it need to stay
-#    active?
+# 2. The published script for LLaMA does not percolate. The incomplete links of such a run stay and count as links. Is a
+#    comparison at equal sparsity fair to such a run? What would you report besides the sparsity?
+# 3. In our runs a lost neuron never comes back. How would you bring such a neuron back, and what would the neuron need
+#    to stay active?
 #
 # ## Self-check
 #
@@ -891,7 +897,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # <details><summary>Answer</summary>
 #
-# Its three incoming links are incomplete. The backward sweep cuts them.
+# The three incoming links of this neuron are incomplete. The backward sweep cuts these links.
 # </details>
 #
 # 2. Why does a chain need only one sweep each way? Why may two branches that meet in a pair need another round?
@@ -899,25 +905,26 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # <details><summary>Answer</summary>
 #
 # In a chain, the forward sweep cuts only the outgoing links of neurons without incoming links, so nothing changes in
-# the layers before these neurons. Across a pair, a forward cut in one branch takes the incoming links of the paired
-# neuron in the other branch. One of these links may be the last outgoing link of a neuron in the layer before.
+# the layers before these neurons. Across a pair, a forward cut in one branch cuts the incoming links of the paired
+# neuron in the other branch. One of these links may be the last outgoing link of a neuron in the previous layer.
 # </details>
 #
 # 3. A link of weight 0.01 is the only link of its output neuron. The other links of its input have weights that sum to
-#    9.99. What is its RI? How does it compare with the RI of a link that is one of ten equal links on both sides?
+#    9.99. What is the RI of the first link? How does this RI compare with the RI of a link that is one of ten equal
+#    links on both sides?
 #
 # <details><summary>Answer</summary>
 #
-# The RI is 0.01/10 + 0.01/0.01 = 1.001. The other link has an RI of 1/10 + 1/10 = 0.2. So RI removes the second link,
-# and WM most likely removes the first.
+# The RI of the first link is 0.01/10 + 0.01/0.01 = 1.001. The other link has an RI of 1/10 + 1/10 = 0.2. So a removal
+# by RI would take the second link, and a removal by WM would most likely take the first link.
 # </details>
 #
-# 4. A neuron has no incoming links, but it has a bias of 2. May a compacted model simply drop it?
+# 4. A neuron has no incoming links, but it has a bias of 2. May a compacted model simply drop this neuron?
 #
 # <details><summary>Answer</summary>
 #
 # No. With ReLU the neuron always sends 2, and each neuron that it links to receives 2 times the weight of the link.
-# First add this product to the bias of each such neuron. Then you may drop the neuron.
+# First add this product to the bias of each neuron that receives it. Then you may drop the neuron with the bias of 2.
 # </details>
 #
 # ## Key takeaways
@@ -925,9 +932,9 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # - A hidden neuron is active only if it has links on both sides. Incomplete links do nothing, so percolation cuts them,
 #   and regrowth adds links elsewhere.
 # - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), both neurons must be active. A
-#   network with pairs may need more rounds.
+#   network with pairs may need more than one round of sweeps.
 # - RI protects the last links of weakly connected neurons. The sparser the layer, the more RI and WM differ. The paper
-#   chooses between them by task. When the density falls, CHTss prunes by RI.
+#   chooses between RI and WM for each task. When CHTss lowers the density, it prunes links by RI.
 # - You can remove inactive neurons from the model without changing its outputs.
 #
 # ## Further reading

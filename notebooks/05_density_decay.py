@@ -16,9 +16,9 @@
 #
 # **You will be able to**
 #
-# 1. compute by hand the number of links of every layer at any step, and the number that an update exchanges;
+# 1. compute by hand the number of links of every layer at any step, and the number of links that an update exchanges;
 # 2. compare two schedules at equal training FLOPs;
-# 3. check before a run whether it will reach its target density.
+# 3. check before a run whether the run will reach its target density.
 #
 # | | |
 # |---|---|
@@ -76,22 +76,23 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 #
 # A network that is sparse from the first step must choose its links before it has learned anything. GMP ([Zhu and
 # Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)) and
-# CHTss start with many links (half of all links in the paper). They remove links while the network trains, so the
-# trained weights decide which links go. (GMP prunes by magnitude; a pruned link keeps its last weight, and it returns
-# when this weight is among the largest. GraNet prunes and also exchanges links. SET, which appears below, always has
-# few links and regrows at random. Stage 06 compares all these methods.) The price is more computation: a link that
-# stays longer takes part in more multiplications.
+# CHTss start with many links (half of all links in the paper). These methods remove links during training, so the
+# trained weights decide which links are removed. (GMP prunes by magnitude. A pruned link keeps its last weight, and GMP
+# restores the link when this weight is among the largest. GraNet prunes and also exchanges links. SET, which appears
+# below, has few links from the start and regrows links at random. Stage 06 compares all these methods.) The price is
+# more computation: a link that stays longer takes part in more multiplications.
 #
-# A **schedule** says how sparse the network is at step $t$. It starts at step $t_0$ with the sparsity $s_i$, and it
-# ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are its *window*. The position in the window
-# is $u = (t - t_0)/(t_f - t_0)$: 0 at the start and 1 at the end.
+# A **schedule** gives the sparsity of the network at each step $t$. The schedule starts at step $t_0$ with the sparsity
+# $s_i$, and it ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are the *window* of the
+# schedule. The position in the window is $u = (t - t_0)/(t_f - t_0)$, which is 0 at the start and 1 at the end.
 #
 # The **cubic** schedule (GMP, GraNet) is steepest at the start and flat at the end:
 #
 # $$s_t = s_f + (s_i - s_f)(1 - u)^3$$
 #
-# By hand, from 0.5 to 0.95: at $u = 0$ the sparsity is $0.95 - 0.45 = 0.5$, at $u = \tfrac12$ it is
-# $0.95 - 0.45 \cdot \tfrac18 = 0.89375$, and at $u = 1$ it is 0.95. We check this with a window of 1000 steps:
+# By hand, for a sparsity that rises from 0.5 to 0.95: at $u = 0$ the sparsity is $0.95 - 0.45 = 0.5$, at $u = \tfrac12$
+# it is $0.95 - 0.45 \cdot \tfrac18 = 0.89375$, and at $u = 1$ it is 0.95. We check these values with a window of 1000
+# steps:
 
 # %% tags=["nbval-check-output"]
 by_hand = {0: 0.5, 500: 0.89375, 1000: 0.95}
@@ -102,13 +103,13 @@ for step, value in by_hand.items():
 
 # %% [markdown]
 # The **sigmoid** schedule (CHTss, Equation 1 of the paper) is flat at both ends and steep in the middle. With
-# $\sigma(x) = 1/(1 + e^{-x})$ and the steepness $k = 6$, it is:
+# $\sigma(x) = 1/(1 + e^{-x})$ and the steepness $k = 6$, the sparsity is:
 #
 # $$s_t = s_i + (s_f - s_i) \left[\frac12 + \frac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]$$
 #
-# The bracket is a share from 0 to 1. At $u = \tfrac12$ the argument of $\sigma$ is 0 and $\sigma(0) = \tfrac12$, so the
-# share is $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$ is exactly minus half the
-# denominator, so the share is 0. At $u = 1$ the share is 1.
+# The expression in the brackets is a share between 0 and 1. At $u = \tfrac12$ the argument of $\sigma$ is 0 and
+# $\sigma(0) = \tfrac12$, so the share is $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$
+# is exactly minus half the denominator, so the share is 0. At $u = 1$ the share is 1.
 
 
 # %% tags=["nbval-check-output"]
@@ -128,8 +129,8 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 #
 # **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ comes close to its endpoints but does not
 # reach them. At $k = 6$, $\sigma(-6) = 0.00247$ and $0.45 \cdot 0.00247 = 0.0011$. So the bare sigmoid starts at a
-# sparsity of 0.5011 and ends at 0.9489. This error in the sparsity looks small. But the layer would keep 5.1 % of its
-# links instead of 5 %. The cell counts the difference in a layer of a million weights:
+# sparsity of 0.5011 and ends at 0.9489. This error in the sparsity looks small. But a layer would keep 5.1 % of its
+# links instead of 5 %. The next cell counts the surplus links in a layer of a million weights:
 
 # %% tags=["nbval-check-output"]
 missed = 0.45 * sigma(-6)
@@ -138,8 +139,8 @@ surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topol
 print(f"surplus links at the end: {surplus:,} more than 50,000")
 
 # %% [markdown]
-# **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What would this
-# change?
+# **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What would the
+# printed sign change?
 #
 # **Predict:** use the formula as printed, with $s_i = 0.5$ and $s_f = 0.95$. What is the sparsity at the end of the
 # window?
@@ -167,23 +168,25 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The sparsity is 0.05: the network would end with 95 % of its links instead of 5 %. It does not help to read $s$ as a
-# density: $0.5 + (0.5 - 0.05) = 0.95$, so the network would still grow. The correct factor is $(s_f - s_i)$, and the
-# core uses it.
+# The sparsity is 0.05: the network would end with 95 % of its links instead of 5 %. The printed formula is also wrong
+# if $s$ is a density that falls from 0.5 to 0.05: $0.5 + (0.5 - 0.05) = 0.95$, so the network would still gain links.
+# The correct factor is $(s_f - s_i)$, and the core uses this factor.
 # </details>
 #
 # ## Equal training FLOPs
 #
-# The sigmoid keeps its links longer. How much more arithmetic does this need? The **excess density** $s_f - s_t$ is the
-# density minus the final density. Sum it over a window of $\Delta$ steps:
+# The sigmoid keeps many links for longer than the cubic schedule. How much more computation does the sigmoid need? The
+# **excess density** $s_f - s_t$ is the density minus the final density. We sum the excess density over a window of
+# $\Delta$ steps:
 #
 # - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
-# - sigmoid: its share is symmetric about $\tfrac12$, so for any $k$ the mean excess is $\frac{s_f - s_i}{2}$ and the
-#   sum is $\frac{s_f - s_i}{2}\,\Delta$.
+# - sigmoid: its share is symmetric about $\tfrac12$, so for any $k$ the mean excess density is $\frac{s_f - s_i}{2}$
+#   and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
 #
-# From 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and $0.45/2 \cdot 1000 = 225$ *dense steps*.
-# A dense step is the arithmetic of one step with all links. We check the two sums with the trapezoid rule. For each
-# step, it takes the mean of the excess at the start and at the end of the step.
+# If the sparsity rises from 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and
+# $0.45/2 \cdot 1000 = 225$ *dense steps*. A dense step is the computation of one training step with all links. We check
+# the two sums with the trapezoid rule. For each step, this rule takes the mean of the excess density at the start and
+# at the end of the step.
 
 # %%
 expected = {cubic_sparsity: 112.5, sigmoid_sparsity: 225.0}
@@ -194,8 +197,9 @@ for schedule, area in expected.items():
     assert abs(summed - area) < 0.01
 
 # %% [markdown]
-# In the same window, the sigmoid has twice the excess. So the paper gives it **half the number of steps**. Then the two
-# schedules cost the same. If the cubic decay takes 75 % of a run, the sigmoid takes 37.5 %.
+# In the same window, the sigmoid has twice the excess density of the cubic schedule. So the paper gives the sigmoid
+# **half the number of steps**. Then the two schedules have the same cost. If the cubic decay takes 75 % of a run, the
+# sigmoid decay takes 37.5 % of the run.
 
 # %%
 run = Timeline(total_steps=1000, update_every=1, stop=0.75)
@@ -210,11 +214,11 @@ figures.show(
 )
 
 # %% [markdown]
-# In a real run, the output layer stays dense, and links change only at updates. `chts.plan` counts the training FLOPs
-# of such a run exactly, as a share of the FLOPs of the dense model. It trains nothing.
+# In a real run, the output layer stays dense, and links change only at updates. Without any training, `chts.plan`
+# counts the training FLOPs of such a run exactly, as a share of the FLOPs of the dense model.
 #
-# **Predict:** the cubic decay to 75 % costs about 15 to 20 % of the FLOPs of the dense model. How much does a sigmoid
-# to 75 % cost? How much does a sigmoid to 37.5 % cost?
+# **Predict:** a cubic decay that ends at 75 % of the run costs about 15 to 20 % of the FLOPs of the dense model. How
+# much does a sigmoid decay cost if it ends at 75 % of the run? How much does it cost if it ends at 37.5 %?
 
 
 # %% tags=["nbval-check-output"]
@@ -236,21 +240,23 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Over the same window, the sigmoid costs 8.3 percentage points more than the cubic schedule. The sigmoid's excess is
-# larger by 8.4 % of all links. The output layer is dense in all three plans, so the difference in FLOPs is slightly
-# smaller. Over half the window, the sigmoid costs the same as the cubic schedule.
+# Over the same window, the sigmoid costs 8.3 percentage points more than the cubic schedule. The mean excess density of
+# the sigmoid is larger than the mean excess density of the cubic schedule, by 8.4 % of all links. The output layer is
+# dense in all three plans, so the difference in FLOPs is slightly smaller than 8.4 points. If the sigmoid's window is
+# half as long, the sigmoid costs the same as the cubic schedule.
 # </details>
 #
 # ## The exchange falls too
 #
 # The sparsity sets the number of links. The **turnover** $\zeta$ is the share of these links that an update removes and
-# regrows. It follows a cosine, from $\zeta$ at the first step to 0 at the step of the last update, $t_\text{end}$:
+# regrows. The turnover follows a cosine, from $\zeta$ at the first step to 0 at the step of the last update,
+# $t_\text{end}$:
 #
 # $$\zeta_t = \frac{\zeta}{2} \left(1 + \cos \frac{\pi t}{t_\text{end}}\right)$$
 #
 # By hand, with $\zeta = 0.3$ and $t_\text{end} = 750$: at step 250 the angle is $\pi/3$ and its cosine is $\tfrac12$,
-# so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 it exchanges half of $\zeta$, 15 %, and
-# at step 750 it exchanges nothing.
+# so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 an update exchanges half of $\zeta$,
+# which is 15 %, and at step 750 it exchanges no links.
 
 # %% tags=["nbval-check-output"]
 for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
@@ -260,14 +266,14 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 # %% [markdown]
 # ## The damage of one update
 #
-# The paper chooses the sigmoid for its smoother start: it prunes few links while the network is still warming up. We
-# test this claim on the handwritten digits. A small MLP trains at 50 % density for a quarter of the run. Then its
-# density falls along the cubic schedule, or along the sigmoid at equal FLOPs.
+# The paper chooses the sigmoid because of its smoother start: the sigmoid prunes few links while the network is still
+# warming up. We test this claim on the handwritten digits. We train a small MLP at 50 % density for a quarter of the
+# run. Then the density of the MLP falls along the cubic schedule, or along the sigmoid at equal FLOPs.
 #
 # An update of CHTss has **two removals**. First it *prunes*: to lower the number of links, it removes the links with
 # the lowest relative importance (stage 04). Then it *exchanges*: it removes a share of the links and regrows the same
-# number elsewhere. It removes these links softly, by weight magnitude (stage 03). To see only the pruning, we switch
-# the exchange off ($\zeta = 0$).
+# number elsewhere. The exchange removes its links softly, by weight magnitude (stage 03). To see only the pruning, we
+# switch the exchange off ($\zeta = 0$).
 
 # %%
 task = data.load_images("digits")
@@ -279,8 +285,9 @@ contenders = {
 print("CHTss prunes by", chts.METHODS["chtss"].removal.prune, "and exchanges by", chts.METHODS["chtss"].removal.score)
 
 # %% [markdown]
-# We measure the loss and the accuracy on the *validation* images just before each update and just after it. The links
-# that stay keep their weights. We give the drop in accuracy in percentage points: a fall from 90 % to 85 % is 5 points.
+# We measure the loss and the accuracy on the *validation* images just before each update and just after it. The update
+# does not change the weights of the remaining links. We give the drop in accuracy in percentage points: a fall from 90
+# % to 85 % is 5 points.
 
 
 # %%
@@ -324,7 +331,8 @@ def prune(method: chts.Method, run_seed: int) -> tuple[list[figures.PruningStep]
 
 
 # %% [markdown]
-# **Predict:** which schedule has the update that costs the most accuracy? Is it the update that removes the most links?
+# **Predict:** which schedule has the update that costs the most accuracy? Is this the update that removes the most
+# links?
 
 # %%
 runs = {
@@ -370,15 +378,15 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 #
 # The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
 # updates of the sigmoid remove few links and together cost 0.06 points of accuracy. The first three updates of the
-# cubic schedule cost 1.67 points. But the links must go at some point. Just after its steep middle, the sigmoid has by
-# far the worst update of the two schedules. It costs 23.39 points, and the worst update of the cubic schedule costs
-# 7.22 points.
+# cubic schedule cost 1.67 points. But in the end, the sigmoid must remove as many links as the cubic schedule. Just
+# after the steep middle of its window, the sigmoid has by far the worst update of the two schedules. This update costs
+# 23.39 points, and the worst update of the cubic schedule costs 7.22 points.
 #
 # The *number* of removed links does not explain the drop in accuracy. The cubic schedule removes the most links at its
 # first update and loses almost no accuracy, because half of all links are still there. The *share* of removed links
-# (middle panel) is not enough to explain it either. The cubic schedule removes nearly the same share at its first
+# (middle panel) is not enough to explain the drop either. The cubic schedule removes nearly the same share at its first
 # update and at its worst update. The drop is large when the share is large and few links are left. (The sigmoid also
-# has half as many updates for the same fall.)
+# has only half as many updates as the cubic schedule for the same fall in density.)
 #
 # The final accuracies differ by less than their intervals, so these runs show no difference between the schedules. (The
 # sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say nothing about
@@ -387,12 +395,12 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 #
 # ## A decay that ends after the last update
 #
-# A run has two separate end points. The density decays until the end of its window. Updates stop at a different step,
-# at 75 % of the run, so that the last links get trained. Pruning is part of an update. So if the window ends after the
-# last update, the rest of the decay never happens.
+# A run has two separate end points. The density decays until the end of the decay window. Updates stop at a different
+# step, at 75 % of the run, so that the newest links are also trained. Pruning is part of an update. So if the window
+# ends after the last update, the rest of the decay never happens.
 #
-# The published LLaMA setting is such a case: the window ends at step 8000, but updates stop at step 7500. Take a target
-# sparsity of 0.90. Then $u = 7500/8000 = 0.9375$ and the argument of $\sigma$ is $6 \cdot 0.875 = 5.25$:
+# In the published LLaMA setting, the window ends at step 8000, but updates stop at step 7500. Take a target sparsity of
+# 0.90. Then $u = 7500/8000 = 0.9375$ and the argument of $\sigma$ is $6 \cdot 0.875 = 5.25$:
 
 # %% tags=["nbval-check-output"]
 share = 0.5 + (sigma(5.25) - 0.5) / (sigma(6) - sigma(-6))
@@ -402,9 +410,10 @@ print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
 print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than the target allows")
 
 # %% [markdown]
-# Such a run raises no error. Its report says 90 % sparsity, but the model has 1.1 % more links than it should. With the
-# cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at
-# its end. The core refuses such settings before it trains anything, and its message gives both steps:
+# Such a run raises no error. A report of this run would say 90 % sparsity, but the model has 1.1 % more links than the
+# target allows. With the cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because
+# this schedule is flat at its end. The core refuses such settings before it trains anything, and its message gives both
+# steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -416,8 +425,8 @@ except ValueError as error:
     print("ValueError:", refused)
 
 # %% [markdown]
-# `Timeline.window` does this check. It computes the first and the last step of the window. If such a step is not an
-# update step, `Timeline.window` takes the last update step before it.
+# `Timeline.window` makes this check. The method also computes the first and the last step of the window. If one of
+# these two steps is not an update step, `Timeline.window` takes the last update step before that step.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
@@ -427,8 +436,8 @@ assert timeline.window(0.0, 0.375) == (0, 3700)  # no update comes at step 3750
 # %% [markdown]
 # ## The planner
 #
-# You can see all these numbers before a run. `chts.plan` takes the settings of the `Sparsifier` and prints the plan of
-# the run:
+# You can see the densities, the links and the cost of a run before it starts. `chts.plan` takes the settings of the
+# `Sparsifier` and prints the plan of the run:
 
 # %% tags=["nbval-check-output"]
 plan = chts.plan(model, method="chtss", sparsity=0.95, total_steps=8000, update_every=100)
@@ -437,20 +446,22 @@ print(plan)
 # %% [markdown]
 # Read the plan line by line:
 #
-# - **Density** has a row for each sparse layer. It shows the density at the start, after a quarter, half and three
-#   quarters of the updates, and at the end. The last two columns show the links at the end and the links that the
-#   updates exchange. The output layer has no row, because it stays dense.
+# - **Density** is a table with a row for each sparse layer. Each row shows the density at the start, after a quarter,
+#   half and three quarters of the updates, and at the end. The last two columns show the links at the end and the links
+#   that the updates exchange. The output layer has no row, because it stays dense.
 # - **Final links** is the total number of links of the sparse layers.
-# - **Updates** come every 100 steps. The last one is at 75 % of the run.
-# - **Training FLOPs** count every linear layer, including the dense output layer. They assume that absent links cost
-#   nothing. Masks on dense hardware do not achieve this.
-# - **Memory** does not include activations. Here the weights are dense tensors that hold zeros, so sparsity saves no
-#   memory. *Past weights* are the last weights of removed links. The run keeps them because a link that comes back
-#   starts from its last weight.
-# - **The last lines** give advice: the window over which the cubic schedule has equal FLOPs.
+# - **Updates** take place every 100 steps. The last update is at 75 % of the run.
+# - **Training FLOPs** count every linear layer, including the dense output layer. This count assumes that absent links
+#   cost nothing. With masks on ordinary hardware, absent links cost as much as existing links.
+# - **Memory** does not include the memory for activations. Here the weights are dense tensors that hold zeros, so
+#   sparsity saves no memory. *Past weights* are the last weights of removed links. The run keeps these weights because
+#   a regrown link starts from the last weight that it had.
+# - **The last lines** name the cubic schedule that costs the same training FLOPs. Compare the sigmoid with this cubic
+#   schedule.
 #
-# Check one entry by hand. The window ends at step 3000, so step 1500 is its middle, and the sparsity there is 0.725.
-# Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So it has 18022 links, the nearest integer.
+# Check one entry by hand. The window ends at step 3000, so step 1500 is the middle of the window, and the sparsity
+# there is 0.725. Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So this layer has 18022 links,
+# the nearest integer.
 
 # %% tags=["nbval-check-output"]
 for step in (0, 1500, 3000, 8000):
@@ -458,9 +469,10 @@ for step in (0, 1500, 3000, 8000):
 assert plan.budget.links(1500)["2.weight"] == round((1 - 0.725) * 256 * 256) == 18022
 
 # %% [markdown]
-# Between two updates nothing changes: the links at step 1550 are the links of step 1500. Now we compare methods. You
-# can check the cost of SET by hand too. Two layers of 65536 weights and one layer of 16384 weights keep 5 % of their
-# links. The output layer of 2560 weights is dense. So SET costs $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$.
+# Between two updates nothing changes: the links at step 1550 are the links of step 1500. Now we compare the costs of
+# methods. You can check the cost of SET by hand too. Two layers of 65536 weights and one layer of 16384 weights keep 5
+# % of their links. The output layer of 2560 weights is dense. So SET costs
+# $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$ of the dense FLOPs.
 
 # %%
 table = {
@@ -472,17 +484,18 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 
 # %% [markdown]
 # A run that starts with half of all links costs more than twice as much as a run that is sparse from the start. A fair
-# comparison says what it holds equal: the number of links at the end or the arithmetic.
+# comparison says which quantity is equal for all methods: the number of links at the end or the training FLOPs.
 #
-# ## MEST: a little more, in stages
+# ## MEST: a few more links, in stages
 #
 # MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032), the version with *elastic mutation and soft bound*) does
-# not start with half of all links. For the first 60 % of the steps up to the last update, its density is 5 percentage
-# points above the target. After that, it is 2.5 points above the target. Each update removes the weakest links until
-# the density reaches the target. Then it regrows the extra links at random. The last update only removes links. Suppose
-# that updates end at step 750 of 1000 and the target density is 5 %. The density is 10 % until step 450, 7.5 % until
-# step 750, and then 5 %. So in the first stage, an update exchanges 5 of 10 percentage points, which is half of the
-# links. In the second stage, it exchanges 2.5 of 7.5 points, which is a third. The mean density over the run is
+# not start with half of all links. For the first 60 % of the steps up to the last update, the density of MEST is 5
+# percentage points above the target. After that, its density is 2.5 points above the target. Each update removes the
+# weakest links until the density reaches the target. Then the update regrows links at random, up to the density of the
+# current stage. The last update of the run only removes links. Suppose that updates end at step 750 of 1000 and the
+# target density is 5 %. The density is 10 % until step 450, 7.5 % until step 750, and then 5 %. So in the first stage,
+# an update exchanges 5 of 10 percentage points, which is half of the links. In the second stage, an update exchanges
+# 2.5 of 7.5 points, which is a third. The mean density over the run is
 # $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
@@ -497,10 +510,10 @@ figures.show(
 # %% [markdown]
 # ## Explore
 #
-# **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's.
-# Move the end of the sigmoid's window to later steps. How late can the sigmoid's window end before the cubic window
-# passes the last update? Does a larger $k$ change the cost of the run? What will the designer say when the window ends
-# after the last update?
+# **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's
+# window. Move the end of the sigmoid's window to later steps. How late can the sigmoid's window end before the cubic
+# window passes the last update? Does a larger $k$ change the cost of the run? What will the text below the figure say
+# when the window ends after the last update?
 
 # %%
 explorer = widgets.DensityDesigner()
@@ -516,10 +529,11 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# If the sigmoid's window ended after 37.5 % of the run, the cubic window would have to end after the last update, which
-# comes at 75 %. The steepness $k$ hardly changes the cost, since the sigmoid's mean is $\tfrac12$ for any $k$. It does
-# change how many links the steepest update removes. If the window ends after the last update, the part between the two
-# is hatched in the figure. The sentence below the figure gives the sparsity that the run would reach.
+# If the sigmoid's window ended later than at 37.5 % of the run, the cubic window would have to end after the last
+# update, which comes at 75 %. The steepness $k$ hardly changes the cost, since the mean of the sigmoid's share is
+# $\tfrac12$ for any $k$. But $k$ changes how many links the steepest update removes. If the window ends after the last
+# update, the part of the window after this update is hatched in the figure. The sentence below the figure gives the
+# sparsity that the run would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid
@@ -527,8 +541,8 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # *★★☆ · 10 minutes · essential · objective 1 · write code*
 #
 # The function below is a first try. It rises towards `final`, but it does not start at `initial` and does not reach
-# `final`. Turn it into Equation 1 with exact endpoints. The check compares it with the core at eleven points, for two
-# values of $k$.
+# `final`. Change the function so that it computes Equation 1, with exact endpoints. The check compares your function
+# with the core at eleven points, for two values of $k$.
 
 
 # %% tags=["exercise"]
@@ -544,7 +558,7 @@ exercises.check("05.exact_sigmoid", exact_sigmoid)
 # <details><summary>Hint</summary>
 #
 # First compute a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$. To do so, subtract the middle value
-# of the sigmoid, and divide by the difference between its values at the two ends. Then add $\tfrac12$.
+# of the sigmoid, and divide by the difference between the sigmoid's values at the two ends. Then add $\tfrac12$.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -573,7 +587,7 @@ exercises.check("05.links_at_step", links_at_2050)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Between two updates nothing changes. At which step was the last update, and what is $u$ there?
+# Between two updates nothing changes. At which step was the last update, and what is $u$ at that step?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -591,9 +605,9 @@ exercises.check("05.links_at_step", links_at_2050)
 #
 # *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
-# The same layer now has the fixed sparsity 0.9, so it has 2000 links. The turnover begins at $\zeta = 0.3$ and falls to
-# 0 at $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow? Estimate first: two thirds
-# of the steps are over, so is the answer a third of 600?
+# The layer of the previous exercise now has the fixed sparsity 0.9, so it has 2000 links. The turnover begins at
+# $\zeta = 0.3$ and falls to 0 at $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow?
+# Estimate first: two thirds of the steps are over, so is the answer a third of 600?
 
 # %% tags=["exercise"]
 links_exchanged = None
@@ -604,14 +618,14 @@ exercises.check("05.exchanged", links_exchanged)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The angle is $\tfrac23 \pi$, or 120 degrees. Its cosine is negative.
+# The angle is $\tfrac23 \pi$, or 120 degrees. The cosine of this angle is negative.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. With a straight line,
-# the update would still exchange 10 %. The cosine first falls more slowly than the line. After the middle, it is below
-# the line.
+# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. If the turnover fell on
+# a straight line, this update would still exchange 10 % of the links. The cosine first falls more slowly than the line.
+# After the middle, the cosine is below the line.
 #
 # ```python
 # links_exchanged = 0.3 / 2 * (1 - 1 / 2) * 2000  # 150
@@ -623,9 +637,9 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# If no layer is dense, the training FLOPs as a share of the dense FLOPs equal the mean density over the run. Write a
-# function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only at steps that are
-# a multiple of `update_every`, so use the sparsity at the last update.
+# If no layer is dense, the training FLOPs, as a share of the dense FLOPs, are equal to the mean density over the run.
+# Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only at steps
+# that are a multiple of `update_every`, so use the sparsity at the last update.
 #
 # Predict first: with fewer updates, does a falling density cost more or less?
 
@@ -661,8 +675,8 @@ exercises.check("05.mean_density", mean_density)
 #
 # *★☆☆ · 5 minutes · essential · objective 2 · work out*
 #
-# A cubic decay goes from 10 % to 70 % of the run. A sigmoid decay also begins at 10 %. Where must it end, as a share of
-# the run, to cost the same training FLOPs? Replace `None`.
+# A cubic decay goes from 10 % to 70 % of the run. A sigmoid decay also begins at 10 %. Where must the sigmoid decay
+# end, as a share of the run, to cost the same training FLOPs? Replace `None`.
 
 # %% tags=["exercise"]
 sigmoid_end = None
@@ -673,12 +687,14 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# $\frac{s_f - s_i}{4}\,\Delta_{cubic} = \frac{s_f - s_i}{2}\,\Delta_{sigmoid}$. How long is the cubic window?
+# At equal FLOPs, $\frac{s_f - s_i}{4}\,\Delta_{cubic} = \frac{s_f - s_i}{2}\,\Delta_{sigmoid}$. How long is the cubic
+# window?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The cubic window is 0.6 of the run, so the sigmoid's window is 0.3 of the run. It ends at 0.1 + 0.3:
+# The cubic window is 0.6 of the run, so the sigmoid's window is 0.3 of the run. This window begins at 0.1, so it ends
+# at 0.1 + 0.3:
 #
 # ```python
 # sigmoid_end = 0.4
@@ -690,18 +706,18 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 #
 # *★★★ · 25 minutes · optional · objective 2 · write code*
 #
-# The sigmoid starts gently but has the worst single update here. Design a schedule with a gentle start and no steep
-# update. `share_of_fall(u)` is the share of the fall in density that is complete at $u$. For the cubic schedule, it is
-# $1 - (1 - u)^3$. Your schedule must
+# The sigmoid starts gently, but in our runs it has the worst single update. Design a schedule with a gentle start and
+# no steep update. `share_of_fall(u)` is the share of the fall in density that is complete at $u$. For the cubic
+# schedule, this share is $1 - (1 - u)^3$. Your `share_of_fall` must
 #
-# - be 0 at $u = 0$ and 1 at $u = 1$, and never fall;
+# - be 0 at $u = 0$ and 1 at $u = 1$, and never decrease;
 # - cost the same as the cubic schedule in the same window: the mean of 1 minus the share is $\tfrac14$, to within
 #   0.005;
 # - start gently: at most 3 % of the fall is complete at $u = 0.1$;
-# - have no steep update: at most 4 % of the fall happens in any hundredth of the window.
+# - have no steep update: at most 4 % of the fall takes place in any hundredth of the window.
 #
 # The cubic schedule breaks the third rule. A sigmoid that takes only half of the window breaks the fourth rule: up to
-# 6.0 % of the fall happens in one hundredth.
+# 6.0 % of the fall takes place in one hundredth of the window.
 
 
 # %% tags=["exercise"]
@@ -715,14 +731,14 @@ exercises.check("05.own_schedule", share_of_fall)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Take a straight line from $u = a$ to $u = b$. The share is 0 before $a$ and 1 after $b$. Compute the mean of
-# $1 - \text{share}$ and the slope.
+# Let the share rise on a straight line from $u = a$ to $u = b$. The share is 0 before $a$ and 1 after $b$. Compute the
+# mean of $1 - \text{share}$ and the slope.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The mean is $(a + b)/2$, so $a + b = \tfrac12$. A gentle start needs a late $a$, and a small slope $1/(b - a)$ needs an early
-# $a$. So $a$ lies between 0.09 and 0.125:
+# The mean of $1 - \text{share}$ is $(a + b)/2$, so $a + b = \tfrac12$. A gentle start needs a late $a$, and a small
+# slope $1/(b - a)$ needs an early $a$. So $a$ lies between 0.09 and 0.125:
 #
 # ```python
 # def share_of_fall(u: float) -> float:
@@ -730,7 +746,7 @@ exercises.check("05.own_schedule", share_of_fall)
 # ```
 #
 # The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule
-# trains better. Only runs can show this.
+# leads to a better accuracy. Only training runs can show this.
 # </details>
 
 # %% [markdown]
@@ -738,10 +754,10 @@ exercises.check("05.own_schedule", share_of_fall)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# The core refuses a decay that ends after the last update. Published code does not. Write the function that users of
-# such code need: it returns the sparsity at the end of a run. The schedule is the sigmoid from 0.5 to `final`, from
-# step 0 to step `window_end`. An update comes every `update_every` steps, but no update comes after step `stop`. You
-# may use `sigmoid_sparsity`.
+# The core refuses a decay that ends after the last update. Published code does not refuse such a decay. Write the
+# function that users of such code need: it returns the sparsity at the end of a run. The schedule is the sigmoid from
+# 0.5 to `final`, from step 0 to step `window_end`. An update comes every `update_every` steps, but no update comes
+# after step `stop`. You may use `sigmoid_sparsity`.
 
 
 # %% tags=["exercise"]
@@ -766,60 +782,63 @@ exercises.check("05.reached", reached_sparsity)
 #     return sigmoid_sparsity(last, 0, window_end, initial=0.5, final=final)
 # ```
 #
-# After the window, `sigmoid_sparsity` stays at `final`. So a run reaches `final` if its window ends by the last update.
+# After the window, `sigmoid_sparsity` stays at `final`. So a run reaches `final` if its window does not end after the
+# last update.
 # </details>
 
 # %% [markdown]
 # ## To discuss
 #
-# 1. The paper chooses the sigmoid for its gentle start. In our runs the sigmoid also has the worst single update. Which
-#    measurement would decide between the two schedules?
+# 1. The paper chooses the sigmoid because of its gentle start. In our runs the sigmoid also has the worst single
+#    update. Which measurement would decide between the two schedules?
 # 2. A decay begins with half of all links, so it needs the memory for these links at the start. On which hardware is
-#    this memory the limit? Which schedule of this notebook would you choose there?
+#    this memory the limit? Which schedule of this notebook would you choose for such hardware?
 # 3. You compare two methods in two cases: for a phone that only runs the trained network, and for a company that pays
-#    for the training. In each case, which number do you hold equal: the final links or the training FLOPs?
+#    for the training. In each case, which number do you keep equal: the final links or the training FLOPs?
 #
 # ## Self-check
 #
-# 1. From $s_i = 0.5$ to $s_f = 0.9$: what is the sparsity in the middle of the window, for each schedule?
+# 1. The sparsity rises from $s_i = 0.5$ to $s_f = 0.9$. What is the sparsity in the middle of the window, for the cubic
+#    schedule and for the sigmoid?
 #
 # <details><summary>Answer</summary>
 #
-# With the cubic schedule, it is $0.9 - 0.4/8 = 0.85$. With the sigmoid, it is $0.5 + 0.4/2 = 0.7$.
+# With the cubic schedule, the sparsity is $0.9 - 0.4/8 = 0.85$. With the sigmoid, the sparsity is $0.5 + 0.4/2 = 0.7$.
 # </details>
 #
 # 2. Why does the paper give the sigmoid half as many steps as the cubic schedule?
 #
 # <details><summary>Answer</summary>
 #
-# Its mean excess density is $(s_f - s_i)/2$, twice as much as for the cubic schedule. With half the steps, the training
-# FLOPs are equal.
+# The mean excess density of the sigmoid is $(s_f - s_i)/2$, twice as much as for the cubic schedule. If the sigmoid has
+# half as many steps, the two schedules need equal training FLOPs.
 # </details>
 #
-# 3. A run ends at density 0.1011 instead of 0.10, without an error. Where do you look?
+# 3. A run ends at a density of 0.1011 instead of 0.10, without an error. Where do you look for the cause?
 #
 # <details><summary>Answer</summary>
 #
-# Check whether the decay window ends after the last update. For a sigmoid, also check whether it is rescaled. With the
-# bare sigmoid from 0.5 to 0.9 at $k = 6$, the density would end at $0.1 + 0.4 \cdot 0.00247 = 0.10099$.
+# Check whether the decay window ends after the last update. If the schedule is a sigmoid, also check whether the
+# sigmoid is rescaled. With the bare sigmoid from 0.5 to 0.9 at $k = 6$, the density would end at
+# $0.1 + 0.4 \cdot 0.00247 = 0.10099$.
 # </details>
 #
-# 4. Does a larger $k$ cost more training FLOPs?
+# 4. Does a sigmoid with a larger $k$ cost more training FLOPs?
 #
 # <details><summary>Answer</summary>
 #
-# No. The share is symmetric about $\tfrac12$ for any $k$, so the mean density stays the same. A larger $k$ makes the
-# steepest updates larger.
+# No. The share is symmetric about $\tfrac12$ for any $k$, so the mean density stays the same. With a larger $k$, the
+# steepest updates remove more links.
 # </details>
 #
 # ## Key takeaways
 #
 # - The cubic schedule prunes most at the start, and the sigmoid prunes most in the middle. At equal FLOPs, the sigmoid
-#   has half as many steps.
+#   has half as many steps as the cubic schedule.
 # - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid reaches both end values exactly.
 # - On this small task, the sigmoid lost little accuracy at its start and a lot in its middle. The final accuracies did
 #   not show which schedule is better.
-# - A decay must end by the last update. `chts.plan` refuses any other decay before the run.
+# - A decay must not end after the last update. `chts.plan` refuses a decay that ends later, before the run starts.
 #
 # ## Further reading
 #
