@@ -114,12 +114,12 @@ table.rename(columns={"sparsity": "number of links"})
 
 # %% [markdown]
 # - **FC** is the dense network, which the sparse methods try to match.
-# - **SET**, *sparse evolutionary training* ([Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)), removes the smallest
-#   weights and regrows links at random.
+# - **SET**, *sparse evolutionary training* ([Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)), removes the links
+#   with the smallest weights and regrows links at random.
 # - **RigL**, *the rigged lottery* ([Evci et al., 2020](https://arxiv.org/abs/1911.11134)), removes links as SET does,
 #   but regrows the links with the largest gradient.
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
-#   links step by step. It remembers the last weight of each removed link. Each update compares these weights with the
+#   links step by step. GMP remembers the last weight of each removed link. Each update compares these weights with the
 #   weights of the present links, and keeps the links with the largest weights. So a removed link can return.
 # - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes
 #   on the schedule of GMP and also exchanges links as RigL does.
@@ -127,7 +127,7 @@ table.rename(columns={"sparsity": "number of links"})
 #   more links than it keeps at the end. The extra links are 5 % of all possible links, and later 2.5 %. Every update
 #   removes the weakest links, as many as there are extra links, and regrows the same number at random. The last update
 #   only removes links.
-# - **CHT** is the first method in this list that predicts links from the topology alone. It starts from receptive
+# - **CHT** is the first method in this list that predicts links from the topology alone. CHT starts from receptive
 #   fields (stage 01). Its updates stop for good when every layer has reached an overlap above 90 % (a later section
 #   explains *overlap*).
 # - **CHTs** also starts from receptive fields. Soft sampling removes mostly links with small weights (stage 03).
@@ -226,7 +226,8 @@ history.drop(columns="seconds").round(3)
 # `overlap` is the share of regrown links that the same update had just removed. If the overlap is near 1, the network
 # is stuck in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active after
 # the update. `itop` is the share of all possible links that were ever active. (The paper's ANP is a different share:
-# the number of neurons active after an update, divided by the number active before it. Stage 04 computes it.)
+# the number of neurons active after an update, divided by the number active before it. Stage 04 computes the paper's
+# ANP.)
 #
 # An update may remove more links than the ζ = 30 % that it is meant to exchange. With so few links, some neurons have
 # no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage 04).
@@ -271,8 +272,8 @@ print("chosen:", chosen)
 # unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, and one setting of each
 # other method. CHTss uses the same $r$ as CHTs. The other methods run with the untuned settings of the table above. Not
 # all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI, a topology that depends
-# on the correlations between the inputs (stage 01). The preset `chts/paper_mlp` does so too. RigL's paper makes one
-# update every 100 steps. Here every method makes one update per epoch.
+# on the correlations between the inputs (stage 01). The preset `chts/paper_mlp` starts from CSTI too. In RigL's paper,
+# there is one update every 100 steps. Here every method makes one update per epoch.
 #
 # ## The race
 #
@@ -427,9 +428,9 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # The best test epoch is a maximum, so it is never worse than the last epoch. The gain comes only from the choice of the
 # epoch. The gain is largest for methods whose accuracy varies a lot between epochs. Methods that lower their number of
 # links have a second problem: `best had more links` counts the runs whose best epoch came *before* the network reached
-# its final sparsity. The accuracy of such an epoch belongs to a denser network. (For MEST, this matters less: its extra
-# links have weight 0 when we measure the accuracy.) Choosing on the validation images solves the first problem, but not
-# the second. So we report the last epoch.
+# its final sparsity. The accuracy of such an epoch belongs to a denser network. (For MEST, this problem matters less:
+# its extra links have weight 0 when we measure the accuracy.) Choosing on the validation images solves the first
+# problem, but not the second. So we report the last epoch.
 # </details>
 #
 # ## What happened to the network
@@ -486,11 +487,11 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 #
 # Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or link prediction can
 # bring such a link back: a link with a high score before the update often has a high score after it too. At an overlap
-# of 100 %, the update would undo itself, and the network would be stuck. CHT stops for good when every layer has been
-# above 90 % at least once, so its curves end there. CHTs draws links instead of taking the best ones. So the mean
-# overlap over its layers stays lower than the mean overlap of CHT. In a single layer, the overlap can still come near
-# 100 %, as in the first layer above. The second measure is the ITOP rate, the share of all possible links that were
-# ever active.
+# of 100 %, the update would undo itself, and the network would be stuck. CHT stops for good when the overlap of every
+# layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead of taking the best
+# ones. So the mean overlap over its layers stays lower than the mean overlap of CHT. In a single layer, the overlap can
+# still come near 100 %, as in the first layer above. The second measure is the ITOP rate, the share of all possible
+# links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -505,7 +506,8 @@ figures.show(
 # ## What did we find?
 #
 # You predicted two things: how many points each sparse method loses against FC, and which methods stumble. We begin
-# with the first prediction. The paired differences come from the table above. We add the small dense network to them.
+# with the first prediction. The paired differences come from the table above. We add the small dense network to these
+# differences.
 
 
 # %%
@@ -555,12 +557,12 @@ for name in METHODS:
 pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "to"])
 
 # %% [markdown]
-# The published page uses the laptop profile and seeds 0 to 2. It shows:
+# The published page uses the laptop profile and seeds 0 to 2. These are its results:
 #
 # - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8,
 #   CHT 5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals
-#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, its interval was just
-#   below 0.
+#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, the interval of GraNet
+#   was just below 0.
 # - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
 #   So this race shows no advantage of link prediction, and no disadvantage.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
@@ -568,8 +570,8 @@ pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "t
 # - **The sparse methods with the best means cost the most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %.
 #   RigL costs 3.4 % and CHTs 2.7 %.
 # - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 % of FC's training
-#   FLOPs. It is ahead of RigL, CHT and SET by more than the interval. Only GraNet is ahead of it by more than the
-#   interval, by 0.5 ± 0.4.
+#   FLOPs. The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is
+#   ahead of the small network by more than the interval, by 0.5 ± 0.4.
 #
 # ### What do larger runs say?
 #
@@ -601,9 +603,9 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 
 # %% [markdown]
 # RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
-# the pixels and trains on all training images. The other runs do neither. So compare only runs with the same recipe.
-# FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and MEST have no
-# recorded run of this size.
+# the pixels and trains on all training images. The other runs do neither of these two things. So compare only runs with
+# the same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and
+# MEST have no recorded run of this size.
 #
 # ### What would change our mind?
 #
@@ -791,7 +793,7 @@ exercises.check("06.flops_share", flops_share)
 # <details><summary>Hint</summary>
 #
 # A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the size of the output layer. A step of the
-# dense network costs the sum of all sizes. Take the mean over the steps.
+# dense network costs the sum of all sizes. Take the mean of the cost over all steps.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -914,8 +916,8 @@ exercises.check("06.paired", paired)
 #    still choose a sparse network? Which measurement would support your choice?
 # 2. GraNet loses the fewest points, and RigL costs about a quarter of GraNet's FLOPs. Plan a race that is fair to both
 #    methods. What do you keep equal: the epochs, the FLOPs, or the final number of links?
-# 3. We tuned $r$ for CHTs, but we tuned no setting of the other methods. Which method gains from this? How many runs
-#    would it take to tune one setting for each of the nine methods?
+# 3. We tuned $r$ for CHTs, but we tuned no setting of the other methods. Which method gains from this tuning? How many
+#    runs would it take to tune one setting for each of the nine methods?
 #
 # ## Self-check
 #
@@ -939,8 +941,8 @@ exercises.check("06.paired", paired)
 #
 # <details><summary>Answer</summary>
 #
-# You used the test images to choose. The highest of ten numbers is partly luck. Choose on the validation images, and
-# test only the chosen setting.
+# You used the test images to choose. The highest of ten numbers is partly due to luck. Choose on the validation images,
+# and test only the chosen setting.
 # </details>
 #
 # 4. Why do equal seeds matter for a paired difference?
@@ -958,9 +960,10 @@ exercises.check("06.paired", paired)
 # - The number of links is exact at every step. A removed link has the weight 0 in the network, and CHTs remembers its
 #   last weight.
 # - A fair race has equal steps and equal seeds, and it reports the cost with the accuracy.
-# - Choose on the validation images, and report the last epoch. A difference smaller than its interval may be chance.
-# - On the digits, five sparse methods are behind FC, and none is clearly better or worse than CHTs. A small dense
-#   network is clearly ahead of three sparse methods.
+# - Choose on the validation images, and report the last epoch. A difference smaller than its interval may be due to
+#   chance.
+# - On the digits, five sparse methods are behind FC, and no sparse method is clearly better or worse than CHTs. A small
+#   dense network is clearly ahead of three sparse methods.
 #
 # ## Further reading
 #

@@ -113,7 +113,7 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 #
 # `chts.audit.audit(sparsifier)` checks the first six rules at any moment. Use `chts.audit.Auditor` to check a run after
 # every step. An auditor also checks the seventh rule, because it remembers the masks from before the update. In a run
-# of CHTs or CHTss, it checks only the optimizer state of the regrown links, not their weights.
+# of CHTs or CHTss, the auditor checks only the optimizer state of the regrown links, not their weights.
 #
 # ## A healthy run
 #
@@ -181,8 +181,8 @@ assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} a
 
 # %% [markdown]
 # By the end of the run, the momentum of absent links has faded: it has shrunk by a factor of 0.9 in each step since the
-# last update. Between two updates, it had too little time to fade. The auditor checked every step, so it saw what
-# happens when an update regrows such links:
+# last update. Between two updates, the momentum had too little time to fade. The auditor checked every step, so it saw
+# what happens when an update regrows such links:
 
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
@@ -198,8 +198,8 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # not show the fault, and one run cannot show whether the accuracy suffers. But the run did not use the method that its
 # report describes. Some published code did not mask the momentum of SGD.
 #
-# Remedy: whenever an update removes or regrows a link, set its optimizer state to 0. The optimizer keeps one or more
-# tensors with the shape of the weight. In each of them, one entry belongs to the link.
+# Remedy: whenever an update removes or regrows a link, set the optimizer state of this link to 0. The optimizer keeps
+# one or more tensors with the shape of the weight. In each of these tensors, one entry belongs to the link.
 # </details>
 #
 # ## Patient 2: how sparse is it?
@@ -283,8 +283,8 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 # neuron is active. In published code, a density decay that did not start at step 0 shrank a network to a density of
 # 0.014 %.
 #
-# Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows them and refuses an
-# empty layer.
+# Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows the planned links and
+# refuses an empty layer.
 # </details>
 #
 # ## Patient 4: more links than promised
@@ -305,7 +305,7 @@ print(refusal)
 assert "never be reached" in refusal
 
 # %% [markdown]
-# To get the sick run, we switch this check off.
+# To get the sick run, we switch off this check of the planner.
 #
 # **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$, which is
 # rescaled so that it starts at $s_i$ and ends at $s_f$:
@@ -345,7 +345,7 @@ assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay
 # error is small. The loss looks no worse, because this run had more links than the healthy run most of the time. But
 # the additional links make a comparison with other methods unfair. In published code, a decay window that ended after
 # the last update left 1.1 % more links than the target density of 10 % allows (stage 05). With a target density of 1 %,
-# it left 13.5 % more links than the target allows.
+# the window left 13.5 % more links than the target allows.
 #
 # Remedy: end the decay at an update, and count the links of the final model.
 # </details>
@@ -360,9 +360,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the code of this patient scores all missing links and sorts them. To regrow $n$ links, it uses the $n$-th
-# highest score as a threshold. It regrows every link with at least this score. The code stores the scores in bfloat16,
-# which has 8 significant bits. What happens when several scores are equal?
+# **Predict:** the code of this patient scores all missing links and sorts them. To regrow $n$ links, the code uses the
+# $n$-th highest score as a threshold and regrows every link with at least this score. The code stores the scores in
+# bfloat16, which has 8 significant bits. What happens when several scores are equal?
 #
 # Here is a small example: we want the two best of five links with the scores 5, 4, 4, 4 and 1.
 
@@ -572,8 +572,8 @@ exercises.check("06b.not_held", not_held)
 # <details><summary>Hint</summary>
 #
 # `model.named_parameters()` yields pairs of a name and a parameter. `optimizer.param_groups` is a list of dictionaries.
-# Each of them contains a list of parameters under the key `"params"`. Two tensors with equal values can be two objects;
-# `id(tensor)` tells them apart.
+# Each dictionary contains a list of parameters under the key `"params"`. Two tensors with equal values can be two
+# objects; `id(tensor)` tells them apart.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -584,7 +584,7 @@ exercises.check("06b.not_held", not_held)
 #     return [name for name, parameter in model.named_parameters() if id(parameter) not in held]
 # ```
 #
-# If you build a `Sparsifier` with such an optimizer, it raises an error.
+# A `Sparsifier` raises an error if you build it with such an optimizer.
 # </details>
 
 # %% [markdown]
@@ -632,9 +632,9 @@ exercises.check("06b.first_finding", first_finding)
 #
 # *★★★ · 25 minutes · useful · objective 1 · write code*
 #
-# Here are six recorded runs of one layer. They use CHTs at 90 % sparsity for 128 steps, with an update every 8 steps
-# until 75 % of the run. One run is healthy, and each of the others has a different fault. You have only the rows of the
-# history, but no weights and no masks.
+# Here are six recorded runs of one layer. All six runs use CHTs at 90 % sparsity for 128 steps, with an update every 8
+# steps until 75 % of the run. One run is healthy, and each of the other runs has a different fault. You have only the
+# rows of the history, but no weights and no masks.
 #
 # | name | what happened |
 # |---|---|
@@ -658,9 +658,9 @@ figures.show(
 pd.DataFrame(recorded_runs["A"])
 
 # %% [markdown]
-# Write a function that takes the rows of one run and returns a name from the table. A row is a dictionary with the
-# columns of the table above. The check also uses runs that are not on this page: runs of another layer, and runs with
-# another seed. Think about two questions first:
+# Write a function that takes the rows of one run and returns a name from the table of faults. A row is a dictionary
+# with the columns of the last table. The check also uses runs that are not on this page: runs of another layer, and
+# runs with another seed. Think about two questions first:
 #
 # - The last updates exchange few links. How much can you learn from the overlap of one such update?
 # - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. What
@@ -836,9 +836,9 @@ for entry in contagion:
 # input of the first layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient is NaN.
 # After one more step of the optimizer, every weight would be NaN too. No later batch could repair these weights.
 #
-# So the optimizer must skip such a step. A `GradScaler` skips it in any precision. If an update is due at a skipped
-# step, the `Sparsifier` postpones the update, and its warning names the layers whose gradients are not finite. If a
-# weight is NaN, the `Sparsifier` refuses the update. `chts train` skips such steps by itself and records them.
+# So the optimizer must skip such a step. A `GradScaler` skips such steps in any precision. If an update is due at a
+# skipped step, the `Sparsifier` postpones the update, and its warning names the layers whose gradients are not finite.
+# If a weight is NaN, the `Sparsifier` refuses the update. `chts train` skips such steps by itself and records them.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -858,8 +858,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #
 # 1. A week before the deadline, you find stale moments in all your finished runs. The losses look like the losses of
 #    healthy runs. Which results do you still report, and what do you write about the fault?
-# 2. An audit after every step costs time. In which part of a long run would you use it? Which faults would you then
-#    miss?
+# 2. An audit after every step costs time. In which part of a long run would you use such an audit? Which faults would
+#    you then miss?
 # 3. Some published code forgets to apply its mask, but it reproduces the accuracy of its paper. Is the result of the
 #    paper correct? What would you write to the authors?
 #
@@ -902,8 +902,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #
 # - Bugs in sparse training rarely raise an error and rarely show in the loss. To find them, check the rules that must
 #   hold at every step.
-# - Three numbers reveal most bugs: the non-zero weights of the model, the links per layer compared with the plan, and
-#   the optimizer state outside the mask.
+# - Three numbers reveal most bugs: the number of non-zero weights of the model, the number of links per layer (compared
+#   with the plan), and the number of non-zero values in the optimizer state outside the mask.
 # - Add `auditor = chts.audit.Auditor(sparsifier)` and `auditor.check()` after `sparsifier.step()` to a short trial run.
 #
 # ## Further reading

@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. say what a mask saves and what it does not;
+# 1. say what a mask saves and what it does not save;
 # 2. store only the links of a layer;
 # 3. predict at which densities such a layer is faster on *your* machine;
 # 4. read a cost meter that compares theory with measurement.
@@ -67,8 +67,8 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 # ## What a mask saves
 #
 # A linear layer with $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication
-# and an addition for each weight. The backward pass does twice as many, for the gradients with respect to the input and
-# to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
+# and an addition for each weight. The backward pass does twice as many operations, for the gradients with respect to
+# the input and to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
 #
 # Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations. With 1 % of the links, 300
 # operations would be enough.
@@ -112,7 +112,7 @@ print("values     ", weight[weight != 0].tolist())
 
 # %% [markdown]
 # Read the lists: output 0 has links 0 and 1, output 1 has links 2 and 3, and output 2 has link 4. The matrix product
-# needs only the three lists.
+# needs only these three lists and the inputs.
 
 # %%
 x, values = torch.tensor([1.0, 2, 3, 4]), weight[weight != 0]
@@ -125,7 +125,7 @@ assert by_links == (weight @ x).tolist() == [5, 18, 20]
 
 # %% [markdown]
 # The backward pass goes through the links input by input, so the layer also stores the order of the links sorted by
-# column. `SparseLinear` does all this work in compiled loops. It is a drop-in replacement for `nn.Linear`.
+# column. `SparseLinear` does all this work in compiled loops. `SparseLinear` is a drop-in replacement for `nn.Linear`.
 
 # %%
 linear = nn.Linear(4, 3)
@@ -200,8 +200,8 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # this factor. Looking up the inputs takes time, and each call has a fixed cost.
 # </details>
 #
-# On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. We did not
-# measure anything in this notebook on a GPU.
+# On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. In this notebook,
+# we measured nothing on a GPU.
 #
 # ## The same run, link by link
 #
@@ -291,7 +291,7 @@ print(
 )
 
 # %% [markdown]
-# CHTs remembers fewer links, but their number grows with the updates. The method `chtss with
+# CHTs remembers fewer links than CHTss, but the number of these links grows with the updates. The method `chtss with
 # regrowth=Regrowth('ch2_l3n')` starts every regrown link from 0 and remembers nothing.
 #
 # ## While a network gets sparser
@@ -394,7 +394,8 @@ exercises.check("07.multiply", multiply)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Output `i` sums over `k in range(begins[i], begins[i + 1])`; link `k` multiplies `values[k]` by `x[columns[k]]`.
+# For link `k`, multiply `values[k]` by `x[columns[k]]`. Output `i` is the sum of these products over `k in
+# range(begins[i], begins[i + 1])`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -525,7 +526,7 @@ exercises.check("07.meeting_density", meeting_density)
 
 # %% [markdown]
 # Try your function with the times of your machine. The next cell uses the two sparsest measurements of each batch size.
-# It prints your prediction and the largest tested density at which csr was faster.
+# The cell prints your prediction and the largest tested density at which csr was faster.
 
 # %%
 for samples, times in ((256, many), (32, few)):
@@ -580,9 +581,9 @@ exercises.check("07.fixed_cost", fixed_cost)
 # $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` that
 # `chts.linear.compress` returns, not the matrix: `links.outputs()` lists the output of each link, and
 # `links.col_indices` lists its input. `x` has the shape (samples, inputs), and `dy` has the shape (samples, outputs).
-# Return two tensors. The first is the gradient with respect to the values, summed over the samples; its shape is
-# (links,). The second is the gradient with respect to `x`. The check compares both gradients with the gradients of
-# autograd, and it looks at the size of your tensors.
+# Return two tensors. The first tensor is the gradient with respect to the values, summed over the samples; its shape is
+# (links,). The second tensor is the gradient with respect to `x`. The check compares both gradients with the gradients
+# of autograd, and it looks at the size of your tensors.
 
 
 # %% tags=["exercise"]

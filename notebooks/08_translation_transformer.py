@@ -19,7 +19,7 @@
 # 1. follow a mask from one attention head to a whole Transformer;
 # 2. say which matrices of a Transformer become sparse, and count their links;
 # 3. train a translator with a tenth of its links, and compute its learning rate after an update;
-# 4. say what a table of BLEU scores can show and what it cannot.
+# 4. say what a table of BLEU scores can show and what it cannot show.
 #
 # | | |
 # |---|---|
@@ -377,7 +377,7 @@ pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}
 
 # %% [markdown]
 # The column `kept` shows the share of *all* weights that the model keeps. This share is well above the density of the
-# sparse layers. In each of these rows, the embedding alone has more weights than the sparse layers have links. The
+# sparse layers. In each row of the table, the embedding alone has more weights than the sparse layers have links. The
 # phrase "10 % of the links" describes only the sparse layers, here and in the paper. (We chose the numbers of pieces in
 # the last two rows. The paper does not give its numbers of pieces.)
 #
@@ -419,8 +419,8 @@ exercises.check("08.weights_left", weights_left)
 # ```
 #
 # Why does the embedding stay dense? The paper does not say. One possible reason is that the embedding reads no neurons
-# of an earlier layer. It is a table with a row for each piece, and a row with few weights describes a piece poorly. A
-# bias or a norm has one weight per neuron, so there are no links to choose from.
+# of an earlier layer. Another possible reason is that the embedding has a row for each piece, and a row with few
+# weights describes a piece poorly. A bias or a norm has one weight per neuron, so there are no links to choose from.
 # </details>
 #
 # ## Exercise: links of a decoder layer
@@ -542,7 +542,7 @@ exercises.check("08.learning_rate", learning_rate)
 # ## Beam search and BLEU, in short
 #
 # *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
-# translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. It
+# translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. BLEU
 # measures how many of the written words are in the reference (the given translation). It does the same for groups of
 # two, three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through
 # beam search and BLEU by hand.
@@ -554,10 +554,10 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # The training uses *label smoothing*. The right piece gets 90 % of the target probability, and the rest is spread over
 # the vocabulary. So the training does not push the model to be fully certain of any piece. The validation loss below
-# does not use label smoothing. It is the mean over the tokens of $-\log p$(right piece). The logarithm is the natural
-# one, so the unit of the loss is the *nat*. If the loss is one nat lower, the right piece is $e = 2.718$ times as
-# probable, in the geometric mean. The loss is 0 if each right piece gets the probability 1. If $n$ pieces are equally
-# likely, the loss is $\log n$.
+# does not use label smoothing. This loss is the mean over the tokens of $-\log p$(right piece). The logarithm is the
+# natural one, so the unit of the loss is the *nat*. If the loss is one nat lower, the right piece is $e = 2.718$ times
+# as probable, in the geometric mean. The loss is 0 if each right piece gets the probability 1. If $n$ pieces are
+# equally likely, the loss is $\log n$.
 #
 # On the same computer, equal seeds give equal results. Another processor may round a sum differently, and training
 # makes small differences larger. So your numbers may differ from the numbers on this page.
@@ -606,14 +606,14 @@ print(f"highest validation BLEU: beam {beams.beam[beams.BLEU.idxmax()]}; used fo
 
 # %% [markdown]
 # With the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use a
-# beam of 2 for the test. This is the paper's beam width, and the recipe sets it before the training. All methods here
-# and all recorded runs use this width. So the test scores below may not be the best scores that beam search can give. A
-# wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same translation as beam
-# search.
+# beam of 2 for the test. The paper uses this beam width too, and the recipe sets it before the training. All methods
+# here and all recorded runs use this width. So the test scores below may not be the best scores that beam search can
+# give. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same translation as
+# beam search.
 #
-# BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* names these
-# choices. Scores are comparable only if their signatures are equal. The paper does not give its signature. So we show
-# our scores *beside* the paper's scores, and do not rank them together. Our signature is:
+# BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* of a score
+# names these choices. Scores are comparable only if their signatures are equal. The paper does not give its signature.
+# So we show our scores *beside* the paper's scores, but we do not rank them against each other. Our signature is:
 
 # %%
 print(run.signatures["bleu"])
@@ -728,7 +728,7 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 # A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
 # start from the same initial weights and get the same batches. The recipe is the same too, with one exception: FC has
 # its own learning rate. We have already trained one method above. How long will the other methods take? The program
-# times a few steps on a model that it then throws away:
+# measures the time of a few steps with another model, which it deletes afterwards:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -786,12 +786,12 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # <details><summary>What you should have seen</summary>
 #
 # With the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU as FC. Do not conclude
-# that sparse networks translate better. The race has a single seed, so there is no interval and no ranking. It has a
-# few hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the learning rate of
-# the sparse methods. Both rates come from trials with twice as many steps and an earlier version of the methods. No
-# trial had the same number of steps as this race. In the longer runs below, FC has the highest mean. Run the race with
-# `-p seeds 3` and more `steps` before you believe a difference. The predicted time does not include the updates of the
-# topology and the evaluations on the validation pairs.
+# that sparse networks translate better. The race has a single seed, so there is no interval and no ranking. The race
+# has only a few hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the
+# learning rate of the sparse methods. Both rates come from trials with twice as many steps and an earlier version of
+# the methods. No trial had the same number of steps as this race. In the longer runs below, FC has the highest mean.
+# Run the race with `-p seeds 3` and more `steps` before you believe a difference. The predicted time does not include
+# the updates of the topology and the evaluations on the validation pairs.
 # </details>
 #
 # ## Recorded runs
@@ -805,8 +805,8 @@ recorded = translation.recorded()
 print({name: sum(row["dataset"] == name for row in recorded) for name in data.TRANSLATION_SETS})
 
 # %% [markdown]
-# The first runs translate number words. They have twice as many steps as the race above with the laptop profile, twice
-# as many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact` instead.
+# The first runs translate number words. These runs have twice as many steps as the race above with the laptop profile,
+# twice as many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact` instead.
 
 # %%
 of_number_words = [row for row in recorded if row["dataset"] == "number_words"]
@@ -833,9 +833,9 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 # - The intervals of all other differences from CHTs contain 0. With three seeds on an easy task, we can rank only a few
 #   methods. These runs say nothing about real translation.
 #
-# The next runs translate real sentences: captions of photographs from the data set Multi30k. They ran on two cores. Our
-# model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are
-# runs of FC, SET, CHTs and CHTss.
+# The next runs translate real sentences: captions of photographs from the data set Multi30k. These runs used two cores.
+# Our model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there
+# are runs of FC, SET, CHTs and CHTss.
 
 # %%
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
@@ -922,8 +922,8 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # ## To discuss
 #
-# 1. The embedding stays dense, here and in the paper. Would you make it sparse? What would change in the column `kept`, and
-#    what might happen to rare words?
+# 1. The embedding stays dense, here and in the paper. Would you make the embedding sparse? What would change in the
+#    column `kept`, and what might happen to rare words?
 # 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
 #    do the learning rates explain this? Which experiment would decide between these two explanations?
 # 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
@@ -935,8 +935,8 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # <details><summary>Answer</summary>
 #
-# It cuts the ten links. The score multiplies neuron 5 of the query by neuron 5 of the key. Without biases, this product
-# is always 0, so the links in the keys have no effect.
+# Percolation cuts the ten links. The score multiplies neuron 5 of the query by neuron 5 of the key. Without biases,
+# this product is always 0, so the links in the keys have no effect.
 # </details>
 #
 # 2. A paper reports a Transformer "with 5 % of the links". What would you ask about the embedding?
