@@ -104,7 +104,8 @@ figures.show(figures.images(task), f"These are the first ten training images of 
 # A method says how the network is wired at the start, which links an update removes, which links it regrows, how many
 # links there are at step $t$, and how many links an update exchanges. Read each row of the table as a sentence. Compare
 # two rows to see what a paper changed. FC removes nothing and regrows nothing, so it has a dash in the columns
-# *removal* and *regrowth*. GMP has no turnover either, but its number of links falls.
+# *removal* and *regrowth*. The turnover of FC and GMP is *none*, because they exchange no links. But the number of
+# links of GMP falls.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
@@ -113,38 +114,41 @@ table.rename(columns={"sparsity": "number of links"})
 
 # %% [markdown]
 # - **FC** is the dense network, which the sparse methods try to match.
-# - **SET**, *sparse evolutionary training* ([Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)), removes the smallest
-#   weights and regrows links at random.
-# - **RigL**, *the rigged lottery* ([Evci et al., 2020](https://arxiv.org/abs/1911.11134)), removes links as SET does.
-#   It regrows the links with the largest gradient.
+# - **SET**, *sparse evolutionary training* ([Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)), removes the links
+#   with the smallest weights and regrows links at random.
+# - **RigL**, *the rigged lottery* ([Evci et al., 2020](https://arxiv.org/abs/1911.11134)), removes links as SET does,
+#   but regrows the links with the largest gradient.
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
-#   links. A link that it removes keeps its last weight in memory. Each update keeps the links with the largest weights,
-#   from the network and from memory. So a removed link can return.
+#   links step by step. GMP remembers the last weight of each removed link. Each update compares these weights with the
+#   weights of the present links, and keeps the links with the largest weights. So a removed link can return.
 # - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes
 #   on the schedule of GMP and also exchanges links as RigL does.
-# - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), has extra
-#   links: 5 % of all possible links, and later 2.5 %. Every update removes as many of the weakest links as there are
-#   extra links, and regrows the same number at random. The last update only removes links.
-# - **CHT** is the first method here that predicts links from the topology alone. It starts from receptive fields (stage
-#   01). Its updates stop for good when every layer has reached an overlap above 90 % (see below).
-# - **CHTs** also starts from receptive fields. It removes the smallest weights softly (stage 03). Percolation then cuts
-#   the incomplete links (stage 04). It draws the new links by the score CH2-L3n (stage 02). A link that comes back has
-#   its last weight again.
-# - **CHTss** does the same while the density falls from 50 % along a sigmoid (stage 05). When it prunes, it uses
-#   another score, relative importance.
+# - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), trains with
+#   more links than it keeps at the end. The extra links are 5 % of all possible links, and later 2.5 %. Every update
+#   removes the weakest links, as many as there are extra links, and regrows the same number at random. The last update
+#   only removes links.
+# - **CHT** is the first method in this list that predicts links from the topology alone. CHT starts from receptive
+#   fields (stage 01). Its updates stop for good when every layer has reached an overlap above 90 % (a later section
+#   explains *overlap*).
+# - **CHTs** also starts from receptive fields. Soft sampling removes mostly links with small weights (stage 03).
+#   Percolation then cuts the incomplete links (stage 04). CHTs draws the new links in proportion to their score CH2-L3n
+#   (stage 02). A link that returns starts with its last weight.
+# - **CHTss** works like CHTs, but its density falls from 50 % to the final density along a sigmoid (stage 05). To
+#   choose the links that it prunes, CHTss uses another score, relative importance.
 #
 # ## One update, by hand
 #
 # Take a layer with three outputs, four inputs and six links. We remove one link. By *weight magnitude* $|W_{ij}|$, the
-# weakest link has weight 1. It goes from input 1 to output 0. *Relative importance* (RI) divides $|W_{ij}|$ by the sum
-# of all weights at its input, and by the sum of all weights at its output. It adds the two shares:
+# weakest link has weight 1. This link goes from input 1 to output 0. *Relative importance* (RI) divides $|W_{ij}|$ by
+# the sum of all weights at the same input, and by the sum of all weights at the same output. RI is the sum of these two
+# shares:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
 # The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The link
 # from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is 0.53.
-# This is the lowest RI, although the weight is 2. The reason is that the two neurons of this link have other links that
-# are much stronger.
+# This RI is the lowest in the layer, although the link has weight 2. The reason is that the two neurons of this link
+# have other links that are much stronger.
 
 # %%
 weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
@@ -155,9 +159,10 @@ assert torch.allclose(importance, chts.removal.relative_importance(weight), atol
 assert importance[mask].min() == importance[2, 2]
 
 # %% [markdown]
-# Which score is better depends on the task. The paper removes by magnitude on MNIST and EMNIST, in translation and in
-# LLaMA, and by relative importance on Fashion-MNIST. Here CHTs removes by magnitude. The cell below uses the hard rule
-# and removes the weakest link. CHTs instead draws the links that stay, with probability ∝ $|W|^T$.
+# Which score is better depends on the task. The paper removes links by magnitude on MNIST and EMNIST, in translation
+# and in LLaMA, and by relative importance on Fashion-MNIST. In this notebook, CHTs removes links by magnitude. The cell
+# below uses the hard rule and removes the weakest link. CHTs instead draws the links that stay, with probability ∝
+# $|W|^T$.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -166,8 +171,8 @@ print(survivors.int())
 assert not survivors[0, 1]
 
 # %% [markdown]
-# Now we regrow one link, drawn in proportion to its CH2-L3n score. Two missing links have a path of three links between
-# their ends, and each of them scores 4. All others score 0.
+# Now we regrow one link, drawn in proportion to its CH2-L3n score. Two of the missing links have a path of three links
+# between their ends. Each of these two links has the score 4. All other missing links have the score 0.
 
 # %%
 scores = chts.link_prediction.ch2_l3n(survivors)
@@ -177,8 +182,9 @@ assert scores[1, 3] == scores[2, 1] == 4 == scores.sum() / 2
 assert scores[regrown].tolist() == [4]
 
 # %% [markdown]
-# Which weight does a regrown link get? It gets its last weight. The regrown link was never there before, so it starts
-# from 0. If a later update brings back the link that we removed, that link starts from 1 again.
+# Which weight does a regrown link start with? It starts with its last weight. The link that we regrew was never in the
+# network before, so it starts from 0. If a later update brings back the link that we removed, that link starts from 1
+# again.
 
 # %%
 last = weight * ~survivors
@@ -189,10 +195,10 @@ assert last[0, 1] == 1
 # %% [markdown]
 # ## Two lines in your own loop
 #
-# The `Sparsifier` attaches to a model and its optimizer as a learning-rate scheduler does. Call `sparsifier.step()`
-# after `optimizer.step()`. The run below has forty steps. Updates come every ten steps in the first three quarters of
-# the run, so they are due at steps 10, 20 and 30. At step 30 the share of links to exchange has fallen to 0. So only
-# two updates change links:
+# You attach a `Sparsifier` to a model and its optimizer, much as you attach a learning-rate scheduler. Call
+# `sparsifier.step()` after `optimizer.step()`. The run below has forty steps. Updates are due every ten steps in the
+# first three quarters of the run, that is, at steps 10, 20 and 30. At step 30, the share of links to exchange has
+# fallen to 0. So only two updates change links:
 
 # %%
 model = models.mlp(task.features, settings.hidden, task.classes, generator=generator)
@@ -217,13 +223,14 @@ assert history.groupby("layer").links.nunique().eq(1).all()
 history.drop(columns="seconds").round(3)
 
 # %% [markdown]
-# `overlap` is the share of regrown links that the same update had just removed. If it is near 1, the network is stuck
-# in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active after the
-# update. `itop` is the share of all possible links that were ever active. (The paper's ANP is a different share: the
-# number of neurons active after an update, divided by the number active before it. Stage 04 computes it.)
+# `overlap` is the share of regrown links that the same update had just removed. If the overlap is near 1, the network
+# is stuck in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active after
+# the update. `itop` is the share of all possible links that were ever active. (The paper's ANP is a different share:
+# the number of neurons active after an update, divided by the number active before it. Stage 04 computes the paper's
+# ANP.)
 #
 # An update may remove more links than the ζ = 30 % that it is meant to exchange. With so few links, some neurons have
-# no incoming links. They are inactive, and percolation cuts their outgoing links (stage 04).
+# no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage 04).
 #
 # All weights outside the mask are 0:
 
@@ -237,8 +244,9 @@ for name, mask in sparsifier.masks.items():
 # %% [markdown]
 # ## Choose on the validation images
 #
-# How local should the receptive field of CHTs be? The parameter $r$ sets this (stage 01). We choose it on the
-# validation images, not on the test images. Each $r$ gets the same seeds and the same number of steps.
+# How local should the receptive field of CHTs be? The parameter $r$ controls this locality (stage 01). We choose $r$ on
+# the validation images, not on the test images. We try each value of $r$ with the same seeds and the same number of
+# steps.
 
 # %%
 # The paper trains on all images. We keep some apart, to choose on validation images.
@@ -263,9 +271,9 @@ print("chosen:", chosen)
 # The intervals are too wide to rank the three values of $r$. We did not use the test images, so the test accuracy stays
 # unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, and one setting of each
 # other method. CHTss uses the same $r$ as CHTs. The other methods run with the untuned settings of the table above. Not
-# all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI (stage 01), and so does
-# the preset `chts/paper_mlp`. In RigL's paper, an update comes every 100 steps. Here every method updates once per
-# epoch.
+# all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI, a topology that depends
+# on the correlations between the inputs (stage 01). The preset `chts/paper_mlp` starts from CSTI too. In RigL's paper,
+# there is one update every 100 steps. Here every method makes one update per epoch.
 #
 # ## The race
 #
@@ -273,8 +281,8 @@ print("chosen:", chosen)
 # the same initial weights and batches.
 #
 # **Predict:** with 1 % of the links, how many percentage points is each sparse method behind FC? Some methods start
-# with more links. We say that a method *stumbles* if it loses accuracy on the way. Which of these methods will
-# stumble? Write down your answers before you run the cells.
+# with more than 1 % of the links. We say that a method *stumbles* if it loses accuracy during training. Which of these
+# methods will stumble? Write down your answers before you run the cells.
 
 # %%
 topology = candidates[chosen].topology
@@ -292,21 +300,21 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# On the right, a dip marks the time when a method removes links faster than the remaining links can adapt. CHTss dips
-# where its sigmoid is steep. GMP dips less. MEST shows no dip, not even at its last update, because we measure the
-# accuracy just after an update. At this moment the extra links are new and have the weight 0, so they do not change the
-# output. But MEST learns slowly at the start. On the left there is no such dip, because these networks are sparse from
-# the first step. The table of differences below and the section *What did we find?* show how many points each method
-# loses against FC.
+# In the right panel, the accuracy of a method dips when the method removes links faster than the remaining links can
+# adapt. The accuracy of CHTss dips where its sigmoid is steep. GMP has a smaller dip. MEST shows no dip, not even at
+# its last update, because we measure the accuracy just after an update. At this moment, the extra links are new and
+# have weight 0, so they do not change the output. But MEST learns slowly at the start. The left panel has no such dip,
+# because its networks have the same number of links during the whole run. The table of differences below and the
+# section *What did we find?* show how many points each method loses against FC.
 # </details>
 #
 # ## Equal steps are not equal cost
 #
-# Now we use the test images, with the network of the last epoch. All methods made the same number of steps, but methods
-# that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC, if absent links cost
-# nothing. It follows from the schedule, so we know it before any run. It is larger than the density (2.7 % against 1 %
-# for CHTs), because the output layer stays dense. At each update, RigL and GraNet also need the gradient of absent
-# links.
+# Now we use the test images. We test the network of the last epoch. All methods made the same number of steps, but
+# methods that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC, if absent
+# links cost nothing. This cost follows from the schedule of the method, so we know it before any run. For CHTs, the
+# cost (2.7 %) is larger than the density (1 %), because the output layer stays dense. At each update, RigL and GraNet
+# also need the gradient of absent links.
 
 # %%
 summary = [
@@ -324,12 +332,12 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 # where they hold zeros, and the sparse methods also update their masks.
 #
 # **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and
-# their positions (csr: *compressed sparse rows*). On the CPU of our records, with 1 % of the links, a layer of 1568 ×
-# 1568 processes 256 samples 12 times as fast as `nn.Linear`. It is 5 times as fast with 5 % of the links, but slower
-# with 30 %. These times include the forward and the backward pass. A dense product reads whole blocks of numbers, which
-# is fast. A sparse product must look up each link. In a narrow layer, the call of the operation takes longer than the
-# product itself. So csr pays off at a low density, in wide layers, and on a CPU. Stage 07 shows where the limit is on
-# your machine.
+# their positions (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the links, a
+# layer of 1568 × 1568 processes 256 samples 12 times as fast as `nn.Linear`. The layer is 5 times as fast with 5 % of
+# the links, but slower than `nn.Linear` with 30 %. These times include the forward and the backward pass. A dense
+# product reads whole blocks of numbers, which is fast. A sparse product must look up each link. In a narrow layer, the
+# call of the operation takes longer than the computation of the product. So csr pays off at a low density, in wide
+# layers, and on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
 #
 # ## Is the difference real?
 #
@@ -344,8 +352,8 @@ for n in (2, 3, 5, 10, 1000):
     print(f"{n:>4} runs: t = {stats.t.ppf(0.975, n - 1):.2f}")
 
 # %% [markdown]
-# Runs with equal seeds share their initial weights and batches. So subtract seed by seed, and report the interval of
-# the *difference*. Luck that both runs share cancels out.
+# Runs with equal seeds share their initial weights and batches. So subtract the accuracies seed by seed, and report the
+# interval of the *difference*. Luck that both runs share cancels out.
 
 # %%
 differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
@@ -357,17 +365,17 @@ for row in differences:
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The numbers are percentage points of test accuracy. If an interval contains 0, these runs do not show that one of the
-# two methods is better. They do not show that the two are equal either. The table has fifteen different comparisons. A
-# 95 % interval misses the true difference in about one of twenty cases, so expect about one wrong interval here. Do not
-# expect the same order of the methods as in the paper's tables: images of 8×8 pixels and layers of a few hundred links
-# make a different task.
+# The numbers are differences in test accuracy, in percentage points. If an interval contains 0, these runs do not show
+# that one of the two methods is better. The runs do not show that the two methods are equal either. The table has
+# fifteen different comparisons. A 95 % interval misses the true difference in about one of twenty cases, so expect
+# about one wrong interval here. Do not expect the same order of the methods as in the paper's tables: images of 8×8
+# pixels and layers of a few hundred links make a different task.
 #
 # ## A small dense network
 #
 # A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. Three hidden
-# layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the widest dense network that has no more of
-# these weights than the sparse networks have links. We train it with the same recipe.
+# layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the largest width for which this number of
+# weights is at most the number of links of a sparse network. We train it with the same recipe.
 #
 # **Predict:** how wide is this network? Compute the width by hand; for the digits, $d = 64$. Is the network better or
 # worse than the sparse networks?
@@ -396,16 +404,17 @@ beside_small.style.format(percents, na_rep="–").set_caption(
 
 # %% [markdown]
 # If a sparse method is behind this network, then its sparse network has no advantage here over a narrow dense network.
-# For the digits, `results/README.md` has recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits are
-# an easy task, and the last layer of the narrow network is smaller too. Larger tasks need runs of their own.
+# For the digits, `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits
+# are an easy task, and the output layer of the narrow network is also smaller than the output layer of the sparse
+# networks. For a larger task, you need new runs.
 #
 # ## How to flatter a method
 #
-# Many reports give the accuracy of the *best test epoch*. Our runs kept the test accuracy of every epoch, so we can see
-# the effect.
+# Many reports give the accuracy of the *best test epoch*. We recorded the test accuracy of every epoch, so we can see
+# the effect of this choice.
 #
-# **Predict:** can the best test epoch ever be worse than the last epoch? Which methods gain most by this choice? What
-# is special about their best epochs?
+# **Predict:** can the best test epoch ever be worse than the last epoch? Which methods gain the most if they report
+# their best test epoch? What is special about their best epochs?
 
 # %%
 choices = images.epoch_choices(runs)
@@ -416,18 +425,18 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The best test epoch is a maximum, so it is never worse than the last epoch. The gain comes only from the choice. It is
-# largest where the accuracy varies a lot between epochs. Methods that lower their number of links have a second
-# problem: `best had more links` counts the runs whose best epoch came *before* they reached the final sparsity. The
-# accuracy of such an epoch belongs to a denser network. (For MEST, this matters less: its extra links have the weight 0
-# when we measure.) Choosing on the validation images solves the first problem, but not the second. So we report the
-# last epoch.
+# The best test epoch is a maximum, so it is never worse than the last epoch. The gain comes only from the choice of the
+# epoch. The gain is largest for methods whose accuracy varies a lot between epochs. Methods that lower their number of
+# links have a second problem: `best had more links` counts the runs whose best epoch came *before* the network reached
+# its final sparsity. The accuracy of such an epoch belongs to a denser network. (For MEST, this problem matters less:
+# its extra links have weight 0 when we measure the accuracy.) Choosing on the validation images solves the first
+# problem, but not the second. So we report the last epoch.
 # </details>
 #
 # ## What happened to the network
 #
-# Now we look at the first hidden layer of a CHTs run, before and after training. We train the network once more and
-# keep the mask after each update. The same seed gives the same run. In the figure, the links that still lie near the
+# Now we look at the first hidden layer of a CHTs run, before and after training. We train this network again and keep
+# the mask after each update. The same seed gives the same run. In the figure, the links that still lie near the
 # diagonal come from the initial receptive field. New links gather in a few columns, because link prediction favours
 # inputs that are already well connected.
 
@@ -468,20 +477,21 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 #
 # The first updates exchange the most links, because ζ falls along a cosine to 0. In the deeper layers, percolation also
 # cuts many links at the start. The ITOP rate can only rise, and it levels off as the updates exchange fewer links. The
-# overlap rises in the first layer. With the laptop profile it reaches 86 %, although CHTs draws its links. In the
-# deeper layers, which have four times as many links, the overlap stays below 30 %. Soft sampling makes a layer less
-# likely to get stuck, but with so few links it can still happen. In the last updates, the overlap is a share of very
-# few links.
+# overlap rises in the first layer. With the laptop profile, the overlap of the first layer reaches 86 %, although CHTs
+# draws its links at random. In the deeper layers, which have four times as many links, the overlap stays below 30 %.
+# Soft sampling makes a layer less likely to get stuck, but a layer with so few links can still get stuck. In the last
+# updates, the overlap is a share of very few links, so it varies a lot.
 # </details>
 #
 # ## Did the topology explore?
 #
 # Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or link prediction can
-# bring it back: a link with a high score before the update often has a high score after it too. At an overlap of 100 %,
-# the update would undo itself, and the network would be stuck. CHT stops for good when every layer has been above 90 %
-# at least once, so its curves end there. CHTs draws links instead of taking the best ones. This keeps the mean overlap
-# over the layers lower. One layer can still come near 100 %, as the first layer did above. The second measure is the
-# share of all possible links that were ever active.
+# bring such a link back: a link with a high score before the update often has a high score after it too. At an overlap
+# of 100 %, the update would undo itself, and the network would be stuck. CHT stops for good when the overlap of every
+# layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead of taking the best
+# ones. So the mean overlap over its layers stays lower than the mean overlap of CHT. In a single layer, the overlap can
+# still come near 100 %, as in the first layer above. The second measure is the ITOP rate, the share of all possible
+# links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -496,7 +506,8 @@ figures.show(
 # ## What did we find?
 #
 # You predicted two things: how many points each sparse method loses against FC, and which methods stumble. We begin
-# with the first prediction. The paired differences come from the table above. We add the small dense network.
+# with the first prediction. The paired differences come from the table above. We add the small dense network to these
+# differences.
 
 
 # %%
@@ -520,8 +531,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The next table has the same order and shows the cost too. The last column gives the FLOPs of the whole training as a
-# share of the FLOPs of FC.
+# The next table lists the networks in the same order and also shows their costs. The last column gives the FLOPs of the
+# whole training as a share of the FLOPs of FC.
 
 # %%
 rows = []
@@ -546,25 +557,27 @@ for name in METHODS:
 pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "to"])
 
 # %% [markdown]
-# The published page uses the laptop profile and seeds 0 to 2. It shows:
+# The published page uses the laptop profile and seeds 0 to 2. These are its results:
 #
 # - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8,
 #   CHT 5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals
-#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, its interval was just
-#   below 0.
+#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, the interval of GraNet
+#   was just below 0.
 # - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
 #   So this race shows no advantage of link prediction, and no disadvantage.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
 #   points and GraNet by 6.1. MEST starts with more links too, but falls by only 1.0.
-# - **The sparse methods with the best means cost most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %.
+# - **The sparse methods with the best means cost the most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %.
 #   RigL costs 3.4 % and CHTs 2.7 %.
-# - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 %. It is ahead of RigL,
-#   CHT and SET by more than the interval. Only GraNet is ahead of it by more than the interval, by 0.5 ± 0.4.
+# - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 % of FC's training
+#   FLOPs. The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is
+#   ahead of the small network by more than the interval, by 0.5 ± 0.4.
 #
 # ### What do larger runs say?
 #
-# The folder `results` has a record of every longer run, and stage 11 shows them all. Two sets of records help with this
-# question. The first set has the same MLP with 3 % of the links instead of 1 %, and ten seeds instead of three:
+# The folder `results` has a record of every longer run, and stage 11 shows all these records. Two sets of records help
+# with this question. The first set contains runs of the same MLP with 3 % of the links instead of 1 %, and ten seeds
+# instead of three:
 
 # %%
 recorded = report.read(records.results_folder())
@@ -576,8 +589,8 @@ pd.DataFrame(lines, columns=["method", "minus FC (points)", "seeds"]).style.hide
 
 # %% [markdown]
 # All eight sparse methods are behind FC, by 0.5 to 1.4 points, and no interval contains 0. GMP is nearest to FC, and
-# CHTss is farthest. The second set has the paper's MLP, with three layers of 1568 units, on Fashion-MNIST with 1 % of
-# the links:
+# CHTss is farthest. The second set contains runs of the paper's MLP, with three layers of 1568 units, on Fashion-MNIST
+# with 1 % of the links:
 
 # %%
 by_the_paper = [row | {"method": f"{row['method']} (*)"} for row in recorded["mlp_paper: fashion_mnist"]]
@@ -590,17 +603,17 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 
 # %% [markdown]
 # RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
-# the pixels and trains on all training images. The other runs do neither. So compare only runs with the same recipe.
-# FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and MEST have no
-# recorded run of this size.
+# the pixels and trains on all training images. The other runs do neither of these two things. So compare only runs with
+# the same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and
+# MEST have no recorded run of this size.
 #
 # ### What would change our mind?
 #
-# - **More seeds.** With the same scatter, ten seeds instead of three divide the width of an interval by 3.5:
+# - **More seeds.** With the same standard deviation, ten seeds instead of three divide the width of an interval by 3.5:
 #   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. If CHTs is then ahead of a rival and the interval excludes
 #   0, we will call CHTs better.
 # - **A small dense network that loses.** A sparse network is worth the effort on a task where it is ahead of a dense
-#   network with as many weights.
+#   network with the same number of weights.
 # - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
 #   paths of three links, and such a layer has almost none.
 # - **Equal FLOPs.** If SET and CHTs could use as many FLOPs as GraNet, they could train more than four times as long.
@@ -611,7 +624,7 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 #
 # **Predict:** which change lowers the accuracy more in a run of a few epochs: an Erdős–Rényi start or random regrowth?
 # Change one menu at a time. The mixer trains a small network on the digits, with 64 units per layer and 90 % sparsity.
-# A new mix takes a moment.
+# The training of a new mix takes a moment.
 
 # %%
 mixer = widgets.MethodMixer()
@@ -627,20 +640,20 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The figure shows a mix with an Erdős–Rényi start. The sentence below it names every choice in which the mix differs
-# from CHTs. To see the other change, set the topology to *receptive field* and the regrowth to *random*. With one run
-# each, the order of close curves may change with the seed. So the mixer does not answer the question; the next exercise
-# gives an interval. The mixer also shows which choices fit together. For example, if the number of links does not fit a
-# dense start, the sentence says so.
+# The figure shows a mix with an Erdős–Rényi start. The sentence below the figure names every choice in which the mix
+# differs from CHTs. To see the other change, set the topology to *receptive field* and the regrowth to *random*. Each
+# mix is trained only once, so the order of two close curves may change with the seed. So the mixer does not answer the
+# question. The next exercise computes an interval. The mixer also shows which choices fit together. For example, if the
+# number of links does not fit a dense start, the sentence says so.
 # </details>
 #
 # ## Exercise: mix a method of your own
 #
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
-# Change *one* choice of CHTs and race it against CHTs with all seeds. Does CHTs need its receptive field or its
-# regrowth more? Pass the new choice to `replace` by the name of its field. The check trains one network for each seed,
-# which takes several seconds.
+# Change *one* choice of CHTs and race it against CHTs with all seeds. Which does CHTs need more: its receptive field or
+# its regrowth? Pass the new choice to `replace` as a keyword argument with the name of its field. The check trains one
+# network for each seed, which takes several seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -661,13 +674,13 @@ exercises.check(
 # <details><summary>Hint</summary>
 #
 # `replace(method, topology=...)` returns a copy with one field changed. `ErdosRenyi`, `Regrowth` and `Removal` are
-# imported above; `chts_core/choices.py` has the others. Look at `METHODS["chts"]` first: `Regrowth("random",
-# history=True)` changes only the score, and a link that comes back still has its last weight.
+# imported above; `chts_core/choices.py` contains the other choices. Look at `METHODS["chts"]` first:
+# `Regrowth("random", history=True)` changes only the score, and a link that returns still starts with its last weight.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# This changes only the initial wiring:
+# This solution changes only the initial wiring:
 #
 # ```python
 # mine = replace(METHODS["chts"], topology=ErdosRenyi())
@@ -683,8 +696,9 @@ exercises.check(
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
 # Write one update of SET for a layer: remove the `num` links with the smallest $|W_{ij}|$, then regrow `num` links at
-# random. Every place without a link is equally likely, and the places of the removed links are free too. A regrown link
-# starts from weight 0. Return the new weight and the new mask. The layer of the check has 8 places and 4 links.
+# random. Draw among all places without a link, including the places of the links that you just removed. All these
+# places are equally likely. A regrown link starts from weight 0. Return the new weight and the new mask. The check uses
+# a layer with 8 places and 4 links.
 
 
 # %% tags=["exercise"]
@@ -698,7 +712,7 @@ exercises.check("06.one_update", one_update)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# An absent link has $|W_{ij}| = 0$, so give it the size $\infty$ before you look for the smallest. `argsort` and
+# An absent link has $|W_{ij}| = 0$, so set its size to $\infty$ before you look for the smallest sizes. `argsort` and
 # `torch.randperm(n, generator=generator)` work on flat tensors.
 # </details>
 #
@@ -739,7 +753,7 @@ exercises.check("06.train_sparse", train_sparse)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Look at the loop of *Two lines in your own loop*. The run has as many steps as there are batches.
+# Look at the loop in the section *Two lines in your own loop*. The run has as many steps as there are batches.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -764,7 +778,7 @@ exercises.check("06.train_sparse", train_sparse)
 # Write a function that computes the column `FLOPs` of the table above. `sizes` lists the number of possible links of
 # each layer. The last layer is the output layer, which stays dense. `densities` lists the density of the other layers
 # at each step. Absent links cost nothing. Return the cost of the whole run as a share of the cost of the dense network.
-# The check compares it with `chts.plan`.
+# The check compares your result with `chts.plan`.
 
 
 # %% tags=["exercise"]
@@ -779,7 +793,7 @@ exercises.check("06.flops_share", flops_share)
 # <details><summary>Hint</summary>
 #
 # A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the size of the output layer. A step of the
-# dense network costs the sum of all sizes. Take the mean over the steps.
+# dense network costs the sum of all sizes. Take the mean of the cost over all steps.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -796,9 +810,10 @@ exercises.check("06.flops_share", flops_share)
 #
 # *★☆☆ · 10 minutes · essential · objective 3 · write code*
 #
-# `runs` maps each setting to a list with one entry per seed. An entry is a pair of lists: validation accuracy by epoch
-# and test accuracy by epoch. Return the name of the setting that you choose, and the accuracy that you report for it.
-# Follow the rules of this stage: use the last epoch, take means over seeds, and do not choose by the test images.
+# `runs` maps each setting to a list with one entry per seed. Each entry is a pair of lists: the validation accuracy
+# after each epoch, and the test accuracy after each epoch. Return the name of the setting that you choose, and the
+# accuracy that you report for it. Follow the rules of this stage: use the last epoch, take means over seeds, and do not
+# use the test accuracy to choose.
 
 
 # %% tags=["exercise"]
@@ -856,7 +871,7 @@ exercises.check("06.half_width", half_width)
 # half_width = 5.0
 # ```
 #
-# Three runs that lie within four points leave their mean uncertain by five points on either side.
+# The three runs lie within four points, and yet their mean is uncertain by five points on either side.
 # </details>
 
 # %% [markdown]
@@ -864,9 +879,9 @@ exercises.check("06.half_width", half_width)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · write code*
 #
-# Two methods have accuracies by seed, such as `{0: 91.0, 1: 93.0}`. Some seeds were used with only one of the methods.
-# Return the mean of the paired difference, the first method minus the second, and the half-width of its 95 % confidence
-# interval. `stats.t.ppf(0.975, k)` is the factor $t_k$.
+# For each of two methods, a dictionary maps each seed to the accuracy of its run, such as `{0: 91.0, 1: 93.0}`. Some
+# seeds were used with only one of the methods. Return the mean of the paired difference (the first method minus the
+# second) and the half-width of its 95 % confidence interval. `stats.t.ppf(0.975, k)` is the factor $t_k$.
 
 
 # %% tags=["exercise"]
@@ -880,7 +895,7 @@ exercises.check("06.paired", paired)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `mine.keys() & theirs.keys()` are the seeds that both methods have. Write one list of differences first. After that
+# `mine.keys() & theirs.keys()` are the seeds that both methods used. First write one list of differences. After that,
 # you need only this list.
 # </details>
 #
@@ -899,10 +914,10 @@ exercises.check("06.paired", paired)
 #
 # 1. The small dense network is nearly as accurate as the best sparse method, and it is cheaper. On which task would you
 #    still choose a sparse network? Which measurement would support your choice?
-# 2. GraNet loses the fewest points, and RigL costs about a quarter of GraNet's FLOPs. Plan a race that is fair to both.
-#    What do you hold equal: epochs, FLOPs, or the links at the end?
-# 3. We tuned $r$ for CHTs, and no setting for the others. Which method gains from this? How many runs would it take to
-#    tune one setting for each of the nine methods?
+# 2. GraNet loses the fewest points, and RigL costs about a quarter of GraNet's FLOPs. Plan a race that is fair to both
+#    methods. What do you keep equal: the epochs, the FLOPs, or the final number of links?
+# 3. We tuned $r$ for CHTs, but we tuned no setting of the other methods. Which method gains from this tuning? How many
+#    runs would it take to tune one setting for each of the nine methods?
 #
 # ## Self-check
 #
@@ -914,28 +929,29 @@ exercises.check("06.paired", paired)
 # rest of their rows in the table is the same.
 # </details>
 #
-# 2. GraNet beats SET in a race of equal steps. What must you ask before you call it the better method?
+# 2. GraNet beats SET in a race with equal numbers of steps. What must you ask before you call GraNet the better method?
 #
 # <details><summary>Answer</summary>
 #
-# Ask how much it cost: GraNet starts with half of all links, and its `FLOPs` are several times as high as SET's. Also
+# Ask how much GraNet costs: it starts with half of all links, and its `FLOPs` are several times as high as SET's. Also
 # ask whether the interval of the paired difference excludes 0.
 # </details>
 #
-# 3. You try ten values of $r$ and report the test accuracy of the best. What went wrong?
+# 3. You try ten values of $r$ and report the test accuracy of the best value. What went wrong?
 #
 # <details><summary>Answer</summary>
 #
-# You chose by the test images. The highest of ten numbers is partly luck. Choose by the validation images, and test
-# only the chosen setting.
+# You used the test images to choose. The highest of ten numbers is partly due to luck. Choose on the validation images,
+# and test only the chosen setting.
 # </details>
 #
 # 4. Why do equal seeds matter for a paired difference?
 #
 # <details><summary>Answer</summary>
 #
-# They give both methods the same initial weights and batches. If a seed is lucky for both methods, the luck cancels in
-# the difference. So the interval of the difference can be narrower than the intervals of the two means suggest.
+# Equal seeds give both methods the same initial weights and batches. If a seed is lucky for both methods, the luck
+# cancels in the difference. So the interval of the difference can be narrower than the intervals of the two means
+# suggest.
 # </details>
 #
 # ## Key takeaways
@@ -944,9 +960,10 @@ exercises.check("06.paired", paired)
 # - The number of links is exact at every step. A removed link has the weight 0 in the network, and CHTs remembers its
 #   last weight.
 # - A fair race has equal steps and equal seeds, and it reports the cost with the accuracy.
-# - Choose by the validation images and report the last epoch. A difference smaller than its interval may be chance.
-# - On the digits, five sparse methods are behind FC, and none is clearly better or worse than CHTs. A small dense
-#   network is clearly ahead of three of them.
+# - Choose on the validation images, and report the last epoch. A difference smaller than its interval may be due to
+#   chance.
+# - On the digits, five sparse methods are behind FC, and no sparse method is clearly better or worse than CHTs. A small
+#   dense network is clearly ahead of three sparse methods.
 #
 # ## Further reading
 #

@@ -74,7 +74,7 @@ task = data.load_images(settings.dataset)
 # ## What can go wrong with a zero
 #
 # Sparse training has many parts that must agree: the mask, the weight, its gradient and the state of the optimizer. If
-# the code forgets one of them, Python raises no exception. Often even the loss looks fine.
+# the code forgets to update one of these parts, Python raises no exception. Often even the loss looks fine.
 #
 # The smallest example is a single link. Its gradient is 1 in each of the first two steps, and the momentum is 0.9. The
 # optimizer's momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the second. Now we remove the
@@ -94,13 +94,13 @@ for gradient in (1.0, 1.0, 0.0):
 # %% [markdown]
 # The removed link has moved: its buffer is $0.9 \cdot 1.9 = 1.71$, and its weight is $-0.1 \cdot 1.71 = -0.171$. A
 # removed link comes back by itself, unless the code also sets its buffer to 0 or applies the mask again after every
-# optimizer step. If the link is regrown later, its old momentum moves it.
+# optimizer step. If the link is regrown later, its old momentum moves its weight.
 
 # %%
 assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 
 # %% [markdown]
-# So the following must hold between any two steps:
+# So the following rules must hold between any two steps:
 #
 # 1. outside the mask, weights are exactly 0;
 # 2. outside the mask, the optimizer's state is exactly 0;
@@ -108,16 +108,17 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 # 4. there is a path from the inputs to the outputs;
 # 5. after the last update, every layer has its final density;
 # 6. all weights are finite;
-# 7. right after an update, the links that it regrew have optimizer state 0. Their weights are 0 too, unless the method
-#    says otherwise: in CHTs and CHTss, a link that comes back has its last weight.
+# 7. right after an update, the links that it regrew have optimizer state 0. The weights of these links are 0 too,
+#    unless the method says otherwise: in CHTs and CHTss, a link that returns starts with its last weight.
 #
-# `chts.audit.audit(sparsifier)` checks the first six rules at any moment. `chts.audit.Auditor` is for checks after
-# every step. It also checks the seventh rule, because it remembers the masks from before the update. For this rule, it
-# checks only the optimizer state if the method is CHTs or CHTss.
+# `chts.audit.audit(sparsifier)` checks the first six rules at any moment. Use `chts.audit.Auditor` to check a run after
+# every step. An auditor also checks the seventh rule, because it remembers the masks from before the update. In a run
+# of CHTs or CHTss, the auditor checks only the optimizer state of the regrown links, not their weights.
 #
 # ## A healthy run
 #
-# CHTss trains on the handwritten digits, and its density falls from 50 % to the target. An auditor checks every step.
+# CHTss trains on the handwritten digits, and its density falls from 50 % to the target density. An auditor checks every
+# step.
 
 
 # %%
@@ -142,9 +143,10 @@ figures.show(
 
 # %% [markdown]
 # Learn what a healthy run looks like: a symptom is a difference from a healthy run. In the figures below, the dashed
-# curves show the healthy run. At the beginning, the curve of its share of weights that are not zero looks like a comb.
-# This is normal: a link that is regrown for the first time has the weight 0 until the next optimizer step. Later,
-# nearly all regrown links have been there before, and the teeth of the comb vanish.
+# curves show the healthy run. At the beginning of this run, the curve of the share of weights that are not zero looks
+# like a comb. This shape is normal: a link that is regrown for the first time has weight 0 until the next optimizer
+# step. Later, nearly all regrown links were in the network before and start with their last weights, so the teeth of
+# the comb vanish.
 #
 # ## Patient 1: nothing to see
 #
@@ -160,7 +162,7 @@ figures.show(
 
 # %% [markdown]
 # **Predict:** the weights outside the mask are 0 at every step, and about as many neurons are active as in the healthy
-# run. Which part of the optimizer state has the shape of a weight? What could be wrong with it?
+# run. Which part of the optimizer state has the shape of a weight? What could be wrong with this part?
 
 # %%
 name = "2.weight"
@@ -179,8 +181,8 @@ assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} a
 
 # %% [markdown]
 # By the end of the run, the momentum of absent links has faded: it has shrunk by a factor of 0.9 in each step since the
-# last update. Between two updates, it had too little time to fade. The auditor checked every step, so it saw what
-# happens when such links come back:
+# last update. Between two updates, the momentum had too little time to fade. The auditor checked every step, so it saw
+# what happens when an update regrows such links:
 
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
@@ -191,13 +193,13 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # <details><summary>What you should have seen</summary>
 #
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
-# or one update later, its momentum does not start from zero. Its first steps follow gradients of an earlier network.
-# (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does not show the
-# fault, and one run cannot show whether the accuracy suffers. But the method that ran is not the method that was
-# described. Some published code did not mask the momentum of SGD.
+# or one update later, its momentum does not start from zero. The first steps of this link follow gradients of an
+# earlier network. (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does
+# not show the fault, and one run cannot show whether the accuracy suffers. But the run did not use the method that its
+# report describes. Some published code did not mask the momentum of SGD.
 #
-# Remedy: whenever an update removes or regrows a link, set its optimizer state to 0. The optimizer keeps one or more
-# tensors with the shape of the weight. In each of them, one entry belongs to the link.
+# Remedy: whenever an update removes or regrows a link, set the optimizer state of this link to 0. The optimizer keeps
+# one or more tensors with the shape of the weight. In each of these tensors, one entry belongs to the link.
 # </details>
 #
 # ## Patient 2: how sparse is it?
@@ -232,13 +234,14 @@ assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. It also
-# does not mask the gradient. A few steps fill most of the matrix again. So the run is nearly dense, although its report
-# calls it sparse. Its loss says nothing about sparse training, and neither would its accuracy. Some published code
-# ignored the masks after it resumed a run. In other published code, momentum moved pruned weights.
+# *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. The code
+# also does not mask the gradient. After a few steps, most entries of the weight matrix are non-zero again. So the run
+# is nearly dense, although its report calls it sparse. Neither its loss nor its accuracy says anything about sparse
+# training. Some published code ignored the masks after it resumed a run. In other published code, momentum moved pruned
+# weights.
 #
-# Remedy: outside the mask, set the gradient and the weight to 0 at every step. Count the non-zero weights of the
-# *model*, not the ones in the mask.
+# Remedy: outside the mask, set the gradient and the weight to 0 at every step. To measure the sparsity, count the
+# non-zero weights of the *model*. The masks do not show this fault.
 # </details>
 #
 # ## Patient 3: flat line
@@ -275,13 +278,13 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 # <details><summary>What you should have seen</summary>
 #
 # *A collapsed layer.* The scheduled number of links of one layer fell to zero, so no signal passes through it. The
-# output depends only on the biases after the empty layer, so it is the same for every image. The network learns only
-# how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are incomplete, so no
+# output depends only on the biases after the empty layer, so the output is the same for every image. The network learns
+# only how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are incomplete, so no
 # neuron is active. In published code, a density decay that did not start at step 0 shrank a network to a density of
 # 0.014 %.
 #
-# Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows them and refuses an
-# empty layer.
+# Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows the planned links and
+# refuses an empty layer.
 # </details>
 #
 # ## Patient 4: more links than promised
@@ -302,7 +305,7 @@ print(refusal)
 assert "never be reached" in refusal
 
 # %% [markdown]
-# To get the sick run, we switch this check off.
+# To get the sick run, we switch off this check of the planner.
 #
 # **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$, which is
 # rescaled so that it starts at $s_i$ and ends at $s_f$:
@@ -339,9 +342,10 @@ assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay
 # <details><summary>What you should have seen</summary>
 #
 # *A decay that outlives the updates.* The density is about two points too high. The tail of a sigmoid is flat, so the
-# error is small. The loss looks no worse, because there were more links for most of the run. But the additional links
-# make a comparison with other methods unfair. In published code, a window that ended after the last update left 1.1 %
-# more links than a target of 10 % allows (stage 05). With a target of 1 %, it left 13.5 % more.
+# error is small. The loss looks no worse, because this run had more links than the healthy run most of the time. But
+# the additional links make a comparison with other methods unfair. In published code, a decay window that ended after
+# the last update left 1.1 % more links than the target density of 10 % allows (stage 05). With a target density of 1 %,
+# the window left 13.5 % more links than the target allows.
 #
 # Remedy: end the decay at an update, and count the links of the final model.
 # </details>
@@ -356,11 +360,11 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the code of this patient scores all missing links and sorts them. To regrow $n$ links, it uses the $n$-th
-# highest score as a threshold. It takes every link with at least this score. It stores scores in bfloat16, which has 8
-# significant bits. What happens when scores are equal?
+# **Predict:** the code of this patient scores all missing links and sorts them. To regrow $n$ links, the code uses the
+# $n$-th highest score as a threshold and regrows every link with at least this score. The code stores the scores in
+# bfloat16, which has 8 significant bits. What happens when several scores are equal?
 #
-# By hand: we want the best two of the scores 5, 4, 4, 4 and 1.
+# Here is a small example: we want the two best of five links with the scores 5, 4, 4, 4 and 1.
 
 # %%
 scores = torch.tensor([5.0, 4.0, 4.0, 4.0, 1.0])
@@ -391,7 +395,7 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A threshold with ties.* In the small example, the threshold takes 4 links instead of 2. In the run, scores that
+# *A threshold with ties.* In the small example, the threshold selects 4 links instead of 2. In the run, scores that
 # differ in float32 become equal in bfloat16. So each update may regrow more links than it should. Some published code
 # used `scores >= threshold`.
 #
@@ -401,12 +405,12 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # ## Patient 6: it takes two
 #
 # *Soft* regrowth draws links at random, in proportion to their scores. The code of the sixth patient claims to be soft,
-# but it takes the highest scores. Each single run passes every check. So we run the code twice with different seeds of
-# the topology. Both runs have the same initial weights, the same batches and the same initial masks, and both remove
-# links by the hard rule.
+# but it takes the links with the highest scores. Each single run of this code passes every check. So we run the code
+# twice with different seeds of the topology. Both runs have the same initial weights, the same batches and the same
+# initial masks, and both remove links by the hard rule.
 #
-# **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain,
-# with true sampling and with the highest scores?
+# **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain if
+# regrowth truly samples, and what share if it takes the highest scores?
 
 # %%
 hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))  # neither soft nor percolating
@@ -434,10 +438,10 @@ assert shared["called soft"] > shared["soft"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Regrowth that does not draw.* With the highest scores, both runs gain the same links for any two seeds. They could
-# differ only where scores are equal. Confidence intervals over such seeds are too narrow, since the topologies are
-# copies of each other. In some published code, "soft" regrowth took the highest scores, and the masks were identical
-# across seeds.
+# *Regrowth that does not draw.* If regrowth takes the highest scores, both runs gain the same links, whatever the two
+# seeds are. The runs could differ only where scores are equal. Confidence intervals over such seeds are too narrow,
+# since the topologies are copies of each other. In some published code, "soft" regrowth took the highest scores, and
+# the masks were identical across seeds.
 #
 # Remedy: compare masks across seeds before you report a mean over seeds.
 # </details>
@@ -446,9 +450,9 @@ assert shared["called soft"] > shared["soft"]
 #
 # *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
-# Look at the cell in *What can go wrong with a zero* again. The link is removed when its buffer is 1.9. Its weight
-# becomes 0, and its gradient is 0 in all later steps. The code does not clear the buffer. The learning rate is 0.1 and
-# the momentum 0.9. What weight does the link have in the end?
+# Look again at the code cell in the section *What can go wrong with a zero*. The link is removed when its momentum
+# buffer is 1.9. Its weight becomes 0, and its gradient is 0 in all later steps. The code does not clear the buffer. The
+# learning rate is 0.1 and the momentum is 0.9. Which value does the weight of the link approach?
 
 # %% tags=["exercise"]
 resting_weight = None
@@ -459,7 +463,8 @@ exercises.check("06b.resting_weight", resting_weight)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The first step moves the weight by $-0.1 \cdot 0.9 \cdot 1.9 = -0.171$. Each later step is 0.9 times the step before.
+# The first step after the removal moves the weight by $-0.1 \cdot 0.9 \cdot 1.9 = -0.171$. Each later step is 0.9 times
+# the step before.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -470,7 +475,7 @@ exercises.check("06b.resting_weight", resting_weight)
 # resting_weight = -0.171 / (1 - 0.9)
 # ```
 #
-# The weight of the removed link ends at −1.71, although its gradient was 0 in all these steps.
+# The weight of the removed link approaches −1.71, although its gradient was 0 in all these steps.
 # </details>
 
 # %% [markdown]
@@ -478,7 +483,8 @@ exercises.check("06b.resting_weight", resting_weight)
 #
 # *★☆☆ · 5 minutes · essential · objective 2 · write code*
 #
-# Write `absent_weights(weight, mask)`: the number of absent links whose weight is not zero. NaN must count as not zero.
+# Write a function `absent_weights(weight, mask)` that returns the number of absent links whose weight is not zero. NaN
+# must count as not zero.
 
 
 # %% tags=["exercise"]
@@ -509,8 +515,9 @@ exercises.check("06b.absent_weights", absent_weights, patient=second)
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
 # Write the remedy for patient 1: a function that removes links from a layer. `gone` is a Boolean mask of the links that
-# go. Set their weights to 0. Also set their entries to 0 in every part of the optimizer's state that has one element
-# per weight. Change nothing else. The check uses SGD with momentum and Adam.
+# the function removes. Set their weights to 0. The optimizer's state contains tensors with one element per weight. In
+# each of these tensors, also set the entries of the removed links to 0. Change nothing else. The check uses SGD with
+# momentum and Adam.
 
 
 # %% tags=["exercise"]
@@ -538,7 +545,8 @@ exercises.check("06b.drop_links", drop_links)
 #             state[gone] = 0
 # ```
 #
-# The function looks at the shape of a tensor, not at its name. So it also works for optimizers that keep other moments.
+# The function looks at the shape of a tensor, not at its name. So it also works for optimizers with other state tensors
+# of this shape.
 # </details>
 
 # %% [markdown]
@@ -546,9 +554,10 @@ exercises.check("06b.drop_links", drop_links)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# A student builds a model and its optimizer. Then she replaces a weight by a masked copy: `layer.weight =
-# nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so the new weight never learns. Python
-# raises no error. Write a function that returns the names of the model's parameters that the optimizer does not hold.
+# A student builds a model and its optimizer. Then she replaces a weight with a masked copy: `layer.weight =
+# nn.Parameter(layer.weight * mask)`. The optimizer still holds the old weight, so it never changes the new weight.
+# Python raises no error. Write a function that returns the names of the model's parameters that the optimizer does not
+# hold.
 
 
 # %% tags=["exercise"]
@@ -562,8 +571,9 @@ exercises.check("06b.not_held", not_held)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `model.named_parameters()` gives names and parameters. `optimizer.param_groups` is a list of dictionaries, each with a list
-# under `"params"`. Two tensors with equal values can be two objects; `id(tensor)` tells them apart.
+# `model.named_parameters()` yields pairs of a name and a parameter. `optimizer.param_groups` is a list of dictionaries.
+# Each dictionary contains a list of parameters under the key `"params"`. Two tensors with equal values can be two
+# objects; `id(tensor)` tells them apart.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -574,7 +584,7 @@ exercises.check("06b.not_held", not_held)
 #     return [name for name, parameter in model.named_parameters() if id(parameter) not in held]
 # ```
 #
-# A `Sparsifier` refuses such an optimizer from the start.
+# A `Sparsifier` raises an error if you build it with such an optimizer.
 # </details>
 
 # %% [markdown]
@@ -585,7 +595,7 @@ exercises.check("06b.not_held", not_held)
 # `train_step()` does one step of training, including `optimizer.step()`. It does not call `sparsifier.step()`, so your
 # function must call it. Train for `steps` steps, and call the auditor after each step. At the first finding, return the
 # number of the step and the finding's `check`. The first step has the number 1. If the auditor finds nothing, return
-# None. In the run of the check, a fault appears, and it disappears before the end.
+# None. The check uses a run in which a fault appears and disappears again before the end.
 
 
 # %% tags=["exercise"]
@@ -599,8 +609,8 @@ exercises.check("06b.first_finding", first_finding)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Build one `chts.audit.Auditor(sparsifier)` before the loop. Call its `check()` after `sparsifier.step()`. It returns a
-# list of new findings.
+# Build one `chts.audit.Auditor(sparsifier)` before the loop. Call its method `check()` after `sparsifier.step()`. This
+# method returns a list of new findings.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -622,14 +632,14 @@ exercises.check("06b.first_finding", first_finding)
 #
 # *★★★ · 25 minutes · useful · objective 1 · write code*
 #
-# Here are six recorded runs of one layer. They use CHTs at 90 % sparsity for 128 steps, with an update every 8 steps
-# until 75 % of the run. One run is healthy, and each of the others has a different fault. You have only the rows of the
-# history, but no weights and no masks.
+# Here are six recorded runs of one layer. All six runs use CHTs at 90 % sparsity for 128 steps, with an update every 8
+# steps until 75 % of the run. One run is healthy, and each of the other runs has a different fault. You have only the
+# rows of the history, but no weights and no masks.
 #
 # | name | what happened |
 # |---|---|
-# | `"healthy"` | nothing |
-# | `"stuck"` | regrowth takes the links with the best scores, so most links come back at once |
+# | `"healthy"` | there is no fault |
+# | `"stuck"` | regrowth takes the links with the best scores, so the update brings back most of the links that it just removed |
 # | `"random regrowth"` | every missing link is equally likely to be regrown |
 # | `"collapsed layer"` | a layer of this network has lost all its links |
 # | `"threshold with ties"` | regrowth takes every link whose score reaches the threshold |
@@ -648,11 +658,11 @@ figures.show(
 pd.DataFrame(recorded_runs["A"])
 
 # %% [markdown]
-# Write a function that takes the rows of one run and returns a name from the table. A row is a dictionary with the
-# columns above. The check also uses runs that are not on this page: runs of another layer, and runs with another seed.
-# Think about two questions first:
+# Write a function that takes the rows of one run and returns a name from the table of faults. A row is a dictionary
+# with the columns of the last table. The check also uses runs that are not on this page: runs of another layer, and
+# runs with another seed. Think about two questions first:
 #
-# - The last updates exchange few links. How much can you learn from one value of the overlap then?
+# - The last updates exchange few links. How much can you learn from the overlap of one such update?
 # - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. What
 #   overlap would you expect by pure chance?
 
@@ -668,8 +678,8 @@ exercises.check("06b.which_fault", which_fault)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Ask the questions with a clear answer first. Are any neurons active at the end? Is the number of links constant? At
-# which step is the last update? Only then look at the overlap, as a share of *all* regrown links of the run:
+# First ask the questions that have a clear answer. Are any neurons active at the end? Is the number of links constant?
+# At which step is the last update? Only then look at the overlap, as a share of *all* regrown links of the run:
 # $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By pure chance, this share is about
 # $68 / (2304 - 230 + 68) = 3$ %.
 # </details>
@@ -689,9 +699,9 @@ exercises.check("06b.which_fault", which_fault)
 #     return "stuck" if returned > 0.5 else "random regrowth" if returned < 0.05 else "healthy"
 # ```
 #
-# In these runs the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % where
-# regrowth is stuck. The order of the questions matters. The layer after a collapsed layer exchanges all its links at
-# every update, so its ITOP rate rises fastest of all. The run with the fault *threshold with ties* is stuck too.
+# In these runs, the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % for the
+# stuck runs. The order of the questions matters. The layer after a collapsed layer exchanges all its links at every
+# update, so its ITOP rate rises fastest of all. The run with the fault *threshold with ties* is stuck too.
 # </details>
 
 # %% [markdown]
@@ -699,18 +709,17 @@ exercises.check("06b.which_fault", which_fault)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · work out*
 #
-# This run is like the six runs of CHTs above, but the next cell trains it now. The seed has chosen what is wrong with
-# it:
+# This run is like the six runs of CHTs above, but the next cell trains it now. The seed has chosen one of these faults:
 #
 # | name | what happened |
 # |---|---|
 # | `"best scores"` | regrowth takes the links with the best scores |
 # | `"random regrowth"` | every missing link is equally likely to be regrown |
 # | `"too many links"` | regrowth adds one and a half times as many links as it should |
-# | `"removal by place"` | removal takes away all links of the first outputs, whatever their weights are |
+# | `"removal by place"` | the update removes all links of the first outputs, whatever the weights of these links are |
 #
 # **First on paper:** for each name, write what this fault does to the overlap, to the active neurons and to the number
-# of links. Two of the faults lower the overlap. Which curve separates these two? Then look at the figure.
+# of links. Two of the faults lower the overlap. Which curve separates these two faults? Then look at the figure.
 
 # %%
 mystery, healthy_run = (
@@ -741,7 +750,7 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Look at the links first, because their number is exact. Then look at the active neurons. Last, compare the overlap
+# First look at the number of links, because it is exact. Then look at the active neurons. Last, compare the overlap
 # with the healthy run and with pure chance (3 %, see the previous exercise).
 # </details>
 #
@@ -749,10 +758,10 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 #
 # | name | overlap | active neurons | links |
 # |---|---|---|---|
-# | `"best scores"` | far higher: most links with the best scores have just been removed | as usual | as usual |
-# | `"random regrowth"` | as by chance | as usual | as usual |
-# | `"too many links"` | a little higher | as usual | above the plan, most of all after the first updates |
-# | `"removal by place"` | as by chance: a removed output has no paths, so its missing links have the score 0 | two thirds are lost | as usual |
+# | `"best scores"` | far higher than in the healthy run, because most links with the best scores have just been removed | as usual | as usual |
+# | `"random regrowth"` | as high as by pure chance | as usual | as usual |
+# | `"too many links"` | a little higher than in the healthy run | as usual | above the plan, most of all after the first updates |
+# | `"removal by place"` | as high as by pure chance: an output without links has no paths, so its missing links have the score 0 | two thirds of them become inactive | as usual |
 #
 # The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions
 # and works for every seed:
@@ -793,17 +802,17 @@ pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
 # |---|---|---|---|
 # | stale moments | none in the loss | optimizer state outside the mask | set the optimizer state of removed and regrown links to 0 |
 # | forgotten mask | between updates, far more non-zero weights than links | weights outside the mask | mask the gradient and the weight at every step |
-# | collapsed layer | the loss of a blind guess: ln(number of classes) | the product of the masks is 0 | check the planned links of every layer |
-# | outliving decay | final density a little too high | final number of links, compared with the target | end the decay at an update |
+# | collapsed layer | the loss of a random guess: ln(number of classes) | the product of the masks is 0 | check the planned links of every layer |
+# | outliving decay | a final density that is a little too high | final number of links, compared with the target | end the decay at an update |
 # | threshold with ties | none in the loss | links by layer and update, compared with the plan | take a fixed number of links by rank, and break ties at random |
 # | regrowth that does not draw | none in one run | links gained with two seeds | draw at random, and compare masks across seeds |
 #
 # ## A value that is NaN
 #
 # One fault occurs in both dense and sparse networks: a value that is NaN or infinite. Such a value spreads. Take 32
-# images and let one pixel of one image be NaN, for example because a file is damaged. How far does the NaN spread?
-# First it is in one pixel of an image with 64 pixels. Then it is in the values of all 32 neurons for this image, and
-# then in its 10 scores. The loss is a mean over images, so one image is enough to make it NaN.
+# images and let one pixel of one image be NaN, for example because a file is damaged. How far does the NaN spread? At
+# first, one pixel of an image with 64 pixels is NaN. Then the values of all 32 neurons of each hidden layer are NaN for
+# this image, and so are its 10 scores. The loss is a mean over images, so one image is enough to make the loss NaN.
 
 # %%
 network = models.mlp(task.features, 32, task.classes, generator=torch.Generator().manual_seed(settings.seed))
@@ -823,13 +832,13 @@ for entry in contagion:
     print(entry)
 
 # %% [markdown]
-# `find_nonfinite` lists the tensors with such values. The possible cause comes first: here it is the input of the first
-# layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient is NaN. After one more step of
-# the optimizer, every weight would be NaN too. No later batch could repair this.
+# `find_nonfinite` lists the tensors that contain NaN or infinite values. The possible cause comes first: here it is the
+# input of the first layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient is NaN.
+# After one more step of the optimizer, every weight would be NaN too. No later batch could repair these weights.
 #
-# So we must skip such a step. A `GradScaler` does this in any precision. If an update is due at a skipped step, the
-# `Sparsifier` postpones the update, and its warning names the layers with such gradients. If a weight is NaN, the
-# `Sparsifier` refuses the update. `chts train` skips such steps by itself and records them.
+# So the optimizer must skip such a step. A `GradScaler` skips such steps in any precision. If an update is due at a
+# skipped step, the `Sparsifier` postpones the update, and its warning names the layers whose gradients are not finite.
+# If a weight is NaN, the `Sparsifier` refuses the update. `chts train` skips such steps by itself and records them.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -847,10 +856,10 @@ assert chts.numerics.find_nonfinite(network) == []
 # %% [markdown]
 # ## To discuss
 #
-# 1. A week before the deadline you find stale moments in all your finished runs. The losses look the same. Which
-#    results do you still report, and what do you write about the fault?
-# 2. An audit after every step costs time. In which part of a long run would you use it? Which faults would you then
-#    miss?
+# 1. A week before the deadline, you find stale moments in all your finished runs. The losses look like the losses of
+#    healthy runs. Which results do you still report, and what do you write about the fault?
+# 2. An audit after every step costs time. In which part of a long run would you use such an audit? Which faults would
+#    you then miss?
 # 3. Some published code forgets to apply its mask, but it reproduces the accuracy of its paper. Is the result of the
 #    paper correct? What would you write to the authors?
 #
@@ -860,8 +869,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #
 # <details><summary>Answer</summary>
 #
-# Ask for the share of the model's weights that are not zero, measured just before a forward pass. Patient 2 had perfect
-# masks.
+# Ask for the share of the model's weights that are not zero, measured just before a forward pass. In patient 2, the
+# masks were perfect, but most of the weights outside them were not zero.
 # </details>
 #
 # 2. `chts.audit.audit` looks at a single moment. Why can it not see whether a regrown link started without momentum?
@@ -869,18 +878,18 @@ assert chts.numerics.find_nonfinite(network) == []
 # <details><summary>Answer</summary>
 #
 # After the next optimizer step, every link may have momentum. To see this fault, you must look right after the update
-# and know the masks from before it.
+# and know the masks from before the update.
 # </details>
 #
 # 3. Which of the patients would a comparison of accuracies have exposed?
 #
 # <details><summary>Answer</summary>
 #
-# It would have exposed the collapsed layer. The other losses differ little from the healthy loss. One run per patient
-# cannot show whether a small difference is real.
+# It would have exposed only patient 3, with the collapsed layer. The losses of the other patients differ little from
+# the loss of the healthy run. One run per patient cannot show whether a small difference is real.
 # </details>
 #
-# 4. A layer stores only its links (stage 07). Which two of the first six checks have nothing to check there?
+# 4. A layer stores only its links (stage 07). Which two of the first six checks have nothing to check in such a layer?
 #
 # <details><summary>Answer</summary>
 #
@@ -893,8 +902,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #
 # - Bugs in sparse training rarely raise an error and rarely show in the loss. To find them, check the rules that must
 #   hold at every step.
-# - Three numbers reveal most bugs: the non-zero weights of the model, the links per layer compared with the plan, and
-#   the optimizer state outside the mask.
+# - Three numbers reveal most bugs: the number of non-zero weights of the model, the number of links per layer (compared
+#   with the plan), and the number of non-zero values in the optimizer state outside the mask.
 # - Add `auditor = chts.audit.Auditor(sparsifier)` and `auditor.check()` after `sparsifier.step()` to a short trial run.
 #
 # ## Further reading

@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. say what a mask saves and what it does not;
+# 1. say what a mask saves and what it does not save;
 # 2. store only the links of a layer;
 # 3. predict at which densities such a layer is faster on *your* machine;
 # 4. read a cost meter that compares theory with measurement.
@@ -67,8 +67,8 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 # ## What a mask saves
 #
 # A linear layer with $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication
-# and an addition for each weight. The backward pass does twice as many, for the gradients with respect to the input and
-# to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
+# and an addition for each weight. The backward pass does twice as many operations, for the gradients with respect to
+# the input and to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
 #
 # Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations. With 1 % of the links, 300
 # operations would be enough.
@@ -93,15 +93,15 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, w
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# It takes longer: the layer still does all the dense work, and it also applies the mask. But masks are good for
-# research, because any method is easy to write with them.
+# A step with a mask takes longer: the layer still does all the dense work, and it also applies the mask. But masks are
+# good for research, because any method is easy to implement with masks.
 # </details>
 #
 # ## Store only the links
 #
-# Here is the mask of stage 01 again, with 5 of 12 links, and now with values. The format *compressed sparse rows* (CSR)
-# lists the column and the value of each link, row by row. It also lists where each row begins. Below, *csr* means a
-# layer in this format.
+# Here is the mask of stage 01 again, with 5 of 12 links. Now each link has a weight. The format *compressed sparse
+# rows* (CSR) lists the column and the value of each link, row by row. The format also lists where each row begins.
+# Below, *csr* means a layer in this format.
 
 # %%
 weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
@@ -111,8 +111,8 @@ print("columns    ", links.col_indices.tolist())
 print("values     ", weight[weight != 0].tolist())
 
 # %% [markdown]
-# Read the lists: output 0 has links 0 and 1, output 1 has links 2 and 3, and output 2 has link 4. The product needs
-# nothing else.
+# Read the lists: output 0 has links 0 and 1, output 1 has links 2 and 3, and output 2 has link 4. The matrix product
+# needs only these three lists and the inputs.
 
 # %%
 x, values = torch.tensor([1.0, 2, 3, 4]), weight[weight != 0]
@@ -124,8 +124,8 @@ print(by_links)
 assert by_links == (weight @ x).tolist() == [5, 18, 20]
 
 # %% [markdown]
-# The backward pass goes through the links input by input, so the layer also stores the order of the links by columns.
-# `SparseLinear` does all this in compiled loops. It is a drop-in replacement for `nn.Linear`.
+# The backward pass goes through the links input by input, so the layer also stores the order of the links sorted by
+# column. `SparseLinear` does all this work in compiled loops. `SparseLinear` is a drop-in replacement for `nn.Linear`.
 
 # %%
 linear = nn.Linear(4, 3)
@@ -139,10 +139,10 @@ print(layer)
 # ## Memory, by hand
 #
 # When it trains with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its gradient
-# and its momentum. A sparse layer keeps these three numbers for each *link*. It needs 12 more bytes for the position of
-# each link: its input, its output, and its place in the order by columns. It also needs 4 bytes for the beginning of
-# each row and each column. So a dense layer of 1000 × 1000 takes 12 MB. With 1 % of the links, a sparse layer takes 10
-# 000 · 24 bytes ≈ 0.24 MB.
+# and its momentum. A sparse layer keeps these three numbers for each *link*. The sparse layer needs 12 more bytes for
+# the position of each link: its input, its output, and its place in the order sorted by column. The layer also needs 4
+# bytes for the beginning of each row and each column. So a dense layer of 1000 × 1000 takes 12 MB. With 1 % of the
+# links, a sparse layer takes 10 000 · 24 bytes ≈ 0.24 MB.
 
 # %%
 wide = nn.Linear(1000, 1000, bias=False)
@@ -156,11 +156,11 @@ assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 # ## Where each wins, on this machine
 #
 # Dense products run at the full speed of the processor, because the position of every number is known. A sparse product
-# has to look up the input of every link. So an operation in a sparse product costs more than an operation in a dense
-# product. With enough links, the dense product is faster.
+# has to look up the input of every link. So an operation in a sparse product costs more time than an operation in a
+# dense product. If a layer has enough links, the dense product is faster.
 #
-# **Predict:** at which density do the two products take the same time on this machine: 1 %, 10 % or 40 %? Is this
-# density lower or higher with 32 samples instead of 256?
+# **Predict:** at which density do the dense and the sparse product take the same time on this machine: 1 %, 10 % or 40
+# %? Is this density lower or higher with 32 samples instead of 256?
 
 # %%
 densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -193,21 +193,21 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The last cell prints the largest *tested* density at which csr is faster on your machine. The lines cross between this
-# density and the next one. On the machine of the published outputs, the lines cross at a lower density with 32 samples
-# than with 256. Both densities are far above the density of the paper's experiments. At 1 %, the number of operations
-# falls by a factor of a hundred, but the time never falls by this much. Looking up the inputs takes time, and each call
-# has a fixed cost.
+# The last cell prints the largest *tested* density at which csr is faster on your machine. The lines of csr and dense
+# cross between this density and the next tested density. On the machine of the published outputs, the lines cross at a
+# lower density with 32 samples than with 256 samples. Both densities are far above the density of the paper's
+# experiments. At a density of 1 %, the number of operations falls by a factor of a hundred, but the time never falls by
+# this factor. Looking up the inputs takes time, and each call has a fixed cost.
 # </details>
 #
-# On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. We did not
-# measure anything in this notebook on a GPU.
+# On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. In this notebook,
+# we measured nothing on a GPU.
 #
 # ## The same run, link by link
 #
-# `Sparsifier(..., execution="csr")` replaces the layers of a model by layers that store only their links. The run is
+# `Sparsifier(..., execution="csr")` replaces the layers of a model with layers that store only their links. The run is
 # the *same*: it removes and regrows the same links, and the weights agree up to rounding. (Here we compare only the
-# links. The tests of the core compare both.)
+# links. The tests of the core compare both the links and the weights.)
 
 # %%
 task = data.load_images("digits")
@@ -239,8 +239,8 @@ print(f"updates at steps {steps}; links: { {name: int(mask.sum()) for name, mask
 # ## The cost meter
 #
 # Now we measure whole training steps of an MLP with three hidden layers: the forward pass, the backward pass, the
-# optimizer and the work of the `Sparsifier`. The label *in theory* marks the count of `chts.plan`: the operations of
-# the linear layers, if absent links cost nothing. We measure the time and the memory.
+# optimizer and the work of the `Sparsifier`. The label *in theory* marks the number of operations that `chts.plan`
+# counts: the operations of the linear layers, if absent links cost nothing. We measure the time and the memory.
 
 # %%
 runs = {"FC": ("fc", "masked"), "CHTs, masked": ("chts", "masked"), "CHTs, csr": ("chts", "csr")}
@@ -270,17 +270,17 @@ for cost in meter:
     )
 
 # %% [markdown]
-# There are three lessons. First, a mask costs time and memory. Second, csr saves both. The memory falls nearly as much
-# as theory predicts, but the time of a step falls less than the number of operations. There is so little left to
-# multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of the
-# topology takes longer than a step. The less time a step takes, the more an update matters. The last column shows how
-# much time one update in a hundred steps adds. In the paper's image tasks, there is one update per epoch, and an epoch
-# has more than a thousand steps. There the updates hardly matter.
+# There are three lessons. First, a mask costs time and memory. Second, csr saves time and memory. The memory falls
+# nearly as much as theory predicts, but the time of a step falls less than the number of operations. There is so little
+# left to multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of
+# the topology takes longer than a step. The less time a step takes, the more an update matters. The last column shows
+# how much time the updates add if the network is updated once in a hundred steps. In the paper's image tasks, there is
+# one update per epoch, and an epoch has more than a thousand steps. So the time of the updates hardly matters there.
 #
-# CHTss starts with half of all links, so it needs more operations. It also needs more memory, and the column *kept*
-# does not show this. A link that comes back has its last weight, so CHTs and CHTss remember every link that they
-# removed. The position of such a link takes 8 bytes, and its weight takes 4. CHTss has removed at least the links that
-# it lost while its density fell from 50 % to the final value:
+# CHTss starts with half of all links, so it needs more operations than CHTs. It also needs more memory than CHTs, but
+# the column *kept* does not show this memory. A link that returns starts with its last weight, so CHTs and CHTss
+# remember every link that they removed. The position of such a link takes 8 bytes, and its weight takes 4. CHTss has
+# removed at least the links that it lost while its density fell from 50 % to the final value:
 
 # %%
 weights = task.features * settings.hidden + 2 * settings.hidden**2
@@ -291,19 +291,20 @@ print(
 )
 
 # %% [markdown]
-# CHTs remembers fewer links, but their number grows with the updates. `chtss with regrowth=Regrowth('ch2_l3n')` starts
-# every regrown link from 0 and remembers nothing.
+# CHTs remembers fewer links than CHTss, but the number of these links grows with the updates. The method `chtss with
+# regrowth=Regrowth('ch2_l3n')` starts every regrown link from 0 and remembers nothing.
 #
 # ## While a network gets sparser
 #
-# Density decay (stage 05) starts at or near a density where dense products are faster. It ends where sparse products
-# are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and multiply by that matrix.
-# For each layer, `execution="auto"` measures once at which density both ways take the same time. Below this density, it
-# multiplies link by link. Filling in the matrix takes time, so the dense way is slower than `nn.Linear`. Therefore the
-# two ways take the same time at a density above the crossing of the black line and the blue line. The cell below prints
-# this density. On the published page it is 35 %, less than the 50 % of the first step. So auto multiplies densely in
-# the first steps and link by link after the first updates. If your machine prints more than 50 %, auto multiplies link
-# by link in all steps, and csr and auto differ only by chance.
+# A run with density decay (stage 05) starts at or near a density where dense products are faster. It ends at a density
+# where sparse products are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and
+# multiply by that matrix. For each layer, `execution="auto"` measures once at which density both ways take the same
+# time. Below this density, the layer multiplies link by link. Filling in the matrix takes time, so the dense way is
+# slower than `nn.Linear`. Therefore the two ways take the same time at a higher density than the crossing of the lines
+# of dense and csr in the first figure. The cell below prints this higher density. On the published page it is 35 %,
+# less than the 50 % of the first step. So auto multiplies densely in the first steps and link by link after the first
+# updates. If your machine prints more than 50 %, auto multiplies link by link in all steps, and csr and auto differ
+# only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%} density and link by link below; this run begins at 50% density")
@@ -332,7 +333,8 @@ figures.show(
 
 # %% [markdown]
 # Be careful with such measurements: other programs on the machine, the number of threads and the size of the layer all
-# change them. Each point here is the median of a few steps. Repeat the measurement before you trust a small difference.
+# change the results. Each point in the figure above is the median of a few steps. Repeat the measurement before you
+# trust a small difference.
 #
 # ## Exercise: write down the links
 #
@@ -353,7 +355,7 @@ exercises.check("07.to_lists", to_lists)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the matrix row by row. The first row begins at 0, and each row ends where the next one begins. So the list
+# Go through the matrix row by row. The first row begins at 0, and each row ends where the next row begins. So the list
 # of beginnings has one more entry than the matrix has rows.
 # </details>
 #
@@ -392,7 +394,8 @@ exercises.check("07.multiply", multiply)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Output `i` sums over `k in range(begins[i], begins[i + 1])`; link `k` multiplies `values[k]` by `x[columns[k]]`.
+# For link `k`, multiply `values[k]` by `x[columns[k]]`. Output `i` is the sum of these products over `k in
+# range(begins[i], begins[i + 1])`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -413,12 +416,13 @@ exercises.check("07.multiply", multiply)
 # Write a function that returns how many bytes a layer without bias keeps between two steps of SGD with momentum. Each
 # number takes 4 bytes. `execution` is one of three values:
 #
-# - `"dense"`: the weight, its gradient and its momentum;
-# - `"masked"`: the same, and a Boolean mask of one byte per possible link;
-# - `"links"`: the value, gradient and momentum of each link, 12 bytes for its position, and the beginnings of all rows
-#   and columns.
+# - `"dense"`: for each possible link, the weight, its gradient and its momentum;
+# - `"masked"`: the same as for `"dense"`, and a Boolean mask of one byte per possible link;
+# - `"links"`: for each existing link, the value, its gradient, its momentum and 12 bytes for the position; also the
+#   beginnings of all rows and columns.
 #
-# The check compares your function with a small layer computed by hand. Then it measures a `SparseLinear`.
+# The check compares your result with the result for a small layer that we computed by hand. Then it compares your
+# result with the measured memory of a `SparseLinear`.
 
 
 # %% tags=["exercise"]
@@ -433,7 +437,7 @@ exercises.check("07.training_bytes", training_bytes)
 # <details><summary>Hint</summary>
 #
 # There is one beginning for each row and one for each column. Each of the two lists has one more entry for the end. See
-# *Memory, by hand*.
+# the section *Memory, by hand*.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -445,8 +449,8 @@ exercises.check("07.training_bytes", training_bytes)
 #     return outputs * inputs * (3 * 4 + (1 if execution == "masked" else 0))
 # ```
 #
-# The number of links does not occur in the last line: a mask saves no memory at any sparsity. It costs one byte per
-# possible link.
+# The number of links does not occur in the last line of the code: a mask saves no memory at any sparsity. The mask even
+# costs one byte per possible link.
 # </details>
 
 # %% [markdown]
@@ -455,8 +459,8 @@ exercises.check("07.training_bytes", training_bytes)
 # *★☆☆ · 5 minutes · useful · objective 2 · work out*
 #
 # With Adam, a dense layer keeps four numbers of 4 bytes for each weight: the weight, its gradient and two moments. A
-# layer that stores only its links keeps these four numbers and 12 more bytes for each link. Above which density does it
-# take *more* memory than the dense layer? (Ignore the beginnings of rows and columns.)
+# layer that stores only its links keeps these four numbers and 12 more bytes for each link. Above which density does
+# this layer take *more* memory than the dense layer? (Ignore the beginnings of rows and columns.)
 
 # %% tags=["exercise"]
 break_even = None
@@ -483,10 +487,10 @@ exercises.check("07.break_even", break_even)
 #
 # *★★☆ · 15 minutes · essential · objective 3 · write code*
 #
-# You have measured a layer that stores only its links at two densities: `first` and `second` are pairs of density and
-# time. `dense` is the time of the dense layer. Suppose that the time of the sparse layer is a fixed cost plus a cost
+# You have measured the time of a csr layer at two densities: `first` and `second` are pairs of a density and a time.
+# `dense` is the time of the dense layer. Suppose that the time of the csr layer is a fixed cost plus a cost
 # proportional to the density. Return the density at which both layers take the same time. Return 0 if the dense layer
-# is faster even when the sparse layer has no links. Return 1 if the sparse layer is faster at every density.
+# is faster even when the csr layer has no links. Return 1 if the csr layer is faster at every density.
 
 
 # %% tags=["exercise"]
@@ -514,15 +518,15 @@ exercises.check("07.meeting_density", meeting_density)
 # ```
 #
 # From the two sparsest measurements of the published page, this function predicts 29 % for 256 samples and 22 % for 32.
-# There the measured lines cross between 20 and 30 % for both. So both predictions fit. Timings change from run to run:
-# in two earlier runs on machines of the same kind, the lines for 32 samples crossed between 10 and 20 %, and one
+# There the measured lines cross between 20 and 30 % for both. So both predictions fit. Timings change from run to run.
+# In two earlier runs on machines of the same kind, the lines for 32 samples crossed between 10 and 20 %, and one
 # prediction for 256 samples was 33 %, which was too high. Machines differ too: in a run on another machine, the lines
-# crossed between 30 and 50 %, and between 20 and 30 %.
+# crossed between 30 and 50 % for 256 samples, and between 20 and 30 % for 32 samples.
 # </details>
 
 # %% [markdown]
-# Try your function on your machine. The cell uses the two sparsest measurements of each batch size. It prints your
-# prediction and the largest tested density at which csr was faster.
+# Try your function with the times of your machine. The next cell uses the two sparsest measurements of each batch size.
+# The cell prints your prediction and the largest tested density at which csr was faster.
 
 # %%
 for samples, times in ((256, many), (32, few)):
@@ -541,8 +545,8 @@ for samples, times in ((256, many), (32, few)):
 # *★★☆ · 10 minutes · useful · objective 4 · work out*
 #
 # A cost meter shows two rows. The dense model takes 10 ms per step. The csr model needs 1 % of the FLOPs and takes 3
-# ms. Suppose that a step has a fixed cost, which is the same in both rows. Suppose also that the rest is proportional
-# to the FLOPs. How many milliseconds is the fixed cost?
+# ms. Suppose that a step has a fixed cost, which is the same in both rows. Suppose also that the rest of the time is
+# proportional to the FLOPs. How many milliseconds is the fixed cost?
 
 # %% tags=["exercise"]
 fixed_cost = None
@@ -564,8 +568,8 @@ exercises.check("07.fixed_cost", fixed_cost)
 # fixed_cost = 2.9 / 0.99  # 2.929... ms
 # ```
 #
-# Even without any links, this step takes 2.9 ms. So no sparsity makes it 3.5 times as fast as the dense step, although
-# the FLOPs fall by a factor of 100.
+# Even without any links, this step takes 2.9 ms. So no sparsity makes this step 3.5 times as fast as the dense step,
+# although the FLOPs fall by a factor of 100.
 # </details>
 
 # %% [markdown]
@@ -574,11 +578,12 @@ exercises.check("07.fixed_cost", fixed_cost)
 # *★★★ · 30 minutes · useful · objective 2 · write code*
 #
 # For $y = W x$ and a gradient $\partial L / \partial y$, compute the two gradients that the backward pass needs:
-# $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` of
-# `chts.linear.compress`, not the matrix: `links.outputs()` and `links.col_indices` are the two ends of each link. `x`
-# has the shape (samples, inputs), and `dy` has the shape (samples, outputs). Return two tensors. The first is the
-# gradient with respect to the values, summed over the samples; its shape is (links,). The second is the gradient with
-# respect to `x`. The check compares both with autograd and looks at the size of your tensors.
+# $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` that
+# `chts.linear.compress` returns, not the matrix: `links.outputs()` lists the output of each link, and
+# `links.col_indices` lists its input. `x` has the shape (samples, inputs), and `dy` has the shape (samples, outputs).
+# Return two tensors. The first tensor is the gradient with respect to the values, summed over the samples; its shape is
+# (links,). The second tensor is the gradient with respect to `x`. The check compares both gradients with the gradients
+# of autograd, and it looks at the size of your tensors.
 
 
 # %% tags=["exercise"]
@@ -594,8 +599,8 @@ exercises.check("07.gradients", gradients)
 #
 # By hand, for one sample: $\partial L / \partial W_{ij} = (\partial L / \partial y_i) \, x_j$ and
 # $\partial L / \partial x_j = \sum_i (\partial L / \partial y_i) \, W_{ij}$. `dy[:, outputs]` has one column per link.
-# If an input has several links, you must add up their parts: `torch.zeros_like(x).index_add_(1, columns, parts)` does
-# this column by column.
+# If an input has several links, you must add up the parts of all these links: `torch.zeros_like(x).index_add_(1,
+# columns, parts)` adds them column by column.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -619,10 +624,10 @@ exercises.check("07.gradients", gradients)
 # 1. You publish a sparse method. On your CPU, a layer that stores only its links is faster up to some density. On a
 #    GPU, dense products are faster even at much lower densities. Which figures do you report: FLOPs, seconds or bytes?
 #    On which machine?
-# 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose it for training on a phone?
-#    What would you change first?
+# 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose CHTss for training
+#    on a phone? What would you change first?
 # 3. Engineers have optimized dense products for decades, but they have done little for sparse products. Should a method
-#    fit the hardware of today, or should new hardware fit a good method?
+#    be made for today's hardware, or should new hardware be made for a good method?
 #
 # ## Self-check
 #
@@ -630,10 +635,11 @@ exercises.check("07.gradients", gradients)
 #
 # <details><summary>Answer</summary>
 #
-# It multiplies by the full matrix, including the zeros, and it also applies the mask.
+# The layer multiplies its input by the full matrix, including the zeros, and it also applies the mask.
 # </details>
 #
-# 2. The operations fall to 1 %. Name two reasons why the time does not fall as much.
+# 2. The number of operations falls to 1 % of the operations of a dense layer. Name two reasons why the time does not
+#    fall as much.
 #
 # <details><summary>Answer</summary>
 #
@@ -655,14 +661,15 @@ exercises.check("07.gradients", gradients)
 #
 # <details><summary>Answer</summary>
 #
-# It decides for each layer whether to multiply densely or link by link. For this, it briefly measures on this machine
+# It decides for each layer whether to multiply densely or link by link. To decide, it briefly measures on this machine
 # at which density both ways take the same time.
 # </details>
 #
 # ## Key takeaways
 #
 # - Masks are for research. To save time and memory, store only the links.
-# - The densities at which sparse products are faster depend on the machine, the layer and the batch. Measure them.
+# - The densities at which sparse products are faster depend on the machine, the layer and the batch size. Measure these
+#   densities.
 # - The theoretical number of operations, the time and the memory are three different figures. Report all three.
 #
 # ## Further reading

@@ -19,7 +19,7 @@
 # 1. follow a mask from one attention head to a whole Transformer;
 # 2. say which matrices of a Transformer become sparse, and count their links;
 # 3. train a translator with a tenth of its links, and compute its learning rate after an update;
-# 4. say what a table of BLEU scores can show and what it cannot.
+# 4. say what a table of BLEU scores can show and what it cannot show.
 #
 # | | |
 # |---|---|
@@ -93,8 +93,8 @@ settings = notebooks.start(
 # %% [markdown]
 # ## The task
 #
-# The model translates numbers and dates, written in words, from English to German. A program makes the sentences, so
-# you need not download anything. It is easy to see whether a translation is right. The parameter `dataset` selects
+# The model translates numbers and dates, written in words, from English to German. A program generates the sentences,
+# so you need not download anything. It is easy to see whether a translation is right. The parameter `dataset` selects
 # larger data sets.
 
 # %%
@@ -109,7 +109,7 @@ pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(a
 #
 # As in stage 06, the model learns from the *training* pairs, we choose settings on the *validation* pairs, and the
 # *test* pairs give the final score. No sentence is in more than one of the three sets. Otherwise, the final score would
-# reward memorised sentences. The next cell checks this:
+# reward memorised sentences. The next cell checks that the three sets share no English sentence:
 
 # %%
 if corpus.name == "number_words":  # the other data sets are already split
@@ -120,8 +120,8 @@ if corpus.name == "number_words":  # the other data sets are already split
 # %% [markdown]
 # ## How it is trained
 #
-# A *recipe* holds every setting of a run. Some recipes are short, for a first look. One recipe is made for a run of
-# five minutes on two cores. Others follow the paper's appendix, and `profile=paper` uses these recipes.
+# A *recipe* contains every setting of a run. Some recipes give short runs, for a first look. One recipe is made for a
+# run of five minutes on two cores. Other recipes follow the paper's appendix, and `profile=paper` uses these recipes.
 
 # %%
 recipe = translation.RECIPES[settings.recipe or settings.recipes[settings.dataset]]
@@ -131,7 +131,7 @@ pd.Series(asdict(recipe)).to_frame("setting")
 
 # %% [markdown]
 # The model reads and writes *subwords*, pieces of words that are frequent in the training sentences. A batch contains
-# sentence pairs of about the same length, so it has few empty places. The optional [stage
+# sentence pairs of about the same length, so few of its places stay empty. The optional [stage
 # 08b](08b_subwords_beam_bleu.ipynb) builds subwords and batches by hand.
 
 # %%
@@ -145,7 +145,8 @@ for sentence in corpus.validation[0]:
 #
 # The example has three *tokens* (pieces of a sentence). Each token is a row of four numbers. A head computes three
 # vectors for each token: a *query* (what do I look for?), a *key* (how can others find me?) and a *value* (what do I
-# say?). Each of them comes from a linear layer with its own matrix of weights. Where a weight is 0, the link is absent.
+# say?). Each of these vectors comes from a linear layer with its own weight matrix. Where a weight is 0, the link is
+# absent.
 
 # %%
 x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 2, 1]])  # "forty", "-", "two"
@@ -159,7 +160,7 @@ print(query, key, value, sep="\n")
 # The score of a query and a key is their dot product divided by √4 = 2, because the head has four neurons. When *forty*
 # looks at *two*, the query is (1, 2, 0, 0) and the key is (2, 1, 0, 0), so the score is
 # $(1 \cdot 2 + 2 \cdot 1)/2 = 2$. The softmax turns the three scores of a query into shares: it divides each
-# $e^{score}$ by the sum of all three.
+# $e^{score}$ by the sum of the three exponentials.
 
 # %%
 attention_scores = query @ key.T / math.sqrt(4)
@@ -184,8 +185,8 @@ assert torch.allclose(by_torch[0], mixture)
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
 # Write the attention of one head with absent links, for any number of tokens, inputs and neurons. `weights` and `masks`
-# have the matrices of "q", "k" and "v". Each matrix has a row for each neuron of the head. The weights of absent links
-# are *not* 0 here. Do not use PyTorch's attention functions.
+# contain the matrices of "q", "k" and "v". Each matrix has a row for each neuron of the head. The weights of absent
+# links are *not* 0 here. Do not use PyTorch's attention functions.
 
 
 # %% tags=["exercise"]
@@ -217,7 +218,7 @@ exercises.check("08.attend", attend)
 #
 # Look at the products in a score. Neuron $j$ of a query is multiplied only by neuron $j$ of a key. So queries and keys
 # are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the value on the other side is. If
-# we transpose the mask of the keys in the drawing, the pair looks like a chain from stage 04.
+# we draw the mask of the keys transposed, the pair looks like a chain from stage 04.
 #
 # Which neurons of the head are inactive in the next picture?
 
@@ -236,8 +237,8 @@ figures.show(
 # The values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron
 # $j$ of the values. The two layers of the feed-forward block are a chain too.
 #
-# **Predict:** the four layers of this head have 16 links. How many of them lead nowhere in the picture above, and how
-# many in the picture below?
+# **Predict:** the four layers of this head have 16 links. How many of these links lead nowhere in the picture above,
+# and how many in the picture below?
 
 # %%
 figures.show(
@@ -262,12 +263,13 @@ assert cut == {"q": 1, "k": 2, "v": 1, "o": 1}
 # <details><summary>What you should have seen</summary>
 #
 # Neuron 2 has two links in the keys and none in the queries. Neuron 3 has one link in the queries and none in the keys.
-# So percolation cuts three links of the pair. It cuts two links of the chain: the value link of neuron 3, which no
-# output reads, and the output link of neuron 2, because neuron 2 has no link in the values. So 11 of the 16 links are
-# left.
+# So percolation cuts three links of the pair. Percolation also cuts two links of the chain: the value link of neuron 3,
+# which no output reads, and the output link of neuron 2, because neuron 2 has no link in the values. So 11 of the 16
+# links are left.
 # </details>
 #
-# The output does not change. With the five weights set to 0, the attention gives the same output as before:
+# The output does not change. If we set the weights of the five cut links to 0, the attention gives the same output as
+# before:
 
 # %%
 cleaned = [w * percolated[name] for w, name in ((w_query, "q"), (w_key, "k"), (w_value, "v"), (w_output, "o"))]
@@ -275,18 +277,19 @@ after = F.scaled_dot_product_attention(*(x[None] @ w.T for w in cleaned[:3]))[0]
 assert torch.allclose(after, by_torch @ w_output.T)
 
 # %% [markdown]
-# This is exact only without biases. Our model has biases, as most Transformers do. With biases, an inactive neuron
-# still adds a little to the output, and no link can change this part any more.
+# The output stays exactly the same only if the layers have no biases. Our model has biases, as most Transformers do.
+# With biases, an inactive neuron still contributes a little to the output, and no link can change this contribution any
+# more.
 #
 # ## Exercise: predict a head's percolation
 #
 # *★★★ · 20 minutes · essential · objective 1 · write code*
 #
-# Write the percolation of one head. `masks` has the Boolean masks of "q", "k" and "v", with a row for each neuron of
-# the head, and the mask of "o", with a *column* for each neuron. Check two things for each neuron $j$. Do row $j$ of
+# Write the percolation of one head. `masks` contains the Boolean masks of "q", "k" and "v", with a row for each neuron
+# of the head, and the mask of "o", with a *column* for each neuron. Check two things for each neuron $j$. Do row $j$ of
 # "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column $j$ of "o" both have a link? If a check fails,
-# cut all links that it looks at. Return the new masks. Do not change the masks that the function gets. Predict first:
-# row $j$ of "q" is empty. How many links of row $j$ of "v" does percolation cut?
+# cut all links in the rows or columns that it looks at. Return the new masks. Do not change the masks that the function
+# receives. Predict first: if row $j$ of "q" is empty, how many links of row $j$ of "v" does percolation cut?
 
 
 # %% tags=["exercise"]
@@ -300,7 +303,7 @@ exercises.check("08.percolate_head", percolate_head)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `mask.any(dim=1)` shows which rows have a link, and `mask.any(dim=0)` shows which columns have one. Answer two
+# `mask.any(dim=1)` shows which rows have a link, and `mask.any(dim=0)` shows which columns have a link. Answer two
 # separate questions: is the pair of neuron $j$ active, and is the chain of neuron $j$ active?
 # </details>
 #
@@ -321,16 +324,16 @@ exercises.check("08.percolate_head", percolate_head)
 #     }
 # ```
 #
-# One pass is enough. A cut removes whole rows or columns, and what neuron $j$ loses affects no other neuron of the
-# head.
+# One pass is enough. A cut removes whole rows or columns, and the links that neuron $j$ loses affect no other neuron of
+# the head.
 # </details>
 #
 # ## The model and its sparse matrices
 #
 # An encoder reads the English pieces, and a decoder writes the German pieces. The decoder looks at what it has written
 # (self-attention) and at what the encoder read (cross-attention). Each attention block has four linear layers (q, k, v,
-# o), and each feed-forward block has two. So a layer of the encoder has six linear layers, and a layer of the decoder
-# has ten.
+# o), and each feed-forward block has two linear layers. So a layer of the encoder has six linear layers, and a layer of
+# the decoder has ten.
 
 # %%
 figures.show(
@@ -363,8 +366,9 @@ pd.DataFrame(layers).style.hide(axis="index")
 print(str(plan).partition("\n\n")[2])
 
 # %% [markdown]
-# The embedding stays dense. It is a table with a row for each piece. The last layer uses the same table to score each
-# possible next piece. How many weights does the embedding have? How many weights are 10 % of the other weights?
+# The embedding stays dense. The embedding is a table with a row for each piece. The last layer uses the same table to
+# score each possible next piece. How many weights does the embedding have? Is this number larger than 10 % of the
+# number of other weights?
 
 # %%
 sizes = {recipe.size: vocabulary.size, "multi30k": 8000, "wmt": 32_000}
@@ -372,19 +376,20 @@ rows = [{"size": name} | translators.weights_kept(name, pieces, sparsity) for na
 pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}", subset=["kept"])
 
 # %% [markdown]
-# `kept` says what share of *all* weights is left. It is well above the density of the sparse layers. In each of these
-# rows, the embedding alone has more weights than there are links. "10 % of the links" is a statement about the sparse
-# layers, here and in the paper. (We chose the numbers of pieces in the last two rows. The paper does not give its
-# numbers.)
+# The column `kept` shows the share of *all* weights that the model keeps. This share is well above the density of the
+# sparse layers. In each row of the table, the embedding alone has more weights than the sparse layers have links. The
+# phrase "10 % of the links" describes only the sparse layers, here and in the paper. (We chose the numbers of pieces in
+# the last two rows. The paper does not give its numbers of pieces.)
 #
 # ## Exercise: weights of each matrix
 #
 # *★★☆ · 12 minutes · essential · objective 2 · write code*
 #
-# `shapes` gives the shape of each parameter of a translator by its name. The names come from our model's
+# `shapes` maps the name of each parameter of a translator to its shape. The names come from our model's
 # `named_parameters()`: "embedding.weight", "encoder.0.attention.q_proj.weight", "encoder.0.feed_forward.0.bias", …
-# Every sparse matrix has the same sparsity. Return how many weights each parameter keeps, by name. Round each number of
-# links to the nearest integer. The embedding, the norms and the biases stay dense.
+# Every sparse matrix has the same sparsity. Return a dictionary that maps each name to the number of weights that the
+# parameter keeps. Round each number of links to the nearest integer. The embedding, the norms and the biases stay
+# dense.
 
 
 # %% tags=["exercise"]
@@ -414,8 +419,8 @@ exercises.check("08.weights_left", weights_left)
 # ```
 #
 # Why does the embedding stay dense? The paper does not say. One possible reason is that the embedding reads no neurons
-# of an earlier layer. It is a table with a row for each piece, and a row with few weights describes a piece poorly. A
-# bias or a norm has one weight per neuron, so there are no links to choose from.
+# of an earlier layer. Another possible reason is that the embedding has a row for each piece, and a row with few
+# weights describes a piece poorly. A bias or a norm has one weight per neuron, so there are no links to choose from.
 # </details>
 #
 # ## Exercise: links of a decoder layer
@@ -423,8 +428,8 @@ exercises.check("08.weights_left", weights_left)
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
 # The paper's Multi30k model has width 512 and feed-forward blocks of 1024 neurons. How many links does one *decoder*
-# layer of this model have at 95 % sparsity? Do not count biases. Predict first: does it have twice as many links as an
-# encoder layer?
+# layer of this model have at 95 % sparsity? Do not count biases. Predict first: does a decoder layer have twice as many
+# links as an encoder layer?
 
 # %% tags=["exercise"]
 decoder_links = None
@@ -440,9 +445,10 @@ exercises.check("08.decoder_links", decoder_links)
 #
 # <details><summary>Solution</summary>
 #
-# Together, the two feed-forward matrices are as large as four squares of width 512. So the decoder layer has 8 + 4
-# squares, the encoder layer has 4 + 4, and the decoder layer is one and a half times as large. The core rounds each
-# matrix separately, so its number differs by a few links:
+# Together, the two feed-forward matrices are as large as four square matrices of width 512. So a decoder layer is as
+# large as 8 + 4 such matrices, an encoder layer is as large as 4 + 4, and a decoder layer has one and a half times as
+# many links. The core rounds the number of links of each matrix separately, so its total differs from this result by a
+# few links:
 #
 # ```python
 # decoder_links = 0.05 * (8 * 512 * 512 + 2 * 512 * 1024)
@@ -457,7 +463,8 @@ exercises.check("08.decoder_links", decoder_links)
 # $$c \cdot d^{-1/2} \cdot \min(t^{-1/2}, \; t \cdot w^{-3/2})$$
 #
 # The peak is $c/\sqrt{d\,w}$, at step $w$. Check by hand with $c = 1$, $d = 100$, $w = 400$: at step 400 the rate is
-# 1/200 = 0.005. At step 200 it is half of that. At step 1600 it is also half of that, since √4 = 2.
+# 1/200 = 0.005. At step 200, the rate is half as high. At step 1600, the rate is also half as high, since 1600 is 4
+# times 400 and √4 = 2.
 
 # %%
 by_hand = replace(recipe, learning_rate=1.0, warmup=400, iterative_warmup=20)
@@ -468,9 +475,9 @@ for step, expected in ((200, 0.0025), (400, 0.005), (1600, 0.0025)):
 
 # %% [markdown]
 # Every update of the topology adds new links, and Adam has no moments for them yet. The paper gives the sparse methods
-# 20 *iterative warm-up steps*, without details. We read this as follows. After an update, the learning rate starts at a
-# twentieth of the scheduled rate. It rises linearly and reaches the scheduled rate after 20 steps. The next cell prints
-# the rate after an update at step 400:
+# 20 *iterative warm-up steps*, but it gives no details. We interpret these steps as follows. After an update, the
+# learning rate starts at a twentieth of the scheduled rate. Then it rises linearly and reaches the scheduled rate after
+# 20 steps. The next cell prints the rate after an update at step 400:
 
 # %%
 for step in (401, 410, 420, 421):
@@ -501,9 +508,9 @@ figures.show(
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# Write the learning rate of a step $t$, counted from 1. Use the schedule above with $c = 1$, $d = 100$ and $w = 400$.
-# After an update of the topology, the rate returns linearly to the schedule over `steps` steps. The latest update came
-# after step `last_update`. Before the first update, `last_update` is None.
+# Write a function that returns the learning rate of step $t$. The first step has the number 1. Use the schedule above
+# with $c = 1$, $d = 100$ and $w = 400$. After an update of the topology, the rate returns linearly to the schedule over
+# `steps` steps. The latest update came after step `last_update`. Before the first update, `last_update` is None.
 
 
 # %% tags=["exercise"]
@@ -517,8 +524,8 @@ exercises.check("08.learning_rate", learning_rate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# With `steps` = 20 and an update after step 400, step 401 has a twentieth of the scheduled rate. From step 420 on, the
-# rate is the full rate of the schedule.
+# With `steps` = 20 and an update after step 400, the rate of step 401 is a twentieth of the scheduled rate. From step
+# 420 on, the rate is the full scheduled rate.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -535,9 +542,10 @@ exercises.check("08.learning_rate", learning_rate)
 # ## Beam search and BLEU, in short
 #
 # *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
-# translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. It
+# translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. BLEU
 # measures how many of the written words are in the reference (the given translation). It does the same for groups of
-# two, three and four neighbouring words. BLEU is 100 if everything is right. Stage 08b works through both by hand.
+# two, three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through
+# beam search and BLEU by hand.
 #
 # A German number is *one* word, which is right or wrong as a whole. So BLEU says little about the numbers. Therefore we
 # also report `exact`, the share of sentences in which every letter is right.
@@ -545,14 +553,14 @@ exercises.check("08.learning_rate", learning_rate)
 # ## Train
 #
 # The training uses *label smoothing*. The right piece gets 90 % of the target probability, and the rest is spread over
-# the vocabulary. So the training does not push the model to be certain of everything. The validation loss below does
-# not use label smoothing. It is the mean over the tokens of $-\log p$(right piece). The logarithm is the natural one,
-# so the unit of the loss is the *nat*. If the loss is one nat lower, the right piece is $e = 2.718$ times as probable,
-# in the geometric mean. The loss is 0 if each right piece gets the probability 1. If $n$ pieces are equally likely, the
-# loss is $\log n$.
+# the vocabulary. So the training does not push the model to be fully certain of any piece. The validation loss below
+# does not use label smoothing. This loss is the mean over the tokens of $-\log p$(right piece). The logarithm is the
+# natural one, so the unit of the loss is the *nat*. If the loss is one nat lower, the right piece is $e = 2.718$ times
+# as probable, in the geometric mean. The loss is 0 if each right piece gets the probability 1. If $n$ pieces are
+# equally likely, the loss is $\log n$.
 #
-# Equal seeds give equal numbers on the same computer. Another processor may round a sum differently, and training makes
-# small differences larger. So your numbers may differ from the numbers on this page.
+# On the same computer, equal seeds give equal results. Another processor may round a sum differently, and training
+# makes small differences larger. So your numbers may differ from the numbers on this page.
 
 # %%
 folder = Path(out_dir) if out_dir else None
@@ -597,14 +605,15 @@ beams.style.hide(axis="index").format("{:.1f}", subset=["BLEU", "exact (%)"])
 print(f"highest validation BLEU: beam {beams.beam[beams.BLEU.idxmax()]}; used for the test: beam {recipe.beam}")
 
 # %% [markdown]
-# With the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use 2
-# for the test. This is the paper's beam width, and the recipe sets it before the training. All methods here and all
-# recorded runs use this width. So the test scores below may not be the best scores that beam search can give. A wider
-# beam takes more time. If a model is sure of each piece, greedy decoding writes the same translation.
+# With the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use a
+# beam of 2 for the test. The paper uses this beam width too, and the recipe sets it before the training. All methods
+# here and all recorded runs use this width. So the test scores below may not be the best scores that beam search can
+# give. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same translation as
+# beam search.
 #
-# BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* names these
-# choices. Scores are comparable only if their signatures are equal. The paper does not give its signature. So we show
-# our scores *beside* the paper's scores, and do not rank them together. Our signature is:
+# BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* of a score
+# names these choices. Scores are comparable only if their signatures are equal. The paper does not give its signature.
+# So we show our scores *beside* the paper's scores, but we do not rank them against each other. Our signature is:
 
 # %%
 print(run.signatures["bleu"])
@@ -641,9 +650,9 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The row of the German unit looks at the English unit, which stands at the *end* of the number. The heads divide the
-# work, so a single head need not look where you expect. Attention shows what a head reads, not what the model does with
-# it. After such a short training, the mean over the heads may be blurred. The printed lines show how much.
+# The German unit looks at the English unit, which stands at the *end* of the number. The heads divide the work, so a
+# single head need not look where you expect. Attention shows what a head reads, not what the model does with it. After
+# such a short training, the mean over the heads may be blurred. The printed lines show how blurred it is.
 # </details>
 #
 # ## The mask of a trained head
@@ -682,13 +691,13 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 
 # %% [markdown]
 # Here `anp` is the share of all output neurons of the layer that are active. (In stage 04, we divided by the number of
-# neurons that were active before.) `itop` is the share of all possible links that were ever active. `overlap` is the
-# share of regrown links that the same update had removed.
+# neurons that were active before the update.) `itop` is the share of all possible links that were ever active.
+# `overlap` is the share of regrown links that the same update had removed.
 #
 # ## Try your own sentence
 #
-# **Predict:** what will the model write for "two hundred zebras"? It can read every letter of *zebras*, but no training
-# sentence contains this word.
+# **Predict:** what will the model write for "two hundred zebras"? The model can read every letter of *zebras*, but no
+# training sentence contains this word.
 
 # %%
 explorer = widgets.TranslationExplorer.of(run.translator, sentence)
@@ -710,7 +719,7 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 # <details><summary>What you should have seen</summary>
 #
 # The model gives no warning. It cannot say that it does not know a word. It writes the most probable pieces. For a word
-# that it never saw, these are pieces of numbers and dates. The model can read a sentence letter by letter without
+# that it never saw, these pieces are parts of numbers and dates. The model can read a sentence letter by letter without
 # understanding it. After such a short training, even *two hundred* may be translated wrongly.
 # </details>
 #
@@ -718,8 +727,8 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 #
 # A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
 # start from the same initial weights and get the same batches. The recipe is the same too, with one exception: FC has
-# its own learning rate. The method above has already run. How long will the other methods take? The program times a few
-# steps on a model that it then throws away:
+# its own learning rate. We have already trained one method above. How long will the other methods take? The program
+# measures the time of a few steps with another model, which it deletes afterwards:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -732,7 +741,7 @@ dense_rate = recipe.dense_learning_rate or recipe.learning_rate
 print(f"factor c of the learning rate: FC {dense_rate:g}, sparse methods {recipe.learning_rate:g}")
 
 # %% [markdown]
-# **Predict:** how many points of BLEU does each sparse method lose against FC at this sparsity? Will any of them be
+# **Predict:** how many BLEU points does each sparse method lose against FC at this sparsity? Will any sparse method be
 # ahead of FC? Write your answer down before you run the cells.
 
 # %%
@@ -758,9 +767,9 @@ table.style.hide(axis="index").format("{:.1%}", subset=["density", "active", "it
 
 # %% [markdown]
 # `bleu` and `exact` (in per cent) are scores on the test pairs after the last step. `loss` is the loss on the
-# validation pairs. `FLOPs` is the cost of the steps relative to FC, if absent links cost nothing. It includes the dense
-# last layer, so it cannot fall to the density. `seconds` is the time of the training, with masks on dense matrices
-# (stage 07).
+# validation pairs. `FLOPs` is the cost of the steps relative to FC, if absent links cost nothing. This cost includes
+# the dense last layer, so it cannot be as low as the density. `seconds` is the time of the training, with masks on
+# dense matrices (stage 07).
 
 # %%
 measured_seconds = sum(run.seconds for run in runs)
@@ -776,27 +785,28 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# With the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU. Do not conclude that
-# sparse networks translate better. The race has a single seed, so there is no interval and no ranking. It has a few
-# hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the learning rate of the
-# sparse methods. Both rates come from trials with twice as many steps and an earlier version of the methods. No trial
-# had the length of this race. In the longer runs below, FC has the highest mean. Run the race with `-p seeds 3` and
-# more `steps` before you believe a difference. The predicted time leaves out the updates of the topology and the
-# evaluations on the validation pairs.
+# With the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU as FC. Do not conclude
+# that sparse networks translate better. The race has a single seed, so there is no interval and no ranking. The race
+# has only a few hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the
+# learning rate of the sparse methods. Both rates come from trials with twice as many steps and an earlier version of
+# the methods. No trial had the same number of steps as this race. In the longer runs below, FC has the highest mean.
+# Run the race with `-p seeds 3` and more `steps` before you believe a difference. The predicted time does not include
+# the updates of the topology and the evaluations on the validation pairs.
 # </details>
 #
 # ## Recorded runs
 #
-# The package contains records of longer runs. Each record has the settings, versions, device and seconds of its run.
-# This section trains nothing. It reads the records from `results/translation.jsonl`.
+# The package contains records of longer runs. Each record contains the settings of its run, the versions of the
+# software, the device and the training time in seconds. This section trains nothing. It reads the records from
+# `results/translation.jsonl`.
 
 # %%
 recorded = translation.recorded()
 print({name: sum(row["dataset"] == name for row in recorded) for name in data.TRANSLATION_SETS})
 
 # %% [markdown]
-# The first runs translate number words. They have twice as many steps as the race above with the laptop profile, twice
-# as many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact`.
+# The first runs translate number words. These runs have twice as many steps as the race above with the laptop profile,
+# twice as many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact` instead.
 
 # %%
 of_number_words = [row for row in recorded if row["dataset"] == "number_words"]
@@ -812,19 +822,20 @@ figures.show(
 pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="index")
 
 # %% [markdown]
-# ± is the half-width of a 95 % confidence interval. Each difference compares runs with the same seed. In these runs:
+# The number after ± is the half-width of a 95 % confidence interval. Each difference compares runs with the same seed.
+# In these runs:
 #
 # - **FC has the highest mean.** The other means are 0.5 to 2.2 points lower at 90 % sparsity, and 1.1 to 4.3 points
 #   lower at 95 %. At 95 %, the intervals of the differences of SET, RigL, CHT and CHTs from FC do not contain 0.
-# - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. It has more links during training, so it needs more
-#   operations. The same is true for GraNet, GMP and MEST. At 95 %, these four methods have the highest means of the
-#   sparse methods.
-# - The intervals of all other differences from CHTs contain 0. Three seeds on an easy task can rank few methods. These
-#   runs say nothing about real translation.
+# - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. CHTss has more links than CHTs during training, so it needs
+#   more operations. The same is true for GraNet, GMP and MEST. At 95 %, these four methods have the highest means among
+#   the sparse methods.
+# - The intervals of all other differences from CHTs contain 0. With three seeds on an easy task, we can rank only a few
+#   methods. These runs say nothing about real translation.
 #
-# The next runs translate real sentences: captions of photographs from the data set Multi30k. They ran on two cores. Our
-# model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there are
-# runs of FC, SET, CHTs and CHTss.
+# The next runs translate real sentences: captions of photographs from the data set Multi30k. These runs used two cores.
+# Our model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there
+# are runs of FC, SET, CHTs and CHTss.
 
 # %%
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
@@ -840,28 +851,28 @@ pd.DataFrame(translators.beside(of_multi30k, "bleu")).style.hide(axis="index")
 
 # %% [markdown]
 # With three seeds, the intervals of all BLEU differences from FC contain 0. The loss on the validation pairs is a more
-# precise measure, because every token counts in it. Lower is better:
+# precise measure, because every token counts in it. A lower loss is better:
 
 # %%
 pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style.hide(axis="index")
 
 # %% [markdown]
-# Compared with the paper's Table 1:
+# Here is a comparison with the paper's Table 1:
 #
 # - **Agrees:** SET with 5 % of the links is behind FC. It loses 2.4 BLEU in the paper and 2.0 ± 2.1 here. Here the
 #   validation loss of SET is higher than the loss of FC by more than the interval.
 # - **Does not agree:** in the paper, CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here CHTss is behind CHTs
 #   by 0.5 ± 1.1 BLEU with 5 % of the links, and its validation loss is higher by 0.05 ± 0.04. With 10 % of the links,
-#   the two have about the same BLEU. In the paper, CHTs and SET have about the same BLEU with 5 % of the links. Here
-#   CHTs is ahead of SET by 1.6 ± 0.7 BLEU.
+#   CHTss and CHTs have about the same BLEU here. In the paper, CHTs and SET have about the same BLEU with 5 % of the
+#   links. Here CHTs is ahead of SET by 1.6 ± 0.7 BLEU.
 # - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper and 0.3 ± 1.5 here. In the paper, CHTss is
 #   ahead of FC by 1.5 BLEU at 90 % sparsity and by 0.7 BLEU at 95 %. Our intervals are wider than these leads.
-# - **Differs:** our model has a tenth of the weights, and it trains for a fifth of the steps. We use our own subwords
-#   and sacrebleu's signature. We chose the learning rate of FC from three rates, by validation runs of 300 steps. The
-#   sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs. FC learns more slowly at
-#   first, so longer training might change the order.
-# - **Untested:** the other methods, the paper's sizes, IWSLT and WMT. The setting `profile=paper` is made for these
-#   runs.
+# - **Differs:** our model has a tenth of the weights of the paper's model, and it trains for a fifth of the steps. We
+#   use our own subwords and sacrebleu's signature. We chose the learning rate of FC from three rates, with validation
+#   runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs. FC
+#   learns more slowly at first, so longer training might change the order.
+# - **Untested:** we have no runs with the other methods, with the paper's sizes, or on IWSLT and WMT. The setting
+#   `profile=paper` is made for such runs.
 #
 # In the runs on Multi30k, the sparse layers stored and multiplied only the existing links (stage 07). During some runs,
 # the machine also ran other programs. So the table shows the training seconds of each method's fastest run:
@@ -875,9 +886,9 @@ pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
 # *★★☆ · 15 minutes · essential · objective 4 · write code*
 #
 # A table compares FC with several sparse methods and prints the best score in bold. Suppose that *all methods are
-# equally good*. Each run gives the same true BLEU plus a normal error with the standard deviation `deviation`. The
-# score of a method is the mean over its seeds. Draw many such tables, at least 5000. Return the mean lead of the best
-# sparse method over FC. Predict first: is this lead 0?
+# equally good*. The BLEU of each run is the same true value plus a normally distributed error with the standard
+# deviation `deviation`. The score of a method is the mean over its seeds. Draw many such tables, at least 5000. Return
+# the mean lead of the best sparse method over FC. Predict first: is this lead 0?
 
 
 # %% tags=["exercise"]
@@ -891,7 +902,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.randn(tables, methods, seeds, generator=generator)` draws all errors at once. FC has errors of its own.
+# `torch.randn(tables, methods, seeds, generator=generator)` draws all errors at once. FC has its own errors too.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -903,16 +914,16 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #     return float((best - fc).mean())
 # ```
 #
-# The lead is not 0. With eight rivals and one seed, the best rival is ahead by 1.42 standard deviations on average, and
-# FC is the best of all in only one table out of nine. With more seeds, the lead is divided by the square root of the
-# number of seeds. So a table must say how many seeds it has and how much their scores vary. Run the winner again with
-# new seeds before you believe its lead.
+# The mean lead is not 0. With eight rivals and one seed, the best rival is ahead by 1.42 standard deviations on
+# average, and FC is the best of all in only one table out of nine. With more seeds, the lead is divided by the square
+# root of the number of seeds. So a table must say how many seeds it has and how much the scores vary between seeds. Run
+# the winner again with new seeds before you believe its lead.
 # </details>
 #
 # ## To discuss
 #
-# 1. The embedding stays dense, here and in the paper. Would you make it sparse? What would change in the column `kept`, and
-#    what might happen to rare words?
+# 1. The embedding stays dense, here and in the paper. Would you make the embedding sparse? What would change in the
+#    column `kept`, and what might happen to rare words?
 # 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
 #    do the learning rates explain this? Which experiment would decide between these two explanations?
 # 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
@@ -924,42 +935,42 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # <details><summary>Answer</summary>
 #
-# It cuts the ten links. The score multiplies neuron 5 of the query by neuron 5 of the key. Without biases, this product
-# is always 0, so the links in the keys have no effect.
+# Percolation cuts the ten links. The score multiplies neuron 5 of the query by neuron 5 of the key. Without biases,
+# this product is always 0, so the links in the keys have no effect.
 # </details>
 #
 # 2. A paper reports a Transformer "with 5 % of the links". What would you ask about the embedding?
 #
 # <details><summary>Answer</summary>
 #
-# Ask whether the embedding is counted. It stays dense, and in a small model it has more weights than there are links.
-# So the model keeps many more than 5 % of *all* its weights.
+# Ask whether the embedding is counted. The embedding stays dense, and in a small model it has more weights than the
+# sparse layers have links. So the model keeps many more than 5 % of *all* its weights.
 # </details>
 #
-# 3. Two papers report BLEU 30.1 and 31.0 on the same test set. Why might this difference mean nothing?
+# 3. Two papers report BLEU scores of 30.1 and 31.0 on the same test set. Why might this difference mean nothing?
 #
 # <details><summary>Answer</summary>
 #
-# The signatures may differ. How words are split and whether capitals count can change BLEU by more than 0.9. And
-# without several seeds, nobody knows how much of the difference is chance.
+# The signatures may differ. How words are split and whether capitals count can change BLEU by more than 0.9. Also,
+# without several seeds, nobody knows how much of the difference is due to chance.
 # </details>
 #
 # 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this show?
 #
 # <details><summary>Answer</summary>
 #
-# It does not show much. The best of nine equally good methods leads too. The size of its lead depends on how much the
-# scores vary between seeds, and one seed cannot show this.
+# It does not show much. Even if all nine methods are equally good, one of them leads. The size of its lead depends on
+# how much the scores vary between seeds, and one seed per method cannot show this variation.
 # </details>
 #
 # ## Key takeaways
 #
 # - Queries and keys are a pair. The values and the output layer are a chain, and so are the two feed-forward layers.
 #   Percolation follows the pairs and chains.
-# - The embedding stays dense. At these sizes, it has more weights than there are links.
+# - The embedding stays dense. At the sizes of this stage, it has more weights than the sparse layers have links.
 # - After each update, the learning rate starts low and returns to the schedule.
-# - Report BLEU with its signature, the number of seeds and the standard deviation over seeds. The best of many methods
-#   can lead by luck.
+# - Report BLEU with its signature, the number of seeds and the standard deviation over seeds. The method that leads a
+#   table may lead only by luck.
 #
 # ## Further reading
 #

@@ -157,15 +157,15 @@ def test_the_conclusion_of_stage_06_sets_the_small_dense_network_beside(committe
     results, text, _ = committed("06_mlp")
     (row,) = [row for row in results["answer"] if row["method"] == "small dense"]
     share = (64 * 15 + 2 * 15**2 + 15 * 10) / (64 * 256 + 2 * 256**2 + 256 * 10)
-    assert f"It loses {points(row)} points against FC and costs {100 * share:.1f} %." in text
+    assert f"It loses {points(row)} points against FC and costs {100 * share:.1f} % of FC's training FLOPs." in text
     sparse = [row for row in results["small"]["beside"] if row["method"] != "fc"]
     assert {row["method"] for row in sparse if row["difference"] + row["interval"] < 0} == {"rigl", "cht", "set"}
     (ahead,) = [row for row in sparse if row["difference"] - row["interval"] > 0]
     assert ahead["method"] == "granet"
     gained = f"{100 * ahead['difference']:.1f} ± {100 * ahead['interval']:.1f}"
     assert (
-        "It is ahead of RigL, CHT and SET by more than the interval. Only GraNet is ahead of it by more than the "
-        f"interval, by {gained}."
+        "The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is "
+        f"ahead of the small network by more than the interval, by {gained}."
     ) in text
 
 
