@@ -38,14 +38,14 @@ EXPORTED = ROOT / "benchmarks" / "results" / "export.json"
 
 
 def to_file(words: str, path: str) -> str:
-    """A link to a file of the repository; only the words while the repository has no owner, since it would be dead."""
+    """Return a Markdown link to a file of the repository, or only the words while the repository has no owner."""
     if launch.OWNER == launch.NOBODY:
         return words
     return f"[{words}]({launch.REPOSITORY}/blob/{launch.RELEASE}/{path})"
 
 
 def published(text: str, folder: str = "") -> str:
-    """Markdown of a folder of the repository, its links leading to the pages of stages and to published files."""
+    """Return the Markdown of a repository folder with links to the pages of stages and to published files."""
 
     def lead(found: re.Match[str]) -> str:
         words, target = found.groups()
@@ -55,7 +55,7 @@ def published(text: str, folder: str = "") -> str:
 
 
 def lead_out_of_guides() -> None:
-    """Links of guides out of their folder: to the pages of stages, and to published files."""
+    """Make the links that leave the folder of the guides lead to the pages of stages and to published files."""
     for page in (SOURCE / "guides").glob("*.md"):
         text = page.read_text("utf-8").replace("](../../notebooks/", "](../notebooks/")
         page.write_text(
@@ -64,7 +64,7 @@ def lead_out_of_guides() -> None:
 
 
 def write_stages() -> None:
-    """The notebooks as committed, without what leads to Colab and Binder: that stands above each page."""
+    """Copy the committed notebooks without their links to Colab and Binder: each page already has these links."""
     (SOURCE / "notebooks").mkdir()
     for path in notebooks.stages():
         notebook = nbformat.read(path, as_version=4)
@@ -83,7 +83,7 @@ def write_stages() -> None:
 
 
 def write_cards() -> None:
-    """The stages as cards on the first page: a picture, the goal, the minutes to read and the level."""
+    """Write a card for each stage into the first page: a picture, the goal, the minutes to read and the level."""
     (SOURCE / "_static" / "cards").mkdir()
     cards = []
     for path in notebooks.stages():
@@ -110,7 +110,7 @@ def write_cards() -> None:
 
 
 def write_reference() -> None:
-    """A page per module of the core, from the bottom up."""
+    """Write a page for each module of the core, from the lowest level to the highest."""
     house, *_ = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     names = [name.strip() for layer in reversed(house["layers"]) for name in layer.split("|")]
     modules = []
@@ -127,19 +127,19 @@ def write_reference() -> None:
         page = f"# {short}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
         (SOURCE / "api" / f"{short}.md").write_text(page, "utf-8")
     listed = "\n".join(name.removeprefix("chts_core.") for name in modules)
-    order = "The list goes from the bottom up: later modules import earlier ones."
+    order = "The list goes from the lowest level to the highest: later modules import earlier modules."
     contents = f"# The core\n\n{order}\n\n```{{toctree}}\n{listed}\n```\n"
     (SOURCE / "api" / "index.md").write_text(contents, "utf-8")
 
 
 def write_glossary() -> None:
-    """Each term with its formula, its function and its test, into the page on using the notebooks."""
+    """Write each term with its formula, its function and its test into the page *Using the notebooks*."""
     page = SOURCE / "guides" / "using_the_notebooks.md"
     page.write_text(page.read_text("utf-8").replace("{glossary}", as_markdown(glossary.rows())), "utf-8")
 
 
 def write_exercises() -> None:
-    """Every exercise, with its difficulty, minutes and objectives."""
+    """Write every exercise, with its difficulty, minutes and objectives, into the page of exercises."""
     rows = [
         {
             "stage": f"[{path.stem.partition('_')[0]}](../notebooks/{path.name})",
@@ -158,7 +158,7 @@ def write_exercises() -> None:
 
 
 def write_cheat_sheet() -> None:
-    """Formulas by subject, and the methods: two printed pages."""
+    """Write the formulas of each subject and the methods into the cheat sheet, which has two printed pages."""
     subjects = {
         "Networks": ("01",),
         "Link prediction": ("02",),
@@ -188,7 +188,7 @@ def write_cheat_sheet() -> None:
 
 
 def write_conformance() -> None:
-    """What `chts conformance --out results/conformance.json` has recorded."""
+    """Write a page of what `chts conformance --out results/conformance.json` has recorded."""
     marks = {True: "holds", False: "**fails**", None: "–"}
     record = json.loads((ROOT / "results" / "conformance.json").read_text("utf-8"))
     tables = []
@@ -210,7 +210,7 @@ def write_conformance() -> None:
 
 
 def write_promises() -> None:
-    """What users do after attaching, and what happens then: what the tests with the mark `promise` say."""
+    """Write what users may do after attaching, and what happens then, from the tests with the mark `promise`."""
     kinds = {
         "followed": "The library follows",
         "a warning": "The library warns",
@@ -231,7 +231,7 @@ def write_promises() -> None:
 
 
 def write_twins() -> None:
-    """Fast functions and their plain references: what the tests with the mark `twin` say."""
+    """Write the table of fast functions and their plain references, from the tests with the mark `twin`."""
     rows = [
         {
             "fast": fast,
@@ -262,13 +262,13 @@ def write_timings() -> None:
         for stage in notebooks.overview("laptop")
     ]
     page = SOURCE / "guides" / "teach.md"
-    measured = "We measured them on two cores, with the profile `laptop`."
+    measured = "We measured the minutes and the memory on two cores, with the profile `laptop`."
     text = f"## Time and memory of each stage\n\n{measured}\n\n{as_markdown(rows)}"
     page.write_text(page.read_text("utf-8").replace("{timings}", text), "utf-8")
 
 
 def write_growth() -> None:
-    """How cost grows with a layer, a table and a figure, into their page."""
+    """Write the table and the figure of how the cost grows with the size of a layer into their page."""
     rows = json.loads((ROOT / "benchmarks" / "results" / "growth.json").read_text("utf-8"))["rows"]
     sizes = sorted({row["size"] for row in rows})
     lines = []
@@ -315,7 +315,7 @@ def write_growth() -> None:
 
 
 def write_exported() -> None:
-    """Formats of exported models, their files and their speed, into the page on them."""
+    """Write the formats of exported models, with their file sizes and speeds, into the page *Ship it*."""
     rows = {row["comparison"]: row for row in json.loads(EXPORTED.read_text("utf-8"))["rows"]}
     who = {
         "links": "torch, the loader below, the code of the model",
@@ -351,13 +351,13 @@ def _digits(value: float) -> str:
 
 
 def write_plans() -> None:
-    """The plans of teaching, a page each."""
+    """Write a page for each teaching plan."""
     for plan in syllabus.plans():
         (SOURCE / "guides" / f"{plan.name}.md").write_text(syllabus.as_page(plan), "utf-8")
 
 
 def write_list_of_slides() -> None:
-    """What leads to the slides, into the page for teachers; they are not pages of Sphinx."""
+    """Write links to the slides into the page for teachers. Sphinx does not know these pages."""
     page = SOURCE / "guides" / "teach.md"
     listed = "".join(
         f'<li><a href="../slides/{path.stem}.html">{notebooks.title(path)}</a></li>' for path in notebooks.stages()
@@ -366,13 +366,13 @@ def write_list_of_slides() -> None:
 
 
 def write_all_slides() -> None:
-    """The slides of each stage, beside the pages."""
+    """Write the slides of each stage into a folder next to the pages."""
     for path in notebooks.stages():
         slides.write_slides(path, OUT / "html" / "slides")
 
 
 def draw_card() -> None:
-    """The picture of the first page, which is also what a shared link shows."""
+    """Draw the picture that a shared link to the site shows."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 6.3))
     wirings = {"at random": 1.0, "receptive fields": 0.25, "nearest inputs": 0.0}
     for axis, (title, r) in zip(axes, wirings.items(), strict=True):
@@ -387,7 +387,7 @@ def draw_card() -> None:
 
 
 def finish() -> None:
-    """What the theme and the outputs of notebooks leave open: a name for its folds, pages for links to notebooks."""
+    """Give the theme's folds a name for screen readers, and make links to notebooks lead to their pages."""
     for page in (OUT / "html").rglob("*.html"):
         text = page.read_text("utf-8")
         text = text.replace(

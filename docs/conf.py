@@ -1,4 +1,4 @@
-"""The site: Sphinx reads what docs/build.py has put together; nothing is executed and nothing is fetched."""
+"""Settings of Sphinx, which reads the files that docs/build.py has made. It executes and fetches nothing."""
 
 import re
 from importlib import metadata
@@ -18,8 +18,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
 myst_html_meta = {"property=og:title": "chts"}  # a shared link
-nb_execution_mode = "off"  # what is shown is what was committed
-nb_ipywidgets_js = {}  # recordings stand for the widgets (docs/build.py), so no script is fetched
+nb_execution_mode = "off"  # the site shows the committed outputs
+nb_ipywidgets_js = {}  # recordings replace the widgets (docs/build.py), so no script is fetched
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 suppress_warnings = ["myst.strikethrough"]
@@ -52,7 +52,7 @@ _FIELD = re.compile(r"([a-z_]+(?:, [a-z_]+)*): (?=\S)")
 
 
 def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:  # noqa: ARG001
-    """Docstrings are plain text: code in single backticks or indented, fields as `name: what it is`, bars as in |x|."""
+    """Turn a plain docstring into reStructuredText: its code, its fields (`name: meaning`) and bars as in |x|."""
     made: list[str] = []
     section = literal = field = False
     for line in lines:
@@ -78,14 +78,14 @@ def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: A
 
 
 def setup(app: Sphinx) -> None:
-    """Formulas as MathML, which browsers show by themselves; Sphinx's own way fetches a script."""
+    """Write formulas as MathML, which browsers can show without the script that Sphinx would fetch."""
 
     def inline(translator, node) -> None:  # type: ignore[no-untyped-def]
         translator.body.append(latex2mathml.converter.convert(node.astext(), display="inline"))
         raise SkipNode
 
     def block(translator, node) -> None:  # type: ignore[no-untyped-def]
-        # Whoever moves by keyboard can scroll a long formula.
+        # So that a long formula can be scrolled with the keyboard.
         formula = latex2mathml.converter.convert(node.astext(), display="block")
         translator.body.append(f'<div class="formula" tabindex="0">{formula}</div>')
         raise SkipNode

@@ -22,7 +22,7 @@ RECIPE = images.Recipe(hidden=96, epochs=24, learning_rate=0.05)
 
 
 def main() -> None:
-    """Train, draw a frame for each update, and write the loop and its last frame."""
+    """Train a model, draw a frame for each update, and write the animation and its last frame."""
     torch.set_num_threads(1)
     run = images.train(load_images("digits"), "chts", 0.95, RECIPE, seed=0, snapshots=True)
     frames = [_frame(run, update) for update in range(len(run.snapshots) + 1)]
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _frame(run: images.Run, update: int) -> Figure:
-    """The links of the first layer, beside the validation accuracy and the overlap up to an update."""
+    """Draw the links of the first layer next to the curves of validation accuracy and overlap up to an update."""
     links = TopologyPlayer.compute(TopologyPlayerState(update, LAYER, run=run)).links
     rows = [row for row in run.history if row["layer"] == LAYER]
     with new_figure(9.0, 4.6, rows=2, columns=2) as (figure, axes):
